@@ -1,0 +1,32 @@
+"""The one kind of error that a user's mistake raises, and the wording that all of them share."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: one line that says what is wrong, with the value, and what would be right.
+
+    The command lines print the line and exit with status 2; in a script it is an ordinary `ValueError`.
+    """
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist: what exists, and the nearest of it.
+
+    Args:
+        kind: what the name should have named, in the singular ("method").
+        name: what the user typed.
+        known: every name that would have been right.
+    """
+    names = sorted(known)
+    nearest = get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    listed = ", ".join(names) if names else "none"
+    return UserError(f"unknown {kind} {str(name)!r}: {hint}known: {listed}")
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text that says something, for errors that other libraries raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

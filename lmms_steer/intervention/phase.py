@@ -1,0 +1,104 @@
+"""Which positions of a forward call belong to the prompt, and which come after it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_continuation: ContextVar[Tensor | None] = ContextVar("lmms_steer_continuation", default=None)
+
+
+@contextmanager
+def continuation(lengths: Tensor) -> Iterator[None]:
+    """Inside, the last `lengths[row]` positions of every call are an answer that is being scored, not prompt.
+
+    They stand where generated tokens would stand, so that scoring an answer and generating it see the same steering.
+
+    Args:
+        lengths: int [batch], counted from the right end.
+    """
+    token = _continuation.set(lengths)
+    try:
+        yield
+    finally:
+        _continuation.reset(token)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One forward call of the whole model.
+
+    Attributes:
+        input_ids: [batch, positions].
+        attention_mask: [batch, past + positions] or None.
+        prompt: bool [batch, positions], or None where every position is prompt.
+        prompt_length: how many positions are prompt, at most, in any row; 0 for a generated token.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor | None
+    prompt: Tensor | None
+    prompt_length: int
+
+
+class PromptTracker:
+    """Hooks on the whole model that tell the layer hooks what call is in progress.
+
+    How the prompt is told from what follows (the decoder layers themselves do not learn it in transformers 5):
+
+    * the cache is empty, or there is none: all positions are prompt, but for those of `continuation`;
+    * the cache is filled and several positions come: the prompt goes on (chunked prefill, another turn);
+    * the cache is filled and one position comes: a generated token;
+    * `use_cache=False`, and the ids are those of the call before plus one: generation without a cache, so that the
+      prompt is as long as it was.
+
+    Assisted decoding, which checks several generated tokens in one call, cannot be told from a prompt that goes on.
+    """
+
+    def __init__(self) -> None:
+        self.call: Call | None = None
+        self._last: Call | None = None
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The pre-hook."""
+        input_ids = kwargs.get("input_ids", args[0] if args else None)
+        if not isinstance(input_ids, Tensor):
+            raise RuntimeError(
+                "steering needs input_ids: with inputs_embeds alone, image and text cannot be told apart"
+            )
+        attention_mask = kwargs.get("attention_mask")
+        if not isinstance(attention_mask, Tensor):
+            attention_mask = None
+        length = self._prompt_length(input_ids, kwargs)
+        self.call = Call(input_ids, attention_mask, _prompt_mask(input_ids, length), length)
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """The forward hook; it runs after a failed forward too."""
+        self.call, self._last = None, self.call
+
+    def _prompt_length(self, input_ids: Tensor, kwargs: dict[str, Any]) -> int:
+        positions = input_ids.shape[1]
+        cache = kwargs.get("past_key_values")
+        if cache is not None and int(cache.get_seq_length()) > 0:
+            return positions if positions > 1 else 0
+        last = self._last
+        if kwargs.get("use_cache") is False and last is not None:
+            longer_by_one = last.input_ids.shape == (input_ids.shape[0], positions - 1)
+            if longer_by_one and torch.equal(last.input_ids, input_ids[:, :-1]):
+                return last.prompt_length
+        return positions
+
+
+def _prompt_mask(input_ids: Tensor, length: int) -> Tensor | None:
+    positions = input_ids.shape[1]
+    answers = _continuation.get()
+    if answers is None and length == positions:
+        return None
+    place = torch.arange(positions, device=input_ids.device).expand_as(input_ids)
+    if answers is None:
+        return place < length
+    return place < positions - answers.to(input_ids.device).unsqueeze(1)

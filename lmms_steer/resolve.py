@@ -1,0 +1,148 @@
+"""A spec as typed ▸ a spec that can be attached: vectors found and checked, unsaid layer, alpha and tokens filled in."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lmms_steer import store
+from lmms_steer.backbones import backbone_of, short_name
+from lmms_steer.errors import UserError
+from lmms_steer.spec import Intervention, SteeringSpec
+from lmms_steer.vectors import SteeringVectors
+
+DEFAULT_ALPHA = 0.5
+DEFAULT_TOKENS = "both"
+
+
+def default_layer(n_layers: int) -> int:
+    """The block half way up, where nothing was chosen: 13 of 26, 2 of 5."""
+    return n_layers // 2
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What must be known of a model to steer it: the name it was loaded by, and its decoder's shape."""
+
+    name: str
+    n_layers: int
+    hidden_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSpec:
+    """A complete spec with its vectors.
+
+    Attributes:
+        spec: every intervention complete; vectors named as in the store.
+        vectors: one a intervention, in order.
+        notes: lines that a user should read: where an unsaid value came from.
+        warnings: lines that a user must not overlook.
+    """
+
+    spec: SteeringSpec = SteeringSpec()
+    vectors: tuple[SteeringVectors, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Of what is done to the model: the interventions with the *content* of their vectors, not their names."""
+        done = [{**asdict(i), "vector": v.sha256} for i, v in zip(self.spec.interventions, self.vectors, strict=True)]
+        return hashlib.sha256(json.dumps(done, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def tag(self) -> str:
+        """For folder names: `spatial-mean_shift_L3_a0.5_image_1a2b3c4d`, or `baseline`."""
+        parts = [
+            f"{v.provenance.get('concept', 'vector')}-{v.provenance.get('method', 'unknown')}"
+            f"_L{i.layer}_a{i.alpha:g}_{i.tokens}"
+            for i, v in zip(self.spec.interventions, self.vectors, strict=True)
+        ]
+        return (
+            "+".join([*parts[:2], *(["more"] if len(parts) > 2 else [])]) + f"_{self.sha256[:8]}"
+            if parts
+            else "baseline"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What a results file says of it: the one-line spec, its hash, and each vector's hash and provenance."""
+        return {
+            "spec": str(self.spec),
+            "sha256": self.sha256 if self.spec else None,
+            "vectors": [{"name": v.name, "sha256": v.sha256, "provenance": dict(v.provenance)} for v in self.vectors],
+            "notes": [*self.notes, *self.warnings],
+        }
+
+
+def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVectors] | None = None) -> ResolvedSpec:
+    """Find, complete and check.
+
+    Args:
+        spec: as the user wrote it.
+        model: the model to be steered.
+        given: vectors by the name that the spec uses for them; all others are looked for in the store.
+
+    Raises:
+        UserError: for a vector that does not exist or cannot be read, a layer that the model or the vector has not,
+            a width that is not the model's.
+    """
+    done: list[Intervention] = []
+    vectors: list[SteeringVectors] = []
+    notes: list[str] = []
+    warnings: list[str] = []
+    for intervention in spec.interventions:
+        entry = None
+        if given is not None and intervention.vector in given:
+            vector = given[intervention.vector]
+        else:
+            entry = store.find(intervention.vector, backbone_of(model.name))
+            vector = SteeringVectors.load(entry.path)
+        intervention, note = _complete(intervention, entry, vector, model)
+        notes += note
+        _check(intervention, vector, model)
+        warnings += _foreign(intervention, vector, model)
+        done.append(intervention)
+        vectors.append(vector)
+    return ResolvedSpec(SteeringSpec(tuple(done)), tuple(vectors), tuple(notes), tuple(warnings))
+
+
+def _complete(
+    intervention: Intervention, entry: store.Entry | None, vector: SteeringVectors, model: ModelFacts
+) -> tuple[Intervention, list[str]]:
+    if entry is not None:
+        intervention = replace(intervention, vector=entry.name)
+    if intervention.complete:
+        return intervention, []
+    choice = store.read_choice(entry, model.name, vector.sha256) if entry is not None else None
+    if choice is not None:
+        source = f"chosen on {choice['chosen_on']} for {short_name(model.name)}"
+    else:
+        choice = {"layer": default_layer(model.n_layers), "alpha": DEFAULT_ALPHA, "tokens": DEFAULT_TOKENS}
+        source = f"lmms-steer's defaults, as nothing was chosen for {short_name(model.name)} yet"
+    unsaid = {key: choice[key] for key in ("layer", "alpha", "tokens") if getattr(intervention, key) is None}
+    filled = replace(intervention, **unsaid)
+    return filled, [f"steering with {filled} ({', '.join(unsaid)}: {source})"]
+
+
+def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> None:
+    if intervention.layer is None or intervention.layer >= model.n_layers:
+        raise UserError(f"layer={intervention.layer}: {short_name(model.name)} has the layers 0-{model.n_layers - 1}")
+    if vector.hidden_size != model.hidden_size:
+        raise UserError(
+            f"vector {intervention.vector!r} has width {vector.hidden_size},"
+            f" but {short_name(model.name)}'s hidden size is {model.hidden_size}: it was made from another model"
+            f" ({vector.provenance.get('model', 'unknown')})"
+        )
+    vector[intervention.layer]
+
+
+def _foreign(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> list[str]:
+    source = vector.provenance.get("model")
+    own = backbone_of(model.name)
+    if source is None or source in (own, short_name(model.name)):
+        return []
+    expected = f"its own is {own}" if own else "whose own backbone is not known"
+    return [
+        f"vector {intervention.vector!r} was made from {source}, not from {short_name(model.name)}'s backbone: {expected}"
+    ]

@@ -1,0 +1,144 @@
+"""A name ▸ a file: the user's own vectors first, then those that ship with the package.
+
+A store is a folder of `<backbone>/<concept>/<method>.safetensors`. Beside a vector may lie `<method>.choices.yaml`: for
+each MLLM the layer, alpha and tokens that a search on held-out questions chose.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmms_steer.backbones import short_name
+from lmms_steer.errors import UserError, one_line, unknown
+from lmms_steer.vectors import SteeringVectors, read_provenance, write_atomically
+
+DEFAULT_METHOD = "mean_shift"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A vector in a store: its name, where it lies, and which store that is (`yours` or `shipped`)."""
+
+    name: str
+    path: Path
+    origin: str
+
+
+def cache_dir() -> Path:
+    """Where lmms-steer keeps what it makes: `$LMMS_STEER_CACHE`, else `~/.cache/lmms-steer`."""
+    return Path(os.environ.get("LMMS_STEER_CACHE") or Path.home() / ".cache" / "lmms-steer")
+
+
+def user_store() -> Path:
+    return cache_dir() / "vectors"
+
+
+def shipped_store() -> Path:
+    return Path(str(files("lmms_steer.vector_cache")))
+
+
+def entries() -> Iterator[Entry]:
+    """Every vector that a name can reach; one of yours hides a shipped one of the same name."""
+    seen = set()
+    for origin, root in (("yours", user_store()), ("shipped", shipped_store())):
+        for path in sorted(root.glob("*/*/*.safetensors")):
+            name = path.relative_to(root).with_suffix("").as_posix()
+            if name not in seen:
+                seen.add(name)
+                yield Entry(name, path, origin)
+
+
+def find(name: str, backbone: str | None) -> Entry:
+    """The vector that a user means.
+
+    Args:
+        name: a path, `backbone/concept/method`, `backbone/concept`, `concept/method` or `concept`.
+        backbone: the text backbone of the model to be steered, for names that leave it out.
+
+    Raises:
+        UserError: when there is none; it says what exists.
+    """
+    if name.endswith((".safetensors", ".pt", ".pth", ".bin", ".pkl")) or name.startswith((".", "/", "~")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise UserError(f"no such vector file: {name!r}")
+        return Entry(str(path), path, "file")
+    known = {entry.name: entry for entry in entries()}
+    wanted = [part for part in name.split("/") if part]
+    candidates = [name, f"{name}/{DEFAULT_METHOD}"]
+    if backbone is not None:
+        candidates += [f"{backbone}/{name}", f"{backbone}/{name}/{DEFAULT_METHOD}"]
+    for candidate in candidates:
+        if candidate in known:
+            return known[candidate]
+    if backbone is None and len(wanted) < 3:
+        others = ", ".join(sorted(entry for entry in known if wanted[0] in entry.split("/"))) or ", ".join(
+            sorted(known)
+        )
+        raise UserError(
+            f"vector={name} leaves out the text backbone, which is not known for this model: one of {others}"
+        )
+    concepts = {entry.split("/")[1] for entry in known if entry.split("/")[0] == backbone}
+    raise unknown("vector", name, concepts if len(wanted) == 1 and concepts else known)
+
+
+def save(vectors: SteeringVectors, root: Path | None = None) -> Path:
+    """File a vector in a store under its own name, and bring the store's index up to date.
+
+    Raises:
+        UserError: where it cannot be written.
+    """
+    root = root if root is not None else user_store()
+    path = vectors.save(root / f"{vectors.name}.safetensors")
+    write_atomically(root / "index.yaml", index(root).encode())
+    return path
+
+
+def index(root: Path) -> str:
+    """A store's table of contents, for people: no code reads it."""
+    table = {}
+    for path in sorted(root.glob("*/*/*.safetensors")):
+        made = read_provenance(path)
+        keys = ("n_layers", "hidden_size", "settings", "sentences_sha256")
+        table[path.relative_to(root).with_suffix("").as_posix()] = {key: made[key] for key in keys if key in made}
+    return "# Written by lmms-steer whenever it files a vector here.\n" + yaml.safe_dump(table, sort_keys=True)
+
+
+def choice_path(entry: Entry) -> Path:
+    """Where the choices for a vector are kept: beside it, or in the user's store for one that ships."""
+    if entry.origin == "shipped":
+        return user_store() / f"{entry.name}.choices.yaml"
+    return entry.path.with_suffix(".choices.yaml")
+
+
+def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
+    """The layer, alpha and tokens that were chosen for this vector in this model, or None.
+
+    A choice that was made with another version of the vector does not count.
+
+    Raises:
+        UserError: when the file is damaged.
+    """
+    for path in (choice_path(entry), entry.path.with_suffix(".choices.yaml")):
+        if path.is_file():
+            try:
+                choices = yaml.safe_load(path.read_text(encoding="utf-8"))
+                choice = choices.get(short_name(model))
+                if choice is None or choice["vector_sha256"] != sha256:
+                    continue
+                return {key: choice[key] for key in ("layer", "alpha", "tokens")} | {"chosen_on": choice["chosen_on"]}
+            except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+                raise UserError(f"the choices file {str(path)!r} is damaged: {one_line(error)}") from error
+    return None
+
+
+def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
+    """Add or replace one model's choice (`layer`, `alpha`, `tokens`, `chosen_on`, `vector_sha256`) in a choices file."""
+    choices = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    choices[short_name(model)] = choice
+    write_atomically(path, yaml.safe_dump(choices, sort_keys=True).encode())
