@@ -1,0 +1,30 @@
+"""What the harnesses load by entry point. It runs at every `import lmms_eval.models`: it stays light and never raises."""
+
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+from lmms_steer.errors import one_line
+
+if TYPE_CHECKING:
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+MODELS = {"steered_paligemma": "lmms_steer.models.paligemma.SteeredPaliGemma"}
+"""`--model` name ▸ class. All are *simple* models: chat ones cannot answer log-likelihood requests (lmms-eval 0.7.3)."""
+
+
+def manifests() -> "list[ModelManifest]":
+    """Our models, for lmms-eval's registry; and our tasks, for its index."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    try:
+        from lmms_steer.lmms_eval_seams import index_our_tasks
+
+        index_our_tasks()
+        # `lmms-eval models` lists these tables, not the registry
+        listed = getattr(sys.modules.get("lmms_eval.models"), "AVAILABLE_SIMPLE_MODELS", {})
+        for name, path in MODELS.items():
+            listed.setdefault(name, path)
+    except Exception as error:  # noqa: BLE001  an error here would cost every other plugin its models
+        warnings.warn(f"lmms-steer: use --include_path, our tasks could not be added: {one_line(error)}", stacklevel=2)
+    return [ModelManifest(name, simple_class_path=path) for name, path in MODELS.items()]

@@ -1,0 +1,234 @@
+"""A batched lmms-eval wrapper for image-text-to-text models of transformers: generation and log-likelihood, unsteered."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
+
+import torch
+from accelerate import Accelerator
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.model import lmms
+from lmms_eval.utils import Collator
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from lmms_steer.backbones import checkpoint
+from lmms_steer.errors import UserError, one_line, unknown
+from lmms_steer.intervention.phase import continuation
+from lmms_steer.models.prompts import PromptFormat
+
+_GENERATE_KEYS = (
+    "max_new_tokens",
+    "min_new_tokens",
+    "num_beams",
+    "top_k",
+    "repetition_penalty",
+    "length_penalty",
+    "no_repeat_ngram_size",
+)
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class HfVlm(lmms):  # type: ignore[misc]
+    """The unsteered model, and everything that steering leaves as it is.
+
+    Args:
+        pretrained: a Hub id, a folder, or `tiny-paligemma2`, the trained model that ships.
+        revision: of a Hub id.
+        dtype: `auto` is the checkpoint's own on an accelerator and float32 on a processor.
+        device: `cuda:0`, `cpu`, …; where unsaid, the one that accelerate gives this process.
+        batch_size: examples a forward call.
+        attn_implementation: as in transformers (`eager`, `sdpa`, …).
+        trust_remote_code: run code that comes with the checkpoint; off unless said.
+        prompt_prefix: put before every question, with a space (PaliGemma's mix models expect `answer en`).
+    """
+
+    is_simple = True
+    prompt_format: ClassVar[PromptFormat]
+    default_pretrained: ClassVar[str]
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | str | None = None,  # noqa: ARG002  lmms-eval passes it to every model
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        prompt_prefix: str = "",
+        **unknown_args: object,
+    ) -> None:
+        super().__init__()
+        for name in unknown_args:
+            raise unknown("model_arg", name, self.known_args())
+        self.pretrained = str(pretrained) if pretrained is not None else self.default_pretrained
+        self.prompt_prefix = f"{prompt_prefix} " if prompt_prefix else ""
+        self.batch_size_per_gpu = _positive("batch_size", batch_size)
+        self.accelerator = Accelerator()
+        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self._device = torch.device(device) if device is not None else self.accelerator.device
+        if dtype not in _DTYPES:
+            raise unknown("dtype", dtype, _DTYPES)
+        if dtype == "auto" and self._device.type == "cpu":
+            dtype = "float32"
+        options: dict[str, Any] = {"trust_remote_code": bool(trust_remote_code)}
+        if revision is not None:
+            options["revision"] = str(revision)
+        source = checkpoint(self.pretrained)
+        self.config = _loaded(self.pretrained, AutoConfig.from_pretrained, source, **options)
+        self.prepare()
+        self.processor = _loaded(self.pretrained, AutoProcessor.from_pretrained, source, **options)
+        self.processor.tokenizer.padding_side = "left"
+        if attn_implementation is not None:
+            options["attn_implementation"] = attn_implementation
+        model = _loaded(self.pretrained, AutoModelForImageTextToText.from_pretrained, source, dtype=dtype, **options)
+        self.model = model.to(self._device).eval()
+
+    def prepare(self) -> None:
+        """Called when the config is known and before the weights are read, to refuse early what cannot work."""
+
+    @classmethod
+    def known_args(cls) -> tuple[str, ...]:
+        """What may stand in `--model_args`."""
+        return (
+            *("pretrained", "revision", "dtype", "device", "batch_size", "max_batch_size"),
+            *("attn_implementation", "trust_remote_code", "prompt_prefix"),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    @property
+    def batch_size(self) -> int:
+        return self.batch_size_per_gpu
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @torch.inference_mode()
+    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """The generated text of each request, cut at the first of its `until` strings, with token counts."""
+        collator = Collator([r.args for r in requests], lambda args: (-len(args[0]), args[0]), grouping=True)
+        results: list[GenerationResult] = []
+        with self._progress(len(requests), "generate_until") as bar:
+            for chunk in collator.get_batched(n=self.batch_size):
+                settings = dict(chunk[0][1])
+                until = settings.pop("until", None) or []
+                inputs = self._inputs([args[0] for args in chunk], [self._images(args[2:]) for args in chunk])
+                output = self.model.generate(**inputs, **_generate_settings(settings))
+                prompts = inputs["attention_mask"].sum(1).tolist()
+                for row, prompt in zip(output[:, inputs["input_ids"].shape[1] :], prompts, strict=True):
+                    count = int((row != self.tokenizer.pad_token_id).sum())
+                    text = _cut(self.tokenizer.decode(row, skip_special_tokens=True), until)
+                    results.append(GenerationResult(text, TokenCounts(int(prompt), count)))
+                bar.update(len(chunk))
+        ordered: list[GenerationResult] = collator.get_original(results)
+        return ordered
+
+    @torch.inference_mode()
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """(mean negative log-likelihood, is it the greedy answer) of each request's continuation.
+
+        lmms-eval's `multiple_choice` takes the smallest, so it must be a loss. It also turns a bare tuple into a string:
+        a `GenerationResult` is handed on untouched.
+        """
+        self._refuse_response_cache()
+        collator = Collator([r.args for r in requests], lambda args: (-len(args[0]), args[0]))
+        results: list[GenerationResult] = []
+        with self._progress(len(requests), "loglikelihood") as bar:
+            for chunk in collator.get_batched(n=self.batch_size):
+                images = [self._images(args[2:]) for args in chunk]
+                docs = [self.task_dict[args[4]][args[5]][args[3]] if callable(args[1]) else None for args in chunk]
+                answers = [
+                    str(args[1](doc) if callable(args[1]) else args[1]) for args, doc in zip(chunk, docs, strict=True)
+                ]
+                results += self._score([args[0] for args in chunk], images, answers)
+                bar.update(len(chunk))
+        ordered: list[GenerationResult] = collator.get_original(results)
+        return ordered
+
+    def _score(
+        self, questions: list[str], images: list[list[Image.Image]], answers: list[str]
+    ) -> list[GenerationResult]:
+        inputs = self._inputs(questions, images, answers)
+        labels: Tensor = inputs.pop("labels")
+        labels[:, -1] = -100  # the processor puts an end-of-sequence token after the answer, which is no part of it
+        width = int((labels != -100).sum(1).max()) + 1
+        with continuation((labels != -100).sum(1) + 1):
+            logits = self.model(**inputs, logits_to_keep=width + 1).logits[:, :-1]
+        labels = labels[:, -width:]
+        asked = labels != -100
+        scores = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        losses = -(scores * asked).sum(1) / asked.sum(1).clamp_min(1)
+        greedy = ((logits.argmax(-1) == labels) | ~asked).all(1)
+        return [GenerationResult((float(loss), bool(best))) for loss, best in zip(losses, greedy, strict=True)]
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        """Not offered: what is generated tokens and what is prompt would change from round to round."""
+        raise UserError(f"{type(self).__name__} answers single questions: generate_until_multi_round is not supported")
+
+    def _inputs(
+        self, questions: list[str], images: list[list[Image.Image]], answers: list[str] | None = None
+    ) -> dict[str, Any]:
+        questions = [self.prompt_prefix + question for question in questions]
+        batch = self.prompt_format(self.processor, questions, images, answers)
+        moved = batch.to(self._device)
+        floating = self.model.dtype
+        return {k: v.to(floating) if torch.is_floating_point(v) else v for k, v in moved.items()}
+
+    def _images(self, rest: tuple[Any, ...]) -> list[Image.Image]:
+        doc_to_visual, doc_id, task, split = rest[:4]
+        visuals = doc_to_visual(self.task_dict[task][split][doc_id]) or []
+        for visual in visuals:
+            if not isinstance(visual, Image.Image):
+                raise UserError(f"{task} gives a {type(visual).__name__} as visual: {type(self).__name__} takes images")
+        return [visual.convert("RGB") for visual in visuals]
+
+    def _progress(self, total: int, title: str) -> "tqdm[Any]":
+        # None: shown in a terminal, silent in a log file
+        return tqdm(total=total, desc=title, disable=None if self.rank == 0 else True)
+
+    def _refuse_response_cache(self) -> None:
+        if getattr(self, "response_cache_in_use", False):
+            raise UserError("--use_cache cannot hold log-likelihoods (lmms-eval 0.7.3): run multiple-choice tasks without it")
+
+
+def _loaded(name: str, load: Callable[..., Any], source: str, **options: Any) -> Any:
+    try:
+        return load(source, **options)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"cannot load the checkpoint {name!r}: {one_line(error)}") from error
+
+
+def _positive(name: str, value: int | str) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UserError(f"{name}={value}: expected a whole number from 1 up")
+    return number
+
+
+def _generate_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    chosen = {key: settings[key] for key in _GENERATE_KEYS if settings.get(key) is not None}
+    temperature = settings.get("temperature")
+    sample = bool(settings.get("do_sample", (temperature or 0) > 0))
+    if sample:
+        chosen |= {k: settings[k] for k in ("temperature", "top_p") if settings.get(k) is not None}
+    return {"max_new_tokens": 1024, **chosen, "do_sample": sample}
+
+
+def _cut(text: str, until: str | Sequence[str]) -> str:
+    for stop in _strings(until):
+        text = text.split(stop)[0]
+    return text
+
+
+def _strings(until: str | Sequence[str]) -> Iterator[str]:
+    yield from (stop for stop in ([until] if isinstance(until, str) else until) if stop)

@@ -1,0 +1,11 @@
+"""PaliGemma 1 and 2, which lmms-eval has no wrapper for."""
+
+from lmms_steer.models.prompts import paligemma_prefix
+from lmms_steer.models.steered import SteeredVlm
+
+
+class SteeredPaliGemma(SteeredVlm):
+    """`--model steered_paligemma`."""
+
+    prompt_format = staticmethod(paligemma_prefix)
+    default_pretrained = "google/paligemma2-3b-mix-448"

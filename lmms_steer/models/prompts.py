@@ -1,0 +1,36 @@
+"""How a question and its images become model inputs: data and a function a format, not a subclass with a copied loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+from PIL import Image
+
+from lmms_steer.errors import UserError
+
+PromptFormat = Callable[[Any, list[str], list[list[Image.Image]], list[str] | None], Any]
+"""(processor, questions, images of each question, answers to be scored or None) ▸ a left-padded `BatchFeature`.
+
+With answers, it has `labels` [batch, positions]: the answer's ids and an end-of-sequence token after them, else -100.
+"""
+
+
+def paligemma_prefix(
+    processor: Any, questions: list[str], images: list[list[Image.Image]], answers: list[str] | None
+) -> Any:
+    """PaliGemma's: the image tokens, BOS, the question, a newline; an answer is a *suffix* of its own token type.
+
+    `token_type_ids` are always there: image and question see one another, an answer sees only what is before it.
+    """
+    for question, own in zip(questions, images, strict=True):
+        if not own:
+            raise UserError(f"PaliGemma needs an image with every question, and {question[:60]!r} has none")
+    batch = processor(
+        text=["<image>" * len(own) + question for question, own in zip(questions, images, strict=True)],
+        images=images,
+        suffix=None if answers is None else [answer.strip() for answer in answers],
+        padding="longest",
+        return_tensors="pt",
+    )
+    if answers is None:
+        batch.pop("labels", None)
+    return batch

@@ -1,0 +1,1 @@
+"""The vectors that ship, `<backbone>/<concept>/<method>.safetensors`; index.yaml says what is here."""
