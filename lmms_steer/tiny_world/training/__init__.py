@@ -1,1 +1,1 @@
-"""How the shipped checkpoints were made: vision tower, text backbone, then the two joined. Nothing else imports this."""
+"""How the shipped checkpoints were made: `python -m lmms_steer.tiny_world.training`. Nothing else imports this."""
