@@ -12,11 +12,11 @@ Each wraps one public function, does nothing for models that are not ours, and i
 import functools
 import sys
 from collections.abc import Callable
-from importlib.resources import files
 from typing import Any, Protocol
 
 from lmms_steer.errors import UserError
 from lmms_steer.resolve import ResolvedSpec
+from lmms_steer.task_names import tasks_dir
 
 _MARK = "_lmms_steer"
 
@@ -33,11 +33,6 @@ class SteeredModel(Protocol):
 
 _by_args: dict[str, SteeredModel] = {}
 """`--model_args` as typed ▸ the model that was made from it last: lmms-eval hands no more than the string around."""
-
-
-def tasks_dir() -> str:
-    """The folder of our task YAMLs, as `--include_path` wants it."""
-    return str(files("lmms_steer.tasks"))
 
 
 def index_our_tasks() -> None:

@@ -1,0 +1,1 @@
+"""Sentences ▸ activations ▸ one direction a layer. One file a method, one registry."""

@@ -195,7 +195,9 @@ class HfVlm(lmms):  # type: ignore[misc]
 
     def _refuse_response_cache(self) -> None:
         if getattr(self, "response_cache_in_use", False):
-            raise UserError("--use_cache cannot hold log-likelihoods (lmms-eval 0.7.3): run multiple-choice tasks without it")
+            raise UserError(
+                "--use_cache cannot hold log-likelihoods (lmms-eval 0.7.3): run multiple-choice tasks without it"
+            )
 
 
 def _loaded(name: str, load: Callable[..., Any], source: str, **options: Any) -> Any:
@@ -226,7 +228,7 @@ def _generate_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _cut(text: str, until: str | Sequence[str]) -> str:
     for stop in _strings(until):
-        text = text.split(stop)[0]
+        text = text.split(stop, maxsplit=1)[0]
     return text
 
 

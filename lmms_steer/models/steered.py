@@ -74,7 +74,9 @@ def _merged(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
     try:
         args: dict[str, Any] = simple_parse_args_string(arg_string)
     except ValueError as error:
-        raise UserError(f"cannot read --model_args {arg_string!r}: expected key=value pairs with commas between") from error
+        raise UserError(
+            f"cannot read --model_args {arg_string!r}: expected key=value pairs with commas between"
+        ) from error
     for key, value in additional.items():
         if value is None:
             continue

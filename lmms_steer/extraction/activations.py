@@ -1,0 +1,156 @@
+"""Read every layer's output at the anchor and control tokens of a concept's sentences, in one batched pass."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lmms_steer.concepts import Concept, Pair
+from lmms_steer.errors import UserError
+from lmms_steer.intervention.anatomy import decoder_layers
+
+Rows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """What the methods work on.
+
+    Attributes:
+        anchors: float32 [anchors, layers, width]; a word of several tokens counts once, as their mean.
+        controls: float32 [controls, layers, width]: every other token but BOS, special tokens and padding, or, for a
+            concept with `contrast`, that contrast's anchors.
+        anchor_sentence, control_sentence: which sentence each row comes from.
+        skipped: sentences that were left out, each with the reason.
+        unknown_words: words that the tokenizer does not know.
+    """
+
+    anchors: Rows
+    controls: Rows
+    anchor_sentence: npt.NDArray[np.int64]
+    control_sentence: npt.NDArray[np.int64]
+    skipped: tuple[str, ...]
+    unknown_words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    anchors: list[Rows]
+    anchor_sentence: list[int]
+    others: list[Rows]
+    other_sentence: list[int]
+    skipped: list[str]
+    unknown: list[str]
+
+
+def read(model: nn.Module, tokenizer: Any, concept: Concept, batch_size: int = 16) -> Activations:
+    """Run the concept's sentences through a text model.
+
+    Raises:
+        UserError: when no anchor is found in any sentence, or there is no control token.
+    """
+    pairs = _read_pairs(model, tokenizer, concept.pairs, batch_size, concept.name)
+    controls, sentences = pairs.others, pairs.other_sentence
+    skipped, unknown = list(pairs.skipped), list(pairs.unknown)
+    if concept.contrast:
+        contrast = _read_pairs(model, tokenizer, concept.contrast, batch_size, f"{concept.name} contrast")
+        # numbered after the concept's own sentences, so that no number means two sentences
+        controls, sentences = contrast.anchors, [len(concept.pairs) + s for s in contrast.anchor_sentence]
+        skipped += contrast.skipped
+        unknown += contrast.unknown
+    if not pairs.anchors:
+        raise UserError(
+            f"concept {concept.name!r}: no sentence holds its anchor. First: {skipped[0] if skipped else 'none'}"
+        )
+    if not controls:
+        raise UserError(
+            f"concept {concept.name!r}: its sentences hold nothing but anchors, there is nothing to compare with"
+        )
+    return Activations(
+        np.stack(pairs.anchors),
+        np.stack(controls),
+        np.array(pairs.anchor_sentence),
+        np.array(sentences),
+        tuple(skipped),
+        tuple(dict.fromkeys(unknown)),
+    )
+
+
+def anchor_spans(pair: Pair) -> list[tuple[int, int]]:
+    """Where the anchor stands in its sentence, as a whole word, whatever its case: [(start, end)] in characters."""
+    return [
+        match.span() for match in re.finditer(rf"(?<!\w){re.escape(pair.anchor)}(?!\w)", pair.sentence, re.IGNORECASE)
+    ]
+
+
+def _read_pairs(model: nn.Module, tokenizer: Any, pairs: Sequence[Pair], batch_size: int, title: str) -> _Read:
+    found = _Read([], [], [], [], [], [])
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    for start in tqdm(range(0, len(pairs), batch_size), desc=title, disable=None, leave=False):
+        chunk = pairs[start : start + batch_size]
+        batch = tokenizer(
+            [pair.sentence for pair in chunk],
+            padding=True,
+            return_tensors="pt",
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+        )
+        with record_layers(model) as outputs, torch.inference_mode():
+            device = next(model.parameters()).device
+            model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device))
+        states = torch.stack(outputs, dim=2).float().cpu().numpy()  # [batch, positions, layers, width]
+        for row, pair in enumerate(chunk):
+            _sort(found, pair, start + row, states[row], batch, row, tokenizer)
+    return found
+
+
+def _sort(found: _Read, pair: Pair, number: int, states: Rows, batch: Any, row: int, tokenizer: Any) -> None:
+    offsets = batch["offset_mapping"][row].tolist()
+    real = (batch["attention_mask"][row].bool() & ~batch["special_tokens_mask"][row].bool()).tolist()
+    ids = batch["input_ids"][row].tolist()
+    taken: set[int] = set()
+    spans = anchor_spans(pair)
+    if not spans:
+        found.skipped.append(f"sentence {number + 1}: {pair.anchor!r} is not in {pair.sentence!r}")
+        return
+    if tokenizer.unk_token_id is not None:
+        unknown = (i for i, known in enumerate(ids) if known == tokenizer.unk_token_id and real[i])
+        found.unknown.extend(pair.sentence[slice(*offsets[i])] for i in unknown)
+    for start, end in spans:
+        tokens = [i for i, (a, b) in enumerate(offsets) if real[i] and a < end and b > start and b > a]
+        if tokens:
+            taken.update(tokens)
+            found.anchors.append(states[tokens].mean(0))
+            found.anchor_sentence.append(number)
+    for i in range(len(ids)):
+        if real[i] and i not in taken:
+            found.others.append(states[i])
+            found.other_sentence.append(number)
+
+
+@contextmanager
+def record_layers(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Inside, each forward call appends every decoder layer's output [batch, positions, width], in order.
+
+    Own hooks, as `output_hidden_states` gives the last layer after the final norm.
+    """
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    handles = [layer.register_forward_hook(keep) for layer in decoder_layers(model)]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
