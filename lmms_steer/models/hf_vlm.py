@@ -1,9 +1,11 @@
 """A batched lmms-eval wrapper for image-text-to-text models of transformers: generation and log-likelihood, unsteered."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import yaml
 from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
@@ -41,6 +43,8 @@ class HfVlm(lmms):  # type: ignore[misc]
         batch_size: examples a forward call.
         attn_implementation: as in transformers (`eager`, `sdpa`, …).
         trust_remote_code: run code that comes with the checkpoint; off unless said.
+        answer_bias: a YAML file of word: number, added to the logit of the word's first token while generating; a control
+            for gains that come from liking other answers (`lmms_steer.search.calibration`).
         prompt_prefix: put before every question, with a space (PaliGemma's mix models expect `answer en`).
     """
 
@@ -59,6 +63,7 @@ class HfVlm(lmms):  # type: ignore[misc]
         attn_implementation: str | None = None,
         trust_remote_code: bool = False,
         prompt_prefix: str = "",
+        answer_bias: str | None = None,
         **unknown_args: object,
     ) -> None:
         super().__init__()
@@ -86,6 +91,7 @@ class HfVlm(lmms):  # type: ignore[misc]
             options["attn_implementation"] = attn_implementation
         model = _loaded(self.pretrained, AutoModelForImageTextToText.from_pretrained, source, dtype=dtype, **options)
         self.model = model.to(self._device).eval()
+        self.answer_bias = _answer_bias(answer_bias, self.tokenizer) if answer_bias is not None else None
 
     def prepare(self) -> None:
         """Called when the config is known and before the weights are read, to refuse early what cannot work."""
@@ -95,7 +101,7 @@ class HfVlm(lmms):  # type: ignore[misc]
         """What may stand in `--model_args`."""
         return (
             *("pretrained", "revision", "dtype", "device", "batch_size", "max_batch_size"),
-            *("attn_implementation", "trust_remote_code", "prompt_prefix"),
+            *("attn_implementation", "trust_remote_code", "prompt_prefix", "answer_bias"),
         )
 
     @property
@@ -119,8 +125,8 @@ class HfVlm(lmms):  # type: ignore[misc]
             for chunk in collator.get_batched(n=self.batch_size):
                 settings = dict(chunk[0][1])
                 until = settings.pop("until", None) or []
-                inputs = self._inputs([args[0] for args in chunk], [self._images(args[2:]) for args in chunk])
-                output = self.model.generate(**inputs, **_generate_settings(settings))
+                inputs = self.model_inputs([args[0] for args in chunk], [self._images(args[2:]) for args in chunk])
+                output = self.model.generate(**inputs, sequence_bias=self.answer_bias, **_generate_settings(settings))
                 prompts = inputs["attention_mask"].sum(1).tolist()
                 for row, prompt in zip(output[:, inputs["input_ids"].shape[1] :], prompts, strict=True):
                     count = int((row != self.tokenizer.pad_token_id).sum())
@@ -155,7 +161,7 @@ class HfVlm(lmms):  # type: ignore[misc]
     def _score(
         self, questions: list[str], images: list[list[Image.Image]], answers: list[str]
     ) -> list[GenerationResult]:
-        inputs = self._inputs(questions, images, answers)
+        inputs = self.model_inputs(questions, images, answers)
         labels: Tensor = inputs.pop("labels")
         labels[:, -1] = -100  # the processor puts an end-of-sequence token after the answer, which is no part of it
         width = int((labels != -100).sum(1).max()) + 1
@@ -172,14 +178,19 @@ class HfVlm(lmms):  # type: ignore[misc]
         """Not offered: what is generated tokens and what is prompt would change from round to round."""
         raise UserError(f"{type(self).__name__} answers single questions: generate_until_multi_round is not supported")
 
-    def _inputs(
+    def model_inputs(
         self, questions: list[str], images: list[list[Image.Image]], answers: list[str] | None = None
     ) -> dict[str, Any]:
+        """Questions with their images, and answers to be scored, as the model takes them: left-padded, on its device."""
         questions = [self.prompt_prefix + question for question in questions]
         batch = self.prompt_format(self.processor, questions, images, answers)
         moved = batch.to(self._device)
         floating = self.model.dtype
         return {k: v.to(floating) if torch.is_floating_point(v) else v for k, v in moved.items()}
+
+    def first_token(self, word: str) -> int:
+        """The id of the first token of an answer."""
+        return int(self.tokenizer(word, add_special_tokens=False)["input_ids"][0])
 
     def _images(self, rest: tuple[Any, ...]) -> list[Image.Image]:
         doc_to_visual, doc_id, task, split = rest[:4]
@@ -205,6 +216,15 @@ def _loaded(name: str, load: Callable[..., Any], source: str, **options: Any) ->
         return load(source, **options)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"cannot load the checkpoint {name!r}: {one_line(error)}") from error
+
+
+def _answer_bias(path: str, tokenizer: Any) -> dict[tuple[int], float]:
+    try:
+        words = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        first = {word: tokenizer(str(word), add_special_tokens=False)["input_ids"][0] for word in words}
+        return {(first[word],): float(bias) for word, bias in words.items()}
+    except (OSError, yaml.YAMLError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise UserError(f"cannot read answer_bias={path}: expected a YAML file of word: number ({one_line(error)})") from error
 
 
 def _positive(name: str, value: int | str) -> int:

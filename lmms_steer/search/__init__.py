@@ -1,0 +1,1 @@
+"""Which layer, how strong, which tokens: chosen on questions that are measured on nowhere else."""
