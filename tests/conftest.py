@@ -1,0 +1,64 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import BUILDERS, build, inputs
+from PIL import Image
+
+from lmms_steer.vectors import SteeringVectors
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test reads or writes the user's store."""
+    monkeypatch.setenv("LMMS_STEER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def checkpoints() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture(params=list(BUILDERS))
+def vlm(request: pytest.FixtureRequest, checkpoints: dict[str, Any]) -> Any:
+    """(name, model, processor) of each architecture in turn."""
+    if request.param not in checkpoints:
+        checkpoints[request.param] = build(request.param)
+    return (request.param, *checkpoints[request.param])
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+def batch_of(name: str, processor: Any, *texts: str) -> dict[str, Any]:
+    return inputs(name, processor, list(texts), [picture(i) for i in range(len(texts))])
+
+
+def vectors(layers: int = 4, width: int = 48, seed: int = 0, scale: float = 1.0, **provenance: Any) -> SteeringVectors:
+    """Random directions with the provenance that an extraction would have given them."""
+    drawn = np.random.default_rng(seed).standard_normal((layers, width)) * scale
+    made = {"model": "some-backbone", "concept": "spatial", "method": "mean_shift", "n_layers": layers, "hidden_size": width}
+    return SteeringVectors(dict(enumerate(drawn)), {**made, "settings": {}, "sentences_sha256": "0", **provenance})
+
+
+def record(model: Any, fn: Any) -> list[torch.Tensor]:
+    """Every decoder layer's output in one call of `fn`, by hooks of the test's own."""
+    seen: list[torch.Tensor] = []
+    layers = model.get_decoder().layers
+    handles = [layer.register_forward_hook(lambda m, a, o: seen.append((o[0] if isinstance(o, tuple) else o).clone())) for layer in layers]
+    try:
+        with torch.no_grad():
+            fn()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
