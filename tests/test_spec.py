@@ -1,0 +1,64 @@
+"""A spec round-trips, and what is wrong with one is said in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from lmms_steer import Intervention, SteeringSpec, UserError
+from lmms_steer.errors import unknown
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SteeringSpec(),
+        SteeringSpec((Intervention("spatial"),)),
+        SteeringSpec((Intervention("tiny-gemma2/spatial/mean_shift", 3, 0.5, "image"),)),
+        SteeringSpec((Intervention("a,b; \"c\" = d.safetensors", 0, -1e-7, "both", "all"), Intervention("b", 2, 1 / 3, "text"))),
+    ],
+)
+def test_a_spec_round_trips_to_one_line_and_to_yaml(spec: SteeringSpec, tmp_path: Path) -> None:
+    assert "\n" not in str(spec)
+    assert SteeringSpec.parse(str(spec)) == spec
+    (tmp_path / "s.yaml").write_text(spec.to_yaml())
+    assert SteeringSpec.from_yaml(tmp_path / "s.yaml") == spec
+
+
+def test_values_are_read_as_lmms_eval_hands_them_over() -> None:
+    assert Intervention(20241101, "3", "1e-3").vector == "20241101"  # type: ignore[arg-type]
+    assert Intervention("v", 3.0, 1).layer == 3  # type: ignore[arg-type]
+    assert Intervention("'quoted'").vector == "quoted"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("vector=v,layer=-1", "layer=-1.*from 0 up"),
+        ("vector=v,layer=1.5", "layer=1.5.*whole number"),
+        ("vector=v,alpha=nan", "alpha=nan.*finite"),
+        ("vector=v,alpha=inf", "alpha=inf.*finite"),
+        ("vector=v,alpha=strong", "alpha=strong.*finite"),
+        ("vector=v,tokens=imgae", "unknown tokens 'imgae': did you mean 'image'"),
+        ("vector=v,phase=decode", "unknown phase 'decode'.*all, prefill"),
+        ("vector=v,aplha=1", "unknown steering key 'aplha': did you mean 'alpha'"),
+        ("layer=3,alpha=1", "names no vector"),
+        ("vector=v,layer=1,layer=2", "'layer' is given twice"),
+        ("spatial", "cannot read the spec"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_value(line: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
+        SteeringSpec.parse(line)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a", "interventions: 3", "interventions: [{vector: v}]\nmore: 1", "a: [", "\x00"])
+def test_a_steering_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(UserError, match="steering file"):
+        SteeringSpec.from_yaml(tmp_path / "s.yaml")
+
+
+def test_the_nearest_name_is_suggested() -> None:
+    assert "did you mean 'spatial'? known: counting, spatial" in str(unknown("concept", "spatail", ["spatial", "counting"]))
+    assert "did you mean" not in str(unknown("concept", "zzz", ["spatial"]))

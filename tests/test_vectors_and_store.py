@@ -1,0 +1,125 @@
+"""Vector files keep their provenance, damaged ones are refused, and a name finds the right file."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import vectors
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from lmms_steer import SteeringSpec, SteeringVectors, UserError, store
+from lmms_steer.resolve import DEFAULT_ALPHA, DEFAULT_TOKENS, ModelFacts, resolve
+from lmms_steer.vectors import write_atomically
+
+TINY = ModelFacts("tiny-paligemma2", 5, 96)
+
+
+def filed(root: Path, concept: str = "spatial", **more: object) -> Path:
+    return store.save(vectors(5, 96, model="tiny-gemma2", concept=concept, **more), root)
+
+
+def test_a_file_gives_back_what_was_saved_and_peers_can_read_it(tmp_path: Path) -> None:
+    made = vectors()
+    path = made.save(tmp_path / "v.safetensors")
+    read = SteeringVectors.load(path)
+    assert read.provenance == made.provenance and read.layers == made.layers
+    assert all(np.array_equal(read[layer], made[layer]) for layer in made)
+    with safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("layer.2"), torch.from_numpy(made[2]))
+
+
+def test_same_inputs_give_the_same_bytes_in_another_process() -> None:
+    code = "from conftest import vectors; print(vectors().sha256)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    assert other.stdout.strip() == vectors().sha256
+    assert vectors(concept="counting").sha256 != vectors().sha256
+
+
+def test_damaged_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    good = vectors().to_bytes()
+    cases = {
+        "cut.safetensors": (good[:-40], "cut off or no safetensors"),
+        "empty.safetensors": (b"", "cut off or no safetensors"),
+        "text.safetensors": (b"hello, this is no tensor file", "cut off or no safetensors"),
+        "pickle.pt": (b"\x80\x04", "pickle"),
+    }
+    save_file({"w": np.zeros(3)}, tmp_path / "other.safetensors")
+    cases["other.safetensors"] = ((tmp_path / "other.safetensors").read_bytes(), "not one of lmms-steer's")
+    for name, (data, expected) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=expected) as caught:
+            SteeringVectors.load(tmp_path / name)
+        assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(UserError, match="not finite at layer 0"):
+        SteeringVectors({0: np.array([1.0, np.nan])}, {})
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "v.safetensors"
+    target.write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match="cannot write .*No space left on device"):
+        write_atomically(target, b"new")
+    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_names_find_the_file_and_yours_hides_the_shipped(own_cache: Path) -> None:
+    mine = filed(store.user_store())
+    for name in ("spatial", "spatial/mean_shift", "tiny-gemma2/spatial", "tiny-gemma2/spatial/mean_shift", str(mine)):
+        assert store.find(name, "tiny-gemma2").path == mine
+    assert own_cache in mine.parents
+    assert "tiny-gemma2/spatial/mean_shift" in (store.user_store() / "index.yaml").read_text()
+    with pytest.raises(UserError, match="unknown vector 'spatail': did you mean 'spatial'"):
+        store.find("spatail", "tiny-gemma2")
+    with pytest.raises(UserError, match="leaves out the text backbone"):
+        store.find("spatial", None)
+    with pytest.raises(UserError, match="no such vector file"):
+        store.find("./nothing.safetensors", None)
+
+
+def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
+    path = filed(store.user_store(), concept="my-own")
+    spec = SteeringSpec.parse("vector=my-own,alpha=2")
+    plain = resolve(spec, TINY)
+    assert str(plain.spec) == f"vector=tiny-gemma2/my-own/mean_shift,layer=2,alpha=2,tokens={DEFAULT_TOKENS}"
+    assert "defaults" in plain.notes[0] and "layer, tokens" in plain.notes[0]
+    assert resolve(SteeringSpec.parse("vector=my-own"), TINY).spec.interventions[0].alpha == DEFAULT_ALPHA
+    sha = SteeringVectors.load(path).sha256
+    choice = {"layer": 1, "alpha": 0.25, "tokens": "image", "chosen_on": "tiny_spatial_select", "vector_sha256": sha}
+    store.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", choice)
+    chosen = resolve(spec, TINY)
+    assert chosen.spec.interventions[0].layer == 1 and chosen.spec.interventions[0].alpha == 2
+    assert "chosen on tiny_spatial_select" in chosen.notes[0]
+    filed(store.user_store(), concept="my-own", seed=9)
+    assert "defaults" in resolve(spec, TINY).notes[0]
+
+
+def test_the_spec_hash_is_of_what_is_done_and_not_of_names(tmp_path: Path) -> None:
+    v = vectors(5, 96, model="tiny-gemma2")
+    copy = v.save(tmp_path / "copy.safetensors")
+    line = "layer=1,alpha=1,tokens=image"
+    named = resolve(SteeringSpec.parse(f"vector=a,{line}"), TINY, {"a": v})
+    moved = resolve(SteeringSpec.parse(f"vector={copy},{line}"), TINY)
+    other = resolve(SteeringSpec.parse(f"vector=a,{line}"), TINY, {"a": vectors(5, 96, seed=1)})
+    stronger = resolve(SteeringSpec.parse("vector=a,layer=1,alpha=1.5,tokens=image"), TINY, {"a": v})
+    assert named.sha256 == moved.sha256
+    assert len({named.sha256, other.sha256, stronger.sha256}) == 3
+
+
+def test_a_vector_of_another_backbone_is_a_warning() -> None:
+    foreign = vectors(5, 96, model="gemma-2-2b")
+    resolved = resolve(SteeringSpec.parse("vector=a,layer=1,alpha=1,tokens=image"), TINY, {"a": foreign})
+    assert "gemma-2-2b" in resolved.warnings[0] and "tiny-gemma2" in resolved.warnings[0]
+    own = resolve(SteeringSpec.parse("vector=a,layer=1,alpha=1,tokens=image"), TINY, {"a": vectors(5, 96, model="tiny-gemma2")})
+    assert not own.warnings
