@@ -1,0 +1,37 @@
+# One command each; both set up all that they need in .venv (Python 3.11 or newer and make must be there).
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check bench vectors retrain clean
+
+demo: $(READY)
+	$(BIN)/lmms-steer demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/speed.py
+
+# the vectors that ship, from the sentences that ship
+vectors: $(READY)
+	$(BIN)/lmms-steer extract --backbone tiny-gemma2 --concept all --store vector_cache
+
+# both tiny checkpoints from scratch, compared with the shipped ones
+retrain: $(READY)
+	$(BIN)/python -m lmms_steer.tiny_world.training --out retrained
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "uv>=0.5"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+	touch $(READY)
+
+clean:
+	rm -rf .venv demo runs build dist *.egg-info
