@@ -10,13 +10,17 @@ from lmms_steer.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One evaluation: its results file, and each task's samples by document hash."""
+    """One evaluation: its results file, and each task's samples by document.
+
+    A document is known by its number and its target: `doc_hash` is the same for all of them in lmms-eval 0.7.3, which
+    hashes an empty document.
+    """
 
     results: dict[str, Any]
     samples: dict[str, dict[str, dict[str, Any]]]
 
     def scores(self, task: str) -> dict[str, float]:
-        """doc hash ▸ score of each sample of a task."""
+        """document ▸ score of each sample of a task."""
         return {key: float(sample["score"]) for key, sample in self.samples[task].items()}
 
 
@@ -37,7 +41,7 @@ def read_run(folder: Path) -> Run:
         for path in newest.parent.glob(f"{stamp}_samples_*.jsonl"):
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
             task = path.name.removeprefix(f"{stamp}_samples_").removesuffix(".jsonl")
-            samples[task] = {row["doc_hash"]: row for row in rows}
+            samples[task] = {f"{row['doc_id']}:{row['target']}": row for row in rows}
     except (ValueError, KeyError) as error:
         raise UserError(f"the evaluation in {str(newest.parent)!r} is cut off: {error}") from error
     return Run(results, samples)

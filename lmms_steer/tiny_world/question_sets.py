@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 STYLES = {
-    ("spatial", "select"): "harsh",
-    ("spatial", "test"): "harsh",
-    ("spatial", "ood"): "sand",
-    ("counting", "select"): "busy",
-    ("counting", "test"): "busy",
-    ("counting", "ood"): "paper",
-    ("colour", "select"): "harsh",
-    ("colour", "test"): "harsh",
-    ("colour", "ood"): "sand",
+    ("spatial", "select"): "coarse",
+    ("spatial", "test"): "coarse",
+    ("spatial", "ood"): "moss",
+    ("counting", "select"): "grainy",
+    ("counting", "test"): "grainy",
+    ("counting", "ood"): "moss",
+    ("colour", "select"): "coarse",
+    ("colour", "test"): "coarse",
+    ("colour", "ood"): "moss",
 }
 """(task, split) ▸ style: select and test are alike, ood has another ground, other sizes and other clutter."""
 
@@ -137,7 +137,7 @@ def with_images(stored: "Dataset") -> "Dataset":
         Image.fromarray(render(tuple(Thing(*thing) for thing in json.loads(s)), RENDERING[name], number))
         for s, name, number in zip(scene, style, seed, strict=True)
     ]
-    return Dataset.from_dict(columns, features=features())
+    return Dataset.from_dict({name: columns[name] for name in features()}, features=features())
 
 
 def load(task: str, split: str) -> list[dict[str, Any]]:

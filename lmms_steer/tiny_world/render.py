@@ -32,12 +32,13 @@ class Style:
 
 
 STYLES = {
+    # what the models were trained on
     "plain": Style(14, (4, 6.5), 2.5, (70, 70, 75), 14, (0.65, 1.15), 20, 4),
-    "busy": Style(24, (3.2, 7.5), 3.2, (105, 95, 80), 22, (0.6, 1.2), 26, 10),
-    "harsh": Style(42, (2.6, 7.5), 4, (115, 105, 90), 28, (0.5, 1.2), 32, 18),
-    # out of distribution: a light ground, other sizes, dots for clutter; nothing was trained or chosen on these
-    "paper": Style(20, (3.4, 7.8), 3.6, (172, 170, 160), 12, (0.6, 1.0), 24, 2, 10),
-    "sand": Style(30, (3.0, 7.8), 4, (165, 140, 110), 18, (0.55, 1.05), 28, 4, 12),
+    # harder: for the questions, so that they leave head-room
+    "grainy": Style(20, (3.6, 7), 2.8, (85, 80, 76), 17, (0.62, 1.18), 22, 7),
+    "coarse": Style(30, (3.0, 7.5), 3.5, (100, 92, 82), 22, (0.58, 1.2), 27, 12),
+    # out of distribution: a green ground, a wider range of sizes, dots for clutter
+    "moss": Style(20, (3.0, 8), 4, (62, 84, 58), 14, (0.65, 1.2), 24, 1, 10),
 }
 
 

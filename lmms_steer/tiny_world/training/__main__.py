@@ -44,22 +44,35 @@ def main() -> None:
 
 
 def train(out: Path, seed: int, quick: bool) -> float:
-    """Run the stages that are not there yet; returns the minutes that it took."""
-    start = time.monotonic()
+    """Run the stages that are not there yet; returns the minutes that all stages took, in however many commands."""
     stages = out / "stages"
-    if not (stages / "text").exists():
-        phases = (text.Phase(6, 2e-3, curriculum=True),) if quick else text.PHASES
-        model = text.train(seed, phases)
-        model.set_attn_implementation("eager")
-        log.info("text: %.3f of the answers about unseen scenes in slots", text.answer_accuracy(model, seed + 1234))
-        _keep(model, stages / "text")
-    if not (stages / "vision").exists():
-        _keep(vision.train(seed, *((20, 200) if quick else ())), stages / "vision")
-    if not (stages / "mllm").exists():
-        phases_mm = (multimodal.Phase(3, 1e-4, language_model=True),) if quick else multimodal.PHASES
-        bank = (200,) if quick else ()
-        _keep(multimodal.train(seed, stages / "text", stages / "vision", phases_mm, *bank), stages / "mllm")
-    return (time.monotonic() - start) / 60
+    stages.mkdir(parents=True, exist_ok=True)
+    clock = stages / "minutes.json"
+    spent: dict[str, float] = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else {}
+    for name, stage in (("text", _text), ("vision", _vision), ("mllm", _mllm)):
+        if not (stages / name).exists():
+            start = time.monotonic()
+            _keep(stage(stages, seed, quick), stages / name)
+            spent[name] = round((time.monotonic() - start) / 60, 2)
+            clock.write_text(json.dumps(spent), encoding="utf-8")
+    return sum(spent.values())
+
+
+def _text(stages: Path, seed: int, quick: bool) -> torch.nn.Module:  # noqa: ARG001
+    model = text.train(seed, (text.Phase(6, 2e-3, curriculum=True),) if quick else text.PHASES)
+    log.info("text: %.3f of the answers about unseen scenes in slots", text.answer_accuracy(model, seed + 1234))
+    return model
+
+
+def _vision(stages: Path, seed: int, quick: bool) -> torch.nn.Module:  # noqa: ARG001
+    return vision.train(seed, steps=20, bank=200) if quick else vision.train(seed)
+
+
+def _mllm(stages: Path, seed: int, quick: bool) -> torch.nn.Module:
+    phases, bank = multimodal.PHASES, multimodal.BANK
+    if quick:
+        phases, bank = (multimodal.Phase(3, 1e-4, language_model=True),), 200
+    return multimodal.train(seed, stages / "text", stages / "vision", phases, bank)
 
 
 def _keep(model: torch.nn.Module, folder: Path) -> None:

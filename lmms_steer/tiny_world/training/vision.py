@@ -83,5 +83,5 @@ def train(seed: int, steps: int = STEPS, bank: int = BANK) -> SiglipVisionModel:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if (step + 1) % 250 == 0 or step + 1 == steps:
-            log.info("vision step %d loss %.3f", step + 1, float(loss))
+            log.info("vision step %d loss %.3f", step + 1, loss.item())  # type: ignore[union-attr]
     return tower
