@@ -17,7 +17,7 @@ def table() -> dict[str, str]:
 
 
 def short_name(model: str) -> str:
-    """A model's name in store paths and choices: the last part of its id or path (`google/gemma-2-2b` ▸ `gemma-2-2b`)."""
+    """A model's name in store paths and choices: the last part of its id or path (`gemma-2-2b`)."""
     return model.rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -1,4 +1,4 @@
-"""What the harnesses load by entry point. It runs at every `import lmms_eval.models`: it stays light and never raises."""
+"""What the harnesses load by entry point, at every `import lmms_eval.models`: it stays light and never raises."""
 
 import sys
 import warnings
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
 
 MODELS = {"steered_paligemma": "lmms_steer.models.paligemma.SteeredPaliGemma"}
-"""`--model` name ▸ class. All are *simple* models: chat ones cannot answer log-likelihood requests (lmms-eval 0.7.3)."""
+"""`--model` name ▸ class. All are *simple*: lmms-eval's chat models cannot answer log-likelihood requests."""
 
 
 def manifests() -> "list[ModelManifest]":

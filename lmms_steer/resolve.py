@@ -1,4 +1,4 @@
-"""A spec as typed ▸ a spec that can be attached: vectors found and checked, unsaid layer, alpha and tokens filled in."""
+"""A spec as typed ▸ one that can be attached: vectors found and checked, unsaid layer, alpha and tokens filled in."""
 
 import hashlib
 import json
@@ -91,14 +91,14 @@ def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVect
     vectors: list[SteeringVectors] = []
     notes: list[str] = []
     warnings: list[str] = []
-    for intervention in spec.interventions:
+    for typed in spec.interventions:
         entry = None
-        if given is not None and intervention.vector in given:
-            vector = given[intervention.vector]
+        if given is not None and typed.vector in given:
+            vector = given[typed.vector]
         else:
-            entry = store.find(intervention.vector, backbone_of(model.name))
+            entry = store.find(typed.vector, backbone_of(model.name))
             vector = SteeringVectors.load(entry.path)
-        intervention, note = _complete(intervention, entry, vector, model)
+        intervention, note = _complete(typed, entry, vector, model)
         notes += note
         _check(intervention, vector, model)
         warnings += _foreign(intervention, vector, model)
@@ -144,5 +144,6 @@ def _foreign(intervention: Intervention, vector: SteeringVectors, model: ModelFa
         return []
     expected = f"its own is {own}" if own else "whose own backbone is not known"
     return [
-        f"vector {intervention.vector!r} was made from {source}, not from {short_name(model.name)}'s backbone: {expected}"
+        f"vector {intervention.vector!r} was made from {source}, not from the backbone of {short_name(model.name)}:"
+        f" {expected}"
     ]

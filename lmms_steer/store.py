@@ -138,7 +138,7 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
 
 
 def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
-    """Add or replace one model's choice (`layer`, `alpha`, `tokens`, `chosen_on`, `vector_sha256`) in a choices file."""
+    """Add or replace one model's choice: `layer`, `alpha`, `tokens`, `chosen_on`, `vector_sha256`."""
     choices = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     choices[short_name(model)] = choice
     write_atomically(path, yaml.safe_dump(choices, sort_keys=True).encode())

@@ -63,7 +63,7 @@ class SteeringVectors:
 
     @property
     def hidden_size(self) -> int:
-        return next(iter(self.directions.values())).shape[0]
+        return int(next(iter(self.directions.values())).shape[0])
 
     @property
     def name(self) -> str:
@@ -163,11 +163,11 @@ def write_atomically(path: Path, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except OSError as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                Path(temporary).unlink()
         raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
     return path

@@ -7,7 +7,11 @@ import torch
 import transformers as tf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-TEXTS = ["where is the red cat ? left of the dog .", "how many cups are on the table ? three , or four .", "user assistant"]
+TEXTS = [
+    "where is the red cat ? left of the dog .",
+    "how many cups are on the table ? three , or four .",
+    "user assistant",
+]
 SIGLIP = {
     "model_type": "siglip_vision_model",
     "hidden_size": 32,
@@ -30,7 +34,12 @@ def tokenizer(special: list[str], named: dict[str, str] | None = None) -> Any:
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     first = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    core.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=first + special, initial_alphabet=alphabet, show_progress=False))
+    core.train_from_iterator(
+        TEXTS,
+        trainers.BpeTrainer(
+            vocab_size=400, special_tokens=first + special, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
     names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
     extra = {"extra_special_tokens": named} if named else {}
     return tf.PreTrainedTokenizerFast(tokenizer_object=core, padding_side="left", **names, **extra)
@@ -38,7 +47,13 @@ def tokenizer(special: list[str], named: dict[str, str] | None = None) -> Any:
 
 def decoder(tok: Any, model_type: str = "llama", **more: Any) -> dict[str, Any]:
     ids = {"pad_token_id": tok.pad_token_id, "eos_token_id": tok.eos_token_id, "bos_token_id": tok.bos_token_id}
-    shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     return {"model_type": model_type, "vocab_size": len(tok), **shape, **ids, **more}
 
 
@@ -50,8 +65,15 @@ def paligemma(version: int) -> tuple[Any, Any]:
     more = {"head_dim": 12, **({"query_pre_attn_scalar": 12, "sliding_window": 64} if version == 2 else {})}
     text = decoder(tok, "gemma2" if version == 2 else "gemma", **more)
     config = tf.PaliGemmaConfig(
-        vision_config=dict(SIGLIP), text_config=text, projection_dim=48, hidden_size=48,
-        image_token_index=tok.image_token_id, vocab_size=len(tok), pad_token_id=0, eos_token_id=1, bos_token_id=2,
+        vision_config=dict(SIGLIP),
+        text_config=text,
+        projection_dim=48,
+        hidden_size=48,
+        image_token_index=tok.image_token_id,
+        vocab_size=len(tok),
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
     )
     return tf.PaliGemmaForConditionalGeneration(config), processor
 
@@ -61,40 +83,107 @@ def idefics3() -> tuple[Any, Any]:
     tok = tokenizer(["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *grid])
     images = tf.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     processor = tf.Idefics3Processor(images, tok, image_seq_len=4, chat_template=CHAT.replace("IMAGE", "<image>"))
-    vision = {k: SIGLIP[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size")}
-    config = tf.Idefics3Config(vision_config=vision, text_config=decoder(tok), image_token_id=tok.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=0)
+    vision = {
+        k: SIGLIP[k]
+        for k in (
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "image_size",
+            "patch_size",
+        )
+    }
+    config = tf.Idefics3Config(
+        vision_config=vision,
+        text_config=decoder(tok),
+        image_token_id=tok.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=0,
+    )
     return tf.Idefics3ForConditionalGeneration(config), processor
 
 
 def llava() -> tuple[Any, Any]:
     tok = tokenizer(["<image>"], {"image_token": "<image>"})
     images = tf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    processor = tf.LlavaProcessor(images, tok, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=CHAT.replace("IMAGE", "<image>\n"))
-    vision = {k: v for k, v in SIGLIP.items() if k != "vision_use_head"} | {"model_type": "clip_vision_model", "projection_dim": 32}
-    config = tf.LlavaConfig(vision_config=vision, text_config=decoder(tok), image_token_index=tok.image_token_id, image_seq_length=16, vision_feature_layer=-2)
+    processor = tf.LlavaProcessor(
+        images,
+        tok,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT.replace("IMAGE", "<image>\n"),
+    )
+    vision = {k: v for k, v in SIGLIP.items() if k != "vision_use_head"} | {
+        "model_type": "clip_vision_model",
+        "projection_dim": 32,
+    }
+    config = tf.LlavaConfig(
+        vision_config=vision,
+        text_config=decoder(tok),
+        image_token_index=tok.image_token_id,
+        image_seq_length=16,
+        vision_feature_layer=-2,
+    )
     return tf.LlavaForConditionalGeneration(config), processor
 
 
 def qwen2_5_vl() -> tuple[Any, Any]:
-    marks = ["<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+    marks = [
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|vision_start|>",
+        "<|vision_end|>",
+        "<|vision_pad|>",
+        "<|image_pad|>",
+        "<|video_pad|>",
+    ]
     tok = tokenizer(marks, {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
     images = tf.Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 8})
     template = CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     processor = tf.Qwen2_5_VLProcessor(images, tok, tf.Qwen2VLVideoProcessor(), chat_template=template)
     rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]}}
     text = {k: v for k, v in decoder(tok, **rope).items() if k != "model_type"}
-    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 48, "fullatt_block_indexes": [1]}
-    ids = dict(zip(("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"), tok.convert_tokens_to_ids([*marks[2:4], *marks[5:]]), strict=True))
-    return tf.Qwen2_5_VLForConditionalGeneration(tf.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids)), processor
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 4,
+        "out_hidden_size": 48,
+        "fullatt_block_indexes": [1],
+    }
+    ids = dict(
+        zip(
+            ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"),
+            tok.convert_tokens_to_ids([*marks[2:4], *marks[5:]]),
+            strict=True,
+        )
+    )
+    return tf.Qwen2_5_VLForConditionalGeneration(
+        tf.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids)
+    ), processor
 
 
 def gemma3() -> tuple[Any, Any]:
     named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
     tok = tokenizer(list(named.values()), named)
     images = tf.Gemma3ImageProcessor(size={"height": 32, "width": 32})
-    processor = tf.Gemma3Processor(images, tok, image_seq_length=4, chat_template=CHAT.replace("IMAGE", "<start_of_image>"))
+    processor = tf.Gemma3Processor(
+        images, tok, image_seq_length=4, chat_template=CHAT.replace("IMAGE", "<start_of_image>")
+    )
     text = {k: v for k, v in decoder(tok, head_dim=12, query_pre_attn_scalar=12).items() if k != "model_type"}
-    config = tf.Gemma3Config(vision_config=dict(SIGLIP), text_config=text, mm_tokens_per_image=4, boi_token_index=tok.boi_token_id, eoi_token_index=tok.eoi_token_id, image_token_index=tok.image_token_id, pad_token_id=0, eos_token_id=1, bos_token_id=2)
+    config = tf.Gemma3Config(
+        vision_config=dict(SIGLIP),
+        text_config=text,
+        mm_tokens_per_image=4,
+        boi_token_index=tok.boi_token_id,
+        eoi_token_index=tok.eoi_token_id,
+        image_token_index=tok.image_token_id,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
     return tf.Gemma3ForConditionalGeneration(config), processor
 
 
@@ -113,14 +202,19 @@ def build(name: str) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model, processor = BUILDERS[name]()
     generation = model.generation_config
-    generation.pad_token_id, generation.eos_token_id = processor.tokenizer.pad_token_id, processor.tokenizer.eos_token_id
+    generation.pad_token_id, generation.eos_token_id = (
+        processor.tokenizer.pad_token_id,
+        processor.tokenizer.eos_token_id,
+    )
     return model.float().eval(), processor
 
 
 def inputs(name: str, processor: Any, texts: list[str], images: list[Any]) -> dict[str, Any]:
     """A left-padded batch with one image a text, in the architecture's own prompt format."""
     if name.startswith("paligemma"):
-        batch = processor(text=["<image>" + t for t in texts], images=[[i] for i in images], padding="longest", return_tensors="pt")
+        batch = processor(
+            text=["<image>" + t for t in texts], images=[[i] for i in images], padding="longest", return_tensors="pt"
+        )
         batch.pop("labels", None)
         return dict(batch)
     chats = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": t}]}] for t in texts]

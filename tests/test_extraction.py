@@ -29,7 +29,10 @@ def reference(concept: Concept) -> np.ndarray:
     for pair in concept.pairs:
         ids = tokenizer(pair.sentence, return_tensors="pt")["input_ids"]
         seen: list[np.ndarray] = []
-        handles = [layer.register_forward_hook(lambda m, a, o, seen=seen: seen.append(o[0].numpy())) for layer in model.model.layers]
+        handles = [
+            layer.register_forward_hook(lambda m, a, o, seen=seen: seen.append(o[0].numpy()))
+            for layer in model.model.layers
+        ]
         with torch.no_grad():
             model(ids)
         for handle in handles:
@@ -86,7 +89,16 @@ def test_an_anchor_of_several_tokens_counts_once_as_their_mean(checkpoints: dict
 
     model, processor = checkpoints.setdefault("paligemma2", build("paligemma2"))
     text, tokenizer = model.model.language_model, processor.tokenizer
-    wrapped = type("Text", (torch.nn.Module,), {"config": model.config.text_config, "get_decoder": lambda self: text, "forward": lambda self, **k: text(**k), "parameters": lambda self: text.parameters()})()
+    wrapped = type(
+        "Text",
+        (torch.nn.Module,),
+        {
+            "config": model.config.text_config,
+            "get_decoder": lambda self: text,
+            "forward": lambda self, **k: text(**k),
+            "parameters": lambda self: text.parameters(),
+        },
+    )()
     sentence = "how many xylophones are there"
     activations = read(wrapped, tokenizer, Concept("c", "", (Pair("xylophones", sentence),)))
     pieces = tokenizer(sentence, return_offsets_mapping=True)["offset_mapping"]

@@ -14,7 +14,9 @@ from lmms_steer.errors import unknown
         SteeringSpec(),
         SteeringSpec((Intervention("spatial"),)),
         SteeringSpec((Intervention("tiny-gemma2/spatial/mean_shift", 3, 0.5, "image"),)),
-        SteeringSpec((Intervention("a,b; \"c\" = d.safetensors", 0, -1e-7, "both", "all"), Intervention("b", 2, 1 / 3, "text"))),
+        SteeringSpec(
+            (Intervention('a,b; "c" = d.safetensors', 0, -1e-7, "both", "all"), Intervention("b", 2, 1 / 3, "text"))
+        ),
     ],
 )
 def test_a_spec_round_trips_to_one_line_and_to_yaml(spec: SteeringSpec, tmp_path: Path) -> None:
@@ -52,7 +54,9 @@ def test_a_mistake_is_one_line_with_the_value(line: str, expected: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "- a", "interventions: 3", "interventions: [{vector: v}]\nmore: 1", "a: [", "\x00"])
+@pytest.mark.parametrize(
+    "text", ["", "- a", "interventions: 3", "interventions: [{vector: v}]\nmore: 1", "a: [", "\x00"]
+)
 def test_a_steering_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(UserError, match="steering file"):
@@ -60,5 +64,7 @@ def test_a_steering_file_that_is_none_is_refused(text: str, tmp_path: Path) -> N
 
 
 def test_the_nearest_name_is_suggested() -> None:
-    assert "did you mean 'spatial'? known: counting, spatial" in str(unknown("concept", "spatail", ["spatial", "counting"]))
+    assert "did you mean 'spatial'? known: counting, spatial" in str(
+        unknown("concept", "spatail", ["spatial", "counting"])
+    )
     assert "did you mean" not in str(unknown("concept", "zzz", ["spatial"]))

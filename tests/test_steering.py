@@ -148,7 +148,13 @@ def test_several_interventions_compose_and_add_up(vlm: Any) -> None:
     name, model, processor = vlm
     batch = batch_of(name, processor, *TEXTS)
     two = {"a": vectors(seed=1), "b": vectors(seed=2)}
-    line = "vector=a,layer=1,alpha=1,tokens=both; vector=b,layer=1,alpha=2,tokens=image; vector=b,layer=2,alpha=1,tokens=text"
+    line = "; ".join(
+        (
+            spec(1, 1).replace("=v", "=a"),
+            spec(2, 1, "image").replace("=v", "=b"),
+            spec(1, 2, "text").replace("=v", "=b"),
+        )
+    )
     before = record(model, lambda: forward(model, batch))
     with steer(model, line, two):
         after = record(model, lambda: forward(model, batch))

@@ -34,7 +34,9 @@ def test_a_file_gives_back_what_was_saved_and_peers_can_read_it(tmp_path: Path) 
 
 def test_same_inputs_give_the_same_bytes_in_another_process() -> None:
     code = "from conftest import vectors; print(vectors().sha256)"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent)
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
     assert other.stdout.strip() == vectors().sha256
     assert vectors(concept="counting").sha256 != vectors().sha256
 
@@ -121,5 +123,7 @@ def test_a_vector_of_another_backbone_is_a_warning() -> None:
     foreign = vectors(5, 96, model="gemma-2-2b")
     resolved = resolve(SteeringSpec.parse("vector=a,layer=1,alpha=1,tokens=image"), TINY, {"a": foreign})
     assert "gemma-2-2b" in resolved.warnings[0] and "tiny-gemma2" in resolved.warnings[0]
-    own = resolve(SteeringSpec.parse("vector=a,layer=1,alpha=1,tokens=image"), TINY, {"a": vectors(5, 96, model="tiny-gemma2")})
+    own = resolve(
+        SteeringSpec.parse("vector=a,layer=1,alpha=1,tokens=image"), TINY, {"a": vectors(5, 96, model="tiny-gemma2")}
+    )
     assert not own.warnings

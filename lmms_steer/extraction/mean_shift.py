@@ -1,4 +1,4 @@
-"""Mean shift: where the anchor tokens lie on average, seen from the control tokens (the paper's method; not normalised)."""
+"""Mean shift: where the anchor tokens lie on average, seen from the control tokens (the paper's; not normalised)."""
 
 import numpy as np
 

@@ -90,7 +90,7 @@ class _LayerHook:
         self.delta = torch.from_numpy(vector[self.layer].copy()) * intervention.alpha
         self.cast: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG002
         call = self.tracker.call
         if call is None:
             raise RuntimeError("a steered layer ran outside the model's own forward: call the model, not a part of it")

@@ -63,7 +63,7 @@ class PromptTracker:
         self.call: Call | None = None
         self._last: Call | None = None
 
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
         """The pre-hook."""
         input_ids = kwargs.get("input_ids", args[0] if args else None)
         if not isinstance(input_ids, Tensor):
@@ -76,7 +76,7 @@ class PromptTracker:
         length = self._prompt_length(input_ids, kwargs)
         self.call = Call(input_ids, attention_mask, _prompt_mask(input_ids, length), length)
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
         """The forward hook; it runs after a failed forward too."""
         self.call, self._last = None, self.call
 

@@ -1,5 +1,6 @@
-"""A batched lmms-eval wrapper for image-text-to-text models of transformers: generation and log-likelihood, unsteered."""
+"""A batched lmms-eval wrapper for image-text-to-text models of transformers: generation, log-likelihood, unsteered."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +19,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from lmms_steer.backbones import checkpoint
 from lmms_steer.errors import UserError, one_line, unknown
 from lmms_steer.intervention.phase import continuation
-from lmms_steer.models.prompts import PromptFormat
 
 _GENERATE_KEYS = (
     "max_new_tokens",
@@ -43,13 +43,12 @@ class HfVlm(lmms):  # type: ignore[misc]
         batch_size: examples a forward call.
         attn_implementation: as in transformers (`eager`, `sdpa`, …).
         trust_remote_code: run code that comes with the checkpoint; off unless said.
-        answer_bias: a YAML file of word: number, added to the logit of the word's first token while generating; a control
+        answer_bias: a YAML file of word: number, added to the logit of the word's first token in generation; a control
             for gains that come from liking other answers (`lmms_steer.search.calibration`).
         prompt_prefix: put before every question, with a space (PaliGemma's mix models expect `answer en`).
     """
 
     is_simple = True
-    prompt_format: ClassVar[PromptFormat]
     default_pretrained: ClassVar[str]
 
     def __init__(
@@ -140,7 +139,7 @@ class HfVlm(lmms):  # type: ignore[misc]
     def loglikelihood(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """(mean negative log-likelihood, is it the greedy answer) of each request's continuation.
 
-        lmms-eval's `multiple_choice` takes the smallest, so it must be a loss. It also turns a bare tuple into a string:
+        lmms-eval's `multiple_choice` takes the smallest, so it must be a loss. It also makes a bare tuple a string:
         a `GenerationResult` is handed on untouched.
         """
         self._refuse_response_cache()
@@ -174,19 +173,26 @@ class HfVlm(lmms):  # type: ignore[misc]
         greedy = ((logits.argmax(-1) == labels) | ~asked).all(1)
         return [GenerationResult((float(loss), bool(best))) for loss, best in zip(losses, greedy, strict=True)]
 
-    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:  # noqa: ARG002
         """Not offered: what is generated tokens and what is prompt would change from round to round."""
         raise UserError(f"{type(self).__name__} answers single questions: generate_until_multi_round is not supported")
 
     def model_inputs(
         self, questions: list[str], images: list[list[Image.Image]], answers: list[str] | None = None
     ) -> dict[str, Any]:
-        """Questions with their images, and answers to be scored, as the model takes them: left-padded, on its device."""
+        """Questions with their images, and answers to be scored, as the model takes them: left-padded, on device."""
         questions = [self.prompt_prefix + question for question in questions]
-        batch = self.prompt_format(self.processor, questions, images, answers)
+        batch = self.format_prompts(self.processor, questions, images, answers)
         moved = batch.to(self._device)
         floating = self.model.dtype
         return {k: v.to(floating) if torch.is_floating_point(v) else v for k, v in moved.items()}
+
+    @staticmethod
+    @abstractmethod
+    def format_prompts(
+        processor: Any, questions: list[str], images: list[list[Image.Image]], answers: list[str] | None
+    ) -> Any:
+        """The family's prompt format, one of `lmms_steer.models.prompts`."""
 
     def first_token(self, word: str) -> int:
         """The id of the first token of an answer."""
@@ -224,7 +230,9 @@ def _answer_bias(path: str, tokenizer: Any) -> dict[tuple[int], float]:
         first = {word: tokenizer(str(word), add_special_tokens=False)["input_ids"][0] for word in words}
         return {(first[word],): float(bias) for word, bias in words.items()}
     except (OSError, yaml.YAMLError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(f"cannot read answer_bias={path}: expected a YAML file of word: number ({one_line(error)})") from error
+        raise UserError(
+            f"cannot read answer_bias={path}: expected a YAML file of word: number ({one_line(error)})"
+        ) from error
 
 
 def _positive(name: str, value: int | str) -> int:

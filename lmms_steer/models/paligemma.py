@@ -7,5 +7,5 @@ from lmms_steer.models.steered import SteeredVlm
 class SteeredPaliGemma(SteeredVlm):
     """`--model steered_paligemma`."""
 
-    prompt_format = staticmethod(paligemma_prefix)
+    format_prompts = staticmethod(paligemma_prefix)
     default_pretrained = "google/paligemma2-3b-mix-448"

@@ -1,17 +1,15 @@
-"""How a question and its images become model inputs: data and a function a format, not a subclass with a copied loop."""
+"""How a question and its images become model inputs: a function a format, not a subclass with a copied loop.
 
-from collections.abc import Callable
+Each takes the processor, the questions, the images of each question, and answers to be scored or None, and returns a
+left-padded `BatchFeature`. With answers it has `labels` [batch, positions]: the answer's ids and an end-of-sequence
+token after them, else -100.
+"""
+
 from typing import Any
 
 from PIL import Image
 
 from lmms_steer.errors import UserError
-
-PromptFormat = Callable[[Any, list[str], list[list[Image.Image]], list[str] | None], Any]
-"""(processor, questions, images of each question, answers to be scored or None) ▸ a left-padded `BatchFeature`.
-
-With answers, it has `labels` [batch, positions]: the answer's ids and an end-of-sequence token after them, else -100.
-"""
 
 
 def paligemma_prefix(

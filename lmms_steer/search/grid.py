@@ -65,5 +65,5 @@ def search(
 
 
 def best(cells: Sequence[Cell]) -> Cell:
-    """The most accurate cell; of equals the weakest, then the lowest layer (ties to the smaller alpha, as the paper)."""
+    """The most accurate cell; of equals the weakest (as in the paper), then the lowest layer."""
     return min(cells, key=lambda c: (-c.accuracy, c.alpha, c.layer, TOKENS.index(c.tokens)))

@@ -1,7 +1,7 @@
 """Steer a layer again and again without what cannot change: vision tower, embeddings and the layers up to it run once.
 
-With the intervention at layer l, everything below is the same for every strength and token target. One base pass keeps
-each layer's output and the arguments that the next one was called with; a cell of the search then runs layers l+1 … only.
+With the intervention at layer l, all below it is the same for every strength and token target. One base pass keeps each
+layer's output and the arguments that each was called with; a cell of the search then runs layers l+1 … only.
 """
 
 from typing import Any
@@ -46,7 +46,9 @@ class Replay:
         self.masks = {tokens: token_mask(ids, attention, image_ids, tokens) for tokens in ("image", "text", "both")}
         error = (self._finish(0, self.outputs[0]) - self.base).abs().max().item()
         if not error <= 1e-3 * max(1.0, self.base.abs().max().item()):
-            raise RuntimeError(f"replay is off by {error:.3g} without steering: {type(model).__name__} cannot be replayed")
+            raise RuntimeError(
+                f"replay is off by {error:.3g} without steering: {type(model).__name__} cannot be replayed"
+            )
 
     @torch.inference_mode()
     def steer(self, layer: int, delta: Tensor, tokens: str) -> Tensor:

@@ -39,20 +39,20 @@ _ALL_THINGS = tuple(thing for things in THINGS.values() for thing in things)
 _CLASSES = tuple(
     tuple(words.split())
     for words in (
-        "apple bag ball barn bed bird blanket boat book bottom box bread bridge brother cart cat cellar chair child clock"
-        " corner cup dog door farmer fence field fire fish flag flower friend garden gate girl hand harbour hat hill horse"
-        " house key kitchen lake lamp leaf letter map market mirror mother page path piano plate ribbon ring river road"
-        " roof room sand school ship shop side sister sofa soup spider stone story table teacher top tower train tree"
-        " village wall water well window boy car baker bank man floor",
-        "birds boots chairs children coins days dogs eggs horses leaves legs loaves maps numbers pages people plates roses"
-        " ships stars stones tickets windows",
-        "absent black blue bright broken careful clean closed cold dark empty false green grey heavy hot impossible"
-        " late long missing new old open orange pink purple quiet red ready round silver slow small smooth soft square"
-        " tall thick white wide wooden yellow big",
+        "apple bag ball barn bed bird blanket boat book bottom box bread bridge brother cart cat cellar chair"
+        " child clock corner cup dog door farmer fence field fire fish flag flower friend garden gate girl hand"
+        " harbour hat hill horse house key kitchen lake lamp leaf letter map market mirror mother page path piano"
+        " plate ribbon ring river road roof room sand school ship shop side sister sofa soup spider stone story"
+        " table teacher top tower train tree village wall water well window boy car baker bank man floor",
+        "birds boots chairs children coins days dogs eggs horses leaves legs loaves maps numbers pages people"
+        " plates roses ships stars stones tickets windows",
+        "absent black blue bright broken careful clean closed cold dark empty false green grey heavy hot"
+        " impossible late long missing new old open orange pink purple quiet red ready round silver slow small"
+        " smooth soft square tall thick white wide wooden yellow big",
         "above across behind below beside near under over inside outside into",
         "one two three four five six seven eight nine ten twelve several many few",
-        "bigger brighter colder darker faster heavier lighter longer older shorter slower smaller taller warmer younger"
-        " better worse",
+        "bigger brighter colder darker faster heavier lighter longer older shorter slower smaller taller warmer"
+        " younger better worse",
         "builds carries climbs closes cooks drinks eats opens paints pulls pushes reads throws washes writes holds",
         "dances flies jumps plays runs sings sleeps swims waits works",
         "always never often still soon finally today tomorrow yesterday now then later again early",
@@ -159,9 +159,10 @@ def vocabulary() -> list[str]:
     world = [*COLOURS, *SHAPES, *map(plural, SHAPES), *NUMBERS, *OPPOSITE, "yes", "no", "empty"]
     places = [f"{axis}{i}" for axis in "cr" for i in range(1, GRID + 1)]
     glue = (
-        "scene : , . ? ! ' - ( ) the a of is or are where how many what colour shape shapes there relative to and so plus"
-        " numbers number colours directions direction opposite in image list it after comes near side"
-        " select from the following choices answer en b c d e f each every at by carefully count find look"
+        "scene : , . ? ! ' - ( ) the a of is or are where how many what colour shape shapes there relative to"
+        " and so plus numbers number colours directions direction opposite in image list it after comes near"
+        " side select from the following choices answer en b c d e f each every at by carefully count find"
+        " look"
     ).split()
     classes = [word for words in _CLASSES for word in words]
     sentences = [word for sentence in (*_shipped_sentences(), *map(words_of, HINTS)) for word in sentence]

@@ -24,7 +24,7 @@ def _alone(scene: Scene, key: Callable[[Thing], str]) -> list[Thing]:
 def spatial(scene: Scene, rng: random.Random, vertical: float = 0.5) -> Question | None:
     """Left or right, above or below, of two objects whose colours are unique."""
     along_rows = rng.random() < vertical
-    place = (lambda t: t.row) if along_rows else (lambda t: t.column)
+    place: Callable[[Thing], int] = (lambda t: t.row) if along_rows else (lambda t: t.column)
     unique = _alone(scene, lambda t: t.colour)
     pairs = [(a, b) for a in unique for b in unique if place(a) != place(b)]
     if not pairs:
@@ -94,7 +94,7 @@ MIX: Mix = ("find", *["spatial"] * 3, *["counting"] * 2, *["colour"] * 2, "shape
 
 
 def ask(scene: Scene, rng: random.Random, mix: Mix = MIX, vertical: float = 0.5) -> Question:
-    """A question of a kind drawn from `mix` that this scene allows; small numbers are asked less often than they occur."""
+    """A question of a kind drawn from `mix` that this scene allows; small numbers are asked more rarely."""
     for _ in range(30):
         kind = rng.choice(mix)
         question = spatial(scene, rng, vertical) if kind == "spatial" else _ASK[kind](scene, rng)

@@ -14,6 +14,7 @@ import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, PaliGemmaForConditionalGeneration
@@ -58,18 +59,19 @@ def train(out: Path, seed: int, quick: bool) -> float:
     return sum(spent.values())
 
 
-def _text(stages: Path, seed: int, quick: bool) -> torch.nn.Module:  # noqa: ARG001
+def _text(stages: Path, seed: int, quick: bool) -> Any:  # noqa: ARG001
     model = text.train(seed, (text.Phase(6, 2e-3, curriculum=True),) if quick else text.PHASES)
     log.info("text: %.3f of the answers about unseen scenes in slots", text.answer_accuracy(model, seed + 1234))
     return model
 
 
-def _vision(stages: Path, seed: int, quick: bool) -> torch.nn.Module:  # noqa: ARG001
+def _vision(stages: Path, seed: int, quick: bool) -> Any:  # noqa: ARG001
     return vision.train(seed, steps=20, bank=200) if quick else vision.train(seed)
 
 
-def _mllm(stages: Path, seed: int, quick: bool) -> torch.nn.Module:
-    phases, bank = multimodal.PHASES, multimodal.BANK
+def _mllm(stages: Path, seed: int, quick: bool) -> Any:
+    phases: tuple[multimodal.Phase, ...] = multimodal.PHASES
+    bank = multimodal.BANK
     if quick:
         phases, bank = (multimodal.Phase(3, 1e-4, language_model=True),), 200
     return multimodal.train(seed, stages / "text", stages / "vision", phases, bank)

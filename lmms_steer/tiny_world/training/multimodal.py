@@ -1,7 +1,7 @@
 """Stage 3: the tiny PaliGemma 2. A projector in closed form, then a little training of projector and language model.
 
-The closed form makes a patch's output what the text model reads for that cell, in its own words. The training after it is
-short and slow on purpose: a language model that moves far from the backbone no longer answers to the backbone's vectors.
+The closed form makes a patch's output what the text model reads for that cell, in its own words. The training after it
+is short and slow on purpose: a language model that moves far from the backbone no longer answers to its vectors.
 """
 
 import logging
@@ -82,7 +82,9 @@ def image_features(model: PaliGemmaForConditionalGeneration, seen: Tensor) -> di
 @torch.no_grad()
 def look(model: PaliGemmaForConditionalGeneration, pictures: Tensor, batch: int = 500) -> Tensor:
     """Features of the (frozen) vision tower, before the projector: [n, 16, width]."""
-    parts = [model.model.vision_tower(pictures[i : i + batch]).last_hidden_state for i in range(0, len(pictures), batch)]
+    parts = [
+        model.model.vision_tower(pictures[i : i + batch]).last_hidden_state for i in range(0, len(pictures), batch)
+    ]
     return torch.cat(parts)
 
 

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
@@ -19,7 +20,8 @@ TASKS = ("spatial", "counting", "colour")
 def questions(task: str, style: str, count: int, seed: int) -> tuple[list[Image.Image], list[Question]]:
     """Fresh scenes with a question of one kind each."""
     rng = random.Random(f"{task}/{style}/{seed}")
-    pictures, asked = [], []
+    pictures: list[Image.Image] = []
+    asked: list[Question] = []
     while len(asked) < count:
         scene = sample_scene(rng, 2 if task == "spatial" else 1)
         question = ask(scene, rng, (task,))
@@ -56,7 +58,9 @@ def measure(out: Path, items: int) -> dict[str, float]:
     """`task/style` ▸ accuracy on `items` questions, and with shuffled pictures in the plain style."""
     folder = out / "tiny-paligemma2"
     result = {f"{t}/{s}": round(accuracy(folder, t, s, items), 3) for t in TASKS for s in STYLES}
-    return result | {f"{t}/plain, shuffled": round(accuracy(folder, t, "plain", items, shuffled=True), 3) for t in TASKS}
+    return result | {
+        f"{t}/plain, shuffled": round(accuracy(folder, t, "plain", items, shuffled=True), 3) for t in TASKS
+    }
 
 
 def compare(new: Path, shipped: Path) -> str:
@@ -72,18 +76,18 @@ def compare(new: Path, shipped: Path) -> str:
     for key, value in theirs["accuracy"].items():
         lines.append(f"{key:24}{mine['accuracy'][key]:8.3f}{value:9.3f}")
     cosines = [_word_cosines(folder / "tiny-gemma2") for folder in (new, shipped)]
-    lines.append(f"word similarities, new against shipped: r = {np.corrcoef(*cosines)[0, 1]:.3f}")
+    lines.append(f"word similarities, new against shipped: r = {np.corrcoef(cosines[0], cosines[1])[0, 1]:.3f}")
     same = mine["sha256"] == theirs["sha256"]
     lines.append(f"files are {'the same to the bit' if same else 'not the same to the bit'}; {mine['minutes']} minutes")
     return "\n".join(lines)
 
 
-def _word_cosines(folder: Path) -> np.ndarray:
+def _word_cosines(folder: Path) -> npt.NDArray[np.float32]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     from lmms_steer.tiny_world.tokenizer import vocabulary_ids
 
     ids = [vocabulary_ids()[word] for word in (*COLOURS, *NUMBERS, *OPPOSITE)]
     words = torch.nn.functional.normalize(model.get_input_embeddings().weight[ids].detach(), dim=1)
     upper = torch.triu_indices(len(ids), len(ids), offset=1)
-    cosines: np.ndarray = (words @ words.T)[upper[0], upper[1]].numpy()
+    cosines: npt.NDArray[np.float32] = (words @ words.T)[upper[0], upper[1]].numpy()
     return cosines

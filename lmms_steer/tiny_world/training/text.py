@@ -126,8 +126,8 @@ def collate(samples: list[corpus.Sample]) -> Batch:
         ids[i, : len(row)] = row
         weight[i, : len(row)] = weights
     has_slots = torch.tensor([sample.mode != "text" for sample in samples])
-    tensors = (torch.from_numpy(array) for array in (ids, weight, slots, prefix))
-    return Batch(*tensors, has_slots)
+    ids_, weight_, slots_, prefix_ = (torch.from_numpy(array) for array in (ids, weight, slots, prefix))
+    return Batch(ids_, weight_, slots_, prefix_, has_slots)
 
 
 def slot_embeddings(embed: torch.nn.Module, slots: Tensor) -> Tensor:
