@@ -2,6 +2,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# the tests run in two processes on two cores: more threads than that fight one another
+os.environ["OMP_NUM_THREADS"] = "1"
 
 from pathlib import Path
 from typing import Any

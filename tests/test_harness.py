@@ -37,7 +37,9 @@ def lmms_eval() -> Any:
 
     def run(args: str, *tasks: str, **more: Any) -> Any:
         settings = {"batch_size": 16, "limit": 32, "log_samples": True, "bootstrap_iters": 0, **more}
-        return simple_evaluate(model="steered_paligemma", model_args=args, tasks=list(tasks), task_manager=manager, **settings)
+        return simple_evaluate(
+            model="steered_paligemma", model_args=args, tasks=list(tasks), task_manager=manager, **settings
+        )
 
     return run
 
@@ -171,7 +173,9 @@ def test_scoring_an_answer_sees_the_steering_that_generating_it_sees(phase: str)
     lm = SteeredPaliGemma.create_from_arg_string(f"{TINY},vector=counting,layer=1,alpha=2,tokens=text,phase={phase}")
     row = load("counting", "test")[0]
     inputs = lm.model_inputs([row["question"]], [[row["image"]]])
-    out = lm.model.generate(**inputs, max_new_tokens=2, min_new_tokens=2, output_logits=True, return_dict_in_generate=True)
+    out = lm.model.generate(
+        **inputs, max_new_tokens=2, min_new_tokens=2, output_logits=True, return_dict_in_generate=True
+    )
     words = out.sequences[0, inputs["input_ids"].shape[1] :]
     expected = -torch.stack([step.log_softmax(-1)[0, w] for step, w in zip(out.logits, words, strict=True)]).mean()
     answer = lm.tokenizer.decode(words)
@@ -182,10 +186,30 @@ def test_scoring_an_answer_sees_the_steering_that_generating_it_sees(phase: str)
 
 
 def test_two_processes_give_the_score_of_one(tmp_path: Path) -> None:
-    args = ("-m", "lmms_eval", "--model", "steered_paligemma", "--tasks", "tiny_counting", "--limit", "30", "--log_samples")
+    args = (
+        "-m",
+        "lmms_eval",
+        "--model",
+        "steered_paligemma",
+        "--tasks",
+        "tiny_counting",
+        "--limit",
+        "30",
+        "--log_samples",
+    )
     spec = ("--model_args", f"{TINY},vector=counting,layer=4,alpha=0.5,tokens=text", "--batch_size", "8")
     one = command(sys.executable, *args, *spec, "--output_path", str(tmp_path / "one"))
-    two = command(str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "29613", *args, *spec, "--output_path", str(tmp_path / "two"))
+    two = command(
+        str(BIN / "torchrun"),
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "29613",
+        *args,
+        *spec,
+        "--output_path",
+        str(tmp_path / "two"),
+    )
     assert one.returncode == two.returncode == 0, two.stderr[-2000:]
     runs = [read_run(tmp_path / name) for name in ("one", "two")]
     assert runs[0].scores("tiny_counting") == runs[1].scores("tiny_counting")

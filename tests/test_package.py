@@ -14,7 +14,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def command(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(Path(sys.executable).parent / "lmms-steer"), *args], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "lmms-steer"), *args], capture_output=True, text=True, check=False
+    )
 
 
 def test_the_wheel_holds_every_file_of_the_package_tasks_and_vectors(tmp_path: Path) -> None:
@@ -22,7 +24,9 @@ def test_the_wheel_holds_every_file_of_the_package_tasks_and_vectors(tmp_path: P
     subprocess.run(line, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    tracked = subprocess.run(["git", "ls-files", "lmms_steer", "tasks", "vector_cache"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "lmms_steer", "tasks", "vector_cache"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     for name in tracked.stdout.split():
         assert (name if name.startswith("lmms_steer/") else f"lmms_steer/{name}") in held, name
     assert not [name for name in held if not name.startswith(("lmms_steer/", "lmms_steer-"))]
@@ -31,7 +35,10 @@ def test_the_wheel_holds_every_file_of_the_package_tasks_and_vectors(tmp_path: P
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (("extract", "--backbone", "tiny-gemma2", "--concept", "spatail"), "unknown concept 'spatail': did you mean 'spatial'"),
+        (
+            ("extract", "--backbone", "tiny-gemma2", "--concept", "spatail"),
+            "unknown concept 'spatail': did you mean 'spatial'",
+        ),
         (("extract", "--backbone", "tiny-gemma2", "--concept", "spatial", "--method", "mean"), "unknown method 'mean'"),
         (("extract", "--backbone", "no/such", "--concept", "spatial"), "cannot load the backbone 'no/such'"),
         (("extract", "--backbone", "tiny-gemma2", "--concept", "mine.yaml"), "cannot read the concept 'mine.yaml'"),

@@ -25,7 +25,10 @@ from lmms_steer.tiny_world.world import Thing
 
 DATA = Path(tasks_dir()) / "tiny_world" / "data"
 # nyu-visionx/CV-Bench, as its dataset card lists them
-CV_BENCH = "idx type task image question choices answer prompt filename source source_dataset source_filename target_class target_size bbox"
+CV_BENCH = (
+    "idx type task image question choices answer prompt filename source source_dataset source_filename"
+    " target_class target_size bbox"
+)
 
 
 @pytest.mark.parametrize(("task", "split"), list(question_sets.STYLES))
@@ -81,8 +84,9 @@ def test_both_tokenizers_know_every_word_and_agree() -> None:
     assert tiny.get_vocab() == vocabulary_ids()
     assert {word: mllm.get_vocab()[word] for word in vocabulary_ids()} == vocabulary_ids()
     for split in question_sets.SIZES:
-        for row in Dataset.from_parquet(str(DATA / f"spatial_{split}.parquet")).select(range(30)):
-            assert tiny.unk_token_id not in tiny(row["prompt"])["input_ids"], row["prompt"]
+        for task in PROMPTS:
+            for row in Dataset.from_parquet(str(DATA / f"{task}_{split}.parquet")).select(range(30)):
+                assert tiny.unk_token_id not in tiny(row["prompt"])["input_ids"], row["prompt"]
 
 
 def test_training_sentences_are_like_the_concepts_own_but_never_one_of_them() -> None:

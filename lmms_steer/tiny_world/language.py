@@ -155,7 +155,10 @@ def world_sentence(rng: random.Random) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that the tokenizer knows, in the order of its ids after the special tokens."""
+    """Every word that the tokenizer knows, in the order of its ids after the special tokens.
+
+    A word more in the concepts' sentences is another tokenizer: the checkpoints are then to be trained anew.
+    """
     world = [*COLOURS, *SHAPES, *map(plural, SHAPES), *NUMBERS, *OPPOSITE, "yes", "no", "empty"]
     places = [f"{axis}{i}" for axis in "cr" for i in range(1, GRID + 1)]
     glue = (

@@ -100,15 +100,19 @@ def _answers(task: str) -> int:
 
 def _row(task: str, split: str, number: int, scene: Scene, question: Question, rng: random.Random) -> dict[str, Any]:
     letters = "ABCDEF"
-    listed = "\n".join(f"({letters[i]}) {choice}" for i, choice in enumerate(question.choices))
+    choices = list(question.choices)
+    if task == "counting":
+        # the numbers stand in order in a question; as choices they must not tell the answer's letter
+        random.Random(f"{SEED}/{task}/{split}/{number}").shuffle(choices)
+    listed = "\n".join(f"({letters[i]}) {choice}" for i, choice in enumerate(choices))
     filename = f"tiny_{task}_{split}_{number:04d}.png"
     return {
         "idx": number,
         "type": "2D",
         "task": _CV_BENCH_TASK[task],
         "question": question.text,
-        "choices": list(question.choices),
-        "answer": f"({letters[question.choices.index(question.answer)]})",
+        "choices": choices,
+        "answer": f"({letters[choices.index(question.answer)]})",
         "prompt": f"{question.text} Select from the following choices.\n{listed}",
         "filename": filename,
         "source": "TinyWorld",

@@ -102,6 +102,11 @@ def finish(out: Path, seed: int, minutes: float, items: int) -> None:
         "command": "python -m lmms_steer.tiny_world.training --out FOLDER",
         "seed": seed,
         "minutes": round(minutes, 1),
+        "steps": {
+            "text": [phase.steps for phase in text.PHASES],
+            "vision": vision.STEPS,
+            "multimodal": [phase.steps for phase in multimodal.PHASES],
+        },
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")},
         "accuracy": measure(out, items),
         "sha256": {f"{f.parent.name}/{f.name}": hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
