@@ -92,7 +92,6 @@ def anchor_spans(pair: Pair) -> list[tuple[int, int]]:
 
 def _read_pairs(model: nn.Module, tokenizer: Any, pairs: Sequence[Pair], batch_size: int, title: str) -> _Read:
     found = _Read([], [], [], [], [], [])
-    tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     for start in tqdm(range(0, len(pairs), batch_size), desc=title, disable=None, leave=False):
@@ -100,6 +99,7 @@ def _read_pairs(model: nn.Module, tokenizer: Any, pairs: Sequence[Pair], batch_s
         batch = tokenizer(
             [pair.sentence for pair in chunk],
             padding=True,
+            padding_side="right",
             return_tensors="pt",
             return_offsets_mapping=True,
             return_special_tokens_mask=True,

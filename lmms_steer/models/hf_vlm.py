@@ -171,7 +171,7 @@ class HfVlm(lmms):  # type: ignore[misc]
         scores = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
         losses = -(scores * asked).sum(1) / asked.sum(1).clamp_min(1)
         greedy = ((logits.argmax(-1) == labels) | ~asked).all(1)
-        return [GenerationResult((float(loss), bool(best))) for loss, best in zip(losses, greedy, strict=True)]
+        return [GenerationResult((loss, best)) for loss, best in zip(losses.tolist(), greedy.tolist(), strict=True)]
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:  # noqa: ARG002
         """Not offered: what is generated tokens and what is prompt would change from round to round."""
