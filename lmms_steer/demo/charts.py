@@ -1,0 +1,80 @@
+"""The page's pictures, as SVG that a browser shows without a network."""
+
+import io
+import re
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# blue, orange and grey: told apart by a colour-blind reader, and each has a mark of its own
+BLUE, ORANGE, GREY = "#1f6fb4", "#d9670b", "#8a8f98"
+
+
+def points(value: float) -> str:
+    """`+1.2`, and plain `0.0` for what rounds to it."""
+    return f"{value:+.1f}" if abs(value) >= 0.05 else "0.0"
+
+
+def _svg(figure: Figure, name: str) -> str:
+    # the salt goes into the ids of the drawing's parts, which must differ between drawings on one page
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # names such as axes_1 are in every drawing: only the ids that something in the drawing points to stay
+    used = set(re.findall(r"#([\w-]+)", text))
+    return re.sub(r' id="([^"]*)"', lambda match: match.group(0) if match.group(1) in used else "", text)
+
+
+def colour_curve(curve: dict[str, Any]) -> str:
+    """P(red) against alpha at layers 0, 1 and 3: red's vector, blue's, and the range of five random ones."""
+    layers = ["0", "1", "3"]
+    figure = Figure(figsize=(9.5, 3.1))
+    axes = figure.subplots(1, len(layers), sharey=True)
+    alphas, p = curve["alphas"], curve["p_red"]
+    randoms = [name for name in p if name.startswith("random")]
+    for axis, layer in zip(axes, layers, strict=True):
+        values = np.array([p[name][layer] for name in randoms])
+        axis.fill_between(alphas, values.min(0), values.max(0), color=GREY, alpha=0.3, linewidth=0)
+        axis.plot(alphas, values.max(0), color=GREY, linestyle=":", label="largest of 5 random vectors")
+        axis.plot(alphas, p["blue"][layer], color=ORANGE, marker="s", markersize=4, label="blue's vector")
+        axis.plot(alphas, p["red"][layer], color=BLUE, marker="o", markersize=5, label="red's vector")
+        axis.set(title=f"layer {layer}", xlabel="alpha", ylim=(-0.03, 1.03))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("P(red)")
+    axes[-1].legend(frameon=False, fontsize=8, loc="upper left")
+    return _svg(figure, "curve")
+
+
+def search_map(task: str, search: dict[str, Any], alphas: list[float]) -> str:
+    """Accuracy gained on the select split by mean shift, in points: layer x alpha, one map a token target."""
+    cells = search["systems"]["mean_shift"]["cells"]
+    best = search["systems"]["mean_shift"]["best"]
+    layers = sorted({cell["layer"] for cell in cells})
+    targets = ("image", "text", "both")
+    values = {(c["tokens"], c["layer"], c["alpha"]): 100 * (c["accuracy"] - search["baseline"]) for c in cells}
+    limit = max(1.0, *(abs(v) for v in values.values() if abs(v) < 15)) if values else 1.0
+    figure = Figure(figsize=(9.5, 2.4))
+    for axis, target in zip(figure.subplots(1, 3, sharey=True), targets, strict=True):
+        grid = np.array([[values.get((target, layer, alpha), np.nan) for alpha in alphas] for layer in layers])
+        _heat(axis, grid, limit)
+        axis.set(title=f"{target} tokens", xlabel="alpha")
+        axis.set_xticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
+        axis.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+        if best["tokens"] == target:
+            x, y = alphas.index(best["alpha"]), layers.index(best["layer"])
+            axis.add_patch(mpl.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2))
+    figure.axes[0].set_ylabel("layer")
+    return _svg(figure, task)
+
+
+def _heat(axis: Axes, grid: "np.ndarray[Any, Any]", limit: float) -> None:
+    axis.imshow(grid, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    for (row, column), value in np.ndenumerate(grid):
+        if np.isfinite(value):
+            colour = "white" if abs(value) > 0.65 * limit else "black"
+            axis.text(column, row, points(value), ha="center", va="center", fontsize=7.5, color=colour)

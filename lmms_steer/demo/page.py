@@ -1,0 +1,77 @@
+"""`index.html`: the table, the curve, the maps and some scenes, in one file."""
+
+import base64
+import io
+import json
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from lmms_steer.comparison.logs import read_run
+from lmms_steer.demo.charts import colour_curve, search_map
+from lmms_steer.demo.plan import BACKBONE, CONCEPTS, MODEL, Folders
+from lmms_steer.demo.table import gain, verdict
+from lmms_steer.search.grid import ALPHAS
+from lmms_steer.tiny_world.question_sets import load
+from lmms_steer.vectors import write_atomically
+
+
+def write_page(folders: Folders, rows: list[dict[str, Any]]) -> None:
+    """Everything on it comes from the files in the demo's folder; texts are escaped."""
+    searches = {task: json.loads(folders.search(task).read_text(encoding="utf-8")) for task in CONCEPTS}
+    curve = json.loads(folders.curve.read_text(encoding="utf-8"))
+    template = files("lmms_steer.demo").joinpath("page.html").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    html = environment.from_string(template).render(
+        model=MODEL,
+        backbone=BACKBONE,
+        concepts=CONCEPTS,
+        rows=rows,
+        gain=gain,
+        verdicts={(task, split): verdict(rows, task, split) for task in CONCEPTS for split in ("test", "ood")},
+        curve=curve,
+        largest_random=max(p["0"][4] for name, p in curve["p_red"].items() if name.startswith("random")),
+        # our own drawing, with no text from outside
+        curve_svg=Markup(colour_curve(curve)),
+        maps={task: Markup(search_map(task, search, list(ALPHAS))) for task, search in searches.items()},
+        searches=searches,
+        scenes={task: _scenes(folders, task) for task in CONCEPTS},
+    )
+    write_atomically(folders.page, html.encode())
+
+
+def _scenes(folders: Folders, task: str, each: int = 3) -> list[dict[str, Any]]:
+    """Questions that mean shift fixed, that it broke, and that it left as they were."""
+    baseline, steered = (read_run(folders.run(task, s)).samples[f"tiny_{task}"] for s in ("baseline", "mean_shift"))
+    after = {sample["doc_id"]: sample for sample in steered.values()}
+    kinds: dict[str, list[dict[str, Any]]] = {"fixed": [], "broken": [], "unchanged": []}
+    for sample in sorted(baseline.values(), key=lambda s: s["doc_id"]):
+        change = after[sample["doc_id"]]["score"] - sample["score"]
+        kind = "fixed" if change > 0 else "broken" if change < 0 else "unchanged"
+        if len(kinds[kind]) < each:
+            kinds[kind].append(sample)
+    rows = load(task, "test")
+    scenes = []
+    for kind, samples in kinds.items():
+        for sample in samples:
+            row, other = rows[sample["doc_id"]], after[sample["doc_id"]]
+            scenes.append(
+                {
+                    "kind": kind,
+                    "image": _data_uri(row["image"]),
+                    "question": row["question"],
+                    "answer": row["choices"]["ABCDEF".index(row["answer"].strip("()"))],
+                    "before": sample["filtered_resps"],
+                    "after": other["filtered_resps"],
+                }
+            )
+    return scenes
+
+
+def _data_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
