@@ -76,7 +76,11 @@ def list_vectors() -> None:
     found = list(entries())
     width = max((len(entry.name) for entry in found), default=0)
     for entry in found:
-        made = read_provenance(entry.path)
+        try:
+            made = read_provenance(entry.path)
+        except UserError as error:
+            _say(f"{entry.name:{width}}  damaged: {error}")
+            continue
         shape = f"{made['n_layers']} layers x {made['hidden_size']}"
         _say(f"{entry.name:{width}}  {shape:16}  {entry.origin:8} {made['settings'].get('anchors', '-')} anchors")
     _say(f"\n{len(found)} vectors; yours are kept in {user_store()}")

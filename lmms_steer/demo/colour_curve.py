@@ -31,14 +31,21 @@ def measure(folders: Folders, scenes: int = SCENES) -> dict[str, Any]:
     replay = Replay(lm.model, lm.model_inputs(questions, pictures))
     red = lm.first_token("red")
     folder = folders.vectors / BACKBONE
-    vectors = {colour: SteeringVectors.load(folder / f"colour-{colour}" / "mean_shift.safetensors") for colour in ("red", "blue")}
+    vectors = {
+        colour: SteeringVectors.load(folder / f"colour-{colour}" / "mean_shift.safetensors")
+        for colour in ("red", "blue")
+    }
     for seed in RANDOM_SEEDS:
         vectors[f"random-{seed}"] = SteeringVectors.load(folder / "colour-red" / f"random-{seed}.safetensors")
     curves: dict[str, dict[str, list[float]]] = {}
     for name, vector in vectors.items():
         curves[name] = {
             str(layer): [
-                float(replay.steer(layer, torch.from_numpy(vector[layer].copy()) * alpha, "image").softmax(-1)[:, red].mean())
+                float(
+                    replay.steer(layer, torch.from_numpy(vector[layer].copy()) * alpha, "image")
+                    .softmax(-1)[:, red]
+                    .mean()
+                )
                 for alpha in ALPHAS
             ]
             for layer in LAYERS
@@ -53,4 +60,6 @@ def colour_curve(folders: Folders) -> str:
     found = measure(folders)
     write_atomically(folders.curve, json.dumps(found, indent=1).encode())
     red = found["p_red"]["red"]["0"]
-    return f"P(red) of yellow and orange things, layer 0: {red[0]:.3f} at alpha 0, {red[ALPHAS.index(1.0)]:.3f} at alpha 1"
+    return (
+        f"P(red) of yellow and orange things, layer 0: {red[0]:.3f} at alpha 0, {red[ALPHAS.index(1.0)]:.3f} at alpha 1"
+    )

@@ -122,7 +122,9 @@ def _finished(folder: Path, names: list[str]) -> Run | None:
         run = read_run(folder)
     except UserError:
         return None
-    complete = all(name in run.samples and len(run.samples[name]) == run.results["n-samples"][name]["effective"] for name in names)
+    complete = all(
+        name in run.samples and len(run.samples[name]) == run.results["n-samples"][name]["effective"] for name in names
+    )
     return run if complete else None
 
 

@@ -17,11 +17,11 @@ def verdict(rows: list[dict[str, Any]], task: str, split: str) -> str:
     shift = mine["mean_shift"]
     randoms = [row["gain"] for name, row in mine.items() if name.startswith("random")]
     if shift["gain"] > 0 and shift["low"] > 0 and shift["gain"] > max(randoms):
-        return "mean shift gains, and more than each of the five random vectors"
+        return "mean shift gains (uncorrected), and more than each of the five random vectors"
     if shift["gain"] > 0 and shift["low"] > 0:
         return "mean shift gains, but not more than the best random vector: no evidence for the concept"
     if shift["high"] < 0:
-        return "mean shift loses"
+        return "mean shift loses (its interval, uncorrected, is below 0)"
     return "no difference that this many questions can show: a null result"
 
 
@@ -47,4 +47,5 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for task in dict.fromkeys(row["task"] for row in rows):
         for split in ("test", "ood"):
             console.print(f"{task}, {split}: {verdict(rows, task, split)}", highlight=False)
-    console.print("p is not corrected for the number of comparisons. The tiny model shows the method; it is no evidence about real models.")
+    console.print("Intervals and p are not corrected for the number of comparisons.")
+    console.print("The tiny model shows the method; it is no evidence about real models.")
