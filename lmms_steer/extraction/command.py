@@ -1,5 +1,6 @@
 """`lmms-steer extract`: load the backbone once, read each concept once, file one vector a concept and method."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,10 @@ def extract(
     )
     from lmms_steer.extraction.extract import METHODS, Backbone
 
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
     for method in methods:
         if method not in METHODS:
             raise unknown("method", method, METHODS)
