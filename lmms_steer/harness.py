@@ -18,9 +18,11 @@ def manifests() -> "list[ModelManifest]":
     from lmms_eval.models.registry_v2 import ModelManifest
 
     try:
-        from lmms_steer.lmms_eval_seams import index_our_tasks
+        # the list commands (`lmms-eval models`) need no task, and the import behind this line takes ten seconds
+        if "lmms_eval.cli.models_cmd" not in sys.modules:
+            from lmms_steer.lmms_eval_seams import index_our_tasks
 
-        index_our_tasks()
+            index_our_tasks()
         # `lmms-eval models` lists these tables, not the registry
         listed = getattr(sys.modules.get("lmms_eval.models"), "AVAILABLE_SIMPLE_MODELS", {})
         for name, path in MODELS.items():

@@ -228,3 +228,12 @@ def test_our_own_command_lists_what_lmms_eval_indexes(lmms_eval: Any) -> None:
 def test_importing_the_package_and_asking_for_help_load_no_torch() -> None:
     code = "import sys, lmms_steer, lmms_steer.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
     assert command(sys.executable, "-c", code).stdout.split() == ["False", "False"]
+
+
+def test_lmms_eval_lists_our_model_without_loading_its_tasks() -> None:
+    code = (
+        "import sys; sys.argv = ['lmms-eval', 'models']; from lmms_eval.cli.dispatch import main; main();"
+        "print('tasks loaded:', 'lmms_eval.tasks' in sys.modules)"
+    )
+    listed = command(sys.executable, "-c", code).stdout
+    assert "steered_paligemma" in listed and "tasks loaded: False" in listed
