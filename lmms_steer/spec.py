@@ -165,10 +165,7 @@ def _name(value: object) -> str:
 def _layer(value: object) -> int | None:
     if value is None:
         return None
-    try:
-        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
-        number = math.nan
+    number = _number(value)
     if not math.isfinite(number) or number != int(number):
         raise UserError(f"layer={value}: expected one whole number, the 0-based decoder layer")
     if number < 0:
@@ -179,10 +176,15 @@ def _layer(value: object) -> int | None:
 def _alpha(value: object) -> float | None:
     if value is None:
         return None
-    try:
-        number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
-        number = math.nan
+    number = _number(value)
     if not math.isfinite(number):
         raise UserError(f"alpha={value}: expected a finite number, as in alpha=0.5")
     return number
+
+
+def _number(value: object) -> float:
+    """The number that was typed, or nan for what is none; `True` is none."""
+    try:
+        return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+    except ValueError:
+        return math.nan

@@ -95,6 +95,7 @@ def test_a_mistake_ends_the_command_line_with_our_line_and_a_status(args: str, e
         ("vector=a,b", "cannot read --model_args"),
         ("batch_size=0", "batch_size=0"),
         ("dtype=float8", "unknown dtype 'float8'"),
+        ("trust_remote_code=no", "expected True or False"),
     ],
 )
 def test_mistakes_in_model_args_are_one_line(args: str, expected: str) -> None:

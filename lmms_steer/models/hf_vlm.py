@@ -1,12 +1,10 @@
 """A batched lmms-eval wrapper for image-text-to-text models of transformers: generation, log-likelihood, unsteered."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
-import yaml
 from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
@@ -17,19 +15,17 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from lmms_steer.backbones import checkpoint
-from lmms_steer.errors import UserError, one_line, unknown
+from lmms_steer.errors import UserError, unknown
 from lmms_steer.intervention.phase import continuation
-
-_GENERATE_KEYS = (
-    "max_new_tokens",
-    "min_new_tokens",
-    "num_beams",
-    "top_k",
-    "repetition_penalty",
-    "length_penalty",
-    "no_repeat_ngram_size",
+from lmms_steer.models.settings import (
+    checked_dtype,
+    cut,
+    generate_settings,
+    loaded,
+    positive,
+    read_answer_bias,
+    yes_or_no,
 )
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 class HfVlm(lmms):  # type: ignore[misc]
@@ -70,27 +66,24 @@ class HfVlm(lmms):  # type: ignore[misc]
             raise unknown("model_arg", name, self.known_args())
         self.pretrained = str(pretrained) if pretrained is not None else self.default_pretrained
         self.prompt_prefix = f"{prompt_prefix} " if prompt_prefix else ""
-        self.batch_size_per_gpu = _positive("batch_size", batch_size)
+        self.batch_size_per_gpu = positive("batch_size", batch_size)
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         self._device = torch.device(device) if device is not None else self.accelerator.device
-        if dtype not in _DTYPES:
-            raise unknown("dtype", dtype, _DTYPES)
-        if dtype == "auto" and self._device.type == "cpu":
-            dtype = "float32"
-        options: dict[str, Any] = {"trust_remote_code": bool(trust_remote_code)}
+        dtype = checked_dtype(dtype, self._device)
+        options: dict[str, Any] = {"trust_remote_code": yes_or_no("trust_remote_code", trust_remote_code)}
         if revision is not None:
             options["revision"] = str(revision)
         source = checkpoint(self.pretrained)
-        self.config = _loaded(self.pretrained, AutoConfig.from_pretrained, source, **options)
+        self.config = loaded(self.pretrained, AutoConfig.from_pretrained, source, **options)
         self.prepare()
-        self.processor = _loaded(self.pretrained, AutoProcessor.from_pretrained, source, **options)
+        self.processor = loaded(self.pretrained, AutoProcessor.from_pretrained, source, **options)
         self.processor.tokenizer.padding_side = "left"
         if attn_implementation is not None:
             options["attn_implementation"] = attn_implementation
-        model = _loaded(self.pretrained, AutoModelForImageTextToText.from_pretrained, source, dtype=dtype, **options)
+        model = loaded(self.pretrained, AutoModelForImageTextToText.from_pretrained, source, dtype=dtype, **options)
         self.model = model.to(self._device).eval()
-        self.answer_bias = _answer_bias(answer_bias, self.tokenizer) if answer_bias is not None else None
+        self.answer_bias = read_answer_bias(answer_bias, self.tokenizer) if answer_bias is not None else None
 
     def prepare(self) -> None:
         """Called when the config is known and before the weights are read, to refuse early what cannot work."""
@@ -125,11 +118,11 @@ class HfVlm(lmms):  # type: ignore[misc]
                 settings = dict(chunk[0][1])
                 until = settings.pop("until", None) or []
                 inputs = self.model_inputs([args[0] for args in chunk], [self._images(args[2:]) for args in chunk])
-                output = self.model.generate(**inputs, sequence_bias=self.answer_bias, **_generate_settings(settings))
+                output = self.model.generate(**inputs, sequence_bias=self.answer_bias, **generate_settings(settings))
                 prompts = inputs["attention_mask"].sum(1).tolist()
                 for row, prompt in zip(output[:, inputs["input_ids"].shape[1] :], prompts, strict=True):
                     count = int((row != self.tokenizer.pad_token_id).sum())
-                    text = _cut(self.tokenizer.decode(row, skip_special_tokens=True), until)
+                    text = cut(self.tokenizer.decode(row, skip_special_tokens=True), until)
                     results.append(GenerationResult(text, TokenCounts(int(prompt), count)))
                 bar.update(len(chunk))
         ordered: list[GenerationResult] = collator.get_original(results)
@@ -215,50 +208,3 @@ class HfVlm(lmms):  # type: ignore[misc]
             raise UserError(
                 "--use_cache cannot hold log-likelihoods (lmms-eval 0.7.3): run multiple-choice tasks without it"
             )
-
-
-def _loaded(name: str, load: Callable[..., Any], source: str, **options: Any) -> Any:
-    try:
-        return load(source, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"cannot load the checkpoint {name!r}: {one_line(error)}") from error
-
-
-def _answer_bias(path: str, tokenizer: Any) -> dict[tuple[int], float]:
-    try:
-        words = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        first = {word: tokenizer(str(word), add_special_tokens=False)["input_ids"][0] for word in words}
-        return {(first[word],): float(bias) for word, bias in words.items()}
-    except (OSError, yaml.YAMLError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(
-            f"cannot read answer_bias={path}: expected a YAML file of word: number ({one_line(error)})"
-        ) from error
-
-
-def _positive(name: str, value: int | str) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise UserError(f"{name}={value}: expected a whole number from 1 up")
-    return number
-
-
-def _generate_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    chosen = {key: settings[key] for key in _GENERATE_KEYS if settings.get(key) is not None}
-    temperature = settings.get("temperature")
-    sample = bool(settings.get("do_sample", (temperature or 0) > 0))
-    if sample:
-        chosen |= {k: settings[k] for k in ("temperature", "top_p") if settings.get(k) is not None}
-    return {"max_new_tokens": 1024, **chosen, "do_sample": sample}
-
-
-def _cut(text: str, until: str | Sequence[str]) -> str:
-    for stop in _strings(until):
-        text = text.split(stop, maxsplit=1)[0]
-    return text
-
-
-def _strings(until: str | Sequence[str]) -> Iterator[str]:
-    yield from (stop for stop in ([until] if isinstance(until, str) else until) if stop)
