@@ -37,6 +37,17 @@ def vlm(request: pytest.FixtureRequest, checkpoints: dict[str, Any]) -> Any:
     return (request.param, *checkpoints[request.param])
 
 
+@pytest.fixture(params=[name for name in BUILDERS if not name.startswith("paligemma")])
+def causal_vlm(request: pytest.FixtureRequest, checkpoints: dict[str, Any]) -> Any:
+    """As `vlm`, of the architectures whose prompt does not see what comes after it.
+
+    PaliGemma itself gives other tokens without a cache: its bidirectional prompt grows by each one.
+    """
+    if request.param not in checkpoints:
+        checkpoints[request.param] = build(request.param)
+    return (request.param, *checkpoints[request.param])
+
+
 def picture(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
