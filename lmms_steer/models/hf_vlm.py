@@ -1,5 +1,6 @@
 """A batched lmms-eval wrapper for image-text-to-text models of transformers: generation, log-likelihood, unsteered."""
 
+import atexit
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -69,6 +70,8 @@ class HfVlm(lmms):  # type: ignore[misc]
         self.batch_size_per_gpu = positive("batch_size", batch_size)
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        if self._world_size > 1:
+            atexit.register(_leave_process_group)
         self._device = torch.device(device) if device is not None else self.accelerator.device
         dtype = checked_dtype(dtype, self._device)
         options: dict[str, Any] = {"trust_remote_code": yes_or_no("trust_remote_code", trust_remote_code)}
@@ -208,3 +211,9 @@ class HfVlm(lmms):  # type: ignore[misc]
             raise UserError(
                 "--use_cache cannot hold log-likelihoods (lmms-eval 0.7.3): run multiple-choice tasks without it"
             )
+
+
+def _leave_process_group() -> None:
+    # lmms-eval leaves it open, and its threads can then abort the interpreter's exit after all results are written
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
