@@ -5,7 +5,7 @@ Each wraps one public function, does nothing for models that are not ours, and i
 * `TaskManager.initialize_tasks`: our task folder is indexed without `--include_path`;
 * `evaluator.evaluate`: the results say, under `steering`, what was done to the model;
 * `GeneralConfigTracker._get_model_name`: the output folder names the spec, so that two runs stand apart;
-* `ResponseCache.create`: the cache's key holds the spec's hash, so that a changed vector gives no stale answers;
+* `ResponseCache.create`: the cache's key holds a hash of vectors and answer bias: changed files give no stale answers;
 * `cli_evaluate` catches every `Exception` and exits with 0: a user's mistake leaves as `SystemExit(2)`.
 """
 
@@ -13,6 +13,7 @@ import functools
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from lmms_steer.errors import UserError
 from lmms_steer.resolve import ResolvedSpec
@@ -30,8 +31,11 @@ class SteeredModel(Protocol):
     @property
     def steering_record(self) -> dict[str, Any]: ...
 
+    @property
+    def cache_key(self) -> str | None: ...
 
-_by_args: dict[str, SteeredModel] = {}
+
+_by_args: WeakValueDictionary[str, SteeredModel] = WeakValueDictionary()
 """`--model_args` as typed ▸ the model that was made from it last: lmms-eval hands no more than the string around."""
 
 
@@ -105,8 +109,8 @@ def _with_hash(original: Callable[..., Any]) -> Callable[..., Any]:
         lm = _by_args.get(model_args) if isinstance(model_args, str) else None
         if lm is not None:
             lm.response_cache_in_use = True
-            if lm.resolved.spec:
-                model_args = f"{model_args},spec_sha256={lm.resolved.sha256}"
+            if lm.cache_key is not None:
+                model_args = f"{model_args},steering_sha256={lm.cache_key}"
         return original(cls, cache_root, model_args=model_args, **kwargs)
 
     return create

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +84,6 @@ class SteeringSpec:
     @property
     def complete(self) -> bool:
         return all(i.complete for i in self.interventions)
-
-    def with_vectors(self, names: Mapping[str, str]) -> "SteeringSpec":
-        """The same spec with its vectors named anew, as a result should name them."""
-        return SteeringSpec(tuple(replace(i, vector=names.get(i.vector, i.vector)) for i in self.interventions))
 
     @classmethod
     def parse(cls, line: str) -> "SteeringSpec":

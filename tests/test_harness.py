@@ -164,6 +164,12 @@ def test_an_answer_bias_changes_which_answer_is_given(lmms_eval: Any, tmp_path: 
     (tmp_path / "b.yaml").write_text("six: 50.0\n")
     results = lmms_eval(f"{TINY},answer_bias={tmp_path / 'b.yaml'}", "tiny_counting", limit=8)
     assert all(s["filtered_resps"][0].startswith("six") for s in results["samples"]["tiny_counting"])
+    assert results["steering"]["answer_bias"] == {"six": 50.0}
+    cached = {"limit": 8, "use_cache": str(tmp_path / "cache")}
+    for word in ("six", "one"):
+        (tmp_path / "b.yaml").write_text(f"{word}: 50.0\n")
+        results = lmms_eval(f"{TINY},answer_bias={tmp_path / 'b.yaml'}", "tiny_counting", **cached)
+        assert {s["filtered_resps"][0] for s in results["samples"]["tiny_counting"]} == {word}
     (tmp_path / "b.yaml").write_text("- six\n")
     with pytest.raises(UserError, match="answer_bias"):
         SteeredPaliGemma.create_from_arg_string(f"{TINY},answer_bias={tmp_path / 'b.yaml'}")

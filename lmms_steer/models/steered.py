@@ -1,5 +1,7 @@
 """Steering on top of the unsteered wrapper: the spec comes from `--model_args`, and stands in what is logged."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Mapping
 from typing import Any, Self
@@ -47,7 +49,16 @@ class SteeredVlm(HfVlm):
     @property
     def steering_record(self) -> dict[str, Any]:
         """What the results file says under `steering`."""
-        return {"model": self.pretrained, **self.resolved.record()}
+        bias = {self.tokenizer.decode(list(token)): value for token, value in (self.answer_bias or {}).items()}
+        return {"model": self.pretrained, **self.resolved.record(), **({"answer_bias": bias} if bias else {})}
+
+    @property
+    def cache_key(self) -> str | None:
+        """A hash of the vectors and biases that were read from files, for caches of answers; None for the baseline."""
+        if not self.resolved.spec and not self.answer_bias:
+            return None
+        done = [self.resolved.sha256, sorted((self.answer_bias or {}).items())]
+        return hashlib.sha256(json.dumps(done).encode()).hexdigest()
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> Self:
