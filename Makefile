@@ -21,11 +21,13 @@ bench: $(READY)
 
 # the vectors that ship, from the sentences that ship
 vectors: $(READY)
-	$(BIN)/lmms-steer extract --backbone tiny-gemma2 --concept all --store vector_cache
+	$(BIN)/lmms-steer extract --backbone tiny-gemma2 --concept all --store vector_cache --judge none \
+		--method mean_shift,linear_probe,sae,sae_denoised,pca,shuffled
 
 # both tiny checkpoints from scratch, compared with the shipped ones
 retrain: $(READY)
 	$(BIN)/python -m lmms_steer.tiny_world.training --out retrained
+	$(BIN)/python -m lmms_steer.tiny_world.training.sae --out retrained
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,19 +1,24 @@
-"""Which text backbone an MLLM is built on, and where a checkpoint that a user names is to be loaded from."""
+"""Which text backbone an MLLM is built on, which SAEs read it, and where a named checkpoint is loaded from."""
 
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 
 import yaml
 
-from lmms_steer.tiny_world.paths import TINY_MODELS, weights_dir
+from lmms_steer.tiny_world.paths import TINY_MODELS, TINY_SAE, weights_dir
 
 
 @cache
-def table() -> dict[str, str]:
-    """MLLM ▸ backbone, both as a user names them (`backbones.yaml`)."""
+def _tables() -> dict[str, dict[str, str]]:
     text = files("lmms_steer").joinpath("backbones.yaml").read_text(encoding="utf-8")
-    data: dict[str, str] = yaml.safe_load(text)
+    data: dict[str, dict[str, str]] = yaml.safe_load(text)
     return data
+
+
+def table() -> dict[str, str]:
+    """MLLM (with `*` for any text) ▸ backbone, both by their full names (`backbones.yaml`)."""
+    return _tables()["mllms"]
 
 
 def short_name(model: str) -> str:
@@ -24,7 +29,7 @@ def short_name(model: str) -> str:
 def backbone_of(model: str) -> str | None:
     """The short name of an MLLM's text backbone, or None where the table has none."""
     for mllm, backbone in table().items():
-        if model == mllm or short_name(model) == short_name(mllm):
+        if fnmatchcase(model, mllm) or fnmatchcase(short_name(model), short_name(mllm)):
             return short_name(backbone)
     return None
 
@@ -38,3 +43,10 @@ def backbone_checkpoint(backbone: str) -> str:
     """As `checkpoint`, for a backbone that may be named by its short name (`gemma-2-2b`)."""
     full = {short_name(name): name for name in table().values()}
     return checkpoint(full.get(backbone, backbone))
+
+
+def sae_of(backbone: str) -> str | None:
+    """The SAEs that read a backbone, `RELEASE:ID` of sae-lens or a folder; None where none are known."""
+    known = {short_name(name): sae for name, sae in _tables()["saes"].items()}
+    sae = known.get(short_name(backbone))
+    return str(weights_dir(TINY_SAE)) if sae == TINY_SAE else sae

@@ -53,17 +53,47 @@ def _options(
 
 @app.command()
 def extract(
-    backbone: Annotated[str, typer.Option(help="Text model: a Hub id, a folder, or tiny-gemma2.")],
-    concept: Annotated[str, typer.Option(help="A concept, several with commas, a YAML file, or all.")],
-    method: Annotated[str, typer.Option(help="How directions are computed; several with commas.")] = "mean_shift",
+    backbone: Annotated[
+        str, typer.Option(help="Text model (a Hub id, a folder, tiny-gemma2), or an MLLM for its language model.")
+    ],
+    concept: Annotated[str, typer.Option(help="A concept, several with commas, a YAML, JSONL or CSV file, or all.")],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How directions are computed, several with commas: mean_shift, linear_probe, sae, sae_denoised, pca;"
+            " controls: random, shuffled, wrong_concept, of the mean shift, or of METHOD as METHOD-shuffled."
+        ),
+    ] = "mean_shift",
     store: Annotated[Path | None, typer.Option(help="Store to file them in; yours where unsaid.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of random choices.")] = 0,
+    sae: Annotated[
+        str | None,
+        typer.Option(help="sae-lens release, RELEASE:ID with {layer} in it, or folder; the table's if unsaid."),
+    ] = None,
+    judge: Annotated[
+        str, typer.Option(help="Who checks SAE features: llm (OPENAI_API_KEY, OPENAI_BASE_URL), ask (you) or none.")
+    ] = "llm",
+    neutral: Annotated[
+        Path | None, typer.Option(help="Text, a sentence a line, for the contexts that a judge sees.")
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="JSONL of image, prompt, contrast: read an MLLM on pictures, not on sentences.")
+    ] = None,
+    paper_exact: Annotated[
+        bool, typer.Option("--paper-exact", help="The released code's arithmetic for sae, with its slips.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Sentences a forward call.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0, …")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, …; float32 on a processor.")] = None,
 ) -> None:
     """Make a concept's vectors from a text backbone, at every layer in one pass."""
     from lmms_steer.extraction.command import extract as run
+    from lmms_steer.extraction.methods import Settings
 
-    for line in run(backbone, concept.split(","), method.split(","), store, batch_size, device):
+    settings = Settings(seed=seed, paper_exact=paper_exact, sae=sae, judge=judge, neutral=neutral)
+    for line in run(
+        backbone, concept.split(","), method.split(","), store, batch_size, device, dtype, settings, questions
+    ):
         _say(line)
 
 
@@ -87,19 +117,95 @@ def list_vectors() -> None:
 
 
 @vectors_app.command("show")
-def show_vector(name: str) -> None:
-    """Where a vector comes from, and its norm at each layer."""
-    import numpy as np
-    import yaml
+def show_vector(
+    name: str,
+    picture: Annotated[Path | None, typer.Option(help="Also draw it into this file (.png, .svg, .pdf).")] = None,
+    words: Annotated[bool, typer.Option(help="Words by the logit lens: its model is loaded for them.")] = True,
+) -> None:
+    """Where a vector comes from; norm, probe accuracy, cosines with others and words, layer by layer."""
+    from lmms_steer.inspection.describe import describe, lines
+    from lmms_steer.store import find
 
+    shown = describe(find(name, None).path, words)
+    for line in lines(shown):
+        _say(line)
+    if picture is not None:
+        from lmms_steer.inspection.picture import draw
+
+        _say(f"\n{draw(shown, picture)}")
+
+
+@vectors_app.command("compare")
+def compare_vectors(first: str, second: str) -> None:
+    """The cosine of two vectors at each layer: of two methods, two models, two checkpoints."""
+    from lmms_steer.inspection.describe import compared
     from lmms_steer.store import find
     from lmms_steer.vectors import SteeringVectors
 
-    vectors = SteeringVectors.load(find(name, None).path)
-    _say(yaml.safe_dump({"sha256": vectors.sha256, **vectors.provenance}, sort_keys=False, allow_unicode=True).rstrip())
-    _say("norms:")
-    for layer in vectors:
-        _say(f"  {layer}: {float(np.linalg.norm(vectors[layer])):.4g}")
+    for line in compared(*(SteeringVectors.load(find(name, None).path) for name in (first, second))):
+        _say(line)
+
+
+@vectors_app.command("export")
+def export_vector(
+    name: str,
+    to: Annotated[str, typer.Option(help="lm-eval, gguf (llama.cpp, repeng, EasySteer) or pt (a state dict).")],
+    out: Annotated[Path, typer.Option(help="The file to write.")],
+    layer: Annotated[int | None, typer.Option(min=0, help="This layer alone.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Strength to write it with; 1 where unsaid.")] = None,
+) -> None:
+    """Write a vector as another tool's file."""
+    from lmms_steer.exchange.formats import export
+    from lmms_steer.store import find
+    from lmms_steer.vectors import SteeringVectors
+
+    for line in export(SteeringVectors.load(find(name, None).path), to, out, layer, alpha):
+        _say(line)
+
+
+@vectors_app.command("import")
+def import_vector(
+    file: Path,
+    backbone: Annotated[str, typer.Option(help="The model that it was made from.")],
+    concept: Annotated[str, typer.Option(help="What it is about.")],
+    method: Annotated[str, typer.Option(help="How it was made.")] = "imported",
+    layer: Annotated[int | None, typer.Option(min=0, help="Where a single tensor belongs.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Store to file it in; yours where unsaid.")] = None,
+) -> None:
+    """Read another tool's file (.gguf, .pt) into a store; a .pt is read as tensors only and runs no code."""
+    from lmms_steer.backbones import short_name
+    from lmms_steer.exchange.formats import read
+    from lmms_steer.store import save
+
+    made = {"model": short_name(backbone), "model_id": backbone, "concept": concept, "method": method}
+    vectors = read(file, layer, made)
+    _say(f"{vectors.name}: {len(vectors.layers)} layers x {vectors.hidden_size} -> {save(vectors, store)}")
+
+
+@vectors_app.command("push")
+def push_vectors(
+    names: Annotated[list[str], typer.Argument(help="Vectors of a store.")],
+    repo: Annotated[str, typer.Option(help="Repository on the Hub: user/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Where it does not exist yet.")] = False,
+) -> None:
+    """Upload vectors to the Hugging Face Hub, with a card written from their provenance."""
+    from lmms_steer.exchange.hub import push
+
+    for line in push(names, repo, private):
+        _say(line)
+
+
+@vectors_app.command("pull")
+def pull_vectors(
+    repo: Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Store to file them in; yours where unsaid.")] = None,
+) -> None:
+    """Download every vector of a repository on the Hugging Face Hub."""
+    from lmms_steer.exchange.hub import pull
+
+    for line in pull(repo, revision, store):
+        _say(line)
 
 
 @concepts_app.command("list")
@@ -109,6 +215,18 @@ def list_concepts() -> None:
 
     for concept in concepts.shipped():
         _say(f"{concept.name:14} {len(concept.pairs):3} pairs  {concept.about}")
+
+
+@concepts_app.command("show")
+def show_concept(
+    name: Annotated[str, typer.Argument(help="A concept that ships, or a YAML, JSONL or CSV file.")],
+    backbone: Annotated[str | None, typer.Option(help="Part the anchors into this model's tokens.")] = None,
+) -> None:
+    """The sentences, with the anchors marked as the backbone's tokenizer splits them."""
+    from lmms_steer.extraction.show_concept import show
+
+    for line in show(name, backbone):
+        _say(line)
 
 
 @app.command()

@@ -5,8 +5,9 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from lmms_steer import store
+from lmms_steer import concepts, store
 from lmms_steer.backbones import backbone_of, short_name
+from lmms_steer.controls import control_of
 from lmms_steer.errors import UserError
 from lmms_steer.spec import Intervention, SteeringSpec
 from lmms_steer.vectors import SteeringVectors
@@ -100,11 +101,17 @@ def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVect
             vector = SteeringVectors.load(entry.path)
         intervention, note = _complete(typed, entry, vector, model)
         notes += note
+        if intervention.control is not None:
+            vector = control_of(vector, intervention.control, _stored, concepts.names())
         _check(intervention, vector, model)
         warnings += _foreign(intervention, vector, model)
         done.append(intervention)
         vectors.append(vector)
     return ResolvedSpec(SteeringSpec(tuple(done)), tuple(vectors), tuple(notes), tuple(warnings))
+
+
+def _stored(name: str) -> SteeringVectors:
+    return SteeringVectors.load(store.find(name, None).path)
 
 
 def _complete(

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from lmms_steer.controls import parse as parse_control
 from lmms_steer.errors import UserError, one_line, unknown
 
 TOKENS = ("image", "text", "both")
@@ -44,11 +45,15 @@ class Intervention:
     phase: str = "prefill"
     """`prefill`: the prompt only, as in the paper; `all`: generated tokens too (where `tokens` includes text)."""
     operation: str = "add"
+    control: str | None = None
+    """What to attach in the vector's place: `random[:SEED]`, `shuffled`, `wrong_concept[:CONCEPT]` (`controls.py`)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vector", _name(self.vector))
         object.__setattr__(self, "layer", _layer(self.layer))
         object.__setattr__(self, "alpha", _alpha(self.alpha))
+        if self.control is not None:
+            parse_control(self.control)
         for field, known in (("tokens", TOKENS), ("phase", PHASES), ("operation", OPERATIONS)):
             value = getattr(self, field)
             if value not in known and not (field == "tokens" and value is None):

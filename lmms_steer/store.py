@@ -104,8 +104,11 @@ def index(root: Path) -> str:
     table = {}
     for path in sorted(root.glob("*/*/*.safetensors")):
         made = read_provenance(path)
-        keys = ("n_layers", "hidden_size", "settings", "sentences_sha256")
-        table[path.relative_to(root).with_suffix("").as_posix()] = {key: made[key] for key in keys if key in made}
+        keys = ("n_layers", "hidden_size", "sentences_sha256")
+        # what a method found layer by layer is long, and stands in the file
+        settings = {key: value for key, value in made.get("settings", {}).items() if not isinstance(value, dict)}
+        row = {key: made[key] for key in keys if key in made} | {"settings": settings}
+        table[path.relative_to(root).with_suffix("").as_posix()] = row
     return "# Written by lmms-steer whenever it files a vector here.\n" + yaml.safe_dump(table, sort_keys=True)
 
 

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmms_steer import UserError, concepts
 from lmms_steer.concepts import Concept, Pair
+from lmms_steer.controls import random_like
 from lmms_steer.extraction.activations import read
-from lmms_steer.extraction.controls import random_like
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.tiny_world.paths import weights_dir
 
@@ -105,7 +105,8 @@ def test_an_anchor_of_several_tokens_counts_once_as_their_mean(checkpoints: dict
     inside = [i for i, (a, b) in enumerate(pieces) if a < 19 and b > 9]
     assert len(inside) > 1
     assert len(activations.anchors) == 1
-    assert len(activations.controls) == len(pieces) - len(inside)
+    assert not tokenizer(sentence, return_special_tokens_mask=True)["special_tokens_mask"][0]
+    assert len(activations.controls) == len(pieces) - len(inside) - 1, "without a BOS the first token is no control"
 
 
 def test_a_contrast_concept_is_the_word_against_the_other_words(backbone: Backbone) -> None:
@@ -128,8 +129,8 @@ def test_random_controls_have_the_norms_and_the_seed(backbone: Backbone) -> None
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("name: x\npairs:\n - just a sentence", "pairs 1: expected 'anchor: sentence'"),
-        ("name: x\npairs:\n - left: a left b\n - on: a on b", "pairs 2: put quotes around True"),
+        ("name: x\npairs:\n - just a sentence", "line 3: expected one 'anchor: sentence'"),
+        ("name: x\npairs:\n - left: a left b\n - on: a on b", "line 4: put quotes around 'on'"),
         ("name: ../x\npairs: []", "names a folder"),
         ("pairs: []", "no concept"),
         ("a: [", "cannot read the concept"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lmms_steer.errors import UserError, one_line, unknown
+from lmms_steer.errors import unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,15 @@ class Concept:
 
 
 def load(name: str | Path) -> Concept:
-    """A concept that ships, by name, or a user's own, by the path of its YAML file.
+    """A concept that ships, by name, or a user's own, by the path of its YAML, JSONL or CSV file.
 
     Raises:
         UserError: for a name that does not exist, or a file that does not hold a concept.
     """
-    if str(name).endswith((".yaml", ".yml")):
-        return _from_file(Path(name), str(name))
+    from lmms_steer.concepts.reader import SUFFIXES, read
+
+    if str(name).endswith(SUFFIXES):
+        return read(Path(name))
     for concept in shipped():
         if concept.name == name:
             return concept
@@ -66,44 +68,15 @@ def names() -> list[str]:
 
 def shipped() -> Iterator[Concept]:
     """Every concept that ships, in the order of the files' names."""
+    from lmms_steer.concepts.reader import parse_yaml
+
     for entry in sorted(files(__name__).iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".yaml"):
-            data = yaml.safe_load(entry.read_text(encoding="utf-8"))
-            yield from _family(data) if "frames" in data else [_concept(data, entry.name)]
-
-
-def _from_file(path: Path, shown: str) -> Concept:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the concept {shown!r}: {one_line(error)}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{shown!r} is no concept: expected 'name:' and 'pairs:' with a list of 'anchor: sentence'")
-    return _concept(data, shown)
-
-
-def _concept(data: dict[str, Any], shown: str) -> Concept:
-    if not isinstance(data.get("name"), str) or "pairs" not in data:
-        raise UserError(f"{shown!r} is no concept: expected 'name:' and 'pairs:' with a list of 'anchor: sentence'")
-    name = data["name"]
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise UserError(f"{shown!r}: the name {name!r} should be of letters, digits, '-' and '_': it names a folder")
-    contrast = _pairs(data["contrast"], shown, "contrast") if data.get("contrast") else ()
-    return Concept(name, str(data.get("about", "")), _pairs(data["pairs"], shown, "pairs"), contrast)
-
-
-def _pairs(entries: object, shown: str, key: str) -> tuple[Pair, ...]:
-    pairs = []
-    for number, entry in enumerate(entries if isinstance(entries, list) else [entries], start=1):
-        if not isinstance(entry, dict) or len(entry) != 1:
-            raise UserError(f"{shown!r}, {key} {number}: expected 'anchor: sentence', got {entry!r}")
-        anchor, sentence = next(iter(entry.items()))
-        if not isinstance(anchor, str) or not isinstance(sentence, str):
-            raise UserError(
-                f"{shown!r}, {key} {number}: put quotes around {anchor!r}, which YAML does not read as a word"
-            )
-        pairs.append(Pair(anchor, sentence))
-    return tuple(pairs)
+            text = entry.read_text(encoding="utf-8")
+            if "\nframes:" in text:
+                yield from _family(yaml.safe_load(text))
+            else:
+                yield parse_yaml(text, entry.name)
 
 
 def _family(data: dict[str, Any]) -> Iterator[Concept]:

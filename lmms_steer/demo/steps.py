@@ -11,9 +11,9 @@ import yaml
 
 from lmms_steer import concepts, store
 from lmms_steer.comparison.logs import Run, read_run
+from lmms_steer.controls import random_like
 from lmms_steer.demo.plan import BACKBONE, CONCEPTS, MODEL, RANDOM_SEEDS, STEERED, Folders, task_names
 from lmms_steer.errors import UserError
-from lmms_steer.extraction.controls import random_like
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.models.paligemma import SteeredPaliGemma
 from lmms_steer.search.calibration import fit_answer_bias

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,32 +20,54 @@ Rows = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a row was read: the sentence's number, and the characters of its text that the row stands for."""
+
+    sentence: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Activations:
     """What the methods work on.
 
     Attributes:
         anchors: float32 [anchors, layers, width]; a word of several tokens counts once, as their mean.
-        controls: float32 [controls, layers, width]: every other token but BOS, special tokens and padding, or, for a
-            concept with `contrast`, that contrast's anchors.
-        anchor_sentence, control_sentence: which sentence each row comes from.
+        controls: float32 [controls, layers, width]: every other token but BOS (the first token of a sentence, where
+            the tokenizer puts none before it), special tokens and padding; or, for a concept with `contrast`, that
+            contrast's anchors.
+        anchor_places, control_places: where each row was read.
+        texts: the sentences by number.
         skipped: sentences that were left out, each with the reason.
         unknown_words: words that the tokenizer does not know.
     """
 
     anchors: Rows
     controls: Rows
-    anchor_sentence: npt.NDArray[np.int64]
-    control_sentence: npt.NDArray[np.int64]
-    skipped: tuple[str, ...]
-    unknown_words: tuple[str, ...]
+    anchor_places: tuple[Place, ...]
+    control_places: tuple[Place, ...]
+    texts: tuple[str, ...]
+    skipped: tuple[str, ...] = ()
+    unknown_words: tuple[str, ...] = ()
+
+    @property
+    def anchor_sentence(self) -> npt.NDArray[np.int64]:
+        """The sentence's number of each anchor row."""
+        return np.array([place.sentence for place in self.anchor_places])
+
+    @property
+    def control_sentence(self) -> npt.NDArray[np.int64]:
+        """The sentence's number of each control row."""
+        return np.array([place.sentence for place in self.control_places])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Read:
     anchors: list[Rows]
-    anchor_sentence: list[int]
+    anchor_places: list[Place]
     others: list[Rows]
-    other_sentence: list[int]
+    other_places: list[Place]
     skipped: list[str]
     unknown: list[str]
 
@@ -57,18 +79,17 @@ def read(model: nn.Module, tokenizer: Any, concept: Concept, batch_size: int = 1
         UserError: when no anchor is found in any sentence, or there is no control token.
     """
     pairs = _read_pairs(model, tokenizer, concept.pairs, batch_size, concept.name)
-    controls, sentences = pairs.others, pairs.other_sentence
-    skipped, unknown = list(pairs.skipped), list(pairs.unknown)
+    controls, places = pairs.others, pairs.other_places
     if concept.contrast:
         contrast = _read_pairs(model, tokenizer, concept.contrast, batch_size, f"{concept.name} contrast")
         # numbered after the concept's own sentences, so that no number means two sentences
-        controls, sentences = contrast.anchors, [len(concept.pairs) + s for s in contrast.anchor_sentence]
-        skipped += contrast.skipped
-        unknown += contrast.unknown
+        controls = contrast.anchors
+        places = [replace(place, sentence=len(concept.pairs) + place.sentence) for place in contrast.anchor_places]
+        pairs.skipped += contrast.skipped
+        pairs.unknown += contrast.unknown
     if not pairs.anchors:
-        raise UserError(
-            f"concept {concept.name!r}: no sentence holds its anchor. First: {skipped[0] if skipped else 'none'}"
-        )
+        first = pairs.skipped[0] if pairs.skipped else "none"
+        raise UserError(f"concept {concept.name!r}: no sentence holds its anchor. First: {first}")
     if not controls:
         raise UserError(
             f"concept {concept.name!r}: its sentences hold nothing but anchors, there is nothing to compare with"
@@ -76,10 +97,11 @@ def read(model: nn.Module, tokenizer: Any, concept: Concept, batch_size: int = 1
     return Activations(
         np.stack(pairs.anchors),
         np.stack(controls),
-        np.array(pairs.anchor_sentence),
-        np.array(sentences),
-        tuple(skipped),
-        tuple(dict.fromkeys(unknown)),
+        tuple(pairs.anchor_places),
+        tuple(places),
+        tuple(pair.sentence for pair in (*concept.pairs, *concept.contrast)),
+        tuple(pairs.skipped),
+        tuple(dict.fromkeys(pairs.unknown)),
     )
 
 
@@ -106,7 +128,9 @@ def _read_pairs(model: nn.Module, tokenizer: Any, pairs: Sequence[Pair], batch_s
         )
         with record_layers(model) as outputs, torch.inference_mode():
             device = next(model.parameters()).device
-            model(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device))
+            # the decoder without its head: a logit for every word of the vocabulary would be memory for nothing
+            decoder: Any = model.get_decoder()  # type: ignore[operator]
+            decoder(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device))
         states = torch.stack(outputs, dim=2).float().cpu().numpy()  # [batch, positions, layers, width]
         for row, pair in enumerate(chunk):
             _sort(found, pair, start + row, states[row], batch, row, tokenizer)
@@ -115,7 +139,13 @@ def _read_pairs(model: nn.Module, tokenizer: Any, pairs: Sequence[Pair], batch_s
 
 def _sort(found: _Read, pair: Pair, number: int, states: Rows, batch: Any, row: int, tokenizer: Any) -> None:
     offsets = batch["offset_mapping"][row].tolist()
-    real = (batch["attention_mask"][row].bool() & ~batch["special_tokens_mask"][row].bool()).tolist()
+    special = batch["special_tokens_mask"][row].tolist()
+    real = [
+        bool(kept) and not marked for kept, marked in zip(batch["attention_mask"][row].tolist(), special, strict=True)
+    ]
+    if not special[0]:
+        # without a BOS the first token takes its part: what it holds is of no use to its neighbours' average
+        real[0] = False
     ids = batch["input_ids"][row].tolist()
     taken: set[int] = set()
     spans = anchor_spans(pair)
@@ -130,11 +160,11 @@ def _sort(found: _Read, pair: Pair, number: int, states: Rows, batch: Any, row: 
         if tokens:
             taken.update(tokens)
             found.anchors.append(states[tokens].mean(0))
-            found.anchor_sentence.append(number)
+            found.anchor_places.append(Place(number, start, end))
     for i in range(len(ids)):
         if real[i] and i not in taken:
             found.others.append(states[i])
-            found.other_sentence.append(number)
+            found.other_places.append(Place(number, *offsets[i]))
 
 
 @contextmanager

@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lmms_steer import concepts, store
-from lmms_steer.errors import unknown
+from lmms_steer.concepts import Concept
+from lmms_steer.errors import UserError
+from lmms_steer.extraction.methods import DEFAULT, Settings
 
 
 def extract(
@@ -15,33 +17,45 @@ def extract(
     root: Path | None,
     batch_size: int = 16,
     device: str | None = None,
+    dtype: str | None = None,
+    settings: Settings = DEFAULT,
+    questions: Path | None = None,
 ) -> Iterator[str]:
     """Yields a line for every vector that was filed, and for every sentence that was skipped.
 
     Raises:
-        UserError: before the backbone is loaded, for a concept or method that does not exist.
+        UserError: before the backbone is loaded, for a concept, method or judge that does not exist.
     """
-    wanted = (
-        list(concepts.shipped()) if list(concept_names) == ["all"] else [concepts.load(name) for name in concept_names]
-    )
-    from lmms_steer.extraction.extract import METHODS, Backbone
+    if questions is not None and (len(concept_names) != 1 or concept_names[0] == "all"):
+        raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
+    wanted: list[Concept] = []
+    if questions is None:
+        every = list(concept_names) == ["all"]
+        wanted = list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names]
+    from lmms_steer.extraction.extract import Backbone, check_method
+    from lmms_steer.extraction.sae.judge import judge_named
 
     if not sys.stderr.isatty():
         from transformers.utils import logging
 
         logging.disable_progress_bar()
     for method in methods:
-        if method not in METHODS:
-            raise unknown("method", method, METHODS)
-    source = Backbone(backbone, device=device)
-    for concept in wanted:
-        activations = source.read(concept, batch_size)
+        check_method(method)
+    judge_named(settings.judge)
+    source = Backbone(backbone, device=device, dtype=dtype)
+    if questions is not None:
+        read = iter([source.read_pictures(questions, concept_names[0], batch_size)])
+    else:
+        read = ((concept, source.read(concept, batch_size)) for concept in wanted)
+    for concept, activations in read:
         for line in activations.skipped:
             yield f"skipped, {concept.name} {line}"
         if activations.unknown_words:
             yield f"{concept.name}: {source.name} does not know {', '.join(activations.unknown_words)}"
         for method in methods:
-            vectors = source.vectors(concept, method, activations)
-            path = store.save(vectors, root)
+            made = source.extract(concept, method, activations, settings)
+            path = store.save(made.vectors, root)
+            yield from made.notes
             used = f"{len(activations.anchors)} anchors, {len(activations.controls)} controls"
-            yield f"{vectors.name}: {used}, {len(vectors.layers)} layers x {vectors.hidden_size} -> {path}"
+            shape = f"{len(made.vectors.layers)} layers x {made.vectors.hidden_size}"
+            yield f"{made.vectors.name}: {used}, {shape} -> {path}"

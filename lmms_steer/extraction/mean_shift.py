@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from lmms_steer.extraction.activations import Activations, Rows
+from lmms_steer.extraction.activations import Activations
+from lmms_steer.extraction.methods import Job, Made
 
 
-def mean_shift(activations: Activations) -> Rows:
-    """`v_l = mean(anchors_l) - mean(controls_l)`: float32 [layers, width]."""
+def mean_shift(activations: Activations, job: Job) -> Made:  # noqa: ARG001
+    """`v_l = mean(anchors_l) - mean(controls_l)`, in the residual stream's own units."""
     anchors, controls = activations.anchors.astype(np.float64), activations.controls.astype(np.float64)
-    shift: Rows = (anchors.mean(0) - controls.mean(0)).astype(np.float32)
-    return shift
+    return Made(dict(enumerate(anchors.mean(0) - controls.mean(0))))

@@ -188,7 +188,7 @@ class HfVlm(lmms):  # type: ignore[misc]
     def format_prompts(
         processor: Any, questions: list[str], images: list[list[Image.Image]], answers: list[str] | None
     ) -> Any:
-        """The family's prompt format, one of `lmms_steer.models.prompts`."""
+        """The family's prompt format, one of `lmms_steer.prompts`."""
 
     def first_token(self, word: str) -> int:
         """The id of the first token of an answer."""

@@ -1,7 +1,7 @@
 """PaliGemma 1 and 2, which lmms-eval has no wrapper for."""
 
-from lmms_steer.models.prompts import paligemma_prefix
 from lmms_steer.models.steered import SteeredVlm
+from lmms_steer.prompts import paligemma_prefix
 
 
 class SteeredPaliGemma(SteeredVlm):

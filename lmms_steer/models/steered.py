@@ -10,6 +10,7 @@ from lmms_eval.utils import simple_parse_args_string
 
 from lmms_steer import lmms_eval_seams as seams
 from lmms_steer.errors import UserError
+from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.intervention.hooks import attach
 from lmms_steer.models.hf_vlm import HfVlm
 from lmms_steer.resolve import ModelFacts, ResolvedSpec, resolve
@@ -21,7 +22,7 @@ class SteeredVlm(HfVlm):
 
     Args:
         steering: a YAML file with several interventions, instead of the single keys.
-        vector, layer, alpha, tokens, phase, operation: one intervention (`lmms_steer.spec.Intervention`).
+        vector, layer, alpha, tokens, phase, operation, control: one intervention (`lmms_steer.spec.Intervention`).
         **model_args: those of `HfVlm`.
     """
 
@@ -39,6 +40,8 @@ class SteeredVlm(HfVlm):
     def prepare(self) -> None:
         text = self.config.get_text_config(decoder=True)
         facts = ModelFacts(self.pretrained, text.num_hidden_layers, text.hidden_size)
+        for line in extract_missing(self.spec, self.pretrained):
+            print(f"lmms-steer: {line}", file=sys.stderr)  # noqa: T201
         self.resolved = resolve(self.spec, facts)
         if self.rank == 0:
             for line in self.resolved.notes:

@@ -1,0 +1,1 @@
+"""Vectors in and out: other tools' files, and the Hub."""

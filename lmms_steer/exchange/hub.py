@@ -1,0 +1,121 @@
+"""Vectors on the Hugging Face Hub: a repository laid out like a store, with a card written from the provenance."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from lmms_steer import store
+from lmms_steer.errors import UserError, one_line
+from lmms_steer.vectors import SteeringVectors, layer_range
+
+
+def push(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:
+    """Upload vectors, with their choices, in one commit; the card lists what the repository then holds.
+
+    The token is the one that `hf auth login` stored, or `HF_TOKEN`.
+
+    Raises:
+        UserError: for a vector that does not exist, or what the Hub refuses.
+    """
+    entries = [store.find(name, None) for name in names]
+    vectors = {SteeringVectors.load(entry.path).name: entry.path for entry in entries}
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        api = _reached(lambda hub: hub.HfApi(), repo)
+        _reached(lambda _: api.create_repo(repo, private=private, exist_ok=True), repo)
+        there = _reached(lambda _: api.list_repo_files(repo), repo)
+        old = [
+            name for name in there if name.endswith(".safetensors") and name.removesuffix(".safetensors") not in vectors
+        ]
+        held = [_read_remote(repo, name, None) for name in old]
+        for name, path in vectors.items():
+            vector = SteeringVectors.load(path)
+            vector.save(root / f"{name}.safetensors")
+            held.append(vector)
+            choices = path.with_suffix(".choices.yaml")
+            if choices.is_file():
+                (root / f"{name}.choices.yaml").write_bytes(choices.read_bytes())
+        (root / "README.md").write_text(card(held, repo), encoding="utf-8")
+        message = f"Add {', '.join(vectors)}"
+        _reached(lambda _: api.upload_folder(repo_id=repo, folder_path=root, commit_message=message), repo)
+    yield from (f"{name} -> {repo}" for name in vectors)
+
+
+def pull(repo: str, revision: str | None, root: Path | None) -> Iterator[str]:
+    """Download every vector of a repository into a store; what is no vector of ours is said and left out.
+
+    Raises:
+        UserError: when the repository cannot be read, or holds no vector.
+    """
+    files = _reached(lambda hub: hub.HfApi().list_repo_files(repo, revision=revision), repo)
+    wanted = [name for name in files if name.endswith(".safetensors")]
+    found = 0
+    for name in wanted:
+        try:
+            vector = _read_remote(repo, name, revision)
+        except UserError as error:
+            yield f"left out: {error}"
+            continue
+        path = store.save(vector, root)
+        choices = name.removesuffix(".safetensors") + ".choices.yaml"
+        if choices in files:
+            path.with_suffix(".choices.yaml").write_bytes(_fetch(repo, choices, revision).read_bytes())
+        found += 1
+        yield f"{vector.name} -> {path}"
+    if not found:
+        raise UserError(f"{repo} holds no vector of lmms-steer")
+
+
+def card(vectors: Sequence[SteeringVectors], repo: str) -> str:
+    """The model card: front matter for the Hub, how to use it, and a row a vector."""
+    made = [vector.provenance for vector in vectors]
+    bases = sorted({str(p["model_id"]) for p in made if "/" in str(p.get("model_id", ""))})
+    front: dict[str, Any] = {"library_name": "lmms-steer", "tags": ["lmms-steer", "steering-vector"]}
+    if bases:
+        front["base_model"] = bases
+    lines = ["---", yaml.safe_dump(front, sort_keys=True).rstrip(), "---", "", f"# {repo}", ""]
+    lines += ["Steering vectors for multimodal models, made from text alone. To use them in lmms-eval:", "", "```"]
+    lines += [f"lmms-steer vectors pull {repo}"]
+    lines += [f"lmms-eval --model steered_paligemma --model_args pretrained=…,vector={vectors[0].name} …", "```", ""]
+    lines += [
+        "| vector | layers | width | anchors | controls | revision | sentences | sha256 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for vector in sorted(vectors, key=lambda v: v.name):
+        made_with, settings = vector.provenance, vector.provenance.get("settings", {})
+        cells = [
+            f"`{vector.name}`", layer_range(vector.layers), vector.hidden_size, settings.get("anchors", "-"),
+            settings.get("controls", "-"), str(made_with.get("revision") or "-")[:12],
+            str(made_with.get("sentences_sha256", "-"))[:12], vector.sha256[:12],
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |")
+    lines += [
+        "",
+        "A direction is added to the output of the 0-based decoder block of its number: `h' = h + alpha · v`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _read_remote(repo: str, name: str, revision: str | None) -> SteeringVectors:
+    vector = SteeringVectors.load(_fetch(repo, name, revision))
+    if any(part in ("", ".", "..") or "\\" in part for part in vector.name.split("/")) or vector.name.count("/") != 2:
+        raise UserError(f"{repo}/{name} says it is {vector.name!r}, which is no name for a vector")
+    return vector
+
+
+def _fetch(repo: str, name: str, revision: str | None) -> Path:
+    return Path(_reached(lambda hub: hub.hf_hub_download(repo, name, revision=revision), repo))
+
+
+def _reached(call: Any, repo: str) -> Any:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return call(huggingface_hub)
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        raise UserError(f"the Hub's {repo!r}: {one_line(error)}") from error

@@ -1,0 +1,91 @@
+"""`vector=spatial` on a known MLLM, before it was extracted: extract it from the MLLM's backbone, say so, keep it."""
+
+from collections.abc import Iterator
+
+from lmms_steer import concepts, store
+from lmms_steer.backbones import backbone_of
+from lmms_steer.controls import parse as parse_control
+from lmms_steer.controls import wrong_concept
+from lmms_steer.errors import UserError
+from lmms_steer.spec import Intervention, SteeringSpec
+from lmms_steer.store import DEFAULT_METHOD
+
+
+def extract_missing(spec: SteeringSpec, model: str) -> Iterator[str]:
+    """Extract the spec's vectors that are in no store and can be made from a shipped concept; a line for each.
+
+    Two processes that want the same vector make it once: the second waits, and finds it. What cannot be made here is
+    left to `resolve`, which says what is missing.
+
+    Raises:
+        UserError: when the backbone cannot be loaded or the method finds nothing.
+    """
+    missing = [name for name in dict.fromkeys(_names(spec, backbone_of(model))) if not _stored(name)]
+    if not missing:
+        return
+    from filelock import FileLock
+
+    root = store.user_store()
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".extracting.lock"):
+        missing = [name for name in missing if not _stored(name)]
+        for backbone in dict.fromkeys(name.split("/")[0] for name in missing):
+            yield f"extracting {', '.join(n for n in missing if n.startswith(f'{backbone}/'))}: no store has it yet"
+            yield from _extract([name.split("/") for name in missing if name.startswith(f"{backbone}/")])
+
+
+def _extract(parts: list[list[str]]) -> Iterator[str]:
+    from lmms_steer.extraction.extract import Backbone
+
+    source = Backbone(parts[0][0])
+    for _, name, method in parts:
+        concept = concepts.load(name)
+        made = source.extract(concept, method, source.read(concept))
+        yield from made.notes
+        yield f"{made.vectors.name} -> {store.save(made.vectors)}"
+
+
+def _names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:
+    """`backbone/concept/method` of each vector that could be made here, controls included."""
+    from lmms_steer.extraction.extract import check_method
+
+    shipped = concepts.names()
+    for intervention in spec.interventions:
+        for backbone_name, concept, method in _readings(intervention, backbone):
+            try:
+                check_method(method)
+            except UserError:
+                continue
+            if concept in shipped:
+                yield f"{backbone_name}/{concept}/{method}"
+                yield from _of_control(intervention, backbone_name, concept, method, shipped)
+                break
+
+
+def _readings(intervention: Intervention, backbone: str | None) -> Iterator[tuple[str, str, str]]:
+    """How a name can be read, in the order in which the store reads it."""
+    parts = intervention.vector.split("/")
+    if len(parts) == 3:
+        yield parts[0], parts[1], parts[2]
+    if backbone is not None and len(parts) == 2:
+        yield backbone, parts[0], parts[1]
+    if len(parts) == 2 and parts[0] == backbone:
+        yield parts[0], parts[1], DEFAULT_METHOD
+    if backbone is not None and len(parts) == 1:
+        yield backbone, parts[0], DEFAULT_METHOD
+
+
+def _of_control(
+    intervention: Intervention, backbone: str, concept: str, method: str, shipped: list[str]
+) -> Iterator[str]:
+    kind, detail = parse_control(intervention.control) if intervention.control else ("", "")
+    if kind == "shuffled":
+        yield f"{backbone}/{concept}/{method}-shuffled"
+    if kind == "wrong_concept":
+        other = detail or wrong_concept(concept, shipped)
+        if other in shipped:
+            yield f"{backbone}/{other}/{method}"
+
+
+def _stored(name: str) -> bool:
+    return any(entry.name == name for entry in store.entries())

@@ -1,0 +1,139 @@
+"""The two methods that need an SAE: `sae`, the paper's (section 3.1), and `sae_denoised`."""
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from lmms_steer.errors import UserError
+from lmms_steer.extraction.activations import Activations
+from lmms_steer.extraction.methods import Job, Made
+from lmms_steer.extraction.sae.contexts import Contexts, neutral_concept
+from lmms_steer.extraction.sae.features import Candidate, candidates, direction, separating
+from lmms_steer.extraction.sae.judge import Judge, Question, judge_named
+from lmms_steer.extraction.sae.neuronpedia import Explanations
+from lmms_steer.extraction.sae.source import Sae, SaeSource
+from lmms_steer.extraction.sae.verdicts import Verdict, Verdicts
+
+DENOISED_FEATURES = 32
+_AT_ONCE = 4
+_LIBRARIES = ("sae-lens",)
+
+
+def sae(activations: Activations, job: Job) -> Made:
+    """At each layer with an SAE: features that fire on anchors ▸ the check ▸ unit mean of the kept decoder rows.
+
+    Features that nobody could check stay in the vector, and are counted in a note and named in the provenance.
+
+    Raises:
+        UserError: where no feature of any layer is kept.
+    """
+    source, exact = SaeSource(job), job.settings.paper_exact
+    checked = _Check(job, activations)
+    directions: dict[int, Any] = {}
+    features: dict[str, Any] = {}
+    for layer in tqdm(source.layers, desc=f"{job.concept.name} sae", disable=None, leave=False):
+        if exact and layer == 0:
+            continue  # the released code reads a layer's input, and the first one's is no layer's output
+        reader = source.load(layer)
+        fired = reader.encode(activations.anchors[:, layer - 1 if exact else layer], without_threshold=exact)
+        found = candidates(fired, silent_too=exact)
+        verdicts = checked(reader, found)
+        kept = [c.feature for c in found if verdicts[c.feature].means is not False]
+        features[str(layer)] = {"sae": reader.name, "features": [_told(c, verdicts[c.feature]) for c in found]}
+        if kept:
+            directions[layer] = direction(reader.decoder, kept)
+    if not directions:
+        raise UserError(
+            f"concept {job.concept.name!r}: no feature of {source.named!r} is left at any layer ({checked.told()})"
+        )
+    settings = {"sae": source.named, "paper_exact": exact, "judge": job.settings.judge, "layers": features}
+    return Made(directions, settings, (f"{job.concept.name}: {checked.told()}",), _LIBRARIES)
+
+
+def sae_denoised(activations: Activations, job: Job) -> Made:
+    """The mean shift rebuilt from the 32 features that best part anchors from controls, in the residual's own units.
+
+    `v_l = sum_f (mean f(anchors) - mean f(controls)) · W_dec[f]` over those features.
+    """
+    source = SaeSource(job)
+    directions = {}
+    for layer in source.layers:
+        reader = source.load(layer)
+        anchors, controls = (reader.encode(rows[:, layer]) for rows in (activations.anchors, activations.controls))
+        chosen = separating(anchors, controls, DENOISED_FEATURES)
+        shift = anchors[:, chosen].astype(np.float64).mean(0) - controls[:, chosen].astype(np.float64).mean(0)
+        if np.any(shift):
+            directions[layer] = shift @ reader.decoder[chosen].astype(np.float64)
+    if not directions:
+        raise UserError(f"concept {job.concept.name!r}: no feature of {source.named!r} fires on its sentences")
+    return Made(directions, {"sae": source.named, "features": DENOISED_FEATURES}, (), _LIBRARIES)
+
+
+class _Check:
+    """Verdicts for a layer's candidates: those on file, the judge's for the others."""
+
+    def __init__(self, job: Job, activations: Activations) -> None:
+        self._job = job
+        self._judge: Judge = judge_named(job.settings.judge)
+        self._filed = Verdicts(job.model, job.concept.name)
+        # nobody looks at contexts that nobody judges
+        sees = job.settings.judge != "none"
+        self._contexts = Contexts(activations, job.read(neutral_concept(job))) if sees else None
+        self._explanations = Explanations()
+        self._counts: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+
+    def __call__(self, reader: Sae, found: list[Candidate]) -> dict[int, Verdict]:
+        if self._contexts is None:
+            said = {c.feature: self._judge(Question(self._job.concept, "", [], None)) for c in found}
+        else:
+            said = {c.feature: v for c in found if (v := self._filed.get(reader.name, c.feature)) is not None}
+            open_ones = [c.feature for c in found if c.feature not in said]
+            for feature, verdict, contexts in self._asked(reader, open_ones, self._contexts):
+                self._filed.add(reader.name, feature, verdict, contexts)
+                said[feature] = verdict
+        for verdict in said.values():
+            self._counts[{True: "kept", False: "dropped", None: "unchecked"}[verdict.means]] += 1
+            if verdict.means is None:
+                self._reasons[verdict.reason] += 1
+        return said
+
+    def _asked(self, reader: Sae, features: list[int], contexts: Contexts) -> Iterator[tuple[int, Verdict, list[str]]]:
+        if not features:
+            return
+        fired = reader.encode(contexts.rows(reader.layer))
+        shown = {feature: contexts.strongest(fired[:, feature]) for feature in features}
+
+        def ask(feature: int) -> Verdict:
+            explanation = self._explanations.of(reader.neuronpedia, feature)
+            name = f"layer {reader.layer}, feature {feature}"
+            return self._judge(Question(self._job.concept, name, shown[feature], explanation))
+
+        if self._job.settings.judge == "ask":
+            yield from ((feature, ask(feature), shown[feature]) for feature in features)
+            return
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            for feature, verdict in zip(features, pool.map(ask, features), strict=True):
+                yield feature, verdict, shown[feature]
+
+    def told(self) -> str:
+        """One line for the user."""
+        counts = [f"{self._counts[key]} {key}" for key in ("kept", "dropped") if self._counts[key]]
+        if self._reasons:
+            reason = self._reasons.most_common(1)[0][0]
+            counts.append(f"{self._counts['unchecked']} UNCHECKED and left in the vector ({reason})")
+        return f"SAE features: {', '.join(counts) or 'none fires on two anchors'}"
+
+
+def _told(candidate: Candidate, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "feature": candidate.feature,
+        "count": candidate.count,
+        "score": candidate.score,
+        "means": verdict.means,
+        "by": verdict.by,
+    }

@@ -1,0 +1,1 @@
+"""What a vector is made of, as text and as a picture."""
