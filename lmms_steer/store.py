@@ -5,6 +5,7 @@ each MLLM the layer, alpha and tokens that a search on held-out questions chose.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,6 +19,8 @@ from lmms_steer.errors import UserError, one_line, unknown
 from lmms_steer.vectors import SteeringVectors, read_provenance, write_atomically
 
 DEFAULT_METHOD = "mean_shift"
+_PART = r"(?!\.)[\w.+-]+"
+_NAME = re.compile(f"{_PART}/{_PART}/{_PART}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,10 @@ def save(vectors: SteeringVectors, root: Path | None = None) -> Path:
     """File a vector in a store under its own name, and bring the store's index up to date.
 
     Raises:
-        UserError: where it cannot be written.
+        UserError: where it cannot be written, or its provenance makes a name that is no `backbone/concept/method`.
     """
+    if not _NAME.fullmatch(vectors.name):
+        raise UserError(f"{vectors.name!r} is no name for a vector: expected backbone/concept/method")
     root = root if root is not None else user_store()
     path = vectors.save(root / f"{vectors.name}.safetensors")
     write_atomically(root / "index.yaml", index(root).encode())

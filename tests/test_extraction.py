@@ -105,8 +105,22 @@ def test_an_anchor_of_several_tokens_counts_once_as_their_mean(checkpoints: dict
     inside = [i for i, (a, b) in enumerate(pieces) if a < 19 and b > 9]
     assert len(inside) > 1
     assert len(activations.anchors) == 1
-    assert not tokenizer(sentence, return_special_tokens_mask=True)["special_tokens_mask"][0]
-    assert len(activations.controls) == len(pieces) - len(inside) - 1, "without a BOS the first token is no control"
+    assert len(activations.controls) == len(pieces) - len(inside)
+
+
+def test_a_bos_that_the_processor_switched_off_is_put_back_and_without_one_the_first_token_is_left_out(
+    backbone: Backbone,
+) -> None:
+    concept = concepts.load("spatial")
+    expected = backbone.read(concept)
+    without = AutoTokenizer.from_pretrained(weights_dir("tiny-paligemma2"))
+    assert without("the cup")["input_ids"][0] != without.bos_token_id
+    assert np.abs(read(backbone.model, without, concept).controls - expected.controls).max() < 1e-5
+    without.bos_token = None
+    headless = read(backbone.model, without, concept)
+    first = sum(pair.sentence.lower().startswith(pair.anchor) for pair in concept.pairs)
+    assert len(headless.anchors) == len(expected.anchors) - first and len(headless.skipped) == first > 0
+    assert len(headless.controls) == len(expected.controls) - len(concept.pairs) + first
 
 
 def test_a_contrast_concept_is_the_word_against_the_other_words(backbone: Backbone) -> None:

@@ -56,10 +56,10 @@ def pull(repo: str, revision: str | None, root: Path | None) -> Iterator[str]:
     for name in wanted:
         try:
             vector = _read_remote(repo, name, revision)
+            path = store.save(vector, root)
         except UserError as error:
             yield f"left out: {error}"
             continue
-        path = store.save(vector, root)
         choices = name.removesuffix(".safetensors") + ".choices.yaml"
         if choices in files:
             path.with_suffix(".choices.yaml").write_bytes(_fetch(repo, choices, revision).read_bytes())
@@ -101,10 +101,7 @@ def card(vectors: Sequence[SteeringVectors], repo: str) -> str:
 
 
 def _read_remote(repo: str, name: str, revision: str | None) -> SteeringVectors:
-    vector = SteeringVectors.load(_fetch(repo, name, revision))
-    if any(part in ("", ".", "..") or "\\" in part for part in vector.name.split("/")) or vector.name.count("/") != 2:
-        raise UserError(f"{repo}/{name} says it is {vector.name!r}, which is no name for a vector")
-    return vector
+    return SteeringVectors.load(_fetch(repo, name, revision))
 
 
 def _fetch(repo: str, name: str, revision: str | None) -> Path:

@@ -112,20 +112,36 @@ def anchor_spans(pair: Pair) -> list[tuple[int, int]]:
     ]
 
 
+def tokens_of(tokenizer: Any, texts: list[str]) -> dict[str, Tensor]:
+    """Right-padded ids, attention_mask, offset_mapping and special_tokens_mask, a BOS first where the model knows one.
+
+    A processor may have switched the tokenizer's own BOS off (PaliGemma's does, and puts it after the image tokens):
+    without it the model reads a text that it was never trained on.
+    """
+    batch = tokenizer(
+        texts,
+        padding=True,
+        padding_side="right",
+        return_tensors="pt",
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+    )
+    bos = tokenizer.bos_token_id
+    if bos is None or bool((batch["input_ids"][:, 0] == bos).all()):
+        return dict(batch)
+    first = {"input_ids": bos, "attention_mask": 1, "special_tokens_mask": 1, "offset_mapping": 0}
+    return {
+        key: torch.cat([torch.full_like(batch[key][:, :1], value), batch[key]], dim=1) for key, value in first.items()
+    }
+
+
 def _read_pairs(model: nn.Module, tokenizer: Any, pairs: Sequence[Pair], batch_size: int, title: str) -> _Read:
     found = _Read([], [], [], [], [], [])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     for start in tqdm(range(0, len(pairs), batch_size), desc=title, disable=None, leave=False):
         chunk = pairs[start : start + batch_size]
-        batch = tokenizer(
-            [pair.sentence for pair in chunk],
-            padding=True,
-            padding_side="right",
-            return_tensors="pt",
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-        )
+        batch = tokens_of(tokenizer, [pair.sentence for pair in chunk])
         with record_layers(model) as outputs, torch.inference_mode():
             device = next(model.parameters()).device
             # the decoder without its head: a logit for every word of the vocabulary would be memory for nothing
@@ -161,6 +177,8 @@ def _sort(found: _Read, pair: Pair, number: int, states: Rows, batch: Any, row: 
             taken.update(tokens)
             found.anchors.append(states[tokens].mean(0))
             found.anchor_places.append(Place(number, start, end))
+        else:
+            found.skipped.append(f"sentence {number + 1}: {pair.anchor!r} comes first, and the tokenizer has no BOS")
     for i in range(len(ids)):
         if real[i] and i not in taken:
             found.others.append(states[i])

@@ -7,7 +7,7 @@ from lmms_steer import concepts
 from lmms_steer.backbones import backbone_checkpoint
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, one_line
-from lmms_steer.extraction.activations import anchor_spans
+from lmms_steer.extraction.activations import anchor_spans, tokens_of
 
 
 def show(name: str, backbone: str | None) -> Iterator[str]:
@@ -60,8 +60,8 @@ def _summary(concept: Concept, tokenizer: Any) -> Iterator[str]:
         if split
         else "every anchor is one token"
     )
-    if not tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"][0]:
-        yield "this tokenizer puts no BOS first: the first token of each sentence is neither anchor nor control"
+    if not tokens_of(tokenizer, ["a"])["special_tokens_mask"][0, 0]:
+        yield "this tokenizer has no BOS: the first token of each sentence is neither anchor nor control"
 
 
 def _tokenizer(backbone: str) -> Any:

@@ -1,0 +1,188 @@
+"""What a user looks at: concepts with their tokens, vectors with norms, cosines and words; controls by name; first use."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import vectors
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lmms_steer import SteeringSpec, SteeringVectors, UserError, concepts, store
+from lmms_steer.backbones import backbone_of, sae_of, table
+from lmms_steer.concepts import Pair
+from lmms_steer.extraction.first_use import extract_missing
+from lmms_steer.extraction.show_concept import marked, show
+from lmms_steer.inspection.describe import cosine_by_layer, describe, lines
+from lmms_steer.inspection.picture import draw
+from lmms_steer.resolve import ModelFacts, resolve
+from lmms_steer.tiny_world.paths import weights_dir
+
+TINY = ModelFacts("tiny-paligemma2", 5, 96)
+
+
+def concept_file(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_a_concept_reads_the_same_from_yaml_jsonl_and_csv(tmp_path: Path) -> None:
+    pairs = (Pair("left", "It is left, of the door."), Pair("on", "It is on it."))
+    other = (Pair("red", "It is red."),)
+    yaml = 'name: mine\npairs:\n - left: "It is left, of the door."\n - "on": It is on it.\ncontrast:\n - red: It is red.\n'
+    jsonl = (
+        '{"anchor": "left", "sentence": "It is left, of the door."}\n\n{"anchor": "on", "sentence": "It is on it."}\n'
+        '{"anchor": "red", "sentence": "It is red.", "contrast": true}\n'
+    )
+    csv = 'anchor,sentence,contrast\nleft,"It is left, of the door.",\non,It is on it.,0\nred,It is red.,1\n'
+    for suffix, text in (("yaml", yaml), ("jsonl", jsonl), ("csv", csv)):
+        read = concepts.load(concept_file(tmp_path / f"mine.{suffix}", text))
+        assert (read.name, read.pairs, read.contrast) == ("mine", pairs, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.jsonl", '{"anchor": "a", "sentence": "a b"}\n{"anchor": "a"', "line 2: no JSON"),
+        ("a.jsonl", '{"anchor": "a"}', "line 1: expected an anchor and a sentence, got 'a' and None"),
+        ("a.jsonl", '["a", "b"]', "line 1: expected {"),
+        ("a.csv", "word,text\na,b\n", "line 1: expected the columns anchor,sentence"),
+        ("a.csv", "anchor,sentence\non,it is on\nleft,left, right\n", "line 3: another number of columns"),
+        ("a.csv", "anchor,sentence,contrast\non,it is on,maybe\n", "line 2: contrast='maybe'"),
+        ("a.csv", "anchor,sentence\n", "holds no pair"),
+        ("a b.csv", "anchor,sentence\non,it is on\n", "names a folder"),
+        ("a.yaml", "name: a\npairs:\n  - on: it is on\n - x", "line 4"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, name: str, text: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        concepts.load(concept_file(tmp_path / name, text))
+    assert expected in str(caught.value) and name in str(caught.value)
+
+
+def test_eight_concepts_ship_with_twenty_sentences_or_more_and_varied_anchors() -> None:
+    names = "spatial counting attribute entity action temporal comparison negation".split()
+    for name in names:
+        concept = concepts.load(name)
+        assert len({pair.sentence for pair in concept.pairs}) == len(concept.pairs) >= 20
+        assert len({pair.anchor for pair in concept.pairs}) >= 8
+
+
+def test_a_concept_is_shown_with_its_anchors_as_the_tokenizer_splits_them() -> None:
+    assert marked(Pair("left", "Left of it, left.")) == "[Left] of it, [left]."
+    assert "does not occur" in marked(Pair("up", "The lamp is left."))
+    shown = list(show("spatial", "tiny-gemma2"))
+    assert "  The lamp stands to the [left] of the sofa." in shown and shown[-1] == "every anchor is one token"
+
+    class Halves:
+        def __call__(self, text: str, **options: object) -> dict[str, list[tuple[int, int]]]:
+            return {"offset_mapping": [(i, min(i + 2, len(text))) for i in range(0, len(text), 2)]}
+
+    assert marked(Pair("left", "a left b"), Halves()) == "a [le|ft] b"
+
+
+def test_a_vector_is_described_as_computed_by_hand(tmp_path: Path) -> None:
+    entry = store.find("tiny-gemma2/colour-red/mean_shift", None)
+    shown, made = describe(entry.path), SteeringVectors.load(entry.path)
+    other = SteeringVectors.load(store.find("tiny-gemma2/colour-blue/mean_shift", None).path)
+    for layer in made:
+        assert shown.norms[layer] == pytest.approx(np.linalg.norm(made[layer]), rel=1e-5)
+        cosine = made[layer] @ other[layer] / np.linalg.norm(made[layer]) / np.linalg.norm(other[layer])
+        assert shown.cosines["colour-blue/mean_shift"][layer] == pytest.approx(cosine, abs=1e-5)
+    folder = weights_dir("tiny-gemma2")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    scale = 1 + model.model.norm.weight
+    with torch.no_grad():
+        logits = model.lm_head.weight @ (torch.from_numpy(made[2].copy()) * scale)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert shown.words[2][0] == [tokenizer.decode([i]).strip() for i in logits.topk(8).indices]
+    assert "red" in shown.words[2][0]
+    assert shown.probe == {
+        int(k): v
+        for k, v in SteeringVectors.load(store.find("tiny-gemma2/colour-red/linear_probe", None).path)
+        .provenance["settings"]["held_out_balanced_accuracy"]
+        .items()
+    }
+    text = "\n".join(lines(shown))
+    assert "sentences_sha256" in text and "words that it points to" in text
+    assert draw(shown, tmp_path / "v.png").read_bytes()[:4] == b"\x89PNG"
+    with pytest.raises(UserError, match="ends in .png"):
+        draw(shown, tmp_path / "v.gif")
+
+
+def test_a_vector_whose_model_is_not_here_is_shown_without_words() -> None:
+    path = store.save(vectors(model="no-such-model", model_id="no/such-model"))
+    shown = describe(path)
+    assert not shown.words and any("no words: cannot load" in note for note in shown.notes)
+
+
+def test_vectors_of_different_width_are_not_compared() -> None:
+    with pytest.raises(UserError, match="has width 48, .* 32: they cannot be compared"):
+        cosine_by_layer(vectors(4, 48), vectors(4, 32))
+    with pytest.raises(UserError, match="no layer in common"):
+        cosine_by_layer(vectors(1, 8), SteeringVectors({3: np.ones(8)}, {}))
+
+
+def control(text: str) -> SteeringVectors:
+    line = f"vector=spatial,layer=1,alpha=1,tokens=image,control={text}"
+    assert str(SteeringSpec.parse(line)) == line
+    return resolve(SteeringSpec.parse(line), TINY).vectors[0]
+
+
+def test_one_key_puts_a_control_in_the_vector_s_place() -> None:
+    true = SteeringVectors.load(store.find("spatial", "tiny-gemma2").path)
+    counting = SteeringVectors.load(store.find("counting", "tiny-gemma2").path)
+    random, seeded = control("random"), control("random:1")
+    assert random.sha256 == control("random:0").sha256 != seeded.sha256
+    wrong = control("wrong_concept:counting")
+    assert np.allclose(wrong[1] / np.linalg.norm(wrong[1]), counting[1] / np.linalg.norm(counting[1]), atol=1e-6)
+    for made in (random, seeded, wrong, control("wrong_concept")):
+        assert all(np.linalg.norm(made[layer]) == pytest.approx(np.linalg.norm(true[layer]), rel=1e-5) for layer in made)
+    for text, expected in (("rand", "unknown control 'rand'"), ("random:x", "expected a seed"), ("shuffled:1", "nothing")):
+        with pytest.raises(UserError, match=expected):
+            control(text)
+    with pytest.raises(UserError, match="unknown vector"):
+        control("shuffled")  # not extracted yet
+
+
+def test_what_no_store_has_is_extracted_on_first_use_and_kept() -> None:
+    spec = SteeringSpec.parse("vector=spatial/linear_probe,layer=1,alpha=1,tokens=image,control=shuffled")
+    told = list(extract_missing(spec, "tiny-paligemma2"))
+    assert "extracting tiny-gemma2/spatial/linear_probe-shuffled" in told[0]
+    assert resolve(spec, TINY).vectors[0].provenance["settings"]["control"] == "shuffled"
+    assert not list(extract_missing(spec, "tiny-paligemma2"))
+    for line in ("vector=my-own,layer=1", "vector=spatial/no_method", "vector=./x.safetensors"):
+        assert not list(extract_missing(SteeringSpec.parse(line), "tiny-paligemma2"))
+    assert not list(extract_missing(SteeringSpec.parse("vector=spatial"), "unknown/model"))
+
+
+def test_two_processes_that_want_the_same_vector_make_it_once() -> None:
+    code = (
+        "from lmms_steer import SteeringSpec; from lmms_steer.extraction.first_use import extract_missing;"
+        "print(len(list(extract_missing(SteeringSpec.parse('vector=spatial/pca-random'), 'tiny-paligemma2'))))"
+    )
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = sorted(int(process.communicate()[0]) for process in both)
+    assert told == [0, 2]
+
+
+def test_the_table_names_a_backbone_and_saes_that_sae_lens_has() -> None:
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    expected = {
+        "google/paligemma2-3b-mix-448": "gemma-2-2b",
+        "google/paligemma-3b-mix-224": "gemma-2b",
+        "HuggingFaceM4/Idefics3-8B-Llama3": "Llama-3.1-8B-Instruct",
+        "/models/Qwen3-VL-4B-Instruct": "Qwen3-4B",
+        "llava-hf/llava-1.5-7b-hf": "vicuna-7b-v1.5",
+    }
+    assert {model: backbone_of(model) for model in expected} == expected
+    assert backbone_of("somebody/a-model") is None and sae_of("Qwen3-4B") is None
+    releases = get_pretrained_saes_directory()
+    for backbone in set(table().values()) - {"tiny-gemma2"}:
+        sae = sae_of(backbone)
+        if sae is not None:
+            release, _, template = sae.partition(":")
+            assert any(template.format(layer=layer) in releases[release].saes_map for layer in range(60)), sae
