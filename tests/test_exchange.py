@@ -21,7 +21,9 @@ from lmms_steer.tiny_world.paths import weights_dir
 KNOWN = {"model": "b", "model_id": "b", "concept": "c", "method": "imported"}
 
 
-def export(made: SteeringVectors, form: str, out: Path, layer: int | None = None, alpha: float | None = None) -> list[str]:
+def export(
+    made: SteeringVectors, form: str, out: Path, layer: int | None = None, alpha: float | None = None
+) -> list[str]:
     return list(formats.export(made, form, out, layer, alpha))
 
 
@@ -131,7 +133,9 @@ def small_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
                     entry = json.loads(line)
                     if entry["key"] == "file":
                         held[entry["value"]["path"]] = base64.b64decode(entry["value"]["content"])
-                self._answer({"success": True, "commitUrl": "https://huggingface.co/u/r/commit/c0ffee", "commitOid": "c0ffee"})
+                self._answer(
+                    {"success": True, "commitUrl": "https://huggingface.co/u/r/commit/c0ffee", "commitOid": "c0ffee"}
+                )
             else:
                 self._answer({})
 
@@ -190,4 +194,3 @@ def test_a_vector_cannot_say_a_name_that_leaves_the_store(
         list(hub.pull("u/r", None, tmp_path / "store"))
     with pytest.raises(UserError, match="the Hub's 'no repo at all'"):
         list(hub.pull("no repo at all", None, tmp_path / "store"))
-

@@ -1,4 +1,4 @@
-"""The feature check: endpoints that answer, refuse, hang and talk nonsense; verdicts that a person edits; no key in logs."""
+"""The feature check: endpoints that answer, refuse, hang and talk nonsense; verdicts that a person edits."""
 
 import json
 import re

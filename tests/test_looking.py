@@ -1,4 +1,4 @@
-"""What a user looks at: concepts with their tokens, vectors with norms, cosines and words; controls by name; first use."""
+"""What a user looks at: concepts with tokens, vectors with norms, cosines and words; controls by name; first use."""
 
 import subprocess
 import sys
@@ -31,7 +31,10 @@ def concept_file(path: Path, text: str) -> Path:
 def test_a_concept_reads_the_same_from_yaml_jsonl_and_csv(tmp_path: Path) -> None:
     pairs = (Pair("left", "It is left, of the door."), Pair("on", "It is on it."))
     other = (Pair("red", "It is red."),)
-    yaml = 'name: mine\npairs:\n - left: "It is left, of the door."\n - "on": It is on it.\ncontrast:\n - red: It is red.\n'
+    yaml = (
+        'name: mine\npairs:\n - left: "It is left, of the door."\n - "on": It is on it.\n'
+        "contrast:\n - red: It is red.\n"
+    )
     jsonl = (
         '{"anchor": "left", "sentence": "It is left, of the door."}\n\n{"anchor": "on", "sentence": "It is on it."}\n'
         '{"anchor": "red", "sentence": "It is red.", "contrast": true}\n'
@@ -139,8 +142,14 @@ def test_one_key_puts_a_control_in_the_vector_s_place() -> None:
     wrong = control("wrong_concept:counting")
     assert np.allclose(wrong[1] / np.linalg.norm(wrong[1]), counting[1] / np.linalg.norm(counting[1]), atol=1e-6)
     for made in (random, seeded, wrong, control("wrong_concept")):
-        assert all(np.linalg.norm(made[layer]) == pytest.approx(np.linalg.norm(true[layer]), rel=1e-5) for layer in made)
-    for text, expected in (("rand", "unknown control 'rand'"), ("random:x", "expected a seed"), ("shuffled:1", "nothing")):
+        assert all(
+            np.linalg.norm(made[layer]) == pytest.approx(np.linalg.norm(true[layer]), rel=1e-5) for layer in made
+        )
+    for text, expected in (
+        ("rand", "unknown control 'rand'"),
+        ("random:x", "expected a seed"),
+        ("shuffled:1", "nothing"),
+    ):
         with pytest.raises(UserError, match=expected):
             control(text)
     with pytest.raises(UserError, match="unknown vector"):

@@ -1,4 +1,4 @@
-"""Each method against a reference in plain numpy, on activations of the trained backbone; controls; what a user reads."""
+"""Each method against a reference in plain numpy, on activations of the trained backbone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -175,7 +175,9 @@ def test_the_mllm_s_own_vectors_from_sentences_and_from_pictures(tmp_path: Path)
     lines = []
     for i in range(4):
         Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / f"{i}.png")
-        lines.append(f'{{"image": "{i}.png", "prompt": "answer en where is it ?", "contrast": "answer en what colour ?"}}')
+        lines.append(
+            f'{{"image": "{i}.png", "prompt": "answer en where is it ?", "contrast": "answer en what colour ?"}}'
+        )
     (tmp_path / "q.jsonl").write_text("\n".join(lines))
     concept, activations = own.read_pictures(tmp_path / "q.jsonl", "place", batch_size=3)
     assert activations.anchors.shape == activations.controls.shape == (4, 5, 96)
