@@ -143,6 +143,8 @@ def small_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
             if "/resolve/" in self.path:
                 data = held[self.path.split("/resolve/")[1].split("/", 1)[1]]
                 self._answer(data, raw=True, ETag=f'"{hash(data)}"')
+            elif "/tree/" not in self.path:
+                self._answer({})
             else:
                 self._answer([{"type": "file", "path": n, "size": len(d), "oid": "0"} for n, d in held.items()])
 
