@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from lmms_steer.models.paligemma import SteeredPaliGemma
+from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.tiny_world.question_sets import load
 
 SPEC = "vector=counting,layer=2,alpha=0.5,tokens=both"

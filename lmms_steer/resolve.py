@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from lmms_steer import concepts, store
@@ -30,6 +31,10 @@ class ModelFacts:
     hidden_size: int
 
 
+Norms = Mapping[int, Mapping[str, float]]
+"""layer ▸ `image`, `text`, `both`, `last` ▸ mean norm of the residual there (`lmms_steer.intervention.norms`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResolvedSpec:
     """A complete spec with its vectors.
@@ -39,17 +44,28 @@ class ResolvedSpec:
         vectors: one a intervention, in order.
         notes: lines that a user should read: where an unsaid value came from.
         warnings: lines that a user must not overlook.
+        norms: of this model's residual, where a strength is relative to them.
     """
 
     spec: SteeringSpec = SteeringSpec()
     vectors: tuple[SteeringVectors, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    norms: Norms | None = None
+
+    @property
+    def relative(self) -> bool:
+        """Whether a strength is relative to the residual's norms."""
+        return any(i.scale == "relative" for i in self.spec.interventions)
 
     @property
     def sha256(self) -> str:
         """Of what is done to the model: the interventions with the *content* of their vectors, not their names."""
-        done = [{**asdict(i), "vector": v.sha256} for i, v in zip(self.spec.interventions, self.vectors, strict=True)]
+        pairs = list(zip(self.spec.interventions, self.vectors, strict=True))
+        # a key that is unsaid counts for nothing, so that a new one leaves old hashes as they are
+        done: list[Any] = [{**_said(i), "vector": v.sha256} for i, v in pairs]
+        if self.relative:
+            done.append({str(i.layer): dict((self.norms or {}).get(i.layer or 0, {})) for i, _ in pairs})
         return hashlib.sha256(json.dumps(done, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -74,6 +90,12 @@ class ResolvedSpec:
             "vectors": [{"name": v.name, "sha256": v.sha256, "provenance": dict(v.provenance)} for v in self.vectors],
             "notes": [*self.notes, *self.warnings],
         }
+
+
+def _said(intervention: Intervention) -> dict[str, Any]:
+    always = {"vector", "layer", "alpha", "tokens", "phase", "operation"}
+    unsaid = {f.name: f.default for f in fields(Intervention) if f.name not in always}
+    return {k: v for k, v in asdict(intervention).items() if k in always or v != unsaid[k]}
 
 
 def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVectors] | None = None) -> ResolvedSpec:

@@ -18,9 +18,12 @@ import yaml
 from lmms_steer.controls import parse as parse_control
 from lmms_steer.errors import UserError, one_line, unknown
 
-TOKENS = ("image", "text", "both")
-PHASES = ("prefill", "all")
-OPERATIONS = ("add",)
+TOKENS = ("image", "text", "both", "last", "text_paper", "both_paper")
+PHASES = ("prefill", "decode", "all")
+OPERATIONS = ("add", "norm_preserving", "clamp", "ablate", "rotate")
+SCALES = ("raw", "unit", "relative")
+_WITHOUT_LENGTH = ("ablate", "rotate")
+"""Operations in which the vector's length plays no part."""
 
 _PAIR = re.compile(r'\s*(\w+)\s*=\s*("(?:[^"\\]|\\.)*"|[^,;"]*)\s*([,;]|$)')
 _PLAIN = re.compile(r'[^,;"=\s]+')
@@ -39,12 +42,21 @@ class Intervention:
     layer: int | None = None
     """0-based decoder block; its output is what is changed."""
     alpha: float | None = None
-    """Strength: a factor on the vector as it is stored. Any finite number; 0 leaves the model as it is."""
+    """Strength, in the units of `scale`. Any finite number; 0 leaves the model as it is, whatever the operation."""
     tokens: str | None = None
-    """`image`, `text` or `both`: which prompt positions are changed."""
+    """Which prompt positions are changed: `image`, `text`, `both`, `last` (of the prompt), or the released code's masks
+    `text_paper`, `both_paper`: no special tokens, and not the last token that is none."""
     phase: str = "prefill"
-    """`prefill`: the prompt only, as in the paper; `all`: generated tokens too (where `tokens` includes text)."""
+    """`prefill`: the prompt only, as in the paper; `decode`: generated tokens only; `all`: both."""
     operation: str = "add"
+    """`add` (the paper's), or one of `lmms_steer.intervention.operations`, where each has its formula."""
+    scale: str = "raw"
+    """What alpha counts: `raw`, the vector as it is stored (the paper's); `unit`, the vector of norm 1; `relative`, the
+    mean norm of the residual at this layer and these tokens (`lmms_steer.intervention.norms`)."""
+    gamma_image: float = 1.0
+    """A factor on alpha at image tokens (the paper's gamma_image)."""
+    gamma_text: float = 1.0
+    """A factor on alpha at text tokens (the paper's gamma_text)."""
     control: str | None = None
     """What to attach in the vector's place: `random[:SEED]`, `shuffled`, `wrong_concept[:CONCEPT]` (`controls.py`)."""
 
@@ -52,12 +64,19 @@ class Intervention:
         object.__setattr__(self, "vector", _name(self.vector))
         object.__setattr__(self, "layer", _layer(self.layer))
         object.__setattr__(self, "alpha", _alpha(self.alpha))
+        for name in ("gamma_image", "gamma_text"):
+            object.__setattr__(self, name, _finite(name, getattr(self, name)))
         if self.control is not None:
             parse_control(self.control)
-        for field, known in (("tokens", TOKENS), ("phase", PHASES), ("operation", OPERATIONS)):
+        choices = (("tokens", TOKENS), ("phase", PHASES), ("operation", OPERATIONS), ("scale", SCALES))
+        for field, known in choices:
             value = getattr(self, field)
             if value not in known and not (field == "tokens" and value is None):
                 raise unknown(field, value, known)
+        if self.scale != "raw" and self.operation in _WITHOUT_LENGTH:
+            raise UserError(f"operation={self.operation},scale={self.scale}: the vector's length plays no part in it")
+        if self.phase == "decode" and self.tokens == "image":
+            raise UserError("tokens=image,phase=decode steers nothing: generated tokens are text")
 
     @property
     def complete(self) -> bool:
@@ -69,7 +88,7 @@ class Intervention:
         return ",".join(f"{key}={_quote(value)}" for key, value in said.items())
 
 
-_UNSAID = {("phase", "prefill"), ("operation", "add")}
+_UNSAID = {("phase", "prefill"), ("operation", "add"), ("scale", "raw"), ("gamma_image", 1.0), ("gamma_text", 1.0)}
 FIELDS = tuple(field.name for field in fields(Intervention))
 """The keys that a spec has in model_args, in one line and in YAML."""
 
@@ -177,9 +196,13 @@ def _layer(value: object) -> int | None:
 def _alpha(value: object) -> float | None:
     if value is None:
         return None
+    return _finite("alpha", value)
+
+
+def _finite(name: str, value: object) -> float:
     number = _number(value)
     if not math.isfinite(number):
-        raise UserError(f"alpha={value}: expected a finite number, as in alpha=0.5")
+        raise UserError(f"{name}={value}: expected a finite number, as in {name}=0.5")
     return number
 
 

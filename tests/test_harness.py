@@ -15,7 +15,7 @@ from conftest import vectors
 
 from lmms_steer import UserError, store
 from lmms_steer.comparison.logs import read_run
-from lmms_steer.models.paligemma import SteeredPaliGemma
+from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.task_names import task_names, tasks_dir
 from lmms_steer.tiny_world.question_sets import load
 

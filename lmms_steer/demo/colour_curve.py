@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from lmms_steer.demo.plan import BACKBONE, MODEL, RANDOM_SEEDS, Folders
-from lmms_steer.models.paligemma import SteeredPaliGemma
+from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.search.replay import Replay
 from lmms_steer.tiny_world.render import STYLES, random_seed, render
 from lmms_steer.tiny_world.world import CELLS, SHAPES, Thing

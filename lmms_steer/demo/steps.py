@@ -15,7 +15,7 @@ from lmms_steer.controls import random_like
 from lmms_steer.demo.plan import BACKBONE, CONCEPTS, MODEL, RANDOM_SEEDS, STEERED, Folders, task_names
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.extract import Backbone
-from lmms_steer.models.paligemma import SteeredPaliGemma
+from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.search.calibration import fit_answer_bias
 from lmms_steer.search.grid import Questions, best, search
 from lmms_steer.search.replay import Replay

@@ -4,8 +4,9 @@ Two kinds of hook: one before the whole model's forward, which sees `input_ids` 
 and one after each steered layer, which changes them. Modules are never replaced and hooks of others never touched.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor, nn
 from lmms_steer.errors import UserError
 from lmms_steer.intervention.anatomy import decoder_layers, facts, image_token_ids
 from lmms_steer.intervention.masks import token_mask
-from lmms_steer.intervention.operations import OPERATIONS
+from lmms_steer.intervention.operations import OPERATIONS, Push
 from lmms_steer.intervention.phase import Call, PromptTracker
-from lmms_steer.resolve import ResolvedSpec, resolve
+from lmms_steer.resolve import Norms, ResolvedSpec, resolve
 from lmms_steer.spec import Intervention, SteeringSpec
 from lmms_steer.vectors import SteeringVectors
 
@@ -26,6 +27,7 @@ def steer(
     model: nn.Module,
     spec: SteeringSpec | ResolvedSpec | str,
     vectors: Mapping[str, SteeringVectors] | None = None,
+    special_ids: Collection[int] = (),
 ) -> Iterator[ResolvedSpec]:
     """Steer a transformers model inside the block.
 
@@ -33,6 +35,7 @@ def steer(
         model: any model whose `get_decoder().layers` are its decoder blocks, called with `input_ids`.
         spec: what to do, as a value or in its one-line form (`"vector=spatial,layer=3,alpha=0.5,tokens=image"`).
         vectors: vectors of your own, by the name that the spec uses; all others come from the store.
+        special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.
 
     Yields:
         the spec as it was resolved: layer, alpha and tokens filled in, vectors loaded.
@@ -45,70 +48,134 @@ def steer(
         spec = SteeringSpec.parse(spec)
     resolved = spec if isinstance(spec, ResolvedSpec) else resolve(spec, facts(model), dict(vectors or {}))
     with ExitStack() as stack:
-        for handle in attach(model, resolved):
+        for handle in attach(model, resolved, special_ids):
             stack.callback(handle.remove)
         yield resolved
 
 
-def attach(model: nn.Module, resolved: ResolvedSpec) -> list[torch.utils.hooks.RemovableHandle]:
+def attach(
+    model: nn.Module, resolved: ResolvedSpec, special_ids: Collection[int] = ()
+) -> list[torch.utils.hooks.RemovableHandle]:
     """Register the hooks of a resolved spec, for as long as their handles are not removed. `steer` is the safer way.
 
-    An intervention with alpha 0 attaches nothing, so that it is the unsteered model to the bit.
+    An intervention with alpha 0 attaches nothing, so that it is the unsteered model to the bit. Interventions act in
+    their order: several at one layer add up, one at a later layer sees what an earlier one did.
+
+    Raises:
+        UserError: for a layer that the model has not, image tokens in a model without any, or a relative strength whose
+            residual norms were not measured.
     """
     layers = decoder_layers(model)
     pairs = list(zip(resolved.spec.interventions, resolved.vectors, strict=True))
+    image_ids = image_token_ids(model.config)
     for intervention, _ in pairs:
         if intervention.layer is None or not 0 <= intervention.layer < len(layers):
             raise UserError(f"layer={intervention.layer}: {type(model).__name__} has the layers 0-{len(layers) - 1}")
-    acting = [(i, v) for i, v in pairs if i.alpha != 0]
+        if intervention.tokens == "image" and not image_ids:
+            raise UserError(f"tokens=image: {type(model).__name__} has no image tokens, choose tokens=text")
+    acting = [(part, v) for i, v in pairs for part in _by_gamma(i) if part.alpha != 0]
     if not acting:
         return []
     tracker = PromptTracker()
+    hooks = [_LayerHook(i, v, resolved.norms, image_ids, frozenset(special_ids), tracker) for i, v in acting]
     handles = [
         model.register_forward_pre_hook(tracker.before, with_kwargs=True),
         model.register_forward_hook(tracker.after, always_call=True),
     ]
-    image_ids = image_token_ids(model.config)
-    for intervention, vector in acting:
-        hook = _LayerHook(intervention, vector, image_ids, tracker)
-        handles.append(layers[hook.layer].register_forward_hook(hook))
-    return handles
+    return handles + [layers[hook.layer].register_forward_hook(hook) for hook in hooks]
+
+
+def _by_gamma(intervention: Intervention) -> list[Intervention]:
+    """The same intervention, in parts that each have one strength."""
+    assert intervention.alpha is not None and intervention.tokens is not None
+    of_image = replace(intervention, alpha=intervention.alpha * intervention.gamma_image, gamma_image=1, gamma_text=1)
+    of_text = replace(intervention, alpha=intervention.alpha * intervention.gamma_text, gamma_image=1, gamma_text=1)
+    if intervention.tokens == "image":
+        return [of_image]
+    if not intervention.tokens.startswith("both"):
+        return [of_text]
+    if intervention.gamma_image == intervention.gamma_text:
+        return [of_image]
+    text = replace(of_text, tokens=intervention.tokens.replace("both", "text"))
+    return [text] if intervention.phase == "decode" else [replace(of_image, tokens="image"), text]
 
 
 class _LayerHook:
     def __init__(
-        self, intervention: Intervention, vector: SteeringVectors, image_ids: tuple[int, ...], tracker: PromptTracker
+        self,
+        intervention: Intervention,
+        vector: SteeringVectors,
+        norms: Norms | None,
+        image_ids: tuple[int, ...],
+        special_ids: frozenset[int],
+        tracker: PromptTracker,
     ) -> None:
         assert intervention.layer is not None and intervention.alpha is not None and intervention.tokens is not None
         self.layer = intervention.layer
         self.tokens = intervention.tokens
-        self.prompt_only = intervention.phase == "prefill"
+        self.phase = intervention.phase
         self.operation = OPERATIONS[intervention.operation]
-        self.image_ids = image_ids
+        self.image_ids, self.special_ids = image_ids, special_ids
         self.tracker = tracker
-        # scaled in fp32: alpha * v rounded once, to the hidden state's dtype, when that is known
-        self.delta = torch.from_numpy(vector[self.layer].copy()) * intervention.alpha
-        self.cast: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self.push = pushed(intervention, vector, norms)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG002
         call = self.tracker.call
         if call is None:
             raise RuntimeError("a steered layer ran outside the model's own forward: call the model, not a part of it")
-        if self.prompt_only and not call.prompt_length:
+        whole = call.prompt_length == call.input_ids.shape[1] and call.prompt is None
+        if (self.phase == "prefill" and not call.prompt_length) or (self.phase == "decode" and whole):
             return None
         hidden = output[0] if isinstance(output, tuple) else output
         if not isinstance(hidden, Tensor) or hidden.shape[:2] != call.input_ids.shape:
             got = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
             raise RuntimeError(f"layer {self.layer} gave {got} for input_ids {tuple(call.input_ids.shape)}")
-        steered = self.operation(hidden, self._delta(hidden), self._mask(call).to(hidden.device))
+        steered = self.operation(hidden, self._on(hidden.device), self._mask(call).to(hidden.device))
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
     def _mask(self, call: Call) -> Tensor:
-        mask = token_mask(call.input_ids, call.attention_mask, self.image_ids, self.tokens)
-        return mask & call.prompt if self.prompt_only and call.prompt is not None else mask
+        prompt = call.prompt_mask()
+        if self.tokens in ("image", "text", "both"):
+            mask = token_mask(call.input_ids, call.attention_mask, self.image_ids, self.tokens)
+        elif call.continues:
+            raise RuntimeError(
+                f"tokens={self.tokens} counts from the prompt's end, and this prompt comes in pieces: use text or both"
+            )
+        else:
+            mask = token_mask(
+                call.input_ids, call.attention_mask, self.image_ids, self.tokens, prompt, self.special_ids
+            )
+            if self.phase != "prefill":
+                # what is generated is neither special nor the prompt's last
+                mask = mask | ~prompt
+        if self.phase == "all":
+            return mask
+        return mask & prompt if self.phase == "prefill" else mask & ~prompt
 
-    def _delta(self, hidden: Tensor) -> Tensor:
-        key = (hidden.device, hidden.dtype)
-        if key not in self.cast:
-            self.cast[key] = self.delta.to(*key)
-        return self.cast[key]
+    def _on(self, device: torch.device) -> Push:
+        if self.push.delta.device != device:
+            self.push = replace(self.push, delta=self.push.delta.to(device), unit=self.push.unit.to(device))
+        return self.push
+
+
+def pushed(intervention: Intervention, vector: SteeringVectors, norms: Norms | None = None) -> Push:
+    """The vector of an intervention's layer, in the strength that it says.
+
+    Raises:
+        UserError: for a relative strength without norms.
+    """
+    assert intervention.layer is not None and intervention.alpha is not None and intervention.tokens is not None
+    direction = torch.from_numpy(vector[intervention.layer].copy())
+    length = float(direction.norm())
+    unit = direction / max(length, 1e-12)
+    if intervention.scale == "raw":
+        # alpha * v itself, rather than its length times a rounded unit vector
+        return Push(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)
+    strength = intervention.alpha
+    if intervention.scale == "relative":
+        if norms is None:
+            raise UserError(
+                "scale=relative: the residual norms of this model were not measured (lmms_steer.intervention.norms)"
+            )
+        strength *= norms[intervention.layer][intervention.tokens.removesuffix("_paper")]
+    return Push(unit * strength, unit, strength, intervention.alpha)

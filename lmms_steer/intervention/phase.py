@@ -37,12 +37,20 @@ class Call:
         attention_mask: [batch, past + positions] or None.
         prompt: bool [batch, positions], or None where every position is prompt.
         prompt_length: how many positions are prompt, at most, in any row; 0 for a generated token.
+        continues: whether a part of the prompt is in the cache already.
     """
 
     input_ids: Tensor
     attention_mask: Tensor | None
     prompt: Tensor | None
     prompt_length: int
+    continues: bool = False
+
+    def prompt_mask(self) -> Tensor:
+        """bool [batch, positions]: `prompt`, also where it is None."""
+        if self.prompt is not None:
+            return self.prompt
+        return torch.ones_like(self.input_ids, dtype=torch.bool)
 
 
 class PromptTracker:
@@ -73,8 +81,9 @@ class PromptTracker:
         attention_mask = kwargs.get("attention_mask")
         if not isinstance(attention_mask, Tensor):
             attention_mask = None
-        length = self._prompt_length(input_ids, kwargs)
-        self.call = Call(input_ids, attention_mask, _prompt_mask(input_ids, length), length)
+        length, cache = self._prompt_length(input_ids, kwargs), kwargs.get("past_key_values")
+        continues = cache is not None and length > 0 and int(cache.get_seq_length()) > 0
+        self.call = Call(input_ids, attention_mask, _prompt_mask(input_ids, length), length, continues)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
         """The forward hook; it runs after a failed forward too."""

@@ -1,0 +1,63 @@
+"""The residual's norms of a model, measured once on pictures of our own and kept, for `scale=relative`."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+
+from lmms_steer import store
+from lmms_steer.backbones import short_name
+from lmms_steer.errors import UserError, one_line
+from lmms_steer.intervention.norms import residual_norms
+from lmms_steer.prompts import format_of
+from lmms_steer.resolve import Norms, ResolvedSpec
+from lmms_steer.vectors import write_atomically
+
+SCENES, SIDE = 16, 448
+QUESTIONS = ("What is in the image?", "How many things are there?", "Which thing is left of the others?")
+
+
+def measured(resolved: ResolvedSpec, model: Any, processor: Any, name: str) -> ResolvedSpec:
+    """The spec with the model's norms, where it needs them: read from the user's cache, or measured and kept there.
+
+    They are of 16 drawn scenes with a question each, so that they do not depend on the benchmark.
+
+    Raises:
+        UserError: for a file of norms that is damaged.
+    """
+    if not resolved.relative:
+        return resolved
+    config = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
+    key = hashlib.sha256(config.encode()).hexdigest()[:8]
+    path = store.cache_dir() / "norms" / f"{short_name(name)}-{key}.yaml"
+    if path.is_file():
+        try:
+            norms: Norms = {
+                int(k): {str(t): float(n) for t, n in v.items()} for k, v in yaml.safe_load(path.read_text()).items()
+            }
+        except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"the norms in {str(path)!r} are damaged: {one_line(error)}") from error
+    else:
+        norms = residual_norms(model, _batches(model, processor))
+        head = f"# mean norm of the residual of {name}, layer by layer, on {SCENES} drawn scenes\n"
+        write_atomically(path, (head + yaml.safe_dump({k: dict(v) for k, v in norms.items()})).encode())
+    return replace(resolved, norms=norms)
+
+
+def _batches(model: Any, processor: Any) -> Iterator[dict[str, Any]]:
+    from lmms_steer.tiny_world.render import STYLES, render
+    from lmms_steer.tiny_world.world import sample_scene
+
+    rng = random.Random(0)
+    formatted = format_of(processor)
+    for number in range(SCENES):
+        drawn = render(sample_scene(rng), STYLES["plain"], number)
+        scene = Image.fromarray(drawn).resize((SIDE, SIDE))
+        batch = formatted(processor, [QUESTIONS[number % len(QUESTIONS)]], [[scene]], None).to(model.device)
+        yield {k: v.to(model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}

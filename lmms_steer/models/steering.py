@@ -1,0 +1,128 @@
+"""What makes a wrapper a steered one, whatever it wraps: the spec in its arguments, the hooks, what is logged."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any, Self
+
+from lmms_eval.utils import simple_parse_args_string
+
+from lmms_steer import lmms_eval_seams as seams
+from lmms_steer.errors import UserError
+from lmms_steer.extraction.first_use import extract_missing
+from lmms_steer.intervention.anatomy import text_config
+from lmms_steer.intervention.hooks import attach
+from lmms_steer.models.relative import measured
+from lmms_steer.resolve import ModelFacts, ResolvedSpec, resolve
+from lmms_steer.spec import FIELDS, SteeringSpec
+
+
+class Steering:
+    """For a subclass of lmms-eval's model class to inherit from first.
+
+    Attributes:
+        pretrained: the checkpoint as the user named it.
+        spec: what the user said.
+        resolved: what is done.
+        handles: of the attached hooks.
+    """
+
+    pretrained: str
+    spec: SteeringSpec = SteeringSpec()
+    resolved: ResolvedSpec = ResolvedSpec()
+    handles: list[Any]
+    answer_bias: Any = None
+    response_cache_in_use: bool = False
+
+    def take_spec(self, model_args: dict[str, Any]) -> None:
+        """Take the keys of a spec out of the arguments.
+
+        Raises:
+            UserError: for a spec that cannot be read.
+        """
+        steering = model_args.pop("steering", None)
+        given = {key: model_args.pop(key) for key in FIELDS if key in model_args}
+        self.spec = spec_from_args(steering, given)
+
+    def resolve_for(self, config: Any, rank: int = 0) -> None:
+        """Find the vectors, extract those that no store has, fill in what is unsaid, and say so.
+
+        Raises:
+            UserError: for whatever is wrong with the spec or its vectors.
+        """
+        text = config.get_text_config(decoder=True)
+        for line in extract_missing(self.spec, self.pretrained):
+            _say(line)
+        self.resolved = resolve(self.spec, ModelFacts(self.pretrained, text.num_hidden_layers, text.hidden_size))
+        if rank == 0:
+            for line in self.resolved.notes:
+                _say(line)
+            for line in self.resolved.warnings:
+                _say(f"WARNING: {line}")
+
+    def attach_to(self, model: Any, processor: Any) -> None:
+        """Attach the hooks; where a strength is relative, measure the residual's norms first, or read them.
+
+        Raises:
+            UserError: as `attach`.
+        """
+        facts = text_config(model)
+        if self.resolved.spec and facts.num_hidden_layers < 1:
+            raise UserError(f"{self.pretrained} has no decoder layer to steer")
+        self.resolved = measured(self.resolved, model, processor, self.pretrained)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        self.handles = attach(model, self.resolved, getattr(tokenizer, "all_special_ids", ()))
+
+    @property
+    def steering_record(self) -> dict[str, Any]:
+        """What the results file says under `steering`."""
+        bias = {str(token): value for token, value in (self.answer_bias or {}).items()}
+        return {"model": self.pretrained, **self.resolved.record(), **({"answer_bias": bias} if bias else {})}
+
+    @property
+    def cache_key(self) -> str | None:
+        """A hash of the vectors and biases that were read from files, for caches of answers; None for the baseline."""
+        if not self.resolved.spec and not self.answer_bias:
+            return None
+        done = [self.resolved.sha256, sorted((self.answer_bias or {}).items())]
+        return hashlib.sha256(json.dumps(done).encode()).hexdigest()
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> Self:
+        """What lmms-eval calls. A user's mistake ends its command line with status 2 and our line as the last one."""
+        try:
+            lm = cls(**_merged(arg_string, additional_config or {}))
+        except UserError as error:
+            seams.end_command_line(error)
+            raise
+        seams.install(lm, arg_string)
+        return lm
+
+
+def spec_from_args(steering: str | None, given: Mapping[str, Any]) -> SteeringSpec:
+    """The spec that model_args describe: a file, single keys, or nothing."""
+    if steering is not None:
+        if given:
+            raise UserError(f"steering={steering} and {', '.join(given)}: give the file or the single keys, not both")
+        return SteeringSpec.from_yaml(steering)
+    return SteeringSpec.from_dicts([given] if given else [])
+
+
+def _say(line: str) -> None:
+    print(f"lmms-steer: {line}", file=sys.stderr)  # noqa: T201
+
+
+def _merged(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        args: dict[str, Any] = simple_parse_args_string(arg_string)
+    except ValueError as error:
+        raise UserError(
+            f"cannot read --model_args {arg_string!r}: expected key=value pairs with commas between"
+        ) from error
+    for key, value in additional.items():
+        if value is None:
+            continue
+        # --batch_size has a default, so one in model_args is the one that the user said
+        args.setdefault(key, value)
+    return args
