@@ -78,30 +78,45 @@ def paligemma(version: int) -> tuple[Any, Any]:
     return tf.PaliGemmaForConditionalGeneration(config), processor
 
 
+GRID = [f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6)]
+IDEFICS_VISION = {k: v for k, v in SIGLIP.items() if k not in ("model_type", "vision_use_head")}
+
+
 def idefics3() -> tuple[Any, Any]:
-    grid = [f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6)]
-    tok = tokenizer(["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *grid])
+    tok = tokenizer(["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *GRID])
     images = tf.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     processor = tf.Idefics3Processor(images, tok, image_seq_len=4, chat_template=CHAT.replace("IMAGE", "<image>"))
-    vision = {
-        k: SIGLIP[k]
-        for k in (
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "image_size",
-            "patch_size",
-        )
-    }
     config = tf.Idefics3Config(
-        vision_config=vision,
+        vision_config=dict(IDEFICS_VISION),
         text_config=decoder(tok),
         image_token_id=tok.convert_tokens_to_ids("<image>"),
         scale_factor=2,
         pad_token_id=0,
     )
     return tf.Idefics3ForConditionalGeneration(config), processor
+
+
+def smolvlm() -> tuple[Any, Any]:
+    named = {
+        "image_token": "<image>",
+        "fake_image_token": "<fake_token_around_image>",
+        "end_of_utterance_token": "<end_of_utterance>",
+        "global_image_token": "<global-img>",
+        "video_token": "<video>",
+    }
+    tok = tokenizer([*named.values(), *GRID], named)
+    images = tf.SmolVLMImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    videos = tf.SmolVLMVideoProcessor(size={"longest_edge": 32}, max_image_size={"longest_edge": 32})
+    template = CHAT.replace("IMAGE", "<image>")
+    processor = tf.SmolVLMProcessor(images, tok, videos, image_seq_len=4, chat_template=template)
+    config = tf.SmolVLMConfig(
+        vision_config=dict(IDEFICS_VISION),
+        text_config=decoder(tok),
+        image_token_id=tok.image_token_id,
+        scale_factor=2,
+        pad_token_id=0,
+    )
+    return tf.SmolVLMForConditionalGeneration(config), processor
 
 
 def llava() -> tuple[Any, Any]:
@@ -129,40 +144,96 @@ def llava() -> tuple[Any, Any]:
     return tf.LlavaForConditionalGeneration(config), processor
 
 
-def qwen2_5_vl() -> tuple[Any, Any]:
-    marks = [
-        "<|im_start|>",
-        "<|im_end|>",
-        "<|vision_start|>",
-        "<|vision_end|>",
-        "<|vision_pad|>",
-        "<|image_pad|>",
-        "<|video_pad|>",
-    ]
-    tok = tokenizer(marks, {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"})
-    images = tf.Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 8})
-    template = CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
-    processor = tf.Qwen2_5_VLProcessor(images, tok, tf.Qwen2VLVideoProcessor(), chat_template=template)
-    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]}}
-    text = {k: v for k, v in decoder(tok, **rope).items() if k != "model_type"}
-    vision = {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_heads": 4,
-        "out_hidden_size": 48,
-        "fullatt_block_indexes": [1],
-    }
-    ids = dict(
-        zip(
-            ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"),
-            tok.convert_tokens_to_ids([*marks[2:4], *marks[5:]]),
-            strict=True,
-        )
+def llava_onevision() -> tuple[Any, Any]:
+    tok = tokenizer(["<image>", "<video>"], {"image_token": "<image>", "video_token": "<video>"})
+    pins = [[32, 32], [32, 64], [64, 32], [64, 64]]
+    size = {"height": 32, "width": 32}
+    processor = tf.LlavaOnevisionProcessor(
+        tf.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=pins),
+        tok,
+        tf.LlavaOnevisionVideoProcessor(size=size),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT.replace("IMAGE", "<image>\n"),
     )
-    return tf.Qwen2_5_VLForConditionalGeneration(
-        tf.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids)
-    ), processor
+    config = tf.LlavaOnevisionConfig(
+        vision_config=dict(SIGLIP),
+        text_config=decoder(tok, "qwen2"),
+        image_token_index=tok.image_token_id,
+        video_token_index=tok.video_token_id,
+        image_grid_pinpoints=pins,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    return tf.LlavaOnevisionForConditionalGeneration(config), processor
+
+
+QWEN = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+QWEN_NAMES = {
+    "image_token": "<|image_pad|>",
+    "video_token": "<|video_pad|>",
+    "vision_bos_token": "<|vision_start|>",
+    "vision_eos_token": "<|vision_end|>",
+}
+QWEN_CHAT = CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>").replace(
+    "{% else %}", "{% elif c['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %}"
+)
+
+
+def qwen(tok: Any, vision: dict[str, Any], rope: dict[str, Any], **more: Any) -> dict[str, Any]:
+    parameters = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2], **rope}}
+    text = {k: v for k, v in decoder(tok, **parameters, **more).items() if k != "model_type"}
+    seen = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 48, **vision}
+    names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
+    ids = dict(zip(names, tok.convert_tokens_to_ids([*QWEN[2:4], *QWEN[5:]]), strict=True))
+    return {"vision_config": seen, "text_config": text, **ids}
+
+
+def qwen2_5_vl() -> tuple[Any, Any]:
+    tok = tokenizer(QWEN, QWEN_NAMES)
+    images = tf.Qwen2VLImageProcessor(size={"shortest_edge": 28 * 28, "longest_edge": 28 * 28 * 8})
+    processor = tf.Qwen2_5_VLProcessor(images, tok, tf.Qwen2VLVideoProcessor(), chat_template=QWEN_CHAT)
+    config = tf.Qwen2_5_VLConfig(**qwen(tok, {"depth": 2, "fullatt_block_indexes": [1]}, {}))
+    return tf.Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def qwen3_vl() -> tuple[Any, Any]:
+    tok = tokenizer(QWEN, QWEN_NAMES)
+    images = tf.Qwen2VLImageProcessor(size={"shortest_edge": 32 * 32, "longest_edge": 32 * 32 * 8}, patch_size=16)
+    processor = tf.Qwen3VLProcessor(images, tok, tf.Qwen3VLVideoProcessor(), chat_template=QWEN_CHAT)
+    vision = {"depth": 3, "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64}
+    config = tf.Qwen3VLConfig(**qwen(tok, vision, {"mrope_interleaved": True}, head_dim=12))
+    return tf.Qwen3VLForConditionalGeneration(config), processor
+
+
+def internvl() -> tuple[Any, Any]:
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    tok = tokenizer(list(named.values()), named)
+    size = {"height": 32, "width": 32}
+    images = tf.GotOcr2ImageProcessor(size=size, crop_to_patches=True, min_patches=1, max_patches=2)
+    videos = tf.InternVLVideoProcessor(size=size)
+    template = CHAT.replace("IMAGE", "<IMG_CONTEXT>\n")
+    processor = tf.InternVLProcessor(images, tok, videos, image_seq_length=4, chat_template=template)
+    config = tf.InternVLConfig(
+        vision_config=dict(IDEFICS_VISION),
+        text_config=decoder(tok, "qwen2"),
+        image_token_id=tok.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+    return tf.InternVLForConditionalGeneration(config), processor
 
 
 def gemma3() -> tuple[Any, Any]:
@@ -191,9 +262,13 @@ BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "paligemma1": lambda: paligemma(1),
     "paligemma2": lambda: paligemma(2),
     "idefics3": idefics3,
+    "smolvlm": smolvlm,
     "llava": llava,
+    "llava_onevision": llava_onevision,
     "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
     "gemma3": gemma3,
+    "internvl": internvl,
 }
 
 

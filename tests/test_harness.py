@@ -187,7 +187,7 @@ def test_scoring_an_answer_sees_the_steering_that_generating_it_sees(phase: str)
     expected = -torch.stack([step.log_softmax(-1)[0, w] for step, w in zip(out.logits, words, strict=True)]).mean()
     answer = lm.tokenizer.decode(words)
     assert lm.tokenizer.eos_token not in answer
-    (scored,) = lm._score([row["question"]], [[row["image"]]], [answer])
+    (scored,) = lm._score([(row["question"], [row["image"]], answer)])
     assert scored.text[0] == pytest.approx(float(expected), abs=1e-4)
 
 

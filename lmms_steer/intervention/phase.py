@@ -60,7 +60,8 @@ class PromptTracker:
 
     * the cache is empty, or there is none: all positions are prompt, but for those of `continuation`;
     * the cache is filled and several positions come: the prompt goes on (chunked prefill, another turn);
-    * the cache is filled and one position comes: a generated token;
+    * the cache is filled and one position comes: a generated token, but for the last chunk of a prompt that goes on,
+      whose attention mask is a longer piece of the mask that the chunk before had a piece of;
     * `use_cache=False`, and the ids are those of the call before plus one: generation without a cache, so that the
       prompt is as long as it was.
 
@@ -93,13 +94,20 @@ class PromptTracker:
         positions = input_ids.shape[1]
         cache = kwargs.get("past_key_values")
         if cache is not None and int(cache.get_seq_length()) > 0:
-            return positions if positions > 1 else 0
+            return positions if positions > 1 or self._last_chunk(kwargs.get("attention_mask")) else 0
         last = self._last
         if kwargs.get("use_cache") is False and last is not None:
             longer_by_one = last.input_ids.shape == (input_ids.shape[0], positions - 1)
             if longer_by_one and torch.equal(last.input_ids, input_ids[:, :-1]):
                 return last.prompt_length
         return positions
+
+
+    def _last_chunk(self, mask: Any) -> bool:
+        before = self._last.attention_mask if self._last is not None else None
+        if not isinstance(mask, Tensor) or before is None:
+            return False
+        return mask.data_ptr() == before.data_ptr() and mask.shape[1] > before.shape[1]
 
 
 def _prompt_mask(input_ids: Tensor, length: int) -> Tensor | None:
