@@ -229,6 +229,30 @@ def show_concept(
         _say(line)
 
 
+@app.command("inspect")
+def inspect_prompt(
+    prompt: Annotated[str, typer.Option(help="The question.")],
+    model_args: Annotated[
+        str, typer.Option("--model_args", "--model-args", help="As for lmms-eval: pretrained=…,vector=…,layer=…,…")
+    ],
+    model: Annotated[str, typer.Option(help="steered_hf, steered_paligemma or steered_idefics3.")] = "steered_hf",
+    image: Annotated[list[Path] | None, typer.Option(help="A picture; again for several.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw it into this file (.png, .svg, .pdf).")] = None,
+) -> None:
+    """Which tokens of a prompt are steered, how strongly, and the likeliest answers before and after."""
+    from lmms_steer.inspection.tokens import inspect, lines, open_images
+    from lmms_steer.models.from_args import model_named
+
+    images = open_images(image or [])
+    seen = inspect(model_named(model, model_args), images, prompt)
+    for line in lines(seen):
+        _say(line)
+    if picture is not None:
+        from lmms_steer.inspection.tokens_picture import draw
+
+        _say(f"\n{draw(seen, images[0] if images else None, picture)}")
+
+
 @app.command()
 def tasks(
     path: Annotated[bool, typer.Option("--path", help="Print the folder, for lmms-eval's --include_path.")] = False,
@@ -237,6 +261,19 @@ def tasks(
     from lmms_steer.task_names import task_names, tasks_dir
 
     _say(tasks_dir() if path else "\n".join(task_names()))
+
+
+@app.command(
+    "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+)
+def lm_eval(context: typer.Context) -> None:
+    """lm-evaluation-harness's own command line, with the models steered_hf and steered_hf_multimodal."""
+    try:
+        from lmms_steer.models.lm_eval import run
+    except ImportError as error:
+        raise UserError("lm-evaluation-harness is not installed: pip install 'lmms-steer[lm-eval]'") from error
+
+    run(context.args)
 
 
 @app.command()

@@ -5,16 +5,10 @@ import warnings
 from typing import TYPE_CHECKING
 
 from lmms_steer.errors import one_line
+from lmms_steer.models.names import MODELS
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
-
-MODELS = {
-    "steered_paligemma": "lmms_steer.models.families.SteeredPaliGemma",
-    "steered_idefics3": "lmms_steer.models.families.SteeredIdefics3",
-    "steered_hf": "lmms_steer.models.steered.SteeredVlm",
-}
-"""`--model` name ▸ class. All are *simple*: lmms-eval's chat models cannot answer log-likelihood requests."""
 
 
 def manifests() -> "list[ModelManifest]":

@@ -171,8 +171,5 @@ def _foreign(intervention: Intervention, vector: SteeringVectors, model: ModelFa
     own = backbone_of(model.name)
     if source is None or source in (own, short_name(model.name)):
         return []
-    expected = f"its own is {own}" if own else "whose own backbone is not known"
-    return [
-        f"vector {intervention.vector!r} was made from {source}, not from the backbone of {short_name(model.name)}:"
-        f" {expected}"
-    ]
+    expected = f"whose own is {own}" if own else "whose own backbone is not known here"
+    return [f"vector {intervention.vector!r} was made from {source}, not for {short_name(model.name)}, {expected}"]

@@ -1,4 +1,4 @@
-"""`steered_hf` on a random tiny checkpoint of each architecture: what plain transformers gives, and what a user throws at it."""
+"""`steered_hf` on a tiny checkpoint of each architecture: as plain transformers, and whatever a user throws at it."""
 
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,9 @@ def plain_inputs(name: str, processor: Any, question: str, images: list[Image.Im
 
 
 def generated(lm: SteeredVlm, *asked: tuple[str, list[Any]]) -> list[str]:
-    return [r.text for r in batches.in_batches(list(asked), lambda a: len(a[1]), lambda part: lm._generate(part, SETTINGS))]
+    return [
+        r.text for r in batches.in_batches(list(asked), lambda a: len(a[1]), lambda part: lm._generate(part, SETTINGS))
+    ]
 
 
 def test_unsteered_is_the_plain_model_token_for_token(vlm: Any, folder: Path, lm: SteeredVlm) -> None:
@@ -66,7 +68,9 @@ def test_unsteered_is_the_plain_model_token_for_token(vlm: Any, folder: Path, lm
     assert generated(lm, *((q, [picture(i)]) for i, q in enumerate(QUESTIONS))) == expected
 
 
-def test_a_continuation_s_log_likelihood_is_that_of_its_tokens_one_by_one(vlm: Any, folder: Path, lm: SteeredVlm) -> None:
+def test_a_continuation_s_log_likelihood_is_that_of_its_tokens_one_by_one(
+    vlm: Any, folder: Path, lm: SteeredVlm
+) -> None:
     name, _, _ = vlm
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
@@ -77,12 +81,10 @@ def test_a_continuation_s_log_likelihood_is_that_of_its_tokens_one_by_one(vlm: A
         start = inputs["input_ids"].shape[1]
         words = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
         # generation forced along the answer: what a generated token sees is what a scored one must see
-        forced = iter(words)
         out = model.generate(
             **inputs, max_new_tokens=len(words), min_new_tokens=len(words), do_sample=False, output_logits=True,
             return_dict_in_generate=True, prefix_allowed_tokens_fn=lambda _, ids, w=words, s=start: [w[len(ids) - s]],
         )  # fmt: skip
-        del forced
         scores = [step.log_softmax(-1)[0, word] for step, word in zip(out.logits, words, strict=True)]
         assert result.text[0] == pytest.approx(-float(torch.stack(scores).mean()), abs=1e-5)
 

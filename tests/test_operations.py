@@ -146,6 +146,6 @@ def test_image_tokens_in_a_text_model_are_refused() -> None:
 
     model = AutoModelForCausalLM.from_pretrained(weights_dir("tiny-gemma2"))
     made = vectors(5, 96)
-    with pytest.raises(UserError, match="has no image tokens, choose tokens=text"):
-        with steer(model, line(tokens="image"), {"v": made}):
-            pass
+    refused = pytest.raises(UserError, match="has no image tokens, choose tokens=text")
+    with refused, steer(model, line(tokens="image"), {"v": made}):
+        pass

@@ -45,4 +45,6 @@ def residual_norms(model: nn.Module, batches: Iterable[dict[str, Any]]) -> Norms
                 norms = output.float().norm(dim=-1)
                 sums[layer, kind] = sums.get((layer, kind), 0.0) + float(norms[mask.to(norms.device)].sum())
     layers = range(len(decoder_layers(model)))
-    return {layer: {k: float(f"{sums[layer, k] / counts[k]:.6g}") for k in MEASURED if counts.get(k)} for layer in layers}
+    return {
+        layer: {k: float(f"{sums[layer, k] / counts[k]:.6g}") for k in MEASURED if counts.get(k)} for layer in layers
+    }

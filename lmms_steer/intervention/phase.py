@@ -102,7 +102,6 @@ class PromptTracker:
                 return last.prompt_length
         return positions
 
-
     def _last_chunk(self, mask: Any) -> bool:
         before = self._last.attention_mask if self._last is not None else None
         if not isinstance(mask, Tensor) or before is None:

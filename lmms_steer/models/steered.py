@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from lmms_steer.models.from_args import FromArgs
 from lmms_steer.models.hf_vlm import HfVlm
-from lmms_steer.models.steering import Steering
 from lmms_steer.spec import FIELDS
 
 
-class SteeredVlm(Steering, HfVlm):
+class SteeredVlm(FromArgs, HfVlm):
     """`--model steered_hf`: `HfVlm` with the keys of a spec among its arguments; none of them is the baseline.
 
     Args:

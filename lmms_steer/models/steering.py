@@ -4,11 +4,8 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
-from lmms_eval.utils import simple_parse_args_string
-
-from lmms_steer import lmms_eval_seams as seams
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.intervention.anatomy import text_config
@@ -19,7 +16,7 @@ from lmms_steer.spec import FIELDS, SteeringSpec
 
 
 class Steering:
-    """For a subclass of lmms-eval's model class to inherit from first.
+    """For a subclass of a harness's model class to inherit from first.
 
     Attributes:
         pretrained: the checkpoint as the user named it.
@@ -88,17 +85,6 @@ class Steering:
         done = [self.resolved.sha256, sorted((self.answer_bias or {}).items())]
         return hashlib.sha256(json.dumps(done).encode()).hexdigest()
 
-    @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> Self:
-        """What lmms-eval calls. A user's mistake ends its command line with status 2 and our line as the last one."""
-        try:
-            lm = cls(**_merged(arg_string, additional_config or {}))
-        except UserError as error:
-            seams.end_command_line(error)
-            raise
-        seams.install(lm, arg_string)
-        return lm
-
 
 def spec_from_args(steering: str | None, given: Mapping[str, Any]) -> SteeringSpec:
     """The spec that model_args describe: a file, single keys, or nothing."""
@@ -111,18 +97,3 @@ def spec_from_args(steering: str | None, given: Mapping[str, Any]) -> SteeringSp
 
 def _say(line: str) -> None:
     print(f"lmms-steer: {line}", file=sys.stderr)  # noqa: T201
-
-
-def _merged(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        args: dict[str, Any] = simple_parse_args_string(arg_string)
-    except ValueError as error:
-        raise UserError(
-            f"cannot read --model_args {arg_string!r}: expected key=value pairs with commas between"
-        ) from error
-    for key, value in additional.items():
-        if value is None:
-            continue
-        # --batch_size has a default, so one in model_args is the one that the user said
-        args.setdefault(key, value)
-    return args

@@ -1,0 +1,102 @@
+"""`lmms-steer inspect --picture FILE`: the image's patches, the prompt's tokens and the answers in one figure."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lmms_steer.errors import UserError
+from lmms_steer.inspection.tokens import Seen
+
+_STEERED, _PLAIN = "#b3592d", "#9aa5b1"
+_MOST_TOKENS = 60
+
+
+def draw(seen: Seen, image: Image.Image | None, path: Path) -> Path:
+    """Write the picture; PNG, SVG or PDF by the file's suffix.
+
+    Raises:
+        UserError: for another suffix, or a file that cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"{str(path)!r}: expected a file that ends in .png, .svg or .pdf")
+    figure, axes = pyplot.subplot_mosaic(
+        [["image", "answers"], ["tokens", "tokens"]], figsize=(11, 8.5), height_ratios=[1.5, 1], layout="constrained"
+    )
+    figure.suptitle(seen.spec or "no spec: the baseline", fontsize=11)
+    _patches(axes["image"], seen, image)
+    _answers(axes["answers"], seen)
+    _tokens(axes["tokens"], seen)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+    except OSError as error:
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    finally:
+        pyplot.close(figure)
+    return path
+
+
+def _patches(axes: Any, seen: Seen, image: Image.Image | None) -> None:
+    axes.axis("off")
+    patches = [(norm, s) for norm, s, i in zip(seen.norms, seen.steered, seen.image, strict=True) if i]
+    steered = sum(s for _, s in patches)
+    axes.set_title(f"{steered} of {len(patches)} image tokens steered (shade: |h| at layer {seen.layer})")
+    if image is None or not patches:
+        axes.text(0.5, 0.5, "no image", ha="center", transform=axes.transAxes)
+        return
+    axes.imshow(image, extent=(0, 1, 0, 1), aspect=image.height / image.width)
+    side = math.isqrt(len(patches))
+    if side * side != len(patches):
+        # cut into pieces, or of several images: which token is where is the processor's secret
+        return
+    norms = [norm for norm, _ in patches]
+    grid = [norms[row * side : (row + 1) * side] for row in range(side)]
+    axes.imshow(grid, extent=(0, 1, 0, 1), cmap="Greys", alpha=0.45, aspect=image.height / image.width)
+    for number, (_, changed) in enumerate(patches):
+        if changed:
+            row, column = divmod(number, side)
+            corner = (column / side, 1 - (row + 1) / side)
+            axes.add_patch(_rectangle(corner, 1 / side))
+
+
+def _rectangle(corner: tuple[float, float], side: float) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, side, side, fill=False, edgecolor=_STEERED, linewidth=0.8)
+
+
+def _answers(axes: Any, seen: Seen) -> None:
+    words = list(dict.fromkeys([w for w, _ in seen.before[:5]] + [w for w, _ in seen.after[:5]]))
+    before, after = dict(seen.before), dict(seen.after)
+    places = range(len(words))
+    axes.barh([p - 0.2 for p in places], [before.get(w, 0.0) for w in words], 0.38, color=_PLAIN, label="unsteered")
+    axes.barh([p + 0.2 for p in places], [after.get(w, 0.0) for w in words], 0.38, color=_STEERED, label="steered")
+    axes.set_yticks(places, [repr(word).replace("$", r"\$") for word in words])
+    axes.invert_yaxis()
+    axes.set(title="next token", xlabel="probability", xlim=(0, 1))
+    axes.legend(loc="lower right")
+
+
+def _tokens(axes: Any, seen: Seen) -> None:
+    shown = [
+        (token, norm, steered)
+        for token, norm, steered, image in zip(seen.tokens, seen.norms, seen.steered, seen.image, strict=True)
+        if not image
+    ]
+    left_out = max(len(shown) - _MOST_TOKENS, 0)
+    shown = shown[left_out:]
+    colours = [_STEERED if steered else _PLAIN for _, _, steered in shown]
+    axes.bar(range(len(shown)), [norm for _, norm, _ in shown], color=colours)
+    axes.axhline(seen.push, color=_STEERED, linestyle=":", label="|alpha · v|")
+    names = [token.replace("$", r"\$") for token, _, _ in shown]
+    axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=8)
+    rest = f", the first {left_out} left out" if left_out else ""
+    axes.set(title=f"text tokens: |h| at layer {seen.layer} (coloured: steered{rest})", ylabel="norm")
+    axes.legend(loc="upper right")
