@@ -1,0 +1,93 @@
+"""Examples a second of `steered_hf` against lmms-eval's own wrapper of the same checkpoint, and what steering costs.
+
+    make bench
+
+A random InternVL of 8 decoder layers, width 256, on a processor; lmms-eval's `internvl_hf` takes one question at a time.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+from transformers.utils import logging
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from checkpoints import internvl
+from conftest import vectors
+from speed import ratio, seconds
+
+from lmms_steer.models.steered import SteeredVlm
+from lmms_steer.tiny_world.question_sets import load
+
+QUESTIONS, ROUNDS, BATCH = 64, 6, 8
+SETTINGS = {"max_new_tokens": 8, "until": ["\n\n"], "do_sample": False}
+
+
+def checkpoint(folder: Path) -> None:
+    torch.manual_seed(0)
+    model, processor = internvl()
+    text = model.config.text_config
+    text.hidden_size, text.intermediate_size, text.num_hidden_layers = 256, 1024, 8
+    text.layer_types = ["full_attention"] * 8
+    larger = AutoModelForImageTextToText.from_config(model.config)
+    larger.generation_config.pad_token_id = processor.tokenizer.pad_token_id
+    larger.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
+    content = [{"type": "image", "url": doc["image"]}, {"type": "text", "text": doc["question"]}]
+    return [{"role": "user", "content": content}]
+
+
+def requests(lm: Any, rows: list[dict[str, Any]], chat: bool) -> list[Any]:
+    lm.task_dict = {"bench": {"test": rows}}
+    asked = []
+    for i, row in enumerate(rows):
+        rest = (i, "bench", "test")
+        args = (
+            (row["question"], messages, dict(SETTINGS), *rest)
+            if chat
+            else (row["question"], dict(SETTINGS), lambda doc: [doc["image"]], *rest)
+        )
+        asked.append(SimpleNamespace(args=args))
+    return asked
+
+
+def main() -> None:
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    from lmms_eval.models import get_model
+
+    rows = load("counting", "test")[:QUESTIONS]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint(folder / "m")
+        vector = vectors(8, 256).save(folder / "v.safetensors")
+        spec: dict[str, Any] = {"vector": str(vector), "layer": 4, "alpha": 0.1, "tokens": "both"}
+        stock = get_model("internvl_hf")(pretrained=str(folder / "m"), device="cpu", batch_size=1)
+        stock.model.float()
+        plain = SteeredVlm(pretrained=str(folder / "m"), batch_size=BATCH)
+        steered = SteeredVlm(pretrained=str(folder / "m"), batch_size=BATCH, **spec)
+        theirs, ours, changed = (
+            requests(stock, rows, True),
+            requests(plain, rows, False),
+            requests(steered, rows, False),
+        )
+        runs = [(stock, theirs), (plain, ours), (steered, changed)]
+        for lm, asked in runs:
+            seconds(lm, asked)
+        timed = [[seconds(lm, asked) for lm, asked in runs] for _ in range(ROUNDS)]
+    columns = [list(column) for column in zip(*timed, strict=True)]
+    print(
+        f"internvl_hf one at a time / steered_hf unsteered, batch {BATCH}, wall time: {ratio(columns[0], columns[1])}"
+    )
+    print(f"steered_hf steered / unsteered, batch {BATCH}, wall time:                  {ratio(columns[2], columns[1])}")
+
+
+if __name__ == "__main__":
+    main()
