@@ -2,7 +2,7 @@
 
     make bench
 
-A random InternVL of 8 decoder layers, width 256, lmms-eval's `internvl_hf` takes one question at a time.
+A random InternVL of 8 decoder layers, width 256. lmms-eval's `internvl_hf` takes one question at a time.
 """
 
 import sys

@@ -25,8 +25,8 @@ class Replay:
         base: the unsteered logits of the next token, [batch, vocabulary].
 
     Raises:
-        RuntimeError: when replaying without steering does not give the model's own logits (a model that adds something
-            between its layers); such a model is to be searched through its hooks.
+        RuntimeError: when replaying without steering does not give the model's own logits; such a model is to be
+            searched through its hooks.
     """
 
     @torch.inference_mode()
@@ -34,6 +34,8 @@ class Replay:
         self.model, self.layers = model, decoder_layers(model)
         self.outputs: list[Tensor] = []
         self.calls: list[dict[str, Any]] = []
+        # what a model adds between two layers (Qwen3-VL's deepstack); None where it adds nothing
+        self.between: list[Tensor | None] = []
         handles = [layer.register_forward_pre_hook(self._keep_call, with_kwargs=True) for layer in self.layers]
         handles += [layer.register_forward_hook(self._keep_output) for layer in self.layers]
         try:
@@ -58,6 +60,9 @@ class Replay:
 
     def _finish(self, layer: int, hidden: Tensor) -> Tensor:
         for number in range(layer + 1, len(self.layers)):
+            added = self.between[number]
+            if added is not None:
+                hidden = hidden + added
             out = self.layers[number](hidden, **self.calls[number])
             hidden = out[0] if isinstance(out, tuple) else out
         hidden = self.model.get_decoder().norm(hidden[:, -1:])  # type: ignore[operator, union-attr]
@@ -67,6 +72,9 @@ class Replay:
 
     def _keep_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
         self.calls.append({key: value for key, value in kwargs.items() if key != "hidden_states"})
+        entering: Tensor = args[0] if args else kwargs["hidden_states"]
+        same = not self.outputs or torch.equal(entering, self.outputs[-1])
+        self.between.append(None if same else entering - self.outputs[-1])
 
     def _keep_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
         self.outputs.append(output[0] if isinstance(output, tuple) else output)

@@ -1,0 +1,1 @@
+"""Local copies of the benchmarks: where a task's data is, importing the official releases, checking what is there."""

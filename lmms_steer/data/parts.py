@@ -1,0 +1,107 @@
+"""Writing a local copy: parquet parts and pictures, in a folder that gets its name only when it is whole."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lmms_steer.data.source import MANIFEST
+from lmms_steer.errors import UserError, one_line
+from lmms_steer.vectors import write_atomically
+
+ROWS = 2000
+"""Rows a part: what a killed import has to do again, at most."""
+
+
+class Copy:
+    """A copy in the making: `FOLDER.unfinished`, renamed to FOLDER by `finish`.
+
+    Args:
+        folder: where the copy belongs.
+        origin: files of the release; if their sizes or times change, what an earlier, killed import left is thrown away.
+
+    Raises:
+        UserError: where the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, origin: Iterable[Path]) -> None:
+        self.folder = folder
+        self.work = folder.with_name(folder.name + ".unfinished")
+        stats = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in origin)
+        mark = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+        with disk(self.work):
+            if not (self.work / "origin").is_file() or (self.work / "origin").read_text() != mark:
+                shutil.rmtree(self.work, ignore_errors=True)
+                self.work.mkdir(parents=True)
+                (self.work / "origin").write_text(mark)
+        self.files: dict[str, list[str]] = {}
+        self.rows: dict[str, int] = {}
+
+    def write(self, split: str, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[int]:
+        """Write a split's rows in parts; yields the rows written or skipped so far, for progress.
+
+        A part that an earlier import finished is not written again.
+        """
+        names: list[str] = []
+        done = 0
+        stream = iter(rows)
+        while chunk := list(islice(stream, ROWS)):
+            name = f"{split}-{len(names):05d}.parquet"
+            path = self.work / name
+            if not path.is_file():
+                with disk(path):
+                    table = pa.Table.from_pylist(chunk, schema=schema)
+                    pq.write_table(table, path.with_suffix(".part"), row_group_size=500)
+                    path.with_suffix(".part").replace(path)
+            names.append(name)
+            done += len(chunk)
+            yield done
+        self.files[split], self.rows[split] = names, done
+
+    def picture(self, source: Path, name: str) -> str:
+        """Bring a picture into the copy: a hard link where the disk allows it; returns its name there.
+
+        Raises:
+            UserError: when it is missing or cannot be read.
+        """
+        target = self.work / "images" / name
+        if not target.is_file():
+            with disk(target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if not source.is_file():
+                    raise UserError(f"the picture {str(source)!r} is missing")
+                try:
+                    os.link(source, target)
+                except OSError:
+                    temporary = target.with_name(f".{target.name}.part")
+                    shutil.copyfile(source, temporary)
+                    temporary.replace(target)
+        return f"images/{name}"
+
+    def finish(self, **more: Any) -> Path:
+        """Give the folder its name: from now on tasks find it."""
+        listing = {"rows": self.rows, "files": self.files, **more}
+        write_atomically(self.work / MANIFEST, json.dumps(listing, indent=1).encode())
+        with disk(self.folder):
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.work.rename(self.folder)
+        return self.folder
+
+
+@contextmanager
+def disk(path: Path) -> Iterator[None]:
+    """Inside, what the disk refuses is a user's error that names the path."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(f"cannot write {str(path)!r}: {reason}") from error

@@ -1,0 +1,55 @@
+"""Which number an answer gives."""
+
+import re
+
+from lmms_steer.scoring.text import NUMBER_WORD, clean, number_of, stated
+
+_NUMBER = re.compile(rf"(?<![\w.,-])(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d)", re.IGNORECASE)
+_NONE = re.compile(r"^(?:none|there (?:are|is) (?:no|none|not any)\b.*|no \w+)$", re.IGNORECASE)
+_TOTAL = re.compile(r"(?:\bin total\b|\btotal(?: number)?(?: of [\w ]+)?\s+(?:is|of|:)|\baltogether\b|=)", re.IGNORECASE)
+
+
+def parse_number(answer: str) -> int | None:
+    """The one number of an answer, in digits or words; None where it gives none, several, or a fraction.
+
+    What follows `the answer is`, the last `=` or stands beside `in total` counts before the rest.
+    """
+    text = clean(answer)
+    whole = number_of(text)
+    if whole is not None:
+        return whole
+    conclusion = stated(text)
+    if conclusion is not None:
+        found = _numbers(conclusion)
+        if len(found) == 1:
+            return found.pop()
+    if _NONE.match(text):
+        return 0
+    found = _numbers(text)
+    if len(found) == 1:
+        return found.pop()
+    return _total(text) if found else None
+
+
+def _total(text: str) -> int | None:
+    """The number beside the last word that says that a sum follows, or stands before it."""
+    marks = list(_TOTAL.finditer(text))
+    if not marks:
+        return None
+    after = re.split(r"[.!?;](?:\s|$)", text[marks[-1].end() :], maxsplit=1)[0]
+    sides = [_numbers(after), set(_ordered(text[: marks[-1].start()])[-1:])]
+    for numbers in sides:
+        if len(numbers) == 1:
+            return numbers.pop()
+    return None
+
+
+def _ordered(text: str) -> list[int]:
+    values = (number_of(match) for match in _NUMBER.findall(text))
+    return [value for value in values if value is not None]
+
+
+def _numbers(text: str) -> set[int]:
+    if re.search(r"\d\.\d*[1-9]|(?<![\w.,])-\d|\d\s*/\s*\d", text):
+        return set()
+    return set(_ordered(text))
