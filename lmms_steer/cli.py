@@ -18,6 +18,8 @@ app = typer.Typer(
 )
 vectors_app = typer.Typer(help="The vectors that a spec can name.", no_args_is_help=True, rich_markup_mode=None)
 concepts_app = typer.Typer(help="The sentence-anchor pairs that ship.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Local copies of the benchmarks.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(concepts_app, name="concepts")
 
@@ -227,6 +229,56 @@ def show_concept(
 
     for line in show(name, backbone):
         _say(line)
+
+
+@data_app.command("import")
+def import_data(
+    benchmark: Annotated[str, typer.Argument(help="cvbench, whatsup, blink, clevr, clevr_count or superclevr.")],
+    release: Annotated[Path, typer.Option("--from", help="The folder of the official release.")],
+    to: Annotated[Path | None, typer.Option(help="Where local copies are; $LMMS_STEER_DATA where unsaid.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first questions of a split only.")] = None,
+) -> None:
+    """Make a local copy of an official release, which our tasks then read; a killed import goes on where it was."""
+    from lmms_steer.data.importing import run
+
+    for line in run(benchmark, release, _data_dir(to), limit):
+        _say(line)
+
+
+@data_app.command("check")
+def check_data(
+    to: Annotated[Path | None, typer.Option(help="Where local copies are; $LMMS_STEER_DATA where unsaid.")] = None,
+) -> None:
+    """What is there, and whether it is what the tasks expect; status 1 where something is damaged."""
+    from lmms_steer.data.check import check
+
+    checked = list(check(_data_dir(to)))
+    for good, line in checked:
+        _say(f"{'' if good else 'DAMAGED  '}{line}")
+    if not all(good for good, _ in checked):
+        raise typer.Exit(1)
+
+
+@data_app.command("generate")
+def generate_data(
+    out: Annotated[Path, typer.Argument(help="Folder for the stand-ins.")],
+    questions: Annotated[int, typer.Option(min=1, help="Of each task.")] = 24,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Small stand-ins for all releases in the official formats, to try import and tasks without a download."""
+    from lmms_steer.data.generated import write
+
+    for name, folder in write(out, questions, seed).items():
+        _say(f"lmms-steer data import {name} --from {folder}")
+
+
+def _data_dir(to: Path | None) -> Path:
+    from lmms_steer.data.source import data_dir
+
+    root = to or data_dir()
+    if root is None:
+        raise UserError("where should local copies be? Set LMMS_STEER_DATA=DIR or give --to DIR")
+    return root
 
 
 @app.command("inspect")

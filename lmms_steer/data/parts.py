@@ -26,7 +26,7 @@ class Copy:
 
     Args:
         folder: where the copy belongs.
-        origin: files of the release; if their sizes or times change, what an earlier, killed import left is thrown away.
+        origin: files of the release; if their sizes or times change, what a killed import left is thrown away.
 
     Raises:
         UserError: where the folder cannot be written.

@@ -17,6 +17,7 @@ QUESTION = pa.schema(
         ("question", pa.string()),
         ("answer", pa.string()),
         ("family", pa.int32()),
+        ("kind", pa.string()),
         ("question_index", pa.int64()),
     ]
 )
@@ -38,7 +39,9 @@ def clevr_questions(path: Path) -> Iterator[dict[str, Any]]:
             for number, entry in enumerate(ijson.items(file, "questions.item"), start=1):
                 yield _question(entry, path, number)
         except ijson.JSONError as error:
-            raise UserError(f"{str(path)!r} is cut off or no JSON after question {number}: {one_line(error)}") from error
+            raise UserError(
+                f"{str(path)!r} is cut off or no JSON after question {number}: {one_line(error)}"
+            ) from error
     if not number:
         raise UserError(f"{str(path)!r} holds no 'questions'")
 
@@ -62,8 +65,25 @@ def _question(entry: Any, path: Path, number: int) -> dict[str, Any]:
         "question": str(entry["question"]),
         "answer": said,
         "family": int(entry.get("question_family_index", -1)),
+        "kind": _kind(entry, said),
         "question_index": int(entry.get("question_index", number - 1)),
     }
+
+
+def _kind(entry: dict[str, Any], answer: str) -> str:
+    """count, exist, query, compare_number or compare_attribute, by the program's last step; else by the answer."""
+    program = entry.get("program")
+    last = program[-1] if isinstance(program, list) and program and isinstance(program[-1], dict) else {}
+    step = str(last.get("function") or last.get("type") or "")
+    if step in ("count", "exist"):
+        return step
+    if step in ("equal_integer", "less_than", "greater_than"):
+        return "compare_number"
+    if step.startswith("equal_"):
+        return "compare_attribute"
+    if step.startswith("query_"):
+        return "query"
+    return "count" if answer.isdecimal() else "exist" if answer in ("yes", "no") else "query"
 
 
 def whatsup_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -121,13 +141,13 @@ def check_choice(row: dict[str, Any], path: Path, number: int) -> None:
         raise UserError(f"{where}: the right choice {choices[letters.index(answer)]!r} stands there twice")
 
 
-def image_schema(columns: dict[str, pa.DataType], images: tuple[str, ...]) -> pa.Schema:
-    """A schema whose `images` columns `datasets` reads as pictures, as it does on the Hub."""
+def image_schema(columns: dict[str, pa.DataType], images: tuple[str, ...], lists: tuple[str, ...] = ()) -> pa.Schema:
+    """A schema whose columns `images`, and lists of images `lists`, `datasets` reads as pictures, as on the Hub."""
     stored = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    features: dict[str, Any] = {name: {"_type": "Image"} for name in images}
-    for name, kind in columns.items():
-        features[name] = _feature(kind)
-    fields = [(name, kind) for name, kind in columns.items()] + [(name, stored) for name in images]
+    features: dict[str, Any] = {name: _feature(kind) for name, kind in columns.items()}
+    features |= {name: {"_type": "Image"} for name in images}
+    features |= {name: {"feature": {"_type": "Image"}, "_type": "List"} for name in lists}
+    fields = [*columns.items(), *((name, stored) for name in images), *((name, pa.list_(stored)) for name in lists)]
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 

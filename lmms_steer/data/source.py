@@ -8,9 +8,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmms_steer.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 MANIFEST = "manifest.json"
 
@@ -49,14 +52,28 @@ def source(benchmark: str, split: str, hub: str | None, name: str | None = None)
         return Source("parquet", None, {"data_files": {split: files}})
     if hub is not None and (root is None or folder is None or not folder.exists()):
         return Source(hub, name, {})
-    benchmark = benchmark.split("/")[0]
+    benchmark = benchmark.split("/", maxsplit=1)[0]
     if root is None:
         raise UserError(
-            f"{benchmark} is not on the Hub: set LMMS_STEER_DATA=DIR and run lmms-steer data import {benchmark} --from RELEASE"
+            f"{benchmark} is not on the Hub: set LMMS_STEER_DATA=DIR, lmms-steer data import {benchmark} --from RELEASE"
         )
     raise UserError(
         f"{str(folder)!r} holds no finished copy of {benchmark}: run lmms-steer data import {benchmark} --from RELEASE"
     )
+
+
+def with_pictures(dataset: "Dataset", benchmark: str) -> "Dataset":
+    """A local copy's rows with their pictures in a column `image`, opened when they are looked at.
+
+    Rows that hold their pictures already stay as they are.
+    """
+    root = data_dir()
+    if root is None or "image_path" not in dataset.column_names:
+        return dataset
+    from datasets import Image
+
+    paths = [str(root / benchmark / path) for path in dataset["image_path"]]
+    return dataset.add_column("image", paths).cast_column("image", Image())
 
 
 def manifest(folder: Path) -> dict[str, Any]:

@@ -13,9 +13,9 @@ _BARE = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,]?$")
 def parse_choice(answer: str, choices: Sequence[str]) -> str:
     """The letter of the one choice that the answer names; "" where it names none, or more than one.
 
-    In this order: a letter alone (`C`, `(c)`, `C.`); a choice's own text; a letter with something behind it (`B) 3`), but
-    for another choice's text; the same in what follows `the answer is`; the only letter in parentheses; the only choice
-    whose text occurs; the only capital letter that stands alone (`A` only at the end, as it is also a word).
+    In this order: a letter alone (`C`, `(c)`, `C.`); a choice's own text; a letter with something behind it (`B) 3`),
+    but for another choice's text; the same in what follows `the answer is`; the only letter in parentheses; the only
+    choice whose text occurs; the only capital letter that stands alone (`A` only at the end, as it is also a word).
 
     Args:
         answer: what the model said.

@@ -4,9 +4,13 @@ import re
 
 from lmms_steer.scoring.text import NUMBER_WORD, clean, number_of, stated
 
-_NUMBER = re.compile(rf"(?<![\w.,-])(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d)", re.IGNORECASE)
+_NUMBER = re.compile(
+    rf"(?<![\w.,-])(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d)", re.IGNORECASE
+)
 _NONE = re.compile(r"^(?:none|there (?:are|is) (?:no|none|not any)\b.*|no \w+)$", re.IGNORECASE)
-_TOTAL = re.compile(r"(?:\bin total\b|\btotal(?: number)?(?: of [\w ]+)?\s+(?:is|of|:)|\baltogether\b|=)", re.IGNORECASE)
+_TOTAL = re.compile(
+    r"(?:\bin total\b|\btotal(?: number)?(?: of [\w ]+)?\s+(?:is|of|:)|\baltogether\b|=)", re.IGNORECASE
+)
 
 
 def parse_number(answer: str) -> int | None:

@@ -8,7 +8,9 @@ UNITS = (
 ).split()
 TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
 WORDS = {word: number for number, word in enumerate(UNITS)} | {word: 10 * (i + 2) for i, word in enumerate(TENS)}
-NUMBER_WORD = rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(UNITS[1:10])}))?|{'|'.join(sorted(UNITS, key=len, reverse=True))})"
+NUMBER_WORD = (
+    rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(UNITS[1:10])}))?|{'|'.join(sorted(UNITS, key=len, reverse=True))})"
+)
 
 _WRAPPED = (r"<answer>(.*?)</answer>", r"\\boxed\{([^{}]*)\}")
 _STATED = re.compile(
