@@ -3,6 +3,7 @@
 Each wraps one public function, does nothing for models that are not ours, and is put in once:
 
 * `TaskManager.initialize_tasks`: our task folder is indexed without `--include_path`;
+* `TaskManager.load_task_or_group`: data that is not there ends the command as below;
 * `evaluator.evaluate`: the results say, under `steering`, what was done to the model;
 * `GeneralConfigTracker._get_model_name`: the output folder names the spec, so that two runs stand apart;
 * `ResponseCache.create`: the cache's key holds a hash of vectors and answer bias: changed files give no stale answers;
@@ -52,7 +53,19 @@ def index_our_tasks() -> None:
 
         return initialize_tasks
 
+    def ending(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def load_task_or_group(self: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(self, *args, **kwargs)
+            except UserError as error:
+                end_command_line(error)
+                raise
+
+        return load_task_or_group
+
     _wrap(TaskManager, "initialize_tasks", wrap)
+    _wrap(TaskManager, "load_task_or_group", ending)
 
 
 def install(lm: SteeredModel, arg_string: str) -> None:
