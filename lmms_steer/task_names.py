@@ -1,4 +1,4 @@
-"""The names of our tasks and groups, read from the YAML files without importing lmms-eval."""
+"""The names of our tasks, groups and tags, read from the YAML files without importing lmms-eval."""
 
 import re
 from importlib.resources import files
@@ -11,10 +11,10 @@ def tasks_dir() -> str:
 
 
 def task_names() -> list[str]:
-    """Every task and group, sorted."""
+    """Every task, group and tag, sorted."""
     found = set()
     for path in Path(tasks_dir()).rglob("*.yaml"):
-        named = re.search(r"^(?:task|group): *[\"']?([\w-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-        if named is not None:
-            found.add(named.group(1))
+        found.update(
+            re.findall(r"^(?:task|group|tag): *[\"']?([\w-]+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        )
     return sorted(found)

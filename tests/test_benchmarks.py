@@ -216,6 +216,16 @@ def test_prompts_are_the_paper_s_and_the_prompted_variant_adds_a_hint(manager: A
     assert texts["whatsup_a"].startswith(f"{letter}Please select the correct caption for the image:\n(A) A mug")
 
 
+def test_the_right_caption_is_the_release_s_first_wherever_it_was_rotated_to(manager: Any, data: Path) -> None:
+    (task,) = manager.load_task_or_group(["whatsup_b"], "simple").values()
+    stored = pq.read_table(data / "whatsup_b/Controlled_Images_B-00000.parquet").to_pylist()
+    places = []
+    for row, doc in zip(stored, task.test_docs(), strict=True):
+        places.append("ABCD".index(doc["right"]))
+        assert doc["captions"][places[-1]] == row["caption_options"][0]
+    assert places[:5] == [0, 3, 2, 1, 0]
+
+
 def test_no_name_of_ours_is_one_of_lmms_eval_s() -> None:
     import lmms_eval
 

@@ -10,10 +10,10 @@ from sae_lens.saes.sae import SAEMetadata
 
 from lmms_steer import UserError, concepts
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.extraction.activations import Activations
+from lmms_steer.extraction.activations import Activations, Place
 from lmms_steer.extraction.extract import Backbone, shuffled
-from lmms_steer.extraction.linear_probe import BATCH, EPOCHS, LEARNING_RATE
-from lmms_steer.extraction.methods import Settings
+from lmms_steer.extraction.linear_probe import BATCH, EPOCHS, LEARNING_RATE, linear_probe
+from lmms_steer.extraction.methods import Job, Settings
 from lmms_steer.tiny_world.paths import TINY_SAE, weights_dir
 
 UNCHECKED = Settings(judge="none")
@@ -52,18 +52,15 @@ def test_the_probe_equals_logistic_regression_by_hand(backbone: Backbone, spatia
 
 
 def test_no_sentence_is_on_both_sides_of_the_probes_cross_validation() -> None:
-    # every sentence has a mark of its own, and labels that follow the mark: only a leak could tell them
+    # every sentence has a mark of its own, on the one or the other side of it its anchors: only a leak could tell which
     generator = np.random.default_rng(0)
-    marks = generator.standard_normal((40, 1, 400)) * 5
-    flips = generator.random(40) < 0.5
-    anchors, controls = np.where(flips[:, None, None], marks, -marks), np.where(flips[:, None, None], -marks, marks)
-    from lmms_steer.extraction.activations import Place
-    from lmms_steer.extraction.linear_probe import linear_probe
-    from lmms_steer.extraction.methods import Job
-
-    places = tuple(Place(i, 0, 1) for i in range(40))
-    made = Activations(anchors.astype(np.float32), controls.astype(np.float32), places, places, ("x",) * 40)
-    job = Job("m", "m", 1, 400, Concept("c", "", ()), lambda concept: made)
+    marks = np.repeat(generator.standard_normal((30, 1, 200)) * 5, 4, axis=0)
+    sides = np.repeat(generator.choice((-1.0, 1.0), 30), 4)[:, None, None]
+    noise = generator.standard_normal((2, 120, 1, 200)) * 0.1
+    places = tuple(Place(i // 4, 0, 1) for i in range(120))
+    rows = [(side * sides * marks + n).astype(np.float32) for side, n in zip((1, -1), noise, strict=True)]
+    made = Activations(rows[0], rows[1], places, places, ("x",) * 30)
+    job = Job("m", "m", 1, 200, Concept("c", "", ()), lambda concept: made)
     assert abs(linear_probe(made, job).settings["held_out_balanced_accuracy"]["0"] - 0.5) < 0.2
 
 
