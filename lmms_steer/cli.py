@@ -281,6 +281,33 @@ def _data_dir(to: Path | None) -> Path:
     return root
 
 
+@app.command()
+def search(
+    model_args: Annotated[str, typer.Option("--model_args", "--model-args", help="The unsteered model: pretrained=…")],
+    vector: Annotated[str, typer.Option(help="A vector, or several with commas.")],
+    task: Annotated[str, typer.Option(help="Held-out questions: cvbench_relation_select, …")],
+    output: Annotated[Path, typer.Option(help="The study's folder; a search goes on where it was.")],
+    model: Annotated[str, typer.Option(help="steered_hf, steered_paligemma or steered_idefics3.")] = "steered_hf",
+    layers: Annotated[str, typer.Option(help="5-20, 0-24:4 or 3,7; all where unsaid.")] = "",
+    alphas: Annotated[str, typer.Option(help="first:last:step, or a list.")] = "0.1:1.0:0.1",
+    tokens: Annotated[str, typer.Option(help="image, text, both; several with commas.")] = "image,text,both",
+    controls: Annotated[int, typer.Option(min=0, help="Random vectors to search alike.")] = 5,
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", "--batch-size", min=1, help="Held in memory at once.")
+    ] = 16,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first questions only.")] = None,
+    test_known: Annotated[
+        bool, typer.Option("--i-know-this-is-test", help="Choose on test questions; never report a result on them.")
+    ] = False,
+) -> None:
+    """Which layer, how strong, which tokens: every cell of a grid, on held-out questions, with controls."""
+    from lmms_steer.search.command import run
+
+    grid = (layers, alphas, tokens, controls, batch_size, limit)
+    for line in run(model, model_args, vector.split(","), task, *grid, output, test_known):
+        _say(line)
+
+
 @app.command("inspect")
 def inspect_prompt(
     prompt: Annotated[str, typer.Option(help="The question.")],

@@ -1,0 +1,86 @@
+"""A task of lmms-eval as questions whose answers the next token tells: letters, numbers, or the choices' words."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from lmms_steer.errors import UserError, unknown
+from lmms_steer.models.visuals import visuals_of
+from lmms_steer.prompts import Visual
+from lmms_steer.task_names import task_names, tasks_dir
+
+LETTERS = "ABCDEFGHIJ"
+NUMBERS = 21
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question.
+
+    Attributes:
+        doc_id: its number in the task.
+        text, visuals: as the model is asked.
+        answers: what it may say.
+        right: the place of the right answer among them.
+    """
+
+    doc_id: int
+    text: str
+    visuals: list[Visual]
+    answers: tuple[str, ...]
+    right: int
+
+
+def load(task: str, model: str) -> tuple[Any, str]:
+    """A task object of lmms-eval, and the name of the split that it asks.
+
+    Raises:
+        UserError: for a task that does not exist, or a group.
+    """
+    from lmms_eval.tasks import TaskManager
+
+    ours = task in task_names()
+    manager = TaskManager(include_path=[tasks_dir()], include_defaults=not ours, model_name=model)
+    if task not in manager.all_tasks:
+        raise unknown("task", task, task_names() if ours else manager.all_tasks)
+    loaded = manager.load_task_or_group([task], "simple")
+    if list(loaded) != [task]:
+        raise UserError(f"{task} is a group: search on one task")
+    found = loaded[task]
+    return found, str(found.config.test_split or found.config.validation_split)
+
+
+def questions(task: Any, limit: int | None) -> Iterator[Asked]:
+    """The task's questions.
+
+    Raises:
+        UserError: for a question whose answer is none of a fixed set.
+    """
+    docs = task.test_docs() if task.has_test_docs() else task.validation_docs()
+    name = task.config.task
+    for number in range(min(len(docs), limit or len(docs))):
+        doc = docs[number]
+        text, target = str(task.doc_to_text(doc)), task.doc_to_target(doc)
+        answers, right = _answers(doc, text, target)
+        if right is None:
+            raise UserError(
+                f"{name}, document {number}: the answer {target!r} is no letter, number or choice:"
+                " a search scores answers of a fixed set"
+            )
+        yield Asked(number, text, visuals_of(task.doc_to_visual(doc), f"{name}, document {number}"), answers, right)
+
+
+def _answers(doc: Any, text: str, target: Any) -> tuple[tuple[str, ...], int | None]:
+    choices = next((list(doc[key]) for key in ("choices", "captions") if doc.get(key)), [])
+    said = str(target).strip().strip("()")
+    if choices and said in LETTERS and len(said) == 1:
+        # a prompt that lists lettered choices wants a letter, any other the choice itself
+        words = tuple(LETTERS[: len(choices)]) if re.search(r"\(A\)|\bA[.:)]", text) else tuple(map(str, choices))
+        place = LETTERS.index(said)
+        return words, place if place < len(words) else None
+    if said.isdecimal() and int(said) < NUMBERS:
+        return tuple(map(str, range(NUMBERS))), int(said)
+    if said.lower() in ("yes", "no"):
+        return ("yes", "no"), ("yes", "no").index(said.lower())
+    return (), None
