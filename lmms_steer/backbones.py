@@ -27,11 +27,12 @@ def short_name(model: str) -> str:
 
 
 def backbone_of(model: str) -> str | None:
-    """The short name of an MLLM's text backbone, or None where the table has none."""
+    """The short name of an MLLM's text backbone, of a backbone itself, or None where the table has neither."""
     for mllm, backbone in table().items():
         if fnmatchcase(model, mllm) or fnmatchcase(short_name(model), short_name(mllm)):
             return short_name(backbone)
-    return None
+    backbones = {short_name(name) for name in table().values()}
+    return short_name(model) if short_name(model) in backbones else None
 
 
 def checkpoint(model: str) -> str:

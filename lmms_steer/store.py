@@ -79,6 +79,11 @@ def find(name: str, backbone: str | None) -> Entry:
     for candidate in candidates:
         if candidate in known:
             return known[candidate]
+    if wanted and any(entry.startswith(f"{wanted[0]}/") for entry in known):
+        named = {entry.rsplit("/", 1)[0] for entry in known if entry.startswith(f"{wanted[0]}/")}
+        raise unknown(
+            "vector", name, named if len(wanted) == 2 else [e for e in known if e.startswith(f"{wanted[0]}/")]
+        )
     if backbone is None and len(wanted) < 3:
         others = ", ".join(sorted(entry for entry in known if wanted[0] in entry.split("/"))) or ", ".join(
             sorted(known)

@@ -28,9 +28,7 @@ def asked(cut: int = 20) -> list[Instance]:
 
 
 def ours(**spec: Any) -> list[tuple[float, bool]]:
-    return SteeredHFLM(
-        pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, "vector": "tiny-gemma2/spatial", **spec}
-    ).loglikelihood(asked())
+    return SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, **spec}).loglikelihood(asked())
 
 
 def test_every_position_steered_agrees_with_lm_eval_s_own_steered(tmp_path: Path) -> None:
@@ -41,7 +39,7 @@ def test_every_position_steered_agrees_with_lm_eval_s_own_steered(tmp_path: Path
 
 
 def test_in_prefill_the_scored_continuation_is_not_steered() -> None:
-    lm = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, "vector": "tiny-gemma2/spatial"})
+    lm = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **SPEC)
     v = torch.from_numpy(lm.resolved.vectors[0][3].copy()) * 0.5
     expected = []
     for instance in asked():

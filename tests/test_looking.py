@@ -188,6 +188,7 @@ def test_the_table_names_a_backbone_and_saes_that_sae_lens_has() -> None:
         "llava-hf/llava-1.5-7b-hf": "vicuna-7b-v1.5",
     }
     assert {model: backbone_of(model) for model in expected} == expected
+    assert backbone_of("google/gemma-2-2b") == "gemma-2-2b", "a backbone is its own"
     assert backbone_of("somebody/a-model") is None and sae_of("Qwen3-4B") is None
     releases = get_pretrained_saes_directory()
     for backbone in set(table().values()) - {"tiny-gemma2"}:

@@ -84,6 +84,8 @@ def test_names_find_the_file_and_yours_hides_the_shipped(own_cache: Path) -> Non
     assert "tiny-gemma2/spatial/mean_shift" in (store.user_store() / "index.yaml").read_text()
     with pytest.raises(UserError, match="unknown vector 'spatail': did you mean 'spatial'"):
         store.find("spatail", "tiny-gemma2")
+    with pytest.raises(UserError, match="unknown vector 'tiny-gemma2/spatail': did you mean 'tiny-gemma2/spatial'"):
+        store.find("tiny-gemma2/spatail", None)
     with pytest.raises(UserError, match="leaves out the text backbone"):
         store.find("spatial", None)
     with pytest.raises(UserError, match="no such vector file"):
