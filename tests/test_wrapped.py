@@ -4,14 +4,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from checkpoints import build
-from conftest import vectors
+from conftest import picture, vectors
 from PIL import Image
 
 from lmms_steer import UserError
+from lmms_steer.inspection.tokens import inspect, lines, open_images
+from lmms_steer.models.from_args import model_named
 from lmms_steer.models.names import MODELS
 
 BIN = Path(sys.executable).parent
@@ -32,23 +35,44 @@ def test_names_of_ours_and_of_lmms_eval_s_own_are_registered() -> None:
     assert MODEL_REGISTRY_V2.resolve("internvl_hf").class_path.startswith("lmms_eval.")
 
 
-def test_lmms_eval_s_own_wrapper_steered_and_not(tmp_path: Path) -> None:
+def messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"role": "user", "content": [{"type": "image", "url": doc["image"]}, {"type": "text", "text": doc["text"]}]}
+    ]
+
+
+def answers(model: str, args: str) -> list[str]:
+    from lmms_eval.models import get_model
+
+    lm = get_model(model).create_from_arg_string(args, {"batch_size": 1, "device": "cpu"})
+    docs = [{"image": picture(i), "text": f"where is cup {i} ?"} for i in range(4)]
+    lm.task_dict = {"t": {"test": docs}}
+    settings = {"max_new_tokens": 6, "do_sample": False, "until": ["zzz"]}
+    asked = [
+        SimpleNamespace(args=(doc["text"], messages, dict(settings), i, "t", "test")) for i, doc in enumerate(docs)
+    ]
+    return [str(getattr(answer, "text", answer)) for answer in lm.generate_until(asked)]
+
+
+def test_lmms_eval_s_own_wrapper_is_itself_unsteered_and_changes_steered(tmp_path: Path) -> None:
     folder = saved("internvl", tmp_path)
     vector = vectors(scale=20).save(tmp_path / "v.safetensors")
-    answers = {}
-    for model, more in (("internvl_hf", ""), ("steered_internvl_hf", ""), ("steered:internvl_hf", f",vector={vector}")):
-        spec = ",layer=1,alpha=3,tokens=both" if more else ""
-        args = [str(BIN / "lmms-eval"), "--model", model, "--model_args", f"pretrained={folder}{more}{spec}"]
-        out = tmp_path / model.replace(":", "_") / ("steered" if more else "plain")
-        run = ["--tasks", "tiny_spatial", "--limit", "6", "--device", "cpu", "--output_path", str(out), "--log_samples"]
-        done = subprocess.run([*args, *run], capture_output=True, text=True, check=False)
-        (samples,) = out.rglob("*samples*.jsonl")
-        answers[model] = [json.loads(line)["filtered_resps"] for line in samples.read_text().splitlines()]
-        (results,) = out.rglob("*results.json")
-        record = json.loads(results.read_text()).get("steering")
-        assert (record is None) == (model == "internvl_hf"), done.stderr[-2000:]
-    assert record["spec"].endswith("layer=1,alpha=3,tokens=both")
-    assert answers["internvl_hf"] == answers["steered_internvl_hf"] != answers["steered:internvl_hf"]
+    plain = f"pretrained={folder}"
+    spec = f"vector={vector},layer=1,alpha=3,tokens=both"
+    stock = answers("internvl_hf", plain)
+    assert answers("steered_internvl_hf", plain) == stock != answers("steered:internvl_hf", f"{plain},{spec}")
+
+
+def test_it_runs_from_the_command_line_and_the_results_say_what_was_done(tmp_path: Path) -> None:
+    folder = saved("internvl", tmp_path)
+    vector = vectors().save(tmp_path / "v.safetensors")
+    args = f"pretrained={folder},vector={vector},layer=1,alpha=3,tokens=both"
+    line = [str(BIN / "lmms-eval"), "--model", "steered:internvl_hf", "--model_args", args, "--tasks", "tiny_spatial"]
+    more = ["--limit", "4", "--device", "cpu", "--output_path", str(tmp_path / "out"), "--log_samples"]
+    done = subprocess.run([*line, *more], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (results,) = (tmp_path / "out").rglob("*results.json")
+    assert json.loads(results.read_text())["steering"]["spec"].endswith("layer=1,alpha=3,tokens=both")
 
 
 def test_what_runs_elsewhere_cannot_be_steered() -> None:
@@ -67,18 +91,20 @@ def inspected(*args: str) -> Any:
 def test_inspect_shows_which_tokens_are_steered(tmp_path: Path) -> None:
     Image.effect_noise((64, 64), 80).save(tmp_path / "x.png")
     spec = "pretrained=tiny-paligemma2,vector=colour-red,layer=0,alpha=1,tokens=image"
-    picture = ("--image", str(tmp_path / "x.png"))
-    done = inspected("--model_args", spec, *picture, "--picture", str(tmp_path / "p.png"))
+    done = inspected("--model_args", spec, "--image", str(tmp_path / "x.png"), "--picture", str(tmp_path / "p.png"))
     assert done.returncode == 0, done.stderr
     assert "image tokens: 16 of 16 steered" in done.stdout and "text tokens: 0 of" in done.stdout
     assert "[<image>×16] <bos> what colour" in done.stdout
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
-    done = inspected("--model_args", spec.replace("image", "last"), *picture)
-    assert "image tokens: 0 of 16 steered" in done.stdout and "text tokens: 1 of" in done.stdout
-    done = inspected("--model_args", "pretrained=tiny-paligemma2", *picture)
-    assert "none (the baseline)" in done.stdout
+    x = open_images([tmp_path / "x.png"])
+    for args, expected in (
+        (spec.replace("image", "last"), ("image tokens: 0 of 16 steered", "text tokens: 1 of")),
+        ("pretrained=tiny-paligemma2", ("none (the baseline)", "image tokens: 0 of 16 steered")),
+    ):
+        told = "\n".join(lines(inspect(model_named("steered_paligemma", args), x, "what colour is the square ?")))
+        assert all(text in told for text in expected)
     (tmp_path / "x.png").write_bytes(b"no picture")
-    done = inspected("--model_args", spec, *picture)
-    assert done.returncode == 2 and "cannot open the image" in done.stderr.splitlines()[-1]
-    done = inspected("--model_args", spec, "--model", "steered_nothing")
-    assert done.returncode == 2 and "unknown model 'steered_nothing'" in done.stderr.splitlines()[-1]
+    with pytest.raises(UserError, match="cannot open the image"):
+        open_images([tmp_path / "x.png"])
+    with pytest.raises(UserError, match="unknown model 'steered_nothing'"):
+        model_named("steered_nothing", spec)
