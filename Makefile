@@ -19,6 +19,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/wrappers.py 2>/dev/null
+	$(BIN)/python benchmarks/importing.py
 
 # the vectors that ship, from the sentences that ship
 vectors: $(READY)

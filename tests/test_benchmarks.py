@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +184,8 @@ def test_pairs_and_sets_are_all_or_nothing() -> None:
     assert utils.sets([row["set_acc"] for row in rows[:3]]) != utils.sets([row["set_acc"] for row in rows[:3]])
 
 
-@pytest.mark.parametrize(("count", "last"), [(600, 270), (650, 435), (788, 102)])
-def test_the_paper_s_split(count: int, last: int) -> None:
+@pytest.mark.parametrize("count", [600, 650, 788])
+def test_the_paper_s_split(count: int) -> None:
     import importlib.util
 
     spec = importlib.util.spec_from_file_location("cvbench_utils", Path(tasks_dir()) / "cvbench" / "utils.py")
@@ -195,7 +194,7 @@ def test_the_paper_s_split(count: int, last: int) -> None:
     select, test = utils.split(count, "select"), utils.split(count, "test")
     assert len(test) == 150 and not set(select) & set(test) and len(select) + 150 == count
     assert test == np.random.RandomState(42).permutation(count)[-150:].tolist()
-    assert last in {600: (270,), 650: (435,), 788: (102,)}[count]
+    assert test[-3:] == [270, 435, 102]
 
 
 def test_prompts_are_the_paper_s_and_the_prompted_variant_adds_a_hint(manager: Any, data: Path) -> None:
@@ -409,8 +408,5 @@ def test_ten_thousand_questions_are_read_piece_by_piece(tmp_path: Path) -> None:
         )
         (tmp_path / "images/val" / name).write_bytes(b"x")
     (tmp_path / "CLEVR_val_questions.json").write_text(json.dumps({"info": {}, "questions": entries}))
-    start = time.monotonic()
     list(importing.run("clevr", tmp_path, tmp_path / "data"))
-    # no timed test: a bound that only a blunder breaks; `benchmarks/` has the number
-    assert time.monotonic() - start < 60
     assert any("clevr: val 10000 of" in line for _, line in check(tmp_path / "data"))

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from lmms_steer.errors import UserError
 from lmms_steer.inspection.describe import Description
+from lmms_steer.inspection.figure import pyplot_for, save
 
 _MOST_OTHERS = 24
 _TOWARD = 6
@@ -16,13 +16,7 @@ def draw(shown: Description, path: Path) -> Path:
     Raises:
         UserError: for another suffix, or a file that cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"{str(path)!r}: expected a file that ends in .png, .svg or .pdf")
+    pyplot = pyplot_for(path)
     layers = list(shown.vectors)
     strongest = sorted(shown.cosines, key=lambda n: -max(map(abs, shown.cosines[n].values())))[:_MOST_OTHERS]
     height = 3.4 + max(0.22 * len(strongest), 0.26 * len(layers) + 0.6, 1.5)
@@ -38,14 +32,7 @@ def draw(shown: Description, path: Path) -> Path:
     _probe(axes["probe"], shown, layers)
     _cosines(axes["cosine"], shown, layers, strongest, figure)
     _words(axes["words"], shown, layers)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        pyplot.close(figure)
-    return path
+    return save(figure, path)
 
 
 def _probe(axes: Any, shown: Description, layers: list[int]) -> None:

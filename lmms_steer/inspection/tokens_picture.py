@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from lmms_steer.errors import UserError
+from lmms_steer.inspection.figure import pyplot_for, save
 from lmms_steer.inspection.tokens import Seen
 
 _STEERED, _PLAIN = "#b3592d", "#9aa5b1"
@@ -19,13 +19,7 @@ def draw(seen: Seen, image: Image.Image | None, path: Path) -> Path:
     Raises:
         UserError: for another suffix, or a file that cannot be written.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"{str(path)!r}: expected a file that ends in .png, .svg or .pdf")
+    pyplot = pyplot_for(path)
     figure, axes = pyplot.subplot_mosaic(
         [["image", "answers"], ["tokens", "tokens"]], figsize=(11, 8.5), height_ratios=[1.5, 1], layout="constrained"
     )
@@ -33,14 +27,7 @@ def draw(seen: Seen, image: Image.Image | None, path: Path) -> Path:
     _patches(axes["image"], seen, image)
     _answers(axes["answers"], seen)
     _tokens(axes["tokens"], seen)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-    except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        pyplot.close(figure)
-    return path
+    return save(figure, path)
 
 
 def _patches(axes: Any, seen: Seen, image: Image.Image | None) -> None:

@@ -134,7 +134,6 @@ class _LayerHook:
         return (steered, *output[1:]) if isinstance(output, tuple) else steered
 
     def _mask(self, call: Call) -> Tensor:
-        prompt = call.prompt_mask()
         if self.tokens in ("image", "text", "both"):
             mask = token_mask(call.input_ids, call.attention_mask, self.image_ids, self.tokens)
         elif call.continues:
@@ -143,14 +142,15 @@ class _LayerHook:
             )
         else:
             mask = token_mask(
-                call.input_ids, call.attention_mask, self.image_ids, self.tokens, prompt, self.special_ids
+                call.input_ids, call.attention_mask, self.image_ids, self.tokens, call.prompt, self.special_ids
             )
-            if self.phase != "prefill":
+            if self.phase != "prefill" and call.prompt is not None:
                 # what is generated is neither special nor the prompt's last
-                mask = mask | ~prompt
-        if self.phase == "all":
+                mask = mask | ~call.prompt
+        # where all is prompt, phase `decode` has left before this
+        if self.phase == "all" or call.prompt is None:
             return mask
-        return mask & prompt if self.phase == "prefill" else mask & ~prompt
+        return mask & call.prompt if self.phase == "prefill" else mask & ~call.prompt
 
     def _on(self, device: torch.device) -> Push:
         if self.push.delta.device != device:

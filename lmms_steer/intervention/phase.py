@@ -46,12 +46,6 @@ class Call:
     prompt_length: int
     continues: bool = False
 
-    def prompt_mask(self) -> Tensor:
-        """bool [batch, positions]: `prompt`, also where it is None."""
-        if self.prompt is not None:
-            return self.prompt
-        return torch.ones_like(self.input_ids, dtype=torch.bool)
-
 
 class PromptTracker:
     """Hooks on the whole model that tell the layer hooks what call is in progress.

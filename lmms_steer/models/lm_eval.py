@@ -16,6 +16,7 @@ from transformers import AutoConfig
 
 from lmms_steer.backbones import checkpoint
 from lmms_steer.intervention.phase import continuation
+from lmms_steer.models.settings import loaded
 from lmms_steer.models.steering import Steering
 
 
@@ -27,7 +28,8 @@ class _SteeredLmEval(Steering):
         source = checkpoint(self.pretrained)
         trusted = model_args.get("trust_remote_code") is True
         revision = {"revision": model_args["revision"]} if "revision" in model_args else {}
-        self.resolve_for(AutoConfig.from_pretrained(source, trust_remote_code=trusted, **revision))
+        config = loaded(self.pretrained, AutoConfig.from_pretrained, source, trust_remote_code=trusted, **revision)
+        self.resolve_for(config)
         super().__init__(pretrained=source, **model_args)  # type: ignore[call-arg]
         held: Any = self
         self.attach_to(held.model, getattr(self, "processor", None) or held.tokenizer)

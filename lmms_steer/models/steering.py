@@ -8,7 +8,6 @@ from typing import Any
 
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.first_use import extract_missing
-from lmms_steer.intervention.anatomy import text_config
 from lmms_steer.intervention.hooks import attach
 from lmms_steer.models.relative import measured
 from lmms_steer.resolve import ModelFacts, ResolvedSpec, resolve
@@ -64,9 +63,6 @@ class Steering:
         Raises:
             UserError: as `attach`.
         """
-        facts = text_config(model)
-        if self.resolved.spec and facts.num_hidden_layers < 1:
-            raise UserError(f"{self.pretrained} has no decoder layer to steer")
         self.resolved = measured(self.resolved, model, processor, self.pretrained)
         tokenizer = getattr(processor, "tokenizer", processor)
         self.handles = attach(model, self.resolved, getattr(tokenizer, "all_special_ids", ()))

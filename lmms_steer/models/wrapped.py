@@ -12,6 +12,7 @@ from lmms_steer import lmms_eval_seams as seams
 from lmms_steer.backbones import checkpoint
 from lmms_steer.errors import UserError, one_line
 from lmms_steer.models.from_args import FromArgs
+from lmms_steer.models.settings import loaded
 
 ENGINES = ("vllm", "sglang", "api", "openai", "gemini", "claude", "gpt", "litellm", "reka", "fastvideo", "trtllm")
 """Parts of the names of wrappers whose model runs elsewhere."""
@@ -59,7 +60,7 @@ def steered_class(model: str, simple: bool = False) -> type[FromArgs]:
             named = str(inspect.signature(base.__init__).parameters["pretrained"].default)
         self.pretrained = named
         # before the wrapper loads the weights, so that a mistake is not paid for with them
-        self.resolve_for(AutoConfig.from_pretrained(checkpoint(named)))
+        self.resolve_for(loaded(named, AutoConfig.from_pretrained, checkpoint(named)))
         base.__init__(self, **model_args)
         own = vars(self)
         held = next((m for m in (own.get("_model"), own.get("model")) if m is not None), None)

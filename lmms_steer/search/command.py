@@ -10,7 +10,7 @@ from tqdm import tqdm
 from lmms_steer.errors import UserError
 from lmms_steer.resolve import ModelFacts, resolve
 from lmms_steer.search import study
-from lmms_steer.search.plan import FEW, Cell, Plan, alpha_range, layer_range, refuse_test, token_targets
+from lmms_steer.search.plan import FEW, Plan, alpha_range, layer_range, refuse_test, token_targets
 from lmms_steer.spec import SteeringSpec
 from lmms_steer.vectors import SteeringVectors, write_atomically
 
@@ -116,8 +116,7 @@ def _points(told: dict[str, Any]) -> str:
 
 
 def _vector(name: str, layer: int, facts: ModelFacts) -> SteeringVectors:
-    cell = Cell(name, layer, 1.0, "text")
-    spec = SteeringSpec.parse(f"vector={cell.vector},layer={layer},alpha=1,tokens=text")
+    spec = SteeringSpec.parse(f"vector={name},layer={layer},alpha=1,tokens=text")
     from lmms_steer.extraction.first_use import extract_missing
 
     list(extract_missing(spec, facts.name))

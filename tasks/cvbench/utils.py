@@ -8,7 +8,8 @@ import numpy as np
 from datasets import Dataset
 
 from lmms_steer.data.source import attributes
-from lmms_steer.scoring.results import of_choice, of_losses
+from lmms_steer.scoring import lettered
+from lmms_steer.scoring.lettered import doc_to_choice, doc_to_index, doc_to_target, doc_to_text, process_losses
 
 HUB = "nyu-visionx/CV-Bench"
 TASKS = {"count": "Count", "relation": "Relation", "depth": "Depth", "distance": "Distance"}
@@ -59,26 +60,6 @@ def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
     return [doc["image"].convert("RGB")]
 
 
-def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    return f"{(lmms_eval_specific_kwargs or {}).get('pre_prompt', '')}{doc['prompt']}"
-
-
-def doc_to_target(doc: dict[str, Any]) -> str:
-    return doc["answer"].strip("()")
-
-
-def doc_to_choice(doc: dict[str, Any]) -> list[str]:
-    return list("ABCDEF"[: len(doc["choices"])])
-
-
-def doc_to_index(doc: dict[str, Any]) -> int:
-    return "ABCDEF".index(doc_to_target(doc))
-
-
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    scored = of_choice(results[0], doc["choices"], doc_to_target(doc))
+    scored = lettered.process_results(doc, results)
     return {**scored, "official": scored["acc"] * doc["official_weight"]}
-
-
-def process_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    return of_losses(results, doc_to_index(doc))

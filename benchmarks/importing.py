@@ -1,0 +1,30 @@
+"""Seconds and memory for importing 10,000 CLEVR questions, from a stand-in in the official format.
+
+make bench
+"""
+
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+from lmms_steer.data import generated, importing
+
+QUESTIONS = 10_000
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        release = Path(name) / "release"
+        release.mkdir()
+        generated._clevr(release, QUESTIONS, random.Random(0))
+        start = time.perf_counter()
+        list(importing.run("clevr", release, Path(name) / "data"))
+        seconds = time.perf_counter() - start
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{QUESTIONS} CLEVR questions, {QUESTIONS // 4} pictures:   {seconds:.1f} s, at most {most:.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
