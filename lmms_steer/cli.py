@@ -290,21 +290,35 @@ def search(
     model: Annotated[str, typer.Option(help="steered_hf, steered_paligemma or steered_idefics3.")] = "steered_hf",
     layers: Annotated[str, typer.Option(help="5-20, 0-24:4 or 3,7; all where unsaid.")] = "",
     alphas: Annotated[str, typer.Option(help="first:last:step, or a list.")] = "0.1:1.0:0.1",
-    tokens: Annotated[str, typer.Option(help="image, text, both; several with commas.")] = "image,text,both",
+    tokens: Annotated[str, typer.Option(help="image, text, both, last, …; several with commas.")] = "image,text,both",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="grid: everything. race: more questions for the better cells. screen: leave out what gradients give"
+            " no hope for. race+screen. tpe: Optuna proposes, alpha is continuous."
+        ),
+    ] = "grid",
+    score: Annotated[
+        str, typer.Option(help="letters: the next token tells the answer. generate: the model writes, the task scores.")
+    ] = "letters",
     controls: Annotated[int, typer.Option(min=0, help="Random vectors to search alike.")] = 5,
-    batch_size: Annotated[
-        int, typer.Option("--batch_size", "--batch-size", min=1, help="Held in memory at once.")
-    ] = 16,
+    trials: Annotated[int, typer.Option(min=1, help="Of each vector, for tpe.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the questions' order and of tpe.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions a pass.")] = 16,
+    memory: Annotated[float, typer.Option(help="GiB of a pass to hold; the rest is kept in the study's folder.")] = 4.0,
     limit: Annotated[int | None, typer.Option(min=1, help="The first questions only.")] = None,
+    confirm: Annotated[str | None, typer.Option(help="A task to measure the choices on, once.")] = None,
     test_known: Annotated[
         bool, typer.Option("--i-know-this-is-test", help="Choose on test questions; never report a result on them.")
     ] = False,
 ) -> None:
-    """Which layer, how strong, which tokens: every cell of a grid, on held-out questions, with controls."""
+    """Which layer, how strong, which tokens: on held-out questions, with controls."""
     from lmms_steer.search.command import run
+    from lmms_steer.search.options import Options
 
-    grid = (layers, alphas, tokens, controls, batch_size, limit)
-    for line in run(model, model_args, vector.split(","), task, *grid, output, test_known):
+    vectors = tuple(vector.split(","))
+    grid = (layers, alphas, tokens, strategy, score, controls, trials, seed, batch_size, memory, limit, confirm)
+    for line in run(Options(model, model_args, vectors, task, output, *grid, test_known)):
         _say(line)
 
 

@@ -89,6 +89,7 @@ class ResolvedSpec:
             "sha256": self.sha256 if self.spec else None,
             "vectors": [{"name": v.name, "sha256": v.sha256, "provenance": dict(v.provenance)} for v in self.vectors],
             "notes": [*self.notes, *self.warnings],
+            **({"provenance": dict(self.spec.provenance)} if self.spec.provenance else {}),
         }
 
 
@@ -129,7 +130,7 @@ def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVect
         warnings += _foreign(intervention, vector, model)
         done.append(intervention)
         vectors.append(vector)
-    return ResolvedSpec(SteeringSpec(tuple(done)), tuple(vectors), tuple(notes), tuple(warnings))
+    return ResolvedSpec(SteeringSpec(tuple(done), spec.provenance), tuple(vectors), tuple(notes), tuple(warnings))
 
 
 def _stored(name: str) -> SteeringVectors:

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +69,10 @@ class Intervention:
         if self.control is not None:
             parse_control(self.control)
         choices = (("tokens", TOKENS), ("phase", PHASES), ("operation", OPERATIONS), ("scale", SCALES))
-        for field, known in choices:
-            value = getattr(self, field)
-            if value not in known and not (field == "tokens" and value is None):
-                raise unknown(field, value, known)
+        for name, known in choices:
+            value = getattr(self, name)
+            if value not in known and not (name == "tokens" and value is None):
+                raise unknown(name, value, known)
         if self.scale != "raw" and self.operation in _WITHOUT_LENGTH:
             raise UserError(f"operation={self.operation},scale={self.scale}: the vector's length plays no part in it")
         if self.phase == "decode" and self.tokens == "image":
@@ -95,9 +95,13 @@ FIELDS = tuple(field.name for field in fields(Intervention))
 
 @dataclass(frozen=True, slots=True)
 class SteeringSpec:
-    """One or more interventions. An empty spec is the baseline: the model as it is."""
+    """One or more interventions. An empty spec is the baseline: the model as it is.
+
+    `provenance` is where a spec comes from (a search's study), if its file says so; it plays no part in what is done.
+    """
 
     interventions: tuple[Intervention, ...] = ()
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __bool__(self) -> bool:
         return bool(self.interventions)
@@ -136,22 +140,25 @@ class SteeringSpec:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "SteeringSpec":
-        """From a file whose `interventions` is a list of mappings with the keys `FIELDS`."""
+        """From a file whose `interventions` is a list of mappings with the keys `FIELDS`, and perhaps `provenance`."""
         try:
             data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise UserError(f"cannot read the steering file {str(path)!r}: {one_line(error)}") from error
+        made = data.pop("provenance", {}) if isinstance(data, dict) else {}
         entries = data.get("interventions") if isinstance(data, dict) else None
-        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries) or len(data) != 1:
+        well_made = isinstance(made, dict) and isinstance(data, dict) and len(data) == 1
+        if not well_made or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
             raise UserError(
                 f"{str(path)!r} is no steering file: expected 'interventions:' with a list such as - {_SHOWN}"
             )
-        return cls.from_dicts(entries)
+        return replace(cls.from_dicts(entries), provenance=made)
 
     def to_yaml(self) -> str:
         """The text of a file that `from_yaml` reads."""
         entries = [{k: v for k, v in asdict(i).items() if v is not None} for i in self.interventions]
-        return yaml.safe_dump({"interventions": entries}, sort_keys=False)
+        made = {"provenance": dict(self.provenance)} if self.provenance else {}
+        return yaml.safe_dump({"interventions": entries, **made}, sort_keys=False)
 
 
 _SHOWN = "vector=spatial,layer=3,alpha=0.5,tokens=image"

@@ -1,41 +1,111 @@
-"""The replay equals the hooks, and the choice is the best cell."""
+"""The replay equals the hooks: every architecture, target and layer, stacked, spilt to disk, with text behind it."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import batch_of, vectors
 
-from lmms_steer import steer
+from lmms_steer import UserError, steer
 from lmms_steer.search.calibration import fit_answer_bias
-from lmms_steer.search.grid import Cell, best
-from lmms_steer.search.replay import Replay
+from lmms_steer.search.hooked import Hooked
+from lmms_steer.search.kept import Kept
+from lmms_steer.search.letters import Letters
+from lmms_steer.search.replay import Replay, ReplayOptions
+from lmms_steer.search.screen import gradients_of_margin
+from lmms_steer.search.written import Written
 
-TEXTS = ("where is the cat ?", "how many cups are on the table ?")
+PADDED = ("where is the cat ?", "how many cups are on the table ?")
+EVEN = ("where is the cat ?", "where is the dog ?")
+TARGETS = ("image", "text", "both", "last", "text_paper", "both_paper")
 
 
-@pytest.mark.parametrize("tokens", ["image", "text", "both"])
-def test_a_replayed_cell_equals_the_hooks(vlm: Any, tokens: str) -> None:
+@pytest.mark.parametrize("texts", [PADDED, EVEN], ids=["padded", "even"])
+def test_stacked_cells_equal_the_hooks_at_every_layer_and_target(vlm: Any, texts: tuple[str, ...]) -> None:
     name, model, processor = vlm
-    batch = batch_of(name, processor, *TEXTS)
+    batch = batch_of(name, processor, *texts)
     v = vectors()
-    replay = Replay(model, batch)
+    special = tuple(processor.tokenizer.all_special_ids)
+    replay = Replay(model, batch, ReplayOptions(TARGETS, special))
+    moved = 0.0
     for layer in range(4):
-        with steer(model, f"vector=v,layer={layer},alpha=0.7,tokens={tokens}", {"v": v}), torch.no_grad():
-            expected = model(**batch).logits[:, -1]
-        replayed = replay.steer(layer, torch.from_numpy(v[layer]) * 0.7, tokens)
-        assert (replayed - expected).abs().max() < 1e-5
-    assert not any(layer._forward_hooks for layer in model.get_decoder().layers)
+        cells = [(alpha, tokens) for alpha in (0.7, -1.2) for tokens in TARGETS]
+        deltas = torch.stack([torch.from_numpy(v[layer]) * alpha for alpha, _ in cells])
+        replayed = replay.steer_all(layer, deltas, [tokens for _, tokens in cells])
+        for (alpha, tokens), logits in zip(cells, replayed, strict=True):
+            line = f"vector=v,layer={layer},alpha={alpha},tokens={tokens}"
+            with steer(model, line, {"v": v}, special), torch.no_grad():
+                expected = model(**batch).logits[:, -1]
+            assert (logits - expected).abs().max() < 1e-5, (layer, alpha, tokens)
+            moved = max(moved, float((logits - replay.base).abs().max()))
+    assert moved > 0.01, "the steering must be seen at all"
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.get_decoder().layers)
 
 
-def test_ties_go_to_the_smaller_alpha() -> None:
-    cells = [
-        Cell(0, 1.0, "image", 0.8),
-        Cell(3, 0.5, "both", 0.8),
-        Cell(1, 0.5, "both", 0.8),
-        Cell(0, 0.1, "text", 0.7),
-    ]
-    assert best(cells) == Cell(1, 0.5, "both", 0.8)
+def test_what_stands_before_the_first_steered_token_is_reused_in_causal_models_only(vlm: Any) -> None:
+    name, model, processor = vlm
+    batch = batch_of(name, processor, *EVEN)
+    replay = Replay(model, batch, ReplayOptions(("image", "last")))
+    positions = batch["input_ids"].shape[1]
+    assert replay.starts["last"] == (0 if name.startswith("paligemma") else positions - 1)
+
+
+def test_what_is_beyond_the_memory_bound_goes_to_disk_and_changes_nothing(vlm: Any, tmp_path: Path) -> None:
+    name, model, processor = vlm
+    if name not in ("paligemma2", "llava"):
+        pytest.skip("one bidirectional and one causal architecture say it all")
+    batch, delta = batch_of(name, processor, *PADDED), torch.ones(48)
+    held, spilt = (Replay(model, batch, ReplayOptions(budget=b, folder=tmp_path)) for b in (None, 0))
+    assert len(list(tmp_path.rglob("out*"))) == 4 and not spilt.kept.held
+    assert torch.equal(held.steer(1, delta, "image"), spilt.steer(1, delta, "image"))
+    del spilt
+    assert not list(tmp_path.iterdir()), "a spill leaves nothing behind"
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    kept = Kept(0, tmp_path)
+    with pytest.raises(UserError, match=r"cannot write .*: No space left on device"):
+        kept["out0"] = torch.zeros(4)
+
+
+def test_text_written_behind_a_replayed_prompt_is_that_of_the_model_with_hooks(vlm: Any) -> None:
+    name, model, processor = vlm
+    batch = batch_of(name, processor, *PADDED)
+    config = SimpleNamespace(output_type="generate_until", generation_kwargs={"max_new_tokens": 6}, task="t")
+    config.metric_list = [{"metric": "acc"}]
+    written = Written(SimpleNamespace(model=model), SimpleNamespace(config=config), [], batch)
+    replay, hooked = Replay(model, batch, ReplayOptions(generates=True)), Hooked(model, batch)
+    base = model.generate(**batch, **written.settings)[:, batch["input_ids"].shape[1] :].tolist()
+    changed = 0
+    for layer in (0, 2):
+        for tokens in ("image", "text", "both"):
+            delta = 3 * torch.randn(48, generator=torch.Generator().manual_seed(layer))
+            assert written.same(replay, hooked, layer, delta, tokens)
+            changed += written.ids(hooked, layer, delta, tokens).tolist() != base
+    assert changed
+
+
+def test_a_slope_is_what_a_small_alpha_does_to_the_margin(vlm: Any) -> None:
+    name, model, processor = vlm
+    batch, v = batch_of(name, processor, *PADDED), vectors()
+    lm = SimpleNamespace(first_token=lambda word: {"a": 20, "b": 30}[word])
+    asked = [SimpleNamespace(doc_id=i, answers=("a", "b"), right=i) for i in range(2)]
+    letters = Letters(lm, asked)  # type: ignore[arg-type]
+    margin, gradients = gradients_of_margin(model, batch, letters)
+    replay = Replay(model, batch)
+    for layer in (0, 3):
+        direction, small = torch.from_numpy(v[layer]), 1e-3
+        slope = ((gradients[layer] @ direction) * replay.masks["both"]).sum(1)
+        ends = [letters.margin(replay.steer(layer, sign * small * direction, "both")) for sign in (1, -1)]
+        assert torch.allclose((ends[0] - ends[1]) / (2 * small), slope, atol=0.1, rtol=0.1)
+    assert torch.allclose(letters.margin(replay.base), margin, atol=1e-5)
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_the_answer_bias_undoes_a_preference_for_one_answer() -> None:

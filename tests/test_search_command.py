@@ -1,10 +1,10 @@
 """`lmms-steer search`: the same table whoever does the work and whatever dies, an honest choice, what it refuses."""
 
+import contextlib
 import json
 import os
+import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,27 +14,43 @@ import optuna
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from lmms_steer import SteeringSpec, UserError, steer
+from lmms_steer.cli import app
 from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.search.command import run
-from lmms_steer.search.plan import Cell, alpha_range, layer_range, refuse_test, token_targets
+from lmms_steer.search.options import Options
+from lmms_steer.search.plan import Cell
+from lmms_steer.search.ranges import alpha_range, layer_range, refuse_test, token_targets
 from lmms_steer.search.selection import Grid, best, corrected_p, one_standard_error
 from lmms_steer.tiny_world.question_sets import load
 
-ARGS = (
-    *("--model", "steered_paligemma", "--model_args", "pretrained=tiny-paligemma2", "--vector", "counting"),
-    *("--task", "tiny_counting_select", "--layers", "1-3:2", "--alphas", "0.5,1.5", "--controls", "1"),
-    *("--batch_size", "16", "--limit", "64"),
-)
+GRID = {"layers": "1-3:2", "alphas": "0.5,1.5", "controls": 1, "limit": 64}
 
 
-def command(*args: str) -> list[str]:
-    return [str(Path(sys.executable).parent / "lmms-steer"), "search", *args]
+def inside(folder: Path, task: str = "tiny_counting_select", **more: Any) -> list[str]:
+    """The command without a process of its own."""
+    model = ("steered_paligemma", "pretrained=tiny-paligemma2", ("counting",))
+    return list(run(Options(*model, task, folder, **{**GRID, **more})))
 
 
-def searched(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*ARGS, *args, "--output", str(folder)), capture_output=True, text=True, check=False)
+def forked(folder: Path, **more: Any) -> int:
+    """The command in a process that shares what is loaded here, and may be killed."""
+    process = os.fork()
+    if process == 0:
+        torch.set_num_threads(1)
+        done = 1
+        try:
+            inside(folder, **more)
+            done = 0
+        finally:
+            os._exit(done)
+    return process
+
+
+def ended(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -44,9 +60,11 @@ def result(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search") / "alone"
-    done = searched(folder)
-    assert done.returncode == 0, done.stderr
-    assert "24 cells x 64 questions in 4 batches" in done.stdout and "measure it on others" in done.stdout
+    args = "search --model steered_paligemma --model_args pretrained=tiny-paligemma2 --vector counting"
+    grid = "--task tiny_counting_select --layers 1-3:2 --alphas 0.5,1.5 --controls 1 --limit 64 --output"
+    done = CliRunner().invoke(app, [*args.split(), *grid.split(), str(folder)])
+    assert done.exit_code == 0, done.output
+    assert "24 cells x 64 questions" in done.output and "measure it on others" in done.output
     return folder
 
 
@@ -87,7 +105,10 @@ def test_the_choice_is_written_for_lmms_eval_and_the_pictures_are_there(alone: P
         told["alpha"],
         told["tokens"],
     )
-    assert "# study " in (alone / "choice.yaml").read_text()
+    spec = SteeringSpec.from_yaml(alone / "choice.yaml")
+    assert spec.provenance["chosen_on"] == "tiny_counting_select" and len(spec.provenance["study"]) == 64
+    control = SteeringSpec.from_yaml(alone / "control_random_0.yaml").interventions[0]
+    assert (control.vector, control.control) == ("counting", "random:0")
     for name in ("heatmap.png", "alpha.png"):
         assert (alone / name).read_bytes()[:4] == b"\x89PNG"
     assert (
@@ -95,48 +116,101 @@ def test_the_choice_is_written_for_lmms_eval_and_the_pictures_are_there(alone: P
     )
 
 
-def test_a_search_killed_by_sigkill_goes_on_and_ends_as_the_uninterrupted_one(alone: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(*ARGS, "--output", str(folder)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not list(folder.glob("batches/*.parquet")) and process.poll() is None:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("batches/*.parquet")}
-    assert len(kept) > 0 and not (folder / "result.json").exists()
-    assert searched(folder).returncode == 0
-    assert result(folder) == result(alone)
-    assert all((folder / "batches" / name).stat().st_mtime_ns == stamp for name, stamp in kept.items())
+@pytest.mark.parametrize("strategy", ["race+screen", "tpe"])
+def test_a_search_killed_at_ten_moments_and_resumed_equals_the_uninterrupted_one(tmp_path: Path, strategy: str) -> None:
+    settings = {"strategy": strategy, "batch_size": 8, "trials": 10, "layers": "1-3"}
+    inside(tmp_path / "whole", **settings)
+    folder, drawn, kept = tmp_path / "killed", random.Random(strategy), {}
+    for done in range(10):
+        process = forked(folder, **settings)
+        # the n-th kill falls somewhere in the n-th tenth of the batches, or later
+        wanted = done * 0.6 + drawn.random()
+        while len(list(folder.glob("batches/*.parquet"))) < wanted and os.waitpid(process, os.WNOHANG) == (0, 0):
+            time.sleep(0.002)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(process, 0)
+        assert all((folder / "batches" / name).stat().st_mtime_ns == stamp for name, stamp in kept.items())
+        kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("batches/*.parquet")}
+    assert kept and not (folder / "result.json").exists(), "it was killed before its end, each time"
+    inside(folder, **settings)
+    assert result(folder) == result(tmp_path / "whole")
+    for name in ("cells.parquet", "choice.yaml", "control_random_0.yaml"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_two_workers_give_the_table_of_one(alone: Path, tmp_path: Path) -> None:
-    line = command(*ARGS, "--output", str(tmp_path / "two"))
-    both = [subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for process in both:
-        _, error = process.communicate()
-        assert process.returncode == 0, error
-    assert result(tmp_path / "two") == result(alone)
-    tables = [pq.read_table(path) for path in sorted((tmp_path / "two" / "batches").glob("*.parquet"))]
-    assert sum(table.num_rows for table in tables) == 64
+@pytest.mark.parametrize("strategy", ["grid", "race"])
+def test_two_workers_give_the_table_of_one(alone: Path, tmp_path: Path, strategy: str) -> None:
+    one = tmp_path / "one"
+    inside(one, strategy=strategy)
+    workers = [forked(tmp_path / "two", strategy=strategy) for _ in range(2)]
+    assert [ended(worker) for worker in workers] == [0, 0]
+    assert result(tmp_path / "two") == result(one) and (strategy == "race" or result(one) == result(alone))
+    assert (tmp_path / "two" / "cells.parquet").read_bytes() == (one / "cells.parquet").read_bytes()
 
 
-def inside(folder: Path, task: str = "tiny_counting_select", limit: int = 64, controls: int = 0) -> list[str]:
-    """The command without a process of its own."""
-    grid = ("1", "0.5,1.5", "image,text,both", controls, 16, limit)
-    model = ("steered_paligemma", "pretrained=tiny-paligemma2")
-    return list(run(*model, ["counting"], task, *grid, folder, False))
-
-
-def test_a_folder_of_another_search_few_questions_and_test_splits_are_told(alone: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_searched_is_told_in_one_line(alone: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is the study of another search: its vectors is"):
-        inside(alone)
+        inside(alone, controls=0)
     with pytest.raises(UserError, match="--i-know-this-is-test"):
         inside(tmp_path, task="tiny_counting")
     with pytest.raises(UserError, match="unknown task 'tiny_countin': did you mean"):
         inside(tmp_path, task="tiny_countin_select"[:12])
+    with pytest.raises(UserError, match="unknown strategy 'rase': did you mean 'race'"):
+        inside(tmp_path, strategy="rase")
+    with pytest.raises(UserError, match="does not go with --score generate"):
+        inside(tmp_path, strategy="race+screen", score="generate")
     assert "WARNING: 8 questions: a 95% interval is about ±35 points wide" in inside(tmp_path / "few", limit=8)
+
+
+def test_a_damaged_batch_is_named(tmp_path: Path) -> None:
+    inside(tmp_path, limit=32)
+    (batch,) = list((tmp_path / "batches").glob("*-00000.parquet"))
+    batch.write_bytes(b"half")
+    with pytest.raises(UserError, match=r"000-00000.parquet' is damaged: delete it"):
+        inside(tmp_path, limit=32)
+
+
+def test_written_answers_scored_by_the_task_agree_with_lmms_eval_s_own_run(tmp_path: Path) -> None:
+    inside(tmp_path, score="generate", limit=24, tokens="image,last", layers="1", controls=0)
+    table = pq.read_table(tmp_path / "cells.parquet").to_pylist()
+    lm = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=8)
+    rows = load("counting", "select")[:24]
+    for cell in table:
+        line = f"vector=tiny-gemma2/counting,layer=1,alpha={cell['alpha']},tokens={cell['tokens']}"
+        said = []
+        with steer(lm.model, line):
+            for row in rows:
+                inputs = lm.model_inputs([row["question"]], [[row["image"]]])
+                output = lm.model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1:]
+                said.append(lm.tokenizer.decode(output).strip())
+        right = [row["choices"]["ABCDEF".index(row["answer"].strip("()"))] for row in rows]
+        assert cell["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(said, right, strict=True)])), cell
+
+
+def test_every_strategy_writes_the_same_study_and_says_when_nothing_won(tmp_path: Path) -> None:
+    for strategy in ("race", "screen", "tpe"):
+        folder = tmp_path / strategy
+        said = inside(folder, strategy=strategy, layers="1-3", trials=9, controls=1, batch_size=64)
+        won = result(folder)["vectors"]["counting"]["best"]["winner"]
+        assert any("no winner" in line for line in said) != won
+        names = {path.name for path in folder.iterdir()}
+        assert names >= {"plan.json", "cells.parquet", "result.json", "choice.yaml", "choice_1se.yaml", "study.log",
+                         "control_random_0.yaml", "answer_bias.yaml", "heatmap.png", "alpha.svg"}  # fmt: skip
+        cells = pq.read_table(folder / "cells.parquet").to_pylist()
+        assert any(cell["dropped"] for cell in cells) == strategy.startswith("race")
+
+
+def test_a_choice_is_confirmed_on_another_task_beside_its_controls(tmp_path: Path) -> None:
+    said = inside(tmp_path, limit=32, controls=2, confirm="tiny_counting_ood", batch_size=250)
+    confirmed = result(tmp_path)["confirmed"]
+    assert confirmed["n"] == 1000 and set(confirmed["vectors"]) == {
+        "counting",
+        "counting,control=random:0",
+        "counting,control=random:1",
+    }
+    assert any("on 1000 other questions (tiny_counting_ood)" in line and "random:" in line for line in said)
 
 
 def test_ranges_are_read_and_nonsense_refused() -> None:

@@ -1,4 +1,4 @@
-"""A task of lmms-eval as questions whose answers the next token tells: letters, numbers, or the choices' words."""
+"""A task of lmms-eval as questions: what is asked, what may be answered, and how an answer is scored."""
 
 import re
 from collections.abc import Iterator
@@ -21,8 +21,9 @@ class Asked:
     Attributes:
         doc_id: its number in the task.
         text, visuals: as the model is asked.
-        answers: what it may say.
+        answers: what it may say; empty where any text is an answer.
         right: the place of the right answer among them.
+        doc: the task's document.
     """
 
     doc_id: int
@@ -30,6 +31,7 @@ class Asked:
     visuals: list[Visual]
     answers: tuple[str, ...]
     right: int
+    doc: Any
 
 
 def load(task: str, model: str) -> tuple[Any, str]:
@@ -51,24 +53,30 @@ def load(task: str, model: str) -> tuple[Any, str]:
     return found, str(found.config.test_split or found.config.validation_split)
 
 
-def questions(task: Any, limit: int | None) -> Iterator[Asked]:
+def questions(task: Any, limit: int | None, fixed: bool = True) -> Iterator[Asked]:
     """The task's questions.
 
+    Args:
+        task: of `load`.
+        limit: the first so many.
+        fixed: whether answers must be of a fixed set.
+
     Raises:
-        UserError: for a question whose answer is none of a fixed set.
+        UserError: for a question whose answer is none of a fixed set, where it must be.
     """
     docs = task.test_docs() if task.has_test_docs() else task.validation_docs()
     name = task.config.task
     for number in range(min(len(docs), limit or len(docs))):
         doc = docs[number]
-        text, target = str(task.doc_to_text(doc)), task.doc_to_target(doc)
-        answers, right = _answers(doc, text, target)
+        text = str(task.doc_to_text(doc))
+        visuals = visuals_of(task.doc_to_visual(doc), f"{name}, document {number}")
+        answers, right = _answers(doc, text, task.doc_to_target(doc)) if fixed else ((), 0)
         if right is None:
             raise UserError(
-                f"{name}, document {number}: the answer {target!r} is no letter, number or choice:"
-                " a search scores answers of a fixed set"
+                f"{name}, document {number}: the answer {task.doc_to_target(doc)!r} is no letter, number or choice:"
+                " add --score generate, which lets the model write and the task score"
             )
-        yield Asked(number, text, visuals_of(task.doc_to_visual(doc), f"{name}, document {number}"), answers, right)
+        yield Asked(number, text, visuals, answers, right, doc)
 
 
 def _answers(doc: Any, text: str, target: Any) -> tuple[tuple[str, ...], int | None]:

@@ -3,11 +3,53 @@
 Where steering gains no more than this does, it may have changed which answers the model likes, not what it sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lmms_steer.search.asked import Asked
+from lmms_steer.search.selection import Floats
+
+MANY = 64
+"""Of more different answers than this none comes often enough to be liked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """
+    Attributes:
+        biases: word ▸ what is added to its logit.
+        scores: whether each question is answered rightly with them, float [questions].
+    """
+
+    biases: dict[str, float]
+    scores: Floats
+
+
+def calibrate(asked: Sequence[Asked], answers: Mapping[int, Sequence[float]]) -> Calibrated | None:
+    """Fit biases to the unsteered logits of a study's questions.
+
+    Args:
+        asked: the questions.
+        answers: question ▸ the logits of its answers.
+
+    Returns:
+        None where answers are not of one small set of words.
+    """
+    words = sorted({word for question in asked for word in question.answers})
+    if not words or len(words) > MANY:
+        return None
+    place = {word: number for number, word in enumerate(words)}
+    scores = torch.full((len(asked), len(words)), -1e9)
+    for number, question in enumerate(asked):
+        scores[number, [place[word] for word in question.answers]] = torch.tensor(answers[number])
+    possible, right = scores > -1e8, [place[question.answers[question.right]] for question in asked]
+    bias = fit_answer_bias(scores, possible, right)
+    hits = (scores + bias).masked_fill(~possible, -1e9).argmax(1) == torch.tensor(right)
+    return Calibrated(dict(zip(words, bias.tolist(), strict=True)), hits.double().numpy())
 
 
 def fit_answer_bias(scores: Tensor, choices: Tensor, answers: Sequence[int], penalty: float = 1e-3) -> Tensor:

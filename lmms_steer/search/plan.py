@@ -2,16 +2,14 @@
 
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.errors import UserError
 from lmms_steer.vectors import write_atomically
 
-TOKENS = ("image", "text", "both")
 FEW = 30
 
 
@@ -36,7 +34,11 @@ class Plan:
         task: of lmms-eval.
         n: questions.
         layers, alphas, tokens: the grid.
-        batch_size: questions a base pass; what is held in memory is this many, times layers x positions x width.
+        batch_size: questions a base pass.
+        strategy: grid, race, screen, race+screen or tpe.
+        score: letters or generate.
+        trials: of each vector, where the strategy is tpe.
+        seed: of the order in which questions are asked, and of tpe.
     """
 
     model: str
@@ -48,11 +50,24 @@ class Plan:
     alphas: tuple[float, ...]
     tokens: tuple[str, ...]
     batch_size: int
+    strategy: str
+    score: str
+    trials: int
+    seed: int
 
     def cells(self, last_layer: int) -> list[Cell]:
         """All settings; at image tokens of the last layer nothing reaches the answer any more: left out."""
         grid = product(self.vectors, self.layers, self.alphas, self.tokens)
         return [Cell(*cell) for cell in grid if not (cell[1] == last_layer and cell[3] == "image")]
+
+    @property
+    def own(self) -> list[str]:
+        """The user's vectors, without their controls."""
+        return [name for name in self.vectors if ",control=" not in name]
+
+    def controls_of(self, name: str) -> list[str]:
+        """A vector's controls, as cells name them: `spatial,control=random:0`, …"""
+        return [other for other in self.vectors if other.startswith(f"{name},control=")]
 
     @property
     def sha256(self) -> str:
@@ -77,68 +92,3 @@ class Plan:
                     raise UserError(f"{str(folder)!r} is the study of another search: {other}")
             return
         write_atomically(path, json.dumps(mine, indent=1).encode())
-
-
-def layer_range(text: str, n_layers: int) -> tuple[int, ...]:
-    """`5-20`, `3`, `0-8:2`, `1,4,7` ▸ layers.
-
-    Raises:
-        UserError: for anything else, or layers that the model has not.
-    """
-    layers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+)(?::(\d+))?)?\s*", part)
-        if match is None or (match[3] and int(match[3]) == 0):
-            raise UserError(f"--layers {text}: expected layers such as 5-20, 0-24:4 or 3,7")
-        first, last = int(match[1]), int(match[2] or match[1])
-        layers += range(first, last + 1, int(match[3] or 1))
-    if not layers or max(layers) >= n_layers:
-        raise UserError(f"--layers {text}: the model has the layers 0-{n_layers - 1}")
-    return tuple(dict.fromkeys(layers))
-
-
-def alpha_range(text: str) -> tuple[float, ...]:
-    """`0.1:1.0:0.1` (first:last:step) or `0.5,1,2` ▸ strengths.
-
-    Raises:
-        UserError: for anything else, or nothing but 0.
-    """
-    try:
-        if ":" in text:
-            first, last, step = map(float, text.split(":"))
-            count = int((last - first) / step + 1e-9) + 1
-            alphas = [round(first + i * step, 10) for i in range(count)]
-        else:
-            alphas = [float(part) for part in text.split(",")]
-    except (ValueError, ZeroDivisionError) as error:
-        raise UserError(f"--alphas {text}: expected first:last:step, as in 0.1:1.0:0.1, or a list") from error
-    acting = tuple(dict.fromkeys(alpha for alpha in alphas if alpha != 0))
-    if not acting:
-        raise UserError(f"--alphas {text}: a strength of 0 is the baseline, there is nothing to search")
-    return acting
-
-
-def token_targets(text: str) -> tuple[str, ...]:
-    """`image,text,both` ▸ targets.
-
-    Raises:
-        UserError: for a target that a search does not take.
-    """
-    targets = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-    for target in targets:
-        if target not in TOKENS:
-            raise unknown("token target", target, TOKENS)
-    return targets
-
-
-def refuse_test(task: str, split: str, known: bool) -> None:
-    """Choosing on the questions that a result is then reported on makes the result worthless.
-
-    Raises:
-        UserError: for a task of a test split, unless the user says that it is known.
-    """
-    held_out = re.search(r"(?:^|_)select(?:_|$)", task) is not None
-    if not known and not held_out and ("test" in split.lower() or re.search(r"(?:^|_)test(?:_|$)", task)):
-        raise UserError(
-            f"{task} asks the split {split!r}: choose on held-out questions (…_select), or say --i-know-this-is-test"
-        )

@@ -1,9 +1,15 @@
 """Steer a layer again and again without what cannot change: vision tower, embeddings and the layers up to it run once.
 
 With the intervention at layer l, all below it is the same for every strength and token target. One base pass keeps each
-layer's output and the arguments that each was called with; a cell of the search then runs layers l+1 … only.
+layer's output and the arguments that each was called with; a cell of the search then runs layers l+1 … only. Cells of
+one layer are stacked into one batch. Where a model is causal, the positions before the first steered one are the same
+too: their keys and values are kept, and only what stands behind them runs.
 """
 
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +18,29 @@ from torch import Tensor, nn
 from lmms_steer.intervention.anatomy import decoder_layers, image_token_ids, text_config
 from lmms_steer.intervention.masks import token_mask
 from lmms_steer.intervention.operations import add
+from lmms_steer.search.kept import Kept
+from lmms_steer.search.prefix import KeysAndValues, Prefix, Recorder, call_for, sees_ahead
+
+AT_ONCE = {"cpu": 2048}
+"""Tokens in a replayed batch: a processor's caches are small; on accelerators more keeps them busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """
+    Attributes:
+        targets: the token targets that will be asked for.
+        special_ids: the tokenizer's, for the targets `text_paper` and `both_paper`.
+        budget: bytes of a base pass to hold in memory, the rest goes to `folder`; None holds all.
+        folder: for what is beyond the budget.
+        generates: whether text will be generated behind replayed prompts: all keys and values are kept.
+    """
+
+    targets: Sequence[str] = ("image", "text", "both")
+    special_ids: Collection[int] = ()
+    budget: int | None = None
+    folder: Path | None = None
+    generates: bool = False
 
 
 class Replay:
@@ -20,9 +49,11 @@ class Replay:
     Args:
         model: an image-text-to-text model of transformers.
         inputs: what its processor gave for the batch, left-padded, so that the last position is the prompt's end.
+        options: see there.
 
     Attributes:
         base: the unsteered logits of the next token, [batch, vocabulary].
+        starts: target ▸ first position that is replayed; what is before it is re-used.
 
     Raises:
         RuntimeError: when replaying without steering does not give the model's own logits; such a model is to be
@@ -30,51 +61,163 @@ class Replay:
     """
 
     @torch.inference_mode()
-    def __init__(self, model: nn.Module, inputs: dict[str, Any]) -> None:
+    def __init__(self, model: nn.Module, inputs: dict[str, Any], options: ReplayOptions | None = None) -> None:
+        options = options or ReplayOptions()
         self.model, self.layers = model, decoder_layers(model)
-        self.outputs: list[Tensor] = []
+        self.kept = Kept(options.budget, options.folder)
         self.calls: list[dict[str, Any]] = []
         # what a model adds between two layers (Qwen3-VL's deepstack); None where it adds nothing
         self.between: list[Tensor | None] = []
-        handles = [layer.register_forward_pre_hook(self._keep_call, with_kwargs=True) for layer in self.layers]
-        handles += [layer.register_forward_hook(self._keep_output) for layer in self.layers]
-        try:
-            self.base: Tensor = model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
-        finally:
-            for handle in handles:
-                handle.remove()
         ids, attention = inputs["input_ids"], inputs.get("attention_mask")
+        self.batch, self.positions = ids.shape
         image_ids = image_token_ids(model.config)
-        self.masks = {tokens: token_mask(ids, attention, image_ids, tokens) for tokens in ("image", "text", "both")}
-        error = (self._finish(0, self.outputs[0]) - self.base).abs().max().item()
-        if not error <= 1e-3 * max(1.0, self.base.abs().max().item()):
-            raise RuntimeError(
-                f"replay is off by {error:.3g} without steering: {type(model).__name__} cannot be replayed"
-            )
+        self.masks = {
+            tokens: token_mask(ids, attention, image_ids, tokens, special_ids=options.special_ids)
+            for tokens in options.targets
+        }
+        self.starts = {tokens: _first(mask) for tokens, mask in self.masks.items()}
+        self.generates = options.generates
+        self._records = self.generates or any(self.starts.values())
+        self.base = self._base_pass(inputs)
+        farthest = max(self.starts.values())
+        if farthest and (not self._causal() or self._off(farthest)):
+            self.starts = dict.fromkeys(self.starts, 0)
+        if error := self._off(0):
+            raise RuntimeError(f"a replay of {type(model).__name__} without steering is off by {error:.3g}")
 
-    @torch.inference_mode()
     def steer(self, layer: int, delta: Tensor, tokens: str) -> Tensor:
         """Logits of the next token [batch, vocabulary] with `delta` = alpha * v [width] added at layer's output."""
-        hidden = self.outputs[layer]
-        return self._finish(layer, add(hidden, delta.to(hidden), self.masks[tokens]))
+        return self.steer_all(layer, delta[None], [tokens])[0]
 
-    def _finish(self, layer: int, hidden: Tensor) -> Tensor:
-        for number in range(layer + 1, len(self.layers)):
+    @torch.inference_mode()
+    def steer_all(self, layer: int, deltas: Tensor, targets: Sequence[str], columns: Tensor | None = None) -> Tensor:
+        """Logits [cells, batch, columns] of several cells of a layer.
+
+        Args:
+            layer: the steered layer.
+            deltas: alpha * v of each cell, [cells, width].
+            targets: the token target of each.
+            columns: the ids of the vocabulary that are wanted; all where None.
+        """
+        wanted = slice(None) if columns is None else columns.to(self.base.device)
+        logits = [self.base[:, wanted]] * len(targets)
+        for start in sorted(set(self.starts.values())):
+            alike = [i for i, tokens in enumerate(targets) if self.starts[tokens] == start]
+            at_once = max(1, self._at_once // (self.batch * (self.positions - start)))
+            for first in range(0, len(alike), at_once):
+                cells = alike[first : first + at_once]
+                hidden = self._moved(layer, deltas[cells], [targets[i] for i in cells], start)
+                for i, one in zip(cells, self._finish(layer, hidden, start, len(cells)), strict=True):
+                    logits[i] = one[:, wanted]
+        return torch.stack(logits)
+
+    @torch.inference_mode()
+    def steer_and_keep(self, layer: int, delta: Tensor, tokens: str) -> tuple[Tensor, KeysAndValues]:
+        """Logits of the next token [batch, vocabulary], and every layer's keys and values, to generate on from."""
+        start, sink = self.starts[tokens], KeysAndValues()
+        sink |= {n: (self.kept[f"key{n}"], self.kept[f"value{n}"]) for n in range(layer + 1)}
+        hidden = self._moved(layer, delta[None], [tokens], start)
+        return self._finish(layer, hidden, start, 1, sink)[0], sink
+
+    def _moved(self, layer: int, deltas: Tensor, targets: Sequence[str], start: int) -> Tensor:
+        output = self.kept[f"out{layer}"][:, start:]
+        masks = torch.stack([self.masks[tokens][:, start:] for tokens in targets])
+        return add(output, deltas.to(output)[:, None, None], masks).flatten(0, 1)
+
+    def _finish(self, layer: int, hidden: Tensor, start: int, copies: int, sink: KeysAndValues | None = None) -> Tensor:
+        """Logits [copies, batch, vocabulary]; `hidden` [copies * batch, positions - start, width]."""
+        last = len(self.layers) - 1
+        for number in range(layer + 1, last + 1):
             added = self.between[number]
             if added is not None:
-                hidden = hidden + added
-            out = self.layers[number](hidden, **self.calls[number])
+                hidden = hidden + added[:, start:].repeat(copies, 1, 1)
+            call = call_for(self.calls[number], self.batch, start, copies)
+            if start or sink is not None:
+                call["past_key_values"] = Prefix(self.kept, start, copies, sink)
+            with _for_the_answer(self.layers[number]) if number == last else nullcontext():
+                out = self.layers[number](hidden, **call)
             hidden = out[0] if isinstance(out, tuple) else out
         hidden = self.model.get_decoder().norm(hidden[:, -1:])  # type: ignore[operator, union-attr]
         logits: Tensor = self.model.get_output_embeddings()(hidden)[:, -1]  # type: ignore[operator]
         cap = getattr(text_config(self.model), "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        capped: Tensor = logits if cap is None else torch.tanh(logits / cap) * cap
+        return capped.reshape(copies, self.batch, -1)
 
-    def _keep_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
+    def _off(self, start: int) -> float:
+        """How far a replay without steering is from the model's own logits; 0 for what rounding explains."""
+        try:
+            replayed = self._finish(0, self.kept["out0"][:, start:], start, 1)[0]
+        except (KeyError, TypeError):
+            # the model's attention takes no cache of this kind: nothing was recorded
+            return float("inf")
+        error = float((replayed - self.base).abs().max())
+        return 0.0 if error <= tolerance(self.base) else error
+
+    def _causal(self) -> bool:
+        masks = {id(mask): mask for mask in (call.get("attention_mask") for call in self.calls)}
+        return not any(sees_ahead(mask, start) for mask in masks.values() for start in set(self.starts.values()))
+
+    @property
+    def _at_once(self) -> int:
+        return AT_ONCE.get(self.base.device.type, 65536)
+
+    def _base_pass(self, inputs: dict[str, Any]) -> Tensor:
+        handles = [layer.register_forward_pre_hook(self._keep_call, with_kwargs=True) for layer in self.layers]
+        handles += [layer.register_forward_hook(self._keep_output) for layer in self.layers]
+        self._leaving: Tensor | None = None
+        try:
+            logits = self._next_token(inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+            self._leaving = None
+        return logits
+
+    def _next_token(self, inputs: dict[str, Any]) -> Tensor:
+        if not self.generates:
+            logits: Tensor = self.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
+            return logits
+        # generate numbers the positions in a way of its own, which those to come have to go on with
+        said = self.model.generate(  # type: ignore[operator]
+            **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True
+        )
+        first: Tensor = said.logits[0]
+        return first
+
+    def _keep_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
         self.calls.append({key: value for key, value in kwargs.items() if key != "hidden_states"})
         entering: Tensor = args[0] if args else kwargs["hidden_states"]
-        same = not self.outputs or torch.equal(entering, self.outputs[-1])
-        self.between.append(None if same else entering - self.outputs[-1])
+        before = self._leaving
+        same = before is None or entering is before or torch.equal(entering, before)
+        self.between.append(None if before is None or same else entering - before)
+        return (args, {**kwargs, "past_key_values": Recorder(self.kept)}) if self._records else None
 
     def _keep_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
-        self.outputs.append(output[0] if isinstance(output, tuple) else output)
+        self._leaving = output[0] if isinstance(output, tuple) else output
+        self.kept[f"out{len(self.calls) - 1}"] = self._leaving
+
+
+@contextmanager
+def _for_the_answer(layer: nn.Module) -> Iterator[None]:
+    """In the last layer only the last position counts: its MLP runs there alone, and adds the same to all others."""
+    mlp = getattr(layer, "mlp", None)
+    if not isinstance(mlp, nn.Module):
+        yield
+        return
+    handle = mlp.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:]) if args else None)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def tolerance(logits: Tensor) -> float:
+    """How far the same computation in other batches may be off: 1e-4 of the largest logit in float32, 5% below it."""
+    share = 1e-4 if logits.dtype == torch.float32 else 5e-2
+    return share * max(1.0, float(logits.abs().max()))
+
+
+def _first(mask: Tensor) -> int:
+    """The first position that is true in any row."""
+    columns = mask.any(0)
+    return int(columns.float().argmax()) if bool(columns.any()) else 0

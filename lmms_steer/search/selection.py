@@ -8,71 +8,83 @@ import numpy.typing as npt
 
 from lmms_steer.search.plan import Cell
 
-Hits = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
 PERMUTATIONS = 2000
+LEVEL = 0.05
+"""A corrected p below it makes a winner."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Every cell's answers.
+    """What the cells scored.
 
     Attributes:
         cells: what was tried.
-        hits: float [cells, questions], 1 where right.
+        scores: float [cells, questions], of 0 to 1; nan where a cell was not asked.
         base: float [questions], unsteered.
+        spent: the first so many questions have had a say in which cells were asked on.
     """
 
     cells: Sequence[Cell]
-    hits: Hits
-    base: Hits
+    scores: Floats
+    base: Floats
+    spent: int = 0
 
     def of(self, vector: str) -> "Grid":
         """One vector's cells."""
         kept = [i for i, cell in enumerate(self.cells) if cell.vector == vector]
-        return Grid([self.cells[i] for i in kept], self.hits[kept], self.base)
+        return Grid([self.cells[i] for i in kept], self.scores[kept], self.base, self.spent)
 
     @property
-    def gains(self) -> npt.NDArray[np.float64]:
-        """float [cells]: accuracy minus the baseline's."""
-        gains: npt.NDArray[np.float64] = self.hits.mean(1) - self.base.mean()
+    def asked(self) -> npt.NDArray[np.int64]:
+        """int [cells]: on how many questions."""
+        counts: npt.NDArray[np.int64] = (~np.isnan(self.scores)).sum(1)
+        return counts
+
+    @property
+    def gains(self) -> Floats:
+        """float [cells]: mean difference from the baseline, each on its own questions."""
+        gains: Floats = np.nanmean(self.scores - self.base, axis=1)
         return gains
+
+    @property
+    def finalists(self) -> list[int]:
+        """The cells that were asked everything."""
+        return [int(i) for i in np.flatnonzero(self.asked == self.scores.shape[1])]
 
 
 def best(grid: Grid) -> int:
-    """The cell of the highest accuracy; of equals the weakest (as in the paper), then the lowest layer."""
-    accuracy = grid.hits.mean(1)
-    return min(range(len(grid.cells)), key=lambda i: (-accuracy[i], abs(grid.cells[i].alpha), grid.cells[i].layer, i))
+    """The finalist of the highest accuracy; of equals the weakest (as in the paper), then the lowest layer."""
+    return min(grid.finalists, key=lambda i: (-grid.gains[i], abs(grid.cells[i].alpha), grid.cells[i].layer, i))
 
 
 def one_standard_error(grid: Grid) -> int:
-    """The weakest cell within one standard error of the best, the error being that of their paired difference."""
-    leader = best(grid)
-    differences = grid.hits[leader] - grid.hits
-    errors = differences.std(1, ddof=1) / np.sqrt(grid.hits.shape[1])
-    near = [i for i in range(len(grid.cells)) if i == leader or differences[i].mean() <= errors[i] + 1e-9]
-    accuracy = grid.hits.mean(1)
-    return min(near, key=lambda i: (abs(grid.cells[i].alpha), -accuracy[i], grid.cells[i].layer, i))
+    """The weakest finalist within one standard error of the best, the error being that of their paired difference."""
+    leader, gains = best(grid), grid.gains
+    differences = grid.scores[leader] - grid.scores
+    errors = differences.std(1, ddof=1) / np.sqrt(grid.scores.shape[1])
+    near = [i for i in grid.finalists if i == leader or differences[i].mean() <= errors[i] + 1e-9]
+    return min(near, key=lambda i: (abs(grid.cells[i].alpha), -gains[i], grid.cells[i].layer, i))
 
 
 def corrected_p(grid: Grid, cell: int, seed: int = 0) -> float:
-    """The chance of a gain as large as the cell's, in any cell of the grid, if none had an effect.
+    """The chance of a gain as large as a finalist's, in any finalist, if none had an effect.
 
     Max-T by sign flips (Westfall and Young 1993): a question's differences from the baseline change their sign together
-    in all cells, so that what the cells have in common is kept. One-sided: towards a gain.
+    in all cells, so that what the cells have in common is kept. One-sided: towards a gain. Where cells were dropped on
+    the way, only questions that dropped none are counted: the finalists were chosen on the others.
     """
-    differences = grid.hits - grid.base
-    observed = _t(differences.mean(1), differences)[cell]
+    finalists = grid.finalists
+    differences = (grid.scores[finalists] - grid.base)[:, grid.spent :]
+    squares = (differences**2).mean(1)
+    observed = _t(differences.mean(1), squares, differences.shape[1])[finalists.index(cell)]
     generator = np.random.default_rng(seed)
     signs = generator.choice((-1.0, 1.0), size=(PERMUTATIONS, differences.shape[1]))
-    means = signs @ differences.T / differences.shape[1]
-    squares = (differences**2).mean(1)
-    spread = np.sqrt(np.maximum(squares - means**2, 1e-12) / differences.shape[1])
-    largest = np.where(squares > 0, means / spread, 0.0).max(1)
+    largest = _t(signs @ differences.T / differences.shape[1], squares, differences.shape[1]).max(1)
     return float((1 + (largest >= observed - 1e-9).sum()) / (PERMUTATIONS + 1))
 
 
-def _t(means: npt.NDArray[np.float64], differences: Hits) -> npt.NDArray[np.float64]:
-    squares = (differences**2).mean(1)
-    spread = np.sqrt(np.maximum(squares - means**2, 1e-12) / differences.shape[1])
-    t: npt.NDArray[np.float64] = np.where(squares > 0, means / spread, 0.0)
+def _t(means: Floats, squares: Floats, n: int) -> Floats:
+    spread = np.sqrt(np.maximum(squares - means**2, 1e-12) / n)
+    t: Floats = np.where(squares > 0, means / spread, 0.0)
     return t

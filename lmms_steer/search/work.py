@@ -1,11 +1,12 @@
-"""The search itself, batch by batch: a base pass, then every cell replayed on it; what is done is on disk at once.
+"""A study's rungs, batch by batch. What is done is on disk at once.
 
-One file a batch holds whether each cell answered each question rightly. Several processes, on one machine or on several
-with a common disk, share a study: each takes batches that nobody has. A process that dies leaves no half of a batch.
+One file a batch holds each cell's score on each question. Several processes, on one machine or on several with a common
+disk, share a study: each takes batches that nobody has, and waits for the others at the end of a rung. A process that
+dies leaves no half of a batch, and its lock falls with it.
 """
 
-import os
-import socket
+import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,180 +14,111 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
+from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from lmms_steer.errors import UserError
-from lmms_steer.intervention.hooks import steer
-from lmms_steer.resolve import ResolvedSpec
 from lmms_steer.search.asked import Asked
-from lmms_steer.search.plan import Cell
-from lmms_steer.search.replay import Replay
-from lmms_steer.spec import Intervention, SteeringSpec
-from lmms_steer.vectors import SteeringVectors, write_atomically
+from lmms_steer.search.measure import Measure
+from lmms_steer.search.rungs import Rung
+from lmms_steer.search.selection import Floats
+from lmms_steer.vectors import write_atomically
 
-CHECKED = 3
-"""Cells of each batch that are run again through the hooks."""
+PAUSE = 0.2
+CHECK_EVERY = 8
+"""Of so many batches one is checked against the hooks."""
 
 
 class Work:
-    """A study's batches.
-
+    """
     Args:
         folder: of the study.
-        lm: the unsteered model.
-        vectors: by the names that the cells use.
-        cells: what is tried.
-        asked: all questions.
+        measure: what asks the model.
+        asked: all questions, in the study's order.
         batch_size: questions a batch.
+        bar: advances by a cell's answers to a question each.
+
+    Attributes:
+        answers: question ▸ the unsteered logits of its answers, of all that were read.
+        hooked: why batches were not replayed, once for each.
     """
 
     def __init__(
-        self, folder: Path, lm: Any, vectors: dict[str, SteeringVectors], cells: Sequence[Cell], asked: Sequence[Asked],
-        batch_size: int,
-    ) -> None:  # fmt: skip
-        self.folder, self.lm, self.vectors, self.cells = folder, lm, vectors, list(cells)
-        self.batches = list(_batched(asked, batch_size))
-        self.replays = True
+        self, folder: Path, measure: Measure, asked: Sequence[Asked], batch_size: int, bar: "tqdm[Any]"
+    ) -> None:
+        self.folder, self.measure, self.asked, self.batch_size, self.bar = folder, measure, asked, batch_size, bar
+        self.answers: dict[int, list[float]] = {}
+        self.hooked: list[str] = []
+        for name in ("batches", "locks"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
 
-    def path(self, number: int) -> Path:
-        return self.folder / "batches" / f"{number:05d}.parquet"
+    def __call__(self, number: int, rung: Rung) -> tuple[Floats, Floats]:
+        """A rung's scores [cells, questions] and the unsteered ones [questions], whoever measured them."""
+        batches = list(self._batches(rung.questions))
+        self.bar.set_postfix(cells=len(rung.cells), rung=number)
+        open_batches = dict(enumerate(batches))
+        while open_batches:
+            before = len(open_batches)
+            for place, batch in list(open_batches.items()):
+                if self._done(number, place, batch, rung):
+                    del open_batches[place]
+                    self.bar.update(len(batch) * len(rung.cells))
+            if len(open_batches) == before:
+                time.sleep(PAUSE)
+        return self._read(number, batches, rung)
 
-    def open_batches(self) -> Iterator[int]:
-        """Batches that are now this process's to do."""
-        for number in range(len(self.batches)):
-            if not self.path(number).is_file() and self._claim(number):
-                yield number
-
-    @property
-    def done(self) -> bool:
-        return all(self.path(number).is_file() for number in range(len(self.batches)))
-
-    @torch.inference_mode()
-    def run(self, number: int) -> None:
-        """Do one batch and write it."""
-        batch = self.batches[number]
-        inputs = self.lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
-        ids = [self._ids(q) for q in batch]
-        right = torch.tensor([q.right for q in batch])
-        source = self._source(inputs)
-        base = _restricted(source.base, ids)
-        hits = [(row.argmax(-1) == right).numpy() for row in (base,)]
-        for cell in self.cells:
-            delta = torch.from_numpy(self.vectors[cell.vector][cell.layer].copy()) * cell.alpha
-            logits = source.steer(cell.layer, delta, cell.tokens)
-            hits.append((_restricted(logits, ids).argmax(-1) == right).numpy())
-        if self.replays:
-            self._check(source, inputs, number)
-        columns = {
-            "doc_id": pa.array([q.doc_id for q in batch], pa.int64()),
-            "right": pa.array([q.right for q in batch], pa.int32()),
-            "base_logits": pa.array([row[: len(i)].tolist() for row, i in zip(base, ids, strict=True)]),
-            "hits": pa.array(np.stack(hits, axis=1).tolist(), pa.list_(pa.bool_())),
-        }
-        buffer = pa.BufferOutputStream()
-        pq.write_table(pa.table(columns), buffer)
-        write_atomically(self.path(number), buffer.getvalue().to_pybytes())
-
-    def _ids(self, question: Asked) -> list[int]:
-        ids = [self.lm.first_token(answer) for answer in question.answers]
-        if len(set(ids)) != len(ids):
-            raise UserError(
-                f"document {question.doc_id}: two of the answers {', '.join(question.answers)} begin with the same"
-                " token in this model: the next token does not tell them apart"
-            )
-        return ids
-
-    def _source(self, inputs: dict[str, Any]) -> Any:
-        if self.replays:
-            try:
-                return Replay(self.lm.model, inputs)
-            except RuntimeError:
-                self.replays = False
-        return Hooked(self.lm.model, inputs)
-
-    def _check(self, source: Any, inputs: dict[str, Any], number: int) -> None:
-        """A replayed cell must be what the hooks give.
-
-        Raises:
-            RuntimeError: where it is not.
-        """
-        hooked = Hooked(self.lm.model, inputs)
-        picked = np.random.default_rng(number).choice(len(self.cells), min(CHECKED, len(self.cells)), replace=False)
-        for cell in (self.cells[i] for i in picked):
-            delta = torch.from_numpy(self.vectors[cell.vector][cell.layer].copy()) * cell.alpha
-            replayed, true = (which.steer(cell.layer, delta, cell.tokens).float() for which in (source, hooked))
-            error = float((replayed - true).abs().max())
-            if error > 1e-3 * max(1.0, float(true.abs().max())) and self.lm.model.dtype == torch.float32:
-                raise RuntimeError(f"{cell} replayed is off by {error:.3g} from the model with hooks")
-
-    def _claim(self, number: int) -> bool:
-        path = self.folder / "claims" / f"{number:05d}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mine = f"{socket.gethostname()} {os.getpid()}"
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(mine)
+    def _done(self, number: int, place: int, batch: Sequence[int], rung: Rung) -> bool:
+        """Whether a batch is on disk, by now."""
+        path = self._path(number, place)
+        if path.is_file():
             return True
-        except FileExistsError:
-            host, _, pid = path.read_text(encoding="utf-8").partition(" ")
-            if host != socket.gethostname() or not pid or _alive(int(pid)):
-                return False
-            # whoever had it is gone; of two that see it, one removes it
+        try:
+            with FileLock(self.folder / "locks" / path.stem, blocking=False):
+                if not path.is_file():
+                    self._measure(path, batch, rung, check=place % CHECK_EVERY == 0)
+                return True
+        except Timeout:
+            return False
+
+    def _measure(self, path: Path, batch: Sequence[int], rung: Rung, check: bool) -> None:
+        found = self.measure([self.asked[i] for i in batch], rung.cells, check)
+        columns = {
+            "question": pa.array(list(batch), pa.int32()),
+            "doc_id": pa.array([self.asked[i].doc_id for i in batch], pa.int64()),
+            "right": pa.array([self.asked[i].right for i in batch], pa.int32()),
+            "answers": pa.array(found.answers, pa.list_(pa.float32())),
+            "base": pa.array(found.base.tolist(), pa.float32()),
+            "scores": pa.array(found.hits.T.tolist(), pa.list_(pa.float32())),
+        }
+        cells = json.dumps([[c.vector, c.layer, c.alpha, c.tokens] for c in rung.cells])
+        table = pa.table(columns).replace_schema_metadata({"cells": cells, "hooked": found.hooked})
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer)
+        write_atomically(path, buffer.getvalue().to_pybytes())
+
+    def _read(self, number: int, batches: Sequence[Sequence[int]], rung: Rung) -> tuple[Floats, Floats]:
+        scores, base = np.empty((len(rung.cells), len(rung.questions))), np.empty(len(rung.questions))
+        for place, batch in enumerate(batches):
+            path = self._path(number, place)
             try:
-                path.rename(path.with_suffix(f".{os.getpid()}"))
-            except FileNotFoundError:
-                return False
-            path.with_suffix(f".{os.getpid()}").unlink()
-            return self._claim(number)
+                table = pq.read_table(path)
+            except (OSError, pa.ArrowInvalid) as error:
+                raise UserError(f"{str(path)!r} is damaged: delete it, and search again") from error
+            rows = table.to_pydict()
+            self.answers |= dict(zip(batch, rows["answers"], strict=True))
+            self.hooked += [why] if (why := table.schema.metadata[b"hooked"].decode()) else []
+            columns = np.array(batch) - rung.questions.start
+            scores[:, columns], base[columns] = np.array(rows["scores"]).T, rows["base"]
+        return scores, base
 
+    def _path(self, number: int, place: int) -> Path:
+        return self.folder / "batches" / f"{number:03d}-{place:05d}.parquet"
 
-class Hooked:
-    """What `Replay` offers, by full forwards with hooks: for models that it cannot do, and to check the others."""
-
-    def __init__(self, model: Any, inputs: dict[str, Any]) -> None:
-        self.model, self.inputs = model, inputs
-
-    @property
-    def base(self) -> Tensor:
-        return self._logits()
-
-    def steer(self, layer: int, delta: Tensor, tokens: str) -> Tensor:
-        vector = SteeringVectors({layer: delta.numpy()}, {})
-        spec = SteeringSpec((Intervention("v", layer, 1.0, tokens),))
-        with steer(self.model, ResolvedSpec(spec, (vector,))):
-            return self._logits()
-
-    def _logits(self) -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = self.model(**self.inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
-        return logits
-
-
-def _restricted(logits: Tensor, ids: Sequence[Sequence[int]]) -> Tensor:
-    """The answers' logits [questions, most answers]; -inf where a question has fewer."""
-    width = max(map(len, ids))
-    rows = torch.full((len(ids), width), -torch.inf)
-    for number, own in enumerate(ids):
-        rows[number, : len(own)] = logits[number, list(own)].float().cpu()
-    return rows
-
-
-def _batched(asked: Sequence[Asked], size: int) -> Iterator[list[Asked]]:
-    """Questions of one shape of visuals, and of like length, together."""
-    shapes: dict[tuple[str, ...], list[Asked]] = {}
-    for question in asked:
-        shapes.setdefault(tuple(type(v).__name__ for v in question.visuals), []).append(question)
-    for alike in shapes.values():
-        alike.sort(key=lambda q: (-len(q.text), q.doc_id))
-        yield from (alike[start : start + size] for start in range(0, len(alike), size))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def _batches(self, questions: range) -> Iterator[list[int]]:
+        """Questions of one shape of visuals, and of like length, together."""
+        shapes: dict[tuple[str, ...], list[int]] = {}
+        for i in questions:
+            shapes.setdefault(tuple(type(v).__name__ for v in self.asked[i].visuals), []).append(i)
+        for alike in shapes.values():
+            alike.sort(key=lambda i: (-len(self.asked[i].text), i))
+            yield from (alike[start : start + self.batch_size] for start in range(0, len(alike), self.batch_size))

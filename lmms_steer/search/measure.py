@@ -1,0 +1,105 @@
+"""One batch of questions under many cells: replayed where the model can be, with hooks where it cannot."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmms_steer.search.asked import Asked
+from lmms_steer.search.hooked import Hooked
+from lmms_steer.search.letters import Letters
+from lmms_steer.search.plan import Cell
+from lmms_steer.search.replay import Replay, ReplayOptions
+from lmms_steer.search.written import Written
+from lmms_steer.vectors import SteeringVectors
+
+CHECKED = 3
+"""Cells of a checked batch that are run again through the hooks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """
+    Attributes:
+        hits: the score of each cell on each question, float [cells, questions].
+        base: of the unsteered model, float [questions].
+        answers: the unsteered logits of each question's answers; empty where text is generated.
+        hooked: why it was not replayed; empty where it was.
+    """
+
+    hits: Tensor
+    base: Tensor
+    answers: list[list[float]]
+    hooked: str
+
+
+class Measure:
+    """
+    Args:
+        lm: the unsteered model.
+        task: of lmms-eval.
+        vectors: by the names that cells use.
+        generates: whether the model writes its answers, or the next token tells them.
+        targets: the cells' token targets.
+        budget: bytes of a base pass to hold in memory.
+        folder: for what is beyond it.
+
+    Attributes:
+        why_hooks: why batches are not replayed any more; empty while they are.
+    """
+
+    def __init__(
+        self, lm: Any, task: Any, vectors: Mapping[str, SteeringVectors], generates: bool, targets: Sequence[str],
+        budget: int | None = None, folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.lm, self.task, self.vectors = lm, task, vectors
+        special = tuple(getattr(lm.tokenizer, "all_special_ids", ()))
+        self.options = ReplayOptions(tuple(targets), special, budget, folder, generates)
+        self.why_hooks = ""
+
+    def __call__(self, batch: Sequence[Asked], cells: Sequence[Cell], check: bool = False) -> Measured:
+        """All cells on all questions.
+
+        Args:
+            batch: the questions.
+            cells: what is tried.
+            check: run some cells again through the hooks; where they differ, this batch and all to come are hooked.
+        """
+        inputs = self.lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
+        scorer = Written(self.lm, self.task, batch, inputs) if self.options.generates else Letters(self.lm, batch)
+        hooked = Hooked(self.lm.model, inputs, self.options.special_ids)
+        source = self._replay(inputs) or hooked
+        hits = torch.zeros(len(cells), len(batch))
+        for layer in sorted({cell.layer for cell in cells}):
+            rows = [i for i, cell in enumerate(cells) if cell.layer == layer]
+            deltas = torch.stack([self._delta(cells[i]) for i in rows])
+            hits[rows] = scorer.hits(source, layer, deltas, [cells[i].tokens for i in rows])
+        if check and isinstance(source, Replay):
+            for cell in self._sample(cells, batch):
+                if not scorer.same(source, hooked, cell.layer, self._delta(cell), cell.tokens):
+                    self.why_hooks = f"{cell} replayed is not what the model with hooks gives"
+                    return self(batch, cells)
+        why = "" if isinstance(source, Replay) else self.why_hooks
+        return Measured(hits, scorer.base(source), scorer.answers(source), why)
+
+    def _delta(self, cell: Cell) -> Tensor:
+        return torch.from_numpy(self.vectors[cell.vector][cell.layer].copy()) * cell.alpha
+
+    def _replay(self, inputs: dict[str, Any]) -> Replay | None:
+        if not self.why_hooks:
+            try:
+                return Replay(self.lm.model, inputs, self.options)
+            except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                self.why_hooks = str(error)
+        return None
+
+    @staticmethod
+    def _sample(cells: Sequence[Cell], batch: Sequence[Asked]) -> list[Cell]:
+        drawn = np.random.default_rng(batch[0].doc_id).choice(len(cells), min(CHECKED, len(cells)), replace=False)
+        return [cells[i] for i in drawn]

@@ -1,0 +1,59 @@
+"""What `lmms-steer search` is told."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmms_steer.errors import UserError, unknown
+
+STRATEGIES = ("grid", "race", "screen", "race+screen", "tpe")
+SCORES = ("letters", "generate")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """
+    Attributes:
+        model, model_args: as of lmms-eval, of the unsteered model.
+        vectors: names or files.
+        task: held-out questions.
+        output: the study's folder.
+        layers, alphas, tokens: the grid, as typed; no layers are all layers.
+        strategy: one of `STRATEGIES`.
+        score: `letters` (the next token tells the answer) or `generate` (the model writes, the task scores).
+        controls: random vectors that are searched alike.
+        trials: of each vector, for `tpe`.
+        seed: of the questions' order and of proposals.
+        batch_size: questions a base pass.
+        memory: GiB of a base pass to hold; what is beyond it goes to the study's folder.
+        limit: the first questions only.
+        confirm: a task to measure the choices on, once.
+        test_known: choose on test questions.
+    """
+
+    model: str
+    model_args: str
+    vectors: tuple[str, ...]
+    task: str
+    output: Path
+    layers: str = ""
+    alphas: str = "0.1:1.0:0.1"
+    tokens: str = "image,text,both"
+    strategy: str = "grid"
+    score: str = "letters"
+    controls: int = 5
+    trials: int = 64
+    seed: int = 0
+    batch_size: int = 16
+    memory: float = 4.0
+    limit: int | None = None
+    confirm: str | None = None
+    test_known: bool = False
+
+    def __post_init__(self) -> None:
+        for value, known, name in ((self.strategy, STRATEGIES, "strategy"), (self.score, SCORES, "score")):
+            if value not in known:
+                raise unknown(name, value, known)
+        if "screen" in self.strategy and self.score == "generate":
+            raise UserError("--strategy screen needs the margin of fixed answers: it does not go with --score generate")
+        if self.memory < 0:
+            raise UserError(f"--memory {self.memory:g}: expected GiB, from 0 up")

@@ -1,0 +1,69 @@
+"""Race: few questions for all cells, more for the better ones, all for a few (successive halving).
+
+Jamieson and Talwalkar 2016, with paired differences: a cell leaves when it is not among the best of its vector, or when
+the 95% interval of its difference from the leader is below 0. What the last questions say of the finalists has chosen
+none of them, and that is where a p-value comes from (`selection.corrected_p`).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmms_steer.search.plan import Cell
+from lmms_steer.search.rungs import Rung, Strategy
+from lmms_steer.search.selection import Floats
+
+UP_TO = (1 / 12, 1 / 6, 1 / 3, 1.0)
+"""The share of the questions that is asked at the end of each rung."""
+KEPT = 1 / 4
+"""Of a vector's cells, from rung to rung."""
+FINALISTS = 4
+FIRST = 20
+"""Fewer questions than this cannot order cells."""
+
+
+def race(cells: Sequence[Cell], n: int) -> Strategy:
+    """
+    Args:
+        cells: of one or more vectors; each vector's race is its own.
+        n: questions, in an order drawn by lot.
+    """
+    ends = _ends(n)
+    alive = list(cells)
+    seen: dict[Cell, Floats] = {cell: np.zeros(0) for cell in alive}
+    for first, end in zip([0, *ends[:-1]], ends, strict=True):
+        scores, _ = yield Rung(alive, range(first, end))
+        seen = {cell: np.concatenate((seen[cell], row)) for cell, row in zip(alive, scores, strict=True)}
+        if end < n:
+            alive = [cell for vector in dict.fromkeys(c.vector for c in alive) for cell in _best_of(vector, seen)]
+
+
+def planned(cells: Sequence[Cell], n: int) -> int:
+    """Answers that a race asks for at most, a cell and a question each."""
+    total = 0
+    for vector in {cell.vector for cell in cells}:
+        alive = sum(cell.vector == vector for cell in cells)
+        for first, end in zip([0, *_ends(n)[:-1]], _ends(n), strict=True):
+            total += alive * (end - first)
+            alive = _kept(alive)
+    return total
+
+
+def _ends(n: int) -> list[int]:
+    return sorted({min(n, max(FIRST, round(share * n))) for share in UP_TO})
+
+
+def _kept(alive: int) -> int:
+    return min(alive, max(FINALISTS, round(KEPT * alive)))
+
+
+def _best_of(vector: str, seen: dict[Cell, Floats]) -> list[Cell]:
+    own = {cell: row for cell, row in seen.items() if cell.vector == vector}
+    order = sorted(own, key=lambda cell: (-own[cell].mean(), abs(cell.alpha), cell))
+    leader = own[order[0]]
+    return [cell for cell in order[: _kept(len(order))] if not _below(own[cell] - leader)]
+
+
+def _below(difference: Floats) -> bool:
+    error = difference.std(ddof=1) / len(difference) ** 0.5
+    return bool(difference.mean() + 1.96 * error < 0)

@@ -1,0 +1,52 @@
+"""What a search says at its end."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lmms_steer.search.plan import Plan
+
+
+def lines(plan: Plan, found: dict[str, Any], output: Path, confirm: str | None) -> Iterator[str]:
+    """The choice of each vector, beside it what was searched alike, and where the files are."""
+    yield f"baseline {found['baseline']:.3f} on {plan.n} questions of {plan.task}"
+    confirmed = found.get("confirmed")
+    for name, told in found["vectors"].items():
+        yield from _choice(plan, name, told)
+        if confirmed is not None:
+            of_controls = [confirmed["vectors"][control]["gain"] for control in plan.controls_of(name)]
+            beside = f"; random: {_gains(of_controls)}" if of_controls else ""
+            gain = points(confirmed["vectors"][name])
+            yield f"  on {confirmed['n']} other questions ({confirmed['task']}): {gain}{beside}"
+        folder = output / name.replace("/", "_") if len(found["vectors"]) > 1 else output
+        yield f"  -> {folder / 'choice.yaml'}, for --model_args steering=…"
+    if "calibrated" in found:
+        yield f"answer biases fitted on the same questions, without touching the model: {points(found['calibrated'])}"
+    if confirm is None:
+        yield "the choice was made on these questions: measure it on others before you report it (--confirm TASK)"
+
+
+def _choice(plan: Plan, name: str, told: dict[str, Any]) -> Iterator[str]:
+    best, near = told["best"], told["one_standard_error"]
+    verdict = "best" if best["winner"] else "no winner; the best"
+    yield f"{name}: {verdict} of {best['cells_tried']} cells: {cell(best)}: {points(best)}"
+    adaptive = "; later trials followed earlier ones, which it does not know" if plan.strategy == "tpe" else ""
+    yield f"  p = {best['p_corrected']:.3g} for a gain as large in any of them by chance (max-T{adaptive})"
+    yield f"  weakest within one standard error: {cell(near)}: {points(near)}"
+    if told["controls"]:
+        gains = _gains([control["gain"] for control in told["controls"].values()])
+        yield f"  random vectors of the same norms, searched alike: {gains}"
+
+
+def cell(told: dict[str, Any]) -> str:
+    """A cell as a spec says it."""
+    return f"layer={told['layer']},alpha={told['alpha']:g},tokens={told['tokens']}"
+
+
+def points(told: dict[str, Any]) -> str:
+    """A gain in points with its interval."""
+    return f"{100 * told['gain']:+.1f} points [{100 * told['low']:+.1f}, {100 * told['high']:+.1f}]"
+
+
+def _gains(gains: list[float]) -> str:
+    return ", ".join(f"{100 * gain:+.1f}" for gain in gains)

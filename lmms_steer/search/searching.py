@@ -1,0 +1,124 @@
+"""A search under way: its strategy, its work, and what is written and said at the end."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from lmms_steer.errors import UserError
+from lmms_steer.search import journal, study
+from lmms_steer.search.asked import Asked, questions
+from lmms_steer.search.calibration import calibrate
+from lmms_steer.search.measure import Measure
+from lmms_steer.search.options import Options
+from lmms_steer.search.pictures import draw
+from lmms_steer.search.plan import Cell, Plan
+from lmms_steer.search.race import planned, race
+from lmms_steer.search.report import lines
+from lmms_steer.search.rungs import Strategy, climb, everything
+from lmms_steer.search.screen import Screen, screened
+from lmms_steer.search.selection import Grid
+from lmms_steer.search.tpe import tpe
+from lmms_steer.search.work import Work
+from lmms_steer.vectors import SteeringVectors, write_atomically
+
+GIB = 1 << 30
+
+
+class Searching:
+    """
+    Args:
+        options, plan: what was asked for.
+        lm: the unsteered model.
+        task: of lmms-eval.
+        vectors: by the names that cells use.
+        asked: the questions, in the study's order.
+    """
+
+    def __init__(
+        self, options: Options, plan: Plan, lm: Any, task: Any, vectors: Mapping[str, SteeringVectors],
+        asked: Sequence[Asked],
+    ) -> None:  # fmt: skip
+        self.options, self.plan, self.lm, self.task = options, plan, lm, task
+        self.vectors, self.asked = vectors, asked
+
+    def run(self, to_confirm: Any | None) -> Iterator[str]:
+        """Search, choose, write, and confirm on another task where one is given."""
+        cells = self.plan.cells(len(self.lm.model.get_decoder().layers) - 1)
+        if not cells:
+            raise UserError("the grid is empty: image tokens of the last layer reach no answer")
+        strategy, total, told = self._strategy(cells)
+        yield told
+        grid, work = self._climbed(strategy, total)
+        if work.hooked:
+            yield f"{len(work.hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(work.hooked)))}"
+        calibrated = calibrate(self.asked, work.answers)
+        with FileLock(self.options.output / ".result.lock"):
+            found = study.result(self.plan, grid, calibrated)
+            if to_confirm is not None:
+                self._confirm(found, to_confirm)
+            self._write(grid, found, calibrated)
+        yield from lines(self.plan, found, self.options.output, self.options.confirm)
+
+    def _strategy(self, cells: list[Cell]) -> tuple[Strategy, int, str]:
+        plan, n = self.plan, len(self.asked)
+        if plan.strategy == "tpe":
+            made = tpe(list(plan.vectors), plan.layers, plan.alphas, plan.tokens, n, plan.trials, plan.seed)
+            total = plan.trials * len(plan.vectors) * n
+            return made, total, f"{plan.trials} trials of each of {len(plan.vectors)} vectors, {n} questions"
+        tried = len(cells)
+        if "screen" in plan.strategy:
+            cells = Screen(self.lm, self.vectors, self.options.output).cut(cells, self.asked, plan.batch_size)
+        kept = f"{tried} cells" if len(cells) == tried else f"{len(cells)} of {tried} cells, by the screen"
+        if plan.strategy.startswith("race"):
+            return race(cells, n), planned(cells, n), f"{kept}, racing over {n} questions"
+        return everything(cells, n), len(cells) * n, f"{kept} x {n} questions"
+
+    def _climbed(self, strategy: Strategy, total: int) -> tuple[Grid, Work]:
+        output, plan = self.options.output, self.plan
+        spent = screened(plan.n) if "screen" in plan.strategy else 0
+        with tqdm(total=total, desc="search", unit=" answers", disable=None) as bar:
+            work = Work(output, self._measure(self.task, output), self.asked, plan.batch_size, bar)
+            grid = climb(strategy, plan.n, work, self._journal)
+            bar.total = bar.n
+        return Grid(grid.cells, grid.scores, grid.base, max(grid.spent, spent)), work
+
+    def _measure(self, task: Any, folder: Path) -> Measure:
+        generates, budget = self.plan.score == "generate", int(self.options.memory * GIB)
+        return Measure(self.lm, task, self.vectors, generates, self.plan.tokens, budget, folder)
+
+    def _journal(self, grid: Grid) -> None:
+        with FileLock(self.options.output / ".journal.lock"):
+            journal.write(self.options.output, grid)
+
+    def _confirm(self, found: dict[str, Any], task: Any) -> None:
+        """Measure what was chosen on questions that no choice has seen."""
+        folder = self.options.output / "confirm" / str(task.config.task)
+        asked = list(questions(task, None, fixed=self.plan.score == "letters"))
+        chosen = {}
+        for name, told in found["vectors"].items():
+            of_controls = {f"{name},control={control}": cell for control, cell in told["controls"].items()}
+            for vector, cell in {name: told["best"], **of_controls}.items():
+                chosen[vector] = Cell(vector, cell["layer"], cell["alpha"], cell["tokens"])
+        cells = list(chosen.values())
+        with tqdm(total=len(cells) * len(asked), desc="confirm", unit=" answers", disable=None) as bar:
+            work = Work(folder, self._measure(task, folder), asked, self.plan.batch_size, bar)
+            grid = climb(everything(cells, len(asked)), len(asked), work)
+        found["confirmed"] = {
+            "task": str(task.config.task), "n": len(asked), "baseline": float(grid.base.mean()),
+            "vectors": {cell.vector: study.told(grid, i) for i, cell in enumerate(grid.cells)},
+        }  # fmt: skip
+
+    def _write(self, grid: Grid, found: dict[str, Any], calibrated: Any) -> None:
+        output, names = self.options.output, self.plan.own
+        study.write_cells(output, grid)
+        for name in names:
+            folder = output / name.replace("/", "_") if len(names) > 1 else output
+            folder.mkdir(exist_ok=True)
+            study.write(folder, self.plan, name, grid, found)
+            draw(folder, name, grid.of(name), found["vectors"][name])
+        if calibrated is not None:
+            study.write_bias(output, calibrated)
+        write_atomically(output / "result.json", study.as_json(found))

@@ -1,0 +1,100 @@
+"""Score cells by what the model writes: greedy text behind steered prompts, scored by the task itself."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lmms_steer.errors import UserError
+from lmms_steer.models.settings import cut, generate_settings
+from lmms_steer.search.asked import Asked
+from lmms_steer.search.hooked import Hooked
+from lmms_steer.search.replay import Replay
+
+
+class Written:
+    """The answers of one batch.
+
+    Args:
+        lm: the model.
+        task: of lmms-eval, with `output_type: generate_until`.
+        batch: the questions.
+        inputs: the batch as the model takes it.
+
+    Raises:
+        UserError: for a task that lets nothing be generated, or whose metric is no number for one question.
+    """
+
+    def __init__(self, lm: Any, task: Any, batch: Sequence[Asked], inputs: dict[str, Any]) -> None:
+        if task.config.output_type != "generate_until":
+            raise UserError(f"{task.config.task} is {task.config.output_type}: --score generate needs generate_until")
+        self.lm, self.task, self.batch, self.inputs = lm, task, batch, inputs
+        given = dict(task.config.generation_kwargs or {})
+        self.until, self.settings = given.get("until") or [], generate_settings(given) | {"do_sample": False}
+        self.metric = str(task.config.metric_list[0]["metric"])
+
+    def base(self, source: Replay | Hooked) -> Tensor:  # noqa: ARG002  as of `Letters`
+        """The score of each question, unsteered, float [questions]."""
+        return self._scores(self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :])
+
+    def answers(self, source: Replay | Hooked) -> list[list[float]]:  # noqa: ARG002  as of `Letters`
+        """None: there is no set of them."""
+        return [[] for _ in self.batch]
+
+    def hits(self, source: Replay | Hooked, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
+        """float [cells, questions]: `deltas` [cells, width] and `targets` of cells at one layer."""
+        cells = zip(deltas, targets, strict=True)
+        return torch.stack([self._scores(self.ids(source, layer, delta, tokens)) for delta, tokens in cells])
+
+    def same(self, replay: Replay, hooked: Hooked, layer: int, delta: Tensor, tokens: str) -> bool:
+        """Whether both write the same."""
+        ours, theirs = (self.ids(source, layer, delta, tokens).tolist() for source in (replay, hooked))
+        return [self._ended(row) for row in ours] == [self._ended(row) for row in theirs]
+
+    def ids(self, source: Replay | Hooked, layer: int, delta: Tensor, tokens: str) -> Tensor:
+        """What is generated, [questions, new tokens]."""
+        if isinstance(source, Hooked):
+            with source.steered(layer, delta, tokens):
+                return self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :]  # type: ignore[no-any-return]
+        logits, kept = source.steer_and_keep(layer, delta, tokens)
+        return self._continue(logits.argmax(-1, keepdim=True), kept)
+
+    @torch.inference_mode()
+    def _continue(self, first: Tensor, kept: Mapping[int, tuple[Tensor, Tensor]]) -> Tensor:
+        more = int(self.settings["max_new_tokens"]) - 1
+        if not more:
+            return first
+        cache = DynamicCache(config=self.lm.model.config.get_text_config(decoder=True))
+        for layer in sorted(kept):
+            cache.update(*kept[layer], layer)
+        texts = {name: self.inputs[name] for name in ("token_type_ids", "mm_token_type_ids") if name in self.inputs}
+        longer = {name: torch.cat((tensor, tensor.new_zeros(first.shape)), 1) for name, tensor in texts.items()}
+        output = self.lm.model.generate(
+            input_ids=torch.cat((self.inputs["input_ids"], first), 1),
+            attention_mask=torch.cat((self.inputs["attention_mask"], torch.ones_like(first)), 1),
+            past_key_values=cache,
+            **longer,
+            **{**self.settings, "max_new_tokens": more},
+        )
+        return output[:, self._length :]  # type: ignore[no-any-return]
+
+    def _scores(self, ids: Tensor) -> Tensor:
+        return torch.tensor([self._score(q, row) for q, row in zip(self.batch, ids.tolist(), strict=True)])
+
+    def _ended(self, row: list[int]) -> list[int]:
+        ends = self.lm.model.generation_config.eos_token_id
+        stops = ends if isinstance(ends, list) else [ends]
+        return row[: next((i for i, token in enumerate(row) if token in stops), len(row))]
+
+    def _score(self, question: Asked, row: list[int]) -> float:
+        text = cut(self.lm.tokenizer.decode(self._ended(row), skip_special_tokens=True), self.until)
+        value = self.task.process_results(question.doc, [text]).get(self.metric)
+        if isinstance(value, bool | int | float):
+            return float(value)
+        raise UserError(f"{self.task.config.task}: its metric {self.metric} is no number for one question")
+
+    @property
+    def _length(self) -> int:
+        return int(self.inputs["input_ids"].shape[1])
