@@ -20,6 +20,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/wrappers.py 2>/dev/null
 	$(BIN)/python benchmarks/importing.py
+	$(BIN)/python benchmarks/racing.py
+	$(BIN)/python benchmarks/replaying.py --growth growth.png
 
 # the vectors that ship, from the sentences that ship
 vectors: $(READY)

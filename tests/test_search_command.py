@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ import optuna
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from lmms_steer import SteeringSpec, UserError, steer
 from lmms_steer.cli import app
 from lmms_steer.models.families import SteeredPaliGemma
+from lmms_steer.search.asked import questions
 from lmms_steer.search.command import run
 from lmms_steer.search.options import Options
 from lmms_steer.search.plan import Cell
@@ -162,6 +165,17 @@ def test_what_cannot_be_searched_is_told_in_one_line(alone: Path, tmp_path: Path
     with pytest.raises(UserError, match="does not go with --score generate"):
         inside(tmp_path, strategy="race+screen", score="generate")
     assert "WARNING: 8 questions: a 95% interval is about ±35 points wide" in inside(tmp_path / "few", limit=8)
+
+
+def test_a_task_without_a_fixed_set_of_answers_is_sent_to_generate() -> None:
+    docs = [{"question": "what is it ?", "answer": "a red cat"}]
+    config = SimpleNamespace(task="captions")
+    task = SimpleNamespace(config=config, has_test_docs=lambda: True, test_docs=lambda: docs)
+    task.doc_to_text, task.doc_to_target = (lambda doc: doc["question"]), (lambda doc: doc["answer"])
+    task.doc_to_visual = lambda _: [Image.new("RGB", (8, 8))]
+    with pytest.raises(UserError, match=r"captions, document 0: .* 'a red cat' is no letter.*--score generate"):
+        list(questions(task, None))
+    assert [question.answers for question in questions(task, None, fixed=False)] == [()]
 
 
 def test_a_damaged_batch_is_named(tmp_path: Path) -> None:

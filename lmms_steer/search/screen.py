@@ -41,22 +41,21 @@ class Screen:
     Args:
         lm: the unsteered model.
         vectors: by the names that cells use.
-        folder: of the study; `screen.json` keeps what was found.
     """
 
-    def __init__(self, lm: Any, vectors: Mapping[str, SteeringVectors], folder: Path) -> None:
-        self.lm, self.vectors, self.path = lm, vectors, folder / "screen.json"
+    def __init__(self, lm: Any, vectors: Mapping[str, SteeringVectors]) -> None:
+        self.lm, self.vectors = lm, vectors
 
-    def cut(self, cells: Sequence[Cell], asked: Sequence[Asked], batch_size: int) -> list[Cell]:
-        """The cells that are worth asking, judged on the first questions of a study."""
-        with FileLock(self.path.with_suffix(".lock")):
-            if not self.path.is_file():
-                shares = self._shares(cells, asked[: screened(len(asked))], batch_size)
-                write_atomically(self.path, json.dumps(shares).encode())
-            shares = json.loads(self.path.read_text(encoding="utf-8"))
-        return promising(cells, shares)
+    def cut(self, cells: Sequence[Cell], asked: Sequence[Asked], batch_size: int, folder: Path) -> list[Cell]:
+        """The cells that are worth asking, judged on the first questions of a study; its folder keeps `screen.json`."""
+        path = folder / "screen.json"
+        with FileLock(path.with_suffix(".lock")):
+            if not path.is_file():
+                shares = self.shares(cells, asked[: screened(len(asked))], batch_size)
+                write_atomically(path, json.dumps(shares).encode())
+            return promising(cells, json.loads(path.read_text(encoding="utf-8")))
 
-    def _shares(self, cells: Sequence[Cell], asked: Sequence[Asked], batch_size: int) -> list[float]:
+    def shares(self, cells: Sequence[Cell], asked: Sequence[Asked], batch_size: int) -> list[float]:
         """For each cell the share of questions that it would answer rightly if margins were straight."""
         right = np.zeros(len(cells))
         for first in range(0, len(asked), batch_size):

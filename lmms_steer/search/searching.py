@@ -70,7 +70,7 @@ class Searching:
             return made, total, f"{plan.trials} trials of each of {len(plan.vectors)} vectors, {n} questions"
         tried = len(cells)
         if "screen" in plan.strategy:
-            cells = Screen(self.lm, self.vectors, self.options.output).cut(cells, self.asked, plan.batch_size)
+            cells = Screen(self.lm, self.vectors).cut(cells, self.asked, plan.batch_size, self.options.output)
         kept = f"{tried} cells" if len(cells) == tried else f"{len(cells)} of {tried} cells, by the screen"
         if plan.strategy.startswith("race"):
             return race(cells, n), planned(cells, n), f"{kept}, racing over {n} questions"

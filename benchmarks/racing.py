@@ -1,0 +1,179 @@
+"""What race and screen save, and what they find, over 20 orders of the questions.
+
+python benchmarks/racing.py [--seeds 20]
+
+On tiny-paligemma2 every cell is measured once; a race then sees of it what it asks for. Costs are runs of decoder
+layers: a replayed cell of layer l costs the layers above it, a base pass and its check all layers twice, a screen three
+times. On made-up studies, one with a planted winner and one with none, cells cost the same each.
+Imports torch, transformers and lmms_steer only.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging
+
+from lmms_steer import store
+from lmms_steer.backbones import checkpoint
+from lmms_steer.prompts import paligemma_prefix
+from lmms_steer.search.asked import Asked
+from lmms_steer.search.measure import Measure
+from lmms_steer.search.plan import Cell
+from lmms_steer.search.race import race
+from lmms_steer.search.rungs import Rung, climb, everything
+from lmms_steer.search.screen import Screen, promising, screened
+from lmms_steer.search.selection import LEVEL, Floats, Grid, best, corrected_p
+from lmms_steer.search.study import difference
+from lmms_steer.tiny_world.question_sets import load
+from lmms_steer.vectors import SteeringVectors
+
+LAYERS, ALPHAS, TOKENS = 5, (0.25, 0.5, 0.75, 1.0, 1.25, 1.5), ("image", "text", "both")
+
+
+class Tiny:
+    """The tiny model, with what a search asks of a wrapper."""
+
+    def __init__(self) -> None:
+        source = checkpoint("tiny-paligemma2")
+        self.model = AutoModelForImageTextToText.from_pretrained(source).eval()
+        self.processor = AutoProcessor.from_pretrained(source)
+        self.tokenizer = self.processor.tokenizer
+        self.tokenizer.padding_side = "left"
+
+    def model_inputs(self, texts: Sequence[str], visuals: Sequence[Any]) -> dict[str, Any]:
+        return dict(paligemma_prefix(self.processor, texts, visuals, None))
+
+    def first_token(self, word: str) -> int:
+        return int(self.tokenizer(word, add_special_tokens=False)["input_ids"][0])
+
+
+@dataclass
+class Study:
+    """A grid whose every cell is known, and what a strategy has to pay for it."""
+
+    name: str
+    grid: Grid
+    pairs: Callable[[Sequence[int]], list[Cell]] | None
+    weighted: bool
+
+    def cost(self, cells: Sequence[Cell], questions: int) -> float:
+        if not self.weighted:
+            return len(cells) * questions
+        return questions * (sum(LAYERS - 1 - cell.layer for cell in cells) + 2 * LAYERS)
+
+    def found(self, seed: int, screen: bool) -> tuple[Grid, float]:
+        """What a race finds on the questions in another order, and its cost over the grid's."""
+        n = len(self.grid.base)
+        order = np.random.default_rng(seed).permutation(n)
+        place = {cell: i for i, cell in enumerate(self.grid.cells)}
+        cells, spent = list(self.grid.cells), 0.0
+        if screen and self.pairs is not None:
+            cells = self.pairs(order[: screened(n)].tolist())
+            spent += 3 * LAYERS * screened(n)
+
+        def measure(_: int, rung: Rung) -> tuple[Floats, Floats]:
+            nonlocal spent
+            spent += self.cost(rung.cells, len(rung.questions))
+            columns = order[rung.questions.start : rung.questions.stop]
+            return self.grid.scores[np.ix_([place[c] for c in rung.cells], columns)], self.grid.base[columns]
+
+        raced = climb(race(cells, n), n, measure)
+        first = max(raced.spent, screened(n) if screen else 0)
+        return Grid(raced.cells, raced.scores, raced.base, first), spent / self.cost(self.grid.cells, n)
+
+
+def tiny(lm: Tiny, name: str, task: str, vector: str, keep: Callable[[dict[str, Any]], bool]) -> Study:
+    """A full grid on the tiny model's select split."""
+    rows = [row for row in load(task, "select") if keep(row)]
+    asked = [
+        Asked(i, row["question"], [row["image"]], tuple(row["choices"]), "ABCDEF".index(row["answer"].strip("()")), row)
+        for i, row in enumerate(rows)
+    ]
+    vectors = {"v": SteeringVectors.load(store.find(f"tiny-gemma2/{vector}/mean_shift", None).path)}
+    cells = [Cell("v", *cell) for cell in product(range(LAYERS), ALPHAS, TOKENS)]
+    cells = [cell for cell in cells if not (cell.layer == LAYERS - 1 and cell.tokens == "image")]
+    measure = Measure(lm, None, vectors, False, TOKENS)
+
+    def ask(_: int, rung: Rung) -> tuple[Floats, Floats]:
+        parts = [measure(asked[start : start + 100], rung.cells) for start in range(0, len(asked), 100)]
+        return torch.cat([p.hits for p in parts], 1).double().numpy(), torch.cat(
+            [p.base for p in parts]
+        ).double().numpy()
+
+    def pairs(first: Sequence[int]) -> list[Cell]:
+        shares = Screen(lm, vectors).shares(cells, [asked[i] for i in first], 50)
+        return promising(cells, shares)
+
+    return Study(
+        f"tiny-paligemma2, {name}", climb(everything(cells, len(asked)), len(asked), ask), pairs, weighted=True
+    )
+
+
+def made_up(name: str, effect: float, seed: int, n: int = 500) -> Study:
+    """16 layers x 6 alphas x 3 targets; neighbours are alike; one cell gains `effect`, its neighbours less."""
+    rng = np.random.default_rng(seed)
+    cells = [Cell("v", *cell) for cell in product(range(16), (0.1, 0.2, 0.4, 0.6, 0.8, 1.0), TOKENS)]
+    base = (rng.random(n) < 0.6).astype(float)
+    noise = {key: rng.random(n) for key in product(range(16), TOKENS)}
+    scores = np.empty((len(cells), n))
+    for i, cell in enumerate(cells):
+        # the stronger, the more answers change; a layer's and target's own questions change first
+        flips = noise[cell.layer, cell.tokens] < 0.15 * cell.alpha
+        scores[i] = np.where(flips, (rng.random(n) < 0.55).astype(float), base)
+        near = np.exp(-abs(cell.layer - 9) / 2 - abs(cell.alpha - 0.6) * 3) * (cell.tokens == "image")
+        scores[i] = np.where(rng.random(n) < effect * near, 1.0, scores[i])
+    return Study(name, Grid(cells, scores, base), None, weighted=False)
+
+
+def say(study: Study, seeds: int, screen: bool, studies: Sequence[Study] | None = None) -> None:
+    """Cost, hits of the winner's interval, and claims of a winner over the seeds."""
+    costs, inside, claims, gains = [], 0, 0, []
+    for seed in range(seeds):
+        known = studies[seed] if studies else study
+        grid, cost = known.found(seed, screen)
+        chosen, winner = best(grid), best(known.grid)
+        gain = known.grid.gains[known.grid.cells.index(grid.cells[chosen])]
+        inside += bool(gain >= difference(known.grid.base, known.grid.scores[winner])["low"])
+        claims += bool(gain > 0 and corrected_p(grid, chosen, seed) < LEVEL)
+        costs.append(cost)
+        gains.append(100 * gain)
+    winner = best(study.grid)
+    p = corrected_p(study.grid, winner)
+    way = "race+screen" if screen else "race"
+    print(
+        f"{study.name:44} {way:12} cost {np.mean(costs):.3f} (most {max(costs):.3f})  in the winner's interval"
+        f" {inside}/{seeds}  gain {np.mean(gains):+.1f} (grid {100 * study.grid.gains[winner]:+.1f}, p {p:.3f})"
+        f"  called a winner {claims}/{seeds}",
+        flush=True,
+    )
+
+
+def _red(row: dict[str, Any]) -> bool:
+    return bool(row["choices"]["ABCDEF".index(row["answer"].strip("()"))] == "red")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    seeds = parser.parse_args().seeds
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
+    lm = Tiny()
+    studies = [tiny(lm, name, name, name, lambda _: True) for name in ("spatial", "counting")]
+    studies.append(tiny(lm, "red things, red's vector", "colour", "colour-red", _red))
+    for study in studies:
+        for screen in (False, True):
+            say(study, seeds, screen)
+    for name, effect in (("made up, a winner of +9 points", 0.25), ("made up, no winner", 0.0)):
+        drawn = [made_up(name, effect, seed) for seed in range(seeds)]
+        say(drawn[0], seeds, False, drawn)
+
+
+if __name__ == "__main__":
+    main()
