@@ -79,10 +79,10 @@ class Replay:
         self.generates = options.generates
         self._records = self.generates or any(self.starts.values())
         self.base = self._base_pass(inputs)
-        farthest = max(self.starts.values())
-        if farthest and (not self._causal() or self._off(farthest)):
+        later = {start for start in self.starts.values() if start}
+        if later and not (self._causal(later) and not any(map(self._off, later))):
             self.starts = dict.fromkeys(self.starts, 0)
-        if error := self._off(0):
+        if 0 in self.starts.values() and (error := self._off(0)):
             raise RuntimeError(f"a replay of {type(model).__name__} without steering is off by {error:.3g}")
 
     def steer(self, layer: int, delta: Tensor, tokens: str) -> Tensor:
@@ -153,9 +153,9 @@ class Replay:
         error = float((replayed - self.base).abs().max())
         return 0.0 if error <= tolerance(self.base) else error
 
-    def _causal(self) -> bool:
+    def _causal(self, starts: Collection[int]) -> bool:
         masks = {id(mask): mask for mask in (call.get("attention_mask") for call in self.calls)}
-        return not any(sees_ahead(mask, start) for mask in masks.values() for start in set(self.starts.values()))
+        return not any(sees_ahead(mask, start) for mask in masks.values() for start in starts)
 
     @property
     def _at_once(self) -> int:
