@@ -1,5 +1,6 @@
 """`lmms-steer …`: one short function a verb, no logic of its own."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,11 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as error:
         _say(f"lmms-steer: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _say("lmms-steer: the disk is full; what is finished is kept: make room and run it again", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         _say("lmms-steer: stopped", err=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer.testing
 
-from lmms_steer.cli import app
+from lmms_steer.cli import app, main
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,6 +50,19 @@ def test_a_mistake_on_our_command_line_is_one_line_and_status_2(args: tuple[str,
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("lmms-steer: ") and expected in last and "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full() -> list[str]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lmms_steer.task_names.task_names", full)
+    monkeypatch.setattr("sys.argv", ["lmms-steer", "tasks"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and "the disk is full; what is finished is kept" in capsys.readouterr().err
 
 
 def test_extracting_twice_gives_the_same_file_and_lists_it(own_cache: Path) -> None:
