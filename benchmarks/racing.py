@@ -34,6 +34,7 @@ from lmms_steer.tiny_world.question_sets import load
 from lmms_steer.vectors import SteeringVectors
 
 LAYERS, ALPHAS, TOKENS = 5, (0.25, 0.5, 0.75, 1.0, 1.25, 1.5), ("image", "text", "both")
+SPLITS = ("select", "test", "ood")
 
 
 class Tiny:
@@ -89,8 +90,8 @@ class Study:
 
 
 def tiny(lm: Tiny, name: str, task: str, vector: str, keep: Callable[[dict[str, Any]], bool]) -> Study:
-    """A full grid on the tiny model's select split."""
-    rows = [row for row in load(task, "select") if keep(row)]
+    """A full grid on the tiny model's select split; of few things, on all splits: what is raced is no result."""
+    rows = [row for split in (("select",) if keep is _any else SPLITS) for row in load(task, split) if keep(row)]
     asked = [
         Asked(i, row["question"], [row["image"]], tuple(row["choices"]), "ABCDEF".index(row["answer"].strip("()")), row)
         for i, row in enumerate(rows)
@@ -111,7 +112,10 @@ def tiny(lm: Tiny, name: str, task: str, vector: str, keep: Callable[[dict[str, 
         return promising(cells, shares)
 
     return Study(
-        f"tiny-paligemma2, {name}", climb(everything(cells, len(asked)), len(asked), ask), pairs, weighted=True
+        f"tiny-paligemma2, {name.format(n=len(rows))}",
+        climb(everything(cells, len(asked)), len(asked), ask),
+        pairs,
+        weighted=True,
     )
 
 
@@ -154,6 +158,10 @@ def say(study: Study, seeds: int, screen: bool, studies: Sequence[Study] | None 
     )
 
 
+def _any(_: dict[str, Any]) -> bool:
+    return True
+
+
 def _red(row: dict[str, Any]) -> bool:
     return bool(row["choices"]["ABCDEF".index(row["answer"].strip("()"))] == "red")
 
@@ -165,8 +173,8 @@ def main() -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(1)
     lm = Tiny()
-    studies = [tiny(lm, name, name, name, lambda _: True) for name in ("spatial", "counting")]
-    studies.append(tiny(lm, "red things, red's vector", "colour", "colour-red", _red))
+    studies = [tiny(lm, name, name, name, _any) for name in ("spatial", "counting")]
+    studies.append(tiny(lm, "{n} red things, red's vector", "colour", "colour-red", _red))
     for study in studies:
         for screen in (False, True):
             say(study, seeds, screen)
