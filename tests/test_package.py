@@ -45,11 +45,19 @@ def test_the_wheel_holds_every_file_of_the_package_tasks_and_vectors(tmp_path: P
         (("vectors", "show", "nothing/at/all"), "unknown vector 'nothing/at/all'"),
     ],
 )
-def test_a_mistake_on_our_command_line_is_one_line_and_status_2(args: tuple[str, ...], expected: str) -> None:
-    done = command(*args)
-    assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("lmms-steer: ") and expected in last and "Traceback" not in done.stderr
+def test_a_mistake_on_our_command_line_is_one_line_and_status_2(
+    args: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lmms-steer", *args])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 2 and last.startswith("lmms-steer: ") and expected in last
+
+
+def test_a_mistake_leaves_no_traceback_behind_in_a_process_of_its_own() -> None:
+    done = command("vectors", "show", "nothing/at/all")
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "unknown vector" in done.stderr
 
 
 def test_a_full_disk_is_one_line_and_status_2(
