@@ -74,13 +74,14 @@ def test_a_full_disk_is_one_line_and_status_2(
 
 
 def test_extracting_twice_gives_the_same_file_and_lists_it(own_cache: Path) -> None:
+    runner = typer.testing.CliRunner()
     for _ in range(2):
-        done = command("extract", "--backbone", "tiny-gemma2", "--concept", "counting,colour-red")
-        assert done.returncode == 0, done.stderr
+        done = runner.invoke(app, ["extract", "--backbone", "tiny-gemma2", "--concept", "counting,colour-red"])
+        assert done.exit_code == 0, done.output
     path = own_cache / "vectors" / "tiny-gemma2" / "counting" / "mean_shift.safetensors"
     shipped = ROOT / "vector_cache" / "tiny-gemma2" / "counting" / "mean_shift.safetensors"
     assert path.read_bytes() == shipped.read_bytes()
-    listed = command("vectors", "list").stdout
+    listed = runner.invoke(app, ["vectors", "list"]).output
     assert "tiny-gemma2/counting/mean_shift" in listed and "yours" in listed and "shipped" in listed
 
 
