@@ -305,8 +305,12 @@ def search(
         ),
     ] = "grid",
     score: Annotated[
-        str, typer.Option(help="letters: the next token tells the answer. generate: the model writes, the task scores.")
-    ] = "letters",
+        str,
+        typer.Option(
+            help="generate: the model writes, the task scores. letters: the next token tells which of a fixed set of"
+            " answers is likeliest. auto: what the task does."
+        ),
+    ] = "auto",
     controls: Annotated[int, typer.Option(min=0, help="Random vectors to search alike.")] = 5,
     trials: Annotated[int, typer.Option(min=1, help="Of each vector, for tpe.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the questions' order and of tpe.")] = 0,

@@ -87,7 +87,11 @@ def test_text_written_behind_a_replayed_prompt_is_that_of_the_model_with_hooks(v
         for tokens in ("image", "text", "both"):
             delta = 3 * torch.randn(48, generator=torch.Generator().manual_seed(layer))
             assert written.same(replay, hooked, layer, delta, tokens)
-            changed += written.ids(hooked, layer, delta, tokens).tolist() != base
+            changed += written.ids(hooked, layer, delta[None], [tokens])[0].tolist() != base
+        stacked = [torch.stack((delta, -delta, delta)), ["image", "text", "both"]]
+        assert [[written._ended(row) for row in ids.tolist()] for ids in written.ids(replay, layer, *stacked)] == [
+            [written._ended(row) for row in ids.tolist()] for ids in written.ids(hooked, layer, *stacked)
+        ]
     assert changed
 
 

@@ -29,7 +29,7 @@ from lmms_steer.search.ranges import alpha_range, layer_range, refuse_test, toke
 from lmms_steer.search.selection import Grid, best, corrected_p, one_standard_error
 from lmms_steer.tiny_world.question_sets import load
 
-GRID = {"layers": "1-3:2", "alphas": "0.5,1.5", "controls": 1, "limit": 64}
+GRID = {"layers": "1-3:2", "alphas": "0.5,1.5", "controls": 1, "limit": 64, "score": "letters"}
 
 
 def inside(folder: Path, task: str = "tiny_counting_select", **more: Any) -> list[str]:
@@ -64,7 +64,9 @@ def result(folder: Path) -> dict[str, Any]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search") / "alone"
     args = "search --model steered_paligemma --model_args pretrained=tiny-paligemma2 --vector counting"
-    grid = "--task tiny_counting_select --layers 1-3:2 --alphas 0.5,1.5 --controls 1 --limit 64 --output"
+    grid = (
+        "--task tiny_counting_select --layers 1-3:2 --alphas 0.5,1.5 --controls 1 --limit 64 --score letters --output"
+    )
     done = CliRunner().invoke(app, [*args.split(), *grid.split(), str(folder)])
     assert done.exit_code == 0, done.output
     assert "24 cells x 64 questions" in done.output and "measure it on others" in done.output
@@ -162,8 +164,8 @@ def test_what_cannot_be_searched_is_told_in_one_line(alone: Path, tmp_path: Path
         inside(tmp_path, task="tiny_countin_select"[:12])
     with pytest.raises(UserError, match="unknown strategy 'rase': did you mean 'race'"):
         inside(tmp_path, strategy="rase")
-    with pytest.raises(UserError, match="does not go with --score generate"):
-        inside(tmp_path, strategy="race+screen", score="generate")
+    with pytest.raises(UserError, match="unknown score 'letter': did you mean 'letters'"):
+        inside(tmp_path, score="letter")
     assert "WARNING: 8 questions: a 95% interval is about ±35 points wide" in inside(tmp_path / "few", limit=8)
 
 

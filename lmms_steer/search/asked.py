@@ -70,13 +70,14 @@ def questions(task: Any, limit: int | None, fixed: bool = True) -> Iterator[Aske
         doc = docs[number]
         text = str(task.doc_to_text(doc))
         visuals = visuals_of(task.doc_to_visual(doc), f"{name}, document {number}")
-        answers, right = _answers(doc, text, task.doc_to_target(doc)) if fixed else ((), 0)
-        if right is None:
+        target = task.doc_to_target(doc)
+        answers, right = _answers(doc, text, target)
+        if right is None and fixed:
             raise UserError(
-                f"{name}, document {number}: the answer {task.doc_to_target(doc)!r} is no letter, number or choice:"
-                " add --score generate, which lets the model write and the task score"
+                f"{name}, document {number}: the answer {target!r} is no letter, number or choice:"
+                " take --score generate, which lets the model write and the task score"
             )
-        yield Asked(number, text, visuals, answers, right, doc)
+        yield Asked(number, text, visuals, answers if right is not None else (), right or 0, doc)
 
 
 def _answers(doc: Any, text: str, target: Any) -> tuple[tuple[str, ...], int | None]:

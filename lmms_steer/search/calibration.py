@@ -22,10 +22,11 @@ class Calibrated:
     """
     Attributes:
         biases: word ▸ what is added to its logit.
-        scores: whether each question is answered rightly with them, float [questions].
+        base, scores: whether the likeliest of a question's answers is right without and with them, float [questions].
     """
 
     biases: dict[str, float]
+    base: Floats
     scores: Floats
 
 
@@ -40,7 +41,7 @@ def calibrate(asked: Sequence[Asked], answers: Mapping[int, Sequence[float]]) ->
         None where answers are not of one small set of words.
     """
     words = sorted({word for question in asked for word in question.answers})
-    if not words or len(words) > MANY:
+    if not words or len(words) > MANY or not all(answers[number] for number in range(len(asked))):
         return None
     place = {word: number for number, word in enumerate(words)}
     scores = torch.full((len(asked), len(words)), -1e9)
@@ -48,8 +49,8 @@ def calibrate(asked: Sequence[Asked], answers: Mapping[int, Sequence[float]]) ->
         scores[number, [place[word] for word in question.answers]] = torch.tensor(answers[number])
     possible, right = scores > -1e8, [place[question.answers[question.right]] for question in asked]
     bias = fit_answer_bias(scores, possible, right)
-    hits = (scores + bias).masked_fill(~possible, -1e9).argmax(1) == torch.tensor(right)
-    return Calibrated(dict(zip(words, bias.tolist(), strict=True)), hits.double().numpy())
+    base, hits = ((scores + b).masked_fill(~possible, -1e9).argmax(1) == torch.tensor(right) for b in (0 * bias, bias))
+    return Calibrated(dict(zip(words, bias.tolist(), strict=True)), base.double().numpy(), hits.double().numpy())
 
 
 def fit_answer_bias(scores: Tensor, choices: Tensor, answers: Sequence[int], penalty: float = 1e-3) -> Tensor:

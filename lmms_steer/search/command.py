@@ -43,14 +43,18 @@ def run(options: Options) -> Iterator[str]:
     if missing:
         layers = tuple(layer for layer in layers if layer not in missing)
         yield f"layers without a direction in every vector are left out: {', '.join(map(str, missing))}"
-    asked = list(questions(task, options.limit, fixed=options.score == "letters"))
+    writes = task.config.output_type == "generate_until"
+    score = ("generate" if writes else "letters") if options.score == "auto" else options.score
+    asked = list(questions(task, options.limit, fixed=score == "letters" or "screen" in options.strategy))
     # strategies look at the first questions first: they should be like the rest
     random.Random(options.seed).shuffle(asked)
     plan = Plan(
         options.model, options.model_args, {name: vector.sha256 for name, vector in vectors.items()}, options.task,
-        len(asked), layers, strengths, targets, options.batch_size, options.strategy, options.score, options.trials,
+        len(asked), layers, strengths, targets, options.batch_size, options.strategy, score, options.trials,
         options.seed,
     )  # fmt: skip
+    if writes and score == "letters":
+        yield "WARNING: this task lets the model write; a cell may be good at its letters and write something else"
     if len(asked) < FEW:
         yield f"WARNING: {len(asked)} questions: a 95% interval is about ±{100 / len(asked) ** 0.5:.0f} points wide"
     options.output.mkdir(parents=True, exist_ok=True)

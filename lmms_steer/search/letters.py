@@ -24,7 +24,7 @@ class Letters:
     """
 
     def __init__(self, lm: Any, batch: Sequence[Asked]) -> None:
-        ids = [[lm.first_token(answer) for answer in question.answers] for question in batch]
+        ids = [_ids(lm, question) for question in batch]
         for question, own in zip(batch, ids, strict=True):
             if len(set(own)) != len(own):
                 raise UserError(
@@ -72,3 +72,13 @@ class Letters:
 
     def _hits(self, logits: Tensor) -> Tensor:
         return (self._scores(logits).argmax(-1) == self._right).float()
+
+
+def told_apart(lm: Any, batch: Sequence[Asked]) -> bool:
+    """Whether every question has answers of a fixed set, that begin with tokens of their own."""
+    ids = [_ids(lm, question) for question in batch]
+    return all(own and len(set(own)) == len(own) for own in ids)
+
+
+def _ids(lm: Any, question: Asked) -> list[int]:
+    return [lm.first_token(answer) for answer in question.answers]

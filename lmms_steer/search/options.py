@@ -6,7 +6,7 @@ from pathlib import Path
 from lmms_steer.errors import UserError, unknown
 
 STRATEGIES = ("grid", "race", "screen", "race+screen", "tpe")
-SCORES = ("letters", "generate")
+SCORES = ("auto", "letters", "generate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class Options:
         output: the study's folder.
         layers, alphas, tokens: the grid, as typed; no layers are all layers.
         strategy: one of `STRATEGIES`.
-        score: `letters` (the next token tells the answer) or `generate` (the model writes, the task scores).
+        score: `generate` (the model writes, the task scores), `letters` (the likeliest of a fixed set of answers is
+            taken), or `auto`: what the task does.
         controls: random vectors that are searched alike.
         trials: of each vector, for `tpe`.
         seed: of the questions' order and of proposals.
@@ -39,7 +40,7 @@ class Options:
     alphas: str = "0.1:1.0:0.1"
     tokens: str = "image,text,both"
     strategy: str = "grid"
-    score: str = "letters"
+    score: str = "auto"
     controls: int = 5
     trials: int = 64
     seed: int = 0
@@ -53,7 +54,5 @@ class Options:
         for value, known, name in ((self.strategy, STRATEGIES, "strategy"), (self.score, SCORES, "score")):
             if value not in known:
                 raise unknown(name, value, known)
-        if "screen" in self.strategy and self.score == "generate":
-            raise UserError("--strategy screen needs the margin of fixed answers: it does not go with --score generate")
         if self.memory < 0:
             raise UserError(f"--memory {self.memory:g}: expected GiB, from 0 up")

@@ -101,23 +101,36 @@ class Replay:
         """
         wanted = slice(None) if columns is None else columns.to(self.base.device)
         logits = [self.base[:, wanted]] * len(targets)
+        for cells, start in self._stacks(targets):
+            hidden = self._moved(layer, deltas[cells], [targets[i] for i in cells], start)
+            for i, one in zip(cells, self._finish(layer, hidden, start, len(cells)), strict=True):
+                logits[i] = one[:, wanted]
+        return torch.stack(logits)
+
+    def steer_and_keep(
+        self, layer: int, deltas: Tensor, targets: Sequence[str]
+    ) -> Iterator[tuple[list[int], Tensor, KeysAndValues]]:
+        """As `steer_all`, with what is needed to generate on.
+
+        Yields:
+            which of the cells, their logits [cells, batch, vocabulary], and every layer's keys and values
+            [cells * batch, heads, positions, width].
+        """
+        for cells, start in self._stacks(targets):
+            with torch.inference_mode():
+                below = ((self.kept[f"key{n}"], self.kept[f"value{n}"]) for n in range(layer + 1))
+                copies = len(cells)
+                sink = {n: (k.repeat(copies, 1, 1, 1), v.repeat(copies, 1, 1, 1)) for n, (k, v) in enumerate(below)}
+                hidden = self._moved(layer, deltas[cells], [targets[i] for i in cells], start)
+                logits = self._finish(layer, hidden, start, copies, sink)
+            yield cells, logits, sink
+
+    def _stacks(self, targets: Sequence[str]) -> Iterator[tuple[list[int], int]]:
+        """Cells that are replayed in one batch, and from which position on."""
         for start in sorted(set(self.starts.values())):
             alike = [i for i, tokens in enumerate(targets) if self.starts[tokens] == start]
             at_once = max(1, self._at_once // (self.batch * (self.positions - start)))
-            for first in range(0, len(alike), at_once):
-                cells = alike[first : first + at_once]
-                hidden = self._moved(layer, deltas[cells], [targets[i] for i in cells], start)
-                for i, one in zip(cells, self._finish(layer, hidden, start, len(cells)), strict=True):
-                    logits[i] = one[:, wanted]
-        return torch.stack(logits)
-
-    @torch.inference_mode()
-    def steer_and_keep(self, layer: int, delta: Tensor, tokens: str) -> tuple[Tensor, KeysAndValues]:
-        """Logits of the next token [batch, vocabulary], and every layer's keys and values, to generate on from."""
-        start, sink = self.starts[tokens], KeysAndValues()
-        sink |= {n: (self.kept[f"key{n}"], self.kept[f"value{n}"]) for n in range(layer + 1)}
-        hidden = self._moved(layer, delta[None], [tokens], start)
-        return self._finish(layer, hidden, start, 1, sink)[0], sink
+            yield from ((alike[first : first + at_once], start) for first in range(0, len(alike), at_once))
 
     def _moved(self, layer: int, deltas: Tensor, targets: Sequence[str], start: int) -> Tensor:
         output = self.kept[f"out{layer}"][:, start:]
@@ -185,7 +198,8 @@ class Replay:
         return first
 
     def _keep_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
-        self.calls.append({key: value for key, value in kwargs.items() if key != "hidden_states"})
+        # a cache of the base pass would grow with every replay
+        self.calls.append({k: v for k, v in kwargs.items() if k not in ("hidden_states", "past_key_values")})
         entering: Tensor = args[0] if args else kwargs["hidden_states"]
         before = self._leaving
         same = before is None or entering is before or torch.equal(entering, before)

@@ -36,7 +36,7 @@ def result(plan: Plan, grid: Grid, calibrated: Calibrated | None) -> dict[str, A
             },
         }
     if calibrated is not None:
-        found["calibrated"] = difference(grid.base, calibrated.scores)
+        found["calibrated"] = difference(calibrated.base, calibrated.scores)
     return found
 
 

@@ -1,6 +1,7 @@
 """Score cells by what the model writes: greedy text behind steered prompts, scored by the task itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.models.settings import cut, generate_settings
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.hooked import Hooked
+from lmms_steer.search.letters import Letters, told_apart
 from lmms_steer.search.replay import Replay
 
 
@@ -31,6 +33,7 @@ class Written:
         if task.config.output_type != "generate_until":
             raise UserError(f"{task.config.task} is {task.config.output_type}: --score generate needs generate_until")
         self.lm, self.task, self.batch, self.inputs = lm, task, batch, inputs
+        self.letters = Letters(lm, batch) if batch and told_apart(lm, batch) else None
         given = dict(task.config.generation_kwargs or {})
         self.until, self.settings = given.get("until") or [], generate_settings(given) | {"do_sample": False}
         self.metric = str(task.config.metric_list[0]["metric"])
@@ -39,45 +42,51 @@ class Written:
         """The score of each question, unsteered, float [questions]."""
         return self._scores(self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :])
 
-    def answers(self, source: Replay | Hooked) -> list[list[float]]:  # noqa: ARG002  as of `Letters`
-        """None: there is no set of them."""
-        return [[] for _ in self.batch]
+    def answers(self, source: Replay | Hooked) -> list[list[float]]:
+        """As of `Letters`, where the questions have answers of a fixed set; else none."""
+        return self.letters.answers(source) if self.letters is not None else [[] for _ in self.batch]
 
     def hits(self, source: Replay | Hooked, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
         """float [cells, questions]: `deltas` [cells, width] and `targets` of cells at one layer."""
-        cells = zip(deltas, targets, strict=True)
-        return torch.stack([self._scores(self.ids(source, layer, delta, tokens)) for delta, tokens in cells])
+        return torch.stack([self._scores(ids) for ids in self.ids(source, layer, deltas, targets)])
 
     def same(self, replay: Replay, hooked: Hooked, layer: int, delta: Tensor, tokens: str) -> bool:
         """Whether both write the same."""
-        ours, theirs = (self.ids(source, layer, delta, tokens).tolist() for source in (replay, hooked))
+        ours, theirs = (self.ids(source, layer, delta[None], [tokens])[0].tolist() for source in (replay, hooked))
         return [self._ended(row) for row in ours] == [self._ended(row) for row in theirs]
 
-    def ids(self, source: Replay | Hooked, layer: int, delta: Tensor, tokens: str) -> Tensor:
-        """What is generated, [questions, new tokens]."""
+    def ids(self, source: Replay | Hooked, layer: int, deltas: Tensor, targets: Sequence[str]) -> list[Tensor]:
+        """What is generated for each cell, [questions, new tokens]."""
         if isinstance(source, Hooked):
-            with source.steered(layer, delta, tokens):
-                return self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :]  # type: ignore[no-any-return]
-        logits, kept = source.steer_and_keep(layer, delta, tokens)
-        return self._continue(logits.argmax(-1, keepdim=True), kept)
+            return [self._hooked(source, layer, delta, tokens) for delta, tokens in zip(deltas, targets, strict=True)]
+        if self.settings["max_new_tokens"] == 1:
+            return list(source.steer_all(layer, deltas, targets).argmax(-1, keepdim=True))
+        said: dict[int, Tensor] = {}
+        for cells, logits, kept in source.steer_and_keep(layer, deltas, targets):
+            first = logits.argmax(-1).reshape(-1, 1)
+            said |= zip(cells, self._continue(first, kept, len(cells)).chunk(len(cells)), strict=True)
+        return [said[i] for i in range(len(targets))]
+
+    def _hooked(self, source: Hooked, layer: int, delta: Tensor, tokens: str) -> Tensor:
+        with source.steered(layer, delta, tokens):
+            return self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :]  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def _continue(self, first: Tensor, kept: Mapping[int, tuple[Tensor, Tensor]]) -> Tensor:
-        more = int(self.settings["max_new_tokens"]) - 1
-        if not more:
-            return first
+    def _continue(self, first: Tensor, kept: Mapping[int, tuple[Tensor, Tensor]], copies: int) -> Tensor:
+        """The tokens behind `first` [copies * questions, 1] too."""
         cache = DynamicCache(config=self.lm.model.config.get_text_config(decoder=True))
         for layer in sorted(kept):
             cache.update(*kept[layer], layer)
         texts = {name: self.inputs[name] for name in ("token_type_ids", "mm_token_type_ids") if name in self.inputs}
-        longer = {name: torch.cat((tensor, tensor.new_zeros(first.shape)), 1) for name, tensor in texts.items()}
-        output = self.lm.model.generate(
-            input_ids=torch.cat((self.inputs["input_ids"], first), 1),
-            attention_mask=torch.cat((self.inputs["attention_mask"], torch.ones_like(first)), 1),
-            past_key_values=cache,
-            **longer,
-            **{**self.settings, "max_new_tokens": more},
-        )
+        longer = {name: _longer(tensor, torch.zeros_like(first), copies) for name, tensor in texts.items()}
+        with _of_copies(self.lm.model, copies):
+            output = self.lm.model.generate(
+                input_ids=_longer(self.inputs["input_ids"], first, copies),
+                attention_mask=_longer(self.inputs["attention_mask"], torch.ones_like(first), copies),
+                past_key_values=cache,
+                **longer,
+                **{**self.settings, "max_new_tokens": int(self.settings["max_new_tokens"]) - 1},
+            )
         return output[:, self._length :]  # type: ignore[no-any-return]
 
     def _scores(self, ids: Tensor) -> Tensor:
@@ -98,3 +107,21 @@ class Written:
     @property
     def _length(self) -> int:
         return int(self.inputs["input_ids"].shape[1])
+
+
+def _longer(tensor: Tensor, last: Tensor, copies: int) -> Tensor:
+    return torch.cat((tensor.repeat(copies, 1), last), 1)
+
+
+@contextmanager
+def _of_copies(model: Any, copies: int) -> Iterator[None]:
+    """Qwen's models remember of each prompt how far its images moved the positions: as often as it was stacked."""
+    inner: Any = getattr(model, "model", None)
+    moved = getattr(inner, "rope_deltas", None)
+    if isinstance(moved, Tensor):
+        inner.rope_deltas = moved.repeat(copies, 1)
+    try:
+        yield
+    finally:
+        if isinstance(moved, Tensor):
+            inner.rope_deltas = moved
