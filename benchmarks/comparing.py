@@ -44,9 +44,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
         size = outputs["html"].stat().st_size / 1e6
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{RUNS} runs x {SAMPLES} samples compared:   {seconds:.1f} s, at most {most:.0f} MB; the page has {size:.1f} MB"
-    )
+    print(f"{RUNS} runs x {SAMPLES} samples:   {seconds:.1f} s, at most {most:.0f} MB; the page has {size:.1f} MB")
 
 
 if __name__ == "__main__":

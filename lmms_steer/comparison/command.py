@@ -8,6 +8,9 @@ from rich.console import Console, RenderableType
 from lmms_steer.comparison import tables
 from lmms_steer.comparison.board import build
 from lmms_steer.comparison.systems import read_systems
+from lmms_steer.errors import unknown
+
+PICTURES = ("ours", "all", "none")
 
 
 def run(
@@ -21,7 +24,7 @@ def run(
     parquet: Path | None = None,
     metric: str | None = None,
     samples: int = 120,
-    pictures: bool = True,
+    pictures: str = "ours",
 ) -> Iterator[str | RenderableType]:
     """Yields what is to be printed: a table, then a line for each run that was not compared and each file.
 
@@ -32,11 +35,13 @@ def run(
         html: the page to write; likewise the others.
         metric: what to compare by; each task's own where unsaid.
         samples: questions a task on the page, at most.
-        pictures: on the page, of our tasks, where their data is here.
+        pictures: on the page: of our tasks where their data is here (ours), of every task that loads (all), or none.
 
     Raises:
         UserError: for whatever is wrong with the runs.
     """
+    if pictures not in PICTURES:
+        raise unknown("--pictures", pictures, PICTURES)
     systems = read_systems(runs, baseline, metric)
     rows = build(systems)
     yield tables.rich_table(rows)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -48,8 +49,8 @@ class Samples:
     """One task of one run, a row a document, in the order of `keys`.
 
     Attributes:
-        keys: hashes of `doc_id:target`, which know a document again in this process (lmms-eval 0.7.3 writes one and
-            the same doc_hash for all).
+        keys: doc_id and a checksum of the target, which know a document again (lmms-eval 0.7.3 writes one and the same
+            doc_hash for all).
         docs: doc_id.
         prompts: hashes of what the model was asked.
         images: hashes of what it was shown; 0 where the log does not say.
@@ -139,15 +140,22 @@ def read_samples(results: Results, task: str, wanted: str | None = None) -> Samp
 
 
 def _identity(sample: dict[str, Any]) -> tuple[int, int, int, int]:
-    doc, shown = sample["doc_id"], sample.get("images") or sample.get("input_media")
+    doc, shown = int(sample["doc_id"]), sample.get("images") or sample.get("input_media")
     # lm-eval hashes the prompt, lmms-eval writes it
     asked = sample.get("prompt_hash") or sample.get("input")
     return (
-        hash(f"{doc}:{sample['target']}"),
-        int(doc),
-        hash(asked if isinstance(asked, str) else json.dumps(asked)),
-        hash(json.dumps(shown)) if shown else 0,
+        (doc << 32) + zlib.crc32(str(sample["target"]).encode()),
+        doc,
+        _hash(asked),
+        _hash(shown) if shown else 0,
     )
+
+
+def _hash(value: Any) -> int:
+    """The same in every process, so that an order by it is too."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
 
 
 def _number(value: Any) -> float:
