@@ -343,6 +343,23 @@ def compare(
         printed(line)
 
 
+@app.command()
+def plot(
+    out: Annotated[Path, typer.Option(help="The file to draw into (.png, .svg, .pdf).")],
+    runs: Annotated[list[str] | None, typer.Argument(help="Folders of runs, or NAME=FOLDER.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="table (gains, systems by tasks), gains (with intervals) or maps (of searches).")
+    ] = None,
+    baseline: Annotated[str | None, typer.Option(help="The run to compare with: its name or folder.")] = None,
+    studies: Annotated[list[Path] | None, typer.Option(help="A search's folder, for maps; again for more.")] = None,
+    metric: Annotated[str | None, typer.Option(help="What to compare by; each task's own where unsaid.")] = None,
+) -> None:
+    """Gains and searches as figures for papers."""
+    from lmms_steer.comparison.plots import plot as draw
+
+    _say(str(draw(runs or [], out, kind, baseline, studies or [], metric)))
+
+
 @app.command("inspect")
 def inspect_prompt(
     prompt: Annotated[str, typer.Option(help="The question.")],

@@ -3,11 +3,12 @@
 * `evaluator._process_document_results`: a sample names the images that a model of ours was shown, by content
   (`images`), so that a comparison knows which questions share one;
 * `evaluator.evaluate`: metrics without a value go (`score: []` of our tasks would end wandb's logging);
-* `EvaluationTracker.save_results_samples` takes from the samples what `--wandb_log_samples` reads later: it gets copies;
+* `EvaluationTracker.save_results_samples` strips the samples that `--wandb_log_samples` reads later: it gets copies;
 * `WandbLogger._get_config`: the wandb run's config holds the record of the steering.
 """
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,9 @@ from lmms_steer.wrapping import wrap
 
 
 def install_logging() -> None:
-    """Called when an evaluation's tasks are loaded."""
+    """Called when tasks are loaded; does nothing where that is not for an evaluation."""
+    if "lmms_eval.evaluator" not in sys.modules:
+        return
     from lmms_eval import evaluator
     from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
     from lmms_eval.loggers.wandb_logger import WandbLogger
