@@ -33,15 +33,15 @@ def mid_p(fixed: ArrayLike, broken: ArrayLike) -> Floats:
     return p
 
 
-def score_interval(fixed: ArrayLike, broken: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
-    """Tango's score interval for the difference of two paired shares.
+def score_interval(fixed: ArrayLike, broken: ArrayLike, n: ArrayLike) -> tuple[Floats, Floats]:
+    """Tango's 95% score interval for the difference of two paired shares.
 
     It covers what it claims at 100 questions of which few differ, and has a width where none differs.
     Tango, Statistics in Medicine 17:891-908, 1998.
     """
     fixed, broken, n = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in (fixed, broken, n)))
     gain = (fixed - broken) / n
-    z = norm.ppf(0.5 + level / 2)
+    z = norm.ppf(0.975)
     low = find_root(_beyond, (-np.ones_like(gain), gain), args=(fixed, broken, n, z)).x
     high = find_root(_beyond, (gain, np.ones_like(gain)), args=(fixed, broken, n, -z)).x
     return np.where(gain <= -1, -1.0, low), np.where(gain >= 1, 1.0, high)

@@ -53,8 +53,10 @@ def of_tasks(parts: list[Floats], clusters: Ints | None = None, seed: int = 0) -
     weights = np.concatenate([np.full(n, 1 / (n * len(parts))) for n in counts])
     own = np.arange(len(weights)) if clusters is None else clusters
     rows = units(differences, weights, own)
-    reach = np.abs(differences).max(initial=0) or 1.0
-    floor = sum((reach / (n * len(parts))) ** 2 for n in counts)
+    # one more question a task, answered otherwise by as much as the others are
+    differing = (differences != 0).sum(1)
+    square = np.where(differing > 0, (differences**2).sum(1) / np.maximum(differing, 1), 1.0)
+    floor = square * sum((1 / (n * len(parts))) ** 2 for n in counts)
     low, high = robust_interval(rows, units(means, weights, own), floor)
     return Effects(
         rows.sum(1),

@@ -56,8 +56,8 @@ def flipped_p(rows: Floats, seed: int = 0, flips: int = FLIPS) -> Floats:
     return np.where(spread > 0, (more + (ties + 1) / 2) / (flips + 1), 1.0)
 
 
-def robust_interval(rows: Floats, expected: Floats, floor: float, level: float = 0.95) -> tuple[Floats, Floats]:
-    """A t interval of each row's sum, from how the units scatter (statsmodels' cluster-robust one, with a floor).
+def robust_interval(rows: Floats, expected: Floats, floor: Floats | float) -> tuple[Floats, Floats]:
+    """A 95% t interval of each row's sum, from how the units scatter (statsmodels' cluster-robust one, with a floor).
 
     Args:
         rows: rows x units.
@@ -67,6 +67,6 @@ def robust_interval(rows: Floats, expected: Floats, floor: float, level: float =
     """
     count = rows.shape[1]
     variance = ((rows - expected) ** 2).sum(1) * count / max(count - 1, 1) + floor
-    reach = t.ppf(0.5 + level / 2, max(count - 1, 1)) * np.sqrt(variance)
+    reach = t.ppf(0.975, max(count - 1, 1)) * np.sqrt(variance)
     centre = rows.sum(1)
     return centre - reach, centre + reach
