@@ -174,6 +174,14 @@ def test_the_baseline_is_told_or_asked_for(tmp_path: Path) -> None:
         board(tmp_path, baseline="plian")
 
 
+def test_a_system_is_called_by_as_much_of_its_folder_as_it_takes(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE})
+    write_run(tmp_path / "x/one", {"a": BASE})
+    write_run(tmp_path / "x/two", {"a": BASE})
+    assert list(read_systems([str(tmp_path)])) == ["baseline", "x/one", "x/two"]
+    assert list(read_systems([str(tmp_path / "x/one"), f"mine={tmp_path}/baseline"], "mine")) == ["mine", "one"]
+
+
 def test_a_later_run_of_a_task_replaces_the_earlier_and_leaves_the_other_tasks(tmp_path: Path) -> None:
     write_run(tmp_path / "baseline", {"a": BASE, "b": BASE})
     write_run(tmp_path / "s", {"a": BASE, "b": BASE})

@@ -152,7 +152,8 @@ def _images(tasks: list[dict[str, Samples]]) -> Ints | None:
     """The image of each question of the tasks in turn, as 0 …; None where no two share one, or no log says."""
     columns = []
     for number, runs in enumerate(tasks):
-        known = [run.images for run in runs.values() if run.images.all()]
+        logged = sorted(runs.values(), key=lambda run: run.images_by != "images")
+        known = [run.images for run in logged if run.images.all()]
         count = len(next(iter(runs.values())).keys)
         # one and the same name for all is no name of an image
         usable = known and len(np.unique(known[0])) > 1

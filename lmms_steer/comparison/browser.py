@@ -35,9 +35,10 @@ def tasks_of(systems: dict[str, System], most: int, pictures: str) -> Iterator[d
         found: dict[int, str] = {}
         why = "left out"
         if pictures != "none":
-            asked = [(doc["id"], doc["target"], doc.pop("images")) for doc in documents]
+            asked = [(doc["id"], doc["target"], doc.pop("prompt"), doc.pop("images")) for doc in documents]
             found, why = pictures_of(task, asked, IMAGES // len(baseline.tasks), pictures == "all")
         for doc in documents:
+            doc.pop("prompt", None)
             doc.pop("images", None)
             doc["image"] = found.get(doc["id"], "")
         yield {"task": task, "n": len(base.keys), "systems": list(runs), "docs": documents, "no_images": why}
@@ -74,7 +75,8 @@ def _documents(base: Samples, runs: dict[str, Samples], chosen: Any) -> list[dic
                 sample = json.loads(file.readline())
                 if run is base:
                     document |= {"target": str(sample["target"]), "images": sample.get("images")}
-                    document["question"] = _cut(_asked(sample))
+                    document["prompt"] = _asked(sample)
+                    document["question"] = _cut(document["prompt"])
                 answer = [_cut(_said(sample)), _rounded(scores[int(key)]), int(bool(sample.get("unparsed")))]
                 if answer not in document["answers"]:
                     document["answers"].append(answer)

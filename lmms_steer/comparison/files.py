@@ -73,12 +73,14 @@ def _below(run: str) -> Iterator[tuple[str, Path, list[Evaluation]]]:
 
 
 def _named(root: Path, place: Path, places: list[Path]) -> str:
-    """The folder that was given, or the way from there; without the model's folder, where that tells no two apart."""
+    """The folder that was given, or as much of the way from there as tells it from the others."""
     if len(places) == 1:
         return root.resolve().name
     way = place.relative_to(root)
-    short = [other.relative_to(root).parent for other in places]
-    return str(way.parent if len(set(short)) == len(places) and Path() not in short else way)
+    for short in [*reversed(way.parents), way][1:]:
+        if sum((root / short) in (other, *other.parents) for other in places) == 1:
+            return str(short)
+    return str(way)
 
 
 def evaluations(place: Path) -> list[Evaluation]:

@@ -106,10 +106,8 @@ def _left_out(task: dict[str, Any]) -> Iterator[str]:
             " differ first; the others are in the samples files"
         )
     images = sum(bool(doc["image"]) for doc in task["docs"])
-    if task["no_images"]:
-        yield f"{task['task']}: no images, {task['no_images']}"
-    elif images < shown:
-        yield f"{task['task']}: images of {images} of these {shown} questions, for the page's size"
+    if images < shown and task["no_images"]:
+        yield f"{task['task']}: {f'images of {images} of these' if images else 'no images'}, {task['no_images']}"
 
 
 def _packed(task: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ def refusal(run: Samples, baseline: Samples, prompt_may_differ: bool = False) ->
     if prompts and not prompt_may_differ:
         return f"other prompts: on {prompts} of {len(run.keys)} questions"
     shown = int(((run.images != baseline.images) & (run.images != 0) & (baseline.images != 0)).sum())
-    if shown:
+    if shown and run.images_by == baseline.images_by:
         return f"other images: on {shown} of {len(run.keys)} questions"
     if run.metric != baseline.metric:
         return f"another score: {run.metric or 'none'}, the baseline's is {baseline.metric or 'none'}"

@@ -18,36 +18,40 @@ _PIXEL_ART = 96
 
 
 def pictures_of(
-    task: str, asked: Iterable[tuple[int, str, Any]], budget: int, every: bool = False
+    task: str, asked: Iterable[tuple[int, str, Any, Any]], budget: int, every: bool = False
 ) -> tuple[dict[int, str], str]:
-    """Document ▸ its first image as a data URI, and why there are none.
+    """Document ▸ its first image as a data URI, and why not every document has one.
 
     Args:
         task: its name.
-        asked: doc_id, target and logged image names (None where there are none), which must be those of the data here.
+        asked: doc_id, target, prompt and names of images as logged, which must be those of the data here; the prompt
+            is looked at where the log names no images (None).
         budget: characters that all of them may take; the first come first.
         every: tasks of the harness as well, whose data may be downloaded.
     """
     if not every and task not in task_names():
         return {}, "no task of ours (--pictures all tries to load it)"
+    pictures: dict[int, str] = {}
+    why = ""
     try:
         from lmms_steer.search.asked import load
 
         found, _ = load(task, "steered_hf")
         docs = found.eval_docs
-        pictures = {}
-        for number, target, names in asked:
+        for number, target, prompt, names in asked:
             doc = docs[number]
             visuals = visuals_of(found.doc_to_visual(doc), task)
-            same = str(found.doc_to_target(doc)) == target and names in (None, image_ids(visuals))
-            if same and visuals and isinstance(visuals[0], Image.Image):
+            alike = found.doc_to_text(doc) == prompt if names is None else names == image_ids(visuals)
+            if str(found.doc_to_target(doc)) != target or not alike:
+                why = "the data here is not what the runs were made on"
+            elif visuals and isinstance(visuals[0], Image.Image):
                 pictures[number] = _data_uri(visuals[0])
                 budget -= len(pictures[number])
             if budget < 0:
-                break
+                return pictures, "more would make the page large"
     except Exception as error:  # noqa: BLE001  a task's own code and data may fail in any way; the page does without
-        return {}, f"the data could not be loaded: {one_line(error)}"
-    return pictures, "" if pictures else "the data here is not what the runs were made on"
+        return pictures, f"the data could not be loaded: {one_line(error)}"
+    return pictures, why
 
 
 def _data_uri(picture: Image.Image) -> str:

@@ -54,6 +54,7 @@ class Samples:
         docs: doc_id.
         prompts: hashes of what the model was asked.
         images: hashes of what it was shown; 0 where the log does not say.
+        images_by: what they were made from: our models' `images`, by content, or lmms-eval's `input_media`, file names.
         scores: NaN where there is none.
         unparsed: 1 where no answer could be read; NaN where the task does not say.
         places: where the row begins in the file.
@@ -68,6 +69,7 @@ class Samples:
     docs: Ints
     prompts: Ints
     images: Ints
+    images_by: str
     scores: Floats
     unparsed: Floats
     places: Ints
@@ -109,7 +111,7 @@ def read_samples(results: Results, task: str, wanted: str | None = None) -> Samp
     digest, place = hashlib.sha256(), 0
     rows: list[tuple[int, int, int, int, float, float, int]] = []
     names: list[str] = []
-    metric, first_filter = "", None
+    metric, images_by, first_filter = "", "", None
     try:
         with path.open("rb") as file:
             for line in file:
@@ -118,11 +120,12 @@ def read_samples(results: Results, task: str, wanted: str | None = None) -> Samp
                 if not rows:
                     names = candidates(task, results.said, sample, wanted)
                     first_filter = sample.get("filter")
+                    images_by = "images" if "images" in sample else "input_media"
                 # lm-eval writes a row for each of a task's filters
                 if sample.get("filter") == first_filter:
                     name, score = score_of(sample, names)
                     metric = metric or name
-                    rows.append((*_identity(sample), score, _number(sample.get("unparsed")), place))
+                    rows.append((*_identity(sample, images_by), score, _number(sample.get("unparsed")), place))
                 place += len(line)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {error}") from error
@@ -135,12 +138,24 @@ def read_samples(results: Results, task: str, wanted: str | None = None) -> Samp
         twice = docs[:-1][np.diff(keys) == 0][0]
         raise UserError(f"{str(path)!r} has document {twice} twice: were two runs written into one file?")
     return Samples(
-        task, results, path, digest.hexdigest(), metric, keys, docs, prompts, images, scores, unparsed, places
+        task,
+        results,
+        path,
+        digest.hexdigest(),
+        metric,
+        keys,
+        docs,
+        prompts,
+        images,
+        images_by,
+        scores,
+        unparsed,
+        places,
     )
 
 
-def _identity(sample: dict[str, Any]) -> tuple[int, int, int, int]:
-    doc, shown = int(sample["doc_id"]), sample.get("images") or sample.get("input_media")
+def _identity(sample: dict[str, Any], images_by: str) -> tuple[int, int, int, int]:
+    doc, shown = int(sample["doc_id"]), sample.get(images_by)
     # lm-eval hashes the prompt, lmms-eval writes it
     asked = sample.get("prompt_hash") or sample.get("input")
     return (
