@@ -4,6 +4,7 @@
   (`images`), so that a comparison knows which questions share one;
 * `evaluator.evaluate`: metrics without a value go (`score: []` of our tasks would end wandb's logging);
 * `EvaluationTracker.save_results_samples` strips the samples that `--wandb_log_samples` reads later: it gets copies;
+* `WandbLogger.post_init`: versions are texts (wandb refuses a column of numbers and texts, which mixed tasks have);
 * `WandbLogger._get_config`: the wandb run's config holds the record of the steering.
 """
 
@@ -27,6 +28,7 @@ def install_logging() -> None:
     wrap(evaluator, "evaluate", _with_values)
     wrap(evaluator, "_process_document_results", _with_images)
     wrap(EvaluationTracker, "save_results_samples", _of_copies)
+    wrap(WandbLogger, "post_init", _of_one_type)
     wrap(WandbLogger, "_get_config", _with_spec)
 
 
@@ -65,6 +67,15 @@ def _of_copies(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(self, task_name, [dict(sample) for sample in samples])
 
     return save_results_samples
+
+
+def _of_one_type(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def post_init(self: Any, results: dict[str, Any]) -> None:
+        original(self, results)
+        self.results["versions"] = {task: str(version) for task, version in results.get("versions", {}).items()}
+
+    return post_init
 
 
 def _with_spec(original: Callable[..., Any]) -> Callable[..., Any]:
