@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 
 def exact_p(fixed: ArrayLike, broken: ArrayLike) -> Floats:
-    """McNemar's exact two-sided p. It is conservative: with no effect it is below 0.05 in 1 to 4% of the cases."""
+    """McNemar's exact two-sided p. Conservative: without an effect it is below 0.05 in fewer than 5% of the cases."""
     fixed, broken = np.asarray(fixed), np.asarray(broken)
     p: Floats = np.minimum(1.0, 2 * binom.cdf(np.minimum(fixed, broken), fixed + broken, 0.5))
     return p
