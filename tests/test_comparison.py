@@ -83,7 +83,7 @@ def test_groups_and_tags_count_each_task_the_same_and_go_by_image_where_question
         return {"images": [f"{number // 4}"]}
 
     scores = {"a": BASE, "b": BASE[:40], "c": BASE[:20]}
-    write_run(tmp_path / "baseline", scores, results=about, sample=sample)
+    write_run(tmp_path / "baseline", scores, sample=sample)
     write_run(tmp_path / "s", {"a": STEERED, "b": [0.0] + BASE[1:40], "c": BASE[:20]}, results=about, sample=sample)
     rows = board(tmp_path)
     group = rows["g", "s"]

@@ -71,7 +71,8 @@ def build(systems: dict[str, System]) -> list[Row]:
     for task in dict.fromkeys(itertools.chain(*(system.tasks for system in systems.values()))):
         paired[task] = {}
         rows += _of_task(task, systems, baseline, paired[task])
-    for scope, name, tasks in groups_of(baseline.tasks.values()):
+    everything = [run for system in systems.values() for run in system.tasks.values()]
+    for scope, name, tasks in groups_of(everything, set(baseline.tasks)):
         rows += _of_group(scope, name, tasks, systems, paired)
     refused = [f"{row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
     if refused and not any(not math.isnan(row.p) for row in rows):

@@ -57,8 +57,7 @@ def _choose(base: Samples, runs: list[Samples], share: int) -> Any:
     ranks = [rank[change[rank] > 0] for rank, change in zip(ranks, (better, worse), strict=True)]
     half = [ranks[0][: max(share // 2, share - len(ranks[1]))], ranks[1][: max(share // 2, share - len(ranks[0]))]]
     chosen = np.concatenate([*half, np.argsort(base.docs)])
-    first = chosen[np.sort(np.unique(chosen, return_index=True)[1])][:share]
-    return first[np.argsort(base.docs[first])]
+    return chosen[np.sort(np.unique(chosen, return_index=True)[1])][:share]
 
 
 def _documents(base: Samples, runs: dict[str, Samples], chosen: Any) -> list[dict[str, Any]]:

@@ -5,10 +5,8 @@ from collections.abc import Iterable, Iterator
 from lmms_steer.comparison.samples import Samples
 
 
-def groups_of(runs: Iterable[Samples]) -> Iterator[tuple[str, str, list[str]]]:
-    """(group or tag, name, its tasks) for each that has two tasks or more among those that were run."""
-    runs = list(runs)
-    known = {run.task for run in runs}
+def groups_of(runs: Iterable[Samples], known: set[str]) -> Iterator[tuple[str, str, list[str]]]:
+    """(group or tag, name, its tasks) for each that any run tells of and that has two tasks or more among the known."""
     groups: dict[str, list[str]] = {}
     tags: dict[str, list[str]] = {}
     for run in runs:

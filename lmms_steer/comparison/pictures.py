@@ -8,8 +8,6 @@ from typing import Any
 from PIL import Image
 
 from lmms_steer.errors import one_line
-from lmms_steer.models.image_ids import image_ids
-from lmms_steer.models.visuals import visuals_of
 from lmms_steer.task_names import task_names
 
 EDGE = 360
@@ -34,6 +32,9 @@ def pictures_of(
     pictures: dict[int, str] = {}
     why = ""
     try:
+        # with torch and lmms-eval behind them, which a comparison without images does not wait for
+        from lmms_steer.models.image_ids import image_ids
+        from lmms_steer.models.visuals import visuals_of
         from lmms_steer.search.asked import load
 
         found, _ = load(task, "steered_hf")
