@@ -23,7 +23,8 @@ const cells = (column) => rows().map((row) => row.cells[column].textContent);
 const choose = (id, value) => { BY_ID(id).value = value; BY_ID(id).dispatchEvent(new Event("input")); };
 const head = (name) => [...BY_ID("board-table").tHead.rows[0].cells].find((cell) => cell.textContent === name);
 const until = (test) => new Promise((done) => {
-  const look = () => (test() ? done(true) : setTimeout(look, 10));
+  const begun = Date.now();
+  const look = () => (test() || Date.now() - begun > 20000 ? done(test()) : setTimeout(look, 10));
   look();
 });
 const show = (task, filter, system) => {
@@ -137,7 +138,7 @@ def test_what_a_run_holds_is_text_on_the_page_and_nothing_else(opened: Page) -> 
     see = opened.run
     see("BY_ID('samples').scrollIntoView()")
     see("counted('of 30')")
-    see("show('tiny_spatial', 'changed', 'steered')")
+    see("show('tiny_spatial', 'broken', 'steered')")
     text = see("until(() => listed().includes('window')).then(listed)")
     assert EVIL in text and EVIL_NAME in text and "… (20,000,000 characters, cut)" in text
     assert see("[window.hacked ?? 0, document.querySelectorAll('main script, img:not([src^=\"data:\"])').length]") == [
