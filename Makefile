@@ -22,6 +22,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/importing.py
 	$(BIN)/python benchmarks/racing.py
 	$(BIN)/python benchmarks/replaying.py --growth growth.png
+	$(BIN)/python benchmarks/comparing.py
 
 # the vectors that ship, from the sentences that ship
 vectors: $(READY)

@@ -8,6 +8,8 @@ Each wraps one public function, does nothing for models that are not ours, and i
 * `GeneralConfigTracker._get_model_name`: the output folder names the spec, so that two runs stand apart;
 * `ResponseCache.create`: the cache's key holds a hash of vectors and answer bias: changed files give no stale answers;
 * `cli_evaluate` catches every `Exception` and exits with 0: a user's mistake leaves as `SystemExit(2)`.
+
+What is logged of every model's answers is in lmms_eval_logging.py.
 """
 
 import functools
@@ -17,10 +19,10 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from lmms_steer.errors import UserError
+from lmms_steer.lmms_eval_logging import install_logging
 from lmms_steer.resolve import ResolvedSpec
 from lmms_steer.task_names import tasks_dir
-
-_MARK = "_lmms_steer"
+from lmms_steer.wrapping import wrap
 
 
 class SteeredModel(Protocol):
@@ -44,7 +46,7 @@ def index_our_tasks() -> None:
     """Let every `TaskManager` know our tasks."""
     from lmms_eval.tasks import TaskManager
 
-    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+    def indexing(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def initialize_tasks(self: Any, include_path: Any = None, include_defaults: bool = True) -> Any:
             paths = [include_path] if isinstance(include_path, str) else list(include_path or [])
@@ -56,6 +58,7 @@ def index_our_tasks() -> None:
     def ending(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def load_task_or_group(self: Any, *args: Any, **kwargs: Any) -> Any:
+            install_logging()
             try:
                 return original(self, *args, **kwargs)
             except UserError as error:
@@ -64,8 +67,8 @@ def index_our_tasks() -> None:
 
         return load_task_or_group
 
-    _wrap(TaskManager, "initialize_tasks", wrap)
-    _wrap(TaskManager, "load_task_or_group", ending)
+    wrap(TaskManager, "initialize_tasks", indexing)
+    wrap(TaskManager, "load_task_or_group", ending)
 
 
 def install(lm: SteeredModel, arg_string: str) -> None:
@@ -76,9 +79,10 @@ def install(lm: SteeredModel, arg_string: str) -> None:
 
     _by_args[arg_string] = lm
     lm.response_cache_in_use = False
-    _wrap(evaluator, "evaluate", _with_record)
-    _wrap(GeneralConfigTracker, "_get_model_name", _with_tag, kind=staticmethod)
-    _wrap(ResponseCache, "create", _with_hash, kind=classmethod)
+    install_logging()
+    wrap(evaluator, "evaluate", _with_record)
+    wrap(GeneralConfigTracker, "_get_model_name", _with_tag, kind=staticmethod)
+    wrap(ResponseCache, "create", _with_hash, kind=classmethod)
 
 
 def end_command_line(error: UserError) -> None:
@@ -127,13 +131,3 @@ def _with_hash(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(cls, cache_root, model_args=model_args, **kwargs)
 
     return create
-
-
-def _wrap(owner: Any, name: str, wrapper: Callable[..., Any], kind: Callable[..., Any] | None = None) -> None:
-    current = vars(owner)[name]
-    plain = current.__func__ if kind is not None else current
-    if getattr(plain, _MARK, False):
-        return
-    wrapped = wrapper(plain)
-    setattr(wrapped, _MARK, True)
-    setattr(owner, name, kind(wrapped) if kind is not None else wrapped)

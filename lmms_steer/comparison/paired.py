@@ -4,14 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, bootstrap
 
+from lmms_steer.comparison.effects import of_one_task
 from lmms_steer.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`gain` and its 95% interval are shares (0.01 is a point); `p` is McNemar's, exact and two-sided."""
+    """`gain` and its 95% interval are shares (0.01 is a point).
+
+    The interval is Tango's score interval and `p` McNemar's mid-p (binary.py says why), for graded scores a t interval
+    and sign flips.
+    """
 
     n: int
     accuracy: float
@@ -24,12 +28,12 @@ class Comparison:
 
 
 def compare(baseline: Mapping[str, float], system: Mapping[str, float], seed: int = 0) -> Comparison:
-    """Pair two runs' scores (0 or 1) by document.
+    """Pair two runs' scores by document.
 
     Args:
         baseline: document ▸ score.
         system: document ▸ score, of the same documents.
-        seed: of the bootstrap over documents (percentile interval, 9,999 resamples).
+        seed: of the sign flips.
 
     Raises:
         UserError: when the documents are not the same.
@@ -37,13 +41,8 @@ def compare(baseline: Mapping[str, float], system: Mapping[str, float], seed: in
     if baseline.keys() != system.keys():
         missing = len(baseline.keys() ^ system.keys())
         raise UserError(f"the runs were not made on the same questions: {missing} are in only one of them")
-    keys = list(baseline)
-    before, after = (np.array([scores[key] for key in keys]) for scores in (baseline, system))
-    difference = after - before
-    fixed, broken = int((difference > 0).sum()), int((difference < 0).sum())
-    low = high = 0.0
-    if fixed + broken:
-        resampled = bootstrap((difference,), np.mean, method="percentile", batch=500, rng=np.random.default_rng(seed))
-        low, high = map(float, resampled.confidence_interval)
-    p = float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
-    return Comparison(len(keys), float(after.mean()), float(difference.mean()), low, high, fixed, broken, p)
+    before = np.array(list(baseline.values()), dtype=float)
+    after = np.array([system[key] for key in baseline], dtype=float)
+    found = of_one_task((after - before)[None], seed=seed)
+    gain, low, high, p = (float(x[0]) for x in (found.gain, found.low, found.high, found.p))
+    return Comparison(len(before), float(after.mean()), gain, low, high, int(found.fixed[0]), int(found.broken[0]), p)

@@ -17,6 +17,7 @@ from lmms_steer.backbones import checkpoint
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.intervention.phase import continuation
 from lmms_steer.models.batches import in_batches
+from lmms_steer.models.image_ids import image_ids, shown
 from lmms_steer.models.loading import few_bits, load_model, refuse_encoder_decoder, set_images
 from lmms_steer.models.settings import (
     checked_dtype,
@@ -230,7 +231,9 @@ class HfVlm(lmms):  # type: ignore[misc]
 
     def _visuals(self, rest: tuple[Any, ...]) -> list[Visual]:
         doc_to_visual, doc_id, task, split = rest[:4]
-        return visuals_of(doc_to_visual(self.task_dict[task][split][doc_id]), f"{task}, document {doc_id}")
+        found = visuals_of(doc_to_visual(self.task_dict[task][split][doc_id]), f"{task}, document {doc_id}")
+        shown[task, doc_id] = image_ids(found)
+        return found
 
     def _progress(self, total: int, title: str) -> "tqdm[Any]":
         # None: shown in a terminal, silent in a log file

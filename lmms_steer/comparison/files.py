@@ -1,0 +1,103 @@
+"""Which files belong to which run: lmms-eval's and lm-eval's output folders, and a name for each system."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmms_steer.errors import UserError
+
+_LM_EVAL_STAMP = r"(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)"
+_LAYOUTS = {
+    "lmms-eval": (
+        re.compile(r"(?P<stamp>.+)_results\.json"),
+        re.compile(r"(?P<stamp>.+?)_samples_(?P<task>.+)\.jsonl"),
+    ),
+    "lm-eval": (
+        re.compile(rf"(?:.+_)?{_LM_EVAL_STAMP}\.json"),
+        re.compile(rf"samples_(?P<task>.+)_{_LM_EVAL_STAMP}\.jsonl"),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One finished call of a harness: its results file, and a samples file a task."""
+
+    harness: str
+    stamp: str
+    results: Path
+    samples: dict[str, Path]
+
+
+def systems(runs: Iterable[str]) -> dict[str, list[Evaluation]]:
+    """Name ▸ its evaluations, oldest first.
+
+    Args:
+        runs: folders as a user gives them, `NAME=FOLDER` for a name of one's own. Each folder below that holds results
+            directly is a system; one that stands alone has the name of the folder that was given.
+
+    Raises:
+        UserError: for a folder without results, samples without results, or a name that is claimed twice.
+    """
+    found: dict[str, list[Evaluation]] = {}
+    places: dict[str, Path] = {}
+    for run in runs:
+        for name, place, evaluations in _below(run):
+            if name in found:
+                raise UserError(
+                    f"two runs claim the name {name!r}: {str(places[name])!r} and {str(place)!r};"
+                    " give one a name of its own, NAME=FOLDER"
+                )
+            found[name], places[name] = evaluations, place
+    if not found:
+        raise UserError("no runs were given: expected folders that lmms-eval --output_path --log_samples wrote")
+    return found
+
+
+def _below(run: str) -> Iterator[tuple[str, Path, list[Evaluation]]]:
+    name, said, folder = run.partition("=")
+    if not said or Path(run).exists():
+        name, folder = "", run
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"no such folder: {folder!r}")
+    by_place = {place: evaluations(place) for place in sorted({path.parent for path in root.rglob("*.json*")})}
+    by_place = {place: found for place, found in by_place.items() if found}
+    if not by_place:
+        raise UserError(f"no finished evaluation in {folder!r}: there is no *_results.json")
+    if len(by_place) > 1 and name:
+        raise UserError(f"{folder!r} holds {len(by_place)} runs, which cannot all be called {name!r}")
+    for place, found in by_place.items():
+        yield name or _named(root, place, list(by_place)), place, found
+
+
+def _named(root: Path, place: Path, places: list[Path]) -> str:
+    """The folder that was given, or as much of the way from there as tells it from the others."""
+    if len(places) == 1:
+        return root.resolve().name
+    way = place.relative_to(root)
+    for short in [*reversed(way.parents), way][1:]:
+        if sum((root / short) in (other, *other.parents) for other in places) == 1:
+            return str(short)
+    return str(way)
+
+
+def evaluations(place: Path) -> list[Evaluation]:
+    """The evaluations whose files lie in this folder, oldest first.
+
+    Raises:
+        UserError: for samples without their results.
+    """
+    found = []
+    names = sorted(path.name for path in place.iterdir() if path.is_file())
+    for harness, (results, samples) in _LAYOUTS.items():
+        parts = [match for name in names if (match := samples.fullmatch(name))]
+        stamps = {match["stamp"]: place / name for name in names if (match := results.fullmatch(name))}
+        lost = [match.string for match in parts if match["stamp"] not in stamps]
+        if lost:
+            raise UserError(f"{str(place / lost[0])!r} has no results file beside it: was the run cut off?")
+        for stamp, path in stamps.items():
+            tasks = {match["task"]: place / match.string for match in parts if match["stamp"] == stamp}
+            found.append(Evaluation(harness, stamp, path, tasks))
+    return sorted(found, key=lambda evaluation: evaluation.stamp)

@@ -1,0 +1,120 @@
+"""The page: one file, no network, everything in it from the runs, escaped."""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from lmms_steer import __version__
+from lmms_steer.comparison import words
+from lmms_steer.comparison.board import Row
+from lmms_steer.comparison.browser import tasks_of
+from lmms_steer.comparison.provenance import provenance
+from lmms_steer.comparison.studies import read_maps
+from lmms_steer.comparison.systems import System
+from lmms_steer.comparison.tables import write_text
+
+
+def write_page(
+    path: Path, systems: dict[str, System], rows: list[Row], studies: Sequence[Path], most: int, pictures: str
+) -> Iterator[str]:
+    """Write it; yields what was left out.
+
+    Args:
+        path: the file.
+        systems: the baseline first.
+        rows: of the board.
+        studies: whose maps are shown.
+        most: questions a task, at most.
+        pictures: ours, all or none.
+
+    Raises:
+        UserError: for a study that cannot be read, or a file that cannot be written.
+    """
+    maps = read_maps(studies)
+    tasks = list(tasks_of(systems, most, pictures))
+    left_out = [line for task in tasks for line in _left_out(task)]
+    made: dict[tuple[str, str], dict[str, Any]] = {}
+    board = {
+        "baseline": next(iter(systems)),
+        "rows": [_row(row, made) for row in rows],
+        "made": list(made.values()),
+        "maps": maps,
+        "systems": [{"name": system.name, "role": system.role} for system in systems.values()],
+    }
+    parts = {name: files("lmms_steer.comparison").joinpath(f"page/{name}") for name in ("page.html", "page.css")}
+    parts |= {name: files("lmms_steer.comparison").joinpath(f"page/{name}") for name in _SCRIPTS}
+    text = {name: part.read_text(encoding="utf-8") for name, part in parts.items()}
+    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(text["page.html"])
+    write_text(
+        page.render(
+            title=f"{board['baseline']} and {len(systems) - 1} other system{'s' * (len(systems) != 2)}",
+            baseline=board["baseline"],
+            # ours, not from a run
+            style=Markup(text["page.css"]),
+            script=Markup("\n".join(text[name] for name in _SCRIPTS)),
+            board=board,
+            tasks=[{"task": task["task"], "packed": _packed(task)} for task in tasks],
+            left_out=left_out,
+            caption=words.CAPTION,
+            version=__version__,
+            has_maps=bool(maps),
+        ),
+        path,
+    )
+    yield from left_out
+
+
+_SCRIPTS = ("common.js", "board.js", "gains.js", "maps.js", "samples.js")
+
+
+def _row(row: Row, made: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+    for run in row.samples:
+        made.setdefault((row.system, run.task), {"system": row.system, "task": run.task, **provenance(run)})
+    places = {key: place for place, key in enumerate(made)}
+    return {
+        **{key: getattr(row, key) for key in ("task", "scope", "system", "role", "n", "refused", "test")},
+        **{key: _finite(getattr(row, key) * row.scale) for key in ("score", "gain", "low", "high")},
+        **{key: _finite(getattr(row, key)) for key in ("p", "p_holm", "unparsed", "seconds")},
+        "fixed": row.fixed,
+        "broken": row.broken,
+        "made": [places[row.system, run.task] for run in row.samples],
+        "told": {
+            "score": words.score(row),
+            "gain": words.gain(row),
+            "p": words.p(row.p),
+            "p_holm": words.holm(row),
+            "n": words.questions(row),
+            "fixed": words.differing(row),
+            "unparsed": words.share(row.unparsed),
+            "seconds": words.seconds(row.seconds),
+        },
+    }
+
+
+def _left_out(task: dict[str, Any]) -> Iterator[str]:
+    shown = len(task["docs"])
+    if shown < task["n"]:
+        yield (
+            f"{task['task']}: the page has {shown} of {task['n']} questions with their answers, those on which systems"
+            " differ first; the others are in the samples files"
+        )
+    images = sum(bool(doc["image"]) for doc in task["docs"])
+    if images < shown and task["no_images"]:
+        yield f"{task['task']}: {f'images of {images} of these' if images else 'no images'}, {task['no_images']}"
+
+
+def _packed(task: dict[str, Any]) -> str:
+    """Compressed, and without any character that HTML knows; the page unpacks a task when it is looked at."""
+    raw = json.dumps(task, ensure_ascii=False, separators=(",", ":")).encode()
+    return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode()
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 6) if value == value and abs(value) != float("inf") else None  # noqa: PLR0124

@@ -1,0 +1,106 @@
+const COLUMNS = [
+  ["task", "task"], ["system", "system"], ["score", "score"], ["gain", "gain [95%]"], ["p", "p"], ["p_holm", "p (Holm)"],
+  ["n", "n"], ["fixed", "fixed / broken"], ["unparsed", "unparsed"], ["seconds", "time"],
+];
+const FIRST = 200;
+const board = { by: null, down: false, all: false };
+const widest = Math.max(1, ...DATA.rows.filter((row) => row.gain !== null).flatMap((row) => [Math.abs(row.low), Math.abs(row.high)]));
+
+function sorted(rows) {
+  if (!board.by) return rows;
+  const sign = board.down ? -1 : 1;
+  return [...rows].sort((one, two) => {
+    const [a, b] = [one[board.by], two[board.by]];
+    if (a === null || b === null) return (a === null) - (b === null);
+    return sign * (typeof a === "string" ? a.localeCompare(b) : a - b);
+  });
+}
+
+function shownRows() {
+  const [task, part] = [BY_ID("board-task").value, BY_ID("board-find").value.toLowerCase()];
+  const sure = BY_ID("board-sure").checked;
+  return sorted(DATA.rows.filter((row) => (!task || row.task === task) && row.system.toLowerCase().includes(part)
+    && (!sure || (row.p_holm !== null && row.p_holm < 0.05))));
+}
+
+function bar(row) {
+  const x = (value) => 55 + 54 * Math.max(-1, Math.min(1, value / widest));
+  const colour = `var(--${row.role})`;
+  return make("svg", { class: "bar", viewBox: "0 0 110 18", "aria-hidden": "true" },
+    make("line", { x1: 55, x2: 55, y1: 0, y2: 18, stroke: "var(--soft)", "stroke-width": 1 }),
+    make("line", { x1: x(row.low), x2: x(row.high), y1: 9, y2: 9, stroke: colour, "stroke-width": 2 }),
+    make("rect", { x: x(row.gain) - 2, y: 4, width: 4, height: 10, fill: colour }));
+}
+
+function line(row, first) {
+  const sure = row.p_holm !== null && row.p_holm < 0.05;
+  const cells = COLUMNS.map(([key, label]) => {
+    if (key === "task") {
+      const scope = row.scope === "task" ? null : make("span", { class: "scope" }, ` ${row.scope}`);
+      return make("td", { class: "text task" }, row.task, scope);
+    }
+    if (key === "system") return make("td", { class: "text system" }, named(row.system, row.role));
+    if (key === "gain" && row.refused) return make("td", { class: "gain whole text soft" }, `not compared: ${row.refused}`);
+    if (key === "gain" && row.gain !== null) {
+      return make("td", { class: `gain whole ${sure ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
+    }
+    const told = row.told[key] ?? "";
+    return make("td", told ? { "data-label": label } : {}, told);
+  });
+  const how = make("button", { class: "made", type: "button", "aria-label": `How ${row.system} on ${row.task} was made`, click: () => showMade(row) }, "…");
+  return make("tr", { class: `${row.role} ${sure ? "sure" : ""} ${first ? "first" : ""}` }, ...cells, make("td", { class: "how" }, how));
+}
+
+function drawBoard() {
+  const rows = shownRows();
+  const shown = board.all ? rows : rows.slice(0, FIRST);
+  BY_ID("board-table").tBodies[0].replaceChildren(
+    ...shown.map((row, i) => line(row, !board.by && i > 0 && shown[i - 1].task !== row.task)));
+  BY_ID("board-count").textContent = `${shown.length} of ${DATA.rows.length} rows`;
+  BY_ID("board-more").hidden = shown.length === rows.length;
+  for (const head of BY_ID("board-table").tHead.rows[0].cells) {
+    if (head.dataset.key && head.dataset.key === board.by) head.setAttribute("aria-sort", board.down ? "descending" : "ascending");
+    else head.removeAttribute("aria-sort");
+  }
+}
+
+function sortBy(key) {
+  const text = key === "task" || key === "system";
+  // first the interesting end, then the other, then as it came
+  if (board.by !== key) Object.assign(board, { by: key, down: !text && !key.startsWith("p") });
+  else if (board.down === (!text && !key.startsWith("p"))) board.down = !board.down;
+  else board.by = null;
+  drawBoard();
+}
+
+function showMade(row) {
+  BY_ID("made-title").textContent = `${row.system} on ${row.task}`;
+  const bases = DATA.rows.filter((other) => other.task === row.task && other.role === "baseline" && other !== row);
+  const parts = [...row.made, ...bases.flatMap((other) => other.made)].map((place) => {
+    const one = DATA.made[place];
+    const facts = {
+      "spec": one.spec, "spec, sha256": one.spec_sha256,
+      ...Object.fromEntries(Object.entries(one.vectors).map(([name, hash]) => [`vector ${name}, sha256`, hash])),
+      "samples": one.samples, "samples, sha256": one.samples_sha256, "results": one.results, "results, sha256": one.results_sha256,
+      "scored by": one.metric, "seeds": Object.entries(one.seeds).map(([name, seed]) => `${name} ${seed}`).join(", "),
+      "made with": one.harness, "when": one.date,
+    };
+    const list = make("dl");
+    for (const [name, value] of Object.entries(facts)) if (value) list.append(make("dt", {}, name), make("dd", {}, value));
+    return make("div", {}, make("h3", {}, `${one.system} on ${one.task}`), make("pre", {}, one.command), list);
+  });
+  const test = row.test ? [make("p", {}, `p: ${row.test}. ${row.told.gain} points, p ${row.told.p}, after Holm ${row.told.p_holm}.`)] : [];
+  BY_ID("made").querySelector("div").replaceChildren(...test, ...parts);
+  BY_ID("made").showModal();
+}
+
+BY_ID("board-table").tHead.rows[0].append(...COLUMNS.map(([key, label]) =>
+  make("th", { scope: "col", class: key === "task" || key === "system" ? "text" : "", "data-key": key }, make("button", { type: "button", click: () => sortBy(key) }, label))),
+  make("th", { scope: "col", "aria-label": "how it was made" }));
+options(BY_ID("board-task"), ["", ...rowsTasks.map(([task]) => task)], ["all", ...rowsTasks.map(([task, scope]) => (scope === "task" ? task : `${task} (${scope})`))]);
+for (const id of ["board-task", "board-find", "board-sure"]) BY_ID(id).addEventListener("input", drawBoard);
+options(BY_ID("board-sort"), ["", ...COLUMNS.map(([key]) => key)], ["the runs", ...COLUMNS.map(([, label]) => label)]);
+BY_ID("board-sort").addEventListener("input", (event) => { board.by = null; if (event.target.value) sortBy(event.target.value); else drawBoard(); });
+BY_ID("board-more").addEventListener("click", () => { board.all = true; drawBoard(); });
+BY_ID("key").append(...[...new Set(DATA.rows.map((row) => row.role))].map((role) => named(MEANT[role], role)));
+drawBoard();

@@ -1,0 +1,37 @@
+const MOST_LINES = 30;
+
+/** One panel a task: systems below each other, gain and interval, all panels on one scale. */
+function panel(task, scope, rows) {
+  const chosen = new Set([...rows].sort((a, b) => Math.abs(b.gain) - Math.abs(a.gain)).slice(0, MOST_LINES));
+  const shown = rows.filter((row) => chosen.has(row));
+  const [left, width, step, top] = [150, 420, 24, 8];
+  const height = top + step * shown.length + 26;
+  const x = (value) => left + (width - left - 12) * (value - gainScale[0]) / (gainScale[1] - gainScale[0]);
+  const told = shown.map((row) => `${row.system} ${row.told.gain}`).join("; ");
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Gains on ${task}: ${told}` });
+  for (const tick of gainTicks) {
+    svg.append(make("line", { x1: x(tick), x2: x(tick), y1: top, y2: height - 22, stroke: tick ? "var(--line)" : "var(--soft)", "stroke-width": tick ? 1 : 1.5 }),
+      make("text", { x: x(tick), y: height - 6, "text-anchor": "middle", class: "axis" }, tick > 0 ? `+${tick}` : `${tick}`));
+  }
+  shown.forEach((row, i) => {
+    const y = top + step * (i + 0.5);
+    const name = row.system.length > 21 ? `${row.system.slice(0, 20)}…` : row.system;
+    const mark = markOf(row.role, row.p_holm < 0.05);
+    mark.setAttribute("transform", `translate(${x(row.gain) - 6} ${y - 6}) scale(.86)`);
+    svg.append(make("g", {}, make("title", {}, `${row.system}: ${row.told.gain}, p (Holm) ${row.told.p_holm}`),
+      make("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, name),
+      make("line", { x1: x(row.low), x2: x(row.high), y1: y, y2: y, stroke: `var(--${row.role})`, "stroke-width": 2.5 }), mark));
+  });
+  const more = rows.length > shown.length ? `; the ${shown.length} largest of ${rows.length}` : "";
+  return make("div", {}, make("h3", {}, task, make("span", { class: "scope" }, ` ${scope === "task" ? "" : scope} n = ${shown[0].told.n}${more}`)), svg);
+}
+
+const gained = DATA.rows.filter((row) => row.gain !== null);
+const gainScale = [Math.min(-1, ...gained.map((row) => row.low)), Math.max(1, ...gained.map((row) => row.high))];
+const roughStep = (gainScale[1] - gainScale[0]) / 5;
+const unit = 10 ** Math.floor(Math.log10(roughStep));
+const tickStep = unit * [1, 2, 5, 10].find((factor) => factor * unit >= roughStep);
+const gainTicks = [];
+for (let i = Math.ceil(gainScale[0] / tickStep); i * tickStep <= gainScale[1]; i += 1) gainTicks.push(Number((i * tickStep).toPrecision(6)));
+BY_ID("gains-panels").append(...rowsTasks.map(([task, scope]) => [task, scope, gained.filter((row) => row.task === task)])
+  .filter(([, , rows]) => rows.length).map((part) => panel(...part)));

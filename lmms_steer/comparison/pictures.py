@@ -1,0 +1,65 @@
+"""The images of the questions on the page, from the tasks' own data where it is on this machine."""
+
+import base64
+import io
+from collections.abc import Iterable
+from typing import Any
+
+from PIL import Image
+
+from lmms_steer.errors import one_line
+from lmms_steer.task_names import task_names
+
+EDGE = 360
+_PIXEL_ART = 96
+"""Smaller pictures are kept to the pixel."""
+
+
+def pictures_of(
+    task: str, asked: Iterable[tuple[int, str, Any, Any]], budget: int, every: bool = False
+) -> tuple[dict[int, str], str]:
+    """Document ▸ its first image as a data URI, and why not every document has one.
+
+    Args:
+        task: its name.
+        asked: doc_id, target, prompt and names of images as logged, which must be those of the data here; the prompt
+            is looked at where the log names no images (None).
+        budget: characters that all of them may take; the first come first.
+        every: tasks of the harness as well, whose data may be downloaded.
+    """
+    if not every and task not in task_names():
+        return {}, "no task of ours (--pictures all tries to load it)"
+    pictures: dict[int, str] = {}
+    why = ""
+    try:
+        # with torch and lmms-eval behind them, which a comparison without images does not wait for
+        from lmms_steer.models.image_ids import image_ids
+        from lmms_steer.models.visuals import visuals_of
+        from lmms_steer.search.asked import load
+
+        found, _ = load(task, "steered_hf")
+        docs = found.eval_docs
+        for number, target, prompt, names in asked:
+            doc = docs[number]
+            visuals = visuals_of(found.doc_to_visual(doc), task)
+            alike = found.doc_to_text(doc) == prompt if names is None else names == image_ids(visuals)
+            if str(found.doc_to_target(doc)) != target or not alike:
+                why = "the data here is not what the runs were made on"
+            elif visuals and isinstance(visuals[0], Image.Image):
+                pictures[number] = _data_uri(visuals[0])
+                budget -= len(pictures[number])
+            if budget < 0:
+                return pictures, "more would make the page large"
+    except Exception as error:  # noqa: BLE001  a task's own code and data may fail in any way; the page does without
+        return pictures, f"the data could not be loaded: {one_line(error)}"
+    return pictures, why
+
+
+def _data_uri(picture: Image.Image) -> str:
+    picture = picture.convert("RGB")
+    small = max(picture.size) <= _PIXEL_ART
+    picture.thumbnail((EDGE, EDGE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG") if small else picture.save(buffer, "WEBP", quality=75)
+    kind = "png" if small else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

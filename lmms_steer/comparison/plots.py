@@ -1,0 +1,162 @@
+"""`lmms-steer plot`: gain tables, gains with intervals and maps of searches, for papers, in one style."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmms_steer.comparison import words
+from lmms_steer.comparison.board import Row, build
+from lmms_steer.comparison.studies import read_maps
+from lmms_steer.comparison.systems import read_systems
+from lmms_steer.errors import UserError, unknown
+from lmms_steer.inspection.figure import pyplot_for, save
+
+KINDS = ("table", "gains", "maps")
+# Okabe and Ito's colours, told apart by colour-blind readers; each role has a mark of its own
+_COLOURS = {"steered": "#0072B2", "control": "#D55E00", "prompted": "#009E73", "other": "#7A5195"}
+_MARKS = {"steered": "o", "control": "D", "prompted": "s", "other": "^"}
+_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+
+
+def plot(
+    runs: Sequence[str],
+    out: Path,
+    kind: str | None = None,
+    baseline: str | None = None,
+    studies: Sequence[Path] = (),
+    metric: str | None = None,
+) -> Path:
+    """Draw one figure.
+
+    Args:
+        runs: as for a comparison.
+        out: .png, .svg or .pdf.
+        kind: table, gains or maps; where unsaid, table of runs and maps of studies.
+        baseline, metric: as for a comparison.
+        studies: folders of searches.
+
+    Raises:
+        UserError: for what cannot be read or drawn.
+    """
+    kind = kind or ("table" if runs else "maps")
+    if kind not in KINDS:
+        raise unknown("kind of plot", kind, KINDS)
+    if kind == "maps" and not studies:
+        raise UserError("maps are of searches: give --studies DIR")
+    pyplot = pyplot_for(out)
+    with pyplot.rc_context(_STYLE):
+        if kind == "maps":
+            return save(_maps(pyplot, read_maps(studies)), out)
+        rows = [row for row in build(read_systems(runs, baseline, metric)) if row.test]
+        if not rows:
+            raise UserError("there is nothing to draw: no run but the baseline")
+        return save((_table if kind == "table" else _gains)(pyplot, rows), out)
+
+
+def _table(pyplot: Any, rows: list[Row]) -> Any:
+    """Systems x tasks: the gain as colour and number, with its interval."""
+    tasks, systems = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("task", "system"))
+    found = {(row.system, row.task): row for row in rows}
+    # tasks that are not scored in shares have units of their own, and no colour beside the others
+    values = [[_points(found.get((system, task))) for task in tasks] for system in systems]
+    most = max(1.0, float(np.nanmax(np.abs(values))) if not np.isnan(values).all() else 1.0)
+    size = (1.3 + 0.09 * max(map(len, systems)) + 1.25 * len(tasks), 1.0 + 0.42 * len(systems))
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    axes.imshow(values, cmap="PuOr", vmin=-most, vmax=most, aspect="auto")
+    for y, system in enumerate(systems):
+        for x, task in enumerate(tasks):
+            row = found.get((system, task))
+            if row is not None:
+                gain, _, interval = words.gain(row).partition(" ")
+                colour = "white" if abs(values[y][x]) > 0.6 * most else "black"
+                star = "*" if row.p_holm < 0.05 else ""
+                axes.text(x, y - 0.14, gain + star, ha="center", va="center", color=colour, fontsize=9)
+                axes.text(x, y + 0.24, interval, ha="center", va="center", color=colour, fontsize=6.5)
+    labels = [f"{_plain(task)}\n{_sizes(rows, task)}" for task in tasks]
+    axes.set_xticks(range(len(tasks)), labels)
+    axes.set_yticks(range(len(systems)), [_plain(system) for system in systems])
+    axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
+    axes.spines[:].set_visible(False)
+    figure.supxlabel("gain in points over the baseline [95%]; * Holm-corrected p < 0.05", fontsize=8)
+    return figure
+
+
+def _gains(pyplot: Any, rows: list[Row]) -> Any:
+    """A panel a task: each system's gain and interval."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    columns = min(3, len(tasks))
+    lines = -(-len(tasks) // columns)
+    most = max(sum(row.task == task for row in rows) for task in tasks)
+    size = (1.2 + 2.6 * columns, lines * (0.9 + 0.24 * most))
+    figure, axes = pyplot.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharex=True)
+    for ax in axes.flat[len(tasks) :]:
+        ax.axis("off")
+    for task, ax in zip(tasks, axes.flat, strict=False):
+        mine = [row for row in rows if row.task == task]
+        ax.axvline(0, color="#555555", linewidth=0.8)
+        for y, row in enumerate(mine):
+            colour, low, high = _COLOURS[row.role], row.low * row.scale, row.high * row.scale
+            ax.plot([low, high], [y, y], color=colour, linewidth=1.6)
+            face = colour if row.p_holm < 0.05 else "white"
+            mark = {"marker": _MARKS[row.role], "markerfacecolor": face, "markeredgecolor": colour}
+            ax.plot(row.gain * row.scale, y, markersize=5.5, **mark)
+        ax.set_yticks(range(len(mine)), [_plain(row.system) for row in mine])
+        ax.margins(y=0.25)
+        ax.invert_yaxis()
+        ax.set_title(f"{_plain(task)} ({_sizes(rows, task)})")
+        ax.xaxis.set_tick_params(labelbottom=True)
+    figure.supxlabel("gain over the baseline [95%]; filled: Holm-corrected p < 0.05", fontsize=8)
+    return figure
+
+
+def _maps(pyplot: Any, maps: list[dict[str, Any]]) -> Any:
+    """A row a vector, a column a token target: gain over layer and alpha, the best cell framed."""
+    vectors = list(dict.fromkeys((found["study"], found["vector"]) for found in maps))
+    targets = list(dict.fromkeys(found["tokens"] for found in maps))
+    most = max(
+        0.1, *(abs(100 * gain) for found in maps for line in found["gains"] for gain in line if gain is not None)
+    )
+    wide, high = (max(len(found[key]) for found in maps) for key in ("alphas", "layers"))
+    size = (1.6 + (0.6 + 0.36 * wide) * len(targets), (0.9 + 0.24 * high) * len(vectors))
+    figure, axes = pyplot.subplots(len(vectors), len(targets), figsize=size, layout="constrained", squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for found in maps:
+        line = vectors.index((found["study"], found["vector"]))
+        ax = axes[line][targets.index(found["tokens"])]
+        ax.axis("on")
+        values = np.array([[np.nan if x is None else 100 * x for x in gains] for gains in found["gains"]])
+        image = ax.imshow(values, cmap="PuOr", vmin=-most, vmax=most, aspect="auto", origin="lower")
+        ax.set_title(f"{_plain(found['vector'])}\n{found['tokens']} tokens (n = {found['n']})", fontsize=8)
+        ax.set_xticks(
+            range(len(found["alphas"])), [f"{alpha:.3g}" for alpha in found["alphas"]], rotation=90, fontsize=7
+        )
+        ax.set_yticks(range(len(found["layers"])), found["layers"], fontsize=7)
+        ax.set(xlabel="alpha", ylabel="layer")
+        if found["best"]:
+            x, y = found["alphas"].index(found["best"][1]), found["layers"].index(found["best"][0])
+            ax.add_patch(pyplot.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.6))
+    figure.colorbar(image, ax=axes, label="gain in points", shrink=0.9)
+    return figure
+
+
+def _points(row: Row | None) -> float:
+    return float("nan") if row is None or row.scale == 1 else row.gain * row.scale
+
+
+def _sizes(rows: list[Row], task: str) -> str:
+    return f"n = {next(row.n for row in rows if row.task == task)}"
+
+
+def _plain(text: str) -> str:
+    """Without what matplotlib would read as a formula."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,67 @@
+"""For a number: the command and the hashes that made it."""
+
+import shlex
+from typing import Any
+
+from lmms_steer.comparison.samples import Results, Samples
+
+# other options hold keys for services, or nothing that changes an answer
+_OPTIONS: tuple[str, ...] = (
+    "model",
+    "model_args",
+    "tasks",
+    "num_fewshot",
+    "batch_size",
+    "limit",
+    "offset",
+    "gen_kwargs",
+    "seed",
+)
+_OPTIONS += ("system_instruction", "apply_chat_template", "fewshot_as_multiturn", "repeats", "include_path")
+_DEFAULTS: dict[str, Any] = {"offset": 0, "repeats": 1, "seed": [0, 1234, 1234, 1234]}
+
+
+def command(results: Results) -> str:
+    """The harness's command line, from what it logged."""
+    config = results.said.get("config", {})
+    given = {**config, **(config.get("resolved_cli_args") or {})}
+    given.setdefault("tasks", ",".join(results.evaluation.samples))
+    words = ["lmms-eval" if results.evaluation.harness == "lmms-eval" else "lm_eval"]
+    for option in _OPTIONS:
+        value = given.get(option)
+        if value in (None, "", False) or value == _DEFAULTS.get(option):
+            continue
+        words += [f"--{option}"] if value is True else [f"--{option}", _typed(value)]
+    return shlex.join([*words, "--log_samples"])
+
+
+def _typed(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_typed(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ",".join(map(_typed, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def provenance(run: Samples) -> dict[str, Any]:
+    """What made a run's numbers on a task; hashes are sha256."""
+    results, said = run.results, run.results.said
+    steering = results.steering
+    return {
+        "command": command(results),
+        "spec": steering.get("spec") or "",
+        "spec_sha256": steering.get("sha256") or "",
+        "vectors": {vector["name"]: vector["sha256"] for vector in steering.get("vectors") or ()},
+        "samples": run.path.name,
+        "samples_sha256": run.sha256,
+        "results": results.evaluation.results.name,
+        "results_sha256": results.sha256,
+        "metric": run.metric,
+        "seeds": {key.removesuffix("_seed"): value for key, value in results.seeds.items()},
+        "harness": f"{results.evaluation.harness} {_version(said)}".strip(),
+        "date": str(said.get("date", "")),
+    }
+
+
+def _version(said: dict[str, Any]) -> str:
+    return str(said.get("lmms_eval_version") or said.get("lm_eval_version") or "")

@@ -1,0 +1,186 @@
+"""A task's samples, as columns: 200 files of 2,600 answers are read in seconds and kept in megabytes."""
+
+import hashlib
+import json
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmms_steer.comparison.files import Evaluation
+from lmms_steer.comparison.scores import better, candidates, score_of
+from lmms_steer.errors import UserError
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A results file, and the hash of what it says."""
+
+    evaluation: Evaluation
+    said: dict[str, Any]
+    sha256: str
+
+    @property
+    def seeds(self) -> dict[str, Any]:
+        """The harness's four seeds."""
+        config = self.said.get("config", {})
+        return {key: config.get(key) for key in ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")}
+
+    @property
+    def steering(self) -> dict[str, Any]:
+        """What our models record; empty for others."""
+        return self.said.get("steering") or {}
+
+    @property
+    def seconds(self) -> float:
+        """How long the harness ran, all tasks together; NaN where it does not say."""
+        return float(self.said.get("total_evaluation_time_seconds") or "nan")
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One task of one run, a row a document, in the order of `keys`.
+
+    Attributes:
+        keys: doc_id and a checksum of the target, which know a document again (lmms-eval 0.7.3 writes one and the same
+            doc_hash for all).
+        docs: doc_id.
+        prompts: hashes of what the model was asked.
+        images: hashes of what it was shown; 0 where the log does not say.
+        images_by: what they were made from: our models' `images`, by content, or lmms-eval's `input_media`, file names.
+        scores: NaN where there is none.
+        unparsed: 1 where no answer could be read; NaN where the task does not say.
+        places: where the row begins in the file.
+    """
+
+    task: str
+    results: Results
+    path: Path
+    sha256: str
+    metric: str
+    keys: Ints
+    docs: Ints
+    prompts: Ints
+    images: Ints
+    images_by: str
+    scores: Floats
+    unparsed: Floats
+    places: Ints
+
+    @cached_property
+    def better(self) -> int:
+        """1 where a higher score is better, else -1."""
+        return better(self.task, self.results.said, self.metric)
+
+
+def read_results(evaluation: Evaluation) -> Results:
+    """Read a results file.
+
+    Raises:
+        UserError: for one that is cut off.
+    """
+    raw = evaluation.results.read_bytes()
+    try:
+        said = json.loads(raw)
+        if not isinstance(said.get("results"), dict):
+            raise ValueError("it holds no results")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{str(evaluation.results)!r} is cut off or no results file: {error}") from error
+    return Results(evaluation, said, hashlib.sha256(raw).hexdigest())
+
+
+def read_samples(results: Results, task: str, wanted: str | None = None) -> Samples:
+    """Read a task's samples file.
+
+    Args:
+        results: the results file that it belongs to.
+        task: its name.
+        wanted: the metric to compare by; what the task itself goes by where unsaid.
+
+    Raises:
+        UserError: for a file that is cut off or names a document twice.
+    """
+    path = results.evaluation.samples[task]
+    digest, place = hashlib.sha256(), 0
+    rows: list[tuple[int, int, int, int, float, float, int]] = []
+    names: list[str] = []
+    metric, images_by, first_filter = "", "", None
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                digest.update(line)
+                sample = json.loads(line)
+                if not rows:
+                    names = candidates(task, results.said, sample, wanted)
+                    first_filter = sample.get("filter")
+                    images_by = "images" if "images" in sample else "input_media"
+                # lm-eval writes a row for each of a task's filters
+                if sample.get("filter") == first_filter:
+                    name, score = score_of(sample, names)
+                    metric = metric or name
+                    rows.append((*_identity(sample, images_by), score, _number(sample.get("unparsed")), place))
+                place += len(line)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {error}") from error
+    _check_count(results, task, path, len(rows))
+    rows.sort()
+    columns = list(zip(*rows, strict=True))
+    keys, docs, prompts, images, places = (np.array(columns[i], dtype=np.int64) for i in (0, 1, 2, 3, 6))
+    scores, unparsed = (np.array(columns[i], dtype=np.float64) for i in (4, 5))
+    if not np.diff(keys).all():
+        twice = docs[:-1][np.diff(keys) == 0][0]
+        raise UserError(f"{str(path)!r} has document {twice} twice: were two runs written into one file?")
+    return Samples(
+        task,
+        results,
+        path,
+        digest.hexdigest(),
+        metric,
+        keys,
+        docs,
+        prompts,
+        images,
+        images_by,
+        scores,
+        unparsed,
+        places,
+    )
+
+
+def _identity(sample: dict[str, Any], images_by: str) -> tuple[int, int, int, int]:
+    doc, shown = int(sample["doc_id"]), sample.get(images_by)
+    # lm-eval hashes the prompt, lmms-eval writes it
+    asked = sample.get("prompt_hash") or sample.get("input")
+    return (
+        (doc << 32) + zlib.crc32(str(sample["target"]).encode()),
+        doc,
+        _hash(asked),
+        _hash(shown) if shown else 0,
+    )
+
+
+def _hash(value: Any) -> int:
+    """The same in every process, so that an order by it is too."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _check_count(results: Results, task: str, path: Path, count: int) -> None:
+    counts = results.said.get("n-samples", {}).get(task) or {}
+    # with an offset lmms-eval says more than there can be
+    offset = results.said.get("config", {}).get("offset")
+    expected = count if offset else int(counts.get("effective", count))
+    if count == 0 or count < expected:
+        raise UserError(f"{str(path)!r} is cut off: it holds {count} of {expected} samples")

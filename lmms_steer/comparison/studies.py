@@ -1,0 +1,58 @@
+"""The maps of `lmms-steer search`: gain over layer and alpha, for each vector and each token target."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lmms_steer.errors import UserError
+
+_COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain")
+
+
+def read_maps(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """One dict a study, vector and token target: name, tokens, n, layers, alphas, gains (layers x alphas, None where
+    nothing was measured), best (layer, alpha) or None.
+
+    Args:
+        folders: of studies; with several vectors a study has a folder each, which are found below it.
+
+    Raises:
+        UserError: for a folder without cells.parquet, or one that is no such table.
+    """
+    return [found for folder in folders for path in _cells(folder) for found in _maps(path)]
+
+
+def _cells(folder: Path) -> list[Path]:
+    paths = sorted(folder.rglob("cells.parquet"))
+    if not paths:
+        raise UserError(f"no study in {str(folder)!r}: there is no cells.parquet; did lmms-steer search finish?")
+    return paths
+
+
+def _maps(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
+        plan = path.with_name("plan.json")
+        task = str(json.loads(plan.read_text(encoding="utf-8")).get("task", "")) if plan.is_file() else ""
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{str(path)!r} cannot be read as a study's cells: {error}") from error
+    for vector, tokens in dict.fromkeys((row["vector"], row["tokens"]) for row in rows):
+        mine = [row for row in rows if (row["vector"], row["tokens"]) == (vector, tokens)]
+        layers, alphas = (sorted({row[key] for row in mine}) for key in ("layer", "alpha"))
+        gains = {(row["layer"], row["alpha"]): row["gain"] for row in mine}
+        best = max((row for row in rows if row["vector"] == vector), key=lambda row: float(row["gain"]))
+        yield {
+            "study": path.parent.name,
+            "task": task,
+            "vector": vector,
+            "tokens": tokens,
+            "n": max(row["n"] for row in mine),
+            "layers": layers,
+            "alphas": alphas,
+            "gains": [[gains.get((layer, alpha)) for alpha in alphas] for layer in layers],
+            "best": [best["layer"], best["alpha"]] if best["tokens"] == tokens else None,
+        }

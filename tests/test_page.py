@@ -1,0 +1,207 @@
+"""The page of `lmms-steer compare --html`, opened and used in a real browser."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from browser import BROWSER, Page, browser
+from runs import write_run
+
+from lmms_steer import UserError
+from lmms_steer.comparison.command import run
+
+needs_browser = pytest.mark.skipif(not BROWSER, reason="no Chromium: apt-get install chromium")
+EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+EVIL_NAME = "<img src=x onerror=hacked=1>"
+
+HELP = """
+const rows = () => [...BY_ID("board-table").tBodies[0].rows];
+const cells = (column) => rows().map((row) => row.cells[column].textContent);
+const choose = (id, value) => { BY_ID(id).value = value; BY_ID(id).dispatchEvent(new Event("input")); };
+const head = (name) => [...BY_ID("board-table").tHead.rows[0].cells].find((cell) => cell.textContent === name);
+const until = (test) => new Promise((done) => {
+  const begun = Date.now();
+  const look = () => (test() || Date.now() - begun > 20000 ? done(test()) : setTimeout(look, 10));
+  look();
+});
+const show = (task, filter, system) => {
+  choose("samples-task", task); choose("samples-filter", filter); choose("samples-system", system);
+};
+const listed = () => BY_ID("samples-list").textContent;
+const counted = (text) => until(() => BY_ID("samples-count").textContent.includes(text));
+const bright = (colour) => {
+  const canvas = document.createElement("canvas").getContext("2d");
+  canvas.fillStyle = getComputedStyle(document.documentElement).getPropertyValue(colour);
+  canvas.fillRect(0, 0, 1, 1);
+  const shares = [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3).map((x) => x / 255);
+  const [r, g, b] = shares.map((x) => (x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+};
+const contrast = (one, two) => Math.max(bright(one) / bright(two), bright(two) / bright(one));
+0
+"""
+COLOURS = ("--ink", "--soft", "--mark", "--good", "--bad", "--steered", "--control", "--prompted", "--other")
+
+
+@pytest.fixture
+def opened(page: tuple[Path, list[str]], tmp_path: Path) -> Iterator[Page]:
+    with browser(tmp_path) as shown:
+        shown.open(page[0])
+        shown.run(HELP)
+        yield shown
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A board with hostile answers and names, an answer of 20 MB, a search, and more questions than the page holds."""
+    folder = tmp_path_factory.mktemp("page")
+    base = [1.0] * 60 + [0.0] * 40
+    steered = [1.0] * 55 + [0.0] * 5 + [1.0] * 35 + [0.0] * 5
+
+    def answer(number: int, score: float) -> str:
+        return EVIL if number == 58 else "long " * 4_000_000 if number == 57 else f"said {score:.0f}"
+
+    write_run(folder / "runs/baseline", {"tiny_spatial": base, "b": base})
+    write_run(folder / "runs/steered", {"tiny_spatial": steered, "b": base}, answer, spec="vector=v,layer=1")
+    write_run(folder / f"runs/{EVIL_NAME}", {"tiny_spatial": base, "b": base[::-1]}, spec="vector=v,control=random:0")
+    cells = [
+        {"vector": "v", "layer": layer, "alpha": alpha, "tokens": "image", "n": 50, "gain": layer * alpha / 100}
+        for layer in (0, 3)
+        for alpha in (0.5, 1.0)
+    ]
+    (folder / "study").mkdir()
+    pq.write_table(pa.Table.from_pylist(cells), folder / "study/cells.parquet")
+    out = folder / "board.html"
+    lines = [str(line) for line in run([str(folder / "runs")], studies=[folder / "study"], html=out, samples=30)]
+    return out, lines[1:]
+
+
+@needs_browser
+def test_a_reader_can_sort_filter_and_see_what_made_a_number(opened: Page) -> None:
+    see = opened.run
+    assert see("rows().length") == 6
+    see("head('score').firstChild.click()")
+    assert see("cells(2)") == ["90.0", *["60.0"] * 5]
+    assert see("head('score').getAttribute('aria-sort')") == "descending"
+    see("head('score').firstChild.click()")
+    assert see("cells(2)") == [*["60.0"] * 5, "90.0"]
+    see("choose('board-find', 'STEE')")
+    assert see("cells(1)") == ["steered", "steered"]
+    see("choose('board-find', ''); BY_ID('board-sure').click()")
+    assert see("cells(1)") == ["steered"]
+    see("rows().find((row) => row.textContent.includes('steered')).querySelector('button').click()")
+    for piece in (
+        "lmms-eval --model steered_paligemma",
+        "vector=v,layer=1",
+        "5" * 64,
+        "samples, sha256",
+        "baseline on",
+    ):
+        assert piece in see("BY_ID('made').textContent")
+    opened.press("Escape", 27)
+    assert see("until(() => !BY_ID('made').open)")
+    panels = see("[...document.querySelectorAll('#gains-panels svg')].map((svg) => svg.getAttribute('aria-label'))")
+    assert len(panels) == 2 and any("steered +30.0 [" in panel for panel in panels)
+    cells = see("[...document.querySelectorAll('#maps td')].map((cell) => [cell.textContent, cell.className])")
+    assert ["+3.0", "best"] in cells and len(cells) == 4
+
+
+@needs_browser
+def test_answers_are_browsed_by_keyboard_and_filtered(opened: Page) -> None:
+    see = opened.run
+    see("BY_ID('samples').scrollIntoView()")
+    assert see("counted('1–12 of 30 (30 of 100 questions are here)')")
+    assert see("document.querySelectorAll('article').length") == 12
+    see("BY_ID('samples-on').focus()")
+    opened.press("ArrowRight", 39)
+    assert see("counted('13–24 of 30')")
+    see("show('tiny_spatial', 'broken', 'steered')")
+    assert see("counted('1–5 of 5')")
+    shown = see("document.querySelector('article').textContent")
+    assert "▼ steered broken" in shown and "✓ right" in shown
+    # every control can be reached with the tab key, and has a name
+    see("document.activeElement.blur()")
+    reached = set()
+    for _ in range(60):
+        opened.press("Tab", 9)
+        reached.add(see("document.activeElement.id || document.activeElement.textContent"))
+    assert {"theme", "board-task", "board-find", "score", "…", "maps-vector", "samples-filter"} <= reached
+    named = "one.getAttribute('aria-label') || one.closest('label') || one.textContent.trim()"
+    assert see(f"[...document.querySelectorAll('button, select, input')].every((one) => {named})")
+
+
+@needs_browser
+def test_what_a_run_holds_is_text_on_the_page_and_nothing_else(opened: Page) -> None:
+    see = opened.run
+    see("BY_ID('samples').scrollIntoView()")
+    see("counted('of 30')")
+    see("show('tiny_spatial', 'broken', 'steered')")
+    text = see("until(() => listed().includes('window')).then(listed)")
+    assert EVIL in text and EVIL_NAME in text and "… (20,000,000 characters, cut)" in text
+    assert see("[window.hacked ?? 0, document.querySelectorAll('main script, img:not([src^=\"data:\"])').length]") == [
+        0,
+        0,
+    ]
+    assert see("performance.getEntriesByType('resource').length") == 0
+
+
+@needs_browser
+def test_it_is_readable_on_a_phone_in_light_and_in_dark(opened: Page) -> None:
+    see = opened.run
+    opened.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+    see("BY_ID('samples').scrollIntoView()")
+    see("counted('of 30')")
+    assert see("document.documentElement.scrollWidth") <= 360
+    see("choose('board-sort', 'score')")
+    assert see("[BY_ID('board-sort').checkVisibility(), cells(2)[0]]") == [True, "90.0"]
+    assert see("document.documentElement.dataset.theme") == "light"
+    for theme in ("light", "dark"):
+        contrasts = {
+            (colour, ground): see(f"contrast('{colour}', '{ground}')")
+            for colour in COLOURS
+            for ground in ("--card", "--ground")
+        }
+        assert min(contrasts.values()) > 4.5, (theme, contrasts)
+        see("BY_ID('theme').click()")
+
+
+def test_the_page_is_small_and_says_what_is_not_on_it(page: tuple[Path, list[str]]) -> None:
+    out, lines = page
+    text = out.read_text()
+    assert len(text) < 1_000_000 and EVIL not in text and EVIL_NAME not in text
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", text)
+    assert any(line.startswith("b: the page has 30 of 100 questions with their answers") for line in lines)
+    assert "tiny_spatial: no images, the data here is not what the runs were made on" in lines
+    assert "b: no images, no task of ours (--pictures all tries to load it)" in lines
+    assert "no images, no task of ours" in text
+
+
+def test_our_tasks_images_are_on_the_page(tmp_path: Path) -> None:
+    from lmms_steer.comparison.pictures import pictures_of
+    from lmms_steer.models.image_ids import image_ids
+    from lmms_steer.tiny_world.question_sets import load
+
+    rows = load("spatial", "test")
+    names = image_ids([rows[3]["image"].convert("RGB")])
+    target = rows[3]["answer"].strip("()")
+    found, why = pictures_of(
+        "tiny_spatial", [(3, target, rows[3]["question"], names), (4, target, "other", None)], 10**6
+    )
+    assert list(found) == [3] and found[3].startswith("data:image/png;base64,")
+    assert why == "the data here is not what the runs were made on"
+    assert pictures_of("tiny_spatial", [(3, target, "", ["other"])], 10**6)[0] == {}
+
+
+def test_a_study_that_is_none_is_one_line(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/baseline", {"a": [1.0, 0.0]})
+    (tmp_path / "study").mkdir()
+    with pytest.raises(UserError, match=r"no study in .*there is no cells.parquet"):
+        list(run([str(tmp_path / "runs")], studies=[tmp_path / "study"], html=tmp_path / "x.html"))
+    (tmp_path / "study/cells.parquet").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"cells.parquet' cannot be read as a study's cells"):
+        list(run([str(tmp_path / "runs")], studies=[tmp_path / "study"], html=tmp_path / "x.html"))
+    with pytest.raises(UserError, match="unknown --pictures 'our'"):
+        list(run([str(tmp_path / "runs")], pictures="our"))
