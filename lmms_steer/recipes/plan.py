@@ -1,0 +1,244 @@
+"""A recipe ▸ its cells, in an order in which each comes after what it needs."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmms_steer import concepts
+from lmms_steer.backbones import backbone_of, short_name
+from lmms_steer.errors import UserError
+from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.schema import Model, Recipe, Study
+from lmms_steer.search.plan import alpha_range, layer_range, token_targets
+
+
+class Planner:
+    """Commands from a recipe.
+
+    Args:
+        recipe: checked.
+        output: the recipe's folder.
+
+    Raises:
+        UserError: for a folder that the commands cannot name.
+    """
+
+    def __init__(self, recipe: Recipe, output: Path) -> None:
+        if re.search(r"[,=\s]", str(output)):
+            raise UserError(f"--output {output}: commands cannot name a folder with ',', '=' or a space in it")
+        self.recipe, self.output = recipe, output
+
+    def cells(self) -> list[Cell]:
+        """All of them."""
+        found: dict[str, Cell] = {}
+        for cell in self._all():
+            found.setdefault(cell.name, cell)
+        return [*found.values(), *self._commands(list(found.values()))]
+
+    def _all(self) -> Iterator[Cell]:
+        yield from self._extractions()
+        for kind in (self._searches, self._evaluations):
+            for name, model in self.recipe.models.items():
+                for study_name, study in self.recipe.studies.items():
+                    yield from kind(name, model, study_name, study)
+        if self.recipe.compare:
+            yield from self._comparisons()
+
+    def _extractions(self) -> Iterator[Cell]:
+        wanted = [*self.recipe.concepts]
+        wanted += [c for study in self.recipe.studies.values() if study.select for c in study.concepts]
+        if not wanted:
+            return
+        for model in self.recipe.models.values():
+            backbone = _backbone(model)
+            for method, settings in self.recipe.methods.items():
+                more = [*_option("--sae", settings.sae), *_option("--judge", settings.judge)]
+                yield Cell(
+                    name=f"extract/{short_name(backbone)}/{method}",
+                    kind="extract",
+                    command=(
+                        *("lmms-steer", "extract", "--backbone", backbone),
+                        *("--concept", ",".join(dict.fromkeys(wanted)), "--method", method),
+                        *("--store", str(self.output / "vectors"), *more),
+                    ),
+                    reads=tuple(path for path in (*dict.fromkeys(wanted), backbone) if Path(path).exists()),
+                    makes=tuple(str(self._vector(model, concept, method)) for concept in dict.fromkeys(wanted)),
+                )
+
+    def _searches(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
+        if study.select is None:
+            return
+        recipe = self.recipe
+        for concept in study.concepts:
+            for method, settings in recipe.methods.items():
+                folder = self._search(name, study_name, concept, method)
+                controls = [f"control_random_{seed}.yaml" for seed in range(settings.controls)]
+                limit = recipe.search.limit or recipe.limit
+                command = (
+                    *("lmms-steer", "search", "--model", model.model, "--model_args", _model_args(model)),
+                    *("--vector", str(self._vector(model, concept, method)), "--task", study.select),
+                    *_option("--layers", model.layers or None),
+                    *("--alphas", settings.alphas, "--tokens", recipe.search.tokens),
+                    *_option("--strategy", recipe.search.strategy),
+                    *("--controls", str(settings.controls), "--batch_size", str(model.search_batch_size)),
+                    *_option("--limit", limit),
+                    *("--output", str(folder)),
+                )
+                left = ("choice.yaml", "choice_1se.yaml", "answer_bias.yaml", "result.json", *controls)
+                yield Cell(
+                    name=f"search/{name}/{study_name}/{_label(concept)}-{method}",
+                    kind="search",
+                    command=command,
+                    needs=(f"extract/{short_name(_backbone(model))}/{method}",),
+                    reads=_local(model),
+                    makes=tuple(str(folder / file) for file in left),
+                    folder=str(folder),
+                    loads=(model.pretrained, model.args.get("dtype", "auto")),
+                    answers=_settings(model, settings.alphas, recipe.search.tokens, settings.controls)
+                    * min(study.select_questions or 0, limit or study.select_questions or 0)
+                    or None,
+                )
+
+    def _evaluations(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
+        for system, args, needs, reads in self._systems(name, study_name, study):
+            tests = study.test
+            if system == "prompted":
+                tests = study.test_prompted or tuple(f"{test}_prompted" for test in tests)
+            folder = self.output / "runs" / name / study_name / system
+            command = (
+                *_launcher(model.processes),
+                *("--model", model.model, "--model_args", ",".join(filter(None, (_model_args(model), args)))),
+                *("--tasks", ",".join(tests), "--batch_size", str(model.batch_size)),
+                *_option("--limit", self.recipe.limit),
+                *("--output_path", str(folder), "--log_samples"),
+            )
+            questions = study.test_questions
+            yield Cell(
+                name=f"evaluate/{name}/{study_name}/{system}",
+                kind="evaluate",
+                command=command,
+                needs=needs,
+                reads=(*reads, *_local(model)),
+                makes=(str(folder),),
+                folder=str(folder),
+                loads=(model.pretrained, model.args.get("dtype", "auto")),
+                answers=min(questions, self.recipe.limit or questions) * len(tests) if questions else None,
+            )
+
+    def _systems(
+        self, name: str, study_name: str, study: Study
+    ) -> Iterator[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
+        """Each system's name, what is added to `--model_args`, the cells that it needs, other files that it reads."""
+        wanted = self.recipe.systems
+        for plain in ("baseline", "prompted"):
+            if plain in wanted:
+                yield plain, "", (), ()
+        first = True
+        for concept in study.concepts:
+            for method, settings in self.recipe.methods.items():
+                choice = self._chosen(name, study_name, study, concept, method)
+                needs = (f"search/{name}/{study_name}/{_label(concept)}-{method}",) if study.select else ()
+                found = []
+                if "calibrated" in wanted and first:
+                    # fitted on the questions alone: every search of a study finds the same
+                    found.append(("calibrated", "answer_bias", "answer_bias.yaml"))
+                first = False
+                label = method if len(study.concepts) == 1 else f"{_label(concept)}-{method}"
+                if "steered" in wanted:
+                    found.append((label, "steering", "choice.yaml"))
+                if "steered_1se" in wanted:
+                    found.append((f"{label}-1se", "steering", "choice_1se.yaml"))
+                if "controls" in wanted:
+                    seeds = range(settings.controls)
+                    found += [(f"{label}-random-{s}", "steering", f"control_random_{s}.yaml") for s in seeds]
+                for system, key, file in found:
+                    yield system, f"{key}={choice / file}", needs, () if needs else (str(choice / file),)
+
+    def _comparisons(self) -> Iterator[Cell]:
+        for name, model in self.recipe.models.items():
+            runs = [
+                (
+                    f"evaluate/{name}/{study_name}/{system}",
+                    f"{system}={self.output / 'runs' / name / study_name / system}",
+                )
+                for study_name, study in self.recipe.studies.items()
+                for system, *_ in self._systems(name, study_name, study)
+            ]
+            searches = [
+                cell for s, study in self.recipe.studies.items() for cell in self._searches(name, model, s, study)
+            ]
+            board = self.output / f"{name}.html"
+            yield Cell(
+                name=f"compare/{name}",
+                kind="compare",
+                command=(
+                    *("lmms-steer", "compare", *(run for _, run in runs), "--baseline", "baseline"),
+                    *(word for cell in searches for word in ("--studies", str(cell.folder))),
+                    *("--html", str(board), "--csv", str(board.with_suffix(".csv"))),
+                ),
+                needs=(*(cell for cell, _ in runs), *(cell.name for cell in searches)),
+                makes=(str(board), str(board.with_suffix(".csv"))),
+                show=True,
+            )
+
+    def _commands(self, others: list[Cell]) -> Iterator[Cell]:
+        for command in self.recipe.commands:
+            words = shlex.split(command.run.replace("{output}", str(self.output)))
+            yield Cell(
+                name=f"command/{command.name.replace(' ', '_')}",
+                kind="command",
+                command=tuple(words),
+                needs=(
+                    *(cell.name for cell in others if cell.kind in command.after),
+                    *(f"command/{name.replace(' ', '_')}" for name in command.after if name not in _KINDS),
+                ),
+                makes=tuple(path.replace("{output}", str(self.output)) for path in command.makes),
+                show=command.show,
+            )
+
+    def _vector(self, model: Model, concept: str, method: str) -> Path:
+        return self.output / "vectors" / short_name(_backbone(model)) / _label(concept) / f"{method}.safetensors"
+
+    def _search(self, name: str, study: str, concept: str, method: str) -> Path:
+        return self.output / "search" / name / study / f"{_label(concept)}-{method}"
+
+    def _chosen(self, name: str, study_name: str, study: Study, concept: str, method: str) -> Path:
+        if study.chosen is None:
+            return self._search(name, study_name, concept, method)
+        return Path(str(self.recipe.chosen_in)) / "search" / name / study.chosen / f"{_label(concept)}-{method}"
+
+
+_KINDS = ("extract", "search", "evaluate", "compare")
+
+
+def _label(concept: str) -> str:
+    """A concept's name in paths; for a file the one that it says."""
+    return concepts.load(concept).name if Path(concept).suffix else concept
+
+
+def _backbone(model: Model) -> str:
+    return model.backbone or backbone_of(model.pretrained) or model.pretrained
+
+
+def _model_args(model: Model) -> str:
+    return ",".join(f"{key}={value}" for key, value in {"pretrained": model.pretrained, **model.args}.items())
+
+
+def _launcher(processes: int) -> tuple[str, ...]:
+    if processes == 1:
+        return ("lmms-eval",)
+    return ("torchrun", "--standalone", "--nproc_per_node", str(processes), "-m", "lmms_eval")
+
+
+def _option(name: str, value: object) -> tuple[str, ...]:
+    return (name, str(value)) if value is not None else ()
+
+
+def _local(model: Model) -> tuple[str, ...]:
+    return (model.pretrained,) if Path(model.pretrained).is_dir() else ()
+
+
+def _settings(model: Model, alphas: str, tokens: str, controls: int) -> int:
+    layers = len(layer_range(model.layers, 10**6)) if model.layers else 0
+    return layers * len(alpha_range(alphas)) * len(token_targets(tokens)) * (1 + controls)
