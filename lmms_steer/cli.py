@@ -380,8 +380,7 @@ def run_recipe(
     recipe: Annotated[str, typer.Argument(help="A recipe's file, or one that ships: tiny, paper_cvbench, paper_ood.")],
     output: Annotated[Path | None, typer.Option(help="Its folder; runs/NAME where neither it nor you say one.")] = None,
     over: Annotated[
-        list[Path] | None,
-        typer.Option("--with", help="A file to lay over it (a key * stands for all); again for more."),
+        list[str] | None, typer.Option("--with", help="A file to lay over it, or stand_in; again for more.")
     ] = None,
     assignment: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, as in models.NAME.pretrained=PATH; again for more.")

@@ -22,7 +22,7 @@ from lmms_steer.recipes.workers import CLUSTERS, Crew
 def run(
     name: str,
     output: Path | None = None,
-    over: Sequence[Path] = (),
+    over: Sequence[str] = (),
     assignments: Sequence[str] = (),
     dry_run: bool = False,
     workers: int = 1,

@@ -1,5 +1,7 @@
 """A command line run inside this process: torch and lmms-eval are imported once for many of them."""
 
+import copy
+import functools
 import os
 import re
 import subprocess
@@ -8,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def run(command: Sequence[str], log: Path) -> int:
@@ -49,10 +52,29 @@ def _entry(program: str) -> Callable[[], object] | None:
 
         return main
     if program == "lmms-eval":
-        from lmms_eval.cli import dispatch
+        _keep_the_task_index()
+        from lmms_eval.cli.dispatch import main as evaluate
 
-        return lambda: dispatch.main()
+        return evaluate  # type: ignore[no-any-return]
     return None
+
+
+def _keep_the_task_index() -> None:
+    """lmms-eval reads thousands of task files for every evaluation, in three seconds: here once a process."""
+    from lmms_eval.tasks import TaskManager
+
+    read = TaskManager._get_task_and_group
+    if hasattr(read, "__wrapped__"):
+        return
+    indexes: dict[str, Any] = {}
+
+    @functools.wraps(read)
+    def _get_task_and_group(self: Any, task_dir: str) -> Any:
+        if task_dir not in indexes:
+            indexes[task_dir] = read(self, task_dir)
+        return copy.deepcopy(indexes[task_dir])
+
+    TaskManager._get_task_and_group = _get_task_and_group
 
 
 def _program(name: str) -> str:

@@ -1,6 +1,8 @@
 """The names in a recipe, each looked up before anything runs. Imports neither torch nor lmms-eval: a plan is quick."""
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +46,11 @@ def _check_models(recipe: Recipe, found: Tree) -> None:
     for name, model in recipe.models.items():
         path = ("models", name)
         if model.model not in MODELS and not _wrapped(model.model):
-            raise _at(found, (*path, "model"), unknown("model", model.model, [*MODELS, *_steered_wrappers()]))
+            raise _at(
+                found,
+                (*path, "model"),
+                unknown("model", model.model, _near(model.model, [*MODELS, *_steered_wrappers()])),
+            )
         for key, value in {"pretrained": model.pretrained, **model.args}.items():
             if re.search(r"[,=\s]", value):
                 wrong = UserError(f"{key}={value}: --model_args cannot hold ',', '=' or a space in a value")
@@ -96,7 +102,7 @@ def _check_concept(found: Tree, path: tuple[Any, ...], concept: str) -> None:
 
 def _check_task(found: Tree, path: tuple[Any, ...], task: str) -> None:
     if task not in _our_tasks() and task not in _their_tasks():
-        raise _at(found, path, unknown("task", task, _our_tasks()))
+        raise _at(found, path, unknown("task", task, _near(task, _our_tasks())))
 
 
 @cache
@@ -126,6 +132,11 @@ def _steered_wrappers() -> frozenset[str]:
     root = Path(spec.submodule_search_locations[0]) / "models" if spec and spec.submodule_search_locations else None
     files = [path for kind in ("simple", "chat") for path in (root / kind).glob("*.py")] if root else []
     return frozenset(f"steered_{path.stem}" for path in files if not path.stem.startswith("_"))
+
+
+def _near(name: str, known: Iterable[str]) -> list[str]:
+    """The few that a user may have meant, of hundreds."""
+    return get_close_matches(name, sorted(known), n=6, cutoff=0.4)
 
 
 def _known(found: Tree, path: tuple[Any, ...], kind: str, names: Any, known: Any) -> None:

@@ -21,12 +21,12 @@ _PARTS: dict[str, type[BaseModel]] = {
 }
 
 
-def load(name: str, over: Sequence[Path] = (), assignments: Iterable[str] = ()) -> tuple[str, Recipe]:
+def load(name: str, over: Sequence[str] = (), assignments: Iterable[str] = ()) -> tuple[str, Recipe]:
     """A recipe's name, and what it says.
 
     Args:
         name: a file, or the name of a recipe that ships (`tiny`).
-        over: files that are laid over it, in their order.
+        over: files, or names of those that ship (`stand_in`), laid over it in their order.
         assignments: `KEY=VALUE`, after those.
 
     Raises:
@@ -35,7 +35,7 @@ def load(name: str, over: Sequence[Path] = (), assignments: Iterable[str] = ()) 
     path = find(name)
     found = tree.read(path)
     for file in over:
-        tree.lay_over(found, tree.read(file))
+        tree.lay_over(found, tree.read(find(file)))
     for assignment in assignments:
         tree.set_key(found, assignment)
     try:
