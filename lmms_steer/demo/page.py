@@ -33,24 +33,24 @@ def run(folder: Path) -> Iterator[str]:
 
 def write_page(folders: Folders, rows: list[dict[str, Any]]) -> None:
     """Everything on it comes from the files in the recipe's folder; texts are escaped."""
-    searches = {task: searched(folders, task) for task in CONCEPTS}
+    searches = {task: searched(folders, task) for task in folders.tasks}
     curve = json.loads(folders.curve.read_text(encoding="utf-8"))
     template = files("lmms_steer.demo").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     html = environment.from_string(template).render(
         model=MODEL,
         backbone=BACKBONE,
-        concepts=CONCEPTS,
+        concepts={task: CONCEPTS[task] for task in folders.tasks},
         rows=rows,
         gain=gain,
-        verdicts={(task, split): verdict(rows, task, split) for task in CONCEPTS for split in ("test", "ood")},
+        verdicts={(task, split): verdict(rows, task, split) for task in folders.tasks for split in ("test", "ood")},
         curve=curve,
         largest_random=max(p["0"][4] for name, p in curve["p_red"].items() if name.startswith("random")),
         # our own drawing, with no text from outside
         curve_svg=Markup(colour_curve(curve)),
         maps={task: Markup(search_map(task, found)) for task, found in searches.items()},
         searches=searches,
-        scenes={task: _scenes(folders, task) for task in CONCEPTS},
+        scenes={task: _scenes(folders, task) for task in folders.tasks},
     )
     write_atomically(folders.page, html.encode())
 

@@ -21,6 +21,11 @@ class Folders:
 
     root: Path
 
+    @property
+    def tasks(self) -> list[str]:
+        """Those that were evaluated: all, unless the recipe was changed."""
+        return [task for task in CONCEPTS if self.run(task, "baseline").is_dir()]
+
     def vector(self, concept: str) -> Path:
         return self.root / "vectors" / BACKBONE / concept / f"{METHOD}.safetensors"
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from lmms_steer.comparison.logs import read_run
 from lmms_steer.comparison.paired import compare
-from lmms_steer.demo.plan import CONCEPTS, RANDOM, SPLITS, SYSTEMS, Folders, task_names
+from lmms_steer.demo.plan import RANDOM, SPLITS, SYSTEMS, Folders, task_names
 
 
 def collect(folders: Folders) -> list[dict[str, Any]]:
@@ -18,9 +18,9 @@ def collect(folders: Folders) -> list[dict[str, Any]]:
         UserError: where an evaluation is missing.
     """
     rows = []
-    for task in CONCEPTS:
+    for task in folders.tasks:
         baseline = read_run(folders.run(task, "baseline"))
-        for system in SYSTEMS:
+        for system in (name for name in SYSTEMS if folders.run(task, name).is_dir()):
             run = read_run(folders.run(task, system))
             names = zip(SPLITS, task_names(task, "baseline"), task_names(task, system), strict=True)
             for split, base_name, name in names:

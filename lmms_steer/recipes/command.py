@@ -46,11 +46,22 @@ def run(
         for cell in cells:
             yield f"# {cell.name}{' (done)' if states[cell.name]['state'] == 'kept' else ''}\n{cell}"
         return
+    yield from cost.told(recipe, cells, _kept(root, cells), Marks(root))
+    yield from execute(root, cells, workers, cluster, slurm)
+
+
+def execute(
+    root: Path, cells: Sequence[Cell], workers: int = 1, cluster: str = "local", slurm: Sequence[str] = ()
+) -> Iterator[str]:
+    """Run the cells that are not done; yields a line for each as it ends, what the last ones printed, and a report.
+
+    Raises:
+        UserError: where the folder is in use, and at the end where cells failed.
+    """
     (root / ".run").mkdir(parents=True, exist_ok=True)
     with _alone(root):
         ledger = Ledger(root)
-        states = ledger.begin(cells)
-        yield from cost.told(recipe, cells, states, Marks(root))
+        ledger.begin(cells)
         yield f"logs: {root / 'cells'}"
         began = time.monotonic()
         if not ledger.over():

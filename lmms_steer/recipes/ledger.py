@@ -30,7 +30,7 @@ class Ledger:
         self.marks = Marks(root)
         self._lock = FileLock(self.folder / "ledger.lock")
 
-    def begin(self, cells: Sequence[Cell]) -> States:
+    def begin(self, cells: Sequence[Cell]) -> None:
         """Put all cells down as open, then say which are kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "plan.json", json.dumps([cell.as_dict() for cell in cells]).encode())
@@ -38,7 +38,6 @@ class Ledger:
         with self._changed() as states:
             for cell in cells:
                 self._settle(cell, states)
-        return states
 
     @property
     def cells(self) -> list[Cell]:
