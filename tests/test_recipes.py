@@ -215,7 +215,8 @@ def test_a_run_killed_by_sigkill_goes_on_and_two_runs_in_one_folder_are_refused(
     plan = tmp_path / "cells.json"
     plan.write_text(json.dumps([cell.as_dict() for cell in cells]))
     code = (
-        "import json, pathlib; from lmms_steer.recipes.command import execute; from lmms_steer.recipes.cells import Cell\n"
+        "import json, pathlib\n"
+        "from lmms_steer.recipes.command import execute; from lmms_steer.recipes.cells import Cell\n"
         f"root = pathlib.Path({str(tmp_path)!r}); plan = json.loads(pathlib.Path({str(plan)!r}).read_text())\n"
         "list(execute(root, [Cell.from_dict(c) for c in plan], 1))"
     )

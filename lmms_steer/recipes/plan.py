@@ -38,12 +38,10 @@ class Planner:
 
     def _all(self) -> Iterator[Cell]:
         yield from self._extractions()
-        for kind in (self._searches, self._evaluations):
+        for kind in (self._searches, self._evaluations, self._comparisons):
             for name, model in self.recipe.models.items():
                 for study_name, study in self.recipe.studies.items():
                     yield from kind(name, model, study_name, study)
-        if self.recipe.compare:
-            yield from self._comparisons()
 
     def _extractions(self) -> Iterator[Cell]:
         wanted = [*self.recipe.concepts]
@@ -81,6 +79,7 @@ class Planner:
                     *_option("--layers", model.layers or None),
                     *("--alphas", settings.alphas, "--tokens", recipe.search.tokens),
                     *_option("--strategy", recipe.search.strategy),
+                    *_option("--score", recipe.search.score),
                     *("--controls", str(settings.controls), "--batch_size", str(model.search_batch_size)),
                     *_option("--limit", limit),
                     *("--output", str(folder)),
@@ -105,7 +104,7 @@ class Planner:
             tests = study.test
             if system == "prompted":
                 tests = study.test_prompted or tuple(f"{test}_prompted" for test in tests)
-            folder = self.output / "runs" / name / study_name / system
+            folder = self._run(name, study_name, system)
             command = (
                 *_launcher(model.processes),
                 *("--model", model.model, "--model_args", ",".join(filter(None, (_model_args(model), args)))),
@@ -155,32 +154,28 @@ class Planner:
                 for system, key, file in found:
                     yield system, f"{key}={choice / file}", needs, () if needs else (str(choice / file),)
 
-    def _comparisons(self) -> Iterator[Cell]:
-        for name, model in self.recipe.models.items():
-            runs = [
-                (
-                    f"evaluate/{name}/{study_name}/{system}",
-                    f"{system}={self.output / 'runs' / name / study_name / system}",
-                )
-                for study_name, study in self.recipe.studies.items()
-                for system, *_ in self._systems(name, study_name, study)
-            ]
-            searches = [
-                cell for s, study in self.recipe.studies.items() for cell in self._searches(name, model, s, study)
-            ]
-            board = self.output / f"{name}.html"
-            yield Cell(
-                name=f"compare/{name}",
-                kind="compare",
-                command=(
-                    *("lmms-steer", "compare", *(run for _, run in runs), "--baseline", "baseline"),
-                    *(word for cell in searches for word in ("--studies", str(cell.folder))),
-                    *("--html", str(board), "--csv", str(board.with_suffix(".csv"))),
-                ),
-                needs=(*(cell for cell, _ in runs), *(cell.name for cell in searches)),
-                makes=(str(board), str(board.with_suffix(".csv"))),
-                show=True,
-            )
+    def _comparisons(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
+        if not self.recipe.compare or "baseline" not in self.recipe.systems:
+            return
+        runs = {
+            system: f"evaluate/{name}/{study_name}/{system}" for system, *_ in self._systems(name, study_name, study)
+        }
+        searches = list(self._searches(name, model, study_name, study))
+        board = self.output / "boards" / name / f"{study_name}.html"
+        yield Cell(
+            name=f"compare/{name}/{study_name}",
+            kind="compare",
+            command=(
+                *("lmms-steer", "compare"),
+                *(f"{system}={self._run(name, study_name, system)}" for system in runs),
+                *("--baseline", "baseline"),
+                *(word for cell in searches for word in ("--studies", str(cell.folder))),
+                *("--html", str(board), "--csv", str(board.with_suffix(".csv"))),
+            ),
+            needs=(*runs.values(), *(cell.name for cell in searches)),
+            makes=(str(board), str(board.with_suffix(".csv"))),
+            show=True,
+        )
 
     def _commands(self, others: list[Cell]) -> Iterator[Cell]:
         for command in self.recipe.commands:
@@ -202,6 +197,9 @@ class Planner:
 
     def _search(self, name: str, study: str, concept: str, method: str) -> Path:
         return self.output / "search" / name / study / f"{_label(concept)}-{method}"
+
+    def _run(self, name: str, study: str, system: str) -> Path:
+        return self.output / "runs" / name / study / system
 
     def _chosen(self, name: str, study_name: str, study: Study, concept: str, method: str) -> Path:
         if study.chosen is None:

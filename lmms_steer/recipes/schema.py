@@ -63,6 +63,9 @@ class Search(Strict):
 
     tokens: Range = "image,text,both"
     strategy: str | None = None
+    """grid, race, screen or tpe; unsaid: every cell on every question."""
+    score: str | None = None
+    """How an answer is told; unsaid: by the next token."""
     limit: int | None = Field(default=None, ge=1)
 
 
