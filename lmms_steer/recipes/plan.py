@@ -5,12 +5,12 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmms_steer import concepts
-from lmms_steer.backbones import backbone_of, short_name
+from lmms_steer.backbones import short_name
 from lmms_steer.errors import UserError
+from lmms_steer.recipes import words
 from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.known import KINDS
 from lmms_steer.recipes.schema import Model, Recipe, Study
-from lmms_steer.search.plan import alpha_range, layer_range, token_targets
 
 
 class Planner:
@@ -49,9 +49,9 @@ class Planner:
         if not wanted:
             return
         for model in self.recipe.models.values():
-            backbone = _backbone(model)
+            backbone = words.backbone(model)
             for method, settings in self.recipe.methods.items():
-                more = [*_option("--sae", settings.sae), *_option("--judge", settings.judge)]
+                more = [*words.option("--sae", settings.sae), *words.option("--judge", settings.judge)]
                 yield Cell(
                     name=f"extract/{short_name(backbone)}/{method}",
                     kind="extract",
@@ -74,27 +74,27 @@ class Planner:
                 controls = [f"control_random_{seed}.yaml" for seed in range(settings.controls)]
                 limit = recipe.search.limit or recipe.limit
                 command = (
-                    *("lmms-steer", "search", "--model", model.model, "--model_args", _model_args(model)),
+                    *("lmms-steer", "search", "--model", model.model, "--model_args", words.model_args(model)),
                     *("--vector", str(self._vector(model, concept, method)), "--task", study.select),
-                    *_option("--layers", model.layers or None),
+                    *words.option("--layers", model.layers or None),
                     *("--alphas", settings.alphas, "--tokens", recipe.search.tokens),
-                    *_option("--strategy", recipe.search.strategy),
-                    *_option("--score", recipe.search.score),
+                    *words.option("--strategy", recipe.search.strategy),
+                    *words.option("--score", recipe.search.score),
                     *("--controls", str(settings.controls), "--batch_size", str(model.search_batch_size)),
-                    *_option("--limit", limit),
+                    *words.option("--limit", limit),
                     *("--output", str(folder)),
                 )
                 left = ("choice.yaml", "choice_1se.yaml", "answer_bias.yaml", "result.json", *controls)
                 yield Cell(
-                    name=f"search/{name}/{study_name}/{_label(concept)}-{method}",
+                    name=f"search/{name}/{study_name}/{words.label(concept)}-{method}",
                     kind="search",
                     command=command,
-                    needs=(f"extract/{short_name(_backbone(model))}/{method}",),
-                    reads=_local(model),
+                    needs=(f"extract/{short_name(words.backbone(model))}/{method}",),
+                    reads=words.local(model),
                     makes=tuple(str(folder / file) for file in left),
                     folder=str(folder),
                     loads=(model.pretrained, model.args.get("dtype", "auto")),
-                    answers=_settings(model, settings.alphas, recipe.search.tokens, settings.controls)
+                    answers=words.settings(model, settings.alphas, recipe.search.tokens, settings.controls)
                     * min(study.select_questions or 0, limit or study.select_questions or 0)
                     or None,
                 )
@@ -106,10 +106,10 @@ class Planner:
                 tests = study.test_prompted or tuple(f"{test}_prompted" for test in tests)
             folder = self._run(name, study_name, system)
             command = (
-                *_launcher(model.processes),
-                *("--model", model.model, "--model_args", ",".join(filter(None, (_model_args(model), args)))),
+                *words.launcher(model.processes),
+                *("--model", model.model, "--model_args", ",".join(filter(None, (words.model_args(model), args)))),
                 *("--tasks", ",".join(tests), "--batch_size", str(model.batch_size)),
-                *_option("--limit", self.recipe.limit),
+                *words.option("--limit", self.recipe.limit),
                 *("--output_path", str(folder), "--log_samples"),
             )
             questions = study.test_questions
@@ -118,7 +118,7 @@ class Planner:
                 kind="evaluate",
                 command=command,
                 needs=needs,
-                reads=(*reads, *_local(model)),
+                reads=(*reads, *words.local(model)),
                 makes=(str(folder),),
                 folder=str(folder),
                 loads=(model.pretrained, model.args.get("dtype", "auto")),
@@ -137,13 +137,13 @@ class Planner:
         for concept in study.concepts:
             for method, settings in self.recipe.methods.items():
                 choice = self._chosen(name, study_name, study, concept, method)
-                needs = (f"search/{name}/{study_name}/{_label(concept)}-{method}",) if study.select else ()
+                needs = (f"search/{name}/{study_name}/{words.label(concept)}-{method}",) if study.select else ()
                 found = []
                 if "calibrated" in wanted and first:
                     # fitted on the questions alone: every search of a study finds the same
                     found.append(("calibrated", "answer_bias", "answer_bias.yaml"))
                 first = False
-                label = method if len(study.concepts) == 1 else f"{_label(concept)}-{method}"
+                label = method if len(study.concepts) == 1 else f"{words.label(concept)}-{method}"
                 if "steered" in wanted:
                     found.append((label, "steering", "choice.yaml"))
                 if "steered_1se" in wanted:
@@ -179,24 +179,26 @@ class Planner:
 
     def _commands(self, others: list[Cell]) -> Iterator[Cell]:
         for command in self.recipe.commands:
-            words = shlex.split(command.run.replace("{output}", str(self.output)))
+            line = shlex.split(command.run.replace("{output}", str(self.output)))
             yield Cell(
                 name=f"command/{command.name.replace(' ', '_')}",
                 kind="command",
-                command=tuple(words),
+                command=tuple(line),
                 needs=(
                     *(cell.name for cell in others if cell.kind in command.after),
-                    *(f"command/{name.replace(' ', '_')}" for name in command.after if name not in _KINDS),
+                    *(f"command/{name.replace(' ', '_')}" for name in command.after if name not in KINDS),
                 ),
                 makes=tuple(path.replace("{output}", str(self.output)) for path in command.makes),
                 show=command.show,
             )
 
     def _vector(self, model: Model, concept: str, method: str) -> Path:
-        return self.output / "vectors" / short_name(_backbone(model)) / _label(concept) / f"{method}.safetensors"
+        return (
+            self.output / "vectors" / short_name(words.backbone(model)) / words.label(concept) / f"{method}.safetensors"
+        )
 
     def _search(self, name: str, study: str, concept: str, method: str) -> Path:
-        return self.output / "search" / name / study / f"{_label(concept)}-{method}"
+        return self.output / "search" / name / study / f"{words.label(concept)}-{method}"
 
     def _run(self, name: str, study: str, system: str) -> Path:
         return self.output / "runs" / name / study / system
@@ -204,39 +206,4 @@ class Planner:
     def _chosen(self, name: str, study_name: str, study: Study, concept: str, method: str) -> Path:
         if study.chosen is None:
             return self._search(name, study_name, concept, method)
-        return Path(str(self.recipe.chosen_in)) / "search" / name / study.chosen / f"{_label(concept)}-{method}"
-
-
-_KINDS = ("extract", "search", "evaluate", "compare")
-
-
-def _label(concept: str) -> str:
-    """A concept's name in paths; for a file the one that it says."""
-    return concepts.load(concept).name if Path(concept).suffix else concept
-
-
-def _backbone(model: Model) -> str:
-    return model.backbone or backbone_of(model.pretrained) or model.pretrained
-
-
-def _model_args(model: Model) -> str:
-    return ",".join(f"{key}={value}" for key, value in {"pretrained": model.pretrained, **model.args}.items())
-
-
-def _launcher(processes: int) -> tuple[str, ...]:
-    if processes == 1:
-        return ("lmms-eval",)
-    return ("torchrun", "--standalone", "--nproc_per_node", str(processes), "-m", "lmms_eval")
-
-
-def _option(name: str, value: object) -> tuple[str, ...]:
-    return (name, str(value)) if value is not None else ()
-
-
-def _local(model: Model) -> tuple[str, ...]:
-    return (model.pretrained,) if Path(model.pretrained).is_dir() else ()
-
-
-def _settings(model: Model, alphas: str, tokens: str, controls: int) -> int:
-    layers = len(layer_range(model.layers, 10**6)) if model.layers else 0
-    return layers * len(alpha_range(alphas)) * len(token_targets(tokens)) * (1 + controls)
+        return Path(str(self.recipe.chosen_in)) / "search" / name / study.chosen / f"{words.label(concept)}-{method}"
