@@ -163,7 +163,7 @@ def runnable(line: Line) -> tuple[str, ...] | None:
         if verb == "run":
             return line.words if "--dry-run" in args else None
         foreign = re.search(r"[\w-]+/(?!tiny)[\w.-]+-\d|Qwen|gemma-2-2b|google|\byou/|DOWNLOADED|CLEVR", " ".join(args))
-        if verb not in CHEAP or foreign:
+        if verb not in CHEAP or foreign or "all" in args:
             return None
         return (*line.words, "--limit", "4", *_smaller(args)) if verb == "search" else line.words
     if program == "lmms-eval" and "pretrained=tiny-paligemma2" in " ".join(args):
