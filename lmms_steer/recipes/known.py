@@ -14,7 +14,8 @@ from lmms_steer.extraction.names import check_method
 from lmms_steer.models.names import MODELS
 from lmms_steer.recipes.schema import SYSTEMS, Recipe
 from lmms_steer.recipes.tree import Tree
-from lmms_steer.search.plan import alpha_range, layer_range, token_targets
+from lmms_steer.search.options import SCORES, STRATEGIES
+from lmms_steer.search.ranges import alpha_range, layer_range, token_targets
 from lmms_steer.task_names import task_names
 
 _NAME = re.compile(r"[\w.+-]+")
@@ -64,6 +65,8 @@ def _check_methods(recipe: Recipe, found: Tree) -> None:
         _checked(found, ("methods", name), check_method, name)
         _checked(found, ("methods", name, "alphas"), alpha_range, method.alphas)
     _checked(found, ("search", "tokens"), token_targets, recipe.search.tokens)
+    _known(found, ("search", "strategy"), "strategy", filter(None, [recipe.search.strategy]), STRATEGIES)
+    _known(found, ("search", "score"), "score", filter(None, [recipe.search.score]), SCORES)
 
 
 def _check_studies(recipe: Recipe, found: Tree) -> None:

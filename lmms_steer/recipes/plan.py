@@ -38,7 +38,7 @@ class Planner:
 
     def _all(self) -> Iterator[Cell]:
         yield from self._extractions()
-        for kind in (self._searches, self._evaluations, self._comparisons):
+        for kind in (self._searches, self._calibrations, self._evaluations, self._comparisons):
             for name, model in self.recipe.models.items():
                 for study_name, study in self.recipe.studies.items():
                     yield from kind(name, model, study_name, study)
@@ -84,7 +84,7 @@ class Planner:
                     *words.option("--limit", limit),
                     *("--output", str(folder)),
                 )
-                left = ("choice.yaml", "choice_1se.yaml", "answer_bias.yaml", "result.json", *controls)
+                left = ("choice.yaml", "choice_1se.yaml", "result.json", *controls)
                 yield Cell(
                     name=f"search/{name}/{study_name}/{words.label(concept)}-{method}",
                     kind="search",
@@ -98,6 +98,30 @@ class Planner:
                     * min(study.select_questions or 0, limit or study.select_questions or 0)
                     or None,
                 )
+
+    def _calibrations(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
+        """Biases on the answer words, fitted on the select questions by a search of one cell; scored by letters."""
+        if study.select is None or "calibrated" not in self.recipe.systems:
+            return
+        method, folder = next(iter(self.recipe.methods)), self._calibration(name, study_name)
+        yield Cell(
+            name=f"search/{name}/{study_name}/calibration",
+            kind="search",
+            command=(
+                *("lmms-steer", "search", "--model", model.model, "--model_args", words.model_args(model)),
+                *("--vector", str(self._vector(model, study.concepts[0], method)), "--task", study.select),
+                *("--layers", (model.layers or "0").replace("-", ",").split(",")[0], "--alphas", "1"),
+                *("--tokens", "text", "--controls", "0", "--batch_size", str(model.search_batch_size)),
+                *words.option("--limit", self.recipe.search.limit or self.recipe.limit),
+                *("--output", str(folder)),
+            ),
+            needs=(f"extract/{short_name(words.backbone(model))}/{method}",),
+            reads=words.local(model),
+            makes=(str(folder / "answer_bias.yaml"),),
+            folder=str(folder),
+            loads=(model.pretrained, model.args.get("dtype", "auto")),
+            answers=study.select_questions,
+        )
 
     def _evaluations(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
         for system, args, needs, reads in self._systems(name, study_name, study):
@@ -133,26 +157,24 @@ class Planner:
         for plain in ("baseline", "prompted"):
             if plain in wanted:
                 yield plain, "", (), ()
-        first = True
+        if "calibrated" in wanted and study.select:
+            bias = self._calibration(name, study_name) / "answer_bias.yaml"
+            yield "calibrated", f"answer_bias={bias}", (f"search/{name}/{study_name}/calibration",), ()
         for concept in study.concepts:
             for method, settings in self.recipe.methods.items():
                 choice = self._chosen(name, study_name, study, concept, method)
                 needs = (f"search/{name}/{study_name}/{words.label(concept)}-{method}",) if study.select else ()
                 found = []
-                if "calibrated" in wanted and first:
-                    # fitted on the questions alone: every search of a study finds the same
-                    found.append(("calibrated", "answer_bias", "answer_bias.yaml"))
-                first = False
                 label = method if len(study.concepts) == 1 else f"{words.label(concept)}-{method}"
                 if "steered" in wanted:
-                    found.append((label, "steering", "choice.yaml"))
+                    found.append((label, "choice.yaml"))
                 if "steered_1se" in wanted:
-                    found.append((f"{label}-1se", "steering", "choice_1se.yaml"))
+                    found.append((f"{label}-1se", "choice_1se.yaml"))
                 if "controls" in wanted:
                     seeds = range(settings.controls)
-                    found += [(f"{label}-random-{s}", "steering", f"control_random_{s}.yaml") for s in seeds]
-                for system, key, file in found:
-                    yield system, f"{key}={choice / file}", needs, () if needs else (str(choice / file),)
+                    found += [(f"{label}-random-{s}", f"control_random_{s}.yaml") for s in seeds]
+                for system, file in found:
+                    yield system, f"steering={choice / file}", needs, () if needs else (str(choice / file),)
 
     def _comparisons(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
         if not self.recipe.compare or "baseline" not in self.recipe.systems:
@@ -199,6 +221,9 @@ class Planner:
 
     def _search(self, name: str, study: str, concept: str, method: str) -> Path:
         return self.output / "search" / name / study / f"{words.label(concept)}-{method}"
+
+    def _calibration(self, name: str, study: str) -> Path:
+        return self.output / "search" / name / study / "calibration"
 
     def _run(self, name: str, study: str, system: str) -> Path:
         return self.output / "runs" / name / study / system

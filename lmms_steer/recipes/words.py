@@ -5,7 +5,7 @@ from pathlib import Path
 from lmms_steer import concepts
 from lmms_steer.backbones import backbone_of
 from lmms_steer.recipes.schema import Model
-from lmms_steer.search.plan import alpha_range, layer_range, token_targets
+from lmms_steer.search.ranges import alpha_range, layer_range, token_targets
 
 
 def label(concept: str) -> str:

@@ -1,5 +1,6 @@
 """Workers through submitit: processes on this machine, or SLURM jobs on others that share its disk."""
 
+import logging
 import os
 import re
 import shutil
@@ -36,6 +37,9 @@ class Crew:
 
     def __init__(self, root: Path, run: str, size: int, cluster: str, slurm: Sequence[str]) -> None:
         from submitit import AutoExecutor
+
+        # without SLURM's accounting it warns at every look; what a job left behind tells its state then
+        logging.getLogger("submitit").setLevel(logging.ERROR)
 
         self.root, self.run, self.size, self.cluster = root, run, size, cluster
         try:
