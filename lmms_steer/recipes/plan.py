@@ -10,6 +10,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.recipes import words
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.known import KINDS
+from lmms_steer.recipes.layout import Layout
 from lmms_steer.recipes.schema import Model, Recipe, Study
 
 
@@ -27,7 +28,7 @@ class Planner:
     def __init__(self, recipe: Recipe, output: Path) -> None:
         if re.search(r"[,=\s]", str(output)):
             raise UserError(f"--output {output}: commands cannot name a folder with ',', '=' or a space in it")
-        self.recipe, self.output = recipe, output
+        self.recipe, self.output, self.at = recipe, output, Layout(recipe, output)
 
     def cells(self) -> list[Cell]:
         """All of them."""
@@ -61,7 +62,7 @@ class Planner:
                         *("--store", str(self.output / "vectors"), *more),
                     ),
                     reads=tuple(path for path in (*dict.fromkeys(wanted), backbone) if Path(path).exists()),
-                    makes=tuple(str(self._vector(model, concept, method)) for concept in dict.fromkeys(wanted)),
+                    makes=tuple(str(self.at.vector(model, concept, method)) for concept in dict.fromkeys(wanted)),
                 )
 
     def _searches(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
@@ -70,12 +71,12 @@ class Planner:
         recipe = self.recipe
         for concept in study.concepts:
             for method, settings in recipe.methods.items():
-                folder = self._search(name, study_name, concept, method)
+                folder = self.at.search(name, study_name, concept, method)
                 controls = [f"control_random_{seed}.yaml" for seed in range(settings.controls)]
                 limit = recipe.search.limit or recipe.limit
                 command = (
                     *("lmms-steer", "search", "--model", model.model, "--model_args", words.model_args(model)),
-                    *("--vector", str(self._vector(model, concept, method)), "--task", study.select),
+                    *("--vector", str(self.at.vector(model, concept, method)), "--task", study.select),
                     *words.option("--layers", model.layers or None),
                     *("--alphas", settings.alphas, "--tokens", recipe.search.tokens),
                     *words.option("--strategy", recipe.search.strategy),
@@ -103,13 +104,13 @@ class Planner:
         """Biases on the answer words, fitted on the select questions by a search of one cell; scored by letters."""
         if study.select is None or "calibrated" not in self.recipe.systems:
             return
-        method, folder = next(iter(self.recipe.methods)), self._calibration(name, study_name)
+        method, folder = next(iter(self.recipe.methods)), self.at.calibration(name, study_name)
         yield Cell(
             name=f"search/{name}/{study_name}/calibration",
             kind="search",
             command=(
                 *("lmms-steer", "search", "--model", model.model, "--model_args", words.model_args(model)),
-                *("--vector", str(self._vector(model, study.concepts[0], method)), "--task", study.select),
+                *("--vector", str(self.at.vector(model, study.concepts[0], method)), "--task", study.select),
                 *("--layers", (model.layers or "0").replace("-", ",").split(",")[0], "--alphas", "1"),
                 *("--tokens", "text", "--controls", "0", "--batch_size", str(model.search_batch_size)),
                 *words.option("--limit", self.recipe.search.limit or self.recipe.limit),
@@ -128,7 +129,7 @@ class Planner:
             tests = study.test
             if system == "prompted":
                 tests = study.test_prompted or tuple(f"{test}_prompted" for test in tests)
-            folder = self._run(name, study_name, system)
+            folder = self.at.run(name, study_name, system)
             command = (
                 *words.launcher(model.processes),
                 *("--model", model.model, "--model_args", ",".join(filter(None, (words.model_args(model), args)))),
@@ -158,11 +159,11 @@ class Planner:
             if plain in wanted:
                 yield plain, "", (), ()
         if "calibrated" in wanted and study.select:
-            bias = self._calibration(name, study_name) / "answer_bias.yaml"
+            bias = self.at.calibration(name, study_name) / "answer_bias.yaml"
             yield "calibrated", f"answer_bias={bias}", (f"search/{name}/{study_name}/calibration",), ()
         for concept in study.concepts:
             for method, settings in self.recipe.methods.items():
-                choice = self._chosen(name, study_name, study, concept, method)
+                choice = self.at.chosen(name, study_name, study, concept, method)
                 needs = (f"search/{name}/{study_name}/{words.label(concept)}-{method}",) if study.select else ()
                 found = []
                 label = method if len(study.concepts) == 1 else f"{words.label(concept)}-{method}"
@@ -189,7 +190,7 @@ class Planner:
             kind="compare",
             command=(
                 *("lmms-steer", "compare"),
-                *(f"{system}={self._run(name, study_name, system)}" for system in runs),
+                *(f"{system}={self.at.run(name, study_name, system)}" for system in runs),
                 *("--baseline", "baseline"),
                 *(word for cell in searches for word in ("--studies", str(cell.folder))),
                 *("--html", str(board), "--csv", str(board.with_suffix(".csv"))),
@@ -213,22 +214,3 @@ class Planner:
                 makes=tuple(path.replace("{output}", str(self.output)) for path in command.makes),
                 show=command.show,
             )
-
-    def _vector(self, model: Model, concept: str, method: str) -> Path:
-        return (
-            self.output / "vectors" / short_name(words.backbone(model)) / words.label(concept) / f"{method}.safetensors"
-        )
-
-    def _search(self, name: str, study: str, concept: str, method: str) -> Path:
-        return self.output / "search" / name / study / f"{words.label(concept)}-{method}"
-
-    def _calibration(self, name: str, study: str) -> Path:
-        return self.output / "search" / name / study / "calibration"
-
-    def _run(self, name: str, study: str, system: str) -> Path:
-        return self.output / "runs" / name / study / system
-
-    def _chosen(self, name: str, study_name: str, study: Study, concept: str, method: str) -> Path:
-        if study.chosen is None:
-            return self._search(name, study_name, concept, method)
-        return Path(str(self.recipe.chosen_in)) / "search" / name / study.chosen / f"{words.label(concept)}-{method}"
