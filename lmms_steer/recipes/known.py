@@ -46,7 +46,7 @@ def check_names(recipe: Recipe, found: Tree) -> None:
 def _check_models(recipe: Recipe, found: Tree) -> None:
     for name, model in recipe.models.items():
         path = ("models", name)
-        if model.model not in MODELS and not _wrapped(model.model):
+        if model.model not in MODELS and not is_wrapped(model.model):
             raise _at(
                 found,
                 (*path, "model"),
@@ -104,17 +104,17 @@ def _check_concept(found: Tree, path: tuple[Any, ...], concept: str) -> None:
 
 
 def _check_task(found: Tree, path: tuple[Any, ...], task: str) -> None:
-    if task not in _our_tasks() and task not in _their_tasks():
-        raise _at(found, path, unknown("task", task, _near(task, _our_tasks())))
+    if task not in our_tasks() and task not in their_tasks():
+        raise _at(found, path, unknown("task", task, _near(task, our_tasks())))
 
 
 @cache
-def _our_tasks() -> frozenset[str]:
+def our_tasks() -> frozenset[str]:
     return frozenset(task_names())
 
 
 @cache
-def _their_tasks() -> frozenset[str]:
+def their_tasks() -> frozenset[str]:
     """lmms-eval's own, read from its files: its index takes ten seconds to import."""
     spec = find_spec("lmms_eval")
     root = Path(spec.submodule_search_locations[0]) / "tasks" if spec and spec.submodule_search_locations else None
@@ -125,7 +125,7 @@ def _their_tasks() -> frozenset[str]:
     return frozenset(names)
 
 
-def _wrapped(model: str) -> bool:
+def is_wrapped(model: str) -> bool:
     return model.replace("steered:", "steered_", 1) in _steered_wrappers()
 
 

@@ -50,7 +50,7 @@ def problem(pretrained: str, dtype: str) -> str | None:
 
 
 def gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e9:.1f} GB" if count >= 10**8 else f"{count / 1e6:.1f} MB"
 
 
 def _on_disk(name: str) -> Path | None:
