@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench vectors retrain clean
+.PHONY: demo test check docs bench vectors retrain clean
 
 demo: $(READY)
-	$(BIN)/lmms-steer demo
+	$(BIN)/lmms-steer run tiny --output demo --workers 2
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
@@ -15,6 +15,11 @@ check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# the site, in site/; a link that leads nowhere ends it
+docs: $(READY)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[docs]"
+	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
@@ -41,4 +46,4 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv demo runs build dist *.egg-info
+	rm -rf .venv demo runs site build dist *.egg-info

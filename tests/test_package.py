@@ -25,9 +25,14 @@ def test_the_wheel_holds_every_file_of_the_package_tasks_and_vectors(tmp_path: P
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     tracked = subprocess.run(
-        ["git", "ls-files", "lmms_steer", "tasks", "vector_cache"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "lmms_steer", "tasks", "vector_cache", "recipes"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name in tracked.stdout.split():
+        name = name.replace("recipes/", "lmms_steer/recipe_files/", 1) if name.startswith("recipes/") else name
         assert (name if name.startswith("lmms_steer/") else f"lmms_steer/{name}") in held, name
     assert not [name for name in held if not name.startswith(("lmms_steer/", "lmms_steer-"))]
 
@@ -87,6 +92,6 @@ def test_extracting_twice_gives_the_same_file_and_lists_it(own_cache: Path) -> N
 
 def test_every_verb_has_a_help_text() -> None:
     runner = typer.testing.CliRunner()
-    for verb in ("extract", "vectors", "concepts", "tasks", "demo"):
+    for verb in ("extract", "vectors", "concepts", "tasks", "run", "demo"):
         shown = runner.invoke(app, [verb, "--help"])
         assert shown.exit_code == 0 and len(shown.output.splitlines()) > 4

@@ -1,1 +1,1 @@
-"""The whole line on the tiny model that ships: sentences ▸ vectors ▸ a choice ▸ lmms-eval ▸ a table and a page."""
+"""What the recipe `tiny` shows beside a comparison: a word's vector at work, its maps, some scenes, plain verdicts."""

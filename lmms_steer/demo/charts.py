@@ -50,10 +50,10 @@ def colour_curve(curve: dict[str, Any]) -> str:
     return _svg(figure, "curve")
 
 
-def search_map(task: str, search: dict[str, Any], alphas: list[float]) -> str:
+def search_map(task: str, search: dict[str, Any]) -> str:
     """Accuracy gained on the select split by mean shift, in points: layer x alpha, one map a token target."""
-    cells = search["systems"]["mean_shift"]["cells"]
-    best = search["systems"]["mean_shift"]["best"]
+    cells, best = search["cells"], search["best"]
+    alphas = sorted({cell["alpha"] for cell in cells})
     layers = sorted({cell["layer"] for cell in cells})
     targets = ("image", "text", "both")
     values = {(c["tokens"], c["layer"], c["alpha"]): 100 * (c["accuracy"] - search["baseline"]) for c in cells}

@@ -2,12 +2,15 @@
 
 import json
 import random
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from lmms_steer.demo.plan import BACKBONE, MODEL, RANDOM_SEEDS, Folders
+from lmms_steer.controls import random_like
+from lmms_steer.demo.plan import MODEL, SEEDS, Folders
 from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.search.replay import Replay
 from lmms_steer.tiny_world.render import STYLES, random_seed, render
@@ -22,21 +25,10 @@ SCENES = 200
 def measure(folders: Folders, scenes: int = SCENES) -> dict[str, Any]:
     """P(red), over the whole vocabulary, for single yellow and orange objects: vector ▸ layer ▸ one value an alpha."""
     lm = SteeredPaliGemma(pretrained=MODEL)
-    rng = random.Random(77)
-    pictures, questions = [], []
-    for _ in range(scenes):
-        thing = Thing(rng.randrange(CELLS), rng.choice(("yellow", "orange")), rng.choice(SHAPES))
-        pictures.append([Image.fromarray(render((thing,), STYLES["plain"], random_seed(rng)))])
-        questions.append(f"what colour is the {thing.shape} ?")
-    replay = Replay(lm.model, lm.model_inputs(questions, pictures))
+    replay = Replay(lm.model, lm.model_inputs(*_asked(scenes)))
     red = lm.first_token("red")
-    folder = folders.vectors / BACKBONE
-    vectors = {
-        colour: SteeringVectors.load(folder / f"colour-{colour}" / "mean_shift.safetensors")
-        for colour in ("red", "blue")
-    }
-    for seed in RANDOM_SEEDS:
-        vectors[f"random-{seed}"] = SteeringVectors.load(folder / "colour-red" / f"random-{seed}.safetensors")
+    vectors = {colour: SteeringVectors.load(folders.vector(f"colour-{colour}")) for colour in ("red", "blue")}
+    vectors |= {f"random-{seed}": random_like(vectors["red"], seed) for seed in SEEDS}
     curves: dict[str, dict[str, list[float]]] = {}
     for name, vector in vectors.items():
         curves[name] = {
@@ -53,13 +45,22 @@ def measure(folders: Folders, scenes: int = SCENES) -> dict[str, Any]:
     return {"n": scenes, "alphas": list(ALPHAS), "p_red": curves}
 
 
-def colour_curve(folders: Folders) -> str:
-    """The demo's step."""
-    if folders.curve.is_file():
-        return "kept"
+def _asked(scenes: int) -> tuple[list[str], list[list[Image.Image]]]:
+    rng = random.Random(77)
+    pictures, questions = [], []
+    for _ in range(scenes):
+        thing = Thing(rng.randrange(CELLS), rng.choice(("yellow", "orange")), rng.choice(SHAPES))
+        pictures.append([Image.fromarray(render((thing,), STYLES["plain"], random_seed(rng)))])
+        questions.append(f"what colour is the {thing.shape} ?")
+    return questions, pictures
+
+
+def run(folder: Path) -> Iterator[str]:
+    """`lmms-steer demo curve`."""
+    folders = Folders(folder)
     found = measure(folders)
     write_atomically(folders.curve, json.dumps(found, indent=1).encode())
     red = found["p_red"]["red"]["0"]
-    return (
+    yield (
         f"P(red) of yellow and orange things, layer 0: {red[0]:.3f} at alpha 0, {red[ALPHAS.index(1.0)]:.3f} at alpha 1"
     )

@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+from collections.abc import Iterator
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -13,32 +15,42 @@ from PIL import Image
 from lmms_steer.comparison.logs import read_run
 from lmms_steer.demo.charts import colour_curve, search_map
 from lmms_steer.demo.plan import BACKBONE, CONCEPTS, MODEL, Folders
-from lmms_steer.demo.table import gain, verdict
-from lmms_steer.search.grid import ALPHAS
+from lmms_steer.demo.rows import collect, searched
+from lmms_steer.demo.table import gain, print_table, verdict
 from lmms_steer.tiny_world.question_sets import load
 from lmms_steer.vectors import write_atomically
 
 
+def run(folder: Path) -> Iterator[str]:
+    """`lmms-steer demo page`: print the table, write `results.json` and `index.html`."""
+    folders = Folders(folder)
+    rows = collect(folders)
+    write_atomically(folders.results, json.dumps(rows, indent=1).encode())
+    print_table(rows)
+    write_page(folders, rows)
+    yield f"page: {folders.page}   numbers: {folders.results}"
+
+
 def write_page(folders: Folders, rows: list[dict[str, Any]]) -> None:
-    """Everything on it comes from the files in the demo's folder; texts are escaped."""
-    searches = {task: json.loads(folders.search(task).read_text(encoding="utf-8")) for task in CONCEPTS}
+    """Everything on it comes from the files in the recipe's folder; texts are escaped."""
+    searches = {task: searched(folders, task) for task in folders.tasks}
     curve = json.loads(folders.curve.read_text(encoding="utf-8"))
     template = files("lmms_steer.demo").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     html = environment.from_string(template).render(
         model=MODEL,
         backbone=BACKBONE,
-        concepts=CONCEPTS,
+        concepts={task: CONCEPTS[task] for task in folders.tasks},
         rows=rows,
         gain=gain,
-        verdicts={(task, split): verdict(rows, task, split) for task in CONCEPTS for split in ("test", "ood")},
+        verdicts={(task, split): verdict(rows, task, split) for task in folders.tasks for split in ("test", "ood")},
         curve=curve,
         largest_random=max(p["0"][4] for name, p in curve["p_red"].items() if name.startswith("random")),
         # our own drawing, with no text from outside
         curve_svg=Markup(colour_curve(curve)),
-        maps={task: Markup(search_map(task, search, list(ALPHAS))) for task, search in searches.items()},
+        maps={task: Markup(search_map(task, found)) for task, found in searches.items()},
         searches=searches,
-        scenes={task: _scenes(folders, task) for task in CONCEPTS},
+        scenes={task: _scenes(folders, task) for task in folders.tasks},
     )
     write_atomically(folders.page, html.encode())
 

@@ -1,40 +1,39 @@
-"""What the demo runs: three tasks, each with a concept's vector and everything that it must be compared with."""
+"""Where the recipe `tiny` keeps its parts."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 MODEL = "tiny-paligemma2"
 BACKBONE = "tiny-gemma2"
+METHOD = "mean_shift"
 CONCEPTS = {"spatial": "spatial", "counting": "counting", "colour": "attribute"}
 """task ▸ the concept whose pooled vector is meant to help with it."""
-RANDOM_SEEDS = (1, 2, 3, 4, 5)
-STEERED = ("mean_shift", *(f"random-{seed}" for seed in RANDOM_SEEDS))
-"""The systems that went through the same choice of layer, alpha and tokens."""
-SYSTEMS = ("baseline", "prompted", "calibrated", *STEERED)
+SEEDS = range(5)
+RANDOM = tuple(f"{METHOD}-random-{seed}" for seed in SEEDS)
+"""The random vectors that went through the same choice of layer, alpha and tokens."""
+SYSTEMS = ("baseline", "prompted", "calibrated", METHOD, *RANDOM)
 SPLITS = {"test": "", "ood": "_ood"}
 
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """Where a demo keeps its parts."""
+    """A recipe's folder."""
 
     root: Path
 
     @property
-    def vectors(self) -> Path:
-        return self.root / "vectors"
+    def tasks(self) -> list[str]:
+        """Those that were evaluated: all, unless the recipe was changed."""
+        return [task for task in CONCEPTS if self.run(task, "baseline").is_dir()]
 
-    def vector(self, task: str, system: str) -> Path:
-        return self.vectors / BACKBONE / CONCEPTS[task] / f"{system}.safetensors"
+    def vector(self, concept: str) -> Path:
+        return self.root / "vectors" / BACKBONE / concept / f"{METHOD}.safetensors"
 
     def search(self, task: str) -> Path:
-        return self.root / "search" / f"{task}.json"
-
-    def bias(self, task: str) -> Path:
-        return self.root / "search" / f"{task}_answer_bias.yaml"
+        return self.root / "search" / MODEL / task / f"{CONCEPTS[task]}-{METHOD}"
 
     def run(self, task: str, system: str) -> Path:
-        return self.root / "runs" / task / system
+        return self.root / "runs" / MODEL / task / system
 
     @property
     def curve(self) -> Path:

@@ -16,8 +16,8 @@ def verdict(rows: list[dict[str, Any]], task: str, split: str) -> str:
     mine = {row["system"]: row for row in rows if row["task"] == task and row["split"] == split}
     shift = mine["mean_shift"]
     randoms = [row["gain"] for name, row in mine.items() if name.startswith("random")]
-    if shift["gain"] > 0 and shift["low"] > 0 and shift["gain"] > max(randoms):
-        return "mean shift gains (uncorrected), and more than each of the five random vectors"
+    if shift["gain"] > 0 and shift["low"] > 0 and shift["gain"] > max(randoms, default=0.0):
+        return "mean shift gains (uncorrected), and more than each of the random vectors"
     if shift["gain"] > 0 and shift["low"] > 0:
         return "mean shift gains, but not more than the best random vector: no evidence for the concept"
     if shift["high"] < 0:
@@ -27,7 +27,9 @@ def verdict(rows: list[dict[str, Any]], task: str, split: str) -> str:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Accuracy, paired gain with its 95% interval, and McNemar's p, on test and out of distribution."""
-    table = Table(title="tiny-paligemma2 on tiny_world, 1000 questions a cell; gains in points against the baseline")
+    table = Table(
+        title=f"tiny-paligemma2 on tiny_world, {rows[0]['n']} questions a cell; gains in points against the baseline"
+    )
     for name in ("task", "system", "test", "gain [95%]", "p", "ood", "gain [95%]", "p"):
         table.add_column(name, justify="left" if name in ("task", "system") else "right", no_wrap=True)
     shown = ""

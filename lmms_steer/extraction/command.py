@@ -32,7 +32,8 @@ def extract(
     if questions is None:
         every = list(concept_names) == ["all"]
         wanted = list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names]
-    from lmms_steer.extraction.extract import Backbone, check_method
+    from lmms_steer.extraction.extract import Backbone
+    from lmms_steer.extraction.names import check_method
     from lmms_steer.extraction.sae.judge import judge_named
 
     if not sys.stderr.isatty():

@@ -13,11 +13,12 @@ from lmms_steer import __version__, concepts
 from lmms_steer.backbones import backbone_checkpoint, short_name
 from lmms_steer.concepts import Concept
 from lmms_steer.controls import CONTROLS, random_like, with_norms_of, wrong_concept
-from lmms_steer.errors import UserError, one_line, unknown
+from lmms_steer.errors import UserError, one_line
 from lmms_steer.extraction.activations import Activations, read
 from lmms_steer.extraction.linear_probe import linear_probe
 from lmms_steer.extraction.mean_shift import mean_shift
 from lmms_steer.extraction.methods import DEFAULT, Job, Made, Method, Settings
+from lmms_steer.extraction.names import check_method
 from lmms_steer.extraction.pca import pca
 from lmms_steer.extraction.sae.methods import sae, sae_denoised
 from lmms_steer.intervention.anatomy import text_config
@@ -38,17 +39,6 @@ class Extracted:
 
     vectors: SteeringVectors
     notes: tuple[str, ...] = ()
-
-
-def check_method(method: str) -> None:
-    """`METHOD`, `METHOD-CONTROL` (`linear_probe-shuffled`) or a control alone (`random`: of the mean shift).
-
-    Raises:
-        UserError: for any other.
-    """
-    base, _, control = method.partition("-")
-    if method not in CONTROLS and (base not in METHODS or (control and control not in CONTROLS)):
-        raise unknown("method", method, [*METHODS, *CONTROLS])
 
 
 class Backbone:

@@ -1,0 +1,41 @@
+"""What the recipe's cells found, one row a task, split and system."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from lmms_steer.comparison.logs import read_run
+from lmms_steer.comparison.paired import compare
+from lmms_steer.demo.plan import RANDOM, SPLITS, SYSTEMS, Folders, task_names
+
+
+def collect(folders: Folders) -> list[dict[str, Any]]:
+    """Accuracy, paired gain, interval, p, and what was done.
+
+    Raises:
+        UserError: where an evaluation is missing.
+    """
+    rows = []
+    for task in folders.tasks:
+        baseline = read_run(folders.run(task, "baseline"))
+        for system in (name for name in SYSTEMS if folders.run(task, name).is_dir()):
+            run = read_run(folders.run(task, system))
+            names = zip(SPLITS, task_names(task, "baseline"), task_names(task, system), strict=True)
+            for split, base_name, name in names:
+                result = compare(baseline.scores(base_name), run.scores(name))
+                unparsed = run.results["results"][name].get("unparsed,none")
+                shown = system.removeprefix("mean_shift-") if system in RANDOM else system
+                done = {"task": task, "split": split, "system": shown, "args": run.results["config"]["model_args"]}
+                spec = run.results.get("steering", {}).get("sha256")
+                rows.append({**done, **asdict(result), "unparsed": unparsed, "spec_sha256": spec})
+    return rows
+
+
+def searched(folders: Folders, task: str) -> dict[str, Any]:
+    """A search's baseline and best cell, and all cells of the concept's vector."""
+    found = json.loads((folders.search(task) / "result.json").read_text(encoding="utf-8"))
+    ((name, told),) = found["vectors"].items()
+    cells = [c for c in pq.read_table(folders.search(task) / "cells.parquet").to_pylist() if c["vector"] == name]
+    return {"n": found["n"], "baseline": found["baseline"], "best": told["best"], "cells": cells}

@@ -1,0 +1,17 @@
+"""What a method may be called. Imports no torch: a recipe's plan reads it."""
+
+from lmms_steer.controls import CONTROLS
+from lmms_steer.errors import unknown
+
+METHODS = ("mean_shift", "linear_probe", "pca", "sae", "sae_denoised")
+
+
+def check_method(method: str) -> None:
+    """`METHOD`, `METHOD-CONTROL` (`linear_probe-shuffled`) or a control alone (`random`: of the mean shift).
+
+    Raises:
+        UserError: for any other.
+    """
+    base, _, control = method.partition("-")
+    if method not in CONTROLS and (base not in METHODS or (control and control not in CONTROLS)):
+        raise unknown("method", method, [*METHODS, *CONTROLS])

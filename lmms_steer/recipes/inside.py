@@ -1,0 +1,114 @@
+"""A command line run inside this process: torch and lmms-eval are imported once for many of them."""
+
+import copy
+import functools
+import os
+import re
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def run(command: Sequence[str], log: Path) -> int:
+    """What the command's exit status is; all that it prints goes into `log`.
+
+    `lmms-steer` and `lmms-eval` are called at the function that their console scripts call; any other program is
+    started.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as file, _printing_to(file.fileno()), _as_it_was(command):
+        main = _entry(command[0])
+        if main is None:
+            return subprocess.run([_program(command[0]), *command[1:]], check=False).returncode
+        try:
+            main()
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else int(end.code is not None)
+        except Exception:  # noqa: BLE001  whatever ends one command must not end the next
+            traceback.print_exc()
+            return 1
+    return 0
+
+
+def why(log: Path) -> str:
+    """The line of a log that says why its command failed."""
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in log.read_text(errors="replace").splitlines()]
+    ours = [line.removeprefix("lmms-steer: ") for line in lines if line.startswith("lmms-steer: ")]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    logged = [line.split(" - ", 1)[-1] for line in lines if re.search(r"\| (ERROR|CRITICAL) ", line)]
+    for found in (ours, raised, logged, [line for line in lines if line]):
+        if found:
+            return found[-1]
+    return "it said nothing"
+
+
+def _entry(program: str) -> Callable[[], object] | None:
+    if program == "lmms-steer":
+        from lmms_steer.cli import main
+
+        return main
+    if program == "lmms-eval":
+        _keep_the_task_index()
+        from lmms_eval.cli.dispatch import main as evaluate
+
+        return evaluate  # type: ignore[no-any-return]
+    return None
+
+
+def _keep_the_task_index() -> None:
+    """lmms-eval reads thousands of task files for every evaluation, in three seconds: here once a process."""
+    from lmms_eval.tasks import TaskManager
+
+    read = TaskManager._get_task_and_group
+    if hasattr(read, "__wrapped__"):
+        return
+    indexes: dict[str, Any] = {}
+
+    @functools.wraps(read)
+    def _get_task_and_group(self: Any, task_dir: str) -> Any:
+        if task_dir not in indexes:
+            indexes[task_dir] = read(self, task_dir)
+        return copy.deepcopy(indexes[task_dir])
+
+    TaskManager._get_task_and_group = _get_task_and_group
+
+
+def _program(name: str) -> str:
+    """One beside this Python, where there is one: torchrun of the same environment."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.is_file() else name
+
+
+@contextmanager
+def _printing_to(descriptor: int) -> Iterator[None]:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
+    for number in (1, 2):
+        os.dup2(descriptor, number)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+@contextmanager
+def _as_it_was(command: Sequence[str]) -> Iterator[None]:
+    """The next command finds arguments, environment and folder as a new process would."""
+    arguments, environment, folder = sys.argv, dict(os.environ), Path.cwd()
+    sys.argv = list(command)
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)

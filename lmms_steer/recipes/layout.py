@@ -1,0 +1,37 @@
+"""Where a recipe keeps what its cells make."""
+
+from pathlib import Path
+
+from lmms_steer.backbones import short_name
+from lmms_steer.recipes import words
+from lmms_steer.recipes.schema import Model, Recipe, Study
+
+
+class Layout:
+    """
+    Args:
+        recipe: checked.
+        output: its folder.
+    """
+
+    def __init__(self, recipe: Recipe, output: Path) -> None:
+        self.recipe, self.output = recipe, output
+
+    def vector(self, model: Model, concept: str, method: str) -> Path:
+        return (
+            self.output / "vectors" / short_name(words.backbone(model)) / words.label(concept) / f"{method}.safetensors"
+        )
+
+    def search(self, name: str, study: str, concept: str, method: str) -> Path:
+        return self.output / "search" / name / study / f"{words.label(concept)}-{method}"
+
+    def calibration(self, name: str, study: str) -> Path:
+        return self.output / "search" / name / study / "calibration"
+
+    def run(self, name: str, study: str, system: str) -> Path:
+        return self.output / "runs" / name / study / system
+
+    def chosen(self, name: str, study_name: str, study: Study, concept: str, method: str) -> Path:
+        if study.chosen is None:
+            return self.search(name, study_name, concept, method)
+        return Path(str(self.recipe.chosen_in)) / "search" / name / study.chosen / f"{words.label(concept)}-{method}"

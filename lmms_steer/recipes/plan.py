@@ -1,0 +1,216 @@
+"""A recipe ▸ its cells, in an order in which each comes after what it needs."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmms_steer.backbones import short_name
+from lmms_steer.errors import UserError
+from lmms_steer.recipes import words
+from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.known import KINDS
+from lmms_steer.recipes.layout import Layout
+from lmms_steer.recipes.schema import Model, Recipe, Study
+
+
+class Planner:
+    """Commands from a recipe.
+
+    Args:
+        recipe: checked.
+        output: the recipe's folder.
+
+    Raises:
+        UserError: for a folder that the commands cannot name.
+    """
+
+    def __init__(self, recipe: Recipe, output: Path) -> None:
+        if re.search(r"[,=\s]", str(output)):
+            raise UserError(f"--output {output}: commands cannot name a folder with ',', '=' or a space in it")
+        self.recipe, self.output, self.at = recipe, output, Layout(recipe, output)
+
+    def cells(self) -> list[Cell]:
+        """All of them."""
+        found: dict[str, Cell] = {}
+        for cell in self._all():
+            found.setdefault(cell.name, cell)
+        return [*found.values(), *self._commands(list(found.values()))]
+
+    def _all(self) -> Iterator[Cell]:
+        yield from self._extractions()
+        for kind in (self._searches, self._calibrations, self._evaluations, self._comparisons):
+            for name, model in self.recipe.models.items():
+                for study_name, study in self.recipe.studies.items():
+                    yield from kind(name, model, study_name, study)
+
+    def _extractions(self) -> Iterator[Cell]:
+        wanted = [*self.recipe.concepts]
+        wanted += [c for study in self.recipe.studies.values() if study.select for c in study.concepts]
+        if not wanted:
+            return
+        for model in self.recipe.models.values():
+            backbone = words.backbone(model)
+            for method, settings in self.recipe.methods.items():
+                more = [*words.option("--sae", settings.sae), *words.option("--judge", settings.judge)]
+                yield Cell(
+                    name=f"extract/{short_name(backbone)}/{method}",
+                    kind="extract",
+                    command=(
+                        *("lmms-steer", "extract", "--backbone", backbone),
+                        *("--concept", ",".join(dict.fromkeys(wanted)), "--method", method),
+                        *("--store", str(self.output / "vectors"), *more),
+                    ),
+                    reads=tuple(path for path in (*dict.fromkeys(wanted), backbone) if Path(path).exists()),
+                    makes=tuple(str(self.at.vector(model, concept, method)) for concept in dict.fromkeys(wanted)),
+                )
+
+    def _searches(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
+        if study.select is None:
+            return
+        recipe = self.recipe
+        for concept in study.concepts:
+            for method, settings in recipe.methods.items():
+                folder = self.at.search(name, study_name, concept, method)
+                controls = [f"control_random_{seed}.yaml" for seed in range(settings.controls)]
+                limit = recipe.search.limit or recipe.limit
+                command = (
+                    *("lmms-steer", "search", "--model", model.model, "--model_args", words.model_args(model)),
+                    *("--vector", str(self.at.vector(model, concept, method)), "--task", study.select),
+                    *words.option("--layers", model.layers or None),
+                    *("--alphas", settings.alphas, "--tokens", recipe.search.tokens),
+                    *words.option("--strategy", recipe.search.strategy),
+                    *words.option("--score", recipe.search.score),
+                    *("--controls", str(settings.controls), "--batch_size", str(model.search_batch_size)),
+                    *words.option("--limit", limit),
+                    *("--output", str(folder)),
+                )
+                left = ("choice.yaml", "choice_1se.yaml", "result.json", *controls)
+                yield Cell(
+                    name=f"search/{name}/{study_name}/{words.label(concept)}-{method}",
+                    kind="search",
+                    command=command,
+                    needs=(f"extract/{short_name(words.backbone(model))}/{method}",),
+                    reads=words.local(model),
+                    makes=tuple(str(folder / file) for file in left),
+                    folder=str(folder),
+                    loads=(model.pretrained, model.args.get("dtype", "auto")),
+                    answers=words.settings(model, settings.alphas, recipe.search.tokens, settings.controls)
+                    * min(study.select_questions or 0, limit or study.select_questions or 0)
+                    or None,
+                )
+
+    def _calibrations(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
+        """Biases on the answer words, fitted on the select questions by a search of one cell; scored by letters."""
+        if study.select is None or "calibrated" not in self.recipe.systems:
+            return
+        method, folder = next(iter(self.recipe.methods)), self.at.calibration(name, study_name)
+        yield Cell(
+            name=f"search/{name}/{study_name}/calibration",
+            kind="search",
+            command=(
+                *("lmms-steer", "search", "--model", model.model, "--model_args", words.model_args(model)),
+                *("--vector", str(self.at.vector(model, study.concepts[0], method)), "--task", study.select),
+                *("--layers", (model.layers or "0").replace("-", ",").split(",")[0], "--alphas", "1"),
+                *("--tokens", "text", "--controls", "0", "--batch_size", str(model.search_batch_size)),
+                *words.option("--limit", self.recipe.search.limit or self.recipe.limit),
+                *("--output", str(folder)),
+            ),
+            needs=(f"extract/{short_name(words.backbone(model))}/{method}",),
+            reads=words.local(model),
+            makes=(str(folder / "answer_bias.yaml"),),
+            folder=str(folder),
+            loads=(model.pretrained, model.args.get("dtype", "auto")),
+            answers=study.select_questions,
+        )
+
+    def _evaluations(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
+        for system, args, needs, reads in self._systems(name, study_name, study):
+            tests = study.test
+            if system == "prompted":
+                tests = study.test_prompted or tuple(f"{test}_prompted" for test in tests)
+            folder = self.at.run(name, study_name, system)
+            command = (
+                *words.launcher(model.processes),
+                *("--model", model.model, "--model_args", ",".join(filter(None, (words.model_args(model), args)))),
+                *("--tasks", ",".join(tests), "--batch_size", str(model.batch_size)),
+                *words.option("--limit", self.recipe.limit),
+                *("--output_path", str(folder), "--log_samples"),
+            )
+            questions = study.test_questions
+            yield Cell(
+                name=f"evaluate/{name}/{study_name}/{system}",
+                kind="evaluate",
+                command=command,
+                needs=needs,
+                reads=(*reads, *words.local(model)),
+                makes=(str(folder),),
+                folder=str(folder),
+                loads=(model.pretrained, model.args.get("dtype", "auto")),
+                answers=min(questions, self.recipe.limit or questions) * len(tests) if questions else None,
+            )
+
+    def _systems(
+        self, name: str, study_name: str, study: Study
+    ) -> Iterator[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
+        """Each system's name, what is added to `--model_args`, the cells that it needs, other files that it reads."""
+        wanted = self.recipe.systems
+        for plain in ("baseline", "prompted"):
+            if plain in wanted:
+                yield plain, "", (), ()
+        if "calibrated" in wanted and study.select:
+            bias = self.at.calibration(name, study_name) / "answer_bias.yaml"
+            yield "calibrated", f"answer_bias={bias}", (f"search/{name}/{study_name}/calibration",), ()
+        for concept in study.concepts:
+            for method, settings in self.recipe.methods.items():
+                choice = self.at.chosen(name, study_name, study, concept, method)
+                needs = (f"search/{name}/{study_name}/{words.label(concept)}-{method}",) if study.select else ()
+                found = []
+                label = method if len(study.concepts) == 1 else f"{words.label(concept)}-{method}"
+                if "steered" in wanted:
+                    found.append((label, "choice.yaml"))
+                if "steered_1se" in wanted:
+                    found.append((f"{label}-1se", "choice_1se.yaml"))
+                if "controls" in wanted:
+                    seeds = range(settings.controls)
+                    found += [(f"{label}-random-{s}", f"control_random_{s}.yaml") for s in seeds]
+                for system, file in found:
+                    yield system, f"steering={choice / file}", needs, () if needs else (str(choice / file),)
+
+    def _comparisons(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
+        if not self.recipe.compare or "baseline" not in self.recipe.systems:
+            return
+        runs = {
+            system: f"evaluate/{name}/{study_name}/{system}" for system, *_ in self._systems(name, study_name, study)
+        }
+        searches = list(self._searches(name, model, study_name, study))
+        board = self.output / "boards" / name / f"{study_name}.html"
+        yield Cell(
+            name=f"compare/{name}/{study_name}",
+            kind="compare",
+            command=(
+                *("lmms-steer", "compare"),
+                *(f"{system}={self.at.run(name, study_name, system)}" for system in runs),
+                *("--baseline", "baseline"),
+                *(word for cell in searches for word in ("--studies", str(cell.folder))),
+                *("--html", str(board), "--csv", str(board.with_suffix(".csv"))),
+            ),
+            needs=(*runs.values(), *(cell.name for cell in searches)),
+            makes=(str(board), str(board.with_suffix(".csv"))),
+            show=True,
+        )
+
+    def _commands(self, others: list[Cell]) -> Iterator[Cell]:
+        for command in self.recipe.commands:
+            line = shlex.split(command.run.replace("{output}", str(self.output)))
+            yield Cell(
+                name=f"command/{command.name.replace(' ', '_')}",
+                kind="command",
+                command=tuple(line),
+                needs=(
+                    *(cell.name for cell in others if cell.kind in command.after),
+                    *(f"command/{name.replace(' ', '_')}" for name in command.after if name not in KINDS),
+                ),
+                makes=tuple(path.replace("{output}", str(self.output)) for path in command.makes),
+                show=command.show,
+            )

@@ -1,0 +1,80 @@
+"""A recipe's file ▸ `Recipe`: every mistake has its line, and the nearest name that would have been right."""
+
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from lmms_steer.errors import UserError, unknown
+from lmms_steer.recipes import tree
+from lmms_steer.recipes.known import check_names
+from lmms_steer.recipes.schema import Command, Method, Model, Recipe, Search, Study
+
+_PARTS: dict[str, type[BaseModel]] = {
+    "models": Model,
+    "methods": Method,
+    "studies": Study,
+    "commands": Command,
+    "search": Search,
+}
+
+
+def load(name: str, over: Sequence[str] = (), assignments: Iterable[str] = ()) -> tuple[str, Recipe]:
+    """A recipe's name, and what it says.
+
+    Args:
+        name: a file, or the name of a recipe that ships (`tiny`).
+        over: files, or names of those that ship (`stand_in`), laid over it in their order.
+        assignments: `KEY=VALUE`, after those.
+
+    Raises:
+        UserError: for the first mistake, with its line.
+    """
+    path = find(name)
+    found = tree.read(path)
+    for file in over:
+        tree.lay_over(found, tree.read(find(file)))
+    for assignment in assignments:
+        tree.set_key(found, assignment)
+    try:
+        recipe = Recipe.model_validate(found.plain())
+    except ValidationError as error:
+        raise _told(found, error.errors()[0]) from error
+    check_names(recipe, found)
+    return path.stem, recipe
+
+
+def shipped() -> dict[str, Path]:
+    """Name ▸ file of the recipes that come with the package, overlays included."""
+    folder = Path(str(files("lmms_steer.recipe_files")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(name: str) -> Path:
+    """A file, or one that ships.
+
+    Raises:
+        UserError: when there is neither.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1:
+        if name not in shipped():
+            raise unknown("recipe", name, shipped())
+        return shipped()[name]
+    raise UserError(f"no such recipe: {name!r}")
+
+
+def _told(found: tree.Tree, error: Any) -> UserError:
+    path = tuple(error["loc"])
+    where = found.at(path).where
+    if error["type"] == "extra_forbidden":
+        known = _PARTS[path[0]] if len(path) > 1 else Recipe
+        return UserError(f"{where}: {unknown('key', path[-1], known.model_fields)}")
+    place = ".".join(map(str, path))
+    if error["type"] == "missing":
+        return UserError(f"{where}: {place} is missing")
+    return UserError(f"{where}: {place}: {error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}")

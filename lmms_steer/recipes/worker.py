@@ -1,0 +1,122 @@
+"""What a worker does: take a cell, run it, say how it ended, until nothing is left. submitit starts it."""
+
+import gc
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from lmms_steer import __version__
+from lmms_steer.recipes import inside, memory
+from lmms_steer.recipes.cells import Cell, digest, missing
+from lmms_steer.recipes.ledger import Ledger
+
+LONG_AGO = 120.0
+"""Seconds without a sign of the command that started the workers after which they end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A worker's place.
+
+    Attributes:
+        root: the recipe's folder.
+        number: its own.
+        run: which run of the recipe it belongs to.
+        watcher: process of the command that started it, where that is on this machine.
+        environment: set before torch is imported: threads, accelerators.
+    """
+
+    root: str
+    number: int
+    run: str
+    watcher: int | None
+    environment: dict[str, str]
+
+
+def work(post: Post) -> int:
+    """Returns the number of cells that it ran."""
+    os.environ.update(post.environment)
+    root = Path(post.root)
+    threading.Thread(target=_watch, args=(post,), daemon=True).start()
+    count = 0
+    # one that still runs for a command that was killed must have ended before another of its number begins
+    with FileLock(root / ".run" / f"worker-{post.number}.lock"):
+        ledger = Ledger(root)
+        cells = ledger.cells
+        while not ledger.over():
+            cell = ledger.take(post.number, cells)
+            if cell is None:
+                time.sleep(0.2)
+                continue
+            ledger.end(cell, **attempt(cell, ledger))
+            count += 1
+    return count
+
+
+def attempt(
+    cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], int] = inside.run
+) -> dict[str, str | float]:
+    """Run one cell; its state, why it failed, the seconds that it took."""
+    marks, log = ledger.marks, ledger.marks.log(cell)
+    began = time.monotonic()
+    try:
+        fingerprint = marks.fingerprint(cell)
+        marks.prepare(cell, fingerprint)
+        wrong = memory.problem(*cell.loads) if cell.loads else None
+        if wrong is None:
+            status = run(cell.command, log)
+            wrong = inside.why(log) if status else missing(cell)
+            if wrong and not status and log.is_file() and "Error" in (said := inside.why(log)):
+                # lmms-eval ends with status 0 when an evaluation fails
+                wrong = said
+    except Exception as error:  # noqa: BLE001  one cell's trouble must not end the others
+        traceback.print_exc()
+        wrong = f"{type(error).__name__}: {error}"
+    seconds = round(time.monotonic() - began, 1)
+    _free()
+    if wrong:
+        marks.write(cell, state="failed", why=wrong, seconds=seconds)
+        return {"state": "failed", "why": wrong, "seconds": seconds}
+    marks.write(
+        cell, state="done", fingerprint=fingerprint, left=digest(cell.makes), seconds=seconds, version=__version__
+    )
+    return {"state": "done", "seconds": seconds}
+
+
+def _free() -> None:
+    gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _watch(post: Post) -> None:
+    """End this process when the command that started it is gone: its next run must find the folder quiet."""
+    folder = Path(post.root) / ".run"
+    while True:
+        time.sleep(0.5)
+        try:
+            mine = (folder / "run").read_text(encoding="utf-8") == post.run
+            seen = time.time() - (folder / "alive").stat().st_mtime < LONG_AGO
+        except OSError:
+            mine = seen = False
+        if not (mine and seen and (post.watcher is None or _alive(post.watcher))):
+            os._exit(3)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

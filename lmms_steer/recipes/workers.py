@@ -1,0 +1,120 @@
+"""Workers through submitit: processes on this machine, or SLURM jobs on others that share its disk."""
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmms_steer.errors import UserError, one_line
+from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.ledger import Ledger
+from lmms_steer.recipes.worker import Post, work
+
+CLUSTERS = ("local", "slurm")
+A_YEAR = 365 * 24 * 60
+DEATHS = 2
+"""Workers that may die without a cell before the rest is given up."""
+
+
+class Crew:
+    """The workers of one run.
+
+    Args:
+        root: the recipe's folder.
+        run: a name of this run.
+        size: how many.
+        cluster: local or slurm.
+        slurm: `KEY=VALUE` for sbatch (`partition=gpu`), `gpus_per_node=1`, `timeout_min=600`.
+
+    Raises:
+        UserError: where the cluster is not there.
+    """
+
+    def __init__(self, root: Path, run: str, size: int, cluster: str, slurm: Sequence[str]) -> None:
+        from submitit import AutoExecutor
+
+        # without SLURM's accounting it warns at every look; what a job left behind tells its state then
+        logging.getLogger("submitit").setLevel(logging.ERROR)
+
+        self.root, self.run, self.size, self.cluster = root, run, size, cluster
+        try:
+            self.executor = AutoExecutor(folder=root / ".run" / "jobs", cluster=cluster)
+            self.executor.update_parameters(**_parameters(cluster, slurm))
+        except Exception as error:
+            raise UserError(f"--cluster {cluster}: {one_line(error)}") from error
+        self.jobs: dict[int, Any] = {}
+        self.idle_deaths = 0
+
+    def start(self) -> None:
+        """All of them."""
+        for number in range(self.size):
+            self._start(number)
+
+    def watch(self, ledger: Ledger, cells: Sequence[Cell]) -> Iterator[str]:
+        """Until every cell has ended; yields a line for every worker that died."""
+        while not ledger.over():
+            (self.root / ".run" / "alive").touch()
+            for number, job in list(self.jobs.items()):
+                if job.done() and not ledger.over():
+                    lines = list(ledger.worker_died(number, cells))
+                    yield from lines
+                    self.idle_deaths += not lines
+                    if self.idle_deaths > DEATHS:
+                        ledger.give_up(f"the workers die as they start: {_last_line(job)}")
+                    elif not ledger.over():
+                        self._start(number)
+            yield ""
+            time.sleep(0.2)
+
+    def stop(self) -> None:
+        """End them; those on this machine also end by themselves when this process does."""
+        for job in self.jobs.values():
+            if not job.done():
+                job.cancel()
+
+    def _start(self, number: int) -> None:
+        local = self.cluster == "local"
+        environment = _environment(number, self.size) if local else {}
+        post = Post(str(self.root), number, self.run, os.getpid() if local else None, environment)
+        self.jobs[number] = self.executor.submit(work, post)
+
+
+def _parameters(cluster: str, slurm: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": "lmms-steer", "timeout_min": A_YEAR if cluster == "local" else 24 * 60}
+    for pair in slurm:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"--slurm {pair}: expected KEY=VALUE, as in --slurm partition=gpu")
+        common = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
+        found[key if key in common else f"slurm_{key}"] = int(value) if value.isdecimal() else value
+    return found
+
+
+def _environment(number: int, size: int) -> dict[str, str]:
+    """Each worker's share of this machine's threads and accelerators."""
+    found = {}
+    if size > 1 and "OMP_NUM_THREADS" not in os.environ:
+        found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // size))
+    found["CUDA_VISIBLE_DEVICES"] = ",".join(_accelerators()[number % size :: size] or _accelerators()[-1:])
+    return found
+
+
+def _accelerators() -> list[str]:
+    """Those that this process may use: submitit hides all from a job that asked for none."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [part for part in named.split(",") if part]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return re.findall(r"^GPU (\d+)", listed, re.MULTILINE)
+
+
+def _last_line(job: Any) -> str:
+    lines = (job.stderr() or "").strip().splitlines()
+    return lines[-1] if lines else "they say nothing"

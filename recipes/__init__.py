@@ -1,0 +1,1 @@
+"""Recipes, as a package so that they are installed with the code."""

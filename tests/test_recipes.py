@@ -1,0 +1,271 @@
+"""Recipes: mistakes found before anything runs, plans, and workers that are killed, fail, or share a folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmms_steer import UserError
+from lmms_steer.extraction import names
+from lmms_steer.extraction.extract import METHODS
+from lmms_steer.recipes import inside, memory
+from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.command import execute, run
+from lmms_steer.recipes.ledger import Ledger
+from lmms_steer.recipes.plan import Planner
+from lmms_steer.recipes.reader import load, shipped
+from lmms_steer.recipes.worker import attempt
+
+RECIPE = """\
+about: a test
+models:
+  tiny:
+    model: steered_paligemma
+    pretrained: tiny-paligemma2
+methods:
+  mean_shift: {alphas: 10:50:10}
+studies:
+  left:
+    concepts: spatial
+    select: tiny_spatial_select
+    test: tiny_spatial
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Callable[..., str]:
+    def write(old: str = "", new: str = "") -> str:
+        assert old in RECIPE
+        path = tmp_path / "r.yaml"
+        path.write_text(RECIPE.replace(old, new) if old else RECIPE)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("about", "abuot", "line 1: unknown key 'abuot': did you mean 'about'"),
+        ("    model:", "    modell:", "line 4: unknown key 'modell': did you mean 'model'"),
+        ("steered_paligemma", "steered_paligema", "line 4: unknown model 'steered_paligema': did you mean"),
+        ("mean_shift", "mean_shfit", "line 7: unknown method 'mean_shfit': did you mean 'mean_shift'"),
+        ("10:50:10", "0", "line 7: --alphas 0: a strength of 0 is the baseline"),
+        ("spatial\n    s", "spatail\n    s", "line 10: unknown concept 'spatail': did you mean 'spatial'"),
+        ("test: tiny_spatial", "test: tiny_spatail", "line 12: unknown task 'tiny_spatail': did you mean"),
+        ("    select: tiny_spatial_select\n", "", "line 9: study left: say either select: TASK or chosen: STUDY"),
+        ("    pretrained: tiny-paligemma2\n", "", "line 3: models.tiny.pretrained is missing"),
+        ("tiny-paligemma2", "a,b", "line 5: pretrained=a,b: --model_args cannot hold"),
+        ("about: a test", "about: [a", "line 2: no YAML"),
+        ("about: a test", "models: {}", "line 2: 'models' stands there twice"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_told_with_its_line_before_anything_runs(
+    recipe: Callable[..., str], old: str, new: str, expected: str
+) -> None:
+    with pytest.raises(UserError) as told:
+        load(recipe(old, new))
+    assert expected in str(told.value) and "r.yaml" in str(told.value)
+
+
+def test_values_are_set_by_key_by_star_and_by_a_file_laid_over(recipe: Callable[..., str], tmp_path: Path) -> None:
+    over = tmp_path / "over.yaml"
+    over.write_text('models: {"*": {batch_size: 3}}\nlimit: 5\n')
+    _, found = load(recipe(), [str(over)], ["models.*.pretrained=/a/b", "studies.left.test=tiny_colour,tiny_counting"])
+    assert found.models["tiny"].batch_size == 3 and found.limit == 5
+    assert found.models["tiny"].pretrained == "/a/b" and found.studies["left"].test == ("tiny_colour", "tiny_counting")
+    # YAML 1.1 would make this a number to base 60
+    assert found.methods["mean_shift"].alphas == "10:50:10"
+    for wrong, expected in (
+        ("models.tiny.batch_size=0", "--set models.tiny.batch_size=0: models.tiny.batch_size: input should be greater"),
+        ("modls.tiny.batch_size=1", "unknown key 'modls': did you mean 'models'"),
+        ("limit", "expected KEY=VALUE"),
+    ):
+        with pytest.raises(UserError, match="--set"):
+            load(recipe(), (), [wrong])
+        with pytest.raises(UserError) as told:
+            load(recipe(), (), [wrong])
+        assert expected in str(told.value)
+
+
+def test_the_names_of_methods_are_those_that_there_are() -> None:
+    assert set(names.METHODS) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", sorted(set(shipped()) - {"stand_in"}))
+def test_a_recipe_that_ships_has_a_plan_in_which_each_cell_finds_what_it_needs(name: str) -> None:
+    _, found = load(name)
+    cells = Planner(found, Path("out")).cells()
+    assert len({cell.name for cell in cells}) == len(cells)
+    made: dict[str, str] = {}
+    for cell in cells:
+        assert all(need in made.values() for need in cell.needs)
+        made |= dict.fromkeys(cell.makes, cell.name)
+        for word in cell.command:
+            # whatever a command reads from the recipe's folder is made by a cell that it waits for
+            path = word.rpartition("=")[2]
+            if path in made and path not in cell.makes:
+                assert made[path] in cell.needs, (cell.name, path)
+
+
+def test_the_paper_s_plan_is_the_paper_s() -> None:
+    _, found = load("paper_cvbench")
+    cells = Planner(found, Path("out")).cells()
+    searches = [cell for cell in cells if cell.kind == "search"]
+    assert len(searches) == 3 * 4 * 4 * 3 + 3 * 4, "models x concepts x tasks x methods, and each calibration"
+    command = str(next(c for c in searches if c.name == "search/paligemma2-3b/relation/counting-sae"))
+    assert "--layers 5-20 --alphas 10:60:10 --tokens image,text,both" in command
+    assert "out/vectors/gemma-2-2b/counting/sae.safetensors --task cvbench_relation_select" in command
+    lines = list(run("paper_ood", dry_run=True))
+    assert "steering=runs/paper_cvbench/search/idefics3-8b/count/counting-mean_shift/choice.yaml" in "\n".join(lines)
+    assert not Path("runs/paper_ood").exists()
+
+
+def test_a_plan_imports_neither_torch_nor_lmms_eval() -> None:
+    code = (
+        "import sys; from lmms_steer.recipes.command import run; list(run('paper_cvbench', dry_run=True));"
+        "print([m for m in ('torch', 'transformers', 'lmms_eval', 'submitit') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# The machinery, on cells that are shell commands.
+
+
+def shell(name: str, script: str, root: Path, needs: tuple[str, ...] = (), reads: tuple[str, ...] = ()) -> Cell:
+    """Notes that it ran, then runs `script`, in which $OUT is the file that it makes."""
+    out = root / f"{name}.txt"
+    script = f"echo {name} >> {root}/ran; OUT={out}; {script}"
+    return Cell(name, "command", ("sh", "-c", script), needs, reads, (str(out),))
+
+
+def chain(root: Path) -> list[Cell]:
+    cells = [shell(f"a{i}", f"echo {i} > $OUT", root) for i in range(4)]
+    cells += [shell(f"b{i}", f"cat {root}/a{i}.txt {root}/a{i}.txt > $OUT", root, (f"a{i}",)) for i in range(4)]
+    return [*cells, shell("table", f"cat {root}/b*.txt > $OUT", root, tuple(f"b{i}" for i in range(4)))]
+
+
+def ran(root: Path) -> list[str]:
+    return (root / "ran").read_text().split()
+
+
+def states(root: Path) -> dict[str, str]:
+    return {name: state["state"] for name, state in Ledger(root).states().items()}
+
+
+def test_two_workers_give_the_table_of_one_and_what_is_done_is_kept(tmp_path: Path) -> None:
+    for name, workers in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        list(execute(tmp_path / name, chain(tmp_path / name), workers))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert (one / "table.txt").read_text() == (two / "table.txt").read_text() == "0\n0\n1\n1\n2\n2\n3\n3\n"
+    assert sorted(ran(two)) == sorted(cell.name for cell in chain(two)), "no cell ran twice"
+    # another command, and a file that somebody changed: these and what hangs on them run again, the rest is kept
+    (one / "b3.txt").write_text("changed")
+    cells = chain(one)
+    cells[0] = shell("a0", "echo 9 > $OUT", one)
+    list(execute(one, cells, 1))
+    assert ran(one)[9:] == ["a0", "b0", "b3", "table"]
+    assert (one / "table.txt").read_text() == "9\n9\n1\n1\n2\n2\n3\n3\n"
+    assert sum(state == "kept" for state in states(one).values()) == 5
+
+
+def test_a_failed_cell_s_dependants_are_skipped_and_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    cells = chain(tmp_path)
+    cells[1] = shell("a1", "echo 'lmms-steer: no such vector' >&2; exit 2", tmp_path)
+    cells[2] = shell("a2", "true", tmp_path)  # ends well, but leaves nothing
+    lines = []
+    with pytest.raises(UserError, match="2 cells failed and 3 were skipped"):
+        lines += execute(tmp_path, cells, 1)
+    found = Ledger(tmp_path).states()
+    assert found["a1"]["why"] == "no such vector" and found["b1"]["why"] == found["table"]["why"] == "needs a1"
+    assert "it did not write" in found["a2"]["why"]
+    assert states(tmp_path) | {"b0": "done", "b3": "done"} == states(tmp_path)
+    # put right, only these run
+    before = len(ran(tmp_path))
+    list(execute(tmp_path, chain(tmp_path), 1))
+    assert sorted(ran(tmp_path)[before:]) == ["a1", "a2", "b1", "b2", "table"]
+
+
+def test_a_worker_that_dies_is_reported_and_its_cell_tried_once_more(tmp_path: Path) -> None:
+    once = f"test -e {tmp_path}/died || {{ touch {tmp_path}/died; kill -9 $PPID; sleep 1; }}; echo ok > $OUT"
+    cells = [shell("once", once, tmp_path), shell("always", "kill -9 $PPID; sleep 1", tmp_path)]
+    lines = []
+    with pytest.raises(UserError, match="1 cells failed"):
+        for line in execute(tmp_path, cells, 1):
+            lines.append(line)
+    assert "a worker died at once: it is tried once more" in lines
+    assert states(tmp_path) == {"once": "done", "always": "failed"}
+    assert ran(tmp_path).count("once") == 2 and ran(tmp_path).count("always") == 2
+
+
+def test_a_run_killed_by_sigkill_goes_on_and_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    cells = chain(tmp_path)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    # the cell waits until somebody opens the gate
+    cells[2] = shell("a2", f"cat {gate} > /dev/null; echo 2 > $OUT", tmp_path)
+    plan = tmp_path / "cells.json"
+    plan.write_text(json.dumps([cell.as_dict() for cell in cells]))
+    code = (
+        "import json, pathlib\n"
+        "from lmms_steer.recipes.command import execute; from lmms_steer.recipes.cells import Cell\n"
+        f"root = pathlib.Path({str(tmp_path)!r}); plan = json.loads(pathlib.Path({str(plan)!r}).read_text())\n"
+        "list(execute(root, [Cell.from_dict(c) for c in plan], 1))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while process.poll() is None and not (tmp_path / "ran").is_file():
+        time.sleep(0.02)
+    while process.poll() is None and "a2" not in ran(tmp_path):
+        time.sleep(0.02)
+    with pytest.raises(UserError, match=rf"is in use by another run \(process {process.pid} on "):
+        list(execute(tmp_path, cells, 1))
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert states(tmp_path) | {"a0": "done", "a1": "done", "a2": "running"} == states(tmp_path)
+    list(execute(tmp_path, chain(tmp_path), 2))
+    assert (tmp_path / "table.txt").read_text() == "0\n0\n1\n1\n2\n2\n3\n3\n"
+    assert ran(tmp_path).count("a0") == ran(tmp_path).count("a1") == 1 and ran(tmp_path).count("a2") == 2
+
+
+def test_a_model_that_does_not_fit_is_a_failed_cell_with_one_line(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [10**6, 10**7], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"0000")
+    assert memory.needed(str(tmp_path / "m"), "bfloat16") == 2 * 10**13
+    assert (
+        memory.needed(str(tmp_path / "m"), "auto")
+        == memory.needed(str(tmp_path / "m"), "auto", processor=True)
+        == 4 * 10**13
+    )
+    assert memory.needed("no/such-model", "auto") is None
+    cell = Cell("big", "evaluate", ("lmms-eval",), loads=(str(tmp_path / "m"), "bfloat16"))
+
+    def never(command: tuple[str, ...], log: Path) -> int:
+        raise AssertionError("it was run")
+
+    ended = attempt(cell, Ledger(tmp_path), never)
+    assert ended["state"] == "failed" and "needs 20000.0 GB for its weights (dtype=bfloat16)" in str(ended["why"])
+
+
+def test_a_command_run_inside_leaves_its_output_status_and_reason_and_the_process_as_it_was(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    log, before = tmp_path / "log", (sys.argv, dict(os.environ))
+    # pytest's own capture puts objects in the place of the process's output; a worker has none
+    with capfd.disabled():
+        status = inside.run(("lmms-steer", "concepts", "show", "spatail"), log)
+    assert status == 2 and inside.why(log).startswith("unknown concept 'spatail'")
+    with capfd.disabled():
+        status = inside.run(("lmms-steer", "concepts", "list"), log)
+    assert status == 0 and "spatial" in log.read_text()
+    assert (sys.argv, dict(os.environ)) == before
+    log.write_text("loading\n\x1b[31mtorch.OutOfMemoryError: no room\x1b[0m\n")
+    assert inside.why(log) == "torch.OutOfMemoryError: no room"
