@@ -25,9 +25,6 @@ class Layout:
     def search(self, name: str, study: str, concept: str, method: str) -> Path:
         return self.output / "search" / name / study / f"{words.label(concept)}-{method}"
 
-    def calibration(self, name: str, study: str) -> Path:
-        return self.output / "search" / name / study / "calibration"
-
     def run(self, name: str, study: str, system: str) -> Path:
         return self.output / "runs" / name / study / system
 

@@ -12,6 +12,7 @@ from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.known import KINDS
 from lmms_steer.recipes.layout import Layout
 from lmms_steer.recipes.schema import Model, Recipe, Study
+from lmms_steer.recipes.systems import search_cell, systems
 
 
 class Planner:
@@ -39,7 +40,7 @@ class Planner:
 
     def _all(self) -> Iterator[Cell]:
         yield from self._extractions()
-        for kind in (self._searches, self._calibrations, self._evaluations, self._comparisons):
+        for kind in (self._searches, self._evaluations, self._comparisons):
             for name, model in self.recipe.models.items():
                 for study_name, study in self.recipe.studies.items():
                     yield from kind(name, model, study_name, study)
@@ -87,7 +88,7 @@ class Planner:
                 )
                 left = ("choice.yaml", "choice_1se.yaml", "result.json", *controls)
                 yield Cell(
-                    name=f"search/{name}/{study_name}/{words.label(concept)}-{method}",
+                    name=search_cell(name, study_name, concept, method),
                     kind="search",
                     command=command,
                     needs=(f"extract/{short_name(words.backbone(model))}/{method}",),
@@ -100,89 +101,39 @@ class Planner:
                     or None,
                 )
 
-    def _calibrations(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
-        """Biases on the answer words, fitted on the select questions by a search of one cell; scored by letters."""
-        if study.select is None or "calibrated" not in self.recipe.systems:
-            return
-        method, folder = next(iter(self.recipe.methods)), self.at.calibration(name, study_name)
-        yield Cell(
-            name=f"search/{name}/{study_name}/calibration",
-            kind="search",
-            command=(
-                *("lmms-steer", "search", "--model", model.model, "--model_args", words.model_args(model)),
-                *("--vector", str(self.at.vector(model, study.concepts[0], method)), "--task", study.select),
-                *("--layers", (model.layers or "0").replace("-", ",").split(",")[0], "--alphas", "1"),
-                *("--tokens", "text", "--controls", "0", "--batch_size", str(model.search_batch_size)),
-                *words.option("--limit", self.recipe.search.limit or self.recipe.limit),
-                *("--output", str(folder)),
-            ),
-            needs=(f"extract/{short_name(words.backbone(model))}/{method}",),
-            reads=words.local(model),
-            makes=(str(folder / "answer_bias.yaml"),),
-            folder=str(folder),
-            loads=(model.pretrained, model.args.get("dtype", "auto")),
-            answers=study.select_questions,
-        )
-
     def _evaluations(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
-        for system, args, needs, reads in self._systems(name, study_name, study):
-            tests = study.test
-            if system == "prompted":
-                tests = study.test_prompted or tuple(f"{test}_prompted" for test in tests)
-            folder = self.at.run(name, study_name, system)
+        for system in systems(self.recipe, self.at, name, study_name, study):
+            folder = self.at.run(name, study_name, system.name)
             command = (
                 *words.launcher(model.processes),
-                *("--model", model.model, "--model_args", ",".join(filter(None, (words.model_args(model), args)))),
-                *("--tasks", ",".join(tests), "--batch_size", str(model.batch_size)),
+                *(
+                    "--model",
+                    model.model,
+                    "--model_args",
+                    ",".join(filter(None, (words.model_args(model), system.args))),
+                ),
+                *("--tasks", ",".join(system.tests), "--batch_size", str(model.batch_size)),
                 *words.option("--limit", self.recipe.limit),
                 *("--output_path", str(folder), "--log_samples"),
             )
             questions = study.test_questions
             yield Cell(
-                name=f"evaluate/{name}/{study_name}/{system}",
+                name=f"evaluate/{name}/{study_name}/{system.name}",
                 kind="evaluate",
                 command=command,
-                needs=needs,
-                reads=(*reads, *words.local(model)),
+                needs=system.needs,
+                reads=(*system.reads, *words.local(model)),
                 makes=(str(folder),),
                 folder=str(folder),
                 loads=(model.pretrained, model.args.get("dtype", "auto")),
-                answers=min(questions, self.recipe.limit or questions) * len(tests) if questions else None,
+                answers=min(questions, self.recipe.limit or questions) * len(system.tests) if questions else None,
             )
-
-    def _systems(
-        self, name: str, study_name: str, study: Study
-    ) -> Iterator[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
-        """Each system's name, what is added to `--model_args`, the cells that it needs, other files that it reads."""
-        wanted = self.recipe.systems
-        for plain in ("baseline", "prompted"):
-            if plain in wanted:
-                yield plain, "", (), ()
-        if "calibrated" in wanted and study.select:
-            bias = self.at.calibration(name, study_name) / "answer_bias.yaml"
-            yield "calibrated", f"answer_bias={bias}", (f"search/{name}/{study_name}/calibration",), ()
-        for concept in study.concepts:
-            for method, settings in self.recipe.methods.items():
-                choice = self.at.chosen(name, study_name, study, concept, method)
-                needs = (f"search/{name}/{study_name}/{words.label(concept)}-{method}",) if study.select else ()
-                found = []
-                label = method if len(study.concepts) == 1 else f"{words.label(concept)}-{method}"
-                if "steered" in wanted:
-                    found.append((label, "choice.yaml"))
-                if "steered_1se" in wanted:
-                    found.append((f"{label}-1se", "choice_1se.yaml"))
-                if "controls" in wanted:
-                    seeds = range(settings.controls)
-                    found += [(f"{label}-random-{s}", f"control_random_{s}.yaml") for s in seeds]
-                for system, file in found:
-                    yield system, f"steering={choice / file}", needs, () if needs else (str(choice / file),)
 
     def _comparisons(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
         if not self.recipe.compare or "baseline" not in self.recipe.systems:
             return
-        runs = {
-            system: f"evaluate/{name}/{study_name}/{system}" for system, *_ in self._systems(name, study_name, study)
-        }
+        found = systems(self.recipe, self.at, name, study_name, study)
+        runs = {system.name: f"evaluate/{name}/{study_name}/{system.name}" for system in found}
         searches = list(self._searches(name, model, study_name, study))
         board = self.output / "boards" / name / f"{study_name}.html"
         yield Cell(
