@@ -21,7 +21,7 @@ from lmms_steer.intervention.operations import add
 from lmms_steer.search.kept import Kept
 from lmms_steer.search.prefix import KeysAndValues, Prefix, Recorder, call_for, sees_ahead
 
-AT_ONCE = {"cpu": 2048}
+AT_ONCE = {"cpu": 512}
 """Tokens in a replayed batch: a processor's caches are small; on accelerators more keeps them busy."""
 
 
