@@ -1,10 +1,12 @@
 import os
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # the tests run in two processes on two cores: more threads than that fight one another
 os.environ["OMP_NUM_THREADS"] = "1"
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the user's store."""
     monkeypatch.setenv("LMMS_STEER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def no_command_line() -> Iterator[None]:
+    """lmms-eval's command line, which some tests run in this process, is over when they are."""
+    yield
+    sys.modules.pop("lmms_eval.__main__", None)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """`lmms-steer search`: the same table whoever does the work and whatever dies, an honest choice, what it refuses."""
 
-import contextlib
 import json
 import os
 import random
@@ -21,6 +20,7 @@ from typer.testing import CliRunner
 from lmms_steer import SteeringSpec, UserError, steer
 from lmms_steer.cli import app
 from lmms_steer.models.families import SteeredPaliGemma
+from lmms_steer.search import asked
 from lmms_steer.search.asked import questions
 from lmms_steer.search.command import run
 from lmms_steer.search.options import Options
@@ -40,9 +40,12 @@ def inside(folder: Path, task: str = "tiny_counting_select", **more: Any) -> lis
 
 def forked(folder: Path, **more: Any) -> int:
     """The command in a process that shares what is loaded here, and may be killed."""
+    # what datasets has locked here cannot be loaded in another process
+    loaded = asked.load("tiny_counting_select", "steered_paligemma")
     process = os.fork()
     if process == 0:
         torch.set_num_threads(1)
+        asked.load = lambda *_: loaded
         done = 1
         try:
             inside(folder, **more)
@@ -130,12 +133,11 @@ def test_a_search_killed_at_ten_moments_and_resumed_equals_the_uninterrupted_one
         process = forked(folder, **settings)
         # the n-th kill falls somewhere in the n-th tenth of the batches, or later
         wanted = done * 0.6 + drawn.random()
-        while len(list(folder.glob("batches/*.parquet"))) < wanted and os.waitpid(process, os.WNOHANG) == (0, 0):
+        while len(list(folder.glob("batches/*.parquet"))) < wanted:
+            assert os.waitpid(process, os.WNOHANG) == (0, 0), "it ended before it was killed"
             time.sleep(0.002)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(process, 0)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
         assert all((folder / "batches" / name).stat().st_mtime_ns == stamp for name, stamp in kept.items())
         kept = {path.name: path.stat().st_mtime_ns for path in folder.glob("batches/*.parquet")}
     assert kept and not (folder / "result.json").exists(), "it was killed before its end, each time"

@@ -11,9 +11,10 @@ import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from lmms_steer.demo import steps
 from lmms_steer.demo.colour_curve import ALPHAS, measure
-from lmms_steer.demo.plan import Folders
+from lmms_steer.demo.plan import BACKBONE, SEEDS, Folders
+from lmms_steer.extraction.command import extract
+from lmms_steer.extraction.methods import Settings
 from lmms_steer.task_names import tasks_dir
 from lmms_steer.tiny_world import question_sets
 from lmms_steer.tiny_world.language import PROMPTS, ordinary_sentence
@@ -110,13 +111,17 @@ def test_the_tiny_mllm_answers_from_the_picture(task: str, least: float) -> None
 
 def test_reds_vector_makes_things_red_and_blues_and_random_ones_do_not(tmp_path: Path) -> None:
     folders = Folders(tmp_path)
-    steps.extract(folders)
+    list(
+        extract(
+            BACKBONE, ["colour-red", "colour-blue"], ["mean_shift"], tmp_path / "vectors", 16, None, None, Settings()
+        )
+    )
     p = measure(folders, scenes=60)["p_red"]
     red, at_one = p["red"]["0"], ALPHAS.index(1.0)
     assert red[0] < 0.05 and red[at_one] > 0.9
     assert red == sorted(red)
     assert max(p["blue"]["0"]) < 0.05
-    assert max(p[f"random-{seed}"]["0"][at_one] for seed in range(1, 6)) < 0.2
+    assert max(p[f"random-{seed}"]["0"][at_one] for seed in SEEDS) < 0.2
 
 
 def test_retraining_runs_from_end_to_end_and_resumes(tmp_path: Path) -> None:
