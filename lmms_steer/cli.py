@@ -1,6 +1,7 @@
 """`lmms-steer …`: one short function a verb, no logic of its own."""
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,6 +28,8 @@ app.add_typer(concepts_app, name="concepts")
 
 def main() -> None:
     """The console script: a user's mistake is one line and status 2, an interrupt status 130."""
+    # lmms-eval logs its findings about the disk and the like, which concern nobody who did not ask
+    os.environ.setdefault("LOGURU_LEVEL", "WARNING")
     try:
         app(standalone_mode=True)
     except UserError as error:

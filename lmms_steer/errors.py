@@ -3,6 +3,9 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MANY = 150
+"""Of more names than this an error lists the nearest only."""
+
 
 class UserError(ValueError):
     """A mistake in what the user gave: one line that says what is wrong, with the value, and what would be right.
@@ -20,8 +23,11 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> UserError:
         known: every name that would have been right.
     """
     names = sorted(known)
-    nearest = get_close_matches(str(name), names, n=1, cutoff=0.5)
+    nearest = get_close_matches(str(name), names, n=5 if len(names) > MANY else 1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    if len(names) > MANY:
+        others = f"or {', '.join(nearest[1:])}; " if nearest[1:] else ""
+        return UserError(f"unknown {kind} {str(name)!r}: {hint}{others}{len(names)} are known")
     listed = ", ".join(names) if names else "none"
     return UserError(f"unknown {kind} {str(name)!r}: {hint}known: {listed}")
 

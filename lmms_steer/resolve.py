@@ -128,6 +128,7 @@ def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVect
             vector = control_of(vector, intervention.control, _stored, concepts.names())
         _check(intervention, vector, model)
         warnings += _foreign(intervention, vector, model)
+        warnings += _changed(typed, vector, spec)
         done.append(intervention)
         vectors.append(vector)
     return ResolvedSpec(SteeringSpec(tuple(done), spec.provenance), tuple(vectors), tuple(notes), tuple(warnings))
@@ -165,6 +166,14 @@ def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFact
             f" ({vector.provenance.get('model', 'unknown')})"
         )
     vector[intervention.layer]
+
+
+def _changed(intervention: Intervention, vector: SteeringVectors, spec: SteeringSpec) -> list[str]:
+    """A choice is worth nothing for another vector than it was made for."""
+    chosen_for = spec.provenance.get("vector_sha256")
+    if chosen_for in (None, vector.sha256) or len(spec.interventions) > 1:
+        return []
+    return [f"vector {intervention.vector!r} is another than the one that layer, alpha and tokens were chosen for"]
 
 
 def _foreign(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> list[str]:

@@ -147,7 +147,9 @@ class SteeringSpec:
             raise UserError(f"cannot read the steering file {str(path)!r}: {one_line(error)}") from error
         made = data.pop("provenance", {}) if isinstance(data, dict) else {}
         entries = data.get("interventions") if isinstance(data, dict) else None
-        well_made = isinstance(made, dict) and isinstance(data, dict) and len(data) == 1
+        if not isinstance(made, dict):
+            raise UserError(f"{str(path)!r}: provenance is no mapping: {made!r}")
+        well_made = isinstance(data, dict) and len(data) == 1
         if not well_made or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
             raise UserError(
                 f"{str(path)!r} is no steering file: expected 'interventions:' with a list such as - {_SHOWN}"

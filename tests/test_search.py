@@ -8,10 +8,9 @@ import pytest
 import torch
 from conftest import batch_of, vectors
 
-from lmms_steer import UserError, steer
+from lmms_steer import steer
 from lmms_steer.search.calibration import fit_answer_bias
 from lmms_steer.search.hooked import Hooked
-from lmms_steer.search.kept import Kept
 from lmms_steer.search.letters import Letters
 from lmms_steer.search.replay import Replay, ReplayOptions
 from lmms_steer.search.screen import gradients_of_margin
@@ -58,20 +57,9 @@ def test_what_is_beyond_the_memory_bound_goes_to_disk_and_changes_nothing(vlm: A
         pytest.skip("one bidirectional and one causal architecture say it all")
     batch, delta = batch_of(name, processor, *PADDED), torch.ones(48)
     held, spilt = (Replay(model, batch, ReplayOptions(budget=b, folder=tmp_path)) for b in (None, 0))
-    assert len(list(tmp_path.rglob("out*"))) == 4 and not spilt.kept.held
+    assert len(spilt.kept.spilled) >= 4 and not spilt.kept.held and not held.kept.spilled
     assert torch.equal(held.steer(1, delta, "image"), spilt.steer(1, delta, "image"))
-    del spilt
-    assert not list(tmp_path.iterdir()), "a spill leaves nothing behind"
-
-
-def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    kept = Kept(0, tmp_path)
-    with pytest.raises(UserError, match=r"cannot write .*: No space left on device"):
-        kept["out0"] = torch.zeros(4)
+    assert not list(tmp_path.iterdir()), "a search that is killed leaves nothing behind"
 
 
 def test_text_written_behind_a_replayed_prompt_is_that_of_the_model_with_hooks(vlm: Any) -> None:

@@ -23,6 +23,7 @@ from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.search import asked
 from lmms_steer.search.asked import questions
 from lmms_steer.search.command import run
+from lmms_steer.search.letters import Letters
 from lmms_steer.search.options import Options
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.ranges import alpha_range, layer_range, refuse_test, token_targets
@@ -166,6 +167,8 @@ def test_what_cannot_be_searched_is_told_in_one_line(alone: Path, tmp_path: Path
         inside(tmp_path, task="tiny_countin_select"[:12])
     with pytest.raises(UserError, match="unknown strategy 'rase': did you mean 'race'"):
         inside(tmp_path, strategy="rase")
+    with pytest.raises(UserError, match="the choice is made on these questions"):
+        inside(tmp_path, confirm="tiny_counting_select")
     with pytest.raises(UserError, match="unknown score 'letter': did you mean 'letters'"):
         inside(tmp_path, score="letter")
     assert "WARNING: 8 questions: a 95% interval is about ±35 points wide" in inside(tmp_path / "few", limit=8)
@@ -237,7 +240,7 @@ def test_ranges_are_read_and_nonsense_refused() -> None:
     for text in ("5-30", "a", "3-1", "0-4:0"):
         with pytest.raises(UserError, match="--layers"):
             layer_range(text, 26)
-    for text in ("0", "0:0:1", "1:2:0", "x"):
+    for text in ("0", "0:0:1", "1:2:0", "x", "1:0.5:0.1", "nan", "0.1:inf:0.1"):
         with pytest.raises(UserError, match="--alphas"):
             alpha_range(text)
     with pytest.raises(UserError, match="unknown token target 'images': did you mean 'image'"):
@@ -275,3 +278,28 @@ def test_the_weakest_near_the_best_is_taken_by_the_one_standard_error_rule() -> 
     hits[2, :50] = 1
     made = Grid([Cell("v", 0, 0.1, "image"), Cell("v", 0, 0.5, "image"), Cell("v", 0, 1.0, "image")], hits, base)
     assert best(made) == 2 and one_standard_error(made) == 1
+
+
+def test_a_replay_found_wrong_is_measured_again_with_hooks_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"tokens": "image", "batch_size": 4, "limit": 40, "controls": 0}
+    inside(tmp_path / "right", **settings)
+    true = Letters.same
+    # the first batch that is checked passes, the second does not
+    seen: list[int] = []
+    same = staticmethod(lambda *cell: seen.append(1) or (len(seen) <= 3 and true(*cell)))
+    monkeypatch.setattr(Letters, "same", same)
+    said = inside(tmp_path / "wrong", **settings)
+    assert any("10 batches by full forwards with hooks: Cell" in line for line in said)
+    assert result(tmp_path / "wrong") == result(tmp_path / "right")
+
+
+def test_a_choice_for_another_vector_is_warned_of(tmp_path: Path) -> None:
+    inside(tmp_path, limit=32)
+    path = tmp_path / "choice.yaml"
+    path.write_text(path.read_text().replace("vector: counting", "vector: spatial"))
+    lm = SteeredPaliGemma(pretrained="tiny-paligemma2", steering=str(path))
+    assert any(
+        "is another than the one that layer, alpha and tokens were chosen for" in w for w in lm.resolved.warnings
+    )

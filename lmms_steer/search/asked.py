@@ -1,7 +1,8 @@
 """A task of lmms-eval as questions: what is asked, what may be answered, and how an answer is scored."""
 
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,18 @@ def questions(task: Any, limit: int | None, fixed: bool = True) -> Iterator[Aske
                 " take --score generate, which lets the model write and the task score"
             )
         yield Asked(number, text, visuals, answers if right is not None else (), right or 0, doc)
+
+
+def sha256(asked: Sequence[Asked]) -> str:
+    """Of what is asked, pictures included, and of the answers; in their order."""
+    found = hashlib.sha256()
+    for question in asked:
+        found.update(repr((question.doc_id, question.text, question.answers, question.right)).encode())
+        for visual in question.visuals:
+            pictures = visual if isinstance(visual, list) else [visual]
+            for picture in pictures:
+                found.update(picture.encode() if isinstance(picture, str) else picture.tobytes())
+    return found.hexdigest()
 
 
 def _answers(doc: Any, text: str, target: Any) -> tuple[tuple[str, ...], int | None]:

@@ -20,12 +20,16 @@ def run(options: Options) -> Iterator[str]:
     Raises:
         UserError: before the model is loaded, for a grid, task, vector or folder that cannot be searched.
     """
+    if options.layers:
+        layer_range(options.layers, 10**6)
     strengths, targets = alpha_range(options.alphas), token_targets(options.tokens)
     from lmms_steer.models.from_args import model_named
-    from lmms_steer.search.asked import load, questions
+    from lmms_steer.search.asked import load, questions, sha256
 
     task, split = load(options.task, options.model)
     refuse_test(options.task, split, options.test_known)
+    if options.confirm == options.task:
+        raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
     to_confirm = load(options.confirm, options.model)[0] if options.confirm else None
     lm = model_named(options.model, options.model_args)
     if lm.resolved.spec:
@@ -50,8 +54,8 @@ def run(options: Options) -> Iterator[str]:
     random.Random(options.seed).shuffle(asked)
     plan = Plan(
         options.model, options.model_args, {name: vector.sha256 for name, vector in vectors.items()}, options.task,
-        len(asked), layers, strengths, targets, options.batch_size, options.strategy, score, options.trials,
-        options.seed,
+        len(asked), sha256(asked), layers, strengths, targets, options.batch_size, options.strategy, score,
+        options.trials, options.seed,
     )  # fmt: skip
     if writes and score == "letters":
         yield "WARNING: this task lets the model write; a cell may be good at its letters and write something else"

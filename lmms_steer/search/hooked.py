@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class Hooked:
     def __init__(self, model: Any, inputs: dict[str, Any], special_ids: Collection[int] = ()) -> None:
         self.model, self.inputs, self.special_ids = model, inputs, special_ids
 
-    @property
+    @cached_property
     def base(self) -> Tensor:
         """The unsteered logits of the next token, [batch, vocabulary]."""
         return self._logits()

@@ -2,11 +2,11 @@
 
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import safetensors.torch
+import torch
 from torch import Tensor
-
-from lmms_steer.vectors import write_atomically
 
 
 class Kept:
@@ -14,15 +14,14 @@ class Kept:
 
     Args:
         budget: bytes to hold in memory; None holds all.
-        folder: where the rest goes, into a folder of its own that is removed with the object; None is the system's.
+        folder: on whose disk the rest is kept, in files without a name that end with the process; None: the system's.
     """
 
     def __init__(self, budget: int | None = None, folder: Path | None = None) -> None:
         self.budget, self.folder = budget, folder
         self.held: dict[str, Tensor] = {}
-        self.spilled: dict[str, Tensor] = {}
+        self.spilled: dict[str, tuple[IO[bytes], torch.device]] = {}
         self.bytes = 0
-        self._disk: tempfile.TemporaryDirectory[str] | None = None
 
     def __setitem__(self, name: str, tensor: Tensor) -> None:
         size = tensor.element_size() * tensor.nelement()
@@ -30,12 +29,10 @@ class Kept:
             self.held[name] = tensor
             self.bytes += size
             return
-        if self._disk is None:
-            self._disk = tempfile.TemporaryDirectory(prefix="spill-", dir=self.folder)
-        data = safetensors.torch.save({"tensor": tensor.contiguous().cpu()})
-        write_atomically(Path(self._disk.name) / name, data)
-        # remembers dtype, shape and device, and holds no numbers
-        self.spilled[name] = tensor.new_empty(0)
+        file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  as long as this object
+        file.write(safetensors.torch.save({"tensor": tensor.contiguous().cpu()}))
+        file.flush()
+        self.spilled[name] = file, tensor.device
 
     def __getitem__(self, name: str) -> Tensor:
         """
@@ -44,9 +41,6 @@ class Kept:
         """
         if name not in self.spilled:
             return self.held[name]
-        assert self._disk is not None
-        read = safetensors.torch.load((Path(self._disk.name) / name).read_bytes())["tensor"]
-        return read.to(self.spilled[name].device)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.held or name in self.spilled
+        file, device = self.spilled[name]
+        file.seek(0)
+        return safetensors.torch.load(file.read())["tensor"].to(device)

@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmms_steer.errors import one_line
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.hooked import Hooked
 from lmms_steer.search.letters import Letters
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.replay import Replay, ReplayOptions
 from lmms_steer.search.written import Written
-from lmms_steer.vectors import SteeringVectors
+from lmms_steer.vectors import SteeringVectors, write_atomically
 
 CHECKED = 3
 """Cells of a checked batch that are run again through the hooks."""
@@ -60,6 +61,8 @@ class Measure:
         special = tuple(getattr(lm.tokenizer, "all_special_ids", ()))
         self.options = ReplayOptions(tuple(targets), special, budget, folder, generates)
         self.why_hooks = ""
+        # tells the study's other processes, and those that go on with it
+        self._found = (folder or Path()) / "hooked.txt"
 
     def __call__(self, batch: Sequence[Asked], cells: Sequence[Cell], check: bool = False) -> Measured:
         """All cells on all questions.
@@ -69,6 +72,8 @@ class Measure:
             cells: what is tried.
             check: run some cells again through the hooks; where they differ, this batch and all to come are hooked.
         """
+        if self._found.is_file():
+            self.why_hooks = self._found.read_text(encoding="utf-8")
         inputs = self.lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
         scorer = Written(self.lm, self.task, batch, inputs) if self.options.generates else Letters(self.lm, batch)
         hooked = Hooked(self.lm.model, inputs, self.options.special_ids)
@@ -82,6 +87,7 @@ class Measure:
             for cell in self._sample(cells, batch):
                 if not scorer.same(source, hooked, cell.layer, self._delta(cell), cell.tokens):
                     self.why_hooks = f"{cell} replayed is not what the model with hooks gives"
+                    write_atomically(self._found, self.why_hooks.encode())
                     return self(batch, cells)
         why = "" if isinstance(source, Replay) else self.why_hooks
         return Measured(hits, scorer.base(source), scorer.answers(source), why)
@@ -93,10 +99,11 @@ class Measure:
         if not self.why_hooks:
             try:
                 return Replay(self.lm.model, inputs, self.options)
-            except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
-                self.why_hooks = str(error)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, AttributeError, TypeError, LookupError) as error:
+                # a model may ask its cache for more than a recorder has, or its layers for other arguments
+                self.why_hooks = one_line(error)
         return None
 
     @staticmethod

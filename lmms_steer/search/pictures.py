@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from lmms_steer.search.selection import Grid
+from lmms_steer.search.study import difference
 
 FEW_ALPHAS = 12
 """More of them, and few cells for each, come from a continuous alpha: cells are drawn as points."""
@@ -26,6 +27,19 @@ def draw(folder: Path, name: str, grid: Grid, found: dict[str, Any]) -> list[Pat
             written.append(path)
         pyplot.close(figure)
     return written
+
+
+def _paired(grid: Grid, i: int) -> tuple[float, float, float]:
+    """A cell's gain in points, and its 95% interval, on the questions that it was asked."""
+    asked = ~np.isnan(grid.scores[i])
+    told = difference(grid.base[asked], grid.scores[i][asked])
+    return 100 * told["gain"], 100 * told["low"], 100 * told["high"]
+
+
+def _short(name: str) -> str:
+    """`concept/method` of a vector's file."""
+    path = Path(name)
+    return f"{path.parent.name}/{path.stem}" if path.suffix == ".safetensors" else name
 
 
 def _map(pyplot: Any, name: str, grid: Grid, found: dict[str, Any]) -> Any:
@@ -52,7 +66,7 @@ def _map(pyplot: Any, name: str, grid: Grid, found: dict[str, Any]) -> Any:
     random = [control["gain"] for control in found["controls"].values()]
     beside = f"; best of {len(random)} random: {100 * max(random):+.1f}" if random else ""
     dropped = " · dot: dropped early" if len(grid.finalists) < len(grid.cells) else ""
-    figure.suptitle(f"{name}: best {100 * best['gain']:+.1f} points (ringed){beside}{dropped}", fontsize=10)
+    figure.suptitle(f"{_short(name)}: best {100 * best['gain']:+.1f} points (ringed){beside}{dropped}", fontsize=10)
     return figure
 
 
@@ -86,17 +100,17 @@ def _curve(pyplot: Any, name: str, grid: Grid, found: dict[str, Any]) -> Any:
     rows = [i for i, c in enumerate(grid.cells) if (c.layer, c.tokens) == (best["layer"], best["tokens"])]
     rows.sort(key=lambda i: grid.cells[i].alpha)
     alphas = [grid.cells[i].alpha for i in rows]
-    differences = 100 * (grid.scores[rows] - grid.base)
-    error = 1.96 * np.nanstd(differences, axis=1, ddof=1) / np.sqrt(grid.asked[rows])
-    mean = np.nanmean(differences, axis=1)
+    mean, low, high = np.array([_paired(grid, i) for i in rows]).T
     figure, ax = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
-    ax.fill_between(alphas, mean - error, mean + error, color="#4878a8", alpha=0.25, label="95% of the paired gain")
+    ax.fill_between(alphas, low, high, color="#4878a8", alpha=0.25, label="95% of the paired gain")
     ax.plot(alphas, mean, "o-", color="#4878a8")
     for control in found["controls"].values():
         ax.axhline(100 * control["gain"], color="#b3592d", linewidth=0.8, linestyle=":")
     if found["controls"]:
         ax.plot([], [], color="#b3592d", linewidth=0.8, linestyle=":", label="each random vector's best cell")
     ax.axhline(0, color="black", linewidth=0.8)
-    ax.set(title=f"{name}, layer {best['layer']}, {best['tokens']} tokens", xlabel="alpha", ylabel="gain in points")
+    ax.set(
+        title=f"{_short(name)}, layer {best['layer']}, {best['tokens']} tokens", xlabel="alpha", ylabel="gain in points"
+    )
     ax.legend(fontsize=8)
     return figure

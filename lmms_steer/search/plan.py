@@ -33,6 +33,7 @@ class Plan:
         vectors: name ▸ sha256; the user's and their controls.
         task: of lmms-eval.
         n: questions.
+        questions: sha256 of them.
         layers, alphas, tokens: the grid.
         batch_size: questions a base pass.
         strategy: grid, race, screen, race+screen or tpe.
@@ -46,6 +47,7 @@ class Plan:
     vectors: dict[str, str]
     task: str
     n: int
+    questions: str
     layers: tuple[int, ...]
     alphas: tuple[float, ...]
     tokens: tuple[str, ...]

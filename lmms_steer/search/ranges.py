@@ -1,5 +1,6 @@
 """The grid, as the command line writes it."""
 
+import math
 import re
 
 from lmms_steer.errors import UserError, unknown
@@ -18,6 +19,8 @@ def layer_range(text: str, n_layers: int) -> tuple[int, ...]:
         if match is None or (match[3] and int(match[3]) == 0):
             raise UserError(f"--layers {text}: expected layers such as 5-20, 0-24:4 or 3,7")
         first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise UserError(f"--layers {text}: {part.strip()} runs backwards")
         layers += range(first, last + 1, int(match[3] or 1))
     if not layers or max(layers) >= n_layers:
         raise UserError(f"--layers {text}: the model has the layers 0-{n_layers - 1}")
@@ -33,12 +36,18 @@ def alpha_range(text: str) -> tuple[float, ...]:
     try:
         if ":" in text:
             first, last, step = map(float, text.split(":"))
+            if (last - first) / step < 0:
+                raise UserError(f"--alphas {text}: a step of {step:g} does not lead from {first:g} to {last:g}")
             count = int((last - first) / step + 1e-9) + 1
             alphas = [round(first + i * step, 10) for i in range(count)]
         else:
             alphas = [float(part) for part in text.split(",")]
-    except (ValueError, ZeroDivisionError) as error:
+    except UserError:
+        raise
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
         raise UserError(f"--alphas {text}: expected first:last:step, as in 0.1:1.0:0.1, or a list") from error
+    if not all(map(math.isfinite, alphas)):
+        raise UserError(f"--alphas {text}: strengths are finite numbers")
     acting = tuple(dict.fromkeys(alpha for alpha in alphas if alpha != 0))
     if not acting:
         raise UserError(f"--alphas {text}: a strength of 0 is the baseline, there is nothing to search")

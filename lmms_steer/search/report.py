@@ -30,8 +30,13 @@ def _choice(plan: Plan, name: str, told: dict[str, Any]) -> Iterator[str]:
     best, near = told["best"], told["one_standard_error"]
     verdict = "best" if best["winner"] else "no winner; the best"
     yield f"{name}: {verdict} of {best['cells_tried']} cells: {cell(best)}: {points(best)}"
+    counted = "any of them"
+    if best["finalists"] < best["cells_tried"]:
+        counted = (
+            f"any of the {best['finalists']} finalists, on the {best['counted_on']} questions that dropped nobody,"
+        )
     adaptive = "; later trials followed earlier ones, which it does not know" if plan.strategy == "tpe" else ""
-    yield f"  p = {best['p_corrected']:.3g} for a gain as large in any of them by chance (max-T{adaptive})"
+    yield f"  p = {best['p_corrected']:.3g} for a gain as large in {counted} by chance (max-T{adaptive})"
     yield f"  weakest within one standard error: {cell(near)}: {points(near)}"
     if told["controls"]:
         gains = _gains([control["gain"] for control in told["controls"].values()])

@@ -51,15 +51,18 @@ class Searching:
             raise UserError("the grid is empty: image tokens of the last layer reach no answer")
         strategy, total, told = self._strategy(cells)
         yield told
+        if "image" in self.plan.tokens and len(self.lm.model.get_decoder().layers) - 1 in self.plan.layers:
+            yield "image tokens of the last layer reach no answer: left out"
         grid, work = self._climbed(strategy, total)
         if work.hooked:
             yield f"{len(work.hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(work.hooked)))}"
         calibrated = calibrate(self.asked, work.answers)
         with FileLock(self.options.output / ".result.lock"):
             found = study.result(self.plan, grid, calibrated)
+            self._write(grid, found, calibrated)
             if to_confirm is not None:
                 self._confirm(found, to_confirm)
-            self._write(grid, found, calibrated)
+                write_atomically(self.options.output / "result.json", study.as_json(found))
         yield from lines(self.plan, found, self.options.output, self.options.confirm)
 
     def _strategy(self, cells: list[Cell]) -> tuple[Strategy, int, str]:

@@ -59,11 +59,15 @@ def best(grid: Grid) -> int:
 
 
 def one_standard_error(grid: Grid) -> int:
-    """The weakest finalist within one standard error of the best, the error being that of their paired difference."""
+    """The weakest finalist within one standard error of the best, the error being that of their paired difference.
+
+    One that loses against the baseline is not taken, unless the best does.
+    """
     leader, gains = best(grid), grid.gains
     differences = grid.scores[leader] - grid.scores
     errors = differences.std(1, ddof=1) / np.sqrt(grid.scores.shape[1])
-    near = [i for i in grid.finalists if i == leader or differences[i].mean() <= errors[i] + 1e-9]
+    least = min(0.0, gains[leader])
+    near = [i for i in grid.finalists if differences[i].mean() <= errors[i] + 1e-9 and gains[i] >= least]
     return min(near, key=lambda i: (abs(grid.cells[i].alpha), -gains[i], grid.cells[i].layer, i))
 
 

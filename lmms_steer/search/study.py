@@ -27,7 +27,9 @@ def result(plan: Plan, grid: Grid, calibrated: Calibrated | None) -> dict[str, A
         p = corrected_p(mine, chosen)
         gains = bool(mine.gains[chosen] > 0 and p < LEVEL)
         found["vectors"][name] = {
-            "best": told(mine, chosen) | {"p_corrected": p, "winner": gains, "cells_tried": len(mine.cells)},
+            "best": told(mine, chosen)
+            | {"p_corrected": p, "winner": gains, "cells_tried": len(mine.cells)}
+            | {"finalists": len(mine.finalists), "counted_on": mine.scores.shape[1] - mine.spent},
             "one_standard_error": told(mine, one_standard_error(mine)),
             "controls": {
                 control.split("=")[1]: told(theirs, best(theirs))

@@ -65,7 +65,20 @@ class Work:
                     self.bar.update(len(batch) * len(rung.cells))
             if len(open_batches) == before:
                 time.sleep(PAUSE)
+        if self.measure.why_hooks and self._unhooked(number, batches):
+            # a replay was found wrong: what was replayed before is measured again
+            return self(number, rung)
         return self._read(number, batches, rung)
+
+    def _unhooked(self, number: int, batches: Sequence[Sequence[int]]) -> bool:
+        replayed = []
+        for place in range(len(batches)):
+            path = self._path(number, place)
+            if path.is_file() and not pq.read_schema(path).metadata[b"hooked"]:
+                replayed.append(path)
+        for path in replayed:
+            path.unlink(missing_ok=True)
+        return bool(replayed)
 
     def _done(self, number: int, place: int, batch: Sequence[int], rung: Rung) -> bool:
         """Whether a batch is on disk, by now."""
