@@ -255,6 +255,17 @@ def test_a_model_that_does_not_fit_is_a_failed_cell_with_one_line(tmp_path: Path
     assert ended["state"] == "failed" and "needs 20000.0 GB for its weights (dtype=bfloat16)" in str(ended["why"])
 
 
+def test_a_search_that_failed_goes_on_with_what_it_has(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    script = f"test -e {folder}/batch && touch {folder}/choice || {{ mkdir {folder}; touch {folder}/batch; exit 1; }}"
+    cell = Cell("search", "search", ("sh", "-c", script), makes=(str(folder / "choice"),), folder=str(folder))
+    with pytest.raises(UserError, match="1 cells failed"):
+        list(execute(tmp_path, [cell], 1))
+    before = (folder / "batch").stat().st_mtime_ns
+    list(execute(tmp_path, [cell], 1))
+    assert states(tmp_path) == {"search": "done"} and (folder / "batch").stat().st_mtime_ns == before
+
+
 def test_a_command_run_inside_leaves_its_output_status_and_reason_and_the_process_as_it_was(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,8 @@ def attempt(
     """Run one cell; its state, why it failed, the seconds that it took."""
     marks, log = ledger.marks, ledger.marks.log(cell)
     began = time.monotonic()
+    # where it fails before there is a new one, its folder still holds what the last one made
+    fingerprint = marks.read(cell.name).get("fingerprint", "")
     try:
         fingerprint = marks.fingerprint(cell)
         marks.prepare(cell, fingerprint)
@@ -82,7 +84,7 @@ def attempt(
     seconds = round(time.monotonic() - began, 1)
     _free()
     if wrong:
-        marks.write(cell, state="failed", why=wrong, seconds=seconds)
+        marks.write(cell, state="failed", fingerprint=fingerprint, why=wrong, seconds=seconds)
         return {"state": "failed", "why": wrong, "seconds": seconds}
     marks.write(
         cell, state="done", fingerprint=fingerprint, left=digest(cell.makes), seconds=seconds, version=__version__
