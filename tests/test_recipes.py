@@ -64,6 +64,11 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         ("tiny-paligemma2", "a,b", "line 5: pretrained=a,b: --model_args cannot hold"),
         ("about: a test", "about: [a", "line 2: no YAML"),
         ("about: a test", "models: {}", "line 2: 'models' stands there twice"),
+        (
+            "about: a test",
+            "commands: [{name: a b, run: lmms-eval, makes: x}, {name: a_b, run: lmms-eval, makes: y}]",
+            "line 1: two commands are named 'a_b'",
+        ),
     ],
 )
 def test_a_mistake_in_a_recipe_is_told_with_its_line_before_anything_runs(
@@ -125,6 +130,17 @@ def test_the_paper_s_plan_is_the_paper_s() -> None:
     lines = list(run("paper_ood", dry_run=True))
     assert "steering=runs/paper_cvbench/search/idefics3-8b/count/counting-mean_shift/choice.yaml" in "\n".join(lines)
     assert not Path("runs/paper_ood").exists()
+
+
+def test_two_things_that_would_share_a_file_are_refused(recipe: Callable[..., str], tmp_path: Path) -> None:
+    second = "  two: {model: steered_paligemma, pretrained: tiny-paligemma2, backbone: /b/final}\nmethods:"
+    _, found = load(recipe("methods:", second), (), ["models.tiny.backbone=/a/final"])
+    with pytest.raises(UserError, match=r"extract/final/mean_shift: .*/a/final.*/b/final"):
+        Planner(found, tmp_path).cells()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("name: spatial\nabout: mine\npairs:\n- left: The cup is left of the plate.\n")
+    with pytest.raises(UserError, match=r"line 10: 'spatial' and '.*mine.yaml' are both the concept 'spatial'"):
+        load(recipe("concepts: spatial", f"concepts: [spatial, {mine}]"))
 
 
 def test_a_plan_imports_neither_torch_nor_lmms_eval() -> None:

@@ -14,6 +14,7 @@ from lmms_steer.extraction.names import check_method
 from lmms_steer.models.names import MODELS
 from lmms_steer.recipes.schema import SYSTEMS, Recipe
 from lmms_steer.recipes.tree import Tree
+from lmms_steer.recipes.words import command_cell, label
 from lmms_steer.search.options import SCORES, STRATEGIES
 from lmms_steer.search.ranges import alpha_range, layer_range, token_targets
 from lmms_steer.task_names import task_names
@@ -84,12 +85,29 @@ def _check_studies(recipe: Recipe, found: Tree) -> None:
             raise _at(found, (*path, "chosen"), UserError("chosen: say chosen_in: FOLDER, the recipe that chose"))
     for concept in recipe.concepts:
         _check_concept(found, ("concepts",), concept)
+    _check_labels(recipe, found)
+
+
+def _check_labels(recipe: Recipe, found: Tree) -> None:
+    """A vector's path has the concept's label in it, so no two concepts may share one."""
+    where: list[tuple[str, tuple[str, ...]]] = [(concept, ("concepts",)) for concept in recipe.concepts]
+    where += [(c, ("studies", name, "concepts")) for name, study in recipe.studies.items() for c in study.concepts]
+    seen: dict[str, str] = {}
+    for concept, path in where:
+        name = label(concept)
+        if seen.setdefault(name, concept) != concept:
+            raise _at(
+                found, path, UserError(f"{seen[name]!r} and {concept!r} are both the concept {name!r}: rename one")
+            )
 
 
 def _check_commands(recipe: Recipe, found: Tree) -> None:
     names = [command.name for command in recipe.commands]
+    cells = [command_cell(name) for name in names]
     for number, command in enumerate(recipe.commands):
         path = ("commands", number)
+        if cells[number] in cells[:number]:
+            raise _at(found, (*path, "name"), UserError(f"two commands are named {command.name!r}: rename one"))
         if command.run.split()[0] not in PROGRAMS:
             raise _at(found, (*path, "run"), unknown("program", command.run.split()[0], PROGRAMS))
         _known(found, (*path, "after"), "cell", command.after, (*KINDS, *names[:number]))

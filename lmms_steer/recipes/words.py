@@ -13,6 +13,11 @@ def label(concept: str) -> str:
     return concepts.load(concept).name if Path(concept).suffix else concept
 
 
+def command_cell(name: str) -> str:
+    """The name of a command's cell."""
+    return f"command/{name.replace(' ', '_')}"
+
+
 def backbone(model: Model) -> str:
     return model.backbone or backbone_of(model.pretrained) or model.pretrained
 
