@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lmms_steer import UserError
@@ -247,6 +248,8 @@ def test_a_run_killed_by_sigkill_goes_on_and_two_runs_in_one_folder_are_refused(
     process.wait()
     assert states(tmp_path) | {"a0": "done", "a1": "done", "a2": "running"} == states(tmp_path)
     list(execute(tmp_path, chain(tmp_path), 2))
+    left = [child.info for child in psutil.process_iter(["cmdline"]) if str(gate) in (child.info["cmdline"] or ())]
+    assert not left, "what a worker started ended with it"
     assert (tmp_path / "table.txt").read_text() == "0\n0\n1\n1\n2\n2\n3\n3\n"
     assert ran(tmp_path).count("a0") == ran(tmp_path).count("a1") == 1 and ran(tmp_path).count("a2") == 2
 

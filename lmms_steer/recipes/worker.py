@@ -101,7 +101,7 @@ def _free() -> None:
 
 
 def _watch(post: Post) -> None:
-    """End this process when the command that started it is gone: its next run must find the folder quiet."""
+    """End this process and what it started when its command is gone: the next run must find the folder quiet."""
     folder = Path(post.root) / ".run"
     while True:
         time.sleep(0.5)
@@ -111,6 +111,7 @@ def _watch(post: Post) -> None:
         except OSError:
             mine = seen = False
         if not (mine and seen and (post.watcher is None or _alive(post.watcher))):
+            inside.end_children()
             os._exit(3)
 
 
