@@ -15,7 +15,7 @@ import pytest
 from lmms_steer import UserError
 from lmms_steer.extraction import names
 from lmms_steer.extraction.extract import METHODS
-from lmms_steer.recipes import inside, memory
+from lmms_steer.recipes import inside, memory, workers
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.command import execute, run
 from lmms_steer.recipes.ledger import Ledger
@@ -178,9 +178,9 @@ def states(root: Path) -> dict[str, str]:
 
 
 def test_two_workers_give_the_table_of_one_and_what_is_done_is_kept(tmp_path: Path) -> None:
-    for name, workers in (("one", 1), ("two", 2)):
+    for name, count in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
-        list(execute(tmp_path / name, chain(tmp_path / name), workers))
+        list(execute(tmp_path / name, chain(tmp_path / name), count))
     one, two = tmp_path / "one", tmp_path / "two"
     assert (one / "table.txt").read_text() == (two / "table.txt").read_text() == "0\n0\n1\n1\n2\n2\n3\n3\n"
     assert sorted(ran(two)) == sorted(cell.name for cell in chain(two)), "no cell ran twice"
@@ -252,6 +252,15 @@ def test_a_run_killed_by_sigkill_goes_on_and_two_runs_in_one_folder_are_refused(
     assert not left, "what a worker started ended with it"
     assert (tmp_path / "table.txt").read_text() == "0\n0\n1\n1\n2\n2\n3\n3\n"
     assert ran(tmp_path).count("a0") == ran(tmp_path).count("a1") == 1 and ran(tmp_path).count("a2") == 2
+
+
+def test_workers_share_the_accelerators_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shares(there: str, size: int) -> list[str]:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
+        return [workers._environment(number, size)["CUDA_VISIBLE_DEVICES"] for number in range(size)]
+
+    assert shares("4,5", 4) == ["4", "5", "4", "5"] and shares("0,1,2,3", 2) == ["0,2", "1,3"]
+    assert shares("", 2) == ["", ""]
 
 
 def test_a_model_that_does_not_fit_is_a_failed_cell_with_one_line(tmp_path: Path) -> None:
