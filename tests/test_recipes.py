@@ -64,6 +64,7 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         ("    pretrained: tiny-paligemma2\n", "", "line 3: models.tiny.pretrained is missing"),
         ("tiny-paligemma2", "a,b", "line 5: pretrained=a,b: --model_args cannot hold"),
         ("about: a test", "about: [a", "line 2: no YAML"),
+        ("  tiny:", "  ..:", "line 3: '..': a name is letters, digits and . _ + -, no dot first"),
         ("about: a test", "models: {}", "line 2: 'models' stands there twice"),
         (
             "about: a test",
@@ -292,6 +293,15 @@ def test_a_search_that_failed_goes_on_with_what_it_has(tmp_path: Path) -> None:
     before = (folder / "batch").stat().st_mtime_ns
     list(execute(tmp_path, [cell], 1))
     assert states(tmp_path) == {"search": "done"} and (folder / "batch").stat().st_mtime_ns == before
+
+
+def test_a_folder_that_no_cell_is_known_to_have_made_is_put_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "mine").write_text("kept")
+    cell = Cell("c", "command", ("mkdir", str(folder)), makes=(str(folder),), folder=str(folder))
+    list(execute(tmp_path, [cell], 1))
+    assert states(tmp_path) == {"c": "done"} and (tmp_path / "replaced" / "c-1" / "mine").read_text() == "kept"
 
 
 def test_a_command_run_inside_leaves_its_output_status_and_reason_and_the_process_as_it_was(

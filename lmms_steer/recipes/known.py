@@ -19,7 +19,7 @@ from lmms_steer.search.options import SCORES, STRATEGIES
 from lmms_steer.search.ranges import alpha_range, layer_range, token_targets
 from lmms_steer.task_names import task_names
 
-_NAME = re.compile(r"[\w.+-]+")
+_NAME = re.compile(r"[\w+-][\w.+-]*")
 _FILE = (".yaml", ".yml", ".jsonl", ".csv")
 KINDS = ("extract", "search", "evaluate", "compare")
 PROGRAMS = ("lmms-steer", "lmms-eval")
@@ -34,7 +34,9 @@ def check_names(recipe: Recipe, found: Tree) -> None:
     for part in ("models", "methods", "studies"):
         for name in getattr(recipe, part):
             if not _NAME.fullmatch(name):
-                raise _at(found, (part, name), UserError(f"{name!r}: a name is letters, digits and . _ + -"))
+                raise _at(
+                    found, (part, name), UserError(f"{name!r}: a name is letters, digits and . _ + -, no dot first")
+                )
     _check_models(recipe, found)
     _check_methods(recipe, found)
     _check_studies(recipe, found)
