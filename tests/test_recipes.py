@@ -15,12 +15,13 @@ import pytest
 from lmms_steer import UserError
 from lmms_steer.extraction import names
 from lmms_steer.extraction.extract import METHODS
-from lmms_steer.recipes import inside, memory, workers
+from lmms_steer.recipes import inside, memory, words, workers
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.command import execute, run
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.reader import load, shipped
+from lmms_steer.recipes.schema import Model
 from lmms_steer.recipes.worker import attempt
 
 RECIPE = """\
@@ -274,6 +275,15 @@ def test_a_model_that_does_not_fit_is_a_failed_cell_with_one_line(tmp_path: Path
         == memory.needed(str(tmp_path / "m"), "auto", processor=True)
         == 4 * 10**13
     )
+    # the same weights in another layout are not loaded
+    (tmp_path / "m" / "consolidated.safetensors").write_bytes((tmp_path / "m" / "model.safetensors").read_bytes())
+    assert memory.needed(str(tmp_path / "m"), "bfloat16") == 2 * 10**13
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "one.safetensors")
+    index = {"weight_map": {"w": "one.safetensors", "v": "one.safetensors"}}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert memory.needed(str(tmp_path / "m"), "bfloat16") == 2 * 10**13
+    quantised = Model(pretrained="m", args={"load_in_4bit": "True"})
+    assert words.loads(quantised) is None and words.loads(Model(pretrained="m")) == ("m", "auto")
     assert memory.needed("no/such-model", "auto") is None
     cell = Cell("big", "evaluate", ("lmms-eval",), loads=(str(tmp_path / "m"), "bfloat16"))
 

@@ -28,7 +28,7 @@ class Cell:
         reads: files and folders of others whose content it depends on.
         makes: files and folders that it must leave.
         folder: a folder of its own, with nobody else's files in it.
-        loads: checkpoint and dtype of the multimodal model that it loads.
+        loads: checkpoint and dtype of the multimodal model that it loads, where its memory can be told.
         answers: questions asked times settings, where that is known.
         show: whether what it prints is shown at the end.
     """

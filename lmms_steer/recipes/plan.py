@@ -101,7 +101,7 @@ class Planner:
                     reads=words.local(model),
                     makes=tuple(str(folder / file) for file in left),
                     folder=str(folder),
-                    loads=(model.pretrained, model.args.get("dtype", "auto")),
+                    loads=words.loads(model),
                     answers=words.settings(model, settings.alphas, recipe.search.tokens, settings.controls)
                     * min(study.select_questions or 0, limit or study.select_questions or 0)
                     or None,
@@ -131,7 +131,7 @@ class Planner:
                 reads=(*system.reads, *words.local(model)),
                 makes=(str(folder),),
                 folder=str(folder),
-                loads=(model.pretrained, model.args.get("dtype", "auto")),
+                loads=words.loads(model),
                 answers=min(questions, self.recipe.limit or questions) * len(system.tests) if questions else None,
             )
 

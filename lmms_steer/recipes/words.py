@@ -40,6 +40,13 @@ def local(model: Model) -> tuple[str, ...]:
     return (model.pretrained,) if Path(model.pretrained).is_dir() else ()
 
 
+def loads(model: Model) -> tuple[str, str] | None:
+    """Checkpoint and dtype, for the memory that it takes; None where the weights are quantised as they are loaded."""
+    if any(model.args.get(f"load_in_{bits}bit", "").lower() not in ("", "false") for bits in (4, 8)):
+        return None
+    return model.pretrained, model.args.get("dtype", "auto")
+
+
 def settings(model: Model, alphas: str, tokens: str, controls: int) -> int:
     layers = len(layer_range(model.layers, 10**6)) if model.layers else 0
     return layers * len(alpha_range(alphas)) * len(token_targets(tokens)) * (1 + controls)
