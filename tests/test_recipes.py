@@ -66,6 +66,10 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         ("tiny-paligemma2", "a,b", "line 5: pretrained=a,b: --model_args cannot hold"),
         ("about: a test", "about: [a", "line 2: no YAML"),
         ("  tiny:", "  ..:", "line 3: '..': a name is letters, digits and . _ + -, no dot first"),
+        ("\n  mean_shift: {alphas: 10:50:10}", " {}", "line 6: methods: dictionary should have at least 1 item"),
+        ("concepts: spatial", "concepts: []", "line 10: studies.left.concepts: tuple should have at least 1 item"),
+        ("about: a test", "commands: [{name: a, run: '', makes: x}]", "line 1: unknown program ''"),
+        ("about: a test", "commands: [{name: a, run: 'a \"', makes: x}]", "line 1: run: No closing quotation"),
         ("about: a test", "models: {}", "line 2: 'models' stands there twice"),
         (
             "about: a test",
@@ -90,6 +94,10 @@ def test_values_are_set_by_key_by_star_and_by_a_file_laid_over(recipe: Callable[
     assert found.models["tiny"].pretrained == "/a/b" and found.studies["left"].test == ("tiny_colour", "tiny_counting")
     # YAML 1.1 would make this a number to base 60
     assert found.methods["mean_shift"].alphas == "10:50:10"
+    second = "  two: {pretrained: tiny-paligemma2}\nmethods:"
+    over.write_text('models: {"*": {args: {dtype: auto}}}')
+    _, found = load(recipe("methods:", second), [str(over)], ["models.two.args.dtype=float32"])
+    assert [model.args["dtype"] for model in found.models.values()] == ["auto", "float32"]
     for wrong, expected in (
         ("models.tiny.batch_size=0", "--set models.tiny.batch_size=0: models.tiny.batch_size: input should be greater"),
         ("modls.tiny.batch_size=1", "unknown key 'modls': did you mean 'models'"),

@@ -1,6 +1,7 @@
 """The names in a recipe, each looked up before anything runs. Imports neither torch nor lmms-eval: a plan is quick."""
 
 import re
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
@@ -110,8 +111,12 @@ def _check_commands(recipe: Recipe, found: Tree) -> None:
         path = ("commands", number)
         if cells[number] in cells[:number]:
             raise _at(found, (*path, "name"), UserError(f"two commands are named {command.name!r}: rename one"))
-        if command.run.split()[0] not in PROGRAMS:
-            raise _at(found, (*path, "run"), unknown("program", command.run.split()[0], PROGRAMS))
+        try:
+            program = [*shlex.split(command.run), ""][0]
+        except ValueError as error:
+            raise _at(found, (*path, "run"), UserError(f"run: {error}")) from error
+        if program not in PROGRAMS:
+            raise _at(found, (*path, "run"), unknown("program", program, PROGRAMS))
         _known(found, (*path, "after"), "cell", command.after, (*KINDS, *names[:number]))
 
 
