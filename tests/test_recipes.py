@@ -70,6 +70,7 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         ("concepts: spatial", "concepts: []", "line 10: studies.left.concepts: tuple should have at least 1 item"),
         ("about: a test", "commands: [{name: a, run: '', makes: x}]", "line 1: unknown program ''"),
         ("about: a test", "commands: [{name: a, run: 'a \"', makes: x}]", "line 1: run: No closing quotation"),
+        ("test: tiny_spatial", "test: mmbench_en_dev", "line 12: the system `prompted` asks 'mmbench_en_dev_prompted'"),
         ("about: a test", "models: {}", "line 2: 'models' stands there twice"),
         (
             "about: a test",

@@ -82,6 +82,9 @@ def _check_studies(recipe: Recipe, found: Tree) -> None:
         for key, names in tasks.items():
             for task in filter(None, names):
                 _check_task(found, (*path, key), task)
+        if "prompted" in recipe.systems and not study.test_prompted:
+            for task in study.test:
+                _check_prompted(found, (*path, "test"), f"{task}_prompted")
         if (study.select is None) == (study.chosen is None):
             raise _at(found, path, UserError(f"study {name}: say either select: TASK or chosen: STUDY"))
         if study.chosen is not None and recipe.chosen_in is None:
@@ -131,6 +134,12 @@ def _check_concept(found: Tree, path: tuple[Any, ...], concept: str) -> None:
 def _check_task(found: Tree, path: tuple[Any, ...], task: str) -> None:
     if task not in our_tasks() and task not in their_tasks():
         raise _at(found, path, unknown("task", task, _near(task, our_tasks())))
+
+
+def _check_prompted(found: Tree, path: tuple[Any, ...], task: str) -> None:
+    if task not in our_tasks() and task not in their_tasks():
+        wrong = f"the system `prompted` asks {task!r}, and there is no such task: say test_prompted:, or other systems:"
+        raise _at(found, path, UserError(wrong))
 
 
 @cache
