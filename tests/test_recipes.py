@@ -9,17 +9,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lmms_steer import UserError
 from lmms_steer.extraction import names
 from lmms_steer.extraction.extract import METHODS
-from lmms_steer.recipes import inside, memory
+from lmms_steer.recipes import inside, memory, words, workers
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.command import execute, run
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.reader import load, shipped
+from lmms_steer.recipes.schema import Model
 from lmms_steer.recipes.worker import attempt
 
 RECIPE = """\
@@ -63,7 +65,18 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         ("    pretrained: tiny-paligemma2\n", "", "line 3: models.tiny.pretrained is missing"),
         ("tiny-paligemma2", "a,b", "line 5: pretrained=a,b: --model_args cannot hold"),
         ("about: a test", "about: [a", "line 2: no YAML"),
+        ("  tiny:", "  ..:", "line 3: '..': a name is letters, digits and . _ + -, no dot first"),
+        ("\n  mean_shift: {alphas: 10:50:10}", " {}", "line 6: methods: dictionary should have at least 1 item"),
+        ("concepts: spatial", "concepts: []", "line 10: studies.left.concepts: tuple should have at least 1 item"),
+        ("about: a test", "commands: [{name: a, run: '', makes: x}]", "line 1: unknown program ''"),
+        ("about: a test", "commands: [{name: a, run: 'a \"', makes: x}]", "line 1: run: No closing quotation"),
+        ("test: tiny_spatial", "test: mmbench_en_dev", "line 12: the system `prompted` asks 'mmbench_en_dev_prompted'"),
         ("about: a test", "models: {}", "line 2: 'models' stands there twice"),
+        (
+            "about: a test",
+            "commands: [{name: a b, run: lmms-eval, makes: x}, {name: a_b, run: lmms-eval, makes: y}]",
+            "line 1: two commands are named 'a_b'",
+        ),
     ],
 )
 def test_a_mistake_in_a_recipe_is_told_with_its_line_before_anything_runs(
@@ -82,6 +95,10 @@ def test_values_are_set_by_key_by_star_and_by_a_file_laid_over(recipe: Callable[
     assert found.models["tiny"].pretrained == "/a/b" and found.studies["left"].test == ("tiny_colour", "tiny_counting")
     # YAML 1.1 would make this a number to base 60
     assert found.methods["mean_shift"].alphas == "10:50:10"
+    second = "  two: {pretrained: tiny-paligemma2}\nmethods:"
+    over.write_text('models: {"*": {args: {dtype: auto}}}')
+    _, found = load(recipe("methods:", second), [str(over)], ["models.two.args.dtype=float32"])
+    assert [model.args["dtype"] for model in found.models.values()] == ["auto", "float32"]
     for wrong, expected in (
         ("models.tiny.batch_size=0", "--set models.tiny.batch_size=0: models.tiny.batch_size: input should be greater"),
         ("modls.tiny.batch_size=1", "unknown key 'modls': did you mean 'models'"),
@@ -127,6 +144,17 @@ def test_the_paper_s_plan_is_the_paper_s() -> None:
     assert not Path("runs/paper_ood").exists()
 
 
+def test_two_things_that_would_share_a_file_are_refused(recipe: Callable[..., str], tmp_path: Path) -> None:
+    second = "  two: {model: steered_paligemma, pretrained: tiny-paligemma2, backbone: /b/final}\nmethods:"
+    _, found = load(recipe("methods:", second), (), ["models.tiny.backbone=/a/final"])
+    with pytest.raises(UserError, match=r"extract/final/mean_shift: .*/a/final.*/b/final"):
+        Planner(found, tmp_path).cells()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("name: spatial\nabout: mine\npairs:\n- left: The cup is left of the plate.\n")
+    with pytest.raises(UserError, match=r"line 10: 'spatial' and '.*mine.yaml' are both the concept 'spatial'"):
+        load(recipe("concepts: spatial", f"concepts: [spatial, {mine}]"))
+
+
 def test_a_plan_imports_neither_torch_nor_lmms_eval() -> None:
     code = (
         "import sys; from lmms_steer.recipes.command import run; list(run('paper_cvbench', dry_run=True));"
@@ -161,9 +189,9 @@ def states(root: Path) -> dict[str, str]:
 
 
 def test_two_workers_give_the_table_of_one_and_what_is_done_is_kept(tmp_path: Path) -> None:
-    for name, workers in (("one", 1), ("two", 2)):
+    for name, count in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
-        list(execute(tmp_path / name, chain(tmp_path / name), workers))
+        list(execute(tmp_path / name, chain(tmp_path / name), count))
     one, two = tmp_path / "one", tmp_path / "two"
     assert (one / "table.txt").read_text() == (two / "table.txt").read_text() == "0\n0\n1\n1\n2\n2\n3\n3\n"
     assert sorted(ran(two)) == sorted(cell.name for cell in chain(two)), "no cell ran twice"
@@ -231,8 +259,19 @@ def test_a_run_killed_by_sigkill_goes_on_and_two_runs_in_one_folder_are_refused(
     process.wait()
     assert states(tmp_path) | {"a0": "done", "a1": "done", "a2": "running"} == states(tmp_path)
     list(execute(tmp_path, chain(tmp_path), 2))
+    left = [child.info for child in psutil.process_iter(["cmdline"]) if str(gate) in (child.info["cmdline"] or ())]
+    assert not left, "what a worker started ended with it"
     assert (tmp_path / "table.txt").read_text() == "0\n0\n1\n1\n2\n2\n3\n3\n"
     assert ran(tmp_path).count("a0") == ran(tmp_path).count("a1") == 1 and ran(tmp_path).count("a2") == 2
+
+
+def test_workers_share_the_accelerators_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shares(there: str, size: int) -> list[str]:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", there)
+        return [workers._environment(number, size)["CUDA_VISIBLE_DEVICES"] for number in range(size)]
+
+    assert shares("4,5", 4) == ["4", "5", "4", "5"] and shares("0,1,2,3", 2) == ["0,2", "1,3"]
+    assert shares("", 2) == ["", ""]
 
 
 def test_a_model_that_does_not_fit_is_a_failed_cell_with_one_line(tmp_path: Path) -> None:
@@ -245,6 +284,15 @@ def test_a_model_that_does_not_fit_is_a_failed_cell_with_one_line(tmp_path: Path
         == memory.needed(str(tmp_path / "m"), "auto", processor=True)
         == 4 * 10**13
     )
+    # the same weights in another layout are not loaded
+    (tmp_path / "m" / "consolidated.safetensors").write_bytes((tmp_path / "m" / "model.safetensors").read_bytes())
+    assert memory.needed(str(tmp_path / "m"), "bfloat16") == 2 * 10**13
+    (tmp_path / "m" / "model.safetensors").rename(tmp_path / "m" / "one.safetensors")
+    index = {"weight_map": {"w": "one.safetensors", "v": "one.safetensors"}}
+    (tmp_path / "m" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert memory.needed(str(tmp_path / "m"), "bfloat16") == 2 * 10**13
+    quantised = Model(pretrained="m", args={"load_in_4bit": "True"})
+    assert words.loads(quantised) is None and words.loads(Model(pretrained="m")) == ("m", "auto")
     assert memory.needed("no/such-model", "auto") is None
     cell = Cell("big", "evaluate", ("lmms-eval",), loads=(str(tmp_path / "m"), "bfloat16"))
 
@@ -253,6 +301,26 @@ def test_a_model_that_does_not_fit_is_a_failed_cell_with_one_line(tmp_path: Path
 
     ended = attempt(cell, Ledger(tmp_path), never)
     assert ended["state"] == "failed" and "needs 20000.0 GB for its weights (dtype=bfloat16)" in str(ended["why"])
+
+
+def test_a_search_that_failed_goes_on_with_what_it_has(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    script = f"test -e {folder}/batch && touch {folder}/choice || {{ mkdir {folder}; touch {folder}/batch; exit 1; }}"
+    cell = Cell("search", "search", ("sh", "-c", script), makes=(str(folder / "choice"),), folder=str(folder))
+    with pytest.raises(UserError, match="1 cells failed"):
+        list(execute(tmp_path, [cell], 1))
+    before = (folder / "batch").stat().st_mtime_ns
+    list(execute(tmp_path, [cell], 1))
+    assert states(tmp_path) == {"search": "done"} and (folder / "batch").stat().st_mtime_ns == before
+
+
+def test_a_folder_that_no_cell_is_known_to_have_made_is_put_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "mine").write_text("kept")
+    cell = Cell("c", "command", ("mkdir", str(folder)), makes=(str(folder),), folder=str(folder))
+    list(execute(tmp_path, [cell], 1))
+    assert states(tmp_path) == {"c": "done"} and (tmp_path / "replaced" / "c-1" / "mine").read_text() == "kept"
 
 
 def test_a_command_run_inside_leaves_its_output_status_and_reason_and_the_process_as_it_was(

@@ -28,7 +28,7 @@ class Cell:
         reads: files and folders of others whose content it depends on.
         makes: files and folders that it must leave.
         folder: a folder of its own, with nobody else's files in it.
-        loads: checkpoint and dtype of the multimodal model that it loads.
+        loads: checkpoint and dtype of the multimodal model that it loads, where its memory can be told.
         answers: questions asked times settings, where that is known.
         show: whether what it prints is shown at the end.
     """
@@ -99,11 +99,14 @@ class Marks:
         )
 
     def prepare(self, cell: Cell, fingerprint: str) -> None:
-        """Before it runs: a search that was cut off goes on; anything else begins with an empty folder of its own."""
+        """Before it runs: a search that was cut off goes on; anything else begins with an empty folder of its own.
+
+        Only what a cell left that did not end well is removed; what nobody knows about, or was done, is put aside.
+        """
         mark, folder = self.read(cell.name), Path(cell.folder or "")
         if cell.folder and folder.exists():
             same = mark.get("fingerprint") == fingerprint
-            if mark.get("state") == "done" or (cell.kind == "search" and not same):
+            if mark.get("state") not in ("running", "failed") or (cell.kind == "search" and not same):
                 _put_aside(folder, self.root.parent / "replaced", cell)
             elif cell.kind != "search":
                 shutil.rmtree(folder)

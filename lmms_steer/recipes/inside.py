@@ -8,9 +8,11 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 
 def run(command: Sequence[str], log: Path) -> int:
@@ -23,7 +25,12 @@ def run(command: Sequence[str], log: Path) -> int:
     with log.open("w", encoding="utf-8") as file, _printing_to(file.fileno()), _as_it_was(command):
         main = _entry(command[0])
         if main is None:
-            return subprocess.run([_program(command[0]), *command[1:]], check=False).returncode
+            with subprocess.Popen([_program(command[0]), *command[1:]]) as child:
+                try:
+                    return child.wait()
+                except BaseException:
+                    end_children()
+                    raise
         try:
             main()
         except SystemExit as end:
@@ -32,6 +39,13 @@ def run(command: Sequence[str], log: Path) -> int:
             traceback.print_exc()
             return 1
     return 0
+
+
+def end_children() -> None:
+    """Kill all that this process started, group or not: torchrun gives each of its processes a group of its own."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def why(log: Path) -> str:

@@ -1,6 +1,7 @@
 """The names in a recipe, each looked up before anything runs. Imports neither torch nor lmms-eval: a plan is quick."""
 
 import re
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import cache
@@ -14,11 +15,12 @@ from lmms_steer.extraction.names import check_method
 from lmms_steer.models.names import MODELS
 from lmms_steer.recipes.schema import SYSTEMS, Recipe
 from lmms_steer.recipes.tree import Tree
+from lmms_steer.recipes.words import command_cell, label
 from lmms_steer.search.options import SCORES, STRATEGIES
 from lmms_steer.search.ranges import alpha_range, layer_range, token_targets
 from lmms_steer.task_names import task_names
 
-_NAME = re.compile(r"[\w.+-]+")
+_NAME = re.compile(r"[\w+-][\w.+-]*")
 _FILE = (".yaml", ".yml", ".jsonl", ".csv")
 KINDS = ("extract", "search", "evaluate", "compare")
 PROGRAMS = ("lmms-steer", "lmms-eval")
@@ -33,7 +35,9 @@ def check_names(recipe: Recipe, found: Tree) -> None:
     for part in ("models", "methods", "studies"):
         for name in getattr(recipe, part):
             if not _NAME.fullmatch(name):
-                raise _at(found, (part, name), UserError(f"{name!r}: a name is letters, digits and . _ + -"))
+                raise _at(
+                    found, (part, name), UserError(f"{name!r}: a name is letters, digits and . _ + -, no dot first")
+                )
     _check_models(recipe, found)
     _check_methods(recipe, found)
     _check_studies(recipe, found)
@@ -78,20 +82,44 @@ def _check_studies(recipe: Recipe, found: Tree) -> None:
         for key, names in tasks.items():
             for task in filter(None, names):
                 _check_task(found, (*path, key), task)
+        if "prompted" in recipe.systems and not study.test_prompted:
+            for task in study.test:
+                _check_prompted(found, (*path, "test"), f"{task}_prompted")
         if (study.select is None) == (study.chosen is None):
             raise _at(found, path, UserError(f"study {name}: say either select: TASK or chosen: STUDY"))
         if study.chosen is not None and recipe.chosen_in is None:
             raise _at(found, (*path, "chosen"), UserError("chosen: say chosen_in: FOLDER, the recipe that chose"))
     for concept in recipe.concepts:
         _check_concept(found, ("concepts",), concept)
+    _check_labels(recipe, found)
+
+
+def _check_labels(recipe: Recipe, found: Tree) -> None:
+    """A vector's path has the concept's label in it, so no two concepts may share one."""
+    where: list[tuple[str, tuple[str, ...]]] = [(concept, ("concepts",)) for concept in recipe.concepts]
+    where += [(c, ("studies", name, "concepts")) for name, study in recipe.studies.items() for c in study.concepts]
+    seen: dict[str, str] = {}
+    for concept, path in where:
+        name = label(concept)
+        if seen.setdefault(name, concept) != concept:
+            raise _at(
+                found, path, UserError(f"{seen[name]!r} and {concept!r} are both the concept {name!r}: rename one")
+            )
 
 
 def _check_commands(recipe: Recipe, found: Tree) -> None:
     names = [command.name for command in recipe.commands]
+    cells = [command_cell(name) for name in names]
     for number, command in enumerate(recipe.commands):
         path = ("commands", number)
-        if command.run.split()[0] not in PROGRAMS:
-            raise _at(found, (*path, "run"), unknown("program", command.run.split()[0], PROGRAMS))
+        if cells[number] in cells[:number]:
+            raise _at(found, (*path, "name"), UserError(f"two commands are named {command.name!r}: rename one"))
+        try:
+            program = [*shlex.split(command.run), ""][0]
+        except ValueError as error:
+            raise _at(found, (*path, "run"), UserError(f"run: {error}")) from error
+        if program not in PROGRAMS:
+            raise _at(found, (*path, "run"), unknown("program", program, PROGRAMS))
         _known(found, (*path, "after"), "cell", command.after, (*KINDS, *names[:number]))
 
 
@@ -106,6 +134,12 @@ def _check_concept(found: Tree, path: tuple[Any, ...], concept: str) -> None:
 def _check_task(found: Tree, path: tuple[Any, ...], task: str) -> None:
     if task not in our_tasks() and task not in their_tasks():
         raise _at(found, path, unknown("task", task, _near(task, our_tasks())))
+
+
+def _check_prompted(found: Tree, path: tuple[Any, ...], task: str) -> None:
+    if task not in our_tasks() and task not in their_tasks():
+        wrong = f"the system `prompted` asks {task!r}, and there is no such task: say test_prompted:, or other systems:"
+        raise _at(found, path, UserError(wrong))
 
 
 @cache

@@ -22,10 +22,9 @@ def needed(pretrained: str, dtype: str, processor: bool = False) -> int | None:
         processor: whether it will run on a processor.
     """
     folder = _on_disk(checkpoint(pretrained))
-    files = sorted(folder.glob("*.safetensors")) if folder else []
     width = 4 if dtype == "auto" and processor else _BYTES.get(dtype)
     try:
-        return sum(_tensors(path, width) for path in files) or None
+        return sum(_tensors(path, width) for path in _weights(folder)) or None if folder else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
         return None
 
@@ -39,7 +38,7 @@ def problem(pretrained: str, dtype: str) -> str | None:
         there = sum(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
         where = f"{torch.cuda.device_count()} accelerator(s)"
     else:
-        there, where = int(psutil.virtual_memory().available), "memory"
+        there, where = int(psutil.virtual_memory().total), "memory"
     need = needed(pretrained, dtype, not torch.cuda.is_available())
     if need is None or need <= there:
         return None
@@ -61,6 +60,14 @@ def _on_disk(name: str) -> Path | None:
     snapshots = hub / f"models--{name.replace('/', '--')}" / "snapshots"
     found = sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime)
     return found[-1] if found else None
+
+
+def _weights(folder: Path) -> list[Path]:
+    """What transformers loads; some checkpoints hold the same weights a second time, in another layout."""
+    index, one = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        return sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    return [one] if one.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def _tensors(path: Path, width: int | None) -> int:

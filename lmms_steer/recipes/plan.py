@@ -32,10 +32,16 @@ class Planner:
         self.recipe, self.output, self.at = recipe, output, Layout(recipe, output)
 
     def cells(self) -> list[Cell]:
-        """All of them."""
+        """All of them.
+
+        Raises:
+            UserError: where two would share a name, and so their files: backbones in folders of one name.
+        """
         found: dict[str, Cell] = {}
         for cell in self._all():
-            found.setdefault(cell.name, cell)
+            if found.setdefault(cell.name, cell) != cell:
+                both = f"`{found[cell.name]}` and `{cell}`"
+                raise UserError(f"two different cells would be {cell.name}: {both}: rename what they read")
         return [*found.values(), *self._commands(list(found.values()))]
 
     def _all(self) -> Iterator[Cell]:
@@ -95,7 +101,7 @@ class Planner:
                     reads=words.local(model),
                     makes=tuple(str(folder / file) for file in left),
                     folder=str(folder),
-                    loads=(model.pretrained, model.args.get("dtype", "auto")),
+                    loads=words.loads(model),
                     answers=words.settings(model, settings.alphas, recipe.search.tokens, settings.controls)
                     * min(study.select_questions or 0, limit or study.select_questions or 0)
                     or None,
@@ -125,7 +131,7 @@ class Planner:
                 reads=(*system.reads, *words.local(model)),
                 makes=(str(folder),),
                 folder=str(folder),
-                loads=(model.pretrained, model.args.get("dtype", "auto")),
+                loads=words.loads(model),
                 answers=min(questions, self.recipe.limit or questions) * len(system.tests) if questions else None,
             )
 
@@ -155,12 +161,12 @@ class Planner:
         for command in self.recipe.commands:
             line = shlex.split(command.run.replace("{output}", str(self.output)))
             yield Cell(
-                name=f"command/{command.name.replace(' ', '_')}",
+                name=words.command_cell(command.name),
                 kind="command",
                 command=tuple(line),
                 needs=(
                     *(cell.name for cell in others if cell.kind in command.after),
-                    *(f"command/{name.replace(' ', '_')}" for name in command.after if name not in KINDS),
+                    *(words.command_cell(name) for name in command.after if name not in KINDS),
                 ),
                 makes=tuple(path.replace("{output}", str(self.output)) for path in command.makes),
                 show=command.show,

@@ -63,21 +63,21 @@ class Search(Strict):
 
     tokens: Range = "image,text,both"
     strategy: str | None = None
-    """grid, race, screen or tpe; unsaid: every cell on every question."""
+    """grid, race, screen, race+screen or tpe; unsaid: every cell on every question."""
     score: str | None = None
-    """How an answer is told; unsaid: by the next token."""
+    """letters, generate or auto; unsaid: auto, what the task does."""
     limit: int | None = Field(default=None, ge=1)
 
 
 class Study(Strict):
     """Vectors, the questions that they are chosen on, and those that the choice is measured on."""
 
-    concepts: Names
+    concepts: Names = Field(min_length=1)
     select: str | None = None
     """A task of held-out questions; unsaid where `chosen` is."""
     chosen: str | None = None
     """A study of `chosen_in` whose choices are used as they are."""
-    test: Names
+    test: Names = Field(min_length=1)
     test_prompted: Names | None = None
     """What `prompted` is asked; unsaid: each test with `_prompted` behind."""
     select_questions: int | None = Field(None, ge=1)
@@ -105,7 +105,7 @@ class Recipe(Strict):
     output: str | None = None
     """The folder; unsaid: runs/NAME."""
     models: dict[str, Model]
-    methods: dict[str, Method]
+    methods: dict[str, Method] = Field(min_length=1)
     studies: dict[str, Study]
     search: Search = Field(default_factory=Search)
     systems: Names = ("baseline", "prompted", "calibrated", "steered", "controls")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,8 @@ def lay_over(tree: Tree, over: Tree) -> None:
     for key, child in over.value.items():
         for name in list(tree.value) if key == "*" else [key]:
             if name in tree.value:
-                lay_over(tree.value[name], child)
+                # a copy for each: what is set in one must not show in the others
+                lay_over(tree.value[name], copy.deepcopy(child))
             else:
                 tree.value[name] = child
 

@@ -13,6 +13,11 @@ def label(concept: str) -> str:
     return concepts.load(concept).name if Path(concept).suffix else concept
 
 
+def command_cell(name: str) -> str:
+    """The name of a command's cell."""
+    return f"command/{name.replace(' ', '_')}"
+
+
 def backbone(model: Model) -> str:
     return model.backbone or backbone_of(model.pretrained) or model.pretrained
 
@@ -33,6 +38,13 @@ def option(name: str, value: object) -> tuple[str, ...]:
 
 def local(model: Model) -> tuple[str, ...]:
     return (model.pretrained,) if Path(model.pretrained).is_dir() else ()
+
+
+def loads(model: Model) -> tuple[str, str] | None:
+    """Checkpoint and dtype, for the memory that it takes; None where the weights are quantised as they are loaded."""
+    if any(model.args.get(f"load_in_{bits}bit", "").lower() not in ("", "false") for bits in (4, 8)):
+        return None
+    return model.pretrained, model.args.get("dtype", "auto")
 
 
 def settings(model: Model, alphas: str, tokens: str, controls: int) -> int:

@@ -66,6 +66,8 @@ def attempt(
     """Run one cell; its state, why it failed, the seconds that it took."""
     marks, log = ledger.marks, ledger.marks.log(cell)
     began = time.monotonic()
+    # where it fails before there is a new one, its folder still holds what the last one made
+    fingerprint = marks.read(cell.name).get("fingerprint", "")
     try:
         fingerprint = marks.fingerprint(cell)
         marks.prepare(cell, fingerprint)
@@ -82,7 +84,7 @@ def attempt(
     seconds = round(time.monotonic() - began, 1)
     _free()
     if wrong:
-        marks.write(cell, state="failed", why=wrong, seconds=seconds)
+        marks.write(cell, state="failed", fingerprint=fingerprint, why=wrong, seconds=seconds)
         return {"state": "failed", "why": wrong, "seconds": seconds}
     marks.write(
         cell, state="done", fingerprint=fingerprint, left=digest(cell.makes), seconds=seconds, version=__version__
@@ -99,7 +101,7 @@ def _free() -> None:
 
 
 def _watch(post: Post) -> None:
-    """End this process when the command that started it is gone: its next run must find the folder quiet."""
+    """End this process and what it started when its command is gone: the next run must find the folder quiet."""
     folder = Path(post.root) / ".run"
     while True:
         time.sleep(0.5)
@@ -109,6 +111,7 @@ def _watch(post: Post) -> None:
         except OSError:
             mine = seen = False
         if not (mine and seen and (post.watcher is None or _alive(post.watcher))):
+            inside.end_children()
             os._exit(3)
 
 

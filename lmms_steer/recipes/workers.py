@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,9 @@ def _environment(number: int, size: int) -> dict[str, str]:
     found = {}
     if size > 1 and "OMP_NUM_THREADS" not in os.environ:
         found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // size))
-    found["CUDA_VISIBLE_DEVICES"] = ",".join(_accelerators()[number % size :: size] or _accelerators()[-1:])
+    there = _accelerators()
+    own = there[number::size] or [there[number % len(there)]] if there else []
+    found["CUDA_VISIBLE_DEVICES"] = ",".join(own)
     return found
 
 
@@ -109,6 +112,11 @@ def _accelerators() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [part for part in named.split(",") if part]
+    return _installed()
+
+
+@cache
+def _installed() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
