@@ -61,7 +61,7 @@ def _check_models(recipe: Recipe, found: Tree) -> None:
                 wrong = UserError(f"{key}={value}: --model_args cannot hold ',', '=' or a space in a value")
                 raise _at(found, (*path, key if key == "pretrained" else "args"), wrong)
         if model.layers:
-            _checked(found, (*path, "layers"), layer_range, model.layers, 10**6)
+            _checked(found, (*path, "layers"), layer_range, model.layers)
 
 
 def _check_methods(recipe: Recipe, found: Tree) -> None:

@@ -41,7 +41,8 @@ def load(name: str, over: Sequence[str] = (), assignments: Iterable[str] = ()) -
     try:
         recipe = Recipe.model_validate(found.plain())
     except ValidationError as error:
-        raise _told(found, error.errors()[0]) from error
+        # a key that is missing may be there, misspelt
+        raise _told(found, min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")) from error
     check_names(recipe, found)
     return path.stem, recipe
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lmms_steer.errors import UserError, one_line, unknown
+from lmms_steer.errors import UserError, one_line
 
 
 @dataclass(slots=True)
@@ -111,9 +111,11 @@ def _assign(tree: Tree, path: str, value: Tree, where: str) -> None:
         if path.startswith(f"{name}."):
             _assign(children[name], path.removeprefix(f"{name}."), value, where)
             return
-    if "." in path:
-        raise UserError(f"{where}: {unknown('key', path.split('.', 1)[0], children)}")
-    children[path] = value
+    # the schema knows whether such keys may be
+    first, _, rest = path.partition(".")
+    children[first] = Tree({}, where) if rest else value
+    if rest:
+        _assign(children[first], rest, value, where)
 
 
 def _below(tree: Tree) -> Iterator[Tree]:

@@ -48,5 +48,5 @@ def loads(model: Model) -> tuple[str, str] | None:
 
 
 def settings(model: Model, alphas: str, tokens: str, controls: int) -> int:
-    layers = len(layer_range(model.layers, 10**6)) if model.layers else 0
+    layers = len(layer_range(model.layers)) if model.layers else 0
     return layers * len(alpha_range(alphas)) * len(token_targets(tokens)) * (1 + controls)

@@ -21,7 +21,7 @@ def run(options: Options) -> Iterator[str]:
         UserError: before the model is loaded, for a grid, task, vector or folder that cannot be searched.
     """
     if options.layers:
-        layer_range(options.layers, 10**6)
+        layer_range(options.layers)
     strengths, targets = alpha_range(options.alphas), token_targets(options.tokens)
     from lmms_steer.models.from_args import model_named
     from lmms_steer.search.asked import load, questions, sha256

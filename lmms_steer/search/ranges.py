@@ -7,8 +7,8 @@ from lmms_steer.errors import UserError, unknown
 from lmms_steer.spec import TOKENS
 
 
-def layer_range(text: str, n_layers: int) -> tuple[int, ...]:
-    """`5-20`, `3`, `0-8:2`, `1,4,7` ▸ layers.
+def layer_range(text: str, n_layers: int | None = None) -> tuple[int, ...]:
+    """`5-20`, `3`, `0-8:2`, `1,4,7` ▸ layers; `n_layers` is how many the model has, where that is known.
 
     Raises:
         UserError: for anything else, or layers that the model has not.
@@ -22,7 +22,7 @@ def layer_range(text: str, n_layers: int) -> tuple[int, ...]:
         if last < first:
             raise UserError(f"--layers {text}: {part.strip()} runs backwards")
         layers += range(first, last + 1, int(match[3] or 1))
-    if not layers or max(layers) >= n_layers:
+    if n_layers is not None and max(layers) >= n_layers:
         raise UserError(f"--layers {text}: the model has the layers 0-{n_layers - 1}")
     return tuple(dict.fromkeys(layers))
 
