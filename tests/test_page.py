@@ -1,7 +1,7 @@
 """The page of `lmms-steer compare --html`, opened and used in a real browser."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from runs import write_run
 
 from lmms_steer import UserError
 from lmms_steer.comparison.command import run
+from lmms_steer.comparison.studies import read_maps
 
 needs_browser = pytest.mark.skipif(not BROWSER, reason="no Chromium: apt-get install chromium")
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -46,6 +47,18 @@ const contrast = (one, two) => Math.max(bright(one) / bright(two), bright(two) /
 COLOURS = ("--ink", "--soft", "--mark", "--good", "--bad", "--steered", "--control", "--prompted", "--other")
 
 
+def write_study(folder: Path, gains: dict[tuple[int, float], float], dropped: Sequence[tuple[int, float]] = ()) -> Path:
+    """A search's cells: (layer, alpha) ▸ gain."""
+    cells = [
+        {"vector": "v", "layer": cell[0], "alpha": cell[1], "tokens": "image", "n": 50, "gain": gain,
+         "dropped": cell in dropped}
+        for cell, gain in gains.items()
+    ]  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(cells), folder / "cells.parquet")
+    return folder
+
+
 @pytest.fixture
 def opened(page: tuple[Path, list[str]], tmp_path: Path) -> Iterator[Page]:
     with browser(tmp_path) as shown:
@@ -67,13 +80,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     write_run(folder / "runs/baseline", {"tiny_spatial": base, "b": base})
     write_run(folder / "runs/steered", {"tiny_spatial": steered, "b": base}, answer, spec="vector=v,layer=1")
     write_run(folder / f"runs/{EVIL_NAME}", {"tiny_spatial": base, "b": base[::-1]}, spec="vector=v,control=random:0")
-    cells = [
-        {"vector": "v", "layer": layer, "alpha": alpha, "tokens": "image", "n": 50, "gain": layer * alpha / 100}
-        for layer in (0, 3)
-        for alpha in (0.5, 1.0)
-    ]
-    (folder / "study").mkdir()
-    pq.write_table(pa.Table.from_pylist(cells), folder / "study/cells.parquet")
+    write_study(folder / "study", {(layer, alpha): layer * alpha / 100 for layer in (0, 3) for alpha in (0.5, 1.0)})
     out = folder / "board.html"
     lines = [str(line) for line in run([str(folder / "runs")], studies=[folder / "study"], html=out, samples=30)]
     return out, lines[1:]
@@ -193,6 +200,12 @@ def test_our_tasks_images_are_on_the_page(tmp_path: Path) -> None:
     assert list(found) == [3] and found[3].startswith("data:image/png;base64,")
     assert why == "the data here is not what the runs were made on"
     assert pictures_of("tiny_spatial", [(3, target, "", ["other"])], 10**6)[0] == {}
+
+
+def test_the_framed_cell_is_the_search_s_choice_and_no_cell_that_was_dropped(tmp_path: Path) -> None:
+    gains = {(0, 0.5): 0.3, (2, 2.0): 0.1, (3, 1.0): 0.1, (4, 1.0): 0.1}
+    (found,) = read_maps([write_study(tmp_path, gains, dropped=[(0, 0.5)])])
+    assert found["best"] == [3, 1.0]
 
 
 def test_a_study_that_is_none_is_one_line(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmms_steer.errors import UserError
 
-_COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain")
+_COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain", "dropped")
 
 
 def read_maps(folders: Iterable[Path]) -> list[dict[str, Any]]:
@@ -44,7 +44,7 @@ def _maps(path: Path) -> Iterator[dict[str, Any]]:
         mine = [row for row in rows if (row["vector"], row["tokens"]) == (vector, tokens)]
         layers, alphas = (sorted({row[key] for row in mine}) for key in ("layer", "alpha"))
         gains = {(row["layer"], row["alpha"]): row["gain"] for row in mine}
-        best = max((row for row in rows if row["vector"] == vector), key=lambda row: float(row["gain"]))
+        best = _best([row for row in rows if row["vector"] == vector])
         yield {
             "study": path.parent.name,
             "task": task,
@@ -54,5 +54,11 @@ def _maps(path: Path) -> Iterator[dict[str, Any]]:
             "layers": layers,
             "alphas": alphas,
             "gains": [[gains.get((layer, alpha)) for alpha in alphas] for layer in layers],
-            "best": [best["layer"], best["alpha"]] if best["tokens"] == tokens else None,
+            "best": [best["layer"], best["alpha"]] if best and best["tokens"] == tokens else None,
         }
+
+
+def _best(cells: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """As the search chooses: of those that were asked everything, the largest gain, then the weakest, then the lowest."""
+    asked = (cell for cell in cells if not cell["dropped"])
+    return min(asked, key=lambda cell: (-cell["gain"], abs(cell["alpha"]), cell["layer"]), default=None)
