@@ -12,6 +12,7 @@ from runs import write_run
 
 from lmms_steer import UserError
 from lmms_steer.comparison.command import run
+from lmms_steer.comparison.plots import plot
 from lmms_steer.comparison.studies import read_maps
 
 needs_browser = pytest.mark.skipif(not BROWSER, reason="no Chromium: apt-get install chromium")
@@ -206,6 +207,19 @@ def test_the_framed_cell_is_the_search_s_choice_and_no_cell_that_was_dropped(tmp
     gains = {(0, 0.5): 0.3, (2, 2.0): 0.1, (3, 1.0): 0.1, (4, 1.0): 0.1}
     (found,) = read_maps([write_study(tmp_path, gains, dropped=[(0, 0.5)])])
     assert found["best"] == [3, 1.0]
+
+
+def test_studies_in_folders_of_one_name_are_drawn_each(tmp_path: Path) -> None:
+    for number, task in enumerate(("spatial", "counting")):
+        write_study(tmp_path / f"search/tiny/{task}/concept-mean_shift", {(0, 1.0): number / 100})
+    found = read_maps([tmp_path / "search", tmp_path / "search/tiny/spatial"])
+    assert [(one["study"], one["gains"]) for one in found] == [
+        ("counting/concept-mean_shift", [[0.01]]),
+        ("spatial/concept-mean_shift", [[0.0]]),
+    ]
+    drawn = plot([], tmp_path / "maps.svg", studies=[tmp_path]).read_text()
+    assert "counting/concept-mean_shift" in drawn and "spatial/concept-mean_shift" in drawn
+    assert read_maps([tmp_path / "search/tiny/spatial"])[0]["study"] == "concept-mean_shift"
 
 
 def test_a_study_that_is_none_is_one_line(tmp_path: Path) -> None:

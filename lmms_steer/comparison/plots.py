@@ -122,6 +122,7 @@ def _maps(pyplot: Any, maps: list[dict[str, Any]]) -> Any:
     """A row a vector, a column a token target: gain over layer and alpha, the best cell framed."""
     vectors = list(dict.fromkeys((found["study"], found["vector"]) for found in maps))
     targets = list(dict.fromkeys(found["tokens"] for found in maps))
+    several = len({found["study"] for found in maps}) > 1
     most = max(
         0.1, *(abs(100 * gain) for found in maps for line in found["gains"] for gain in line if gain is not None)
     )
@@ -136,7 +137,8 @@ def _maps(pyplot: Any, maps: list[dict[str, Any]]) -> Any:
         ax.axis("on")
         values = np.array([[np.nan if x is None else 100 * x for x in gains] for gains in found["gains"]])
         image = ax.imshow(values, cmap="PuOr", vmin=-most, vmax=most, aspect="auto", origin="lower")
-        ax.set_title(f"{_plain(found['vector'])}\n{found['tokens']} tokens (n = {found['n']})", fontsize=8)
+        study = f"{_plain(found['study'])}\n" if several else ""
+        ax.set_title(f"{study}{_plain(found['vector'])}\n{found['tokens']} tokens (n = {found['n']})", fontsize=8)
         ax.set_xticks(
             range(len(found["alphas"])), [f"{alpha:.3g}" for alpha in found["alphas"]], rotation=90, fontsize=7
         )

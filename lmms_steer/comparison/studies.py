@@ -1,6 +1,7 @@
 """The maps of `lmms-steer search`: gain over layer and alpha, for each vector and each token target."""
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,21 @@ def read_maps(folders: Iterable[Path]) -> list[dict[str, Any]]:
     nothing was measured), best (layer, alpha) or None.
 
     Args:
-        folders: of studies; with several vectors a study has a folder each, which are found below it.
+        folders: of studies, or with studies below them; a study is called by its way from what all have in common.
 
     Raises:
         UserError: for a folder without cells.parquet, or one that is no such table.
     """
-    return [found for folder in folders for path in _cells(folder) for found in _maps(path)]
+    paths = list(dict.fromkeys(path.resolve() for folder in folders for path in _cells(folder)))
+    names = _names([path.parent for path in paths])
+    return [found for path, name in zip(paths, names, strict=True) for found in _maps(path, name)]
+
+
+def _names(studies: list[Path]) -> list[str]:
+    if len(studies) < 2:
+        return [study.name for study in studies]
+    root = Path(os.path.commonpath(studies))
+    return [study.relative_to(root).as_posix() if study != root else root.name for study in studies]
 
 
 def _cells(folder: Path) -> list[Path]:
@@ -30,7 +40,7 @@ def _cells(folder: Path) -> list[Path]:
     return paths
 
 
-def _maps(path: Path) -> Iterator[dict[str, Any]]:
+def _maps(path: Path, name: str) -> Iterator[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -46,7 +56,7 @@ def _maps(path: Path) -> Iterator[dict[str, Any]]:
         gains = {(row["layer"], row["alpha"]): row["gain"] for row in mine}
         best = _best([row for row in rows if row["vector"] == vector])
         yield {
-            "study": path.parent.name,
+            "study": name,
             "task": task,
             "vector": vector,
             "tokens": tokens,
@@ -59,6 +69,6 @@ def _maps(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _best(cells: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """As the search chooses: of those that were asked everything, the largest gain, then the weakest, then the lowest."""
+    """As the search chooses: the largest gain of those asked everything; of equals the weakest, then the lowest."""
     asked = (cell for cell in cells if not cell["dropped"])
     return min(asked, key=lambda cell: (-cell["gain"], abs(cell["alpha"]), cell["layer"]), default=None)
