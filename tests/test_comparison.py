@@ -99,10 +99,16 @@ def test_one_name_for_all_images_is_no_image(tmp_path: Path) -> None:
     assert board(tmp_path)["a", "s"].images is None
 
 
-def test_graded_scores_and_scores_where_less_is_better(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("logged", "key"), [("wer", "score"), ("score", "score"), ("wer", "wer")])
+def test_graded_scores_and_scores_where_less_is_better(tmp_path: Path, logged: str, key: str) -> None:
+    about = {
+        "configs": {"a": {"metric_list": [{"metric": "wer"}], "score_key": key}},
+        "higher_is_better": {"a": {"wer": False}},
+    }
     for name, shift in (("baseline", 0.0), ("s", -0.5)):
-        write_run(tmp_path / name, {"a": [5 + (i % 7) + shift for i in range(50)]}, results={
-            "higher_is_better": {"a": {"score": False}}})  # fmt: skip
+        scores = [5 + (i % 7) + shift for i in range(50)]
+        write_run(tmp_path / name, {"a": scores}, results=about,
+            sample=lambda i, scores=scores: {"acc": None, "score": None, logged: scores[i]})  # fmt: skip
     row = board(tmp_path)["a", "s"]
     assert row.gain == pytest.approx(-0.5) and row.low < -0.5 < row.high
     assert (row.fixed, row.broken, row.scale, row.test) == (50, 0, 1, "sign flips")
@@ -116,6 +122,13 @@ def test_a_stock_task_s_own_score_is_found_and_a_metric_can_be_named(tmp_path: P
     assert board(tmp_path, metric="other")["a", "s"].gain == 0
     with pytest.raises(UserError, match="no score on 100 of 100 questions; --metric says"):
         board(tmp_path, metric="nothing")
+
+
+def test_one_run_is_scored_by_one_metric(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE})
+    write_run(tmp_path / "s", {"a": STEERED}, sample=lambda i: {"score": None} if i == 70 else {})
+    with pytest.raises(UserError, match="s on a: no score on 1 of 100 questions"):
+        board(tmp_path)
 
 
 def test_lm_eval_s_files_are_read(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def read_samples(results: Results, task: str, wanted: str | None = None) -> Samp
                     images_by = "images" if "images" in sample else "input_media"
                 # lm-eval writes a row for each of a task's filters
                 if sample.get("filter") == first_filter:
-                    name, score = score_of(sample, names)
+                    name, score = score_of(sample, [metric] if metric else names)
                     metric = metric or name
                     rows.append((*_identity(sample, images_by), score, _number(sample.get("unparsed")), place))
                 place += len(line)

@@ -39,5 +39,10 @@ def score_of(sample: dict[str, Any], names: Sequence[str]) -> tuple[str, float]:
 
 
 def better(task: str, results: dict[str, Any], metric: str) -> int:
-    """1 where a higher score is better, else -1."""
-    return 1 if results.get("higher_is_better", {}).get(task, {}).get(metric) is not False else -1
+    """1 where a higher score is better, else -1.
+
+    The harness says it of the task's metrics; what a sample holds under another name goes their way if they all agree.
+    """
+    said = results.get("higher_is_better", {}).get(task) or {}
+    directions = {said[metric]} if metric in said else set(said.values())
+    return -1 if directions == {False} else 1
