@@ -142,6 +142,34 @@ def test_answers_are_browsed_by_keyboard_and_filtered(opened: Page) -> None:
 
 
 @needs_browser
+def test_where_less_is_better_less_is_fixed_and_no_score_is_no_change(tmp_path: Path) -> None:
+    about = {"results": {"higher_is_better": {"errors": {"acc": False}}}}
+    for name, scores in (("baseline", [3, 3, 3, 0]), ("s", [0, 1, 5, 0]), ("lost", [3, 3, 3, float("nan")])):
+        write_run(tmp_path / "runs" / name, {"errors": scores}, **about, spec="" if name == "baseline" else "vector=v")
+    list(run([str(tmp_path / "runs")], html=tmp_path / "x.html"))
+    with browser(tmp_path / "profile") as shown:
+        shown.open(tmp_path / "x.html")
+        shown.run(HELP)
+        shown.run("BY_ID('samples').scrollIntoView()")
+        assert shown.run("counted('of 4')")
+        for kind, system, count in (("fixed", "s", "of 2"), ("broken", "s", "of 1"), ("broken", "lost", "none of")):
+            shown.run(f"show('errors', '{kind}', '{system}')")
+            assert shown.run(f"counted('{count}')"), (kind, system)
+        assert "wrong" not in shown.run("show('errors', 'all', ''), counted('of 4').then(listed)")
+
+
+@needs_browser
+def test_the_chosen_task_is_shown_though_another_is_unpacked_later(opened: Page) -> None:
+    see = opened.run
+    see("const unpack = taskSamples; let done; const late = new Promise((found) => { done = found; }); 0")
+    see("taskSamples = async (name) => { if (name === 'b') await late; return unpack(name); }; 0")
+    see("choose('samples-task', 'b'); show('tiny_spatial', 'broken', 'steered')")
+    assert see("counted('of 5')")
+    see("done(); new Promise((drawn) => setTimeout(drawn, 300))")
+    assert "of 5" in see("BY_ID('samples-count').textContent")
+
+
+@needs_browser
 def test_what_a_run_holds_is_text_on_the_page_and_nothing_else(opened: Page) -> None:
     see = opened.run
     see("BY_ID('samples').scrollIntoView()")

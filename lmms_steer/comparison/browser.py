@@ -41,7 +41,8 @@ def tasks_of(systems: dict[str, System], most: int, pictures: str) -> Iterator[d
             doc.pop("prompt", None)
             doc.pop("images", None)
             doc["image"] = found.get(doc["id"], "")
-        yield {"task": task, "n": len(base.keys), "systems": list(runs), "docs": documents, "no_images": why}
+        about = {"task": task, "n": len(base.keys), "better": base.better, "no_images": why}
+        yield {**about, "systems": list(runs), "docs": documents}
 
 
 def _choose(base: Samples, runs: list[Samples], share: int) -> Any:

@@ -13,29 +13,31 @@ async function taskSamples(name) {
   return unpacked[name];
 }
 
-function change(doc, place, base) {
+function change(doc, task, place, base) {
   if (doc.by[place] < 0 || doc.by[base] < 0 || place === base) return "";
   const [after, before] = [doc.answers[doc.by[place]][1], doc.answers[doc.by[base]][1]];
-  return after > before ? "fixed" : after < before ? "broken" : "";
+  if (after === null || before === null || after === before) return "";
+  return (after - before) * task.better > 0 ? "fixed" : "broken";
 }
 
-function matches(doc, place, base, filter) {
+function matches(doc, task, place, base, filter) {
   if (doc.by[place] < 0) return false;
   if (filter === "all") return true;
   if (filter === "unparsed") return doc.answers[doc.by[place]][2] === 1;
   if (filter === "changed") return doc.by[place] !== doc.by[base];
-  return change(doc, place, base) === filter;
+  return change(doc, task, place, base) === filter;
 }
 
 function card(doc, task, base) {
   const answers = doc.answers.map(([said, score, unparsed], number) => {
     const who = task.systems.map((name, place) => [name, place]).filter(([, place]) => doc.by[place] === number);
     const chips = who.map(([name, place]) => {
-      const kind = change(doc, place, base);
+      const kind = change(doc, task, place, base);
       const sign = kind === "fixed" ? "▲ " : kind === "broken" ? "▼ " : "";
       return make("span", { class: `chip ${kind}` }, sign, name, kind ? make("span", { class: "scope" }, ` ${kind}`) : null);
     });
-    const worth = unparsed ? "– unparsed" : score === null ? "" : score === 1 ? "✓ right" : score === 0 ? "✗ wrong" : `scores ${score}`;
+    const graded = task.better < 0 || (score !== 0 && score !== 1);
+    const worth = unparsed ? "– unparsed" : score === null ? "" : graded ? `scores ${score}` : score ? "✓ right" : "✗ wrong";
     return make("li", {}, make("span", { class: "said" }, said === "" ? "(nothing)" : said), ` ${worth}`, make("div", { class: "who" }, ...chips));
   });
   const image = doc.image && doc.image.startsWith("data:image/") ? make("img", { src: doc.image, alt: `image of question ${doc.id}`, class: doc.image.startsWith("data:image/png") ? "small" : "", loading: "lazy" }) : null;
@@ -44,11 +46,14 @@ function card(doc, task, base) {
 }
 
 async function drawSamples() {
-  const task = await taskSamples(BY_ID("samples-task").value);
+  const name = BY_ID("samples-task").value;
+  const task = await taskSamples(name);
+  // another was chosen while this one was unpacked
+  if (BY_ID("samples-task").value !== name) return;
   const base = task.systems.indexOf(DATA.baseline);
   const [filter, system] = [BY_ID("samples-filter").value, BY_ID("samples-system").value];
   const places = system ? [task.systems.indexOf(system)] : [...task.systems.keys()];
-  const found = task.docs.filter((doc) => places.some((place) => place >= 0 && matches(doc, place, base, filter)));
+  const found = task.docs.filter((doc) => places.some((place) => place >= 0 && matches(doc, task, place, base, filter)));
   samples.at = Math.max(0, Math.min(samples.at, PAGE * Math.floor((found.length - 1) / PAGE)));
   const shown = found.slice(samples.at, samples.at + PAGE);
   BY_ID("samples-list").replaceChildren(...shown.map((doc) => card(doc, task, base)));
