@@ -17,9 +17,11 @@ from statsmodels.stats.multitest import multipletests
 from lmms_steer import UserError
 from lmms_steer.comparison.board import Row, build
 from lmms_steer.comparison.command import run
+from lmms_steer.comparison.files import newest
 from lmms_steer.comparison.paired import compare
 from lmms_steer.comparison.plots import plot
 from lmms_steer.comparison.provenance import provenance
+from lmms_steer.comparison.samples import read_results, read_samples
 from lmms_steer.comparison.systems import read_systems
 
 BASE = [1.0] * 60 + [0.0] * 40
@@ -122,6 +124,14 @@ def test_a_stock_task_s_own_score_is_found_and_a_metric_can_be_named(tmp_path: P
     assert board(tmp_path, metric="other")["a", "s"].gain == 0
     with pytest.raises(UserError, match="no score on 100 of 100 questions; --metric says"):
         board(tmp_path, metric="nothing")
+
+
+def test_an_answer_may_hold_any_line_end(tmp_path: Path) -> None:
+    place = write_run(tmp_path / "baseline", {"a": BASE}, answer=lambda i, score: "one LINE two") / "tiny"
+    path = place / f"{STAMP}_samples_a.jsonl"
+    path.write_text(path.read_text().replace("LINE", "\u2028\u0085"), encoding="utf-8")
+    samples = read_samples(read_results(newest(tmp_path)), "a")
+    assert [row["filtered_resps"] for row in samples.said()] == ["one \u2028\u0085 two"] * 100
 
 
 def test_one_run_is_scored_by_one_metric(tmp_path: Path) -> None:

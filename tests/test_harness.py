@@ -14,7 +14,8 @@ import torch
 from conftest import vectors
 
 from lmms_steer import UserError, store
-from lmms_steer.comparison.logs import read_run
+from lmms_steer.comparison.files import newest
+from lmms_steer.comparison.samples import read_results, read_samples
 from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.task_names import task_names, tasks_dir
 from lmms_steer.tiny_world.question_sets import load
@@ -58,12 +59,12 @@ def test_the_command_line_finds_our_model_and_task_and_its_output_names_the_spec
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     (folder,) = (tmp_path / "out").iterdir()
-    run = read_run(tmp_path / "out")
-    steering = run.results["steering"]
+    results = read_results(newest(tmp_path / "out"))
+    steering = results.steering
     assert folder.name == f"tiny-paligemma2__spatial-mean_shift_L3_a0.5_image_{steering['sha256'][:8]}"
     assert steering["spec"] == "vector=tiny-gemma2/spatial/mean_shift,layer=3,alpha=0.5,tokens=image"
     assert steering["vectors"][0]["provenance"]["model"] == "tiny-gemma2"
-    assert len(run.samples["tiny_spatial"]) == 8
+    assert len(read_samples(results, "tiny_spatial").keys) == 8
 
 
 @pytest.mark.parametrize(
@@ -217,9 +218,9 @@ def test_two_processes_give_the_score_of_one(tmp_path: Path) -> None:
         str(tmp_path / "two"),
     )
     assert one.returncode == two.returncode == 0, two.stderr[-2000:]
-    runs = [read_run(tmp_path / name) for name in ("one", "two")]
-    assert runs[0].scores("tiny_counting") == runs[1].scores("tiny_counting")
-    assert len(runs[0].samples["tiny_counting"]) == 30
+    runs = [read_samples(read_results(newest(tmp_path / name)), "tiny_counting") for name in ("one", "two")]
+    assert runs[0].by_document == runs[1].by_document
+    assert len(runs[0].keys) == 30
 
 
 def test_our_own_command_lists_what_lmms_eval_indexes(lmms_eval: Any) -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from runs import STAMP, write_run
 
 from lmms_steer import UserError
 from lmms_steer.extraction import names
 from lmms_steer.extraction.extract import METHODS
 from lmms_steer.recipes import inside, memory, words, workers
-from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.cells import Cell, missing
 from lmms_steer.recipes.command import execute, run
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.plan import Planner
@@ -337,3 +338,15 @@ def test_a_command_run_inside_leaves_its_output_status_and_reason_and_the_proces
     assert (sys.argv, dict(os.environ)) == before
     log.write_text("loading\n\x1b[31mtorch.OutOfMemoryError: no room\x1b[0m\n")
     assert inside.why(log) == "torch.OutOfMemoryError: no room"
+
+
+def test_an_evaluation_that_left_too_little_is_not_done(tmp_path: Path) -> None:
+    cell = Cell("one", "evaluate", ("lmms-eval",), makes=(str(tmp_path),))
+    assert missing(cell) == f"no finished evaluation in {str(tmp_path)!r}: there is no *_results.json"
+    place = write_run(tmp_path, {"a": [1.0, 0.0], "b": [1.0]}) / "tiny"
+    assert missing(cell) is None
+    samples = place / f"{STAMP}_samples_a.jsonl"
+    samples.write_text(samples.read_text().splitlines()[0] + "\n")
+    assert "it holds 1 of 2 samples" in (missing(cell) or "")
+    samples.unlink()
+    assert missing(cell) == "it wrote no samples of a"

@@ -55,6 +55,16 @@ def systems(runs: Iterable[str]) -> dict[str, list[Evaluation]]:
     return found
 
 
+def newest(folder: Path) -> Evaluation:
+    """The last evaluation below a folder.
+
+    Raises:
+        UserError: where there is none.
+    """
+    found = [evaluation for below in systems([str(folder)]).values() for evaluation in below]
+    return max(found, key=lambda evaluation: evaluation.stamp)
+
+
 def _below(run: str) -> Iterator[tuple[str, Path, list[Evaluation]]]:
     name, said, folder = run.partition("=")
     if not said or Path(run).exists():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +79,18 @@ class Samples:
     def better(self) -> int:
         """1 where a higher score is better, else -1."""
         return better(self.task, self.results.said, self.metric)
+
+    @property
+    def by_document(self) -> dict[str, float]:
+        """key ▸ score."""
+        return {str(key): float(score) for key, score in zip(self.keys, self.scores, strict=True)}
+
+    def said(self) -> Iterator[dict[str, Any]]:
+        """The samples as they were logged, by document."""
+        with self.path.open("rb") as file:
+            for place in self.places.tolist():
+                file.seek(place)
+                yield json.loads(file.readline())
 
 
 def read_results(evaluation: Evaluation) -> Results:

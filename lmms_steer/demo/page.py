@@ -12,7 +12,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from lmms_steer.comparison.logs import read_run
+from lmms_steer.comparison.files import newest
+from lmms_steer.comparison.samples import read_results, read_samples
 from lmms_steer.demo.charts import colour_curve, search_map
 from lmms_steer.demo.plan import BACKBONE, CONCEPTS, MODEL, Folders
 from lmms_steer.demo.rows import collect, searched
@@ -57,10 +58,11 @@ def write_page(folders: Folders, rows: list[dict[str, Any]]) -> None:
 
 def _scenes(folders: Folders, task: str, each: int = 3) -> list[dict[str, Any]]:
     """Questions that mean shift fixed, that it broke, and that it left as they were."""
-    baseline, steered = (read_run(folders.run(task, s)).samples[f"tiny_{task}"] for s in ("baseline", "mean_shift"))
-    after = {sample["doc_id"]: sample for sample in steered.values()}
+    runs = (read_results(newest(folders.run(task, system))) for system in ("baseline", "mean_shift"))
+    baseline, steered = (read_samples(results, f"tiny_{task}") for results in runs)
+    after = {sample["doc_id"]: sample for sample in steered.said()}
     kinds: dict[str, list[dict[str, Any]]] = {"fixed": [], "broken": [], "unchanged": []}
-    for sample in sorted(baseline.values(), key=lambda s: s["doc_id"]):
+    for sample in baseline.said():
         change = after[sample["doc_id"]]["score"] - sample["score"]
         kind = "fixed" if change > 0 else "broken" if change < 0 else "unchanged"
         if len(kinds[kind]) < each:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from lmms_steer.comparison.logs import read_run
+from lmms_steer.comparison.files import newest
 from lmms_steer.comparison.paired import compare
+from lmms_steer.comparison.samples import read_results, read_samples
 from lmms_steer.demo.plan import RANDOM, SPLITS, SYSTEMS, Folders, task_names
 
 
@@ -19,16 +20,16 @@ def collect(folders: Folders) -> list[dict[str, Any]]:
     """
     rows = []
     for task in folders.tasks:
-        baseline = read_run(folders.run(task, "baseline"))
+        baseline = read_results(newest(folders.run(task, "baseline")))
         for system in (name for name in SYSTEMS if folders.run(task, name).is_dir()):
-            run = read_run(folders.run(task, system))
+            run = read_results(newest(folders.run(task, system)))
             names = zip(SPLITS, task_names(task, "baseline"), task_names(task, system), strict=True)
             for split, base_name, name in names:
-                result = compare(baseline.scores(base_name), run.scores(name))
-                unparsed = run.results["results"][name].get("unparsed,none")
+                result = compare(read_samples(baseline, base_name).by_document, read_samples(run, name).by_document)
+                unparsed = run.said["results"][name].get("unparsed,none")
                 shown = system.removeprefix("mean_shift-") if system in RANDOM else system
-                done = {"task": task, "split": split, "system": shown, "args": run.results["config"]["model_args"]}
-                spec = run.results.get("steering", {}).get("sha256")
+                done = {"task": task, "split": split, "system": shown, "args": run.said["config"]["model_args"]}
+                spec = run.steering.get("sha256")
                 rows.append({**done, **asdict(result), "unparsed": unparsed, "spec_sha256": spec})
     return rows
 

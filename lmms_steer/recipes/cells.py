@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_steer.comparison.logs import read_run
+from lmms_steer.comparison.files import newest
+from lmms_steer.comparison.samples import read_results, read_samples
 from lmms_steer.data.source import data_dir
 from lmms_steer.errors import UserError
 from lmms_steer.vectors import write_atomically
@@ -121,14 +122,15 @@ def missing(cell: Cell) -> str | None:
     if cell.kind != "evaluate":
         return None
     try:
-        run = read_run(Path(cell.makes[0]))
+        results = read_results(newest(Path(cell.makes[0])))
+        for task in results.evaluation.samples:
+            read_samples(results, task)
     except UserError as error:
         return str(error)
-    for task, count in run.results.get("n-samples", {}).items():
-        have = len(run.samples.get(task, {}))
-        if have != count["effective"]:
-            return f"{task}: {have} of {count['effective']} samples were written"
-    return None if run.samples else "it wrote no samples"
+    lost = sorted(results.said.get("n-samples", {}).keys() - results.evaluation.samples.keys())
+    if lost:
+        return f"it wrote no samples of {', '.join(lost)}"
+    return None if results.evaluation.samples else "it wrote no samples"
 
 
 def digest(paths: Iterable[str]) -> str:
