@@ -459,25 +459,32 @@ def demo(
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
 ) -> None:
     """The whole line on the tiny model that ships: `lmms-steer run tiny`."""
+    context.obj = out
     if context.invoked_subcommand is None:
         run_recipe("tiny", output=out, workers=workers)
 
 
 @demo_app.command("curve")
-def demo_curve(folder: Annotated[Path, typer.Argument(help="Of the recipe `tiny`.")] = Path("demo")) -> None:
+def demo_curve(
+    context: typer.Context,
+    folder: Annotated[Path | None, typer.Argument(help="Of the recipe `tiny`; --out's where unsaid.")] = None,
+) -> None:
     """P(red) of yellow and orange things against alpha: the vector of a word changes what is seen."""
     from lmms_steer.demo.colour_curve import run
 
-    for line in run(folder):
+    for line in run(folder or context.obj):
         _say(line)
 
 
 @demo_app.command("page")
-def demo_page(folder: Annotated[Path, typer.Argument(help="Of the recipe `tiny`.")] = Path("demo")) -> None:
+def demo_page(
+    context: typer.Context,
+    folder: Annotated[Path | None, typer.Argument(help="Of the recipe `tiny`; --out's where unsaid.")] = None,
+) -> None:
     """The table and the page of the recipe `tiny`, from what its cells left."""
     from lmms_steer.demo.page import run
 
-    for line in run(folder):
+    for line in run(folder or context.obj):
         _say(line)
 
 

@@ -95,3 +95,9 @@ def test_every_verb_has_a_help_text() -> None:
     for verb in ("extract", "vectors", "concepts", "tasks", "run", "demo"):
         shown = runner.invoke(app, [verb, "--help"])
         assert shown.exit_code == 0 and len(shown.output.splitlines()) > 4
+
+
+def test_the_demo_s_folder_may_be_said_before_its_verb(tmp_path: Path) -> None:
+    for words in (["--out", str(tmp_path), "page"], ["page", str(tmp_path)]):
+        done = typer.testing.CliRunner().invoke(app, ["demo", *words])
+        assert str(done.exception).startswith(f"no runs of the recipe tiny in {str(tmp_path)!r}")

@@ -57,7 +57,7 @@ def search_map(task: str, search: dict[str, Any]) -> str:
     layers = sorted({cell["layer"] for cell in cells})
     targets = ("image", "text", "both")
     values = {(c["tokens"], c["layer"], c["alpha"]): 100 * (c["accuracy"] - search["baseline"]) for c in cells}
-    limit = max(1.0, *(abs(v) for v in values.values() if abs(v) < 15)) if values else 1.0
+    limit = max([1.0, *(abs(v) for v in values.values() if abs(v) < 15)])
     figure = Figure(figsize=(9.5, 2.4))
     for axis, target in zip(figure.subplots(1, 3, sharey=True), targets, strict=True):
         grid = np.array([[values.get((target, layer, alpha), np.nan) for alpha in alphas] for layer in layers])

@@ -36,6 +36,7 @@ def write_page(folders: Folders, rows: list[dict[str, Any]]) -> None:
     """Everything on it comes from the files in the recipe's folder; texts are escaped."""
     searches = {task: searched(folders, task) for task in folders.tasks}
     curve = json.loads(folders.curve.read_text(encoding="utf-8"))
+    alpha_1 = curve["alphas"].index(1.0)
     template = files("lmms_steer.demo").joinpath("page.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     html = environment.from_string(template).render(
@@ -46,7 +47,8 @@ def write_page(folders: Folders, rows: list[dict[str, Any]]) -> None:
         gain=gain,
         verdicts={(task, split): verdict(rows, task, split) for task in folders.tasks for split in ("test", "ood")},
         curve=curve,
-        largest_random=max(p["0"][4] for name, p in curve["p_red"].items() if name.startswith("random")),
+        alpha_1=alpha_1,
+        largest_random=max(p["0"][alpha_1] for name, p in curve["p_red"].items() if name.startswith("random")),
         # our own drawing, with no text from outside
         curve_svg=Markup(colour_curve(curve)),
         maps={task: Markup(search_map(task, found)) for task, found in searches.items()},

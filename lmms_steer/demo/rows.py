@@ -10,6 +10,7 @@ from lmms_steer.comparison.files import newest
 from lmms_steer.comparison.paired import compare
 from lmms_steer.comparison.samples import read_results, read_samples
 from lmms_steer.demo.plan import RANDOM, SPLITS, SYSTEMS, Folders, task_names
+from lmms_steer.errors import UserError
 
 
 def collect(folders: Folders) -> list[dict[str, Any]]:
@@ -18,6 +19,8 @@ def collect(folders: Folders) -> list[dict[str, Any]]:
     Raises:
         UserError: where an evaluation is missing.
     """
+    if not folders.tasks:
+        raise UserError(f"no runs of the recipe tiny in {str(folders.root)!r}: lmms-steer demo makes them")
     rows = []
     for task in folders.tasks:
         baseline = read_results(newest(folders.run(task, "baseline")))
