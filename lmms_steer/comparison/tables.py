@@ -16,7 +16,7 @@ from lmms_steer.comparison.provenance import provenance
 from lmms_steer.errors import UserError
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
-    ("system", lambda row: row.system),
+    ("system", lambda row: f"{row.system} (control)" if row.role == "control" else row.system),
     ("score", words.score),
     ("gain [95%]", words.gain),
     ("p", lambda row: words.p(row.p)),
@@ -60,7 +60,9 @@ def rich_table(rows: list[Row]) -> Table:
         table.add_column(title, justify="left" if title in ("task", "system") else "right", no_wrap=title != "task")
     for task, found in _by_task(rows):
         for number, row in enumerate(found):
-            style = ("green" if row.gain > 0 else "red") if row.p_holm < 0.05 else "dim" if row.refused else ""
+            # a control that gains is no good news
+            colour = "yellow" if row.role == "control" else "green" if row.gain > 0 else "red"
+            style = colour if row.p_holm < 0.05 else "dim" if row.refused else ""
             cells = [escape(write(row)) for _, write in _COLUMNS]
             table.add_row(escape(task) if number == 0 else "", *cells, style=style, end_section=row is found[-1])
         table.add_row()
