@@ -146,7 +146,9 @@ def test_lm_eval_s_files_are_read(tmp_path: Path) -> None:
         folder = tmp_path / name / "org__model"
         folder.mkdir(parents=True)
         stamp = "2026-01-01T00-00-00.123456"
-        said = {"results": {"a": {}}, "config": {"model": "hf", "model_args": {"pretrained": "org/model"}}}
+        said: dict[str, Any] = {"results": {"a": {}}}
+        said["config"] = {"model": "hf", "model_args": {"pretrained": "org/model"}}
+        said["config"]["steering"] = {"spec": "" if name == "baseline" else "vector=v,layer=3,alpha=0.5,tokens=text"}
         (folder / f"results_{stamp}.json").write_text(json.dumps(said))
         rows = [
             {"doc_id": i, "target": "x", "prompt_hash": f"p{i}", "filter": kind, "metrics": ["acc"], "acc": score,
@@ -156,6 +158,7 @@ def test_lm_eval_s_files_are_read(tmp_path: Path) -> None:
         (folder / f"samples_a_{stamp}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     rows = board(tmp_path)
     assert rows["a", "s"].n == 100 and rows["a", "s"].gain == pytest.approx(0.1)
+    assert rows["a", "s"].role == "steered"
     made = provenance(rows["a", "s"].samples[0])
     assert made["command"] == "lm_eval --model hf --model_args pretrained=org/model --tasks a --log_samples"
 

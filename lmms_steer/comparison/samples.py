@@ -37,7 +37,8 @@ class Results:
     @property
     def steering(self) -> dict[str, Any]:
         """What our models record; empty for others."""
-        return self.said.get("steering") or {}
+        # lm-eval keeps what a model says of itself in its config
+        return self.said.get("steering") or (self.said.get("config") or {}).get("steering") or {}
 
     @property
     def seconds(self) -> float:
