@@ -280,10 +280,11 @@ def test_the_weakest_near_the_best_is_taken_by_the_one_standard_error_rule() -> 
     assert best(made) == 2 and one_standard_error(made) == 1
 
 
+@pytest.mark.parametrize("strategy", ["grid", "race"])
 def test_a_replay_found_wrong_is_measured_again_with_hooks_all_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
-    settings = {"tokens": "image", "batch_size": 4, "limit": 40, "controls": 0}
+    settings = {"tokens": "image", "batch_size": 4, "limit": 40, "controls": 0, "strategy": strategy}
     inside(tmp_path / "right", **settings)
     true = Letters.same
     # the first batch that is checked passes, the second does not
@@ -293,6 +294,8 @@ def test_a_replay_found_wrong_is_measured_again_with_hooks_all_of_it(
     said = inside(tmp_path / "wrong", **settings)
     assert any("10 batches by full forwards with hooks: Cell" in line for line in said)
     assert result(tmp_path / "wrong") == result(tmp_path / "right")
+    for path in (tmp_path / "wrong" / "batches").iterdir():
+        assert pq.read_schema(path).metadata[b"hooked"], path
 
 
 def test_a_choice_for_another_vector_is_warned_of(tmp_path: Path) -> None:

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lmms_steer.comparison.effects import of_one_task
 from lmms_steer.errors import UserError
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,11 @@ def compare(baseline: Mapping[str, float], system: Mapping[str, float], seed: in
         raise UserError(f"the runs were not made on the same questions: {missing} are in only one of them")
     before = np.array(list(baseline.values()), dtype=float)
     after = np.array([system[key] for key in baseline], dtype=float)
+    return of_scores(before, after, seed)
+
+
+def of_scores(before: Floats, after: Floats, seed: int = 0) -> Comparison:
+    """As `compare`, of scores in one order, float [questions]."""
     found = of_one_task((after - before)[None], seed=seed)
     gain, low, high, p = (float(x[0]) for x in (found.gain, found.low, found.high, found.p))
     return Comparison(len(before), float(after.mean()), gain, low, high, int(found.fixed[0]), int(found.broken[0]), p)

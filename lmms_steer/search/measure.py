@@ -51,6 +51,7 @@ class Measure:
 
     Attributes:
         why_hooks: why batches are not replayed any more; empty while they are.
+        wrong: the file that says so to the study's other processes, and to those that go on with it.
     """
 
     def __init__(
@@ -61,8 +62,7 @@ class Measure:
         special = tuple(getattr(lm.tokenizer, "all_special_ids", ()))
         self.options = ReplayOptions(tuple(targets), special, budget, folder, generates)
         self.why_hooks = ""
-        # tells the study's other processes, and those that go on with it
-        self._found = (folder or Path()) / "hooked.txt"
+        self.wrong = (folder or Path()) / "hooked.txt"
 
     def __call__(self, batch: Sequence[Asked], cells: Sequence[Cell], check: bool = False) -> Measured:
         """All cells on all questions.
@@ -72,8 +72,8 @@ class Measure:
             cells: what is tried.
             check: run some cells again through the hooks; where they differ, this batch and all to come are hooked.
         """
-        if self._found.is_file():
-            self.why_hooks = self._found.read_text(encoding="utf-8")
+        if self.wrong.is_file():
+            self.why_hooks = self.wrong.read_text(encoding="utf-8")
         inputs = self.lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
         scorer = Written(self.lm, self.task, batch, inputs) if self.options.generates else Letters(self.lm, batch)
         hooked = Hooked(self.lm.model, inputs, self.options.special_ids)
@@ -87,7 +87,7 @@ class Measure:
             for cell in self._sample(cells, batch):
                 if not scorer.same(source, hooked, cell.layer, self._delta(cell), cell.tokens):
                     self.why_hooks = f"{cell} replayed is not what the model with hooks gives"
-                    write_atomically(self._found, self.why_hooks.encode())
+                    write_atomically(self.wrong, self.why_hooks.encode())
                     return self(batch, cells)
         why = "" if isinstance(source, Replay) else self.why_hooks
         return Measured(hits, scorer.base(source), scorer.answers(source), why)

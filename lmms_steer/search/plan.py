@@ -71,6 +71,10 @@ class Plan:
         """A vector's controls, as cells name them: `spatial,control=random:0`, …"""
         return [other for other in self.vectors if other.startswith(f"{name},control=")]
 
+    def folder(self, output: Path, name: str) -> Path:
+        """Where a vector's files are: the study's own folder, or one in it where there are several vectors."""
+        return output / name.replace("/", "_") if len(self.own) > 1 else output
+
     @property
     def sha256(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()

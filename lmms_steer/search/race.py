@@ -28,10 +28,10 @@ def race(cells: Sequence[Cell], n: int) -> Strategy:
         cells: of one or more vectors; each vector's race is its own.
         n: questions, in an order drawn by lot.
     """
-    ends = _ends(n)
+    stops = ends(n)
     alive = list(cells)
     seen: dict[Cell, Floats] = {cell: np.zeros(0) for cell in alive}
-    for first, end in zip([0, *ends[:-1]], ends, strict=True):
+    for first, end in zip([0, *stops[:-1]], stops, strict=True):
         scores, _ = yield Rung(alive, range(first, end))
         seen = {cell: np.concatenate((seen[cell], row)) for cell, row in zip(alive, scores, strict=True)}
         if end < n:
@@ -43,13 +43,14 @@ def planned(cells: Sequence[Cell], n: int) -> int:
     total = 0
     for vector in {cell.vector for cell in cells}:
         alive = sum(cell.vector == vector for cell in cells)
-        for first, end in zip([0, *_ends(n)[:-1]], _ends(n), strict=True):
+        for first, end in zip([0, *ends(n)[:-1]], ends(n), strict=True):
             total += alive * (end - first)
             alive = _kept(alive)
     return total
 
 
-def _ends(n: int) -> list[int]:
+def ends(n: int) -> list[int]:
+    """After how many of `n` questions each rung ends."""
     return sorted({min(n, max(FIRST, round(share * n))) for share in UP_TO})
 
 

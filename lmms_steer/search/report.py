@@ -18,7 +18,7 @@ def lines(plan: Plan, found: dict[str, Any], output: Path, confirm: str | None) 
             beside = f"; random: {_gains(of_controls)}" if of_controls else ""
             gain = points(confirmed["vectors"][name])
             yield f"  on {confirmed['n']} other questions ({confirmed['task']}): {gain}{beside}"
-        folder = output / name.replace("/", "_") if len(found["vectors"]) > 1 else output
+        folder = plan.folder(output, name)
         yield f"  -> {folder / 'choice.yaml'}, for --model_args steering=…"
     if "calibrated" in found:
         yield f"answer biases fitted on the same questions, without touching the model: {points(found['calibrated'])}"

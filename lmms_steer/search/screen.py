@@ -20,20 +20,18 @@ from lmms_steer.intervention.masks import token_mask
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.letters import Letters
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.race import ends
 from lmms_steer.vectors import SteeringVectors, write_atomically
 
 KEPT = 1 / 3
 """Of a vector's pairs of layer and target."""
-SHARE = 1 / 12
-"""Of the questions that are looked at; a race's first rung asks the same."""
-FIRST = 20
 Slope = tuple[str, int, str]
 """Vector, layer, target."""
 
 
 def screened(n: int) -> int:
-    """How many questions a screen of a study of `n` looks at."""
-    return min(n, max(FIRST, round(SHARE * n)))
+    """How many questions a screen of a study of `n` looks at: those of a race's first rung."""
+    return ends(n)[0]
 
 
 class Screen:

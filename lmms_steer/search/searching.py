@@ -53,7 +53,7 @@ class Searching:
         yield told
         if "image" in self.plan.tokens and len(self.lm.model.get_decoder().layers) - 1 in self.plan.layers:
             yield "image tokens of the last layer reach no answer: left out"
-        grid, work = self._climbed(strategy, total)
+        grid, work = self._climbed(strategy, total, cells)
         if work.hooked:
             yield f"{len(work.hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(work.hooked)))}"
         calibrated = calibrate(self.asked, work.answers)
@@ -79,13 +79,17 @@ class Searching:
             return race(cells, n), planned(cells, n), f"{kept}, racing over {n} questions"
         return everything(cells, n), len(cells) * n, f"{kept} x {n} questions"
 
-    def _climbed(self, strategy: Strategy, total: int) -> tuple[Grid, Work]:
+    def _climbed(self, strategy: Strategy, total: int, cells: list[Cell]) -> tuple[Grid, Work]:
         output, plan = self.options.output, self.plan
         spent = screened(plan.n) if "screen" in plan.strategy else 0
         with tqdm(total=total, desc="search", unit=" answers", disable=None) as bar:
             work = Work(output, self._measure(self.task, output), self.asked, plan.batch_size, bar)
             grid = climb(strategy, plan.n, work, self._journal)
             bar.total = bar.n
+        if work.refuted:
+            # a replay was found wrong: what was replayed before is measured again, so that all of it was hooked
+            work.forget_replayed()
+            return self._climbed(*self._strategy(cells)[:2], cells)
         return Grid(grid.cells, grid.scores, grid.base, max(grid.spent, spent)), work
 
     def _measure(self, task: Any, folder: Path) -> Measure:
@@ -118,7 +122,7 @@ class Searching:
         output, names = self.options.output, self.plan.own
         study.write_cells(output, grid)
         for name in names:
-            folder = output / name.replace("/", "_") if len(names) > 1 else output
+            folder = self.plan.folder(output, name)
             folder.mkdir(exist_ok=True)
             study.write(folder, self.plan, name, grid, found)
             draw(folder, name, grid.of(name), found["vectors"][name])

@@ -78,6 +78,8 @@ def corrected_p(grid: Grid, cell: int, seed: int = 0) -> float:
     in all cells, so that what the cells have in common is kept. One-sided: towards a gain. Where cells were dropped on
     the way, only questions that dropped none are counted: the finalists were chosen on the others.
     """
+    if grid.spent >= grid.scores.shape[1]:
+        return 1.0  # every question has had its say: none is left to tell by
     finalists = grid.finalists
     differences = (grid.scores[finalists] - grid.base)[:, grid.spent :]
     squares = (differences**2).mean(1)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from lmms_steer.comparison.paired import Comparison, compare
+from lmms_steer.comparison.paired import of_scores
 from lmms_steer.search.calibration import Calibrated
 from lmms_steer.search.plan import Plan
 from lmms_steer.search.selection import LEVEL, Floats, Grid, best, corrected_p, one_standard_error
@@ -53,8 +53,7 @@ def told(grid: Grid, index: int) -> dict[str, Any]:
 
 def difference(base: Floats, scores: Floats) -> dict[str, Any]:
     """A paired comparison of the same questions."""
-    before, after = ({str(i): float(v) for i, v in enumerate(values)} for values in (base, scores))
-    paired: Comparison = compare(before, after)
+    paired = of_scores(base, scores)
     return {
         **{"accuracy": paired.accuracy, "gain": paired.gain, "low": paired.low, "high": paired.high, "p": paired.p},
         **{"fixed": paired.fixed, "broken": paired.broken},

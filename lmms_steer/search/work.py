@@ -5,6 +5,7 @@ disk, share a study: each takes batches that nobody has, and waits for the other
 dies leaves no half of a batch, and its lock falls with it.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ class Work:
     Attributes:
         answers: question ▸ the unsteered logits of its answers, of all that were read.
         hooked: why batches were not replayed, once for each.
+        replayed: how many were.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Work:
         self.folder, self.measure, self.asked, self.batch_size, self.bar = folder, measure, asked, batch_size, bar
         self.answers: dict[int, list[float]] = {}
         self.hooked: list[str] = []
+        self.replayed = 0
         for name in ("batches", "locks"):
             (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -65,20 +68,19 @@ class Work:
                     self.bar.update(len(batch) * len(rung.cells))
             if len(open_batches) == before:
                 time.sleep(PAUSE)
-        if self.measure.why_hooks and self._unhooked(number, batches):
-            # a replay was found wrong: what was replayed before is measured again
-            return self(number, rung)
         return self._read(number, batches, rung)
 
-    def _unhooked(self, number: int, batches: Sequence[Sequence[int]]) -> bool:
-        replayed = []
-        for place in range(len(batches)):
-            path = self._path(number, place)
-            if path.is_file() and not pq.read_schema(path).metadata[b"hooked"]:
-                replayed.append(path)
-        for path in replayed:
-            path.unlink(missing_ok=True)
-        return bool(replayed)
+    @property
+    def refuted(self) -> bool:
+        """Whether some of what was read was replayed, though a replay has been found wrong."""
+        return self.replayed > 0 and self.measure.wrong.is_file()
+
+    def forget_replayed(self) -> None:
+        """Remove the batches that were not hooked."""
+        for path in sorted((self.folder / "batches").glob("*.parquet")):
+            with contextlib.suppress(FileNotFoundError):
+                if not pq.read_schema(path).metadata[b"hooked"]:
+                    path.unlink()
 
     def _done(self, number: int, place: int, batch: Sequence[int], rung: Rung) -> bool:
         """Whether a batch is on disk, by now."""
@@ -115,11 +117,16 @@ class Work:
             path = self._path(number, place)
             try:
                 table = pq.read_table(path)
+            except FileNotFoundError:
+                # another process found a replay wrong, and measures it again
+                return self(number, rung)
             except (OSError, pa.ArrowInvalid) as error:
                 raise UserError(f"{str(path)!r} is damaged: delete it, and search again") from error
             rows = table.to_pydict()
             self.answers |= dict(zip(batch, rows["answers"], strict=True))
-            self.hooked += [why] if (why := table.schema.metadata[b"hooked"].decode()) else []
+            why = table.schema.metadata[b"hooked"].decode()
+            self.hooked += [why] if why else []
+            self.replayed += not why
             columns = np.array(batch) - rung.questions.start
             scores[:, columns], base[columns] = np.array(rows["scores"]).T, rows["base"]
         return scores, base
