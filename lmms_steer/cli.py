@@ -25,6 +25,8 @@ app.add_typer(data_app, name="data")
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(concepts_app, name="concepts")
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """The console script: a user's mistake is one line and status 2, an interrupt status 130."""
@@ -40,9 +42,11 @@ def main() -> None:
             raise
         _say("lmms-steer: the disk is full; what is finished is kept: make room and run it again", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        _say("lmms-steer: stopped", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        # what typer makes of an interrupt
+        if end.code == INTERRUPTED:
+            _say("lmms-steer: stopped; long work goes on where it was when it is run again", err=True)
+        raise
 
 
 def _say(line: str, err: bool = False) -> None:

@@ -13,9 +13,9 @@ from unittest import mock
 
 import typer
 
+from lmms_steer import task_files
 from lmms_steer.cli import app
-from lmms_steer.models.names import MODELS
-from lmms_steer.recipes.known import is_wrapped, our_tasks, their_tasks
+from lmms_steer.models.names import MODELS, wrapped
 from lmms_steer.spec import SteeringSpec
 
 ROOT = Path(__file__).parent.parent
@@ -88,7 +88,7 @@ def _parse_ours(args: list[str]) -> None:
     if found.get("model_args"):
         _check_model_args(found["model"], found["model_args"])
     if found.get("task"):
-        assert found["task"] in our_tasks(), found["task"]
+        assert found["task"] in task_files.ours(), found["task"]
     if args[0] == "lm-eval":
         assert args[1] == "run" and args[args.index("--model") + 1] in ("steered_hf", "steered_hf_multimodal")
 
@@ -123,13 +123,13 @@ def _parse_lmms_eval(args: list[str]) -> None:
     _check_model_args(parsed.model, parsed.model_args)
     mine = "--include_path" in args
     for task in parsed.tasks.split(","):
-        assert mine or task in our_tasks() or task in their_tasks(), task
+        assert mine or task_files.kind(task), task
 
 
 def _check_model_args(model: str, model_args: str) -> None:
     from lmms_steer.models.steered import SteeredVlm
 
-    assert model in MODELS or is_wrapped(model), model
+    assert model in MODELS or model in wrapped(), model
     given = dict(pair.split("=", 1) for pair in model_args.split(","))
     assert set(given) <= set(SteeredVlm.known_args()), given
     spec = {key: value for key, value in given.items() if key in SteeringSpec.__dataclass_fields__ or key in SPEC}

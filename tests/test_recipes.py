@@ -63,6 +63,7 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         ("spatial\n    s", "spatail\n    s", "line 10: unknown concept 'spatail': did you mean 'spatial'"),
         ("test: tiny_spatial", "test: tiny_spatail", "line 12: unknown task 'tiny_spatail': did you mean"),
         ("    select: tiny_spatial_select\n", "", "line 9: study left: say either select: TASK or chosen: STUDY"),
+        ("select: tiny_spatial_select", "select: cvbench", "line 11: select: cvbench is a group: a choice is made on"),
         ("    pretrained: tiny-paligemma2\n", "", "line 3: models.tiny.pretrained is missing"),
         ("tiny-paligemma2", "a,b", "line 5: pretrained=a,b: --model_args cannot hold"),
         ("about: a test", "about: [a", "line 2: no YAML"),
@@ -145,6 +146,33 @@ def test_the_paper_s_plan_is_the_paper_s() -> None:
     assert not Path("runs/paper_ood").exists()
 
 
+def test_a_plan_says_what_is_not_on_this_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("LMMS_STEER_DATA", str(tmp_path / "data"))
+    arguments = {"over": ["stand_in"], "assignments": [f"chosen_in={tmp_path}", "studies.clevr.test=superclevr"]}
+
+    def told() -> str:
+        lines = run("paper_ood", dry_run=True, **arguments)
+        return "\n".join(line for line in lines if line.startswith("# ") and "\n" not in line)
+
+    before = told()
+    assert "# steer_blink_spatial_relation, steer_blink_relative_depth and 1 more: BLINK-Benchmark/BLINK is" in before
+    assert "superclevr: '" in before and "holds no finished copy of superclevr: run lmms-steer data import" in before
+    assert (
+        f"WARNING: 54 files that its cells read are not there (the first is {tmp_path}/search/paligemma2-3b" in before
+    )
+    (tmp_path / "hub/datasets--BLINK-Benchmark--BLINK/snapshots/a").mkdir(parents=True)
+    copy = tmp_path / "data/superclevr"
+    copy.mkdir(parents=True)
+    (copy / "manifest.json").write_text('{"rows": {"test": 1}, "files": {"test": ["a"]}, "columns": []}')
+    _, found = load("paper_ood", **{"over": ["stand_in"], "assignments": arguments["assignments"]})
+    for cell in Planner(found, tmp_path).cells():
+        for path in map(Path, cell.reads):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    assert not any(word in told() for word in ("BLINK", "no finished copy", "WARNING"))
+
+
 def test_two_things_that_would_share_a_file_are_refused(recipe: Callable[..., str], tmp_path: Path) -> None:
     second = "  two: {model: steered_paligemma, pretrained: tiny-paligemma2, backbone: /b/final}\nmethods:"
     _, found = load(recipe("methods:", second), (), ["models.tiny.backbone=/a/final"])
@@ -223,6 +251,18 @@ def test_a_failed_cell_s_dependants_are_skipped_and_named_and_the_rest_goes_on(t
     assert sorted(ran(tmp_path)[before:]) == ["a1", "a2", "b1", "b2", "table"]
 
 
+def test_a_cell_whose_choice_is_not_there_fails_before_anything_is_loaded(tmp_path: Path) -> None:
+    choice = tmp_path / "choice.yaml"
+    cell = shell("a", "echo > $OUT", tmp_path, reads=(str(choice),))
+    with pytest.raises(UserError, match="1 cells failed"):
+        list(execute(tmp_path, [cell], 1))
+    assert Ledger(tmp_path).states()["a"]["why"] == f"it reads {choice}, which is not there"
+    assert not (tmp_path / "ran").exists()
+    choice.touch()
+    list(execute(tmp_path, [cell], 1))
+    assert ran(tmp_path) == ["a"]
+
+
 def test_a_worker_that_dies_is_reported_and_its_cell_tried_once_more(tmp_path: Path) -> None:
     once = f"test -e {tmp_path}/died || {{ touch {tmp_path}/died; kill -9 $PPID; sleep 1; }}; echo ok > $OUT"
     cells = [shell("once", once, tmp_path), shell("always", "kill -9 $PPID; sleep 1", tmp_path)]
@@ -235,35 +275,72 @@ def test_a_worker_that_dies_is_reported_and_its_cell_tried_once_more(tmp_path: P
     assert ran(tmp_path).count("once") == 2 and ran(tmp_path).count("always") == 2
 
 
+def started(root: Path, cells: list[Cell], until: str) -> "subprocess.Popen[str]":
+    """A run of the cells in a process group of its own, once one of them has begun."""
+    plan = root / "cells.json"
+    plan.write_text(json.dumps([cell.as_dict() for cell in cells]))
+    code = (
+        "import json, pathlib, sys\n"
+        "from lmms_steer import cli\n"
+        "from lmms_steer.recipes import command; from lmms_steer.recipes.cells import Cell\n"
+        f"root = pathlib.Path({str(root)!r}); plan = json.loads(pathlib.Path({str(plan)!r}).read_text())\n"
+        "command.run = lambda *_: command.execute(root, [Cell.from_dict(c) for c in plan], 1)\n"
+        "sys.argv = ['lmms-steer', 'run', 'tiny']; cli.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, process_group=0
+    )
+    while process.poll() is None and not ((root / "ran").is_file() and until in ran(root)):
+        time.sleep(0.02)
+    return process
+
+
+def at_work(word: object) -> list[psutil.Process]:
+    """Processes with a word in their command line."""
+    return [p for p in psutil.process_iter(["cmdline"]) if any(str(word) in part for part in p.info["cmdline"] or ())]
+
+
 def test_a_run_killed_by_sigkill_goes_on_and_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     cells = chain(tmp_path)
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     # the cell waits until somebody opens the gate
     cells[2] = shell("a2", f"cat {gate} > /dev/null; echo 2 > $OUT", tmp_path)
-    plan = tmp_path / "cells.json"
-    plan.write_text(json.dumps([cell.as_dict() for cell in cells]))
-    code = (
-        "import json, pathlib\n"
-        "from lmms_steer.recipes.command import execute; from lmms_steer.recipes.cells import Cell\n"
-        f"root = pathlib.Path({str(tmp_path)!r}); plan = json.loads(pathlib.Path({str(plan)!r}).read_text())\n"
-        "list(execute(root, [Cell.from_dict(c) for c in plan], 1))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code])
-    while process.poll() is None and not (tmp_path / "ran").is_file():
-        time.sleep(0.02)
-    while process.poll() is None and "a2" not in ran(tmp_path):
-        time.sleep(0.02)
+    process = started(tmp_path, cells, "a2")
     with pytest.raises(UserError, match=rf"is in use by another run \(process {process.pid} on "):
         list(execute(tmp_path, cells, 1))
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert states(tmp_path) | {"a0": "done", "a1": "done", "a2": "running"} == states(tmp_path)
     list(execute(tmp_path, chain(tmp_path), 2))
-    left = [child.info for child in psutil.process_iter(["cmdline"]) if str(gate) in (child.info["cmdline"] or ())]
-    assert not left, "what a worker started ended with it"
+    assert not at_work(gate), "what a worker started ended with it"
     assert (tmp_path / "table.txt").read_text() == "0\n0\n1\n1\n2\n2\n3\n3\n"
     assert ran(tmp_path).count("a0") == ran(tmp_path).count("a1") == 1 and ran(tmp_path).count("a2") == 2
+
+
+def test_ctrl_c_ends_a_run_with_one_line_and_all_that_it_started(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    process = started(tmp_path, [shell("a", f"cat {gate}; echo > $OUT", tmp_path)], "a")
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate()[1] == "lmms-steer: stopped; long work goes on where it was when it is run again\n"
+    assert process.returncode == 130
+    list(execute(tmp_path, [shell("a", "echo > $OUT", tmp_path)], 1))
+    assert not at_work(gate)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system tells a process that its parent died")
+def test_what_a_worker_runs_ends_when_the_worker_is_killed(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    run = f"inside.run(['cat', {str(gate)!r}], pathlib.Path('log'))"
+    code = f"import pathlib; from lmms_steer.recipes import inside; {run}"
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    while not (child := psutil.Process(worker.pid).children()) or child[0].name() != "cat":
+        time.sleep(0.02)
+    worker.kill()
+    psutil.wait_procs(child, timeout=30)
+    assert not child[0].is_running()
 
 
 def test_workers_share_the_accelerators_evenly(monkeypatch: pytest.MonkeyPatch) -> None:

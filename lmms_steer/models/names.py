@@ -1,4 +1,8 @@
-"""What `--model` may name. Imports nothing: lmms-eval reads it whenever it starts."""
+"""What `--model` may name. Imports no package: lmms-eval reads it whenever it starts."""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 MODELS = {
     "steered_paligemma": "lmms_steer.models.families.SteeredPaliGemma",
@@ -6,3 +10,12 @@ MODELS = {
     "steered_hf": "lmms_steer.models.steered.SteeredVlm",
 }
 """`--model` name ▸ class. All are *simple*: lmms-eval's chat models cannot answer log-likelihood requests."""
+
+
+@cache
+def wrapped() -> frozenset[str]:
+    """`steered_NAME` of each of lmms-eval's own wrappers, from its files: its registry takes seconds to import."""
+    spec = find_spec("lmms_eval")
+    root = Path(spec.submodule_search_locations[0]) / "models" if spec and spec.submodule_search_locations else None
+    files = [path for kind in ("simple", "chat") for path in (root / kind).glob("*.py")] if root else []
+    return frozenset(f"steered_{path.stem}" for path in files if not path.stem.startswith("_"))

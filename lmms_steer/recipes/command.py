@@ -124,8 +124,7 @@ def _worked(
         yield from _news(ledger.states(), told)
     finally:
         (root / ".run" / "run").write_text("", encoding="utf-8")
-        if not ledger.over():
-            crew.stop()
+        crew.stop()
 
 
 def _news(states: States, told: set[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from lmms_steer.recipes.cells import Cell, Marks
 from lmms_steer.recipes.ledger import States
 from lmms_steer.recipes.memory import gigabytes, needed
+from lmms_steer.recipes.ready import not_here
 from lmms_steer.recipes.schema import Recipe
 
 
@@ -20,8 +21,9 @@ def told(recipe: Recipe, cells: Sequence[Cell], states: States, marks: Marks) ->
             yield f"{kind}: {sum(filter(None, answers)):,} answers to compute"
     for name, model in recipe.models.items():
         need = needed(model.pretrained, model.args.get("dtype", "auto"))
-        size = f"{gigabytes(need)} of weights" if need else "weights not on this disk, size unknown"
+        size = f"{gigabytes(need)} of weights" if need else "not on this disk, will be fetched from the Hub"
         yield f"{name}: {model.pretrained}, {size}"
+    yield from not_here(recipe, [cell for cell in cells if states[cell.name]["state"] != "kept"])
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for cell in cells:
         mark = marks.read(cell.name)

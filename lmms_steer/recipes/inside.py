@@ -25,7 +25,8 @@ def run(command: Sequence[str], log: Path) -> int:
     with log.open("w", encoding="utf-8") as file, _printing_to(file.fileno()), _as_it_was(command):
         main = _entry(command[0])
         if main is None:
-            with subprocess.Popen([_program(command[0]), *command[1:]]) as child:
+            leash = (sys.executable, "-m", "lmms_steer.recipes.leash")
+            with subprocess.Popen([*leash, _program(command[0]), *command[1:]]) as child:
                 try:
                     return child.wait()
                 except BaseException:

@@ -4,21 +4,18 @@ import re
 import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lmms_steer import concepts
+from lmms_steer import concepts, task_files
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.extraction.names import check_method
-from lmms_steer.models.names import MODELS
+from lmms_steer.models.names import MODELS, wrapped
 from lmms_steer.recipes.schema import SYSTEMS, Recipe
 from lmms_steer.recipes.tree import Tree
 from lmms_steer.recipes.words import command_cell, label
 from lmms_steer.search.options import SCORES, STRATEGIES
 from lmms_steer.search.ranges import alpha_range, layer_range, token_targets
-from lmms_steer.task_names import task_names
 
 _NAME = re.compile(r"[\w+-][\w.+-]*")
 _FILE = (".yaml", ".yml", ".jsonl", ".csv")
@@ -50,11 +47,11 @@ def check_names(recipe: Recipe, found: Tree) -> None:
 def _check_models(recipe: Recipe, found: Tree) -> None:
     for name, model in recipe.models.items():
         path = ("models", name)
-        if model.model not in MODELS and not is_wrapped(model.model):
+        if model.model not in MODELS and model.model.replace(":", "_", 1) not in wrapped():
             raise _at(
                 found,
                 (*path, "model"),
-                unknown("model", model.model, _near(model.model, [*MODELS, *_steered_wrappers()])),
+                unknown("model", model.model, _near(model.model, [*MODELS, *wrapped()])),
             )
         for key, value in {"pretrained": model.pretrained, **model.args}.items():
             if re.search(r"[,=\s]", value):
@@ -82,6 +79,8 @@ def _check_studies(recipe: Recipe, found: Tree) -> None:
         for key, names in tasks.items():
             for task in filter(None, names):
                 _check_task(found, (*path, key), task)
+        if study.select:
+            _check_select(found, (*path, "select"), study.select)
         if "prompted" in recipe.systems and not study.test_prompted:
             for task in study.test:
                 _check_prompted(found, (*path, "test"), f"{task}_prompted")
@@ -132,43 +131,20 @@ def _check_concept(found: Tree, path: tuple[Any, ...], concept: str) -> None:
 
 
 def _check_task(found: Tree, path: tuple[Any, ...], task: str) -> None:
-    if task not in our_tasks() and task not in their_tasks():
-        raise _at(found, path, unknown("task", task, _near(task, our_tasks())))
+    if task_files.kind(task) is None:
+        raise _at(found, path, unknown("task", task, _near(task, task_files.ours())))
+
+
+def _check_select(found: Tree, path: tuple[Any, ...], task: str) -> None:
+    kind = task_files.kind(task)
+    if kind not in (None, "task"):
+        raise _at(found, path, UserError(f"select: {task} is a {kind}: a choice is made on one task"))
 
 
 def _check_prompted(found: Tree, path: tuple[Any, ...], task: str) -> None:
-    if task not in our_tasks() and task not in their_tasks():
+    if task_files.kind(task) is None:
         wrong = f"the system `prompted` asks {task!r}, and there is no such task: say test_prompted:, or other systems:"
         raise _at(found, path, UserError(wrong))
-
-
-@cache
-def our_tasks() -> frozenset[str]:
-    return frozenset(task_names())
-
-
-@cache
-def their_tasks() -> frozenset[str]:
-    """lmms-eval's own, read from its files: its index takes ten seconds to import."""
-    spec = find_spec("lmms_eval")
-    root = Path(spec.submodule_search_locations[0]) / "tasks" if spec and spec.submodule_search_locations else None
-    names: set[str] = set()
-    for path in root.rglob("*.yaml") if root else ():
-        text = path.read_text(encoding="utf-8", errors="replace")
-        names.update(re.findall(r"^(?:task|group|tag): *[\"']?([\w-]+)", text, re.MULTILINE))
-    return frozenset(names)
-
-
-def is_wrapped(model: str) -> bool:
-    return model.replace("steered:", "steered_", 1) in _steered_wrappers()
-
-
-@cache
-def _steered_wrappers() -> frozenset[str]:
-    spec = find_spec("lmms_eval")
-    root = Path(spec.submodule_search_locations[0]) / "models" if spec and spec.submodule_search_locations else None
-    files = [path for kind in ("simple", "chat") for path in (root / kind).glob("*.py")] if root else []
-    return frozenset(f"steered_{path.stem}" for path in files if not path.stem.startswith("_"))
 
 
 def _near(name: str, known: Iterable[str]) -> list[str]:

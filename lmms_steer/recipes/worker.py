@@ -7,18 +7,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from filelock import FileLock
 
 from lmms_steer import __version__
 from lmms_steer.recipes import inside, memory
 from lmms_steer.recipes.cells import Cell, digest, missing
 from lmms_steer.recipes.ledger import Ledger
+from lmms_steer.recipes.ready import lacks
 
-LONG_AGO = 120.0
-"""Seconds without a sign of the command that started the workers after which they end."""
+LONG_AGO = 600.0
+"""Seconds without a sign of the command that started them, on another machine, after which workers end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,11 @@ def attempt(
     # where it fails before there is a new one, its folder still holds what the last one made
     fingerprint = marks.read(cell.name).get("fingerprint", "")
     try:
-        fingerprint = marks.fingerprint(cell)
-        marks.prepare(cell, fingerprint)
-        wrong = memory.problem(*cell.loads) if cell.loads else None
+        wrong = f"it reads {lost}, which is not there" if (lost := lacks(cell)) else None
+        if wrong is None:
+            fingerprint = marks.fingerprint(cell)
+            marks.prepare(cell, fingerprint)
+            wrong = memory.problem(*cell.loads) if cell.loads else None
         if wrong is None:
             status = run(cell.command, log)
             wrong = inside.why(log) if status else missing(cell)
@@ -103,23 +108,25 @@ def _free() -> None:
 def _watch(post: Post) -> None:
     """End this process and what it started when its command is gone: the next run must find the folder quiet."""
     folder = Path(post.root) / ".run"
+    sign, since = 0, time.monotonic()
     while True:
         time.sleep(0.5)
-        try:
+        mine, now = True, time.monotonic()
+        # a disk that is away for a moment says nothing
+        with suppress(OSError):
             mine = (folder / "run").read_text(encoding="utf-8") == post.run
-            seen = time.time() - (folder / "alive").stat().st_mtime < LONG_AGO
-        except OSError:
-            mine = seen = False
-        if not (mine and seen and (post.watcher is None or _alive(post.watcher))):
+            if (last := (folder / "alive").stat().st_mtime_ns) != sign:
+                sign, since = last, now
+        # by this machine's clock: that of the disk may be another
+        silent = now - since > LONG_AGO
+        if not mine or (silent if post.watcher is None else not _alive(post.watcher)):
             inside.end_children()
             os._exit(3)
 
 
 def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        # one that nobody has waited for is still listed
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    return True

@@ -4,9 +4,12 @@ import logging
 import os
 import re
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,16 +53,17 @@ class Crew:
             raise UserError(f"--cluster {cluster}: {one_line(error)}") from error
         self.jobs: dict[int, Any] = {}
         self.idle_deaths = 0
+        self.over = threading.Event()
 
     def start(self) -> None:
-        """All of them."""
+        """All of them, and a sign of life for those on other machines: whoever reads our lines may be slow."""
+        threading.Thread(target=self._sign, daemon=True).start()
         for number in range(self.size):
             self._start(number)
 
     def watch(self, ledger: Ledger, cells: Sequence[Cell]) -> Iterator[str]:
         """Until every cell has ended; yields a line for every worker that died."""
         while not ledger.over():
-            (self.root / ".run" / "alive").touch()
             for number, job in list(self.jobs.items()):
                 if job.done() and not ledger.over():
                     lines = list(ledger.worker_died(number, cells))
@@ -73,16 +77,36 @@ class Crew:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """End them; those on this machine also end by themselves when this process does."""
+        """End those that still run; on this machine they also end by themselves when this process does."""
+        self.over.set()
         for job in self.jobs.values():
             if not job.done():
                 job.cancel()
+
+    def _sign(self) -> None:
+        while not self.over.wait(1):
+            with suppress(OSError):
+                (self.root / ".run" / "alive").touch()
 
     def _start(self, number: int) -> None:
         local = self.cluster == "local"
         environment = _environment(number, self.size) if local else {}
         post = Post(str(self.root), number, self.run, os.getpid() if local else None, environment)
-        self.jobs[number] = self.executor.submit(work, post)
+        with _deaf():
+            self.jobs[number] = self.executor.submit(work, post)
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """What is started in here takes no notice of Ctrl-C: it ends when this process does, without a word of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _parameters(cluster: str, slurm: Sequence[str]) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 import re
 from collections import defaultdict
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from lmms_steer.data.source import source, with_pictures
 from lmms_steer.scoring.choice import parse_choice
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.results import of_losses, of_number
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 COUNTING = "BUAADreamer/clevr_count_70k"
 NUMBERS = [str(number) for number in range(11)]
@@ -35,14 +36,14 @@ def __getattr__(name: str) -> Any:
     return getattr(source(which, "val" if which == "clevr" else "test", None), field)
 
 
-def _documents(dataset: Dataset, which: str) -> Dataset:
+def _documents(dataset: "Dataset", which: str) -> "Dataset":
     """With pictures, and with the names among the answers: what an answer that is no number or CLEVR word can be."""
     known = {word for words in ANSWERS for word in words}
     names = sorted({answer for answer in dataset["answer"] if not answer.isdecimal() and answer not in known})
     return with_pictures(dataset, which).add_column("names", [names] * len(dataset))
 
 
-def first_500(dataset: Dataset) -> Dataset:
+def first_500(dataset: "Dataset") -> "Dataset":
     """The paper's CLEVR."""
     return dataset.select(range(min(500, len(dataset))))
 

@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 
 from lmms_steer.data.source import attributes
 from lmms_steer.scoring import lettered
 from lmms_steer.scoring.lettered import doc_to_choice, doc_to_index, doc_to_target, doc_to_text, process_losses
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 HUB = "nyu-visionx/CV-Bench"
 TASKS = {"count": "Count", "relation": "Relation", "depth": "Depth", "distance": "Distance"}
@@ -24,8 +26,8 @@ def __getattr__(name: str) -> Any:
     return attributes("cvbench", "test", HUB, name)
 
 
-def documents(task: str, part: str) -> Callable[[Dataset], Dataset]:
-    def process_docs(dataset: Dataset) -> Dataset:
+def documents(task: str, part: str) -> "Callable[[Dataset], Dataset]":
+    def process_docs(dataset: "Dataset") -> "Dataset":
         sources = dataset["source"]
         weights = official_weights(sources)
         rows = [i for i, name in enumerate(dataset["task"]) if name.lower() == task.lower()]

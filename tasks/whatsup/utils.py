@@ -1,12 +1,13 @@
 """What'sUp: four captions, the right one first in the release and rotated here; accuracy of images, pairs and sets."""
 
 from collections import defaultdict
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from lmms_steer.data.source import source, with_pictures
 from lmms_steer.scoring.results import of_choice, of_losses
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 HUB = "ServiceNow/whatsup_controlled_images_{}_inference_test"
 RELATIONS = {
@@ -38,7 +39,7 @@ def __getattr__(name: str) -> Any:
     return getattr(found, field)
 
 
-def documents(dataset: Dataset, letter: str) -> Dataset:
+def documents(dataset: "Dataset", letter: str) -> "Dataset":
     dataset = with_pictures(dataset, f"whatsup_{letter}")
     if "image_options" in dataset.column_names:
         dataset = dataset.rename_column("image_options", "image")

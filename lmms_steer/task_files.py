@@ -1,0 +1,117 @@
+"""What task files say, ours and lmms-eval's, read as text: lmms-eval's own index takes ten seconds to import."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmms_steer.errors import UserError
+from lmms_steer.task_names import tasks_dir
+
+_NAMED = re.compile(r"^(task|group|tag): *[\"']?([\w-]+)", re.MULTILINE)
+
+
+@cache
+def ours() -> dict[str, tuple[str, Path]]:
+    """Name ▸ `task`, `group` or `tag`, and a file that says it."""
+    return _names(Path(tasks_dir()))
+
+
+@cache
+def theirs() -> dict[str, tuple[str, Path]]:
+    """lmms-eval's own, in the same way."""
+    spec = find_spec("lmms_eval")
+    return (
+        _names(Path(spec.submodule_search_locations[0]) / "tasks") if spec and spec.submodule_search_locations else {}
+    )
+
+
+def kind(name: str) -> str | None:
+    """`task`, `group` or `tag`; None for what is none of them."""
+    found = ours().get(name) or theirs().get(name)
+    return found[0] if found else None
+
+
+def not_here(name: str) -> Iterator[str]:
+    """A line for each dataset of a task, group or tag that is not on this disk.
+
+    Args:
+        name: known to `kind`.
+    """
+    names = ours() if name in ours() else theirs()
+    said, path = names[name]
+    if said == "task" and (line := _dataset_not_here(path)):
+        yield line
+    if said == "tag":
+        tagged = [path for kind, path in names.values() if kind == "task" and ("tag", name) in _said(path)]
+        yield from filter(None, map(_dataset_not_here, tagged))
+    if said == "group":
+        for member in _members(path):
+            if member in names and member != name:
+                yield from not_here(member)
+
+
+def _names(root: Path) -> dict[str, tuple[str, Path]]:
+    found: dict[str, tuple[str, Path]] = {}
+    for path in sorted(root.rglob("*.yaml")):
+        for said, name in _said(path):
+            # a tag that is also a task or group of this name is that
+            if said != "tag" or name not in found:
+                found[name] = (said, path)
+    return found
+
+
+def _said(path: Path) -> list[tuple[str, str]]:
+    return _NAMED.findall(path.read_text(encoding="utf-8", errors="replace"))
+
+
+def _members(path: Path) -> list[str]:
+    listed = _read(path).get("task") or []
+    members = listed if isinstance(listed, list) else [listed]
+    return [str(m.get("task") or m.get("group")) if isinstance(m, dict) else str(m) for m in members]
+
+
+def _dataset_not_here(path: Path) -> str | None:
+    try:
+        dataset = _read(path).get("dataset_path")
+    except UserError as error:
+        return str(error)
+    if not isinstance(dataset, str) or "/" not in dataset or Path(dataset).exists() or _in_cache(dataset):
+        return None
+    return f"{dataset} is not on this disk and will be fetched from the Hub"
+
+
+def _in_cache(dataset: str) -> bool:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return any(Path(HF_HUB_CACHE, f"datasets--{dataset.replace('/', '--')}", "snapshots").glob("*"))
+
+
+class _Loader(yaml.SafeLoader):
+    """`!function` as what it names in our own task folders, None in others: their code is not run for a look."""
+
+
+def _function(loader: Any, node: Any) -> Any:
+    folder = Path(loader.name).parent
+    module, _, attribute = str(node.value).rpartition(".")
+    if folder.parent != Path(tasks_dir()) or attribute.partition("_")[0] != "path":
+        return None
+    return getattr(import_module(f"lmms_steer.tasks.{folder.name}.{module}"), attribute)
+
+
+_Loader.add_constructor("!function", _function)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with path.open(encoding="utf-8") as file:
+        said: dict[str, Any] = yaml.load(file, Loader=_Loader) or {}  # noqa: S506  a SafeLoader
+    first: dict[str, Any] = {}
+    includes = said.pop("include", [])
+    for name in reversed([includes] if isinstance(includes, str) else includes):
+        first.update(_read(path.parent / name))
+    return first | said
