@@ -16,34 +16,47 @@ from lmms_steer.task_names import tasks_dir
 _NAMED = re.compile(r"^(task|group|tag): *[\"']?([\w-]+)", re.MULTILINE)
 
 
-@cache
 def ours() -> dict[str, tuple[str, Path]]:
     """Name ▸ `task`, `group` or `tag`, and a file that says it."""
-    return _names(Path(tasks_dir()))
+    return names_in(Path(tasks_dir()))
 
 
-@cache
 def theirs() -> dict[str, tuple[str, Path]]:
     """lmms-eval's own, in the same way."""
     spec = find_spec("lmms_eval")
-    return (
-        _names(Path(spec.submodule_search_locations[0]) / "tasks") if spec and spec.submodule_search_locations else {}
-    )
+    where = spec.submodule_search_locations if spec else None
+    return names_in(Path(where[0]) / "tasks") if where else {}
 
 
-def kind(name: str) -> str | None:
-    """`task`, `group` or `tag`; None for what is none of them."""
-    found = ours().get(name) or theirs().get(name)
-    return found[0] if found else None
+@cache
+def names_in(root: Path) -> dict[str, tuple[str, Path]]:
+    """Those of a folder, in the same way."""
+    found: dict[str, tuple[str, Path]] = {}
+    for path in sorted(root.rglob("*.yaml")):
+        for said, name in _said(path):
+            # a tag that is also a task or group of this name is that
+            if said != "tag" or name not in found:
+                found[name] = (said, path)
+    return found
 
 
-def not_here(name: str) -> Iterator[str]:
+def kind(name: str, include_path: str | None = None) -> str | None:
+    """`task`, `group` or `tag`; None for what is none of them.
+
+    Args:
+        name: of lmms-eval's `--tasks`.
+        include_path: the user's own folder of tasks.
+    """
+    return next((names[name][0] for names in _folders(include_path) if name in names), None)
+
+
+def not_here(name: str, include_path: str | None = None) -> Iterator[str]:
     """A line for each dataset of a task, group or tag that is not on this disk.
 
     Args:
-        name: known to `kind`.
+        name, include_path: as known to `kind`.
     """
-    names = ours() if name in ours() else theirs()
+    names = next(names for names in _folders(include_path) if name in names)
     said, path = names[name]
     if said == "task" and (line := _dataset_not_here(path)):
         yield line
@@ -52,18 +65,15 @@ def not_here(name: str) -> Iterator[str]:
         yield from filter(None, map(_dataset_not_here, tagged))
     if said == "group":
         for member in _members(path):
-            if member in names and member != name:
-                yield from not_here(member)
+            if member != name and kind(member, include_path):
+                yield from not_here(member, include_path)
 
 
-def _names(root: Path) -> dict[str, tuple[str, Path]]:
-    found: dict[str, tuple[str, Path]] = {}
-    for path in sorted(root.rglob("*.yaml")):
-        for said, name in _said(path):
-            # a tag that is also a task or group of this name is that
-            if said != "tag" or name not in found:
-                found[name] = (said, path)
-    return found
+def _folders(include_path: str | None) -> Iterator[dict[str, tuple[str, Path]]]:
+    if include_path is not None:
+        yield names_in(Path(include_path))
+    yield ours()
+    yield theirs()
 
 
 def _said(path: Path) -> list[tuple[str, str]]:

@@ -71,6 +71,8 @@ def _check_methods(recipe: Recipe, found: Tree) -> None:
 
 
 def _check_studies(recipe: Recipe, found: Tree) -> None:
+    if recipe.include_path is not None and not Path(recipe.include_path).is_dir():
+        raise _at(found, ("include_path",), UserError(f"no such folder of tasks: {recipe.include_path!r}"))
     for name, study in recipe.studies.items():
         path = ("studies", name)
         for concept in study.concepts:
@@ -78,12 +80,12 @@ def _check_studies(recipe: Recipe, found: Tree) -> None:
         tasks = {"select": (study.select,), "test": study.test, "test_prompted": study.test_prompted or ()}
         for key, names in tasks.items():
             for task in filter(None, names):
-                _check_task(found, (*path, key), task)
+                _check_task(found, (*path, key), task, recipe.include_path)
         if study.select:
-            _check_select(found, (*path, "select"), study.select)
+            _check_select(found, (*path, "select"), study.select, recipe.include_path)
         if "prompted" in recipe.systems and not study.test_prompted:
             for task in study.test:
-                _check_prompted(found, (*path, "test"), f"{task}_prompted")
+                _check_prompted(found, (*path, "test"), f"{task}_prompted", recipe.include_path)
         if (study.select is None) == (study.chosen is None):
             raise _at(found, path, UserError(f"study {name}: say either select: TASK or chosen: STUDY"))
         if study.chosen is not None and recipe.chosen_in is None:
@@ -130,19 +132,20 @@ def _check_concept(found: Tree, path: tuple[Any, ...], concept: str) -> None:
     _known(found, path, "concept", [concept], concepts.names())
 
 
-def _check_task(found: Tree, path: tuple[Any, ...], task: str) -> None:
-    if task_files.kind(task) is None:
-        raise _at(found, path, unknown("task", task, _near(task, task_files.ours())))
+def _check_task(found: Tree, path: tuple[Any, ...], task: str, include_path: str | None) -> None:
+    if task_files.kind(task, include_path) is None:
+        own = task_files.names_in(Path(include_path)) if include_path else {}
+        raise _at(found, path, unknown("task", task, _near(task, {**own, **task_files.ours()})))
 
 
-def _check_select(found: Tree, path: tuple[Any, ...], task: str) -> None:
-    kind = task_files.kind(task)
+def _check_select(found: Tree, path: tuple[Any, ...], task: str, include_path: str | None) -> None:
+    kind = task_files.kind(task, include_path)
     if kind not in (None, "task"):
         raise _at(found, path, UserError(f"select: {task} is a {kind}: a choice is made on one task"))
 
 
-def _check_prompted(found: Tree, path: tuple[Any, ...], task: str) -> None:
-    if task_files.kind(task) is None:
+def _check_prompted(found: Tree, path: tuple[Any, ...], task: str, include_path: str | None) -> None:
+    if task_files.kind(task, include_path) is None:
         wrong = f"the system `prompted` asks {task!r}, and there is no such task: say test_prompted:, or other systems:"
         raise _at(found, path, UserError(wrong))
 

@@ -29,7 +29,12 @@ class Planner:
     def __init__(self, recipe: Recipe, output: Path) -> None:
         if re.search(r"[,=\s]", str(output)):
             raise UserError(f"--output {output}: commands cannot name a folder with ',', '=' or a space in it")
+        if recipe.include_path and output.resolve().is_relative_to(Path(recipe.include_path).resolve()):
+            raise UserError(
+                f"include_path {recipe.include_path} holds the output too: give your tasks their own folder"
+            )
         self.recipe, self.output, self.at = recipe, output, Layout(recipe, output)
+        self.tasks = words.option("--include_path", recipe.include_path)
 
     def cells(self) -> list[Cell]:
         """All of them.
@@ -84,6 +89,7 @@ class Planner:
                 command = (
                     *("lmms-steer", "search", "--model", model.model, "--model_args", words.model_args(model)),
                     *("--vector", str(self.at.vector(model, concept, method)), "--task", study.select),
+                    *self.tasks,
                     *words.option("--layers", model.layers or None),
                     *("--alphas", settings.alphas, "--tokens", recipe.search.tokens),
                     *words.option("--strategy", recipe.search.strategy),
@@ -98,7 +104,7 @@ class Planner:
                     kind="search",
                     command=command,
                     needs=(f"extract/{short_name(words.backbone(model))}/{method}",),
-                    reads=words.local(model),
+                    reads=(*self.tasks[1:], *words.local(model)),
                     makes=tuple(str(folder / file) for file in left),
                     folder=str(folder),
                     loads=words.loads(model),
@@ -118,7 +124,7 @@ class Planner:
                     "--model_args",
                     ",".join(filter(None, (words.model_args(model), system.args))),
                 ),
-                *("--tasks", ",".join(system.tests), "--batch_size", str(model.batch_size)),
+                *("--tasks", ",".join(system.tests), *self.tasks, "--batch_size", str(model.batch_size)),
                 *words.option("--limit", self.recipe.limit),
                 *("--output_path", str(folder), "--log_samples"),
             )
@@ -128,7 +134,7 @@ class Planner:
                 kind="evaluate",
                 command=command,
                 needs=system.needs,
-                reads=(*system.reads, *words.local(model)),
+                reads=(*system.reads, *self.tasks[1:], *words.local(model)),
                 makes=(str(folder),),
                 folder=str(folder),
                 loads=words.loads(model),

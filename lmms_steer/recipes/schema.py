@@ -111,6 +111,8 @@ class Recipe(Strict):
     systems: Names = ("baseline", "prompted", "calibrated", "steered", "controls")
     chosen_in: str | None = None
     """The folder of another recipe, for studies with `chosen`."""
+    include_path: str | None = None
+    """A folder of your own tasks."""
     concepts: Names = ()
     """Concepts to extract beside those of the studies."""
     limit: int | None = Field(None, ge=1)

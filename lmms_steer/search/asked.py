@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lmms_steer.errors import UserError, unknown
@@ -35,8 +36,13 @@ class Asked:
     doc: Any
 
 
-def load(task: str, model: str) -> tuple[Any, str]:
+def load(task: str, model: str, include_path: Path | None = None) -> tuple[Any, str]:
     """A task object of lmms-eval, and the name of the split that it asks.
+
+    Args:
+        task: its name.
+        model: of `--model`.
+        include_path: the user's own folder of tasks.
 
     Raises:
         UserError: for a task that does not exist, or a group.
@@ -44,7 +50,8 @@ def load(task: str, model: str) -> tuple[Any, str]:
     from lmms_eval.tasks import TaskManager
 
     ours = task in task_names()
-    manager = TaskManager(include_path=[tasks_dir()], include_defaults=not ours, model_name=model)
+    folders = [tasks_dir(), *([str(include_path)] if include_path else [])]
+    manager = TaskManager(include_path=folders, include_defaults=not ours, model_name=model)
     if task not in manager.all_tasks:
         raise unknown("task", task, task_names() if ours else manager.all_tasks)
     loaded = manager.load_task_or_group([task], "simple")

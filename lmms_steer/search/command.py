@@ -26,11 +26,11 @@ def run(options: Options) -> Iterator[str]:
     from lmms_steer.models.from_args import model_named
     from lmms_steer.search.asked import load, questions, sha256
 
-    task, split = load(options.task, options.model)
+    task, split = load(options.task, options.model, options.include_path)
     refuse_test(options.task, split, options.test_known)
     if options.confirm == options.task:
         raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
-    to_confirm = load(options.confirm, options.model)[0] if options.confirm else None
+    to_confirm = load(options.confirm, options.model, options.include_path)[0] if options.confirm else None
     lm = model_named(options.model, options.model_args)
     if lm.resolved.spec:
         raise UserError(

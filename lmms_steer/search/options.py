@@ -16,6 +16,7 @@ class Options:
         model, model_args: as of lmms-eval, of the unsteered model.
         vectors: names or files.
         task: held-out questions.
+        include_path: the user's own folder of tasks.
         output: the study's folder.
         layers, alphas, tokens: the grid, as typed; no layers are all layers.
         strategy: one of `STRATEGIES`.
@@ -49,6 +50,7 @@ class Options:
     limit: int | None = None
     confirm: str | None = None
     test_known: bool = False
+    include_path: Path | None = None
 
     def __post_init__(self) -> None:
         for value, known, name in ((self.strategy, STRATEGIES, "strategy"), (self.score, SCORES, "score")):
