@@ -329,9 +329,27 @@ def search(
     from lmms_steer.search.command import run
     from lmms_steer.search.options import Options
 
-    vectors = tuple(vector.split(","))
-    grid = (layers, alphas, tokens, strategy, score, controls, trials, seed, batch_size, memory, limit, confirm)
-    for line in run(Options(model, model_args, vectors, task, output, *grid, test_known)):
+    options = Options(
+        model=model,
+        model_args=model_args,
+        vectors=tuple(vector.split(",")),
+        task=task,
+        output=output,
+        layers=layers,
+        alphas=alphas,
+        tokens=tokens,
+        strategy=strategy,
+        score=score,
+        controls=controls,
+        trials=trials,
+        seed=seed,
+        batch_size=batch_size,
+        memory=memory,
+        limit=limit,
+        confirm=confirm,
+        test_known=test_known,
+    )
+    for line in run(options):
         _say(line)
 
 
