@@ -135,8 +135,11 @@ def show_vector(
 ) -> None:
     """Where a vector comes from; norm, probe accuracy, cosines with others and words, layer by layer."""
     from lmms_steer.inspection.describe import describe, lines
+    from lmms_steer.inspection.figure import check_suffix
     from lmms_steer.store import find
 
+    if picture is not None:
+        check_suffix(picture)
     shown = describe(find(name, None).path, words)
     for line in lines(shown):
         _say(line)
@@ -402,17 +405,10 @@ def inspect_prompt(
     picture: Annotated[Path | None, typer.Option(help="Also draw it into this file (.png, .svg, .pdf).")] = None,
 ) -> None:
     """Which tokens of a prompt are steered, how strongly, and the likeliest answers before and after."""
-    from lmms_steer.inspection.tokens import inspect, lines, open_images
-    from lmms_steer.models.from_args import model_named
+    from lmms_steer.inspection.command import run
 
-    images = open_images(image or [])
-    seen = inspect(model_named(model, model_args), images, prompt)
-    for line in lines(seen):
+    for line in run(model, model_args, prompt, image or [], picture):
         _say(line)
-    if picture is not None:
-        from lmms_steer.inspection.tokens_picture import draw
-
-        _say(f"\n{draw(seen, images[0] if images else None, picture)}")
 
 
 @app.command()

@@ -15,8 +15,9 @@ import typer
 
 from lmms_steer.cli import app
 from lmms_steer.models.names import MODELS
-from lmms_steer.recipes.known import is_wrapped, our_tasks, their_tasks
+from lmms_steer.recipes.known import is_wrapped, our_tasks
 from lmms_steer.spec import SteeringSpec
+from lmms_steer.task_names import their_tasks
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "tasks").rglob("README.md"))]

@@ -18,7 +18,7 @@ from lmms_steer.recipes.tree import Tree
 from lmms_steer.recipes.words import command_cell, label
 from lmms_steer.search.options import SCORES, STRATEGIES
 from lmms_steer.search.ranges import alpha_range, layer_range, token_targets
-from lmms_steer.task_names import task_names
+from lmms_steer.task_names import task_names, their_tasks
 
 _NAME = re.compile(r"[\w+-][\w.+-]*")
 _FILE = (".yaml", ".yml", ".jsonl", ".csv")
@@ -145,18 +145,6 @@ def _check_prompted(found: Tree, path: tuple[Any, ...], task: str) -> None:
 @cache
 def our_tasks() -> frozenset[str]:
     return frozenset(task_names())
-
-
-@cache
-def their_tasks() -> frozenset[str]:
-    """lmms-eval's own, read from its files: its index takes ten seconds to import."""
-    spec = find_spec("lmms_eval")
-    root = Path(spec.submodule_search_locations[0]) / "tasks" if spec and spec.submodule_search_locations else None
-    names: set[str] = set()
-    for path in root.rglob("*.yaml") if root else ():
-        text = path.read_text(encoding="utf-8", errors="replace")
-        names.update(re.findall(r"^(?:task|group|tag): *[\"']?([\w-]+)", text, re.MULTILINE))
-    return frozenset(names)
 
 
 def is_wrapped(model: str) -> bool:
