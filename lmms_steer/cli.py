@@ -139,8 +139,11 @@ def show_vector(
 ) -> None:
     """Where a vector comes from; norm, probe accuracy, cosines with others and words, layer by layer."""
     from lmms_steer.inspection.describe import describe, lines
+    from lmms_steer.inspection.figure import check_suffix
     from lmms_steer.store import find
 
+    if picture is not None:
+        check_suffix(picture)
     shown = describe(find(name, None).path, words)
     for line in lines(shown):
         _say(line)
@@ -325,6 +328,9 @@ def search(
     memory: Annotated[float, typer.Option(help="GiB of a pass to hold; the rest is kept in the study's folder.")] = 4.0,
     limit: Annotated[int | None, typer.Option(min=1, help="The first questions only.")] = None,
     confirm: Annotated[str | None, typer.Option(help="A task to measure the choices on, once.")] = None,
+    include_path: Annotated[
+        Path | None, typer.Option("--include_path", "--include-path", help="A folder of your own tasks.")
+    ] = None,
     test_known: Annotated[
         bool, typer.Option("--i-know-this-is-test", help="Choose on test questions; never report a result on them.")
     ] = False,
@@ -333,9 +339,28 @@ def search(
     from lmms_steer.search.command import run
     from lmms_steer.search.options import Options
 
-    vectors = tuple(vector.split(","))
-    grid = (layers, alphas, tokens, strategy, score, controls, trials, seed, batch_size, memory, limit, confirm)
-    for line in run(Options(model, model_args, vectors, task, output, *grid, test_known)):
+    options = Options(
+        model=model,
+        model_args=model_args,
+        vectors=tuple(vector.split(",")),
+        task=task,
+        output=output,
+        layers=layers,
+        alphas=alphas,
+        tokens=tokens,
+        strategy=strategy,
+        score=score,
+        controls=controls,
+        trials=trials,
+        seed=seed,
+        batch_size=batch_size,
+        memory=memory,
+        limit=limit,
+        confirm=confirm,
+        test_known=test_known,
+        include_path=include_path,
+    )
+    for line in run(options):
         _say(line)
 
 
@@ -388,17 +413,10 @@ def inspect_prompt(
     picture: Annotated[Path | None, typer.Option(help="Also draw it into this file (.png, .svg, .pdf).")] = None,
 ) -> None:
     """Which tokens of a prompt are steered, how strongly, and the likeliest answers before and after."""
-    from lmms_steer.inspection.tokens import inspect, lines, open_images
-    from lmms_steer.models.from_args import model_named
+    from lmms_steer.inspection.command import run
 
-    images = open_images(image or [])
-    seen = inspect(model_named(model, model_args), images, prompt)
-    for line in lines(seen):
+    for line in run(model, model_args, prompt, image or [], picture):
         _say(line)
-    if picture is not None:
-        from lmms_steer.inspection.tokens_picture import draw
-
-        _say(f"\n{draw(seen, images[0] if images else None, picture)}")
 
 
 @app.command()
@@ -406,9 +424,9 @@ def tasks(
     path: Annotated[bool, typer.Option("--path", help="Print the folder, for lmms-eval's --include_path.")] = False,
 ) -> None:
     """Our tasks and groups, as `lmms-eval --tasks` takes them."""
-    from lmms_steer.task_names import task_names, tasks_dir
+    from lmms_steer.task_files import ours, tasks_dir
 
-    _say(tasks_dir() if path else "\n".join(task_names()))
+    _say(tasks_dir() if path else "\n".join(sorted(ours())))
 
 
 @app.command(

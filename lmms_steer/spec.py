@@ -139,6 +139,17 @@ class SteeringSpec:
         return cls(tuple(_intervention(entry) for entry in entries))
 
     @classmethod
+    def from_args(cls, args: Mapping[str, Any]) -> "SteeringSpec":
+        """From model_args: `steering`, a file; or `FIELDS`, one intervention; or none of them, the baseline."""
+        given = {key: args[key] for key in FIELDS if key in args}
+        steering = args.get("steering")
+        if steering is None:
+            return cls.from_dicts([given] if given else [])
+        if given:
+            raise UserError(f"steering={steering} and {', '.join(given)}: give the file or the single keys, not both")
+        return cls.from_yaml(steering)
+
+    @classmethod
     def from_yaml(cls, path: str | Path) -> "SteeringSpec":
         """From a file whose `interventions` is a list of mappings with the keys `FIELDS`, and perhaps `provenance`."""
         try:

@@ -1,42 +1,54 @@
-"""What task files say, ours and lmms-eval's, read as text: lmms-eval's own index takes ten seconds to import."""
+"""Tasks, groups and tags, ours and lmms-eval's, read from their YAML as text: to import its index takes ten seconds."""
 
 import re
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lmms_steer.errors import UserError
-from lmms_steer.task_names import tasks_dir
+from lmms_steer.errors import UserError, unknown
 
-_NAMED = re.compile(r"^(task|group|tag): *[\"']?([\w-]+)", re.MULTILINE)
+Names = dict[str, tuple[str, Path]]
+"""Name ▸ `task`, `group` or `tag`, and a file that says it."""
+
+_TOLD = re.compile(r"^[\"']?(task|group|tag)[\"']?[ \t]*:([^\n]*)((?:\n[ \t]*-.*)*)", re.MULTILINE)
+_NAME = re.compile(r"\w[^\s,\"'\[\]{}:]*")
 
 
-def ours() -> dict[str, tuple[str, Path]]:
-    """Name ▸ `task`, `group` or `tag`, and a file that says it."""
+def tasks_dir() -> str:
+    """The folder of our task YAMLs, as `--include_path` wants it."""
+    return str(files("lmms_steer.tasks"))
+
+
+def ours() -> Names:
+    """Those that ship."""
     return names_in(Path(tasks_dir()))
 
 
-def theirs() -> dict[str, tuple[str, Path]]:
-    """lmms-eval's own, in the same way."""
+def theirs() -> Names:
+    """lmms-eval's own: every name that its index has, and a few that are parts of groups only."""
     spec = find_spec("lmms_eval")
     where = spec.submodule_search_locations if spec else None
     return names_in(Path(where[0]) / "tasks") if where else {}
 
 
 @cache
-def names_in(root: Path) -> dict[str, tuple[str, Path]]:
-    """Those of a folder, in the same way."""
-    found: dict[str, tuple[str, Path]] = {}
-    for path in sorted(root.rglob("*.yaml")):
-        for said, name in _said(path):
-            # a tag that is also a task or group of this name is that
-            if said != "tag" or name not in found:
-                found[name] = (said, path)
+def names_in(root: Path) -> Names:
+    """Those of a folder."""
+    found: Names = {}
+    # files that others include end in `_yaml` and may hold their tags
+    for path in sorted(root.rglob("*yaml")):
+        for kind, name, itself in _told(path):
+            # one that only a list mentions, or that is a tag too, is what its own file says
+            if itself and kind != "tag":
+                found[name] = (kind, path)
+            else:
+                found.setdefault(name, (kind, path))
     return found
 
 
@@ -50,18 +62,30 @@ def kind(name: str, include_path: str | None = None) -> str | None:
     return next((names[name][0] for names in _folders(include_path) if name in names), None)
 
 
+def check(name: str, include_path: str | None = None) -> None:
+    """
+    Args:
+        name, include_path: as of `kind`.
+
+    Raises:
+        UserError: for a name that nobody has, with the nearest.
+    """
+    if kind(name, include_path) is None:
+        raise unknown("task", name, {known for names in _folders(include_path) for known in names})
+
+
 def not_here(name: str, include_path: str | None = None) -> Iterator[str]:
     """A line for each dataset of a task, group or tag that is not on this disk.
 
     Args:
-        name, include_path: as known to `kind`.
+        name, include_path: as of `kind`, which knows them.
     """
     names = next(names for names in _folders(include_path) if name in names)
     said, path = names[name]
     if said == "task" and (line := _dataset_not_here(path)):
         yield line
     if said == "tag":
-        tagged = [path for kind, path in names.values() if kind == "task" and ("tag", name) in _said(path)]
+        tagged = [p for kind, p in names.values() if kind == "task" and any(t[:2] == ("tag", name) for t in _told(p))]
         yield from filter(None, map(_dataset_not_here, tagged))
     if said == "group":
         for member in _members(path):
@@ -69,15 +93,20 @@ def not_here(name: str, include_path: str | None = None) -> Iterator[str]:
                 yield from not_here(member, include_path)
 
 
-def _folders(include_path: str | None) -> Iterator[dict[str, tuple[str, Path]]]:
+def _folders(include_path: str | None) -> Iterator[Names]:
     if include_path is not None:
         yield names_in(Path(include_path))
     yield ours()
     yield theirs()
 
 
-def _said(path: Path) -> list[tuple[str, str]]:
-    return _NAMED.findall(path.read_text(encoding="utf-8", errors="replace"))
+def _told(path: Path) -> Iterator[tuple[str, str, bool]]:
+    """Kind and name, and whether the file is that task's or group's own."""
+    for kind, line, listed in _TOLD.findall(path.read_text(encoding="utf-8", errors="replace")):
+        alone = not listed and "[" not in line
+        for name in _NAME.findall(re.sub("#.*", "", line + listed)):
+            if name not in ("task", "group"):
+                yield kind, name, alone
 
 
 def _members(path: Path) -> list[str]:

@@ -18,7 +18,7 @@ from lmms_steer import UserError
 from lmms_steer.data import generated, importing
 from lmms_steer.data.check import check
 from lmms_steer.data.source import source
-from lmms_steer.task_names import tasks_dir
+from lmms_steer.task_files import tasks_dir
 
 FOLDERS = ("cvbench", "whatsup", "blink", "clevr")
 SUFFIXES = ("_ll", "_prompted")

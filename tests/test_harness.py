@@ -13,11 +13,12 @@ import pytest
 import torch
 from conftest import vectors
 
-from lmms_steer import UserError, store
+from lmms_steer import SteeringSpec, UserError, store
 from lmms_steer.comparison.files import newest
 from lmms_steer.comparison.samples import read_results, read_samples
 from lmms_steer.models.families import SteeredPaliGemma
-from lmms_steer.task_names import task_names, tasks_dir
+from lmms_steer.models.glance import glance
+from lmms_steer.task_files import check, ours, tasks_dir, theirs
 from lmms_steer.tiny_world.question_sets import load
 
 TINY = "pretrained=tiny-paligemma2"
@@ -103,6 +104,20 @@ def test_mistakes_in_model_args_are_one_line(args: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected) as caught:
         SteeredPaliGemma.create_from_arg_string(f"{TINY},{args}")
     assert "\n" not in str(caught.value)
+
+
+def test_what_only_lmms_eval_s_parser_can_read_is_left_to_it() -> None:
+    assert glance("steered_hf", f"{TINY},vector=spatial,layer=1")[0] == "tiny-paligemma2"
+    assert glance("steered_hf", f'{TINY},prompt_prefix="a,b=c"') == (None, SteeringSpec())
+
+
+def test_every_task_that_lmms_eval_has_is_known_without_importing_it() -> None:
+    from lmms_eval.tasks import TaskManager
+
+    assert set(TaskManager(include_path=tasks_dir()).all_tasks) <= {*ours(), *theirs()}
+    check("flickr30k_test")
+    with pytest.raises(UserError, match="unknown task 'flickr30k_tset': did you mean 'flickr30k_test'"):
+        check("flickr30k_tset")
 
 
 def test_a_checkpoint_that_does_not_exist_is_one_line() -> None:
@@ -227,9 +242,9 @@ def test_our_own_command_lists_what_lmms_eval_indexes(lmms_eval: Any) -> None:
     from lmms_eval.tasks import TaskManager
 
     indexed = TaskManager(include_path=tasks_dir(), include_defaults=False).all_tasks
-    assert task_names() == sorted(indexed)
+    assert sorted(ours()) == sorted(indexed)
     listed = command(str(BIN / "lmms-steer"), "tasks")
-    assert listed.stdout.split() == task_names()
+    assert listed.stdout.split() == sorted(ours())
 
 
 def test_importing_the_package_and_asking_for_help_load_no_torch() -> None:

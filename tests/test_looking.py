@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lmms_steer import SteeringSpec, SteeringVectors, UserError, concepts, store
 from lmms_steer.backbones import backbone_of, sae_of, table
 from lmms_steer.concepts import Pair
-from lmms_steer.extraction.first_use import extract_missing
+from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.extraction.show_concept import marked, show
 from lmms_steer.inspection.describe import cosine_by_layer, describe, lines
 from lmms_steer.inspection.picture import draw
@@ -165,6 +165,20 @@ def test_what_no_store_has_is_extracted_on_first_use_and_kept() -> None:
     for line in ("vector=my-own,layer=1", "vector=spatial/no_method", "vector=./x.safetensors"):
         assert not list(extract_missing(SteeringSpec.parse(line), "tiny-paligemma2"))
     assert not list(extract_missing(SteeringSpec.parse("vector=spatial"), "unknown/model"))
+
+
+def test_a_vector_is_refused_by_name_unless_it_is_stored_or_would_be_made() -> None:
+    for name in ("spatial", "spatial/pca-shuffled", "tiny-gemma2/colour-red", "counting/linear_probe-random"):
+        check_vectors(SteeringSpec.parse(f"vector={name}"), "tiny-paligemma2")
+    for name, expected in (
+        ("spatail", "unknown vector 'spatail': did you mean 'spatial'"),
+        ("spatial/no_method", "unknown vector 'spatial/no_method'"),
+        ("./none.safetensors", "no such vector file"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            check_vectors(SteeringSpec.parse(f"vector={name}"), "tiny-paligemma2")
+    with pytest.raises(UserError, match="^tiny-paligema2: vector=spatial leaves out the text backbone"):
+        check_vectors(SteeringSpec.parse("vector=spatial"), "tiny-paligema2")
 
 
 def test_two_processes_that_want_the_same_vector_make_it_once() -> None:

@@ -1,5 +1,6 @@
 """What a wheel holds, what the command line says, and that the documents' commands exist."""
 
+import json
 import subprocess
 import sys
 import zipfile
@@ -65,13 +66,54 @@ def test_a_mistake_leaves_no_traceback_behind_in_a_process_of_its_own() -> None:
     assert done.returncode == 2 and "Traceback" not in done.stderr and "unknown vector" in done.stderr
 
 
+SEARCH = "search --model steered_paligemma --model_args pretrained=tiny-paligemma2 --output OUT --vector spatial"
+INSPECT = "inspect --prompt x --model steered_paligemma --model_args pretrained=tiny-paligemma2"
+AT_ONCE = [
+    (f"{SEARCH.replace('spatial', 'spatail')} --task tiny_spatial_select", "unknown vector 'spatail': did you mean"),
+    (f"{SEARCH} --task tiny_spatail_select", "unknown task 'tiny_spatail_select': did you mean 'tiny_spatial_select'"),
+    (f"{SEARCH} --task tiny_spatial_select --confirm mmmu_vall", "unknown task 'mmmu_vall': did you mean 'mmmu_val'"),
+    (f"{SEARCH} --task tiny_spatial_select --model steered_paligema", "unknown model 'steered_paligema'"),
+    (f"{SEARCH} --task tiny_spatial_select --model steered_qwen2_5_vl", "unknown model 'steered_qwen2_5_vl'"),
+    (f"{SEARCH} --task tiny_spatial_select --model_args pretraind=x", "unknown model_arg 'pretraind'"),
+    (f"{SEARCH},counting --task tiny_spatial_select", "its vectors is ['spatial'], not ['spatial', 'counting']"),
+    (f"{SEARCH} --task tiny_counting_select", "its task is 'tiny_spatial_select', not 'tiny_counting_select'"),
+    (f"{INSPECT},vector=spatail", "unknown vector 'spatail'"),
+    (f"{INSPECT},steering=missing.yaml", "cannot read the steering file 'missing.yaml'"),
+    (f"{INSPECT},vector=spatial --image missing.png", "cannot open the image 'missing.png'"),
+    (f"{INSPECT},vector=spatial --picture x.gif", "ends in .png"),
+    ("extract --backbone tiny-gemma2 --concept spatail", "unknown concept 'spatail'"),
+    ("extract --backbone tiny-gemma2 --concept spatial --method mean", "unknown method 'mean'"),
+    ("extract --backbone tiny-gemma2 --concept spatial --judge lm", "unknown judge 'lm'"),
+    ("vectors show tiny-gemma2/spatial --picture x.gif", "ends in .png"),
+    ("concepts show spatail --backbone tiny-gemma2", "unknown concept 'spatail'"),
+]
+
+
+def test_a_mistyped_name_is_refused_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    plan = {"model": "steered_paligemma", "model_args": "pretrained=tiny-paligemma2", "task": "tiny_spatial_select"}
+    plan |= {"batch_size": 16, "strategy": "grid", "trials": 64, "seed": 0, "tokens": ["image", "text", "both"]}
+    plan |= {"alphas": [i / 10 for i in range(1, 11)], "vectors": {"spatial": "hash"}}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    code = (
+        "import json, sys\n"
+        "sys.modules |= dict.fromkeys(('torch', 'transformers', 'lmms_eval.utils', 'lmms_eval.tasks'))\n"
+        "from typer.testing import CliRunner\n"
+        "from lmms_steer.cli import app\n"
+        "print(json.dumps([repr(CliRunner().invoke(app, line.split()).exception) for line in json.loads(sys.argv[1])]))"
+    )
+    lines = [line.replace("OUT", str(tmp_path)) + " --controls 0" * ("OUT" in line) for line, _ in AT_ONCE]
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(lines)], capture_output=True, text=True, check=True)
+    for (line, expected), said in zip(AT_ONCE, json.loads(done.stdout), strict=True):
+        assert said.startswith("UserError") and expected in said, (line, said)
+
+
 def test_a_full_disk_is_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full() -> list[str]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lmms_steer.task_names.task_names", full)
+    monkeypatch.setattr("lmms_steer.task_files.ours", full)
     monkeypatch.setattr("sys.argv", ["lmms-steer", "tasks"])
     with pytest.raises(SystemExit) as stopped:
         main()

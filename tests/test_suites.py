@@ -12,7 +12,7 @@ from PIL import Image as Pictures
 
 from lmms_steer.comparison.board import build
 from lmms_steer.comparison.systems import read_systems
-from lmms_steer.task_names import tasks_dir
+from lmms_steer.task_files import tasks_dir
 
 POPE = Path(lmms_eval.__file__).parent / "tasks/pope/pope.yaml"
 TASKS = ["tiny_spatial", "pope_here"]

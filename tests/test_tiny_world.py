@@ -15,7 +15,7 @@ from lmms_steer.demo.colour_curve import ALPHAS, measure
 from lmms_steer.demo.plan import BACKBONE, SEEDS, Folders
 from lmms_steer.extraction.command import extract
 from lmms_steer.extraction.methods import Settings
-from lmms_steer.task_names import tasks_dir
+from lmms_steer.task_files import tasks_dir
 from lmms_steer.tiny_world import question_sets
 from lmms_steer.tiny_world.language import PROMPTS, ordinary_sentence
 from lmms_steer.tiny_world.paths import TINY_MODELS, weights_dir

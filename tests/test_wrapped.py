@@ -13,7 +13,8 @@ from conftest import picture, vectors
 from PIL import Image
 
 from lmms_steer import UserError
-from lmms_steer.inspection.tokens import inspect, lines, open_images
+from lmms_steer.inspection.command import open_images
+from lmms_steer.inspection.tokens import inspect, lines
 from lmms_steer.models.from_args import model_named
 from lmms_steer.models.names import MODELS
 

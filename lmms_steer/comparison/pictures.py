@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from lmms_steer.errors import one_line
-from lmms_steer.task_names import task_names
+from lmms_steer.task_files import ours
 
 EDGE = 360
 _PIXEL_ART = 96
@@ -27,7 +27,7 @@ def pictures_of(
         budget: characters that all of them may take; the first come first.
         every: tasks of the harness as well, whose data may be downloaded.
     """
-    if not every and task not in task_names():
+    if not every and task not in ours():
         return {}, "no task of ours (--pictures all tries to load it)"
     pictures: dict[int, str] = {}
     why = ""

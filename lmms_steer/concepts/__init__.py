@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,6 +20,12 @@ class Pair:
 
     anchor: str
     sentence: str
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where the anchor stands, as a whole word, whatever its case: [(start, end)] in characters."""
+        whole = rf"(?<!\w){re.escape(self.anchor)}(?!\w)"
+        return [match.span() for match in re.finditer(whole, self.sentence, re.IGNORECASE)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,5 @@
 """Read every layer's output at the anchor and control tokens of a concept's sentences, in one batched pass."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -105,13 +104,6 @@ def read(model: nn.Module, tokenizer: Any, concept: Concept, batch_size: int = 1
     )
 
 
-def anchor_spans(pair: Pair) -> list[tuple[int, int]]:
-    """Where the anchor stands in its sentence, as a whole word, whatever its case: [(start, end)] in characters."""
-    return [
-        match.span() for match in re.finditer(rf"(?<!\w){re.escape(pair.anchor)}(?!\w)", pair.sentence, re.IGNORECASE)
-    ]
-
-
 def tokens_of(tokenizer: Any, texts: list[str]) -> dict[str, Tensor]:
     """Right-padded ids, attention_mask, offset_mapping and special_tokens_mask, a BOS first where the model knows one.
 
@@ -164,7 +156,7 @@ def _sort(found: _Read, pair: Pair, number: int, states: Rows, batch: Any, row: 
         real[0] = False
     ids = batch["input_ids"][row].tolist()
     taken: set[int] = set()
-    spans = anchor_spans(pair)
+    spans = pair.spans
     if not spans:
         found.skipped.append(f"sentence {number + 1}: {pair.anchor!r} is not in {pair.sentence!r}")
         return

@@ -8,6 +8,8 @@ from lmms_steer import concepts, store
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.methods import DEFAULT, Settings
+from lmms_steer.extraction.names import check_method
+from lmms_steer.extraction.sae.judge import judge_named
 
 
 def extract(
@@ -32,17 +34,16 @@ def extract(
     if questions is None:
         every = list(concept_names) == ["all"]
         wanted = list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names]
+    for method in methods:
+        check_method(method)
+    judge_named(settings.judge)
+    # torch and transformers, which take seconds to import
     from lmms_steer.extraction.extract import Backbone
-    from lmms_steer.extraction.names import check_method
-    from lmms_steer.extraction.sae.judge import judge_named
 
     if not sys.stderr.isatty():
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-    for method in methods:
-        check_method(method)
-    judge_named(settings.judge)
     source = Backbone(backbone, device=device, dtype=dtype)
     if questions is not None:
         read = iter([source.read_pictures(questions, concept_names[0], batch_size)])

@@ -34,6 +34,22 @@ def extract_missing(spec: SteeringSpec, model: str) -> Iterator[str]:
             yield from _extract([name.split("/") for name in missing if name.startswith(f"{backbone}/")])
 
 
+def check_vectors(spec: SteeringSpec, model: str) -> None:
+    """See that each vector of a spec is in a store, or would be made here.
+
+    Raises:
+        UserError: for one that is neither; it says what exists.
+    """
+    backbone = backbone_of(model)
+    for intervention in spec.interventions:
+        if not any(_names(SteeringSpec((intervention,)), backbone)):
+            try:
+                store.find(intervention.vector, backbone)
+            except UserError as error:
+                # a model that the table does not have may be a misspelt one
+                raise error if backbone else UserError(f"{model}: {error}") from error
+
+
 def _extract(parts: list[list[str]]) -> Iterator[str]:
     from lmms_steer.extraction.extract import Backbone
 

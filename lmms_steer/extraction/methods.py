@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lmms_steer.concepts import Concept
-from lmms_steer.extraction.activations import Activations
+
+if TYPE_CHECKING:
+    from lmms_steer.extraction.activations import Activations
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Job:
     n_layers: int
     hidden_size: int
     concept: Concept
-    read: Callable[[Concept], Activations]
+    read: "Callable[[Concept], Activations]"
     settings: Settings = DEFAULT
 
 
@@ -74,4 +76,4 @@ class Made:
     libraries: tuple[str, ...] = ()
 
 
-Method = Callable[[Activations, Job], Made]
+Method = Callable[["Activations", Job], Made]

@@ -7,7 +7,6 @@ from lmms_steer import concepts
 from lmms_steer.backbones import backbone_checkpoint
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, one_line
-from lmms_steer.extraction.activations import anchor_spans, tokens_of
 
 
 def show(name: str, backbone: str | None) -> Iterator[str]:
@@ -34,7 +33,7 @@ def show(name: str, backbone: str | None) -> Iterator[str]:
 
 def marked(pair: Pair, tokenizer: Any = None) -> str:
     """The sentence with its anchors in brackets, their tokens parted by `|` where a tokenizer is given."""
-    text, spans = pair.sentence, anchor_spans(pair)
+    text, spans = pair.sentence, pair.spans
     if not spans:
         return f"{text}   <- {pair.anchor!r} does not occur"
     for start, end in reversed(spans):
@@ -49,9 +48,11 @@ def _pieces(text: str, start: int, end: int, tokenizer: Any) -> list[str]:
 
 
 def _summary(concept: Concept, tokenizer: Any) -> Iterator[str]:
+    from lmms_steer.extraction.activations import tokens_of
+
     split = {}
     for pair in concept.pairs:
-        for start, end in anchor_spans(pair):
+        for start, end in pair.spans:
             pieces = _pieces(pair.sentence, start, end, tokenizer)
             if len(pieces) > 1:
                 split[pair.anchor] = "|".join(pieces)

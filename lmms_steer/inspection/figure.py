@@ -12,14 +12,22 @@ def pyplot_for(path: Path) -> Any:
     Raises:
         UserError: where the file's suffix is none of .png, .svg and .pdf.
     """
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise UserError(f"{str(path)!r}: expected a file that ends in .png, .svg or .pdf")
+    check_suffix(path)
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     return pyplot
+
+
+def check_suffix(path: Path) -> None:
+    """
+    Raises:
+        UserError: where the file's suffix is none of .png, .svg and .pdf.
+    """
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise UserError(f"{str(path)!r}: expected a file that ends in .png, .svg or .pdf")
 
 
 def save(figure: Any, path: Path) -> Path:

@@ -3,19 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from lmms_steer.errors import UserError, one_line
 from lmms_steer.extraction.activations import record_layers
 from lmms_steer.intervention.anatomy import image_token_ids
 from lmms_steer.intervention.hooks import attach, pushed
 from lmms_steer.models.steered import SteeredVlm
-from lmms_steer.models.visuals import visuals_of
 
 ANSWERS = 8
 
@@ -44,22 +41,6 @@ class Seen:
     push: float
     before: list[tuple[str, float]]
     after: list[tuple[str, float]]
-
-
-def open_images(paths: list[Path]) -> list[Image.Image]:
-    """The pictures, in RGB.
-
-    Raises:
-        UserError: for a file that is no picture.
-    """
-    opened = []
-    for path in paths:
-        try:
-            with Image.open(path) as picture:
-                opened += visuals_of([picture], str(path))
-        except OSError as error:
-            raise UserError(f"cannot open the image {str(path)!r}: {one_line(error)}") from error
-    return [picture for picture in opened if isinstance(picture, Image.Image)]
 
 
 def inspect(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Seen:

@@ -7,7 +7,8 @@ from typing import Any, Self
 from lmms_eval.utils import simple_parse_args_string
 
 from lmms_steer import lmms_eval_seams as seams
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.errors import UserError
+from lmms_steer.models.glance import check_model
 from lmms_steer.models.names import MODELS
 from lmms_steer.models.steering import Steering
 
@@ -33,8 +34,7 @@ def model_named(model: str, model_args: str, **more: Any) -> Any:
     Raises:
         UserError: for a model that is not ours, and for whatever is wrong with its arguments.
     """
-    if model not in MODELS:
-        raise unknown("model", model, MODELS)
+    check_model(model)
     module, name = MODELS[model].rsplit(".", 1)
     return getattr(import_module(module), name)(**_merged(model_args, more))
 

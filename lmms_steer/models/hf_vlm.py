@@ -19,6 +19,7 @@ from lmms_steer.intervention.phase import continuation
 from lmms_steer.models.batches import in_batches
 from lmms_steer.models.image_ids import image_ids, shown
 from lmms_steer.models.loading import few_bits, load_model, refuse_encoder_decoder, set_images
+from lmms_steer.models.names import IMAGE_SETTINGS, MODEL_ARGS
 from lmms_steer.models.settings import (
     checked_dtype,
     cut,
@@ -30,8 +31,6 @@ from lmms_steer.models.settings import (
 )
 from lmms_steer.models.visuals import visuals_of
 from lmms_steer.prompts import Format, Visual, format_of
-
-IMAGE_SETTINGS = ("size", "do_image_splitting", "min_pixels", "max_pixels")
 
 
 class HfVlm(lmms):  # type: ignore[misc]
@@ -118,11 +117,7 @@ class HfVlm(lmms):  # type: ignore[misc]
     @classmethod
     def known_args(cls) -> tuple[str, ...]:
         """What may stand in `--model_args`."""
-        return (
-            *("pretrained", "revision", "dtype", "device", "device_map", "batch_size", "max_batch_size"),
-            *("attn_implementation", "trust_remote_code", "load_in_4bit", "load_in_8bit", "prompt_prefix"),
-            *("answer_bias", *IMAGE_SETTINGS),
-        )
+        return MODEL_ARGS
 
     @property
     def device(self) -> torch.device:

@@ -1,4 +1,4 @@
-"""What `--model` may name. Imports no package: lmms-eval reads it whenever it starts."""
+"""What `--model` and `--model_args` may name. Imports no package: lmms-eval reads it whenever it starts."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -19,3 +19,12 @@ def wrapped() -> frozenset[str]:
     root = Path(spec.submodule_search_locations[0]) / "models" if spec and spec.submodule_search_locations else None
     files = [path for kind in ("simple", "chat") for path in (root / kind).glob("*.py")] if root else []
     return frozenset(f"steered_{path.stem}" for path in files if not path.stem.startswith("_"))
+
+
+IMAGE_SETTINGS = ("size", "do_image_splitting", "min_pixels", "max_pixels")
+MODEL_ARGS = (
+    *("pretrained", "revision", "dtype", "device", "device_map", "batch_size", "max_batch_size"),
+    *("attn_implementation", "trust_remote_code", "load_in_4bit", "load_in_8bit", "prompt_prefix"),
+    *("answer_bias", *IMAGE_SETTINGS),
+)
+"""What may stand in `--model_args` beside the keys of a spec."""

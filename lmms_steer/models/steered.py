@@ -3,8 +3,8 @@
 from typing import Any
 
 from lmms_steer.models.from_args import FromArgs
+from lmms_steer.models.glance import STEERED_ARGS
 from lmms_steer.models.hf_vlm import HfVlm
-from lmms_steer.spec import FIELDS
 
 
 class SteeredVlm(FromArgs, HfVlm):
@@ -22,7 +22,7 @@ class SteeredVlm(FromArgs, HfVlm):
 
     @classmethod
     def known_args(cls) -> tuple[str, ...]:
-        return ("steering", *FIELDS, *super().known_args())
+        return STEERED_ARGS
 
     def prepare(self) -> None:
         self.resolve_for(self.config, self.rank)

@@ -3,10 +3,8 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
 from typing import Any
 
-from lmms_steer.errors import UserError
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.intervention.hooks import attach
 from lmms_steer.models.relative import measured
@@ -37,9 +35,7 @@ class Steering:
         Raises:
             UserError: for a spec that cannot be read.
         """
-        steering = model_args.pop("steering", None)
-        given = {key: model_args.pop(key) for key in FIELDS if key in model_args}
-        self.spec = spec_from_args(steering, given)
+        self.spec = SteeringSpec.from_args({k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args})
 
     def resolve_for(self, config: Any, rank: int = 0) -> None:
         """Find the vectors, extract those that no store has, fill in what is unsaid, and say so.
@@ -80,15 +76,6 @@ class Steering:
             return None
         done = [self.resolved.sha256, sorted((self.answer_bias or {}).items())]
         return hashlib.sha256(json.dumps(done).encode()).hexdigest()
-
-
-def spec_from_args(steering: str | None, given: Mapping[str, Any]) -> SteeringSpec:
-    """The spec that model_args describe: a file, single keys, or nothing."""
-    if steering is not None:
-        if given:
-            raise UserError(f"steering={steering} and {', '.join(given)}: give the file or the single keys, not both")
-        return SteeringSpec.from_yaml(steering)
-    return SteeringSpec.from_dicts([given] if given else [])
 
 
 def _say(line: str) -> None:

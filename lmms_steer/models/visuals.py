@@ -1,15 +1,17 @@
 """What a task hands over as visuals ▸ pictures in RGB, and videos."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from lmms_steer.errors import UserError, one_line
-from lmms_steer.prompts import Visual
+
+if TYPE_CHECKING:
+    from lmms_steer.prompts import Visual
 
 
-def visuals_of(handed: Any, where: str) -> list[Visual]:
+def visuals_of(handed: Any, where: str) -> "list[Visual]":
     """The visuals of one question.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Any
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.models.visuals import visuals_of
 from lmms_steer.prompts import Visual
-from lmms_steer.task_names import task_names, tasks_dir
+from lmms_steer.task_files import names_in, ours, tasks_dir
 
 LETTERS = "ABCDEFGHIJ"
 NUMBERS = 21
@@ -49,11 +49,12 @@ def load(task: str, model: str, include_path: Path | None = None) -> tuple[Any, 
     """
     from lmms_eval.tasks import TaskManager
 
-    ours = task in task_names()
+    near = ours() | (names_in(include_path) if include_path else {})
     folders = [tasks_dir(), *([str(include_path)] if include_path else [])]
-    manager = TaskManager(include_path=folders, include_defaults=not ours, model_name=model)
+    # the index of all of lmms-eval's takes seconds
+    manager = TaskManager(include_path=folders, include_defaults=task not in near, model_name=model)
     if task not in manager.all_tasks:
-        raise unknown("task", task, task_names() if ours else manager.all_tasks)
+        raise unknown("task", task, manager.all_tasks)
     loaded = manager.load_task_or_group([task], "simple")
     if list(loaded) != [task]:
         raise UserError(f"{task} is a group: search on one task")

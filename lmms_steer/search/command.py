@@ -2,13 +2,17 @@
 
 import random
 from collections.abc import Iterator
+from typing import Any
 
 from filelock import FileLock
 
+from lmms_steer import task_files
 from lmms_steer.errors import UserError
+from lmms_steer.extraction.first_use import check_vectors, extract_missing
+from lmms_steer.models.glance import glance
 from lmms_steer.resolve import ModelFacts, resolve
 from lmms_steer.search.options import Options
-from lmms_steer.search.plan import FEW, Plan
+from lmms_steer.search.plan import FEW, Plan, same
 from lmms_steer.search.ranges import alpha_range, layer_range, refuse_test, token_targets
 from lmms_steer.spec import SteeringSpec
 from lmms_steer.vectors import SteeringVectors
@@ -20,29 +24,21 @@ def run(options: Options) -> Iterator[str]:
     Raises:
         UserError: before the model is loaded, for a grid, task, vector or folder that cannot be searched.
     """
-    if options.layers:
-        layer_range(options.layers)
-    strengths, targets = alpha_range(options.alphas), token_targets(options.tokens)
+    asked_for = _asked_for(options)
+    _at_a_glance(options, asked_for)
     from lmms_steer.models.from_args import model_named
     from lmms_steer.search.asked import load, questions, sha256
 
     task, split = load(options.task, options.model, options.include_path)
     refuse_test(options.task, split, options.test_known)
-    if options.confirm == options.task:
-        raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
     to_confirm = load(options.confirm, options.model, options.include_path)[0] if options.confirm else None
     lm = model_named(options.model, options.model_args)
-    if lm.resolved.spec:
-        raise UserError(
-            "--model_args of a search name the unsteered model: give vector, layer, alpha and tokens as options"
-        )
+    _refuse_spec(lm.resolved.spec)
     facts = ModelFacts(
         lm.pretrained, len(lm.model.get_decoder().layers), lm.config.get_text_config(decoder=True).hidden_size
     )
     layers = layer_range(options.layers, facts.n_layers) if options.layers else tuple(range(facts.n_layers))
-    controls = [f"control=random:{seed}" for seed in range(options.controls)]
-    names = [name for vector in options.vectors for name in (vector, *(f"{vector},{one}" for one in controls))]
-    vectors = {name: _vector(name, layers[0], facts) for name in names}
+    vectors = {name: _vector(name, layers[0], facts) for name in options.names}
     missing = sorted({layer for layer in layers for vector in vectors.values() if layer not in vector.directions})
     if missing:
         layers = tuple(layer for layer in layers if layer not in missing)
@@ -52,11 +48,8 @@ def run(options: Options) -> Iterator[str]:
     asked = list(questions(task, options.limit, fixed=score == "letters" or "screen" in options.strategy))
     # strategies look at the first questions first: they should be like the rest
     random.Random(options.seed).shuffle(asked)
-    plan = Plan(
-        options.model, options.model_args, {name: vector.sha256 for name, vector in vectors.items()}, options.task,
-        len(asked), sha256(asked), layers, strengths, targets, options.batch_size, options.strategy, score,
-        options.trials, options.seed,
-    )  # fmt: skip
+    hashes = {name: vector.sha256 for name, vector in vectors.items()}
+    plan = Plan(**asked_for, vectors=hashes, n=len(asked), questions=sha256(asked), layers=layers, score=score)
     if writes and score == "letters":
         yield "WARNING: this task lets the model write; a cell may be good at its letters and write something else"
     if len(asked) < FEW:
@@ -69,9 +62,39 @@ def run(options: Options) -> Iterator[str]:
     yield from Searching(options, plan, lm, task, vectors, asked).run(to_confirm)
 
 
+def _asked_for(options: Options) -> dict[str, Any]:
+    """What a plan takes over from the command line as it is."""
+    keys = ("model", "model_args", "task", "batch_size", "strategy", "trials", "seed")
+    asked_for = {key: getattr(options, key) for key in keys}
+    return {**asked_for, "alphas": alpha_range(options.alphas), "tokens": token_targets(options.tokens)}
+
+
+def _at_a_glance(options: Options, asked_for: dict[str, Any]) -> None:
+    """Refuse what can be refused before torch and lmms-eval are imported, which takes ten seconds."""
+    if options.layers:
+        layer_range(options.layers)
+    pretrained, spec = glance(options.model, options.model_args)
+    _refuse_spec(spec)
+    if pretrained is not None:
+        for vector in options.vectors:
+            check_vectors(SteeringSpec.parse(f"vector={vector}"), pretrained)
+    if options.include_path is not None and not options.include_path.is_dir():
+        raise UserError(f"--include_path {options.include_path}: no such folder")
+    for task in filter(None, (options.task, options.confirm)):
+        task_files.check(task, str(options.include_path) if options.include_path else None)
+    if options.confirm == options.task:
+        raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
+    same(options.output, {**asked_for, "vectors": options.names})
+
+
+def _refuse_spec(spec: SteeringSpec) -> None:
+    if spec:
+        raise UserError(
+            "--model_args of a search name the unsteered model: give vector, layer, alpha and tokens as options"
+        )
+
+
 def _vector(name: str, layer: int, facts: ModelFacts) -> SteeringVectors:
     spec = SteeringSpec.parse(f"vector={name},layer={layer},alpha=1,tokens=text")
-    from lmms_steer.extraction.first_use import extract_missing
-
     list(extract_missing(spec, facts.name))
     return resolve(spec, facts).vectors[0]

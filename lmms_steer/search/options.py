@@ -52,6 +52,12 @@ class Options:
     test_known: bool = False
     include_path: Path | None = None
 
+    @property
+    def names(self) -> list[str]:
+        """The vectors, each with its controls, as cells name them."""
+        controls = [f"control=random:{seed}" for seed in range(self.controls)]
+        return [name for vector in self.vectors for name in (vector, *(f"{vector},{one}" for one in controls))]
+
     def __post_init__(self) -> None:
         for value, known, name in ((self.strategy, STRATEGIES, "strategy"), (self.score, SCORES, "score")):
             if value not in known:

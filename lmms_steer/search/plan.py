@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -11,6 +12,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.vectors import write_atomically
 
 FEW = 30
+PLAN = "plan.json"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -85,16 +87,31 @@ class Plan:
         Raises:
             UserError: for a folder of another search; it names what differs.
         """
-        path = folder / "plan.json"
-        mine: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        if path.is_file():
-            try:
-                theirs = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise UserError(f"{str(path)!r} is damaged: take another folder") from error
-            for key, value in mine.items():
-                if theirs.get(key) != value:
-                    other = f"its {key} is {theirs.get(key)!r}, not {value!r}"
-                    raise UserError(f"{str(folder)!r} is the study of another search: {other}")
-            return
-        write_atomically(path, json.dumps(mine, indent=1).encode())
+        if not same(folder, asdict(self)):
+            write_atomically(folder / PLAN, json.dumps(asdict(self), indent=1).encode())
+
+
+def same(folder: Path, mine: Mapping[str, Any]) -> bool:
+    """Whether a folder holds a study; it is then one whose plan says what `mine` says of it.
+
+    Args:
+        folder: of the study.
+        mine: keys of a plan, or some of them; `vectors` may be their names alone.
+
+    Raises:
+        UserError: for a folder of another search; it names what differs.
+    """
+    path = folder / PLAN
+    if not path.is_file():
+        return False
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(path)!r} is damaged: take another folder") from error
+    for key, value in json.loads(json.dumps(mine)).items():
+        found = theirs.get(key)
+        if isinstance(value, list) and isinstance(found, dict):
+            found = list(found)
+        if found != value:
+            raise UserError(f"{str(folder)!r} is the study of another search: its {key} is {found!r}, not {value!r}")
+    return True
