@@ -20,6 +20,7 @@ check: $(READY)
 docs: $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[docs]"
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "open site/index.html in a browser"
 
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py

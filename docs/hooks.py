@@ -1,6 +1,5 @@
 """For mkdocs: the tasks' own read-mes become pages, so that links to them lead somewhere on the site too."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,3 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri.startswith("tasks/"):
         return markdown.replace("](../../docs/", "](../../")
     return markdown.replace("](../tasks/", "](tasks/")
-
-
-def on_page_content(html: str, page: Any, **_: Any) -> str:
-    """`[FOLDER]` in a command's usage is an argument that may be left out, no link."""
-    return re.sub(r"<autoref[^>]*>(.*?)</autoref>", r"[\1]", html) if page.file.src_uri == "reference/cli.md" else html

@@ -24,6 +24,7 @@ data_app = typer.Typer(help="Local copies of the benchmarks.", no_args_is_help=T
 app.add_typer(data_app, name="data")
 app.add_typer(vectors_app, name="vectors")
 app.add_typer(concepts_app, name="concepts")
+Vector = Annotated[str, typer.Argument(help="BACKBONE/CONCEPT/METHOD of a store, or a file.")]
 
 INTERRUPTED = 130
 
@@ -61,7 +62,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -133,7 +136,7 @@ def list_vectors() -> None:
 
 @vectors_app.command("show")
 def show_vector(
-    name: str,
+    name: Vector,
     picture: Annotated[Path | None, typer.Option(help="Also draw it into this file (.png, .svg, .pdf).")] = None,
     words: Annotated[bool, typer.Option(help="Words by the logit lens: its model is loaded for them.")] = True,
 ) -> None:
@@ -154,7 +157,7 @@ def show_vector(
 
 
 @vectors_app.command("compare")
-def compare_vectors(first: str, second: str) -> None:
+def compare_vectors(first: Vector, second: Vector) -> None:
     """The cosine of two vectors at each layer: of two methods, two models, two checkpoints."""
     from lmms_steer.inspection.describe import compared
     from lmms_steer.store import find
@@ -166,7 +169,7 @@ def compare_vectors(first: str, second: str) -> None:
 
 @vectors_app.command("export")
 def export_vector(
-    name: str,
+    name: Vector,
     to: Annotated[str, typer.Option(help="lm-eval, gguf (llama.cpp, repeng, EasySteer) or pt (a state dict).")],
     out: Annotated[Path, typer.Option(help="The file to write.")],
     layer: Annotated[int | None, typer.Option(min=0, help="This layer alone.")] = None,
@@ -183,7 +186,7 @@ def export_vector(
 
 @vectors_app.command("import")
 def import_vector(
-    file: Path,
+    file: Annotated[Path, typer.Argument(help="The .gguf or .pt.")],
     backbone: Annotated[str, typer.Option(help="The model that it was made from.")],
     concept: Annotated[str, typer.Option(help="What it is about.")],
     method: Annotated[str, typer.Option(help="How it was made.")] = "imported",
@@ -279,7 +282,7 @@ def check_data(
 def generate_data(
     out: Annotated[Path, typer.Argument(help="Folder for the stand-ins.")],
     questions: Annotated[int, typer.Option(min=1, help="Of each task.")] = 24,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of random choices.")] = 0,
 ) -> None:
     """Small stand-ins for all releases in the official formats, to try import and tasks without a download."""
     from lmms_steer.data.generated import write

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from documents import PAGES, blocks, lines, parse, runnable, with_environment
+from documents import PAGES, ROOT, blocks, lines, parse, runnable, with_environment
 
 from lmms_steer.recipes import inside
 from lmms_steer.tiny_world.question_sets import load
@@ -59,4 +59,8 @@ def test_a_page_s_commands_on_the_embedded_model_run_one_after_another(
             with with_environment(line), capfd.disabled():
                 status = inside.run(words, log)
             assert status == 0, (str(line), log.read_text()[-2000:])
+    if page.name == "tutorial.md":
+        # who follows it in a clone leaves nothing there that git would add
+        left = {f"/{path.name}/" if path.is_dir() else f"/{path.name}" for path in tmp_path.iterdir() if path != log}
+        assert left <= set((ROOT / ".gitignore").read_text().split())
     assert os.environ["HF_HUB_OFFLINE"] == "1"

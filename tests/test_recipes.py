@@ -11,6 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from datasets import Dataset
+from documents import ROOT, blocks
+from PIL import Image
 from runs import STAMP, write_run
 
 from lmms_steer import UserError
@@ -191,6 +194,48 @@ def test_a_plan_imports_neither_torch_nor_lmms_eval() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_one_s_own_benchmark_as_the_page_writes_it_goes_through_a_recipe(tmp_path: Path) -> None:
+    mine, page = tmp_path / "mine", ROOT / "docs/howto/benchmark.md"
+    mine.mkdir()
+    for text in blocks(page, "yaml", "python"):
+        (mine / text.split()[1].rstrip(",").removeprefix("mine/")).write_text(text)
+    for name in ("kitchen", "kitchen_select"):
+        rows = {
+            "image": [Image.new("RGB", (32, 32), (9 * n, 0, 0)) for n in range(4)],
+            "question": [f"{name}: what is left of the cup {n}?" for n in range(4)],
+            "choices": [["a plate", "a spoon"]] * 4,
+            "answer": ["A", "B", "A", "B"],
+        }
+        Dataset.from_dict(rows).to_parquet(mine / f"{name}.parquet")
+    file = tmp_path / "r.yaml"
+    file.write_text(RECIPE.replace("tiny_spatial", "kitchen").replace("about: a test", f"include_path: {mine}"))
+    settings = [
+        "models.tiny.layers=2",
+        "methods.mean_shift.alphas=1",
+        "methods.mean_shift.controls=0",
+        "search.tokens=image",
+    ]
+    arguments = {"assignments": [*settings, "systems=baseline,steered"], "output": tmp_path / "out"}
+    list(run(str(file), **arguments))
+    table = (tmp_path / "out/boards/tiny/left.csv").read_text()
+    assert "kitchen" in table and "mean_shift" in table
+    assert len(Ledger(tmp_path / "out").cells) == 5 and set(states(tmp_path / "out").values()) == {"done"}
+    # one's tasks are read too: a changed one is asked again
+    (mine / "utils.py").write_text((mine / "utils.py").read_text() + "\n# changed\n")
+    said = [line for line in run(str(file), dry_run=True, **arguments) if line.startswith("# search")]
+    assert not any("(done)" in line for line in said) and said
+    for old, new, expected in (
+        (f"{mine}", f"{mine}/none", "line 1: no such folder of tasks"),
+        ("test: kitchen", "test: kitchn", "line 12: unknown task 'kitchn': did you mean 'kitchen'"),
+    ):
+        wrong = tmp_path / "wrong.yaml"
+        wrong.write_text(file.read_text().replace(old, new))
+        with pytest.raises(UserError, match=expected):
+            load(str(wrong))
+    with pytest.raises(UserError, match="holds the output too"):
+        list(run(str(file), **{**arguments, "output": mine / "out"}))
 
 
 # The machinery, on cells that are shell commands.

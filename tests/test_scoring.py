@@ -2,6 +2,7 @@
 
 import pytest
 
+from lmms_steer.scoring import lettered
 from lmms_steer.scoring.choice import parse_choice
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.paper import paper_choice, paper_number
@@ -202,3 +203,11 @@ def test_the_paper_s_own_rules() -> None:
         assert paper_choice(answer, SIDES) == expected
     for answer, expected in {"there are 3 and 4": 3, "b": 1, "(C)": 2, "three": None}.items():
         assert paper_number(answer) == expected
+
+
+def test_rows_without_a_stored_prompt_are_asked_in_cv_bench_s_words() -> None:
+    row = {"question": "How many organs are in the image?", "choices": ["3", "2"], "answer": "(A)"}
+    # CV-Bench's first sample, as its card prints it
+    asked = "How many organs are in the image? Select from the following choices.\n(A) 3\n(B) 2"
+    assert lettered.doc_to_text(row) == asked
+    assert lettered.doc_to_text(row | {"prompt": "as stored"}, {"pre_prompt": "answer en "}) == "answer en as stored"

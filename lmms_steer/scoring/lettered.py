@@ -1,4 +1,4 @@
-"""What tasks share whose rows are CV-Bench's and BLINK's: a prompt with lettered choices, the answer as `(B)`."""
+"""What tasks share whose rows are CV-Bench's and BLINK's: lettered choices, the answer as `(B)`."""
 
 from typing import Any
 
@@ -7,8 +7,14 @@ from lmms_steer.scoring.results import of_choice, of_losses
 
 
 def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    """The prompt as it is stored, behind the model's own opening."""
-    return f"{(lmms_eval_specific_kwargs or {}).get('pre_prompt', '')}{doc['prompt']}"
+    """The prompt as it is stored, else question and choices in CV-Bench's words; behind the model's own opening."""
+    prompt = doc["prompt"] if "prompt" in doc else _prompt(doc)
+    return f"{(lmms_eval_specific_kwargs or {}).get('pre_prompt', '')}{prompt}"
+
+
+def _prompt(doc: dict[str, Any]) -> str:
+    listed = "\n".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, doc["choices"], strict=False))
+    return f"{doc['question']} Select from the following choices.\n{listed}"
 
 
 def doc_to_target(doc: dict[str, Any]) -> str:
