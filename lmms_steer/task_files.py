@@ -3,15 +3,11 @@
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.errors import unknown
 
 Names = dict[str, tuple[str, Path]]
 """Name ▸ `task`, `group` or `tag`, and a file that says it."""
@@ -62,6 +58,17 @@ def kind(name: str, include_path: str | None = None) -> str | None:
     return next((names[name][0] for names in _folders(include_path) if name in names), None)
 
 
+def file_of(name: str, include_path: str | None = None) -> tuple[str, Path]:
+    """As `kind`, with the file; for a name that `kind` knows."""
+    return next(names[name] for names in _folders(include_path) if name in names)
+
+
+def tagged(tag: str, include_path: str | None = None) -> list[Path]:
+    """The files of the tasks with a tag."""
+    files = {path for names in _folders(include_path) for kind, path in names.values() if kind == "task"}
+    return sorted(path for path in files if any(told[:2] == ("tag", tag) for told in _told(path)))
+
+
 def check(name: str, include_path: str | None = None) -> None:
     """
     Args:
@@ -72,25 +79,6 @@ def check(name: str, include_path: str | None = None) -> None:
     """
     if kind(name, include_path) is None:
         raise unknown("task", name, {known for names in _folders(include_path) for known in names})
-
-
-def not_here(name: str, include_path: str | None = None) -> Iterator[str]:
-    """A line for each dataset of a task, group or tag that is not on this disk.
-
-    Args:
-        name, include_path: as of `kind`, which knows them.
-    """
-    names = next(names for names in _folders(include_path) if name in names)
-    said, path = names[name]
-    if said == "task" and (line := _dataset_not_here(path)):
-        yield line
-    if said == "tag":
-        tagged = [p for kind, p in names.values() if kind == "task" and any(t[:2] == ("tag", name) for t in _told(p))]
-        yield from filter(None, map(_dataset_not_here, tagged))
-    if said == "group":
-        for member in _members(path):
-            if member != name and kind(member, include_path):
-                yield from not_here(member, include_path)
 
 
 def _folders(include_path: str | None) -> Iterator[Names]:
@@ -107,50 +95,3 @@ def _told(path: Path) -> Iterator[tuple[str, str, bool]]:
         for name in _NAME.findall(re.sub("#.*", "", line + listed)):
             if name not in ("task", "group"):
                 yield kind, name, alone
-
-
-def _members(path: Path) -> list[str]:
-    listed = _read(path).get("task") or []
-    members = listed if isinstance(listed, list) else [listed]
-    return [str(m.get("task") or m.get("group")) if isinstance(m, dict) else str(m) for m in members]
-
-
-def _dataset_not_here(path: Path) -> str | None:
-    try:
-        dataset = _read(path).get("dataset_path")
-    except UserError as error:
-        return str(error)
-    if not isinstance(dataset, str) or "/" not in dataset or Path(dataset).exists() or _in_cache(dataset):
-        return None
-    return f"{dataset} is not on this disk and will be fetched from the Hub"
-
-
-def _in_cache(dataset: str) -> bool:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return any(Path(HF_HUB_CACHE, f"datasets--{dataset.replace('/', '--')}", "snapshots").glob("*"))
-
-
-class _Loader(yaml.SafeLoader):
-    """`!function` as what it names in our own task folders, None in others: their code is not run for a look."""
-
-
-def _function(loader: Any, node: Any) -> Any:
-    folder = Path(loader.name).parent
-    module, _, attribute = str(node.value).rpartition(".")
-    if folder.parent != Path(tasks_dir()) or attribute.partition("_")[0] != "path":
-        return None
-    return getattr(import_module(f"lmms_steer.tasks.{folder.name}.{module}"), attribute)
-
-
-_Loader.add_constructor("!function", _function)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with path.open(encoding="utf-8") as file:
-        said: dict[str, Any] = yaml.load(file, Loader=_Loader) or {}  # noqa: S506  a SafeLoader
-    first: dict[str, Any] = {}
-    includes = said.pop("include", [])
-    for name in reversed([includes] if isinstance(includes, str) else includes):
-        first.update(_read(path.parent / name))
-    return first | said

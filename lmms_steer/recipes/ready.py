@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lmms_steer import task_files
+from lmms_steer.data import not_here as datasets
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.schema import Recipe
 
@@ -15,7 +15,7 @@ def not_here(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
     """Lines for people; nothing is fetched or loaded."""
     lines: dict[str, list[str]] = {}
     for task in dict.fromkeys(_tasks(recipe)):
-        for line in dict.fromkeys(task_files.not_here(task, recipe.include_path)):
+        for line in dict.fromkeys(datasets.not_here(task, recipe.include_path)):
             lines.setdefault(line, []).append(task)
     for line, tasks in lines.items():
         more = f" and {len(tasks) - FEW} more" if len(tasks) > FEW else ""
