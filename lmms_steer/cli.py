@@ -116,22 +116,17 @@ def extract(
 
 
 @vectors_app.command("list")
-def list_vectors() -> None:
-    """Every vector that a name reaches; yours hide shipped ones of the same name."""
-    from lmms_steer.store import entries, user_store
-    from lmms_steer.vectors import read_provenance
+def list_vectors(
+    name: Annotated[
+        str | None, typer.Argument(help="A part of names, for a row a vector: tiny-gemma2/spatial, spatial, sae.")
+    ] = None,
+    names: Annotated[bool, typer.Option("--names", help="Names alone, one a line, for scripts.")] = False,
+) -> None:
+    """Every vector that a name reaches, a row a concept; yours hide shipped ones of the same name."""
+    from lmms_steer.inspection.listing import listed
 
-    found = list(entries())
-    width = max((len(entry.name) for entry in found), default=0)
-    for entry in found:
-        try:
-            made = read_provenance(entry.path)
-        except UserError as error:
-            _say(f"{entry.name:{width}}  damaged: {error}")
-            continue
-        shape = f"{made['n_layers']} layers x {made['hidden_size']}"
-        _say(f"{entry.name:{width}}  {shape:16}  {entry.origin:8} {made['settings'].get('anchors', '-')} anchors")
-    _say(f"\n{len(found)} vectors; yours are kept in {user_store()}")
+    for line in listed(name, names):
+        _say(line)
 
 
 @vectors_app.command("show")

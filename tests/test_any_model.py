@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import picture, vectors
-from PIL import Image
+from PIL import Image, ImageFile
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_steer import UserError
@@ -121,7 +121,9 @@ def test_images_of_any_mode_and_size_are_taken(vlm: Any, lm: SteeredVlm, mode: s
     assert all(generated(lm, (QUESTIONS[0], [image])) for image in images)
 
 
-def test_a_truncated_image_and_a_foreign_visual_are_named(tmp_path: Path) -> None:
+def test_a_truncated_image_and_a_foreign_visual_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # lmms-eval's tasks, which another test of this process may have imported, set it
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
     Image.effect_noise((64, 64), 50).save(tmp_path / "x.png")
     (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:900])
     with pytest.raises(UserError, match="task t, document 3: the image cannot be read"):

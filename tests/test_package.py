@@ -1,6 +1,7 @@
 """What a wheel holds, what the command line says, and that the documents' commands exist."""
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer.testing
 
+from lmms_steer import store
 from lmms_steer.cli import app, main
 
 ROOT = Path(__file__).parent.parent
@@ -129,7 +131,29 @@ def test_extracting_twice_gives_the_same_file_and_lists_it(own_cache: Path) -> N
     shipped = ROOT / "vector_cache" / "tiny-gemma2" / "counting" / "mean_shift.safetensors"
     assert path.read_bytes() == shipped.read_bytes()
     listed = runner.invoke(app, ["vectors", "list"]).output
-    assert "tiny-gemma2/counting/mean_shift" in listed and "yours" in listed and "shipped" in listed
+    assert re.search(r"^tiny-gemma2/counting +yours +mean_shift$", listed, re.MULTILINE)
+    assert re.search(r"^tiny-gemma2/counting +shipped +linear_probe, pca, ", listed, re.MULTILINE)
+
+
+def test_vectors_are_listed_by_concept_by_part_of_a_name_and_for_scripts() -> None:
+    def listed(*args: str) -> list[str]:
+        done = typer.testing.CliRunner().invoke(app, ["vectors", "list", *args])
+        assert done.exit_code == 0, done.output
+        return done.output.splitlines()
+
+    names = [entry.name for entry in store.entries()]
+    assert listed("--names") == names
+    assert len(listed()) == len({name.rsplit("/", 1)[0] for name in names}) + 2
+    for part, wanted in (("spatial", "/spatial/"), ("tiny-gemma2/spatial", "/spatial/"), ("sae", "/sae/")):
+        assert listed(part, "--names") == [name for name in names if wanted in f"/{name}/"]
+    assert re.match(r"tiny-gemma2/spatial/sae +shipped +5 layers x 96 +24 anchors", listed("spatial/sae")[0])
+    mistyped = typer.testing.CliRunner().invoke(app, ["vectors", "list", "tiny-gemma2/spatail"])
+    assert "did you mean 'tiny-gemma2/spatial'" in str(mistyped.exception)
+    damaged = store.user_store() / "tiny-gemma2" / "spatial" / "pca.safetensors"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"half")
+    assert any(re.match(r"tiny-gemma2/spatial +yours +pca \(damaged\)", row) for row in listed())
+    assert "damaged: " in listed("spatial/pca")[0]
 
 
 def test_every_verb_has_a_help_text() -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoints import build
 from conftest import picture, vectors
 from PIL import Image
 
-from lmms_steer import UserError
+from lmms_steer import SteeringVectors, UserError, store
 from lmms_steer.inspection.command import open_images
 from lmms_steer.inspection.tokens import inspect, lines
 from lmms_steer.models.from_args import model_named
@@ -96,11 +97,22 @@ def test_inspect_shows_which_tokens_are_steered(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "image tokens: 16 of 16 steered" in done.stdout and "text tokens: 0 of" in done.stdout
     assert "[<image>×16] <bos> what colour" in done.stdout
+    vector = SteeringVectors.load(store.find("tiny-gemma2/colour-red", None).path)
+    norm = float(np.linalg.norm(vector[0]))
+    assert f"layer 0, image: {norm:.4g} along v is added\n" in done.stdout
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
     x = open_images([tmp_path / "x.png"])
     for args, expected in (
         (spec.replace("image", "last"), ("image tokens: 0 of 16 steered", "text tokens: 1 of")),
-        ("pretrained=tiny-paligemma2", ("none (the baseline)", "image tokens: 0 of 16 steered")),
+        ("pretrained=tiny-paligemma2", ("none (the baseline)", "nothing is done", "image tokens: 0 of 16 steered")),
+        (f"{spec},operation=rotate,gamma_image=0.3", ("layer 0, image: turned by 0.3 radians towards v\n",)),
+        (f"{spec},operation=ablate", ("layer 0, image: 1 times the component along v is taken away\n",)),
+        (f"{spec},operation=clamp,scale=unit,gamma_image=-2", ("image: the component along v becomes -2\n",)),
+        (f"{spec},operation=norm_preserving", (f"image: {norm:.4g} along v is added, then |h| is what it was\n",)),
+        (
+            spec.replace("image", "both") + ",gamma_text=0.5",
+            (f"image: {norm:.4g} along v is added; text: {norm / 2:.4g} along v is added\n",),
+        ),
     ):
         told = "\n".join(lines(inspect(model_named("steered_paligemma", args), x, "what colour is the square ?")))
         assert all(text in told for text in expected)

@@ -11,10 +11,17 @@ from torch import Tensor
 
 from lmms_steer.extraction.activations import record_layers
 from lmms_steer.intervention.anatomy import image_token_ids
-from lmms_steer.intervention.hooks import attach, pushed
+from lmms_steer.intervention.hooks import acting, attach, pushed
 from lmms_steer.models.steered import SteeredVlm
 
 ANSWERS = 8
+_DOES = {
+    "add": "{s:.4g} along v is added",
+    "norm_preserving": "{s:.4g} along v is added, then |h| is what it was",
+    "clamp": "the component along v becomes {s:.4g}",
+    "ablate": "{alpha:g} times the component along v is taken away",
+    "rotate": "turned by {alpha:g} radians towards v",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,8 @@ class Seen:
         image: whether each is an image token.
         steered: whether each one's residual changed at the layer: measured, not worked out from the mask.
         norms: |h| of each at the layer, unsteered.
-        push: |alpha · v| at the layer, in the residual's units.
+        done: what is done at the layer, a line for each part of the spec.
+        added: the norm of what is added there, of those parts that add something.
         before, after: the likeliest next tokens with their probabilities, unsteered and steered.
     """
 
@@ -38,7 +46,8 @@ class Seen:
     image: list[bool]
     steered: list[bool]
     norms: list[float]
-    push: float
+    done: list[str]
+    added: list[float]
     before: list[tuple[str, float]]
     after: list[tuple[str, float]]
 
@@ -55,8 +64,7 @@ def inspect(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Seen:
     layer = min((i.layer for i in interventions if i.layer is not None), default=len(plain) // 2)
     ids = inputs["input_ids"][0]
     image_ids = image_token_ids(lm.model.config)
-    pushes = zip(interventions, lm.resolved.vectors, strict=True)
-    push = sum(abs(pushed(i, v, lm.resolved.norms).strength) for i, v in pushes if i.layer == layer)
+    pushes = [(i, pushed(i, v, lm.resolved.norms)) for i, v in acting(lm.resolved) if i.layer == layer]
     return Seen(
         spec=str(lm.resolved.spec),
         layer=layer,
@@ -64,7 +72,8 @@ def inspect(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Seen:
         image=[token in image_ids for token in ids.tolist()],
         steered=(plain[layer] != changed[layer]).any(-1)[0].tolist(),
         norms=plain[layer][0].float().norm(dim=-1).tolist(),
-        push=push,
+        done=[f"{i.tokens}: {_DOES[i.operation].format(s=push.strength, alpha=push.alpha)}" for i, push in pushes],
+        added=[abs(push.strength) for i, push in pushes if i.operation in ("add", "norm_preserving")],
         before=_likeliest(lm, before),
         after=_likeliest(lm, after),
     )
@@ -73,7 +82,7 @@ def inspect(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Seen:
 def lines(seen: Seen) -> Iterator[str]:
     """For a terminal: steered tokens in [brackets], image tokens counted."""
     yield f"spec: {seen.spec or 'none (the baseline)'}"
-    yield f"layer {seen.layer}: |alpha · v| = {seen.push:.4g}"
+    yield f"layer {seen.layer}, {'; '.join(seen.done) or 'nothing is done'}"
     for kind, wanted in (("image", True), ("text", False)):
         norms = [n for n, image in zip(seen.norms, seen.image, strict=True) if image is wanted]
         steered = sum(s for s, image in zip(seen.steered, seen.image, strict=True) if image is wanted)

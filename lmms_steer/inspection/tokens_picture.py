@@ -81,9 +81,11 @@ def _tokens(axes: Any, seen: Seen) -> None:
     shown = shown[left_out:]
     colours = [_STEERED if steered else _PLAIN for _, _, steered in shown]
     axes.bar(range(len(shown)), [norm for _, norm, _ in shown], color=colours)
-    axes.axhline(seen.push, color=_STEERED, linestyle=":", label="|alpha · v|")
+    for number, added in enumerate(seen.added):
+        axes.axhline(added, color=_STEERED, linestyle=":", label="" if number else "norm of what is added")
     names = [token.replace("$", r"\$") for token, _, _ in shown]
     axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=8)
     rest = f", the first {left_out} left out" if left_out else ""
     axes.set(title=f"text tokens: |h| at layer {seen.layer} (coloured: steered{rest})", ylabel="norm")
-    axes.legend(loc="upper right")
+    if seen.added:
+        axes.legend(loc="upper right")

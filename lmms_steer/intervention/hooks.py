@@ -66,23 +66,28 @@ def attach(
             residual norms were not measured.
     """
     layers = decoder_layers(model)
-    pairs = list(zip(resolved.spec.interventions, resolved.vectors, strict=True))
     image_ids = image_token_ids(model.config)
-    for intervention, _ in pairs:
+    for intervention in resolved.spec.interventions:
         if intervention.layer is None or not 0 <= intervention.layer < len(layers):
             raise UserError(f"layer={intervention.layer}: {type(model).__name__} has the layers 0-{len(layers) - 1}")
         if intervention.tokens == "image" and not image_ids:
             raise UserError(f"tokens=image: {type(model).__name__} has no image tokens, choose tokens=text")
-    acting = [(part, v) for i, v in pairs for part in _by_gamma(i) if part.alpha != 0]
-    if not acting:
+    parts = acting(resolved)
+    if not parts:
         return []
     tracker = PromptTracker()
-    hooks = [_LayerHook(i, v, resolved.norms, image_ids, frozenset(special_ids), tracker) for i, v in acting]
+    hooks = [_LayerHook(i, v, resolved.norms, image_ids, frozenset(special_ids), tracker) for i, v in parts]
     handles = [
         model.register_forward_pre_hook(tracker.before, with_kwargs=True),
         model.register_forward_hook(tracker.after, always_call=True),
     ]
     return handles + [layers[hook.layer].register_forward_hook(hook) for hook in hooks]
+
+
+def acting(resolved: ResolvedSpec) -> list[tuple[Intervention, SteeringVectors]]:
+    """The interventions that do something, parted where image and text tokens are steered by different strengths."""
+    pairs = zip(resolved.spec.interventions, resolved.vectors, strict=True)
+    return [(part, vector) for typed, vector in pairs for part in _by_gamma(typed) if part.alpha != 0]
 
 
 def _by_gamma(intervention: Intervention) -> list[Intervention]:

@@ -13,21 +13,37 @@ R = TypeVar("R")
 def in_batches(asked: Sequence[Q], shape: Callable[[Q], Hashable], run: Callable[[list[Q]], list[R]]) -> list[R]:
     """`run` over questions of equal shape, results in the questions' order.
 
-    A batch that runs out of memory is halved, and a line says so; a single question that does is raised.
+    A batch that runs out of memory is halved (`halving`).
     """
     groups: dict[Hashable, list[int]] = {}
     for number, question in enumerate(asked):
         groups.setdefault(shape(question), []).append(number)
     results: dict[int, R] = {}
     for numbers in groups.values():
-        for number, result in zip(numbers, _halving([asked[n] for n in numbers], run), strict=True):
+        for number, result in zip(numbers, halving([asked[n] for n in numbers], run), strict=True):
             results[number] = result
     return [results[number] for number in range(len(asked))]
 
 
-def _halving(batch: list[Q], run: Callable[[list[Q]], list[R]]) -> list[R]:
+def halving(
+    batch: Sequence[Q],
+    run: Callable[[list[Q]], list[R]],
+    what: str = "questions",
+    fits: Callable[[int], None] | None = None,
+) -> list[R]:
+    """`run` over a batch, results in its order; in halves where it runs out of memory, and a line says so.
+
+    Args:
+        batch: what is run at once.
+        run: gives one result for each.
+        what: they are, for the line.
+        fits: is told how many are tried next, for a caller who makes later batches no larger.
+
+    Raises:
+        torch.OutOfMemoryError: where one alone does not fit.
+    """
     try:
-        return run(batch)
+        return run(list(batch))
     except torch.OutOfMemoryError:
         if len(batch) == 1:
             raise
@@ -35,5 +51,7 @@ def _halving(batch: list[Q], run: Callable[[list[Q]], list[R]]) -> list[R]:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = (len(batch) + 1) // 2
-    print(f"lmms-steer: out of memory with {len(batch)} questions at once, going on with {half}", file=sys.stderr)  # noqa: T201
-    return _halving(batch[:half], run) + _halving(batch[half:], run)
+    if fits is not None:
+        fits(half)
+    print(f"lmms-steer: out of memory with {len(batch)} {what} at once, going on with {half}", file=sys.stderr)  # noqa: T201
+    return [result for part in (batch[:half], batch[half:]) for result in halving(part, run, what, fits)]

@@ -7,7 +7,7 @@ from typing import Any
 from filelock import FileLock
 
 from lmms_steer import task_files
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, one_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.models.glance import glance
 from lmms_steer.resolve import ModelFacts, resolve
@@ -57,9 +57,17 @@ def run(options: Options) -> Iterator[str]:
     options.output.mkdir(parents=True, exist_ok=True)
     with FileLock(options.output / ".plan.lock"):
         plan.settle(options.output)
+    from torch import OutOfMemoryError
+
     from lmms_steer.search.searching import Searching
 
-    yield from Searching(options, plan, lm, task, vectors, asked).run(to_confirm)
+    try:
+        yield from Searching(options, plan, lm, task, vectors, asked).run(to_confirm)
+    except OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory with one question and one cell at a time: {one_line(error)}. Say --memory 0, or load the"
+            " model smaller, as with load_in_8bit=True; what is finished is kept"
+        ) from error
 
 
 def _asked_for(options: Options) -> dict[str, Any]:

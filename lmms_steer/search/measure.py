@@ -15,6 +15,7 @@ from lmms_steer.search.hooked import Hooked
 from lmms_steer.search.letters import Letters
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.replay import Replay, ReplayOptions
+from lmms_steer.search.room import Room
 from lmms_steer.search.written import Written
 from lmms_steer.vectors import SteeringVectors, write_atomically
 
@@ -60,7 +61,7 @@ class Measure:
     ) -> None:  # fmt: skip
         self.lm, self.task, self.vectors = lm, task, vectors
         special = tuple(getattr(lm.tokenizer, "all_special_ids", ()))
-        self.options = ReplayOptions(tuple(targets), special, budget, folder, generates)
+        self.options = ReplayOptions(tuple(targets), special, budget, folder, generates, Room(lm.model.device))
         self.why_hooks = ""
         self.wrong = (folder or Path()) / "hooked.txt"
 

@@ -6,9 +6,10 @@ one layer are stacked into one batch. Where a model is causal, the positions bef
 too: their keys and values are kept, and only what stands behind them runs.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,7 @@ from lmms_steer.intervention.masks import token_mask
 from lmms_steer.intervention.operations import add
 from lmms_steer.search.kept import Kept
 from lmms_steer.search.prefix import KeysAndValues, Prefix, Recorder, call_for, sees_ahead
-
-AT_ONCE = {"cpu": 512}
-"""Tokens in a replayed batch: a processor's caches are small; on accelerators more keeps them busy."""
+from lmms_steer.search.room import Room
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +33,7 @@ class ReplayOptions:
         budget: bytes of a base pass to hold in memory, the rest goes to `folder`; None holds all.
         folder: for what is beyond the budget.
         generates: whether text will be generated behind replayed prompts: all keys and values are kept.
+        room: on the device, where several replays share what they learn of it.
     """
 
     targets: Sequence[str] = ("image", "text", "both")
@@ -41,6 +41,7 @@ class ReplayOptions:
     budget: int | None = None
     folder: Path | None = None
     generates: bool = False
+    room: Room | None = None
 
 
 class Replay:
@@ -76,7 +77,7 @@ class Replay:
             for tokens in options.targets
         }
         self.starts = {tokens: _first(mask) for tokens, mask in self.masks.items()}
-        self.generates = options.generates
+        self.generates, self.room = options.generates, options.room or Room(ids.device)
         self._records = self.generates or any(self.starts.values())
         self.base = self._base_pass(inputs)
         later = {start for start in self.starts.values() if start}
@@ -100,37 +101,41 @@ class Replay:
             columns: the ids of the vocabulary that are wanted; all where None.
         """
         wanted = slice(None) if columns is None else columns.to(self.base.device)
-        logits = [self.base[:, wanted]] * len(targets)
-        for cells, start in self._stacks(targets):
+
+        def logits(start: int, cells: list[int]) -> list[Tensor]:
             hidden = self._moved(layer, deltas[cells], [targets[i] for i in cells], start)
-            for i, one in zip(cells, self._finish(layer, hidden, start, len(cells)), strict=True):
-                logits[i] = one[:, wanted]
-        return torch.stack(logits)
+            return list(self._finish(layer, hidden, start, len(cells))[..., wanted])
 
+        return torch.stack(self.in_stacks(targets, logits))
+
+    @torch.inference_mode()
     def steer_and_keep(
-        self, layer: int, deltas: Tensor, targets: Sequence[str]
-    ) -> Iterator[tuple[list[int], Tensor, KeysAndValues]]:
-        """As `steer_all`, with what is needed to generate on.
+        self, layer: int, deltas: Tensor, targets: Sequence[str], start: int
+    ) -> tuple[Tensor, KeysAndValues]:
+        """Cells that are replayed from one position on, with what is needed to generate on.
 
-        Yields:
-            which of the cells, their logits [cells, batch, vocabulary], and every layer's keys and values
-            [cells * batch, heads, positions, width].
+        Returns:
+            logits [cells, batch, vocabulary]; every layer's keys and values [cells * batch, heads, positions, width].
         """
-        for cells, start in self._stacks(targets):
-            with torch.inference_mode():
-                below = ((self.kept[f"key{n}"], self.kept[f"value{n}"]) for n in range(layer + 1))
-                copies = len(cells)
-                sink = {n: (k.repeat(copies, 1, 1, 1), v.repeat(copies, 1, 1, 1)) for n, (k, v) in enumerate(below)}
-                hidden = self._moved(layer, deltas[cells], [targets[i] for i in cells], start)
-                logits = self._finish(layer, hidden, start, copies, sink)
-            yield cells, logits, sink
+        below = ((self.kept[f"key{n}"], self.kept[f"value{n}"]) for n in range(layer + 1))
+        copies = len(targets)
+        sink = {n: (k.repeat(copies, 1, 1, 1), v.repeat(copies, 1, 1, 1)) for n, (k, v) in enumerate(below)}
+        hidden = self._moved(layer, deltas, targets, start)
+        return self._finish(layer, hidden, start, copies, sink), sink
 
-    def _stacks(self, targets: Sequence[str]) -> Iterator[tuple[list[int], int]]:
-        """Cells that are replayed in one batch, and from which position on."""
+    def in_stacks(self, targets: Sequence[str], run: Callable[[int, list[int]], list[Tensor]]) -> list[Tensor]:
+        """What `run` gives for each cell, as many of them at once as the device has room for.
+
+        Args:
+            targets: the token target of each cell.
+            run: takes the position from which cells are replayed, and their places.
+        """
+        done: dict[int, Tensor] = {}
         for start in sorted(set(self.starts.values())):
             alike = [i for i, tokens in enumerate(targets) if self.starts[tokens] == start]
-            at_once = max(1, self._at_once // (self.batch * (self.positions - start)))
-            yield from ((alike[first : first + at_once], start) for first in range(0, len(alike), at_once))
+            made = self.room.stacked(alike, self.batch * (self.positions - start), partial(run, start))
+            done |= zip(alike, made, strict=True)
+        return [done[i] for i in range(len(targets))]
 
     def _moved(self, layer: int, deltas: Tensor, targets: Sequence[str], start: int) -> Tensor:
         output = self.kept[f"out{layer}"][:, start:]
@@ -169,10 +174,6 @@ class Replay:
     def _causal(self, starts: Collection[int]) -> bool:
         masks = {id(mask): mask for mask in (call.get("attention_mask") for call in self.calls)}
         return not any(sees_ahead(mask, start) for mask in masks.values() for start in starts)
-
-    @property
-    def _at_once(self) -> int:
-        return AT_ONCE.get(self.base.device.type, 65536)
 
     def _base_pass(self, inputs: dict[str, Any]) -> Tensor:
         handles = [layer.register_forward_pre_hook(self._keep_call, with_kwargs=True) for layer in self.layers]

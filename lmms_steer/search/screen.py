@@ -7,6 +7,7 @@ the right side, a cell may gain. True margins bend: this orders and cuts, and is
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from torch import Tensor
 
 from lmms_steer.intervention.anatomy import decoder_layers, image_token_ids
 from lmms_steer.intervention.masks import token_mask
+from lmms_steer.models.batches import halving
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.letters import Letters
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.race import ends
+from lmms_steer.search.selection import Floats
 from lmms_steer.vectors import SteeringVectors, write_atomically
 
 KEPT = 1 / 3
@@ -58,11 +61,15 @@ class Screen:
         right = np.zeros(len(cells))
         for first in range(0, len(asked), batch_size):
             batch = asked[first : first + batch_size]
-            margin, slopes = self._slopes(batch, cells)
-            for i, cell in enumerate(cells):
-                right[i] += int((margin + cell.alpha * slopes[cell.vector, cell.layer, cell.tokens] > 0).sum())
+            right += np.sum(halving(batch, partial(self._right, cells)), axis=0)
         shares: list[float] = (right / len(asked)).tolist()
         return shares
+
+    def _right(self, cells: Sequence[Cell], batch: Sequence[Asked]) -> list[Floats]:
+        """For each question, float [cells]: 1 where it would be answered rightly."""
+        margin, slopes = self._slopes(batch, cells)
+        lines = [margin + cell.alpha * slopes[cell.vector, cell.layer, cell.tokens] for cell in cells]
+        return [(column > 0).double().numpy() for column in torch.stack(lines, 1)]
 
     def _slopes(self, batch: Sequence[Asked], cells: Sequence[Cell]) -> tuple[Tensor, dict[Slope, Tensor]]:
         """The right answer's margin [questions], and for (vector, layer, target) its slope in alpha [questions]."""

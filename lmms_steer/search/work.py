@@ -9,6 +9,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lmms_steer.errors import UserError
+from lmms_steer.models.batches import halving
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.measure import Measure
+from lmms_steer.search.plan import Cell
 from lmms_steer.search.rungs import Rung
 from lmms_steer.search.selection import Floats
 from lmms_steer.vectors import write_atomically
@@ -28,6 +31,10 @@ from lmms_steer.vectors import write_atomically
 PAUSE = 0.2
 CHECK_EVERY = 8
 """Of so many batches one is checked against the hooks."""
+
+
+Row = tuple[list[float], float, list[float], str]
+"""Of one question: each cell's score, the unsteered one, the unsteered logits of its answers, why it was hooked."""
 
 
 class Work:
@@ -96,20 +103,27 @@ class Work:
             return False
 
     def _measure(self, path: Path, batch: Sequence[int], rung: Rung, check: bool) -> None:
-        found = self.measure([self.asked[i] for i in batch], rung.cells, check)
+        rows = halving(batch, partial(self._rows, rung.cells, check))
+        scores, base, answers, hooked = zip(*rows, strict=True)
         columns = {
             "question": pa.array(list(batch), pa.int32()),
             "doc_id": pa.array([self.asked[i].doc_id for i in batch], pa.int64()),
             "right": pa.array([self.asked[i].right for i in batch], pa.int32()),
-            "answers": pa.array(found.answers, pa.list_(pa.float32())),
-            "base": pa.array(found.base.tolist(), pa.float32()),
-            "scores": pa.array(found.hits.T.tolist(), pa.list_(pa.float32())),
+            "answers": pa.array(answers, pa.list_(pa.float32())),
+            "base": pa.array(base, pa.float32()),
+            "scores": pa.array(scores, pa.list_(pa.float32())),
         }
         cells = json.dumps([[c.vector, c.layer, c.alpha, c.tokens] for c in rung.cells])
-        table = pa.table(columns).replace_schema_metadata({"cells": cells, "hooked": found.hooked})
+        # a half of it that was replayed before a replay was found wrong makes it a replayed one
+        table = pa.table(columns).replace_schema_metadata({"cells": cells, "hooked": hooked[0]})
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer)
         write_atomically(path, buffer.getvalue().to_pybytes())
+
+    def _rows(self, cells: Sequence[Cell], check: bool, batch: Sequence[int]) -> list[Row]:
+        found = self.measure([self.asked[i] for i in batch], cells, check)
+        hooked = [found.hooked] * len(batch)
+        return list(zip(found.hits.T.tolist(), found.base.tolist(), found.answers, hooked, strict=True))
 
     def _read(self, number: int, batches: Sequence[Sequence[int]], rung: Rung) -> tuple[Floats, Floats]:
         scores, base = np.empty((len(rung.cells), len(rung.questions))), np.empty(len(rung.questions))

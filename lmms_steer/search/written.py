@@ -61,11 +61,13 @@ class Written:
             return [self._hooked(source, layer, delta, tokens) for delta, tokens in zip(deltas, targets, strict=True)]
         if self.settings["max_new_tokens"] == 1:
             return list(source.steer_all(layer, deltas, targets).argmax(-1, keepdim=True))
-        said: dict[int, Tensor] = {}
-        for cells, logits, kept in source.steer_and_keep(layer, deltas, targets):
+
+        def said(start: int, cells: list[int]) -> list[Tensor]:
+            logits, kept = source.steer_and_keep(layer, deltas[cells], [targets[i] for i in cells], start)
             first = logits.argmax(-1).reshape(-1, 1)
-            said |= zip(cells, self._continue(first, kept, len(cells)).chunk(len(cells)), strict=True)
-        return [said[i] for i in range(len(targets))]
+            return list(self._continue(first, kept, len(cells)).chunk(len(cells)))
+
+        return source.in_stacks(targets, said)
 
     def _hooked(self, source: Hooked, layer: int, delta: Tensor, tokens: str) -> Tensor:
         with source.steered(layer, delta, tokens):

@@ -1,0 +1,74 @@
+"""`lmms-steer vectors list`: a row a concept, a row a vector, or names alone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from lmms_steer import store
+from lmms_steer.errors import UserError, unknown
+from lmms_steer.store import Entry
+from lmms_steer.vectors import read_provenance
+
+
+def listed(name: str | None, names_only: bool) -> Iterator[str]:
+    """Yields what the user should read.
+
+    Args:
+        name: a part of the vectors' names (`tiny-gemma2/spatial`, `spatial`, `sae`): a row a vector; None: all, a row a
+            concept.
+        names_only: nothing but names, one a line.
+
+    Raises:
+        UserError: for a name that is no part of any vector's.
+    """
+    found = list(store.entries())
+    if name is not None:
+        known, found = found, [entry for entry in found if f"/{name.strip('/')}/" in f"/{entry.name}/"]
+        if not found:
+            raise unknown("vector", name, _parts(known, name))
+    if names_only:
+        yield from (entry.name for entry in found)
+        return
+    yield from _vectors(found) if name is not None else _concepts(found)
+    yield f"\n{len(found)} vectors; yours are kept in {store.user_store()}"
+
+
+def _concepts(found: Sequence[Entry]) -> Iterator[str]:
+    """Where yours and those that ship are of one concept, each has its row."""
+    groups = groupby(found, lambda entry: (entry.name.rsplit("/", 1)[0], entry.origin))
+    rows = [(concept, origin, [_method(entry) for entry in group]) for (concept, origin), group in groups]
+    width = max((len(concept) for concept, _, _ in rows), default=0)
+    yield from (f"{concept:{width}}  {origin:7}  {', '.join(methods)}" for concept, origin, methods in rows)
+
+
+def _method(entry: Entry) -> str:
+    method = entry.name.rsplit("/", 1)[1]
+    return f"{method} (damaged)" if isinstance(_made(entry), UserError) else method
+
+
+def _vectors(found: Sequence[Entry]) -> Iterator[str]:
+    width = max(len(entry.name) for entry in found)
+    for entry in found:
+        made = _made(entry)
+        told = f"damaged: {made}"
+        if not isinstance(made, UserError):
+            shape = f"{made['n_layers']} layers x {made['hidden_size']}"
+            told = f"{shape:16}  {made['settings'].get('anchors', '-')} anchors"
+        yield f"{entry.name:{width}}  {entry.origin:7}  {told}"
+
+
+def _made(entry: Entry) -> Mapping[str, Any] | UserError:
+    try:
+        return read_provenance(entry.path)
+    except UserError as error:
+        return error
+
+
+def _parts(known: Sequence[Entry], like: str) -> set[str]:
+    """What would have been right with as many slashes; those that share a part with it, where there are any."""
+    typed = like.strip("/").split("/")
+    split = [entry.name.split("/") for entry in known]
+    n = len(typed)
+    parts = {tuple(name[i : i + n]) for name in split for i in range(len(name) - n + 1)}
+    near = {part for part in parts if set(part) & set(typed)}
+    return {"/".join(part) for part in near or parts}
