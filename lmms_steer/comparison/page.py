@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lmms_steer import __version__
-from lmms_steer.comparison import words
+from lmms_steer.comparison import heat, words
 from lmms_steer.comparison.board import Row
 from lmms_steer.comparison.browser import tasks_of
 from lmms_steer.comparison.provenance import provenance
@@ -46,6 +46,7 @@ def write_page(
         "rows": [_row(row, made) for row in rows],
         "made": list(made.values()),
         "maps": maps,
+        "shades": {"loss": heat.LOSS, "gain": heat.GAIN, "deep": heat.DEEP},
         "systems": [{"name": system.name, "role": system.role} for system in systems.values()],
     }
     parts = {name: files("lmms_steer.comparison").joinpath(f"page/{name}") for name in ("page.html", "page.css")}
