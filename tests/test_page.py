@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -142,6 +143,28 @@ def test_answers_are_browsed_by_keyboard_and_filtered(opened: Page) -> None:
     assert {"theme", "board-task", "board-find", "score", "…", "maps-vector", "samples-filter"} <= reached
     named = "one.getAttribute('aria-label') || one.closest('label') || one.textContent.trim()"
     assert see(f"[...document.querySelectorAll('button, select, input')].every((one) => {named})")
+
+
+@needs_browser
+def test_the_right_letter_has_its_choice_s_text_beside_it_where_the_log_has_one(tmp_path: Path) -> None:
+    logged: list[dict[str, Any]] = [
+        {"choices": ["left", EVIL], "target": "B"},
+        {"doc": {"captions": ["a cup on a table", "a cup under it"]}, "target": "(A)"},
+        {"choices": ["A", "B"], "target": "A"},
+        {"choices": ["A cup", "a hat"], "target": "cup"},
+        {"choices": ["left"], "target": "B"},
+        {"target": "B"},
+    ]
+    write_run(tmp_path / "runs/baseline", {"a": [1.0] * len(logged)}, sample=logged.__getitem__)
+    list(run([str(tmp_path / "runs")], html=tmp_path / "x.html"))
+    with browser(tmp_path / "profile") as shown:
+        shown.open(tmp_path / "x.html")
+        shown.run(HELP)
+        shown.run("BY_ID('samples').scrollIntoView()")
+        assert shown.run("counted('of 6')")
+        told = shown.run("[...document.querySelectorAll('article .soft')].map((line) => line.textContent)")
+    rights = [f"B, {EVIL}", "(A), a cup on a table", "A", "cup", "B", "B"]
+    assert told == [f"question {number} · right: {right}" for number, right in enumerate(rights)]
 
 
 @needs_browser

@@ -97,6 +97,12 @@ def test_one_list_of_tasks_one_board_and_every_logger_carries_the_spec(
     assert (rows["pope_here", "steered"].images, rows["pope_here", "steered"].n) == (6, 12)
     assert rows["tiny_spatial", "steered"].images is None
 
+    # what a letter of our task stands for; POPE's yes and no stand for themselves
+    shown = {name: [json.loads(line) for path in (tmp_path / "runs/dummy").rglob(f"*_samples_{name}.jsonl")
+                    for line in path.open()] for name in TASKS}  # fmt: skip
+    assert all(set(sample["choices"]) & set(sample["input"].split()) for sample in shown["tiny_spatial"])
+    assert not any("choices" in sample for sample in shown["pope_here"])
+
     # --baseline
     assert 0 <= results["results"]["tiny_spatial"]["paired_pvalue"] <= 1
     # --hf_hub_log_args

@@ -9,6 +9,7 @@ from typing import Any
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.models.visuals import visuals_of
 from lmms_steer.prompts import Visual
+from lmms_steer.scoring.choice import choices_of
 from lmms_steer.task_names import task_names, tasks_dir
 
 LETTERS = "ABCDEFGHIJ"
@@ -94,11 +95,11 @@ def sha256(asked: Sequence[Asked]) -> str:
 
 
 def _answers(doc: Any, text: str, target: Any) -> tuple[tuple[str, ...], int | None]:
-    choices = next((list(doc[key]) for key in ("choices", "captions") if doc.get(key)), [])
+    choices = choices_of(doc)
     said = str(target).strip().strip("()")
     if choices and said in LETTERS and len(said) == 1:
         # a prompt that lists lettered choices wants a letter, any other the choice itself
-        words = tuple(LETTERS[: len(choices)]) if re.search(r"\(A\)|\bA[.:)]", text) else tuple(map(str, choices))
+        words = tuple(LETTERS[: len(choices)]) if re.search(r"\(A\)|\bA[.:)]", text) else tuple(choices)
         place = LETTERS.index(said)
         return words, place if place < len(words) else None
     if said.isdecimal() and int(said) < NUMBERS:
