@@ -211,6 +211,16 @@ def test_what_a_run_holds_is_text_on_the_page_and_nothing_else(opened: Page) -> 
 
 
 @needs_browser
+@pytest.mark.parametrize("width", [390, 360, 320])
+def test_every_part_of_the_page_can_be_reached_from_its_head_on_a_phone(opened: Page, width: int) -> None:
+    opened.call("Emulation.setDeviceMetricsOverride", width=width, height=740, deviceScaleFactor=2, mobile=True)
+    ends = opened.run("[...document.querySelectorAll('nav a')].map((link) => link.getBoundingClientRect().right)")
+    assert len(ends) == 5 and max(ends) <= width
+    head = opened.run("BY_ID('gains').scrollIntoView(), document.querySelector('nav').getBoundingClientRect().bottom")
+    assert opened.run("BY_ID('gains-title').getBoundingClientRect().top") >= head
+
+
+@needs_browser
 def test_it_is_readable_on_a_phone_in_light_and_in_dark(opened: Page) -> None:
     see = opened.run
     opened.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
