@@ -22,7 +22,13 @@ from lmms_steer.comparison.tables import write_text
 
 
 def write_page(
-    path: Path, systems: dict[str, System], rows: list[Row], studies: Sequence[Path], most: int, pictures: str
+    path: Path,
+    systems: dict[str, System],
+    rows: list[Row],
+    studies: Sequence[Path],
+    most: int,
+    pictures: str,
+    warnings: Sequence[str] = (),
 ) -> Iterator[str]:
     """Write it; yields what was left out.
 
@@ -33,6 +39,7 @@ def write_page(
         studies: whose maps are shown.
         most: questions a task, at most.
         pictures: ours, all or none.
+        warnings: what a reader must not overlook.
 
     Raises:
         UserError: for a study that cannot be read, or a file that cannot be written.
@@ -63,6 +70,7 @@ def write_page(
             board=board,
             tasks=[{"task": task["task"], "packed": _packed(task)} for task in tasks],
             left_out=left_out,
+            warnings=warnings,
             caption=words.CAPTION,
             version=__version__,
             has_maps=bool(maps),

@@ -27,6 +27,18 @@ def read_maps(folders: Iterable[Path]) -> list[dict[str, Any]]:
     return [found for path, name in zip(paths, names, strict=True) for found in _maps(path, name)]
 
 
+def read_searches(folders: Iterable[Path]) -> dict[str, set[str]]:
+    """Task ▸ sha256 of the vectors that were searched on it, as far as the studies' plans say."""
+    found: dict[str, set[str]] = {}
+    for path in (path for folder in folders for path in sorted(folder.rglob("plan.json"))):
+        try:
+            plan = json.loads(path.read_text(encoding="utf-8"))
+            found.setdefault(plan["task"], set()).update(plan["vectors"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{str(path)!r} cannot be read as a study's plan: {error}") from error
+    return found
+
+
 def _names(studies: list[Path]) -> list[str]:
     if len(studies) < 2:
         return [study.name for study in studies]

@@ -6,13 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmms_steer.comparison.samples import hash_of, question_hash
 from lmms_steer.errors import UserError, unknown
+from lmms_steer.models.image_ids import image_ids
 from lmms_steer.models.visuals import visuals_of
 from lmms_steer.prompts import Visual
 from lmms_steer.scoring.choice import choices_of
 from lmms_steer.task_names import task_names, tasks_dir
 
 LETTERS = "ABCDEFGHIJ"
+SOME = 16
 NUMBERS = 21
 
 
@@ -92,6 +95,13 @@ def sha256(asked: Sequence[Asked]) -> str:
             for picture in pictures:
                 found.update(picture.encode() if isinstance(picture, str) else picture.tobytes())
     return found.hexdigest()
+
+
+def some(asked: Sequence[Asked]) -> str:
+    """Hashes of sixteen of the questions, in whatever order they come; a board knows by them what was chosen on."""
+    shown = [hash_of(image_ids(one.visuals)) if one.visuals else 0 for one in asked]
+    hashes = (question_hash(hash_of(one.text), images) for one, images in zip(asked, shown, strict=True))
+    return " ".join(sorted(hashes)[:SOME])
 
 
 def _answers(doc: Any, text: str, target: Any) -> tuple[tuple[str, ...], int | None]:
