@@ -352,6 +352,17 @@ def test_gains_are_drawn(tmp_path: Path, kind: str, suffix: str) -> None:
         assert "+10.0" in out.read_text()
 
 
+def test_a_plot_of_runs_is_their_gains_with_intervals_unless_another_kind_is_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/baseline", {"a": BASE})
+    write_run(tmp_path / "runs/s", {"a": STEERED})
+    runs = [str(tmp_path / "runs")]
+    drawn = {kind: plot(runs, tmp_path / f"{kind}.svg", kind).read_text() for kind in (None, "gains", "table")}
+    interval = "gain over the baseline [95%]; filled"
+    assert [interval in text for text in drawn.values()] == [True, True, False]
+    with pytest.raises(UserError, match="say --kind gains or table for the runs, or maps"):
+        plot(runs, tmp_path / "p.svg", studies=[tmp_path])
+
+
 def test_a_plot_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
     write_run(tmp_path / "baseline", {"a": BASE})
     with pytest.raises(UserError, match="no run but the baseline"):
@@ -360,5 +371,5 @@ def test_a_plot_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
         plot([str(tmp_path)], tmp_path / "p.gif")
     with pytest.raises(UserError, match="unknown kind of plot 'tabel': did you mean 'table'"):
         plot([str(tmp_path)], tmp_path / "p.png", "tabel")
-    with pytest.raises(UserError, match="give --studies"):
+    with pytest.raises(UserError, match="give --studies DIR, or folders of runs"):
         plot([], tmp_path / "p.png")

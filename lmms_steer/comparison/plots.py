@@ -13,7 +13,7 @@ from lmms_steer.comparison.systems import read_systems
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.inspection.figure import pyplot_for, save
 
-KINDS = ("table", "gains", "maps")
+KINDS = ("gains", "table", "maps")
 # Okabe and Ito's colours, told apart by colour-blind readers; each role has a mark of its own
 _COLOURS = {"steered": "#0072B2", "control": "#D55E00", "prompted": "#009E73", "other": "#7A5195"}
 _MARKS = {"steered": "o", "control": "D", "prompted": "s", "other": "^"}
@@ -40,18 +40,20 @@ def plot(
     Args:
         runs: as for a comparison.
         out: .png, .svg or .pdf.
-        kind: table, gains or maps; where unsaid, table of runs and maps of studies.
+        kind: gains, table or maps; where unsaid, gains of runs and maps of studies.
         baseline, metric: as for a comparison.
         studies: folders of searches.
 
     Raises:
         UserError: for what cannot be read or drawn.
     """
-    kind = kind or ("table" if runs else "maps")
+    if kind is None and runs and studies:
+        raise UserError("runs and --studies are no one figure: say --kind gains or table for the runs, or maps")
+    kind = kind or ("gains" if runs else "maps")
     if kind not in KINDS:
         raise unknown("kind of plot", kind, KINDS)
     if kind == "maps" and not studies:
-        raise UserError("maps are of searches: give --studies DIR")
+        raise UserError("maps are of searches: give --studies DIR, or folders of runs for their gains")
     pyplot = pyplot_for(out)
     with pyplot.rc_context(_STYLE):
         if kind == "maps":
