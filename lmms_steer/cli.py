@@ -388,7 +388,11 @@ def plot(
     out: Annotated[Path, typer.Option(help="The file to draw into (.png, .svg, .pdf).")],
     runs: Annotated[list[str] | None, typer.Argument(help="Folders of runs, or NAME=FOLDER.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="table (gains, systems by tasks), gains (with intervals) or maps (of searches).")
+        str | None,
+        typer.Option(
+            help="gains (with intervals), table (the same as numbers, systems by tasks) or maps (of searches);"
+            " where unsaid, gains of runs and maps of --studies."
+        ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="The run to compare with: its name or folder.")] = None,
     studies: Annotated[list[Path] | None, typer.Option(help="A search's folder, for maps; again for more.")] = None,

@@ -1,7 +1,8 @@
 """What lmms-eval 0.7.3 logs of an evaluation, whatever its model, made fit for comparisons and for wandb.
 
 * `evaluator._process_document_results`: a sample names the images that a model of ours was shown, by content
-  (`images`), so that a comparison knows which questions share one;
+  (`images`), so that a comparison knows which questions share one, and says what its target's letter stands for
+  (`choices`): lmms-eval does not write the document;
 * `evaluator.evaluate`: metrics without a value go (`score: []` of our tasks would end wandb's logging);
 * `EvaluationTracker.save_results_samples` strips the samples that `--wandb_log_samples` reads later: it gets copies;
 * `WandbLogger.post_init`: versions are texts (wandb refuses a column of numbers and texts, which mixed tasks have);
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lmms_steer.models.image_ids import shown
+from lmms_steer.scoring.choice import choices_of, text_of
 from lmms_steer.wrapping import wrap
 
 
@@ -26,7 +28,7 @@ def install_logging() -> None:
     from lmms_eval.loggers.wandb_logger import WandbLogger
 
     wrap(evaluator, "evaluate", _with_values)
-    wrap(evaluator, "_process_document_results", _with_images)
+    wrap(evaluator, "_process_document_results", _with_facts)
     wrap(EvaluationTracker, "save_results_samples", _of_copies)
     wrap(WandbLogger, "post_init", _of_one_type)
     wrap(WandbLogger, "_get_config", _with_spec)
@@ -49,13 +51,17 @@ def _is_empty(value: Any) -> bool:
     return hasattr(value, "__len__") and len(value) == 0
 
 
-def _with_images(original: Callable[..., Any]) -> Callable[..., Any]:
+def _with_facts(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def _process_document_results(item: Any, *, task: Any, **kwargs: Any) -> Any:
         processed = original(item, task=task, **kwargs)
-        images = shown.get((task.config.task, item[0]))
-        if processed.logged_sample is not None and images:
-            processed.logged_sample.setdefault("images", images)
+        sample = processed.logged_sample
+        if sample is not None:
+            images, choices = shown.get((task.config.task, item[0])), choices_of(item[1])
+            if images:
+                sample.setdefault("images", images)
+            if text_of(str(sample["target"]), choices):
+                sample.setdefault("choices", choices)
         return processed
 
     return _process_document_results

@@ -115,6 +115,7 @@ def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVect
     vectors: list[SteeringVectors] = []
     notes: list[str] = []
     warnings: list[str] = []
+    made = dict(spec.provenance)
     for typed in spec.interventions:
         entry = None
         if given is not None and typed.vector in given:
@@ -122,8 +123,10 @@ def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVect
         else:
             entry = store.find(typed.vector, backbone_of(model.name))
             vector = SteeringVectors.load(entry.path)
-        intervention, note = _complete(typed, entry, vector, model)
+        intervention, note, chosen_on = _complete(typed, entry, vector, model)
         notes += note
+        if chosen_on:
+            made["chosen_on"] = ", ".join(filter(None, (str(made.get("chosen_on") or ""), chosen_on)))
         if intervention.control is not None:
             vector = control_of(vector, intervention.control, _stored, concepts.names())
         _check(intervention, vector, model)
@@ -131,7 +134,7 @@ def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVect
         warnings += _changed(typed, vector, spec)
         done.append(intervention)
         vectors.append(vector)
-    return ResolvedSpec(SteeringSpec(tuple(done), spec.provenance), tuple(vectors), tuple(notes), tuple(warnings))
+    return ResolvedSpec(SteeringSpec(tuple(done), made), tuple(vectors), tuple(notes), tuple(warnings))
 
 
 def _stored(name: str) -> SteeringVectors:
@@ -140,20 +143,22 @@ def _stored(name: str) -> SteeringVectors:
 
 def _complete(
     intervention: Intervention, entry: store.Entry | None, vector: SteeringVectors, model: ModelFacts
-) -> tuple[Intervention, list[str]]:
+) -> tuple[Intervention, list[str], str]:
+    """The whole intervention, what a user should know of it, and the task that it was chosen on, if any."""
     if entry is not None:
         intervention = replace(intervention, vector=entry.name)
     if intervention.complete:
-        return intervention, []
+        return intervention, [], ""
     choice = store.read_choice(entry, model.name, vector.sha256) if entry is not None else None
+    chosen_on = "" if choice is None else str(choice["chosen_on"])
     if choice is not None:
-        source = f"chosen on {choice['chosen_on']} for {short_name(model.name)}"
+        source = f"chosen on {chosen_on} for {short_name(model.name)}"
     else:
         choice = {"layer": default_layer(model.n_layers), "alpha": DEFAULT_ALPHA, "tokens": DEFAULT_TOKENS}
         source = f"lmms-steer's defaults, as nothing was chosen for {short_name(model.name)} yet"
     unsaid = {key: choice[key] for key in ("layer", "alpha", "tokens") if getattr(intervention, key) is None}
     filled = replace(intervention, **unsaid)
-    return filled, [f"steering with {filled} ({', '.join(unsaid)}: {source})"]
+    return filled, [f"steering with {filled} ({', '.join(unsaid)}: {source})"], chosen_on
 
 
 def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from rich.console import Console
 from runs import STAMP, write_run
 from scipy.stats import binom
@@ -23,6 +24,8 @@ from lmms_steer.comparison.plots import plot
 from lmms_steer.comparison.provenance import provenance
 from lmms_steer.comparison.samples import read_results, read_samples
 from lmms_steer.comparison.systems import read_systems
+from lmms_steer.models.image_ids import image_ids
+from lmms_steer.search.asked import Asked, some
 
 BASE = [1.0] * 60 + [0.0] * 40
 STEERED = [1.0] * 55 + [0.0] * 5 + [1.0] * 15 + [0.0] * 25
@@ -279,6 +282,65 @@ def test_keys_and_tokens_of_services_are_in_no_command(tmp_path: Path) -> None:
     assert "secret" not in provenance(board(tmp_path / "baseline")["a", "baseline"].samples[0])["command"]
 
 
+@pytest.mark.parametrize(
+    ("task", "made", "warned"),
+    [
+        ("a", {"chosen_on": "a"}, True),
+        ("a_ll", {"chosen_on": "a (500 questions)"}, True),
+        ("a", {"chosen_on": "b, a_prompted"}, True),
+        ("a", {"chosen_on": "a_select"}, False),
+        ("a", {}, False),
+    ],
+)
+def test_a_system_that_was_chosen_on_what_it_is_tested_on_is_warned_of(
+    tmp_path: Path, task: str, made: dict[str, str], warned: bool
+) -> None:
+    runs = chosen(tmp_path / "runs", task, made)
+    files = {kind: tmp_path / f"x.{kind}" for kind in ("markdown", "latex", "html")}
+    lines = [str(line) for line in run([str(runs)], pictures="none", **files)]
+    line = (
+        f"WARNING: {task}: layer, alpha and tokens of <b>steered were chosen on questions that they are tested on here"
+    )
+    assert [one.startswith(line) for one in lines if "WARNING" in one] == [True] * warned
+    told = [line, line.replace("_", r"\_").replace("<", "$<$").replace(">", "$>$"), line.replace("<b>", "&lt;b&gt;")]
+    for path, text in zip(files.values(), told, strict=True):
+        assert (text in path.read_text()) == warned, path
+
+
+def chosen(folder: Path, task: str, made: dict[str, str], **more: Any) -> Path:
+    """A baseline and a system with the provenance of a choice."""
+    write_run(folder / "baseline", {task: BASE}, **more)
+    steering = {"spec": "vector=v,layer=1", "sha256": "5" * 64, "vectors": [{"name": "v", "sha256": "6" * 64}]}
+    results = {"steering": {**steering, "provenance": made}}
+    write_run(folder / "<b>steered", {task: STEERED}, spec=None, results=results, **more)
+    return folder
+
+
+def test_the_same_questions_are_known_by_another_name_of_their_task(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(100)]
+    asked = [Asked(number, f"what is {number % 7} ?", [picture], (), 0, {}) for number, picture in enumerate(pictures)]
+
+    def sample(number: int) -> dict[str, Any]:
+        return {"input": asked[number].text, "images": image_ids(asked[number].visuals)}
+
+    # the same texts and the same pictures, otherwise paired
+    others = [Asked(one.doc_id, one.text, [pictures[one.doc_id - 1]], (), 0, {}) for one in asked]
+    for name, questions, warned in (("these", asked[::-1], True), ("others", others, False)):
+        runs = chosen(tmp_path / name, "a", {"chosen_on": "b", "some_questions": some(questions)}, sample=sample)
+        assert any("WARNING: a:" in str(line) for line in run([str(runs)])) == warned, name
+
+
+def test_a_study_of_the_vector_on_the_task_is_warned_of_though_the_spec_was_typed(tmp_path: Path) -> None:
+    runs = chosen(tmp_path / "runs", "a", {})
+    for task, sha, warned in (("a", "6" * 64, True), ("a", "7" * 64, False), ("b", "6" * 64, False)):
+        (tmp_path / "study").mkdir(exist_ok=True)
+        (tmp_path / "study/plan.json").write_text(json.dumps({"task": task, "vectors": {"v": sha}}))
+        assert any("WARNING: a:" in str(line) for line in run([str(runs)], studies=[tmp_path / "study"])) == warned
+    (tmp_path / "study/plan.json").write_text("{")
+    with pytest.raises(UserError, match=r"plan.json' cannot be read as a study's plan"):
+        list(run([str(runs)], studies=[tmp_path / "study"]))
+
+
 @pytest.mark.parametrize(("kind", "suffix"), [("table", "svg"), ("gains", "pdf"), ("gains", "png")])
 def test_gains_are_drawn(tmp_path: Path, kind: str, suffix: str) -> None:
     write_run(tmp_path / "runs/baseline", {"a$b": BASE, "c": BASE})
@@ -290,6 +352,17 @@ def test_gains_are_drawn(tmp_path: Path, kind: str, suffix: str) -> None:
         assert "+10.0" in out.read_text()
 
 
+def test_a_plot_of_runs_is_their_gains_with_intervals_unless_another_kind_is_said(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/baseline", {"a": BASE})
+    write_run(tmp_path / "runs/s", {"a": STEERED})
+    runs = [str(tmp_path / "runs")]
+    drawn = {kind: plot(runs, tmp_path / f"{kind}.svg", kind).read_text() for kind in (None, "gains", "table")}
+    interval = "gain over the baseline [95%]; filled"
+    assert [interval in text for text in drawn.values()] == [True, True, False]
+    with pytest.raises(UserError, match="say --kind gains or table for the runs, or maps"):
+        plot(runs, tmp_path / "p.svg", studies=[tmp_path])
+
+
 def test_a_plot_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
     write_run(tmp_path / "baseline", {"a": BASE})
     with pytest.raises(UserError, match="no run but the baseline"):
@@ -298,5 +371,5 @@ def test_a_plot_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:
         plot([str(tmp_path)], tmp_path / "p.gif")
     with pytest.raises(UserError, match="unknown kind of plot 'tabel': did you mean 'table'"):
         plot([str(tmp_path)], tmp_path / "p.png", "tabel")
-    with pytest.raises(UserError, match="give --studies"):
+    with pytest.raises(UserError, match="give --studies DIR, or folders of runs"):
         plot([], tmp_path / "p.png")

@@ -3,14 +3,18 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from browser import BROWSER, Page, browser
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from runs import write_run
 
 from lmms_steer import UserError
+from lmms_steer.comparison import heat
 from lmms_steer.comparison.command import run
 from lmms_steer.comparison.plots import plot
 from lmms_steer.comparison.studies import read_maps
@@ -114,7 +118,7 @@ def test_a_reader_can_sort_filter_and_see_what_made_a_number(opened: Page) -> No
     panels = see("[...document.querySelectorAll('#gains-panels svg')].map((svg) => svg.getAttribute('aria-label'))")
     assert len(panels) == 2 and any("steered +30.0 [" in panel for panel in panels)
     cells = see("[...document.querySelectorAll('#maps td')].map((cell) => [cell.textContent, cell.className])")
-    assert ["+3.0", "best"] in cells and len(cells) == 4
+    assert ["+3.0", "best deep"] in cells and len(cells) == 4
 
 
 @needs_browser
@@ -139,6 +143,28 @@ def test_answers_are_browsed_by_keyboard_and_filtered(opened: Page) -> None:
     assert {"theme", "board-task", "board-find", "score", "…", "maps-vector", "samples-filter"} <= reached
     named = "one.getAttribute('aria-label') || one.closest('label') || one.textContent.trim()"
     assert see(f"[...document.querySelectorAll('button, select, input')].every((one) => {named})")
+
+
+@needs_browser
+def test_the_right_letter_has_its_choice_s_text_beside_it_where_the_log_has_one(tmp_path: Path) -> None:
+    logged: list[dict[str, Any]] = [
+        {"choices": ["left", EVIL], "target": "B"},
+        {"doc": {"captions": ["a cup on a table", "a cup under it"]}, "target": "(A)"},
+        {"choices": ["A", "B"], "target": "A"},
+        {"choices": ["A cup", "a hat"], "target": "cup"},
+        {"choices": ["left"], "target": "B"},
+        {"target": "B"},
+    ]
+    write_run(tmp_path / "runs/baseline", {"a": [1.0] * len(logged)}, sample=logged.__getitem__)
+    list(run([str(tmp_path / "runs")], html=tmp_path / "x.html"))
+    with browser(tmp_path / "profile") as shown:
+        shown.open(tmp_path / "x.html")
+        shown.run(HELP)
+        shown.run("BY_ID('samples').scrollIntoView()")
+        assert shown.run("counted('of 6')")
+        told = shown.run("[...document.querySelectorAll('article .soft')].map((line) => line.textContent)")
+    rights = [f"B, {EVIL}", "(A), a cup on a table", "A", "cup", "B", "B"]
+    assert told == [f"question {number} · right: {right}" for number, right in enumerate(rights)]
 
 
 @needs_browser
@@ -182,6 +208,16 @@ def test_what_a_run_holds_is_text_on_the_page_and_nothing_else(opened: Page) -> 
         0,
     ]
     assert see("performance.getEntriesByType('resource').length") == 0
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [390, 360, 320])
+def test_every_part_of_the_page_can_be_reached_from_its_head_on_a_phone(opened: Page, width: int) -> None:
+    opened.call("Emulation.setDeviceMetricsOverride", width=width, height=740, deviceScaleFactor=2, mobile=True)
+    ends = opened.run("[...document.querySelectorAll('nav a')].map((link) => link.getBoundingClientRect().right)")
+    assert len(ends) == 5 and max(ends) <= width
+    head = opened.run("BY_ID('gains').scrollIntoView(), document.querySelector('nav').getBoundingClientRect().bottom")
+    assert opened.run("BY_ID('gains-title').getBoundingClientRect().top") >= head
 
 
 @needs_browser
@@ -229,6 +265,64 @@ def test_our_tasks_images_are_on_the_page(tmp_path: Path) -> None:
     assert list(found) == [3] and found[3].startswith("data:image/png;base64,")
     assert why == "the data here is not what the runs were made on"
     assert pictures_of("tiny_spatial", [(3, target, "", ["other"])], 10**6)[0] == {}
+
+
+@needs_browser
+def test_a_cell_has_one_colour_on_the_page_and_in_a_figure(tmp_path: Path) -> None:
+    gains = {(0, 0.5): 0.03, (0, 1.0): -0.01, (1, 0.5): 0.004, (1, 1.0): -0.4}
+    write_study(tmp_path / "study", gains)
+    write_run(tmp_path / "runs/baseline", {"a": [1.0, 0.0]})
+    list(run([str(tmp_path / "runs")], studies=[tmp_path / "study"], html=tmp_path / "x.html"))
+    most = heat.limit(100 * gain for gain in gains.values())
+    told = "['background-color', 'color'].map((key) => getComputedStyle(cell).getPropertyValue(key))"
+    with browser(tmp_path / "profile") as shown:
+        shown.open(tmp_path / "x.html")
+        cells = shown.run(f"[...document.querySelectorAll('#maps td')].map((cell) => [cell.textContent, ...{told}])")
+    assert [text for text, _, _ in cells] == ["+0.4", "-40.0", "+3.0", "-1.0"]
+    for text, ground, ink in cells:
+        expected = heat.colours()(0.5 + float(text) / most / 2)[:3]
+        assert _rgb(ground) == pytest.approx(expected, abs=0.02), text
+        assert _rgb(ink) == to_rgb(heat.ink(float(text), most)), text
+
+
+def _rgb(colour: str) -> tuple[float, ...]:
+    """`rgb(0, 0, 0)` or `color(srgb 0 0 0)`, as a browser says it."""
+    parts = [float(number) for number in re.findall(r"[\d.]+", colour)][:3]
+    return tuple(part if "srgb" in colour else part / 255 for part in parts)
+
+
+def test_colours_end_at_the_same_gain_and_loss_and_one_ruinous_alpha_bleaches_no_map() -> None:
+    assert heat.limit([0.1, -0.2]) == heat.limit([float("nan")]) == heat.limit([]) == 1
+    assert heat.limit([6.0, *[0.5] * 20]) == 6 and heat.limit([-6.0, *[0.5] * 20]) == 1
+    ruined = [-70.0] * 10 + [-3.0, 2.0] * 30
+    assert heat.limit(ruined) == 3
+    image = heat.draw(Figure().subplots(), heat.Map({(0, 1.0): -9.0, (0, 2.0): 4.0}, (0,), (1.0, 2.0)), 4)
+    assert (image.norm.vmin, image.norm.vmax) == (-4, 4)
+    assert image.cmap(0.5)[:3] == pytest.approx((1, 1, 1), abs=0.01)
+
+
+def test_numbers_can_be_read_on_every_colour_of_a_map() -> None:
+    def brightness(colour: Sequence[float]) -> float:
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in colour]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05
+
+    for share in (number / 100 for number in range(-100, 101)):
+        shades = brightness(heat.colours()(0.5 + share / 2)), brightness(to_rgb(heat.ink(share, 1.0)))
+        assert max(shades) / min(shades) > 4, share
+
+
+@pytest.mark.parametrize("alphas", [(0.5, 1.0), tuple(number / 20 for number in range(1, 17))])
+def test_the_chosen_cell_is_framed_in_a_grid_and_among_points(alphas: tuple[float, ...]) -> None:
+    continuous = len(alphas) > 2
+    layers = (3,) if continuous else (3, 7)
+    drawn = heat.Map({(layer, alpha): 0.0 for layer in layers for alpha in alphas}, layers, alphas, best=(3, alphas[1]))
+    axes = Figure().subplots()
+    heat.draw(axes, drawn, 1)
+    assert drawn.continuous == continuous
+    if continuous:
+        assert [line.get_xydata().tolist() for line in axes.lines] == [[[alphas[1], 3]]]
+    else:
+        assert [(frame.get_center().tolist(), frame.get_fill()) for frame in axes.patches] == [([1, 0], False)]
 
 
 def test_the_framed_cell_is_the_search_s_choice_and_no_cell_that_was_dropped(tmp_path: Path) -> None:

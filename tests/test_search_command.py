@@ -116,6 +116,7 @@ def test_the_choice_is_written_for_lmms_eval_and_the_pictures_are_there(alone: P
     )
     spec = SteeringSpec.from_yaml(alone / "choice.yaml")
     assert spec.provenance["chosen_on"] == "tiny_counting_select" and len(spec.provenance["study"]) == 64
+    assert len(set(spec.provenance["some_questions"].split())) == 16
     control = SteeringSpec.from_yaml(alone / "control_random_0.yaml").interventions[0]
     assert (control.vector, control.control) == ("counting", "random:0")
     for name in ("heatmap.png", "alpha.png"):

@@ -12,6 +12,7 @@ from PIL import Image as Pictures
 
 from lmms_steer.comparison.board import build
 from lmms_steer.comparison.systems import read_systems
+from lmms_steer.search.asked import load, questions, some
 from lmms_steer.task_files import tasks_dir
 
 POPE = Path(lmms_eval.__file__).parent / "tasks/pope/pope.yaml"
@@ -96,6 +97,17 @@ def test_one_list_of_tasks_one_board_and_every_logger_carries_the_spec(
     assert rows["pope_here", "dummy"].score == pytest.approx(results_of(tmp_path / "runs/dummy", "pope_accuracy"))
     assert (rows["pope_here", "steered"].images, rows["pope_here", "steered"].n) == (6, 12)
     assert rows["tiny_spatial", "steered"].images is None
+
+    # what a letter of our task stands for; POPE's yes and no stand for themselves
+    shown = {name: [json.loads(line) for path in (tmp_path / "runs/dummy").rglob(f"*_samples_{name}.jsonl")
+                    for line in path.open()] for name in TASKS}  # fmt: skip
+    assert all(set(sample["choices"]) & set(sample["input"].split()) for sample in shown["tiny_spatial"])
+    assert not any("choices" in sample for sample in shown["pope_here"])
+
+    # a search of these questions would have noted them as the log has them
+    task, _ = load("tiny_spatial", "steered_paligemma")
+    logged = read_systems([str(tmp_path / "runs")])["baseline"].tasks["tiny_spatial"]
+    assert set(some(list(questions(task, 12))).split()) == logged.questions
 
     # --baseline
     assert 0 <= results["results"]["tiny_spatial"]["paired_pvalue"] <= 1

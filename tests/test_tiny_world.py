@@ -12,9 +12,11 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from lmms_steer.demo.colour_curve import ALPHAS, measure
-from lmms_steer.demo.plan import BACKBONE, SEEDS, Folders
+from lmms_steer.demo.plan import BACKBONE, CONCEPTS, SEEDS, SYSTEMS, Folders
 from lmms_steer.extraction.command import extract
 from lmms_steer.extraction.methods import Settings
+from lmms_steer.recipes.plan import Planner
+from lmms_steer.recipes.reader import load as recipe_named
 from lmms_steer.task_files import tasks_dir
 from lmms_steer.tiny_world import question_sets
 from lmms_steer.tiny_world.language import PROMPTS, ordinary_sentence
@@ -107,6 +109,17 @@ def test_the_tiny_mllm_answers_from_the_picture(task: str, least: float) -> None
     folder = weights_dir("tiny-paligemma2")
     assert accuracy(folder, task, "plain", 200) > least
     assert accuracy(folder, task, "plain", 200, shuffled=True) < 0.6
+
+
+def test_the_demo_s_page_reads_what_the_recipe_s_cells_make(tmp_path: Path) -> None:
+    _, recipe = recipe_named("tiny")
+    made = {path for cell in Planner(recipe, tmp_path).cells() for path in cell.makes}
+    folders = Folders(tmp_path)
+    for task in CONCEPTS:
+        assert {str(folders.run(task, system)) for system in SYSTEMS} <= made
+        assert str(folders.search(task) / "result.json") in made
+    assert {str(folders.vector(concept)) for concept in ("colour-red", "colour-blue")} <= made
+    assert {str(path) for path in (folders.curve, folders.results, folders.page)} <= made
 
 
 def test_reds_vector_makes_things_red_and_blues_and_random_ones_do_not(tmp_path: Path) -> None:

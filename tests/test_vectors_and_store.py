@@ -105,6 +105,7 @@ def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
     chosen = resolve(spec, TINY)
     assert chosen.spec.interventions[0].layer == 1 and chosen.spec.interventions[0].alpha == 2
     assert "chosen on tiny_spatial_select" in chosen.notes[0]
+    assert chosen.record()["provenance"] == {"chosen_on": "tiny_spatial_select"}
     filed(store.user_store(), concept="my-own", seed=9)
     assert "defaults" in resolve(spec, TINY).notes[0]
 

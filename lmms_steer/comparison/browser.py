@@ -9,6 +9,7 @@ import numpy as np
 from lmms_steer.comparison.pictures import pictures_of
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System
+from lmms_steer.scoring.choice import choices_of, text_of
 
 LONGEST = 600
 IMAGES = 6_000_000
@@ -75,6 +76,7 @@ def _documents(base: Samples, runs: dict[str, Samples], chosen: Any) -> list[dic
                 sample = json.loads(file.readline())
                 if run is base:
                     document |= {"target": str(sample["target"]), "images": sample.get("images")}
+                    document["meant"] = _cut(_meant(sample))
                     document["prompt"] = _asked(sample)
                     document["question"] = _cut(document["prompt"])
                 answer = [_cut(_said(sample)), _rounded(scores[int(key)]), int(bool(sample.get("unparsed")))]
@@ -82,6 +84,11 @@ def _documents(base: Samples, runs: dict[str, Samples], chosen: Any) -> list[dic
                     document["answers"].append(answer)
                 document["by"].append(document["answers"].index(answer))
     return documents
+
+
+def _meant(sample: dict[str, Any]) -> str:
+    """The text of the right choice, where the target is its letter; our plugin logs choices, lm-eval the document."""
+    return text_of(str(sample["target"]), choices_of(sample) or choices_of(sample.get("doc") or {}))
 
 
 def _asked(sample: dict[str, Any]) -> Any:

@@ -7,6 +7,8 @@ from rich.console import Console, RenderableType
 
 from lmms_steer.comparison import tables
 from lmms_steer.comparison.board import build
+from lmms_steer.comparison.provenance import warnings
+from lmms_steer.comparison.studies import read_searches
 from lmms_steer.comparison.systems import read_systems
 from lmms_steer.errors import unknown
 
@@ -26,12 +28,12 @@ def run(
     samples: int = 120,
     pictures: str = "ours",
 ) -> Iterator[str | RenderableType]:
-    """Yields what is to be printed: a table, then a line for each run that was not compared and each file.
+    """Yields what is to be printed: a table, a line for each run that was not compared, warnings, each file.
 
     Args:
         runs: folders with a harness's output, or NAME=FOLDER.
         baseline: a run's name or folder; the one called so, or the only unsteered one, where unsaid.
-        studies: folders of `lmms-steer search`, for their maps.
+        studies: folders of `lmms-steer search`, for their maps, and for what they chose on.
         html: the page to write; likewise the others.
         metric: what to compare by; each task's own where unsaid.
         samples: questions a task on the page, at most.
@@ -46,10 +48,12 @@ def run(
     rows = build(systems)
     yield tables.rich_table(rows)
     yield from tables.refusals(rows)
+    flattered = warnings(systems.values(), read_searches(studies))
+    yield from flattered
     if markdown:
-        tables.write_text(tables.markdown(rows), markdown)
+        tables.write_text(tables.markdown(rows, flattered), markdown)
     if latex:
-        tables.write_text(tables.latex(rows), latex)
+        tables.write_text(tables.latex(rows, flattered), latex)
     if csv:
         tables.write_csv(rows, csv)
     if parquet:
@@ -57,7 +61,7 @@ def run(
     if html:
         from lmms_steer.comparison.page import write_page
 
-        yield from write_page(html, systems, rows, studies, samples, pictures)
+        yield from write_page(html, systems, rows, studies, samples, pictures, flattered)
     written = [str(path) for path in (markdown, latex, csv, parquet, html) if path]
     if written:
         yield f"written: {', '.join(written)}"

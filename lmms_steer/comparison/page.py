@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lmms_steer import __version__
-from lmms_steer.comparison import words
+from lmms_steer.comparison import heat, words
 from lmms_steer.comparison.board import Row
 from lmms_steer.comparison.browser import tasks_of
 from lmms_steer.comparison.provenance import provenance
@@ -22,7 +22,13 @@ from lmms_steer.comparison.tables import write_text
 
 
 def write_page(
-    path: Path, systems: dict[str, System], rows: list[Row], studies: Sequence[Path], most: int, pictures: str
+    path: Path,
+    systems: dict[str, System],
+    rows: list[Row],
+    studies: Sequence[Path],
+    most: int,
+    pictures: str,
+    warnings: Sequence[str] = (),
 ) -> Iterator[str]:
     """Write it; yields what was left out.
 
@@ -33,6 +39,7 @@ def write_page(
         studies: whose maps are shown.
         most: questions a task, at most.
         pictures: ours, all or none.
+        warnings: what a reader must not overlook.
 
     Raises:
         UserError: for a study that cannot be read, or a file that cannot be written.
@@ -46,6 +53,7 @@ def write_page(
         "rows": [_row(row, made) for row in rows],
         "made": list(made.values()),
         "maps": maps,
+        "shades": {"loss": heat.LOSS, "gain": heat.GAIN, "deep": heat.DEEP},
         "systems": [{"name": system.name, "role": system.role} for system in systems.values()],
     }
     parts = {name: files("lmms_steer.comparison").joinpath(f"page/{name}") for name in ("page.html", "page.css")}
@@ -62,6 +70,7 @@ def write_page(
             board=board,
             tasks=[{"task": task["task"], "packed": _packed(task)} for task in tasks],
             left_out=left_out,
+            warnings=warnings,
             caption=words.CAPTION,
             version=__version__,
             has_maps=bool(maps),

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from lmms_steer.comparison import words
+from lmms_steer.comparison import heat, words
 from lmms_steer.comparison.board import Row, build
 from lmms_steer.comparison.studies import read_maps
 from lmms_steer.comparison.systems import read_systems
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.inspection.figure import pyplot_for, save
 
-KINDS = ("table", "gains", "maps")
+KINDS = ("gains", "table", "maps")
 # Okabe and Ito's colours, told apart by colour-blind readers; each role has a mark of its own
 _COLOURS = {"steered": "#0072B2", "control": "#D55E00", "prompted": "#009E73", "other": "#7A5195"}
 _MARKS = {"steered": "o", "control": "D", "prompted": "s", "other": "^"}
@@ -40,18 +40,20 @@ def plot(
     Args:
         runs: as for a comparison.
         out: .png, .svg or .pdf.
-        kind: table, gains or maps; where unsaid, table of runs and maps of studies.
+        kind: gains, table or maps; where unsaid, gains of runs and maps of studies.
         baseline, metric: as for a comparison.
         studies: folders of searches.
 
     Raises:
         UserError: for what cannot be read or drawn.
     """
-    kind = kind or ("table" if runs else "maps")
+    if kind is None and runs and studies:
+        raise UserError("runs and --studies are no one figure: say --kind gains or table for the runs, or maps")
+    kind = kind or ("gains" if runs else "maps")
     if kind not in KINDS:
         raise unknown("kind of plot", kind, KINDS)
     if kind == "maps" and not studies:
-        raise UserError("maps are of searches: give --studies DIR")
+        raise UserError("maps are of searches: give --studies DIR, or folders of runs for their gains")
     pyplot = pyplot_for(out)
     with pyplot.rc_context(_STYLE):
         if kind == "maps":
@@ -71,13 +73,13 @@ def _table(pyplot: Any, rows: list[Row]) -> Any:
     most = max(1.0, float(np.nanmax(np.abs(values))) if not np.isnan(values).all() else 1.0)
     size = (1.3 + 0.09 * max(map(len, systems)) + 1.25 * len(tasks), 1.0 + 0.42 * len(systems))
     figure, axes = pyplot.subplots(figsize=size, layout="constrained")
-    axes.imshow(values, cmap="PuOr", vmin=-most, vmax=most, aspect="auto")
+    axes.imshow(values, cmap=heat.colours(), vmin=-most, vmax=most, aspect="auto")
     for y, system in enumerate(systems):
         for x, task in enumerate(tasks):
             row = found.get((system, task))
             if row is not None:
                 gain, _, interval = words.gain(row).partition(" ")
-                colour = "white" if abs(values[y][x]) > 0.6 * most else "black"
+                colour = heat.ink(values[y][x], most)
                 star = "*" if row.p_holm < 0.05 else ""
                 axes.text(x, y - 0.14, gain + star, ha="center", va="center", color=colour, fontsize=9)
                 axes.text(x, y + 0.24, interval, ha="center", va="center", color=colour, fontsize=6.5)
@@ -118,37 +120,45 @@ def _gains(pyplot: Any, rows: list[Row]) -> Any:
     return figure
 
 
-def _maps(pyplot: Any, maps: list[dict[str, Any]]) -> Any:
-    """A row a vector, a column a token target: gain over layer and alpha, the best cell framed."""
-    vectors = list(dict.fromkeys((found["study"], found["vector"]) for found in maps))
-    targets = list(dict.fromkeys(found["tokens"] for found in maps))
-    several = len({found["study"] for found in maps}) > 1
-    most = max(
-        0.1, *(abs(100 * gain) for found in maps for line in found["gains"] for gain in line if gain is not None)
-    )
-    wide, high = (max(len(found[key]) for found in maps) for key in ("alphas", "layers"))
-    size = (1.6 + (0.6 + 0.36 * wide) * len(targets), (0.9 + 0.24 * high) * len(vectors))
+def _maps(pyplot: Any, found: list[dict[str, Any]]) -> Any:
+    """A row a vector, a column a token target."""
+    vectors = list(dict.fromkeys((one["study"], one["vector"]) for one in found))
+    targets = list(dict.fromkeys(one["tokens"] for one in found))
+    several = len({study for study, _ in vectors}) > 1
+    maps = {(one["study"], one["vector"], one["tokens"]): _map(one, found) for one in found}
+    sizes = {(one["study"], one["vector"], one["tokens"]): one["n"] for one in found}
+    most = heat.limit(gain for drawn in maps.values() for gain in drawn.cells.values())
+    wide, high = max(drawn.columns for drawn in maps.values()), max(len(drawn.layers) for drawn in maps.values())
+    size = (1.6 + max(1.7, 0.6 + 0.36 * wide) * len(targets), (1.2 + 0.24 * high) * len(vectors))
     figure, axes = pyplot.subplots(len(vectors), len(targets), figsize=size, layout="constrained", squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
-    for found in maps:
-        line = vectors.index((found["study"], found["vector"]))
-        ax = axes[line][targets.index(found["tokens"])]
-        ax.axis("on")
-        values = np.array([[np.nan if x is None else 100 * x for x in gains] for gains in found["gains"]])
-        image = ax.imshow(values, cmap="PuOr", vmin=-most, vmax=most, aspect="auto", origin="lower")
-        study = f"{_plain(found['study'])}\n" if several else ""
-        ax.set_title(f"{study}{_plain(found['vector'])}\n{found['tokens']} tokens (n = {found['n']})", fontsize=8)
-        ax.set_xticks(
-            range(len(found["alphas"])), [f"{alpha:.3g}" for alpha in found["alphas"]], rotation=90, fontsize=7
-        )
-        ax.set_yticks(range(len(found["layers"])), found["layers"], fontsize=7)
-        ax.set(xlabel="alpha", ylabel="layer")
-        if found["best"]:
-            x, y = found["alphas"].index(found["best"][1]), found["layers"].index(found["best"][0])
-            ax.add_patch(pyplot.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.6))
-    figure.colorbar(image, ax=axes, label="gain in points", shrink=0.9)
+    for (study, vector), line in zip(vectors, axes, strict=True):
+        for target, ax in zip(targets, line, strict=True):
+            told = ""
+            if (study, vector, target) in maps:
+                image = heat.draw(ax, maps[study, vector, target], most)
+                ax.set_ylabel("layer")
+                told = f"{target} tokens (n = {sizes[study, vector, target]})"
+            else:
+                ax.axis("off")
+            name = f"{study}: {words.vector(vector)}" if several else words.vector(vector)
+            # a row's name begins above its first map, and has the whole row's width
+            ax.set_title(f"{_plain(name)}\n{told}" if ax is line[0] else told, fontsize=8, loc="left")
+    heat.bar(figure, image, axes, maps.values())
     return figure
+
+
+def _map(one: dict[str, Any], found: list[dict[str, Any]]) -> heat.Map:
+    """One of those found, on the axes of all of its vector."""
+    beside = [other for other in found if (other["study"], other["vector"]) == (one["study"], one["vector"])]
+    layers, alphas = (sorted({x for other in beside for x in other[key]}) for key in ("layers", "alphas"))
+    places = [(layer, alpha) for layer in one["layers"] for alpha in one["alphas"]]
+    gains = [gain for line in one["gains"] for gain in line]
+    return heat.Map(
+        cells={place: 100 * gain for place, gain in zip(places, gains, strict=True) if gain is not None},
+        layers=tuple(layers),
+        alphas=tuple(alphas),
+        best=tuple(one["best"]) if one["best"] else None,
+    )
 
 
 def _points(row: Row | None) -> float:

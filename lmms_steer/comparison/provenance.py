@@ -1,9 +1,11 @@
-"""For a number: the command and the hashes that made it."""
+"""For a number: the command and the hashes that made it, and whether it was chosen on what it is tested on."""
 
 import shlex
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from lmms_steer.comparison.samples import Results, Samples
+from lmms_steer.comparison.systems import System
 
 # other options hold keys for services, or nothing that changes an answer
 _OPTIONS: tuple[str, ...] = (
@@ -61,6 +63,45 @@ def provenance(run: Samples) -> dict[str, Any]:
         "harness": f"{results.evaluation.harness} {_version(said)}".strip(),
         "date": str(said.get("date", "")),
     }
+
+
+def warnings(systems: Iterable[System], searched: Mapping[str, Collection[str]]) -> list[str]:
+    """A line a task on which systems are tested that were chosen on it: the best of many cells gains there by luck.
+
+    Args:
+        systems: of the board.
+        searched: task ▸ sha256 of vectors that were searched on it.
+    """
+    flattered: dict[str, list[str]] = {}
+    for system in systems:
+        for task, run in system.tasks.items():
+            if _chosen_here(run, searched):
+                flattered.setdefault(task, []).append(system.name)
+    return [
+        f"WARNING: {task}: layer, alpha and tokens of {', '.join(names)} were chosen on questions that they are tested"
+        " on here, which flatters them: test on others"
+        for task, names in flattered.items()
+    ]
+
+
+def _chosen_here(run: Samples, searched: Mapping[str, Collection[str]]) -> bool:
+    """By the task's name, by the questions themselves, or by a study of the vector on the task."""
+    steering, task = run.results.steering, _plain(run.task)
+    made = steering.get("provenance") or {}
+    # a choice that is kept beside its vector says `tiny_spatial_select (500 questions)`
+    if task in {_plain(name.split()[0]) for name in str(made.get("chosen_on") or "").split(",") if name.strip()}:
+        return True
+    if not run.questions.isdisjoint(str(made.get("some_questions") or "").split()):
+        return True
+    tried = {sha for name, shas in searched.items() if _plain(name) == task for sha in shas}
+    return any(vector.get("sha256") in tried for vector in steering.get("vectors") or ())
+
+
+def _plain(task: str) -> str:
+    """Without what says only how its questions are asked."""
+    for ending in ("_prompted", "_ll"):
+        task = task.removesuffix(ending)
+    return task
 
 
 def _version(said: dict[str, Any]) -> str:

@@ -86,6 +86,11 @@ class Samples:
         """key ▸ score."""
         return {str(key): float(score) for key, score in zip(self.keys, self.scores, strict=True)}
 
+    @property
+    def questions(self) -> set[str]:
+        """What was asked, a hash a question."""
+        return {question_hash(*asked) for asked in zip(self.prompts.tolist(), self.images.tolist(), strict=True)}
+
     def said(self) -> Iterator[dict[str, Any]]:
         """The samples as they were logged, by document."""
         with self.path.open("rb") as file:
@@ -175,12 +180,17 @@ def _identity(sample: dict[str, Any], images_by: str) -> tuple[int, int, int, in
     return (
         (doc << 32) + zlib.crc32(str(sample["target"]).encode()),
         doc,
-        _hash(asked),
-        _hash(shown) if shown else 0,
+        hash_of(asked),
+        hash_of(shown) if shown else 0,
     )
 
 
-def _hash(value: Any) -> int:
+def question_hash(prompt: int, images: int) -> str:
+    """Of a question, from the hashes of its text and of its images."""
+    return f"{hash_of([prompt, images]) % 2**64:016x}"
+
+
+def hash_of(value: Any) -> int:
     """The same in every process, so that an order by it is too."""
     text = value if isinstance(value, str) else json.dumps(value)
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lmms_steer.comparison import heat
 from lmms_steer.errors import UserError
 
 _COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain", "dropped")
@@ -13,7 +14,7 @@ _COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain", "dropped")
 
 def read_maps(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """One dict a study, vector and token target: name, tokens, n, layers, alphas, gains (layers x alphas, None where
-    nothing was measured), best (layer, alpha) or None.
+    nothing was measured), best (layer, alpha) or None, limit of the colours, in points, of all targets of the vector.
 
     Args:
         folders: of studies, or with studies below them; a study is called by its way from what all have in common.
@@ -24,6 +25,18 @@ def read_maps(folders: Iterable[Path]) -> list[dict[str, Any]]:
     paths = list(dict.fromkeys(path.resolve() for folder in folders for path in _cells(folder)))
     names = _names([path.parent for path in paths])
     return [found for path, name in zip(paths, names, strict=True) for found in _maps(path, name)]
+
+
+def read_searches(folders: Iterable[Path]) -> dict[str, set[str]]:
+    """Task ▸ sha256 of the vectors that were searched on it, as far as the studies' plans say."""
+    found: dict[str, set[str]] = {}
+    for path in (path for folder in folders for path in sorted(folder.rglob("plan.json"))):
+        try:
+            plan = json.loads(path.read_text(encoding="utf-8"))
+            found.setdefault(plan["task"], set()).update(plan["vectors"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{str(path)!r} cannot be read as a study's plan: {error}") from error
+    return found
 
 
 def _names(studies: list[Path]) -> list[str]:
@@ -54,7 +67,8 @@ def _maps(path: Path, name: str) -> Iterator[dict[str, Any]]:
         mine = [row for row in rows if (row["vector"], row["tokens"]) == (vector, tokens)]
         layers, alphas = (sorted({row[key] for row in mine}) for key in ("layer", "alpha"))
         gains = {(row["layer"], row["alpha"]): row["gain"] for row in mine}
-        best = _best([row for row in rows if row["vector"] == vector])
+        alike = [row for row in rows if row["vector"] == vector]
+        best = _best(alike)
         yield {
             "study": name,
             "task": task,
@@ -65,6 +79,7 @@ def _maps(path: Path, name: str) -> Iterator[dict[str, Any]]:
             "alphas": alphas,
             "gains": [[gains.get((layer, alpha)) for alpha in alphas] for layer in layers],
             "best": [best["layer"], best["alpha"]] if best and best["tokens"] == tokens else None,
+            "limit": heat.limit(100 * row["gain"] for row in alike),
         }
 
 

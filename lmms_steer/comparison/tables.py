@@ -3,7 +3,7 @@
 import csv
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ def rich_table(rows: list[Row]) -> Table:
     return table
 
 
-def markdown(rows: list[Row]) -> str:
+def markdown(rows: list[Row], warnings: Sequence[str] = ()) -> str:
     """A table that GitHub, pandoc and notebooks read."""
     titles = ["task", *(title for title, _ in _COLUMNS)]
     lines = [f"| {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 2)}"]
@@ -77,10 +77,15 @@ def markdown(rows: list[Row]) -> str:
         for row in found:
             cells = [task, *(write(row) for _, write in _COLUMNS)]
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("*", r"\*"))
-    return "\n".join([*lines, "", words.CAPTION.replace("*", r"\*"), *(f"* {line}" for line in refusals(rows))]) + "\n"
+    return (
+        "\n".join(
+            [*lines, "", words.CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *refusals(rows)))]
+        )
+        + "\n"
+    )
 
 
-def latex(rows: list[Row]) -> str:
+def latex(rows: list[Row], warnings: Sequence[str] = ()) -> str:
     """A table for the booktabs package."""
     titles = " & ".join(title.translate(_LATEX) for title, _ in _COLUMNS)
     lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\\small"]
@@ -92,7 +97,7 @@ def latex(rows: list[Row]) -> str:
             # a minus, not a hyphen; and no optional argument of the line before
             cells[2] = cells[2].replace("-", "$-$").replace("[", "{[}")
             lines.append(" & ".join(cells) + " \\\\")
-    caption = " ".join([words.CAPTION, *(f"{line}." for line in refusals(rows))]).translate(_LATEX)
+    caption = " ".join([words.CAPTION, *(f"{line}." for line in (*warnings, *refusals(rows)))]).translate(_LATEX)
     lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{caption}}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 

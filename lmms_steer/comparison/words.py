@@ -1,6 +1,7 @@
 """How a row's numbers are written, the same in every output."""
 
 import math
+from pathlib import Path
 
 from lmms_steer.comparison.board import Row
 
@@ -20,8 +21,13 @@ def gain(row: Row) -> str:
     """`+1.2 [-0.3, +2.7]`; "" where there is none."""
     if math.isnan(row.gain):
         return ""
-    low, high = (_number(x * row.scale, "+") for x in (row.low, row.high))
-    return f"{_number(row.gain * row.scale, '+')} [{low}, {high}]"
+    told, low, high = (points(x * row.scale) for x in (row.gain, row.low, row.high))
+    return f"{told} [{low}, {high}]"
+
+
+def points(value: float) -> str:
+    """`+1.2`, and plain `0.0` for what rounds to it."""
+    return _number(value, "+")
 
 
 def p(value: float) -> str:
@@ -58,6 +64,13 @@ def seconds(value: float) -> str:
 def questions(row: Row) -> str:
     """`200`, and how many images they share."""
     return f"{row.n}" if row.images is None else f"{row.n} ({row.images} images)"
+
+
+def vector(name: str) -> str:
+    """`concept/method` of a vector's file, with its control; any other name as it is."""
+    file, comma, control = name.partition(",control=")
+    path = Path(file)
+    return f"{path.parent.name}/{path.stem}{comma}{control}" if path.suffix == ".safetensors" else name
 
 
 def _number(value: float, sign: str) -> str:

@@ -6,16 +6,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from lmms_steer.comparison import heat
 
 # blue, orange and grey: told apart by a colour-blind reader, and each has a mark of its own
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9670b", "#8a8f98"
-
-
-def points(value: float) -> str:
-    """`+1.2`, and plain `0.0` for what rounds to it."""
-    return f"{value:+.1f}" if abs(value) >= 0.05 else "0.0"
 
 
 def _svg(figure: Figure, name: str) -> str:
@@ -52,29 +48,15 @@ def colour_curve(curve: dict[str, Any]) -> str:
 
 def search_map(task: str, search: dict[str, Any]) -> str:
     """Accuracy gained on the select split by mean shift, in points: layer x alpha, one map a token target."""
-    cells, best = search["cells"], search["best"]
-    alphas = sorted({cell["alpha"] for cell in cells})
-    layers = sorted({cell["layer"] for cell in cells})
-    targets = ("image", "text", "both")
-    values = {(c["tokens"], c["layer"], c["alpha"]): 100 * (c["accuracy"] - search["baseline"]) for c in cells}
-    limit = max([1.0, *(abs(v) for v in values.values() if abs(v) < 15)])
+    best, cells = search["best"], search["cells"]
+    layers, alphas = (tuple(sorted({cell[key] for cell in cells})) for key in ("layer", "alpha"))
+    most = heat.limit(100 * cell["gain"] for cell in cells)
     figure = Figure(figsize=(9.5, 2.4))
-    for axis, target in zip(figure.subplots(1, 3, sharey=True), targets, strict=True):
-        grid = np.array([[values.get((target, layer, alpha), np.nan) for alpha in alphas] for layer in layers])
-        _heat(axis, grid, limit)
-        axis.set(title=f"{target} tokens", xlabel="alpha")
-        axis.set_xticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
-        axis.set_yticks(range(len(layers)), [str(layer) for layer in layers])
-        if best["tokens"] == target:
-            x, y = alphas.index(best["alpha"]), layers.index(best["layer"])
-            axis.add_patch(mpl.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2))
+    targets = list(dict.fromkeys(cell["tokens"] for cell in cells))
+    for target, axis in zip(targets, figure.subplots(1, len(targets), sharey=True, squeeze=False)[0], strict=True):
+        mine = {(cell["layer"], cell["alpha"]): 100 * cell["gain"] for cell in cells if cell["tokens"] == target}
+        chosen = (best["layer"], best["alpha"]) if best["tokens"] == target else None
+        heat.draw(axis, heat.Map(mine, layers, alphas, chosen), most, numbers=True)
+        axis.set_title(f"{target} tokens")
     figure.axes[0].set_ylabel("layer")
     return _svg(figure, task)
-
-
-def _heat(axis: Axes, grid: "np.ndarray[Any, Any]", limit: float) -> None:
-    axis.imshow(grid, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-    for (row, column), value in np.ndenumerate(grid):
-        if np.isfinite(value):
-            colour = "white" if abs(value) > 0.65 * limit else "black"
-            axis.text(column, row, points(value), ha="center", va="center", fontsize=7.5, color=colour)

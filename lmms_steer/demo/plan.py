@@ -1,7 +1,9 @@
-"""Where the recipe `tiny` keeps its parts."""
+"""The parts of the recipe `tiny`, by the names that the page has for them, and where they are."""
 
-from dataclasses import dataclass
 from pathlib import Path
+
+from lmms_steer.recipes.layout import Layout
+from lmms_steer.recipes.reader import load, shipped
 
 MODEL = "tiny-paligemma2"
 BACKBONE = "tiny-gemma2"
@@ -15,11 +17,16 @@ SYSTEMS = ("baseline", "prompted", "calibrated", METHOD, *RANDOM)
 SPLITS = {"test": "", "ood": "_ood"}
 
 
-@dataclass(frozen=True, slots=True)
 class Folders:
-    """A recipe's folder."""
+    """
+    Args:
+        root: the recipe's folder.
+    """
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        _, recipe = load(str(shipped()["tiny"]))
+        self._model, self._at = recipe.models[MODEL], Layout(recipe, root)
 
     @property
     def tasks(self) -> list[str]:
@@ -27,13 +34,13 @@ class Folders:
         return [task for task in CONCEPTS if self.run(task, "baseline").is_dir()]
 
     def vector(self, concept: str) -> Path:
-        return self.root / "vectors" / BACKBONE / concept / f"{METHOD}.safetensors"
+        return self._at.vector(self._model, concept, METHOD)
 
     def search(self, task: str) -> Path:
-        return self.root / "search" / MODEL / task / f"{CONCEPTS[task]}-{METHOD}"
+        return self._at.search(MODEL, task, CONCEPTS[task], METHOD)
 
     def run(self, task: str, system: str) -> Path:
-        return self.root / "runs" / MODEL / task / system
+        return self._at.run(MODEL, task, system)
 
     @property
     def curve(self) -> Path:

@@ -1,7 +1,8 @@
 """Which of the choices an answer names, by its letter or its text."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lmms_steer.scoring.text import clean, number_of, stated
 
@@ -34,6 +35,19 @@ def parse_choice(answer: str, choices: Sequence[str]) -> str:
         if named:
             return named
     return _inside(text, choices, letters)
+
+
+def choices_of(doc: Mapping[str, Any]) -> list[str]:
+    """The texts of a document's choices, the first being A, from the columns that our benchmarks have; else none."""
+    found = next((doc[key] for key in ("choices", "captions") if doc.get(key)), None)
+    return [str(choice) for choice in found] if isinstance(found, list | tuple) else []
+
+
+def text_of(letter: str, choices: Sequence[str]) -> str:
+    """What a letter stands for (`B` or `(B)`); "" where it names no choice, or a choice that is a letter itself."""
+    bare = letter.strip().strip("()")
+    place = LETTERS.find(bare) if len(bare) == 1 else -1
+    return choices[place] if 0 <= place < len(choices) and choices[place].strip("()") not in LETTERS else ""
 
 
 def _direct(text: str, choices: Sequence[str], letters: str) -> str | None:

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_steer.comparison.samples import hash_of, question_hash
 from lmms_steer.errors import UserError, unknown
+from lmms_steer.models.image_ids import image_ids
 from lmms_steer.models.visuals import visuals_of
 from lmms_steer.prompts import Visual
+from lmms_steer.scoring.choice import choices_of
 from lmms_steer.task_files import names_in, ours, tasks_dir
 
 LETTERS = "ABCDEFGHIJ"
+SOME = 16
 NUMBERS = 21
 
 
@@ -101,12 +105,19 @@ def sha256(asked: Sequence[Asked]) -> str:
     return found.hexdigest()
 
 
+def some(asked: Sequence[Asked]) -> str:
+    """Hashes of sixteen of the questions, in whatever order they come; a board knows by them what was chosen on."""
+    shown = [hash_of(image_ids(one.visuals)) if one.visuals else 0 for one in asked]
+    hashes = (question_hash(hash_of(one.text), images) for one, images in zip(asked, shown, strict=True))
+    return " ".join(sorted(hashes)[:SOME])
+
+
 def _answers(doc: Any, text: str, target: Any) -> tuple[tuple[str, ...], int | None]:
-    choices = next((list(doc[key]) for key in ("choices", "captions") if doc.get(key)), [])
+    choices = choices_of(doc)
     said = str(target).strip().strip("()")
     if choices and said in LETTERS and len(said) == 1:
         # a prompt that lists lettered choices wants a letter, any other the choice itself
-        words = tuple(LETTERS[: len(choices)]) if re.search(r"\(A\)|\bA[.:)]", text) else tuple(map(str, choices))
+        words = tuple(LETTERS[: len(choices)]) if re.search(r"\(A\)|\bA[.:)]", text) else tuple(choices)
         place = LETTERS.index(said)
         return words, place if place < len(words) else None
     if said.isdecimal() and int(said) < NUMBERS:

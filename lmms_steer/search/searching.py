@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from lmms_steer.errors import UserError
 from lmms_steer.search import journal, study
-from lmms_steer.search.asked import Asked, questions
+from lmms_steer.search.asked import Asked, questions, some
 from lmms_steer.search.calibration import calibrate
 from lmms_steer.search.measure import Measure
 from lmms_steer.search.options import Options
@@ -119,12 +119,12 @@ class Searching:
         }  # fmt: skip
 
     def _write(self, grid: Grid, found: dict[str, Any], calibrated: Any) -> None:
-        output, names = self.options.output, self.plan.own
+        output, names, hashes = self.options.output, self.plan.own, some(self.asked)
         study.write_cells(output, grid)
         for name in names:
             folder = self.plan.folder(output, name)
             folder.mkdir(exist_ok=True)
-            study.write(folder, self.plan, name, grid, found)
+            study.write(folder, self.plan, hashes, name, grid, found)
             draw(folder, name, grid.of(name), found["vectors"][name])
         if calibrated is not None:
             study.write_bias(output, calibrated)

@@ -69,23 +69,23 @@ def sha256(plan: Plan, grid: Grid) -> str:
     return found.hexdigest()
 
 
-def spec_of(plan: Plan, study: str, name: str, cell: dict[str, Any]) -> SteeringSpec:
-    """A cell of `told` as a spec, with where it comes from."""
+def spec_of(plan: Plan, study: str, some: str, name: str, cell: dict[str, Any]) -> SteeringSpec:
+    """A cell of `told` as a spec, with where it comes from; `some` are hashes of questions."""
     vector, _, control = name.partition(",control=")
     made = {"chosen_on": plan.task, "questions": plan.n, "model": f"{plan.model} {plan.model_args}", "study": study,
-            "vector_sha256": plan.vectors[name]}  # fmt: skip
+            "vector_sha256": plan.vectors[name], "some_questions": some}  # fmt: skip
     intervention = Intervention(vector, cell["layer"], cell["alpha"], cell["tokens"], control=control or None)
     return SteeringSpec((intervention,), made)
 
 
-def write(folder: Path, plan: Plan, name: str, grid: Grid, found: dict[str, Any]) -> None:
+def write(folder: Path, plan: Plan, some: str, name: str, grid: Grid, found: dict[str, Any]) -> None:
     """The files that `--model_args steering=…` takes: the choice, the cautious one, and the controls' best."""
     study, chosen = sha256(plan, grid), found["vectors"][name]
     files = {"choice": (name, chosen["best"]), "choice_1se": (name, chosen["one_standard_error"])}
     for control, cell in chosen["controls"].items():
         files[f"control_{control.replace(':', '_')}"] = (f"{name},control={control}", cell)
     for file, (vector, cell) in files.items():
-        write_atomically(folder / f"{file}.yaml", spec_of(plan, study, vector, cell).to_yaml().encode())
+        write_atomically(folder / f"{file}.yaml", spec_of(plan, study, some, vector, cell).to_yaml().encode())
 
 
 def write_bias(folder: Path, calibrated: Calibrated) -> None:

@@ -42,7 +42,7 @@ function card(doc, task, base) {
   });
   const image = doc.image && doc.image.startsWith("data:image/") ? make("img", { src: doc.image, alt: `image of question ${doc.id}`, class: doc.image.startsWith("data:image/png") ? "small" : "", loading: "lazy" }) : null;
   return make("article", {}, image, make("div", {}, make("h3", {}, doc.question),
-    make("div", { class: "soft" }, `question ${doc.id} · right: ${doc.target}`), make("ul", {}, ...answers)));
+    make("div", { class: "soft" }, `question ${doc.id} · right: ${doc.target}${doc.meant ? `, ${doc.meant}` : ""}`), make("ul", {}, ...answers)));
 }
 
 async function drawSamples() {
