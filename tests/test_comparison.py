@@ -22,7 +22,8 @@ from lmms_steer.comparison.files import newest
 from lmms_steer.comparison.paired import compare
 from lmms_steer.comparison.plots import plot
 from lmms_steer.comparison.provenance import provenance
-from lmms_steer.comparison.samples import read_results, read_samples
+from lmms_steer.comparison.results import read_results
+from lmms_steer.comparison.samples import read_samples
 from lmms_steer.comparison.systems import read_systems
 from lmms_steer.models.image_ids import image_ids
 from lmms_steer.search.asked import Asked, some

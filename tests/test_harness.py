@@ -15,7 +15,8 @@ from conftest import vectors
 
 from lmms_steer import SteeringSpec, UserError, store
 from lmms_steer.comparison.files import newest
-from lmms_steer.comparison.samples import read_results, read_samples
+from lmms_steer.comparison.results import read_results
+from lmms_steer.comparison.samples import read_samples
 from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.models.glance import glance
 from lmms_steer.task_files import check, ours, tasks_dir, theirs

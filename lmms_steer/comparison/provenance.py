@@ -4,7 +4,8 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from lmms_steer.comparison.samples import Results, Samples
+from lmms_steer.comparison.results import Results
+from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System
 
 # other options hold keys for services, or nothing that changes an answer

@@ -12,38 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmms_steer.comparison.files import Evaluation
+from lmms_steer.comparison.questions import hash_of, question_hash
+from lmms_steer.comparison.results import Results
 from lmms_steer.comparison.scores import better, candidates, score_of
 from lmms_steer.errors import UserError
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Results:
-    """A results file, and the hash of what it says."""
-
-    evaluation: Evaluation
-    said: dict[str, Any]
-    sha256: str
-
-    @property
-    def seeds(self) -> dict[str, Any]:
-        """The harness's four seeds."""
-        config = self.said.get("config", {})
-        return {key: config.get(key) for key in ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")}
-
-    @property
-    def steering(self) -> dict[str, Any]:
-        """What our models record; empty for others."""
-        # lm-eval keeps what a model says of itself in its config
-        return self.said.get("steering") or (self.said.get("config") or {}).get("steering") or {}
-
-    @property
-    def seconds(self) -> float:
-        """How long the harness ran, all tasks together; NaN where it does not say."""
-        return float(self.said.get("total_evaluation_time_seconds") or "nan")
 
 
 @dataclass(frozen=True)
@@ -97,22 +72,6 @@ class Samples:
             for place in self.places.tolist():
                 file.seek(place)
                 yield json.loads(file.readline())
-
-
-def read_results(evaluation: Evaluation) -> Results:
-    """Read a results file.
-
-    Raises:
-        UserError: for one that is cut off.
-    """
-    raw = evaluation.results.read_bytes()
-    try:
-        said = json.loads(raw)
-        if not isinstance(said.get("results"), dict):
-            raise ValueError("it holds no results")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{str(evaluation.results)!r} is cut off or no results file: {error}") from error
-    return Results(evaluation, said, hashlib.sha256(raw).hexdigest())
 
 
 def read_samples(results: Results, task: str, wanted: str | None = None) -> Samples:
@@ -183,18 +142,6 @@ def _identity(sample: dict[str, Any], images_by: str) -> tuple[int, int, int, in
         hash_of(asked),
         hash_of(shown) if shown else 0,
     )
-
-
-def question_hash(prompt: int, images: int) -> str:
-    """Of a question, from the hashes of its text and of its images."""
-    return f"{hash_of([prompt, images]) % 2**64:016x}"
-
-
-def hash_of(value: Any) -> int:
-    """The same in every process, so that an order by it is too."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
 
 
 def _number(value: Any) -> float:

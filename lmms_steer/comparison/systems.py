@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from lmms_steer.comparison.files import Evaluation, systems
-from lmms_steer.comparison.samples import Results, Samples, read_results, read_samples
+from lmms_steer.comparison.results import Results, read_results
+from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.errors import UserError, unknown
 
 PROMPTED = "_prompted"

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from PIL import Image
 
 from lmms_steer.comparison.files import newest
-from lmms_steer.comparison.samples import read_results, read_samples
+from lmms_steer.comparison.results import read_results
+from lmms_steer.comparison.samples import read_samples
 from lmms_steer.demo.charts import colour_curve, search_map
 from lmms_steer.demo.plan import BACKBONE, CONCEPTS, MODEL, Folders
 from lmms_steer.demo.rows import collect, searched

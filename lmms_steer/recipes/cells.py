@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer.comparison.files import newest
-from lmms_steer.comparison.samples import read_results, read_samples
+from lmms_steer.comparison.results import read_results
+from lmms_steer.comparison.samples import read_samples
 from lmms_steer.data.source import data_dir
 from lmms_steer.errors import UserError
 from lmms_steer.vectors import write_atomically

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_steer.comparison.samples import hash_of, question_hash
+from lmms_steer.comparison.questions import hash_of, question_hash
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.models.image_ids import image_ids
 from lmms_steer.models.visuals import visuals_of
