@@ -325,7 +325,9 @@ def started(root: Path, cells: list[Cell], until: str) -> "subprocess.Popen[str]
     plan = root / "cells.json"
     plan.write_text(json.dumps([cell.as_dict() for cell in cells]))
     code = (
-        "import json, pathlib, sys\n"
+        "import json, pathlib, signal, sys\n"
+        # what a shell starts in the background takes no notice of Ctrl-C
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from lmms_steer import cli\n"
         "from lmms_steer.recipes import command; from lmms_steer.recipes.cells import Cell\n"
         f"root = pathlib.Path({str(root)!r}); plan = json.loads(pathlib.Path({str(plan)!r}).read_text())\n"
