@@ -48,7 +48,8 @@ def _map(pyplot: Any, name: str, grid: Grid, found: dict[str, Any]) -> Any:
     random = [control["gain"] for control in found["controls"].values()]
     beside = f"; best of {len(random)} random: {100 * max(random):+.1f}" if random else ""
     dropped = " · dot: dropped early" if len(grid.finalists) < len(grid.cells) else ""
-    title = f"{words.vector(name)}: best {100 * best['gain']:+.1f} points (framed){beside}{dropped}"
+    untried = " · grey: not tried" if len({len(drawn.cells) for drawn in maps.values()}) > 1 else ""
+    title = f"{words.vector(name)}: best {100 * best['gain']:+.1f} points (framed){beside}{dropped}{untried}"
     figure.suptitle(title, fontsize=10)
     return figure
 
