@@ -7,7 +7,7 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from lmms_steer.errors import unknown
+from lmms_steer.errors import UserError, unknown
 
 Names = dict[str, tuple[str, Path]]
 """Name ▸ `task`, `group` or `tag`, and a file that says it."""
@@ -30,22 +30,26 @@ def theirs() -> Names:
     """lmms-eval's own: every name that its index has, and a few that are parts of groups only."""
     spec = find_spec("lmms_eval")
     where = spec.submodule_search_locations if spec else None
-    return names_in(Path(where[0]) / "tasks") if where else {}
+    return _listed_in(Path(where[0]) / "tasks") if where else {}
 
 
 @cache
 def names_in(root: Path) -> Names:
-    """Those of a folder."""
+    """Those that a folder's files define."""
     found: Names = {}
-    # files that others include end in `_yaml` and may hold their tags
-    for path in sorted(root.rglob("*yaml")):
-        for kind, name, itself in _told(path):
-            # one that only a list mentions, or that is a tag too, is what its own file says
-            if itself and kind != "tag":
-                found[name] = (kind, path)
-            else:
-                found.setdefault(name, (kind, path))
+    for kind, name, alone, path in _all_told(root):
+        # one that is a tag too is what its own file says
+        if alone and kind != "tag":
+            found[name] = (kind, path)
+        elif kind == "tag":
+            found.setdefault(name, (kind, path))
     return found
+
+
+@cache
+def _listed_in(root: Path) -> Names:
+    listed = {name: (kind, path) for kind, name, _, path in _all_told(root)}
+    return listed | names_in(root)
 
 
 def kind(name: str, include_path: str | None = None) -> str | None:
@@ -75,10 +79,14 @@ def check(name: str, include_path: str | None = None) -> None:
         name, include_path: as of `kind`.
 
     Raises:
-        UserError: for a name that nobody has, with the nearest.
+        UserError: for a name that nobody has, with the nearest; for one of the user's that is taken.
     """
     if kind(name, include_path) is None:
         raise unknown("task", name, {known for names in _folders(include_path) for known in names})
+    if include_path is not None and name in names_in(Path(include_path)) and kind(name) is not None:
+        # lmms-eval would ask the other
+        whose = "this package" if name in ours() else "lmms-eval"
+        raise UserError(f"{name} of {include_path} is also a {kind(name)} of {whose}: rename yours")
 
 
 def _folders(include_path: str | None) -> Iterator[Names]:
@@ -86,6 +94,13 @@ def _folders(include_path: str | None) -> Iterator[Names]:
         yield names_in(Path(include_path))
     yield ours()
     yield theirs()
+
+
+def _all_told(root: Path) -> Iterator[tuple[str, str, bool, Path]]:
+    # files that others include end in `_yaml` and may hold their tags
+    for path in sorted(root.rglob("*yaml")):
+        if path.is_file():
+            yield from ((*told, path) for told in _told(path))
 
 
 def _told(path: Path) -> Iterator[tuple[str, str, bool]]:

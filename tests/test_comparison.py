@@ -333,10 +333,16 @@ def test_the_same_questions_are_known_by_another_name_of_their_task(tmp_path: Pa
 
 def test_a_study_of_the_vector_on_the_task_is_warned_of_though_the_spec_was_typed(tmp_path: Path) -> None:
     runs = chosen(tmp_path / "runs", "a", {})
+    (tmp_path / "study/.run").mkdir(parents=True)
+    # a recipe's own plan is no study's
+    (tmp_path / "study/.run/plan.json").write_text("[]")
+    (tmp_path / "study/cells.parquet").touch()
     for task, sha, warned in (("a", "6" * 64, True), ("a", "7" * 64, False), ("b", "6" * 64, False)):
-        (tmp_path / "study").mkdir(exist_ok=True)
         (tmp_path / "study/plan.json").write_text(json.dumps({"task": task, "vectors": {"v": sha}}))
         assert any("WARNING: a:" in str(line) for line in run([str(runs)], studies=[tmp_path / "study"])) == warned
+    (tmp_path / "study/plan.json").write_text(json.dumps({"task": "a", "vectors": {"v": "6" * 64}}))
+    elsewhere = chosen(tmp_path / "elsewhere", "a", {"chosen_on": "a_select"})
+    assert not any("WARNING" in str(line) for line in run([str(elsewhere)], studies=[tmp_path / "study"]))
     (tmp_path / "study/plan.json").write_text("{")
     with pytest.raises(UserError, match=r"plan.json' cannot be read as a study's plan"):
         list(run([str(runs)], studies=[tmp_path / "study"]))

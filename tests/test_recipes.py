@@ -16,7 +16,8 @@ from documents import ROOT, blocks
 from PIL import Image
 from runs import STAMP, write_run
 
-from lmms_steer import UserError
+from lmms_steer import UserError, task_files
+from lmms_steer.data.not_here import not_here
 from lmms_steer.extraction import names
 from lmms_steer.extraction.extract import METHODS
 from lmms_steer.recipes import inside, memory, words, workers
@@ -176,6 +177,41 @@ def test_a_plan_says_what_is_not_on_this_disk(tmp_path: Path, monkeypatch: pytes
     assert not any(word in told() for word in ("BLINK", "no finished copy", "WARNING"))
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"a.yaml": "task: mine\ninclude: b.yaml", "b.yaml": "include: a.yaml"}, "a.yaml includes itself"),
+        ({"a.yaml": "task: mine\ninclude: none"}, "none cannot be read as a task: [Errno 2]"),
+        ({"a.yaml": "task: mine\ndataset_path: [x"}, "a.yaml cannot be read as a task: while parsing"),
+        ({"a.yaml": "task: mine\ndataset_path: !!python/object/apply:os.abort []"}, "a.yaml cannot be read as a task"),
+        ({"a.yaml": "task: mine\ndataset_path: !function utils.gone", "utils.py": "raise SystemExit(9)"}, None),
+        ({"a.yaml": "group: mine\ntask: [b, tiny_spatial]", "b.yaml": "group: b\ntask: [mine]"}, None),
+        ({"a.yaml": "tag: mine\ntask: b\ndataset_path: x/y"}, "x/y is not on this disk, "),
+    ],
+)
+def test_a_look_at_one_s_own_tasks_runs_nothing_and_ends_in_lines(
+    tmp_path: Path, files: dict[str, str], said: str | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "old_yaml").mkdir()
+    (tmp_path / "gone.yaml").symlink_to("/no/such")
+    task_files.check("mine", str(tmp_path))
+    lines = list(not_here("mine", str(tmp_path)))
+    assert len(lines) == (said is not None) and (said or "") in "".join(lines)
+
+
+def test_a_name_that_is_taken_is_not_one_s_own(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("task: mmstar")
+    with pytest.raises(UserError, match="mmstar of .* is also a task of lmms-eval: rename yours"):
+        task_files.check("mmstar", str(tmp_path))
+    # listed, not defined: lmms-eval's
+    (tmp_path / "a.yaml").write_text("group: mine\ntask: [mmstar]")
+    task_files.names_in.cache_clear()
+    task_files.check("mmstar", str(tmp_path))
+    assert task_files.file_of("mmstar", str(tmp_path))[1].name == "mmstar.yaml"
+
+
 def test_two_things_that_would_share_a_file_are_refused(recipe: Callable[..., str], tmp_path: Path) -> None:
     second = "  two: {model: steered_paligemma, pretrained: tiny-paligemma2, backbone: /b/final}\nmethods:"
     _, found = load(recipe("methods:", second), (), ["models.tiny.backbone=/a/final"])
@@ -222,6 +258,7 @@ def test_one_s_own_benchmark_as_the_page_writes_it_goes_through_a_recipe(tmp_pat
     table = (tmp_path / "out/boards/tiny/left.csv").read_text()
     assert "kitchen" in table and "mean_shift" in table
     assert len(Ledger(tmp_path / "out").cells) == 5 and set(states(tmp_path / "out").values()) == {"done"}
+    assert all("(done)" in line for line in run(str(file), dry_run=True, **arguments) if line.startswith("# evaluate/"))
     # one's tasks are read too: a changed one is asked again
     (mine / "utils.py").write_text((mine / "utils.py").read_text() + "\n# changed\n")
     said = [line for line in run(str(file), dry_run=True, **arguments) if line.startswith("# search")]

@@ -3,7 +3,7 @@
 import pytest
 
 from lmms_steer.scoring import lettered
-from lmms_steer.scoring.choice import parse_choice
+from lmms_steer.scoring.choice import parse_choice, text_of
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.paper import paper_choice, paper_number
 
@@ -203,6 +203,10 @@ def test_the_paper_s_own_rules() -> None:
         assert paper_choice(answer, SIDES) == expected
     for answer, expected in {"there are 3 and 4": 3, "b": 1, "(C)": 2, "three": None}.items():
         assert paper_number(answer) == expected
+
+
+def test_a_choice_of_capitals_is_a_text_of_its_own() -> None:
+    assert [text_of(letter, ["NO", "(B)", "C"]) for letter in "ABCD"] == ["NO", "", "", ""]
 
 
 def test_rows_without_a_stored_prompt_are_asked_in_cv_bench_s_words() -> None:

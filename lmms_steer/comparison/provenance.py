@@ -73,28 +73,41 @@ def warnings(systems: Iterable[System], searched: Mapping[str, Collection[str]])
         systems: of the board.
         searched: task ▸ sha256 of vectors that were searched on it.
     """
-    flattered: dict[str, list[str]] = {}
+    chosen: dict[str, list[str]] = {}
+    tried: dict[str, list[str]] = {}
     for system in systems:
         for task, run in system.tasks.items():
-            if _chosen_here(run, searched):
-                flattered.setdefault(task, []).append(system.name)
-    return [
+            if _chosen_here(run):
+                chosen.setdefault(task, []).append(system.name)
+            elif _searched_here(run, searched):
+                tried.setdefault(task, []).append(system.name)
+    flattered = [
         f"WARNING: {task}: layer, alpha and tokens of {', '.join(names)} were chosen on questions that they are tested"
         " on here, which flatters them: test on others"
-        for task, names in flattered.items()
+        for task, names in chosen.items()
+    ]
+    return flattered + [
+        f"WARNING: {task}: the vectors of {', '.join(names)} were searched on it: if layer, alpha and tokens come from"
+        " there, test on others"
+        for task, names in tried.items()
     ]
 
 
-def _chosen_here(run: Samples, searched: Mapping[str, Collection[str]]) -> bool:
-    """By the task's name, by the questions themselves, or by a study of the vector on the task."""
-    steering, task = run.results.steering, _plain(run.task)
-    made = steering.get("provenance") or {}
+def _chosen_here(run: Samples) -> bool:
+    """By the task's name, or by the questions themselves."""
+    task, made = _plain(run.task), run.results.steering.get("provenance") or {}
     # a choice that is kept beside its vector says `tiny_spatial_select (500 questions)`
     if task in {_plain(name.split()[0]) for name in str(made.get("chosen_on") or "").split(",") if name.strip()}:
         return True
-    if not run.questions.isdisjoint(str(made.get("some_questions") or "").split()):
-        return True
-    tried = {sha for name, shas in searched.items() if _plain(name) == task for sha in shas}
+    return not run.questions.isdisjoint(str(made.get("some_questions") or "").split())
+
+
+def _searched_here(run: Samples, searched: Mapping[str, Collection[str]]) -> bool:
+    """Whether one of its vectors was, where nothing says what layer, alpha and tokens were chosen on."""
+    steering = run.results.steering
+    if (steering.get("provenance") or {}).get("chosen_on"):
+        return False
+    tried = {sha for name, shas in searched.items() if _plain(name) == _plain(run.task) for sha in shas}
     return any(vector.get("sha256") in tried for vector in steering.get("vectors") or ())
 
 

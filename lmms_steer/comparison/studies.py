@@ -30,7 +30,8 @@ def read_maps(folders: Iterable[Path]) -> list[dict[str, Any]]:
 def read_searches(folders: Iterable[Path]) -> dict[str, set[str]]:
     """Task ▸ sha256 of the vectors that were searched on it, as far as the studies' plans say."""
     found: dict[str, set[str]] = {}
-    for path in (path for folder in folders for path in sorted(folder.rglob("plan.json"))):
+    plans = (path.with_name("plan.json") for folder in folders for path in _cells(folder))
+    for path in filter(Path.is_file, plans):
         try:
             plan = json.loads(path.read_text(encoding="utf-8"))
             found.setdefault(plan["task"], set()).update(plan["vectors"].values())

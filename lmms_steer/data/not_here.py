@@ -7,41 +7,51 @@ from typing import Any
 
 import yaml
 
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, one_line
 from lmms_steer.task_files import file_of, kind, tagged, tasks_dir
 
 
 def not_here(name: str, include_path: str | None = None) -> Iterator[str]:
-    """A line for each dataset of a task, group or tag that is not on this disk.
+    """A line for each dataset of a task, group or tag that is not on this disk, or file that cannot be read.
 
     Args:
         name, include_path: as of `kind`, which knows them.
     """
+    files: list[Path] = []
+    try:
+        _collect(name, include_path, files, {name})
+        for path in files:
+            dataset = _read(path).get("dataset_path")
+            if isinstance(dataset, str) and "/" in dataset and not (Path(dataset).exists() or _in_cache(dataset)):
+                yield f"{dataset} is {absent()}"
+    except UserError as error:
+        yield str(error)
+
+
+def absent() -> str:
+    """What becomes of what the Hub has, and this disk has not."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    return f"not on this disk, {'and HF_HUB_OFFLINE is set' if HF_HUB_OFFLINE else 'will be fetched from the Hub'}"
+
+
+def _collect(name: str, include_path: str | None, files: list[Path], groups: set[str]) -> None:
     said, path = file_of(name, include_path)
-    if said == "task" and (line := _dataset_not_here(path)):
-        yield line
+    if said == "task":
+        files.append(path)
     if said == "tag":
-        yield from filter(None, map(_dataset_not_here, tagged(name, include_path)))
+        files += tagged(name, include_path)
     if said == "group":
         for member in _members(path):
-            if member != name and kind(member, include_path):
-                yield from not_here(member, include_path)
+            if member not in groups and kind(member, include_path):
+                groups.add(member)
+                _collect(member, include_path, files, groups)
 
 
 def _members(path: Path) -> list[str]:
     listed = _read(path).get("task") or []
     members = listed if isinstance(listed, list) else [listed]
     return [str(m.get("task") or m.get("group")) if isinstance(m, dict) else str(m) for m in members]
-
-
-def _dataset_not_here(path: Path) -> str | None:
-    try:
-        dataset = _read(path).get("dataset_path")
-    except UserError as error:
-        return str(error)
-    if not isinstance(dataset, str) or "/" not in dataset or Path(dataset).exists() or _in_cache(dataset):
-        return None
-    return f"{dataset} is not on this disk and will be fetched from the Hub"
 
 
 def _in_cache(dataset: str) -> bool:
@@ -65,11 +75,18 @@ def _function(loader: Any, node: Any) -> Any:
 _Loader.add_constructor("!function", _function)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    with path.open(encoding="utf-8") as file:
-        said: dict[str, Any] = yaml.load(file, Loader=_Loader) or {}  # noqa: S506  a SafeLoader
+def _read(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path in includers:
+        raise UserError(f"{path} includes itself")
+    try:
+        with path.open(encoding="utf-8") as file:
+            said = yaml.load(file, Loader=_Loader) or {}  # noqa: S506  a SafeLoader
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as a task: {one_line(error)}") from error
+    if not isinstance(said, dict):
+        raise UserError(f"{path} cannot be read as a task: it holds no keys")
     first: dict[str, Any] = {}
     includes = said.pop("include", [])
     for name in reversed([includes] if isinstance(includes, str) else includes):
-        first.update(_read(path.parent / name))
+        first.update(_read(path.parent / name, (*includers, path)))
     return first | said

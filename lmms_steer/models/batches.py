@@ -25,6 +25,31 @@ def in_batches(asked: Sequence[Q], shape: Callable[[Q], Hashable], run: Callable
     return [results[number] for number in range(len(asked))]
 
 
+class Fitting:
+    """Batches that are no larger than what fitted, once one has run out of memory.
+
+    Args:
+        what: they are of, for the line that says so.
+    """
+
+    def __init__(self, what: str = "questions") -> None:
+        self.what, self.at_once = what, sys.maxsize
+
+    def run(self, batch: Sequence[Q], run: Callable[[list[Q]], list[R]]) -> list[R]:
+        """`run` over a batch, results in its order.
+
+        Raises:
+            torch.OutOfMemoryError: where one alone does not fit.
+        """
+        results: list[R] = []
+        while len(results) < len(batch):
+            results += halving(batch[len(results) :][: self.at_once], run, self.what, self._keep)
+        return results
+
+    def _keep(self, fitted: int) -> None:
+        self.at_once = fitted
+
+
 def halving(
     batch: Sequence[Q],
     run: Callable[[list[Q]], list[R]],

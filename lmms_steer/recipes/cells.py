@@ -138,7 +138,9 @@ def digest(paths: Iterable[str]) -> str:
     """Of files' content; a checkpoint's weights count by size and time, their content takes minutes to read."""
     found: list[list[object]] = []
     for path in map(Path, paths):
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        below = path.rglob("*") if path.is_dir() else [path]
+        # a folder of tasks is imported from, which leaves these in it
+        files = sorted(p for p in below if path == p or (p.is_file() and "__pycache__" not in p.parts))
         for file in files:
             name = str(file.relative_to(path)) if file != path else ""
             if not file.is_file():

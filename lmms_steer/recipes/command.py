@@ -115,8 +115,8 @@ def _worked(
     (root / ".run" / "alive").touch()
     crew = Crew(root, name, workers, cluster, slurm)
     told = {cell for cell, state in ledger.states().items() if state["state"] in ENDED}
-    crew.start()
     try:
+        crew.start()
         for line in crew.watch(ledger, cells):
             if line:
                 yield line

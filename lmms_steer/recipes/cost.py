@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from lmms_steer.data.not_here import absent
 from lmms_steer.recipes.cells import Cell, Marks
 from lmms_steer.recipes.ledger import States
-from lmms_steer.recipes.memory import gigabytes, needed
+from lmms_steer.recipes.memory import gigabytes, needed, on_disk
 from lmms_steer.recipes.ready import not_here
 from lmms_steer.recipes.schema import Recipe
 
@@ -21,7 +22,8 @@ def told(recipe: Recipe, cells: Sequence[Cell], states: States, marks: Marks) ->
             yield f"{kind}: {sum(filter(None, answers)):,} answers to compute"
     for name, model in recipe.models.items():
         need = needed(model.pretrained, model.args.get("dtype", "auto"))
-        size = f"{gigabytes(need)} of weights" if need else "not on this disk, will be fetched from the Hub"
+        size = f"{gigabytes(need)} of weights" if need else "of a size that cannot be told"
+        size = size if on_disk(model.pretrained) else absent()
         yield f"{name}: {model.pretrained}, {size}"
     yield from not_here(recipe, [cell for cell in cells if states[cell.name]["state"] != "kept"])
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}

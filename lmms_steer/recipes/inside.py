@@ -25,7 +25,7 @@ def run(command: Sequence[str], log: Path) -> int:
     with log.open("w", encoding="utf-8") as file, _printing_to(file.fileno()), _as_it_was(command):
         main = _entry(command[0])
         if main is None:
-            leash = (sys.executable, "-m", "lmms_steer.recipes.leash")
+            leash = (sys.executable, "-m", "lmms_steer.recipes.leash", str(os.getpid()))
             with subprocess.Popen([*leash, _program(command[0]), *command[1:]]) as child:
                 try:
                     return child.wait()

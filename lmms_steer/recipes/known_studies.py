@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer import concepts, task_files
-from lmms_steer.errors import UserError, unknown
-from lmms_steer.recipes.mistakes import at, known, near
+from lmms_steer.errors import UserError
+from lmms_steer.recipes.mistakes import at, checked, known
 from lmms_steer.recipes.schema import Recipe
 from lmms_steer.recipes.tree import Tree
 from lmms_steer.recipes.words import label
@@ -23,7 +23,7 @@ def check_studies(recipe: Recipe, found: Tree) -> None:
         tasks = {"select": (study.select,), "test": study.test, "test_prompted": study.test_prompted or ()}
         for key, names in tasks.items():
             for task in filter(None, names):
-                _check_task(found, (*path, key), task, recipe.include_path)
+                checked(found, (*path, key), task_files.check, task, recipe.include_path)
         if study.select:
             _check_select(found, (*path, "select"), study.select, recipe.include_path)
         if "prompted" in recipe.systems and not study.test_prompted:
@@ -57,12 +57,6 @@ def _check_concept(found: Tree, path: tuple[Any, ...], concept: str) -> None:
             raise at(found, path, UserError(f"no such concept file: {concept!r}"))
         return
     known(found, path, "concept", [concept], concepts.names())
-
-
-def _check_task(found: Tree, path: tuple[Any, ...], task: str, include_path: str | None) -> None:
-    if task_files.kind(task, include_path) is None:
-        own = task_files.names_in(Path(include_path)) if include_path else {}
-        raise at(found, path, unknown("task", task, near(task, {**own, **task_files.ours()})))
 
 
 def _check_select(found: Tree, path: tuple[Any, ...], task: str, include_path: str | None) -> None:

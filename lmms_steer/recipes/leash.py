@@ -1,4 +1,4 @@
-"""`python -m lmms_steer.recipes.leash PROGRAM …`: the program, ended when the process that started it dies of SIGKILL.
+"""`python -m lmms_steer.recipes.leash PID PROGRAM …`: the program, ended when PID, which started it, dies of SIGKILL.
 
 A worker that dies so cannot end what it runs, and its cell is begun again. Linux alone can do this.
 """
@@ -16,7 +16,9 @@ def main() -> None:
     if sys.platform == "linux":
         # SIGTERM, on which torchrun ends its own processes too
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606  the recipe's own command
+        if os.getppid() != int(sys.argv[1]):
+            sys.exit(1)
+    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606  the recipe's own command
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Whether a model fits, told before it is loaded from the headers of its weights; no weight is read."""
 
 import json
-import os
 import struct
 from math import prod
 from pathlib import Path
@@ -21,7 +20,7 @@ def needed(pretrained: str, dtype: str, processor: bool = False) -> int | None:
         dtype: as in `--model_args`; `auto` is float32 on a processor, and as stored elsewhere.
         processor: whether it will run on a processor.
     """
-    folder = _on_disk(checkpoint(pretrained))
+    folder = on_disk(pretrained)
     width = 4 if dtype == "auto" and processor else _BYTES.get(dtype)
     try:
         return sum(_tensors(path, width) for path in _weights(folder)) or None if folder else None
@@ -52,12 +51,14 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 10**8 else f"{count / 1e6:.1f} MB"
 
 
-def _on_disk(name: str) -> Path | None:
+def on_disk(name: str) -> Path | None:
+    """Where a checkpoint's files are, without its weights being read; None for one that is not here."""
+    name = checkpoint(name)
     if Path(name).is_dir():
         return Path(name)
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    snapshots = hub / f"models--{name.replace('/', '--')}" / "snapshots"
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    snapshots = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
     found = sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime)
     return found[-1] if found else None
 

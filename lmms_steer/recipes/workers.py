@@ -77,9 +77,10 @@ class Crew:
             time.sleep(0.2)
 
     def stop(self) -> None:
-        """End those that still run; on this machine they also end by themselves when this process does."""
+        """End the cluster's jobs; workers on this machine end by themselves, when the folder is another run's or this
+        process is gone."""
         self.over.set()
-        for job in self.jobs.values():
+        for job in self.jobs.values() if self.cluster != "local" else ():
             if not job.done():
                 job.cancel()
 
@@ -106,7 +107,9 @@ def _deaf() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        # None: whoever put it there did not use Python
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 def _parameters(cluster: str, slurm: Sequence[str]) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def text_of(letter: str, choices: Sequence[str]) -> str:
     """What a letter stands for (`B` or `(B)`); "" where it names no choice, or a choice that is a letter itself."""
     bare = letter.strip().strip("()")
     place = LETTERS.find(bare) if len(bare) == 1 else -1
-    return choices[place] if 0 <= place < len(choices) and choices[place].strip("()") not in LETTERS else ""
+    text = choices[place] if 0 <= place < len(choices) else ""
+    return "" if re.fullmatch(r"\(?[A-Z]\)?", text) else text
 
 
 def _direct(text: str, choices: Sequence[str], letters: str) -> str | None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lmms_steer.comparison.questions import hash_of, question_hash
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.errors import UserError, one_line, unknown
 from lmms_steer.models.image_ids import image_ids
 from lmms_steer.models.visuals import visuals_of
 from lmms_steer.prompts import Visual
@@ -56,7 +58,10 @@ def load(task: str, model: str, include_path: Path | None = None) -> tuple[Any, 
     near = ours() | (names_in(include_path) if include_path else {})
     folders = [tasks_dir(), *([str(include_path)] if include_path else [])]
     # the index of all of lmms-eval's takes seconds
-    manager = TaskManager(include_path=folders, include_defaults=task not in near, model_name=model)
+    try:
+        manager = TaskManager(include_path=folders, include_defaults=task not in near, model_name=model)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"lmms-eval cannot read the tasks in {include_path}: {one_line(error)}") from error
     if task not in manager.all_tasks:
         raise unknown("task", task, manager.all_tasks)
     loaded = manager.load_task_or_group([task], "simple")

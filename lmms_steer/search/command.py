@@ -89,7 +89,10 @@ def _at_a_glance(options: Options, asked_for: dict[str, Any]) -> None:
     if options.include_path is not None and not options.include_path.is_dir():
         raise UserError(f"--include_path {options.include_path}: no such folder")
     for task in filter(None, (options.task, options.confirm)):
-        task_files.check(task, str(options.include_path) if options.include_path else None)
+        own = str(options.include_path) if options.include_path else None
+        task_files.check(task, own)
+        if task_files.kind(task, own) == "group":
+            raise UserError(f"{task} is a group: search on one task")
     if options.confirm == options.task:
         raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
     same(options.output, {**asked_for, "vectors": options.names})

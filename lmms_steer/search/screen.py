@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lmms_steer.intervention.anatomy import decoder_layers, image_token_ids
 from lmms_steer.intervention.masks import token_mask
-from lmms_steer.models.batches import halving
+from lmms_steer.models.batches import Fitting
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.letters import Letters
 from lmms_steer.search.plan import Cell
@@ -58,10 +58,10 @@ class Screen:
 
     def shares(self, cells: Sequence[Cell], asked: Sequence[Asked], batch_size: int) -> list[float]:
         """For each cell the share of questions that it would answer rightly if margins were straight."""
-        right = np.zeros(len(cells))
+        right, fitting = np.zeros(len(cells)), Fitting()
         for first in range(0, len(asked), batch_size):
             batch = asked[first : first + batch_size]
-            right += np.sum(halving(batch, partial(self._right, cells)), axis=0)
+            right += np.sum(fitting.run(batch, partial(self._right, cells)), axis=0)
         shares: list[float] = (right / len(asked)).tolist()
         return shares
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lmms_steer.errors import UserError
-from lmms_steer.models.batches import halving
+from lmms_steer.models.batches import Fitting
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.measure import Measure
 from lmms_steer.search.plan import Cell
@@ -58,6 +58,7 @@ class Work:
         self.folder, self.measure, self.asked, self.batch_size, self.bar = folder, measure, asked, batch_size, bar
         self.answers: dict[int, list[float]] = {}
         self.hooked: list[str] = []
+        self.fitting = Fitting()
         self.replayed = 0
         for name in ("batches", "locks"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ class Work:
             return False
 
     def _measure(self, path: Path, batch: Sequence[int], rung: Rung, check: bool) -> None:
-        rows = halving(batch, partial(self._rows, rung.cells, check))
+        rows = self.fitting.run(batch, partial(self._rows, rung.cells, check))
         scores, base, answers, hooked = zip(*rows, strict=True)
         columns = {
             "question": pa.array(list(batch), pa.int32()),
