@@ -1,11 +1,14 @@
 """Which text backbone an MLLM is built on, which SAEs read it, and where a named checkpoint is loaded from."""
 
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
 import yaml
 
+from lmms_steer.errors import unknown
 from lmms_steer.tiny_world.paths import TINY_MODELS, TINY_SAE, weights_dir
 
 
@@ -36,7 +39,13 @@ def backbone_of(model: str) -> str | None:
 
 
 def checkpoint(model: str) -> str:
-    """What transformers should load for a name: the folder that ships for the tiny models, else the name itself."""
+    """What transformers should load for a name: the folder that ships for the tiny models, else the name itself.
+
+    Raises:
+        UserError: for a misspelt name of a tiny model.
+    """
+    if model not in TINY_MODELS and not Path(model).exists() and get_close_matches(model, TINY_MODELS, cutoff=0.85):
+        raise unknown("checkpoint", model, TINY_MODELS)
     return str(weights_dir(model)) if model in TINY_MODELS else model
 
 

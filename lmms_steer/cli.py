@@ -27,6 +27,7 @@ app.add_typer(concepts_app, name="concepts")
 Vector = Annotated[str, typer.Argument(help="BACKBONE/CONCEPT/METHOD of a store, or a file.")]
 
 INTERRUPTED = 130
+UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 def main() -> None:
@@ -39,9 +40,12 @@ def main() -> None:
         _say(f"lmms-steer: {error}", err=True)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _say("lmms-steer: the disk is full; what is finished is kept: make room and run it again", err=True)
+        elif error.errno in UNUSABLE and error.filename:
+            _say(f"lmms-steer: {str(error.filename)!r} cannot be used: {error.strerror}", err=True)
+        else:
             raise
-        _say("lmms-steer: the disk is full; what is finished is kept: make room and run it again", err=True)
         sys.exit(2)
     except SystemExit as end:
         # what typer makes of an interrupt

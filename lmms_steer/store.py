@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 
 from lmms_steer.backbones import short_name
 from lmms_steer.errors import UserError, one_line, unknown
+from lmms_steer.shipped import shipped
 from lmms_steer.vectors import SteeringVectors, read_provenance, write_atomically
 
 DEFAULT_METHOD = "mean_shift"
@@ -42,7 +42,7 @@ def user_store() -> Path:
 
 
 def shipped_store() -> Path:
-    return Path(str(files("lmms_steer.vector_cache")))
+    return shipped("vector_cache")
 
 
 def entries() -> Iterator[Entry]:

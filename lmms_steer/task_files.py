@@ -3,11 +3,11 @@
 import re
 from collections.abc import Iterator
 from functools import cache
-from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
 from lmms_steer.errors import UserError, unknown
+from lmms_steer.shipped import shipped
 
 Names = dict[str, tuple[str, Path]]
 """Name ▸ `task`, `group` or `tag`, and a file that says it."""
@@ -18,7 +18,7 @@ _NAME = re.compile(r"\w[^\s,\"'\[\]{}:]*")
 
 def tasks_dir() -> str:
     """The folder of our task YAMLs, as `--include_path` wants it."""
-    return str(files("lmms_steer.tasks"))
+    return str(shipped("tasks"))
 
 
 def ours() -> Names:

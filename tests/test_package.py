@@ -88,6 +88,9 @@ AT_ONCE = [
     ("extract --backbone tiny-gemma2 --concept spatial --judge lm", "unknown judge 'lm'"),
     ("vectors show tiny-gemma2/spatial --picture x.gif", "ends in .png"),
     ("concepts show spatail --backbone tiny-gemma2", "unknown concept 'spatail'"),
+    ("extract --backbone tiny-gema2 --concept spatial", "unknown checkpoint 'tiny-gema2': did you mean 'tiny-gemma2'"),
+    ("run tiny --dry-run --set models.tiny-paligemma2.layers=2-9", "--layers 2-9: the model has the layers 0-4"),
+    ("run tiny --dry-run --set studies.colour.select=tiny_colour", "tiny_colour asks the split 'test'"),
 ]
 
 
@@ -120,6 +123,35 @@ def test_a_full_disk_is_one_line_and_status_2(
     with pytest.raises(SystemExit) as stopped:
         main()
     assert stopped.value.code == 2 and "the disk is full; what is finished is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments", ["run tiny --output FILE", "search --task tiny_spatial_select --vector spatial --output FILE/below"]
+)
+def test_an_output_that_cannot_be_used_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: str
+) -> None:
+    (tmp_path / "file").touch()
+    more = " --model steered_paligemma --model_args pretrained=tiny-paligemma2" if "search" in arguments else ""
+    words = (arguments + more).replace("FILE", str(tmp_path / "file")).split()
+    monkeypatch.setattr("sys.argv", ["lmms-steer", *words])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.endswith("cannot be used: Not a directory\n") and said.count("\n") == 1
+
+
+def test_a_checkout_before_the_installed_package_still_finds_what_ships(tmp_path: Path) -> None:
+    # as in a clone after `pip install .`: only the installed package has tasks, vectors and recipes inside
+    for name in ("lmms_steer", "tasks", "recipes", "vector_cache"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    code = (
+        "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]\n"
+        "from lmms_steer import task_files, store; from lmms_steer.recipes.reader import shipped\n"
+        "print('tiny_spatial' in task_files.ours(), 'tiny' in shipped(), any(store.entries()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.split() == ["True", "True", "True"], done.stdout
 
 
 def test_extracting_twice_gives_the_same_file_and_lists_it(own_cache: Path) -> None:

@@ -117,6 +117,34 @@ def test_values_are_set_by_key_by_star_and_by_a_file_laid_over(recipe: Callable[
         assert expected in str(told.value)
 
 
+def test_null_takes_a_name_out_and_an_overlay_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    over = tmp_path / "less.yaml"
+    over.write_text("methods: {sae: null}")
+    _, found = load("paper_cvbench", [str(over)], ["models.idefics3-8b=null"])
+    assert "idefics3-8b" not in found.models and set(found.methods) == {"mean_shift", "linear_probe"}
+    lines = "\n".join(run("paper_cvbench", over=["stand_in"], dry_run=True))
+    assert "runs/paper_cvbench-stand_in/" in lines and "runs/paper_cvbench/" not in lines
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="mine is a folder: a recipe is a file, such as mine.yaml"):
+        load("mine")
+
+
+def test_a_plan_says_what_its_vectors_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    said = "\n".join(run("paper_cvbench", dry_run=True))
+    assert "# the backbone google/gemma-2-9b is not on this disk" in said
+    assert "# gemma-2-2b's SAEs are of gemma-scope-2b-pt-res-canonical" in said
+    assert "# WARNING: OPENAI_API_KEY is not set" in said
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    said = "\n".join(run("paper_cvbench", dry_run=True))
+    assert "OPENAI_API_KEY" not in said and "secret" not in said
+
+
 def test_the_names_of_methods_are_those_that_there_are() -> None:
     assert set(names.METHODS) == set(METHODS)
 
@@ -499,6 +527,12 @@ def test_a_command_run_inside_leaves_its_output_status_and_reason_and_the_proces
     assert (sys.argv, dict(os.environ)) == before
     log.write_text("loading\n\x1b[31mtorch.OutOfMemoryError: no room\x1b[0m\n")
     assert inside.why(log) == "torch.OutOfMemoryError: no room"
+
+
+def test_what_was_tried_again_and_again_is_told_by_its_cause(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("pyarrow.lib.ArrowInvalid: no footer\nValueError: x\ntenacity.RetryError: RetryError[<Future>]\n")
+    assert inside.why(log) == "ValueError: x"
 
 
 def test_an_evaluation_that_left_too_little_is_not_done(tmp_path: Path) -> None:

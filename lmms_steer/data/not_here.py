@@ -21,7 +21,7 @@ def not_here(name: str, include_path: str | None = None) -> Iterator[str]:
     try:
         _collect(name, include_path, files, {name})
         for path in files:
-            dataset = _read(path).get("dataset_path")
+            dataset = read_task(path).get("dataset_path")
             if isinstance(dataset, str) and "/" in dataset and not (Path(dataset).exists() or _in_cache(dataset)):
                 yield f"{dataset} is {absent()}"
     except UserError as error:
@@ -49,7 +49,7 @@ def _collect(name: str, include_path: str | None, files: list[Path], groups: set
 
 
 def _members(path: Path) -> list[str]:
-    listed = _read(path).get("task") or []
+    listed = read_task(path).get("task") or []
     members = listed if isinstance(listed, list) else [listed]
     return [str(m.get("task") or m.get("group")) if isinstance(m, dict) else str(m) for m in members]
 
@@ -75,7 +75,12 @@ def _function(loader: Any, node: Any) -> Any:
 _Loader.add_constructor("!function", _function)
 
 
-def _read(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_task(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """What a task's file says, with what it includes.
+
+    Raises:
+        UserError: for what is no YAML, or is not there.
+    """
     if path in includers:
         raise UserError(f"{path} includes itself")
     try:
@@ -88,5 +93,5 @@ def _read(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
     first: dict[str, Any] = {}
     includes = said.pop("include", [])
     for name in reversed([includes] if isinstance(includes, str) else includes):
-        first.update(_read(path.parent / name, (*includers, path)))
+        first.update(read_task(path.parent / name, (*includers, path)))
     return first | said

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lmms_steer import concepts, store
+from lmms_steer.backbones import backbone_checkpoint
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.methods import DEFAULT, Settings
@@ -26,7 +27,7 @@ def extract(
     """Yields a line for every vector that was filed, and for every sentence that was skipped.
 
     Raises:
-        UserError: before the backbone is loaded, for a concept, method or judge that does not exist.
+        UserError: before the backbone is loaded, for a concept, method, judge or tiny model that does not exist.
     """
     if questions is not None and (len(concept_names) != 1 or concept_names[0] == "all"):
         raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
@@ -37,6 +38,7 @@ def extract(
     for method in methods:
         check_method(method)
     judge_named(settings.judge)
+    backbone_checkpoint(backbone)
     # torch and transformers, which take seconds to import
     from lmms_steer.extraction.extract import Backbone
 

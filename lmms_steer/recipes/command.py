@@ -38,13 +38,15 @@ def run(
     if cluster not in CLUSTERS:
         raise unknown("cluster", cluster, CLUSTERS)
     stem, recipe = load(name, over, assignments)
-    root = output or Path(recipe.output or f"runs/{stem}")
+    # what stands in for another must not be taken for it
+    root = output or Path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in over)]))
     cells = Planner(recipe, root).cells()
     if dry_run:
         states = _kept(root, cells)
-        yield from (f"# {line}" for line in cost.told(recipe, cells, states, Marks(root)))
         for cell in cells:
             yield f"# {cell.name}{' (done)' if states[cell.name]['state'] == 'kept' else ''}\n{cell}"
+        # last, where a terminal stands when hundreds of commands have gone by
+        yield from (f"# {line}" for line in cost.told(recipe, cells, states, Marks(root)))
         return
     yield from cost.told(recipe, cells, _kept(root, cells), Marks(root))
     yield from execute(root, cells, workers, cluster, slurm)

@@ -53,7 +53,8 @@ def why(log: Path) -> str:
     """The line of a log that says why its command failed."""
     lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in log.read_text(errors="replace").splitlines()]
     ours = [line.removeprefix("lmms-steer: ") for line in lines if line.startswith("lmms-steer: ")]
-    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    # what was tried again and again is told before the last line, which says only that it was
+    raised = [line for line in lines if re.match(r"[\w.]*(?<!Retry)(Error|Exception|Interrupt|Invalid)\b", line)]
     logged = [line.split(" - ", 1)[-1] for line in lines if re.search(r"\| (ERROR|CRITICAL) ", line)]
     for found in (ours, raised, logged, [line for line in lines if line]):
         if found:

@@ -1,12 +1,15 @@
 """The names in a recipe, each looked up before anything runs. Imports neither torch nor lmms-eval: a plan is quick."""
 
+import json
 import re
 import shlex
 
+from lmms_steer.backbones import checkpoint
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.extraction.names import check_method
 from lmms_steer.models.names import MODELS, wrapped
 from lmms_steer.recipes.known_studies import check_studies
+from lmms_steer.recipes.memory import on_disk
 from lmms_steer.recipes.mistakes import at, checked, known, near
 from lmms_steer.recipes.schema import SYSTEMS, Recipe
 from lmms_steer.recipes.tree import Tree
@@ -49,12 +52,24 @@ def _check_models(recipe: Recipe, found: Tree) -> None:
                 (*path, "model"),
                 unknown("model", model.model, near(model.model, [*MODELS, *wrapped()])),
             )
+        checked(found, (*path, "pretrained"), checkpoint, model.pretrained)
         for key, value in {"pretrained": model.pretrained, **model.args}.items():
             if re.search(r"[,=\s]", value):
                 wrong = UserError(f"{key}={value}: --model_args cannot hold ',', '=' or a space in a value")
                 raise at(found, (*path, key if key == "pretrained" else "args"), wrong)
         if model.layers:
-            checked(found, (*path, "layers"), layer_range, model.layers)
+            checked(found, (*path, "layers"), layer_range, model.layers, _layers(model.pretrained))
+
+
+def _layers(pretrained: str) -> int | None:
+    """How many decoder layers a checkpoint on this disk says that it has."""
+    folder = on_disk(pretrained)
+    try:
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
+        found = said.get("text_config", said).get("num_hidden_layers")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, int) else None
 
 
 def _check_methods(recipe: Recipe, found: Tree) -> None:

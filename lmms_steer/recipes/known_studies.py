@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer import concepts, task_files
+from lmms_steer.data.not_here import read_task
 from lmms_steer.errors import UserError
 from lmms_steer.recipes.mistakes import at, checked, known
 from lmms_steer.recipes.schema import Recipe
 from lmms_steer.recipes.tree import Tree
 from lmms_steer.recipes.words import label
+from lmms_steer.search.ranges import refuse_test
 
 _FILE = (".yaml", ".yml", ".jsonl", ".csv")
 
@@ -60,9 +62,11 @@ def _check_concept(found: Tree, path: tuple[Any, ...], concept: str) -> None:
 
 
 def _check_select(found: Tree, path: tuple[Any, ...], task: str, include_path: str | None) -> None:
-    kind = task_files.kind(task, include_path)
-    if kind not in (None, "task"):
+    kind, file = task_files.file_of(task, include_path)
+    if kind != "task":
         raise at(found, path, UserError(f"select: {task} is a {kind}: a choice is made on one task"))
+    said = read_task(file)
+    checked(found, path, refuse_test, task, str(said.get("test_split") or said.get("validation_split")))
 
 
 def _check_prompted(found: Tree, path: tuple[Any, ...], task: str, include_path: str | None) -> None:

@@ -26,7 +26,7 @@ def known(found: Tree, path: Path, kind: str, names: Iterable[str], among: Itera
             raise at(found, path, unknown(kind, name, there))
 
 
-def checked(found: Tree, path: Path, read: Callable[..., object], *args: str | None) -> None:
+def checked(found: Tree, path: Path, read: Callable[..., object], *args: str | int | None) -> None:
     """
     Raises:
         UserError: what `read` raises.

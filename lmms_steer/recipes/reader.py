@@ -1,7 +1,6 @@
 """A recipe's file ▸ `Recipe`: every mistake has its line, and the nearest name that would have been right."""
 
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lmms_steer.errors import UserError, unknown
 from lmms_steer.recipes import tree
 from lmms_steer.recipes.known import check_names
 from lmms_steer.recipes.schema import Command, Method, Model, Recipe, Search, Study
+from lmms_steer.shipped import shipped as shipped_folder
 
 _PARTS: dict[str, type[BaseModel]] = {
     "models": Model,
@@ -49,7 +49,7 @@ def load(name: str, over: Sequence[str] = (), assignments: Iterable[str] = ()) -
 
 def shipped() -> dict[str, Path]:
     """Name ▸ file of the recipes that come with the package, overlays included."""
-    folder = Path(str(files("lmms_steer.recipe_files")))
+    folder = shipped_folder("recipe_files")
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -62,6 +62,8 @@ def find(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
         return path
+    if path.is_dir():
+        raise UserError(f"{name} is a folder: a recipe is a file, such as {name.rstrip('/')}.yaml")
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1:
         if name not in shipped():
             raise unknown("recipe", name, shipped())

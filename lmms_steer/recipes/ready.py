@@ -1,10 +1,14 @@
 """What a plan reads that is not on this disk: datasets, and the choices of another recipe."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lmms_steer.backbones import backbone_checkpoint, sae_of
 from lmms_steer.data import not_here as datasets
+from lmms_steer.recipes import words
 from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.memory import on_disk
 from lmms_steer.recipes.schema import Recipe
 
 FEW = 2
@@ -20,10 +24,26 @@ def not_here(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
     for line, tasks in lines.items():
         more = f" and {len(tasks) - FEW} more" if len(tasks) > FEW else ""
         yield f"{', '.join(tasks[:FEW])}{more}: {line}"
+    yield from _extractions(recipe, cells)
     lost = list(dict.fromkeys(path for cell in cells if (path := lacks(cell))))
     if lost:
         first = f"run the recipe of {recipe.chosen_in} before this one" if recipe.chosen_in else "make them first"
         yield f"WARNING: {len(lost)} files that its cells read are not there (the first is {lost[0]}): {first}"
+
+
+def _extractions(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
+    if not any(cell.kind == "extract" for cell in cells):
+        return
+    for backbone in dict.fromkeys(map(words.backbone, recipe.models.values())):
+        full = backbone_checkpoint(backbone)
+        if not on_disk(full):
+            yield f"the backbone {full} is {datasets.absent()}"
+        for saes in {settings.sae or sae_of(backbone) for name, settings in recipe.methods.items() if "sae" in name}:
+            if saes and not Path(saes).exists():
+                yield f"{backbone}'s SAEs are of {saes}, fetched where they are not on this disk"
+    judges = {settings.judge or "llm" for name, settings in recipe.methods.items() if name.startswith("sae")}
+    if "llm" in judges and not os.environ.get("OPENAI_API_KEY"):
+        yield "WARNING: OPENAI_API_KEY is not set: SAE features will be taken unchecked; set it, or say judge: none"
 
 
 def lacks(cell: Cell) -> str | None:

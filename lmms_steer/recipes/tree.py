@@ -59,13 +59,15 @@ def read(path: Path) -> Tree:
 
 
 def lay_over(tree: Tree, over: Tree) -> None:
-    """Put `over`'s values into the tree, key by key; its key `*` stands for every key that is there."""
+    """Put `over`'s values into the tree, key by key; its key `*` stands for every key that is there, null removes."""
     if not (isinstance(tree.value, dict) and isinstance(over.value, dict)):
         tree.value, tree.where = over.value, over.where
         return
     for key, child in over.value.items():
         for name in list(tree.value) if key == "*" else [key]:
-            if name in tree.value:
+            if child.value is None:
+                tree.value.pop(name, None)
+            elif name in tree.value:
                 # a copy for each: what is set in one must not show in the others
                 lay_over(tree.value[name], copy.deepcopy(child))
             else:
@@ -73,7 +75,7 @@ def lay_over(tree: Tree, over: Tree) -> None:
 
 
 def set_key(tree: Tree, assignment: str) -> None:
-    """`models.NAME.pretrained=PATH`; a `*` stands for every key that is there.
+    """`models.NAME.pretrained=PATH`; a `*` stands for every key that is there, `null` removes one.
 
     Raises:
         UserError: for a path that leads nowhere.
@@ -107,6 +109,8 @@ def _assign(tree: Tree, path: str, value: Tree, where: str) -> None:
     for name in sorted(children, key=len, reverse=True):
         if path == name:
             children[name] = value
+            if value.value is None:
+                del children[name]
             return
         if path.startswith(f"{name}."):
             _assign(children[name], path.removeprefix(f"{name}."), value, where)

@@ -64,11 +64,23 @@ def load(task: str, model: str, include_path: Path | None = None) -> tuple[Any, 
         raise UserError(f"lmms-eval cannot read the tasks in {include_path}: {one_line(error)}") from error
     if task not in manager.all_tasks:
         raise unknown("task", task, manager.all_tasks)
-    loaded = manager.load_task_or_group([task], "simple")
+    try:
+        loaded = manager.load_task_or_group([task], "simple")
+    except Exception as error:
+        raise UserError(f"the questions of {task} cannot be loaded: {_cause(error)}") from error
     if list(loaded) != [task]:
         raise UserError(f"{task} is a group: search on one task")
     found = loaded[task]
     return found, str(found.config.test_split or found.config.validation_split)
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong at first: lmms-eval's retries and its datasets' builders tell of themselves."""
+    attempt = getattr(error, "last_attempt", None)
+    first: BaseException = (attempt.exception() if attempt else None) or error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    return f"{type(first).__name__}: {one_line(first)}"
 
 
 def questions(task: Any, limit: int | None, fixed: bool = True) -> Iterator[Asked]:

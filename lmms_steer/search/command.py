@@ -54,7 +54,6 @@ def run(options: Options) -> Iterator[str]:
         yield "WARNING: this task lets the model write; a cell may be good at its letters and write something else"
     if len(asked) < FEW:
         yield f"WARNING: {len(asked)} questions: a 95% interval is about ±{100 / len(asked) ** 0.5:.0f} points wide"
-    options.output.mkdir(parents=True, exist_ok=True)
     with FileLock(options.output / ".plan.lock"):
         plan.settle(options.output)
     from torch import OutOfMemoryError
@@ -96,6 +95,7 @@ def _at_a_glance(options: Options, asked_for: dict[str, Any]) -> None:
     if options.confirm == options.task:
         raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
     same(options.output, {**asked_for, "vectors": options.names})
+    options.output.mkdir(parents=True, exist_ok=True)
 
 
 def _refuse_spec(spec: SteeringSpec) -> None:

@@ -67,7 +67,7 @@ def token_targets(text: str) -> tuple[str, ...]:
     return targets
 
 
-def refuse_test(task: str, split: str, known: bool) -> None:
+def refuse_test(task: str, split: str, known: bool = False) -> None:
     """Choosing on the questions that a result is then reported on makes the result worthless.
 
     Raises:
