@@ -29,6 +29,7 @@ def write_page(
     most: int,
     pictures: str,
     warnings: Sequence[str] = (),
+    include_path: Path | None = None,
 ) -> Iterator[str]:
     """Write it; yields what was left out.
 
@@ -40,12 +41,13 @@ def write_page(
         most: questions a task, at most.
         pictures: ours, all or none.
         warnings: what a reader must not overlook.
+        include_path: the user's own folder of tasks, for their pictures.
 
     Raises:
         UserError: for a study that cannot be read, or a file that cannot be written.
     """
     maps = read_maps(studies)
-    tasks = list(tasks_of(systems, most, pictures))
+    tasks = list(tasks_of(systems, most, pictures, include_path))
     left_out = [line for task in tasks for line in _left_out(task)]
     made: dict[tuple[str, str], dict[str, Any]] = {}
     board = {
