@@ -128,6 +128,56 @@ def test_a_reader_can_sort_filter_and_see_what_made_a_number(opened: Page) -> No
 
 
 @needs_browser
+def test_long_names_are_told_apart_controls_are_not_praised_and_every_row_s_button_is_in_view(tmp_path: Path) -> None:
+    base, better = [1.0] * 60 + [0.0] * 40, [1.0] * 100
+    names = [
+        f"spatial-mean_shift-random-{number}-on-image-tokens-of-layer-{layer}" for number in (0, 1) for layer in (3, 14)
+    ]
+    write_run(tmp_path / "runs/baseline", {"kitchen": base})
+    write_run(tmp_path / "runs/steered", {"kitchen": better}, spec="vector=v")
+    for name in names:
+        write_run(tmp_path / "runs" / name, {"kitchen": better}, spec="vector=v,control=random:0")
+    list(run([str(tmp_path / "runs")], html=tmp_path / "x.html"))
+    with browser(tmp_path / "profile") as shown:
+        shown.open(tmp_path / "x.html")
+        shown.run(HELP)
+        gains = shown.run(
+            "rows().map((row) => [row.className.split(' ')[0], row.querySelector('.up, .down') !== null])"
+        )
+        assert sorted(gains) == [["baseline", False], *[["control", False]] * 4, ["steered", True]]
+        labels = shown.run("[...document.querySelectorAll('#gains-panels g text')].map((one) => one.textContent)")
+        assert len(labels) == len(set(labels)) == 5 and max(map(len, labels)) <= 42
+        titles = shown.run("[...document.querySelectorAll('#gains-panels g title')].map((one) => one.textContent)")
+        assert all(any(title.startswith(f"{name}: ") for title in titles) for name in names)
+        places = "rows().map((row) => row.querySelector('button').getBoundingClientRect().right)"
+        for width in (1300, 1000, 800):
+            shown.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+            edge = shown.run("document.querySelector('.wide').getBoundingClientRect().right")
+            assert max(shown.run(places)) <= edge, width
+
+
+@pytest.mark.parametrize(
+    ("tasks", "models", "title"),
+    [
+        (["a"], ["tiny", "tiny"], "a on tiny"),
+        (["a", "b"], ["you/tiny", "/models/tiny/"], "a and b on tiny"),
+        (["a", "b", "c"], ["tiny", "other"], "a, b and c"),
+        (["a", "b", "c", "d"], ["tiny", None], "a, b and 2 more tasks"),
+    ],
+)
+def test_a_page_is_named_after_its_tasks_and_its_model(
+    tmp_path: Path, tasks: list[str], models: list[str | None], title: str
+) -> None:
+    for name, model in zip(("baseline", "s"), models, strict=True):
+        said = {"results": {"model_name": model}} if model else {}
+        write_run(tmp_path / "runs" / name, {task: [1.0, 0.0] for task in tasks}, spec=None, **said)
+    list(run([str(tmp_path / "runs")], html=tmp_path / "x.html", pictures="none"))
+    text = (tmp_path / "x.html").read_text()
+    assert f"<title>{title}</title>" in text and f"<h1>{title}</h1>" in text
+    assert "1 system beside <strong>baseline</strong>." in text
+
+
+@needs_browser
 def test_answers_are_browsed_by_keyboard_and_filtered(opened: Page) -> None:
     see = opened.run
     see("BY_ID('samples').scrollIntoView()")
