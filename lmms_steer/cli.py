@@ -378,12 +378,19 @@ def compare(
     parquet: Annotated[Path | None, typer.Option(help="The same with types.")] = None,
     metric: Annotated[str | None, typer.Option(help="What to compare by; each task's own where unsaid.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Questions a task on the page, at most.")] = 120,
-    pictures: Annotated[str, typer.Option(help="On the page: ours (our tasks'), all (may download) or none.")] = "ours",
+    pictures: Annotated[
+        str, typer.Option(help="On the page: ours (our tasks' and --include_path's), all (may download) or none.")
+    ] = "ours",
+    include_path: Annotated[
+        Path | None,
+        typer.Option("--include_path", "--include-path", help="A folder of your own tasks, for their pictures."),
+    ] = None,
 ) -> None:
     """Runs against a baseline, question by question: gains with intervals, p-values, what was fixed and broken."""
     from lmms_steer.comparison.command import printed, run
 
-    for line in run(runs, baseline, studies or [], html, markdown, latex, csv, parquet, metric, samples, pictures):
+    shown = (samples, pictures, include_path)
+    for line in run(runs, baseline, studies or [], html, markdown, latex, csv, parquet, metric, *shown):
         printed(line)
 
 

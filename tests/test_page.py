@@ -9,15 +9,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from browser import BROWSER, Page, browser
+from datasets import Dataset
+from documents import ROOT, blocks
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 from runs import write_run
+from typer.testing import CliRunner
 
 from lmms_steer import UserError
+from lmms_steer.cli import app
 from lmms_steer.comparison import heat
 from lmms_steer.comparison.command import run
 from lmms_steer.comparison.plots import plot
 from lmms_steer.comparison.studies import read_maps
+from lmms_steer.models.image_ids import image_ids
 
 needs_browser = pytest.mark.skipif(not BROWSER, reason="no Chromium: apt-get install chromium")
 EVIL = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
@@ -119,6 +125,56 @@ def test_a_reader_can_sort_filter_and_see_what_made_a_number(opened: Page) -> No
     assert len(panels) == 2 and any("steered +30.0 [" in panel for panel in panels)
     cells = see("[...document.querySelectorAll('#maps td')].map((cell) => [cell.textContent, cell.className])")
     assert ["+3.0", "best deep"] in cells and len(cells) == 4
+
+
+@needs_browser
+def test_long_names_are_told_apart_controls_are_not_praised_and_every_row_s_button_is_in_view(tmp_path: Path) -> None:
+    base, better = [1.0] * 60 + [0.0] * 40, [1.0] * 100
+    names = [
+        f"spatial-mean_shift-random-{number}-on-image-tokens-of-layer-{layer}" for number in (0, 1) for layer in (3, 14)
+    ]
+    write_run(tmp_path / "runs/baseline", {"kitchen": base})
+    write_run(tmp_path / "runs/steered", {"kitchen": better}, spec="vector=v")
+    for name in names:
+        write_run(tmp_path / "runs" / name, {"kitchen": better}, spec="vector=v,control=random:0")
+    list(run([str(tmp_path / "runs")], html=tmp_path / "x.html"))
+    with browser(tmp_path / "profile") as shown:
+        shown.open(tmp_path / "x.html")
+        shown.run(HELP)
+        gains = shown.run(
+            "rows().map((row) => [row.className.split(' ')[0], row.querySelector('.up, .down') !== null])"
+        )
+        assert sorted(gains) == [["baseline", False], *[["control", False]] * 4, ["steered", True]]
+        labels = shown.run("[...document.querySelectorAll('#gains-panels g text')].map((one) => one.textContent)")
+        assert len(labels) == len(set(labels)) == 5 and max(map(len, labels)) <= 42
+        titles = shown.run("[...document.querySelectorAll('#gains-panels g title')].map((one) => one.textContent)")
+        assert all(any(title.startswith(f"{name}: ") for title in titles) for name in names)
+        places = "rows().map((row) => row.querySelector('button').getBoundingClientRect().right)"
+        for width in (1300, 1000, 800):
+            shown.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+            edge = shown.run("document.querySelector('.wide').getBoundingClientRect().right")
+            assert max(shown.run(places)) <= edge, width
+
+
+@pytest.mark.parametrize(
+    ("tasks", "models", "title"),
+    [
+        (["a"], ["tiny", "tiny"], "a on tiny"),
+        (["a", "b"], ["you/tiny", "/models/tiny/"], "a and b on tiny"),
+        (["a", "b", "c"], ["tiny", "other"], "a, b and c"),
+        (["a", "b", "c", "d"], ["tiny", None], "a, b and 2 more tasks"),
+    ],
+)
+def test_a_page_is_named_after_its_tasks_and_its_model(
+    tmp_path: Path, tasks: list[str], models: list[str | None], title: str
+) -> None:
+    for name, model in zip(("baseline", "s"), models, strict=True):
+        said = {"results": {"model_name": model}} if model else {}
+        write_run(tmp_path / "runs" / name, {task: [1.0, 0.0] for task in tasks}, spec=None, **said)
+    list(run([str(tmp_path / "runs")], html=tmp_path / "x.html", pictures="none"))
+    text = (tmp_path / "x.html").read_text()
+    assert f"<title>{title}</title>" in text and f"<h1>{title}</h1>" in text
+    assert "1 system beside <strong>baseline</strong>." in text
 
 
 @needs_browser
@@ -247,7 +303,7 @@ def test_the_page_is_small_and_says_what_is_not_on_it(page: tuple[Path, list[str
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", text)
     assert any(line.startswith("b: the page has 30 of 100 questions with their answers") for line in lines)
     assert "tiny_spatial: no images, the data here is not what the runs were made on" in lines
-    assert "b: no images, no task of ours (--pictures all tries to load it)" in lines
+    assert any(line.startswith("b: no images, no task of ours (your own: --include_path; ") for line in lines)
     assert "no images, no task of ours" in text
 
 
@@ -265,6 +321,27 @@ def test_our_tasks_images_are_on_the_page(tmp_path: Path) -> None:
     assert list(found) == [3] and found[3].startswith("data:image/png;base64,")
     assert why == "the data here is not what the runs were made on"
     assert pictures_of("tiny_spatial", [(3, target, "", ["other"])], 10**6)[0] == {}
+
+
+@pytest.mark.parametrize("spelled", ["--include_path", "--include-path"])
+def test_the_images_of_one_s_own_tasks_are_on_the_page(tmp_path: Path, spelled: str) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for text in blocks(ROOT / "docs/howto/benchmark.md", "yaml", "python"):
+        (mine / text.split()[1].rstrip(",").removeprefix("mine/")).write_text(text)
+    pictures = [Image.new("RGB", (32, 32), (9 * number, 0, 0)) for number in range(2)]
+    rows = {"image": pictures, "question": ["what is left?"] * 2, "choices": [["a", "b"]] * 2, "answer": ["A"] * 2}
+    Dataset.from_dict(rows).to_parquet(mine / "kitchen.parquet")
+    names = [image_ids([picture]) for picture in pictures]
+    write_run(tmp_path / "runs/baseline", {"kitchen": [1.0, 0.0]}, sample=lambda number: {"images": names[number]})
+    words = ["compare", str(tmp_path / "runs"), "--html", str(tmp_path / "x.html")]
+    told = CliRunner().invoke(app, words)
+    assert "kitchen: no images, no task of ours (your own: --include_path" in told.output.replace("\n", " ")
+    for kind in ("ours", "all"):
+        shown = CliRunner().invoke(app, [*words, spelled, str(mine), "--pictures", kind])
+        assert shown.exit_code == 0 and "kitchen:" not in shown.output, shown.output
+    missing = CliRunner().invoke(app, [*words, spelled, str(mine / "none")])
+    assert missing.exit_code != 0 and str(missing.exception) == f"--include_path {mine / 'none'}: no such folder"
 
 
 @needs_browser

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,16 @@ MOST_ANSWERS = 60_000
 """On a page, so that it opens at once; more systems or tasks have fewer questions each."""
 
 
-def tasks_of(systems: dict[str, System], most: int, pictures: str) -> Iterator[dict[str, Any]]:
+def tasks_of(
+    systems: dict[str, System], most: int, pictures: str, include_path: Path | None = None
+) -> Iterator[dict[str, Any]]:
     """A dict a task that the baseline has: its questions, and every system's answers.
 
     Args:
         systems: the baseline first.
         most: questions a task.
         pictures: ours, all or none.
+        include_path: the user's own folder of tasks.
     """
     baseline = next(iter(systems.values()))
     answers = sum(len(system.tasks) for system in systems.values())
@@ -37,7 +41,8 @@ def tasks_of(systems: dict[str, System], most: int, pictures: str) -> Iterator[d
         why = "left out"
         if pictures != "none":
             asked = [(doc["id"], doc["target"], doc.pop("prompt"), doc.pop("images")) for doc in documents]
-            found, why = pictures_of(task, asked, IMAGES // len(baseline.tasks), pictures == "all")
+            budget = IMAGES // len(baseline.tasks)
+            found, why = pictures_of(task, asked, budget, pictures == "all", include_path)
         for doc in documents:
             doc.pop("prompt", None)
             doc.pop("images", None)

@@ -10,7 +10,7 @@ from lmms_steer.comparison.board import build
 from lmms_steer.comparison.provenance import warnings
 from lmms_steer.comparison.studies import read_searches
 from lmms_steer.comparison.systems import read_systems
-from lmms_steer.errors import unknown
+from lmms_steer.errors import UserError, unknown
 
 PICTURES = ("ours", "all", "none")
 
@@ -27,6 +27,7 @@ def run(
     metric: str | None = None,
     samples: int = 120,
     pictures: str = "ours",
+    include_path: Path | None = None,
 ) -> Iterator[str | RenderableType]:
     """Yields what is to be printed: a table, a line for each run that was not compared, warnings, each file.
 
@@ -38,12 +39,15 @@ def run(
         metric: what to compare by; each task's own where unsaid.
         samples: questions a task on the page, at most.
         pictures: on the page: of our tasks where their data is here (ours), of every task that loads (all), or none.
+        include_path: the user's own folder of tasks, which count as ours for pictures.
 
     Raises:
         UserError: for whatever is wrong with the runs.
     """
     if pictures not in PICTURES:
         raise unknown("--pictures", pictures, PICTURES)
+    if include_path is not None and not include_path.is_dir():
+        raise UserError(f"--include_path {include_path}: no such folder")
     systems = read_systems(runs, baseline, metric)
     rows = build(systems)
     yield tables.rich_table(rows)
@@ -61,7 +65,7 @@ def run(
     if html:
         from lmms_steer.comparison.page import write_page
 
-        yield from write_page(html, systems, rows, studies, samples, pictures, flattered)
+        yield from write_page(html, systems, rows, studies, samples, pictures, flattered, include_path)
     written = [str(path) for path in (markdown, latex, csv, parquet, html) if path]
     if written:
         yield f"written: {', '.join(written)}"

@@ -29,6 +29,7 @@ def write_page(
     most: int,
     pictures: str,
     warnings: Sequence[str] = (),
+    include_path: Path | None = None,
 ) -> Iterator[str]:
     """Write it; yields what was left out.
 
@@ -40,12 +41,13 @@ def write_page(
         most: questions a task, at most.
         pictures: ours, all or none.
         warnings: what a reader must not overlook.
+        include_path: the user's own folder of tasks, for their pictures.
 
     Raises:
         UserError: for a study that cannot be read, or a file that cannot be written.
     """
     maps = read_maps(studies)
-    tasks = list(tasks_of(systems, most, pictures))
+    tasks = list(tasks_of(systems, most, pictures, include_path))
     left_out = [line for task in tasks for line in _left_out(task)]
     made: dict[tuple[str, str], dict[str, Any]] = {}
     board = {
@@ -62,7 +64,8 @@ def write_page(
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(text["page.html"])
     write_text(
         page.render(
-            title=f"{board['baseline']} and {len(systems) - 1} other system{'s' * (len(systems) != 2)}",
+            title=_title(systems),
+            others=len(systems) - 1,
             baseline=board["baseline"],
             # ours, not from a run
             style=Markup(text["page.css"]),
@@ -80,6 +83,18 @@ def write_page(
     yield from left_out
 
 
+def _title(systems: dict[str, System]) -> str:
+    runs = [run for system in systems.values() for run in system.tasks.values()]
+    tasks = list(dict.fromkeys(task for system in systems.values() for task in system.tasks))
+    models = {run.results.model for run in runs}
+    more = [f"{len(tasks) - 2} more tasks"] if len(tasks) > _MOST_TASKS else tasks[2:]
+    *first, last = [*tasks[:2], *more]
+    named = f"{', '.join(first)} and {last}" if first else last
+    return f"{named} on {models.pop()}" if len(models) == 1 and "" not in models else named
+
+
+_MOST_TASKS = 3
+"""That a title names."""
 _SCRIPTS = ("common.js", "board.js", "gains.js", "maps.js", "samples.js")
 
 

@@ -3,12 +3,13 @@
 import base64
 import io
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lmms_steer.errors import one_line
-from lmms_steer.task_files import ours
+from lmms_steer.task_files import names_in, ours
 
 EDGE = 360
 _PIXEL_ART = 96
@@ -16,7 +17,11 @@ _PIXEL_ART = 96
 
 
 def pictures_of(
-    task: str, asked: Iterable[tuple[int, str, Any, Any]], budget: int, every: bool = False
+    task: str,
+    asked: Iterable[tuple[int, str, Any, Any]],
+    budget: int,
+    every: bool = False,
+    include_path: Path | None = None,
 ) -> tuple[dict[int, str], str]:
     """Document ▸ its first image as a data URI, and why not every document has one.
 
@@ -26,9 +31,11 @@ def pictures_of(
             is looked at where the log names no images (None).
         budget: characters that all of them may take; the first come first.
         every: tasks of the harness as well, whose data may be downloaded.
+        include_path: the user's own folder of tasks, which count as ours.
     """
-    if not every and task not in ours():
-        return {}, "no task of ours (--pictures all tries to load it)"
+    near = ours() | (names_in(include_path) if include_path else {})
+    if not every and task not in near:
+        return {}, "no task of ours (your own: --include_path; lmms-eval's: --pictures all tries to load them)"
     pictures: dict[int, str] = {}
     why = ""
     try:
@@ -37,7 +44,7 @@ def pictures_of(
         from lmms_steer.models.visuals import visuals_of
         from lmms_steer.search.asked import load
 
-        found, _ = load(task, "steered_hf")
+        found, _ = load(task, "steered_hf", include_path)
         docs = found.eval_docs
         for number, target, prompt, names in asked:
             doc = docs[number]

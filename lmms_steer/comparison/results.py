@@ -30,6 +30,13 @@ class Results:
         return self.said.get("steering") or (self.said.get("config") or {}).get("steering") or {}
 
     @property
+    def model(self) -> str:
+        """Its name without owner or folder; empty where nothing says it."""
+        # lmms-eval's own name of a steered model holds its steering
+        name = str(self.steering.get("model") or self.said.get("model_name") or "")
+        return name.rstrip("/").rpartition("/")[2]
+
+    @property
     def seconds(self) -> float:
         """How long the harness ran, all tasks together; NaN where it does not say."""
         return float(self.said.get("total_evaluation_time_seconds") or "nan")

@@ -34,6 +34,8 @@ function bar(row) {
 
 function line(row, first) {
   const sure = row.p_holm !== null && row.p_holm < 0.05;
+  // a control that gains is no good news, and one that loses no bad one
+  const found = sure && row.role !== "control";
   const cells = COLUMNS.map(([key, label]) => {
     if (key === "task") {
       const scope = row.scope === "task" ? null : make("span", { class: "scope" }, ` ${row.scope}`);
@@ -42,13 +44,13 @@ function line(row, first) {
     if (key === "system") return make("td", { class: "text system" }, named(row.system, row.role));
     if (key === "gain" && row.refused) return make("td", { class: "gain whole text soft" }, `not compared: ${row.refused}`);
     if (key === "gain" && row.gain !== null) {
-      return make("td", { class: `gain whole ${sure ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
+      return make("td", { class: `gain whole ${found ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
     }
     const told = row.told[key] ?? "";
     return make("td", told ? { "data-label": label } : {}, told);
   });
   const how = make("button", { class: "made", type: "button", "aria-label": `How ${row.system} on ${row.task} was made`, click: () => showMade(row) }, "…");
-  return make("tr", { class: `${row.role} ${sure ? "sure" : ""} ${first ? "first" : ""}` }, ...cells, make("td", { class: "how" }, how));
+  return make("tr", { class: `${row.role} ${found ? "sure" : ""} ${first ? "first" : ""}` }, ...cells, make("td", { class: "how" }, how));
 }
 
 function drawBoard() {
@@ -96,7 +98,7 @@ function showMade(row) {
 
 BY_ID("board-table").tHead.rows[0].append(...COLUMNS.map(([key, label]) =>
   make("th", { scope: "col", class: key === "task" || key === "system" ? "text" : "", "data-key": key }, make("button", { type: "button", click: () => sortBy(key) }, label))),
-  make("th", { scope: "col", "aria-label": "how it was made" }));
+  make("th", { scope: "col", class: "how", "aria-label": "how it was made" }));
 options(BY_ID("board-task"), ["", ...rowsTasks.map(([task]) => task)], ["all", ...rowsTasks.map(([task, scope]) => (scope === "task" ? task : `${task} (${scope})`))]);
 for (const id of ["board-task", "board-find", "board-sure"]) BY_ID(id).addEventListener("input", drawBoard);
 options(BY_ID("board-sort"), ["", ...COLUMNS.map(([key]) => key)], ["the runs", ...COLUMNS.map(([, label]) => label)]);

@@ -1,10 +1,28 @@
 const MOST_LINES = 30;
 
+const SHORT = [21, 28, 35, 42];
+
+/** Names that fit beside a plot: without their middles where they are long, and never two alike that could be told apart. */
+function shortened(names) {
+  const different = [...new Set(names)];
+  let found;
+  for (const share of [2, 4, 1.3]) {
+    for (const most of SHORT) {
+      const tail = Math.floor(most / share);
+      const cut = (name) => (name.length > most ? `${name.slice(0, most - 1 - tail)}…${name.slice(-tail)}` : name);
+      found = { most, names: new Map(different.map((name) => [name, cut(name)])) };
+      if (new Set(found.names.values()).size === different.length) return found;
+    }
+  }
+  return found;
+}
+
 /** One panel a task: systems below each other, gain and interval, all panels on one scale. */
 function panel(task, scope, rows) {
   const chosen = new Set([...rows].sort((a, b) => Math.abs(b.gain) - Math.abs(a.gain)).slice(0, MOST_LINES));
   const shown = rows.filter((row) => chosen.has(row));
-  const [left, width, step, top] = [150, 420, 24, 8];
+  const left = 150 + 7.5 * (gainNames.most - SHORT[0]);
+  const [width, step, top] = [left + 270, 24, 8];
   const height = top + step * shown.length + 26;
   const x = (value) => left + (width - left - 12) * (value - gainScale[0]) / (gainScale[1] - gainScale[0]);
   const told = shown.map((row) => `${row.system} ${row.told.gain}`).join("; ");
@@ -15,11 +33,10 @@ function panel(task, scope, rows) {
   }
   shown.forEach((row, i) => {
     const y = top + step * (i + 0.5);
-    const name = row.system.length > 21 ? `${row.system.slice(0, 20)}…` : row.system;
     const mark = markOf(row.role, row.p_holm < 0.05);
     mark.setAttribute("transform", `translate(${x(row.gain) - 6} ${y - 6}) scale(.86)`);
     svg.append(make("g", {}, make("title", {}, `${row.system}: ${row.told.gain}, p (Holm) ${row.told.p_holm}`),
-      make("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, name),
+      make("text", { x: left - 8, y: y + 4, "text-anchor": "end" }, gainNames.names.get(row.system)),
       make("line", { x1: x(row.low), x2: x(row.high), y1: y, y2: y, stroke: `var(--${row.role})`, "stroke-width": 2.5 }), mark));
   });
   const more = rows.length > shown.length ? `; the ${shown.length} largest of ${rows.length}` : "";
@@ -27,6 +44,7 @@ function panel(task, scope, rows) {
 }
 
 const gained = DATA.rows.filter((row) => row.gain !== null);
+const gainNames = shortened(gained.map((row) => row.system));
 const gainScale = [Math.min(-1, ...gained.map((row) => row.low)), Math.max(1, ...gained.map((row) => row.high))];
 const roughStep = (gainScale[1] - gainScale[0]) / 5;
 const unit = 10 ** Math.floor(Math.log10(roughStep));
