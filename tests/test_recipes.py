@@ -285,6 +285,7 @@ def test_one_s_own_benchmark_as_the_page_writes_it_goes_through_a_recipe(tmp_pat
     list(run(str(file), **arguments))
     table = (tmp_path / "out/boards/tiny/left.csv").read_text()
     assert "kitchen" in table and "mean_shift" in table
+    assert "data:image/" in (tmp_path / "out/boards/tiny/left.html").read_text(), "its pictures are on the page"
     assert len(Ledger(tmp_path / "out").cells) == 5 and set(states(tmp_path / "out").values()) == {"done"}
     assert all("(done)" in line for line in run(str(file), dry_run=True, **arguments) if line.startswith("# evaluate/"))
     # one's tasks are read too: a changed one is asked again

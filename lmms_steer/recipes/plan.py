@@ -155,6 +155,7 @@ class Planner:
                 *("lmms-steer", "compare"),
                 *(f"{system}={self.at.run(name, study_name, system)}" for system in runs),
                 *("--baseline", "baseline"),
+                *self.tasks,
                 *(word for cell in searches for word in ("--studies", str(cell.folder))),
                 *("--html", str(board), "--csv", str(board.with_suffix(".csv"))),
             ),
