@@ -153,6 +153,7 @@ def test_a_vector_is_described_as_computed_by_hand(tmp_path: Path) -> None:
     }
     text = "\n".join(lines(shown))
     assert "sentences_sha256" in text and "words that it points to" in text
+    assert "probe: balanced accuracy" in text and "not fitted on (0.5 is chance)" in text
     assert draw(shown, tmp_path / "v.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="ends in .png"):
         draw(shown, tmp_path / "v.gif")
@@ -162,6 +163,7 @@ def test_a_vector_whose_model_is_not_here_is_shown_without_words() -> None:
     path = store.save(vectors(model="no-such-model", model_id="no/such-model"))
     shown = describe(path)
     assert not shown.words and any("no words: cannot load" in note for note in shown.notes)
+    assert "probe: balanced accuracy" not in "\n".join(lines(shown)), "a column of dashes is not explained by numbers"
 
 
 def test_vectors_of_different_width_are_not_compared() -> None:
