@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from lmms_steer.backbones import short_name
-from lmms_steer.errors import UserError, one_line, unknown
+from lmms_steer.errors import UserError, one_line
 from lmms_steer.shipped import shipped
 from lmms_steer.vectors import SteeringVectors, read_provenance, write_atomically
 
@@ -64,7 +64,7 @@ def find(name: str, backbone: str | None) -> Entry:
         backbone: the text backbone of the model to be steered, for names that leave it out.
 
     Raises:
-        UserError: when there is none; it says what exists.
+        UserError: when there is none; it says what is nearest, or what command makes it.
     """
     if name.endswith((".safetensors", ".pt", ".pth", ".bin", ".pkl")) or name.startswith((".", "/", "~")):
         path = Path(name).expanduser()
@@ -72,27 +72,16 @@ def find(name: str, backbone: str | None) -> Entry:
             raise UserError(f"no such vector file: {name!r}")
         return Entry(str(path), path, "file")
     known = {entry.name: entry for entry in entries()}
-    wanted = [part for part in name.split("/") if part]
     candidates = [name, f"{name}/{DEFAULT_METHOD}"]
     if backbone is not None:
         candidates += [f"{backbone}/{name}", f"{backbone}/{name}/{DEFAULT_METHOD}"]
     for candidate in candidates:
         if candidate in known:
             return known[candidate]
-    if wanted and any(entry.startswith(f"{wanted[0]}/") for entry in known):
-        named = {entry.rsplit("/", 1)[0] for entry in known if entry.startswith(f"{wanted[0]}/")}
-        raise unknown(
-            "vector", name, named if len(wanted) == 2 else [e for e in known if e.startswith(f"{wanted[0]}/")]
-        )
-    if backbone is None and len(wanted) < 3:
-        others = ", ".join(sorted(entry for entry in known if wanted[0] in entry.split("/"))) or ", ".join(
-            sorted(known)
-        )
-        raise UserError(
-            f"vector={name} leaves out the text backbone, which is not known for this model: one of {others}"
-        )
-    concepts = {entry.split("/")[1] for entry in known if entry.split("/")[0] == backbone}
-    raise unknown("vector", name, concepts if len(wanted) == 1 and concepts else known)
+    # what reads concepts is only needed to say what is wrong
+    from lmms_steer.extraction.missing import missing
+
+    raise missing(name, backbone, known)
 
 
 def save(vectors: SteeringVectors, root: Path | None = None) -> Path:

@@ -9,11 +9,14 @@ import pytest
 import torch
 from conftest import vectors
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner, Result
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError, concepts, store
 from lmms_steer.backbones import backbone_of, sae_of, table
+from lmms_steer.cli import app
 from lmms_steer.concepts import Pair
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
+from lmms_steer.extraction.places import Place, Sorted
 from lmms_steer.extraction.show_concept import marked, show
 from lmms_steer.inspection.describe import cosine_by_layer, describe, lines
 from lmms_steer.inspection.picture import draw
@@ -79,11 +82,51 @@ def test_a_concept_is_shown_with_its_anchors_as_the_tokenizer_splits_them() -> N
     shown = list(show("spatial", "tiny-gemma2"))
     assert "  The lamp stands to the [left] of the sofa." in shown and shown[-1] == "every anchor is one token"
 
-    class Halves:
-        def __call__(self, text: str, **options: object) -> dict[str, list[tuple[int, int]]]:
-            return {"offset_mapping": [(i, min(i + 2, len(text))) for i in range(0, len(text), 2)]}
+    parted = Sorted(anchors=((Place(0, 2, 6), (1, 2)),), spans=((0, 2), (2, 4), (4, 6), (6, 8)), unknown=(2,))
+    assert marked(Pair("left", "a left b"), parted, "<unk>") == "a [le|ft=<unk>] b"
 
-    assert marked(Pair("left", "a left b"), Halves()) == "a [le|ft] b"
+
+def shown_and_extracted(path: Path, text: str) -> tuple[Result, Result]:
+    file = str(concept_file(path / "mine.yaml", text))
+    run = CliRunner().invoke
+    return (
+        run(app, ["concepts", "show", file, "--backbone", "tiny-gemma2"]),
+        run(app, ["extract", "--concept", file, "--backbone", "tiny-gemma2", "--store", str(path / "store")]),
+    )
+
+
+def test_anchors_that_the_tokenizer_does_not_know_are_shown_with_extract_s_own_warning(tmp_path: Path) -> None:
+    shown, extracted = shown_and_extracted(
+        tmp_path, "name: mine\npairs:\n - bright: A bright zebra.\n - Dim: The lamp is dim.\n"
+    )
+    warning = "WARNING: mine: tiny-gemma2 does not know zebra, dim; anchors among them, which it cannot tell apart: dim"
+    assert warning in shown.output.splitlines() and warning in extracted.output.splitlines()
+    assert "[dim=<unk>]" in shown.output and "2 sentences, 2 anchors" in shown.output
+    assert "every anchor is one token" not in shown.output and shown.exit_code == extracted.exit_code == 0
+
+
+def test_an_anchor_that_is_not_in_its_sentence_is_not_counted(tmp_path: Path) -> None:
+    shown, extracted = shown_and_extracted(
+        tmp_path, "name: mine\npairs:\n - left: It is left of it.\n - up: The lamp is left.\n"
+    )
+    skipped = "skipped, mine sentence 2: 'up' is not in 'The lamp is left.'"
+    assert skipped in shown.output.splitlines() and skipped in extracted.output.splitlines()
+    assert "2 sentences, 1 anchor\n" in shown.output and "every anchor" not in shown.output
+    assert shown.exit_code == extracted.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        (" - up: The lamp is left.\n", "no sentence holds its anchor"),
+        (" - left: left\n", "nothing but anchors"),
+        (" - left: It is left.\ncontrast:\n - up: It is left.\n", "no contrast sentence holds its anchor"),
+    ],
+)
+def test_what_extract_would_refuse_is_refused_after_the_sentences(tmp_path: Path, pairs: str, expected: str) -> None:
+    shown, extracted = shown_and_extracted(tmp_path, f"name: mine\npairs:\n{pairs}")
+    assert isinstance(shown.exception, UserError) and expected in str(shown.exception)
+    assert str(shown.exception) == str(extracted.exception) and "1 sentence, " in shown.output
 
 
 def test_a_vector_is_described_as_computed_by_hand(tmp_path: Path) -> None:
@@ -110,6 +153,7 @@ def test_a_vector_is_described_as_computed_by_hand(tmp_path: Path) -> None:
     }
     text = "\n".join(lines(shown))
     assert "sentences_sha256" in text and "words that it points to" in text
+    assert "probe: balanced accuracy" in text and "not fitted on (0.5 is chance)" in text
     assert draw(shown, tmp_path / "v.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="ends in .png"):
         draw(shown, tmp_path / "v.gif")
@@ -119,6 +163,7 @@ def test_a_vector_whose_model_is_not_here_is_shown_without_words() -> None:
     path = store.save(vectors(model="no-such-model", model_id="no/such-model"))
     shown = describe(path)
     assert not shown.words and any("no words: cannot load" in note for note in shown.notes)
+    assert "probe: balanced accuracy" not in "\n".join(lines(shown)), "a column of dashes is not explained by numbers"
 
 
 def test_vectors_of_different_width_are_not_compared() -> None:

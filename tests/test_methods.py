@@ -10,10 +10,11 @@ from sae_lens.saes.sae import SAEMetadata
 
 from lmms_steer import UserError, concepts
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.extraction.activations import Activations, Place
+from lmms_steer.extraction.activations import Activations
 from lmms_steer.extraction.extract import Backbone, shuffled
 from lmms_steer.extraction.linear_probe import BATCH, EPOCHS, LEARNING_RATE, linear_probe
 from lmms_steer.extraction.methods import Job, Settings
+from lmms_steer.extraction.places import Place
 from lmms_steer.tiny_world.paths import TINY_SAE, weights_dir
 
 UNCHECKED = Settings(judge="none")

@@ -10,8 +10,10 @@ import torch
 from conftest import vectors
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError, store
+from lmms_steer.cli import app
 from lmms_steer.resolve import DEFAULT_ALPHA, DEFAULT_TOKENS, ModelFacts, resolve
 from lmms_steer.vectors import write_atomically
 
@@ -90,6 +92,45 @@ def test_names_find_the_file_and_yours_hides_the_shipped(own_cache: Path) -> Non
         store.find("spatial", None)
     with pytest.raises(UserError, match="no such vector file"):
         store.find("./nothing.safetensors", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "expected"),
+    [
+        (
+            "gemma-2-2b/spatial",
+            None,
+            "not extracted yet: lmms-steer extract --backbone gemma-2-2b --concept spatial",
+        ),
+        ("spatial/pca", "gemma-2-2b", "lmms-steer extract --backbone gemma-2-2b --concept spatial --method pca"),
+        (
+            "gemma-2-2b/shade",
+            None,
+            "yet: lmms-steer extract --backbone gemma-2-2b --concept shade.yaml (shade.yaml:",
+        ),
+        ("gemma-2-2b/spatail", None, "did you mean 'gemma-2-2b/spatial'? otherwise it is not extracted yet"),
+        ("tiny-gema2/spatial", None, "did you mean 'tiny-gemma2/spatial'? otherwise"),
+        ("my-llama/shade", None, "extract --backbone my-llama --concept shade.yaml (my-llama: its Hub id or folder;"),
+        ("tiny-gemma2/spatial/sea", None, "did you mean 'tiny-gemma2/spatial/sae'? known: "),
+        ("spatial/no_method", None, "leaves out the text backbone"),
+        ("zzz", None, "leaves out the text backbone"),
+    ],
+)
+def test_a_name_that_gives_a_backbone_is_answered_with_the_command_that_makes_it(
+    name: str, backbone: str | None, expected: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        store.find(name, backbone)
+    assert expected in str(caught.value)
+    assert str(caught.value).count(", ") <= 6, "of more than a dozen names the nearest"
+
+
+def test_the_command_that_a_missing_vector_is_answered_with_makes_it() -> None:
+    with pytest.raises(UserError, match="not extracted yet") as caught:
+        store.find("tiny-gemma2/spatial/pca-shuffled", None)
+    program, *words = str(caught.value).rsplit(": ", 1)[1].split()
+    assert program == "lmms-steer" and CliRunner().invoke(app, words).exit_code == 0
+    assert store.find("tiny-gemma2/spatial/pca-shuffled", None).origin == "yours"
 
 
 def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:

@@ -12,19 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.errors import UserError
+from lmms_steer.extraction.places import Place, Sorted, check_enough, sort_tokens, tokens_of
 from lmms_steer.intervention.anatomy import decoder_layers
 
 Rows = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a row was read: the sentence's number, and the characters of its text that the row stands for."""
-
-    sentence: int
-    start: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +77,7 @@ def read(model: nn.Module, tokenizer: Any, concept: Concept, batch_size: int = 1
         places = [replace(place, sentence=len(concept.pairs) + place.sentence) for place in contrast.anchor_places]
         pairs.skipped += contrast.skipped
         pairs.unknown += contrast.unknown
-    if not pairs.anchors:
-        first = pairs.skipped[0] if pairs.skipped else "none"
-        raise UserError(f"concept {concept.name!r}: no sentence holds its anchor. First: {first}")
-    if not controls:
-        raise UserError(
-            f"concept {concept.name!r}: its sentences hold nothing but anchors, there is nothing to compare with"
-        )
+    check_enough(concept, len(pairs.anchors), len(controls), pairs.skipped)
     return Activations(
         np.stack(pairs.anchors),
         np.stack(controls),
@@ -104,33 +89,8 @@ def read(model: nn.Module, tokenizer: Any, concept: Concept, batch_size: int = 1
     )
 
 
-def tokens_of(tokenizer: Any, texts: list[str]) -> dict[str, Tensor]:
-    """Right-padded ids, attention_mask, offset_mapping and special_tokens_mask, a BOS first where the model knows one.
-
-    A processor may have switched the tokenizer's own BOS off (PaliGemma's does, and puts it after the image tokens):
-    without it the model reads a text that it was never trained on.
-    """
-    batch = tokenizer(
-        texts,
-        padding=True,
-        padding_side="right",
-        return_tensors="pt",
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-    )
-    bos = tokenizer.bos_token_id
-    if bos is None or bool((batch["input_ids"][:, 0] == bos).all()):
-        return dict(batch)
-    first = {"input_ids": bos, "attention_mask": 1, "special_tokens_mask": 1, "offset_mapping": 0}
-    return {
-        key: torch.cat([torch.full_like(batch[key][:, :1], value), batch[key]], dim=1) for key, value in first.items()
-    }
-
-
 def _read_pairs(model: nn.Module, tokenizer: Any, pairs: Sequence[Pair], batch_size: int, title: str) -> _Read:
     found = _Read([], [], [], [], [], [])
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     for start in tqdm(range(0, len(pairs), batch_size), desc=title, disable=None, leave=False):
         chunk = pairs[start : start + batch_size]
         batch = tokens_of(tokenizer, [pair.sentence for pair in chunk])
@@ -141,40 +101,20 @@ def _read_pairs(model: nn.Module, tokenizer: Any, pairs: Sequence[Pair], batch_s
             decoder(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device))
         states = torch.stack(outputs, dim=2).float().cpu().numpy()  # [batch, positions, layers, width]
         for row, pair in enumerate(chunk):
-            _sort(found, pair, start + row, states[row], batch, row, tokenizer)
+            parted = sort_tokens(pair, start + row, batch, row, tokenizer.unk_token_id)
+            _keep(found, pair, parted, states[row])
     return found
 
 
-def _sort(found: _Read, pair: Pair, number: int, states: Rows, batch: Any, row: int, tokenizer: Any) -> None:
-    offsets = batch["offset_mapping"][row].tolist()
-    special = batch["special_tokens_mask"][row].tolist()
-    real = [
-        bool(kept) and not marked for kept, marked in zip(batch["attention_mask"][row].tolist(), special, strict=True)
-    ]
-    if not special[0]:
-        # without a BOS the first token takes its part: what it holds is of no use to its neighbours' average
-        real[0] = False
-    ids = batch["input_ids"][row].tolist()
-    taken: set[int] = set()
-    spans = pair.spans
-    if not spans:
-        found.skipped.append(f"sentence {number + 1}: {pair.anchor!r} is not in {pair.sentence!r}")
-        return
-    if tokenizer.unk_token_id is not None:
-        unknown = (i for i, known in enumerate(ids) if known == tokenizer.unk_token_id and real[i])
-        found.unknown.extend(pair.sentence[slice(*offsets[i])] for i in unknown)
-    for start, end in spans:
-        tokens = [i for i, (a, b) in enumerate(offsets) if real[i] and a < end and b > start and b > a]
-        if tokens:
-            taken.update(tokens)
-            found.anchors.append(states[tokens].mean(0))
-            found.anchor_places.append(Place(number, start, end))
-        else:
-            found.skipped.append(f"sentence {number + 1}: {pair.anchor!r} comes first, and the tokenizer has no BOS")
-    for i in range(len(ids)):
-        if real[i] and i not in taken:
-            found.others.append(states[i])
-            found.other_places.append(Place(number, *offsets[i]))
+def _keep(found: _Read, pair: Pair, parted: Sorted, states: Rows) -> None:
+    found.skipped.extend(parted.skipped)
+    found.unknown.extend(pair.sentence[slice(*parted.spans[i])] for i in parted.unknown)
+    for place, tokens in parted.anchors:
+        found.anchors.append(states[list(tokens)].mean(0))
+        found.anchor_places.append(place)
+    for place, token in parted.others:
+        found.others.append(states[token])
+        found.other_places.append(place)
 
 
 @contextmanager

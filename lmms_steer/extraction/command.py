@@ -41,6 +41,7 @@ def extract(
     backbone_checkpoint(backbone)
     # torch and transformers, which take seconds to import
     from lmms_steer.extraction.extract import Backbone
+    from lmms_steer.extraction.places import told
 
     if not sys.stderr.isatty():
         from transformers.utils import logging
@@ -52,10 +53,7 @@ def extract(
     else:
         read = ((concept, source.read(concept, batch_size)) for concept in wanted)
     for concept, activations in read:
-        for line in activations.skipped:
-            yield f"skipped, {concept.name} {line}"
-        if activations.unknown_words:
-            yield f"{concept.name}: {source.name} does not know {', '.join(activations.unknown_words)}"
+        yield from told(concept, source.name, activations.skipped, activations.unknown_words)
         for method in methods:
             made = source.extract(concept, method, activations, settings)
             path = store.save(made.vectors, root)

@@ -1,12 +1,20 @@
-"""`lmms-steer concepts show`: a concept's sentences, with the anchor as a backbone's tokenizer splits it."""
+"""`lmms-steer concepts show`: a concept's sentences, with the anchor as a backbone's tokenizer splits it.
 
-from collections.abc import Iterator
-from typing import Any
+What is an anchor, left out or unknown is said by the rule that `extract` reads by (`lmms_steer.extraction.places`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lmms_steer import concepts
-from lmms_steer.backbones import backbone_checkpoint
+from lmms_steer.backbones import backbone_checkpoint, short_name
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from lmms_steer.extraction.places import Sorted
 
 
 def show(name: str, backbone: str | None) -> Iterator[str]:
@@ -17,52 +25,100 @@ def show(name: str, backbone: str | None) -> Iterator[str]:
         backbone: whose tokenizer is asked; None: the words as they stand, without tokens.
 
     Raises:
-        UserError: for a concept that does not exist, or a tokenizer that cannot be loaded.
+        UserError: for a concept that does not exist, or a tokenizer that cannot be loaded; after the sentences, for a
+            concept that `extract` would refuse.
     """
     concept = concepts.load(name)
     tokenizer = None if backbone is None else _tokenizer(backbone)
     yield f"{concept.name}: {concept.about}".rstrip(": ")
-    for title, pairs in (("anchors", concept.pairs), ("controls (contrast)", concept.contrast)):
-        if pairs:
-            yield f"\n{len(pairs)} {title}"
-            yield from (f"  {marked(pair, tokenizer)}" for pair in pairs)
-    if tokenizer is not None:
+    groups: list[list[Sorted]] = []
+    for title, pairs in (("anchor", concept.pairs), ("control (contrast)", concept.contrast)):
+        groups.append([] if tokenizer is None else [_parted(pair, i, tokenizer) for i, pair in enumerate(pairs)])
+        if not pairs:
+            continue
+        found = sum(len(pair.spans) for pair in pairs) if tokenizer is None else _anchors(groups[-1])
+        yield f"\n{_count(len(pairs), 'sentence')}, {_count(found, title)}"
+        if tokenizer is None:
+            yield from (f"  {marked(pair)}" for pair in pairs)
+        else:
+            both = zip(pairs, groups[-1], strict=True)
+            yield from (f"  {marked(pair, parted, tokenizer.unk_token)}" for pair, parted in both)
+    if tokenizer is not None and backbone is not None:
         yield ""
-        yield from _summary(concept, tokenizer)
+        yield from _summary(concept, short_name(backbone), tokenizer, *groups)
 
 
-def marked(pair: Pair, tokenizer: Any = None) -> str:
-    """The sentence with its anchors in brackets, their tokens parted by `|` where a tokenizer is given."""
+def marked(pair: Pair, parted: Sorted | None = None, unknown: str = "") -> str:
+    """The sentence with its anchors in brackets.
+
+    Args:
+        pair: the sentence.
+        parted: its tokens, where they are to be parted by `|`; None: the words as they stand.
+        unknown: stands behind a word that the tokenizer does not know: `[dim=<unk>]`.
+    """
     text, spans = pair.sentence, pair.spans
     if not spans:
         return f"{text}   <- {pair.anchor!r} does not occur"
-    for start, end in reversed(spans):
-        pieces = [text[start:end]] if tokenizer is None else _pieces(pair.sentence, start, end, tokenizer)
-        text = f"{text[:start]}[{'|'.join(pieces)}]{text[end:]}"
-    return text
+    if parted is None:
+        anchors = [(start, end, text[start:end]) for start, end in spans]
+    else:
+        anchors = [
+            (place.start, place.end, "|".join(_pieces(pair, i, parted, unknown)))
+            for i, (place, _) in enumerate(parted.anchors)
+        ]
+    for start, end, shown in reversed(anchors):
+        text = f"{text[:start]}[{shown}]{text[end:]}"
+    return text if parted is None or not parted.skipped else f"{text}   <- left out: {parted.skipped[0]}"
 
 
-def _pieces(text: str, start: int, end: int, tokenizer: Any) -> list[str]:
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    return [text[max(a, start) : min(b, end)] for a, b in offsets if a < end and b > start and b > a]
+def _parted(pair: Pair, number: int, tokenizer: Any) -> Sorted:
+    from lmms_steer.extraction.places import sort_tokens, tokens_of
+
+    return sort_tokens(pair, number, tokens_of(tokenizer, [pair.sentence]), 0, tokenizer.unk_token_id)
 
 
-def _summary(concept: Concept, tokenizer: Any) -> Iterator[str]:
-    from lmms_steer.extraction.activations import tokens_of
+def _pieces(pair: Pair, anchor: int, parted: Sorted, unknown: str) -> Iterator[str]:
+    place, tokens = parted.anchors[anchor]
+    for token in tokens:
+        start, end = parted.spans[token]
+        piece = pair.sentence[max(start, place.start) : min(end, place.end)]
+        yield f"{piece}={unknown}" if token in parted.unknown else piece
 
-    split = {}
-    for pair in concept.pairs:
-        for start, end in pair.spans:
-            pieces = _pieces(pair.sentence, start, end, tokenizer)
-            if len(pieces) > 1:
-                split[pair.anchor] = "|".join(pieces)
-    yield (
-        f"{len(split)} anchors are more than one token and count once, as their mean: {', '.join(split.values())}"
-        if split
-        else "every anchor is one token"
-    )
+
+def _anchors(parted: Sequence[Sorted]) -> int:
+    return sum(len(sentence.anchors) for sentence in parted)
+
+
+def _count(number: int, noun: str) -> str:
+    first, _, rest = noun.partition(" ")
+    return f"{number} {first}{'' if number == 1 else 's'}{f' {rest}' if rest else ''}"
+
+
+def _summary(
+    concept: Concept, backbone: str, tokenizer: Any, pairs: list[Sorted], contrast: list[Sorted]
+) -> Iterator[str]:
+    from lmms_steer.extraction.places import check_enough, tokens_of, told
+
+    both = [*zip(concept.pairs, pairs, strict=True), *zip(concept.contrast, contrast, strict=True)]
+    skipped = [line for _, parted in both for line in parted.skipped]
+    unknown = [pair.sentence[slice(*parted.spans[i])] for pair, parted in both for i in parted.unknown]
+    split = {
+        pair.anchor: "|".join(_pieces(pair, i, parted, tokenizer.unk_token))
+        for pair, parted in both
+        for i, (_, tokens) in enumerate(parted.anchors)
+        if len(tokens) > 1
+    }
+    lost = any(i in parted.unknown for _, parted in both for _, tokens in parted.anchors for i in tokens)
+    yield from told(concept, backbone, skipped, unknown)
+    if split:
+        more = "is more than one token and counts" if len(split) == 1 else "are more than one token and count"
+        yield f"WARNING: {_count(len(split), 'anchor')} {more} once, as the mean: {', '.join(split.values())}"
+    elif not skipped and not lost:
+        yield "every anchor is one token"
     if not tokens_of(tokenizer, ["a"])["special_tokens_mask"][0, 0]:
         yield "this tokenizer has no BOS: the first token of each sentence is neither anchor nor control"
+    controls = _anchors(contrast) if concept.contrast else sum(len(parted.others) for parted in pairs)
+    check_enough(concept, _anchors(pairs), controls, skipped)
 
 
 def _tokenizer(backbone: str) -> Any:

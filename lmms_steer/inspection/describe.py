@@ -82,6 +82,11 @@ def lines(shown: Description) -> Iterator[str]:
         near = sorted(((c[layer], n) for n, c in shown.cosines.items() if layer in c), key=lambda x: (-abs(x[0]), x[1]))
         listed = ", ".join(f"{name} {cosine:+.2f}" for cosine, name in near[:NEAREST]) or "-"
         yield f"{layer:>5}  {shown.norms[layer]:>8.4g}  {probe:>5}  {listed}"
+    if shown.probe:
+        yield (
+            "probe: balanced accuracy of the concept's stored linear_probe, whichever vector is shown: anchor from"
+            " control tokens, on sentences that it was not fitted on (0.5 is chance)"
+        )
     if shown.words:
         yield "\nwords that it points to through the unembedding (+), and away from (-)"
         for layer, (toward, away) in shown.words.items():

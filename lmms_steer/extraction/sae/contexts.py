@@ -8,8 +8,9 @@ import numpy.typing as npt
 from lmms_steer import concepts
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, one_line
-from lmms_steer.extraction.activations import Activations, Place, Rows
+from lmms_steer.extraction.activations import Activations, Rows
 from lmms_steer.extraction.methods import Job
+from lmms_steer.extraction.places import Place
 
 SHOWN = 6
 _PAIRS_OF_EACH = 8

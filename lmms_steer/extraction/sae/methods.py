@@ -13,7 +13,7 @@ from lmms_steer.extraction.activations import Activations
 from lmms_steer.extraction.methods import Job, Made
 from lmms_steer.extraction.sae.contexts import Contexts, neutral_concept
 from lmms_steer.extraction.sae.features import Candidate, candidates, direction, separating
-from lmms_steer.extraction.sae.judge import Judge, Question, judge_named
+from lmms_steer.extraction.sae.judge import Judge, LlmJudge, Question, judge_named
 from lmms_steer.extraction.sae.neuronpedia import Explanations
 from lmms_steer.extraction.sae.source import Sae, SaeSource
 from lmms_steer.extraction.sae.verdicts import Verdict, Verdicts
@@ -51,7 +51,7 @@ def sae(activations: Activations, job: Job) -> Made:
             f"concept {job.concept.name!r}: no feature of {source.named!r} is left at any layer ({checked.told()})"
         )
     settings = {"sae": source.named, "paper_exact": exact, "judge": job.settings.judge, "layers": features}
-    return Made(directions, settings, (f"{job.concept.name}: {checked.told()}",), _LIBRARIES)
+    return Made(directions, settings, (checked.note(),), _LIBRARIES)
 
 
 def sae_denoised(activations: Activations, job: Job) -> Made:
@@ -120,8 +120,17 @@ class _Check:
             for feature, verdict in zip(features, pool.map(ask, features), strict=True):
                 yield feature, verdict, shown[feature]
 
+    def note(self) -> str:
+        """One line for the user: a warning with what to do where features were left unchecked that nobody looked at."""
+        line = f"{self._job.concept.name}: {self.told()}"
+        if not self._counts["unchecked"] or self._job.settings.judge == "ask":
+            return line
+        has_endpoint = isinstance(self._judge, LlmJudge)
+        remedy = "when its endpoint answers, extract again" if has_endpoint else "set OPENAI_API_KEY and extract again"
+        return f"WARNING: {line}: {remedy}, or say --judge ask (you check them) or --judge none (all are kept)"
+
     def told(self) -> str:
-        """One line for the user."""
+        """The counts, and why some features were not checked."""
         counts = [f"{self._counts[key]} {key}" for key in ("kept", "dropped") if self._counts[key]]
         if self._reasons:
             reason = self._reasons.most_common(1)[0][0]
