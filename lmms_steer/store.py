@@ -15,6 +15,7 @@ import yaml
 
 from lmms_steer.backbones import short_name
 from lmms_steer.errors import UserError, one_line
+from lmms_steer.missing import missing
 from lmms_steer.shipped import shipped
 from lmms_steer.vectors import SteeringVectors, read_provenance, write_atomically
 
@@ -78,9 +79,6 @@ def find(name: str, backbone: str | None) -> Entry:
     for candidate in candidates:
         if candidate in known:
             return known[candidate]
-    # what reads concepts is only needed to say what is wrong
-    from lmms_steer.extraction.missing import missing
-
     raise missing(name, backbone, known)
 
 

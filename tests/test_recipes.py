@@ -17,8 +17,8 @@ from PIL import Image
 from runs import STAMP, write_run
 
 from lmms_steer import UserError, task_files
+from lmms_steer import method_names as names
 from lmms_steer.data.not_here import not_here
-from lmms_steer.extraction import names
 from lmms_steer.extraction.extract import METHODS
 from lmms_steer.recipes import inside, memory, words, workers
 from lmms_steer.recipes.cells import Cell, missing

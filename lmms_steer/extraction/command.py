@@ -9,8 +9,8 @@ from lmms_steer.backbones import backbone_checkpoint
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.methods import DEFAULT, Settings
-from lmms_steer.extraction.names import check_method
 from lmms_steer.extraction.sae.judge import judge_named
+from lmms_steer.method_names import check_method
 
 
 def extract(

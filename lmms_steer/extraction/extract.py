@@ -18,10 +18,10 @@ from lmms_steer.extraction.activations import Activations, read
 from lmms_steer.extraction.linear_probe import linear_probe
 from lmms_steer.extraction.mean_shift import mean_shift
 from lmms_steer.extraction.methods import DEFAULT, Job, Made, Method, Settings
-from lmms_steer.extraction.names import check_method
 from lmms_steer.extraction.pca import pca
 from lmms_steer.extraction.sae.methods import sae, sae_denoised
 from lmms_steer.intervention.anatomy import text_config
+from lmms_steer.method_names import check_method
 from lmms_steer.vectors import LAYER_CONVENTION, SteeringVectors
 
 METHODS: dict[str, Method] = {

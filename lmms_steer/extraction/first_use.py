@@ -63,7 +63,7 @@ def _extract(parts: list[list[str]]) -> Iterator[str]:
 
 def _names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:
     """`backbone/concept/method` of each vector that could be made here, controls included."""
-    from lmms_steer.extraction.names import check_method
+    from lmms_steer.method_names import check_method
 
     shipped = concepts.names()
     for intervention in spec.interventions:

@@ -6,7 +6,7 @@ import shlex
 
 from lmms_steer.backbones import checkpoint
 from lmms_steer.errors import UserError, unknown
-from lmms_steer.extraction.names import check_method
+from lmms_steer.method_names import check_method
 from lmms_steer.models.names import MODELS, wrapped
 from lmms_steer.recipes.known_studies import check_studies
 from lmms_steer.recipes.memory import on_disk
