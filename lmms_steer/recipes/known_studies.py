@@ -10,7 +10,7 @@ from lmms_steer.recipes.mistakes import at, checked, known
 from lmms_steer.recipes.schema import Recipe
 from lmms_steer.recipes.tree import Tree
 from lmms_steer.recipes.words import label
-from lmms_steer.search.ranges import refuse_test
+from lmms_steer.search.ranges import is_test
 
 _FILE = (".yaml", ".yml", ".jsonl", ".csv")
 
@@ -66,7 +66,11 @@ def _check_select(found: Tree, path: tuple[Any, ...], task: str, include_path: s
     if kind != "task":
         raise at(found, path, UserError(f"select: {task} is a {kind}: a choice is made on one task"))
     said = read_task(file)
-    checked(found, path, refuse_test, task, str(said.get("test_split") or said.get("validation_split")))
+    split = str(said.get("test_split") or said.get("validation_split"))
+    if is_test(task, split):
+        raise at(
+            found, path, UserError(f"select: {task} asks the split {split!r}: choose on held-out questions (…_select)")
+        )
 
 
 def _check_prompted(found: Tree, path: tuple[Any, ...], task: str, include_path: str | None) -> None:

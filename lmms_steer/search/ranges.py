@@ -67,14 +67,19 @@ def token_targets(text: str) -> tuple[str, ...]:
     return targets
 
 
-def refuse_test(task: str, split: str, known: bool = False) -> None:
+def refuse_test(task: str, split: str, known: bool) -> None:
     """Choosing on the questions that a result is then reported on makes the result worthless.
 
     Raises:
         UserError: for a task of a test split, unless the user says that it is known.
     """
-    held_out = re.search(r"(?:^|_)select(?:_|$)", task) is not None
-    if not known and not held_out and ("test" in split.lower() or re.search(r"(?:^|_)test(?:_|$)", task)):
+    if not known and is_test(task, split):
         raise UserError(
             f"{task} asks the split {split!r}: choose on held-out questions (…_select), or say --i-know-this-is-test"
         )
+
+
+def is_test(task: str, split: str) -> bool:
+    """Whether results are reported on a task's questions, by its name and its split's."""
+    held_out = re.search(r"(?:^|_)select(?:_|$)", task) is not None
+    return not held_out and ("test" in split.lower() or re.search(r"(?:^|_)test(?:_|$)", task) is not None)
