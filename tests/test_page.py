@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,17 @@ def test_answers_are_browsed_by_keyboard_and_filtered(opened: Page) -> None:
     assert see(f"[...document.querySelectorAll('button, select, input')].every((one) => {named})")
 
 
+@contextmanager
+def answers(folder: Path, count: int) -> Iterator[Any]:
+    """The answers of `x.html`, once so many questions are there."""
+    with browser(folder / "profile") as shown:
+        shown.open(folder / "x.html")
+        shown.run(HELP)
+        shown.run("BY_ID('samples').scrollIntoView()")
+        assert shown.run(f"counted('of {count}')")
+        yield shown
+
+
 @needs_browser
 def test_the_right_letter_has_its_choice_s_text_beside_it_where_the_log_has_one(tmp_path: Path) -> None:
     logged: list[dict[str, Any]] = [
@@ -213,11 +225,7 @@ def test_the_right_letter_has_its_choice_s_text_beside_it_where_the_log_has_one(
     ]
     write_run(tmp_path / "runs/baseline", {"a": [1.0] * len(logged)}, sample=logged.__getitem__)
     list(run([str(tmp_path / "runs")], html=tmp_path / "x.html"))
-    with browser(tmp_path / "profile") as shown:
-        shown.open(tmp_path / "x.html")
-        shown.run(HELP)
-        shown.run("BY_ID('samples').scrollIntoView()")
-        assert shown.run("counted('of 6')")
+    with answers(tmp_path, 6) as shown:
         told = shown.run("[...document.querySelectorAll('article .soft')].map((line) => line.textContent)")
     rights = [f"B, {EVIL}", "(A), a cup on a table", "A", "cup", "B", "B"]
     assert told == [f"question {number} · right: {right}" for number, right in enumerate(rights)]
@@ -229,11 +237,7 @@ def test_where_less_is_better_less_is_fixed_and_no_score_is_no_change(tmp_path: 
     for name, scores in (("baseline", [3, 3, 3, 0]), ("s", [0, 1, 5, 0]), ("lost", [3, 3, 3, float("nan")])):
         write_run(tmp_path / "runs" / name, {"errors": scores}, **about, spec="" if name == "baseline" else "vector=v")
     list(run([str(tmp_path / "runs")], html=tmp_path / "x.html"))
-    with browser(tmp_path / "profile") as shown:
-        shown.open(tmp_path / "x.html")
-        shown.run(HELP)
-        shown.run("BY_ID('samples').scrollIntoView()")
-        assert shown.run("counted('of 4')")
+    with answers(tmp_path, 4) as shown:
         for kind, system, count in (("fixed", "s", "of 2"), ("broken", "s", "of 1"), ("broken", "lost", "none of")):
             shown.run(f"show('errors', '{kind}', '{system}')")
             assert shown.run(f"counted('{count}')"), (kind, system)

@@ -27,7 +27,7 @@ from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.reader import load, shipped
 from lmms_steer.recipes.schema import Model
-from lmms_steer.recipes.worker import attempt
+from lmms_steer.recipes.worker import LONG_AGO, Sign, attempt
 
 RECIPE = """\
 about: a test
@@ -440,6 +440,15 @@ def test_ctrl_c_ends_a_run_with_one_line_and_all_that_it_started(tmp_path: Path)
     assert process.returncode == 130
     list(execute(tmp_path, [shell("a", "echo > $OUT", tmp_path)], 1))
     assert not at_work(gate)
+
+
+def test_a_command_on_another_machine_is_gone_when_its_stamp_stands_still_whatever_that_clock_says() -> None:
+    sign = Sign(1000.0)
+    # stamps of a clock that is decades behind
+    assert not sign.is_old(5, 1001.0) and not sign.is_old(5, 1001.0 + LONG_AGO)
+    assert not sign.is_old(6, 1002.0 + LONG_AGO), "a new one"
+    assert not sign.is_old(None, 1003.0 + LONG_AGO), "a disk that is away for a moment"
+    assert sign.is_old(6, 1003.0 + 2 * LONG_AGO) and sign.is_old(None, 1003.0 + 2 * LONG_AGO)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system tells a process that its parent died")

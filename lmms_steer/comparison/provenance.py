@@ -99,7 +99,9 @@ def _chosen_here(run: Samples) -> bool:
     # a choice that is kept beside its vector says `tiny_spatial_select (500 questions)`
     if task in {_plain(name.split()[0]) for name in str(made.get("chosen_on") or "").split(",") if name.strip()}:
         return True
-    return not run.questions.isdisjoint(str(made.get("some_questions") or "").split())
+    some = str(made.get("some_questions") or "").split()
+    # a run's questions take as long to hash as to read
+    return bool(some) and not run.questions.isdisjoint(some)
 
 
 def _searched_here(run: Samples, searched: Mapping[str, Collection[str]]) -> bool:

@@ -77,12 +77,8 @@ def markdown(rows: list[Row], warnings: Sequence[str] = ()) -> str:
         for row in found:
             cells = [task, *(write(row) for _, write in _COLUMNS)]
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("*", r"\*"))
-    return (
-        "\n".join(
-            [*lines, "", words.CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *refusals(rows)))]
-        )
-        + "\n"
-    )
+    lines += ["", words.CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *refusals(rows)))]
+    return "\n".join(lines) + "\n"
 
 
 def latex(rows: list[Row], warnings: Sequence[str] = ()) -> str:

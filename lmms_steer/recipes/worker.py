@@ -105,20 +105,36 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
+class Sign:
+    """When a stamp of another machine last changed, by this one's clock: theirs may be another.
+
+    Args:
+        now: seconds, of `time.monotonic`.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.stamp: int | None = None
+        self.since = now
+
+    def is_old(self, stamp: int | None, now: float) -> bool:
+        """Whether it has not changed for `LONG_AGO`; None is a stamp that could not be read."""
+        if stamp is not None and stamp != self.stamp:
+            self.stamp, self.since = stamp, now
+        return now - self.since > LONG_AGO
+
+
 def _watch(post: Post) -> None:
     """End this process and what it started when its command is gone: the next run must find the folder quiet."""
     folder = Path(post.root) / ".run"
-    sign, since = 0, time.monotonic()
+    sign = Sign(time.monotonic())
     while True:
         time.sleep(0.5)
-        mine, now = True, time.monotonic()
+        mine, stamp = True, None
         # a disk that is away for a moment says nothing
         with suppress(OSError):
             mine = (folder / "run").read_text(encoding="utf-8") == post.run
-            if (last := (folder / "alive").stat().st_mtime_ns) != sign:
-                sign, since = last, now
-        # by this machine's clock: that of the disk may be another
-        silent = now - since > LONG_AGO
+            stamp = (folder / "alive").stat().st_mtime_ns
+        silent = sign.is_old(stamp, time.monotonic())
         if not mine or (silent if post.watcher is None else not _alive(post.watcher)):
             inside.end_children()
             os._exit(3)

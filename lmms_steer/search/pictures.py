@@ -47,8 +47,9 @@ def _map(pyplot: Any, name: str, grid: Grid, found: dict[str, Any]) -> Any:
     heat.bar(figure, image, axes, maps.values())
     random = [control["gain"] for control in found["controls"].values()]
     beside = f"; best of {len(random)} random: {100 * max(random):+.1f}" if random else ""
-    dropped = " · dot: dropped early" if len(grid.finalists) < len(grid.cells) else ""
-    untried = " · grey: not tried" if len({len(drawn.cells) for drawn in maps.values()}) > 1 else ""
+    squares = [drawn for drawn in maps.values() if not drawn.continuous]
+    dropped = " · dot: dropped early" if any(drawn.dropped for drawn in squares) else ""
+    untried = " · grey: not tried" if any(len(d.cells) < len(d.layers) * len(d.alphas) for d in squares) else ""
     title = f"{words.vector(name)}: best {100 * best['gain']:+.1f} points (framed){beside}{dropped}{untried}"
     figure.suptitle(title, fontsize=10)
     return figure
