@@ -7,11 +7,13 @@ Each wraps one public function, does nothing for models that are not ours, and i
 * `evaluator.evaluate`: the results say, under `steering`, what was done to the model;
 * `GeneralConfigTracker._get_model_name`: the output folder names the spec, so that two runs stand apart;
 * `ResponseCache.create`: the cache's key holds a hash of vectors and answer bias: changed files give no stale answers;
-* `cli_evaluate` catches every `Exception` and exits with 0: a user's mistake leaves as `SystemExit(2)`.
+* `cli_evaluate` catches every `Exception` and exits with 0: a user's mistake leaves as `SystemExit(2)`;
+* the process group that torchrun's evaluator opens stays open: `atexit` leaves it.
 
 What is logged of every model's answers is in lmms_eval_logging.py.
 """
 
+import atexit
 import functools
 import sys
 from collections.abc import Callable
@@ -83,6 +85,8 @@ def install(lm: SteeredModel, arg_string: str) -> None:
     wrap(evaluator, "evaluate", _with_record)
     wrap(GeneralConfigTracker, "_get_model_name", _with_tag, kind=staticmethod)
     wrap(ResponseCache, "create", _with_hash, kind=classmethod)
+    # not earlier: the evaluator opens the group after the model is made
+    atexit.register(_leave_process_group)
 
 
 def end_command_line(error: UserError) -> None:
@@ -91,6 +95,14 @@ def end_command_line(error: UserError) -> None:
         sys.stdout.flush()
         print(f"lmms-steer: {error}", file=sys.stderr, flush=True)  # noqa: T201
         raise SystemExit(2) from error
+
+
+def _leave_process_group() -> None:
+    """Close it while Python still stands: threads of an open one can abort the exit of a run whose results are out."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:

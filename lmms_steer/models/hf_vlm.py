@@ -1,6 +1,5 @@
 """A batched lmms-eval wrapper for image-text-to-text models of transformers: generation, log-likelihood, unsteered."""
 
-import atexit
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -83,8 +82,6 @@ class HfVlm(lmms):  # type: ignore[misc]
         self.batch_size_per_gpu = positive("batch_size", batch_size)
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
-        if self._world_size > 1:
-            atexit.register(_leave_process_group)
         self._device = torch.device(device) if device is not None else self.accelerator.device
         dtype = checked_dtype(dtype, self._device)
         options: dict[str, Any] = {"trust_remote_code": yes_or_no("trust_remote_code", trust_remote_code)}
@@ -244,9 +241,3 @@ class HfVlm(lmms):  # type: ignore[misc]
 def _shape_of(asked: tuple[Any, ...]) -> tuple[str, ...]:
     """What must be the same for all questions of a call: processors take no batch whose images differ in number."""
     return tuple(type(visual).__name__ for visual in asked[1])
-
-
-def _leave_process_group() -> None:
-    # lmms-eval leaves it open, and its threads can then abort the interpreter's exit after all results are written
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
