@@ -406,13 +406,16 @@ def plot(
         ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="The run to compare with: its name or folder.")] = None,
-    studies: Annotated[list[Path] | None, typer.Option(help="A search's folder, for maps; again for more.")] = None,
+    studies: Annotated[
+        list[Path] | None, typer.Option(help="A search's folder, for maps, and for what it chose on; again for more.")
+    ] = None,
     metric: Annotated[str | None, typer.Option(help="What to compare by; each task's own where unsaid.")] = None,
 ) -> None:
     """Gains and searches as figures for papers."""
     from lmms_steer.comparison.plots import plot as draw
 
-    _say(str(draw(runs or [], out, kind, baseline, studies or [], metric)))
+    for line in draw(runs or [], out, kind, baseline, studies or [], metric):
+        _say(line)
 
 
 @app.command("inspect")

@@ -352,7 +352,8 @@ def test_a_study_of_the_vector_on_the_task_is_warned_of_though_the_spec_was_type
 def test_gains_are_drawn(tmp_path: Path, kind: str, suffix: str) -> None:
     write_run(tmp_path / "runs/baseline", {"a$b": BASE, "c": BASE})
     write_run(tmp_path / "runs/s", {"a$b": STEERED, "c": [2.5 * score for score in BASE]})
-    out = plot([str(tmp_path / "runs")], tmp_path / f"p.{suffix}", kind)
+    out = tmp_path / f"p.{suffix}"
+    assert plot([str(tmp_path / "runs")], out, kind) == [str(out)]
     start = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[suffix]
     assert out.read_bytes().startswith(start)
     if suffix == "svg":
@@ -363,11 +364,22 @@ def test_a_plot_of_runs_is_their_gains_with_intervals_unless_another_kind_is_sai
     write_run(tmp_path / "runs/baseline", {"a": BASE})
     write_run(tmp_path / "runs/s", {"a": STEERED})
     runs = [str(tmp_path / "runs")]
-    drawn = {kind: plot(runs, tmp_path / f"{kind}.svg", kind).read_text() for kind in (None, "gains", "table")}
+    drawn = {
+        kind: Path(plot(runs, tmp_path / f"{kind}.svg", kind)[-1]).read_text() for kind in (None, "gains", "table")
+    }
     interval = "gain over the baseline [95%]; filled"
     assert [interval in text for text in drawn.values()] == [True, True, False]
     with pytest.raises(UserError, match="say --kind gains or table for the runs, or maps"):
         plot(runs, tmp_path / "p.svg", studies=[tmp_path])
+
+
+def test_a_plot_tells_what_a_comparison_of_its_runs_would_warn_of(tmp_path: Path) -> None:
+    runs = chosen(tmp_path / "runs", "a", {"chosen_on": "a"})
+    write_run(tmp_path / "runs/other", {"b": STEERED})
+    *told, drawn = plot([str(runs)], tmp_path / "p.svg")
+    assert drawn == str(tmp_path / "p.svg")
+    assert told == [str(line) for line in run([str(runs)]) if isinstance(line, str)]
+    assert "WARNING: a:" in told[-1] and "not compared: other on b" in told[0]
 
 
 def test_a_plot_that_cannot_be_drawn_is_one_line(tmp_path: Path) -> None:

@@ -420,7 +420,7 @@ def test_studies_in_folders_of_one_name_are_drawn_each(tmp_path: Path) -> None:
         ("counting/concept-mean_shift", [[0.01]]),
         ("spatial/concept-mean_shift", [[0.0]]),
     ]
-    drawn = plot([], tmp_path / "maps.svg", studies=[tmp_path]).read_text()
+    drawn = Path(plot([], tmp_path / "maps.svg", studies=[tmp_path])[-1]).read_text()
     assert "counting/concept-mean_shift" in drawn and "spatial/concept-mean_shift" in drawn
     assert read_maps([tmp_path / "search/tiny/spatial"])[0]["study"] == "concept-mean_shift"
 

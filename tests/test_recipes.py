@@ -20,6 +20,7 @@ from lmms_steer import UserError, task_files
 from lmms_steer import method_names as names
 from lmms_steer.data.not_here import not_here
 from lmms_steer.extraction.extract import METHODS
+from lmms_steer.notes import note, warn
 from lmms_steer.recipes import inside, memory, words, workers
 from lmms_steer.recipes.cells import Cell, missing
 from lmms_steer.recipes.command import execute, run
@@ -547,6 +548,16 @@ def test_what_was_tried_again_and_again_is_told_by_its_cause(tmp_path: Path) -> 
     log = tmp_path / "log"
     log.write_text("pyarrow.lib.ArrowInvalid: no footer\nValueError: x\ntenacity.RetryError: RetryError[<Future>]\n")
     assert inside.why(log) == "ValueError: x"
+
+
+def test_what_was_noted_on_the_way_is_no_reason_for_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note("out of memory with 16 questions at once, going on with 8")
+    warn("vector 'v' was made from another model")
+    log = tmp_path / "log"
+    log.write_text("KeyError: 'a'\n" + capsys.readouterr().err)
+    assert inside.why(log) == "KeyError: 'a'"
 
 
 def test_an_evaluation_that_left_too_little_is_not_done(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import numpy as np
 
 from lmms_steer.comparison import heat, words
 from lmms_steer.comparison.board import Row, build
-from lmms_steer.comparison.studies import read_maps
+from lmms_steer.comparison.provenance import warnings
+from lmms_steer.comparison.studies import read_maps, read_searches
 from lmms_steer.comparison.systems import read_systems
+from lmms_steer.comparison.tables import refusals
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.inspection.figure import pyplot_for, save
 
@@ -34,7 +36,7 @@ def plot(
     baseline: str | None = None,
     studies: Sequence[Path] = (),
     metric: str | None = None,
-) -> Path:
+) -> list[str]:
     """Draw one figure.
 
     Args:
@@ -43,6 +45,9 @@ def plot(
         kind: gains, table or maps; where unsaid, gains of runs and maps of studies.
         baseline, metric: as for a comparison.
         studies: folders of searches.
+
+    Returns:
+        What is to be printed: runs left out and warnings, as a comparison has them, and last the file.
 
     Raises:
         UserError: for what cannot be read or drawn.
@@ -57,11 +62,14 @@ def plot(
     pyplot = pyplot_for(out)
     with pyplot.rc_context(_STYLE):
         if kind == "maps":
-            return save(_maps(pyplot, read_maps(studies)), out)
-        rows = [row for row in build(read_systems(runs, baseline, metric)) if row.test]
-        if not rows:
+            return [str(save(_maps(pyplot, read_maps(studies)), out))]
+        systems = read_systems(runs, baseline, metric)
+        rows = build(systems)
+        drawn = [row for row in rows if row.test]
+        if not drawn:
             raise UserError("there is nothing to draw: no run but the baseline")
-        return save((_table if kind == "table" else _gains)(pyplot, rows), out)
+        told = [*refusals(rows), *warnings(systems.values(), read_searches(studies))]
+        return [*told, str(save((_table if kind == "table" else _gains)(pyplot, drawn), out))]
 
 
 def _table(pyplot: Any, rows: list[Row]) -> Any:

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import torch
 
+from lmms_steer.notes import note
+
 Q = TypeVar("Q")
 R = TypeVar("R")
 
@@ -78,5 +80,5 @@ def halving(
     half = (len(batch) + 1) // 2
     if fits is not None:
         fits(half)
-    print(f"lmms-steer: out of memory with {len(batch)} {what} at once, going on with {half}", file=sys.stderr)  # noqa: T201
+    note(f"out of memory with {len(batch)} {what} at once, going on with {half}")
     return [result for part in (batch[:half], batch[half:]) for result in halving(part, run, what, fits)]

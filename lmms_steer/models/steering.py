@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import sys
 from typing import Any
 
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.intervention.hooks import attach
 from lmms_steer.models.relative import measured
+from lmms_steer.notes import note, warn
 from lmms_steer.resolve import ModelFacts, ResolvedSpec, resolve
 from lmms_steer.spec import FIELDS, SteeringSpec
 
@@ -45,13 +45,13 @@ class Steering:
         """
         text = config.get_text_config(decoder=True)
         for line in extract_missing(self.spec, self.pretrained):
-            _say(line)
+            note(line)
         self.resolved = resolve(self.spec, ModelFacts(self.pretrained, text.num_hidden_layers, text.hidden_size))
         if rank == 0:
             for line in self.resolved.notes:
-                _say(line)
+                note(line)
             for line in self.resolved.warnings:
-                _say(f"WARNING: {line}")
+                warn(line)
 
     def attach_to(self, model: Any, processor: Any) -> None:
         """Attach the hooks; where a strength is relative, measure the residual's norms first, or read them.
@@ -76,7 +76,3 @@ class Steering:
             return None
         done = [self.resolved.sha256, sorted((self.answer_bias or {}).items())]
         return hashlib.sha256(json.dumps(done).encode()).hexdigest()
-
-
-def _say(line: str) -> None:
-    print(f"lmms-steer: {line}", file=sys.stderr)  # noqa: T201
