@@ -4,6 +4,7 @@ from lmms_steer.controls import CONTROLS
 from lmms_steer.errors import unknown
 
 METHODS = ("mean_shift", "linear_probe", "pca", "sae", "sae_denoised")
+DEFAULT_METHOD = "mean_shift"
 
 
 def check_method(method: str) -> None:

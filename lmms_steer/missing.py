@@ -6,10 +6,9 @@ from difflib import SequenceMatcher, get_close_matches
 from lmms_steer import concepts
 from lmms_steer.backbones import short_name, table
 from lmms_steer.errors import UserError
-from lmms_steer.method_names import METHODS, check_method
+from lmms_steer.method_names import DEFAULT_METHOD, check_method
 from lmms_steer.tiny_world.paths import TINY_MODELS
 
-DEFAULT_METHOD = METHODS[0]
 LISTED, NEAREST = 12, 5
 
 

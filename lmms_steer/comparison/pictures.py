@@ -53,7 +53,7 @@ def pictures_of(
             if str(found.doc_to_target(doc)) != target or not alike:
                 why = "the data here is not what the runs were made on"
             elif visuals and isinstance(visuals[0], Image.Image):
-                pictures[number] = _data_uri(visuals[0])
+                pictures[number] = data_uri(visuals[0])
                 budget -= len(pictures[number])
             if budget < 0:
                 return pictures, "more would make the page large"
@@ -62,7 +62,8 @@ def pictures_of(
     return pictures, why
 
 
-def _data_uri(picture: Image.Image) -> str:
+def data_uri(picture: Image.Image) -> str:
+    """As a page holds it: small enough to be one of hundreds."""
     picture = picture.convert("RGB")
     small = max(picture.size) <= _PIXEL_ART
     picture.thumbnail((EDGE, EDGE))

@@ -1,7 +1,5 @@
 """`index.html`: the table, the curve, the maps and some scenes, in one file."""
 
-import base64
-import io
 import json
 from collections.abc import Iterator
 from importlib.resources import files
@@ -10,9 +8,9 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from lmms_steer.comparison.files import newest
+from lmms_steer.comparison.pictures import data_uri
 from lmms_steer.comparison.results import read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.demo.charts import colour_curve, search_map
@@ -78,7 +76,7 @@ def _scenes(folders: Folders, task: str, each: int = 3) -> list[dict[str, Any]]:
             scenes.append(
                 {
                     "kind": kind,
-                    "image": _data_uri(row["image"]),
+                    "image": data_uri(row["image"]),
                     "question": row["question"],
                     "answer": row["choices"]["ABCDEF".index(row["answer"].strip("()"))],
                     "before": sample["filtered_resps"],
@@ -86,9 +84,3 @@ def _scenes(folders: Folders, task: str, each: int = 3) -> list[dict[str, Any]]:
                 }
             )
     return scenes
-
-
-def _data_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

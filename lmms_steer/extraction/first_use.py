@@ -7,8 +7,8 @@ from lmms_steer.backbones import backbone_of
 from lmms_steer.controls import parse as parse_control
 from lmms_steer.controls import wrong_concept
 from lmms_steer.errors import UserError
+from lmms_steer.method_names import DEFAULT_METHOD
 from lmms_steer.spec import Intervention, SteeringSpec
-from lmms_steer.store import DEFAULT_METHOD
 
 
 def extract_missing(spec: SteeringSpec, model: str) -> Iterator[str]:
