@@ -86,14 +86,23 @@ def save(vectors: SteeringVectors, root: Path | None = None) -> Path:
     """File a vector in a store under its own name, and bring the store's index up to date.
 
     Raises:
-        UserError: where it cannot be written, or its provenance makes a name that is no `backbone/concept/method`.
+        UserError: where it cannot be written; as `place`.
+    """
+    root = root if root is not None else user_store()
+    path = vectors.save(place(vectors, root))
+    write_atomically(root / "index.yaml", index(root).encode())
+    return path
+
+
+def place(vectors: SteeringVectors, root: Path) -> Path:
+    """Where a store files a vector.
+
+    Raises:
+        UserError: where its provenance makes a name that is no `backbone/concept/method`: it might lead out of it.
     """
     if not _NAME.fullmatch(vectors.name):
         raise UserError(f"{vectors.name!r} is no name for a vector: expected backbone/concept/method")
-    root = root if root is not None else user_store()
-    path = vectors.save(root / f"{vectors.name}.safetensors")
-    write_atomically(root / "index.yaml", index(root).encode())
-    return path
+    return root / f"{vectors.name}.safetensors"
 
 
 def index(root: Path) -> str:
