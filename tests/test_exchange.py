@@ -67,6 +67,10 @@ def test_pt_gives_back_the_numbers_and_reads_the_forms_of_others(tmp_path: Path)
     assert all(np.array_equal(formats.read(out, None, KNOWN)[layer], made[layer]) for layer in made)
     export(made, "pt", out, layer=1)
     assert np.array_equal(formats.read(out, 1, KNOWN)[1], made[1])
+    for alpha in (0.0, 2.0):
+        export(made, "pt", out, alpha=alpha)
+        assert all(np.array_equal(formats.read(out, None, KNOWN)[layer], made[layer] * alpha) for layer in made)
+    export(made, "pt", out, layer=1)
     with pytest.raises(UserError, match="add --layer"):
         formats.read(out, None, KNOWN)
     export(made, "lm-eval", out, layer=2, alpha=0.5)
