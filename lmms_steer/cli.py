@@ -220,11 +220,14 @@ def pull_vectors(
     repo: Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
     store: Annotated[Path | None, typer.Option(help="Store to file them in; yours where unsaid.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also where the store has a file of that name with other content.")
+    ] = False,
 ) -> None:
     """Download every vector of a repository on the Hugging Face Hub."""
     from lmms_steer.exchange.hub import pull
 
-    for line in pull(repo, revision, store):
+    for line in pull(repo, revision, store, replace):
         _say(line)
 
 

@@ -6,7 +6,7 @@ each MLLM the layer, alpha and tokens that a search on held-out questions chose.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,27 +86,42 @@ def save(vectors: SteeringVectors, root: Path | None = None) -> Path:
     """File a vector in a store under its own name, and bring the store's index up to date.
 
     Raises:
-        UserError: where it cannot be written, or its provenance makes a name that is no `backbone/concept/method`.
+        UserError: where it cannot be written; as `place`.
     """
-    if not _NAME.fullmatch(vectors.name):
-        raise UserError(f"{vectors.name!r} is no name for a vector: expected backbone/concept/method")
     root = root if root is not None else user_store()
-    path = vectors.save(root / f"{vectors.name}.safetensors")
+    path = vectors.save(place(vectors, root))
     write_atomically(root / "index.yaml", index(root).encode())
     return path
 
 
+def place(vectors: SteeringVectors, root: Path) -> Path:
+    """Where a store files a vector.
+
+    Raises:
+        UserError: where its provenance makes a name that is no `backbone/concept/method`: it might lead out of it.
+    """
+    if not _NAME.fullmatch(vectors.name):
+        raise UserError(f"{vectors.name!r} is no name for a vector: expected backbone/concept/method")
+    return root / f"{vectors.name}.safetensors"
+
+
 def index(root: Path) -> str:
-    """A store's table of contents, for people: no code reads it."""
+    """A store's table of contents, for people: no code reads it. A damaged file has its row, and says so there."""
     table = {}
     for path in sorted(root.glob("*/*/*.safetensors")):
-        made = read_provenance(path)
-        keys = ("n_layers", "hidden_size", "sentences_sha256")
-        # what a method found layer by layer is long, and stands in the file
-        settings = {key: value for key, value in made.get("settings", {}).items() if not isinstance(value, dict)}
-        row = {key: made[key] for key in keys if key in made} | {"settings": settings}
+        try:
+            row = _row(read_provenance(path))
+        except UserError as error:
+            row = {"damaged": str(error)}
         table[path.relative_to(root).with_suffix("").as_posix()] = row
     return "# Written by lmms-steer whenever it files a vector here.\n" + yaml.safe_dump(table, sort_keys=True)
+
+
+def _row(made: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("n_layers", "hidden_size", "sentences_sha256")
+    # what a method found layer by layer is long, and stands in the file
+    settings = {key: value for key, value in made["settings"].items() if not isinstance(value, dict)}
+    return {key: made[key] for key in keys if key in made} | {"settings": settings}
 
 
 def choice_path(entry: Entry) -> Path:

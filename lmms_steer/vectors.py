@@ -109,8 +109,8 @@ class SteeringVectors:
         try:
             data = path.read_bytes()
             tensors = load(data)
-            metadata = json.loads(_header(data)["__metadata__"][_METADATA_KEY])
-            directions = {int(key.removeprefix("layer.")): array for key, array in tensors.items()}
+            metadata = _metadata(_header(data))
+            directions = {_layer(key): array for key, array in tensors.items()}
         except OSError as error:
             raise UserError(f"cannot read the vector {str(path)!r}: {error.strerror or error}") from error
         except SafetensorError as error:
@@ -121,7 +121,7 @@ class SteeringVectors:
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """The provenance alone, without reading the directions.
+    """The provenance alone, without reading the directions; what it does not say of their shape, the file tells.
 
     Raises:
         UserError: as `SteeringVectors.load`.
@@ -130,10 +130,23 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
         with Path(path).open("rb") as file:
             size = struct.unpack("<Q", file.read(8))[0]
             header = json.loads(file.read(min(size, 1 << 24)))
-        metadata: dict[str, Any] = json.loads(header["__metadata__"][_METADATA_KEY])
-    except (OSError, struct.error, ValueError, KeyError, TypeError) as error:
+        metadata = _metadata(header)
+        shapes = {_layer(key): entry["shape"] for key, entry in header.items() if key != "__metadata__"}
+        told = {"n_layers": max(shapes) + 1, "hidden_size": shapes[max(shapes)][0], "settings": {}}
+    except (OSError, struct.error, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"{str(path)!r} is cut off or not one of lmms-steer's vectors") from error
+    return told | metadata
+
+
+def _metadata(header: dict[str, Any]) -> dict[str, Any]:
+    metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("settings", {}), dict):
+        raise TypeError
     return metadata
+
+
+def _layer(key: str) -> int:
+    return int(key.removeprefix("layer."))
 
 
 def _header(data: bytes) -> dict[str, Any]:

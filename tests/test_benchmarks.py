@@ -360,6 +360,41 @@ def test_a_damaged_release_is_named_by_file_and_row_and_leaves_nothing(
         list(importing.run("clevr", tmp_path / "nothing", root))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../../../up/evil.png", "val/../../../../evil.png", "{out}/evil.png", "/{out}/evil.png", ".."),
+        *("..\\..\\evil.png", "\\\\host\\share\\evil.png", "C:evil.png"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("benchmark", "json_file", "field"),
+    [
+        ("clevr", "questions/CLEVR_val_questions.json", "image_filename"),
+        ("superclevr", "superCLEVR_questions_30k.json", "image_filename"),
+        ("whatsup", "controlled_images_dataset.json", "image_path"),
+    ],
+)
+def test_a_picture_s_name_does_not_lead_out_of_the_release_or_of_the_copy(
+    release: dict[str, Path], tmp_path: Path, name: str, benchmark: str, json_file: str, field: str
+) -> None:
+    folder, out = damaged(release[benchmark], tmp_path, "release"), tmp_path / "out"
+    # so that it is found by its end, and by the whole path
+    for place in (folder / "images/val", folder / "images", folder / "controlled_images", out):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "evil.png").write_bytes(b"x")
+    path = folder / json_file
+    said = json.loads(path.read_text())
+    (said if isinstance(said, list) else said["questions"])[-1][field] = name.format(out=out)
+    path.write_text(json.dumps(said))
+    before = sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    root = tmp_path / "a/b/c/d/data"
+    with pytest.raises(UserError, match=rf"{path.name}', (question|record) \d+: the picture .* without '\.\.'$"):
+        list(importing.run(benchmark, folder, root))
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file() and root not in p.parents) == before
+    assert not list(root.rglob("evil*"))
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -66,6 +67,10 @@ def test_pt_gives_back_the_numbers_and_reads_the_forms_of_others(tmp_path: Path)
     assert all(np.array_equal(formats.read(out, None, KNOWN)[layer], made[layer]) for layer in made)
     export(made, "pt", out, layer=1)
     assert np.array_equal(formats.read(out, 1, KNOWN)[1], made[1])
+    for alpha in (0.0, 2.0):
+        export(made, "pt", out, alpha=alpha)
+        assert all(np.array_equal(formats.read(out, None, KNOWN)[layer], made[layer] * alpha) for layer in made)
+    export(made, "pt", out, layer=1)
     with pytest.raises(UserError, match="add --layer"):
         formats.read(out, None, KNOWN)
     export(made, "lm-eval", out, layer=2, alpha=0.5)
@@ -185,6 +190,50 @@ def test_pushed_vectors_come_back_with_their_choices_and_a_card(
     assert (tmp_path / "store/tiny-gemma2/spatial/mean_shift.choices.yaml").is_file()
 
 
+def test_what_is_yours_stays_unless_it_is_to_be_replaced(
+    small_hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    theirs, yours, root = vectors(), vectors(seed=1), tmp_path / "store"
+    small_hub[f"{theirs.name}.safetensors"] = theirs.to_bytes()
+    small_hub[f"{theirs.name}.choices.yaml"] = b"theirs"
+    path = store.save(yours, root)
+    choices = path.with_suffix(".choices.yaml")
+
+    def pulled(**more: bool) -> list[str]:
+        return list(hub.pull("u/r", None, root, **more))
+
+    (said,) = pulled()
+    assert said.startswith(f"left out: you have {str(path)!r}") and "--replace" in said
+    assert path.read_bytes() == yours.to_bytes() and not choices.exists(), "its choices are of another vector"
+    store.save(theirs, root)
+    choices.write_bytes(b"yours")
+    assert [line.split(": ")[0] for line in pulled()] == [f"{theirs.name} -> {path}", "left out"]
+    assert choices.read_bytes() == b"yours"
+    store.save(yours, root)
+    assert pulled(replace=True) == pulled() == [f"{theirs.name} -> {path}"], "of the same content no word is said"
+    assert path.read_bytes() == theirs.to_bytes() and choices.read_bytes() == b"theirs"
+
+
+def test_a_damaged_file_on_either_side_keeps_no_other_back(
+    small_hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    small_hub["damaged.safetensors"] = b"half"
+    first, last = hub.push(["tiny-gemma2/spatial/pca"], "u/r", private=True)
+    assert first.startswith("not on the card: ") and last == "tiny-gemma2/spatial/pca -> u/r"
+    assert "spatial/pca`" in small_hub["README.md"].decode()
+    damaged = tmp_path / "store/tiny-gemma2/counting/pca.safetensors"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"half")
+    said = list(hub.pull("u/r", None, tmp_path / "store"))
+    assert [line.startswith("left out: ") for line in said] == [True, False] and "damaged.safetensors" in said[0]
+
+
 def test_a_vector_cannot_say_a_name_that_leaves_the_store(
     small_hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,3 +245,9 @@ def test_a_vector_cannot_say_a_name_that_leaves_the_store(
         list(hub.pull("u/r", None, tmp_path / "store"))
     with pytest.raises(UserError, match="the Hub's 'no repo at all'"):
         list(hub.pull("no repo at all", None, tmp_path / "store"))
+    out = vectors(model="..", concept="..", method="out").save(tmp_path / "v.safetensors")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a/b/c"))
+    (tmp_path / "a/b/c").mkdir(parents=True)
+    with pytest.raises(UserError, match="'../../out' is no name for a vector"):
+        list(hub.push([str(out)], "u/r", private=True))
+    assert not list(tmp_path.rglob("out.safetensors"))

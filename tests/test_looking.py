@@ -166,6 +166,14 @@ def test_a_vector_whose_model_is_not_here_is_shown_without_words() -> None:
     assert "probe: balanced accuracy" not in "\n".join(lines(shown)), "a column of dashes is not explained by numbers"
 
 
+def test_a_damaged_probe_does_not_keep_another_vector_from_being_shown(own_cache: Path) -> None:
+    damaged = store.user_store() / "tiny-gemma2" / "colour-red" / "linear_probe.safetensors"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"half")
+    shown = describe(store.find("tiny-gemma2/colour-red/mean_shift", None).path, with_words=False)
+    assert not shown.probe and shown.cosines
+
+
 def test_vectors_of_different_width_are_not_compared() -> None:
     with pytest.raises(UserError, match="has width 48, .* 32: they cannot be compared"):
         cosine_by_layer(vectors(4, 48), vectors(4, 32))

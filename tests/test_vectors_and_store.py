@@ -1,5 +1,6 @@
 """Vector files keep their provenance, damaged ones are refused, and a name finds the right file."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import vectors
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -15,7 +17,7 @@ from typer.testing import CliRunner
 from lmms_steer import SteeringSpec, SteeringVectors, UserError, store
 from lmms_steer.cli import app
 from lmms_steer.resolve import DEFAULT_ALPHA, DEFAULT_TOKENS, ModelFacts, resolve
-from lmms_steer.vectors import write_atomically
+from lmms_steer.vectors import read_provenance, write_atomically
 
 TINY = ModelFacts("tiny-paligemma2", 5, 96)
 
@@ -76,6 +78,33 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     with pytest.raises(UserError, match="cannot write .*No space left on device"):
         write_atomically(target, b"new")
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_damaged_file_has_its_row_and_blocks_no_other(own_cache: Path) -> None:
+    whole = filed(store.user_store())
+    for concept, data in {
+        "cut": whole.read_bytes()[:100],
+        "empty": b"",
+        "list": SteeringVectors.load(whole).to_bytes().replace(b'"settings\\": {}', b'"settings\\": []'),
+    }.items():
+        path = store.user_store() / "tiny-gemma2" / concept / "pca.safetensors"
+        path.parent.mkdir()
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=re.escape(repr(str(path)))):
+            SteeringVectors.load(path)
+    filed(store.user_store(), concept="counting")
+    rows = yaml.safe_load((store.user_store() / "index.yaml").read_text())
+    assert {name.split("/")[1] for name, row in rows.items() if "damaged" in row} == {"cut", "empty", "list"}
+    assert rows["tiny-gemma2/counting/mean_shift"]["hidden_size"] == 96 and len(rows) == 5
+
+
+def test_of_a_vector_that_does_not_say_its_shape_the_file_tells_it(own_cache: Path) -> None:
+    path = store.user_store() / "tiny-gemma2" / "theirs" / "mean_shift.safetensors"
+    SteeringVectors({1: np.ones(7), 3: np.ones(7)}, {}).save(path)
+    listed = CliRunner().invoke(app, ["vectors", "list", "theirs"])
+    assert listed.exit_code == 0 and re.search(r"yours +4 layers x 7 +- anchors", listed.output)
+    assert read_provenance(path)["n_layers"] == 4
+    assert "n_layers" not in SteeringVectors.load(path).provenance, "what is hashed is what the file says"
 
 
 def test_names_find_the_file_and_yours_hides_the_shipped(own_cache: Path) -> None:

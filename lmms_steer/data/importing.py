@@ -158,8 +158,8 @@ def _one(release: Path, name: str) -> Path:
 
 
 def _beside(image: str, folders: list[Path], where: Path) -> Path:
-    """A picture that a JSON names, by the whole path or the name; a name cannot lead out of the release."""
-    parts = [part for part in Path(image).parts if part not in ("..", "/", ".")]
+    """A picture that a JSON names, by the whole path or its end; `releases` gives no name that leads out."""
+    parts = Path(image).parts
     for folder in folders:
         for start in range(len(parts)):
             candidate = folder.joinpath(*parts[start:])

@@ -69,6 +69,10 @@ class Copy:
     def picture(self, source: Path, name: str) -> str:
         """Bring a picture into the copy: a hard link where the disk allows it; returns its name there.
 
+        Args:
+            source: the file.
+            name: its path in the copy's folder of pictures, which it does not lead out of.
+
         Raises:
             UserError: when it is missing or cannot be read.
         """

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import ijson
@@ -31,7 +31,8 @@ def clevr_questions(path: Path) -> Iterator[dict[str, Any]]:
         `image` (the file's name), `image_index`, `question`, `answer` as text, `family`, `question_index`.
 
     Raises:
-        UserError: for a file that is cut off, or a question without an answer (CLEVR's test split has none).
+        UserError: for a file that is cut off, a question without an answer (CLEVR's test split has none), or a
+            picture's name that leads out of a folder.
     """
     number = 0
     with _opened(path) as file:
@@ -60,7 +61,7 @@ def _question(entry: Any, path: Path, number: int) -> dict[str, Any]:
     # Super-CLEVR has numbers and truth values where CLEVR has texts
     said = ("yes" if answer else "no") if isinstance(answer, bool) else str(answer)
     return {
-        "image": str(entry["image_filename"]),
+        "image": _picture(str(entry["image_filename"]), where),
         "image_index": int(entry.get("image_index", -1)),
         "question": str(entry["question"]),
         "answer": said,
@@ -90,7 +91,8 @@ def whatsup_records(path: Path) -> Iterator[dict[str, Any]]:
     """`controlled_images_dataset.json` (A) or `controlled_clevr_dataset.json` (B): image path and four captions.
 
     Raises:
-        UserError: for a file that is cut off, or a record without four different captions.
+        UserError: for a file that is cut off, a record without four different captions, or a picture's name that leads
+            out of a folder.
     """
     number = 0
     with _opened(path) as file:
@@ -102,11 +104,24 @@ def whatsup_records(path: Path) -> Iterator[dict[str, Any]]:
                     raise UserError(f"{where}: expected image_path and caption_options")
                 if len(captions) != 4 or len(set(captions)) != 4:
                     raise UserError(f"{where}: expected four different captions, got {captions!r}")
-                yield {"image": entry["image_path"], "caption_options": captions, "TARGET": 0}
+                yield {"image": _picture(entry["image_path"], where), "caption_options": captions, "TARGET": 0}
         except ijson.JSONError as error:
             raise UserError(f"{str(path)!r} is cut off or no JSON after record {number}: {one_line(error)}") from error
     if not number:
         raise UserError(f"{str(path)!r} holds no record")
+
+
+def _picture(name: str, where: str) -> str:
+    """The name as it stands, which is to become a path in the copy.
+
+    Raises:
+        UserError: for one that leads out of a folder, on whichever system.
+    """
+    # these rules know both slashes, and drives
+    path = PureWindowsPath(name)
+    if path.anchor or ".." in path.parts or not path.name:
+        raise UserError(f"{where}: the picture {name!r}: expected a path inside the release, without '..'")
+    return name
 
 
 def parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:

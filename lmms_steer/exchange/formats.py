@@ -43,7 +43,7 @@ def export(vectors: SteeringVectors, form: str, out: Path, layer: int | None, al
         data = (
             _lm_eval(vectors, alpha)
             if form == "lm-eval" and alpha is not None
-            else _state(vectors, layer, alpha or 1.0)
+            else _state(vectors, layer, 1.0 if alpha is None else alpha)
         )
         _save_pt(data, out)
     kept = len([number for number in vectors if form != "gguf" or number > 0])

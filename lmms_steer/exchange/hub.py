@@ -9,7 +9,7 @@ import yaml
 
 from lmms_steer import store
 from lmms_steer.errors import UserError, one_line
-from lmms_steer.vectors import SteeringVectors, layer_range
+from lmms_steer.vectors import SteeringVectors, layer_range, write_atomically
 
 
 def push(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:
@@ -18,7 +18,7 @@ def push(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:
     The token is the one that `hf auth login` stored, or `HF_TOKEN`.
 
     Raises:
-        UserError: for a vector that does not exist, or what the Hub refuses.
+        UserError: for a vector that does not exist or has no name for a store, or what the Hub refuses.
     """
     entries = [store.find(name, None) for name in names]
     vectors = {SteeringVectors.load(entry.path).name: entry.path for entry in entries}
@@ -30,10 +30,15 @@ def push(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:
         old = [
             name for name in there if name.endswith(".safetensors") and name.removesuffix(".safetensors") not in vectors
         ]
-        held = [_read_remote(repo, name, None) for name in old]
+        held = []
+        for path in [_fetch(repo, name, None) for name in old]:
+            try:
+                held.append(SteeringVectors.load(path))
+            except UserError as error:
+                yield f"not on the card: {error}"
         for name, path in vectors.items():
             vector = SteeringVectors.load(path)
-            vector.save(root / f"{name}.safetensors")
+            vector.save(store.place(vector, root))
             held.append(vector)
             choices = path.with_suffix(".choices.yaml")
             if choices.is_file():
@@ -44,29 +49,49 @@ def push(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:
     yield from (f"{name} -> {repo}" for name in vectors)
 
 
-def pull(repo: str, revision: str | None, root: Path | None) -> Iterator[str]:
-    """Download every vector of a repository into a store; what is no vector of ours is said and left out.
+def pull(repo: str, revision: str | None, root: Path | None, replace: bool = False) -> Iterator[str]:
+    """Download every vector of a repository, with its choices, into a store.
+
+    What is no vector of ours is said and left out; so is, but for `replace`, a file whose place one with other content
+    has.
 
     Raises:
-        UserError: when the repository cannot be read, or holds no vector.
+        UserError: when the repository cannot be read, or holds no vector; where a file cannot be written.
     """
+    root = root if root is not None else store.user_store()
     files = _reached(lambda hub: hub.HfApi().list_repo_files(repo, revision=revision), repo)
     wanted = [name for name in files if name.endswith(".safetensors")]
     found = 0
     for name in wanted:
         try:
             vector = _read_remote(repo, name, revision)
-            path = store.save(vector, root)
+            path = store.place(vector, root)
         except UserError as error:
             yield f"left out: {error}"
             continue
+        found += 1
+        if not replace and _is_other(path, vector.to_bytes()):
+            yield _kept(path)
+            continue
+        store.save(vector, root)
+        yield f"{vector.name} -> {path}"
         choices = name.removesuffix(".safetensors") + ".choices.yaml"
         if choices in files:
-            path.with_suffix(".choices.yaml").write_bytes(_fetch(repo, choices, revision).read_bytes())
-        found += 1
-        yield f"{vector.name} -> {path}"
+            data, path = _fetch(repo, choices, revision).read_bytes(), path.with_suffix(".choices.yaml")
+            if not replace and _is_other(path, data):
+                yield _kept(path)
+            else:
+                write_atomically(path, data)
     if not found:
         raise UserError(f"{repo} holds no vector of lmms-steer")
+
+
+def _is_other(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() != data
+
+
+def _kept(path: Path) -> str:
+    return f"left out: you have {str(path)!r} with other content: --replace takes the Hub's"
 
 
 def card(vectors: Sequence[SteeringVectors], repo: str) -> str:

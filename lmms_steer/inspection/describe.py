@@ -105,7 +105,10 @@ def _probe(vectors: SteeringVectors) -> dict[int, float]:
     model, concept = (str(vectors.provenance.get(key)) for key in ("model", "concept"))
     for entry in store.entries():
         if entry.name == f"{model}/{concept}/linear_probe":
-            settings = SteeringVectors.load(entry.path).provenance.get("settings", {})
+            try:
+                settings = SteeringVectors.load(entry.path).provenance.get("settings", {})
+            except UserError:
+                break  # a damaged file: `vectors list` says so
             return {int(k): float(v) for k, v in settings.get("held_out_balanced_accuracy", {}).items()}
     return {}
 

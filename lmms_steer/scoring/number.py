@@ -7,7 +7,12 @@ from lmms_steer.scoring.text import NUMBER_WORD, clean, number_of, stated
 _NUMBER = re.compile(
     rf"(?<![\w.,-])(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d)", re.IGNORECASE
 )
-_NONE = re.compile(r"^(?:none|there (?:are|is) (?:no|none|not any)\b.*|no \w+)$", re.IGNORECASE)
+# "no more than 4" is about 4, "no one" about none
+_NONE = re.compile(
+    r"^(?:none$|no \w+$|there (?:are|is) (?:no(?: one)?|none|not any)\b(?! (?:more|fewer|less|greater) than\b))",
+    re.IGNORECASE,
+)
+_FRACTION = re.compile(r"\d\.\d*[1-9]|(?<![\w.,])-\d|\d\s*/\s*\d")
 _TOTAL = re.compile(
     r"(?:\bin total\b|\btotal(?: number)?(?: of [\w ]+)?\s+(?:is|of|:)|\baltogether\b|=)", re.IGNORECASE
 )
@@ -17,6 +22,7 @@ def parse_number(answer: str) -> int | None:
     """The one number of an answer, in digits or words; None where it gives none, several, or a fraction.
 
     What follows `the answer is`, the last `=` or stands beside `in total` counts before the rest.
+    `There are no …` is 0, and beside another number one of several.
     """
     text = clean(answer)
     whole = number_of(text)
@@ -27,9 +33,10 @@ def parse_number(answer: str) -> int | None:
         found = _numbers(conclusion)
         if len(found) == 1:
             return found.pop()
-    if _NONE.match(text):
-        return 0
-    found = _numbers(text)
+    none = _NONE.match(text)
+    found = _numbers(text[none.end() :] if none else text)
+    if none and not _FRACTION.search(text):
+        found.add(0)
     if len(found) == 1:
         return found.pop()
     return _total(text) if found else None
@@ -54,6 +61,6 @@ def _ordered(text: str) -> list[int]:
 
 
 def _numbers(text: str) -> set[int]:
-    if re.search(r"\d\.\d*[1-9]|(?<![\w.,])-\d|\d\s*/\s*\d", text):
+    if _FRACTION.search(text):
         return set()
     return set(_ordered(text))
