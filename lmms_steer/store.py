@@ -147,7 +147,7 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
                 if choice is None or choice["vector_sha256"] != sha256:
                     continue
                 return {key: choice[key] for key in ("layer", "alpha", "tokens")} | {"chosen_on": choice["chosen_on"]}
-            except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+            except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
                 raise UserError(f"the choices file {str(path)!r} is damaged: {one_line(error)}") from error
     return None
 

@@ -19,7 +19,7 @@ from lmms_steer.extraction.sae.verdicts import Verdict, Verdicts
 
 QUESTION = Question(concepts.load("spatial"), "layer 3, feature 8", ["The cup is <<left>> of it. (4.1)"], "positions")
 ANCHORS = {pair.anchor for pair in QUESTION.concept.pairs}
-Reply = Callable[[dict[str, Any]], tuple[int, str] | None]
+Reply = Callable[[dict[str, Any]], tuple[int, Any] | None]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,10 @@ def backbone() -> Backbone:
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list[dict[str, Any]]]]:
-    """Serve chat completions: `reply` gets the request and gives (status, content), or None to never answer."""
+    """Serve chat completions: `reply` gets the request and gives (status, content), or None to never answer.
+
+    Content in bytes is the whole body as it is.
+    """
     servers: list[ThreadingHTTPServer] = []
     stop = threading.Event()
 
@@ -45,14 +48,14 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list
                     stop.wait(20)
                     return
                 status, content = answer
-                message = {"role": "assistant", "content": content}
+                message = {"role": "assistant", "content": str(content) if isinstance(content, bytes) else content}
                 body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
                 choice = {"index": 0, "finish_reason": "stop", "message": message}
                 data = json.dumps({**body, "choices": [choice]} if status == 200 else {"error": {"message": content}})
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.end_headers()
-                self.wfile.write(data.encode())
+                self.wfile.write(content if isinstance(content, bytes) else data.encode())
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -82,6 +85,36 @@ def test_an_answer_is_read_and_the_question_shows_contexts_and_words(endpoint: A
 
 def test_nonsense_is_asked_again_and_then_left_unchecked(endpoint: Any) -> None:
     asked = endpoint(lambda request: (200, "I would rather not say"))
+    verdict = LlmJudge()(QUESTION)
+    assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "means"),
+    [
+        ("", None),
+        (None, None),
+        (3, None),
+        ([{"type": "text", "text": "yes"}], None),
+        ('{"reason": "words of place"}', None),
+        ('{"means": "yes", "reason": "r"}', None),
+        ('{"means": true, "reason": "it ends he', None),
+        ('{"a":' * 100_000, None),
+        ('{"means": false}', False),
+        ('{"means": true, "reason": null}', True),
+        ('{"means": true, "reason": "fires on {left}"}', True),
+        ('{"answer": {"means": false}}', False),
+    ],
+)
+def test_half_an_answer_is_none_and_a_verdict_without_a_reason_counts(endpoint: Any, content: Any, means: Any) -> None:
+    asked = endpoint(lambda request: (200, content))
+    verdict = LlmJudge()(QUESTION)
+    assert verdict.means is means and len(asked) == (3 if means is None else 1) and verdict.reason != "None"
+
+
+@pytest.mark.parametrize("body", [b"", b'{"id": "1", "cho', b"\xff"])
+def test_a_reply_that_is_cut_off_is_asked_for_again_and_then_left_unchecked(endpoint: Any, body: bytes) -> None:
+    asked = endpoint(lambda request: (200, body))
     verdict = LlmJudge()(QUESTION)
     assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(asked) == 3
 
@@ -161,7 +194,19 @@ def test_an_interrupted_check_goes_on_where_it_stopped(backbone: Backbone, endpo
     assert len(asked) == 32 - filed
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "sae: {3: yes-ish}", "sae: {3: {means: perhaps}}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "- 1",
+        "sae: {3: yes-ish}",
+        "sae: {3: {means: perhaps}}",
+        'sae: {"3": {means: true}}',
+        "sae: {3: {means: true, reason: 2026-13-45}}",
+        '{"sae": {"3": ',
+        "\0",
+    ],
+)
 def test_a_damaged_verdict_file_is_refused_and_not_overwritten(backbone: Backbone, own_cache: Path, text: str) -> None:
     path = own_cache / "verdicts" / "tiny-gemma2" / "spatial.yaml"
     path.parent.mkdir(parents=True)
@@ -169,6 +214,33 @@ def test_a_damaged_verdict_file_is_refused_and_not_overwritten(backbone: Backbon
     with pytest.raises(UserError, match=r"the verdicts in .* are damaged"):
         extracted(backbone)
     assert path.read_text() == text
+
+
+def test_two_that_extract_at_once_keep_each_other_s_verdicts_and_a_person_s(tmp_path: Path) -> None:
+    path = tmp_path / "v.yaml"
+    first, second = Verdicts("b", "c", path), Verdicts("b", "c", path)
+    yes, no = Verdict(True, "r", "judge-1"), Verdict(False, "r", "judge-2")
+    assert first.add("sae", 1, yes, ["left"]) == yes and second.add("sae", 2, no, []) == no
+    assert first.add("other", 3, yes, []) == yes
+    assert second.add("sae", 1, no, []) == yes == second.get("sae", 1), "what stands there counts, for both"
+    assert {sae: list(features) for sae, features in yaml.safe_load(path.read_text()).items()} == {
+        "sae": [1, 2],
+        "other": [3],
+    }
+    path.write_text(path.read_text().replace("judge-2", "person"))
+    first.add("sae", 4, yes, [])
+    filed = Verdicts("b", "c", path)
+    assert filed.get("sae", 2) == Verdict(False, "r", "person") and filed.get("sae", 4) == yes
+
+
+def test_a_file_that_is_damaged_while_the_judge_answers_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "v.yaml"
+    verdicts = Verdicts("b", "c", path)
+    verdicts.add("sae", 1, Verdict(True, "r", "judge-1"), [])
+    path.write_text(path.read_text() + "oops: [")
+    with pytest.raises(UserError, match=r"the verdicts in '.*v\.yaml' are damaged") as caught:
+        verdicts.add("sae", 2, Verdict(True, "r", "judge-1"), [])
+    assert "\n" not in str(caught.value) and path.read_text().endswith("oops: [")
 
 
 def test_a_verdict_that_nobody_gave_is_not_filed(tmp_path: Path) -> None:

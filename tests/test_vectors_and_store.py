@@ -178,6 +178,10 @@ def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
     assert chosen.record()["provenance"] == {"chosen_on": "tiny_spatial_select"}
     filed(store.user_store(), concept="my-own", seed=9)
     assert "defaults" in resolve(spec, TINY).notes[0]
+    for damaged in (b"\xff\xfe", b"tiny-paligemma2: 3", b"a: 2026-13-45", b"- 1", b"a: ["):
+        path.with_suffix(".choices.yaml").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"the choices file .* is damaged"):
+            resolve(spec, TINY)
 
 
 def test_the_spec_hash_is_of_what_is_done_and_not_of_names(tmp_path: Path) -> None:

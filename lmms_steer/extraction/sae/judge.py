@@ -131,20 +131,22 @@ class LlmJudge:
                 # the error's own text may repeat parts of the key
                 status = getattr(error, "status_code", None)
                 return Verdict(None, f"{type(error).__name__}{f' (status {status})' if status else ''}", self.model)
-            except (AttributeError, IndexError, TypeError):
+            except (AttributeError, IndexError, TypeError, ValueError):
                 content = None
             self.failures = 0
-            verdict = self._read(content or "")
+            verdict = self._read(content if isinstance(content, str) else "")
             if verdict is not None:
                 return verdict
         return Verdict(None, f"no usable answer in {_ASKED} tries", self.model)
 
     def _read(self, content: str) -> Verdict | None:
-        for match in re.finditer(r"\{[^{}]*\}", content):
+        for match in re.finditer(r"\{", content):
             try:
-                answer = json.loads(match[0])
+                answer, _ = json.JSONDecoder().raw_decode(content, match.start())
             except ValueError:
                 continue
+            except RecursionError:
+                return None
             if isinstance(answer.get("means"), bool):
-                return Verdict(answer["means"], str(answer.get("reason", ""))[:300], self.model)
+                return Verdict(answer["means"], str(answer.get("reason") or "")[:300], self.model)
         return None

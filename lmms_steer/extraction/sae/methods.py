@@ -94,8 +94,7 @@ class _Check:
             said = {c.feature: v for c in found if (v := self._filed.get(reader.name, c.feature)) is not None}
             open_ones = [c.feature for c in found if c.feature not in said]
             for feature, verdict, contexts in self._asked(reader, open_ones, self._contexts):
-                self._filed.add(reader.name, feature, verdict, contexts)
-                said[feature] = verdict
+                said[feature] = self._filed.add(reader.name, feature, verdict, contexts)
         for verdict in said.values():
             self._counts[{True: "kept", False: "dropped", None: "unchecked"}[verdict.means]] += 1
             if verdict.means is None:
