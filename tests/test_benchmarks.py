@@ -395,6 +395,16 @@ def test_a_picture_s_name_does_not_lead_out_of_the_release_or_of_the_copy(
     assert not list(root.rglob("evil*"))
 
 
+def test_an_image_index_that_is_no_number_is_one_line(release: dict[str, Path], tmp_path: Path) -> None:
+    folder = damaged(release["clevr"], tmp_path, "release")
+    path = folder / "questions/CLEVR_val_questions.json"
+    said = json.loads(path.read_text())
+    said["questions"][0]["image_index"] = "first"
+    path.write_text(json.dumps(said))
+    with pytest.raises(UserError, match=r"question 1: the image_index 'first' is no whole number$"):
+        list(importing.run("clevr", folder, tmp_path / "data"))
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
 

@@ -142,6 +142,8 @@ NUMBERS = [
     ("There are none.", 0),
     ("There are no cats.", 0),
     ("no cats", 0),
+    ("no idea", None),
+    ("There is not one dog.", 0),
     ("There are no dogs", 0),
     ("There are no dogs in the image; the answer is 0", 0),
     ("There is no one in the image.", 0),

@@ -76,7 +76,7 @@ def _whatsup(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
         copy = Copy(root / f"whatsup_{letter}", [path])
         folders = [path.parent, path.parent / "data"]
         rows = (
-            {**row, "image_path": copy.picture(_beside(row["image"], folders, path), Path(row["image"]).name)}
+            {**row, "image_path": copy.picture(_beside(row["image"], folders, path), row["image"])}
             for row in releases.whatsup_records(path)
         )
         yield _written(copy, f"Controlled_Images_{letter.upper()}", rows, releases.CAPTIONS, limit)

@@ -58,11 +58,14 @@ def _question(entry: Any, path: Path, number: int) -> dict[str, Any]:
     answer = entry["answer"]
     if not isinstance(answer, str | int | bool):
         raise UserError(f"{where}: the answer {answer!r} is no text, number or truth value")
+    image_index = entry.get("image_index", -1)
+    if not isinstance(image_index, int):
+        raise UserError(f"{where}: the image_index {image_index!r} is no whole number")
     # Super-CLEVR has numbers and truth values where CLEVR has texts
     said = ("yes" if answer else "no") if isinstance(answer, bool) else str(answer)
     return {
         "image": _picture(str(entry["image_filename"]), where),
-        "image_index": int(entry.get("image_index", -1)),
+        "image_index": image_index,
         "question": str(entry["question"]),
         "answer": said,
         "family": int(entry.get("question_family_index", -1)),

@@ -7,9 +7,10 @@ from lmms_steer.scoring.text import NUMBER_WORD, clean, number_of, stated
 _NUMBER = re.compile(
     rf"(?<![\w.,-])(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d)", re.IGNORECASE
 )
-# "no more than 4" is about 4, "no one" about none
+# "no more than 4" is about 4, "no one" about none, "no idea" about nothing
 _NONE = re.compile(
-    r"^(?:none$|no \w+$|there (?:are|is) (?:no(?: one)?|none|not any)\b(?! (?:more|fewer|less|greater) than\b))",
+    r"^(?:none$|no (?!idea$|clue$|answer$|way$)\w+$"
+    r"|there (?:are|is) (?:no(?: one)?|none|not (?:any|a single|one))\b(?! (?:more|fewer|less|greater) than\b))",
     re.IGNORECASE,
 )
 _FRACTION = re.compile(r"\d\.\d*[1-9]|(?<![\w.,])-\d|\d\s*/\s*\d")
