@@ -34,7 +34,8 @@ class Intervention:
     """One vector added at one layer: `h' = h + alpha * v` at the chosen prompt positions (the paper's equation).
 
     `layer`, `alpha` and `tokens` may be None, "not said": they are then filled from the choice that is stored beside
-    the vector for this model, or from `DEFAULT_*` in `lmms_steer.resolve`. Only a complete one can be attached.
+    the vector for this model, if it is for all else that is said, or from the defaults in `lmms_steer.resolve`. Only a
+    complete one can be attached.
     """
 
     vector: str
