@@ -53,8 +53,16 @@ def with_norms_of(vectors: SteeringVectors, other: SteeringVectors) -> SteeringV
     return SteeringVectors(directions, other.provenance)
 
 
-def wrong_concept(concept: str, known: list[str]) -> str:
-    """The concept that stands in for another where none was named: the next of another family, by name."""
+def wrong_concept(concept: str, known: list[str], named: str = "") -> str:
+    """The concept that stands in for another: the one that is named, else the next of another family, by name.
+
+    Raises:
+        UserError: for the concept itself, whose vector by any method is no control, or where there is no other.
+    """
+    if named == concept:
+        raise UserError(f"control=wrong_concept:{named} is the vector's own concept, and no control: name another")
+    if named:
+        return named
     family = concept.split("-", maxsplit=1)[0]
     others = sorted(name for name in known if name.split("-")[0] != family)
     if not others:
@@ -75,14 +83,14 @@ def control_of(
         known: the concepts that there are, for `wrong_concept` without a name.
 
     Raises:
-        UserError: for a control that does not exist, or whose own vector is not in the store.
+        UserError: for a control that does not exist, is the vector itself, or has no vector of its own in the store.
     """
     kind, detail = parse(control)
     if kind == "random":
         return random_like(vectors, int(detail or 0))
     backbone, concept, method = (str(vectors.provenance.get(k, "unknown")) for k in ("model", "concept", "method"))
     if kind == "wrong_concept":
-        other = find(f"{backbone}/{detail or wrong_concept(concept, known)}/{method}")
+        other = find(f"{backbone}/{wrong_concept(concept, known, detail)}/{method}")
     else:
         other = find(f"{backbone}/{concept}/{method}-shuffled")
     return with_norms_of(vectors, other)
