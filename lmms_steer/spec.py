@@ -53,7 +53,8 @@ class Intervention:
     """`add` (the paper's), or one of `lmms_steer.intervention.operations`, where each has its formula."""
     scale: str = "raw"
     """What alpha counts: `raw`, the vector as it is stored (the paper's); `unit`, the vector of norm 1; `relative`, the
-    mean norm of the residual at this layer and these tokens (`lmms_steer.intervention.norms`)."""
+    mean norm of the residual at this layer over all of `tokens`, whatever the gammas
+    (`lmms_steer.intervention.norms`)."""
     gamma_image: float = 1.0
     """A factor on alpha at image tokens (the paper's gamma_image)."""
     gamma_text: float = 1.0
