@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.errors import UserError, shown, unknown
 from lmms_steer.vectors import SteeringVectors
 
 CONTROLS = ("random", "shuffled", "wrong_concept")
+_DIGITS = 18
+"""A longer seed is a slip of the keyboard."""
 
 
 def parse(control: str) -> tuple[str, str]:
@@ -26,8 +28,8 @@ def parse(control: str) -> tuple[str, str]:
     kind, _, detail = control.partition(":")
     if kind not in CONTROLS:
         raise unknown("control", kind, CONTROLS)
-    if kind == "random" and detail and not detail.isdecimal():
-        raise UserError(f"control={control}: expected a seed, as in control=random:3")
+    if kind == "random" and detail and not (detail.isdecimal() and len(detail) <= _DIGITS):
+        raise UserError(f"control={shown(control)}: expected a seed, as in control=random:3")
     if kind == "shuffled" and detail:
         raise UserError(f"control={control}: 'shuffled' takes nothing more; its seed is the one it was extracted with")
     return kind, detail

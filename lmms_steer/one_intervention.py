@@ -6,7 +6,7 @@ import re
 from dataclasses import asdict, dataclass, fields
 
 from lmms_steer.controls import parse as parse_control
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.errors import UserError, shown, unknown
 
 TOKENS = ("image", "text", "both", "last", "text_paper", "both_paper")
 PHASES = ("prefill", "decode", "all")
@@ -58,7 +58,8 @@ class Intervention:
         for name in ("gamma_image", "gamma_text"):
             object.__setattr__(self, name, _finite(name, getattr(self, name)))
         if self.control is not None:
-            parse_control(self.control)
+            object.__setattr__(self, "control", str(self.control))
+            parse_control(str(self.control))
         choices = (("tokens", TOKENS), ("phase", PHASES), ("operation", OPERATIONS), ("scale", SCALES))
         for name, known in choices:
             value = getattr(self, name)
@@ -94,8 +95,9 @@ def _name(value: object) -> str:
     name = str(value).strip()
     if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"":
         name = name[1:-1]
-    if not name or "\n" in name:
-        raise UserError(f"vector={value!r} names no vector: give a store name or a path")
+    writable = name.encode(errors="replace").decode() == name
+    if len(name.splitlines()) != 1 or "\0" in name or not writable or isinstance(value, list | dict):
+        raise UserError(f"vector={shown(repr(value))} names no vector: give a store name or a path")
     return name
 
 
@@ -104,9 +106,9 @@ def _layer(value: object) -> int | None:
         return None
     number = _number(value)
     if not math.isfinite(number) or number != int(number):
-        raise UserError(f"layer={value}: expected one whole number, the 0-based decoder layer")
+        raise UserError(f"layer={shown(value)}: expected one whole number, the 0-based decoder layer")
     if number < 0:
-        raise UserError(f"layer={int(number)}: layers are counted from 0 up, there are no negative ones")
+        raise UserError(f"layer={shown(value)}: layers are counted from 0 up, there are no negative ones")
     return int(number)
 
 
@@ -119,7 +121,7 @@ def _alpha(value: object) -> float | None:
 def _finite(name: str, value: object) -> float:
     number = _number(value)
     if not math.isfinite(number):
-        raise UserError(f"{name}={value}: expected a finite number, as in {name}=0.5")
+        raise UserError(f"{name}={shown(value)}: expected a finite number, as in {name}=0.5")
     return number
 
 
@@ -127,5 +129,5 @@ def _number(value: object) -> float:
     """The number that was typed, or nan for what is none; `True` is none."""
     try:
         return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         return math.nan

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from lmms_steer.errors import UserError, one_line, unknown
+from lmms_steer.errors import UserError, one_line, shown, unknown
 from lmms_steer.one_intervention import FIELDS, OPERATIONS, PHASES, SCALES, TOKENS, Intervention
 
 __all__ = ["FIELDS", "OPERATIONS", "PHASES", "SCALES", "TOKENS", "Intervention", "SteeringSpec"]
@@ -55,8 +55,8 @@ class SteeringSpec:
                 )
             key, value, separator = match.groups()
             if key in groups[-1]:
-                raise UserError(f"{key!r} is given twice in {line!r}: put '; ' between two interventions")
-            groups[-1][key] = json.loads(value) if value.startswith('"') else value.strip()
+                raise UserError(f"{key!r} is given twice in {shown(line)!r}: put '; ' between two interventions")
+            groups[-1][key] = _unquoted(value) if value.startswith('"') else value.strip()
             if separator == ";":
                 groups.append({})
             position = match.end()
@@ -82,9 +82,9 @@ class SteeringSpec:
     def from_yaml(cls, path: str | Path) -> "SteeringSpec":
         """From a file whose `interventions` is a list of mappings with the keys `FIELDS`, and perhaps `provenance`."""
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"cannot read the steering file {str(path)!r}: {one_line(error)}") from error
+            data = yaml.load(Path(str(path)).read_text(encoding="utf-8"), _Once)  # noqa: S506  a safe loader
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read the steering file {str(path)!r}: {_problem(error)}") from error
         made = data.pop("provenance", {}) if isinstance(data, dict) else {}
         entries = data.get("interventions") if isinstance(data, dict) else None
         if not isinstance(made, dict):
@@ -101,6 +101,34 @@ class SteeringSpec:
         entries = [{k: v for k, v in asdict(i).items() if v is not None} for i in self.interventions]
         made = {"provenance": dict(self.provenance)} if self.provenance else {}
         return yaml.safe_dump({"interventions": entries, **made}, sort_keys=False)
+
+
+class _Once(yaml.SafeLoader):
+    """YAML's last of two equal keys would win, and nobody would hear of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [str(key.value) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", node.start_mark)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
+def _problem(error: Exception) -> str:
+    problem = getattr(error, "problem", None)
+    mark = getattr(error, "problem_mark", None)
+    if problem is None:
+        return one_line(error)
+    return f"line {mark.line + 1}: {problem}" if mark is not None else str(problem)
+
+
+def _unquoted(text: str) -> str:
+    try:
+        # a tab in quotes is a character like others
+        return str(json.loads(text, strict=False))
+    except ValueError as error:
+        raise UserError(f'cannot read {shown(text)}: in quotes a backslash stands as \\\\, a quote as \\"') from error
 
 
 _SHOWN = "vector=spatial,layer=3,alpha=0.5,tokens=image"

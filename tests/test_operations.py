@@ -120,6 +120,12 @@ def test_a_relative_strength_is_of_the_tokens_as_typed_whatever_the_gammas() -> 
     assert acting(paper)[0][1].strength == pytest.approx(5.0)
 
 
+def test_a_strength_beyond_all_numbers_is_refused() -> None:
+    resolved = resolve(SteeringSpec.parse(line(alpha="1e39")), ModelFacts("m", 4, 48), {"v": V})
+    with pytest.raises(UserError, match=r"alpha=1e\+39: 'v' so long is beyond all numbers"):
+        acting(resolved)
+
+
 def test_decode_leaves_the_prompt_and_changes_what_is_generated(vlm: Any) -> None:
     name, model, processor = vlm
     _, _, changed, batch = before_and_after(vlm, phase="decode", tokens="text")

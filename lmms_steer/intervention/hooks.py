@@ -88,7 +88,7 @@ def acting(resolved: ResolvedSpec) -> list[tuple[Intervention, Push]]:
     """The interventions that do something, parted where image and text tokens are steered by different strengths.
 
     Raises:
-        UserError: for a relative strength without norms.
+        UserError: for a relative strength without norms, or one beyond float32.
     """
     pairs = zip(resolved.spec.interventions, resolved.vectors, strict=True)
     # a norm is of the tokens as typed: gammas near 1 do nearly what 1 does
@@ -192,6 +192,10 @@ def _pushed(intervention: Intervention, vector: SteeringVectors, unit_of: float)
     unit = direction / max(length, 1e-12)
     if intervention.scale == "raw":
         # alpha * v itself, rather than its length times a rounded unit vector
-        return Push(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)
-    strength = intervention.alpha * unit_of
-    return Push(unit * strength, unit, strength, intervention.alpha)
+        push = Push(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)
+    else:
+        strength = intervention.alpha * unit_of
+        push = Push(unit * strength, unit, strength, intervention.alpha)
+    if not torch.isfinite(push.delta).all():
+        raise UserError(f"alpha={intervention.alpha:g}: {intervention.vector!r} so long is beyond all numbers")
+    return push
