@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.errors import UserError, shown, unknown
 from lmms_steer.vectors import SteeringVectors
 
 CONTROLS = ("random", "shuffled", "wrong_concept")
+_DIGITS = 18
+"""A longer seed is a slip of the keyboard."""
 
 
 def parse(control: str) -> tuple[str, str]:
@@ -26,8 +28,8 @@ def parse(control: str) -> tuple[str, str]:
     kind, _, detail = control.partition(":")
     if kind not in CONTROLS:
         raise unknown("control", kind, CONTROLS)
-    if kind == "random" and detail and not detail.isdecimal():
-        raise UserError(f"control={control}: expected a seed, as in control=random:3")
+    if kind == "random" and detail and not (detail.isdecimal() and len(detail) <= _DIGITS):
+        raise UserError(f"control={shown(control)}: expected a seed, as in control=random:3")
     if kind == "shuffled" and detail:
         raise UserError(f"control={control}: 'shuffled' takes nothing more; its seed is the one it was extracted with")
     return kind, detail
@@ -53,8 +55,16 @@ def with_norms_of(vectors: SteeringVectors, other: SteeringVectors) -> SteeringV
     return SteeringVectors(directions, other.provenance)
 
 
-def wrong_concept(concept: str, known: list[str]) -> str:
-    """The concept that stands in for another where none was named: the next of another family, by name."""
+def wrong_concept(concept: str, known: list[str], named: str = "") -> str:
+    """The concept that stands in for another: the one that is named, else the next of another family, by name.
+
+    Raises:
+        UserError: for the concept itself, whose vector by any method is no control, or where there is no other.
+    """
+    if named == concept:
+        raise UserError(f"control=wrong_concept:{named} is the vector's own concept, and no control: name another")
+    if named:
+        return named
     family = concept.split("-", maxsplit=1)[0]
     others = sorted(name for name in known if name.split("-")[0] != family)
     if not others:
@@ -75,14 +85,14 @@ def control_of(
         known: the concepts that there are, for `wrong_concept` without a name.
 
     Raises:
-        UserError: for a control that does not exist, or whose own vector is not in the store.
+        UserError: for a control that does not exist, is the vector itself, or has no vector of its own in the store.
     """
     kind, detail = parse(control)
     if kind == "random":
         return random_like(vectors, int(detail or 0))
     backbone, concept, method = (str(vectors.provenance.get(k, "unknown")) for k in ("model", "concept", "method"))
     if kind == "wrong_concept":
-        other = find(f"{backbone}/{detail or wrong_concept(concept, known)}/{method}")
+        other = find(f"{backbone}/{wrong_concept(concept, known, detail)}/{method}")
     else:
         other = find(f"{backbone}/{concept}/{method}-shuffled")
     return with_norms_of(vectors, other)

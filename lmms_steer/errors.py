@@ -5,6 +5,8 @@ from difflib import get_close_matches
 
 MANY = 150
 """Of more names than this an error lists the nearest only."""
+LONGEST = 80
+"""Of a value in an error are so many characters shown."""
 
 
 class UserError(ValueError):
@@ -36,3 +38,10 @@ def one_line(error: BaseException) -> str:
     """The first line of an error's text that says something, for errors that other libraries raised."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def shown(value: object) -> str:
+    """A value as it was typed, for an error: in one line, of readable length."""
+    text = str(value)
+    line = text if text.isprintable() else repr(text)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"

@@ -84,8 +84,23 @@ def chat_template(
         return batch
     texts = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     tokenizer = processor.tokenizer
-    ids = [_answer_ids(tokenizer, text, answer) for text, answer in zip(texts, answers, strict=True)]
+    ids = [answer_ids(tokenizer, text, answer) for text, answer in zip(texts, answers, strict=True)]
     return _with_answers(batch, ids, tokenizer.pad_token_id or 0)
+
+
+def prompt_end(processor: Any, formatted: Format) -> str:
+    """How every prompt ends, as far as an answer's tokens depend on it.
+
+    Empty where answers are tokenized by themselves, as PaliGemma's processor does.
+    """
+    if formatted is paligemma_prefix or not getattr(processor, "chat_template", None):
+        return ""
+    turn = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    return str(processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))[-_TAIL:]
+
+
+_TAIL = 16
+"""So many characters tell whether the first word's token begins with the space before it."""
 
 
 def _content(visual: Visual) -> dict[str, Any]:
@@ -96,9 +111,9 @@ def _content(visual: Visual) -> dict[str, Any]:
     return {"type": "video", "video": np.stack([np.asarray(frame) for frame in visual])}
 
 
-def _answer_ids(tokenizer: Any, prompt: str, answer: str) -> list[int]:
-    # a few characters are enough to tell whether the first word's token begins with the space before it
-    tail = prompt[-16:]
+def answer_ids(tokenizer: Any, prompt: str, answer: str) -> list[int]:
+    """The tokens of an answer as it goes on from a prompt, whose last characters are enough."""
+    tail = prompt[-_TAIL:]
     joined = answer.strip() if not tail or tail[-1].isspace() else f" {answer.strip()}"
     before = tokenizer(tail, add_special_tokens=False)["input_ids"]
     after: list[int] = tokenizer(tail + joined, add_special_tokens=False)["input_ids"]

@@ -14,12 +14,20 @@ from lmms_steer.spec import Intervention, SteeringSpec
 from lmms_steer.vectors import SteeringVectors
 
 DEFAULT_ALPHA = 0.5
+"""Of most specs: about a fifth of the residual's norm for mean shifts. Others: `default_alpha`."""
 DEFAULT_TOKENS = "both"
 
 
 def default_layer(n_layers: int) -> int:
     """The block half way up, where nothing was chosen: 13 of 26, 2 of 5."""
     return n_layers // 2
+
+
+def default_alpha(intervention: Intervention) -> float:
+    """A strength of the same size in the units that this one counts in: all of a component, radians, residual norms."""
+    if intervention.operation == "ablate":
+        return 1.0
+    return 0.2 if intervention.operation == "rotate" or intervention.scale == "relative" else DEFAULT_ALPHA
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +158,32 @@ def _complete(
     if intervention.complete:
         return intervention, [], ""
     choice = store.read_choice(entry, model.name, vector.sha256) if entry is not None else None
-    chosen_on = "" if choice is None else str(choice["chosen_on"])
-    if choice is not None:
-        source = f"chosen on {chosen_on} for {short_name(model.name)}"
+    chosen_on, name = "", short_name(model.name)
+    values: dict[str, Any] = {
+        "layer": default_layer(model.n_layers), "alpha": default_alpha(intervention), "tokens": DEFAULT_TOKENS
+    }  # fmt: skip
+    if choice is None:
+        source = f"lmms-steer's defaults, as nothing was chosen for {name} yet"
+    elif _is_for(choice, intervention):
+        values, chosen_on = choice, str(choice["chosen_on"])
+        source = f"chosen on {chosen_on} for {name}"
     else:
-        choice = {"layer": default_layer(model.n_layers), "alpha": DEFAULT_ALPHA, "tokens": DEFAULT_TOKENS}
-        source = f"lmms-steer's defaults, as nothing was chosen for {short_name(model.name)} yet"
-    unsaid = {key: choice[key] for key in ("layer", "alpha", "tokens") if getattr(intervention, key) is None}
+        chosen = Intervention(intervention.vector, choice["layer"], choice["alpha"], choice["tokens"])
+        source = f"lmms-steer's defaults, as the choice for {name}, {chosen}, is another"
+    unsaid = {key: values[key] for key in _CHOSEN if getattr(intervention, key) is None}
     filled = replace(intervention, **unsaid)
     return filled, [f"steering with {filled} ({', '.join(unsaid)}: {source})"], chosen_on
+
+
+_CHOSEN = ("layer", "alpha", "tokens")
+
+
+def _is_for(choice: Mapping[str, Any], intervention: Intervention) -> bool:
+    """Whether what was typed is part of the choice, which is one whole: its alpha is worth nothing at another layer."""
+    typed = {key: value for key, value in _said(intervention).items() if value is not None}
+    # a control stands where its vector would stand
+    plain = _said(Intervention(intervention.vector, **{key: choice[key] for key in _CHOSEN}))
+    return typed.items() <= {**plain, "control": intervention.control}.items()
 
 
 def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> None:

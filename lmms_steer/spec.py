@@ -6,91 +6,20 @@ Several interventions stand in one line with `; ` between them, or in a YAML fil
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lmms_steer.controls import parse as parse_control
-from lmms_steer.errors import UserError, one_line, unknown
+from lmms_steer.errors import UserError, one_line, shown, unknown
+from lmms_steer.one_intervention import FIELDS, OPERATIONS, PHASES, SCALES, TOKENS, Intervention
 
-TOKENS = ("image", "text", "both", "last", "text_paper", "both_paper")
-PHASES = ("prefill", "decode", "all")
-OPERATIONS = ("add", "norm_preserving", "clamp", "ablate", "rotate")
-SCALES = ("raw", "unit", "relative")
-_WITHOUT_LENGTH = ("ablate", "rotate")
-"""Operations in which the vector's length plays no part."""
+__all__ = ["FIELDS", "OPERATIONS", "PHASES", "SCALES", "TOKENS", "Intervention", "SteeringSpec"]
 
 _PAIR = re.compile(r'\s*(\w+)\s*=\s*("(?:[^"\\]|\\.)*"|[^,;"]*)\s*([,;]|$)')
-_PLAIN = re.compile(r'[^,;"=\s]+')
-
-
-@dataclass(frozen=True, slots=True)
-class Intervention:
-    """One vector added at one layer: `h' = h + alpha * v` at the chosen prompt positions (the paper's equation).
-
-    `layer`, `alpha` and `tokens` may be None, "not said": they are then filled from the choice that is stored beside
-    the vector for this model, or from `DEFAULT_*` in `lmms_steer.resolve`. Only a complete one can be attached.
-    """
-
-    vector: str
-    """A store name (`spatial`, `tiny-gemma2/spatial/mean_shift`) or a path to a safetensors file."""
-    layer: int | None = None
-    """0-based decoder block; its output is what is changed."""
-    alpha: float | None = None
-    """Strength, in the units of `scale`. Any finite number; 0 leaves the model as it is, whatever the operation."""
-    tokens: str | None = None
-    """Which prompt positions are changed: `image`, `text`, `both`, `last` (of the prompt), or the released code's masks
-    `text_paper`, `both_paper`: no special tokens, and not the last token that is none."""
-    phase: str = "prefill"
-    """`prefill`: the prompt only, as in the paper; `decode`: generated tokens only; `all`: both."""
-    operation: str = "add"
-    """`add` (the paper's), or one of `lmms_steer.intervention.operations`, where each has its formula."""
-    scale: str = "raw"
-    """What alpha counts: `raw`, the vector as it is stored (the paper's); `unit`, the vector of norm 1; `relative`, the
-    mean norm of the residual at this layer and these tokens (`lmms_steer.intervention.norms`)."""
-    gamma_image: float = 1.0
-    """A factor on alpha at image tokens (the paper's gamma_image)."""
-    gamma_text: float = 1.0
-    """A factor on alpha at text tokens (the paper's gamma_text)."""
-    control: str | None = None
-    """What to attach in the vector's place: `random[:SEED]`, `shuffled`, `wrong_concept[:CONCEPT]` (`controls.py`)."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "vector", _name(self.vector))
-        object.__setattr__(self, "layer", _layer(self.layer))
-        object.__setattr__(self, "alpha", _alpha(self.alpha))
-        for name in ("gamma_image", "gamma_text"):
-            object.__setattr__(self, name, _finite(name, getattr(self, name)))
-        if self.control is not None:
-            parse_control(self.control)
-        choices = (("tokens", TOKENS), ("phase", PHASES), ("operation", OPERATIONS), ("scale", SCALES))
-        for name, known in choices:
-            value = getattr(self, name)
-            if value not in known and not (name == "tokens" and value is None):
-                raise unknown(name, value, known)
-        if self.scale != "raw" and self.operation in _WITHOUT_LENGTH:
-            raise UserError(f"operation={self.operation},scale={self.scale}: the vector's length plays no part in it")
-        if self.phase == "decode" and self.tokens == "image":
-            raise UserError("tokens=image,phase=decode steers nothing: generated tokens are text")
-
-    @property
-    def complete(self) -> bool:
-        """Whether layer, alpha and tokens are all said."""
-        return None not in (self.layer, self.alpha, self.tokens)
-
-    def __str__(self) -> str:
-        said = {k: v for k, v in asdict(self).items() if v is not None and (k, v) not in _UNSAID}
-        return ",".join(f"{key}={_quote(value)}" for key, value in said.items())
-
-
-_UNSAID = {("phase", "prefill"), ("operation", "add"), ("scale", "raw"), ("gamma_image", 1.0), ("gamma_text", 1.0)}
-FIELDS = tuple(field.name for field in fields(Intervention))
-"""The keys that a spec has in model_args, in one line and in YAML."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +55,8 @@ class SteeringSpec:
                 )
             key, value, separator = match.groups()
             if key in groups[-1]:
-                raise UserError(f"{key!r} is given twice in {line!r}: put '; ' between two interventions")
-            groups[-1][key] = json.loads(value) if value.startswith('"') else value.strip()
+                raise UserError(f"{key!r} is given twice in {shown(line)!r}: put '; ' between two interventions")
+            groups[-1][key] = _unquoted(value) if value.startswith('"') else value.strip()
             if separator == ";":
                 groups.append({})
             position = match.end()
@@ -153,9 +82,9 @@ class SteeringSpec:
     def from_yaml(cls, path: str | Path) -> "SteeringSpec":
         """From a file whose `interventions` is a list of mappings with the keys `FIELDS`, and perhaps `provenance`."""
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"cannot read the steering file {str(path)!r}: {one_line(error)}") from error
+            data = yaml.load(Path(str(path)).read_text(encoding="utf-8"), _Once)  # noqa: S506  a safe loader
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read the steering file {str(path)!r}: {_problem(error)}") from error
         made = data.pop("provenance", {}) if isinstance(data, dict) else {}
         entries = data.get("interventions") if isinstance(data, dict) else None
         if not isinstance(made, dict):
@@ -174,6 +103,34 @@ class SteeringSpec:
         return yaml.safe_dump({"interventions": entries, **made}, sort_keys=False)
 
 
+class _Once(yaml.SafeLoader):
+    """YAML's last of two equal keys would win, and nobody would hear of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [str(key.value) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is given twice", node.start_mark)
+        found: dict[Any, Any] = super().construct_mapping(node, deep)
+        return found
+
+
+def _problem(error: Exception) -> str:
+    problem = getattr(error, "problem", None)
+    mark = getattr(error, "problem_mark", None)
+    if problem is None:
+        return one_line(error)
+    return f"line {mark.line + 1}: {problem}" if mark is not None else str(problem)
+
+
+def _unquoted(text: str) -> str:
+    try:
+        # a tab in quotes is a character like others
+        return str(json.loads(text, strict=False))
+    except ValueError as error:
+        raise UserError(f'cannot read {shown(text)}: in quotes a backslash stands as \\\\, a quote as \\"') from error
+
+
 _SHOWN = "vector=spatial,layer=3,alpha=0.5,tokens=image"
 
 
@@ -185,50 +142,3 @@ def _intervention(entry: Mapping[str, Any]) -> Intervention:
         given = ", ".join(f"{key}={value}" for key, value in entry.items())
         raise UserError(f"{given or 'a spec'} names no vector: add vector=NAME, as in {_SHOWN}")
     return Intervention(**entry)
-
-
-def _quote(value: object) -> str:
-    text = format(value, ".15g") if isinstance(value, float) and float(format(value, ".15g")) == value else str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
-
-
-def _name(value: object) -> str:
-    # lmms-eval turns `vector=20241101` and `vector=nan` into numbers before we see them
-    name = str(value).strip()
-    if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"":
-        name = name[1:-1]
-    if not name or "\n" in name:
-        raise UserError(f"vector={value!r} names no vector: give a store name or a path")
-    return name
-
-
-def _layer(value: object) -> int | None:
-    if value is None:
-        return None
-    number = _number(value)
-    if not math.isfinite(number) or number != int(number):
-        raise UserError(f"layer={value}: expected one whole number, the 0-based decoder layer")
-    if number < 0:
-        raise UserError(f"layer={int(number)}: layers are counted from 0 up, there are no negative ones")
-    return int(number)
-
-
-def _alpha(value: object) -> float | None:
-    if value is None:
-        return None
-    return _finite("alpha", value)
-
-
-def _finite(name: str, value: object) -> float:
-    number = _number(value)
-    if not math.isfinite(number):
-        raise UserError(f"{name}={value}: expected a finite number, as in {name}=0.5")
-    return number
-
-
-def _number(value: object) -> float:
-    """The number that was typed, or nan for what is none; `True` is none."""
-    try:
-        return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
-        return math.nan

@@ -27,6 +27,9 @@ CHAT = (
     "{% else %}{{ c['text'] }}{% endif %}{% endfor %}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
+CHAT_WITHOUT_SPACE = CHAT.replace("assistant: ", "assistant:")
+"""As Idefics3's and SmolVLM's own ends: the answer's first token begins with the space."""
+
 
 def tokenizer(special: list[str], named: dict[str, str] | None = None) -> Any:
     core = Tokenizer(models.BPE())
@@ -82,10 +85,10 @@ GRID = [f"<row_{i + 1}_col_{j + 1}>" for i in range(6) for j in range(6)]
 IDEFICS_VISION = {k: v for k, v in SIGLIP.items() if k not in ("model_type", "vision_use_head")}
 
 
-def idefics3() -> tuple[Any, Any]:
+def idefics3(chat: str = CHAT) -> tuple[Any, Any]:
     tok = tokenizer(["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *GRID])
     images = tf.Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
-    processor = tf.Idefics3Processor(images, tok, image_seq_len=4, chat_template=CHAT.replace("IMAGE", "<image>"))
+    processor = tf.Idefics3Processor(images, tok, image_seq_len=4, chat_template=chat.replace("IMAGE", "<image>"))
     config = tf.Idefics3Config(
         vision_config=dict(IDEFICS_VISION),
         text_config=decoder(tok),

@@ -9,7 +9,7 @@ from conftest import picture, vectors
 from PIL import Image, ImageFile
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lmms_steer import UserError
+from lmms_steer import UserError, store
 from lmms_steer.models import batches
 from lmms_steer.models.steered import SteeredVlm
 from lmms_steer.models.visuals import visuals_of
@@ -113,6 +113,25 @@ def test_steered_through_its_arguments_it_changes_and_leaves_no_hooks_at_zero(fo
     assert norms is not None and norms[1]["image"] > 0
     again = SteeredVlm(pretrained=str(folder), vector=str(path), layer=1, alpha=2, tokens="image", scale="relative")
     assert again.resolved.norms == norms and again.resolved.sha256 == relative.resolved.sha256
+
+
+def test_norms_are_measured_again_for_other_weights_and_image_settings(tmp_path: Path) -> None:
+    from checkpoints import build
+
+    model, processor = build("idefics3")
+    spec = {"vector": str(vectors().save(tmp_path / "v.safetensors")), "layer": 1, "alpha": 1, "tokens": "image"}
+
+    def norms(**settings: Any) -> Any:
+        model.save_pretrained(tmp_path / "m")
+        processor.save_pretrained(tmp_path / "m")
+        return SteeredVlm(pretrained=str(tmp_path / "m"), scale="relative", **spec, **settings).resolved.norms
+
+    first = norms()
+    assert norms() == first and norms(do_image_splitting=False) != first != norms(size=96)
+    with torch.no_grad():
+        model.get_decoder().layers[0].mlp.down_proj.weight.mul_(50)
+    assert norms()[0]["image"] > first[0]["image"]
+    assert len(list((store.cache_dir() / "norms").iterdir())) == 4
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "P", "L", "RGBA", "1"])

@@ -202,11 +202,14 @@ def test_one_key_puts_a_control_in_the_vector_s_place() -> None:
         ("rand", "unknown control 'rand'"),
         ("random:x", "expected a seed"),
         ("shuffled:1", "nothing"),
+        ("wrong_concept:spatial", "wrong_concept:spatial is the vector's own concept, and no control"),
     ):
         with pytest.raises(UserError, match=expected):
             control(text)
     with pytest.raises(UserError, match="unknown vector"):
         control("shuffled")  # not extracted yet
+    with pytest.raises(UserError, match="own concept"):
+        list(extract_missing(SteeringSpec.parse("vector=spatial/pca,control=wrong_concept:spatial"), "tiny-paligemma2"))
 
 
 def test_what_no_store_has_is_extracted_on_first_use_and_kept() -> None:

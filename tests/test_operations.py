@@ -11,6 +11,7 @@ from conftest import batch_of, record, vectors
 from test_steering import TEXTS, forward, image_positions
 
 from lmms_steer import SteeringSpec, UserError, steer
+from lmms_steer.intervention.hooks import acting
 from lmms_steer.intervention.norms import residual_norms
 from lmms_steer.resolve import ModelFacts, resolve
 
@@ -104,6 +105,25 @@ def test_a_strength_can_be_counted_in_unit_vectors_or_in_the_residual_s_norm(vlm
         relative = record(model, lambda: forward(model, batch))[1]
     assert (relative[image] - before[image] - 0.5 * mean * U).abs().max() < 1e-3
     assert replace(resolved, norms=norms).sha256 != resolved.sha256
+
+
+def test_a_relative_strength_is_of_the_tokens_as_typed_whatever_the_gammas() -> None:
+    norms = {1: {"image": 100.0, "text": 10.0, "both": 90.0, "last": 7.0}}
+    for gamma, alpha, expected in ((1, 0.1, [9.0]), (1.001, 0.1, [9.009, 9.0]), (0, 0.1, [9.0]), (1.001, 0, [])):
+        spec = SteeringSpec.parse(line(scale="relative", alpha=alpha, gamma_image=gamma))
+        resolved = replace(resolve(spec, ModelFacts("m", 4, 48), {"v": V}), norms=norms)
+        found = acting(resolved)
+        assert [push.strength for _, push in found] == pytest.approx(expected)
+        assert all(torch.allclose(push.delta, push.strength * U, atol=1e-5) for _, push in found)
+    paper = replace(resolve(SteeringSpec.parse(line(scale="relative", tokens="text_paper")), ModelFacts("m", 4, 48),
+                            {"v": V}), norms=norms)  # fmt: skip
+    assert acting(paper)[0][1].strength == pytest.approx(5.0)
+
+
+def test_a_strength_beyond_all_numbers_is_refused() -> None:
+    resolved = resolve(SteeringSpec.parse(line(alpha="1e39")), ModelFacts("m", 4, 48), {"v": V})
+    with pytest.raises(UserError, match=r"alpha=1e\+39: 'v' so long is beyond all numbers"):
+        acting(resolved)
 
 
 def test_decode_leaves_the_prompt_and_changes_what_is_generated(vlm: Any) -> None:

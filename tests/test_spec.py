@@ -49,12 +49,51 @@ def test_values_are_read_as_lmms_eval_hands_them_over() -> None:
         ("layer=3,alpha=1", "names no vector"),
         ("vector=v,layer=1,layer=2", "'layer' is given twice"),
         ("spatial", "cannot read the spec"),
+        (r'vector="a\qb"', r'cannot read "a\\qb": in quotes a backslash'),
+        (r'vector="a\ud800b"', "names no vector"),
+        (r'vector="a\u2028b"', "names no vector"),
+        ("vector=a\nb", "names no vector"),
+        ("vector=\0", "names no vector"),
+        ("vector=''", "names no vector"),
+        (r'vector=v,layer="1\n2"', r"layer='1\\n2': expected one whole number"),
+        (f"vector=v,alpha={'9' * 4000}", "alpha=9+…: expected a finite number"),
+        (f"vector=v,layer={'9' * 400}", "layer=9+…: expected one whole number"),
+        ("vector=v,alpha=1e400", "alpha=1e400: expected a finite number"),
+        ("vector=v,layer=-inf", "layer=-inf: expected one whole number"),
+        (f"vector=v,control=random:{'9' * 5000}", "expected a seed"),
+        ("vector=v,,layer=1", "cannot read the spec at ',layer=1'"),
+        (f"vector={'v' * 400},layer=1,layer=2", "'layer' is given twice in 'vector=v+…'"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_value(line: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected) as caught:
         SteeringSpec.parse(line)
-    assert "\n" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("interventions: [{vector: v, layer: 1, layer: 2}]", "line 1: 'layer' is given twice"),
+        ("interventions: [{vector: v}]\ninterventions: [{vector: w}]", "'interventions' is given twice"),
+        ("interventions: [{vector: v, control: 3}]", "unknown control '3'"),
+        ("interventions: [{vector: v, control: [random]}]", "unknown control"),
+        ("interventions: [{vector: [a]}]", "names no vector"),
+        ("interventions: [{vector: v, alpha: .nan}]", "alpha=nan"),
+        (f"interventions: [{{vector: v, alpha: {'9' * 400}}}]", "alpha=9+…: expected a finite"),
+        (f"interventions: [{{vector: v, layer: {'9' * 5000}}}]", "cannot read the steering file"),
+        ("interventions: [{vector: v, layer: 2026-13-45}]", "cannot read the steering file"),
+        ("[" * 3000, "cannot read the steering file"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line_with_the_value(text: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(UserError, match=expected) as caught:
+        SteeringSpec.from_yaml(tmp_path / "s.yaml")
+    assert len(str(caught.value).splitlines()) == 1
+    for name in ("\0", 3):
+        with pytest.raises(UserError, match="cannot read the steering file"):
+            SteeringSpec.from_args({"steering": name})
 
 
 @pytest.mark.parametrize(

@@ -172,16 +172,44 @@ def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
     sha = SteeringVectors.load(path).sha256
     choice = {"layer": 1, "alpha": 0.25, "tokens": "image", "chosen_on": "tiny_spatial_select", "vector_sha256": sha}
     store.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", choice)
-    chosen = resolve(spec, TINY)
-    assert chosen.spec.interventions[0].layer == 1 and chosen.spec.interventions[0].alpha == 2
-    assert "chosen on tiny_spatial_select" in chosen.notes[0]
-    assert chosen.record()["provenance"] == {"chosen_on": "tiny_spatial_select"}
+    for typed in ("", ",tokens=image", ",layer=1,alpha=0.25", ",control=random:1"):
+        chosen = resolve(SteeringSpec.parse(f"vector=my-own{typed}"), TINY)
+        (done,) = chosen.spec.interventions
+        assert (done.layer, done.alpha, done.tokens) == (1, 0.25, "image")
+        assert "chosen on tiny_spatial_select" in chosen.notes[0]
+        assert chosen.record()["provenance"] == {"chosen_on": "tiny_spatial_select"}
     filed(store.user_store(), concept="my-own", seed=9)
-    assert "defaults" in resolve(spec, TINY).notes[0]
+    assert "as nothing was chosen" in resolve(SteeringSpec.parse("vector=my-own"), TINY).notes[0]
     for damaged in (b"\xff\xfe", b"tiny-paligemma2: 3", b"a: 2026-13-45", b"- 1", b"a: ["):
         path.with_suffix(".choices.yaml").write_bytes(damaged)
         with pytest.raises(UserError, match=r"the choices file .* is damaged"):
-            resolve(spec, TINY)
+            resolve(SteeringSpec.parse("vector=my-own"), TINY)
+
+
+@pytest.mark.parametrize(
+    ("typed", "filled"),
+    [
+        ("alpha=2", (2, 2, "both")),
+        ("layer=3", (3, 0.5, "both")),
+        ("layer=1,tokens=text", (1, 0.5, "text")),
+        ("scale=relative", (2, 0.2, "both")),
+        ("scale=unit", (2, 0.5, "both")),
+        ("operation=ablate", (2, 1, "both")),
+        ("operation=rotate", (2, 0.2, "both")),
+        ("phase=all,layer=1", (1, 0.5, "both")),
+        ("gamma_text=0.5", (2, 0.5, "both")),
+    ],
+)
+def test_a_choice_is_used_whole_or_not_at_all(typed: str, filled: tuple[int, float, str]) -> None:
+    path = filed(store.user_store(), concept="my-own")
+    choice = {"layer": 1, "alpha": 0.25, "tokens": "image", "chosen_on": "tiny_spatial_select"}
+    sha = SteeringVectors.load(path).sha256
+    store.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", {**choice, "vector_sha256": sha})
+    found = resolve(SteeringSpec.parse(f"vector=my-own,{typed}"), TINY)
+    (done,) = found.spec.interventions
+    assert (done.layer, done.alpha, done.tokens) == filled
+    assert "defaults, as the choice for tiny-paligemma2, vector=" in found.notes[0]
+    assert "layer=1,alpha=0.25,tokens=image, is another" in found.notes[0] and "provenance" not in found.record()
 
 
 def test_the_spec_hash_is_of_what_is_done_and_not_of_names(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from checkpoints import build
 from conftest import picture, vectors
 from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_steer import SteeringVectors, UserError, store
 from lmms_steer.inspection.command import open_images
@@ -83,6 +84,55 @@ def test_what_runs_elsewhere_cannot_be_steered() -> None:
     for name in ("vllm", "sglang", "openai"):
         with pytest.raises(UserError, match=f"{name} runs its model in an engine or behind an API"):
             steered_class(name)
+
+
+class Handing:
+    """As lmms-eval's wrappers that hand all on to a parent."""
+
+    def __init__(self, more: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class Named:
+    """As its Phi-3-vision: another argument for the checkpoint, another attribute for the processor."""
+
+    def __init__(self, model_id_name: str | None = None, trust_remote_code: bool = True) -> None:
+        assert trust_remote_code is True
+        self.model = AutoModelForImageTextToText.from_pretrained(model_id_name)
+        self._processor = AutoProcessor.from_pretrained(model_id_name)
+
+
+class HandingNamed(Handing, Named):
+    pass
+
+
+@pytest.mark.parametrize("kind", [Named, HandingNamed])
+def test_a_wrapper_may_call_its_checkpoint_otherwise_or_hand_it_on(
+    kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lmms_eval.models
+
+    from lmms_steer.models.wrapped import steered_class
+
+    monkeypatch.setattr(lmms_eval.models, "get_model", lambda *_, **__: kind)
+    made = steered_class("phi3v")
+    vector = str(vectors().save(tmp_path / "v.safetensors"))
+    spec = {"vector": vector, "layer": 1, "alpha": 1, "tokens": "text_paper"}
+    lm: Any = made(model_id_name=str(saved("llava", tmp_path)), **spec)
+    assert len(lm.handles) == 3 and lm.pretrained == str(tmp_path / "llava")
+    with pytest.raises(UserError, match="no model: add model_id_name=NAME"):
+        made(**spec)
+
+
+def test_what_loads_no_checkpoint_cannot_be_steered() -> None:
+    from lmms_steer.models.wrapped import steered_class
+
+    for name in ("from_log", "dummy", "batch_gpt4", "longvila"):
+        with pytest.raises(UserError, match=f"{name} loads no checkpoint .*: it cannot be steered"):
+            steered_class(name)
+    with pytest.raises(UserError, match="lmms-eval's bagel cannot be imported"):
+        steered_class("bagel")
+    assert steered_class("phi3v").__name__ == "SteeredPhi3v"
 
 
 def inspected(*args: str) -> Any:

@@ -98,7 +98,7 @@ def _of_control(
     if kind == "shuffled":
         yield f"{backbone}/{concept}/{method}-shuffled"
     if kind == "wrong_concept":
-        other = detail or wrong_concept(concept, shipped)
+        other = wrong_concept(concept, shipped, detail)
         if other in shipped:
             yield f"{backbone}/{other}/{method}"
 

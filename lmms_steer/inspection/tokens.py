@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmms_steer.extraction.activations import record_layers
 from lmms_steer.intervention.anatomy import image_token_ids
-from lmms_steer.intervention.hooks import acting, attach, pushed
+from lmms_steer.intervention.hooks import acting, attach
 from lmms_steer.models.steered import SteeredVlm
 
 ANSWERS = 8
@@ -64,7 +64,7 @@ def inspect(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Seen:
     layer = min((i.layer for i in interventions if i.layer is not None), default=len(plain) // 2)
     ids = inputs["input_ids"][0]
     image_ids = image_token_ids(lm.model.config)
-    pushes = [(i, pushed(i, v, lm.resolved.norms)) for i, v in acting(lm.resolved) if i.layer == layer]
+    pushes = [(i, push) for i, push in acting(lm.resolved) if i.layer == layer]
     return Seen(
         spec=str(lm.resolved.spec),
         layer=layer,

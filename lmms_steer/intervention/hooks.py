@@ -76,7 +76,7 @@ def attach(
     if not parts:
         return []
     tracker = PromptTracker()
-    hooks = [_LayerHook(i, v, resolved.norms, image_ids, frozenset(special_ids), tracker) for i, v in parts]
+    hooks = [_LayerHook(i, push, image_ids, frozenset(special_ids), tracker) for i, push in parts]
     handles = [
         model.register_forward_pre_hook(tracker.before, with_kwargs=True),
         model.register_forward_hook(tracker.after, always_call=True),
@@ -84,10 +84,20 @@ def attach(
     return handles + [layers[hook.layer].register_forward_hook(hook) for hook in hooks]
 
 
-def acting(resolved: ResolvedSpec) -> list[tuple[Intervention, SteeringVectors]]:
-    """The interventions that do something, parted where image and text tokens are steered by different strengths."""
+def acting(resolved: ResolvedSpec) -> list[tuple[Intervention, Push]]:
+    """The interventions that do something, parted where image and text tokens are steered by different strengths.
+
+    Raises:
+        UserError: for a relative strength without norms, or one beyond float32.
+    """
     pairs = zip(resolved.spec.interventions, resolved.vectors, strict=True)
-    return [(part, vector) for typed, vector in pairs for part in _by_gamma(typed) if part.alpha != 0]
+    # a norm is of the tokens as typed: gammas near 1 do nearly what 1 does
+    return [
+        (part, _pushed(part, vector, _unit_of(typed, resolved.norms)))
+        for typed, vector in pairs
+        for part in _by_gamma(typed)
+        if part.alpha != 0
+    ]
 
 
 def _by_gamma(intervention: Intervention) -> list[Intervention]:
@@ -109,20 +119,19 @@ class _LayerHook:
     def __init__(
         self,
         intervention: Intervention,
-        vector: SteeringVectors,
-        norms: Norms | None,
+        push: Push,
         image_ids: tuple[int, ...],
         special_ids: frozenset[int],
         tracker: PromptTracker,
     ) -> None:
-        assert intervention.layer is not None and intervention.alpha is not None and intervention.tokens is not None
+        assert intervention.layer is not None and intervention.tokens is not None
         self.layer = intervention.layer
         self.tokens = intervention.tokens
         self.phase = intervention.phase
         self.operation = OPERATIONS[intervention.operation]
         self.image_ids, self.special_ids = image_ids, special_ids
         self.tracker = tracker
-        self.push = pushed(intervention, vector, norms)
+        self.push = push
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG002
         call = self.tracker.call
@@ -163,24 +172,30 @@ class _LayerHook:
         return self.push
 
 
-def pushed(intervention: Intervention, vector: SteeringVectors, norms: Norms | None = None) -> Push:
-    """The vector of an intervention's layer, in the strength that it says.
+def _unit_of(intervention: Intervention, norms: Norms | None) -> float:
+    """What alpha 1 is in the residual's units, where the vector's own length plays no part."""
+    if intervention.scale != "relative":
+        return 1.0
+    if norms is None:
+        raise UserError(
+            "scale=relative: the residual norms of this model were not measured (lmms_steer.intervention.norms)"
+        )
+    assert intervention.layer is not None and intervention.tokens is not None
+    return norms[intervention.layer][intervention.tokens.removesuffix("_paper")]
 
-    Raises:
-        UserError: for a relative strength without norms.
-    """
-    assert intervention.layer is not None and intervention.alpha is not None and intervention.tokens is not None
+
+def _pushed(intervention: Intervention, vector: SteeringVectors, unit_of: float) -> Push:
+    """The vector of an intervention's layer, in the strength that it says."""
+    assert intervention.layer is not None and intervention.alpha is not None
     direction = torch.from_numpy(vector[intervention.layer].copy())
     length = float(direction.norm())
     unit = direction / max(length, 1e-12)
     if intervention.scale == "raw":
         # alpha * v itself, rather than its length times a rounded unit vector
-        return Push(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)
-    strength = intervention.alpha
-    if intervention.scale == "relative":
-        if norms is None:
-            raise UserError(
-                "scale=relative: the residual norms of this model were not measured (lmms_steer.intervention.norms)"
-            )
-        strength *= norms[intervention.layer][intervention.tokens.removesuffix("_paper")]
-    return Push(unit * strength, unit, strength, intervention.alpha)
+        push = Push(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)
+    else:
+        strength = intervention.alpha * unit_of
+        push = Push(unit * strength, unit, strength, intervention.alpha)
+    if not torch.isfinite(push.delta).all():
+        raise UserError(f"alpha={intervention.alpha:g}: {intervention.vector!r} so long is beyond all numbers")
+    return push

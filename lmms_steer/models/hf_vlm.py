@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoProcessor
 from lmms_steer.backbones import checkpoint
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.intervention.phase import continuation
+from lmms_steer.models.answer_bias import read_answer_bias
 from lmms_steer.models.batches import in_batches
 from lmms_steer.models.image_ids import image_ids, shown
 from lmms_steer.models.loading import few_bits, load_model, refuse_encoder_decoder, set_images
@@ -25,11 +26,10 @@ from lmms_steer.models.settings import (
     generate_settings,
     loaded,
     positive,
-    read_answer_bias,
     yes_or_no,
 )
 from lmms_steer.models.visuals import visuals_of
-from lmms_steer.prompts import Format, Visual, format_of
+from lmms_steer.prompts import Format, Visual, answer_ids, format_of, prompt_end
 
 
 class HfVlm(lmms):  # type: ignore[misc]
@@ -45,8 +45,9 @@ class HfVlm(lmms):  # type: ignore[misc]
         attn_implementation: as in transformers (`eager`, `sdpa`, …).
         load_in_4bit, load_in_8bit: with bitsandbytes, where it is installed.
         trust_remote_code: run code that comes with the checkpoint; off unless said.
-        answer_bias: a YAML file of word: number, added to the logit of the word's first token in generation; a control
-            for gains that come from liking other answers (`lmms_steer.search.calibration`).
+        answer_bias: a YAML file of word: number, added to the logit of the word's first token where an answer begins,
+            written or scored; a control for gains that come from liking other answers
+            (`lmms_steer.search.calibration`).
         size, do_image_splitting, min_pixels, max_pixels: of the image processor, where it has them.
         prompt_prefix: put before every question, with a space (PaliGemma's mix models expect `answer en`).
     """
@@ -97,12 +98,13 @@ class HfVlm(lmms):  # type: ignore[misc]
         self.processor.tokenizer.padding_side = "left"
         set_images(self.processor, image_settings)
         self.format = self.prompt_format()
+        self.prompt_end = prompt_end(self.processor, self.format)
         if attn_implementation is not None:
             options["attn_implementation"] = attn_implementation
         bits = few_bits(yes_or_no("load_in_4bit", load_in_4bit), yes_or_no("load_in_8bit", load_in_8bit))
         self.model = load_model(self.pretrained, source, self._device, device_map, dtype=dtype, **bits, **options)
         self._device = self.model.device
-        self.answer_bias = read_answer_bias(answer_bias, self.tokenizer) if answer_bias is not None else None
+        self.answer_bias = read_answer_bias(answer_bias, self.first_token) if answer_bias is not None else None
 
     def prepare(self) -> None:
         """Called when the config is known and before the weights are read, to refuse early what cannot work."""
@@ -146,11 +148,13 @@ class HfVlm(lmms):  # type: ignore[misc]
     def _generate(self, asked: list[tuple[str, list[Visual]]], settings: dict[str, Any]) -> list[GenerationResult]:
         kwargs = generate_settings(settings)
         inputs = self.model_inputs([question for question, _ in asked], [visuals for _, visuals in asked])
-        self._refuse_too_long(inputs["input_ids"].shape[1] + kwargs["max_new_tokens"], asked)
-        output = self.model.generate(**inputs, sequence_bias=self.answer_bias, **kwargs)
+        positions = inputs["input_ids"].shape[1]
+        self._refuse_too_long(positions + kwargs["max_new_tokens"], asked)
+        biased = self.answer_bias.after(positions) if self.answer_bias else None
+        output = self.model.generate(**inputs, logits_processor=biased, **kwargs)
         prompts = inputs["attention_mask"].sum(1).tolist()
         results = []
-        for row, prompt in zip(output[:, inputs["input_ids"].shape[1] :], prompts, strict=True):
+        for row, prompt in zip(output[:, positions:], prompts, strict=True):
             count = int((row != self.tokenizer.pad_token_id).sum())
             text = cut(self.tokenizer.decode(row, skip_special_tokens=True), settings.get("until") or [])
             results.append(GenerationResult(text, TokenCounts(int(prompt), count)))
@@ -190,6 +194,9 @@ class HfVlm(lmms):  # type: ignore[misc]
             logits = self.model(**inputs, logits_to_keep=width + 1).logits[:, :-1]
         labels = labels[:, -width:].to(logits.device)
         counted = labels != -100
+        if self.answer_bias:
+            first = torch.arange(len(labels), device=labels.device), counted.int().argmax(1)
+            logits = logits.float().index_put(first, self.answer_bias.on(logits[first].float()))
         scores = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
         losses = -(scores * counted).sum(1) / counted.sum(1).clamp_min(1)
         greedy = ((logits.argmax(-1) == labels) | ~counted).all(1)
@@ -218,8 +225,8 @@ class HfVlm(lmms):  # type: ignore[misc]
         return {k: v.to(floating) if torch.is_floating_point(v) else v for k, v in moved.items()}
 
     def first_token(self, word: str) -> int:
-        """The id of the first token of an answer."""
-        return int(self.tokenizer(word, add_special_tokens=False)["input_ids"][0])
+        """The id of the token that an answer begins with, as the model writes it behind a prompt."""
+        return answer_ids(self.tokenizer, self.prompt_end, word)[0]
 
     def _visuals(self, rest: tuple[Any, ...]) -> list[Visual]:
         doc_to_visual, doc_id, task, split = rest[:4]

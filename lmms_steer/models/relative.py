@@ -20,6 +20,8 @@ from lmms_steer.resolve import Norms, ResolvedSpec
 from lmms_steer.vectors import write_atomically
 
 SCENES, SIDE = 16, 448
+SAMPLED = 16
+"""Numbers of each weight by which checkpoints are told apart."""
 QUESTIONS = ("What is in the image?", "How many things are there?", "Which thing is left of the others?")
 
 
@@ -33,9 +35,7 @@ def measured(resolved: ResolvedSpec, model: Any, processor: Any, name: str) -> R
     """
     if not resolved.relative:
         return resolved
-    config = json.dumps(model.config.to_dict(), sort_keys=True, default=str)
-    key = hashlib.sha256(config.encode()).hexdigest()[:8]
-    path = store.cache_dir() / "norms" / f"{short_name(name)}-{key}.yaml"
+    path = store.cache_dir() / "norms" / f"{short_name(name)}-{_key(model, processor)}.yaml"
     if path.is_file():
         try:
             norms: Norms = {
@@ -48,6 +48,20 @@ def measured(resolved: ResolvedSpec, model: Any, processor: Any, name: str) -> R
         head = f"# mean norm of the residual of {name}, layer by layer, on {SCENES} drawn scenes\n"
         write_atomically(path, (head + yaml.safe_dump({k: dict(v) for k, v in norms.items()})).encode())
     return replace(resolved, norms=norms)
+
+
+def _key(model: Any, processor: Any) -> str:
+    """Of all that norms depend on: a name may stand for other weights tomorrow, or at another revision."""
+    images = getattr(processor, "image_processor", None)
+    shown = images.to_dict() if images is not None else None
+    facts = [model.config.to_dict(), shown, getattr(processor, "chat_template", None)]
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for weights in model.parameters():
+        # training changes them all; of what is on a disk nothing is read
+        if weights.device.type != "meta":
+            flat = weights.detach().reshape(-1)
+            found.update(flat[:: max(1, flat.numel() // SAMPLED)].float().cpu().numpy().tobytes())
+    return found.hexdigest()[:8]
 
 
 def _batches(model: Any, processor: Any) -> Iterator[dict[str, Any]]:

@@ -1,11 +1,9 @@
 """What stands in `--model_args` and in a task's `generation_kwargs`, checked and put into transformers' terms."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from lmms_steer.errors import UserError, one_line, unknown
 
@@ -41,18 +39,6 @@ def loaded(name: str, load: Callable[..., Any], source: str, **options: Any) -> 
         return load(source, **options)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"cannot load the checkpoint {name!r}: {one_line(error)}") from error
-
-
-def read_answer_bias(path: str, tokenizer: Any) -> dict[tuple[int], float]:
-    """The `sequence_bias` of a YAML file of word: number."""
-    try:
-        words = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        first = {word: tokenizer(str(word), add_special_tokens=False)["input_ids"][0] for word in words}
-        return {(first[word],): float(bias) for word, bias in words.items()}
-    except (OSError, yaml.YAMLError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise UserError(
-            f"cannot read answer_bias={path}: expected a YAML file of word: number ({one_line(error)})"
-        ) from error
 
 
 def positive(name: str, value: int | str) -> int:

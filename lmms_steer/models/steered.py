@@ -26,11 +26,3 @@ class SteeredVlm(FromArgs, HfVlm):
 
     def prepare(self) -> None:
         self.resolve_for(self.config, self.rank)
-
-    @property
-    def steering_record(self) -> dict[str, Any]:
-        """As `Steering.steering_record`, with the words of an answer bias."""
-        record = super().steering_record
-        if self.answer_bias:
-            record["answer_bias"] = {self.tokenizer.decode(list(t)): value for t, value in self.answer_bias.items()}
-        return record

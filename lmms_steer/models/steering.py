@@ -6,6 +6,7 @@ from typing import Any
 
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.intervention.hooks import attach
+from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.relative import measured
 from lmms_steer.notes import note, warn
 from lmms_steer.resolve import ModelFacts, ResolvedSpec, resolve
@@ -26,7 +27,7 @@ class Steering:
     spec: SteeringSpec = SteeringSpec()
     resolved: ResolvedSpec = ResolvedSpec()
     handles: list[Any]
-    answer_bias: Any = None
+    answer_bias: AnswerBias | None = None
     response_cache_in_use: bool = False
 
     def take_spec(self, model_args: dict[str, Any]) -> None:
@@ -66,13 +67,14 @@ class Steering:
     @property
     def steering_record(self) -> dict[str, Any]:
         """What the results file says under `steering`."""
-        bias = {str(token): value for token, value in (self.answer_bias or {}).items()}
-        return {"model": self.pretrained, **self.resolved.record(), **({"answer_bias": bias} if bias else {})}
+        bias = {"answer_bias": self.answer_bias.words} if self.answer_bias else {}
+        return {"model": self.pretrained, **self.resolved.record(), **bias}
 
     @property
     def cache_key(self) -> str | None:
         """A hash of the vectors and biases that were read from files, for caches of answers; None for the baseline."""
         if not self.resolved.spec and not self.answer_bias:
             return None
-        done = [self.resolved.sha256, sorted((self.answer_bias or {}).items())]
+        bias = self.answer_bias and sorted(zip(self.answer_bias.ids, self.answer_bias.words.values(), strict=True))
+        done = [self.resolved.sha256, bias]
         return hashlib.sha256(json.dumps(done).encode()).hexdigest()

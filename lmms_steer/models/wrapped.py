@@ -16,6 +16,8 @@ from lmms_steer.models.settings import loaded
 
 ENGINES = ("vllm", "sglang", "api", "openai", "gemini", "claude", "gpt", "litellm", "reka", "fastvideo", "trtllm")
 """Parts of the names of wrappers whose model runs elsewhere."""
+CHECKPOINT = ("pretrained", "model_id_name")
+"""What wrappers call the checkpoint that they load (Phi-3-vision's has a name of its own for it)."""
 
 
 def __getattr__(name: str) -> type[FromArgs]:
@@ -40,8 +42,8 @@ def steered_class(model: str, simple: bool = False) -> type[FromArgs]:
         simple: its simple class, where it has both.
 
     Raises:
-        UserError: for a wrapper of an engine or of an API, whose layers are out of reach, or one that asks for a
-            package that is not there.
+        UserError: for a wrapper of an engine or of an API, whose layers are out of reach, one that loads no checkpoint,
+            or one that asks for a package that is not there.
     """
     if any(part in model.split("_") for part in ENGINES):
         raise UserError(f"{model} runs its model in an engine or behind an API, out of reach: it cannot be steered")
@@ -49,24 +51,43 @@ def steered_class(model: str, simple: bool = False) -> type[FromArgs]:
 
     try:
         base = get_model(model, force_simple=simple)
-    except ImportError as error:
+    except (ImportError, AttributeError) as error:
         raise UserError(f"lmms-eval's {model} cannot be imported: {one_line(error)}") from error
+    said, options = _checkpoint_of(model, base)
 
     def __init__(self: Any, **model_args: Any) -> None:
         self.take_spec(model_args)
-        if "pretrained" in model_args:
-            model_args["pretrained"] = checkpoint(named := str(model_args["pretrained"]))
-        else:
-            named = str(inspect.signature(base.__init__).parameters["pretrained"].default)
-        self.pretrained = named
-        # before the wrapper loads the weights, so that a mistake is not paid for with them
-        self.resolve_for(loaded(named, AutoConfig.from_pretrained, checkpoint(named)))
+        named = model_args.get(said.name, said.default)
+        if named in (None, inspect.Parameter.empty):
+            raise UserError(f"no model: add {said.name}=NAME to --model_args, a Hub id or a folder")
+        self.pretrained = str(named)
+        source = checkpoint(self.pretrained)
+        if said.name in model_args:
+            model_args[said.name] = source
+        # as the wrapper will load it, and before the weights, so that a mistake is not paid for with them
+        loading = {**options, **{name: model_args[name] for name in _LOADING if name in model_args}}
+        self.resolve_for(loaded(self.pretrained, AutoConfig.from_pretrained, source, **loading))
         base.__init__(self, **model_args)
         own = vars(self)
         held = next((m for m in (own.get("_model"), own.get("model")) if m is not None), None)
         held = getattr(held, "module", held)
         if not isinstance(held, PreTrainedModel):
             raise UserError(f"{model} holds no transformers model ({type(held).__name__}): it cannot be steered")
-        self.attach_to(held, own.get("processor") or own.get("_tokenizer"))
+        self.attach_to(held, own.get("processor") or own.get("_processor") or own.get("_tokenizer"))
 
     return type(f"Steered{base.__name__}", (FromArgs, base), {"__init__": __init__, "__module__": __name__})
+
+
+_LOADING = ("revision", "trust_remote_code")
+
+
+def _checkpoint_of(model: str, base: type) -> tuple[inspect.Parameter, dict[str, Any]]:
+    """The argument that names the checkpoint, of a parent where all is handed on, and how it is loaded unless told."""
+    for kind in base.__mro__:
+        making = vars(kind).get("__init__")
+        known = inspect.signature(making).parameters if making is not None else {}
+        for name in CHECKPOINT:
+            if name in known:
+                given = {key: known[key].default for key in _LOADING if key in known}
+                return known[name], {key: value for key, value in given.items() if isinstance(value, str | bool)}
+    raise UserError(f"{model} loads no checkpoint (it has no {' or '.join(CHECKPOINT)}): it cannot be steered")

@@ -3,7 +3,7 @@
 Where steering gains no more than this does, it may have changed which answers the model likes, not what it sees.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ MANY = 64
 class Calibrated:
     """
     Attributes:
-        biases: word ▸ what is added to its logit.
+        biases: word ▸ what is added to the logit of its first token; one word a token, as others share its bias.
         base, scores: whether the likeliest of a question's answers is right without and with them, float [questions].
     """
 
@@ -30,12 +30,15 @@ class Calibrated:
     scores: Floats
 
 
-def calibrate(asked: Sequence[Asked], answers: Mapping[int, Sequence[float]]) -> Calibrated | None:
+def calibrate(
+    asked: Sequence[Asked], answers: Mapping[int, Sequence[float]], first_token: Callable[[str], int]
+) -> Calibrated | None:
     """Fit biases to the unsteered logits of a study's questions.
 
     Args:
         asked: the questions.
         answers: question ▸ the logits of its answers.
+        first_token: the id of a word's first token, which is what a bias is on.
 
     Returns:
         None where answers are not of one small set of words.
@@ -43,14 +46,18 @@ def calibrate(asked: Sequence[Asked], answers: Mapping[int, Sequence[float]]) ->
     words = sorted({word for question in asked for word in question.answers})
     if not words or len(words) > MANY or not all(answers[number] for number in range(len(asked))):
         return None
-    place = {word: number for number, word in enumerate(words)}
-    scores = torch.full((len(asked), len(words)), -1e9)
+    tokens = {word: first_token(word) for word in words}
+    # the first word of each token by name: those of one question have tokens of their own
+    named = {token: word for word, token in reversed(tokens.items())}
+    biased = sorted(named.values())
+    place = {word: biased.index(named[token]) for word, token in tokens.items()}
+    scores = torch.full((len(asked), len(biased)), -1e9)
     for number, question in enumerate(asked):
         scores[number, [place[word] for word in question.answers]] = torch.tensor(answers[number])
     possible, right = scores > -1e8, [place[question.answers[question.right]] for question in asked]
     bias = fit_answer_bias(scores, possible, right)
     base, hits = ((scores + b).masked_fill(~possible, -1e9).argmax(1) == torch.tensor(right) for b in (0 * bias, bias))
-    return Calibrated(dict(zip(words, bias.tolist(), strict=True)), base.double().numpy(), hits.double().numpy())
+    return Calibrated(dict(zip(biased, bias.tolist(), strict=True)), base.double().numpy(), hits.double().numpy())
 
 
 def fit_answer_bias(scores: Tensor, choices: Tensor, answers: Sequence[int], penalty: float = 1e-3) -> Tensor:

@@ -56,7 +56,7 @@ class Searching:
         grid, work = self._climbed(strategy, total, cells)
         if work.hooked:
             yield f"{len(work.hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(work.hooked)))}"
-        calibrated = calibrate(self.asked, work.answers)
+        calibrated = calibrate(self.asked, work.answers, self.lm.first_token)
         with FileLock(self.options.output / ".result.lock"):
             found = study.result(self.plan, grid, calibrated)
             self._write(grid, found, calibrated)
