@@ -139,6 +139,6 @@ def _intervention(entry: Mapping[str, Any]) -> Intervention:
         if key not in FIELDS:
             raise unknown("steering key", key, FIELDS)
     if entry.get("vector") in (None, ""):
-        given = ", ".join(f"{key}={value}" for key, value in entry.items())
+        given = ", ".join(f"{key}={shown(value)}" for key, value in entry.items())
         raise UserError(f"{given or 'a spec'} names no vector: add vector=NAME, as in {_SHOWN}")
     return Intervention(**entry)

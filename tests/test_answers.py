@@ -146,6 +146,12 @@ def test_a_file_of_biases_that_is_none_is_refused_in_one_line(tmp_path: Path, te
     assert "\n" not in str(caught.value)
 
 
+def test_a_bad_file_is_refused_before_the_weights_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmms_steer.models.hf_checkpoint.load_model", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(UserError, match="cannot read answer_bias=no"):
+        SteeredIdefics3(pretrained=str(folder), answer_bias="no.yaml")
+
+
 def test_fitted_biases_are_one_a_token() -> None:
     rows = [Asked(i, "", [], ("one", "two") if i % 2 else ("once", "two"), 0, {}) for i in range(8)]
     found = calibrate(rows, {i: [0.0, 1.0] for i in range(8)}, lambda word: ord(word[0]))

@@ -51,6 +51,7 @@ def test_values_are_read_as_lmms_eval_hands_them_over() -> None:
         ("spatial", "cannot read the spec"),
         (r'vector="a\qb"', r'cannot read "a\\qb": in quotes a backslash'),
         (r'vector="a\ud800b"', "names no vector"),
+        (r'tokens="a\nb"', r"tokens='a\\nb' names no vector"),
         (r'vector="a\u2028b"', "names no vector"),
         ("vector=a\nb", "names no vector"),
         ("vector=\0", "names no vector"),

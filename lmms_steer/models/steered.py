@@ -11,7 +11,7 @@ class SteeredVlm(FromArgs, HfVlm):
     """`--model steered_hf`: `HfVlm` with the keys of a spec among its arguments; none of them is the baseline.
 
     Args:
-        **model_args: those of `HfVlm`; `steering`, a YAML file with several interventions; or the keys of one
+        **model_args: those of `HfCheckpoint`; `steering`, a YAML file with several interventions; or the keys of one
             intervention (`lmms_steer.spec.Intervention`).
     """
 

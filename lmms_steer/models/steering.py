@@ -75,6 +75,7 @@ class Steering:
         """A hash of the vectors and biases that were read from files, for caches of answers; None for the baseline."""
         if not self.resolved.spec and not self.answer_bias:
             return None
-        bias = self.answer_bias and sorted(zip(self.answer_bias.ids, self.answer_bias.words.values(), strict=True))
+        held = self.answer_bias
+        bias = sorted(zip(held.ids, held.words.values(), strict=True)) if held is not None else []
         done = [self.resolved.sha256, bias]
         return hashlib.sha256(json.dumps(done).encode()).hexdigest()
