@@ -389,3 +389,10 @@ def test_a_search_on_one_question_is_refused_and_a_repeated_vector_counts_once(t
 
 def test_a_gain_that_rounds_to_nothing_is_plain_nothing() -> None:
     assert report.points({"gain": -0.0001, "low": -0.012, "high": 0.0004}) == "0.0 points [-1.2, 0.0]"
+
+
+def test_the_target_of_a_multiple_choice_task_is_a_place_among_its_choices() -> None:
+    task, _ = asked.load("tiny_counting_ll", "steered_paligemma")
+    for question, row in zip(questions(task, 20), load("counting", "test"), strict=False):
+        assert question.answers == tuple(row["choices"])
+        assert question.right == "ABCDEF".index(row["answer"].strip("()"))

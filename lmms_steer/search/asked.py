@@ -106,7 +106,12 @@ def questions(task: Any, limit: int | None, fixed: bool = True) -> Iterator[Aske
         text = str(task.doc_to_text(doc))
         visuals = visuals_of(task.doc_to_visual(doc), f"{name}, document {number}")
         target = task.doc_to_target(doc)
-        answers, right = _answers(doc, text, target)
+        if getattr(task.config, "output_type", "") == "multiple_choice" and isinstance(target, int):
+            # a place among the choices, not a number that is the answer
+            listed = tuple(map(str, task.doc_to_choice(doc)))
+            answers, right = listed, target if 0 <= target < len(listed) else None
+        else:
+            answers, right = _answers(doc, text, target)
         if right is None and fixed:
             raise UserError(
                 f"{name}, document {number}: the answer {target!r} is no letter, number or choice:"
