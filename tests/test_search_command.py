@@ -20,9 +20,11 @@ from typer.testing import CliRunner
 from lmms_steer import SteeringSpec, UserError, steer, store
 from lmms_steer.cli import app
 from lmms_steer.models.families import SteeredPaliGemma
-from lmms_steer.search import asked, report, searching
+from lmms_steer.resolve import ModelFacts, resolve
+from lmms_steer.search import asked, report, searching, study
 from lmms_steer.search.asked import questions
 from lmms_steer.search.command import run
+from lmms_steer.search.keeping import kept
 from lmms_steer.search.letters import Letters
 from lmms_steer.search.options import Options
 from lmms_steer.search.plan import Cell
@@ -385,6 +387,30 @@ def test_a_search_on_one_question_is_refused_and_a_repeated_vector_counts_once(t
     for _ in range(2):
         inside(tmp_path, vectors=("counting", "counting"), limit=2, layers="1", controls=0)
     assert list(result(tmp_path)["vectors"]) == ["counting"]
+
+
+def test_a_winner_that_is_kept_is_what_its_vector_alone_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    settings = {"controls": 0, "layers": "3", "keep": True}
+    said = inside(tmp_path / "none", **settings)
+    assert said[-1] == "nothing is kept for counting: no cell won" and not own_cache.exists()
+    monkeypatch.setattr(study, "corrected_p", lambda *_: 0.01)
+    said = inside(tmp_path / "some", **settings)
+    told = result(tmp_path / "some")["vectors"]["counting"]["best"]
+    path = own_cache / "vectors" / "tiny-gemma2" / "counting" / "mean_shift.choices.yaml"
+    assert told["winner"] and f"kept in {path}: on tiny-paligemma2, vector=counting alone now means" in said[-1]
+    resolved = resolve(SteeringSpec.parse("vector=counting"), ModelFacts("tiny-paligemma2", 5, 96))
+    (chosen,) = resolved.spec.interventions
+    assert (chosen.layer, chosen.alpha, chosen.tokens) == (3, told["alpha"], told["tokens"])
+    assert resolved.spec.provenance["chosen_on"] == "tiny_counting_select (64 questions)"
+
+
+def test_a_choice_holds_layer_alpha_and_tokens_alone() -> None:
+    for line in ("vector=v,layer=1,alpha=1,tokens=text,scale=unit", "vector=v,layer=1,alpha=1,tokens=text,gamma_text=2",
+                 "vector=v,layer=1,alpha=1,tokens=text; vector=w,layer=1,alpha=1,tokens=text"):  # fmt: skip
+        with pytest.raises(UserError, match="a vector's choice holds layer, alpha and tokens alone"):
+            kept(SteeringSpec.parse(line), "tiny-paligemma2")
 
 
 def test_a_gain_that_rounds_to_nothing_is_plain_nothing() -> None:

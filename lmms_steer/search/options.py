@@ -32,6 +32,7 @@ class Options:
         limit: the first questions only.
         confirm: a task to measure the choices on, once.
         test_known: choose on test questions.
+        keep: keep a winner's layer, alpha and tokens where a spec that names its vector alone finds them.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Options:
     confirm: str | None = None
     test_known: bool = False
     include_path: Path | None = None
+    keep: bool = False
 
     @property
     def names(self) -> list[str]:

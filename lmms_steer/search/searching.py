@@ -16,6 +16,7 @@ from lmms_steer.search import journal, study
 from lmms_steer.search.alike import images_of
 from lmms_steer.search.asked import Asked, questions, sha256, some
 from lmms_steer.search.calibration import calibrate
+from lmms_steer.search.keeping import keep
 from lmms_steer.search.measure import WRONG, Measure
 from lmms_steer.search.options import Options
 from lmms_steer.search.pictures import draw
@@ -62,6 +63,8 @@ class Searching:
         if hooked:
             yield f"{len(hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(hooked)))}"
         yield from lines(self.plan, found, self.options.output, self.options.confirm)
+        if self.options.keep:
+            yield from keep(self.plan, found, self.lm.pretrained)
 
     def _found(self, cells: list[Cell], to_confirm: Any | None) -> tuple[dict[str, Any], list[str]]:
         """What `result.json` says, by then written; why batches were hooked."""
