@@ -153,7 +153,22 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
 
 
 def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
-    """Add or replace one model's choice: `layer`, `alpha`, `tokens`, `chosen_on`, `vector_sha256`."""
-    choices = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    choices[short_name(model)] = choice
-    write_atomically(path, yaml.safe_dump(choices, sort_keys=True).encode())
+    """Add or replace one model's choice: `layer`, `alpha`, `tokens`, `chosen_on`, `vector_sha256`.
+
+    Processes that keep choices of several models at once lose none.
+
+    Raises:
+        UserError: when the file is damaged, or cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            choices = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            whole = yaml.safe_dump({**choices, short_name(model): choice}, sort_keys=True)
+            write_atomically(path, whole.encode())
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+        raise UserError(f"the choices file {str(path)!r} is damaged: {one_line(error)}") from error
+    except OSError as error:
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error

@@ -25,6 +25,8 @@ from lmms_steer.comparison.provenance import provenance
 from lmms_steer.comparison.results import read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.comparison.systems import read_systems
+from lmms_steer.demo.plan import Folders
+from lmms_steer.demo.rows import collect
 from lmms_steer.models.image_ids import image_ids
 from lmms_steer.search.asked import Asked, some
 
@@ -59,6 +61,18 @@ def test_equal_runs_differ_by_nothing_and_the_interval_says_how_little_is_known(
 def test_runs_on_other_questions_are_refused() -> None:
     with pytest.raises(UserError, match="1 are in only one"):
         compare(by_document([1, 0, 1]), by_document([1, 0]))
+
+
+def test_the_demo_s_rows_go_by_image_where_questions_share_one(tmp_path: Path) -> None:
+    folders, images = Folders(tmp_path), np.arange(100) // 10
+    for name, scores in (("baseline", BASE), ("mean_shift", STEERED)):
+        shown = {"tiny_spatial": scores, "tiny_spatial_ood": scores}
+        write_run(folders.run("spatial", name), shown, sample=lambda number: {"images": [f"{number // 10}"]})
+    (row,) = [row for row in collect(folders) if (row["system"], row["split"]) == ("mean_shift", "test")]
+    by_image = compare(by_document(BASE), by_document(STEERED), images)
+    alone = compare(by_document(BASE), by_document(STEERED))
+    assert row["low"] == pytest.approx(by_image.low) and row["low"] < alone.low - 0.05
+    assert row["p"] == pytest.approx(by_image.p, abs=0.02) and row["p"] > alone.p + 0.05
 
 
 def test_a_board_has_every_system_paired_with_the_baseline(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The replay equals the hooks: every architecture, target and layer, stacked, spilt to disk, with text behind it."""
 
+import copy
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,13 +11,17 @@ import torch
 from checkpoints import build
 from conftest import batch_of, vectors
 
-from lmms_steer import steer
+from lmms_steer import steer, store
+from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.search.calibration import fit_answer_bias
 from lmms_steer.search.hooked import Hooked
 from lmms_steer.search.letters import Letters
-from lmms_steer.search.replay import Replay, ReplayOptions
+from lmms_steer.search.replay import Replay, ReplayOptions, tolerance
 from lmms_steer.search.screen import gradients_of_margin
+from lmms_steer.search.sound import same_effect, same_logits
 from lmms_steer.search.written import Written
+from lmms_steer.tiny_world.question_sets import load
+from lmms_steer.vectors import SteeringVectors
 
 PADDED = ("where is the cat ?", "how many cups are on the table ?")
 EVEN = ("where is the cat ?", "where is the dog ?")
@@ -112,3 +118,49 @@ def test_the_answer_bias_undoes_a_preference_for_one_answer() -> None:
     assert bias.sum().abs() < 1e-5 and bias[0] - bias[1] == pytest.approx(-2.0, abs=0.3)
     right = [(s.argmax(1) == truth).float().mean() for s in (skewed, skewed + bias, scores)]
     assert right[1] > right[0] + 0.1 and right[1] == pytest.approx(float(right[2]), abs=0.03)
+
+
+class Ignoring(Replay):
+    """A replay that does not steer."""
+
+    def _moved(self, layer: int, deltas: torch.Tensor, targets: Any, start: int) -> torch.Tensor:
+        return super()._moved(layer, torch.zeros_like(deltas), targets, start)
+
+
+def test_the_check_has_power_in_bfloat16_and_lets_sound_replays_pass() -> None:
+    lm = SteeredPaliGemma(pretrained="tiny-paligemma2", dtype="bfloat16")
+    rows, v = load("spatial", "select")[:8], store.find("spatial", "tiny-gemma2")
+    directions = SteeringVectors.load(v.path)
+    inputs = lm.model_inputs([row["question"] for row in rows], [[row["image"]] for row in rows])
+    config = SimpleNamespace(output_type="generate_until", generation_kwargs={"max_new_tokens": 1}, task="t")
+    config.metric_list = [{"metric": "acc"}]
+    for generates in (False, True):
+        options = ReplayOptions(generates=generates)
+        sound, ignoring = (kind(lm.model, inputs, options) for kind in (Replay, Ignoring))
+        hooked = Hooked(lm.model, inputs)
+        written = Written(SimpleNamespace(model=lm.model), SimpleNamespace(config=config), [], inputs)
+        same = written.same if generates else Letters.same
+        cells = [(layer, a, t) for layer in (0, 3) for a in (0.25, 1.0) for t in ("image", "text", "both")]
+        within = 0
+        for layer, alpha, tokens in cells:
+            delta = torch.from_numpy(directions[layer].copy()) * alpha
+            assert same(sound, hooked, layer, delta, tokens), (generates, layer, alpha, tokens)
+            assert not same(ignoring, hooked, layer, delta, tokens), (generates, layer, alpha, tokens)
+            effect = hooked.steer(layer, delta, tokens) - hooked.base
+            within += float(effect.abs().max()) <= tolerance(hooked.base)
+        assert within >= 2, "cells whose whole effect is within what rounding may explain are among them"
+
+
+def test_sound_replays_pass_in_bfloat16_on_every_architecture(vlm: Any) -> None:
+    name, trained, processor = vlm
+    model = copy.deepcopy(trained).to(torch.bfloat16)
+    batch = batch_of(name, processor, *PADDED)
+    batch = {key: x.to(torch.bfloat16) if x.is_floating_point() else x for key, x in batch.items()}
+    targets, v = ("image", "text", "both", "last"), vectors()
+    for generates in (False, True):
+        replay, hooked = Replay(model, batch, ReplayOptions(targets, generates=generates)), Hooked(model, batch)
+        for layer in (0, 2):
+            for alpha, tokens in product((0.02, 0.1, 0.7), targets):
+                delta = torch.from_numpy(v[layer].copy()) * alpha
+                assert same_effect(replay, hooked, layer, delta, tokens), (generates, layer, alpha, tokens)
+                assert generates or same_logits(replay, hooked, layer, delta, tokens)

@@ -17,12 +17,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from lmms_steer import SteeringSpec, UserError, steer
+from lmms_steer import SteeringSpec, UserError, steer, store
 from lmms_steer.cli import app
 from lmms_steer.models.families import SteeredPaliGemma
-from lmms_steer.search import asked
+from lmms_steer.resolve import ModelFacts, resolve
+from lmms_steer.search import asked, report, searching, study
 from lmms_steer.search.asked import questions
 from lmms_steer.search.command import run
+from lmms_steer.search.keeping import kept
 from lmms_steer.search.letters import Letters
 from lmms_steer.search.options import Options
 from lmms_steer.search.plan import Cell
@@ -35,7 +37,8 @@ GRID = {"layers": "1-3:2", "alphas": "0.5,1.5", "controls": 1, "limit": 64, "sco
 
 def inside(folder: Path, task: str = "tiny_counting_select", **more: Any) -> list[str]:
     """The command without a process of its own."""
-    model = ("steered_paligemma", "pretrained=tiny-paligemma2", ("counting",))
+    vectors = more.pop("vectors", ("counting",))
+    model = ("steered_paligemma", "pretrained=tiny-paligemma2", vectors)
     return list(run(Options(*model, task, folder, **{**GRID, **more})))
 
 
@@ -307,3 +310,115 @@ def test_a_choice_for_another_vector_is_warned_of(tmp_path: Path) -> None:
     assert any(
         "is another than the one that layer, alpha and tokens were chosen for" in w for w in lm.resolved.warnings
     )
+
+
+def test_a_confirmation_on_questions_that_were_searched_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="tiny_counting_select_prompted: 64 of its 500 questions are among those that"):
+        inside(tmp_path, confirm="tiny_counting_select_prompted")
+    with pytest.raises(
+        UserError, match="--confirm tiny_counting_ll is multiple_choice: this search lets the model write"
+    ):
+        inside(tmp_path, score="generate", confirm="tiny_counting_ll")
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def batches(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.parquet"))
+
+
+def test_a_confirmation_on_other_data_than_before_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"limit": 16, "controls": 0, "layers": "1", "confirm": "tiny_counting_ood"}
+    whole, part = searching.questions, slice(0, 40)
+    monkeypatch.setattr(searching, "questions", lambda *args, **more: list(whole(*args, **more))[part])
+    inside(tmp_path / "again", **settings)
+    first = result(tmp_path / "again")["confirmed"]
+    part = slice(40, 80)
+    inside(tmp_path / "again", **settings)
+    inside(tmp_path / "fresh", **settings)
+    found = result(tmp_path / "again")["confirmed"]
+    assert found == result(tmp_path / "fresh")["confirmed"] != first
+    stamps = [path.stat().st_mtime_ns for path in batches(tmp_path / "again")]
+    inside(tmp_path / "again", **settings)
+    assert [path.stat().st_mtime_ns for path in batches(tmp_path / "again" / "batches")] == stamps[: len(
+        batches(tmp_path / "again" / "batches"))]  # fmt: skip
+
+
+def test_a_batch_of_other_cells_is_not_taken_for_one_of_these(tmp_path: Path) -> None:
+    inside(tmp_path, limit=16, controls=0)
+    (batch,) = (tmp_path / "batches").glob("*.parquet")
+    table = pq.read_table(batch)
+    other = {**table.schema.metadata, b"cells": b'[["counting", 0, 9.0, "image"]]'}
+    pq.write_table(table.replace_schema_metadata(other), batch)
+    with pytest.raises(UserError, match=r"000-00000.parquet' is of other cells or questions"):
+        inside(tmp_path, limit=16, controls=0)
+
+
+@pytest.mark.parametrize("passes", [0, 3], ids=["in the search", "in the confirmation"])
+def test_a_replay_found_wrong_is_hooked_in_the_search_and_in_its_confirmation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int
+) -> None:
+    settings = {"limit": 16, "controls": 0, "layers": "1", "confirm": "tiny_counting_ood", "batch_size": 250}
+    inside(tmp_path / "right", **settings)
+    true, seen = Letters.same, list[int]()
+    same = staticmethod(lambda *cell: seen.append(1) or (len(seen) <= passes and true(*cell)))
+    monkeypatch.setattr(Letters, "same", same)
+    said = inside(tmp_path / "wrong", **settings)
+    assert result(tmp_path / "wrong") == result(tmp_path / "right")
+    assert len(seen) == passes + 1, "what was found wrong once is replayed no more"
+    files = [path for path in batches(tmp_path / "wrong") if path.parent.name == "batches"]
+    assert len(files) == 5 and all(pq.read_schema(path).metadata[b"hooked"] for path in files)
+    assert any(line.startswith("5 batches by full forwards with hooks") for line in said)
+
+
+def test_a_vector_whose_path_has_an_equals_sign_is_searched_to_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "a=1" / "v.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(store.find("counting", "tiny-gemma2").path.read_bytes())
+    inside(tmp_path / "study", vectors=(str(path),), limit=16, layers="1", controls=2)
+    assert set(result(tmp_path / "study")["vectors"][str(path)]["controls"]) == {"random:0", "random:1"}
+    assert (tmp_path / "study" / "control_random_1.yaml").is_file()
+
+
+def test_a_search_on_one_question_is_refused_and_a_repeated_vector_counts_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--limit 1: a search needs 2 questions at least"):
+        inside(tmp_path, limit=1)
+    for _ in range(2):
+        inside(tmp_path, vectors=("counting", "counting"), limit=2, layers="1", controls=0)
+    assert list(result(tmp_path)["vectors"]) == ["counting"]
+
+
+def test_a_winner_that_is_kept_is_what_its_vector_alone_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    settings = {"controls": 0, "layers": "3", "keep": True}
+    said = inside(tmp_path / "none", **settings)
+    assert said[-1] == "nothing is kept for counting: no cell won" and not own_cache.exists()
+    monkeypatch.setattr(study, "corrected_p", lambda *_: 0.01)
+    said = inside(tmp_path / "some", **settings)
+    told = result(tmp_path / "some")["vectors"]["counting"]["best"]
+    path = own_cache / "vectors" / "tiny-gemma2" / "counting" / "mean_shift.choices.yaml"
+    assert told["winner"] and f"kept in {path}: on tiny-paligemma2, vector=counting alone now means" in said[-1]
+    resolved = resolve(SteeringSpec.parse("vector=counting"), ModelFacts("tiny-paligemma2", 5, 96))
+    (chosen,) = resolved.spec.interventions
+    assert (chosen.layer, chosen.alpha, chosen.tokens) == (3, told["alpha"], told["tokens"])
+    assert resolved.spec.provenance["chosen_on"] == "tiny_counting_select (64 questions)"
+
+
+def test_a_choice_holds_layer_alpha_and_tokens_alone() -> None:
+    for line in ("vector=v,layer=1,alpha=1,tokens=text,scale=unit", "vector=v,layer=1,alpha=1,tokens=text,gamma_text=2",
+                 "vector=v,layer=1,alpha=1,tokens=text; vector=w,layer=1,alpha=1,tokens=text"):  # fmt: skip
+        with pytest.raises(UserError, match="a vector's choice holds layer, alpha and tokens alone"):
+            kept(SteeringSpec.parse(line), "tiny-paligemma2")
+
+
+def test_a_gain_that_rounds_to_nothing_is_plain_nothing() -> None:
+    assert report.points({"gain": -0.0001, "low": -0.012, "high": 0.0004}) == "0.0 points [-1.2, 0.0]"
+
+
+def test_the_target_of_a_multiple_choice_task_is_a_place_among_its_choices() -> None:
+    task, _ = asked.load("tiny_counting_ll", "steered_paligemma")
+    for question, row in zip(questions(task, 20), load("counting", "test"), strict=False):
+        assert question.answers == tuple(row["choices"])
+        assert question.right == "ABCDEF".index(row["answer"].strip("()"))

@@ -1,16 +1,22 @@
 """Races, proposals and screens on studies that are made up: what they find, what they cost, what they claim."""
 
+import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
+from lmms_steer.comparison.flips import clusters
+from lmms_steer.search.alike import images_of, shuffled
+from lmms_steer.search.asked import Asked
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.race import FINALISTS, planned, race
 from lmms_steer.search.rungs import Rung, climb, everything
 from lmms_steer.search.screen import promising
 from lmms_steer.search.selection import Floats, Grid, best, corrected_p, one_standard_error
+from lmms_steer.search.study import told
 from lmms_steer.search.tpe import tpe
 
 CELLS = [Cell("v", *cell) for cell in product(range(8), (0.25, 0.5, 0.75, 1.0), ("image", "text"))]
@@ -106,3 +112,70 @@ def test_the_corrected_p_counts_only_questions_that_dropped_nobody() -> None:
     early[CELLS.index(WINNER), 100:] = grid.base[100:]
     assert corrected_p(Grid(CELLS, early, grid.base, 100), CELLS.index(WINNER)) == pytest.approx(1.0)
     assert corrected_p(Grid(CELLS, dropped, grid.base, 100), CELLS.index(WINNER)) < 0.05
+
+
+IMAGES = np.repeat(np.arange(40), 8)
+
+
+def sharing(rng: np.random.Generator, effect: float = 0.0) -> Grid:
+    """40 images of 8 questions; a cell changes the answers to all of an image's questions, or to none."""
+    base = np.repeat(rng.random(40) < 0.5, 8).astype(float)
+    flips = np.repeat(rng.random((len(CELLS), 40)) < 0.5, 8, axis=1)
+    scores = np.where(flips, np.repeat(rng.random((len(CELLS), 40)) < 0.5, 8, axis=1), base)
+    row = CELLS.index(WINNER)
+    scores[row] = np.where(np.repeat(rng.random(40) < effect, 8), 1.0, scores[row])
+    return Grid(CELLS, scores.astype(float), base, images=IMAGES)
+
+
+def test_where_questions_share_images_luck_is_counted_by_image() -> None:
+    rng = np.random.default_rng(0)
+    null = [sharing(rng) for _ in range(200)]
+    low = np.mean([corrected_p(grid, best(grid)) < 0.05 for grid in null])
+    assert low == pytest.approx(0.05, abs=0.046), "three standard errors"
+    alone = [corrected_p(replace(grid, images=None), best(grid)) < 0.05 for grid in null]
+    assert np.mean(alone) > 0.3, "what it would be if every question were evidence of its own"
+    assert np.mean([told(grid, 0)["p"] < 0.05 for grid in null]) <= 0.096
+    covered = [told(grid, 0)["low"] <= 0 <= told(grid, 0)["high"] for grid in null]
+    assert np.mean(covered) >= 0.9
+    planted = [sharing(rng, effect=1.0) for _ in range(20)]
+    assert all(best(grid) == CELLS.index(WINNER) and corrected_p(grid, best(grid)) < 0.05 for grid in planted)
+
+
+def test_a_race_over_shared_images_claims_no_more_than_its_level() -> None:
+    rng, claims = np.random.default_rng(1), 0
+    for _ in range(150):
+        grid = sharing(rng)
+        raced = climb(race(CELLS, 320, IMAGES), 320, reading(grid), images=IMAGES)
+        assert raced.spent == 107 and len(raced.unspent) == 208, "the image that is asked on both sides counts no more"
+        claims += corrected_p(raced, best(raced)) < 0.05
+    assert claims / 150 <= 0.104, "5%, and three standard errors"
+
+
+def test_where_no_image_is_shared_every_number_is_what_it_was() -> None:
+    # of the commit before images were counted, on whole and on graded scores
+    rng, found = np.random.default_rng(11), []
+    for spent in (0, 100):
+        base = (rng.random(300) < 0.6).astype(float)
+        flips = rng.random((12, 300)) < 0.1
+        hits = np.where(flips, (rng.random((12, 300)) < 0.6).astype(float), base)
+        hits[0] = np.where(rng.random(300) < 0.08, 1.0, hits[0])
+        cells = [Cell("v", i, 1.0 + i, "image") for i in range(12)]
+        plain = Grid(cells, hits, base, spent)
+        graded = Grid(cells, np.round(hits * rng.random(hits.shape), 3), base * rng.random(300), spent)
+        found += [(best(g), one_standard_error(g), corrected_p(g, best(g))) for g in (plain, graded)]
+    assert found == [(0, 0, 0.033483258370814596), (10, 0, 0.5172413793103449), (0, 0, 0.9185407296351824),
+                     (4, 0, 0.09195402298850575)]  # fmt: skip
+    assert clusters(rng.permutation(300)) is None
+
+
+def test_questions_of_an_image_are_asked_one_after_another() -> None:
+    asked = [Asked(i, "?", list(image), (), 0, None) for i, image in enumerate(["7", "8", "", "7", "9", "", "8", "7"])]
+    images = images_of(asked)
+    assert images is not None and len(set(images.tolist())) == 5, "two that show nothing share nothing"
+    order = "".join(str(visual) for question in shuffled(asked, 3) for visual in question.visuals)
+    assert sorted(order) == list("777889") and "777" in order and "88" in order
+    own = [Asked(i, "?", [f"{i}.mp4"], (), 0, None) for i in range(50)]
+    plain = list(own)
+    random.Random(3).shuffle(plain)
+    assert images_of(own) is None and shuffled(own, 3) == plain, "the order that studies have had"
+    assert images_of([Asked(i, "?", ["5"], (), 0, None) for i in range(4)]) is None

@@ -45,6 +45,9 @@ def search(
     test_known: Annotated[
         bool, typer.Option("--i-know-this-is-test", help="Choose on test questions; never report a result on them.")
     ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep what wins: the vector's name alone then means it, on this model.")
+    ] = False,
 ) -> None:
     """Which layer, how strong, which tokens: on held-out questions, with controls."""
     from lmms_steer.search.command import run
@@ -69,6 +72,7 @@ def search(
         limit=limit,
         confirm=confirm,
         test_known=test_known,
+        keep=keep,
         include_path=include_path,
     )
     for line in run(options):

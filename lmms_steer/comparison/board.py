@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmms_steer.comparison.effects import Effects, of_one_task, of_tasks
+from lmms_steer.comparison.flips import clusters
 from lmms_steer.comparison.groups import groups_of
 from lmms_steer.comparison.pairing import refusal
 from lmms_steer.comparison.samples import Ints, Samples
@@ -92,7 +93,7 @@ def _of_task(task: str, systems: dict[str, System], baseline: System, paired: di
         rows[system.name] = Row(task, "task", system.name, system.role, **_plain((run,)), refused=why)
     others = [name for name in paired if name != baseline.name]
     if base is not None and others:
-        images = _images([paired])
+        images = images_of([paired])
         differences = np.array([(paired[name].scores - base.scores) * base.better for name in others])
         found = of_one_task(differences, images)
         for index, name in enumerate(others):
@@ -116,7 +117,7 @@ def _of_group(
     ]
     yield rows[0]
     if others:
-        images = _images([paired[task] for task in tasks])
+        images = images_of([paired[task] for task in tasks])
         found = of_tasks(parts, images)
         for index, row in enumerate(rows[1:]):
             yield _with(row, found, index, 1, images)
@@ -149,7 +150,7 @@ def _with(row: Row, found: Effects, index: int, better: int, images: Ints | None
     )
 
 
-def _images(tasks: list[dict[str, Samples]]) -> Ints | None:
+def images_of(tasks: list[dict[str, Samples]]) -> Ints | None:
     """The image of each question of the tasks in turn, as 0 …; None where no two share one, or no log says."""
     columns = []
     for number, runs in enumerate(tasks):
@@ -160,8 +161,7 @@ def _images(tasks: list[dict[str, Samples]]) -> Ints | None:
         usable = known and len(np.unique(known[0])) > 1
         columns.append(known[0] if usable else np.arange(count) - (number + 2) * 10_000_000)
     images = np.concatenate(columns)
-    distinct, own = np.unique(images, return_inverse=True)
-    return None if len(distinct) == len(images) else own
+    return clusters(images)
 
 
 def _scaled(rows: list[Row]) -> list[Row]:

@@ -32,6 +32,12 @@ def units(differences: Floats, weights: Floats, clusters: NDArray[np.int64]) -> 
     return sums.T
 
 
+def clusters(images: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """The image of each question, 0 …, from whatever tells images apart; None where no two questions share one."""
+    distinct, own = np.unique(images, return_inverse=True)
+    return None if len(distinct) == len(images) else own
+
+
 def flipped_p(rows: Floats, seed: int = 0, flips: int = FLIPS) -> Floats:
     """The sign-flip permutation test's two-sided p of each row's sum; ties count half, as in the mid-p.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lmms_steer.comparison.effects import of_one_task
+from lmms_steer.comparison.effects import Ints, of_one_task
 from lmms_steer.errors import UserError
 
 Floats = npt.NDArray[np.float64]
@@ -16,8 +16,8 @@ Floats = npt.NDArray[np.float64]
 class Comparison:
     """`gain` and its 95% interval are shares (0.01 is a point).
 
-    The interval is Tango's score interval and `p` McNemar's mid-p (binary.py says why), for graded scores a t interval
-    and sign flips.
+    The interval is Tango's score interval and `p` McNemar's mid-p (binary.py says why), for graded scores and for
+    questions that share images a t interval and sign flips.
     """
 
     n: int
@@ -30,12 +30,15 @@ class Comparison:
     p: float
 
 
-def compare(baseline: Mapping[str, float], system: Mapping[str, float], seed: int = 0) -> Comparison:
+def compare(
+    baseline: Mapping[str, float], system: Mapping[str, float], clusters: Ints | None = None, seed: int = 0
+) -> Comparison:
     """Pair two runs' scores by document.
 
     Args:
         baseline: document ▸ score.
         system: document ▸ score, of the same documents.
+        clusters: the image of each of the baseline's documents, 0 …; None where each has its own.
         seed: of the sign flips.
 
     Raises:
@@ -46,11 +49,11 @@ def compare(baseline: Mapping[str, float], system: Mapping[str, float], seed: in
         raise UserError(f"the runs were not made on the same questions: {missing} are in only one of them")
     before = np.array(list(baseline.values()), dtype=float)
     after = np.array([system[key] for key in baseline], dtype=float)
-    return of_scores(before, after, seed)
+    return of_scores(before, after, clusters, seed)
 
 
-def of_scores(before: Floats, after: Floats, seed: int = 0) -> Comparison:
+def of_scores(before: Floats, after: Floats, clusters: Ints | None = None, seed: int = 0) -> Comparison:
     """As `compare`, of scores in one order, float [questions]."""
-    found = of_one_task((after - before)[None], seed=seed)
+    found = of_one_task((after - before)[None], clusters, seed)
     gain, low, high, p = (float(x[0]) for x in (found.gain, found.low, found.high, found.p))
     return Comparison(len(before), float(after.mean()), gain, low, high, int(found.fixed[0]), int(found.broken[0]), p)

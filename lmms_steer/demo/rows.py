@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from lmms_steer.comparison.board import images_of
 from lmms_steer.comparison.files import newest
 from lmms_steer.comparison.paired import compare
 from lmms_steer.comparison.results import read_results
@@ -29,7 +30,9 @@ def collect(folders: Folders) -> list[dict[str, Any]]:
             run = read_results(newest(folders.run(task, system)))
             names = zip(SPLITS, task_names(task, "baseline"), task_names(task, system), strict=True)
             for split, base_name, name in names:
-                result = compare(read_samples(baseline, base_name).by_document, read_samples(run, name).by_document)
+                before, after = read_samples(baseline, base_name), read_samples(run, name)
+                images = images_of([{"before": before, "after": after}])
+                result = compare(before.by_document, after.by_document, images)
                 unparsed = run.said["results"][name].get("unparsed,none")
                 shown = system.removeprefix("mean_shift-") if system in RANDOM else system
                 done = {"task": task, "split": split, "system": shown, "args": run.said["config"]["model_args"]}

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Asked:
         answers: what it may say; empty where any text is an answer.
         right: the place of the right answer among them.
         doc: the task's document.
+        image: a hash of what is shown; 0 where nothing is.
     """
 
     doc_id: int
@@ -40,6 +41,10 @@ class Asked:
     answers: tuple[str, ...]
     right: int
     doc: Any
+    image: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image", hash_of(image_ids(self.visuals)) if self.visuals else 0)
 
 
 def load(task: str, model: str, include_path: Path | None = None) -> tuple[Any, str]:
@@ -101,7 +106,12 @@ def questions(task: Any, limit: int | None, fixed: bool = True) -> Iterator[Aske
         text = str(task.doc_to_text(doc))
         visuals = visuals_of(task.doc_to_visual(doc), f"{name}, document {number}")
         target = task.doc_to_target(doc)
-        answers, right = _answers(doc, text, target)
+        if getattr(task.config, "output_type", "") == "multiple_choice" and isinstance(target, int):
+            # a place among the choices, not a number that is the answer
+            listed = tuple(map(str, task.doc_to_choice(doc)))
+            answers, right = listed, target if 0 <= target < len(listed) else None
+        else:
+            answers, right = _answers(doc, text, target)
         if right is None and fixed:
             raise UserError(
                 f"{name}, document {number}: the answer {target!r} is no letter, number or choice:"
@@ -124,9 +134,7 @@ def sha256(asked: Sequence[Asked]) -> str:
 
 def some(asked: Sequence[Asked]) -> str:
     """Hashes of sixteen of the questions, in whatever order they come; a board knows by them what was chosen on."""
-    shown = [hash_of(image_ids(one.visuals)) if one.visuals else 0 for one in asked]
-    hashes = (question_hash(hash_of(one.text), images) for one, images in zip(asked, shown, strict=True))
-    return " ".join(sorted(hashes)[:SOME])
+    return " ".join(sorted(question_hash(hash_of(one.text), one.image) for one in asked)[:SOME])
 
 
 def _answers(doc: Any, text: str, target: Any) -> tuple[tuple[str, ...], int | None]:

@@ -1,6 +1,5 @@
 """`lmms-steer search`: load once, ask what the strategy asks, choose, say what the choice is worth."""
 
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ from lmms_steer.errors import UserError, one_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.models.glance import glance
 from lmms_steer.resolve import ModelFacts, resolve
-from lmms_steer.search.options import Options
+from lmms_steer.search.options import FEWEST, Options
 from lmms_steer.search.plan import FEW, Plan, same
 from lmms_steer.search.ranges import alpha_range, layer_range, refuse_test, token_targets
 from lmms_steer.spec import SteeringSpec
@@ -27,11 +26,21 @@ def run(options: Options) -> Iterator[str]:
     asked_for = _asked_for(options)
     _at_a_glance(options, asked_for)
     from lmms_steer.models.from_args import model_named
+    from lmms_steer.search import confirmable
+    from lmms_steer.search.alike import shuffled
     from lmms_steer.search.asked import load, questions, sha256
 
     task, split = load(options.task, options.model, options.include_path)
     refuse_test(options.task, split, options.test_known)
     to_confirm = load(options.confirm, options.model, options.include_path)[0] if options.confirm else None
+    writes = task.config.output_type == "generate_until"
+    score = ("generate" if writes else "letters") if options.score == "auto" else options.score
+    # strategies look at the first questions first: they should be like the rest
+    fixed = score == "letters" or "screen" in options.strategy
+    asked = shuffled(list(questions(task, options.limit, fixed)), options.seed)
+    if len(asked) < FEWEST:
+        raise UserError(f"{options.task} has {len(asked)} questions: a search needs {FEWEST} at least")
+    other = confirmable.check(to_confirm, asked, score) if to_confirm is not None else []
     lm = model_named(options.model, options.model_args)
     _refuse_spec(lm.resolved.spec)
     facts = ModelFacts(
@@ -43,11 +52,6 @@ def run(options: Options) -> Iterator[str]:
     if missing:
         layers = tuple(layer for layer in layers if layer not in missing)
         yield f"layers without a direction in every vector are left out: {', '.join(map(str, missing))}"
-    writes = task.config.output_type == "generate_until"
-    score = ("generate" if writes else "letters") if options.score == "auto" else options.score
-    asked = list(questions(task, options.limit, fixed=score == "letters" or "screen" in options.strategy))
-    # strategies look at the first questions first: they should be like the rest
-    random.Random(options.seed).shuffle(asked)
     hashes = {name: vector.sha256 for name, vector in vectors.items()}
     plan = Plan(**asked_for, vectors=hashes, n=len(asked), questions=sha256(asked), layers=layers, score=score)
     if writes and score == "letters":
@@ -58,8 +62,11 @@ def run(options: Options) -> Iterator[str]:
         plan.settle(options.output)
     from torch import OutOfMemoryError
 
+    from lmms_steer.search.letters import Letters
     from lmms_steer.search.searching import Searching
 
+    if score == "letters" and other:
+        Letters(lm, other)
     try:
         yield from Searching(options, plan, lm, task, vectors, asked).run(to_confirm)
     except OutOfMemoryError as error:

@@ -9,7 +9,8 @@ from torch import Tensor
 from lmms_steer.errors import UserError
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.hooked import Hooked
-from lmms_steer.search.replay import Replay, tolerance
+from lmms_steer.search.replay import Replay
+from lmms_steer.search.sound import same_logits
 
 
 class Letters:
@@ -62,8 +63,7 @@ class Letters:
     @staticmethod
     def same(replay: Replay, hooked: Hooked, layer: int, delta: Tensor, tokens: str) -> bool:
         """Whether both give a cell the same logits."""
-        ours, theirs = (source.steer(layer, delta, tokens).float() for source in (replay, hooked))
-        return float((ours - theirs).abs().max()) <= tolerance(hooked.base)
+        return same_logits(replay, hooked, layer, delta, tokens)
 
     def _scores(self, logits: Tensor) -> Tensor:
         # [cells, questions, columns] ▸ [cells, questions, most answers]

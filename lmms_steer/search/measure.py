@@ -21,6 +21,7 @@ from lmms_steer.vectors import SteeringVectors, write_atomically
 
 CHECKED = 3
 """Cells of a checked batch that are run again through the hooks."""
+WRONG = "hooked.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +50,21 @@ class Measure:
         targets: the cells' token targets.
         budget: bytes of a base pass to hold in memory.
         folder: for what is beyond it.
+        wrong: the file that says to the study's other processes, and to those that go on with it, that a replay was
+            found wrong, and why.
 
     Attributes:
         why_hooks: why batches are not replayed any more; empty while they are.
-        wrong: the file that says so to the study's other processes, and to those that go on with it.
     """
 
     def __init__(
         self, lm: Any, task: Any, vectors: Mapping[str, SteeringVectors], generates: bool, targets: Sequence[str],
-        budget: int | None = None, folder: Path | None = None,
+        budget: int | None = None, folder: Path | None = None, wrong: Path = Path(WRONG),
     ) -> None:  # fmt: skip
         self.lm, self.task, self.vectors = lm, task, vectors
         special = tuple(getattr(lm.tokenizer, "all_special_ids", ()))
         self.options = ReplayOptions(tuple(targets), special, budget, folder, generates, Room(lm.model.device))
-        self.why_hooks = ""
-        self.wrong = (folder or Path()) / "hooked.txt"
+        self.why_hooks, self.wrong = "", wrong
 
     def __call__(self, batch: Sequence[Asked], cells: Sequence[Cell], check: bool = False) -> Measured:
         """All cells on all questions.

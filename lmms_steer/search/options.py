@@ -7,6 +7,8 @@ from lmms_steer.errors import UserError, unknown
 
 STRATEGIES = ("grid", "race", "screen", "race+screen", "tpe")
 SCORES = ("auto", "letters", "generate")
+FEWEST = 2
+"""Fewer questions than this have no spread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Options:
         limit: the first questions only.
         confirm: a task to measure the choices on, once.
         test_known: choose on test questions.
+        keep: keep a winner's layer, alpha and tokens where a spec that names its vector alone finds them.
     """
 
     model: str
@@ -51,6 +54,7 @@ class Options:
     confirm: str | None = None
     test_known: bool = False
     include_path: Path | None = None
+    keep: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -59,8 +63,11 @@ class Options:
         return [name for vector in self.vectors for name in (vector, *(f"{vector},{one}" for one in controls))]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", tuple(dict.fromkeys(self.vectors)))
         for value, known, name in ((self.strategy, STRATEGIES, "strategy"), (self.score, SCORES, "score")):
             if value not in known:
                 raise unknown(name, value, known)
+        if self.limit is not None and self.limit < FEWEST:
+            raise UserError(f"--limit {self.limit}: a search needs {FEWEST} questions at least")
         if self.memory < 0:
             raise UserError(f"--memory {self.memory:g}: expected GiB, from 0 up")

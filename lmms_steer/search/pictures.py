@@ -30,7 +30,8 @@ def draw(folder: Path, name: str, grid: Grid, found: dict[str, Any]) -> list[Pat
 def _paired(grid: Grid, i: int) -> tuple[float, float, float]:
     """A cell's gain in points, and its 95% interval, on the questions that it was asked."""
     asked = ~np.isnan(grid.scores[i])
-    told = difference(grid.base[asked], grid.scores[i][asked])
+    images = None if grid.images is None else grid.images[asked]
+    told = difference(grid.base[asked], grid.scores[i][asked], images)
     return 100 * told["gain"], 100 * told["low"], 100 * told["high"]
 
 
@@ -46,11 +47,11 @@ def _map(pyplot: Any, name: str, grid: Grid, found: dict[str, Any]) -> Any:
     axes[0][0].set_ylabel("layer")
     heat.bar(figure, image, axes, maps.values())
     random = [control["gain"] for control in found["controls"].values()]
-    beside = f"; best of {len(random)} random: {100 * max(random):+.1f}" if random else ""
+    beside = f"; best of {len(random)} random: {words.points(100 * max(random))}" if random else ""
     squares = [drawn for drawn in maps.values() if not drawn.continuous]
     dropped = " · dot: dropped early" if any(drawn.dropped for drawn in squares) else ""
     untried = " · grey: not tried" if any(len(d.cells) < len(d.layers) * len(d.alphas) for d in squares) else ""
-    title = f"{words.vector(name)}: best {100 * best['gain']:+.1f} points (framed){beside}{dropped}{untried}"
+    title = f"{words.vector(name)}: best {words.points(100 * best['gain'])} points (framed){beside}{dropped}{untried}"
     figure.suptitle(title, fontsize=10)
     return figure
 

@@ -69,9 +69,10 @@ class Plan:
         """The user's vectors, without their controls."""
         return [name for name in self.vectors if ",control=" not in name]
 
-    def controls_of(self, name: str) -> list[str]:
-        """A vector's controls, as cells name them: `spatial,control=random:0`, …"""
-        return [other for other in self.vectors if other.startswith(f"{name},control=")]
+    def controls_of(self, name: str) -> dict[str, str]:
+        """A vector's controls, `random:0`, …, and as cells name them: `spatial,control=random:0`, …"""
+        parts = ((other, *other.partition(",control=")) for other in self.vectors)
+        return {control: other for other, vector, _, control in parts if control and vector == name}
 
     def folder(self, output: Path, name: str) -> Path:
         """Where a vector's files are: the study's own folder, or one in it where there are several vectors."""

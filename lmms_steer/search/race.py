@@ -8,10 +8,12 @@ none of them, and that is where a p-value comes from (`selection.corrected_p`).
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import t
 
+from lmms_steer.comparison.effects import Ints
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.rungs import Rung, Strategy
-from lmms_steer.search.selection import Floats
+from lmms_steer.search.selection import Floats, standard_errors
 
 UP_TO = (1 / 12, 1 / 6, 1 / 3, 1.0)
 """The share of the questions that is asked at the end of each rung."""
@@ -22,11 +24,12 @@ FIRST = 20
 """Fewer questions than this cannot order cells."""
 
 
-def race(cells: Sequence[Cell], n: int) -> Strategy:
+def race(cells: Sequence[Cell], n: int, images: Ints | None = None) -> Strategy:
     """
     Args:
         cells: of one or more vectors; each vector's race is its own.
         n: questions, in an order drawn by lot.
+        images: the image of each question; None where each has its own.
     """
     stops = ends(n)
     alive = list(cells)
@@ -35,7 +38,9 @@ def race(cells: Sequence[Cell], n: int) -> Strategy:
         scores, _ = yield Rung(alive, range(first, end))
         seen = {cell: np.concatenate((seen[cell], row)) for cell, row in zip(alive, scores, strict=True)}
         if end < n:
-            alive = [cell for vector in dict.fromkeys(c.vector for c in alive) for cell in _best_of(vector, seen)]
+            shown = None if images is None else images[:end]
+            vectors = dict.fromkeys(cell.vector for cell in alive)
+            alive = [cell for vector in vectors for cell in _best_of(vector, seen, shown)]
 
 
 def planned(cells: Sequence[Cell], n: int) -> int:
@@ -58,13 +63,14 @@ def _kept(alive: int) -> int:
     return min(alive, max(FINALISTS, round(KEPT * alive)))
 
 
-def _best_of(vector: str, seen: dict[Cell, Floats]) -> list[Cell]:
+def _best_of(vector: str, seen: dict[Cell, Floats], images: Ints | None) -> list[Cell]:
     own = {cell: row for cell, row in seen.items() if cell.vector == vector}
     order = sorted(own, key=lambda cell: (-own[cell].mean(), abs(cell.alpha), cell))
     leader = own[order[0]]
-    return [cell for cell in order[: _kept(len(order))] if not _below(own[cell] - leader)]
+    return [cell for cell in order[: _kept(len(order))] if not _below(own[cell] - leader, images)]
 
 
-def _below(difference: Floats) -> bool:
-    error = difference.std(ddof=1) / len(difference) ** 0.5
-    return bool(difference.mean() + 1.96 * error < 0)
+def _below(difference: Floats, images: Ints | None) -> bool:
+    # a rung's images may be few: too few for the normal limit
+    reach = 1.96 if images is None else float(t.ppf(0.975, max(1, len(np.unique(images)) - 1)))
+    return bool(difference.mean() + reach * standard_errors(difference[None], images)[0] < 0)

@@ -55,6 +55,7 @@ class Replay:
     Attributes:
         base: the unsteered logits of the next token, [batch, vocabulary].
         starts: target ▸ first position that is replayed; what is before it is re-used.
+        rounding: start ▸ how far a replay from there without steering is from `base`, as the norm of the difference.
 
     Raises:
         RuntimeError: when replaying without steering does not give the model's own logits; such a model is to be
@@ -79,7 +80,7 @@ class Replay:
         self.starts = {tokens: _first(mask) for tokens, mask in self.masks.items()}
         self.generates, self.room = options.generates, options.room or Room(ids.device)
         self._records = self.generates or any(self.starts.values())
-        self.base = self._base_pass(inputs)
+        self.base, self.rounding = self._base_pass(inputs), dict[int, float]()
         later = {start for start in self.starts.values() if start}
         if later and not (self._causal(later) and not any(map(self._off, later))):
             self.starts = dict.fromkeys(self.starts, 0)
@@ -168,7 +169,8 @@ class Replay:
         except (KeyError, TypeError):
             # the model's attention takes no cache of this kind: nothing was recorded
             return float("inf")
-        error = float((replayed - self.base).abs().max())
+        difference = (replayed - self.base).float()
+        error, self.rounding[start] = float(difference.abs().max()), float(difference.norm())
         return 0.0 if error <= tolerance(self.base) else error
 
     def _causal(self, starts: Collection[int]) -> bool:

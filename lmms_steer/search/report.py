@@ -4,17 +4,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lmms_steer.comparison import words
 from lmms_steer.search.plan import Plan
 
 
 def lines(plan: Plan, found: dict[str, Any], output: Path, confirm: str | None) -> Iterator[str]:
     """The choice of each vector, beside it what was searched alike, and where the files are."""
-    yield f"baseline {found['baseline']:.3f} on {plan.n} questions of {plan.task}"
+    shared = f", {found['images']} images," if "images" in found else ""
+    yield f"baseline {found['baseline']:.3f} on {plan.n} questions{shared} of {plan.task}"
     confirmed = found.get("confirmed")
     for name, told in found["vectors"].items():
         yield from _choice(plan, name, told)
         if confirmed is not None:
-            of_controls = [confirmed["vectors"][control]["gain"] for control in plan.controls_of(name)]
+            of_controls = [confirmed["vectors"][control]["gain"] for control in plan.controls_of(name).values()]
             beside = f"; random: {_gains(of_controls)}" if of_controls else ""
             gain = points(confirmed["vectors"][name])
             yield f"  on {confirmed['n']} other questions ({confirmed['task']}): {gain}{beside}"
@@ -50,8 +52,9 @@ def cell(told: dict[str, Any]) -> str:
 
 def points(told: dict[str, Any]) -> str:
     """A gain in points with its interval."""
-    return f"{100 * told['gain']:+.1f} points [{100 * told['low']:+.1f}, {100 * told['high']:+.1f}]"
+    gain, low, high = (words.points(100 * told[key]) for key in ("gain", "low", "high"))
+    return f"{gain} points [{low}, {high}]"
 
 
 def _gains(gains: list[float]) -> str:
-    return ", ".join(f"{100 * gain:+.1f}" for gain in gains)
+    return ", ".join(words.points(100 * gain) for gain in gains)

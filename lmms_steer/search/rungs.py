@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lmms_steer.comparison.effects import Ints
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.selection import Floats, Grid
 
@@ -40,6 +41,7 @@ def climb(
     n: int,
     measure: Callable[[int, Rung], tuple[Floats, Floats]],
     seen: Callable[[Grid], None] | None = None,
+    images: Ints | None = None,
 ) -> Grid:
     """Run a strategy to its end.
 
@@ -48,6 +50,7 @@ def climb(
         n: questions.
         measure: (number of the rung, rung) ▸ its scores.
         seen: is called with what there is after each rung.
+        images: the image of each question; None where each has its own.
 
     Returns:
         all cells that were tried; nan where a cell was not asked a question.
@@ -61,7 +64,7 @@ def climb(
         for cell, row in zip(rung.cells, scores, strict=True):
             rows.setdefault(cell, np.full(n, np.nan))[rung.questions] = row
         base[rung.questions] = unsteered
-        grid = Grid(list(rows), np.array(list(rows.values())), base, spent)
+        grid = Grid(list(rows), np.array(list(rows.values())), base, spent, images)
         if seen is not None:
             seen(grid)
         try:

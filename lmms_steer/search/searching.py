@@ -1,6 +1,10 @@
 """A search under way: its strategy, its work, and what is written and said at the end."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +13,11 @@ from tqdm import tqdm
 
 from lmms_steer.errors import UserError
 from lmms_steer.search import journal, study
-from lmms_steer.search.asked import Asked, questions, some
+from lmms_steer.search.alike import images_of
+from lmms_steer.search.asked import Asked, questions, sha256, some
 from lmms_steer.search.calibration import calibrate
-from lmms_steer.search.measure import Measure
+from lmms_steer.search.keeping import keep
+from lmms_steer.search.measure import WRONG, Measure
 from lmms_steer.search.options import Options
 from lmms_steer.search.pictures import draw
 from lmms_steer.search.plan import Cell, Plan
@@ -43,27 +49,38 @@ class Searching:
     ) -> None:  # fmt: skip
         self.options, self.plan, self.lm, self.task = options, plan, lm, task
         self.vectors, self.asked = vectors, asked
+        self.images = images_of(asked)
 
     def run(self, to_confirm: Any | None) -> Iterator[str]:
         """Search, choose, write, and confirm on another task where one is given."""
         cells = self.plan.cells(len(self.lm.model.get_decoder().layers) - 1)
         if not cells:
             raise UserError("the grid is empty: image tokens of the last layer reach no answer")
-        strategy, total, told = self._strategy(cells)
-        yield told
+        yield self._strategy(cells)[2]
         if "image" in self.plan.tokens and len(self.lm.model.get_decoder().layers) - 1 in self.plan.layers:
             yield "image tokens of the last layer reach no answer: left out"
-        grid, work = self._climbed(strategy, total, cells)
-        if work.hooked:
-            yield f"{len(work.hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(work.hooked)))}"
-        calibrated = calibrate(self.asked, work.answers, self.lm.first_token)
+        found, hooked = self._found(cells, to_confirm)
+        if hooked:
+            yield f"{len(hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(hooked)))}"
+        yield from lines(self.plan, found, self.options.output, self.options.confirm)
+        if self.options.keep:
+            yield from keep(self.plan, found, self.lm.pretrained)
+
+    def _found(self, cells: list[Cell], to_confirm: Any | None) -> tuple[dict[str, Any], list[str]]:
+        """What `result.json` says, by then written; why batches were hooked."""
+        grid, work = _sound(partial(self._climbed, cells))
+        hooked, calibrated = list(work.hooked), calibrate(self.asked, work.answers, self.lm.first_token)
         with FileLock(self.options.output / ".result.lock"):
             found = study.result(self.plan, grid, calibrated)
             self._write(grid, found, calibrated)
             if to_confirm is not None:
-                self._confirm(found, to_confirm)
+                hooked += self._confirm(found, to_confirm)
                 write_atomically(self.options.output / "result.json", study.as_json(found))
-        yield from lines(self.plan, found, self.options.output, self.options.confirm)
+        if work.refuted:
+            # by the confirmation: its replays were no worse than those that the choice was made by
+            work.forget_replayed()
+            return self._found(cells, to_confirm)
+        return found, hooked
 
     def _strategy(self, cells: list[Cell]) -> tuple[Strategy, int, str]:
         plan, n = self.plan, len(self.asked)
@@ -76,47 +93,51 @@ class Searching:
             cells = Screen(self.lm, self.vectors).cut(cells, self.asked, plan.batch_size, self.options.output)
         kept = f"{tried} cells" if len(cells) == tried else f"{len(cells)} of {tried} cells, by the screen"
         if plan.strategy.startswith("race"):
-            return race(cells, n), planned(cells, n), f"{kept}, racing over {n} questions"
+            return race(cells, n, self.images), planned(cells, n), f"{kept}, racing over {n} questions"
         return everything(cells, n), len(cells) * n, f"{kept} x {n} questions"
 
-    def _climbed(self, strategy: Strategy, total: int, cells: list[Cell]) -> tuple[Grid, Work]:
+    def _climbed(self, cells: list[Cell]) -> tuple[Grid, Work]:
         output, plan = self.options.output, self.plan
+        strategy, total, _ = self._strategy(cells)
         spent = screened(plan.n) if "screen" in plan.strategy else 0
         with tqdm(total=total, desc="search", unit=" answers", disable=None) as bar:
             work = Work(output, self._measure(self.task, output), self.asked, plan.batch_size, bar)
-            grid = climb(strategy, plan.n, work, self._journal)
+            grid = climb(strategy, plan.n, work, self._journal, self.images)
             bar.total = bar.n
-        if work.refuted:
-            # a replay was found wrong: what was replayed before is measured again, so that all of it was hooked
-            work.forget_replayed()
-            return self._climbed(*self._strategy(cells)[:2], cells)
-        return Grid(grid.cells, grid.scores, grid.base, max(grid.spent, spent)), work
+        return replace(grid, spent=max(grid.spent, spent)), work
 
     def _measure(self, task: Any, folder: Path) -> Measure:
         generates, budget = self.plan.score == "generate", int(self.options.memory * GIB)
-        return Measure(self.lm, task, self.vectors, generates, self.plan.tokens, budget, folder)
+        wrong = self.options.output / WRONG
+        return Measure(self.lm, task, self.vectors, generates, self.plan.tokens, budget, folder, wrong)
 
     def _journal(self, grid: Grid) -> None:
         with FileLock(self.options.output / ".journal.lock"):
             journal.write(self.options.output, grid)
 
-    def _confirm(self, found: dict[str, Any], task: Any) -> None:
-        """Measure what was chosen on questions that no choice has seen."""
-        folder = self.options.output / "confirm" / str(task.config.task)
+    def _confirm(self, found: dict[str, Any], task: Any) -> list[str]:
+        """Measure what was chosen on questions that no choice has seen; why batches of it were hooked."""
         asked = list(questions(task, None, fixed=self.plan.score == "letters"))
         chosen = {}
         for name, told in found["vectors"].items():
             of_controls = {f"{name},control={control}": cell for control, cell in told["controls"].items()}
             for vector, cell in {name: told["best"], **of_controls}.items():
                 chosen[vector] = Cell(vector, cell["layer"], cell["alpha"], cell["tokens"])
-        cells = list(chosen.values())
-        with tqdm(total=len(cells) * len(asked), desc="confirm", unit=" answers", disable=None) as bar:
-            work = Work(folder, self._measure(task, folder), asked, self.plan.batch_size, bar)
-            grid = climb(everything(cells, len(asked)), len(asked), work)
+        grid, work = _sound(partial(self._measured_on, task, asked, list(chosen.values())))
         found["confirmed"] = {
             "task": str(task.config.task), "n": len(asked), "baseline": float(grid.base.mean()),
             "vectors": {cell.vector: study.told(grid, i) for i, cell in enumerate(grid.cells)},
         }  # fmt: skip
+        return work.hooked
+
+    def _measured_on(self, task: Any, asked: Sequence[Asked], cells: Sequence[Cell]) -> tuple[Grid, Work]:
+        # what is there of other questions (a task's data may be imported anew) or cells is left alone
+        said = [sha256(asked), [(*astuple(cell), self.plan.vectors[cell.vector]) for cell in cells]]
+        number = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]
+        folder = self.options.output / "confirm" / f"{task.config.task}-{number}"
+        with tqdm(total=len(cells) * len(asked), desc="confirm", unit=" answers", disable=None) as bar:
+            work = Work(folder, self._measure(task, folder), asked, self.plan.batch_size, bar)
+            return climb(everything(cells, len(asked)), len(asked), work, images=images_of(asked)), work
 
     def _write(self, grid: Grid, found: dict[str, Any], calibrated: Any) -> None:
         output, names, hashes = self.options.output, self.plan.own, some(self.asked)
@@ -129,3 +150,12 @@ class Searching:
         if calibrated is not None:
             study.write_bias(output, calibrated)
         write_atomically(output / "result.json", study.as_json(found))
+
+
+def _sound(measured: Callable[[], tuple[Grid, Work]]) -> tuple[Grid, Work]:
+    """What was measured, and, where a replay was found wrong meanwhile, again: all of it with hooks."""
+    grid, work = measured()
+    while work.refuted:
+        work.forget_replayed()
+        grid, work = measured()
+    return grid, work

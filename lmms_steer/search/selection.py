@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lmms_steer.comparison.effects import Ints
+from lmms_steer.comparison.flips import clusters, units
 from lmms_steer.search.plan import Cell
 
 Floats = npt.NDArray[np.float64]
@@ -23,17 +25,19 @@ class Grid:
         scores: float [cells, questions], of 0 to 1; nan where a cell was not asked.
         base: float [questions], unsteered.
         spent: the first so many questions have had a say in which cells were asked on.
+        images: the image of each question; None where each has its own.
     """
 
     cells: Sequence[Cell]
     scores: Floats
     base: Floats
     spent: int = 0
+    images: Ints | None = None
 
     def of(self, vector: str) -> "Grid":
         """One vector's cells."""
         kept = [i for i, cell in enumerate(self.cells) if cell.vector == vector]
-        return Grid([self.cells[i] for i in kept], self.scores[kept], self.base, self.spent)
+        return Grid([self.cells[i] for i in kept], self.scores[kept], self.base, self.spent, self.images)
 
     @property
     def asked(self) -> npt.NDArray[np.int64]:
@@ -52,6 +56,12 @@ class Grid:
         """The cells that were asked everything."""
         return [int(i) for i in np.flatnonzero(self.asked == self.scores.shape[1])]
 
+    @property
+    def unspent(self) -> Ints:
+        """The places of the questions that had no say in which cells were asked on, nor had others of their image."""
+        later = np.arange(self.spent, self.scores.shape[1])
+        return later if self.images is None else later[~np.isin(self.images[later], self.images[: self.spent])]
+
 
 def best(grid: Grid) -> int:
     """The finalist of the highest accuracy; of equals the weakest (as in the paper), then the lowest layer."""
@@ -65,23 +75,48 @@ def one_standard_error(grid: Grid) -> int:
     """
     leader, gains = best(grid), grid.gains
     differences = grid.scores[leader] - grid.scores
-    errors = differences.std(1, ddof=1) / np.sqrt(grid.scores.shape[1])
+    errors = standard_errors(differences, grid.images)
     least = min(0.0, gains[leader])
     near = [i for i in grid.finalists if differences[i].mean() <= errors[i] + 1e-9 and gains[i] >= least]
     return min(near, key=lambda i: (abs(grid.cells[i].alpha), -gains[i], grid.cells[i].layer, i))
+
+
+def standard_errors(differences: Floats, images: Ints | None = None) -> Floats:
+    """Of each row's mean, float [rows].
+
+    Args:
+        differences: float [rows, questions].
+        images: the image of each question; None where each has its own. Then images scatter, not questions.
+    """
+    n = differences.shape[1]
+    own = clusters(images) if images is not None else None
+    if own is None:
+        errors: Floats = differences.std(1, ddof=1) / np.sqrt(n)
+        return errors
+    count = int(own.max()) + 1
+    if count == 1:
+        return np.full(len(differences), np.inf)
+    rows = units(differences - differences.mean(1, keepdims=True), np.full(n, 1 / n), own)
+    scattered: Floats = np.sqrt((rows**2).sum(1) * count / (count - 1))
+    return scattered
 
 
 def corrected_p(grid: Grid, cell: int, seed: int = 0) -> float:
     """The chance of a gain as large as a finalist's, in any finalist, if none had an effect.
 
     Max-T by sign flips (Westfall and Young 1993): a question's differences from the baseline change their sign together
-    in all cells, so that what the cells have in common is kept. One-sided: towards a gain. Where cells were dropped on
-    the way, only questions that dropped none are counted: the finalists were chosen on the others.
+    in all cells, so that what the cells have in common is kept; where questions share an image, those of an image do.
+    One-sided: towards a gain. Where cells were dropped on the way, only questions that dropped none are counted, and
+    whose image did not: the finalists were chosen on the others.
     """
-    if grid.spent >= grid.scores.shape[1]:
+    if not len(grid.unspent):
         return 1.0  # every question has had its say: none is left to tell by
     finalists = grid.finalists
     differences = (grid.scores[finalists] - grid.base)[:, grid.spent :]
+    if grid.images is not None:
+        unspent = grid.unspent
+        own = np.unique(grid.images[unspent], return_inverse=True)[1]
+        differences = units(differences[:, unspent - grid.spent], np.ones(len(unspent)), own)
     squares = (differences**2).mean(1)
     observed = _t(differences.mean(1), squares, differences.shape[1])[finalists.index(cell)]
     generator = np.random.default_rng(seed)

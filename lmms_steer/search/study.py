@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from lmms_steer.comparison.effects import Ints
+from lmms_steer.comparison.flips import clusters
 from lmms_steer.comparison.paired import of_scores
 from lmms_steer.search.calibration import Calibrated
 from lmms_steer.search.plan import Plan
@@ -21,6 +23,8 @@ from lmms_steer.vectors import write_atomically
 def result(plan: Plan, grid: Grid, calibrated: Calibrated | None) -> dict[str, Any]:
     """`result.json`: the choice for each of the user's vectors, its controls, and the calibration."""
     found: dict[str, Any] = {"n": plan.n, "baseline": float(grid.base.mean()), "cells": len(grid.cells), "vectors": {}}
+    if grid.images is not None:
+        found["images"] = len(np.unique(grid.images))
     for name in plan.own:
         mine = grid.of(name)
         chosen = best(mine)
@@ -29,16 +33,16 @@ def result(plan: Plan, grid: Grid, calibrated: Calibrated | None) -> dict[str, A
         found["vectors"][name] = {
             "best": told(mine, chosen)
             | {"p_corrected": p, "winner": gains, "cells_tried": len(mine.cells)}
-            | {"finalists": len(mine.finalists), "counted_on": mine.scores.shape[1] - mine.spent},
+            | {"finalists": len(mine.finalists), "counted_on": len(mine.unspent)},
             "one_standard_error": told(mine, one_standard_error(mine)),
             "controls": {
-                control.split("=")[1]: told(theirs, best(theirs))
-                for control in plan.controls_of(name)
-                for theirs in [grid.of(control)]
+                control: told(theirs, best(theirs))
+                for control, named in plan.controls_of(name).items()
+                for theirs in [grid.of(named)]
             },
         }
     if calibrated is not None:
-        found["calibrated"] = difference(calibrated.base, calibrated.scores)
+        found["calibrated"] = difference(calibrated.base, calibrated.scores, grid.images)
     return found
 
 
@@ -47,13 +51,13 @@ def told(grid: Grid, index: int) -> dict[str, Any]:
     cell = grid.cells[index]
     return {
         **{"layer": cell.layer, "alpha": cell.alpha, "tokens": cell.tokens},
-        **difference(grid.base, grid.scores[index]),
+        **difference(grid.base, grid.scores[index], grid.images),
     }
 
 
-def difference(base: Floats, scores: Floats) -> dict[str, Any]:
-    """A paired comparison of the same questions."""
-    paired = of_scores(base, scores)
+def difference(base: Floats, scores: Floats, images: Ints | None = None) -> dict[str, Any]:
+    """A paired comparison of the same questions; `images`: of each, None where each has its own."""
+    paired = of_scores(base, scores, None if images is None else clusters(images))
     return {
         **{"accuracy": paired.accuracy, "gain": paired.gain, "low": paired.low, "high": paired.high, "p": paired.p},
         **{"fixed": paired.fixed, "broken": paired.broken},

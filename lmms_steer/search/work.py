@@ -114,9 +114,8 @@ class Work:
             "base": pa.array(base, pa.float32()),
             "scores": pa.array(scores, pa.list_(pa.float32())),
         }
-        cells = json.dumps([[c.vector, c.layer, c.alpha, c.tokens] for c in rung.cells])
         # a half of it that was replayed before a replay was found wrong makes it a replayed one
-        table = pa.table(columns).replace_schema_metadata({"cells": cells, "hooked": hooked[0]})
+        table = pa.table(columns).replace_schema_metadata({"cells": _said(rung.cells), "hooked": hooked[0]})
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer)
         write_atomically(path, buffer.getvalue().to_pybytes())
@@ -138,6 +137,9 @@ class Work:
             except (OSError, pa.ArrowInvalid) as error:
                 raise UserError(f"{str(path)!r} is damaged: delete it, and search again") from error
             rows = table.to_pydict()
+            documents = [self.asked[i].doc_id for i in batch]
+            if table.schema.metadata[b"cells"].decode() != _said(rung.cells) or rows["doc_id"] != documents:
+                raise UserError(f"{str(path)!r} is of other cells or questions: take another folder")
             self.answers |= dict(zip(batch, rows["answers"], strict=True))
             why = table.schema.metadata[b"hooked"].decode()
             self.hooked += [why] if why else []
@@ -157,3 +159,7 @@ class Work:
         for alike in shapes.values():
             alike.sort(key=lambda i: (-len(self.asked[i].text), i))
             yield from (alike[start : start + self.batch_size] for start in range(0, len(alike), self.batch_size))
+
+
+def _said(cells: Sequence[Cell]) -> str:
+    return json.dumps([[c.vector, c.layer, c.alpha, c.tokens] for c in cells])

@@ -14,6 +14,7 @@ from lmms_steer.search.asked import Asked
 from lmms_steer.search.hooked import Hooked
 from lmms_steer.search.letters import Letters, told_apart
 from lmms_steer.search.replay import Replay
+from lmms_steer.search.sound import same_effect
 
 
 class Written:
@@ -51,7 +52,9 @@ class Written:
         return torch.stack([self._scores(ids) for ids in self.ids(source, layer, deltas, targets)])
 
     def same(self, replay: Replay, hooked: Hooked, layer: int, delta: Tensor, tokens: str) -> bool:
-        """Whether both write the same."""
+        """Whether both write the same, and move the first token's logits alike: a text seldom tells a weak cell."""
+        if not same_effect(replay, hooked, layer, delta, tokens):
+            return False
         ours, theirs = (self.ids(source, layer, delta[None], [tokens])[0].tolist() for source in (replay, hooked))
         return [self._ended(row) for row in ours] == [self._ended(row) for row in theirs]
 
