@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -232,3 +233,13 @@ def test_a_vector_of_another_backbone_is_a_warning() -> None:
         SteeringSpec.parse("vector=a,layer=1,alpha=1,tokens=image"), TINY, {"a": vectors(5, 96, model="tiny-gemma2")}
     )
     assert not own.warnings
+
+
+def test_choices_that_are_kept_at_once_are_all_kept(tmp_path: Path) -> None:
+    path, choice = tmp_path / "store" / "v.choices.yaml", {"layer": 1, "alpha": 0.5, "tokens": "text"}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: store.write_choice(path, f"model-{number}", choice), range(24)))
+    assert len(yaml.safe_load(path.read_text())) == 24
+    path.write_text("- no mapping")
+    with pytest.raises(UserError, match=r"v.choices.yaml' is damaged"):
+        store.write_choice(path, "model", choice)
