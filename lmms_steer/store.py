@@ -15,10 +15,11 @@ import yaml
 
 from lmms_steer.backbones import short_name
 from lmms_steer.errors import UserError, one_line
+from lmms_steer.files import write_atomically
 from lmms_steer.method_names import DEFAULT_METHOD
 from lmms_steer.missing import missing
 from lmms_steer.shipped import shipped
-from lmms_steer.vectors import SteeringVectors, read_provenance, write_atomically
+from lmms_steer.vectors import SteeringVectors, read_provenance
 
 _PART = r"(?!\.)[\w.+-]+"
 _NAME = re.compile(f"{_PART}/{_PART}/{_PART}")

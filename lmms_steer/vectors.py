@@ -3,12 +3,9 @@
 Only numpy and safetensors are needed to read one, so that listing a store costs no torch import.
 """
 
-import contextlib
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_steer.errors import UserError, one_line
+from lmms_steer.files import write_atomically
 
 Direction = npt.NDArray[np.float32]
 FORMAT = "lmms-steer/vectors/1"
@@ -160,27 +158,3 @@ def layer_range(layers: tuple[int, ...]) -> str:
     if layers == tuple(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]}-{layers[-1]}"
     return ", ".join(map(str, layers))
-
-
-def write_atomically(path: Path, data: bytes) -> Path:
-    """Write beside the target and rename; nothing half-written is left behind.
-
-    Raises:
-        UserError: where the disk is full or the folder is not writable.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                Path(temporary).unlink()
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    return path

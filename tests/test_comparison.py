@@ -19,7 +19,6 @@ from lmms_steer import UserError
 from lmms_steer.comparison.board import Row, build
 from lmms_steer.comparison.command import run
 from lmms_steer.comparison.files import newest
-from lmms_steer.comparison.paired import compare
 from lmms_steer.comparison.plots import plot
 from lmms_steer.comparison.provenance import provenance
 from lmms_steer.comparison.results import read_results
@@ -29,6 +28,7 @@ from lmms_steer.demo.plan import Folders
 from lmms_steer.demo.rows import collect
 from lmms_steer.models.image_ids import image_ids
 from lmms_steer.search.asked import Asked, some
+from lmms_steer.statistics.paired import compare
 
 BASE = [1.0] * 60 + [0.0] * 40
 STEERED = [1.0] * 55 + [0.0] * 5 + [1.0] * 15 + [0.0] * 25

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 from lmms_steer import UserError
 from lmms_steer.cli import app
-from lmms_steer.comparison import heat
 from lmms_steer.comparison.command import run
 from lmms_steer.comparison.plots import plot
 from lmms_steer.comparison.studies import read_maps
+from lmms_steer.figures import heat
 from lmms_steer.models.image_ids import image_ids
 
 needs_browser = pytest.mark.skipif(not BROWSER, reason="no Chromium: apt-get install chromium")

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from lmms_steer import SteeringSpec, UserError, steer, store
+from lmms_steer import SteeringSpec, UserError, lmms_eval_tasks, steer, store
 from lmms_steer.cli import app
 from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.resolve import ModelFacts, resolve
-from lmms_steer.search import asked, report, searching, study
+from lmms_steer.search import report, searching, study
 from lmms_steer.search.asked import questions
 from lmms_steer.search.command import run
 from lmms_steer.search.keeping import kept
@@ -45,11 +45,11 @@ def inside(folder: Path, task: str = "tiny_counting_select", **more: Any) -> lis
 def forked(folder: Path, **more: Any) -> int:
     """The command in a process that shares what is loaded here, and may be killed."""
     # what datasets has locked here cannot be loaded in another process
-    loaded = asked.load("tiny_counting_select", "steered_paligemma")
+    loaded = lmms_eval_tasks.load("tiny_counting_select", "steered_paligemma")
     process = os.fork()
     if process == 0:
         torch.set_num_threads(1)
-        asked.load = lambda *_: loaded
+        lmms_eval_tasks.load = lambda *_: loaded
         done = 1
         try:
             inside(folder, **more)
@@ -418,7 +418,7 @@ def test_a_gain_that_rounds_to_nothing_is_plain_nothing() -> None:
 
 
 def test_the_target_of_a_multiple_choice_task_is_a_place_among_its_choices() -> None:
-    task, _ = asked.load("tiny_counting_ll", "steered_paligemma")
+    task, _ = lmms_eval_tasks.load("tiny_counting_ll", "steered_paligemma")
     for question, row in zip(questions(task, 20), load("counting", "test"), strict=False):
         assert question.answers == tuple(row["choices"])
         assert question.right == "ABCDEF".index(row["answer"].strip("()"))

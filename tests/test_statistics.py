@@ -9,9 +9,9 @@ from scipy.stats import norm, permutation_test
 from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar
 
-from lmms_steer.comparison.binary import exact_p, mid_p, score_interval
-from lmms_steer.comparison.effects import of_one_task, of_tasks
-from lmms_steer.comparison.flips import flipped_p, robust_interval, units
+from lmms_steer.statistics.binary import exact_p, mid_p, score_interval
+from lmms_steer.statistics.effects import of_one_task, of_tasks
+from lmms_steer.statistics.flips import flipped_p, robust_interval, units
 
 BOARDS = 2_000
 

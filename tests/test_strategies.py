@@ -8,7 +8,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-from lmms_steer.comparison.flips import clusters
 from lmms_steer.search.alike import images_of, shuffled
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.plan import Cell
@@ -18,6 +17,7 @@ from lmms_steer.search.screen import promising
 from lmms_steer.search.selection import Floats, Grid, best, corrected_p, one_standard_error
 from lmms_steer.search.study import told
 from lmms_steer.search.tpe import tpe
+from lmms_steer.statistics.flips import clusters
 
 CELLS = [Cell("v", *cell) for cell in product(range(8), (0.25, 0.5, 0.75, 1.0), ("image", "text"))]
 WINNER = Cell("v", 3, 0.5, "image")

@@ -12,7 +12,8 @@ from PIL import Image as Pictures
 
 from lmms_steer.comparison.board import build
 from lmms_steer.comparison.systems import read_systems
-from lmms_steer.search.asked import load, questions, some
+from lmms_steer.lmms_eval_tasks import load
+from lmms_steer.search.asked import questions, some
 from lmms_steer.task_files import tasks_dir
 
 POPE = Path(lmms_eval.__file__).parent / "tasks/pope/pope.yaml"

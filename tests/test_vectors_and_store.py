@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError, store
 from lmms_steer.cli import app
+from lmms_steer.files import write_atomically
 from lmms_steer.resolve import DEFAULT_ALPHA, DEFAULT_TOKENS, ModelFacts, resolve
-from lmms_steer.vectors import read_provenance, write_atomically
+from lmms_steer.vectors import read_provenance
 
 TINY = ModelFacts("tiny-paligemma2", 5, 96)
 

@@ -30,8 +30,8 @@ def show_vector(
     words: Annotated[bool, typer.Option(help="Words by the logit lens: its model is loaded for them.")] = True,
 ) -> None:
     """Where a vector comes from; norm, probe accuracy, cosines with others and words, layer by layer."""
+    from lmms_steer.figures.canvas import check_suffix
     from lmms_steer.inspection.describe import describe, lines
-    from lmms_steer.inspection.figure import check_suffix
     from lmms_steer.store import find
 
     if picture is not None:

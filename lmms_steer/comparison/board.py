@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from lmms_steer.comparison.effects import Effects, of_one_task, of_tasks
-from lmms_steer.comparison.flips import clusters
 from lmms_steer.comparison.groups import groups_of
 from lmms_steer.comparison.pairing import refusal
 from lmms_steer.comparison.samples import Ints, Samples
 from lmms_steer.comparison.systems import System
 from lmms_steer.errors import UserError
+from lmms_steer.statistics.effects import Effects, of_one_task, of_tasks
+from lmms_steer.statistics.flips import clusters
 
 NAN = math.nan
 

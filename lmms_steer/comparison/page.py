@@ -12,13 +12,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lmms_steer import __version__
-from lmms_steer.comparison import heat, words
+from lmms_steer.comparison import row_words
 from lmms_steer.comparison.board import Row
 from lmms_steer.comparison.browser import tasks_of
 from lmms_steer.comparison.provenance import provenance
 from lmms_steer.comparison.studies import read_maps
 from lmms_steer.comparison.systems import System
 from lmms_steer.comparison.tables import write_text
+from lmms_steer.figures import heat, words
 
 
 def write_page(
@@ -74,7 +75,7 @@ def write_page(
             tasks=[{"task": task["task"], "packed": _packed(task)} for task in tasks],
             left_out=left_out,
             warnings=warnings,
-            caption=words.CAPTION,
+            caption=row_words.CAPTION,
             version=__version__,
             has_maps=bool(maps),
         ),
@@ -110,12 +111,12 @@ def _row(row: Row, made: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any
         "broken": row.broken,
         "made": [places[row.system, run.task] for run in row.samples],
         "told": {
-            "score": words.score(row),
-            "gain": words.gain(row),
+            "score": row_words.score(row),
+            "gain": row_words.gain(row),
             "p": words.p(row.p),
-            "p_holm": words.holm(row),
-            "n": words.questions(row),
-            "fixed": words.differing(row),
+            "p_holm": row_words.holm(row),
+            "n": row_words.questions(row),
+            "fixed": row_words.differing(row),
             "unparsed": words.share(row.unparsed),
             "seconds": words.seconds(row.seconds),
         },

@@ -40,9 +40,9 @@ def pictures_of(
     why = ""
     try:
         # with torch and lmms-eval behind them, which a comparison without images does not wait for
+        from lmms_steer.lmms_eval_tasks import load
         from lmms_steer.models.image_ids import image_ids
         from lmms_steer.models.visuals import visuals_of
-        from lmms_steer.search.asked import load
 
         found, _ = load(task, "steered_hf", include_path)
         docs = found.eval_docs

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from lmms_steer.comparison import heat, words
+from lmms_steer.comparison import row_words
 from lmms_steer.comparison.board import Row, build
 from lmms_steer.comparison.provenance import warnings
 from lmms_steer.comparison.studies import read_maps, read_searches
 from lmms_steer.comparison.systems import read_systems
 from lmms_steer.comparison.tables import refusals
 from lmms_steer.errors import UserError, unknown
-from lmms_steer.inspection.figure import pyplot_for, save
+from lmms_steer.figures import heat, words
+from lmms_steer.figures.canvas import pyplot_for, save
 
 KINDS = ("gains", "table", "maps")
 # Okabe and Ito's colours, told apart by colour-blind readers; each role has a mark of its own
@@ -86,7 +87,7 @@ def _table(pyplot: Any, rows: list[Row]) -> Any:
         for x, task in enumerate(tasks):
             row = found.get((system, task))
             if row is not None:
-                gain, _, interval = words.gain(row).partition(" ")
+                gain, _, interval = row_words.gain(row).partition(" ")
                 colour = heat.ink(values[y][x], most)
                 star = "*" if row.p_holm < 0.05 else ""
                 axes.text(x, y - 0.14, gain + star, ha="center", va="center", color=colour, fontsize=9)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmms_steer.comparison.questions import hash_of, question_hash
 from lmms_steer.comparison.results import Results
 from lmms_steer.comparison.scores import better, candidates, score_of
 from lmms_steer.errors import UserError
+from lmms_steer.question_hash import hash_of, question_hash
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lmms_steer.comparison import heat
 from lmms_steer.errors import UserError
+from lmms_steer.figures import heat
 
 _COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain", "dropped")
 

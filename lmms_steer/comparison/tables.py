@@ -10,19 +10,20 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from lmms_steer.comparison import words
+from lmms_steer.comparison import row_words
 from lmms_steer.comparison.board import Row
 from lmms_steer.comparison.provenance import provenance
 from lmms_steer.errors import UserError
+from lmms_steer.figures import words
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("system", lambda row: f"{row.system} (control)" if row.role == "control" else row.system),
-    ("score", words.score),
-    ("gain [95%]", words.gain),
+    ("score", row_words.score),
+    ("gain [95%]", row_words.gain),
     ("p", lambda row: words.p(row.p)),
-    ("p (Holm)", words.holm),
-    ("n", words.questions),
-    ("fixed / broken", words.differing),
+    ("p (Holm)", row_words.holm),
+    ("n", row_words.questions),
+    ("fixed / broken", row_words.differing),
     ("unparsed", lambda row: words.share(row.unparsed)),
     ("time", lambda row: words.seconds(row.seconds)),
 )
@@ -77,7 +78,7 @@ def markdown(rows: list[Row], warnings: Sequence[str] = ()) -> str:
         for row in found:
             cells = [task, *(write(row) for _, write in _COLUMNS)]
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("*", r"\*"))
-    lines += ["", words.CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *refusals(rows)))]
+    lines += ["", row_words.CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *refusals(rows)))]
     return "\n".join(lines) + "\n"
 
 
@@ -93,7 +94,7 @@ def latex(rows: list[Row], warnings: Sequence[str] = ()) -> str:
             # a minus, not a hyphen; and no optional argument of the line before
             cells[2] = cells[2].replace("-", "$-$").replace("[", "{[}")
             lines.append(" & ".join(cells) + " \\\\")
-    caption = " ".join([words.CAPTION, *(f"{line}." for line in (*warnings, *refusals(rows)))]).translate(_LATEX)
+    caption = " ".join([row_words.CAPTION, *(f"{line}." for line in (*warnings, *refusals(rows)))]).translate(_LATEX)
     lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{caption}}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 

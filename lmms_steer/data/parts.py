@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from lmms_steer.data.source import MANIFEST
 from lmms_steer.errors import UserError, one_line
-from lmms_steer.vectors import write_atomically
+from lmms_steer.files import write_atomically
 
 ROWS = 2000
 """Rows a part: what a killed import has to do again, at most."""

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from lmms_steer.comparison import heat
+from lmms_steer.figures import heat
 
 # blue, orange and grey: told apart by a colour-blind reader, and each has a mark of its own
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9670b", "#8a8f98"

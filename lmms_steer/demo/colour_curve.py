@@ -11,11 +11,12 @@ from PIL import Image
 
 from lmms_steer.controls import random_like
 from lmms_steer.demo.plan import MODEL, SEEDS, Folders
+from lmms_steer.files import write_atomically
 from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.search.replay import Replay
 from lmms_steer.tiny_world.render import STYLES, random_seed, render
 from lmms_steer.tiny_world.world import CELLS, SHAPES, Thing
-from lmms_steer.vectors import SteeringVectors, write_atomically
+from lmms_steer.vectors import SteeringVectors
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 LAYERS = (0, 1, 2, 3)

@@ -17,8 +17,8 @@ from lmms_steer.demo.charts import colour_curve, search_map
 from lmms_steer.demo.plan import BACKBONE, CONCEPTS, MODEL, Folders
 from lmms_steer.demo.rows import collect, searched
 from lmms_steer.demo.table import gain, print_table, verdict
+from lmms_steer.files import write_atomically
 from lmms_steer.tiny_world.question_sets import load
-from lmms_steer.vectors import write_atomically
 
 
 def run(folder: Path) -> Iterator[str]:

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 
 from lmms_steer.comparison.board import images_of
 from lmms_steer.comparison.files import newest
-from lmms_steer.comparison.paired import compare
 from lmms_steer.comparison.results import read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.demo.plan import RANDOM, SPLITS, SYSTEMS, Folders, task_names
 from lmms_steer.errors import UserError
+from lmms_steer.statistics.paired import compare
 
 
 def collect(folders: Folders) -> list[dict[str, Any]]:

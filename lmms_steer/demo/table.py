@@ -5,10 +5,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lmms_steer.figures import words
+
 
 def gain(row: dict[str, Any]) -> str:
     """`+1.2 [-0.4, +2.8]` in points."""
-    return f"{100 * row['gain']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    told, low, high = (words.points(100 * row[key]) for key in ("gain", "low", "high"))
+    return f"{told} [{low}, {high}]"
 
 
 def verdict(rows: list[dict[str, Any]], task: str, split: str) -> str:

@@ -19,7 +19,8 @@ import numpy.typing as npt
 
 from lmms_steer import __version__
 from lmms_steer.errors import UserError, one_line, unknown
-from lmms_steer.vectors import LAYER_CONVENTION, SteeringVectors, write_atomically
+from lmms_steer.files import write_atomically
+from lmms_steer.vectors import LAYER_CONVENTION, SteeringVectors
 
 FORMATS = ("lm-eval", "gguf", "pt")
 _LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")

@@ -9,7 +9,8 @@ import yaml
 
 from lmms_steer import store
 from lmms_steer.errors import UserError, one_line
-from lmms_steer.vectors import SteeringVectors, layer_range, write_atomically
+from lmms_steer.files import write_atomically
+from lmms_steer.vectors import SteeringVectors, layer_range
 
 
 def push(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:

@@ -1,19 +1,18 @@
 """Read every layer's output at the anchor and control tokens of a concept's sentences, in one batched pass."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.extraction.places import Place, Sorted, check_enough, sort_tokens, tokens_of
-from lmms_steer.intervention.anatomy import decoder_layers
+from lmms_steer.intervention.recording import record_layers
 
 Rows = npt.NDArray[np.float32]
 
@@ -115,22 +114,3 @@ def _keep(found: _Read, pair: Pair, parted: Sorted, states: Rows) -> None:
     for place, token in parted.others:
         found.others.append(states[token])
         found.other_places.append(place)
-
-
-@contextmanager
-def record_layers(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, each forward call appends every decoder layer's output [batch, positions, width], in order.
-
-    Own hooks, as `output_hidden_states` gives the last layer after the final norm.
-    """
-    outputs: list[Tensor] = []
-
-    def keep(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-        outputs.append(output[0] if isinstance(output, tuple) else output)
-
-    handles = [layer.register_forward_hook(keep) for layer in decoder_layers(model)]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, one_line
-from lmms_steer.extraction.activations import Activations, Rows, record_layers
+from lmms_steer.extraction.activations import Activations, Rows
 from lmms_steer.extraction.places import Place
+from lmms_steer.intervention.recording import record_layers
 from lmms_steer.prompts import format_of
 
 

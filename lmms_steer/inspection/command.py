@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from lmms_steer.errors import UserError, one_line
-from lmms_steer.inspection.figure import check_suffix
+from lmms_steer.figures.canvas import check_suffix
 from lmms_steer.models.glance import glance
 from lmms_steer.models.visuals import visuals_of
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from lmms_steer.figures.canvas import pyplot_for, save
 from lmms_steer.inspection.describe import Description
-from lmms_steer.inspection.figure import pyplot_for, save
 
 _MOST_OTHERS = 24
 _TOWARD = 6

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lmms_steer.extraction.activations import record_layers
 from lmms_steer.intervention.anatomy import image_token_ids
 from lmms_steer.intervention.hooks import acting, attach
+from lmms_steer.intervention.recording import record_layers
 from lmms_steer.models.steered import SteeredVlm
 
 ANSWERS = 8

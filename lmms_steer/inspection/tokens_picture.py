@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from lmms_steer.inspection.figure import pyplot_for, save
+from lmms_steer.figures.canvas import pyplot_for, save
 from lmms_steer.inspection.tokens import Seen
 
 _STEERED, _PLAIN = "#b3592d", "#9aa5b1"

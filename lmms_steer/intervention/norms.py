@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lmms_steer.intervention.anatomy import decoder_layers, image_token_ids
 from lmms_steer.intervention.masks import token_mask
+from lmms_steer.intervention.recording import record_layers
 from lmms_steer.resolve import Norms
 
 MEASURED = ("image", "text", "both", "last")
@@ -28,16 +29,8 @@ def residual_norms(model: nn.Module, batches: Iterable[dict[str, Any]]) -> Norms
     sums: dict[tuple[int, str], float] = {}
     counts: dict[str, int] = {}
     for batch in batches:
-        outputs: list[Tensor] = []
-        handles = [
-            layer.register_forward_hook(lambda _, __, out: outputs.append(out[0] if isinstance(out, tuple) else out))  # noqa: B023
-            for layer in decoder_layers(model)
-        ]
-        try:
+        with record_layers(model) as outputs:
             model(**batch, use_cache=False, logits_to_keep=1)
-        finally:
-            for handle in handles:
-                handle.remove()
         for kind in MEASURED:
             mask = token_mask(batch["input_ids"], batch.get("attention_mask"), image_ids, kind)
             counts[kind] = counts.get(kind, 0) + int(mask.sum())

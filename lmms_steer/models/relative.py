@@ -14,10 +14,10 @@ from PIL import Image
 from lmms_steer import store
 from lmms_steer.backbones import short_name
 from lmms_steer.errors import UserError, one_line
+from lmms_steer.files import write_atomically
 from lmms_steer.intervention.norms import residual_norms
 from lmms_steer.prompts import format_of
 from lmms_steer.resolve import Norms, ResolvedSpec
-from lmms_steer.vectors import write_atomically
 
 SCENES, SIDE = 16, 448
 SAMPLED = 16

@@ -15,7 +15,7 @@ from lmms_steer.comparison.results import read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.data.source import data_dir
 from lmms_steer.errors import UserError
-from lmms_steer.vectors import write_atomically
+from lmms_steer.files import write_atomically
 
 
 @dataclass(frozen=True, slots=True)

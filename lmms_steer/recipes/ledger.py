@@ -8,8 +8,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from lmms_steer.files import write_atomically
 from lmms_steer.recipes.cells import Cell, Marks
-from lmms_steer.vectors import write_atomically
 
 ENDED = ("kept", "done", "failed", "skipped")
 TRIES = 2

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from lmms_steer.comparison.effects import Ints
-from lmms_steer.comparison.flips import clusters
-from lmms_steer.comparison.questions import hash_of, question_hash
+from lmms_steer.question_hash import hash_of, question_hash
 from lmms_steer.search.asked import Asked
+from lmms_steer.statistics.effects import Ints
+from lmms_steer.statistics.flips import clusters
 
 
 def images_of(asked: Sequence[Asked]) -> Ints | None:

@@ -25,10 +25,11 @@ def run(options: Options) -> Iterator[str]:
     """
     asked_for = _asked_for(options)
     _at_a_glance(options, asked_for)
+    from lmms_steer.lmms_eval_tasks import load
     from lmms_steer.models.from_args import model_named
     from lmms_steer.search import confirmable
     from lmms_steer.search.alike import shuffled
-    from lmms_steer.search.asked import load, questions, sha256
+    from lmms_steer.search.asked import questions, sha256
 
     task, split = load(options.task, options.model, options.include_path)
     refuse_test(options.task, split, options.test_known)

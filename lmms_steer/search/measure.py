@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lmms_steer.errors import one_line
+from lmms_steer.files import write_atomically
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.hooked import Hooked
 from lmms_steer.search.letters import Letters
@@ -17,7 +18,7 @@ from lmms_steer.search.plan import Cell
 from lmms_steer.search.replay import Replay, ReplayOptions
 from lmms_steer.search.room import Room
 from lmms_steer.search.written import Written
-from lmms_steer.vectors import SteeringVectors, write_atomically
+from lmms_steer.vectors import SteeringVectors
 
 CHECKED = 3
 """Cells of a checked batch that are run again through the hooks."""

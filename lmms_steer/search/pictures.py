@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lmms_steer.comparison import heat, words
+from lmms_steer.figures import heat, words
 from lmms_steer.search.selection import Grid
 from lmms_steer.search.study import difference
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer.errors import UserError
-from lmms_steer.vectors import write_atomically
+from lmms_steer.files import write_atomically
 
 FEW = 30
 PLAN = "plan.json"

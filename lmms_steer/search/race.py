@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import t
 
-from lmms_steer.comparison.effects import Ints
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.rungs import Rung, Strategy
 from lmms_steer.search.selection import Floats, standard_errors
+from lmms_steer.statistics.effects import Ints
 
 UP_TO = (1 / 12, 1 / 6, 1 / 3, 1.0)
 """The share of the questions that is asked at the end of each rung."""

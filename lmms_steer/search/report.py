@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmms_steer.comparison import words
+from lmms_steer.figures import words
 from lmms_steer.search.plan import Plan
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lmms_steer.comparison.effects import Ints
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.selection import Floats, Grid
+from lmms_steer.statistics.effects import Ints
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from lmms_steer.files import write_atomically
 from lmms_steer.intervention.anatomy import decoder_layers, image_token_ids
 from lmms_steer.intervention.masks import token_mask
 from lmms_steer.models.batches import Fitting
@@ -24,7 +25,7 @@ from lmms_steer.search.letters import Letters
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.race import ends
 from lmms_steer.search.selection import Floats
-from lmms_steer.vectors import SteeringVectors, write_atomically
+from lmms_steer.vectors import SteeringVectors
 
 KEPT = 1 / 3
 """Of a vector's pairs of layer and target."""

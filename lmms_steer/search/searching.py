@@ -12,6 +12,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from lmms_steer.errors import UserError
+from lmms_steer.files import write_atomically
 from lmms_steer.search import journal, study
 from lmms_steer.search.alike import images_of
 from lmms_steer.search.asked import Asked, questions, sha256, some
@@ -28,7 +29,7 @@ from lmms_steer.search.screen import Screen, screened
 from lmms_steer.search.selection import Grid
 from lmms_steer.search.tpe import tpe
 from lmms_steer.search.work import Work
-from lmms_steer.vectors import SteeringVectors, write_atomically
+from lmms_steer.vectors import SteeringVectors
 
 GIB = 1 << 30
 

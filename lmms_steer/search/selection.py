@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lmms_steer.comparison.effects import Ints
-from lmms_steer.comparison.flips import clusters, units
 from lmms_steer.search.plan import Cell
+from lmms_steer.statistics.effects import Ints
+from lmms_steer.statistics.flips import clusters, units
 
 Floats = npt.NDArray[np.float64]
 PERMUTATIONS = 2000

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from lmms_steer.comparison.effects import Ints
-from lmms_steer.comparison.flips import clusters
-from lmms_steer.comparison.paired import of_scores
+from lmms_steer.files import write_atomically
 from lmms_steer.search.calibration import Calibrated
 from lmms_steer.search.plan import Plan
 from lmms_steer.search.selection import LEVEL, Floats, Grid, best, corrected_p, one_standard_error
 from lmms_steer.spec import Intervention, SteeringSpec
-from lmms_steer.vectors import write_atomically
+from lmms_steer.statistics.effects import Ints
+from lmms_steer.statistics.flips import clusters
+from lmms_steer.statistics.paired import of_scores
 
 
 def result(plan: Plan, grid: Grid, calibrated: Calibrated | None) -> dict[str, Any]:

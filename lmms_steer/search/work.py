@@ -20,13 +20,13 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lmms_steer.errors import UserError
+from lmms_steer.files import write_atomically
 from lmms_steer.models.batches import Fitting
 from lmms_steer.search.asked import Asked
 from lmms_steer.search.measure import Measure
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.rungs import Rung
 from lmms_steer.search.selection import Floats
-from lmms_steer.vectors import write_atomically
 
 PAUSE = 0.2
 CHECK_EVERY = 8

@@ -8,8 +8,8 @@ import yaml
 from filelock import FileLock
 
 from lmms_steer.errors import UserError, one_line
+from lmms_steer.files import write_atomically
 from lmms_steer.store import cache_dir
-from lmms_steer.vectors import write_atomically
 
 _HEAD = """\
 # Does a feature of an SAE mean the concept? 'means: true' keeps it in the vector, 'means: false' drops it.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmms_steer.extraction.activations import record_layers
+from lmms_steer.intervention.recording import record_layers
 from lmms_steer.tiny_world.language import ordinary_sentence, world_sentence
 from lmms_steer.tiny_world.paths import TINY_SAE, weights_dir
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lmms_steer.comparison.effects import Ints, of_one_task
 from lmms_steer.errors import UserError
+from lmms_steer.statistics.effects import Ints, of_one_task
 
 Floats = npt.NDArray[np.float64]
 

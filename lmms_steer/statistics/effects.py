@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lmms_steer.comparison.binary import exact_p, mid_p, score_interval
-from lmms_steer.comparison.flips import flipped_p, robust_interval, units
+from lmms_steer.statistics.binary import exact_p, mid_p, score_interval
+from lmms_steer.statistics.flips import flipped_p, robust_interval, units
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmms_steer.comparison import words
+from lmms_steer.figures import words
 
 LOSS, GAIN = "#a84300", "#0b5c9e"
 """Orange and blue, through the ground's own colour at 0: told apart by colour-blind readers."""

@@ -1,0 +1,1 @@
+"""How numbers are written and maps are drawn, the same wherever they stand."""

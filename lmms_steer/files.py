@@ -1,0 +1,32 @@
+"""Files that are whole or not there."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from lmms_steer.errors import UserError
+
+
+def write_atomically(path: Path, data: bytes) -> Path:
+    """Write beside the target and rename; nothing half-written is left behind.
+
+    Raises:
+        UserError: where the disk is full or the folder is not writable.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    return path
