@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 
 from lmms_steer.errors import UserError
 from lmms_steer.lmms_eval_logging import install_logging
-from lmms_steer.resolve import ResolvedSpec
+from lmms_steer.resolved import ResolvedSpec
 from lmms_steer.task_files import tasks_dir
 from lmms_steer.wrapping import wrap
 

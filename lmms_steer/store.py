@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from lmms_steer.backbones import short_name
-from lmms_steer.errors import UserError, one_line
+from lmms_steer.errors import UserError
 from lmms_steer.files import write_atomically
 from lmms_steer.method_names import DEFAULT_METHOD
 from lmms_steer.missing import missing
@@ -123,53 +122,3 @@ def _row(made: Mapping[str, Any]) -> dict[str, Any]:
     # what a method found layer by layer is long, and stands in the file
     settings = {key: value for key, value in made["settings"].items() if not isinstance(value, dict)}
     return {key: made[key] for key in keys if key in made} | {"settings": settings}
-
-
-def choice_path(entry: Entry) -> Path:
-    """Where the choices for a vector are kept: beside it, or in the user's store for one that ships."""
-    if entry.origin == "shipped":
-        return user_store() / f"{entry.name}.choices.yaml"
-    return entry.path.with_suffix(".choices.yaml")
-
-
-def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
-    """The layer, alpha and tokens that were chosen for this vector in this model, or None.
-
-    A choice that was made with another version of the vector does not count.
-
-    Raises:
-        UserError: when the file is damaged.
-    """
-    for path in (choice_path(entry), entry.path.with_suffix(".choices.yaml")):
-        if path.is_file():
-            try:
-                choices = yaml.safe_load(path.read_text(encoding="utf-8"))
-                choice = choices.get(short_name(model))
-                if choice is None or choice["vector_sha256"] != sha256:
-                    continue
-                return {key: choice[key] for key in ("layer", "alpha", "tokens")} | {"chosen_on": choice["chosen_on"]}
-            except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-                raise UserError(f"the choices file {str(path)!r} is damaged: {one_line(error)}") from error
-    return None
-
-
-def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
-    """Add or replace one model's choice: `layer`, `alpha`, `tokens`, `chosen_on`, `vector_sha256`.
-
-    Processes that keep choices of several models at once lose none.
-
-    Raises:
-        UserError: when the file is damaged, or cannot be written.
-    """
-    from filelock import FileLock
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            choices = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            whole = yaml.safe_dump({**choices, short_name(model): choice}, sort_keys=True)
-            write_atomically(path, whole.encode())
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise UserError(f"the choices file {str(path)!r} is damaged: {one_line(error)}") from error
-    except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error

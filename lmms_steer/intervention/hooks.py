@@ -17,7 +17,8 @@ from lmms_steer.intervention.anatomy import decoder_layers, facts, image_token_i
 from lmms_steer.intervention.masks import token_mask
 from lmms_steer.intervention.operations import OPERATIONS, Push
 from lmms_steer.intervention.phase import Call, PromptTracker
-from lmms_steer.resolve import Norms, ResolvedSpec, resolve
+from lmms_steer.resolve import resolve
+from lmms_steer.resolved import Norms, ResolvedSpec
 from lmms_steer.spec import Intervention, SteeringSpec
 from lmms_steer.vectors import SteeringVectors
 

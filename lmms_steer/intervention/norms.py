@@ -9,7 +9,7 @@ from torch import nn
 from lmms_steer.intervention.anatomy import decoder_layers, image_token_ids
 from lmms_steer.intervention.masks import token_mask
 from lmms_steer.intervention.recording import record_layers
-from lmms_steer.resolve import Norms
+from lmms_steer.resolved import Norms
 
 MEASURED = ("image", "text", "both", "last")
 

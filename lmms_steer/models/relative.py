@@ -17,7 +17,7 @@ from lmms_steer.errors import UserError, one_line
 from lmms_steer.files import write_atomically
 from lmms_steer.intervention.norms import residual_norms
 from lmms_steer.prompts import format_of
-from lmms_steer.resolve import Norms, ResolvedSpec
+from lmms_steer.resolved import Norms, ResolvedSpec
 
 SCENES, SIDE = 16, 448
 SAMPLED = 16

@@ -9,7 +9,8 @@ from lmms_steer.intervention.hooks import attach
 from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.relative import measured
 from lmms_steer.notes import note, warn
-from lmms_steer.resolve import ModelFacts, ResolvedSpec, resolve
+from lmms_steer.resolve import ModelFacts, resolve
+from lmms_steer.resolved import ResolvedSpec
 from lmms_steer.spec import FIELDS, SteeringSpec
 
 

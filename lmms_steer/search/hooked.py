@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lmms_steer.intervention.hooks import steer
-from lmms_steer.resolve import ResolvedSpec
+from lmms_steer.resolved import ResolvedSpec
 from lmms_steer.spec import Intervention, SteeringSpec
 from lmms_steer.vectors import SteeringVectors
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmms_steer import store
+from lmms_steer import choices, store
 from lmms_steer.backbones import backbone_of, short_name
 from lmms_steer.errors import UserError
 from lmms_steer.search import study
@@ -41,6 +41,6 @@ def kept(spec: SteeringSpec, model: str) -> Path:
     made = spec.provenance
     chosen_on = f"{made['chosen_on']} ({made['questions']} questions)"
     choice = {"layer": first.layer, "alpha": first.alpha, "tokens": first.tokens, "chosen_on": chosen_on}
-    path = store.choice_path(store.find(first.vector, backbone_of(model)))
-    store.write_choice(path, model, choice | {"vector_sha256": made["vector_sha256"]})
+    path = choices.path_of(store.find(first.vector, backbone_of(model)))
+    choices.write(path, model, choice | {"vector_sha256": made["vector_sha256"]})
     return path
