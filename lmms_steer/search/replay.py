@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from lmms_steer.intervention.anatomy import decoder_layers, image_token_ids, text_config
 from lmms_steer.intervention.masks import token_mask
 from lmms_steer.intervention.operations import add
+from lmms_steer.search.base_pass import BasePass
 from lmms_steer.search.kept import Kept
-from lmms_steer.search.prefix import KeysAndValues, Prefix, Recorder, call_for, sees_ahead
+from lmms_steer.search.prefix import KeysAndValues, Prefix, call_for, sees_ahead
 from lmms_steer.search.room import Room
 
 
@@ -67,9 +68,6 @@ class Replay:
         options = options or ReplayOptions()
         self.model, self.layers = model, decoder_layers(model)
         self.kept = Kept(options.budget, options.folder)
-        self.calls: list[dict[str, Any]] = []
-        # what a model adds between two layers (Qwen3-VL's deepstack); None where it adds nothing
-        self.between: list[Tensor | None] = []
         ids, attention = inputs["input_ids"], inputs.get("attention_mask")
         self.batch, self.positions = ids.shape
         image_ids = image_token_ids(model.config)
@@ -79,8 +77,9 @@ class Replay:
         }
         self.starts = {tokens: _first(mask) for tokens, mask in self.masks.items()}
         self.generates, self.room = options.generates, options.room or Room(ids.device)
-        self._records = self.generates or any(self.starts.values())
-        self.base, self.rounding = self._base_pass(inputs), dict[int, float]()
+        unsteered = BasePass(model, self.layers, self.kept, keys=self.generates or any(self.starts.values()))
+        self.base, self.rounding = unsteered.run(inputs, self.generates), dict[int, float]()
+        self.calls, self.between = unsteered.calls, unsteered.between
         later = {start for start in self.starts.values() if start}
         if later and not (self._causal(later) and not any(map(self._off, later))):
             self.starts = dict.fromkeys(self.starts, 0)
@@ -176,42 +175,6 @@ class Replay:
     def _causal(self, starts: Collection[int]) -> bool:
         masks = {id(mask): mask for mask in (call.get("attention_mask") for call in self.calls)}
         return not any(sees_ahead(mask, start) for mask in masks.values() for start in starts)
-
-    def _base_pass(self, inputs: dict[str, Any]) -> Tensor:
-        handles = [layer.register_forward_pre_hook(self._keep_call, with_kwargs=True) for layer in self.layers]
-        handles += [layer.register_forward_hook(self._keep_output) for layer in self.layers]
-        self._leaving: Tensor | None = None
-        try:
-            logits = self._next_token(inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
-            self._leaving = None
-        return logits
-
-    def _next_token(self, inputs: dict[str, Any]) -> Tensor:
-        if not self.generates:
-            logits: Tensor = self.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
-            return logits
-        # generate numbers the positions in a way of its own, which those to come have to go on with
-        said = self.model.generate(  # type: ignore[operator]
-            **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True
-        )
-        first: Tensor = said.logits[0]
-        return first
-
-    def _keep_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
-        # a cache of the base pass would grow with every replay
-        self.calls.append({k: v for k, v in kwargs.items() if k not in ("hidden_states", "past_key_values")})
-        entering: Tensor = args[0] if args else kwargs["hidden_states"]
-        before = self._leaving
-        same = before is None or entering is before or torch.equal(entering, before)
-        self.between.append(None if before is None or same else entering - before)
-        return (args, {**kwargs, "past_key_values": Recorder(self.kept)}) if self._records else None
-
-    def _keep_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
-        self._leaving = output[0] if isinstance(output, tuple) else output
-        self.kept[f"out{len(self.calls) - 1}"] = self._leaving
 
 
 @contextmanager
