@@ -22,9 +22,10 @@ from lmms_steer.data.not_here import not_here
 from lmms_steer.extraction.extract import METHODS
 from lmms_steer.notes import note, warn
 from lmms_steer.recipes import inside, memory, words, workers
-from lmms_steer.recipes.cells import Cell, missing
+from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.command import execute, run
 from lmms_steer.recipes.ledger import Ledger
+from lmms_steer.recipes.marks import missing
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.reader import load, shipped
 from lmms_steer.recipes.schema import Model

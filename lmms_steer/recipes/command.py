@@ -12,8 +12,9 @@ from filelock import FileLock, Timeout
 
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.recipes import cost
-from lmms_steer.recipes.cells import Cell, Marks
+from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.ledger import ENDED, Ledger, States
+from lmms_steer.recipes.marks import Marks
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.reader import load
 from lmms_steer.recipes.workers import CLUSTERS, Crew

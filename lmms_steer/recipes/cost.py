@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from lmms_steer.data.not_here import absent
-from lmms_steer.recipes.cells import Cell, Marks
+from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.ledger import States
+from lmms_steer.recipes.marks import Marks
 from lmms_steer.recipes.memory import gigabytes, needed, on_disk
 from lmms_steer.recipes.ready import not_here
 from lmms_steer.recipes.schema import Recipe

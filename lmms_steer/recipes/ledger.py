@@ -9,7 +9,8 @@ from typing import Any
 from filelock import FileLock
 
 from lmms_steer.files import write_atomically
-from lmms_steer.recipes.cells import Cell, Marks
+from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.marks import Marks
 
 ENDED = ("kept", "done", "failed", "skipped")
 TRIES = 2

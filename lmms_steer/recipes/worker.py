@@ -16,8 +16,9 @@ from filelock import FileLock
 
 from lmms_steer import __version__
 from lmms_steer.recipes import inside, memory
-from lmms_steer.recipes.cells import Cell, digest, missing
+from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.ledger import Ledger
+from lmms_steer.recipes.marks import digest, missing
 from lmms_steer.recipes.ready import lacks
 
 LONG_AGO = 600.0
