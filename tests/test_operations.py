@@ -11,8 +11,8 @@ from conftest import batch_of, record, vectors
 from test_steering import TEXTS, forward, image_positions
 
 from lmms_steer import SteeringSpec, UserError, steer
-from lmms_steer.intervention.hooks import acting
 from lmms_steer.intervention.norms import residual_norms
+from lmms_steer.intervention.pushes import acting
 from lmms_steer.resolve import ModelFacts, resolve
 
 V = vectors()

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from lmms_steer.intervention.anatomy import image_token_ids
-from lmms_steer.intervention.hooks import acting, attach
+from lmms_steer.intervention.hooks import attach
+from lmms_steer.intervention.pushes import acting
 from lmms_steer.intervention.recording import record_layers
 from lmms_steer.models.steered import SteeredVlm
 
