@@ -1,4 +1,4 @@
-"""A resolved spec ▸ what each of its interventions pushes with: the vector of its layer in the strength that it says."""
+"""A resolved spec ▸ what each intervention pushes with: the vector of its layer, in the strength that it says."""
 
 from dataclasses import replace
 
