@@ -49,7 +49,7 @@ class SteeringVectors:
 
     def __getitem__(self, layer: int) -> Direction:
         if layer not in self.directions:
-            raise UserError(f"layer={layer}: {self.name} has the layers {layer_range(self.layers)}")
+            raise UserError(f"layer={layer}: {self.name} has the layers {told_layers(self.layers)}")
         return self.directions[layer]
 
     def __iter__(self) -> Iterator[int]:
@@ -153,7 +153,7 @@ def _header(data: bytes) -> dict[str, Any]:
     return header
 
 
-def layer_range(layers: tuple[int, ...]) -> str:
+def told_layers(layers: tuple[int, ...]) -> str:
     """`0-25` for a run of layers, else the list."""
     if layers == tuple(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]}-{layers[-1]}"

@@ -10,7 +10,7 @@ import yaml
 from lmms_steer import store
 from lmms_steer.errors import UserError, one_line
 from lmms_steer.files import write_atomically
-from lmms_steer.vectors import SteeringVectors, layer_range
+from lmms_steer.vectors import SteeringVectors, told_layers
 
 
 def push(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:
@@ -113,7 +113,7 @@ def card(vectors: Sequence[SteeringVectors], repo: str) -> str:
     for vector in sorted(vectors, key=lambda v: v.name):
         made_with, settings = vector.provenance, vector.provenance.get("settings", {})
         cells = [
-            f"`{vector.name}`", layer_range(vector.layers), vector.hidden_size, settings.get("anchors", "-"),
+            f"`{vector.name}`", told_layers(vector.layers), vector.hidden_size, settings.get("anchors", "-"),
             settings.get("controls", "-"), str(made_with.get("revision") or "-")[:12],
             str(made_with.get("sentences_sha256", "-"))[:12], vector.sha256[:12],
         ]  # fmt: skip

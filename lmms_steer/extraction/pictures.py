@@ -27,7 +27,7 @@ from lmms_steer.prompts import format_of
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Contrast:
     """One line of a file of questions."""
 
     image: Path
@@ -35,7 +35,7 @@ class Asked:
     contrast: str
 
 
-def read_questions(path: Path) -> list[Asked]:
+def read_questions(path: Path) -> list[Contrast]:
     """The lines of a JSONL file; pictures are looked for beside it.
 
     Raises:
@@ -59,13 +59,13 @@ def read_questions(path: Path) -> list[Asked]:
         picture = path.parent / values[0]
         if not picture.is_file():
             raise UserError(f"{str(path)!r}, line {number}: there is no picture {str(picture)!r}")
-        asked.append(Asked(picture, values[1], values[2]))
+        asked.append(Contrast(picture, values[1], values[2]))
     if not asked:
         raise UserError(f"{str(path)!r} holds no question")
     return asked
 
 
-def concept_of(name: str, asked: list[Asked]) -> Concept:
+def concept_of(name: str, asked: list[Contrast]) -> Concept:
     """The questions under a concept's name, so that their hash stands in the provenance as sentences' does."""
     pairs = []
     for question in asked:
@@ -74,7 +74,7 @@ def concept_of(name: str, asked: list[Asked]) -> Concept:
     return Concept(name, "contrasting questions about pictures", *(tuple(side) for side in zip(*pairs, strict=True)))
 
 
-def read_pictures(model: Any, processor: Any, asked: list[Asked], batch_size: int) -> Activations:
+def read_pictures(model: Any, processor: Any, asked: list[Contrast], batch_size: int) -> Activations:
     """Rows at the last prompt token, of every layer: anchors and controls [questions, layers, width].
 
     Raises:
@@ -86,7 +86,7 @@ def read_pictures(model: Any, processor: Any, asked: list[Asked], batch_size: in
     return Activations(rows[0], rows[1], places[0], places[1], tuple(sides[0]))
 
 
-def _read(model: Any, processor: Any, texts: list[str], asked: list[Asked], batch_size: int) -> Rows:
+def _read(model: Any, processor: Any, texts: list[str], asked: list[Contrast], batch_size: int) -> Rows:
     formatted, device = format_of(processor), next(model.parameters()).device
     processor.tokenizer.padding_side = "left"
     rows = []
