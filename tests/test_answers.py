@@ -148,7 +148,7 @@ def test_a_file_of_biases_that_is_none_is_refused_in_one_line(tmp_path: Path, te
 
 def test_a_bad_file_is_refused_before_the_weights_are_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmms_steer.models.hf_checkpoint.load_model", lambda *_, **__: pytest.fail("read"))
-    with pytest.raises(UserError, match="cannot read answer_bias=no"):
+    with pytest.raises(UserError, match="answer_bias=no.yaml: no such file"):
         SteeredIdefics3(pretrained=str(folder), answer_bias="no.yaml")
 
 

@@ -54,6 +54,10 @@ def read_answer_bias(path: str, first_token: Callable[[str], int]) -> AnswerBias
     Raises:
         UserError: for a file that is none, or two words that begin with the same token.
     """
+    if not Path(path).is_file():
+        raise UserError(
+            f"answer_bias={path}: no such file; a search writes it where answers are of one small set of words"
+        )
     try:
         data: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         words = {_word(word): _number(bias) for word, bias in data.items()}

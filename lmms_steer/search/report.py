@@ -24,6 +24,8 @@ def lines(plan: Plan, found: dict[str, Any], output: Path, confirm: str | None) 
         yield f"  -> {folder / 'choice.yaml'}, for --model_args steering=…"
     if "calibrated" in found:
         yield f"answer biases fitted on the same questions, without touching the model: {points(found['calibrated'])}"
+    else:
+        yield "no answer biases: the answers are not of one small set of words"
     if confirm is None:
         yield "the choice was made on these questions: measure it on others before you report it (--confirm TASK)"
 
