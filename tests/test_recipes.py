@@ -195,6 +195,10 @@ def test_a_plan_says_what_is_not_on_this_disk(tmp_path: Path, monkeypatch: pytes
     assert (
         f"WARNING: 54 files that its cells read are not there (the first is {tmp_path}/search/paligemma2-3b" in before
     )
+    assert before.endswith(f"run the recipe of {tmp_path} before this one")
+    laid_over = tmp_path.with_name(f"{tmp_path.name}-stand_in")
+    laid_over.mkdir()
+    assert told().endswith(f"before this one, or say --set chosen_in={laid_over}")
     (tmp_path / "hub/datasets--BLINK-Benchmark--BLINK/snapshots/a").mkdir(parents=True)
     copy = tmp_path / "data/superclevr"
     copy.mkdir(parents=True)

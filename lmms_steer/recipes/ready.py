@@ -27,8 +27,16 @@ def not_here(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
     yield from _extractions(recipe, cells)
     lost = list(dict.fromkeys(path for cell in cells if (path := lacks(cell))))
     if lost:
-        first = f"run the recipe of {recipe.chosen_in} before this one" if recipe.chosen_in else "make them first"
+        first = _how(recipe.chosen_in) if recipe.chosen_in else "make them first"
         yield f"WARNING: {len(lost)} files that its cells read are not there (the first is {lost[0]}): {first}"
+
+
+def _how(chosen_in: str) -> str:
+    """What to do for choices of another recipe; a run of it with an override lies in a folder of its own."""
+    folder = Path(chosen_in)
+    others = [path for path in sorted(folder.parent.glob(f"{folder.name}-*")) if path.is_dir()]
+    instead = f", or say --set chosen_in={others[0]}" if others else ""
+    return f"run the recipe of {chosen_in} before this one{instead}"
 
 
 def _extractions(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
