@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import vectors
 
-from lmms_steer import SteeringVectors, UserError, concepts, steer, store
+from lmms_steer import SteeringVectors, UserError, choices, concepts, steer, store
 from lmms_steer.exchange import formats, hub
 from lmms_steer.tiny_world.paths import weights_dir
 
@@ -177,6 +177,9 @@ def test_pushed_vectors_come_back_with_their_choices_and_a_card(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    # of a vector that ships, a choice is kept in the user's store
+    choice = {"layer": 1, "alpha": 0.5, "tokens": "image", "chosen_on": "a", "vector_sha256": "0"}
+    choices.write(choices.path_of(store.find("tiny-gemma2/spatial/mean_shift", None)), "tiny-paligemma2", choice)
     list(hub.push(["tiny-gemma2/spatial/mean_shift"], "u/r", private=True))
     list(hub.push(["tiny-gemma2/spatial/pca"], "u/r", private=True))
     card = small_hub["README.md"].decode()

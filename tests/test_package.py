@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer.testing
 
-from lmms_steer import store
+from lmms_steer import UserError, store
 from lmms_steer.cli import app, main
 
 ROOT = Path(__file__).parent.parent
@@ -199,3 +199,15 @@ def test_the_demo_s_folder_may_be_said_before_its_verb(tmp_path: Path) -> None:
     for words in (["--out", str(tmp_path), "page"], ["page", str(tmp_path)]):
         done = typer.testing.CliRunner().invoke(app, ["demo", *words])
         assert str(done.exception).startswith(f"no runs of the recipe tiny in {str(tmp_path)!r}")
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "nonsense", "cuda:x"])
+def test_a_device_that_is_not_here_is_one_line_before_the_model_loads(device: str) -> None:
+    for arguments in (
+        ["inspect", "--prompt", "?", "--model_args", f"pretrained=tiny-paligemma2,device={device}"],
+        ["extract", "--backbone", "tiny-gemma2", "--concept", "spatial", "--device", device],
+    ):
+        done = typer.testing.CliRunner().invoke(app, arguments)
+        assert isinstance(done.exception, UserError)
+        assert str(done.exception).startswith(f"device={device} cannot be used here: ")
+        assert "\n" not in str(done.exception)

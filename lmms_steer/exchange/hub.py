@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lmms_steer import store
+from lmms_steer import choices, store
 from lmms_steer.errors import UserError, one_line
 from lmms_steer.files import write_atomically
 from lmms_steer.vectors import SteeringVectors, told_layers
@@ -22,7 +22,7 @@ def push(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:
         UserError: for a vector that does not exist or has no name for a store, or what the Hub refuses.
     """
     entries = [store.find(name, None) for name in names]
-    vectors = {SteeringVectors.load(entry.path).name: entry.path for entry in entries}
+    vectors = {SteeringVectors.load(entry.path).name: entry for entry in entries}
     with TemporaryDirectory() as folder:
         root = Path(folder)
         api = _reached(lambda hub: hub.HfApi(), repo)
@@ -37,13 +37,13 @@ def push(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:
                 held.append(SteeringVectors.load(path))
             except UserError as error:
                 yield f"not on the card: {error}"
-        for name, path in vectors.items():
-            vector = SteeringVectors.load(path)
+        for name, entry in vectors.items():
+            vector = SteeringVectors.load(entry.path)
             vector.save(store.place(vector, root))
             held.append(vector)
-            choices = path.with_suffix(".choices.yaml")
-            if choices.is_file():
-                (root / f"{name}.choices.yaml").write_bytes(choices.read_bytes())
+            chosen = choices.path_of(entry)
+            if chosen.is_file():
+                (root / f"{name}.choices.yaml").write_bytes(chosen.read_bytes())
         (root / "README.md").write_text(card(held, repo), encoding="utf-8")
         message = f"Add {', '.join(vectors)}"
         _reached(lambda _: api.upload_folder(repo_id=repo, folder_path=root, commit_message=message), repo)
@@ -76,9 +76,9 @@ def pull(repo: str, revision: str | None, root: Path | None, replace: bool = Fal
             continue
         store.save(vector, root)
         yield f"{vector.name} -> {path}"
-        choices = name.removesuffix(".safetensors") + ".choices.yaml"
-        if choices in files:
-            data, path = _fetch(repo, choices, revision).read_bytes(), path.with_suffix(".choices.yaml")
+        chosen = name.removesuffix(".safetensors") + ".choices.yaml"
+        if chosen in files:
+            data, path = _fetch(repo, chosen, revision).read_bytes(), path.with_suffix(".choices.yaml")
             if not replace and _is_other(path, data):
                 yield _kept(path)
             else:

@@ -13,6 +13,7 @@ from lmms_steer import __version__, concepts
 from lmms_steer.backbones import backbone_checkpoint, short_name
 from lmms_steer.concepts import Concept
 from lmms_steer.controls import CONTROLS, random_like, with_norms_of, wrong_concept
+from lmms_steer.device import usable_device
 from lmms_steer.errors import UserError, one_line
 from lmms_steer.extraction.activations import Activations, read
 from lmms_steer.extraction.linear_probe import linear_probe
@@ -62,7 +63,7 @@ class Backbone:
 
         self.name = short_name(name)
         self.checkpoint = backbone_checkpoint(name)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
         try:
             config = AutoConfig.from_pretrained(self.checkpoint, **options)

@@ -9,6 +9,7 @@ from lmms_eval.api.model import lmms
 from transformers import AutoConfig, AutoProcessor
 
 from lmms_steer.backbones import checkpoint
+from lmms_steer.device import usable_device
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.models.answer_bias import read_answer_bias
 from lmms_steer.models.loading import few_bits, load_model, refuse_encoder_decoder, set_images
@@ -68,7 +69,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         self.batch_size_per_gpu = positive("batch_size", batch_size)
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
-        self._device = torch.device(device) if device is not None else self.accelerator.device
+        self._device = usable_device(device) if device is not None else self.accelerator.device
         dtype = checked_dtype(dtype, self._device)
         options: dict[str, Any] = {"trust_remote_code": yes_or_no("trust_remote_code", trust_remote_code)}
         if revision is not None:
