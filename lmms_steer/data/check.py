@@ -6,29 +6,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmms_steer.data.importing import BLINK
+from lmms_steer.data.official import ROWS, part_of
 from lmms_steer.data.source import MANIFEST, manifest
 from lmms_steer.errors import UserError
-
-# Rows by split: of CV-Bench's and BLINK's cards, What'sUp's README, CLEVR's and Super-CLEVR's sites.
-EXPECTED: dict[str, dict[str, int | None]] = {
-    "cvbench": {"test": 2638},
-    "whatsup_a": {"Controlled_Images_A": 412},
-    "whatsup_b": {"Controlled_Images_B": 408},
-    "clevr_count": {"train": 500, "test": 200},
-    "clevr": {"val": 149991},
-    "superclevr": {"test": None},
-    **{f"blink/{config}": {"val": None} for config in BLINK},
-    "blink/Counting": {"val": 120},
-    "blink/Spatial_Relation": {"val": 143},
-    "blink/Relative_Depth": {"val": 124},
-    "blink/Object_Localization": {"val": 122},
-}
 
 
 def check(root: Path) -> Iterator[tuple[bool, str]]:
     """For every benchmark: whether it can be used, and a line that says what is there."""
-    for name, splits in EXPECTED.items():
+    for name, splits in ROWS.items():
         folder = root / name
         if not (folder / MANIFEST).is_file():
             unfinished = folder.with_name(folder.name + ".unfinished").is_dir()
@@ -57,9 +42,8 @@ def _counted(folder: Path, splits: dict[str, int | None]) -> str:
             _pictures(folder, table)
         if rows != listing["rows"][split]:
             raise UserError(f"{split} has {rows} rows, and had {listing['rows'][split]} when it was imported")
-        rest = "" if expected in (None, rows) else f" of {expected}"
-        told.append(f"{split} {rows}{rest} rows")
-    return ", ".join(told)
+        told.append(f"{split} {rows}{'' if expected in (None, rows) else f' of {expected}'} rows")
+    return "; ".join([", ".join(told), *part_of(folder, splits)])
 
 
 def _pictures(folder: Path, table: pq.ParquetFile) -> None:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from lmms_steer.data import releases
-from lmms_steer.data.importing import BLINK, BLINK_COLUMNS, BLINK_IMAGES, COUNT_COLUMNS, CVBENCH_COLUMNS
+from lmms_steer.data.importing import BLINK_COLUMNS, BLINK_IMAGES, COUNT_COLUMNS, CVBENCH_COLUMNS
+from lmms_steer.data.official import BLINK
 from lmms_steer.data.parts import disk
 from lmms_steer.tiny_world.render import STYLES, render
 from lmms_steer.tiny_world.world import Scene, sample_scene

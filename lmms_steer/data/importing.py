@@ -9,14 +9,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from lmms_steer.data import releases
+from lmms_steer.data.official import BLINK, ROWS, part_of
 from lmms_steer.data.parts import Copy
 from lmms_steer.errors import UserError, unknown
 
-BLINK = (
-    *("Art_Style", "Counting", "Forensic_Detection", "Functional_Correspondence", "IQ_Test", "Jigsaw"),
-    *("Multi-view_Reasoning", "Object_Localization", "Relative_Depth", "Relative_Reflectance"),
-    *("Semantic_Correspondence", "Spatial_Relation", "Visual_Correspondence", "Visual_Similarity"),
-)
 CVBENCH_COLUMNS = {
     **{"idx": pa.int32(), "type": pa.string(), "task": pa.string(), "question": pa.string()},
     **{"choices": pa.list_(pa.string()), "answer": pa.string(), "prompt": pa.string(), "source": pa.string()},
@@ -47,7 +43,7 @@ def run(benchmark: str, release: Path, root: Path, limit: int | None = None) -> 
     if not release.is_dir():
         raise UserError(f"--from {str(release)!r} is no folder")
     for folder in IMPORTERS[benchmark](release, root, limit):
-        yield f"{benchmark}: {folder}"
+        yield "; ".join([f"{benchmark}: {folder}", *part_of(folder, ROWS.get(folder.relative_to(root).as_posix(), {}))])
 
 
 def _cvbench(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
