@@ -21,31 +21,37 @@ def draw(seen: Seen, image: Image.Image | None, path: Path) -> Path:
     """
     pyplot = pyplot_for(path)
     figure, axes = pyplot.subplot_mosaic(
-        [["image", "answers"], ["tokens", "tokens"]], figsize=(11, 8.5), height_ratios=[1.5, 1], layout="constrained"
-    )
+        [["image", "norms", "answers"], ["tokens", "tokens", "tokens"]],
+        figsize=(14, 8), height_ratios=[1.5, 1], layout="constrained",
+    )  # fmt: skip
     figure.suptitle(seen.spec or "no spec: the baseline", fontsize=11)
-    _patches(axes["image"], seen, image)
+    _patches(axes["image"], axes["norms"], seen, image)
     _answers(axes["answers"], seen)
     _tokens(axes["tokens"], seen)
     return save(figure, path)
 
 
-def _patches(axes: Any, seen: Seen, image: Image.Image | None) -> None:
+def _patches(axes: Any, beside: Any, seen: Seen, image: Image.Image | None) -> None:
+    """The picture with its steered patches framed, and beside it each patch's norm."""
     axes.axis("off")
+    beside.axis("off")
     patches = [(norm, s) for norm, s, i in zip(seen.norms, seen.steered, seen.image, strict=True) if i]
     steered = sum(s for _, s in patches)
-    axes.set_title(f"{steered} of {len(patches)} image tokens steered (shade: |h| at layer {seen.layer})")
+    axes.set_title(f"{steered} of {len(patches)} image tokens steered")
     if image is None or not patches:
         axes.text(0.5, 0.5, "no image", ha="center", transform=axes.transAxes)
         return
-    axes.imshow(image, extent=(0, 1, 0, 1), aspect=image.height / image.width)
+    aspect = image.height / image.width
+    axes.imshow(image, extent=(0, 1, 0, 1), aspect=aspect)
     side = math.isqrt(len(patches))
     if side * side != len(patches):
         # cut into pieces, or of several images: which token is where is the processor's secret
         return
     norms = [norm for norm, _ in patches]
     grid = [norms[row * side : (row + 1) * side] for row in range(side)]
-    axes.imshow(grid, extent=(0, 1, 0, 1), cmap="Greys", alpha=0.45, aspect=image.height / image.width)
+    shades = beside.imshow(grid, extent=(0, 1, 0, 1), cmap="viridis", aspect=aspect)
+    beside.figure.colorbar(shades, ax=beside, shrink=0.6)
+    beside.set_title(f"image tokens: |h| at layer {seen.layer}")
     for number, (_, changed) in enumerate(patches):
         if changed:
             row, column = divmod(number, side)
@@ -68,7 +74,7 @@ def _answers(axes: Any, seen: Seen) -> None:
     axes.set_yticks(places, [repr(word).replace("$", r"\$") for word in words])
     axes.invert_yaxis()
     axes.set(title="next token", xlabel="probability", xlim=(0, 1))
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
 
 
 def _tokens(axes: Any, seen: Seen) -> None:
@@ -81,11 +87,10 @@ def _tokens(axes: Any, seen: Seen) -> None:
     shown = shown[left_out:]
     colours = [_STEERED if steered else _PLAIN for _, _, steered in shown]
     axes.bar(range(len(shown)), [norm for _, norm, _ in shown], color=colours)
-    for number, added in enumerate(seen.added):
-        axes.axhline(added, color=_STEERED, linestyle=":", label="" if number else "norm of what is added")
+    for added in seen.added:
+        axes.axhline(added, color=_STEERED, linestyle=":")
     names = [token.replace("$", r"\$") for token, _, _ in shown]
     axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=8)
     rest = f", the first {left_out} left out" if left_out else ""
-    axes.set(title=f"text tokens: |h| at layer {seen.layer} (coloured: steered{rest})", ylabel="norm")
-    if seen.added:
-        axes.legend(loc="upper right")
+    dotted = "; dotted line: norm of what is added" if seen.added else ""
+    axes.set(title=f"text tokens: |h| at layer {seen.layer} (coloured: steered{dotted}{rest})", ylabel="norm")
