@@ -181,7 +181,11 @@ def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
         assert "chosen on tiny_spatial_select" in chosen.notes[0]
         assert chosen.record()["provenance"] == {"chosen_on": "tiny_spatial_select"}
     filed(store.user_store(), concept="my-own", seed=9)
-    assert "as nothing was chosen" in resolve(SteeringSpec.parse("vector=my-own"), TINY).notes[0]
+    (note,) = resolve(SteeringSpec.parse("vector=my-own"), TINY).notes
+    assert f"{str(path.with_suffix('.choices.yaml'))!r} was made for another content of this vector" in note
+    assert "nothing was chosen" not in note and "defaults" in note
+    other = ModelFacts("other/tiny-paligemma2-b", 5, 96)
+    assert "as nothing was chosen" in resolve(SteeringSpec.parse("vector=tiny-gemma2/my-own"), other).notes[0]
     for damaged in (b"\xff\xfe", b"tiny-paligemma2: 3", b"a: 2026-13-45", b"- 1", b"a: ["):
         path.with_suffix(".choices.yaml").write_bytes(damaged)
         with pytest.raises(UserError, match=r"the choices file .* is damaged"):
