@@ -144,7 +144,8 @@ def test_names_find_the_file_and_yours_hides_the_shipped(own_cache: Path) -> Non
         ("my-llama/shade", None, "extract --backbone my-llama --concept shade.yaml (my-llama: its Hub id or folder;"),
         ("tiny-gemma2/spatial/sea", None, "did you mean 'tiny-gemma2/spatial/sae'? known: "),
         ("spatial/no_method", None, "leaves out the text backbone"),
-        ("zzz", None, "leaves out the text backbone"),
+        ("zzz", None, "unknown vector 'zzz': known: "),
+        ("spatail", None, "unknown vector 'spatail': did you mean 'tiny-gemma2/spatial'? known: tiny-gemma2/spatial/"),
     ],
 )
 def test_a_name_that_gives_a_backbone_is_answered_with_the_command_that_makes_it(
@@ -154,6 +155,25 @@ def test_a_name_that_gives_a_backbone_is_answered_with_the_command_that_makes_it
         store.find(name, backbone)
     assert expected in str(caught.value)
     assert str(caught.value).count(", ") <= 6, "of more than a dozen names the nearest"
+
+
+@pytest.mark.parametrize("backbone", [None, "tiny-gemma2"])
+def test_a_path_that_exists_and_is_no_vector_is_said_to_be_none(
+    backbone: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scene.png").write_bytes(b"")
+    for folder in ("vectors", "colour-red", "sub/folder"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, expected in (
+        ("scene.png", "'scene.png' is no safetensors file"),
+        ("vectors", "'vectors' is a folder, and no safetensors file"),
+        ("sub/folder", "'sub/folder' is a folder, and no safetensors file"),
+        ("./vectors", "'vectors' is a folder, and no safetensors file"),
+        ("colour-red/pca-shuffled", "leaves out the text backbone" if backbone is None else "not extracted yet"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            store.find(name, backbone)
 
 
 def test_the_command_that_a_missing_vector_is_answered_with_makes_it() -> None:
