@@ -104,7 +104,7 @@ def test_of_a_vector_that_does_not_say_its_shape_the_file_tells_it(own_cache: Pa
     path = store.user_store() / "tiny-gemma2" / "theirs" / "mean_shift.safetensors"
     SteeringVectors({1: np.ones(7), 3: np.ones(7)}, {}).save(path)
     listed = CliRunner().invoke(app, ["vectors", "list", "theirs"])
-    assert listed.exit_code == 0 and re.search(r"yours +4 layers x 7 +- anchors", listed.output)
+    assert listed.exit_code == 0 and re.search(r"yours +2 layers \(1, 3\) x 7 +- anchors", listed.output)
     assert read_provenance(path)["n_layers"] == 4
     assert "n_layers" not in SteeringVectors.load(path).provenance, "what is hashed is what the file says"
 

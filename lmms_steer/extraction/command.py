@@ -13,6 +13,7 @@ from lmms_steer.extraction.methods import DEFAULT, Settings
 from lmms_steer.extraction.sae.judge import judge_named
 from lmms_steer.method_names import check_method
 from lmms_steer.notes import note
+from lmms_steer.vectors import counted, told_shape
 
 
 def extract(
@@ -65,14 +66,15 @@ def extract(
         read = ((concept, source.read(concept, batch_size)) for concept in wanted)
     names = []
     for concept, activations in read:
-        yield from told(concept, source.name, activations.skipped, activations.unknown_words)
+        anchors = [activations.texts[p.sentence][p.start : p.end] for p in activations.anchor_places]
+        yield from told(concept, source.name, activations.skipped, activations.unknown_words, anchors)
         for method in methods:
             made = source.extract(concept, method, activations, settings)
             path = store.save(made.vectors, root)
             names.append(made.vectors.name)
             yield from made.notes
-            used = f"{len(activations.anchors)} anchors, {len(activations.controls)} controls"
-            shape = f"{len(made.vectors.layers)} layers x {made.vectors.hidden_size}"
+            used = f"{counted(len(activations.anchors), 'anchor')}, {counted(len(activations.controls), 'control')}"
+            shape = told_shape(made.vectors.layers, made.vectors.hidden_size)
             yield f"{made.vectors.name}: {used}, {shape} -> {path}"
     if line := hiding(names, root):
         note(line)

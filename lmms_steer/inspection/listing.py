@@ -9,7 +9,7 @@ from lmms_steer import store
 from lmms_steer.errors import UserError
 from lmms_steer.missing import CLOSE, nearest_of
 from lmms_steer.store import Entry
-from lmms_steer.vectors import read_provenance
+from lmms_steer.vectors import counted, read_provenance, told_shape
 
 
 def listed(name: str | None, names_only: bool) -> Iterator[str]:
@@ -32,7 +32,7 @@ def listed(name: str | None, names_only: bool) -> Iterator[str]:
         yield from (entry.name for entry in found)
         return
     yield from _vectors(found) if name is not None else _concepts(found)
-    yield f"\n{len(found)} vectors; yours are kept in {store.user_store()}"
+    yield f"\n{counted(len(found), 'vector')}; yours are kept in {store.user_store()}"
 
 
 def _concepts(found: Sequence[Entry]) -> Iterator[str]:
@@ -54,8 +54,8 @@ def _vectors(found: Sequence[Entry]) -> Iterator[str]:
         made = _made(entry)
         told = f"damaged: {made}"
         if not isinstance(made, UserError):
-            shape = f"{made['n_layers']} layers x {made['hidden_size']}"
-            told = f"{shape:16}  {made['settings'].get('anchors', '-')} anchors"
+            shape, anchors = told_shape(tuple(made["layers"]), made["hidden_size"]), made["settings"].get("anchors")
+            told = f"{shape:16}  {'- anchors' if anchors is None else counted(anchors, 'anchor')}"
         yield f"{entry.name:{width}}  {entry.origin:7}  {told}"
 
 
