@@ -20,6 +20,7 @@ from lmms_steer.concepts import Pair
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.extraction.places import Place, Sorted
 from lmms_steer.extraction.show_concept import marked, show
+from lmms_steer.inspection import tokens
 from lmms_steer.inspection.describe import compared, cosine_by_layer, describe, lines
 from lmms_steer.inspection.picture import draw
 from lmms_steer.resolve import ModelFacts, resolve
@@ -212,6 +213,17 @@ def test_layers_that_only_one_of_two_vectors_has_are_told() -> None:
     assert len(rows) == 4 and rows[-1] == "only the second, some-backbone/spatial/mean_shift, has the layers 0, 2, 4"
     assert list(compared(vectors(2, 8), some))[-2].endswith("mean_shift, has the layer 0")
     assert len(list(compared(some, some))) == 3
+
+
+@pytest.mark.parametrize("spec", ["", "vector=v,layer=1,alpha=1,tokens=image"])
+def test_a_prompt_is_shown_with_what_is_likeliest_once_where_nothing_is_steered(spec: str) -> None:
+    likely = [("yes", 0.75), ("no", 0.25)]
+    seen = tokens.Seen(spec, 1, ["is", "it"], [False] * 2, [bool(spec)] * 2, [1.0] * 2, [], [], likely, likely)
+    rows = list(tokens.lines(seen))[-3:]
+    if spec:
+        assert rows[0].split() == ["unsteered", "steered"] and rows[1].count("'yes'") == 2
+    else:
+        assert rows == ["unsteered", " 0.750  'yes'", " 0.250  'no'"]
 
 
 def control(text: str) -> SteeringVectors:

@@ -1,6 +1,5 @@
 """`lmms-steer extract`: load the backbone once, read each concept once, file one vector a concept and method."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -51,10 +50,6 @@ def extract(
     from lmms_steer.extraction.extract import Backbone
     from lmms_steer.extraction.places import told
 
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
     if questions is not None:
         from lmms_steer.extraction.pictures import concept_of, read_questions
 
