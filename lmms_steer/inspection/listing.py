@@ -55,7 +55,7 @@ def _vectors(found: Sequence[Entry]) -> Iterator[str]:
         told = f"damaged: {made}"
         if not isinstance(made, UserError):
             shape, anchors = told_shape(tuple(made["layers"]), made["hidden_size"]), made["settings"].get("anchors")
-            told = f"{shape:16}  {'- anchors' if anchors is None else counted(anchors, 'anchor')}"
+            told = f"{shape:22}  {'- anchors' if anchors is None else counted(anchors, 'anchor')}"
         yield f"{entry.name:{width}}  {entry.origin:7}  {told}"
 
 
