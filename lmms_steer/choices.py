@@ -1,5 +1,6 @@
 """What a search chose for a vector in a model, kept beside the vector: `<method>.choices.yaml`."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,37 @@ def read(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
     Raises:
         UserError: when the file is damaged.
     """
-    for path in (path_of(entry), entry.path.with_suffix(".choices.yaml")):
+    for path, choice in _kept(entry, model):
+        try:
+            if choice["vector_sha256"] == sha256:
+                return {key: choice[key] for key in ("layer", "alpha", "tokens")} | {"chosen_on": choice["chosen_on"]}
+        except (KeyError, TypeError) as error:
+            raise _damaged(path, error) from error
+    return None
+
+
+def outdated(entry: Entry, model: str) -> Path | None:
+    """The file with a choice for this model that `read` passes over: it was made for another content of this vector.
+
+    Raises:
+        UserError: as `read`.
+    """
+    return next((path for path, _ in _kept(entry, model)), None)
+
+
+def _kept(entry: Entry, model: str) -> Iterator[tuple[Path, Any]]:
+    for path in dict.fromkeys((path_of(entry), entry.path.with_suffix(".choices.yaml"))):
         if path.is_file():
             try:
-                choices = yaml.safe_load(path.read_text(encoding="utf-8"))
-                choice = choices.get(short_name(model))
-                if choice is None or choice["vector_sha256"] != sha256:
-                    continue
-                return {key: choice[key] for key in ("layer", "alpha", "tokens")} | {"chosen_on": choice["chosen_on"]}
-            except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-                raise UserError(f"the choices file {str(path)!r} is damaged: {one_line(error)}") from error
-    return None
+                choice = yaml.safe_load(path.read_text(encoding="utf-8")).get(short_name(model))
+            except (OSError, ValueError, yaml.YAMLError, AttributeError) as error:
+                raise _damaged(path, error) from error
+            if choice is not None:
+                yield path, choice
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"the choices file {str(path)!r} is damaged: {one_line(error)}")
 
 
 def write(path: Path, model: str, choice: dict[str, Any]) -> None:

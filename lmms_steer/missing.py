@@ -1,7 +1,8 @@
-"""Why a name reaches no vector: its backbone was not said, it is misspelt, or nobody has extracted it yet."""
+"""Why a name reaches no vector: it is another file, its backbone was not said, it is misspelt or not extracted yet."""
 
 from collections.abc import Collection
 from difflib import SequenceMatcher, get_close_matches
+from pathlib import Path
 
 from lmms_steer import concepts
 from lmms_steer.backbones import short_name, table
@@ -9,37 +10,44 @@ from lmms_steer.errors import UserError
 from lmms_steer.method_names import DEFAULT_METHOD, check_method
 from lmms_steer.tiny_world.paths import TINY_MODELS
 
-LISTED, NEAREST = 12, 5
+LISTED, NEAREST, CLOSE = 12, 5, 0.75
 
 
 def missing(name: str, backbone: str | None, known: Collection[str]) -> UserError:
     """The error for a name that is none of `known`.
 
     Args:
-        name: what the user typed, a file aside.
-        backbone: of the model to be steered, for names that leave it out.
+        name: what the user typed, a vector's file aside.
+        backbone: of the model to be steered, for names that leave it out; None: not known, or there is no model.
         known: `backbone/concept/method` of every vector.
     """
     parts = [part for part in name.split("/") if part]
     backbones = {*(short_name(model) for model in table().values()), *TINY_MODELS, *(k.split("/")[0] for k in known)}
     there = {k.split("/")[1] for k in known} | set(concepts.names())
+    if parts and parts[0] not in backbones | there and Path(name).exists():
+        return no_vector_file(name)
     said = parts[:1] if parts and (parts[0] in backbones or _is_new_backbone(parts, backbone, there)) else []
     backbone, parts = (said[0] if said else backbone), parts[len(said) :]
     if backbone is None:
         alike = {k for k in known if f"/{'/'.join(parts)}/" in f"/{k}/"}
-        return UserError(
-            f"vector={name} leaves out the text backbone, which is not known for this model: one of"
-            f" {_listed(name, alike or known)}"
-        )
+        if alike or (parts and parts[0] in there):
+            return UserError(
+                f"vector={name} leaves out the text backbone, which is not known here: one of"
+                f" {_listed(name, alike or known)}"
+            )
+        meant = [
+            k for k in nearest_of(name, {k.rsplit("/", 1)[0] for k in known}, 1) if _part_likeness(name, k) >= CLOSE
+        ]
+        return UserError(f"unknown vector {name!r}: {_meant(meant)}known: {_listed(name, known)}")
     depth = max(len(parts), 1)
     own = {"/".join((*said, *k.split("/")[1 : 1 + depth])) for k in known if k.startswith(f"{backbone}/")}
     if len(parts) not in (1, 2) or (len(parts) == 2 and not _is_method(parts[1])):
-        nearest = get_close_matches(name, sorted(own), n=1, cutoff=0.75) if parts else []
+        nearest = get_close_matches(name, sorted(own), n=1, cutoff=CLOSE) if parts else []
         return UserError(f"unknown vector {name!r}: {_meant(nearest)}known: {_listed(name, own or known)}")
     theirs = {k.split("/")[1] for k in known if k.startswith(f"{backbone}/")}
     if backbone not in backbones:
         whole = {"/".join(k.split("/")[: 1 + depth]) for k in known}
-        nearest, others = get_close_matches(name, sorted(whole), n=1, cutoff=0.75), ""
+        nearest, others = get_close_matches(name, sorted(whole), n=1, cutoff=CLOSE), ""
     elif parts[0] in theirs or parts[0] in concepts.names():
         nearest, others = [], ""
     else:
@@ -85,9 +93,19 @@ def _listed(name: str, known: Collection[str]) -> str:
     """All of a dozen; of more, the nearest."""
     if len(known) <= LISTED:
         return ", ".join(sorted(known)) or "none"
-    nearest = sorted(known, key=lambda k: (-max(_likeness(name, part) for part in (k, *k.split("/"))), k))
-    return f"{', '.join(nearest[:NEAREST])}, … ({len(known)} are known: lmms-steer vectors list)"
+    return f"{', '.join(nearest_of(name, known))}, … ({len(known)} are known: lmms-steer vectors list)"
 
 
-def _likeness(a: str, b: str) -> float:
-    return SequenceMatcher(None, a, b).ratio()
+def nearest_of(name: str, known: Collection[str], most: int = NEAREST) -> list[str]:
+    """The names that are likest as a whole or in a part, the likest first."""
+    return sorted(known, key=lambda k: (-_part_likeness(name, k), k))[:most]
+
+
+def no_vector_file(name: str) -> UserError:
+    """The error for a path that exists and is none."""
+    kind = "is a folder, and no safetensors file" if Path(name).is_dir() else "is no safetensors file"
+    return UserError(f"{name!r} {kind}: expected a vector's file or name (lmms-steer vectors list)")
+
+
+def _part_likeness(name: str, known: str) -> float:
+    return max(SequenceMatcher(None, name, part).ratio() for part in (known, *known.split("/")))

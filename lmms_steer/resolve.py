@@ -94,7 +94,7 @@ def _complete(
         "layer": default_layer(model.n_layers), "alpha": default_alpha(intervention), "tokens": DEFAULT_TOKENS
     }  # fmt: skip
     if choice is None:
-        source = f"lmms-steer's defaults, as nothing was chosen for {name} yet"
+        source = f"lmms-steer's defaults, as {_not_chosen(entry, model)}"
     elif _is_for(choice, intervention):
         values, chosen_on = choice, str(choice["chosen_on"])
         source = f"chosen on {chosen_on} for {name}"
@@ -107,6 +107,16 @@ def _complete(
 
 
 _CHOSEN = ("layer", "alpha", "tokens")
+
+
+def _not_chosen(entry: store.Entry | None, model: ModelFacts) -> str:
+    kept = choices.outdated(entry, model.name) if entry is not None else None
+    if kept is None:
+        return f"nothing was chosen for {short_name(model.name)} yet"
+    return (
+        f"the choice for {short_name(model.name)} in {str(kept)!r} was made for another content of this vector and is"
+        " not used"
+    )
 
 
 def _is_for(choice: Mapping[str, Any], intervention: Intervention) -> bool:

@@ -8,7 +8,7 @@ Several interventions stand in one line with `; ` between them, or in a YAML fil
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ class SteeringSpec:
             raise UserError(
                 f"{str(path)!r} is no steering file: expected 'interventions:' with a list such as - {_SHOWN}"
             )
-        return replace(cls.from_dicts(entries), provenance=made)
+        return cls(tuple(_in_file(entry, path, number) for number, entry in enumerate(entries, start=1)), made)
 
     def to_yaml(self) -> str:
         """The text of a file that `from_yaml` reads."""
@@ -142,3 +142,10 @@ def _intervention(entry: Mapping[str, Any]) -> Intervention:
         given = ", ".join(f"{key}={shown(value)}" for key, value in entry.items())
         raise UserError(f"{given or 'a spec'} names no vector: add vector=NAME, as in {_SHOWN}")
     return Intervention(**entry)
+
+
+def _in_file(entry: Mapping[str, Any], path: str | Path, number: int) -> Intervention:
+    try:
+        return _intervention(entry)
+    except UserError as error:
+        raise UserError(f"{str(path)!r}, intervention {number}: {error}") from error

@@ -16,7 +16,7 @@ import yaml
 from lmms_steer.errors import UserError
 from lmms_steer.files import write_atomically
 from lmms_steer.method_names import DEFAULT_METHOD
-from lmms_steer.missing import missing
+from lmms_steer.missing import missing, no_vector_file
 from lmms_steer.shipped import shipped
 from lmms_steer.vectors import SteeringVectors, read_provenance
 
@@ -69,6 +69,8 @@ def find(name: str, backbone: str | None) -> Entry:
     """
     if name.endswith((".safetensors", ".pt", ".pth", ".bin", ".pkl")) or name.startswith((".", "/", "~")):
         path = Path(name).expanduser()
+        if path.is_dir():
+            raise no_vector_file(str(path))
         if not path.is_file():
             raise UserError(f"no such vector file: {name!r}")
         return Entry(str(path), path, "file")

@@ -119,7 +119,7 @@ class SteeringVectors:
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """The provenance alone, without reading the directions; what it does not say of their shape, the file tells.
+    """The provenance and `layers`, their numbers, without reading the directions; an unsaid shape the file tells.
 
     Raises:
         UserError: as `SteeringVectors.load`.
@@ -133,7 +133,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
         told = {"n_layers": max(shapes) + 1, "hidden_size": shapes[max(shapes)][0], "settings": {}}
     except (OSError, struct.error, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(f"{str(path)!r} is cut off or not one of lmms-steer's vectors") from error
-    return told | metadata
+    return told | metadata | {"layers": sorted(shapes)}
 
 
 def _metadata(header: dict[str, Any]) -> dict[str, Any]:
@@ -155,6 +155,18 @@ def _header(data: bytes) -> dict[str, Any]:
 
 def told_layers(layers: tuple[int, ...]) -> str:
     """`0-25` for a run of layers, else the list."""
-    if layers == tuple(range(layers[0], layers[-1] + 1)):
+    if len(layers) > 1 and layers == tuple(range(layers[0], layers[-1] + 1)):
         return f"{layers[0]}-{layers[-1]}"
     return ", ".join(map(str, layers))
+
+
+def told_shape(layers: tuple[int, ...], width: int) -> str:
+    """`5 layers x 96`; with their numbers where they do not begin at 0 or leave one out: `4 layers (1-4) x 96`."""
+    which = "" if layers == tuple(range(len(layers))) else f" ({told_layers(layers)})"
+    return f"{counted(len(layers), 'layer')}{which} x {width}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 anchor`, `2 anchors`; of several words the first has the plural: `2 controls (contrast)`."""
+    first, _, rest = noun.partition(" ")
+    return f"{number} {first}{'' if number == 1 else 's'}{f' {rest}' if rest else ''}"

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import vectors
+from typer.testing import CliRunner
 
 from lmms_steer import SteeringVectors, UserError, choices, concepts, steer, store
+from lmms_steer.cli import app
 from lmms_steer.exchange import formats, hub
 from lmms_steer.tiny_world.paths import weights_dir
 
@@ -59,6 +61,13 @@ def test_gguf_is_read_by_its_own_reader_and_back(tmp_path: Path) -> None:
     assert back.layers == (1, 2, 3) and back.name == "b/c/imported"
     for tensor, layer in zip(reader.tensors, back, strict=True):
         assert np.array_equal(tensor.data, made[layer] * 2) and np.array_equal(back[layer], made[layer] * 2)
+
+
+def test_an_imported_file_and_the_listing_tell_the_same_layers(tmp_path: Path) -> None:
+    export(vectors(5, 96), "gguf", tmp_path / "v.gguf", alpha=1.0)
+    line = ["vectors", "import", str(tmp_path / "v.gguf"), "--backbone", "tiny-gemma2", "--concept", "mine"]
+    for told in (line, ["vectors", "list", "mine"]):
+        assert "4 layers (1-4) x 96" in CliRunner().invoke(app, told).output
 
 
 def test_pt_gives_back_the_numbers_and_reads_the_forms_of_others(tmp_path: Path) -> None:

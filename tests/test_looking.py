@@ -1,5 +1,7 @@
 """What a user looks at: concepts with tokens, vectors with norms, cosines and words; controls by name; first use."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,8 @@ from lmms_steer.concepts import Pair
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.extraction.places import Place, Sorted
 from lmms_steer.extraction.show_concept import marked, show
-from lmms_steer.inspection.describe import cosine_by_layer, describe, lines
+from lmms_steer.inspection import tokens
+from lmms_steer.inspection.describe import compared, cosine_by_layer, describe, lines
 from lmms_steer.inspection.picture import draw
 from lmms_steer.resolve import ModelFacts, resolve
 from lmms_steer.tiny_world.paths import weights_dir
@@ -105,6 +108,29 @@ def test_anchors_that_the_tokenizer_does_not_know_are_shown_with_extract_s_own_w
     assert "every anchor is one token" not in shown.output and shown.exit_code == extracted.exit_code == 0
 
 
+def test_few_anchors_that_the_tokenizer_can_tell_apart_are_a_warning(tmp_path: Path) -> None:
+    def text(known: int) -> str:
+        rows = [" - left: It is left of the door.\n"] * known + [" - dim: The lamp is dim.\n"] * 3
+        return f"name: mine\npairs:\n{''.join(rows)}"
+
+    few = "WARNING: mine: {} that tiny-gemma2 can tell apart, fewer than 10: "
+    for known, counted in ((9, "9 anchors"), (1, "1 anchor")):
+        shutil.rmtree(tmp_path / "store", ignore_errors=True)
+        for done in shown_and_extracted(tmp_path, text(known)):
+            assert few.format(counted) in done.output and done.exit_code == 0
+    shutil.rmtree(tmp_path / "store")
+    for done in shown_and_extracted(tmp_path, text(10)):
+        assert "fewer than" not in done.output and "WARNING: mine: tiny-gemma2 does not know dim" in done.output
+
+
+def test_one_is_no_plural(tmp_path: Path) -> None:
+    file = str(concept_file(tmp_path / "mine.yaml", "name: mine\npairs:\n - left: it left\n"))
+    done = CliRunner().invoke(app, ["extract", "--concept", file, "--backbone", "tiny-gemma2"])
+    assert "tiny-gemma2/mine/mean_shift: 1 anchor, 1 control, 5 layers x 96 -> " in done.output
+    listed = CliRunner().invoke(app, ["vectors", "list", "mine"]).output
+    assert re.search(r"5 layers x 96 +1 anchor\n\n1 vector; yours", listed)
+
+
 def test_an_anchor_that_is_not_in_its_sentence_is_not_counted(tmp_path: Path) -> None:
     shown, extracted = shown_and_extracted(
         tmp_path, "name: mine\npairs:\n - left: It is left of it.\n - up: The lamp is left.\n"
@@ -179,6 +205,25 @@ def test_vectors_of_different_width_are_not_compared() -> None:
         cosine_by_layer(vectors(4, 48), vectors(4, 32))
     with pytest.raises(UserError, match="no layer in common"):
         cosine_by_layer(vectors(1, 8), SteeringVectors({3: np.ones(8)}, {}))
+
+
+def test_layers_that_only_one_of_two_vectors_has_are_told() -> None:
+    some = SteeringVectors({1: np.ones(8), 3: np.ones(8)}, {"model": "b", "concept": "c", "method": "sae"})
+    rows = list(compared(some, vectors(5, 8)))
+    assert len(rows) == 4 and rows[-1] == "only the second, some-backbone/spatial/mean_shift, has the layers 0, 2, 4"
+    assert list(compared(vectors(2, 8), some))[-2].endswith("mean_shift, has the layer 0")
+    assert len(list(compared(some, some))) == 3
+
+
+@pytest.mark.parametrize("spec", ["", "vector=v,layer=1,alpha=1,tokens=image"])
+def test_a_prompt_is_shown_with_what_is_likeliest_once_where_nothing_is_steered(spec: str) -> None:
+    likely = [("yes", 0.75), ("no", 0.25)]
+    seen = tokens.Seen(spec, 1, ["is", "it"], [False] * 2, [bool(spec)] * 2, [1.0] * 2, [], [], likely, likely)
+    rows = list(tokens.lines(seen))[-3:]
+    if spec:
+        assert rows[0].split() == ["unsteered", "steered"] and rows[1].count("'yes'") == 2
+    else:
+        assert rows == ["unsteered", " 0.750  'yes'", " 0.250  'no'"]
 
 
 def control(text: str) -> SteeringVectors:

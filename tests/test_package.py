@@ -178,9 +178,12 @@ def test_vectors_are_listed_by_concept_by_part_of_a_name_and_for_scripts() -> No
     assert len(listed()) == len({name.rsplit("/", 1)[0] for name in names}) + 2
     for part, wanted in (("spatial", "/spatial/"), ("tiny-gemma2/spatial", "/spatial/"), ("sae", "/sae/")):
         assert listed(part, "--names") == [name for name in names if wanted in f"/{name}/"]
-    assert re.match(r"tiny-gemma2/spatial/sae +shipped +5 layers x 96 +24 anchors", listed("spatial/sae")[0])
+    assert re.match(r"tiny-gemma2/spatial/sae +shipped +2 layers \(1, 3\) x 96 +24 anchors", listed("spatial/sae")[0])
     mistyped = typer.testing.CliRunner().invoke(app, ["vectors", "list", "tiny-gemma2/spatail"])
     assert "did you mean 'tiny-gemma2/spatial'" in str(mistyped.exception)
+    unlike = str(typer.testing.CliRunner().invoke(app, ["vectors", "list", "nope"]).exception)
+    assert unlike.startswith("no vector's name has 'nope' in it: the nearest: ")
+    assert set(unlike.split("nearest: ")[1].split(", ")) <= set(names), "methods and backbones are no vectors"
     damaged = store.user_store() / "tiny-gemma2" / "spatial" / "pca.safetensors"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"half")

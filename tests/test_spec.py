@@ -97,6 +97,15 @@ def test_a_mistake_in_a_file_is_one_line_with_the_value(text: str, expected: str
             SteeringSpec.from_args({"steering": name})
 
 
+def test_a_mistake_in_an_intervention_of_a_file_says_which(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    for wrong, expected in (("alhpa: 1", "unknown steering key 'alhpa'"), ("layer: x", "layer=x")):
+        path.write_text(f"interventions:\n- {{vector: v}}\n- {{vector: w, {wrong}}}\n")
+        with pytest.raises(UserError) as caught:
+            SteeringSpec.from_yaml(path)
+        assert str(caught.value).startswith(f"{str(path)!r}, intervention 2: {expected}")
+
+
 @pytest.mark.parametrize(
     "text", ["", "- a", "interventions: 3", "interventions: [{vector: v}]\nmore: 1", "a: [", "\x00"]
 )

@@ -104,7 +104,7 @@ def test_of_a_vector_that_does_not_say_its_shape_the_file_tells_it(own_cache: Pa
     path = store.user_store() / "tiny-gemma2" / "theirs" / "mean_shift.safetensors"
     SteeringVectors({1: np.ones(7), 3: np.ones(7)}, {}).save(path)
     listed = CliRunner().invoke(app, ["vectors", "list", "theirs"])
-    assert listed.exit_code == 0 and re.search(r"yours +4 layers x 7 +- anchors", listed.output)
+    assert listed.exit_code == 0 and re.search(r"yours +2 layers \(1, 3\) x 7 +- anchors", listed.output)
     assert read_provenance(path)["n_layers"] == 4
     assert "n_layers" not in SteeringVectors.load(path).provenance, "what is hashed is what the file says"
 
@@ -144,7 +144,8 @@ def test_names_find_the_file_and_yours_hides_the_shipped(own_cache: Path) -> Non
         ("my-llama/shade", None, "extract --backbone my-llama --concept shade.yaml (my-llama: its Hub id or folder;"),
         ("tiny-gemma2/spatial/sea", None, "did you mean 'tiny-gemma2/spatial/sae'? known: "),
         ("spatial/no_method", None, "leaves out the text backbone"),
-        ("zzz", None, "leaves out the text backbone"),
+        ("zzz", None, "unknown vector 'zzz': known: "),
+        ("spatail", None, "unknown vector 'spatail': did you mean 'tiny-gemma2/spatial'? known: tiny-gemma2/spatial/"),
     ],
 )
 def test_a_name_that_gives_a_backbone_is_answered_with_the_command_that_makes_it(
@@ -154,6 +155,25 @@ def test_a_name_that_gives_a_backbone_is_answered_with_the_command_that_makes_it
         store.find(name, backbone)
     assert expected in str(caught.value)
     assert str(caught.value).count(", ") <= 6, "of more than a dozen names the nearest"
+
+
+@pytest.mark.parametrize("backbone", [None, "tiny-gemma2"])
+def test_a_path_that_exists_and_is_no_vector_is_said_to_be_none(
+    backbone: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scene.png").write_bytes(b"")
+    for folder in ("vectors", "colour-red", "sub/folder"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name, expected in (
+        ("scene.png", "'scene.png' is no safetensors file"),
+        ("vectors", "'vectors' is a folder, and no safetensors file"),
+        ("sub/folder", "'sub/folder' is a folder, and no safetensors file"),
+        ("./vectors", "'vectors' is a folder, and no safetensors file"),
+        ("colour-red/pca-shuffled", "leaves out the text backbone" if backbone is None else "not extracted yet"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            store.find(name, backbone)
 
 
 def test_the_command_that_a_missing_vector_is_answered_with_makes_it() -> None:
@@ -181,7 +201,11 @@ def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
         assert "chosen on tiny_spatial_select" in chosen.notes[0]
         assert chosen.record()["provenance"] == {"chosen_on": "tiny_spatial_select"}
     filed(store.user_store(), concept="my-own", seed=9)
-    assert "as nothing was chosen" in resolve(SteeringSpec.parse("vector=my-own"), TINY).notes[0]
+    (note,) = resolve(SteeringSpec.parse("vector=my-own"), TINY).notes
+    assert f"{str(path.with_suffix('.choices.yaml'))!r} was made for another content of this vector" in note
+    assert "nothing was chosen" not in note and "defaults" in note
+    other = ModelFacts("other/tiny-paligemma2-b", 5, 96)
+    assert "as nothing was chosen" in resolve(SteeringSpec.parse("vector=tiny-gemma2/my-own"), other).notes[0]
     for damaged in (b"\xff\xfe", b"tiny-paligemma2: 3", b"a: 2026-13-45", b"- 1", b"a: ["):
         path.with_suffix(".choices.yaml").write_bytes(damaged)
         with pytest.raises(UserError, match=r"the choices file .* is damaged"):

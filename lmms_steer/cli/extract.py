@@ -24,6 +24,9 @@ def extract(
         ),
     ] = "mean_shift",
     store: Annotated[Path | None, typer.Option(help="Store to file them in; yours where unsaid.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also where the store has a vector of that name from other sentences.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of random choices.")] = 0,
     sae: Annotated[
         str | None,
@@ -51,7 +54,7 @@ def extract(
 
     settings = Settings(seed=seed, paper_exact=paper_exact, sae=sae, judge=judge, neutral=neutral)
     for line in run(
-        backbone, concept.split(","), method.split(","), store, batch_size, device, dtype, settings, questions
+        backbone, concept.split(","), method.split(","), store, batch_size, device, dtype, settings, questions, replace
     ):
         typer.echo(line)
 

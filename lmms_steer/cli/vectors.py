@@ -86,10 +86,11 @@ def import_vector(
     from lmms_steer.backbones import short_name
     from lmms_steer.exchange.formats import read
     from lmms_steer.store import save
+    from lmms_steer.vectors import told_shape
 
     made = {"model": short_name(backbone), "model_id": backbone, "concept": concept, "method": method}
     vectors = read(file, layer, made)
-    typer.echo(f"{vectors.name}: {len(vectors.layers)} layers x {vectors.hidden_size} -> {save(vectors, store)}")
+    typer.echo(f"{vectors.name}: {told_shape(vectors.layers, vectors.hidden_size)} -> {save(vectors, store)}")
 
 
 @commands.command("push")

@@ -1,6 +1,5 @@
 """`lmms-steer extract`: load the backbone once, read each concept once, file one vector a concept and method."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,9 +7,12 @@ from lmms_steer import concepts, store
 from lmms_steer.backbones import backbone_checkpoint
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
+from lmms_steer.extraction.filing import check_names, check_store, hiding
 from lmms_steer.extraction.methods import DEFAULT, Settings
 from lmms_steer.extraction.sae.judge import judge_named
 from lmms_steer.method_names import check_method
+from lmms_steer.notes import note
+from lmms_steer.vectors import counted, told_shape
 
 
 def extract(
@@ -23,11 +25,13 @@ def extract(
     dtype: str | None = None,
     settings: Settings = DEFAULT,
     questions: Path | None = None,
+    replace: bool = False,
 ) -> Iterator[str]:
     """Yields a line for every vector that was filed, and for every sentence that was skipped.
 
     Raises:
-        UserError: before the backbone is loaded, for a concept, method, judge or tiny model that does not exist.
+        UserError: before the backbone is loaded, for a concept, method, judge or tiny model that does not exist, a
+            store that cannot be written, or a vector there of that name from other sentences without `replace`.
     """
     if questions is not None and (len(concept_names) != 1 or concept_names[0] == "all"):
         raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
@@ -39,25 +43,33 @@ def extract(
         check_method(method)
     judge_named(settings.judge)
     backbone_checkpoint(backbone)
+    root = root if root is not None else store.user_store()
+    check_store(root)
+    check_names(backbone, wanted, methods, root, replace)
     # torch and transformers, which take seconds to import
     from lmms_steer.extraction.extract import Backbone
     from lmms_steer.extraction.places import told
 
-    if not sys.stderr.isatty():
-        from transformers.utils import logging
+    if questions is not None:
+        from lmms_steer.extraction.pictures import concept_of, read_questions
 
-        logging.disable_progress_bar()
+        check_names(backbone, [concept_of(concept_names[0], read_questions(questions))], methods, root, replace)
     source = Backbone(backbone, device=device, dtype=dtype)
     if questions is not None:
         read = iter([source.read_pictures(questions, concept_names[0], batch_size)])
     else:
         read = ((concept, source.read(concept, batch_size)) for concept in wanted)
+    names = []
     for concept, activations in read:
-        yield from told(concept, source.name, activations.skipped, activations.unknown_words)
+        anchors = [activations.texts[p.sentence][p.start : p.end] for p in activations.anchor_places]
+        yield from told(concept, source.name, activations.skipped, activations.unknown_words, anchors)
         for method in methods:
             made = source.extract(concept, method, activations, settings)
             path = store.save(made.vectors, root)
+            names.append(made.vectors.name)
             yield from made.notes
-            used = f"{len(activations.anchors)} anchors, {len(activations.controls)} controls"
-            shape = f"{len(made.vectors.layers)} layers x {made.vectors.hidden_size}"
+            used = f"{counted(len(activations.anchors), 'anchor')}, {counted(len(activations.controls), 'control')}"
+            shape = told_shape(made.vectors.layers, made.vectors.hidden_size)
             yield f"{made.vectors.name}: {used}, {shape} -> {path}"
+    if line := hiding(names, root):
+        note(line)

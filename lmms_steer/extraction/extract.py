@@ -23,6 +23,7 @@ from lmms_steer.extraction.pca import pca
 from lmms_steer.extraction.sae.methods import sae, sae_denoised
 from lmms_steer.intervention.anatomy import text_config
 from lmms_steer.method_names import check_method
+from lmms_steer.quiet import quiet_in_logs
 from lmms_steer.vectors import LAYER_CONVENTION, SteeringVectors
 
 METHODS: dict[str, Method] = {
@@ -66,12 +67,13 @@ class Backbone:
         self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
         try:
-            config = AutoConfig.from_pretrained(self.checkpoint, **options)
-            self.is_mllm = hasattr(config, "vision_config")
-            self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint, **options)
-            loader = AutoModelForImageTextToText if self.is_mllm else AutoModelForCausalLM
-            dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
-            model = loader.from_pretrained(self.checkpoint, dtype=dtype, **options)
+            with quiet_in_logs():
+                config = AutoConfig.from_pretrained(self.checkpoint, **options)
+                self.is_mllm = hasattr(config, "vision_config")
+                self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint, **options)
+                loader = AutoModelForImageTextToText if self.is_mllm else AutoModelForCausalLM
+                dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
+                model = loader.from_pretrained(self.checkpoint, dtype=dtype, **options)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load the backbone {name!r}: {one_line(error)}") from error
         self.model = model.to(self.device).eval()

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError
+from lmms_steer.vectors import counted
+
+ENOUGH = 10
+"""With fewer anchors than this a mean is mostly what few sentences say besides; those that ship have 20 and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,18 @@ def check_enough(concept: Concept, anchors: int, controls: int, skipped: Iterabl
         )
 
 
-def told(concept: Concept, tokenizer: str, skipped: Iterable[str], unknown: Iterable[str]) -> Iterator[str]:
-    """A line for each sentence that was left out, and one for the words that the tokenizer of that name lacks."""
+def told(
+    concept: Concept, tokenizer: str, skipped: Iterable[str], unknown: Iterable[str], anchors: Iterable[str]
+) -> Iterator[str]:
+    """What a user should know of the tokens: a line for each sentence that was left out, one for the words that the
+    tokenizer lacks, and one for too few anchors.
+
+    Args:
+        concept: whose sentences were read.
+        tokenizer: its name.
+        skipped, unknown: as in `Activations`.
+        anchors: the text of each anchor that was read.
+    """
     yield from (f"skipped, {concept.name} {line}" for line in skipped)
     words = list(dict.fromkeys(unknown))
     if words:
@@ -122,3 +136,10 @@ def told(concept: Concept, tokenizer: str, skipped: Iterable[str], unknown: Iter
         lost = [anchor for anchor in asked if {word.lower() for word in words} & set(anchor.split())]
         but = f"; anchors among them, which it cannot tell apart: {', '.join(lost)}" if lost else ""
         yield f"WARNING: {concept.name}: {tokenizer} does not know {', '.join(words)}{but}"
+    lacking = {word.lower() for word in words}
+    known = sum(not lacking & set(anchor.lower().split()) for anchor in anchors)
+    if known < ENOUGH:
+        yield (
+            f"WARNING: {concept.name}: {counted(known, 'anchor')} that {tokenizer} can tell apart, fewer than {ENOUGH}:"
+            " the direction is mostly what else these few sentences say; write more of them"
+        )

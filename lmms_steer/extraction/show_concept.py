@@ -12,6 +12,7 @@ from lmms_steer import concepts
 from lmms_steer.backbones import backbone_checkpoint, short_name
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, one_line
+from lmms_steer.vectors import counted
 
 if TYPE_CHECKING:
     from lmms_steer.extraction.places import Sorted
@@ -37,7 +38,7 @@ def show(name: str, backbone: str | None) -> Iterator[str]:
         if not pairs:
             continue
         found = sum(len(pair.spans) for pair in pairs) if tokenizer is None else _anchors(groups[-1])
-        yield f"\n{_count(len(pairs), 'sentence')}, {_count(found, title)}"
+        yield f"\n{counted(len(pairs), 'sentence')}, {counted(found, title)}"
         if tokenizer is None:
             yield from (f"  {marked(pair)}" for pair in pairs)
         else:
@@ -89,11 +90,6 @@ def _anchors(parted: Sequence[Sorted]) -> int:
     return sum(len(sentence.anchors) for sentence in parted)
 
 
-def _count(number: int, noun: str) -> str:
-    first, _, rest = noun.partition(" ")
-    return f"{number} {first}{'' if number == 1 else 's'}{f' {rest}' if rest else ''}"
-
-
 def _summary(
     concept: Concept, backbone: str, tokenizer: Any, pairs: list[Sorted], contrast: list[Sorted]
 ) -> Iterator[str]:
@@ -109,10 +105,15 @@ def _summary(
         if len(tokens) > 1
     }
     lost = any(i in parted.unknown for _, parted in both for _, tokens in parted.anchors for i in tokens)
-    yield from told(concept, backbone, skipped, unknown)
+    anchors = [
+        pair.sentence[place.start : place.end]
+        for pair, parted in zip(concept.pairs, pairs, strict=True)
+        for place, _ in parted.anchors
+    ]
+    yield from told(concept, backbone, skipped, unknown, anchors)
     if split:
         more = "is more than one token and counts" if len(split) == 1 else "are more than one token and count"
-        yield f"WARNING: {_count(len(split), 'anchor')} {more} once, as the mean: {', '.join(split.values())}"
+        yield f"WARNING: {counted(len(split), 'anchor')} {more} once, as the mean: {', '.join(split.values())}"
     elif not skipped and not lost:
         yield "every anchor is one token"
     if not tokens_of(tokenizer, ["a"])["special_tokens_mask"][0, 0]:

@@ -9,7 +9,7 @@ import yaml
 
 from lmms_steer import store
 from lmms_steer.errors import UserError
-from lmms_steer.vectors import SteeringVectors
+from lmms_steer.vectors import SteeringVectors, told_layers
 
 NEAREST = 3
 
@@ -95,10 +95,15 @@ def lines(shown: Description) -> Iterator[str]:
 
 
 def compared(a: SteeringVectors, b: SteeringVectors) -> Iterator[str]:
-    """`vectors compare`: a row a layer that both have."""
+    """`vectors compare`: a row a layer that both have, then which layers only one has."""
     yield f"{'layer':>5}  {'cosine':>7}  {'norm of the first':>17}  {'of the second':>13}"
     for layer, cosine in cosine_by_layer(a, b).items():
         yield f"{layer:>5}  {cosine:>+7.3f}  {np.linalg.norm(a[layer]):>17.4g}  {np.linalg.norm(b[layer]):>13.4g}"
+    for which, vectors, other in (("first", a, b), ("second", b, a)):
+        alone = tuple(layer for layer in vectors if layer not in other.directions)
+        if alone:
+            noun = "layer" if len(alone) == 1 else "layers"
+            yield f"only the {which}, {vectors.name}, has the {noun} {told_layers(alone)}"
 
 
 def _probe(vectors: SteeringVectors) -> dict[int, float]:

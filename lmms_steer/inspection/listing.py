@@ -1,13 +1,15 @@
 """`lmms-steer vectors list`: a row a concept, a row a vector, or names alone."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import groupby
 from typing import Any
 
 from lmms_steer import store
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.errors import UserError
+from lmms_steer.missing import CLOSE, nearest_of
 from lmms_steer.store import Entry
-from lmms_steer.vectors import read_provenance
+from lmms_steer.vectors import counted, read_provenance, told_shape
 
 
 def listed(name: str | None, names_only: bool) -> Iterator[str]:
@@ -25,12 +27,12 @@ def listed(name: str | None, names_only: bool) -> Iterator[str]:
     if name is not None:
         known, found = found, [entry for entry in found if f"/{name.strip('/')}/" in f"/{entry.name}/"]
         if not found:
-            raise unknown("vector", name, _parts(known, name))
+            raise _none_has(name, known)
     if names_only:
         yield from (entry.name for entry in found)
         return
     yield from _vectors(found) if name is not None else _concepts(found)
-    yield f"\n{len(found)} vectors; yours are kept in {store.user_store()}"
+    yield f"\n{counted(len(found), 'vector')}; yours are kept in {store.user_store()}"
 
 
 def _concepts(found: Sequence[Entry]) -> Iterator[str]:
@@ -52,8 +54,8 @@ def _vectors(found: Sequence[Entry]) -> Iterator[str]:
         made = _made(entry)
         told = f"damaged: {made}"
         if not isinstance(made, UserError):
-            shape = f"{made['n_layers']} layers x {made['hidden_size']}"
-            told = f"{shape:16}  {made['settings'].get('anchors', '-')} anchors"
+            shape, anchors = told_shape(tuple(made["layers"]), made["hidden_size"]), made["settings"].get("anchors")
+            told = f"{shape:22}  {'- anchors' if anchors is None else counted(anchors, 'anchor')}"
         yield f"{entry.name:{width}}  {entry.origin:7}  {told}"
 
 
@@ -62,6 +64,13 @@ def _made(entry: Entry) -> Mapping[str, Any] | UserError:
         return read_provenance(entry.path)
     except UserError as error:
         return error
+
+
+def _none_has(name: str, known: Sequence[Entry]) -> UserError:
+    near = get_close_matches(name.strip("/"), sorted(_parts(known, name)), n=1, cutoff=CLOSE)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    names = ", ".join(nearest_of(name, [entry.name for entry in known])) or "none"
+    return UserError(f"no vector's name has {name!r} in it: {meant}the nearest: {names}")
 
 
 def _parts(known: Sequence[Entry], like: str) -> set[str]:

@@ -92,6 +92,10 @@ def lines(seen: Seen) -> Iterator[str]:
     yield ""
     yield " ".join(_runs(seen))
     yield ""
+    if not seen.spec:
+        yield "unsteered"
+        yield from (f"{p:6.3f}  {word!r}" for word, p in seen.before)
+        return
     yield f"{'unsteered':24}  steered"
     for (word, p), (other, q) in zip(seen.before, seen.after, strict=True):
         yield f"{p:6.3f}  {word!r:16}  {q:6.3f}  {other!r}"

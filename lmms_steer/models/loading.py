@@ -7,6 +7,7 @@ from transformers import AutoModelForImageTextToText
 
 from lmms_steer.errors import UserError, one_line
 from lmms_steer.models.settings import positive
+from lmms_steer.quiet import quiet_in_logs
 
 
 def load_model(name: str, source: str, device: torch.device, device_map: str | None, **options: Any) -> Any:
@@ -18,7 +19,8 @@ def load_model(name: str, source: str, device: torch.device, device_map: str | N
     if device_map is not None:
         options["device_map"] = device_map
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, **options)
+        with quiet_in_logs():
+            model = AutoModelForImageTextToText.from_pretrained(source, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(f"cannot load the checkpoint {name!r}: {one_line(error)}") from error
     if device_map is None and "quantization_config" not in options:

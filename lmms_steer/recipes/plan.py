@@ -71,7 +71,7 @@ class Planner:
                     command=(
                         *("lmms-steer", "extract", "--backbone", backbone),
                         *("--concept", ",".join(dict.fromkeys(wanted)), "--method", method),
-                        *("--store", str(self.output / "vectors"), *more),
+                        *("--store", str(self.output / "vectors"), "--replace", *more),
                     ),
                     reads=tuple(path for path in (*dict.fromkeys(wanted), backbone) if Path(path).exists()),
                     makes=tuple(str(self.at.vector(model, concept, method)) for concept in dict.fromkeys(wanted)),

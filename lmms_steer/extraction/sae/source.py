@@ -15,6 +15,7 @@ from lmms_steer.backbones import sae_of
 from lmms_steer.errors import UserError, one_line
 from lmms_steer.extraction.activations import Rows
 from lmms_steer.extraction.methods import Job
+from lmms_steer.quiet import quiet_in_logs
 
 _LAYER_OF_HOOK = re.compile(r"(?:blocks|layers)\.(\d+)(?:\.(hook_resid_post|hook_resid_pre|output))?$")
 _LAYER_OF_ID = re.compile(r"(?:^|/|_)(?:layer|blocks|l)[_.]?(\d+)(?=\D|$)")
@@ -109,7 +110,8 @@ class SaeSource:
                 module: Any = SAE.load_from_disk(self._folders[layer], dtype="float32")
                 name = f"{self.named}/layer_{layer}@{_fingerprint(module)}"
             else:
-                module = SAE.from_pretrained(self._release, self._ids[layer])
+                with quiet_in_logs():
+                    module = SAE.from_pretrained(self._release, self._ids[layer])
                 name = f"{self._release}/{self._ids[layer]}"
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
             raise UserError(f"cannot load the SAE for layer {layer} of {self.named!r}: {one_line(error)}") from error
