@@ -396,8 +396,8 @@ def test_a_worker_that_dies_is_reported_and_its_cell_tried_once_more(tmp_path: P
     assert ran(tmp_path).count("once") == 2 and ran(tmp_path).count("always") == 2
 
 
-def started(root: Path, cells: list[Cell], until: str) -> "subprocess.Popen[str]":
-    """A run of the cells in a process group of its own, once one of them has begun."""
+def started(root: Path, cells: list[Cell], *until: str, workers: int = 1) -> "subprocess.Popen[str]":
+    """A run of the cells in a process group of its own, once all of `until` have begun."""
     plan = root / "cells.json"
     plan.write_text(json.dumps([cell.as_dict() for cell in cells]))
     code = (
@@ -407,13 +407,13 @@ def started(root: Path, cells: list[Cell], until: str) -> "subprocess.Popen[str]
         "from lmms_steer import cli\n"
         "from lmms_steer.recipes import command; from lmms_steer.recipes.cells import Cell\n"
         f"root = pathlib.Path({str(root)!r}); plan = json.loads(pathlib.Path({str(plan)!r}).read_text())\n"
-        "command.run = lambda *_: command.execute(root, [Cell.from_dict(c) for c in plan], 1)\n"
+        f"command.run = lambda *_: command.execute(root, [Cell.from_dict(c) for c in plan], {workers})\n"
         "sys.argv = ['lmms-steer', 'run', 'tiny']; cli.main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, process_group=0
     )
-    while process.poll() is None and not ((root / "ran").is_file() and until in ran(root)):
+    while process.poll() is None and not ((root / "ran").is_file() and {*until} <= {*ran(root)}):
         time.sleep(0.02)
     return process
 
@@ -441,15 +441,68 @@ def test_a_run_killed_by_sigkill_goes_on_and_two_runs_in_one_folder_are_refused(
     assert ran(tmp_path).count("a0") == ran(tmp_path).count("a1") == 1 and ran(tmp_path).count("a2") == 2
 
 
-def test_ctrl_c_ends_a_run_with_one_line_and_all_that_it_started(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+def test_ctrl_c_ends_a_run_with_one_line_and_all_that_it_started_before_it_returns(tmp_path: Path) -> None:
+    gate, below = tmp_path / "gate", tmp_path / "below.py"
     os.mkfifo(gate)
-    process = started(tmp_path, [shell("a", f"cat {gate}; echo > $OUT", tmp_path)], "a")
+    # as torchrun's processes: each in a session of its own
+    below.write_text(
+        "import os, pathlib, sys; os.setsid()\n"
+        f"with open({str(tmp_path / 'ran')!r}, 'a') as ran: print(sys.argv[1], file=ran)\n"
+        f"os.execvp('cat', ['cat', {str(gate)!r}])"
+    )
+    script = f"{sys.executable} {below} below-{{}} & cat {gate}; echo > $OUT"
+    cells = [shell(name, script.format(name), tmp_path) for name in "ab"]
+    process = started(tmp_path, cells, "below-a", "below-b", workers=2)
     os.killpg(process.pid, signal.SIGINT)
+    process.wait()
+    assert not at_work(tmp_path)
     assert process.communicate()[1] == "lmms-steer: stopped; long work goes on where it was when it is run again\n"
     assert process.returncode == 130
     list(execute(tmp_path, [shell("a", "echo > $OUT", tmp_path)], 1))
-    assert not at_work(gate)
+    assert not at_work(tmp_path), "nor when all is done"
+
+
+def test_a_run_that_nobody_reads_on_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    lines = execute(tmp_path, [shell("a", "echo > $OUT", tmp_path), shell("b", f"cat {gate}", tmp_path)], 1)
+    assert any("a: done" in line for line in lines)
+    lines.close()
+    assert not at_work(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "said"),
+    [
+        (
+            "echo 'sbatch: warning: old' >&2; echo 'sbatch: error: invalid partition' >&2; exit 1",
+            "sbatch: error: invalid",
+        ),
+        (None, "No such file or directory: 'sbatch'"),
+    ],
+)
+def test_a_cluster_that_takes_no_jobs_is_told_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sbatch: str | None,
+    said: str,
+) -> None:
+    # submitit looks for srun to know a cluster by
+    for name, script in (("srun", "exit 0"), ("sbatch", sbatch)):
+        if script is not None:
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="--cluster slurm: no job could be started: ") as told:
+        list(execute(tmp_path / "out", [shell("a", "echo > $OUT", tmp_path)], 1, "slurm"))
+    assert said in str(told.value) and "\n" not in str(told.value)
+    assert capsys.readouterr().err == ""
+
+
+def test_settings_of_a_cluster_that_is_not_asked_for_are_refused(recipe: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match="--slurm partition=gpu is of jobs on a cluster: add --cluster slurm"):
+        list(run(recipe(), slurm=["partition=gpu"], dry_run=True))
 
 
 def test_a_command_on_another_machine_is_gone_when_its_stamp_stands_still_whatever_that_clock_says() -> None:
