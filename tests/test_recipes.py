@@ -70,6 +70,7 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         ("test: tiny_spatial", "test: tiny_spatail", "line 12: unknown task 'tiny_spatail': did you mean"),
         ("    select: tiny_spatial_select\n", "", "line 9: study left: say either select: TASK or chosen: STUDY"),
         ("select: tiny_spatial_select", "select: cvbench", "line 11: select: cvbench is a group: a choice is made on"),
+        ("steered_paligemma", "steered_litellm", "line 4: litellm runs its model in an engine or behind an API"),
         ("    pretrained: tiny-paligemma2\n", "", "line 3: models.tiny.pretrained is missing"),
         ("tiny-paligemma2", "a,b", "line 5: pretrained=a,b: --model_args cannot hold"),
         ("about: a test", "about: [a", "line 2: no YAML"),
@@ -111,6 +112,8 @@ def test_values_are_set_by_key_by_star_and_by_a_file_laid_over(recipe: Callable[
         ("models.tiny.batch_size=0", "--set models.tiny.batch_size=0: models.tiny.batch_size: input should be greater"),
         ("modls.tiny.batch_size=1", "unknown key 'modls': did you mean 'models'"),
         ("limit", "expected KEY=VALUE"),
+        ("models.nope.layers=1", "unknown model 'nope': known: tiny; a new one needs pretrained too"),
+        ("studies.lft.select=tiny_spatial_select", "unknown study 'lft': did you mean 'left'? known: left; a new one"),
     ):
         with pytest.raises(UserError, match="--set"):
             load(recipe(), (), [wrong])
@@ -133,6 +136,28 @@ def test_a_folder_is_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "mine").mkdir()
     with pytest.raises(UserError, match="mine is a folder: a recipe is a file, such as mine.yaml"):
         load("mine")
+
+
+def test_an_unknown_model_is_told_with_those_that_can_be_steered(recipe: Callable[..., str]) -> None:
+    with pytest.raises(UserError) as told:
+        load(recipe("steered_paligemma", "steered_litelm"))
+    assert "unknown model 'steered_litelm': " in str(told.value) and "litellm" not in str(told.value)
+
+
+def test_an_output_that_cannot_be_written_to_is_refused_by_the_plan(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "scene.png"
+    file.touch()
+    for output in (file, file / "below"):
+        with pytest.raises(UserError, match=f"{output} cannot be made, {file} is a file: say another with --output"):
+            list(run(recipe(), output, dry_run=True))
+    with pytest.raises(UserError, match=f"{file} is a file"):
+        list(run(recipe("about: a test", f"output: {file}"), dry_run=True))
+    # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be written to: say another with --output"):
+        list(run(recipe(), tmp_path / "new" / "one", dry_run=True))
 
 
 def test_a_plan_says_what_its_vectors_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
