@@ -73,14 +73,14 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         ("steered_paligemma", "steered_litellm", "line 4: litellm runs its model in an engine or behind an API"),
         ("    pretrained: tiny-paligemma2\n", "", "line 3: models.tiny.pretrained is missing"),
         ("tiny-paligemma2", "a,b", "line 5: pretrained=a,b: --model_args cannot hold"),
-        ("about: a test", "about: [a", "line 2: no YAML"),
+        ("about: a test", "about: [a", "line 2: not valid YAML"),
         ("  tiny:", "  ..:", "line 3: '..': a name is letters, digits and . _ + -, no dot first"),
         ("\n  mean_shift: {alphas: 10:50:10}", " {}", "line 6: methods: dictionary should have at least 1 item"),
         ("concepts: spatial", "concepts: []", "line 10: studies.left.concepts: tuple should have at least 1 item"),
         ("about: a test", "commands: [{name: a, run: '', makes: x}]", "line 1: unknown program ''"),
         ("about: a test", "commands: [{name: a, run: 'a \"', makes: x}]", "line 1: run: No closing quotation"),
         ("test: tiny_spatial", "test: mmbench_en_dev", "line 12: the system `prompted` asks 'mmbench_en_dev_prompted'"),
-        ("about: a test", "models: {}", "line 2: 'models' stands there twice"),
+        ("about: a test", "models: {}", "line 2: 'models' is given twice"),
         (
             "about: a test",
             "commands: [{name: a b, run: lmms-eval, makes: x}, {name: a_b, run: lmms-eval, makes: y}]",
@@ -165,7 +165,7 @@ def test_a_plan_says_what_its_vectors_need(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     said = "\n".join(run("paper_cvbench", dry_run=True))
     assert "# the backbone google/gemma-2-9b is not on this disk" in said
-    assert "# gemma-2-2b's SAEs are of gemma-scope-2b-pt-res-canonical" in said
+    assert "# gemma-2-2b's SAEs come from gemma-scope-2b-pt-res-canonical" in said
     assert "# WARNING: OPENAI_API_KEY is not set" in said
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     said = "\n".join(run("paper_cvbench", dry_run=True))
@@ -400,7 +400,7 @@ def test_a_failed_cell_s_dependants_are_skipped_and_named_and_the_rest_goes_on(t
 def test_a_cell_whose_choice_is_not_there_fails_before_anything_is_loaded(tmp_path: Path) -> None:
     choice = tmp_path / "choice.yaml"
     cell = shell("a", "echo > $OUT", tmp_path, reads=(str(choice),))
-    with pytest.raises(UserError, match="1 cells failed"):
+    with pytest.raises(UserError, match="1 cell failed"):
         list(execute(tmp_path, [cell], 1))
     assert Ledger(tmp_path).states()["a"]["why"] == f"it reads {choice}, which is not there"
     assert not (tmp_path / "ran").exists()
@@ -413,7 +413,7 @@ def test_a_worker_that_dies_is_reported_and_its_cell_tried_once_more(tmp_path: P
     once = f"test -e {tmp_path}/died || {{ touch {tmp_path}/died; kill -9 $PPID; sleep 1; }}; echo ok > $OUT"
     cells = [shell("once", once, tmp_path), shell("always", "kill -9 $PPID; sleep 1", tmp_path)]
     lines = []
-    with pytest.raises(UserError, match="1 cells failed"):
+    with pytest.raises(UserError, match="1 cell failed"):
         for line in execute(tmp_path, cells, 1):
             lines.append(line)
     assert "a worker died at once: it is tried once more" in lines
@@ -526,7 +526,7 @@ def test_a_cluster_that_takes_no_jobs_is_told_in_one_line(
 
 
 def test_settings_of_a_cluster_that_is_not_asked_for_are_refused(recipe: Callable[..., str]) -> None:
-    with pytest.raises(UserError, match="--slurm partition=gpu is of jobs on a cluster: add --cluster slurm"):
+    with pytest.raises(UserError, match="--slurm partition=gpu is for SLURM jobs: add --cluster slurm"):
         list(run(recipe(), slurm=["partition=gpu"], dry_run=True))
 
 
@@ -595,7 +595,7 @@ def test_a_search_that_failed_goes_on_with_what_it_has(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     script = f"test -e {folder}/batch && touch {folder}/choice || {{ mkdir {folder}; touch {folder}/batch; exit 1; }}"
     cell = Cell("search", "search", ("sh", "-c", script), makes=(str(folder / "choice"),), folder=str(folder))
-    with pytest.raises(UserError, match="1 cells failed"):
+    with pytest.raises(UserError, match="1 cell failed"):
         list(execute(tmp_path, [cell], 1))
     before = (folder / "batch").stat().st_mtime_ns
     list(execute(tmp_path, [cell], 1))

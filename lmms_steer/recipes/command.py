@@ -39,7 +39,7 @@ def run(
     if cluster not in CLUSTERS:
         raise unknown("cluster", cluster, CLUSTERS)
     if slurm and cluster != "slurm":
-        raise UserError(f"--slurm {slurm[0]} is of jobs on a cluster: add --cluster slurm")
+        raise UserError(f"--slurm {slurm[0]} is for SLURM jobs: add --cluster slurm")
     stem, recipe = load(name, over, assignments)
     # what stands in for another must not be taken for it
     root = output or Path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in over)]))
@@ -96,7 +96,7 @@ def _alone(root: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         whose = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
-        raise UserError(f"{root} is in use by another run ({whose}): wait, or take another --output") from error
+        raise UserError(f"{root} is in use by another run ({whose}): wait, or choose another --output") from error
     owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     (root / ".run" / "run").write_text("", encoding="utf-8")
     for path in sorted((root / ".run").glob("worker-*.lock")):
@@ -105,7 +105,7 @@ def _alone(root: Path) -> Iterator[None]:
                 pass
         except Timeout as error:
             lock.release()
-            raise UserError(f"a worker of an earlier run is still at work in {root}: wait, or end it") from error
+            raise UserError(f"a worker of an earlier run is still at work in {root}: wait, or stop it") from error
     try:
         yield
     finally:
@@ -155,7 +155,8 @@ def _report(ledger: Ledger, cells: Sequence[Cell], root: Path, seconds: float) -
         log = f"; {ledger.marks.root / name}.log" if state["state"] == "failed" else ""
         yield f"{state['state'].upper():8} {name}{_reason(state)}{log}"
     failed = sum(state["state"] == "failed" for state in lost.values())
-    raise UserError(f"{failed} cells failed and {len(lost) - failed} were skipped: run it again to try these only")
+    noun = "cell" if failed == 1 else "cells"
+    raise UserError(f"{failed} {noun} failed and {len(lost) - failed} were skipped: run it again to try these only")
 
 
 def _reason(state: dict[str, object]) -> str:

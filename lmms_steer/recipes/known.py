@@ -40,7 +40,7 @@ def check_names(recipe: Recipe, found: Tree) -> None:
     _check_commands(recipe, found)
     known(found, ("systems",), "system", recipe.systems, SYSTEMS)
     if not recipe.models or not recipe.studies:
-        raise UserError(f"{found.where}: no model and study, nothing to do")
+        raise UserError(f"{found.where}: no models or no studies: nothing to do")
 
 
 def _check_models(recipe: Recipe, found: Tree) -> None:

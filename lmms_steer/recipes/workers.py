@@ -178,4 +178,4 @@ def _reason(error: Exception) -> str:
 
 def _last_line(job: Any) -> str:
     lines = (job.stderr() or "").strip().splitlines()
-    return lines[-1] if lines else "they say nothing"
+    return lines[-1] if lines else "they printed nothing"
