@@ -70,16 +70,17 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         ("test: tiny_spatial", "test: tiny_spatail", "line 12: unknown task 'tiny_spatail': did you mean"),
         ("    select: tiny_spatial_select\n", "", "line 9: study left: say either select: TASK or chosen: STUDY"),
         ("select: tiny_spatial_select", "select: cvbench", "line 11: select: cvbench is a group: a choice is made on"),
+        ("steered_paligemma", "steered_litellm", "line 4: litellm runs its model in an engine or behind an API"),
         ("    pretrained: tiny-paligemma2\n", "", "line 3: models.tiny.pretrained is missing"),
         ("tiny-paligemma2", "a,b", "line 5: pretrained=a,b: --model_args cannot hold"),
-        ("about: a test", "about: [a", "line 2: no YAML"),
+        ("about: a test", "about: [a", "line 2: not valid YAML"),
         ("  tiny:", "  ..:", "line 3: '..': a name is letters, digits and . _ + -, no dot first"),
         ("\n  mean_shift: {alphas: 10:50:10}", " {}", "line 6: methods: dictionary should have at least 1 item"),
         ("concepts: spatial", "concepts: []", "line 10: studies.left.concepts: tuple should have at least 1 item"),
         ("about: a test", "commands: [{name: a, run: '', makes: x}]", "line 1: unknown program ''"),
         ("about: a test", "commands: [{name: a, run: 'a \"', makes: x}]", "line 1: run: No closing quotation"),
         ("test: tiny_spatial", "test: mmbench_en_dev", "line 12: the system `prompted` asks 'mmbench_en_dev_prompted'"),
-        ("about: a test", "models: {}", "line 2: 'models' stands there twice"),
+        ("about: a test", "models: {}", "line 2: 'models' is given twice"),
         (
             "about: a test",
             "commands: [{name: a b, run: lmms-eval, makes: x}, {name: a_b, run: lmms-eval, makes: y}]",
@@ -111,6 +112,8 @@ def test_values_are_set_by_key_by_star_and_by_a_file_laid_over(recipe: Callable[
         ("models.tiny.batch_size=0", "--set models.tiny.batch_size=0: models.tiny.batch_size: input should be greater"),
         ("modls.tiny.batch_size=1", "unknown key 'modls': did you mean 'models'"),
         ("limit", "expected KEY=VALUE"),
+        ("models.nope.layers=1", "unknown model 'nope': known: tiny; a new one needs pretrained too"),
+        ("studies.lft.select=tiny_spatial_select", "unknown study 'lft': did you mean 'left'? known: left; a new one"),
     ):
         with pytest.raises(UserError, match="--set"):
             load(recipe(), (), [wrong])
@@ -135,12 +138,34 @@ def test_a_folder_is_no_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         load("mine")
 
 
+def test_an_unknown_model_is_told_with_those_that_can_be_steered(recipe: Callable[..., str]) -> None:
+    with pytest.raises(UserError) as told:
+        load(recipe("steered_paligemma", "steered_litelm"))
+    assert "unknown model 'steered_litelm': " in str(told.value) and "litellm" not in str(told.value)
+
+
+def test_an_output_that_cannot_be_written_to_is_refused_by_the_plan(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "scene.png"
+    file.touch()
+    for output in (file, file / "below"):
+        with pytest.raises(UserError, match=f"{output} cannot be made, {file} is a file: say another with --output"):
+            list(run(recipe(), output, dry_run=True))
+    with pytest.raises(UserError, match=f"{file} is a file"):
+        list(run(recipe("about: a test", f"output: {file}"), dry_run=True))
+    # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be written to: say another with --output"):
+        list(run(recipe(), tmp_path / "new" / "one", dry_run=True))
+
+
 def test_a_plan_says_what_its_vectors_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     said = "\n".join(run("paper_cvbench", dry_run=True))
     assert "# the backbone google/gemma-2-9b is not on this disk" in said
-    assert "# gemma-2-2b's SAEs are of gemma-scope-2b-pt-res-canonical" in said
+    assert "# gemma-2-2b's SAEs come from gemma-scope-2b-pt-res-canonical" in said
     assert "# WARNING: OPENAI_API_KEY is not set" in said
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     said = "\n".join(run("paper_cvbench", dry_run=True))
@@ -375,7 +400,7 @@ def test_a_failed_cell_s_dependants_are_skipped_and_named_and_the_rest_goes_on(t
 def test_a_cell_whose_choice_is_not_there_fails_before_anything_is_loaded(tmp_path: Path) -> None:
     choice = tmp_path / "choice.yaml"
     cell = shell("a", "echo > $OUT", tmp_path, reads=(str(choice),))
-    with pytest.raises(UserError, match="1 cells failed"):
+    with pytest.raises(UserError, match="1 cell failed"):
         list(execute(tmp_path, [cell], 1))
     assert Ledger(tmp_path).states()["a"]["why"] == f"it reads {choice}, which is not there"
     assert not (tmp_path / "ran").exists()
@@ -388,7 +413,7 @@ def test_a_worker_that_dies_is_reported_and_its_cell_tried_once_more(tmp_path: P
     once = f"test -e {tmp_path}/died || {{ touch {tmp_path}/died; kill -9 $PPID; sleep 1; }}; echo ok > $OUT"
     cells = [shell("once", once, tmp_path), shell("always", "kill -9 $PPID; sleep 1", tmp_path)]
     lines = []
-    with pytest.raises(UserError, match="1 cells failed"):
+    with pytest.raises(UserError, match="1 cell failed"):
         for line in execute(tmp_path, cells, 1):
             lines.append(line)
     assert "a worker died at once: it is tried once more" in lines
@@ -396,8 +421,8 @@ def test_a_worker_that_dies_is_reported_and_its_cell_tried_once_more(tmp_path: P
     assert ran(tmp_path).count("once") == 2 and ran(tmp_path).count("always") == 2
 
 
-def started(root: Path, cells: list[Cell], until: str) -> "subprocess.Popen[str]":
-    """A run of the cells in a process group of its own, once one of them has begun."""
+def started(root: Path, cells: list[Cell], *until: str, workers: int = 1) -> "subprocess.Popen[str]":
+    """A run of the cells in a process group of its own, once all of `until` have begun."""
     plan = root / "cells.json"
     plan.write_text(json.dumps([cell.as_dict() for cell in cells]))
     code = (
@@ -407,13 +432,13 @@ def started(root: Path, cells: list[Cell], until: str) -> "subprocess.Popen[str]
         "from lmms_steer import cli\n"
         "from lmms_steer.recipes import command; from lmms_steer.recipes.cells import Cell\n"
         f"root = pathlib.Path({str(root)!r}); plan = json.loads(pathlib.Path({str(plan)!r}).read_text())\n"
-        "command.run = lambda *_: command.execute(root, [Cell.from_dict(c) for c in plan], 1)\n"
+        f"command.run = lambda *_: command.execute(root, [Cell.from_dict(c) for c in plan], {workers})\n"
         "sys.argv = ['lmms-steer', 'run', 'tiny']; cli.main()"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, process_group=0
     )
-    while process.poll() is None and not ((root / "ran").is_file() and until in ran(root)):
+    while process.poll() is None and not ((root / "ran").is_file() and {*until} <= {*ran(root)}):
         time.sleep(0.02)
     return process
 
@@ -441,15 +466,68 @@ def test_a_run_killed_by_sigkill_goes_on_and_two_runs_in_one_folder_are_refused(
     assert ran(tmp_path).count("a0") == ran(tmp_path).count("a1") == 1 and ran(tmp_path).count("a2") == 2
 
 
-def test_ctrl_c_ends_a_run_with_one_line_and_all_that_it_started(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+def test_ctrl_c_ends_a_run_with_one_line_and_all_that_it_started_before_it_returns(tmp_path: Path) -> None:
+    gate, below = tmp_path / "gate", tmp_path / "below.py"
     os.mkfifo(gate)
-    process = started(tmp_path, [shell("a", f"cat {gate}; echo > $OUT", tmp_path)], "a")
+    # as torchrun's processes: each in a session of its own
+    below.write_text(
+        "import os, pathlib, sys; os.setsid()\n"
+        f"with open({str(tmp_path / 'ran')!r}, 'a') as ran: print(sys.argv[1], file=ran)\n"
+        f"os.execvp('cat', ['cat', {str(gate)!r}])"
+    )
+    script = f"{sys.executable} {below} below-{{}} & cat {gate}; echo > $OUT"
+    cells = [shell(name, script.format(name), tmp_path) for name in "ab"]
+    process = started(tmp_path, cells, "below-a", "below-b", workers=2)
     os.killpg(process.pid, signal.SIGINT)
+    process.wait()
+    assert not at_work(tmp_path)
     assert process.communicate()[1] == "lmms-steer: stopped; long work goes on where it was when it is run again\n"
     assert process.returncode == 130
     list(execute(tmp_path, [shell("a", "echo > $OUT", tmp_path)], 1))
-    assert not at_work(gate)
+    assert not at_work(tmp_path), "nor when all is done"
+
+
+def test_a_run_that_nobody_reads_on_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    lines = execute(tmp_path, [shell("a", "echo > $OUT", tmp_path), shell("b", f"cat {gate}", tmp_path)], 1)
+    assert any("a: done" in line for line in lines)
+    lines.close()
+    assert not at_work(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("sbatch", "said"),
+    [
+        (
+            "echo 'sbatch: warning: old' >&2; echo 'sbatch: error: invalid partition' >&2; exit 1",
+            "sbatch: error: invalid",
+        ),
+        (None, "No such file or directory: 'sbatch'"),
+    ],
+)
+def test_a_cluster_that_takes_no_jobs_is_told_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    sbatch: str | None,
+    said: str,
+) -> None:
+    # submitit looks for srun to know a cluster by
+    for name, script in (("srun", "exit 0"), ("sbatch", sbatch)):
+        if script is not None:
+            (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+            (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="--cluster slurm: no job could be started: ") as told:
+        list(execute(tmp_path / "out", [shell("a", "echo > $OUT", tmp_path)], 1, "slurm"))
+    assert said in str(told.value) and "\n" not in str(told.value)
+    assert capsys.readouterr().err == ""
+
+
+def test_settings_of_a_cluster_that_is_not_asked_for_are_refused(recipe: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match="--slurm partition=gpu is for SLURM jobs: add --cluster slurm"):
+        list(run(recipe(), slurm=["partition=gpu"], dry_run=True))
 
 
 def test_a_command_on_another_machine_is_gone_when_its_stamp_stands_still_whatever_that_clock_says() -> None:
@@ -517,7 +595,7 @@ def test_a_search_that_failed_goes_on_with_what_it_has(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     script = f"test -e {folder}/batch && touch {folder}/choice || {{ mkdir {folder}; touch {folder}/batch; exit 1; }}"
     cell = Cell("search", "search", ("sh", "-c", script), makes=(str(folder / "choice"),), folder=str(folder))
-    with pytest.raises(UserError, match="1 cells failed"):
+    with pytest.raises(UserError, match="1 cell failed"):
         list(execute(tmp_path, [cell], 1))
     before = (folder / "batch").stat().st_mtime_ns
     list(execute(tmp_path, [cell], 1))

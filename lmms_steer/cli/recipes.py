@@ -1,5 +1,6 @@
 """`lmms-steer run` and `lmms-steer demo`: experiments as files."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -28,8 +29,10 @@ def run_recipe(
     """An experiment from a file: extract, search, evaluate, compare. What is done is kept; a killed run goes on."""
     from lmms_steer.recipes.command import run
 
-    for line in run(recipe, output, over or (), assignment or (), dry_run, workers, cluster, slurm or ()):
-        typer.echo(line)
+    # closed by an interrupt between two lines too: what it started ends with it
+    with closing(run(recipe, output, over or (), assignment or (), dry_run, workers, cluster, slurm or ())) as lines:
+        for line in lines:
+            typer.echo(line)
 
 
 demo_app = typer.Typer(

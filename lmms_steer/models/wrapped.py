@@ -12,10 +12,9 @@ from lmms_steer import lmms_eval_seams as seams
 from lmms_steer.backbones import checkpoint
 from lmms_steer.errors import UserError, one_line
 from lmms_steer.models.from_args import FromArgs
+from lmms_steer.models.names import in_engine, out_of_reach
 from lmms_steer.models.settings import loaded
 
-ENGINES = ("vllm", "sglang", "api", "openai", "gemini", "claude", "gpt", "litellm", "reka", "fastvideo", "trtllm")
-"""Parts of the names of wrappers whose model runs elsewhere."""
 CHECKPOINT = ("pretrained", "model_id_name")
 """What wrappers call the checkpoint that they load (Phi-3-vision's has a name of its own for it)."""
 
@@ -45,8 +44,8 @@ def steered_class(model: str, simple: bool = False) -> type[FromArgs]:
         UserError: for a wrapper of an engine or of an API, whose layers are out of reach, one that loads no checkpoint,
             or one that asks for a package that is not there.
     """
-    if any(part in model.split("_") for part in ENGINES):
-        raise UserError(f"{model} runs its model in an engine or behind an API, out of reach: it cannot be steered")
+    if in_engine(model):
+        raise out_of_reach(model)
     from lmms_eval.models import get_model
 
     try:

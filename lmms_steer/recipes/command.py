@@ -4,8 +4,8 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -29,8 +29,8 @@ def run(
     workers: int = 1,
     cluster: str = "local",
     slurm: Sequence[str] = (),
-) -> Iterator[str]:
-    """Yields what the user should read.
+) -> Generator[str]:
+    """Yields what the user should read; closed, or ended by an error, it leaves no process that it started.
 
     Raises:
         UserError: before anything runs, for a mistake in the recipe or a folder that is in use; at the end, where cells
@@ -38,6 +38,8 @@ def run(
     """
     if cluster not in CLUSTERS:
         raise unknown("cluster", cluster, CLUSTERS)
+    if slurm and cluster != "slurm":
+        raise UserError(f"--slurm {slurm[0]} is for SLURM jobs: add --cluster slurm")
     stem, recipe = load(name, over, assignments)
     # what stands in for another must not be taken for it
     root = output or Path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in over)]))
@@ -55,7 +57,7 @@ def run(
 
 def execute(
     root: Path, cells: Sequence[Cell], workers: int = 1, cluster: str = "local", slurm: Sequence[str] = ()
-) -> Iterator[str]:
+) -> Generator[str]:
     """Run the cells that are not done; yields a line for each as it ends, what the last ones printed, and a report.
 
     Raises:
@@ -94,7 +96,7 @@ def _alone(root: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         whose = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
-        raise UserError(f"{root} is in use by another run ({whose}): wait, or take another --output") from error
+        raise UserError(f"{root} is in use by another run ({whose}): wait, or choose another --output") from error
     owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     (root / ".run" / "run").write_text("", encoding="utf-8")
     for path in sorted((root / ".run").glob("worker-*.lock")):
@@ -103,7 +105,7 @@ def _alone(root: Path) -> Iterator[None]:
                 pass
         except Timeout as error:
             lock.release()
-            raise UserError(f"a worker of an earlier run is still at work in {root}: wait, or end it") from error
+            raise UserError(f"a worker of an earlier run is still at work in {root}: wait, or stop it") from error
     try:
         yield
     finally:
@@ -126,7 +128,9 @@ def _worked(
             yield from _news(ledger.states(), told)
         yield from _news(ledger.states(), told)
     finally:
-        (root / ".run" / "run").write_text("", encoding="utf-8")
+        # for jobs on other machines; a full disk must not keep the rest from its end
+        with suppress(OSError):
+            (root / ".run" / "run").write_text("", encoding="utf-8")
         crew.stop()
 
 
@@ -151,7 +155,8 @@ def _report(ledger: Ledger, cells: Sequence[Cell], root: Path, seconds: float) -
         log = f"; {ledger.marks.root / name}.log" if state["state"] == "failed" else ""
         yield f"{state['state'].upper():8} {name}{_reason(state)}{log}"
     failed = sum(state["state"] == "failed" for state in lost.values())
-    raise UserError(f"{failed} cells failed and {len(lost) - failed} were skipped: run it again to try these only")
+    noun = "cell" if failed == 1 else "cells"
+    raise UserError(f"{failed} {noun} failed and {len(lost) - failed} were skipped: run it again to try these only")
 
 
 def _reason(state: dict[str, object]) -> str:

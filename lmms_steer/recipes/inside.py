@@ -59,7 +59,7 @@ def why(log: Path) -> str:
     for found in (ours, raised, logged, [line for line in lines if line]):
         if found:
             return found[-1]
-    return "it said nothing"
+    return "it printed nothing"
 
 
 def _entry(program: str) -> Callable[[], object] | None:

@@ -7,7 +7,7 @@ import shlex
 from lmms_steer.backbones import checkpoint
 from lmms_steer.errors import UserError, unknown
 from lmms_steer.method_names import check_method
-from lmms_steer.models.names import MODELS, wrapped
+from lmms_steer.models.names import MODELS, in_engine, out_of_reach, wrapped
 from lmms_steer.recipes.known_studies import check_studies
 from lmms_steer.recipes.memory import on_disk
 from lmms_steer.recipes.mistakes import at, checked, known, near
@@ -40,18 +40,13 @@ def check_names(recipe: Recipe, found: Tree) -> None:
     _check_commands(recipe, found)
     known(found, ("systems",), "system", recipe.systems, SYSTEMS)
     if not recipe.models or not recipe.studies:
-        raise UserError(f"{found.where}: no model and study, nothing to do")
+        raise UserError(f"{found.where}: no models or no studies: nothing to do")
 
 
 def _check_models(recipe: Recipe, found: Tree) -> None:
     for name, model in recipe.models.items():
         path = ("models", name)
-        if model.model not in MODELS and model.model.replace(":", "_", 1) not in wrapped():
-            raise at(
-                found,
-                (*path, "model"),
-                unknown("model", model.model, near(model.model, [*MODELS, *wrapped()])),
-            )
+        checked(found, (*path, "model"), _check_wrapper, model.model)
         checked(found, (*path, "pretrained"), checkpoint, model.pretrained)
         for key, value in {"pretrained": model.pretrained, **model.args}.items():
             if re.search(r"[,=\s]", value):
@@ -59,6 +54,17 @@ def _check_models(recipe: Recipe, found: Tree) -> None:
                 raise at(found, (*path, key if key == "pretrained" else "args"), wrong)
         if model.layers:
             checked(found, (*path, "layers"), layer_range, model.layers, _layers(model.pretrained))
+
+
+def _check_wrapper(model: str) -> None:
+    own, there = model.replace(":", "_", 1).removeprefix("steered_"), wrapped()
+    if model in MODELS:
+        return
+    if f"steered_{own}" not in there or not model.startswith("steered_"):
+        reachable = [name for name in there if not in_engine(name)]
+        raise unknown("model", model, near(model, [*MODELS, *reachable]))
+    if in_engine(own):
+        raise out_of_reach(own)
 
 
 def _layers(pretrained: str) -> int | None:

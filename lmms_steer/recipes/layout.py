@@ -1,8 +1,11 @@
 """Where a recipe keeps what its cells make."""
 
+import os
+import re
 from pathlib import Path
 
 from lmms_steer.backbones import short_name
+from lmms_steer.errors import UserError
 from lmms_steer.recipes import words
 from lmms_steer.recipes.schema import Model, Recipe, Study
 
@@ -32,3 +35,20 @@ class Layout:
         if study.chosen is None:
             return self.search(name, study_name, concept, method)
         return Path(str(self.recipe.chosen_in)) / "search" / name / study.chosen / f"{words.label(concept)}-{method}"
+
+
+def check_output(recipe: Recipe, output: Path) -> None:
+    """
+    Raises:
+        UserError: for a folder that the commands cannot name, that holds the user's tasks, or that cannot be made or
+            written to.
+    """
+    if re.search(r"[,=\s]", str(output)):
+        raise UserError(f"--output {output}: commands cannot name a folder with ',', '=' or a space in it")
+    if recipe.include_path and output.resolve().is_relative_to(Path(recipe.include_path).resolve()):
+        raise UserError(f"include_path {recipe.include_path} holds the output too: give your tasks their own folder")
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"the output folder {output} cannot be made, {there} is a file: say another with --output")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"the output folder {output}: {there} cannot be written to: say another with --output")

@@ -75,7 +75,7 @@ class Ledger:
                 state = states[cell.name]
                 if state["state"] == "running" and state["worker"] == worker:
                     again = state["tries"] < TRIES
-                    state |= {"state": "open"} if again else {"state": "failed", "why": "its worker died, twice"}
+                    state |= {"state": "open"} if again else {"state": "failed", "why": "its worker died twice"}
                     yield f"a worker died at {cell.name}: {'it is tried once more' if again else 'given up'}"
 
     def give_up(self, why: str) -> None:

@@ -1,6 +1,5 @@
 """A recipe ▸ its cells, in an order in which each comes after what it needs."""
 
-import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.recipes import words
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.known import KINDS
-from lmms_steer.recipes.layout import Layout
+from lmms_steer.recipes.layout import Layout, check_output
 from lmms_steer.recipes.schema import Model, Recipe, Study
 from lmms_steer.recipes.systems import search_cell, systems
 
@@ -23,16 +22,11 @@ class Planner:
         output: the recipe's folder.
 
     Raises:
-        UserError: for a folder that the commands cannot name.
+        UserError: for a folder that the commands cannot name, or that cannot be written to.
     """
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
-        if re.search(r"[,=\s]", str(output)):
-            raise UserError(f"--output {output}: commands cannot name a folder with ',', '=' or a space in it")
-        if recipe.include_path and output.resolve().is_relative_to(Path(recipe.include_path).resolve()):
-            raise UserError(
-                f"include_path {recipe.include_path} holds the output too: give your tasks their own folder"
-            )
+        check_output(recipe, output)
         self.recipe, self.output, self.at = recipe, output, Layout(recipe, output)
         self.tasks = words.option("--include_path", recipe.include_path)
 

@@ -79,5 +79,18 @@ def _told(found: tree.Tree, error: Any) -> UserError:
         return UserError(f"{where}: {unknown('key', path[-1], known.model_fields)}")
     place = ".".join(map(str, path))
     if error["type"] == "missing":
-        return UserError(f"{where}: {place} is missing")
+        return _new_name(found, path) or UserError(f"{where}: {place} is missing")
     return UserError(f"{where}: {place}: {error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}")
+
+
+def _new_name(found: tree.Tree, path: tuple[Any, ...]) -> UserError | None:
+    """A `--set` of a name that was not there makes a new one, which most often is a misspelt old one."""
+    part, name, *lacks = path if len(path) > 2 else (None, None)
+    where = found.at(path[:2]).where
+    if part not in ("models", "studies") or not where.startswith("--set "):
+        return None
+    names = found.at((part,)).value
+    there = names.items() if isinstance(names, dict) else ()
+    old = [key for key, child in there if not child.where.startswith("--set ")]
+    kind = "model" if part == "models" else "study"
+    return UserError(f"{where}: {unknown(kind, name, old)}; a new one needs {'.'.join(map(str, lacks))} too")

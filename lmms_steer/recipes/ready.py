@@ -48,7 +48,7 @@ def _extractions(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
             yield f"the backbone {full} is {datasets.absent()}"
         for saes in {settings.sae or sae_of(backbone) for name, settings in recipe.methods.items() if "sae" in name}:
             if saes and not Path(saes).exists():
-                yield f"{backbone}'s SAEs are of {saes}, fetched where they are not on this disk"
+                yield f"{backbone}'s SAEs come from {saes}, fetched where they are not on this disk"
     judges = {settings.judge or "llm" for name, settings in recipe.methods.items() if name.startswith("sae")}
     if "llm" in judges and not os.environ.get("OPENAI_API_KEY"):
         yield "WARNING: OPENAI_API_KEY is not set: SAE features will be taken unchecked; set it, or say judge: none"

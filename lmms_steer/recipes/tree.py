@@ -50,11 +50,11 @@ def read(path: Path) -> Tree:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}, line {line}: no YAML: {error.problem}") from error
+        raise UserError(f"{path}, line {line}: not valid YAML: {error.problem}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {str(path)!r}: {one_line(error)}") from error
     if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{path} is no recipe: expected keys such as models:, methods: and studies:")
+        raise UserError(f"{path} is not a recipe: expected keys such as models:, methods: and studies:")
     return _tree(node, str(path))
 
 
@@ -94,13 +94,13 @@ def set_key(tree: Tree, assignment: str) -> None:
     if not isinstance(value.value, dict):
         _assign(tree, path, value, where)
     else:
-        raise UserError(f"{where}: expected one value or a list; several keys stand in a file, --with FILE")
+        raise UserError(f"{where}: expected one value or a list; several keys go into a file: --with FILE")
 
 
 def _assign(tree: Tree, path: str, value: Tree, where: str) -> None:
     children = tree.value
     if not isinstance(children, dict):
-        raise UserError(f"{where}: there is nothing below {tree.where}")
+        raise UserError(f"{where}: there are no keys below {tree.where}")
     if path.startswith("*."):
         for child in children.values():
             _assign(child, path[2:], Tree(value.value, value.where), where)
@@ -139,7 +139,7 @@ def _tree(node: yaml.Node, name: str) -> Tree:
             if not isinstance(key, yaml.ScalarNode):
                 raise UserError(f"{at}: a key is one word")
             if key.value in found:
-                raise UserError(f"{at}: {key.value!r} stands there twice")
+                raise UserError(f"{at}: {key.value!r} is given twice")
             child = _tree(value, name)
             child.where = at
             found[key.value] = child

@@ -15,7 +15,7 @@ import psutil
 from filelock import FileLock
 
 from lmms_steer import __version__
-from lmms_steer.recipes import inside, memory
+from lmms_steer.recipes import ending, inside, memory
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.marks import digest, missing
@@ -142,8 +142,6 @@ def _watch(post: Post) -> None:
 
 
 def _alive(pid: int) -> bool:
-    try:
-        # one that nobody has waited for is still listed
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
+    with suppress(psutil.NoSuchProcess):
+        return ending.alive(psutil.Process(pid))
+    return False

@@ -1,5 +1,6 @@
 """Workers through submitit: processes on this machine, or SLURM jobs on others that share its disk."""
 
+import io
 import logging
 import os
 import re
@@ -9,12 +10,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stderr, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lmms_steer.errors import UserError, one_line
+from lmms_steer.recipes import ending
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.worker import Post, work
@@ -23,6 +27,8 @@ CLUSTERS = ("local", "slurm")
 A_YEAR = 365 * 24 * 60
 DEATHS = 2
 """Workers that may die without a cell before the rest is given up."""
+PATIENCE = 5.0
+"""Seconds for workers to end by themselves when all cells have ended."""
 
 
 class Crew:
@@ -75,14 +81,23 @@ class Crew:
                         self._start(number)
             yield ""
             time.sleep(0.2)
+        # they see it too, and what they clean up as they end is cleaned up
+        ending.wait(self._processes(), PATIENCE)
 
     def stop(self) -> None:
-        """End the cluster's jobs; workers on this machine end by themselves, when the folder is another run's or this
-        process is gone."""
+        """End the cluster's jobs; workers on this machine, and all that they started, are gone when this returns."""
         self.over.set()
+        # bounded, so a second Ctrl-C may wait for it
+        with _deaf():
+            ending.end(self._processes())
         for job in self.jobs.values() if self.cluster != "local" else ():
             if not job.done():
                 job.cancel()
+
+    def _processes(self) -> list[psutil.Process]:
+        """On this machine, where a job's name is the number of its process."""
+        local = [job for job in self.jobs.values() if not job.done()] if self.cluster == "local" else []
+        return ending.trees(int(job.job_id) for job in local)
 
     def _sign(self) -> None:
         while not self.over.wait(1):
@@ -93,8 +108,13 @@ class Crew:
         local = self.cluster == "local"
         environment = _environment(number, self.size) if local else {}
         post = Post(str(self.root), number, self.run, os.getpid() if local else None, environment)
-        with _deaf():
-            self.jobs[number] = self.executor.submit(work, post)
+        said = io.StringIO()
+        try:
+            # submitit prints what sbatch said, and raises it too
+            with _deaf(), nullcontext() if local else redirect_stderr(said):
+                self.jobs[number] = self.executor.submit(work, post)
+        except Exception as error:
+            raise UserError(f"--cluster {self.cluster}: no job could be started: {_reason(error)}") from error
 
 
 @contextmanager
@@ -150,6 +170,12 @@ def _installed() -> list[str]:
     return re.findall(r"^GPU (\d+)", listed, re.MULTILINE)
 
 
+def _reason(error: Exception) -> str:
+    """The line of sbatch's that is the error; it may warn first."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if "error" in line.lower()), one_line(error))
+
+
 def _last_line(job: Any) -> str:
     lines = (job.stderr() or "").strip().splitlines()
-    return lines[-1] if lines else "they say nothing"
+    return lines[-1] if lines else "they printed nothing"
