@@ -198,7 +198,10 @@ def test_a_damaged_batch_is_named(tmp_path: Path) -> None:
 
 
 def test_written_answers_scored_by_the_task_agree_with_lmms_eval_s_own_run(tmp_path: Path) -> None:
-    inside(tmp_path, score="generate", limit=24, tokens="image,last", layers="1", controls=0)
+    said = inside(tmp_path, score="generate", limit=24, tokens="image,last", layers="1", controls=0)
+    biases = result(tmp_path)["calibrated"]
+    assert biases["scored_by"] == "letters" and biases["accuracy"] == pytest.approx(biases["baseline"] + biases["gain"])
+    assert any(f"among the choices only, from {biases['baseline']:.3f}" in line for line in said)
     table = pq.read_table(tmp_path / "cells.parquet").to_pylist()
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=8)
     rows = load("counting", "select")[:24]

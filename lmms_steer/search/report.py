@@ -23,7 +23,7 @@ def lines(plan: Plan, found: dict[str, Any], output: Path, confirm: str | None) 
         folder = plan.folder(output, name)
         yield f"  -> {folder / 'choice.yaml'}, for --model_args steering=…"
     if "calibrated" in found:
-        yield f"answer biases fitted on the same questions, without touching the model: {points(found['calibrated'])}"
+        yield _biases(plan, found["calibrated"])
     else:
         yield "no answer biases: the answers are not of one small set of words"
     if confirm is None:
@@ -45,6 +45,13 @@ def _choice(plan: Plan, name: str, told: dict[str, Any]) -> Iterator[str]:
     if told["controls"]:
         gains = _gains([control["gain"] for control in told["controls"].values()])
         yield f"  random vectors of the same norms, searched alike: {gains}"
+
+
+def _biases(plan: Plan, told: dict[str, Any]) -> str:
+    line = f"answer biases fitted on the same questions, without touching the model: {points(told)}"
+    if plan.score == "letters":
+        return line
+    return f"{line} among the choices only, from {told['baseline']:.3f}: what is written with them an evaluation tells"
 
 
 def cell(told: dict[str, Any]) -> str:

@@ -42,7 +42,9 @@ def result(plan: Plan, grid: Grid, calibrated: Calibrated | None) -> dict[str, A
             },
         }
     if calibrated is not None:
-        found["calibrated"] = difference(calibrated.base, calibrated.scores, grid.images)
+        # by the likeliest of the choices, however the cells are scored
+        among = {"scored_by": "letters", "baseline": float(calibrated.base.mean())}
+        found["calibrated"] = among | difference(calibrated.base, calibrated.scores, grid.images)
     return found
 
 
