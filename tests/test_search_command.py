@@ -198,13 +198,21 @@ def test_a_damaged_batch_is_named(tmp_path: Path) -> None:
 
 
 def test_written_answers_scored_by_the_task_agree_with_lmms_eval_s_own_run(tmp_path: Path) -> None:
-    said = inside(tmp_path, score="generate", limit=24, tokens="image,last", layers="1", controls=0)
+    told = inside(tmp_path, score="generate", limit=24, tokens="image,last", layers="1", controls=0, alphas="0.5,20")
     biases = result(tmp_path)["calibrated"]
     assert biases["scored_by"] == "letters" and biases["accuracy"] == pytest.approx(biases["baseline"] + biases["gain"])
-    assert any(f"among the choices only, from {biases['baseline']:.3f}" in line for line in said)
+    assert any(f"among the choices only, from {biases['baseline']:.3f}" in line for line in told)
     table = pq.read_table(tmp_path / "cells.parquet").to_pylist()
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=8)
-    rows = load("counting", "select")[:24]
+    rows, task = load("counting", "select")[:24], lmms_eval_tasks.load("tiny_counting_select", "steered_paligemma")[0]
+    docs = [task.test_docs()[i] for i in range(24)]
+    assert any(cell["unparsed"] > 0 for cell in table), "the strongest cells break the text"
+    best = result(tmp_path)["vectors"]["counting"]["best"]
+    assert [best["unparsed"]] == [cell["unparsed"] for cell in table
+                                  if all(cell[key] == best[key] for key in ("layer", "alpha", "tokens"))]  # fmt: skip
+    assert f"unparsed {100 * best['unparsed']:.1f}%" in next(line for line in told if "cells: layer" in line)
+    share = 100 * result(tmp_path)["baseline_unparsed"]
+    assert f"unparsed {share:.1f}%" in next(line for line in told if "baseline" in line)
     for cell in table:
         line = f"vector=tiny-gemma2/counting,layer=1,alpha={cell['alpha']},tokens={cell['tokens']}"
         said = []
@@ -214,6 +222,8 @@ def test_written_answers_scored_by_the_task_agree_with_lmms_eval_s_own_run(tmp_p
                 output = lm.model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1:]
                 said.append(lm.tokenizer.decode(output).strip())
         right = [row["choices"]["ABCDEF".index(row["answer"].strip("()"))] for row in rows]
+        unread = [task.process_results(row, [text])["unparsed"] for row, text in zip(docs, said, strict=True)]
+        assert cell["unparsed"] == pytest.approx(np.mean(unread)), cell
         assert cell["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(said, right, strict=True)])), cell
 
 
@@ -323,6 +333,17 @@ def test_a_confirmation_on_questions_that_were_searched_is_refused_before_anythi
     ):
         inside(tmp_path, score="generate", confirm="tiny_counting_ll")
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_what_could_not_be_read_is_told_beside_a_confirmation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = searching.questions
+    monkeypatch.setattr(searching, "questions", lambda *args, **more: list(whole(*args, **more))[:40])
+    settings = {"limit": 16, "controls": 0, "layers": "1", "alphas": "20", "tokens": "both", "score": "generate"}
+    said = inside(tmp_path, confirm="tiny_counting_ood", **settings)
+    confirmed = result(tmp_path)["confirmed"]
+    shares = [100 * confirmed["vectors"]["counting"]["unparsed"], 100 * confirmed["baseline_unparsed"]]
+    assert shares[0] > shares[1]
+    assert any(f"unparsed {shares[0]:.1f}% (baseline {shares[1]:.1f}%)" in line for line in said)
 
 
 def batches(folder: Path) -> list[Path]:

@@ -11,15 +11,17 @@ from lmms_steer.search.plan import Plan
 def lines(plan: Plan, found: dict[str, Any], output: Path, confirm: str | None) -> Iterator[str]:
     """The choice of each vector, beside it what was searched alike, and where the files are."""
     shared = f", {found['images']} images," if "images" in found else ""
-    yield f"baseline {found['baseline']:.3f} on {plan.n} questions{shared} of {plan.task}"
+    unread = _unparsed(found.get("baseline_unparsed"))
+    yield f"baseline {found['baseline']:.3f} on {plan.n} questions{shared} of {plan.task}{unread}"
     confirmed = found.get("confirmed")
     for name, told in found["vectors"].items():
         yield from _choice(plan, name, told)
         if confirmed is not None:
             of_controls = [confirmed["vectors"][control]["gain"] for control in plan.controls_of(name).values()]
             beside = f"; random: {_gains(of_controls)}" if of_controls else ""
-            gain = points(confirmed["vectors"][name])
-            yield f"  on {confirmed['n']} other questions ({confirmed['task']}): {gain}{beside}"
+            chosen = confirmed["vectors"][name]
+            unread = _unparsed(chosen.get("unparsed"), confirmed.get("baseline_unparsed"))
+            yield f"  on {confirmed['n']} other questions ({confirmed['task']}): {points(chosen)}{unread}{beside}"
         folder = plan.folder(output, name)
         yield f"  -> {folder / 'choice.yaml'}, for --model_args steering=…"
     if "calibrated" in found:
@@ -33,7 +35,10 @@ def lines(plan: Plan, found: dict[str, Any], output: Path, confirm: str | None) 
 def _choice(plan: Plan, name: str, told: dict[str, Any]) -> Iterator[str]:
     best, near = told["best"], told["one_standard_error"]
     verdict = "best" if best["winner"] else "no winner; the best"
-    yield f"{name}: {verdict} of {best['cells_tried']} cells: {cell(best)}: {points(best)}"
+    told_best = f"{cell(best)}: {points(best)}{_unparsed(best.get('unparsed'))}"
+    yield f"{name}: {verdict} of {best['cells_tried']} cells: {told_best}"
+    if not best["winner"]:
+        yield "  choice.yaml holds this cell all the same: do not report it as one that helps"
     counted = "any of them"
     if best["finalists"] < best["cells_tried"]:
         counted = (
@@ -63,6 +68,13 @@ def points(told: dict[str, Any]) -> str:
     """A gain in points with its interval."""
     gain, low, high = (words.points(100 * told[key]) for key in ("gain", "low", "high"))
     return f"{gain} points [{low}, {high}]"
+
+
+def _unparsed(share: float | None, base: float | None = None) -> str:
+    """The share of answers that could not be read, and the baseline's; "" where it is unknown."""
+    if share is None:
+        return ""
+    return f", unparsed {words.share(share)}" + (f" (baseline {words.share(base)})" if base is not None else "")
 
 
 def _gains(gains: list[float]) -> str:
