@@ -42,21 +42,22 @@ def _choice(plan: Plan, name: str, told: dict[str, Any]) -> Iterator[str]:
     counted = "any of them"
     if best["finalists"] < best["cells_tried"]:
         counted = (
-            f"any of the {best['finalists']} finalists, on the {best['counted_on']} questions that dropped nobody,"
+            f"any of the {best['finalists']} finalists, on {best['counted_on']} questions by which none was dropped"
         )
     adaptive = "; later trials followed earlier ones, which it does not know" if plan.strategy == "tpe" else ""
-    yield f"  p = {best['p_corrected']:.3g} for a gain as large in {counted} by chance (max-T{adaptive})"
-    yield f"  weakest within one standard error: {cell(near)}: {points(near)}"
+    yield f"  p = {best['p_corrected']:.3g}: how often chance alone gains as much in {counted} (max-T{adaptive})"
+    yield f"  the weakest cell within one standard error of the best: {cell(near)}: {points(near)}"
     if told["controls"]:
         gains = _gains([control["gain"] for control in told["controls"].values()])
-        yield f"  random vectors of the same norms, searched alike: {gains}"
+        yield f"  random vectors of the same norms, searched in the same way: {gains}"
 
 
 def _biases(plan: Plan, told: dict[str, Any]) -> str:
     line = f"answer biases fitted on the same questions, without touching the model: {points(told)}"
     if plan.score == "letters":
         return line
-    return f"{line} among the choices only, from {told['baseline']:.3f}: what is written with them an evaluation tells"
+    beside = f"among the choices only (baseline there {told['baseline']:.3f})"
+    return f"{line} {beside}; evaluate with answer_bias.yaml to see what is written"
 
 
 def cell(told: dict[str, Any]) -> str:

@@ -56,10 +56,10 @@ class Searching:
         """Search, choose, write, and confirm on another task where one is given."""
         cells = self.plan.cells(len(self.lm.model.get_decoder().layers) - 1)
         if not cells:
-            raise UserError("the grid is empty: image tokens of the last layer reach no answer")
+            raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
         yield self._strategy(cells)[2]
         if "image" in self.plan.tokens and len(self.lm.model.get_decoder().layers) - 1 in self.plan.layers:
-            yield "image tokens of the last layer reach no answer: left out"
+            yield "image tokens of the last layer are left out: steering them cannot change an answer"
         found, hooked = self._found(cells, to_confirm)
         if hooked:
             yield f"{len(hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(hooked)))}"
