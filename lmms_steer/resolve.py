@@ -144,7 +144,7 @@ def _changed(intervention: Intervention, vector: SteeringVectors, spec: Steering
     chosen_for = spec.provenance.get("vector_sha256")
     if chosen_for in (None, vector.sha256) or len(spec.interventions) > 1:
         return []
-    return [f"vector {intervention.vector!r} is another than the one that layer, alpha and tokens were chosen for"]
+    return [f"vector {intervention.vector!r} is not the one that layer, alpha and tokens were chosen for"]
 
 
 def _foreign(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> list[str]:

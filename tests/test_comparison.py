@@ -226,6 +226,16 @@ def test_a_system_is_called_by_as_much_of_its_folder_as_it_takes(tmp_path: Path)
     assert list(read_systems([str(tmp_path / "x/one"), f"mine={tmp_path}/baseline"], "mine")) == ["mine", "one"]
 
 
+def test_runs_of_one_name_below_several_folders_are_called_by_folder_and_way(tmp_path: Path) -> None:
+    for place in ("baseline", "mine", "tiny/col/baseline", "tiny/col/steered", "other/col/baseline", "other/col/one"):
+        write_run(tmp_path / place, {"a": BASE})
+    typed = [str(tmp_path / name) for name in ("baseline", "mine", "other", "tiny")]
+    names = ["baseline", "mine", "other/col/baseline", "col/one", "tiny/col/baseline", "col/steered"]
+    assert list(read_systems(typed, "baseline")) == names
+    with pytest.raises(UserError, match=r"two runs claim the name .*; give the second a name of its own"):
+        read_systems([*typed, str(tmp_path / "tiny")], "baseline")
+
+
 def test_a_later_run_of_a_task_replaces_the_earlier_and_leaves_the_other_tasks(tmp_path: Path) -> None:
     write_run(tmp_path / "baseline", {"a": BASE, "b": BASE})
     write_run(tmp_path / "s", {"a": BASE, "b": BASE})
@@ -241,7 +251,10 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder: .*nowhere"):
         board(tmp_path / "nowhere")
     good = write_run(tmp_path / "baseline", {"a": BASE})
-    with pytest.raises(UserError, match="two runs claim the name 'baseline'.*NAME=FOLDER"):
+    with pytest.raises(
+        UserError,
+        match="two runs claim the name 'baseline': one of .*; give the second a name of its own, NAME=.*again",
+    ):
         board(good, f"baseline={write_run(tmp_path / 'again', {'a': BASE})}")
     place = write_run(tmp_path / "cut", {"a": BASE}) / "tiny"
     samples = place / f"{STAMP}_samples_a.jsonl"
@@ -313,9 +326,7 @@ def test_a_system_that_was_chosen_on_what_it_is_tested_on_is_warned_of(
     runs = chosen(tmp_path / "runs", task, made)
     files = {kind: tmp_path / f"x.{kind}" for kind in ("markdown", "latex", "html")}
     lines = [str(line) for line in run([str(runs)], pictures="none", **files)]
-    line = (
-        f"WARNING: {task}: layer, alpha and tokens of <b>steered were chosen on questions that they are tested on here"
-    )
+    line = f"WARNING: {task}: layer, alpha and tokens of <b>steered were chosen on questions that they are tested on"
     assert [one.startswith(line) for one in lines if "WARNING" in one] == [True] * warned
     told = [line, line.replace("_", r"\_").replace("<", "$<$").replace(">", "$>$"), line.replace("<b>", "&lt;b&gt;")]
     for path, text in zip(files.values(), told, strict=True):

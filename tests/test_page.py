@@ -175,7 +175,7 @@ def test_a_page_is_named_after_its_tasks_and_its_model(
     list(run([str(tmp_path / "runs")], html=tmp_path / "x.html", pictures="none"))
     text = (tmp_path / "x.html").read_text()
     assert f"<title>{title}</title>" in text and f"<h1>{title}</h1>" in text
-    assert "1 system beside <strong>baseline</strong>." in text
+    assert "1 system beside <strong>baseline</strong>. Every gain is paired:" in text
 
 
 @needs_browser
@@ -190,7 +190,7 @@ def test_answers_are_browsed_by_keyboard_and_filtered(opened: Page) -> None:
     see("show('tiny_spatial', 'broken', 'steered')")
     assert see("counted('1–5 of 5')")
     shown = see("document.querySelector('article').textContent")
-    assert "▼ steered broken" in shown and "✓ right" in shown
+    assert "▼ steered broken" in shown and "✓ correct" in shown
     # every control can be reached with the tab key, and has a name
     see("document.activeElement.blur()")
     reached = set()
@@ -228,7 +228,7 @@ def test_the_right_letter_has_its_choice_s_text_beside_it_where_the_log_has_one(
     with answers(tmp_path, 6) as shown:
         told = shown.run("[...document.querySelectorAll('article .soft')].map((line) => line.textContent)")
     rights = [f"B, {EVIL}", "(A), a cup on a table", "A", "cup", "B", "B"]
-    assert told == [f"question {number} · right: {right}" for number, right in enumerate(rights)]
+    assert told == [f"question {number} · answer: {right}" for number, right in enumerate(rights)]
 
 
 @needs_browser

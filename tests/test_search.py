@@ -120,6 +120,22 @@ def test_the_answer_bias_undoes_a_preference_for_one_answer() -> None:
     assert right[1] > right[0] + 0.1 and right[1] == pytest.approx(float(right[2]), abs=0.03)
 
 
+@pytest.mark.parametrize("apart", [0.1, 10.0, 100.0])
+def test_answer_biases_stay_within_the_logits_own_spread(apart: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.arange(64) % 2
+    # the second answer is hardly ever given, and a little likelier where it is right
+    scores = apart * (torch.tensor([1.0, 0.0]) + 0.1 * torch.randn(64, 2, generator=generator))
+    scores[torch.arange(64), truth] += 0.3 * apart
+    possible = torch.ones(64, 2, dtype=torch.bool)
+    for right in (truth, torch.ones(64)):
+        bias = fit_answer_bias(scores, possible, right.long().tolist())
+        gap = float((scores[:, 0] - scores[:, 1]).max())
+        assert bias.sum().abs() < 1e-4 and 0 < bias[1] <= gap * 1.001
+        hits = ((scores + bias).argmax(1) == right).float().mean()
+        assert hits >= 0.85, "the preference is undone"
+
+
 class Ignoring(Replay):
     """A replay that does not steer."""
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from lmms_steer import SteeringSpec, UserError, lmms_eval_tasks, steer, store
 from lmms_steer.cli import app
+from lmms_steer.models import from_args
 from lmms_steer.models.families import SteeredPaliGemma
 from lmms_steer.resolve import ModelFacts, resolve
 from lmms_steer.search import report, searching, study
@@ -163,7 +164,7 @@ def test_two_workers_give_the_table_of_one(alone: Path, tmp_path: Path, strategy
 
 
 def test_what_cannot_be_searched_is_told_in_one_line(alone: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is the study of another search: its vectors is"):
+    with pytest.raises(UserError, match=r"another search: --controls 1 there, 0 here: take another --output$"):
         inside(alone, controls=0)
     with pytest.raises(UserError, match="--i-know-this-is-test"):
         inside(tmp_path, task="tiny_counting")
@@ -198,10 +199,21 @@ def test_a_damaged_batch_is_named(tmp_path: Path) -> None:
 
 
 def test_written_answers_scored_by_the_task_agree_with_lmms_eval_s_own_run(tmp_path: Path) -> None:
-    inside(tmp_path, score="generate", limit=24, tokens="image,last", layers="1", controls=0)
+    told = inside(tmp_path, score="generate", limit=24, tokens="image,last", layers="1", controls=0, alphas="0.5,20")
+    biases = result(tmp_path)["calibrated"]
+    assert biases["scored_by"] == "letters" and biases["accuracy"] == pytest.approx(biases["baseline"] + biases["gain"])
+    assert any(f"among the choices only (baseline there {biases['baseline']:.3f})" in line for line in told)
     table = pq.read_table(tmp_path / "cells.parquet").to_pylist()
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=8)
-    rows = load("counting", "select")[:24]
+    rows, task = load("counting", "select")[:24], lmms_eval_tasks.load("tiny_counting_select", "steered_paligemma")[0]
+    docs = [task.test_docs()[i] for i in range(24)]
+    assert any(cell["unparsed"] > 0 for cell in table), "the strongest cells break the text"
+    best = result(tmp_path)["vectors"]["counting"]["best"]
+    assert [best["unparsed"]] == [cell["unparsed"] for cell in table
+                                  if all(cell[key] == best[key] for key in ("layer", "alpha", "tokens"))]  # fmt: skip
+    assert f"unparsed {100 * best['unparsed']:.1f}%" in next(line for line in told if "cells: layer" in line)
+    share = 100 * result(tmp_path)["baseline_unparsed"]
+    assert f"unparsed {share:.1f}%" in next(line for line in told if "baseline" in line)
     for cell in table:
         line = f"vector=tiny-gemma2/counting,layer=1,alpha={cell['alpha']},tokens={cell['tokens']}"
         said = []
@@ -211,6 +223,8 @@ def test_written_answers_scored_by_the_task_agree_with_lmms_eval_s_own_run(tmp_p
                 output = lm.model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1:]
                 said.append(lm.tokenizer.decode(output).strip())
         right = [row["choices"]["ABCDEF".index(row["answer"].strip("()"))] for row in rows]
+        unread = [task.process_results(row, [text])["unparsed"] for row, text in zip(docs, said, strict=True)]
+        assert cell["unparsed"] == pytest.approx(np.mean(unread)), cell
         assert cell["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(said, right, strict=True)])), cell
 
 
@@ -220,6 +234,7 @@ def test_every_strategy_writes_the_same_study_and_says_when_nothing_won(tmp_path
         said = inside(folder, strategy=strategy, layers="1-3", trials=9, controls=1, batch_size=64)
         won = result(folder)["vectors"]["counting"]["best"]["winner"]
         assert any("no winner" in line for line in said) != won
+        assert any("choice.yaml holds this cell all the same" in line for line in said) != won
         names = {path.name for path in folder.iterdir()}
         assert names >= {"plan.json", "cells.parquet", "result.json", "choice.yaml", "choice_1se.yaml", "study.log",
                          "control_random_0.yaml", "answer_bias.yaml", "heatmap.png", "alpha.svg"}  # fmt: skip
@@ -307,9 +322,7 @@ def test_a_choice_for_another_vector_is_warned_of(tmp_path: Path) -> None:
     path = tmp_path / "choice.yaml"
     path.write_text(path.read_text().replace("vector: counting", "vector: spatial"))
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2", steering=str(path))
-    assert any(
-        "is another than the one that layer, alpha and tokens were chosen for" in w for w in lm.resolved.warnings
-    )
+    assert any("is not the one that layer, alpha and tokens were chosen for" in w for w in lm.resolved.warnings)
 
 
 def test_a_confirmation_on_questions_that_were_searched_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
@@ -320,6 +333,38 @@ def test_a_confirmation_on_questions_that_were_searched_is_refused_before_anythi
     ):
         inside(tmp_path, score="generate", confirm="tiny_counting_ll")
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_what_could_not_be_read_is_told_beside_a_confirmation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = searching.questions
+    monkeypatch.setattr(searching, "questions", lambda *args, **more: list(whole(*args, **more))[:40])
+    settings = {"limit": 16, "controls": 0, "layers": "1", "alphas": "20", "tokens": "both", "score": "generate"}
+    said = inside(tmp_path, confirm="tiny_counting_ood", **settings)
+    confirmed = result(tmp_path)["confirmed"]
+    shares = [100 * confirmed["vectors"]["counting"]["unparsed"], 100 * confirmed["baseline_unparsed"]]
+    assert shares[0] > shares[1]
+    assert any(f"unparsed {shares[0]:.1f}% (baseline {shares[1]:.1f}%)" in line for line in said)
+
+
+def test_a_study_of_a_vector_or_questions_that_changed_since_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, study = tmp_path / "v.safetensors", tmp_path / "study"
+    path.write_bytes(store.find("counting", "tiny-gemma2").path.read_bytes())
+    settings = {"vectors": (str(path),), "limit": 16, "layers": "1", "controls": 1}
+    inside(study, **settings)
+    inside(study, **settings)
+    monkeypatch.setattr(from_args, "model_named", lambda *_: pytest.fail("the model is loaded"))
+    with pytest.raises(UserError, match=r"another search: number of questions 16 there, 8 here; the task's questions"):
+        inside(study, **{**settings, "limit": 8})
+    with pytest.raises(UserError, match=r"another search: --alphas 0.5,1.5 there, 0.5 here: take"):
+        inside(study, **{**settings, "alphas": "0.5"})
+    path.write_bytes(store.find("spatial", "tiny-gemma2").path.read_bytes())
+    with pytest.raises(
+        UserError,
+        match=r"another search: the vector \S+ has changed since \(sha \w{8}… ▸ \w{8}…\): take another --output$",
+    ):
+        inside(study, **settings)
 
 
 def batches(folder: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Which files belong to which run: lmms-eval's and lm-eval's output folders, and a name for each system."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,21 +36,25 @@ def systems(runs: Iterable[str]) -> dict[str, list[Evaluation]]:
 
     Args:
         runs: folders as a user gives them, `NAME=FOLDER` for a name of one's own. Each folder below that holds results
-            directly is a system; one that stands alone has the name of the folder that was given.
+            directly is a system; one that stands alone has the name of the folder that was given. Where runs below
+            several folders would be called alike, the given folder's name is put before theirs.
 
     Raises:
         UserError: for a folder without results, samples without results, or a name that is claimed twice.
     """
     found: dict[str, list[Evaluation]] = {}
-    places: dict[str, Path] = {}
-    for run in runs:
-        for name, place, evaluations in _below(run):
-            if name in found:
-                raise UserError(
-                    f"two runs claim the name {name!r}: {str(places[name])!r} and {str(place)!r};"
-                    " give one a name of its own, NAME=FOLDER"
-                )
-            found[name], places[name] = evaluations, place
+    claims: dict[str, tuple[str, Path]] = {}
+    given = [(run, *below) for run in runs for below in _below(run)]
+    often = Counter(name for _, name, *_ in given)
+    for run, short, longer, place, evaluations in given:
+        name = longer if often[short] > 1 else short
+        if name in found:
+            other, theirs = claims[name]
+            raise UserError(
+                f"two runs claim the name {name!r}: one of {other!r} ({theirs}) and one of {run!r} ({place});"
+                f" give the second a name of its own, NAME={place}, or leave its folder out"
+            )
+        found[name], claims[name] = evaluations, (run, place)
     if not found:
         raise UserError("no runs were given: expected folders that lmms-eval --output_path --log_samples wrote")
     return found
@@ -65,7 +70,8 @@ def newest(folder: Path) -> Evaluation:
     return max(found, key=lambda evaluation: evaluation.stamp)
 
 
-def _below(run: str) -> Iterator[tuple[str, Path, list[Evaluation]]]:
+def _below(run: str) -> Iterator[tuple[str, str, Path, list[Evaluation]]]:
+    """Of each run: its name, the one to take where others have that, where it lies, its evaluations."""
     name, said, folder = run.partition("=")
     if not said or Path(run).exists():
         name, folder = "", run
@@ -79,7 +85,8 @@ def _below(run: str) -> Iterator[tuple[str, Path, list[Evaluation]]]:
     if len(by_place) > 1 and name:
         raise UserError(f"{folder!r} holds {len(by_place)} runs, which cannot all be called {name!r}")
     for place, found in by_place.items():
-        yield name or _named(root, place, list(by_place)), place, found
+        short = name or _named(root, place, list(by_place))
+        yield short, short if len(by_place) == 1 else f"{root.resolve().name}/{short}", place, found
 
 
 def _named(root: Path, place: Path, places: list[Path]) -> str:

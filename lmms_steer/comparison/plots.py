@@ -54,7 +54,7 @@ def plot(
         UserError: for what cannot be read or drawn.
     """
     if kind is None and runs and studies:
-        raise UserError("runs and --studies are no one figure: say --kind gains or table for the runs, or maps")
+        raise UserError("runs and --studies do not go into one figure: say --kind gains or table for the runs, or maps")
     kind = kind or ("gains" if runs else "maps")
     if kind not in KINDS:
         raise unknown("kind of plot", kind, KINDS)

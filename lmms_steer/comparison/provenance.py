@@ -82,8 +82,8 @@ def warnings(systems: Iterable[System], searched: Mapping[str, Collection[str]])
             elif _searched_here(run, searched):
                 tried.setdefault(task, []).append(system.name)
     flattered = [
-        f"WARNING: {task}: layer, alpha and tokens of {', '.join(names)} were chosen on questions that they are tested"
-        " on here, which flatters them: test on others"
+        f"WARNING: {task}: layer, alpha and tokens of {', '.join(names)} were chosen on questions that they"
+        " are tested on, which makes their gain look larger than it is: test on others"
         for task, names in chosen.items()
     ]
     return flattered + [

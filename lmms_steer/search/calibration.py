@@ -15,6 +15,8 @@ from lmms_steer.search.selection import Floats
 
 MANY = 64
 """Of more different answers than this none comes often enough to be liked."""
+NARROWEST = 1e-3
+"""Answers whose logits lie closer than this are as good as equal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +69,25 @@ def fit_answer_bias(scores: Tensor, choices: Tensor, answers: Sequence[int], pen
         scores: the unsteered logits of each answer word, float [questions, words].
         choices: which words are choices of a question, bool [questions, words].
         answers: the right word of each question.
-        penalty: on the squared biases.
+        penalty: on the squared biases; more where a bias is larger than the widest gap between two choices of a
+            question, which undoes any preference: beyond it a model is made to begin with words that it never says.
 
     Returns:
         float [words], of mean zero.
     """
-    masked = scores.float().masked_fill(~choices, -1e9)
-    target = torch.tensor(answers)
-    bias = torch.zeros(scores.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([bias], max_iter=200)
+    own = scores.float()
+    masked, target = own.masked_fill(~choices, -1e9), torch.tensor(answers)
+    lowest = own.masked_fill(~choices, torch.inf).amin(1)
+    widest = max(float((masked.amax(1) - lowest).max()), NARROWEST)
+    while (bias := _fitted(masked, target, penalty)).abs().max() > widest:
+        penalty *= 2
+    return bias - bias.mean()
+
+
+def _fitted(masked: Tensor, target: Tensor, penalty: float) -> Tensor:
+    bias = torch.zeros(masked.shape[1], requires_grad=True)
+    # a step that is not searched for runs away where logits lie far apart
+    optimizer = torch.optim.LBFGS([bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def step() -> Tensor:
         optimizer.zero_grad()
@@ -84,5 +96,4 @@ def fit_answer_bias(scores: Tensor, choices: Tensor, answers: Sequence[int], pen
         return loss
 
     optimizer.step(step)  # type: ignore[no-untyped-call]
-    fitted = bias.detach()
-    return fitted - fitted.mean()
+    return bias.detach()

@@ -1,17 +1,19 @@
 """`lmms-steer search`: load once, ask what the strategy asks, choose, say what the choice is worth."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from filelock import FileLock
 
-from lmms_steer import task_files
+from lmms_steer import store, task_files
+from lmms_steer.backbones import backbone_of
 from lmms_steer.errors import UserError, one_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.models.glance import glance
 from lmms_steer.resolve import ModelFacts, resolve
 from lmms_steer.search.options import FEWEST, Options
-from lmms_steer.search.plan import FEW, Plan, same
+from lmms_steer.search.plan import FEW, PLAN, Plan, same
 from lmms_steer.search.ranges import alpha_range, layer_range, refuse_test, token_targets
 from lmms_steer.spec import SteeringSpec
 from lmms_steer.vectors import SteeringVectors
@@ -42,6 +44,7 @@ def run(options: Options) -> Iterator[str]:
     if len(asked) < FEWEST:
         raise UserError(f"{options.task} has {len(asked)} questions: a search needs {FEWEST} at least")
     other = confirmable.check(to_confirm, asked, score) if to_confirm is not None else []
+    same(options.output, {"n": len(asked), "questions": sha256(asked), "score": score})
     lm = model_named(options.model, options.model_args)
     _refuse_spec(lm.resolved.spec)
     facts = ModelFacts(
@@ -52,11 +55,11 @@ def run(options: Options) -> Iterator[str]:
     missing = sorted({layer for layer in layers for vector in vectors.values() if layer not in vector.directions})
     if missing:
         layers = tuple(layer for layer in layers if layer not in missing)
-        yield f"layers without a direction in every vector are left out: {', '.join(map(str, missing))}"
+        yield f"layers where a vector has no direction are left out: {', '.join(map(str, missing))}"
     hashes = {name: vector.sha256 for name, vector in vectors.items()}
     plan = Plan(**asked_for, vectors=hashes, n=len(asked), questions=sha256(asked), layers=layers, score=score)
     if writes and score == "letters":
-        yield "WARNING: this task lets the model write; a cell may be good at its letters and write something else"
+        yield "WARNING: this task lets the model write; a cell may choose the right letter and yet write something else"
     if len(asked) < FEW:
         yield f"WARNING: {len(asked)} questions: a 95% interval is about ±{100 / len(asked) ** 0.5:.0f} points wide"
     with FileLock(options.output / ".plan.lock"):
@@ -102,8 +105,19 @@ def _at_a_glance(options: Options, asked_for: dict[str, Any]) -> None:
             raise UserError(f"{task} is a group: search on one task")
     if options.confirm == options.task:
         raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
-    same(options.output, {**asked_for, "vectors": options.names})
+    same(options.output, {**asked_for, "vectors": _hashes(options, pretrained)})
     options.output.mkdir(parents=True, exist_ok=True)
+
+
+def _hashes(options: Options, pretrained: str | None) -> dict[str, str | None]:
+    """Of the vectors that lie in a store; None for others and for controls, which the model's width makes."""
+    found: dict[str, str | None] = dict.fromkeys(options.names)
+    if pretrained is not None and (options.output / PLAN).is_file():
+        for name in options.vectors:
+            with suppress(UserError):
+                path = store.find(name, backbone_of(pretrained)).path
+                found[name] = SteeringVectors.load(path).sha256
+    return found
 
 
 def _refuse_spec(spec: SteeringSpec) -> None:

@@ -41,8 +41,8 @@ class Letters:
         self._right = torch.tensor([question.right for question in batch])
 
     def base(self, source: Replay | Hooked) -> Tensor:
-        """float [questions], 1 where the unsteered model is right."""
-        return self._hits(source.base[None, :, self._columns])[0]
+        """float [2, questions]: 1 where the unsteered model is right; nan, as of the choices one is always taken."""
+        return _with_nan(self._hits(source.base[None, :, self._columns])[0])
 
     def answers(self, source: Replay | Hooked) -> list[list[float]]:
         """The unsteered logits of each question's answers."""
@@ -50,8 +50,8 @@ class Letters:
         return [row[possible].tolist() for row, possible in zip(scores, self._possible, strict=True)]
 
     def hits(self, source: Replay | Hooked, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
-        """float [cells, questions], 1 where right: `deltas` [cells, width] and `targets` of cells at one layer."""
-        return self._hits(source.steer_all(layer, deltas, targets, self._columns))
+        """As `base`, float [2, cells, questions]: `deltas` [cells, width] and `targets` of cells at one layer."""
+        return _with_nan(self._hits(source.steer_all(layer, deltas, targets, self._columns)))
 
     def margin(self, logits: Tensor) -> Tensor:
         """The right answer's logit over the largest other [questions], of `logits` [questions, vocabulary]."""
@@ -72,6 +72,10 @@ class Letters:
 
     def _hits(self, logits: Tensor) -> Tensor:
         return (self._scores(logits).argmax(-1) == self._right).float()
+
+
+def _with_nan(hits: Tensor) -> Tensor:
+    return torch.stack((hits, torch.full_like(hits, torch.nan)))
 
 
 def told_apart(lm: Any, batch: Sequence[Asked]) -> bool:

@@ -31,12 +31,16 @@ class Measured:
     Attributes:
         hits: the score of each cell on each question, float [cells, questions].
         base: of the unsteered model, float [questions].
+        unparsed, base_unparsed: 1 where no answer could be read in what was written, shaped alike; nan where nothing
+            says so.
         answers: the unsteered logits of each question's answers; empty where text is generated.
         hooked: why it was not replayed; empty where it was.
     """
 
     hits: Tensor
     base: Tensor
+    unparsed: Tensor
+    base_unparsed: Tensor
     answers: list[list[float]]
     hooked: str
 
@@ -81,11 +85,11 @@ class Measure:
         scorer = Written(self.lm, self.task, batch, inputs) if self.options.generates else Letters(self.lm, batch)
         hooked = Hooked(self.lm.model, inputs, self.options.special_ids)
         source = self._replay(inputs) or hooked
-        hits = torch.zeros(len(cells), len(batch))
+        told = torch.zeros(2, len(cells), len(batch))
         for layer in sorted({cell.layer for cell in cells}):
             rows = [i for i, cell in enumerate(cells) if cell.layer == layer]
             deltas = torch.stack([self._delta(cells[i]) for i in rows])
-            hits[rows] = scorer.hits(source, layer, deltas, [cells[i].tokens for i in rows])
+            told[:, rows] = scorer.hits(source, layer, deltas, [cells[i].tokens for i in rows])
         if check and isinstance(source, Replay):
             for cell in self._sample(cells, batch):
                 if not scorer.same(source, hooked, cell.layer, self._delta(cell), cell.tokens):
@@ -93,7 +97,8 @@ class Measure:
                     write_atomically(self.wrong, self.why_hooks.encode())
                     return self(batch, cells)
         why = "" if isinstance(source, Replay) else self.why_hooks
-        return Measured(hits, scorer.base(source), scorer.answers(source), why)
+        (hits, unparsed), (base, base_unparsed) = told, scorer.base(source)
+        return Measured(hits, base, unparsed, base_unparsed, scorer.answers(source), why)
 
     def _delta(self, cell: Cell) -> Tensor:
         return torch.from_numpy(self.vectors[cell.vector][cell.layer].copy()) * cell.alpha

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -13,6 +13,8 @@ from lmms_steer.files import write_atomically
 
 FEW = 30
 PLAN = "plan.json"
+SHA = 8
+"""Of so many letters of a hash a message tells."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -97,7 +99,8 @@ def same(folder: Path, mine: Mapping[str, Any]) -> bool:
 
     Args:
         folder: of the study.
-        mine: keys of a plan, or some of them; `vectors` may be their names alone.
+        mine: keys of a plan, or some of them; `vectors` may be their names alone, or None for a
+            hash that is not known yet.
 
     Raises:
         UserError: for a folder of another search; it names what differs.
@@ -109,10 +112,42 @@ def same(folder: Path, mine: Mapping[str, Any]) -> bool:
         theirs = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} is damaged: take another folder") from error
-    for key, value in json.loads(json.dumps(mine)).items():
-        found = theirs.get(key)
-        if isinstance(value, list) and isinstance(found, dict):
-            found = list(found)
-        if found != value:
-            raise UserError(f"{str(folder)!r} is the study of another search: its {key} is {found!r}, not {value!r}")
+    told = json.loads(json.dumps(mine)).items()
+    differ = [line for key, value in told for line in _differing(key, theirs.get(key), value)]
+    if differ:
+        raise UserError(f"{str(folder)!r} is the study of another search: {'; '.join(differ)}: take another --output")
     return True
+
+
+def _differing(key: str, theirs: Any, mine: Any) -> Iterator[str]:
+    """What differs, in plain words."""
+    if key == "vectors":
+        yield from _vectors(theirs or {}, mine if isinstance(mine, dict) else dict.fromkeys(mine))
+    elif key == "questions" and theirs != mine:
+        yield f"the task's questions have changed since ({_hashes(theirs, mine)})"
+    elif theirs != mine:
+        yield f"{'number of questions' if key == 'n' else f'--{key}'} {_plain(theirs)} there, {_plain(mine)} here"
+
+
+def _vectors(theirs: Mapping[str, str], mine: Mapping[str, str | None]) -> Iterator[str]:
+    """A control changes with its vector, which alone is named then."""
+    own = [[name for name in names if ",control=" not in name] for names in (theirs, mine)]
+    changed = [name for name in mine if name in theirs and mine[name] not in (None, theirs[name])]
+    if own[0] != own[1]:
+        yield f"--vector {_plain(own[0])} there, {_plain(own[1])} here"
+    elif list(theirs) != list(mine):
+        there, here = (len(names) // len(own[0]) - 1 for names in (theirs, mine))
+        yield f"--controls {there} there, {here} here"
+    elif changed:
+        name = changed[0]
+        yield f"the vector {name} has changed since ({_hashes(theirs[name], mine[name])})"
+
+
+def _hashes(theirs: str | None, mine: str | None) -> str:
+    return f"sha {str(theirs)[:SHA]}… ▸ {str(mine)[:SHA]}…"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(_plain, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

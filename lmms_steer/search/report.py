@@ -11,19 +11,21 @@ from lmms_steer.search.plan import Plan
 def lines(plan: Plan, found: dict[str, Any], output: Path, confirm: str | None) -> Iterator[str]:
     """The choice of each vector, beside it what was searched alike, and where the files are."""
     shared = f", {found['images']} images," if "images" in found else ""
-    yield f"baseline {found['baseline']:.3f} on {plan.n} questions{shared} of {plan.task}"
+    unread = _unparsed(found.get("baseline_unparsed"))
+    yield f"baseline {found['baseline']:.3f} on {plan.n} questions{shared} of {plan.task}{unread}"
     confirmed = found.get("confirmed")
     for name, told in found["vectors"].items():
         yield from _choice(plan, name, told)
         if confirmed is not None:
             of_controls = [confirmed["vectors"][control]["gain"] for control in plan.controls_of(name).values()]
             beside = f"; random: {_gains(of_controls)}" if of_controls else ""
-            gain = points(confirmed["vectors"][name])
-            yield f"  on {confirmed['n']} other questions ({confirmed['task']}): {gain}{beside}"
+            chosen = confirmed["vectors"][name]
+            unread = _unparsed(chosen.get("unparsed"), confirmed.get("baseline_unparsed"))
+            yield f"  on {confirmed['n']} other questions ({confirmed['task']}): {points(chosen)}{unread}{beside}"
         folder = plan.folder(output, name)
         yield f"  -> {folder / 'choice.yaml'}, for --model_args steering=…"
     if "calibrated" in found:
-        yield f"answer biases fitted on the same questions, without touching the model: {points(found['calibrated'])}"
+        yield _biases(plan, found["calibrated"])
     else:
         yield "no answer biases: the answers are not of one small set of words"
     if confirm is None:
@@ -33,18 +35,29 @@ def lines(plan: Plan, found: dict[str, Any], output: Path, confirm: str | None) 
 def _choice(plan: Plan, name: str, told: dict[str, Any]) -> Iterator[str]:
     best, near = told["best"], told["one_standard_error"]
     verdict = "best" if best["winner"] else "no winner; the best"
-    yield f"{name}: {verdict} of {best['cells_tried']} cells: {cell(best)}: {points(best)}"
+    told_best = f"{cell(best)}: {points(best)}{_unparsed(best.get('unparsed'))}"
+    yield f"{name}: {verdict} of {best['cells_tried']} cells: {told_best}"
+    if not best["winner"]:
+        yield "  choice.yaml holds this cell all the same: do not report it as one that helps"
     counted = "any of them"
     if best["finalists"] < best["cells_tried"]:
         counted = (
-            f"any of the {best['finalists']} finalists, on the {best['counted_on']} questions that dropped nobody,"
+            f"any of the {best['finalists']} finalists, on {best['counted_on']} questions by which none was dropped"
         )
     adaptive = "; later trials followed earlier ones, which it does not know" if plan.strategy == "tpe" else ""
-    yield f"  p = {best['p_corrected']:.3g} for a gain as large in {counted} by chance (max-T{adaptive})"
-    yield f"  weakest within one standard error: {cell(near)}: {points(near)}"
+    yield f"  p = {best['p_corrected']:.3g}: how often chance alone gains as much in {counted} (max-T{adaptive})"
+    yield f"  the weakest cell within one standard error of the best: {cell(near)}: {points(near)}"
     if told["controls"]:
         gains = _gains([control["gain"] for control in told["controls"].values()])
-        yield f"  random vectors of the same norms, searched alike: {gains}"
+        yield f"  random vectors of the same norms, searched in the same way: {gains}"
+
+
+def _biases(plan: Plan, told: dict[str, Any]) -> str:
+    line = f"answer biases fitted on the same questions, without touching the model: {points(told)}"
+    if plan.score == "letters":
+        return line
+    beside = f"among the choices only (baseline there {told['baseline']:.3f})"
+    return f"{line} {beside}; evaluate with answer_bias.yaml to see what is written"
 
 
 def cell(told: dict[str, Any]) -> str:
@@ -56,6 +69,13 @@ def points(told: dict[str, Any]) -> str:
     """A gain in points with its interval."""
     gain, low, high = (words.points(100 * told[key]) for key in ("gain", "low", "high"))
     return f"{gain} points [{low}, {high}]"
+
+
+def _unparsed(share: float | None, base: float | None = None) -> str:
+    """The share of answers that could not be read, and the baseline's; "" where it is unknown."""
+    if share is None:
+        return ""
+    return f", unparsed {words.share(share)}" + (f" (baseline {words.share(base)})" if base is not None else "")
 
 
 def _gains(gains: list[float]) -> str:

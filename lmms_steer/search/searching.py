@@ -56,10 +56,10 @@ class Searching:
         """Search, choose, write, and confirm on another task where one is given."""
         cells = self.plan.cells(len(self.lm.model.get_decoder().layers) - 1)
         if not cells:
-            raise UserError("the grid is empty: image tokens of the last layer reach no answer")
+            raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
         yield self._strategy(cells)[2]
         if "image" in self.plan.tokens and len(self.lm.model.get_decoder().layers) - 1 in self.plan.layers:
-            yield "image tokens of the last layer reach no answer: left out"
+            yield "image tokens of the last layer are left out: steering them cannot change an answer"
         found, hooked = self._found(cells, to_confirm)
         if hooked:
             yield f"{len(hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(hooked)))}"
@@ -105,7 +105,7 @@ class Searching:
             work = Work(output, self._measure(self.task, output), self.asked, plan.batch_size, bar)
             grid = climb(strategy, plan.n, work, self._journal, self.images)
             bar.total = bar.n
-        return replace(grid, spent=max(grid.spent, spent)), work
+        return replace(grid, spent=max(grid.spent, spent), unparsed=work.unparsed), work
 
     def _measure(self, task: Any, folder: Path) -> Measure:
         generates, budget = self.plan.score == "generate", int(self.options.memory * GIB)
@@ -126,7 +126,7 @@ class Searching:
                 chosen[vector] = Cell(vector, cell["layer"], cell["alpha"], cell["tokens"])
         grid, work = _sound(partial(self._measured_on, task, asked, list(chosen.values())))
         found["confirmed"] = {
-            "task": str(task.config.task), "n": len(asked), "baseline": float(grid.base.mean()),
+            "task": str(task.config.task), "n": len(asked), **study.baseline(grid),
             "vectors": {cell.vector: study.told(grid, i) for i, cell in enumerate(grid.cells)},
         }  # fmt: skip
         return work.hooked
@@ -138,7 +138,8 @@ class Searching:
         folder = self.options.output / "confirm" / f"{task.config.task}-{number}"
         with tqdm(total=len(cells) * len(asked), desc="confirm", unit=" answers", disable=None) as bar:
             work = Work(folder, self._measure(task, folder), asked, self.plan.batch_size, bar)
-            return climb(everything(cells, len(asked)), len(asked), work, images=images_of(asked)), work
+            grid = climb(everything(cells, len(asked)), len(asked), work, images=images_of(asked))
+            return replace(grid, unparsed=work.unparsed), work
 
     def _write(self, grid: Grid, found: dict[str, Any], calibrated: Any) -> None:
         output, names, hashes = self.options.output, self.plan.own, some(self.asked)

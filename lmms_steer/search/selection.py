@@ -1,7 +1,7 @@
 """Which cell to take, and what its gain is worth after so many were tried."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ class Grid:
         base: float [questions], unsteered.
         spent: the first so many questions have had a say in which cells were asked on.
         images: the image of each question; None where each has its own.
+        unparsed: cell, None for the baseline ▸ 1 where no answer could be read, float [questions]; nan where unknown.
     """
 
     cells: Sequence[Cell]
@@ -33,11 +34,17 @@ class Grid:
     base: Floats
     spent: int = 0
     images: Ints | None = None
+    unparsed: Mapping[Cell | None, Floats] = field(default_factory=dict)
 
     def of(self, vector: str) -> "Grid":
         """One vector's cells."""
         kept = [i for i, cell in enumerate(self.cells) if cell.vector == vector]
-        return Grid([self.cells[i] for i in kept], self.scores[kept], self.base, self.spent, self.images)
+        return replace(self, cells=[self.cells[i] for i in kept], scores=self.scores[kept])
+
+    def unparsed_by(self, cell: Cell | None) -> float:
+        """The share of a cell's answers that could not be read; nan where nothing says so."""
+        told = self.unparsed.get(cell)
+        return float("nan") if told is None or np.isnan(told).all() else float(np.nanmean(told))
 
     @property
     def asked(self) -> npt.NDArray[np.int64]:

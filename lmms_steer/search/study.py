@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lmms_steer.statistics.paired import of_scores
 
 def result(plan: Plan, grid: Grid, calibrated: Calibrated | None) -> dict[str, Any]:
     """`result.json`: the choice for each of the user's vectors, its controls, and the calibration."""
-    found: dict[str, Any] = {"n": plan.n, "baseline": float(grid.base.mean()), "cells": len(grid.cells), "vectors": {}}
+    found: dict[str, Any] = {"n": plan.n, **baseline(grid), "cells": len(grid.cells), "vectors": {}}
     if grid.images is not None:
         found["images"] = len(np.unique(grid.images))
     for name in plan.own:
@@ -42,17 +43,29 @@ def result(plan: Plan, grid: Grid, calibrated: Calibrated | None) -> dict[str, A
             },
         }
     if calibrated is not None:
-        found["calibrated"] = difference(calibrated.base, calibrated.scores, grid.images)
+        # by the likeliest of the choices, however the cells are scored
+        among = {"scored_by": "letters", "baseline": float(calibrated.base.mean())}
+        found["calibrated"] = among | difference(calibrated.base, calibrated.scores, grid.images)
     return found
 
 
+def baseline(grid: Grid) -> dict[str, Any]:
+    """The unsteered model's accuracy, and the share of its answers that could not be read, where that is known."""
+    return {"baseline": float(grid.base.mean()), **_known("baseline_unparsed", grid.unparsed_by(None))}
+
+
 def told(grid: Grid, index: int) -> dict[str, Any]:
-    """A cell, its accuracy, and what its gain over the baseline is worth taken alone."""
+    """A cell, its accuracy, what its gain over the baseline is worth taken alone, and its unparsed share."""
     cell = grid.cells[index]
     return {
         **{"layer": cell.layer, "alpha": cell.alpha, "tokens": cell.tokens},
         **difference(grid.base, grid.scores[index], grid.images),
+        **_known("unparsed", grid.unparsed_by(cell)),
     }
+
+
+def _known(name: str, share: float) -> dict[str, float]:
+    return {} if math.isnan(share) else {name: share}
 
 
 def difference(base: Floats, scores: Floats, images: Ints | None = None) -> dict[str, Any]:
@@ -99,7 +112,8 @@ def write_bias(folder: Path, calibrated: Calibrated) -> None:
 
 
 def write_cells(folder: Path, grid: Grid) -> None:
-    """`cells.parquet`: one row a cell; accuracy and gain are on the questions that it was asked."""
+    """`cells.parquet`: one row a cell; accuracy, gain and unparsed (nan: unknown) are on the questions that it was
+    asked."""
     asked = grid.asked
     columns = {
         "vector": [c.vector for c in grid.cells],
@@ -110,6 +124,7 @@ def write_cells(folder: Path, grid: Grid) -> None:
         "accuracy": np.nanmean(grid.scores, axis=1).tolist(),
         "gain": grid.gains.tolist(),
         "dropped": (asked < grid.scores.shape[1]).tolist(),
+        "unparsed": [grid.unparsed_by(c) for c in grid.cells],
     }
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), buffer)

@@ -33,8 +33,9 @@ CHECK_EVERY = 8
 """Of so many batches one is checked against the hooks."""
 
 
-Row = tuple[list[float], float, list[float], str]
-"""Of one question: each cell's score, the unsteered one, the unsteered logits of its answers, why it was hooked."""
+Row = tuple[list[float], float, list[float], float, list[float], str]
+"""Of one question: each cell's score, the unsteered one; the same of whether it was unparsed; the unsteered logits of
+its answers; why it was hooked."""
 
 
 class Work:
@@ -48,6 +49,7 @@ class Work:
 
     Attributes:
         answers: question ▸ the unsteered logits of its answers, of all that were read.
+        unparsed: cell, None for none ▸ 1 where no answer could be read, float [questions]; nan where nothing says so.
         hooked: why batches were not replayed, once for each.
         replayed: how many were.
     """
@@ -57,6 +59,7 @@ class Work:
     ) -> None:
         self.folder, self.measure, self.asked, self.batch_size, self.bar = folder, measure, asked, batch_size, bar
         self.answers: dict[int, list[float]] = {}
+        self.unparsed: dict[Cell | None, Floats] = {}
         self.hooked: list[str] = []
         self.fitting = Fitting()
         self.replayed = 0
@@ -105,7 +108,7 @@ class Work:
 
     def _measure(self, path: Path, batch: Sequence[int], rung: Rung, check: bool) -> None:
         rows = self.fitting.run(batch, partial(self._rows, rung.cells, check))
-        scores, base, answers, hooked = zip(*rows, strict=True)
+        scores, base, unparsed, base_unparsed, answers, hooked = zip(*rows, strict=True)
         columns = {
             "question": pa.array(list(batch), pa.int32()),
             "doc_id": pa.array([self.asked[i].doc_id for i in batch], pa.int64()),
@@ -114,6 +117,9 @@ class Work:
             "base": pa.array(base, pa.float32()),
             "scores": pa.array(scores, pa.list_(pa.float32())),
         }
+        if not np.isnan(base_unparsed).all():
+            columns["base_unparsed"] = pa.array(base_unparsed, pa.float32())
+            columns["unparsed"] = pa.array(unparsed, pa.list_(pa.float32()))
         # a half of it that was replayed before a replay was found wrong makes it a replayed one
         table = pa.table(columns).replace_schema_metadata({"cells": _said(rung.cells), "hooked": hooked[0]})
         buffer = pa.BufferOutputStream()
@@ -123,7 +129,8 @@ class Work:
     def _rows(self, cells: Sequence[Cell], check: bool, batch: Sequence[int]) -> list[Row]:
         found = self.measure([self.asked[i] for i in batch], cells, check)
         hooked = [found.hooked] * len(batch)
-        return list(zip(found.hits.T.tolist(), found.base.tolist(), found.answers, hooked, strict=True))
+        told = (found.hits.T, found.base, found.unparsed.T, found.base_unparsed)
+        return list(zip(*(one.tolist() for one in told), found.answers, hooked, strict=True))
 
     def _read(self, number: int, batches: Sequence[Sequence[int]], rung: Rung) -> tuple[Floats, Floats]:
         scores, base = np.empty((len(rung.cells), len(rung.questions))), np.empty(len(rung.questions))
@@ -146,6 +153,11 @@ class Work:
             self.replayed += not why
             columns = np.array(batch) - rung.questions.start
             scores[:, columns], base[columns] = np.array(rows["scores"]).T, rows["base"]
+            # there is none where the task does not say, and in batches of before it was kept
+            if "unparsed" in rows:
+                told = np.column_stack((rows["base_unparsed"], np.array(rows["unparsed"])))
+                for cell, row in zip((None, *rung.cells), told.T, strict=True):
+                    self.unparsed.setdefault(cell, np.full(len(self.asked), np.nan))[batch] = row
         return scores, base
 
     def _path(self, number: int, place: int) -> Path:

@@ -40,7 +40,8 @@ class Written:
         self.metric = str(task.config.metric_list[0]["metric"])
 
     def base(self, source: Replay | Hooked) -> Tensor:  # noqa: ARG002  as of `Letters`
-        """The score of each question, unsteered, float [questions]."""
+        """Of each question, unsteered, float [2, questions]: the score; whether no answer could be read, nan where the
+        task does not say."""
         return self._scores(self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :])
 
     def answers(self, source: Replay | Hooked) -> list[list[float]]:
@@ -48,8 +49,8 @@ class Written:
         return self.letters.answers(source) if self.letters is not None else [[] for _ in self.batch]
 
     def hits(self, source: Replay | Hooked, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
-        """float [cells, questions]: `deltas` [cells, width] and `targets` of cells at one layer."""
-        return torch.stack([self._scores(ids) for ids in self.ids(source, layer, deltas, targets)])
+        """As `base`, float [2, cells, questions]: `deltas` [cells, width] and `targets` of cells at one layer."""
+        return torch.stack([self._scores(ids) for ids in self.ids(source, layer, deltas, targets)], 1)
 
     def same(self, replay: Replay, hooked: Hooked, layer: int, delta: Tensor, tokens: str) -> bool:
         """Whether both write the same, and move the first token's logits alike: a text seldom tells a weak cell."""
@@ -95,18 +96,19 @@ class Written:
         return output[:, self._length :]  # type: ignore[no-any-return]
 
     def _scores(self, ids: Tensor) -> Tensor:
-        return torch.tensor([self._score(q, row) for q, row in zip(self.batch, ids.tolist(), strict=True)])
+        return torch.tensor([self._score(q, row) for q, row in zip(self.batch, ids.tolist(), strict=True)]).T
 
     def _ended(self, row: list[int]) -> list[int]:
         ends = self.lm.model.generation_config.eos_token_id
         stops = ends if isinstance(ends, list) else [ends]
         return row[: next((i for i, token in enumerate(row) if token in stops), len(row))]
 
-    def _score(self, question: Asked, row: list[int]) -> float:
+    def _score(self, question: Asked, row: list[int]) -> tuple[float, float]:
         text = cut(self.lm.tokenizer.decode(self._ended(row), skip_special_tokens=True), self.until)
-        value = self.task.process_results(question.doc, [text]).get(self.metric)
+        found = self.task.process_results(question.doc, [text])
+        value, unparsed = found.get(self.metric), found.get("unparsed")
         if isinstance(value, bool | int | float):
-            return float(value)
+            return float(value), float(unparsed) if isinstance(unparsed, bool | int | float) else torch.nan
         raise UserError(f"{self.task.config.task}: its metric {self.metric} is no number for one question")
 
     @property

@@ -37,12 +37,12 @@ function card(doc, task, base) {
       return make("span", { class: `chip ${kind}` }, sign, name, kind ? make("span", { class: "scope" }, ` ${kind}`) : null);
     });
     const graded = task.better < 0 || (score !== 0 && score !== 1);
-    const worth = unparsed ? "– unparsed" : score === null ? "" : graded ? `scores ${score}` : score ? "✓ right" : "✗ wrong";
+    const worth = unparsed ? "– unparsed" : score === null ? "" : graded ? `scores ${score}` : score ? "✓ correct" : "✗ wrong";
     return make("li", {}, make("span", { class: "said" }, said === "" ? "(nothing)" : said), ` ${worth}`, make("div", { class: "who" }, ...chips));
   });
   const image = doc.image && doc.image.startsWith("data:image/") ? make("img", { src: doc.image, alt: `image of question ${doc.id}`, class: doc.image.startsWith("data:image/png") ? "small" : "", loading: "lazy" }) : null;
   return make("article", {}, image, make("div", {}, make("h3", {}, doc.question),
-    make("div", { class: "soft" }, `question ${doc.id} · right: ${doc.target}${doc.meant ? `, ${doc.meant}` : ""}`), make("ul", {}, ...answers)));
+    make("div", { class: "soft" }, `question ${doc.id} · answer: ${doc.target}${doc.meant ? `, ${doc.meant}` : ""}`), make("ul", {}, ...answers)));
 }
 
 async function drawSamples() {
