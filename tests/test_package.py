@@ -78,7 +78,7 @@ AT_ONCE = [
     (f"{SEARCH} --task tiny_spatial_select --model steered_qwen2_5_vl", "unknown model 'steered_qwen2_5_vl'"),
     (f"{SEARCH} --task tiny_spatial_select --model_args pretraind=x", "unknown model_arg 'pretraind'"),
     (f"{SEARCH},counting --task tiny_spatial_select", "--vector spatial there, spatial,counting here"),
-    (f"{SEARCH} --task tiny_counting_select", "its task is 'tiny_spatial_select', not 'tiny_counting_select'"),
+    (f"{SEARCH} --task tiny_counting_select", "--task tiny_spatial_select there, tiny_counting_select here"),
     (f"{INSPECT},vector=spatail", "unknown vector 'spatail'"),
     (f"{INSPECT},steering=missing.yaml", "cannot read the steering file 'missing.yaml'"),
     (f"{INSPECT},vector=spatial --image missing.png", "cannot open the image 'missing.png'"),
