@@ -77,6 +77,6 @@ def write(path: Path, model: str, choice: dict[str, Any]) -> None:
             whole = yaml.safe_dump({**choices, short_name(model): choice}, sort_keys=True)
             write_atomically(path, whole.encode())
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
-        raise UserError(f"the choices file {str(path)!r} is damaged: {one_line(error)}") from error
+        raise _damaged(path, error) from error
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error

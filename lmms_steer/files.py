@@ -8,6 +8,24 @@ from pathlib import Path
 from lmms_steer.errors import UserError
 
 
+def check_folder(folder: Path, what: str, remedy: str) -> None:
+    """See that files can be written there; nothing is made yet.
+
+    Args:
+        folder: need not exist.
+        what: the folder is, for the message.
+        remedy: what else to say.
+
+    Raises:
+        UserError: where something else than a folder is in the way, or the folder is not writable.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError(f"{what} {str(folder)!r} cannot be made, {str(there)!r} is no folder: {remedy}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{what} {str(folder)!r} cannot be written to, {str(there)!r} does not permit it: {remedy}")
+
+
 def write_atomically(path: Path, data: bytes) -> Path:
     """Write beside the target and rename; nothing half-written is left behind.
 

@@ -150,13 +150,15 @@ def test_an_output_that_cannot_be_written_to_is_refused_by_the_plan(
     file = tmp_path / "scene.png"
     file.touch()
     for output in (file, file / "below"):
-        with pytest.raises(UserError, match=f"{output} cannot be made, {file} is a file: say another with --output"):
+        with pytest.raises(
+            UserError, match=f"'{output}' cannot be made, '{file}' is no folder: say another with --output"
+        ):
             list(run(recipe(), output, dry_run=True))
-    with pytest.raises(UserError, match=f"{file} is a file"):
+    with pytest.raises(UserError, match=f"'{file}' is no folder"):
         list(run(recipe("about: a test", f"output: {file}"), dry_run=True))
     # root may write anywhere
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    with pytest.raises(UserError, match=f"{tmp_path} cannot be written to: say another with --output"):
+    with pytest.raises(UserError, match=f"'{tmp_path}' does not permit it: say another with --output"):
         list(run(recipe(), tmp_path / "new" / "one", dry_run=True))
 
 

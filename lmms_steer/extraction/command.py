@@ -7,9 +7,10 @@ from lmms_steer import concepts, store
 from lmms_steer.backbones import backbone_checkpoint
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
-from lmms_steer.extraction.filing import check_names, check_store, hiding
+from lmms_steer.extraction.filing import check_names, hiding
 from lmms_steer.extraction.methods import DEFAULT, Settings
 from lmms_steer.extraction.sae.judge import judge_named
+from lmms_steer.files import check_folder
 from lmms_steer.method_names import check_method
 from lmms_steer.notes import note
 from lmms_steer.vectors import counted, told_shape
@@ -44,7 +45,7 @@ def extract(
     judge_named(settings.judge)
     backbone_checkpoint(backbone)
     root = root if root is not None else store.user_store()
-    check_store(root)
+    check_folder(root, "the store", "say another with --store")
     check_names(backbone, wanted, methods, root, replace)
     # torch and transformers, which take seconds to import
     from lmms_steer.extraction.extract import Backbone

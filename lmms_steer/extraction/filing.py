@@ -1,6 +1,5 @@
 """Whether a store takes the vectors that are about to be made: asked before the model is loaded."""
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,19 +8,6 @@ from lmms_steer.backbones import short_name
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
 from lmms_steer.vectors import read_provenance
-
-
-def check_store(root: Path) -> None:
-    """See that files can be written there; nothing is made yet.
-
-    Raises:
-        UserError: where something else than a folder is in the way, or the folder is not writable.
-    """
-    there = next(path for path in (root, *root.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"the store {str(root)!r} cannot be: {str(there)!r} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"the store {str(root)!r} cannot be written: no permission in {str(there)!r}")
 
 
 def check_names(backbone: str, wanted: Sequence[Concept], methods: Sequence[str], root: Path, replace: bool) -> None:

@@ -1,11 +1,11 @@
 """Where a recipe keeps what its cells make."""
 
-import os
 import re
 from pathlib import Path
 
 from lmms_steer.backbones import short_name
 from lmms_steer.errors import UserError
+from lmms_steer.files import check_folder
 from lmms_steer.recipes import words
 from lmms_steer.recipes.schema import Model, Recipe, Study
 
@@ -47,8 +47,4 @@ def check_output(recipe: Recipe, output: Path) -> None:
         raise UserError(f"--output {output}: commands cannot name a folder with ',', '=' or a space in it")
     if recipe.include_path and output.resolve().is_relative_to(Path(recipe.include_path).resolve()):
         raise UserError(f"include_path {recipe.include_path} holds the output too: give your tasks their own folder")
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"the output folder {output} cannot be made, {there} is a file: say another with --output")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"the output folder {output}: {there} cannot be written to: say another with --output")
+    check_folder(output, "the output folder", "say another with --output")

@@ -44,7 +44,8 @@ def run(options: Options) -> Iterator[str]:
     if len(asked) < FEWEST:
         raise UserError(f"{options.task} has {len(asked)} questions: a search needs {FEWEST} at least")
     other = confirmable.check(to_confirm, asked, score) if to_confirm is not None else []
-    same(options.output, {"n": len(asked), "questions": sha256(asked), "score": score})
+    asks: dict[str, Any] = {"n": len(asked), "questions": sha256(asked), "score": score}
+    same(options.output, asks)
     lm = model_named(options.model, options.model_args)
     _refuse_spec(lm.resolved.spec)
     facts = ModelFacts(
@@ -57,7 +58,7 @@ def run(options: Options) -> Iterator[str]:
         layers = tuple(layer for layer in layers if layer not in missing)
         yield f"layers where a vector has no direction are left out: {', '.join(map(str, missing))}"
     hashes = {name: vector.sha256 for name, vector in vectors.items()}
-    plan = Plan(**asked_for, vectors=hashes, n=len(asked), questions=sha256(asked), layers=layers, score=score)
+    plan = Plan(**asked_for, vectors=hashes, layers=layers, **asks)
     if writes and score == "letters":
         yield "WARNING: this task lets the model write; a cell may choose the right letter and yet write something else"
     if len(asked) < FEW:

@@ -116,14 +116,13 @@ def corrected_p(grid: Grid, cell: int, seed: int = 0) -> float:
     One-sided: towards a gain. Where cells were dropped on the way, only questions that dropped none are counted, and
     whose image did not: the finalists were chosen on the others.
     """
-    if not len(grid.unspent):
+    finalists, unspent = grid.finalists, grid.unspent
+    if not len(unspent):
         return 1.0  # every question has had its say: none is left to tell by
-    finalists = grid.finalists
-    differences = (grid.scores[finalists] - grid.base)[:, grid.spent :]
+    differences = (grid.scores[finalists] - grid.base)[:, unspent]
     if grid.images is not None:
-        unspent = grid.unspent
         own = np.unique(grid.images[unspent], return_inverse=True)[1]
-        differences = units(differences[:, unspent - grid.spent], np.ones(len(unspent)), own)
+        differences = units(differences, np.ones(len(unspent)), own)
     squares = (differences**2).mean(1)
     observed = _t(differences.mean(1), squares, differences.shape[1])[finalists.index(cell)]
     generator = np.random.default_rng(seed)

@@ -17,7 +17,6 @@ from lmms_steer.search.plan import Plan
 from lmms_steer.search.selection import LEVEL, Floats, Grid, best, corrected_p, one_standard_error
 from lmms_steer.spec import Intervention, SteeringSpec
 from lmms_steer.statistics.effects import Ints
-from lmms_steer.statistics.flips import clusters
 from lmms_steer.statistics.paired import of_scores
 
 
@@ -69,8 +68,8 @@ def _known(name: str, share: float) -> dict[str, float]:
 
 
 def difference(base: Floats, scores: Floats, images: Ints | None = None) -> dict[str, Any]:
-    """A paired comparison of the same questions; `images`: of each, None where each has its own."""
-    paired = of_scores(base, scores, None if images is None else clusters(images))
+    """A paired comparison of the same questions; `images`: of each, 0 …; None where each has its own."""
+    paired = of_scores(base, scores, images)
     return {
         **{"accuracy": paired.accuracy, "gain": paired.gain, "low": paired.low, "high": paired.high, "p": paired.p},
         **{"fixed": paired.fixed, "broken": paired.broken},
