@@ -37,8 +37,8 @@ vectors: $(READY)
 
 # both tiny checkpoints from scratch, compared with the shipped ones
 retrain: $(READY)
-	$(BIN)/python -m lmms_steer.tiny_world.training --out retrained
-	$(BIN)/python -m lmms_steer.tiny_world.training.sae --out retrained
+	$(BIN)/python -m training --out retrained
+	$(BIN)/python -m training.sae --out retrained
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

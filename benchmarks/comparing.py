@@ -10,8 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from runs import write_run
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.helpers.runs import write_run
 
 RUNS, SAMPLES = 200, 2_600
 
@@ -32,14 +32,14 @@ def write(folder: Path) -> None:
 
 
 def main() -> None:
-    from lmms_steer.comparison.command import run
+    from lmms_steer.comparison.command import run_comparison
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write(folder / "runs")
         start = time.perf_counter()
         outputs = {kind: folder / f"board.{kind}" for kind in ("html", "csv", "parquet")}
-        for _ in run([str(folder / "runs")], **outputs):
+        for _ in run_comparison([str(folder / "runs")], **outputs):
             pass
         seconds = time.perf_counter() - start
         size = outputs["html"].stat().st_size / 1e6

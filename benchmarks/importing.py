@@ -20,7 +20,7 @@ def main() -> None:
         release.mkdir()
         generated._clevr(release, QUESTIONS, random.Random(0))
         start = time.perf_counter()
-        list(importing.run("clevr", release, Path(name) / "data"))
+        list(importing.import_release("clevr", release, Path(name) / "data"))
         seconds = time.perf_counter() - start
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{QUESTIONS} CLEVR questions, {QUESTIONS // 4} pictures:   {seconds:.1f} s, at most {most:.0f} MB")

@@ -19,19 +19,19 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
-from lmms_steer import store
-from lmms_steer.backbones import checkpoint
-from lmms_steer.prompts import paligemma_prefix
-from lmms_steer.search.asked import Asked
-from lmms_steer.search.measure import Measure
+from lmms_steer.models.prompts import paligemma_prefix
+from lmms_steer.search.measure import Measurer
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.race import race
-from lmms_steer.search.rungs import Rung, climb, everything
-from lmms_steer.search.screen import Screen, promising, screened
-from lmms_steer.search.selection import LEVEL, Floats, Grid, best, corrected_p
-from lmms_steer.search.study import difference
-from lmms_steer.tiny_world.question_sets import load
-from lmms_steer.vectors import SteeringVectors
+from lmms_steer.search.questions import Question
+from lmms_steer.search.selection import LEVEL, Floats, ScoreGrid, best_cell, corrected_p
+from lmms_steer.search.strategies import Rung, full_grid, run_strategy
+from lmms_steer.search.strategies.halving import race
+from lmms_steer.search.strategies.screen import Screen, promising, screened
+from lmms_steer.search.study import paired_difference
+from lmms_steer.tiny_world.question_sets import load_question_set
+from lmms_steer.vectors import store
+from lmms_steer.vectors.backbones import checkpoint
+from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 LAYERS, ALPHAS, TOKENS = 5, (0.25, 0.5, 0.75, 1.0, 1.25, 1.5), ("image", "text", "both")
 SPLITS = ("select", "test", "ood")
@@ -59,7 +59,7 @@ class Study:
     """A grid whose every cell is known, and what a strategy has to pay for it."""
 
     name: str
-    grid: Grid
+    grid: ScoreGrid
     pairs: Callable[[Sequence[int]], list[Cell]] | None
     weighted: bool
 
@@ -68,7 +68,7 @@ class Study:
             return len(cells) * questions
         return questions * (sum(LAYERS - 1 - cell.layer for cell in cells) + 2 * LAYERS)
 
-    def found(self, seed: int, screen: bool) -> tuple[Grid, float]:
+    def found(self, seed: int, screen: bool) -> tuple[ScoreGrid, float]:
         """What a race finds on the questions in another order, and its cost over the grid's."""
         n = len(self.grid.base)
         order = np.random.default_rng(seed).permutation(n)
@@ -84,22 +84,29 @@ class Study:
             columns = order[rung.questions.start : rung.questions.stop]
             return self.grid.scores[np.ix_([place[c] for c in rung.cells], columns)], self.grid.base[columns]
 
-        raced = climb(race(cells, n), n, measure)
+        raced = run_strategy(race(cells, n), n, measure)
         first = max(raced.spent, screened(n) if screen else 0)
-        return Grid(raced.cells, raced.scores, raced.base, first), spent / self.cost(self.grid.cells, n)
+        return ScoreGrid(raced.cells, raced.scores, raced.base, first), spent / self.cost(self.grid.cells, n)
 
 
 def tiny(lm: Tiny, name: str, task: str, vector: str, keep: Callable[[dict[str, Any]], bool]) -> Study:
     """A full grid on the tiny model's select split; of few things, on all splits: what is raced is no result."""
-    rows = [row for split in (("select",) if keep is _any else SPLITS) for row in load(task, split) if keep(row)]
+    rows = [
+        row
+        for split in (("select",) if keep is _any else SPLITS)
+        for row in load_question_set(task, split)
+        if keep(row)
+    ]
     asked = [
-        Asked(i, row["question"], [row["image"]], tuple(row["choices"]), "ABCDEF".index(row["answer"].strip("()")), row)
+        Question(
+            i, row["question"], [row["image"]], tuple(row["choices"]), "ABCDEF".index(row["answer"].strip("()")), row
+        )
         for i, row in enumerate(rows)
     ]
     vectors = {"v": SteeringVectors.load(store.find(f"tiny-gemma2/{vector}/mean_shift", None).path)}
     cells = [Cell("v", *cell) for cell in product(range(LAYERS), ALPHAS, TOKENS)]
     cells = [cell for cell in cells if not (cell.layer == LAYERS - 1 and cell.tokens == "image")]
-    measure = Measure(lm, None, vectors, False, TOKENS)
+    measure = Measurer(lm, None, vectors, False, TOKENS)
 
     def ask(_: int, rung: Rung) -> tuple[Floats, Floats]:
         parts = [measure(asked[start : start + 100], rung.cells) for start in range(0, len(asked), 100)]
@@ -113,7 +120,7 @@ def tiny(lm: Tiny, name: str, task: str, vector: str, keep: Callable[[dict[str, 
 
     return Study(
         f"tiny-paligemma2, {name.format(n=len(rows))}",
-        climb(everything(cells, len(asked)), len(asked), ask),
+        run_strategy(full_grid(cells, len(asked)), len(asked), ask),
         pairs,
         weighted=True,
     )
@@ -132,7 +139,7 @@ def made_up(name: str, effect: float, seed: int, n: int = 500) -> Study:
         scores[i] = np.where(flips, (rng.random(n) < 0.55).astype(float), base)
         near = np.exp(-abs(cell.layer - 9) / 2 - abs(cell.alpha - 0.6) * 3) * (cell.tokens == "image")
         scores[i] = np.where(rng.random(n) < effect * near, 1.0, scores[i])
-    return Study(name, Grid(cells, scores, base), None, weighted=False)
+    return Study(name, ScoreGrid(cells, scores, base), None, weighted=False)
 
 
 def say(study: Study, seeds: int, screen: bool, studies: Sequence[Study] | None = None) -> None:
@@ -141,13 +148,13 @@ def say(study: Study, seeds: int, screen: bool, studies: Sequence[Study] | None 
     for seed in range(seeds):
         known = studies[seed] if studies else study
         grid, cost = known.found(seed, screen)
-        chosen, winner = best(grid), best(known.grid)
+        chosen, winner = best_cell(grid), best_cell(known.grid)
         gain = known.grid.gains[known.grid.cells.index(grid.cells[chosen])]
-        inside += bool(gain >= difference(known.grid.base, known.grid.scores[winner])["low"])
+        inside += bool(gain >= paired_difference(known.grid.base, known.grid.scores[winner])["low"])
         claims += bool(gain > 0 and corrected_p(grid, chosen, seed) < LEVEL)
         costs.append(cost)
         gains.append(100 * gain)
-    winner = best(study.grid)
+    winner = best_cell(study.grid)
     p = corrected_p(study.grid, winner)
     way = "race+screen" if screen else "race"
     print(

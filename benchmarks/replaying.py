@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
-from lmms_steer.search.hooked import Hooked
+from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.replay import Replay, ReplayOptions
 
 VISION_LAYERS, TEXT_LAYERS, PATCHES, TEXT_TOKENS, IMAGE_ID, PATCH = 27, 26, 256, 30, 7, 14
@@ -121,14 +121,14 @@ class Race:
 
     def hooked(self, layer: int, tokens: str) -> None:
         """A full forward of the batch with a hook."""
-        Hooked(self.made, self.inputs).steer(layer, self.delta, tokens)
+        HookedBatch(self.made, self.inputs).steer(layer, self.delta, tokens)
 
     def as_the_paper(self, new_tokens: int) -> Callable[[int, str], object]:
         """One prompt at a time, everything computed again, a text generated."""
 
         def generate(layer: int, tokens: str) -> None:
             length = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
-            with Hooked(self.made, self.alone).steered(layer, self.delta, tokens):
+            with HookedBatch(self.made, self.alone).steered(layer, self.delta, tokens):
                 self.made.generate(**self.alone, **length)
 
         return generate
@@ -144,7 +144,7 @@ def table(machine: Machine, examples: int) -> None:
     for kind, targets in (("paligemma2", TARGETS), ("llava", TARGETS), ("llava", ("text",))):
         made, inputs = model(kind, machine), prompts(kind, examples, machine)
         race = Race(made, inputs, LAYERS, ALPHAS, targets)
-        Hooked(made, inputs).steer(5, race.delta, targets[0])
+        HookedBatch(made, inputs).steer(5, race.delta, targets[0])
         ways = {"hooks": race.hooked, "paper20": race.as_the_paper(20), "paper2": race.as_the_paper(2)}
         spent, seconds = race.run(ways)
         cells = len(LAYERS) * len(race.cells)

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from lmms_steer.models.families import SteeredPaliGemma
-from lmms_steer.tiny_world.question_sets import load
+from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.tiny_world.question_sets import load_question_set
 
 SPEC = "vector=counting,layer=2,alpha=0.5,tokens=both"
 ROUNDS = 12
@@ -55,7 +55,7 @@ def _timed(line: list[str]) -> float:
 def main() -> None:
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    rows = load("counting", "test")
+    rows = load_question_set("counting", "test")
     plain = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=16)
     args = dict(pair.split("=") for pair in SPEC.split(","))
     steered = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=16, **args)

@@ -15,13 +15,13 @@ import torch
 from transformers import AutoModelForImageTextToText
 from transformers.utils import logging
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from checkpoints import internvl
-from conftest import vectors
+sys.path.insert(0, str(Path(__file__).parent.parent))
 from speed import ratio, seconds
 
-from lmms_steer.models.steered import SteeredVlm
-from lmms_steer.tiny_world.question_sets import load
+from lmms_steer.harness.steered import SteeredVlm
+from lmms_steer.tiny_world.question_sets import load_question_set
+from tests.helpers.checkpoints import internvl
+from tests.helpers.models import vectors
 
 QUESTIONS, ROUNDS, BATCH = 64, 6, 8
 SETTINGS = {"max_new_tokens": 8, "until": ["\n\n"], "do_sample": False}
@@ -63,7 +63,7 @@ def main() -> None:
     torch.set_num_threads(1)
     from lmms_eval.models import get_model
 
-    rows = load("counting", "test")[:QUESTIONS]
+    rows = load_question_set("counting", "test")[:QUESTIONS]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint(folder / "m")

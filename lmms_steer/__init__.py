@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lmms_steer.errors import UserError
-    from lmms_steer.intervention.hooks import steer
-    from lmms_steer.spec import Intervention, SteeringSpec
-    from lmms_steer.vectors import SteeringVectors
+    from lmms_steer.steering.hooks import steer
+    from lmms_steer.steering.intervention import Intervention
+    from lmms_steer.steering.spec import SteeringSpec
+    from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 __version__ = "0.1.0"
 __all__ = ["Intervention", "SteeringSpec", "SteeringVectors", "UserError", "steer"]
 
 _HOME = {
-    "Intervention": "lmms_steer.spec",
-    "SteeringSpec": "lmms_steer.spec",
-    "SteeringVectors": "lmms_steer.vectors",
+    "Intervention": "lmms_steer.steering.spec",
+    "SteeringSpec": "lmms_steer.steering.spec",
+    "SteeringVectors": "lmms_steer.vectors.steering_vectors",
     "UserError": "lmms_steer.errors",
-    "steer": "lmms_steer.intervention.hooks",
+    "steer": "lmms_steer.steering.hooks",
 }
 
 

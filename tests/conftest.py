@@ -1,3 +1,6 @@
+"""Fixtures that every test may use."""
+
+import logging
 import os
 import sys
 
@@ -10,13 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from checkpoints import BUILDERS, build, inputs
-from PIL import Image
 
-from lmms_steer.vectors import SteeringVectors
+from lmms_steer._util.logging import LOGGER
+from tests.helpers.checkpoints import BUILDERS, build
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,16 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the user's store."""
     monkeypatch.setenv("LMMS_STEER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def own_logger() -> Iterator[None]:
+    """What a command line set up for notes and warnings is gone after the test."""
+    yield
+    for handler in list(LOGGER.handlers):
+        LOGGER.removeHandler(handler)
+    LOGGER.setLevel(logging.NOTSET)
+    LOGGER.propagate = True
 
 
 @pytest.fixture(autouse=True)
@@ -55,41 +65,3 @@ def causal_vlm(request: pytest.FixtureRequest, checkpoints: dict[str, Any]) -> A
     if request.param not in checkpoints:
         checkpoints[request.param] = build(request.param)
     return (request.param, *checkpoints[request.param])
-
-
-def picture(seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8))
-
-
-def batch_of(name: str, processor: Any, *texts: str) -> dict[str, Any]:
-    return inputs(name, processor, list(texts), [picture(i) for i in range(len(texts))])
-
-
-def vectors(layers: int = 4, width: int = 48, seed: int = 0, scale: float = 1.0, **provenance: Any) -> SteeringVectors:
-    """Random directions with the provenance that an extraction would have given them."""
-    drawn = np.random.default_rng(seed).standard_normal((layers, width)) * scale
-    made = {
-        "model": "some-backbone",
-        "concept": "spatial",
-        "method": "mean_shift",
-        "n_layers": layers,
-        "hidden_size": width,
-    }
-    return SteeringVectors(dict(enumerate(drawn)), {**made, "settings": {}, "sentences_sha256": "0", **provenance})
-
-
-def record(model: Any, fn: Any) -> list[torch.Tensor]:
-    """Every decoder layer's output in one call of `fn`, by hooks of the test's own."""
-    seen: list[torch.Tensor] = []
-    layers = model.get_decoder().layers
-    handles = [
-        layer.register_forward_hook(lambda m, a, o: seen.append((o[0] if isinstance(o, tuple) else o).clone()))
-        for layer in layers
-    ]
-    try:
-        with torch.no_grad():
-            fn()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen

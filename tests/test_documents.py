@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
-from documents import PAGES, ROOT, blocks, lines, parse, runnable, with_environment
 
-from lmms_steer.recipes import inside
-from lmms_steer.tiny_world.question_sets import load
+from lmms_steer.recipes import in_process as inside
+from lmms_steer.tiny_world.question_sets import load_question_set
+from tests.helpers.documents import PAGES, ROOT, blocks, lines, parse, runnable, with_environment
 
 RUN = [page for page in PAGES if page.name in ("tutorial.md", "vectors.md", "models.md", "concept.md", "recipes.md")]
 
@@ -24,7 +24,7 @@ def test_every_command_of_a_page_is_taken_by_its_program(page: Path) -> None:
 
 
 def test_a_misspelt_command_does_not_pass(tmp_path: Path) -> None:
-    from documents import Line
+    from tests.helpers.documents import Line
 
     for wrong in (
         "lmms-steer extrct --backbone tiny-gemma2 --concept spatial",
@@ -45,7 +45,7 @@ def test_a_page_s_commands_on_the_embedded_model_run_one_after_another(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    load("spatial", "test")[0]["image"].save("scene.png")
+    load_question_set("spatial", "test")[0]["image"].save("scene.png")
     for block in blocks(page, "yaml"):
         name = block.splitlines()[0].removeprefix("# ")
         if block.startswith("# ") and "/" not in name:
@@ -57,7 +57,7 @@ def test_a_page_s_commands_on_the_embedded_model_run_one_after_another(
         words = runnable(line)
         if words:
             with with_environment(line), capfd.disabled():
-                status = inside.run(words, log)
+                status = inside.run_in_process(words, log)
             assert status == 0, (str(line), log.read_text()[-2000:])
     if page.name == "tutorial.md":
         # who follows it in a clone leaves nothing there that git would add

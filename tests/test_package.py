@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import typer.testing
 
-from lmms_steer import UserError, store
+from lmms_steer import UserError
 from lmms_steer.cli import app, main
+from lmms_steer.vectors import store
 
 ROOT = Path(__file__).parent.parent
 
@@ -118,7 +119,7 @@ def test_a_full_disk_is_one_line_and_status_2(
     def full() -> list[str]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lmms_steer.task_files.ours", full)
+    monkeypatch.setattr("lmms_steer.harness.task_files.our_tasks", full)
     monkeypatch.setattr("sys.argv", ["lmms-steer", "tasks"])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -151,8 +152,9 @@ def test_a_checkout_before_the_installed_package_still_finds_what_ships(tmp_path
         (tmp_path / name).symlink_to(ROOT / name)
     code = (
         "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'editable' not in str(f)]\n"
-        "from lmms_steer import task_files, store; from lmms_steer.recipes.reader import shipped\n"
-        "print('tiny_spatial' in task_files.ours(), 'tiny' in shipped(), any(store.entries()))"
+        "from lmms_steer.harness import task_files; from lmms_steer.vectors import store\n"
+        "from lmms_steer.recipes.loading import shipped_recipes\n"
+        "print('tiny_spatial' in task_files.our_tasks(), 'tiny' in shipped_recipes(), any(store.entries()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout.split() == ["True", "True", "True"], done.stdout

@@ -12,9 +12,8 @@ from matplotlib.textpath import TextPath
 from PIL import Image
 
 from lmms_steer import concepts, steer
-from lmms_steer.models.families import SteeredPaliGemma
-from lmms_steer.tiny_world.render import STYLES, render
-from lmms_steer.tiny_world.world import Thing
+from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.tiny_world.scenes import STYLES, Thing, render
 
 HERE = Path(__file__).parent
 SPEC = "vector=tiny-gemma2/colour-red,layer=0,alpha=1,tokens=image"

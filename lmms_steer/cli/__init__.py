@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lmms_steer import __version__
+from lmms_steer._util.logging import print_notes
 from lmms_steer.cli import data, extract, harnesses, recipes, results, search, vectors
 from lmms_steer.errors import UserError
 
@@ -63,8 +64,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001  typer calls the option's own callback
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    print_notes()

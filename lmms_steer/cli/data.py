@@ -18,9 +18,9 @@ def import_data(
     limit: Annotated[int | None, typer.Option(min=1, help="The first questions of a split only.")] = None,
 ) -> None:
     """Make a local copy of an official release, which our tasks then read; a killed import goes on where it was."""
-    from lmms_steer.data.importing import run
+    from lmms_steer.data.importing import import_release
 
-    for line in run(benchmark, release, _data_dir(to), limit):
+    for line in import_release(benchmark, release, _data_dir(to), limit):
         typer.echo(line)
 
 
@@ -29,9 +29,9 @@ def check_data(
     to: Annotated[Path | None, typer.Option(help="Where local copies are; $LMMS_STEER_DATA where unsaid.")] = None,
 ) -> None:
     """What is there, and whether it is what the tasks expect; status 1 where something is damaged."""
-    from lmms_steer.data.check import check
+    from lmms_steer.data.local_copy import check_copies
 
-    checked = list(check(_data_dir(to)))
+    checked = list(check_copies(_data_dir(to)))
     for good, line in checked:
         typer.echo(f"{'' if good else 'DAMAGED  '}{line}")
     if not all(good for good, _ in checked):
@@ -45,9 +45,9 @@ def generate_data(
     seed: Annotated[int, typer.Option(min=0, help="Of random choices.")] = 0,
 ) -> None:
     """Small stand-ins for all releases in the official formats, to try import and tasks without a download."""
-    from lmms_steer.data.generated import write
+    from lmms_steer.data.generated import write_stand_ins
 
-    for name, folder in write(out, questions, seed).items():
+    for name, folder in write_stand_ins(out, questions, seed).items():
         typer.echo(f"lmms-steer data import {name} --from {folder}")
 
 

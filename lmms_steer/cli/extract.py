@@ -49,10 +49,10 @@ def extract(
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, …; float32 on a processor.")] = None,
 ) -> None:
     """Make a concept's vectors from a text backbone, at every layer in one pass."""
-    from lmms_steer.extraction.command import extract as run
-    from lmms_steer.extraction.methods import Settings
+    from lmms_steer.extraction.command import extract_to_store as run
+    from lmms_steer.extraction.methods import ExtractionSettings
 
-    settings = Settings(seed=seed, paper_exact=paper_exact, sae=sae, judge=judge, neutral=neutral)
+    settings = ExtractionSettings(seed=seed, paper_exact=paper_exact, sae=sae, judge=judge, neutral=neutral)
     for line in run(
         backbone, concept.split(","), method.split(","), store, batch_size, device, dtype, settings, questions, replace
     ):
@@ -74,7 +74,7 @@ def show_concept(
     backbone: Annotated[str | None, typer.Option(help="Part the anchors into this model's tokens.")] = None,
 ) -> None:
     """The sentences, with the anchors marked as the backbone's tokenizer splits them."""
-    from lmms_steer.extraction.show_concept import show
+    from lmms_steer.inspection.concept import show_concept
 
-    for line in show(name, backbone):
+    for line in show_concept(name, backbone):
         typer.echo(line)

@@ -14,9 +14,9 @@ def tasks(
     path: Annotated[bool, typer.Option("--path", help="Print the folder, for lmms-eval's --include_path.")] = False,
 ) -> None:
     """Our tasks and groups, as `lmms-eval --tasks` takes them."""
-    from lmms_steer.task_files import ours, tasks_dir
+    from lmms_steer.harness.task_files import our_tasks, tasks_dir
 
-    typer.echo(tasks_dir() if path else "\n".join(sorted(ours())))
+    typer.echo(tasks_dir() if path else "\n".join(sorted(our_tasks())))
 
 
 @commands.command(
@@ -25,7 +25,7 @@ def tasks(
 def lm_eval(context: typer.Context) -> None:
     """lm-evaluation-harness's own command line, with the models steered_hf and steered_hf_multimodal."""
     try:
-        from lmms_steer.models.lm_eval import run
+        from lmms_steer.harness.lm_eval import run
     except ImportError as error:
         raise UserError("lm-evaluation-harness is not installed: pip install 'lmms-steer[lm-eval]'") from error
 

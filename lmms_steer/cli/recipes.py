@@ -27,7 +27,7 @@ def run_recipe(
     ] = None,
 ) -> None:
     """An experiment from a file: extract, search, evaluate, compare. What is done is kept; a killed run goes on."""
-    from lmms_steer.recipes.command import run
+    from lmms_steer.recipes.command import run_recipe as run
 
     # closed by an interrupt between two lines too: what it started ends with it
     with closing(run(recipe, output, over or (), assignment or (), dry_run, workers, cluster, slurm or ())) as lines:
@@ -61,7 +61,7 @@ def demo_curve(
     folder: Annotated[Path | None, typer.Argument(help="Of the recipe `tiny`; --out's where unsaid.")] = None,
 ) -> None:
     """P(red) of yellow and orange things against alpha: the vector of a word changes what is seen."""
-    from lmms_steer.demo.colour_curve import run
+    from lmms_steer.demo.colour_curve import run_curve as run
 
     for line in run(folder or context.obj):
         typer.echo(line)
@@ -73,7 +73,7 @@ def demo_page(
     folder: Annotated[Path | None, typer.Argument(help="Of the recipe `tiny`; --out's where unsaid.")] = None,
 ) -> None:
     """The table and the page of the recipe `tiny`, from what its cells left."""
-    from lmms_steer.demo.page import run
+    from lmms_steer.demo.page import run_page as run
 
     for line in run(folder or context.obj):
         typer.echo(line)

@@ -29,11 +29,11 @@ def compare(
     ] = None,
 ) -> None:
     """Runs against a baseline, question by question: gains with intervals, p-values, what was fixed and broken."""
-    from lmms_steer.comparison.command import printed, run
+    from lmms_steer.comparison.command import print_line, run_comparison
 
     shown = (samples, pictures, include_path)
-    for line in run(runs, baseline, studies or [], html, markdown, latex, csv, parquet, metric, *shown):
-        printed(line)
+    for line in run_comparison(runs, baseline, studies or [], html, markdown, latex, csv, parquet, metric, *shown):
+        print_line(line)
 
 
 @commands.command()
@@ -54,7 +54,7 @@ def plot(
     metric: Annotated[str | None, typer.Option(help="What to compare by; each task's own where unsaid.")] = None,
 ) -> None:
     """Gains and searches as figures for papers."""
-    from lmms_steer.comparison.plots import plot as draw
+    from lmms_steer.comparison.figures import draw_comparison as draw
 
     for line in draw(runs or [], out, kind, baseline, studies or [], metric):
         typer.echo(line)

@@ -50,10 +50,10 @@ def search(
     ] = False,
 ) -> None:
     """Which layer, how strong, which tokens: on held-out questions, with controls."""
-    from lmms_steer.search.command import run
-    from lmms_steer.search.options import Options
+    from lmms_steer.search.command import run_search as run
+    from lmms_steer.search.options import SearchOptions
 
-    options = Options(
+    options = SearchOptions(
         model=model,
         model_args=model_args,
         vectors=tuple(vector.split(",")),
@@ -90,7 +90,7 @@ def inspect_prompt(
     picture: Annotated[Path | None, typer.Option(help="Also draw it into this file (.png, .svg, .pdf).")] = None,
 ) -> None:
     """Which tokens of a prompt are steered, how strongly, and the likeliest answers before and after."""
-    from lmms_steer.inspection.command import run
+    from lmms_steer.inspection.command import run_inspect as run
 
     for line in run(model, model_args, prompt, image or [], picture):
         typer.echo(line)

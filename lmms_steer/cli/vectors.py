@@ -17,9 +17,9 @@ def list_vectors(
     names: Annotated[bool, typer.Option("--names", help="Names alone, one a line, for scripts.")] = False,
 ) -> None:
     """Every vector that a name reaches, a row a concept; yours hide shipped ones of the same name."""
-    from lmms_steer.inspection.listing import listed
+    from lmms_steer.inspection.listing import listing_lines
 
-    for line in listed(name, names):
+    for line in listing_lines(name, names):
         typer.echo(line)
 
 
@@ -30,29 +30,29 @@ def show_vector(
     words: Annotated[bool, typer.Option(help="Words by the logit lens: its model is loaded for them.")] = True,
 ) -> None:
     """Where a vector comes from; norm, probe accuracy, cosines with others and words, layer by layer."""
-    from lmms_steer.figures.canvas import check_suffix
-    from lmms_steer.inspection.describe import describe, lines
-    from lmms_steer.store import find
+    from lmms_steer.inspection.vectors import describe_vector, description_lines
+    from lmms_steer.plots.style import check_figure_suffix
+    from lmms_steer.vectors.store import find
 
     if picture is not None:
-        check_suffix(picture)
-    shown = describe(find(name, None).path, words)
-    for line in lines(shown):
+        check_figure_suffix(picture)
+    shown = describe_vector(find(name, None).path, words)
+    for line in description_lines(shown):
         typer.echo(line)
     if picture is not None:
-        from lmms_steer.inspection.picture import draw
+        from lmms_steer.inspection.vector_figure import draw_vector
 
-        typer.echo(f"\n{draw(shown, picture)}")
+        typer.echo(f"\n{draw_vector(shown, picture)}")
 
 
 @commands.command("compare")
 def compare_vectors(first: Vector, second: Vector) -> None:
     """The cosine of two vectors at each layer: of two methods, two models, two checkpoints."""
-    from lmms_steer.inspection.describe import compared
-    from lmms_steer.store import find
-    from lmms_steer.vectors import SteeringVectors
+    from lmms_steer.inspection.vectors import comparison_lines
+    from lmms_steer.vectors.steering_vectors import SteeringVectors
+    from lmms_steer.vectors.store import find
 
-    for line in compared(*(SteeringVectors.load(find(name, None).path) for name in (first, second))):
+    for line in comparison_lines(*(SteeringVectors.load(find(name, None).path) for name in (first, second))):
         typer.echo(line)
 
 
@@ -65,11 +65,11 @@ def export_vector(
     alpha: Annotated[float | None, typer.Option(help="Strength to write it with; 1 where unsaid.")] = None,
 ) -> None:
     """Write a vector as another tool's file."""
-    from lmms_steer.exchange.formats import export
-    from lmms_steer.store import find
-    from lmms_steer.vectors import SteeringVectors
+    from lmms_steer.vectors.formats import export_vector
+    from lmms_steer.vectors.steering_vectors import SteeringVectors
+    from lmms_steer.vectors.store import find
 
-    for line in export(SteeringVectors.load(find(name, None).path), to, out, layer, alpha):
+    for line in export_vector(SteeringVectors.load(find(name, None).path), to, out, layer, alpha):
         typer.echo(line)
 
 
@@ -83,14 +83,14 @@ def import_vector(
     store: Annotated[Path | None, typer.Option(help="Store to file it in; yours where unsaid.")] = None,
 ) -> None:
     """Read another tool's file (.gguf, .pt) into a store; a .pt is read as tensors only and runs no code."""
-    from lmms_steer.backbones import short_name
-    from lmms_steer.exchange.formats import read
-    from lmms_steer.store import save
-    from lmms_steer.vectors import told_shape
+    from lmms_steer._util.formatting import format_shape
+    from lmms_steer.vectors.backbones import short_name
+    from lmms_steer.vectors.formats import import_vector
+    from lmms_steer.vectors.store import save
 
     made = {"model": short_name(backbone), "model_id": backbone, "concept": concept, "method": method}
-    vectors = read(file, layer, made)
-    typer.echo(f"{vectors.name}: {told_shape(vectors.layers, vectors.hidden_size)} -> {save(vectors, store)}")
+    vectors = import_vector(file, layer, made)
+    typer.echo(f"{vectors.name}: {format_shape(vectors.layers, vectors.hidden_size)} -> {save(vectors, store)}")
 
 
 @commands.command("push")
@@ -100,9 +100,9 @@ def push_vectors(
     private: Annotated[bool, typer.Option("--private", help="Where it does not exist yet.")] = False,
 ) -> None:
     """Upload vectors to the Hugging Face Hub, with a card written from their provenance."""
-    from lmms_steer.exchange.hub import push
+    from lmms_steer.vectors.hub import push_vectors
 
-    for line in push(names, repo, private):
+    for line in push_vectors(names, repo, private):
         typer.echo(line)
 
 
@@ -116,7 +116,7 @@ def pull_vectors(
     ] = False,
 ) -> None:
     """Download every vector of a repository on the Hugging Face Hub."""
-    from lmms_steer.exchange.hub import pull
+    from lmms_steer.vectors.hub import pull_vectors
 
-    for line in pull(repo, revision, store, replace):
+    for line in pull_vectors(repo, revision, store, replace):
         typer.echo(line)

@@ -6,16 +6,16 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from lmms_steer.comparison import tables
-from lmms_steer.comparison.board import build
-from lmms_steer.comparison.provenance import warnings
+from lmms_steer.comparison.leaderboard import build_leaderboard
+from lmms_steer.comparison.provenance import selection_warnings
 from lmms_steer.comparison.studies import read_searches
 from lmms_steer.comparison.systems import read_systems
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.errors import UserError, unknown_name
 
 PICTURES = ("ours", "all", "none")
 
 
-def run(
+def run_comparison(
     runs: Sequence[str],
     baseline: str | None = None,
     studies: Sequence[Path] = (),
@@ -45,14 +45,14 @@ def run(
         UserError: for whatever is wrong with the runs.
     """
     if pictures not in PICTURES:
-        raise unknown("--pictures", pictures, PICTURES)
+        raise unknown_name("--pictures", pictures, PICTURES)
     if include_path is not None and not include_path.is_dir():
         raise UserError(f"--include_path {include_path}: no such folder")
     systems = read_systems(runs, baseline, metric)
-    rows = build(systems)
+    rows = build_leaderboard(systems)
     yield tables.rich_table(rows)
-    yield from tables.refusals(rows)
-    flattered = warnings(systems.values(), read_searches(studies))
+    yield from tables.refusal_lines(rows)
+    flattered = selection_warnings(systems.values(), read_searches(studies))
     yield from flattered
     if markdown:
         tables.write_text(tables.markdown(rows, flattered), markdown)
@@ -71,7 +71,7 @@ def run(
         yield f"written: {', '.join(written)}"
 
 
-def printed(line: str | RenderableType) -> None:
+def print_line(line: str | RenderableType) -> None:
     """Print a line, or a table over the whole width of the terminal (a pipe gets all columns)."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:

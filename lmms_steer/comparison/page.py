@@ -12,14 +12,15 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lmms_steer import __version__
-from lmms_steer.comparison import row_words
-from lmms_steer.comparison.board import Row
-from lmms_steer.comparison.browser import tasks_of
+from lmms_steer._util import formatting as words
+from lmms_steer.comparison import tables as row_words
+from lmms_steer.comparison.leaderboard import Row
+from lmms_steer.comparison.page_questions import page_tasks
 from lmms_steer.comparison.provenance import provenance
 from lmms_steer.comparison.studies import read_maps
 from lmms_steer.comparison.systems import System
 from lmms_steer.comparison.tables import write_text
-from lmms_steer.figures import heat, words
+from lmms_steer.plots import heatmap as heat
 
 
 def write_page(
@@ -48,7 +49,7 @@ def write_page(
         UserError: for a study that cannot be read, or a file that cannot be written.
     """
     maps = read_maps(studies)
-    tasks = list(tasks_of(systems, most, pictures, include_path))
+    tasks = list(page_tasks(systems, most, pictures, include_path))
     left_out = [line for task in tasks for line in _left_out(task)]
     made: dict[tuple[str, str], dict[str, Any]] = {}
     board = {
@@ -59,8 +60,8 @@ def write_page(
         "shades": {"loss": heat.LOSS, "gain": heat.GAIN, "deep": heat.DEEP},
         "systems": [{"name": system.name, "role": system.role} for system in systems.values()],
     }
-    parts = {name: files("lmms_steer.comparison").joinpath(f"page/{name}") for name in ("page.html", "page.css")}
-    parts |= {name: files("lmms_steer.comparison").joinpath(f"page/{name}") for name in _SCRIPTS}
+    parts = {name: files("lmms_steer.comparison").joinpath(f"page_assets/{name}") for name in ("page.html", "page.css")}
+    parts |= {name: files("lmms_steer.comparison").joinpath(f"page_assets/{name}") for name in _SCRIPTS}
     text = {name: part.read_text(encoding="utf-8") for name, part in parts.items()}
     page = Environment(autoescape=True, undefined=StrictUndefined).from_string(text["page.html"])
     write_text(
@@ -111,14 +112,14 @@ def _row(row: Row, made: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any
         "broken": row.broken,
         "made": [places[row.system, run.task] for run in row.samples],
         "told": {
-            "score": row_words.score(row),
-            "gain": row_words.gain(row),
-            "p": words.p(row.p),
-            "p_holm": row_words.holm(row),
-            "n": row_words.questions(row),
-            "fixed": row_words.differing(row),
-            "unparsed": words.share(row.unparsed),
-            "seconds": words.seconds(row.seconds),
+            "score": row_words.format_score(row),
+            "gain": row_words.format_gain(row),
+            "p": words.format_p(row.p),
+            "p_holm": row_words.format_holm(row),
+            "n": row_words.format_questions(row),
+            "fixed": row_words.format_differing(row),
+            "unparsed": words.format_share(row.unparsed),
+            "seconds": words.format_seconds(row.seconds),
         },
     }
 

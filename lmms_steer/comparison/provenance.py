@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from lmms_steer.comparison.results import Results
+from lmms_steer.comparison.runs import RunResults
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System
 
@@ -24,7 +24,7 @@ _OPTIONS += ("system_instruction", "apply_chat_template", "fewshot_as_multiturn"
 _DEFAULTS: dict[str, Any] = {"offset": 0, "repeats": 1, "seed": [0, 1234, 1234, 1234]}
 
 
-def command(results: Results) -> str:
+def harness_command(results: RunResults) -> str:
     """The harness's command line, from what it logged."""
     config = results.said.get("config", {})
     given = {**config, **(config.get("resolved_cli_args") or {})}
@@ -51,7 +51,7 @@ def provenance(run: Samples) -> dict[str, Any]:
     results, said = run.results, run.results.said
     steering = results.steering
     return {
-        "command": command(results),
+        "command": harness_command(results),
         "spec": steering.get("spec") or "",
         "spec_sha256": steering.get("sha256") or "",
         "vectors": {vector["name"]: vector["sha256"] for vector in steering.get("vectors") or ()},
@@ -66,7 +66,7 @@ def provenance(run: Samples) -> dict[str, Any]:
     }
 
 
-def warnings(systems: Iterable[System], searched: Mapping[str, Collection[str]]) -> list[str]:
+def selection_warnings(systems: Iterable[System], searched: Mapping[str, Collection[str]]) -> list[str]:
     """A line a task on which systems are tested that were chosen on it: the best of many cells gains there by luck.
 
     Args:

@@ -1,9 +1,13 @@
-"""A task's samples, as columns: 200 files of 2,600 answers are read in seconds and kept in megabytes."""
+"""Which entry of a logged sample is its score: harnesses and tasks have many names for it.
+
+A task's samples, as columns: 200 files of 2,600 answers are read in seconds and kept in megabytes.
+"""
 
 import hashlib
 import json
+import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +16,53 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmms_steer.comparison.results import Results
-from lmms_steer.comparison.scores import better, candidates, score_of
+from lmms_steer._util.hashing import question_id, stable_hash
+from lmms_steer.comparison.runs import RunResults
 from lmms_steer.errors import UserError
-from lmms_steer.question_hash import hash_of, question_hash
+
+
+def score_names(task: str, results: dict[str, Any], sample: dict[str, Any], wanted: str | None) -> list[str]:
+    """Names under which a task's samples may hold their score, the likeliest first.
+
+    Args:
+        task: its name.
+        results: the results file.
+        sample: the task's first.
+        wanted: the user's choice; then there is no other.
+    """
+    if wanted:
+        return [wanted]
+    config = results.get("configs", {}).get(task, {})
+    listed = [metric.get("metric") for metric in config.get("metric_list") or () if isinstance(metric, dict)]
+    # lmms-eval's own paired test looks at `score_key`, then at what ends in _score
+    scores = [key for key in sample if key.endswith("_score")]
+    names = [config.get("score_key"), "score", *(sample.get("metrics") or ()), *listed, *scores]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
+
+
+def score_of(sample: dict[str, Any], names: Sequence[str]) -> tuple[str, float]:
+    """The first of the names that the sample has a number under, and the number; NaN where there is none."""
+    for name in names:
+        value = sample.get(name)
+        # stock tasks log what they aggregate later: {"question_id": …, "score": 1.0}
+        if isinstance(value, dict):
+            value = value.get("score")
+        try:
+            return name, float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+    return "", math.nan
+
+
+def score_direction(task: str, results: dict[str, Any], metric: str) -> int:
+    """1 where a higher score is better, else -1.
+
+    The harness says it of the task's metrics; what a sample holds under another name goes their way if they all agree.
+    """
+    said = results.get("higher_is_better", {}).get(task) or {}
+    directions = {said[metric]} if metric in said else set(said.values())
+    return -1 if directions == {False} else 1
+
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -38,7 +85,7 @@ class Samples:
     """
 
     task: str
-    results: Results
+    results: RunResults
     path: Path
     sha256: str
     metric: str
@@ -54,7 +101,7 @@ class Samples:
     @cached_property
     def better(self) -> int:
         """1 where a higher score is better, else -1."""
-        return better(self.task, self.results.said, self.metric)
+        return score_direction(self.task, self.results.said, self.metric)
 
     @property
     def by_document(self) -> dict[str, float]:
@@ -64,7 +111,7 @@ class Samples:
     @property
     def questions(self) -> set[str]:
         """What was asked, a hash a question."""
-        return {question_hash(*asked) for asked in zip(self.prompts.tolist(), self.images.tolist(), strict=True)}
+        return {question_id(*asked) for asked in zip(self.prompts.tolist(), self.images.tolist(), strict=True)}
 
     def said(self) -> Iterator[dict[str, Any]]:
         """The samples as they were logged, by document."""
@@ -74,7 +121,7 @@ class Samples:
                 yield json.loads(file.readline())
 
 
-def read_samples(results: Results, task: str, wanted: str | None = None) -> Samples:
+def read_samples(results: RunResults, task: str, wanted: str | None = None) -> Samples:
     """Read a task's samples file.
 
     Args:
@@ -96,7 +143,7 @@ def read_samples(results: Results, task: str, wanted: str | None = None) -> Samp
                 digest.update(line)
                 sample = json.loads(line)
                 if not rows:
-                    names = candidates(task, results.said, sample, wanted)
+                    names = score_names(task, results.said, sample, wanted)
                     first_filter = sample.get("filter")
                     images_by = "images" if "images" in sample else "input_media"
                 # lm-eval writes a row for each of a task's filters
@@ -139,8 +186,8 @@ def _identity(sample: dict[str, Any], images_by: str) -> tuple[int, int, int, in
     return (
         (doc << 32) + zlib.crc32(str(sample["target"]).encode()),
         doc,
-        hash_of(asked),
-        hash_of(shown) if shown else 0,
+        stable_hash(asked),
+        stable_hash(shown) if shown else 0,
     )
 
 
@@ -148,7 +195,7 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-def _check_count(results: Results, task: str, path: Path, count: int) -> None:
+def _check_count(results: RunResults, task: str, path: Path, count: int) -> None:
     counts = results.said.get("n-samples", {}).get(task) or {}
     # with an offset lmms-eval says more than there can be
     offset = results.said.get("config", {}).get("offset")

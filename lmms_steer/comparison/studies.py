@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer.errors import UserError
-from lmms_steer.figures import heat
+from lmms_steer.plots import heatmap as heat
 
 _COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain", "dropped")
 
@@ -80,7 +80,7 @@ def _maps(path: Path, name: str) -> Iterator[dict[str, Any]]:
             "alphas": alphas,
             "gains": [[gains.get((layer, alpha)) for alpha in alphas] for layer in layers],
             "best": [best["layer"], best["alpha"]] if best and best["tokens"] == tokens else None,
-            "limit": heat.limit(100 * row["gain"] for row in alike),
+            "limit": heat.colour_limit(100 * row["gain"] for row in alike),
         }
 
 

@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from lmms_steer.comparison.files import Evaluation, systems
-from lmms_steer.comparison.results import Results, read_results
+from lmms_steer.comparison.runs import Evaluation, RunResults, find_runs, read_results
 from lmms_steer.comparison.samples import Samples, read_samples
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.errors import UserError, unknown_name
 
-PROMPTED = "_prompted"
+PROMPTED_SUFFIX = "_prompted"
 """The end of a task's name that asks the same questions with another prompt: a system, not a task."""
 
 
@@ -35,9 +34,9 @@ def read_systems(runs: Iterable[str], baseline: str | None = None, metric: str |
         UserError: for files that are not there or cut off, and where no baseline can be told.
     """
     given = list(runs)
-    named = systems(given)
+    named = find_runs(given)
     if baseline and baseline not in named:
-        more = systems([baseline]) if "=" in baseline or "/" in baseline or not named else {}
+        more = find_runs([baseline]) if "=" in baseline or "/" in baseline or not named else {}
         named = {**{n: found for n, found in more.items() if found not in named.values()}, **named}
         same = [n for n, found in named.items() if more and found == next(iter(more.values()))]
         baseline = same[0] if same else baseline
@@ -57,7 +56,7 @@ def read_systems(runs: Iterable[str], baseline: str | None = None, metric: str |
 
 def _tasks(name: str, evaluations: list[Evaluation], metric: str | None) -> Iterator[tuple[str, Samples]]:
     """The newest samples of each task."""
-    newest: dict[str, Results] = {}
+    newest: dict[str, RunResults] = {}
     for evaluation in evaluations:
         results = read_results(evaluation)
         newest.update(dict.fromkeys(evaluation.samples, results))
@@ -70,7 +69,7 @@ def _tasks(name: str, evaluations: list[Evaluation], metric: str | None) -> Iter
 def _baseline(read: dict[str, dict[str, Samples]], said: str | None) -> str:
     if said is not None:
         if said not in read:
-            raise unknown("run for --baseline", said, read)
+            raise unknown_name("run for --baseline", said, read)
         return said
     if "baseline" in read:
         return "baseline"
@@ -94,11 +93,15 @@ def _role(tasks: dict[str, Samples]) -> str:
 
 def _split(name: str, tasks: dict[str, Samples], baseline: str, asked: set[str]) -> Iterator[System]:
     """A run, and what it answered to other prompts, where the baseline was asked the same questions plainly."""
-    prompted = {task: samples for task, samples in tasks.items() if task.removesuffix(PROMPTED) in asked - {task}}
+    prompted = {
+        task: samples for task, samples in tasks.items() if task.removesuffix(PROMPTED_SUFFIX) in asked - {task}
+    }
     plain = {task: samples for task, samples in tasks.items() if task not in prompted}
     role = "baseline" if name == baseline else _role(tasks).replace("plain", "other")
     if plain:
         yield System(name, role, plain)
     if prompted:
         called = "prompted" if name == baseline else f"{name}, prompted" if plain else name
-        yield System(called, "prompted", {task.removesuffix(PROMPTED): found for task, found in prompted.items()})
+        yield System(
+            called, "prompted", {task.removesuffix(PROMPTED_SUFFIX): found for task, found in prompted.items()}
+        )

@@ -1,8 +1,12 @@
-"""The board as a table: terminal, Markdown, LaTeX, CSV, Parquet."""
+"""How a row's numbers are written, the same in every output.
+
+The board as a table: terminal, Markdown, LaTeX, CSV, Parquet.
+"""
 
 import csv
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,22 +14,57 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from lmms_steer.comparison import row_words
-from lmms_steer.comparison.board import Row
+from lmms_steer._util import formatting as words
+from lmms_steer._util.formatting import format_number, format_p, format_points
+from lmms_steer.comparison.leaderboard import Row
 from lmms_steer.comparison.provenance import provenance
 from lmms_steer.errors import UserError
-from lmms_steer.figures import words
+
+CAPTION = (
+    "Scores in percent, gains in points against the baseline on the same questions, with 95% intervals. p: McNemar's"
+    " mid-p, or sign flips for graded scores, averages and questions that share an image; p (Holm): corrected over all"
+    " rows. An asterisk: p (Holm) < 0.05."
+)
+
+
+def format_score(row: Row) -> str:
+    """`84.0`."""
+    return format_number(row.score * row.scale)
+
+
+def format_gain(row: Row) -> str:
+    """`+1.2 [-0.3, +2.7]`; "" where there is none."""
+    if math.isnan(row.gain):
+        return ""
+    told, low, high = (format_points(x * row.scale) for x in (row.gain, row.low, row.high))
+    return f"{told} [{low}, {high}]"
+
+
+def format_holm(row: Row) -> str:
+    """The corrected p, with an asterisk below 0.05."""
+    return format_p(row.p_holm) + ("*" if row.p_holm < 0.05 else "")
+
+
+def format_differing(row: Row) -> str:
+    """Answers fixed / broken."""
+    return "" if row.fixed is None else f"{row.fixed} / {row.broken}"
+
+
+def format_questions(row: Row) -> str:
+    """`200`, and how many images they share."""
+    return f"{row.n}" if row.images is None else f"{row.n} ({row.images} images)"
+
 
 _COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("system", lambda row: f"{row.system} (control)" if row.role == "control" else row.system),
-    ("score", row_words.score),
-    ("gain [95%]", row_words.gain),
-    ("p", lambda row: words.p(row.p)),
-    ("p (Holm)", row_words.holm),
-    ("n", row_words.questions),
-    ("fixed / broken", row_words.differing),
-    ("unparsed", lambda row: words.share(row.unparsed)),
-    ("time", lambda row: words.seconds(row.seconds)),
+    ("score", format_score),
+    ("gain [95%]", format_gain),
+    ("p", lambda row: words.format_p(row.p)),
+    ("p (Holm)", format_holm),
+    ("n", format_questions),
+    ("fixed / broken", format_differing),
+    ("unparsed", lambda row: words.format_share(row.unparsed)),
+    ("time", lambda row: words.format_seconds(row.seconds)),
 )
 _LATEX = str.maketrans({character: rf"\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
@@ -78,7 +117,7 @@ def markdown(rows: list[Row], warnings: Sequence[str] = ()) -> str:
         for row in found:
             cells = [task, *(write(row) for _, write in _COLUMNS)]
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("*", r"\*"))
-    lines += ["", row_words.CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *refusals(rows)))]
+    lines += ["", CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *refusal_lines(rows)))]
     return "\n".join(lines) + "\n"
 
 
@@ -94,7 +133,7 @@ def latex(rows: list[Row], warnings: Sequence[str] = ()) -> str:
             # a minus, not a hyphen; and no optional argument of the line before
             cells[2] = cells[2].replace("-", "$-$").replace("[", "{[}")
             lines.append(" & ".join(cells) + " \\\\")
-    caption = " ".join([row_words.CAPTION, *(f"{line}." for line in (*warnings, *refusals(rows)))]).translate(_LATEX)
+    caption = " ".join([CAPTION, *(f"{line}." for line in (*warnings, *refusal_lines(rows)))]).translate(_LATEX)
     lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{caption}}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 
@@ -113,7 +152,7 @@ def records(rows: list[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def refusals(rows: list[Row]) -> list[str]:
+def refusal_lines(rows: list[Row]) -> list[str]:
     """Who was not compared, and why."""
     return [f"not compared: {row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
 

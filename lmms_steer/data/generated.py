@@ -16,10 +16,9 @@ from PIL import Image
 
 from lmms_steer.data import releases
 from lmms_steer.data.importing import BLINK_COLUMNS, BLINK_IMAGES, COUNT_COLUMNS, CVBENCH_COLUMNS
+from lmms_steer.data.local_copy import disk_errors
 from lmms_steer.data.official import BLINK
-from lmms_steer.data.parts import disk
-from lmms_steer.tiny_world.render import STYLES, render
-from lmms_steer.tiny_world.world import Scene, sample_scene
+from lmms_steer.tiny_world.scenes import STYLES, Scene, render, sample_scene
 
 LETTERS = "ABCDEF"
 _MODES = (
@@ -36,7 +35,7 @@ PHRASES = {
 }
 
 
-def write(folder: Path, questions: int = 24, seed: int = 0) -> dict[str, Path]:
+def write_stand_ins(folder: Path, questions: int = 24, seed: int = 0) -> dict[str, Path]:
     """Write all releases; returns the folder of each, as `lmms-steer data import NAME --from FOLDER` takes it.
 
     Args:
@@ -53,7 +52,7 @@ def write(folder: Path, questions: int = 24, seed: int = 0) -> dict[str, Path]:
         "superclevr": _superclevr,
     }
     for name, maker in made.items():
-        with disk(folder / name):
+        with disk_errors(folder / name):
             (folder / name).mkdir(parents=True, exist_ok=True)
             maker(folder / name, questions, random.Random(f"{seed} {name}"))
     return {name: folder / name for name in made}

@@ -9,9 +9,9 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from lmms_steer.data import releases
-from lmms_steer.data.official import BLINK, ROWS, part_of
-from lmms_steer.data.parts import Copy
-from lmms_steer.errors import UserError, unknown
+from lmms_steer.data.local_copy import LocalCopy
+from lmms_steer.data.official import BLINK, OFFICIAL_ROWS, partial_copy_warning
+from lmms_steer.errors import UserError, unknown_name
 
 CVBENCH_COLUMNS = {
     **{"idx": pa.int32(), "type": pa.string(), "task": pa.string(), "question": pa.string()},
@@ -25,7 +25,7 @@ BLINK_IMAGES = ("image_1", "image_2", "image_3", "image_4")
 COUNT_COLUMNS = {"problem": pa.string(), "answer": pa.string()}
 
 
-def run(benchmark: str, release: Path, root: Path, limit: int | None = None) -> Iterator[str]:
+def import_release(benchmark: str, release: Path, root: Path, limit: int | None = None) -> Iterator[str]:
     """Import one benchmark; yields a line for every copy that was finished.
 
     Args:
@@ -39,11 +39,16 @@ def run(benchmark: str, release: Path, root: Path, limit: int | None = None) -> 
             where a task would take it for whole.
     """
     if benchmark not in IMPORTERS:
-        raise unknown("benchmark", benchmark, IMPORTERS)
+        raise unknown_name("benchmark", benchmark, IMPORTERS)
     if not release.is_dir():
         raise UserError(f"--from {str(release)!r} is no folder")
     for folder in IMPORTERS[benchmark](release, root, limit):
-        yield "; ".join([f"{benchmark}: {folder}", *part_of(folder, ROWS.get(folder.relative_to(root).as_posix(), {}))])
+        yield "; ".join(
+            [
+                f"{benchmark}: {folder}",
+                *partial_copy_warning(folder, OFFICIAL_ROWS.get(folder.relative_to(root).as_posix(), {})),
+            ]
+        )
 
 
 def _cvbench(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
@@ -69,7 +74,7 @@ def _blink(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
 def _whatsup(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
     for letter, name in (("a", "controlled_images_dataset.json"), ("b", "controlled_clevr_dataset.json")):
         path = _one(release, name)
-        copy = Copy(root / f"whatsup_{letter}", [path])
+        copy = LocalCopy(root / f"whatsup_{letter}", [path])
         folders = [path.parent, path.parent / "data"]
         rows = (
             {**row, "image_path": copy.picture(_beside(row["image"], folders, path), row["image"])}
@@ -87,7 +92,7 @@ def _clevr_count(release: Path, root: Path, limit: int | None) -> Iterator[Path]
     copy_files = {
         split: _found(release, [f"{split}*.parquet", f"*/{split}*.parquet"], split) for split in ("train", "test")
     }
-    copy = Copy(root / "clevr_count", list(chain(*copy_files.values())))
+    copy = LocalCopy(root / "clevr_count", list(chain(*copy_files.values())))
     for split, files in copy_files.items():
         # the paper's CLEVR is the first 500 questions of `train`
         most = min(limit or 500, 500) if split == "train" else limit
@@ -105,7 +110,7 @@ def _superclevr(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
 def _questions(
     folder: Path, split: str, path: Path, release: Path, pictures: str, limit: int | None, least_image: int = 0
 ) -> Path:
-    copy = Copy(folder, [path])
+    copy = LocalCopy(folder, [path])
     roots = [path.parent.parent / "images" / pictures, release / "images" / pictures, path.parent / "images"]
     rows = (
         {**row, "image_path": copy.picture(_beside(row["image"], roots, path), row["image"])}
@@ -122,15 +127,17 @@ def _parquet(folder: Path, split: str, files: list[Path], schema: pa.Schema, lim
                 releases.check_choice(row, path, number)
                 yield row
 
-    return _written(Copy(folder, files), split, rows(), schema, limit)
+    return _written(LocalCopy(folder, files), split, rows(), schema, limit)
 
 
-def _written(copy: Copy, split: str, rows: Iterator[dict[str, Any]], schema: pa.Schema, limit: int | None) -> Path:
+def _written(copy: LocalCopy, split: str, rows: Iterator[dict[str, Any]], schema: pa.Schema, limit: int | None) -> Path:
     _run_through(copy, split, rows, schema, limit)
     return copy.finish()
 
 
-def _run_through(copy: Copy, split: str, rows: Iterator[dict[str, Any]], schema: pa.Schema, limit: int | None) -> None:
+def _run_through(
+    copy: LocalCopy, split: str, rows: Iterator[dict[str, Any]], schema: pa.Schema, limit: int | None
+) -> None:
     with tqdm(desc=f"{copy.folder.name} {split}", unit=" rows", disable=None) as bar:
         for done in copy.write(split, islice(rows, limit), schema):
             bar.update(done - bar.n)

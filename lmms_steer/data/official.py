@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from lmms_steer.data.source import manifest
+from lmms_steer.data.source import read_manifest
 
 BLINK = (
     *("Art_Style", "Counting", "Forensic_Detection", "Functional_Correspondence", "IQ_Test", "Jigsaw"),
@@ -11,7 +11,7 @@ BLINK = (
     *("Semantic_Correspondence", "Spatial_Relation", "Visual_Correspondence", "Visual_Similarity"),
 )
 # Rows by split: of CV-Bench's and BLINK's cards, What'sUp's README, CLEVR's and Super-CLEVR's sites.
-ROWS: dict[str, dict[str, int | None]] = {
+OFFICIAL_ROWS: dict[str, dict[str, int | None]] = {
     "cvbench": {"test": 2638},
     "whatsup_a": {"Controlled_Images_A": 412},
     "whatsup_b": {"Controlled_Images_B": 408},
@@ -26,12 +26,12 @@ ROWS: dict[str, dict[str, int | None]] = {
 }
 
 
-def part_of(folder: Path, splits: Mapping[str, int | None]) -> Iterator[str]:
+def partial_copy_warning(folder: Path, splits: Mapping[str, int | None]) -> Iterator[str]:
     """A line where a copy has fewer or more questions than the release.
 
     Raises:
         UserError: when its manifest is damaged.
     """
-    rows = manifest(folder)["rows"]
+    rows = read_manifest(folder)["rows"]
     if any(expected not in (None, rows.get(split)) for split, expected in splits.items()):
         yield "WARNING: not the whole release: a score on it is no score on the benchmark"

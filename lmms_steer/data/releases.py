@@ -9,7 +9,7 @@ import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmms_steer.errors import UserError, one_line
+from lmms_steer.errors import UserError, first_line
 
 QUESTION = pa.schema(
     [
@@ -41,7 +41,7 @@ def clevr_questions(path: Path) -> Iterator[dict[str, Any]]:
                 yield _question(entry, path, number)
         except ijson.JSONError as error:
             raise UserError(
-                f"{str(path)!r} is cut off or no JSON after question {number}: {one_line(error)}"
+                f"{str(path)!r} is cut off or no JSON after question {number}: {first_line(error)}"
             ) from error
     if not number:
         raise UserError(f"{str(path)!r} holds no 'questions'")
@@ -109,7 +109,9 @@ def whatsup_records(path: Path) -> Iterator[dict[str, Any]]:
                     raise UserError(f"{where}: expected four different captions, got {captions!r}")
                 yield {"image": _picture(entry["image_path"], where), "caption_options": captions, "TARGET": 0}
         except ijson.JSONError as error:
-            raise UserError(f"{str(path)!r} is cut off or no JSON after record {number}: {one_line(error)}") from error
+            raise UserError(
+                f"{str(path)!r} is cut off or no JSON after record {number}: {first_line(error)}"
+            ) from error
     if not number:
         raise UserError(f"{str(path)!r} holds no record")
 
@@ -141,7 +143,7 @@ def parquet_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any
         for batch in file.iter_batches(batch_size=100, columns=list(columns)):
             yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{str(path)!r} is cut off or no parquet file: {one_line(error)}") from error
+        raise UserError(f"{str(path)!r} is cut off or no parquet file: {first_line(error)}") from error
 
 
 def check_choice(row: dict[str, Any], path: Path, number: int) -> None:

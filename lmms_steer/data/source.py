@@ -33,7 +33,7 @@ def data_dir() -> Path | None:
     return Path(named).expanduser() if named else None
 
 
-def source(benchmark: str, split: str, hub: str | None, name: str | None = None) -> Source:
+def find_source(benchmark: str, split: str, hub: str | None, name: str | None = None) -> Source:
     """The data of one benchmark.
 
     Args:
@@ -48,7 +48,7 @@ def source(benchmark: str, split: str, hub: str | None, name: str | None = None)
     root = data_dir()
     folder = root / benchmark if root is not None else None
     if folder is not None and (folder / MANIFEST).is_file():
-        files = [str(folder / file) for file in manifest(folder)["files"][split]]
+        files = [str(folder / file) for file in read_manifest(folder)["files"][split]]
         return Source("parquet", None, {"data_files": {split: files}})
     if hub is not None and (root is None or folder is None or not folder.exists()):
         return Source(hub, name, {})
@@ -76,7 +76,7 @@ def with_pictures(dataset: "Dataset", benchmark: str) -> "Dataset":
     return dataset.add_column("image", paths).cast_column("image", Image())
 
 
-def manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """What an import left beside its files: `rows` and `files` by split, `columns`.
 
     Raises:
@@ -89,7 +89,7 @@ def manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{str(folder / MANIFEST)!r} is damaged: import it again") from error
 
 
-def attributes(benchmark: str, split: str, hub: str | None, attribute: str) -> Any:
+def task_attribute(benchmark: str, split: str, hub: str | None, attribute: str) -> Any:
     """What `!function utils.ATTRIBUTE` gives: `path`, `name`, `kwargs`, with `_CONFIG` behind for one of several.
 
     Raises:
@@ -98,5 +98,5 @@ def attributes(benchmark: str, split: str, hub: str | None, attribute: str) -> A
     field, _, config = attribute.partition("_")
     if field not in ("path", "name", "kwargs"):
         raise AttributeError(attribute)
-    found = source(f"{benchmark}/{config}" if config else benchmark, split, hub, config or None)
+    found = find_source(f"{benchmark}/{config}" if config else benchmark, split, hub, config or None)
     return getattr(found, field)

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lmms_steer.controls import random_like
-from lmms_steer.demo.plan import MODEL, SEEDS, Folders
-from lmms_steer.files import write_atomically
-from lmms_steer.models.families import SteeredPaliGemma
+from lmms_steer._util.io import write_atomically
+from lmms_steer.demo.layout import MODEL, SEEDS, Folders
+from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.search.replay import Replay
-from lmms_steer.tiny_world.render import STYLES, random_seed, render
-from lmms_steer.tiny_world.world import CELLS, SHAPES, Thing
-from lmms_steer.vectors import SteeringVectors
+from lmms_steer.tiny_world.scenes import CELLS, SHAPES, STYLES, Thing, random_seed, render
+from lmms_steer.vectors.controls import random_like
+from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 LAYERS = (0, 1, 2, 3)
@@ -56,7 +55,7 @@ def _asked(scenes: int) -> tuple[list[str], list[list[Image.Image]]]:
     return questions, pictures
 
 
-def run(folder: Path) -> Iterator[str]:
+def run_curve(folder: Path) -> Iterator[str]:
     """`lmms-steer demo curve`."""
     folders = Folders(folder)
     found = measure(folders)

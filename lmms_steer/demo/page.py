@@ -1,4 +1,7 @@
-"""`index.html`: the table, the curve, the maps and some scenes, in one file."""
+"""The demo's table in a terminal.
+
+`index.html`: the table, the curve, the maps and some scenes, in one file.
+"""
 
 import json
 from collections.abc import Iterator
@@ -8,23 +11,75 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from rich.console import Console
+from rich.table import Table
 
-from lmms_steer.comparison.files import newest
-from lmms_steer.comparison.pictures import data_uri
-from lmms_steer.comparison.results import read_results
+from lmms_steer._util import formatting as words
+from lmms_steer._util.io import write_atomically
+from lmms_steer.comparison.page_questions import data_uri
+from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
-from lmms_steer.demo.charts import colour_curve, search_map
-from lmms_steer.demo.plan import BACKBONE, CONCEPTS, MODEL, Folders
-from lmms_steer.demo.rows import collect, searched
-from lmms_steer.demo.table import gain, print_table, verdict
-from lmms_steer.files import write_atomically
-from lmms_steer.tiny_world.question_sets import load
+from lmms_steer.demo.figures import colour_curve, search_map
+from lmms_steer.demo.layout import BACKBONE, CONCEPTS, MODEL, Folders, collect_rows, search_summary
+from lmms_steer.tiny_world.question_sets import load_question_set
 
 
-def run(folder: Path) -> Iterator[str]:
+def format_row_gain(row: dict[str, Any]) -> str:
+    """`+1.2 [-0.4, +2.8]` in points."""
+    told, low, high = (words.format_points(100 * row[key]) for key in ("gain", "low", "high"))
+    return f"{told} [{low}, {high}]"
+
+
+def verdict(rows: list[dict[str, Any]], task: str, split: str) -> str:
+    """One plain sentence: is the concept's vector better than the baseline, and than the random ones?"""
+    mine = {row["system"]: row for row in rows if row["task"] == task and row["split"] == split}
+    shift = mine["mean_shift"]
+    randoms = [row["gain"] for name, row in mine.items() if name.startswith("random")]
+    if shift["gain"] > 0 and shift["low"] > 0 and shift["gain"] > max(randoms, default=0.0):
+        return "mean shift gains (uncorrected), and more than each of the random vectors"
+    if shift["gain"] > 0 and shift["low"] > 0:
+        return "mean shift gains, but not more than the best random vector: no evidence for the concept"
+    if shift["high"] < 0:
+        return "mean shift loses (its interval, uncorrected, is below 0)"
+    return "no difference that this many questions can show: a null result"
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Accuracy, paired gain with its 95% interval, and McNemar's p, on test and out of distribution."""
+    table = Table(
+        title=f"tiny-paligemma2 on tiny_world, {rows[0]['n']} questions a cell; gains in points against the baseline"
+    )
+    for name in ("task", "system", "test", "gain [95%]", "p", "ood", "gain [95%]", "p"):
+        table.add_column(name, justify="left" if name in ("task", "system") else "right", no_wrap=True)
+    shown = ""
+    for row in (r for r in rows if r["split"] == "test"):
+        ood = next(r for r in rows if (r["task"], r["system"], r["split"]) == (row["task"], row["system"], "ood"))
+        if shown and row["task"] != shown:
+            table.add_section()
+        first = row["task"] if row["task"] != shown else ""
+        shown = row["task"]
+        cells = []
+        for part in (row, ood):
+            compared = row["system"] != "baseline"
+            cells += [
+                f"{part['accuracy']:.3f}",
+                format_row_gain(part) if compared else "",
+                f"{part['p']:.3f}" if compared else "",
+            ]
+        table.add_row(first, row["system"], *cells)
+    console = Console(width=None if Console().is_terminal else 110)
+    console.print(table)
+    for task in dict.fromkeys(row["task"] for row in rows):
+        for split in ("test", "ood"):
+            console.print(f"{task}, {split}: {verdict(rows, task, split)}", highlight=False)
+    console.print("Intervals and p are not corrected for the number of comparisons.")
+    console.print("The tiny model shows the method; it is no evidence about real models.")
+
+
+def run_page(folder: Path) -> Iterator[str]:
     """`lmms-steer demo page`: print the table, write `results.json` and `index.html`."""
     folders = Folders(folder)
-    rows = collect(folders)
+    rows = collect_rows(folders)
     write_atomically(folders.results, json.dumps(rows, indent=1).encode())
     print_table(rows)
     write_page(folders, rows)
@@ -33,7 +88,7 @@ def run(folder: Path) -> Iterator[str]:
 
 def write_page(folders: Folders, rows: list[dict[str, Any]]) -> None:
     """Everything on it comes from the files in the recipe's folder; texts are escaped."""
-    searches = {task: searched(folders, task) for task in folders.tasks}
+    searches = {task: search_summary(folders, task) for task in folders.tasks}
     curve = json.loads(folders.curve.read_text(encoding="utf-8"))
     alpha_1 = curve["alphas"].index(1.0)
     template = files("lmms_steer.demo").joinpath("page.html").read_text(encoding="utf-8")
@@ -43,7 +98,7 @@ def write_page(folders: Folders, rows: list[dict[str, Any]]) -> None:
         backbone=BACKBONE,
         concepts={task: CONCEPTS[task] for task in folders.tasks},
         rows=rows,
-        gain=gain,
+        gain=format_row_gain,
         verdicts={(task, split): verdict(rows, task, split) for task in folders.tasks for split in ("test", "ood")},
         curve=curve,
         alpha_1=alpha_1,
@@ -59,7 +114,7 @@ def write_page(folders: Folders, rows: list[dict[str, Any]]) -> None:
 
 def _scenes(folders: Folders, task: str, each: int = 3) -> list[dict[str, Any]]:
     """Questions that mean shift fixed, that it broke, and that it left as they were."""
-    runs = (read_results(newest(folders.run(task, system))) for system in ("baseline", "mean_shift"))
+    runs = (read_results(newest_evaluation(folders.run(task, system))) for system in ("baseline", "mean_shift"))
     baseline, steered = (read_samples(results, f"tiny_{task}") for results in runs)
     after = {sample["doc_id"]: sample for sample in steered.said()}
     kinds: dict[str, list[dict[str, Any]]] = {"fixed": [], "broken": [], "unchanged": []}
@@ -68,7 +123,7 @@ def _scenes(folders: Folders, task: str, each: int = 3) -> list[dict[str, Any]]:
         kind = "fixed" if change > 0 else "broken" if change < 0 else "unchanged"
         if len(kinds[kind]) < each:
             kinds[kind].append(sample)
-    rows = load(task, "test")
+    rows = load_question_set(task, "test")
     scenes = []
     for kind, samples in kinds.items():
         for sample in samples:

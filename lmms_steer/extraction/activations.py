@@ -11,8 +11,8 @@ from torch import nn
 from tqdm import tqdm
 
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.extraction.places import Place, Sorted, check_enough, sort_tokens, tokens_of
-from lmms_steer.intervention.recording import record_layers
+from lmms_steer.extraction.tokens import SentenceTokens, TokenSpan, check_token_counts, classify_tokens, tokenize
+from lmms_steer.steering.recording import record_layers
 
 Rows = npt.NDArray[np.float32]
 
@@ -34,8 +34,8 @@ class Activations:
 
     anchors: Rows
     controls: Rows
-    anchor_places: tuple[Place, ...]
-    control_places: tuple[Place, ...]
+    anchor_places: tuple[TokenSpan, ...]
+    control_places: tuple[TokenSpan, ...]
     texts: tuple[str, ...]
     skipped: tuple[str, ...] = ()
     unknown_words: tuple[str, ...] = ()
@@ -54,14 +54,14 @@ class Activations:
 @dataclass(slots=True)
 class _Read:
     anchors: list[Rows]
-    anchor_places: list[Place]
+    anchor_places: list[TokenSpan]
     others: list[Rows]
-    other_places: list[Place]
+    other_places: list[TokenSpan]
     skipped: list[str]
     unknown: list[str]
 
 
-def read(model: nn.Module, tokenizer: Any, concept: Concept, batch_size: int = 16) -> Activations:
+def read_activations(model: nn.Module, tokenizer: Any, concept: Concept, batch_size: int = 16) -> Activations:
     """Run the concept's sentences through a text model.
 
     Raises:
@@ -76,7 +76,7 @@ def read(model: nn.Module, tokenizer: Any, concept: Concept, batch_size: int = 1
         places = [replace(place, sentence=len(concept.pairs) + place.sentence) for place in contrast.anchor_places]
         pairs.skipped += contrast.skipped
         pairs.unknown += contrast.unknown
-    check_enough(concept, len(pairs.anchors), len(controls), pairs.skipped)
+    check_token_counts(concept, len(pairs.anchors), len(controls), pairs.skipped)
     return Activations(
         np.stack(pairs.anchors),
         np.stack(controls),
@@ -92,7 +92,7 @@ def _read_pairs(model: nn.Module, tokenizer: Any, pairs: Sequence[Pair], batch_s
     found = _Read([], [], [], [], [], [])
     for start in tqdm(range(0, len(pairs), batch_size), desc=title, disable=None, leave=False):
         chunk = pairs[start : start + batch_size]
-        batch = tokens_of(tokenizer, [pair.sentence for pair in chunk])
+        batch = tokenize(tokenizer, [pair.sentence for pair in chunk])
         with record_layers(model) as outputs, torch.inference_mode():
             device = next(model.parameters()).device
             # the decoder without its head: a logit for every word of the vocabulary would be memory for nothing
@@ -100,12 +100,12 @@ def _read_pairs(model: nn.Module, tokenizer: Any, pairs: Sequence[Pair], batch_s
             decoder(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device))
         states = torch.stack(outputs, dim=2).float().cpu().numpy()  # [batch, positions, layers, width]
         for row, pair in enumerate(chunk):
-            parted = sort_tokens(pair, start + row, batch, row, tokenizer.unk_token_id)
+            parted = classify_tokens(pair, start + row, batch, row, tokenizer.unk_token_id)
             _keep(found, pair, parted, states[row])
     return found
 
 
-def _keep(found: _Read, pair: Pair, parted: Sorted, states: Rows) -> None:
+def _keep(found: _Read, pair: Pair, parted: SentenceTokens, states: Rows) -> None:
     found.skipped.extend(parted.skipped)
     found.unknown.extend(pair.sentence[slice(*parted.spans[i])] for i in parted.unknown)
     for place, tokens in parted.anchors:

@@ -1,22 +1,74 @@
-"""`lmms-steer extract`: load the backbone once, read each concept once, file one vector a concept and method."""
+"""Whether a store takes the vectors that are about to be made: asked before the model is loaded.
 
+`lmms-steer extract`: load the backbone once, read each concept once, file one vector a concept and method.
+"""
+
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lmms_steer import concepts, store
-from lmms_steer.backbones import backbone_checkpoint
+from lmms_steer import concepts
+from lmms_steer._util.formatting import count_noun, format_shape
+from lmms_steer._util.io import check_writable
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
-from lmms_steer.extraction.filing import check_names, hiding
-from lmms_steer.extraction.methods import DEFAULT, Settings
-from lmms_steer.extraction.sae.judge import judge_named
-from lmms_steer.files import check_folder
-from lmms_steer.method_names import check_method
-from lmms_steer.notes import note
-from lmms_steer.vectors import counted, told_shape
+from lmms_steer.extraction.methods import DEFAULT_SETTINGS, ExtractionSettings
+from lmms_steer.extraction.sae_judge import get_judge
+from lmms_steer.vectors import store
+from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
+from lmms_steer.vectors.method_names import check_method
+from lmms_steer.vectors.steering_vectors import read_provenance
 
 
-def extract(
+def check_store_conflicts(
+    backbone: str, wanted: Sequence[Concept], methods: Sequence[str], root: Path, replace: bool
+) -> None:
+    """See that no vector takes the place of one about something else.
+
+    Raises:
+        UserError: for a vector of that name made from other sentences, unless it is to be replaced; for two concepts
+            of one name.
+    """
+    made: dict[str, str] = {}
+    for concept in wanted:
+        if made.setdefault(concept.name, concept.sentences_sha256) != concept.sentences_sha256:
+            raise UserError(f"two of the concepts are named {concept.name!r}: one's vectors would replace the other's")
+        for path in [] if replace else _paths(root, backbone, concept, methods):
+            if _is_of_other_sentences(path, concept):
+                raise UserError(
+                    f"{str(path)!r} was made from other sentences than this {concept.name!r}: give the concept another"
+                    " name, or add --replace to lose that vector"
+                )
+
+
+def shadowing_note(names: Sequence[str], root: Path) -> str | None:
+    """The line for vectors in the user's store that stand before shipped ones of their names with other content."""
+    if root.resolve() != store.user_store().resolve():
+        return None
+    hidden = [name for name in dict.fromkeys(names) if _differs(root, store.shipped_store(), name)]
+    if not hidden:
+        return None
+    return f"in {str(root)!r}, and so found before what ships under that name: {', '.join(hidden)}"
+
+
+def _paths(root: Path, backbone: str, concept: Concept, methods: Sequence[str]) -> Iterator[Path]:
+    for method in methods:
+        yield root / short_name(backbone) / concept.name / f"{method}.safetensors"
+
+
+def _is_of_other_sentences(path: Path, concept: Concept) -> bool:
+    try:
+        return path.is_file() and read_provenance(path).get("sentences_sha256") != concept.sentences_sha256
+    except UserError:
+        return False  # damaged: there is nothing to lose
+
+
+def _differs(root: Path, shipped: Path, name: str) -> bool:
+    mine, theirs = (folder / f"{name}.safetensors" for folder in (root, shipped))
+    return mine.is_file() and theirs.is_file() and mine.read_bytes() != theirs.read_bytes()
+
+
+def extract_to_store(
     backbone: str,
     concept_names: Sequence[str],
     methods: Sequence[str],
@@ -24,7 +76,7 @@ def extract(
     batch_size: int = 16,
     device: str | None = None,
     dtype: str | None = None,
-    settings: Settings = DEFAULT,
+    settings: ExtractionSettings = DEFAULT_SETTINGS,
     questions: Path | None = None,
     replace: bool = False,
 ) -> Iterator[str]:
@@ -42,19 +94,21 @@ def extract(
         wanted = list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names]
     for method in methods:
         check_method(method)
-    judge_named(settings.judge)
+    get_judge(settings.judge)
     backbone_checkpoint(backbone)
     root = root if root is not None else store.user_store()
-    check_folder(root, "the store", "say another with --store")
-    check_names(backbone, wanted, methods, root, replace)
+    check_writable(root, "the store", "say another with --store")
+    check_store_conflicts(backbone, wanted, methods, root, replace)
     # torch and transformers, which take seconds to import
     from lmms_steer.extraction.extract import Backbone
-    from lmms_steer.extraction.places import told
+    from lmms_steer.extraction.tokens import token_warnings
 
     if questions is not None:
-        from lmms_steer.extraction.pictures import concept_of, read_questions
+        from lmms_steer.extraction.image_pairs import image_pair_concept, read_image_pairs
 
-        check_names(backbone, [concept_of(concept_names[0], read_questions(questions))], methods, root, replace)
+        check_store_conflicts(
+            backbone, [image_pair_concept(concept_names[0], read_image_pairs(questions))], methods, root, replace
+        )
     source = Backbone(backbone, device=device, dtype=dtype)
     if questions is not None:
         read = iter([source.read_pictures(questions, concept_names[0], batch_size)])
@@ -63,14 +117,16 @@ def extract(
     names = []
     for concept, activations in read:
         anchors = [activations.texts[p.sentence][p.start : p.end] for p in activations.anchor_places]
-        yield from told(concept, source.name, activations.skipped, activations.unknown_words, anchors)
+        yield from token_warnings(concept, source.name, activations.skipped, activations.unknown_words, anchors)
         for method in methods:
             made = source.extract(concept, method, activations, settings)
             path = store.save(made.vectors, root)
             names.append(made.vectors.name)
             yield from made.notes
-            used = f"{counted(len(activations.anchors), 'anchor')}, {counted(len(activations.controls), 'control')}"
-            shape = told_shape(made.vectors.layers, made.vectors.hidden_size)
+            used = (
+                f"{count_noun(len(activations.anchors), 'anchor')}, {count_noun(len(activations.controls), 'control')}"
+            )
+            shape = format_shape(made.vectors.layers, made.vectors.hidden_size)
             yield f"{made.vectors.name}: {used}, {shape} -> {path}"
-    if line := hiding(names, root):
-        note(line)
+    if line := shadowing_note(names, root):
+        logging.getLogger(__name__).info(line)

@@ -10,21 +10,21 @@ import numpy as np
 import torch
 
 from lmms_steer import __version__, concepts
-from lmms_steer.backbones import backbone_checkpoint, short_name
+from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.concepts import Concept
-from lmms_steer.controls import CONTROLS, random_like, with_norms_of, wrong_concept
-from lmms_steer.device import usable_device
-from lmms_steer.errors import UserError, one_line
-from lmms_steer.extraction.activations import Activations, read
-from lmms_steer.extraction.linear_probe import linear_probe
-from lmms_steer.extraction.mean_shift import mean_shift
-from lmms_steer.extraction.methods import DEFAULT, Job, Made, Method, Settings
-from lmms_steer.extraction.pca import pca
-from lmms_steer.extraction.sae.methods import sae, sae_denoised
-from lmms_steer.intervention.anatomy import text_config
-from lmms_steer.method_names import check_method
-from lmms_steer.quiet import quiet_in_logs
-from lmms_steer.vectors import LAYER_CONVENTION, SteeringVectors
+from lmms_steer.errors import UserError, first_line
+from lmms_steer.extraction.activations import Activations, read_activations
+from lmms_steer.extraction.methods import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, Method, MethodResult
+from lmms_steer.extraction.methods.linear_probe import linear_probe
+from lmms_steer.extraction.methods.mean_shift import mean_shift
+from lmms_steer.extraction.methods.pca import pca
+from lmms_steer.extraction.methods.sae import sae, sae_denoised
+from lmms_steer.models.loading import usable_device
+from lmms_steer.steering.anatomy import text_config
+from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
+from lmms_steer.vectors.controls import CONTROLS, random_like, with_norms_of, wrong_concept_name
+from lmms_steer.vectors.method_names import check_method
+from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
 
 METHODS: dict[str, Method] = {
     "mean_shift": mean_shift,
@@ -75,7 +75,7 @@ class Backbone:
                 dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
                 model = loader.from_pretrained(self.checkpoint, dtype=dtype, **options)
         except (OSError, ValueError) as error:
-            raise UserError(f"cannot load the backbone {name!r}: {one_line(error)}") from error
+            raise UserError(f"cannot load the backbone {name!r}: {first_line(error)}") from error
         self.model = model.to(self.device).eval()
         self.source = {
             "model": self.name,
@@ -88,32 +88,32 @@ class Backbone:
 
     def read(self, concept: Concept, batch_size: int = 16) -> Activations:
         """One pass over the concept's sentences, for all methods."""
-        return read(self.model, self.tokenizer, concept, batch_size)
+        return read_activations(self.model, self.tokenizer, concept, batch_size)
 
     def read_pictures(self, path: Path, name: str, batch_size: int = 16) -> tuple[Concept, Activations]:
-        """Contrasting questions about pictures (`lmms_steer.extraction.pictures`), read in an MLLM.
+        """Contrasting questions about pictures (`lmms_steer.extraction.image_pairs`), read in an MLLM.
 
         Raises:
             UserError: for a text model, or a file that holds no such questions.
         """
         from transformers import AutoProcessor
 
-        from lmms_steer.extraction.pictures import concept_of, read_pictures, read_questions
+        from lmms_steer.extraction.image_pairs import image_pair_concept, read_image_pair_activations, read_image_pairs
 
         if not self.is_mllm:
             raise UserError(f"--questions needs a model that takes pictures, and {self.name} is a text model")
-        asked = read_questions(path)
+        asked = read_image_pairs(path)
         processor = AutoProcessor.from_pretrained(self.checkpoint)
-        return concept_of(name, asked), read_pictures(self.model, processor, asked, batch_size)
+        return image_pair_concept(name, asked), read_image_pair_activations(self.model, processor, asked, batch_size)
 
     def vectors(
-        self, concept: Concept, method: str, activations: Activations, settings: Settings = DEFAULT
+        self, concept: Concept, method: str, activations: Activations, settings: ExtractionSettings = DEFAULT_SETTINGS
     ) -> SteeringVectors:
         """What `method` makes of activations that `read` gave; `extract` without its notes."""
         return self.extract(concept, method, activations, settings).vectors
 
     def extract(
-        self, concept: Concept, method: str, activations: Activations, settings: Settings = DEFAULT
+        self, concept: Concept, method: str, activations: Activations, settings: ExtractionSettings = DEFAULT_SETTINGS
     ) -> Extracted:
         """What `method` makes of activations that `read` gave.
 
@@ -128,7 +128,7 @@ class Backbone:
         """
         check_method(method)
         base, _, control = ("mean_shift", "", method) if method in CONTROLS else method.partition("-")
-        job = Job(
+        job = ExtractionJob(
             self.name, self.source["model_id"], self.source["n_layers"], self.source["hidden_size"], concept, self.read,
             settings,
         )  # fmt: skip
@@ -138,12 +138,14 @@ class Backbone:
         stated: dict[str, Any] = {"control": control, "of": base}
         if control == "random":
             drawn = random_like(true, settings.seed)
-            return self._filed(job, method, Made(drawn.directions, {**stated, "seed": settings.seed}), activations)
+            return self._filed(
+                job, method, MethodResult(drawn.directions, {**stated, "seed": settings.seed}), activations
+            )
         if control == "shuffled":
-            made = METHODS[base](shuffled(activations, settings.seed), job)
+            made = METHODS[base](shuffle_labels(activations, settings.seed), job)
             stated = {**stated, "seed": settings.seed}
         else:
-            other = concepts.load(wrong_concept(concept.name, concepts.names()))
+            other = concepts.load(wrong_concept_name(concept.name, concepts.names()))
             made = METHODS[base](self.read(other), replace(job, concept=other))
             stated = {**stated, "concept": other.name}
         found = self._filed(job, method, made, activations)
@@ -152,7 +154,7 @@ class Backbone:
         provenance = {**found.vectors.provenance, "settings": settings_made}
         return Extracted(SteeringVectors(same_norms.directions, provenance), found.notes)
 
-    def _filed(self, job: Job, method: str, made: Made, activations: Activations) -> Extracted:
+    def _filed(self, job: ExtractionJob, method: str, made: MethodResult, activations: Activations) -> Extracted:
         counts = {"anchors": len(activations.anchors), "controls": len(activations.controls)}
         versions = {name: version(name) for name in ("transformers", *made.libraries)}
         provenance: Mapping[str, Any] = {
@@ -168,7 +170,7 @@ class Backbone:
         return Extracted(SteeringVectors(made.directions, provenance), made.notes)
 
 
-def shuffled(activations: Activations, seed: int) -> Activations:
+def shuffle_labels(activations: Activations, seed: int) -> Activations:
     """The same rows, the labels permuted: within each sentence, or over all rows for a concept with a contrast."""
     rows = np.concatenate([activations.anchors, activations.controls])
     places = (*activations.anchor_places, *activations.control_places)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
-from lmms_steer import concepts, store
-from lmms_steer.backbones import backbone_of
-from lmms_steer.controls import parse as parse_control
-from lmms_steer.controls import wrong_concept
+from lmms_steer import concepts
 from lmms_steer.errors import UserError
-from lmms_steer.method_names import DEFAULT_METHOD
-from lmms_steer.spec import Intervention, SteeringSpec
+from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors import store
+from lmms_steer.vectors.backbones import backbone_of
+from lmms_steer.vectors.controls import parse_control, wrong_concept_name
+from lmms_steer.vectors.method_names import DEFAULT_METHOD
 
 
 def extract_missing(spec: SteeringSpec, model: str) -> Iterator[str]:
@@ -63,7 +64,7 @@ def _extract(parts: list[list[str]]) -> Iterator[str]:
 
 def _names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:
     """`backbone/concept/method` of each vector that could be made here, controls included."""
-    from lmms_steer.method_names import check_method
+    from lmms_steer.vectors.method_names import check_method
 
     shipped = concepts.names()
     for intervention in spec.interventions:
@@ -98,7 +99,7 @@ def _of_control(
     if kind == "shuffled":
         yield f"{backbone}/{concept}/{method}-shuffled"
     if kind == "wrong_concept":
-        other = wrong_concept(concept, shipped, detail)
+        other = wrong_concept_name(concept, shipped, detail)
         if other in shipped:
             yield f"{backbone}/{other}/{method}"
 

@@ -1,17 +1,17 @@
-"""`lmms-steer inspect`: what is typed is looked at before torch and the model are."""
+"""`lmms-steer inspect`: arguments are checked before torch is imported and the model is loaded."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
-from lmms_steer.errors import UserError, one_line
-from lmms_steer.figures.canvas import check_suffix
-from lmms_steer.models.glance import glance
-from lmms_steer.models.visuals import visuals_of
+from lmms_steer.errors import UserError, first_line
+from lmms_steer.harness.arguments import check_model_args
+from lmms_steer.models.visuals import prepare_visuals
+from lmms_steer.plots.style import check_figure_suffix
 
 
-def run(model: str, model_args: str, prompt: str, images: list[Path], picture: Path | None) -> Iterator[str]:
+def run_inspect(model: str, model_args: str, prompt: str, images: list[Path], picture: Path | None) -> Iterator[str]:
     """Yields what the user should read.
 
     Args:
@@ -24,18 +24,18 @@ def run(model: str, model_args: str, prompt: str, images: list[Path], picture: P
         UserError: for whatever is wrong with one of them.
     """
     if picture is not None:
-        check_suffix(picture)
-    glance(model, model_args)
+        check_figure_suffix(picture)
+    check_model_args(model, model_args)
     opened = open_images(images)
-    from lmms_steer.inspection.tokens import inspect, lines
-    from lmms_steer.models.from_args import model_named
+    from lmms_steer.harness.steered import load_named_model
+    from lmms_steer.inspection.prompt import inspect_prompt, inspection_lines
 
-    seen = inspect(model_named(model, model_args), opened, prompt)
-    yield from lines(seen)
+    seen = inspect_prompt(load_named_model(model, model_args), opened, prompt)
+    yield from inspection_lines(seen)
     if picture is not None:
-        from lmms_steer.inspection.tokens_picture import draw
+        from lmms_steer.inspection.prompt_figure import draw_inspection
 
-        yield f"\n{draw(seen, opened[0] if opened else None, picture)}"
+        yield f"\n{draw_inspection(seen, opened[0] if opened else None, picture)}"
 
 
 def open_images(paths: list[Path]) -> list[Image.Image]:
@@ -48,7 +48,7 @@ def open_images(paths: list[Path]) -> list[Image.Image]:
     for path in paths:
         try:
             with Image.open(path) as picture:
-                opened += visuals_of([picture], str(path))
+                opened += prepare_visuals([picture], str(path))
         except OSError as error:
-            raise UserError(f"cannot open the image {str(path)!r}: {one_line(error)}") from error
+            raise UserError(f"cannot open the image {str(path)!r}: {first_line(error)}") from error
     return [picture for picture in opened if isinstance(picture, Image.Image)]

@@ -5,14 +5,15 @@ from difflib import get_close_matches
 from itertools import groupby
 from typing import Any
 
-from lmms_steer import store
+from lmms_steer._util.formatting import count_noun, format_shape
 from lmms_steer.errors import UserError
-from lmms_steer.missing import CLOSE, nearest_of
-from lmms_steer.store import Entry
-from lmms_steer.vectors import counted, read_provenance, told_shape
+from lmms_steer.vectors import store
+from lmms_steer.vectors.not_found import CLOSE, nearest_names
+from lmms_steer.vectors.steering_vectors import read_provenance
+from lmms_steer.vectors.store import Entry
 
 
-def listed(name: str | None, names_only: bool) -> Iterator[str]:
+def listing_lines(name: str | None, names_only: bool) -> Iterator[str]:
     """Yields what the user should read.
 
     Args:
@@ -32,7 +33,7 @@ def listed(name: str | None, names_only: bool) -> Iterator[str]:
         yield from (entry.name for entry in found)
         return
     yield from _vectors(found) if name is not None else _concepts(found)
-    yield f"\n{counted(len(found), 'vector')}; yours are kept in {store.user_store()}"
+    yield f"\n{count_noun(len(found), 'vector')}; yours are kept in {store.user_store()}"
 
 
 def _concepts(found: Sequence[Entry]) -> Iterator[str]:
@@ -54,8 +55,8 @@ def _vectors(found: Sequence[Entry]) -> Iterator[str]:
         made = _made(entry)
         told = f"damaged: {made}"
         if not isinstance(made, UserError):
-            shape, anchors = told_shape(tuple(made["layers"]), made["hidden_size"]), made["settings"].get("anchors")
-            told = f"{shape:22}  {'- anchors' if anchors is None else counted(anchors, 'anchor')}"
+            shape, anchors = format_shape(tuple(made["layers"]), made["hidden_size"]), made["settings"].get("anchors")
+            told = f"{shape:22}  {'- anchors' if anchors is None else count_noun(anchors, 'anchor')}"
         yield f"{entry.name:{width}}  {entry.origin:7}  {told}"
 
 
@@ -69,7 +70,7 @@ def _made(entry: Entry) -> Mapping[str, Any] | UserError:
 def _none_has(name: str, known: Sequence[Entry]) -> UserError:
     near = get_close_matches(name.strip("/"), sorted(_parts(known, name)), n=1, cutoff=CLOSE)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    names = ", ".join(nearest_of(name, [entry.name for entry in known])) or "none"
+    names = ", ".join(nearest_names(name, [entry.name for entry in known])) or "none"
     return UserError(f"no vector's name has {name!r} in it: {meant}the nearest: {names}")
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from lmms_steer.errors import UserError, one_line
+from lmms_steer._util.yaml import read_yaml
+from lmms_steer.errors import UserError, first_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ def read_answer_bias(path: str, first_token: Callable[[str], int]) -> AnswerBias
             f"answer_bias={path}: no such file; a search writes it where answers are of one small set of words"
         )
     try:
-        data: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data: Any = read_yaml(Path(path)).typed()
         words = {_word(word): _number(bias) for word, bias in data.items()}
         if not words:
             raise ValueError("it names no word")
         ids = {word: first_token(word) for word in words}
-    except (OSError, yaml.YAMLError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise UserError(
-            f"cannot read answer_bias={path}: expected a YAML file of word: number ({one_line(error)})"
+            f"cannot read answer_bias={path}: expected a YAML file of word: number ({first_line(error)})"
         ) from error
     owners: dict[int, str] = {}
     for word, token in ids.items():

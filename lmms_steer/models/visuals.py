@@ -1,17 +1,19 @@
-"""What a task hands over as visuals ▸ pictures in RGB, and videos."""
+"""What a task hands over as visuals ▸ images in RGB and videos, and an id of each by its content. Imports no torch."""
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
-from lmms_steer.errors import UserError, one_line
+from lmms_steer.errors import UserError, first_line
 
-if TYPE_CHECKING:
-    from lmms_steer.prompts import Visual
+Visual = Image.Image | list[Image.Image] | str
+"""A picture, a video as its frames, or a video's path."""
 
 
-def visuals_of(handed: Any, where: str) -> "list[Visual]":
+def prepare_visuals(handed: Any, where: str) -> list[Visual]:
     """The visuals of one question.
 
     Args:
@@ -38,4 +40,25 @@ def _rgb(picture: Image.Image, where: str) -> Image.Image:
     try:
         return picture.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: the image cannot be read: {one_line(error)}") from error
+        raise UserError(f"{where}: the image cannot be read: {first_line(error)}") from error
+
+
+shown_images: dict[tuple[str, int], list[str]] = {}
+"""(task, doc_id) ▸ what our models were shown in the evaluation that runs in this process; lmms-eval keeps no image."""
+
+
+def image_ids(visuals: Iterable[Visual]) -> list[str]:
+    """One a visual: 16 hex digits of a hash of the pixels, or of a video's path."""
+    return [_image_id(visual) for visual in visuals]
+
+
+def _image_id(visual: Visual) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    if isinstance(visual, Image.Image):
+        digest.update(f"{visual.mode}{visual.size}".encode())
+        digest.update(visual.tobytes())
+    elif isinstance(visual, str):
+        digest.update(visual.encode())
+    else:
+        digest.update("".join(image_ids(visual)).encode())
+    return digest.hexdigest()

@@ -10,17 +10,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from lmms_steer.errors import UserError, unknown
-from lmms_steer.recipes import cost
-from lmms_steer.recipes.cells import Cell
-from lmms_steer.recipes.ledger import ENDED, Ledger, States
-from lmms_steer.recipes.marks import Marks
+from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.recipes import preflight as cost
+from lmms_steer.recipes.cells import Cell, Marks
+from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
-from lmms_steer.recipes.reader import load
-from lmms_steer.recipes.workers import CLUSTERS, Crew
+from lmms_steer.recipes.scheduler import CLUSTERS, WorkerPool
+from lmms_steer.recipes.state import ENDED, Ledger, States
 
 
-def run(
+def run_recipe(
     name: str,
     output: Path | None = None,
     over: Sequence[str] = (),
@@ -37,10 +36,10 @@ def run(
             failed.
     """
     if cluster not in CLUSTERS:
-        raise unknown("cluster", cluster, CLUSTERS)
+        raise unknown_name("cluster", cluster, CLUSTERS)
     if slurm and cluster != "slurm":
         raise UserError(f"--slurm {slurm[0]} is for SLURM jobs: add --cluster slurm")
-    stem, recipe = load(name, over, assignments)
+    stem, recipe = load_recipe(name, over, assignments)
     # what stands in for another must not be taken for it
     root = output or Path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in over)]))
     cells = Planner(recipe, root).cells()
@@ -49,13 +48,13 @@ def run(
         for cell in cells:
             yield f"# {cell.name}{' (done)' if states[cell.name]['state'] == 'kept' else ''}\n{cell}"
         # last, where a terminal stands when hundreds of commands have gone by
-        yield from (f"# {line}" for line in cost.told(recipe, cells, states, Marks(root)))
+        yield from (f"# {line}" for line in cost.cost_lines(recipe, cells, states, Marks(root)))
         return
-    yield from cost.told(recipe, cells, _kept(root, cells), Marks(root))
-    yield from execute(root, cells, workers, cluster, slurm)
+    yield from cost.cost_lines(recipe, cells, _kept(root, cells), Marks(root))
+    yield from run_cells(root, cells, workers, cluster, slurm)
 
 
-def execute(
+def run_cells(
     root: Path, cells: Sequence[Cell], workers: int = 1, cluster: str = "local", slurm: Sequence[str] = ()
 ) -> Generator[str]:
     """Run the cells that are not done; yields a line for each as it ends, what the last ones printed, and a report.
@@ -118,7 +117,7 @@ def _worked(
     name = uuid.uuid4().hex
     (root / ".run" / "run").write_text(name, encoding="utf-8")
     (root / ".run" / "alive").touch()
-    crew = Crew(root, name, workers, cluster, slurm)
+    crew = WorkerPool(root, name, workers, cluster, slurm)
     told = {cell for cell, state in ledger.states().items() if state["state"] in ENDED}
     try:
         crew.start()

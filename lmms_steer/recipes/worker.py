@@ -15,18 +15,19 @@ import psutil
 from filelock import FileLock
 
 from lmms_steer import __version__
-from lmms_steer.recipes import ending, inside, memory
-from lmms_steer.recipes.cells import Cell
-from lmms_steer.recipes.ledger import Ledger
-from lmms_steer.recipes.marks import digest, missing
-from lmms_steer.recipes.ready import lacks
+from lmms_steer.recipes import in_process as inside
+from lmms_steer.recipes import preflight as memory
+from lmms_steer.recipes import processes as ending
+from lmms_steer.recipes.cells import Cell, content_digest, missing_output
+from lmms_steer.recipes.preflight import missing_read
+from lmms_steer.recipes.state import Ledger
 
-LONG_AGO = 600.0
+SILENCE_LIMIT = 600.0
 """Seconds without a sign of the command that started them, on another machine, after which workers end."""
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class WorkerSpec:
     """A worker's place.
 
     Attributes:
@@ -44,7 +45,7 @@ class Post:
     environment: dict[str, str]
 
 
-def work(post: Post) -> int:
+def run_worker(post: WorkerSpec) -> int:
     """Returns the number of cells that it ran."""
     os.environ.update(post.environment)
     root = Path(post.root)
@@ -59,13 +60,13 @@ def work(post: Post) -> int:
             if cell is None:
                 time.sleep(0.2)
                 continue
-            ledger.end(cell, **attempt(cell, ledger))
+            ledger.end(cell, **run_cell(cell, ledger))
             count += 1
     return count
 
 
-def attempt(
-    cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], int] = inside.run
+def run_cell(
+    cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], int] = inside.run_in_process
 ) -> dict[str, str | float]:
     """Run one cell; its state, why it failed, the seconds that it took."""
     marks, log = ledger.marks, ledger.marks.log(cell)
@@ -73,15 +74,15 @@ def attempt(
     # where it fails before there is a new one, its folder still holds what the last one made
     fingerprint = marks.read(cell.name).get("fingerprint", "")
     try:
-        wrong = f"it reads {lost}, which is not there" if (lost := lacks(cell)) else None
+        wrong = f"it reads {lost}, which is not there" if (lost := missing_read(cell)) else None
         if wrong is None:
             fingerprint = marks.fingerprint(cell)
             marks.prepare(cell, fingerprint)
-            wrong = memory.problem(*cell.loads) if cell.loads else None
+            wrong = memory.memory_problem(*cell.loads) if cell.loads else None
         if wrong is None:
             status = run(cell.command, log)
-            wrong = inside.why(log) if status else missing(cell)
-            if wrong and not status and log.is_file() and "Error" in (said := inside.why(log)):
+            wrong = inside.failure_reason(log) if status else missing_output(cell)
+            if wrong and not status and log.is_file() and "Error" in (said := inside.failure_reason(log)):
                 # lmms-eval ends with status 0 when an evaluation fails
                 wrong = said
     except Exception as error:  # noqa: BLE001  one cell's trouble must not end the others
@@ -93,7 +94,12 @@ def attempt(
         marks.write(cell, state="failed", fingerprint=fingerprint, why=wrong, seconds=seconds)
         return {"state": "failed", "why": wrong, "seconds": seconds}
     marks.write(
-        cell, state="done", fingerprint=fingerprint, left=digest(cell.makes), seconds=seconds, version=__version__
+        cell,
+        state="done",
+        fingerprint=fingerprint,
+        left=content_digest(cell.makes),
+        seconds=seconds,
+        version=__version__,
     )
     return {"state": "done", "seconds": seconds}
 
@@ -106,7 +112,7 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-class Sign:
+class Heartbeat:
     """When a stamp of another machine last changed, by this one's clock: theirs may be another.
 
     Args:
@@ -121,13 +127,13 @@ class Sign:
         """Whether it has not changed for `LONG_AGO`; None is a stamp that could not be read."""
         if stamp is not None and stamp != self.stamp:
             self.stamp, self.since = stamp, now
-        return now - self.since > LONG_AGO
+        return now - self.since > SILENCE_LIMIT
 
 
-def _watch(post: Post) -> None:
+def _watch(post: WorkerSpec) -> None:
     """End this process and what it started when its command is gone: the next run must find the folder quiet."""
     folder = Path(post.root) / ".run"
-    sign = Sign(time.monotonic())
+    sign = Heartbeat(time.monotonic())
     while True:
         time.sleep(0.5)
         mine, stamp = True, None
@@ -143,5 +149,5 @@ def _watch(post: Post) -> None:
 
 def _alive(pid: int) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return ending.alive(psutil.Process(pid))
+        return ending.is_alive(psutil.Process(pid))
     return False

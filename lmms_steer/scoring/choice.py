@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmms_steer.scoring.text import clean, number_of, stated
+from lmms_steer.scoring.answer_text import clean_answer, read_number, stated_answer
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTER_FIRST = re.compile(r"^[(\[]?([A-Za-z])[)\].:,\-]+\s*(.*)$", re.DOTALL)
@@ -23,11 +23,11 @@ def parse_choice(answer: str, choices: Sequence[str]) -> str:
         choices: the choices' texts, the first being A.
     """
     letters = LETTERS[: len(choices)]
-    text = clean(answer)
+    text = clean_answer(answer)
     named = _direct(text, choices, letters)
     if named is not None:
         return named
-    conclusion = stated(text)
+    conclusion = stated_answer(text)
     if conclusion is not None:
         named = _direct(conclusion, choices, letters)
         if named is None:
@@ -43,7 +43,7 @@ def choices_of(doc: Mapping[str, Any]) -> list[str]:
     return [str(choice) for choice in found] if isinstance(found, list | tuple) else []
 
 
-def text_of(letter: str, choices: Sequence[str]) -> str:
+def choice_text(letter: str, choices: Sequence[str]) -> str:
     """What a letter stands for (`B` or `(B)`); "" where it names no choice, or a choice that is a letter itself."""
     bare = letter.strip().strip("()")
     place = LETTERS.find(bare) if len(bare) == 1 else -1
@@ -61,7 +61,7 @@ def _direct(text: str, choices: Sequence[str], letters: str) -> str | None:
         return alike
     first = _LETTER_FIRST.match(text)
     if first and first[1].upper() in letters and not _bracketed(first[2], letters) - {first[1].upper()}:
-        other = _same_text(clean(first[2]), choices, letters)
+        other = _same_text(clean_answer(first[2]), choices, letters)
         return "" if other and other != first[1].upper() else first[1].upper()
     return None
 
@@ -95,11 +95,11 @@ def _inside(text: str, choices: Sequence[str], letters: str) -> str:
 
 
 def _same_text(text: str, choices: Sequence[str], letters: str) -> str:
-    wanted, number = _plain(text), number_of(text)
+    wanted, number = _plain(text), read_number(text)
     alike = [
         letter
         for letter, choice in zip(letters, choices, strict=False)
-        if _plain(choice) == wanted or (number is not None and number_of(choice) == number)
+        if _plain(choice) == wanted or (number is not None and read_number(choice) == number)
     ]
     return alike[0] if len(alike) == 1 and wanted else ""
 

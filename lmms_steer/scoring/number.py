@@ -2,7 +2,7 @@
 
 import re
 
-from lmms_steer.scoring.text import NUMBER_WORD, clean, number_of, stated
+from lmms_steer.scoring.answer_text import NUMBER_WORD, clean_answer, read_number, stated_answer
 
 _NUMBER = re.compile(
     rf"(?<![\w.,-])(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d)", re.IGNORECASE
@@ -25,11 +25,11 @@ def parse_number(answer: str) -> int | None:
     What follows `the answer is`, the last `=` or stands beside `in total` counts before the rest.
     `There are no …` is 0, and beside another number one of several.
     """
-    text = clean(answer)
-    whole = number_of(text)
+    text = clean_answer(answer)
+    whole = read_number(text)
     if whole is not None:
         return whole
-    conclusion = stated(text)
+    conclusion = stated_answer(text)
     if conclusion is not None:
         found = _numbers(conclusion)
         if len(found) == 1:
@@ -57,7 +57,7 @@ def _total(text: str) -> int | None:
 
 
 def _ordered(text: str) -> list[int]:
-    values = (number_of(match) for match in _NUMBER.findall(text))
+    values = (read_number(match) for match in _NUMBER.findall(text))
     return [value for value in values if value is not None]
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmms_steer.search.kept import Kept
-from lmms_steer.search.prefix import Recorder
+from lmms_steer.search.kv_cache import RecordingCache, TensorStore
 
 
 class BasePass:
@@ -24,7 +23,7 @@ class BasePass:
         between: what the model adds in front of each layer (Qwen3-VL's deepstack); None where it adds nothing.
     """
 
-    def __init__(self, model: nn.Module, layers: Iterable[nn.Module], kept: Kept, keys: bool) -> None:
+    def __init__(self, model: nn.Module, layers: Iterable[nn.Module], kept: TensorStore, keys: bool) -> None:
         self.model, self.layers, self.kept, self.keys = model, layers, kept, keys
         self.calls: list[dict[str, Any]] = []
         self.between: list[Tensor | None] = []
@@ -64,7 +63,7 @@ class BasePass:
         before = self._leaving
         same = before is None or entering is before or torch.equal(entering, before)
         self.between.append(None if before is None or same else entering - before)
-        return (args, {**kwargs, "past_key_values": Recorder(self.kept)}) if self.keys else None
+        return (args, {**kwargs, "past_key_values": RecordingCache(self.kept)}) if self.keys else None
 
     def _keep_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
         self._leaving = output[0] if isinstance(output, tuple) else output

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmms_steer.search.asked import Asked
+from lmms_steer.search.questions import Question
 from lmms_steer.search.selection import Floats
 
 MANY = 64
@@ -20,7 +20,7 @@ NARROWEST = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
+class Calibration:
     """
     Attributes:
         biases: word ▸ what is added to the logit of its first token; one word a token, as others share its bias.
@@ -33,8 +33,8 @@ class Calibrated:
 
 
 def calibrate(
-    asked: Sequence[Asked], answers: Mapping[int, Sequence[float]], first_token: Callable[[str], int]
-) -> Calibrated | None:
+    asked: Sequence[Question], answers: Mapping[int, Sequence[float]], first_token: Callable[[str], int]
+) -> Calibration | None:
     """Fit biases to the unsteered logits of a study's questions.
 
     Args:
@@ -59,7 +59,7 @@ def calibrate(
     possible, right = scores > -1e8, [place[question.answers[question.right]] for question in asked]
     bias = fit_answer_bias(scores, possible, right)
     base, hits = ((scores + b).masked_fill(~possible, -1e9).argmax(1) == torch.tensor(right) for b in (0 * bias, bias))
-    return Calibrated(dict(zip(biased, bias.tolist(), strict=True)), base.double().numpy(), hits.double().numpy())
+    return Calibration(dict(zip(biased, bias.tolist(), strict=True)), base.double().numpy(), hits.double().numpy())
 
 
 def fit_answer_bias(scores: Tensor, choices: Tensor, answers: Sequence[int], penalty: float = 1e-3) -> Tensor:

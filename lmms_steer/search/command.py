@@ -6,20 +6,27 @@ from typing import Any
 
 from filelock import FileLock
 
-from lmms_steer import store, task_files
-from lmms_steer.backbones import backbone_of
-from lmms_steer.errors import UserError, one_line
+from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
-from lmms_steer.models.glance import glance
-from lmms_steer.resolve import ModelFacts, resolve
-from lmms_steer.search.options import FEWEST, Options
-from lmms_steer.search.plan import FEW, PLAN, Plan, same
-from lmms_steer.search.ranges import alpha_range, layer_range, refuse_test, token_targets
-from lmms_steer.spec import SteeringSpec
-from lmms_steer.vectors import SteeringVectors
+from lmms_steer.harness import task_files
+from lmms_steer.harness.arguments import check_model_args
+from lmms_steer.search.options import (
+    MIN_QUESTIONS,
+    SearchOptions,
+    parse_alphas,
+    parse_layers,
+    parse_targets,
+    refuse_test,
+)
+from lmms_steer.search.plan import FEW, PLAN, Plan, check_same_plan
+from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors import store
+from lmms_steer.vectors.backbones import backbone_of
+from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 
-def run(options: Options) -> Iterator[str]:
+def run_search(options: SearchOptions) -> Iterator[str]:
     """Yields what the user should read.
 
     Raises:
@@ -27,31 +34,30 @@ def run(options: Options) -> Iterator[str]:
     """
     asked_for = _asked_for(options)
     _at_a_glance(options, asked_for)
-    from lmms_steer.lmms_eval_tasks import load
-    from lmms_steer.models.from_args import model_named
-    from lmms_steer.search import confirmable
-    from lmms_steer.search.alike import shuffled
-    from lmms_steer.search.asked import questions, sha256
+    from lmms_steer.harness.steered import load_named_model
+    from lmms_steer.harness.tasks import load_task
+    from lmms_steer.search import questions as confirmable
+    from lmms_steer.search.questions import load_questions, questions_sha256, shuffle_by_image
 
-    task, split = load(options.task, options.model, options.include_path)
+    task, split = load_task(options.task, options.model, options.include_path)
     refuse_test(options.task, split, options.test_known)
-    to_confirm = load(options.confirm, options.model, options.include_path)[0] if options.confirm else None
+    to_confirm = load_task(options.confirm, options.model, options.include_path)[0] if options.confirm else None
     writes = task.config.output_type == "generate_until"
     score = ("generate" if writes else "letters") if options.score == "auto" else options.score
     # strategies look at the first questions first: they should be like the rest
     fixed = score == "letters" or "screen" in options.strategy
-    asked = shuffled(list(questions(task, options.limit, fixed)), options.seed)
-    if len(asked) < FEWEST:
-        raise UserError(f"{options.task} has {len(asked)} questions: a search needs {FEWEST} at least")
-    other = confirmable.check(to_confirm, asked, score) if to_confirm is not None else []
-    asks: dict[str, Any] = {"n": len(asked), "questions": sha256(asked), "score": score}
-    same(options.output, asks)
-    lm = model_named(options.model, options.model_args)
+    asked = shuffle_by_image(list(load_questions(task, options.limit, fixed)), options.seed)
+    if len(asked) < MIN_QUESTIONS:
+        raise UserError(f"{options.task} has {len(asked)} questions: a search needs {MIN_QUESTIONS} at least")
+    other = confirmable.check_confirmation_task(to_confirm, asked, score) if to_confirm is not None else []
+    asks: dict[str, Any] = {"n": len(asked), "questions": questions_sha256(asked), "score": score}
+    check_same_plan(options.output, asks)
+    lm = load_named_model(options.model, options.model_args)
     _refuse_spec(lm.resolved.spec)
     facts = ModelFacts(
         lm.pretrained, len(lm.model.get_decoder().layers), lm.config.get_text_config(decoder=True).hidden_size
     )
-    layers = layer_range(options.layers, facts.n_layers) if options.layers else tuple(range(facts.n_layers))
+    layers = parse_layers(options.layers, facts.n_layers) if options.layers else tuple(range(facts.n_layers))
     vectors = {name: _vector(name, layers[0], facts) for name in options.names}
     missing = sorted({layer for layer in layers for vector in vectors.values() if layer not in vector.directions})
     if missing:
@@ -67,32 +73,32 @@ def run(options: Options) -> Iterator[str]:
         plan.settle(options.output)
     from torch import OutOfMemoryError
 
-    from lmms_steer.search.letters import Letters
-    from lmms_steer.search.searching import Searching
+    from lmms_steer.search.run import SearchRun
+    from lmms_steer.search.scorers import LetterScorer
 
     if score == "letters" and other:
-        Letters(lm, other)
+        LetterScorer(lm, other)
     try:
-        yield from Searching(options, plan, lm, task, vectors, asked).run(to_confirm)
+        yield from SearchRun(options, plan, lm, task, vectors, asked).run(to_confirm)
     except OutOfMemoryError as error:
         raise UserError(
-            f"out of memory with one question and one cell at a time: {one_line(error)}. Say --memory 0, or load the"
+            f"out of memory with one question and one cell at a time: {first_line(error)}. Say --memory 0, or load the"
             " model smaller, as with load_in_8bit=True; what is finished is kept"
         ) from error
 
 
-def _asked_for(options: Options) -> dict[str, Any]:
+def _asked_for(options: SearchOptions) -> dict[str, Any]:
     """What a plan takes over from the command line as it is."""
     keys = ("model", "model_args", "task", "batch_size", "strategy", "trials", "seed")
     asked_for = {key: getattr(options, key) for key in keys}
-    return {**asked_for, "alphas": alpha_range(options.alphas), "tokens": token_targets(options.tokens)}
+    return {**asked_for, "alphas": parse_alphas(options.alphas), "tokens": parse_targets(options.tokens)}
 
 
-def _at_a_glance(options: Options, asked_for: dict[str, Any]) -> None:
+def _at_a_glance(options: SearchOptions, asked_for: dict[str, Any]) -> None:
     """Refuse what can be refused before torch and lmms-eval are imported, which takes ten seconds."""
     if options.layers:
-        layer_range(options.layers)
-    pretrained, spec = glance(options.model, options.model_args)
+        parse_layers(options.layers)
+    pretrained, spec = check_model_args(options.model, options.model_args)
     _refuse_spec(spec)
     if pretrained is not None:
         for vector in options.vectors:
@@ -101,16 +107,16 @@ def _at_a_glance(options: Options, asked_for: dict[str, Any]) -> None:
         raise UserError(f"--include_path {options.include_path}: no such folder")
     for task in filter(None, (options.task, options.confirm)):
         own = str(options.include_path) if options.include_path else None
-        task_files.check(task, own)
-        if task_files.kind(task, own) == "group":
+        task_files.check_task(task, own)
+        if task_files.kind_of(task, own) == "group":
             raise UserError(f"{task} is a group: search on one task")
     if options.confirm == options.task:
         raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
-    same(options.output, {**asked_for, "vectors": _hashes(options, pretrained)})
+    check_same_plan(options.output, {**asked_for, "vectors": _hashes(options, pretrained)})
     options.output.mkdir(parents=True, exist_ok=True)
 
 
-def _hashes(options: Options, pretrained: str | None) -> dict[str, str | None]:
+def _hashes(options: SearchOptions, pretrained: str | None) -> dict[str, str | None]:
     """Of the vectors that lie in a store; None for others and for controls, which the model's width makes."""
     found: dict[str, str | None] = dict.fromkeys(options.names)
     if pretrained is not None and (options.output / PLAN).is_file():

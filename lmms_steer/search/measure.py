@@ -9,24 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lmms_steer.errors import one_line
-from lmms_steer.files import write_atomically
-from lmms_steer.search.asked import Asked
-from lmms_steer.search.hooked import Hooked
-from lmms_steer.search.letters import Letters
+from lmms_steer._util.io import write_atomically
+from lmms_steer.errors import first_line
+from lmms_steer.models.batches import StackRunner
+from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay, ReplayOptions
-from lmms_steer.search.room import Room
-from lmms_steer.search.written import Written
-from lmms_steer.vectors import SteeringVectors
+from lmms_steer.search.scorers import GenerationScorer, LetterScorer
+from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 CHECKED = 3
 """Cells of a checked batch that are run again through the hooks."""
-WRONG = "hooked.txt"
+REFUTED_FILE = "hooked.txt"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """
     Attributes:
         hits: the score of each cell on each question, float [cells, questions].
@@ -45,7 +44,7 @@ class Measured:
     hooked: str
 
 
-class Measure:
+class Measurer:
     """
     Args:
         lm: the unsteered model.
@@ -64,14 +63,14 @@ class Measure:
 
     def __init__(
         self, lm: Any, task: Any, vectors: Mapping[str, SteeringVectors], generates: bool, targets: Sequence[str],
-        budget: int | None = None, folder: Path | None = None, wrong: Path = Path(WRONG),
+        budget: int | None = None, folder: Path | None = None, wrong: Path = Path(REFUTED_FILE),
     ) -> None:  # fmt: skip
         self.lm, self.task, self.vectors = lm, task, vectors
         special = tuple(getattr(lm.tokenizer, "all_special_ids", ()))
-        self.options = ReplayOptions(tuple(targets), special, budget, folder, generates, Room(lm.model.device))
+        self.options = ReplayOptions(tuple(targets), special, budget, folder, generates, StackRunner(lm.model.device))
         self.why_hooks, self.wrong = "", wrong
 
-    def __call__(self, batch: Sequence[Asked], cells: Sequence[Cell], check: bool = False) -> Measured:
+    def __call__(self, batch: Sequence[Question], cells: Sequence[Cell], check: bool = False) -> Measurement:
         """All cells on all questions.
 
         Args:
@@ -82,8 +81,12 @@ class Measure:
         if self.wrong.is_file():
             self.why_hooks = self.wrong.read_text(encoding="utf-8")
         inputs = self.lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
-        scorer = Written(self.lm, self.task, batch, inputs) if self.options.generates else Letters(self.lm, batch)
-        hooked = Hooked(self.lm.model, inputs, self.options.special_ids)
+        scorer = (
+            GenerationScorer(self.lm, self.task, batch, inputs)
+            if self.options.generates
+            else LetterScorer(self.lm, batch)
+        )
+        hooked = HookedBatch(self.lm.model, inputs, self.options.special_ids)
         source = self._replay(inputs) or hooked
         told = torch.zeros(2, len(cells), len(batch))
         for layer in sorted({cell.layer for cell in cells}):
@@ -98,7 +101,7 @@ class Measure:
                     return self(batch, cells)
         why = "" if isinstance(source, Replay) else self.why_hooks
         (hits, unparsed), (base, base_unparsed) = told, scorer.base(source)
-        return Measured(hits, base, unparsed, base_unparsed, scorer.answers(source), why)
+        return Measurement(hits, base, unparsed, base_unparsed, scorer.answers(source), why)
 
     def _delta(self, cell: Cell) -> Tensor:
         return torch.from_numpy(self.vectors[cell.vector][cell.layer].copy()) * cell.alpha
@@ -111,10 +114,10 @@ class Measure:
                 raise
             except (RuntimeError, AttributeError, TypeError, LookupError) as error:
                 # a model may ask its cache for more than a recorder has, or its layers for other arguments
-                self.why_hooks = one_line(error)
+                self.why_hooks = first_line(error)
         return None
 
     @staticmethod
-    def _sample(cells: Sequence[Cell], batch: Sequence[Asked]) -> list[Cell]:
+    def _sample(cells: Sequence[Cell], batch: Sequence[Question]) -> list[Cell]:
         drawn = np.random.default_rng(batch[0].doc_id).choice(len(cells), min(CHECKED, len(cells)), replace=False)
         return [cells[i] for i in drawn]

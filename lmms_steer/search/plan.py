@@ -8,8 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError
-from lmms_steer.files import write_atomically
 
 FEW = 30
 PLAN = "plan.json"
@@ -90,11 +90,11 @@ class Plan:
         Raises:
             UserError: for a folder of another search; it names what differs.
         """
-        if not same(folder, asdict(self)):
+        if not check_same_plan(folder, asdict(self)):
             write_atomically(folder / PLAN, json.dumps(asdict(self), indent=1).encode())
 
 
-def same(folder: Path, mine: Mapping[str, Any]) -> bool:
+def check_same_plan(folder: Path, mine: Mapping[str, Any]) -> bool:
     """Whether a folder holds a study; it is then one whose plan says what `mine` says of it.
 
     Args:

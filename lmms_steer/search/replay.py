@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmms_steer.intervention.anatomy import decoder_layers, image_token_ids, text_config
-from lmms_steer.intervention.masks import token_mask
-from lmms_steer.intervention.operations import add
+from lmms_steer.models.batches import StackRunner
 from lmms_steer.search.base_pass import BasePass
-from lmms_steer.search.kept import Kept
-from lmms_steer.search.prefix import KeysAndValues, Prefix, call_for, sees_ahead
-from lmms_steer.search.room import Room
+from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, TensorStore, layer_call, sees_ahead
+from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, text_config
+from lmms_steer.steering.operations import add_masked
+from lmms_steer.steering.positions import token_mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class ReplayOptions:
     budget: int | None = None
     folder: Path | None = None
     generates: bool = False
-    room: Room | None = None
+    room: StackRunner | None = None
 
 
 class Replay:
@@ -67,7 +66,7 @@ class Replay:
     def __init__(self, model: nn.Module, inputs: dict[str, Any], options: ReplayOptions | None = None) -> None:
         options = options or ReplayOptions()
         self.model, self.layers = model, decoder_layers(model)
-        self.kept = Kept(options.budget, options.folder)
+        self.kept = TensorStore(options.budget, options.folder)
         ids, attention = inputs["input_ids"], inputs.get("attention_mask")
         self.batch, self.positions = ids.shape
         image_ids = image_token_ids(model.config)
@@ -76,7 +75,7 @@ class Replay:
             for tokens in options.targets
         }
         self.starts = {tokens: _first(mask) for tokens, mask in self.masks.items()}
-        self.generates, self.room = options.generates, options.room or Room(ids.device)
+        self.generates, self.room = options.generates, options.room or StackRunner(ids.device)
         unsteered = BasePass(model, self.layers, self.kept, keys=self.generates or any(self.starts.values()))
         self.base, self.rounding = unsteered.run(inputs, self.generates), dict[int, float]()
         self.calls, self.between = unsteered.calls, unsteered.between
@@ -140,7 +139,7 @@ class Replay:
     def _moved(self, layer: int, deltas: Tensor, targets: Sequence[str], start: int) -> Tensor:
         output = self.kept[f"out{layer}"][:, start:]
         masks = torch.stack([self.masks[tokens][:, start:] for tokens in targets])
-        return add(output, deltas.to(output)[:, None, None], masks).flatten(0, 1)
+        return add_masked(output, deltas.to(output)[:, None, None], masks).flatten(0, 1)
 
     def _finish(self, layer: int, hidden: Tensor, start: int, copies: int, sink: KeysAndValues | None = None) -> Tensor:
         """Logits [copies, batch, vocabulary]; `hidden` [copies * batch, positions - start, width]."""
@@ -149,9 +148,9 @@ class Replay:
             added = self.between[number]
             if added is not None:
                 hidden = hidden + added[:, start:].repeat(copies, 1, 1)
-            call = call_for(self.calls[number], self.batch, start, copies)
+            call = layer_call(self.calls[number], self.batch, start, copies)
             if start or sink is not None:
-                call["past_key_values"] = Prefix(self.kept, start, copies, sink)
+                call["past_key_values"] = PrefixCache(self.kept, start, copies, sink)
             with _for_the_answer(self.layers[number]) if number == last else nullcontext():
                 out = self.layers[number](hidden, **call)
             hidden = out[0] if isinstance(out, tuple) else out

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_steer.search.plan import Cell
-from lmms_steer.statistics.effects import Ints
-from lmms_steer.statistics.flips import clusters, units
+from lmms_steer.statistics.clustered import cluster_ids, cluster_sums
+from lmms_steer.statistics.paired import Ints
 
 Floats = npt.NDArray[np.float64]
 PERMUTATIONS = 2000
@@ -17,7 +17,7 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class ScoreGrid:
     """What the cells scored.
 
     Attributes:
@@ -36,7 +36,7 @@ class Grid:
     images: Ints | None = None
     unparsed: Mapping[Cell | None, Floats] = field(default_factory=dict)
 
-    def of(self, vector: str) -> "Grid":
+    def of(self, vector: str) -> "ScoreGrid":
         """One vector's cells."""
         kept = [i for i, cell in enumerate(self.cells) if cell.vector == vector]
         return replace(self, cells=[self.cells[i] for i in kept], scores=self.scores[kept])
@@ -70,17 +70,17 @@ class Grid:
         return later if self.images is None else later[~np.isin(self.images[later], self.images[: self.spent])]
 
 
-def best(grid: Grid) -> int:
+def best_cell(grid: ScoreGrid) -> int:
     """The finalist of the highest accuracy; of equals the weakest (as in the paper), then the lowest layer."""
     return min(grid.finalists, key=lambda i: (-grid.gains[i], abs(grid.cells[i].alpha), grid.cells[i].layer, i))
 
 
-def one_standard_error(grid: Grid) -> int:
+def cautious_cell(grid: ScoreGrid) -> int:
     """The weakest finalist within one standard error of the best, the error being that of their paired difference.
 
     One that loses against the baseline is not taken, unless the best does.
     """
-    leader, gains = best(grid), grid.gains
+    leader, gains = best_cell(grid), grid.gains
     differences = grid.scores[leader] - grid.scores
     errors = standard_errors(differences, grid.images)
     least = min(0.0, gains[leader])
@@ -96,19 +96,19 @@ def standard_errors(differences: Floats, images: Ints | None = None) -> Floats:
         images: the image of each question; None where each has its own. Then images scatter, not questions.
     """
     n = differences.shape[1]
-    own = clusters(images) if images is not None else None
+    own = cluster_ids(images) if images is not None else None
     if own is None:
         errors: Floats = differences.std(1, ddof=1) / np.sqrt(n)
         return errors
     count = int(own.max()) + 1
     if count == 1:
         return np.full(len(differences), np.inf)
-    rows = units(differences - differences.mean(1, keepdims=True), np.full(n, 1 / n), own)
+    rows = cluster_sums(differences - differences.mean(1, keepdims=True), np.full(n, 1 / n), own)
     scattered: Floats = np.sqrt((rows**2).sum(1) * count / (count - 1))
     return scattered
 
 
-def corrected_p(grid: Grid, cell: int, seed: int = 0) -> float:
+def corrected_p(grid: ScoreGrid, cell: int, seed: int = 0) -> float:
     """The chance of a gain as large as a finalist's, in any finalist, if none had an effect.
 
     Max-T by sign flips (Westfall and Young 1993): a question's differences from the baseline change their sign together
@@ -122,7 +122,7 @@ def corrected_p(grid: Grid, cell: int, seed: int = 0) -> float:
     differences = (grid.scores[finalists] - grid.base)[:, unspent]
     if grid.images is not None:
         own = np.unique(grid.images[unspent], return_inverse=True)[1]
-        differences = units(differences, np.ones(len(unspent)), own)
+        differences = cluster_sums(differences, np.ones(len(unspent)), own)
     squares = (differences**2).mean(1)
     observed = _t(differences.mean(1), squares, differences.shape[1])[finalists.index(cell)]
     generator = np.random.default_rng(seed)

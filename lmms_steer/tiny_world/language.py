@@ -5,7 +5,7 @@ import re
 from functools import cache
 
 from lmms_steer import concepts
-from lmms_steer.tiny_world.world import COLOURS, GRID, NUMBERS, OPPOSITE, SHAPES, Scene, Thing, plural, relation
+from lmms_steer.tiny_world.scenes import COLOURS, GRID, NUMBERS, OPPOSITE, SHAPES, Scene, Thing, plural, relation
 
 PROMPTS = {
     "spatial": "look carefully at where each shape is .",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmms_steer.tiny_world.questions import Question, ask
-from lmms_steer.tiny_world.world import NUMBERS, Scene, Thing, sample_scene
+from lmms_steer.tiny_world.scenes import NUMBERS, Scene, Thing, sample_scene
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -132,8 +132,8 @@ def with_images(stored: "Dataset") -> "Dataset":
     from datasets import Dataset
     from PIL import Image
 
-    from lmms_steer.tiny_world.render import STYLES as RENDERING
-    from lmms_steer.tiny_world.render import render
+    from lmms_steer.tiny_world.scenes import STYLES as RENDERING
+    from lmms_steer.tiny_world.scenes import render
 
     columns = stored.to_dict()
     scene, style, seed = (columns.pop(key) for key in _KEY)
@@ -144,7 +144,7 @@ def with_images(stored: "Dataset") -> "Dataset":
     return Dataset.from_dict({name: columns[name] for name in features()}, features=features())
 
 
-def load(task: str, split: str) -> list[dict[str, Any]]:
+def load_question_set(task: str, split: str) -> list[dict[str, Any]]:
     """One set with its pictures, as a list of CV-Bench rows, without lmms-eval."""
     from datasets import Dataset
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lmms_steer.tiny_world.world import COLOURS, NUMBERS, SHAPES, Scene, Thing, plural
+from lmms_steer.tiny_world.scenes import COLOURS, NUMBERS, SHAPES, Scene, Thing, plural
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from lmms_steer.data.source import attributes
-from lmms_steer.scoring.lettered import (
+from lmms_steer.data.source import task_attribute
+from lmms_steer.scoring.task_results import (
     doc_to_choice,
     doc_to_index,
     doc_to_target,
@@ -17,7 +17,7 @@ HUB = "BLINK-Benchmark/BLINK"
 
 def __getattr__(name: str) -> Any:
     """`path_CONFIG`, `name_CONFIG`, `kwargs_CONFIG`; `__` stands for the hyphen of a configuration's name."""
-    return attributes("blink", "val", HUB, name.replace("__", "-"))
+    return task_attribute("blink", "val", HUB, name.replace("__", "-"))
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Any]:

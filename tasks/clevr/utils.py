@@ -4,10 +4,10 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from lmms_steer.data.source import source, with_pictures
+from lmms_steer.data.source import find_source, with_pictures
 from lmms_steer.scoring.choice import parse_choice
 from lmms_steer.scoring.number import parse_number
-from lmms_steer.scoring.results import of_losses, of_number
+from lmms_steer.scoring.task_results import score_losses, score_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,8 +32,8 @@ def __getattr__(name: str) -> Any:
     if field not in ("path", "name", "kwargs") or which not in ("train", "test", "clevr", "superclevr"):
         raise AttributeError(name)
     if which in ("train", "test"):
-        return getattr(source("clevr_count", which, COUNTING), field)
-    return getattr(source(which, "val" if which == "clevr" else "test", None), field)
+        return getattr(find_source("clevr_count", which, COUNTING), field)
+    return getattr(find_source(which, "val" if which == "clevr" else "test", None), field)
 
 
 def _documents(dataset: "Dataset", which: str) -> "Dataset":
@@ -71,11 +71,11 @@ def count_to_index(doc: dict[str, Any]) -> int:
 
 
 def count_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    return of_number(results[0], int(count_to_target(doc)))
+    return score_number(results[0], int(count_to_target(doc)))
 
 
 def count_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    return of_losses(results, count_to_index(doc), count_to_choice(doc))
+    return score_losses(results, count_to_index(doc), count_to_choice(doc))
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
@@ -126,7 +126,7 @@ def _word(answer: str, right: str) -> str:
 
 
 def process_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    return of_losses(results, doc_to_index(doc), doc_to_choice(doc))
+    return score_losses(results, doc_to_index(doc), doc_to_choice(doc))
 
 
 def by_family(values: list[list[Any]]) -> float:

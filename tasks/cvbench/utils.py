@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmms_steer.data.source import attributes
-from lmms_steer.scoring import lettered
-from lmms_steer.scoring.lettered import doc_to_choice, doc_to_index, doc_to_target, doc_to_text, process_losses
+from lmms_steer.data.source import task_attribute
+from lmms_steer.scoring import task_results as lettered
+from lmms_steer.scoring.task_results import doc_to_choice, doc_to_index, doc_to_target, doc_to_text, process_losses
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
     if name.startswith("docs_"):
         task, _, part = name.removeprefix("docs_").partition("_")
         return documents(TASKS[task], part)
-    return attributes("cvbench", "test", HUB, name)
+    return task_attribute("cvbench", "test", HUB, name)
 
 
 def documents(task: str, part: str) -> "Callable[[Dataset], Dataset]":

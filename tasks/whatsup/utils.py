@@ -3,8 +3,8 @@
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from lmms_steer.data.source import source, with_pictures
-from lmms_steer.scoring.results import of_choice, of_losses
+from lmms_steer.data.source import find_source, with_pictures
+from lmms_steer.scoring.task_results import score_choice, score_losses
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(name)
     if field == "docs":
         return lambda dataset: documents(dataset, letter)
-    found = source(f"whatsup_{letter}", f"Controlled_Images_{letter.upper()}", HUB.format(letter))
+    found = find_source(f"whatsup_{letter}", f"Controlled_Images_{letter.upper()}", HUB.format(letter))
     return getattr(found, field)
 
 
@@ -81,7 +81,7 @@ def relation(caption: str) -> str:
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    scored = of_choice(results[0], doc["captions"], doc["right"])
+    scored = score_choice(results[0], doc["captions"], doc["right"])
     # the four images of two things have the same four captions
     group = "|".join(sorted(doc["captions"]))
     pair = OPPOSITES.get(relation(doc["captions"]["ABCD".index(doc["right"])]), "")
@@ -89,7 +89,7 @@ def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
 
 
 def process_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    return of_losses(results, doc_to_index(doc))
+    return score_losses(results, doc_to_index(doc))
 
 
 def pairs(values: list[list[Any]]) -> float:

@@ -1,0 +1,47 @@
+"""Notes and warnings go through `logging` under "lmms_steer"; a command line prints them to stderr.
+
+A program that imports the package decides for itself what it wants to see, for example with
+`logging.getLogger("lmms_steer").setLevel(logging.ERROR)`. Printed notes begin with `lmms-steer note: `, warnings with
+`lmms-steer WARNING: `; only an error begins with `lmms-steer: `, so that a log tells them apart.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOGGER = logging.getLogger("lmms_steer")
+
+
+class _StderrHandler(logging.Handler):
+    """Prints to whatever `sys.stderr` is at the time, as a recipe's worker redirects it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = "WARNING" if record.levelno >= logging.WARNING else "note"
+        print(f"lmms-steer {kind}: {record.getMessage()}", file=sys.stderr)  # noqa: T201
+
+
+def print_notes() -> None:
+    """Print notes and warnings to stderr from now on. For command lines; calling it twice changes nothing."""
+    if not any(isinstance(handler, _StderrHandler) for handler in LOGGER.handlers):
+        LOGGER.addHandler(_StderrHandler())
+        LOGGER.setLevel(logging.INFO)
+        LOGGER.propagate = False
+
+
+@contextmanager
+def quiet_in_logs() -> Iterator[None]:
+    """Hide the progress bars of transformers and the Hub inside the block, where stderr is no terminal.
+
+    Wrapped around our own loading only: what lmms-eval loads keeps the bars that lmms-eval shows.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    if sys.stderr.isatty() or not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()

@@ -1,0 +1,218 @@
+"""Concepts as data: sentence-anchor pairs that ship, or a user's own in YAML, JSONL or CSV.
+
+    mine.yaml    name: mine            mine.jsonl   {"anchor": "left", "sentence": "The cup is left of it."}
+                 pairs:
+                   - left: The cup …   mine.csv     anchor,sentence
+                                                    left,The cup is left of it.
+
+A JSONL or CSV row may say `contrast` (true or 1): its anchor is then a control token. The file's name is the concept's.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from lmms_steer._util.yaml import STR, YamlNode, parse_yaml
+from lmms_steer.errors import UserError, first_line, unknown_name
+
+SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
+_EXPECTED_YAML = "expected 'name:' and 'pairs:' with a list of 'anchor: sentence'"
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "", "none", "null")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A sentence, and the word in it that is the concept's."""
+
+    anchor: str
+    sentence: str
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Where the anchor stands, as a whole word, whatever its case: [(start, end)] in characters."""
+        whole = rf"(?<!\w){re.escape(self.anchor)}(?!\w)"
+        return [match.span() for match in re.finditer(whole, self.sentence, re.IGNORECASE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """What a vector is about.
+
+    Attributes:
+        name: as a user types it.
+        about: one line for people.
+        pairs: the sentences whose anchors are the concept's tokens.
+        contrast: where given, the anchors of *these* sentences are the control tokens (a word against other words);
+            where empty, the controls are the other tokens of `pairs` (the paper's choice).
+    """
+
+    name: str
+    about: str
+    pairs: tuple[Pair, ...]
+    contrast: tuple[Pair, ...] = ()
+
+    @property
+    def sentences_sha256(self) -> str:
+        """Of all pairs in their order: a changed sentence is another vector."""
+        content = [[[p.anchor, p.sentence] for p in pairs] for pairs in (self.pairs, self.contrast)]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
+
+
+def load(name: str | Path) -> Concept:
+    """A concept that ships, by name, or a user's own, by the path of its YAML, JSONL or CSV file.
+
+    Raises:
+        UserError: for a name that does not exist, or a file that does not hold a concept.
+    """
+    if str(name).endswith(SUFFIXES):
+        return read(Path(name))
+    for concept in shipped():
+        if concept.name == name:
+            return concept
+    raise unknown_name("concept", name, names())
+
+
+def names() -> list[str]:
+    """The concepts that ship; a family (`colour`) counts once for each of its words (`colour-red`)."""
+    return [concept.name for concept in shipped()]
+
+
+def shipped() -> Iterator[Concept]:
+    """Every concept that ships, in the order of the files' names."""
+    for entry in sorted(files("lmms_steer.concepts").iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".yaml"):
+            text = entry.read_text(encoding="utf-8")
+            if "\nframes:" in text:
+                yield from _family(parse_yaml(text, entry.name).typed())
+            else:
+                yield parse_concept(text, entry.name)
+
+
+def _family(data: dict[str, Any]) -> Iterator[Concept]:
+    frames, words = data["frames"], data["words"]
+    for word in words:
+        others = [other for other in words if other != word]
+        yield Concept(
+            name=f"{data['name']}-{word}",
+            about=f"{word}: {data['about']}",
+            pairs=tuple(Pair(word, frame.format(word)) for frame in frames),
+            contrast=tuple(Pair(other, frame.format(other)) for other in others for frame in frames),
+        )
+
+
+def read(path: Path) -> Concept:
+    """Read a file by its suffix.
+
+    Raises:
+        UserError: when it cannot be read or is no concept; with the line's number where one line is to blame.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the concept {str(path)!r}: {first_line(error)}") from error
+    if path.suffix in (".yaml", ".yml"):
+        return parse_concept(text, str(path))
+    rows = list(_jsonl(text, str(path)) if path.suffix == ".jsonl" else _csv(text, str(path)))
+    pairs = tuple(pair for contrast, pair in rows if not contrast)
+    return _named(path.stem, "", pairs, tuple(pair for contrast, pair in rows if contrast), str(path))
+
+
+def parse_concept(text: str, source: str) -> Concept:
+    """A concept from YAML text.
+
+    Args:
+        text: the file's content.
+        source: what messages call the file.
+
+    Raises:
+        UserError: as `read`.
+    """
+    entries = parse_yaml(text, source).value
+    if not isinstance(entries, dict) or "name" not in entries or "pairs" not in entries:
+        raise UserError(f"{source!r} is no concept: {_EXPECTED_YAML}")
+    name, about = _word(entries["name"]), entries.get("about")
+    contrast = tuple(_yaml_pairs(entries["contrast"])) if "contrast" in entries else ()
+    pairs = tuple(_yaml_pairs(entries["pairs"]))
+    return _named(
+        name, about.value if about is not None and isinstance(about.value, str) else "", pairs, contrast, source
+    )
+
+
+def _named(name: str, about: str, pairs: tuple[Pair, ...], contrast: tuple[Pair, ...], source: str) -> Concept:
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise UserError(f"{source!r}: the name {name!r} should be of letters, digits, '-' and '_': it names a folder")
+    if not pairs:
+        raise UserError(f"{source!r} holds no pair of anchor and sentence")
+    return Concept(name, about, pairs, contrast)
+
+
+def _yaml_pairs(node: YamlNode) -> Iterator[Pair]:
+    if not isinstance(node.value, list):
+        raise UserError(f"{node.where}: expected a list of 'anchor: sentence'")
+    for entry in node.value:
+        if not isinstance(entry.value, dict) or len(entry.value) != 1:
+            raise UserError(f"{entry.where}: expected one 'anchor: sentence'")
+        ((anchor, sentence),) = entry.value.items()
+        yield Pair(_checked_word(anchor, sentence.key_tag, entry.where), _word(sentence))
+
+
+def _word(node: YamlNode) -> str:
+    return _checked_word(node.value if isinstance(node.value, str) else "this", node.tag, node.where)
+
+
+def _checked_word(text: str, tag: str, where: str) -> str:
+    if tag != STR:
+        raise UserError(f"{where}: put quotes around {text!r}, which YAML does not read as text")
+    return text
+
+
+def _jsonl(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{source!r}, line {number}: no JSON: {first_line(error)}") from error
+        if not isinstance(row, dict):
+            raise UserError(
+                f'{source!r}, line {number}: expected {{"anchor": …, "sentence": …}}, got {line.strip()[:60]!r}'
+            )
+        yield _row(row, source, number)
+
+
+def _csv(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    if reader.fieldnames is None or not {"anchor", "sentence"} <= set(reader.fieldnames):
+        raise UserError(
+            f"{source!r}, line 1: expected the columns anchor,sentence, got {','.join(reader.fieldnames or [])!r}"
+        )
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{source!r}, line {reader.line_num}: another number of columns than the heading's: put quotes"
+                    " around a sentence with a comma"
+                )
+            yield _row(row, source, reader.line_num)
+    except csv.Error as error:
+        raise UserError(f"{source!r}, line {reader.line_num}: no CSV: {error}") from error
+
+
+def _row(row: dict[str, object], source: str, number: int) -> tuple[bool, Pair]:
+    anchor, sentence = row.get("anchor"), row.get("sentence")
+    if not isinstance(anchor, str) or not isinstance(sentence, str) or not anchor.strip() or not sentence.strip():
+        raise UserError(
+            f"{source!r}, line {number}: expected an anchor and a sentence, got {anchor!r} and {sentence!r}"
+        )
+    contrast = str(row.get("contrast", "")).strip().lower()
+    if contrast not in (*_TRUE, *_FALSE):
+        raise UserError(f"{source!r}, line {number}: contrast={row.get('contrast')!r}: expected true or false")
+    return contrast in _TRUE, Pair(anchor.strip(), sentence.strip())

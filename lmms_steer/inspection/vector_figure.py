@@ -1,0 +1,73 @@
+"""`vectors show --picture FILE`: norms, probe accuracy, cosines and words in one figure."""
+
+from pathlib import Path
+from typing import Any
+
+from lmms_steer.inspection.vectors import Description
+from lmms_steer.plots.style import pyplot_for, save_figure
+
+_MOST_OTHERS = 24
+_TOWARD = 6
+
+
+def draw_vector(shown: Description, path: Path) -> Path:
+    """Write the picture; PNG, SVG or PDF by the file's suffix.
+
+    Raises:
+        UserError: for another suffix, or a file that cannot be written.
+    """
+    pyplot = pyplot_for(path)
+    layers = list(shown.vectors)
+    strongest = sorted(shown.cosines, key=lambda n: -max(map(abs, shown.cosines[n].values())))[:_MOST_OTHERS]
+    height = 3.4 + max(0.22 * len(strongest), 0.26 * len(layers) + 0.6, 1.5)
+    figure, axes = pyplot.subplot_mosaic(
+        [["norm", "probe"], ["cosine", "words"]],
+        figsize=(11, height),
+        height_ratios=[2.4, height - 3.4],
+        layout="constrained",
+    )
+    figure.suptitle(shown.vectors.name, fontsize=13)
+    axes["norm"].bar([str(layer) for layer in layers], [shown.norms[layer] for layer in layers], color="#4878a8")
+    axes["norm"].set(title="norm of the direction", xlabel="layer")
+    _probe(axes["probe"], shown, layers)
+    _cosines(axes["cosine"], shown, layers, strongest, figure)
+    _words(axes["words"], shown, layers)
+    return save_figure(figure, path)
+
+
+def _probe(axes: Any, shown: Description, layers: list[int]) -> None:
+    axes.set(title="linear probe, held-out balanced accuracy", xlabel="layer", ylim=(0.4, 1.02))
+    axes.axhline(0.5, color="#888888", linewidth=0.8, linestyle=":")
+    if shown.probe:
+        known = sorted(shown.probe)
+        axes.plot([str(layer) for layer in known], [shown.probe[layer] for layer in known], "o-", color="#b3592d")
+    else:
+        axes.text(0.5, 0.5, "no linear_probe vector of this concept is stored", ha="center", transform=axes.transAxes)
+        axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+
+
+def _cosines(axes: Any, shown: Description, layers: list[int], names: list[str], figure: Any) -> None:
+    axes.set_title("cosine with the other vectors of this model")
+    if not names:
+        axes.axis("off")
+        axes.text(0.5, 0.5, "there are none in the store", ha="center", transform=axes.transAxes)
+        return
+    grid = [[shown.cosines[name].get(layer, float("nan")) for layer in layers] for name in names]
+    image = axes.imshow(grid, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_xlabel("layer")
+    figure.colorbar(image, ax=axes, shrink=0.8)
+
+
+def _words(axes: Any, shown: Description, layers: list[int]) -> None:
+    axes.axis("off")
+    axes.set_title("words that it points to (logit lens)")
+    if not shown.words:
+        axes.text(0.5, 0.5, "the model was not read", ha="center", transform=axes.transAxes)
+        return
+    for row, layer in enumerate(layers):
+        # a word may hold what matplotlib would read as a formula
+        told = "  ".join(shown.words[layer][0][:_TOWARD]).replace("$", r"\$")
+        height = 1 - (row + 0.5) / max(len(layers), 12)
+        axes.text(0.0, height, f"{layer}   {told}", fontsize=8, va="center", transform=axes.transAxes)

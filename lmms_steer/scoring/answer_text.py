@@ -1,0 +1,53 @@
+"""What choices and numbers have in common: cleaning an answer, the part in which it says what it says, number words."""
+
+import re
+
+UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+    " eighteen nineteen"
+).split()
+TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+WORDS = {word: number for number, word in enumerate(UNITS)} | {word: 10 * (i + 2) for i, word in enumerate(TENS)}
+NUMBER_WORD = (
+    rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(UNITS[1:10])}))?|{'|'.join(sorted(UNITS, key=len, reverse=True))})"
+)
+
+_WRAPPED = (r"<answer>(.*?)</answer>", r"\\boxed\{([^{}]*)\}")
+_STATED = re.compile(
+    r"\b(?:final answer|correct answer|right answer|best answer|answer|correct option|correct choice|option|choice)\b"
+    r"(?:\s+(?:is|would be|should be|must be))?\s*[:=]?\s*",
+    re.IGNORECASE,
+)
+
+
+def clean_answer(answer: str) -> str:
+    """Without what wraps an answer: `<answer>` tags, `\\boxed{}`, asterisks, quotes, spaces, a final full stop."""
+    for pattern in _WRAPPED:
+        found = re.findall(pattern, answer, re.DOTALL | re.IGNORECASE)
+        if found:
+            answer = found[-1]
+    answer = re.sub(r"\*\*|__|`", "", answer).strip()
+    answer = re.sub(r"\s+", " ", answer)
+    return answer.strip("\"'“”‘’ ").rstrip(".").rstrip("\"'“”‘’ ")
+
+
+def stated_answer(answer: str) -> str | None:
+    """What comes after the last `the answer is`, up to the sentence's end; None where nothing is stated."""
+    found = list(_STATED.finditer(answer))
+    for match in reversed(found):
+        rest = re.split(r"[.!?;](?:\s|$)|\n", answer[match.end() :], maxsplit=1)[0].strip()
+        if rest:
+            return clean_answer(rest)
+    return None
+
+
+def read_number(text: str) -> int | None:
+    """`3`, `3.0`, `1,000`, `three`, `twenty-one` ▸ the number; None for anything else."""
+    text = text.strip().lower()
+    if re.fullmatch(r"\d{1,3}(?:,\d{3})+|\d+", text):
+        return int(text.replace(",", ""))
+    if re.fullmatch(r"\d+\.0+", text):
+        return int(text.split(".")[0])
+    if re.fullmatch(NUMBER_WORD, text):
+        return sum(WORDS[part] for part in re.split(r"[- ]", text))
+    return None

@@ -1,0 +1,183 @@
+"""Scenes: a few coloured shapes, each in its own cell of a 4 x 4 grid.
+
+A scene ▸ a picture of 64 x 64 pixels, one patch of 16 x 16 a cell. The same seed gives the same bytes.
+"""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+GRID = 4
+CELLS = GRID * GRID
+SHAPES = ("circle", "square", "triangle", "cross")
+NUMBERS = ("one", "two", "three", "four", "five", "six")
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (215, 40, 40),
+    "orange": (240, 135, 30),
+    "yellow": (235, 215, 45),
+    "green": (45, 170, 60),
+    "blue": (45, 85, 215),
+    "purple": (140, 50, 180),
+    "pink": (245, 140, 190),
+    "white": (240, 240, 240),
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Thing:
+    """One object; `cell` counts the grid's cells row by row from the top left."""
+
+    cell: int
+    colour: str
+    shape: str
+
+    @property
+    def column(self) -> int:
+        return self.cell % GRID
+
+    @property
+    def row(self) -> int:
+        return self.cell // GRID
+
+    @property
+    def name(self) -> str:
+        return f"{self.colour} {self.shape}"
+
+
+Scene = tuple[Thing, ...]
+
+
+def plural(shape: str) -> str:
+    return shape + ("es" if shape == "cross" else "s")
+
+
+def sample_scene(rng: random.Random, fewest: int = 1, most: int = 6) -> Scene:
+    """A scene of `fewest` to `most` objects, no two alike in both colour and shape.
+
+    Few shapes and colours are drawn first, so that equal colours and equal shapes are common and counting is not easy.
+    """
+    shapes = rng.sample(SHAPES, rng.randint(1, 4))
+    colours = rng.sample(list(COLOURS), rng.randint(2, 6))
+    things: list[Thing] = []
+    taken: set[tuple[str, str]] = set()
+    for cell in rng.sample(range(CELLS), rng.randint(fewest, most)):
+        colour, shape = rng.choice(colours), rng.choice(shapes)
+        widen = 0
+        while (colour, shape) in taken:
+            colour, shape = rng.choice(list(COLOURS) if widen else colours), rng.choice(SHAPES)
+            widen += 1
+        taken.add((colour, shape))
+        things.append(Thing(cell, colour, shape))
+    return tuple(things)
+
+
+def cell_words(scene: Scene) -> list[tuple[str, str, str, str]]:
+    """What each of the 16 cells holds: (colour or `empty`, shape or nothing, column word, row word)."""
+    held = {thing.cell: thing for thing in scene}
+    return [
+        (
+            held[cell].colour if cell in held else "empty",
+            held[cell].shape if cell in held else "",
+            f"c{cell % GRID + 1}",
+            f"r{cell // GRID + 1}",
+        )
+        for cell in range(CELLS)
+    ]
+
+
+def relation(first: Thing, second: Thing, rng: random.Random) -> str | None:
+    """A word for where `first` is, seen from `second`; None where they share a cell."""
+    words = []
+    if first.column != second.column:
+        words.append("left" if first.column < second.column else "right")
+    if first.row != second.row:
+        words.append("above" if first.row < second.row else "below")
+    return rng.choice(words) if words else None
+
+
+SIZE = 64
+PATCH = 16
+_OVERSAMPLING = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How hard a picture is to read. Lengths in pixels of the finished picture, colours in 0-255."""
+
+    noise: float
+    radius: tuple[float, float]
+    jitter: float
+    background: tuple[int, int, int]
+    background_spread: float
+    gain: tuple[float, float]
+    tint: float
+    strokes: int
+    """At most so many short lines of random colours on top."""
+    dots: int = 0
+    """At most so many small filled discs of random colours."""
+
+
+STYLES = {
+    # what the models were trained on
+    "plain": Style(14, (4, 6.5), 2.5, (70, 70, 75), 14, (0.65, 1.15), 20, 4),
+    # harder: for the questions, so that they leave head-room
+    "grainy": Style(20, (3.6, 7), 2.8, (85, 80, 76), 17, (0.62, 1.18), 22, 7),
+    "coarse": Style(30, (3.0, 7.5), 3.5, (100, 92, 82), 22, (0.58, 1.2), 27, 12),
+    # out of distribution: a green ground, a wider range of sizes, dots for clutter
+    "moss": Style(20, (3.0, 8), 4, (62, 84, 58), 14, (0.65, 1.2), 24, 1, 10),
+}
+
+
+def render(scene: Scene, style: Style, seed: int) -> npt.NDArray[np.uint8]:
+    """The picture: uint8 [64, 64, 3]."""
+    noise = np.random.default_rng(seed)
+    ground = np.array(style.background) + noise.normal(0, style.background_spread, 3)
+    image = Image.new("RGB", (SIZE * _OVERSAMPLING, SIZE * _OVERSAMPLING), _rgb(ground))
+    draw = ImageDraw.Draw(image)
+    for thing in scene:
+        _draw(draw, thing, style, noise)
+    for _ in range(noise.integers(0, style.strokes + 1)):
+        x, y = noise.uniform(0, SIZE * _OVERSAMPLING, 2)
+        dx, dy = noise.uniform(-7, 7, 2) * _OVERSAMPLING
+        draw.line([x, y, x + dx, y + dy], fill=_rgb(noise.integers(0, 256, 3)), width=int(noise.integers(1, 4)))
+    for _ in range(noise.integers(0, style.dots + 1) if style.dots else 0):
+        x, y = noise.uniform(0, SIZE * _OVERSAMPLING, 2)
+        r = noise.uniform(0.6, 1.9) * _OVERSAMPLING
+        draw.ellipse([x - r, y - r, x + r, y + r], fill=_rgb(noise.integers(0, 256, 3)))
+    pixels = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BOX), dtype=np.float32)
+    return (pixels + noise.normal(0, style.noise, pixels.shape)).clip(0, 255).astype(np.uint8)
+
+
+def random_seed(rng: random.Random) -> int:
+    return rng.randrange(2**31)
+
+
+def _rgb(values: npt.NDArray[np.generic]) -> tuple[int, int, int]:
+    red, green, blue = (int(v) for v in values.clip(0, 255))
+    return red, green, blue
+
+
+def _draw(draw: ImageDraw.ImageDraw, thing: Thing, style: Style, noise: np.random.Generator) -> None:
+    colour = _rgb(np.array(COLOURS[thing.colour]) * noise.uniform(*style.gain) + noise.normal(0, style.tint, 3))
+    jitter = noise.uniform(-style.jitter, style.jitter, 2)
+    r = noise.uniform(*style.radius)
+    room = max(0.0, PATCH / 2 + 0.5 - r)  # so that no object reaches far into a neighbour's cell
+    column, row = thing.column, thing.row
+    x = ((column + 0.5) * PATCH + np.clip(jitter[0], -room, room)) * _OVERSAMPLING
+    y = ((row + 0.5) * PATCH + np.clip(jitter[1], -room, room)) * _OVERSAMPLING
+    r *= _OVERSAMPLING
+    if thing.shape == "circle":
+        draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)
+    elif thing.shape == "square":
+        q = r * 0.88
+        draw.rectangle([x - q, y - q, x + q, y + q], fill=colour)
+    elif thing.shape == "triangle":
+        draw.polygon([(x, y - r), (x - r, y + r * 0.85), (x + r, y + r * 0.85)], fill=colour)
+    else:
+        q = r * 0.34
+        draw.rectangle([x - r, y - q, x + r, y + q], fill=colour)
+        draw.rectangle([x - q, y - r, x + q, y + r], fill=colour)

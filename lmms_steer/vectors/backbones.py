@@ -1,0 +1,62 @@
+"""Which text backbone an MLLM is built on, which SAEs read it, and where a named checkpoint is loaded from."""
+
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from lmms_steer.errors import unknown_name
+from lmms_steer.tiny_world.checkpoints import TINY_MODELS, TINY_SAE, weights_dir
+
+
+@cache
+def _tables() -> dict[str, dict[str, str]]:
+    text = files("lmms_steer.vectors").joinpath("backbones.yaml").read_text(encoding="utf-8")
+    data: dict[str, dict[str, str]] = yaml.safe_load(text)
+    return data
+
+
+def table() -> dict[str, str]:
+    """MLLM (with `*` for any text) ▸ backbone, both by their full names (`backbones.yaml`)."""
+    return _tables()["mllms"]
+
+
+def short_name(model: str) -> str:
+    """A model's name in store paths and choices: the last part of its id or path (`gemma-2-2b`)."""
+    return model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def backbone_of(model: str) -> str | None:
+    """The short name of an MLLM's text backbone, of a backbone itself, or None where the table has neither."""
+    for mllm, backbone in table().items():
+        if fnmatchcase(model, mllm) or fnmatchcase(short_name(model), short_name(mllm)):
+            return short_name(backbone)
+    backbones = {short_name(name) for name in table().values()}
+    return short_name(model) if short_name(model) in backbones else None
+
+
+def checkpoint(model: str) -> str:
+    """What transformers should load for a name: the folder that ships for the tiny models, else the name itself.
+
+    Raises:
+        UserError: for a misspelt name of a tiny model.
+    """
+    if model not in TINY_MODELS and not Path(model).exists() and get_close_matches(model, TINY_MODELS, cutoff=0.85):
+        raise unknown_name("checkpoint", model, TINY_MODELS)
+    return str(weights_dir(model)) if model in TINY_MODELS else model
+
+
+def backbone_checkpoint(backbone: str) -> str:
+    """As `checkpoint`, for a backbone that may be named by its short name (`gemma-2-2b`)."""
+    full = {short_name(name): name for name in table().values()}
+    return checkpoint(full.get(backbone, backbone))
+
+
+def sae_of(backbone: str) -> str | None:
+    """The SAEs that read a backbone, `RELEASE:ID` of sae-lens or a folder; None where none are known."""
+    known = {short_name(name): sae for name, sae in _tables()["saes"].items()}
+    sae = known.get(short_name(backbone))
+    return str(weights_dir(TINY_SAE)) if sae == TINY_SAE else sae

@@ -1,0 +1,198 @@
+"""Other tools' files of steering vectors.
+
+| format  | read and written by | holds |
+|---|---|---|
+| lm-eval | lm-evaluation-harness, `--model steered` (lm_eval/models/hf_steered.py) | one layer, its strength |
+| gguf    | llama.cpp, repeng and EasySteer: `controlvector`, tensors `direction.N` | every layer but 0 |
+| pt      | a state dict {layer: tensor}, or with one layer the tensor alone (EasySteer's `direct`) | any layers |
+
+In all of them layer N is the output of the 0-based block N, as it is here.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmms_steer import __version__
+from lmms_steer._util.io import write_atomically
+from lmms_steer.errors import UserError, first_line, unknown_name
+from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
+
+FORMATS = ("lm-eval", "gguf", "pt")
+_LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+
+
+def export_vector(
+    vectors: SteeringVectors, form: str, out: Path, layer: int | None, alpha: float | None
+) -> Iterator[str]:
+    """Write `alpha · v` (v as it is where alpha is unsaid) in another tool's format; yields what the user should know.
+
+    Raises:
+        UserError: for a format that does not exist, a layer that the vector has not, or what the format cannot hold.
+    """
+    if form not in FORMATS:
+        raise unknown_name("format", form, FORMATS)
+    if layer is not None:
+        vectors = SteeringVectors({layer: vectors[layer]}, vectors.provenance)
+    if form == "gguf":
+        yield from _to_gguf(vectors, out, 1.0 if alpha is None else alpha)
+    else:
+        if form == "lm-eval" and (layer is None or alpha is None):
+            raise UserError("--to lm-eval holds one layer and its strength: add --layer and --alpha")
+        data = (
+            _lm_eval(vectors, alpha)
+            if form == "lm-eval" and alpha is not None
+            else _state(vectors, layer, 1.0 if alpha is None else alpha)
+        )
+        _save_pt(data, out)
+    kept = len([number for number in vectors if form != "gguf" or number > 0])
+    yield f"{vectors.name}: {kept} {'layer' if kept == 1 else 'layers'} -> {out}"
+
+
+def import_vector(path: Path, layer: int | None, provenance: dict[str, Any]) -> SteeringVectors:
+    """Read another tool's file.
+
+    Args:
+        path: `.gguf`, or a `.pt` of tensors: it is read with `weights_only=True`, and runs no code.
+        layer: where a tensor alone belongs.
+        provenance: what the user knows of it: `model`, `concept`, `method`.
+
+    Raises:
+        UserError: when it cannot be read, or holds something else than additions to layers' outputs.
+    """
+    if not path.is_file():
+        raise UserError(f"no such file: {str(path)!r}")
+    directions = _from_gguf(path) if path.suffix == ".gguf" else _from_pt(path, layer)
+    width = len(next(iter(directions.values())))
+    made = {
+        **provenance,
+        "hidden_size": width,
+        "n_layers": max(directions) + 1,
+        "layer_convention": LAYER_CONVENTION,
+        "settings": {"imported_from": path.name},
+        "versions": {"lmms-steer": __version__},
+    }
+    return SteeringVectors(directions, made)
+
+
+def _lm_eval(vectors: SteeringVectors, alpha: float) -> dict[str, Any]:
+    import torch
+
+    ((layer, direction),) = vectors.directions.items()
+    entry = {"steering_vector": torch.from_numpy(direction.copy()), "steering_coefficient": float(alpha)}
+    return {f"layers.{layer}": {**entry, "action": "add", "bias": None, "head_index": None}}
+
+
+def _state(vectors: SteeringVectors, layer: int | None, alpha: float) -> Any:
+    import torch
+
+    scaled = {number: torch.from_numpy(vectors[number] * np.float32(alpha)) for number in vectors}
+    return scaled if layer is None else scaled[layer]
+
+
+def _save_pt(data: Any, out: Path) -> None:
+    import io
+
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(data, buffer)
+    write_atomically(out, buffer.getvalue())
+
+
+def _to_gguf(vectors: SteeringVectors, out: Path, alpha: float) -> Iterator[str]:
+    kept = [layer for layer in vectors if layer > 0]
+    if not kept:
+        raise UserError("llama.cpp has no control vector for layer 0: choose another layer or --to pt")
+    if len(kept) < len(vectors.layers):
+        yield "layer 0 is left out: llama.cpp has no control vector for it"
+    writer = _gguf().GGUFWriter(None, "controlvector")
+    writer.add_string("controlvector.model_hint", str(vectors.provenance.get("model", "unknown")))
+    writer.add_uint32("controlvector.layer_count", len(kept))
+    for layer in kept:
+        writer.add_tensor(f"direction.{layer}", (vectors[layer] * np.float32(alpha)).astype(np.float32))
+    temporary = out.with_name(f".{out.name}.unfinished")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        writer.write_header_to_file(temporary)
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        temporary.replace(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {str(out)!r}: {error.strerror or error}") from error
+
+
+def _from_gguf(path: Path) -> dict[int, npt.NDArray[np.float32]]:
+    gguf = _gguf()
+    try:
+        reader = gguf.GGUFReader(path)
+        tensors = {t.name: np.array(t.data, dtype=np.float32).reshape(-1) for t in reader.tensors}
+        architecture = reader.get_field("general.architecture").contents()
+    except (OSError, ValueError, AttributeError, IndexError, KeyError) as error:
+        raise UserError(f"{str(path)!r} is cut off or no GGUF file: {first_line(error)}") from error
+    found = {
+        int(n.removeprefix("direction.")): t for n, t in tensors.items() if n.removeprefix("direction.").isdecimal()
+    }
+    if architecture != "controlvector" or not found:
+        raise UserError(f"{str(path)!r} is a GGUF file of {architecture!r}, not a control vector")
+    return found
+
+
+def _from_pt(path: Path, layer: int | None) -> dict[int, npt.NDArray[np.float32]]:
+    import pickle
+
+    import torch
+
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{str(path)!r} holds more than tensors and plain values: it is not read") from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"{str(path)!r} is cut off or no .pt file: {first_line(error)}") from error
+    if isinstance(data, torch.Tensor):
+        return _from_tensor(data, layer, path)
+    if not isinstance(data, dict) or not data:
+        raise UserError(f"{str(path)!r} holds a {type(data).__name__}: expected a tensor, or a tensor for each layer")
+    found = {}
+    for key, value in data.items():
+        match = _LAYER.search(str(key))
+        tensor = _added(value, key, path) if isinstance(value, dict) else value
+        if match is None or not isinstance(tensor, torch.Tensor) or tensor.squeeze().ndim != 1:
+            raise UserError(f"{str(path)!r}: {str(key)!r} is no direction of a numbered layer")
+        found[int(match[1])] = tensor.squeeze().float().numpy()
+    return found
+
+
+def _added(entry: dict[str, Any], key: object, path: Path) -> Any:
+    """lm-eval's entry: the vector times its coefficient."""
+    if entry.get("action") != "add" or entry.get("bias") is not None or entry.get("head_index") is not None:
+        raise UserError(f"{str(path)!r}: {str(key)!r} is no plain addition (action, bias or head_index say otherwise)")
+    return entry["steering_vector"].float() * float(entry.get("steering_coefficient", 1.0))
+
+
+def _from_tensor(data: Any, layer: int | None, path: Path) -> dict[int, npt.NDArray[np.float32]]:
+    rows = data.float().numpy()
+    if rows.ndim == 2 and layer is None:
+        return dict(enumerate(rows))
+    rows = rows.squeeze()
+    if rows.ndim != 1:
+        raise UserError(
+            f"{str(path)!r} holds a tensor of shape {list(data.shape)}: expected [width] or [layers, width]"
+        )
+    if layer is None:
+        raise UserError(f"{str(path)!r} holds one direction: add --layer to say where it belongs")
+    return {layer: rows}
+
+
+def _gguf() -> Any:
+    try:
+        import gguf
+    except ImportError as error:
+        raise UserError("GGUF files need the package gguf: pip install 'lmms-steer[gguf]'") from error
+    return gguf

@@ -1,0 +1,229 @@
+"""Each method against a reference in plain numpy, on activations of the trained backbone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
+from sae_lens.saes.sae import SAEMetadata
+
+from lmms_steer import UserError, concepts
+from lmms_steer.concepts import Concept, Pair
+from lmms_steer.extraction.activations import Activations
+from lmms_steer.extraction.extract import Backbone, shuffle_labels
+from lmms_steer.extraction.methods import ExtractionJob, ExtractionSettings
+from lmms_steer.extraction.methods.linear_probe import BATCH, EPOCHS, LEARNING_RATE, linear_probe
+from lmms_steer.extraction.tokens import TokenSpan
+from lmms_steer.tiny_world.checkpoints import TINY_SAE, weights_dir
+
+UNCHECKED = ExtractionSettings(judge="none")
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone("tiny-gemma2")
+
+
+@pytest.fixture(scope="module")
+def spatial(backbone: Backbone) -> Activations:
+    return backbone.read(concepts.load("spatial"))
+
+
+def unit(v: np.ndarray) -> np.ndarray:
+    return v / np.linalg.norm(v)
+
+
+def test_the_probe_equals_logistic_regression_by_hand(backbone: Backbone, spatial: Activations) -> None:
+    vectors = backbone.vectors(concepts.load("spatial"), "linear_probe", spatial)
+    rows = np.concatenate([spatial.anchors, spatial.controls]).astype(np.float64)
+    labels = np.repeat([1.0, 0.0], [len(spatial.anchors), len(spatial.controls)])
+    order = np.random.default_rng(0).permutation(len(rows))
+    for layer in vectors:
+        centred = rows[order, layer] - rows[:, layer].mean(0)
+        axes = np.linalg.svd(centred, full_matrices=False)[2][:12]  # 24 sentences
+        reduced, weights = centred @ axes.T, np.zeros(12)
+        for _ in range(EPOCHS):
+            for row, label in zip(reduced, labels[order], strict=True):
+                weights += LEARNING_RATE / BATCH * (label - 1 / (1 + np.exp(-row @ weights))) * row
+        assert np.abs(vectors[layer] - unit(weights @ axes)).max() < 1e-5
+    settings = vectors.provenance["settings"]
+    assert min(settings["held_out_balanced_accuracy"].values()) > 0.75
+    assert set(settings["held_out_accuracy"]) == set("01234") and settings["majority"] == round(206 / 230, 4)
+
+
+def test_no_sentence_is_on_both_sides_of_the_probes_cross_validation() -> None:
+    # every sentence has a mark of its own, on the one or the other side of it its anchors: only a leak could tell which
+    generator = np.random.default_rng(0)
+    marks = np.repeat(generator.standard_normal((30, 1, 200)) * 5, 4, axis=0)
+    sides = np.repeat(generator.choice((-1.0, 1.0), 30), 4)[:, None, None]
+    noise = generator.standard_normal((2, 120, 1, 200)) * 0.1
+    places = tuple(TokenSpan(i // 4, 0, 1) for i in range(120))
+    rows = [(side * sides * marks + n).astype(np.float32) for side, n in zip((1, -1), noise, strict=True)]
+    made = Activations(rows[0], rows[1], places, places, ("x",) * 30)
+    job = ExtractionJob("m", "m", 1, 200, Concept("c", "", ()), lambda concept: made)
+    assert abs(linear_probe(made, job).settings["held_out_balanced_accuracy"]["0"] - 0.5) < 0.2
+
+
+def test_pca_is_the_main_axis_of_the_differences_and_points_to_the_anchors(
+    backbone: Backbone, spatial: Activations
+) -> None:
+    vectors = backbone.vectors(concepts.load("spatial"), "pca", spatial)
+    for layer in vectors:
+        rows = []
+        for anchor, number in zip(spatial.anchors[:, layer], spatial.anchor_sentence, strict=True):
+            rows.append(anchor - spatial.controls[spatial.control_sentence == number, layer].mean(0))
+        both = np.concatenate([rows, -np.array(rows)]).astype(np.float64)
+        values, axes = np.linalg.eigh(both.T @ both)
+        axis = axes[:, np.argmax(values)]
+        axis *= np.sign(np.mean(rows, 0) @ axis)
+        assert np.abs(vectors[layer] - axis).max() < 1e-5
+
+
+def test_the_sae_vector_equals_the_paper_s_recipe_by_hand(backbone: Backbone, spatial: Activations) -> None:
+    vectors = backbone.vectors(concepts.load("spatial"), "sae", spatial, UNCHECKED)
+    assert vectors.layers == (1, 3)
+    for layer in vectors:
+        sae = SAE.load_from_disk(weights_dir(TINY_SAE) / f"layer_{layer}", dtype="float32")
+        w_enc, b_enc, threshold, w_dec, b_dec = (
+            getattr(sae, name).detach().numpy().astype(np.float64)
+            for name in ("W_enc", "b_enc", "threshold", "W_dec", "b_dec")
+        )
+        before = (spatial.anchors[:, layer] - b_dec) @ w_enc + b_enc
+        fired = np.where(before > threshold, before, 0.0)
+        listed: dict[int, list[float]] = {}
+        for row in fired:
+            for rank, feature in enumerate(sorted(range(len(row)), key=lambda f: (-row[f], f))[:20], start=1):
+                if row[feature] > 0:
+                    listed.setdefault(feature, []).append(1 - (rank - 1) / 20)
+        often = {f: sum(w) for f, w in listed.items() if len(w) >= 2}
+        chosen = sorted(often, key=lambda f: (-often[f], f))[:16]
+        told = vectors.provenance["settings"]["layers"][str(layer)]["features"]
+        assert [f["feature"] for f in told] == chosen
+        assert np.abs(vectors[layer] - unit(np.mean([unit(w_dec[f]) for f in chosen], 0))).max() < 1e-5
+
+
+def test_paper_exact_reads_a_layer_lower_without_thresholds(backbone: Backbone, spatial: Activations) -> None:
+    exact = backbone.vectors(concepts.load("spatial"), "sae", spatial, replace(UNCHECKED, paper_exact=True))
+    sae = SAE.load_from_disk(weights_dir(TINY_SAE) / "layer_3", dtype="float32")
+    w_enc, b_enc, b_dec = (getattr(sae, n).detach().numpy() for n in ("W_enc", "b_enc", "b_dec"))
+    fired = np.maximum((spatial.anchors[:, 2] - b_dec) @ w_enc + b_enc, 0)
+    scores: dict[int, float] = {}
+    for row in fired:
+        for rank, feature in enumerate(np.argsort(-row, kind="stable")[:20].tolist()):
+            scores[feature] = scores.get(feature, 0) + 1 - rank / 20
+    best = max(scores, key=lambda f: scores[f])
+    assert exact.provenance["settings"]["layers"]["3"]["features"][0]["feature"] == best
+    again = SAE.load_from_disk(weights_dir(TINY_SAE) / "layer_3", dtype="float32")
+    assert float(again.threshold.detach().max()) > 0
+    assert exact.sha256 != backbone.vectors(concepts.load("spatial"), "sae", spatial, UNCHECKED).sha256
+
+
+def test_denoised_is_the_mean_shift_as_a_few_features_tell_it(backbone: Backbone, spatial: Activations) -> None:
+    concept = concepts.load("spatial")
+    vectors, shift = (backbone.vectors(concept, m, spatial) for m in ("sae_denoised", "mean_shift"))
+    for layer in vectors:
+        cosine = unit(vectors[layer]) @ unit(shift[layer])
+        assert 0.7 < cosine < 0.9999
+        assert 0.5 < np.linalg.norm(vectors[layer]) / np.linalg.norm(shift[layer]) < 1.5
+
+
+def test_same_inputs_same_bytes_for_every_method(backbone: Backbone) -> None:
+    concept = concepts.load("counting")
+    for method in ("mean_shift", "linear_probe", "pca", "sae", "sae_denoised", "random", "shuffled", "sae-random"):
+        one, other = (backbone.vectors(concept, method, backbone.read(concept, size), UNCHECKED) for size in (16, 16))
+        assert one.sha256 == other.sha256, method
+
+
+def test_controls_keep_the_norms_and_lose_the_meaning(backbone: Backbone, spatial: Activations) -> None:
+    concept = concepts.load("spatial")
+    true = backbone.vectors(concept, "mean_shift", spatial)
+    for control in ("random", "shuffled", "wrong_concept"):
+        vectors = backbone.vectors(concept, control, spatial)
+        assert vectors.provenance["settings"]["control"] == control and vectors.provenance["method"] == control
+        for layer in true:
+            assert np.linalg.norm(vectors[layer]) == pytest.approx(np.linalg.norm(true[layer]), rel=1e-4)
+            assert unit(vectors[layer]) @ unit(true[layer]) < 0.6
+    other = backbone.vectors(concept, "wrong_concept", spatial)
+    named = other.provenance["settings"]["concept"]
+    assert named not in ("spatial", None)
+    expected = backbone.vectors(concepts.load(named), "mean_shift", backbone.read(concepts.load(named)))
+    assert unit(other[2]) @ unit(expected[2]) == pytest.approx(1, abs=1e-5)
+
+
+def test_shuffling_permutes_labels_within_sentences(spatial: Activations) -> None:
+    mixed = shuffle_labels(spatial, seed=3)
+    assert np.array_equal(np.bincount(mixed.anchor_sentence), np.bincount(spatial.anchor_sentence))
+    before = {tuple(row) for row in np.concatenate([spatial.anchors, spatial.controls])[:, 0]}
+    after = {tuple(row) for row in np.concatenate([mixed.anchors, mixed.controls])[:, 0]}
+    assert before == after
+    assert not np.array_equal(mixed.anchors, spatial.anchors)
+
+
+def test_the_mllm_s_own_vectors_from_sentences_and_from_pictures(tmp_path: Path) -> None:
+    from PIL import Image
+
+    own = Backbone("tiny-paligemma2")
+    concept = concepts.load("spatial")
+    from_text = own.vectors(concept, "mean_shift", own.read(concept))
+    backbones = Backbone("tiny-gemma2")
+    theirs = backbones.vectors(concept, "mean_shift", backbones.read(concept))
+    assert from_text.provenance["model"] == "tiny-paligemma2"
+    assert min(unit(from_text[layer]) @ unit(theirs[layer]) for layer in theirs) > 0.99
+    lines = []
+    for i in range(4):
+        Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / f"{i}.png")
+        lines.append(
+            f'{{"image": "{i}.png", "prompt": "answer en where is it ?", "contrast": "answer en what colour ?"}}'
+        )
+    (tmp_path / "q.jsonl").write_text("\n".join(lines))
+    concept, activations = own.read_pictures(tmp_path / "q.jsonl", "place", batch_size=3)
+    assert activations.anchors.shape == activations.controls.shape == (4, 5, 96)
+    assert np.abs(own.read_pictures(tmp_path / "q.jsonl", "place", 1)[1].anchors - activations.anchors).max() < 1e-4
+    vectors = own.vectors(concept, "pca", activations)
+    assert vectors.name == "tiny-paligemma2/place/pca"
+    with pytest.raises(UserError, match="tiny-gemma2 is a text model"):
+        backbones.read_pictures(tmp_path / "q.jsonl", "place")
+    (tmp_path / "q.jsonl").write_text('{"image": "9.png", "prompt": "a", "contrast": "b"}')
+    with pytest.raises(UserError, match="line 1: there is no picture"):
+        own.read_pictures(tmp_path / "q.jsonl", "place")
+
+
+def test_a_single_sentence_makes_a_probe_but_no_held_out_accuracy(backbone: Backbone) -> None:
+    concept = Concept("mine", "", (Pair("left", "The lamp is left of the door."),))
+    made = backbone.extract(concept, "linear_probe", backbone.read(concept))
+    assert "too few sentences" in made.notes[0]
+    assert made.vectors.provenance["settings"]["held_out_accuracy"] == {}
+
+
+def saved(folder: Path, layer: int, width: int = 96, hook: str | None = None, features: int = 8) -> Path:
+    name = hook or f"blocks.{layer}.hook_resid_post"
+    config = JumpReLUSAEConfig(d_in=width, d_sae=features, metadata=SAEMetadata(hook_name=name))
+    sae = JumpReLUSAE(config)
+    sae.save_model(folder / f"layer_{layer}")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        ({"layer": 7}, "go up to layer 7, tiny-gemma2 has the layers 0-4: they were made for another model"),
+        ({"layer": 2, "width": 64}, "has width 64, but tiny-gemma2's hidden size is 96"),
+        ({"layer": 2, "hook": "blocks.2.attn.hook_z"}, "reads blocks.2.attn.hook_z, not a layer's output"),
+        ({"layer": 2, "hook": "blocks.2.hook_mlp_out"}, "reads blocks.2.hook_mlp_out, not a layer's output"),
+    ],
+)
+def test_an_sae_that_does_not_fit_is_refused(
+    backbone: Backbone, spatial: Activations, tmp_path: Path, made: dict, expected: str
+) -> None:
+    settings = replace(UNCHECKED, sae=str(saved(tmp_path / "saes", **made)))
+    with pytest.raises(UserError, match=expected):
+        backbone.vectors(concepts.load("spatial"), "sae", spatial, settings)
+
+
+def test_an_unknown_sae_and_a_backbone_without_one_are_refused(backbone: Backbone, spatial: Activations) -> None:
+    concept = concepts.load("spatial")
+    with pytest.raises(UserError, match="neither a folder nor a release of sae-lens"):
+        backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="no-such-release"))
+    with pytest.raises(UserError, match=r"several SAEs for layer 5 .*say which, as in"):
+        backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="gemma-scope-2b-pt-res-canonical"))

@@ -1,0 +1,257 @@
+"""The feature check: endpoints that answer, refuse, hang and talk nonsense; verdicts that a person edits."""
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lmms_steer import UserError, concepts
+from lmms_steer.extraction.extract import Backbone
+from lmms_steer.extraction.methods import ExtractionSettings
+from lmms_steer.extraction.sae_judge import JudgeQuestion, LlmJudge, Verdict, Verdicts
+
+QUESTION = JudgeQuestion(
+    concepts.load("spatial"), "layer 3, feature 8", ["The cup is <<left>> of it. (4.1)"], "positions"
+)
+ANCHORS = {pair.anchor for pair in QUESTION.concept.pairs}
+Reply = Callable[[dict[str, Any]], tuple[int, Any] | None]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone("tiny-gemma2")
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list[dict[str, Any]]]]:
+    """Serve chat completions: `reply` gets the request and gives (status, content), or None to never answer.
+
+    Content in bytes is the whole body as it is.
+    """
+    servers: list[ThreadingHTTPServer] = []
+    stop = threading.Event()
+
+    def serve(reply: Reply) -> list[dict[str, Any]]:
+        asked: list[dict[str, Any]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                asked.append(request)
+                answer = reply(request)
+                if answer is None:
+                    stop.wait(20)
+                    return
+                status, content = answer
+                message = {"role": "assistant", "content": str(content) if isinstance(content, bytes) else content}
+                body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+                choice = {"index": 0, "finish_reason": "stop", "message": message}
+                data = json.dumps({**body, "choices": [choice]} if status == 200 else {"error": {"message": content}})
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(content if isinstance(content, bytes) else data.encode())
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
+        monkeypatch.setenv("LMMS_STEER_JUDGE_MODEL", "judge-1")
+        monkeypatch.setenv("LMMS_STEER_JUDGE_TIMEOUT", "1")
+        return asked
+
+    yield serve
+    stop.set()
+    for server in servers:
+        server.shutdown()
+
+
+def test_an_answer_is_read_and_the_question_shows_contexts_and_words(endpoint: Any) -> None:
+    asked = endpoint(lambda request: (200, 'Sure: {"means": true, "reason": "words of place"}'))
+    assert LlmJudge()(QUESTION) == Verdict(True, "words of place", "judge-1")
+    shown = asked[0]["messages"][1]["content"]
+    assert "<<left>>" in shown and "positions" in shown and "above" in shown and asked[0]["model"] == "judge-1"
+
+
+def test_nonsense_is_asked_again_and_then_left_unchecked(endpoint: Any) -> None:
+    asked = endpoint(lambda request: (200, "I would rather not say"))
+    verdict = LlmJudge()(QUESTION)
+    assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "means"),
+    [
+        ("", None),
+        (None, None),
+        (3, None),
+        ([{"type": "text", "text": "yes"}], None),
+        ('{"reason": "words of place"}', None),
+        ('{"means": "yes", "reason": "r"}', None),
+        ('{"means": true, "reason": "it ends he', None),
+        ('{"a":' * 100_000, None),
+        ('{"means": false}', False),
+        ('{"means": true, "reason": null}', True),
+        ('{"means": true, "reason": "fires on {left}"}', True),
+        ('{"answer": {"means": false}}', False),
+    ],
+)
+def test_half_an_answer_is_none_and_a_verdict_without_a_reason_counts(endpoint: Any, content: Any, means: Any) -> None:
+    asked = endpoint(lambda request: (200, content))
+    verdict = LlmJudge()(QUESTION)
+    assert verdict.means is means and len(asked) == (3 if means is None else 1) and verdict.reason != "None"
+
+
+@pytest.mark.parametrize("body", [b"", b'{"id": "1", "cho', b"\xff"])
+def test_a_reply_that_is_cut_off_is_asked_for_again_and_then_left_unchecked(endpoint: Any, body: bytes) -> None:
+    asked = endpoint(lambda request: (200, body))
+    verdict = LlmJudge()(QUESTION)
+    assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(asked) == 3
+
+
+@pytest.mark.parametrize("status", [401, 429, 500])
+def test_a_refused_call_is_unchecked_says_the_status_and_never_the_key(endpoint: Any, status: int) -> None:
+    endpoint(lambda request: (status, "Incorrect API key provided: sk-very-secret-key"))
+    judge = LlmJudge()
+    judge.client = judge.client.with_options(max_retries=0)
+    verdict = judge(QUESTION)
+    assert verdict.means is None and str(status) in verdict.reason
+    assert "secret" not in verdict.reason
+
+
+def test_an_endpoint_that_hangs_stops_being_asked(endpoint: Any) -> None:
+    asked = endpoint(lambda request: None)
+    judge = LlmJudge()
+    judge.client = judge.client.with_options(max_retries=0, timeout=0.2)
+    verdicts = [judge(QUESTION) for _ in range(5)]
+    assert len(asked) == 3 and "Timeout" in verdicts[0].reason and "not asked" in verdicts[4].reason
+
+
+def extracted(backbone: Backbone, **settings: Any) -> Any:
+    concept = concepts.load("spatial")
+    return backbone.extract(concept, "sae", backbone.read(concept), ExtractionSettings(**settings))
+
+
+def test_verdicts_shape_the_vector_are_kept_and_a_person_s_edit_wins(
+    backbone: Backbone, endpoint: Any, own_cache: Path
+) -> None:
+    def reply(request: dict[str, Any]) -> tuple[int, str]:
+        strongest = re.search(r"<<(\w+)>>", request["messages"][1]["content"])
+        return 200, json.dumps({"means": bool(strongest) and strongest[1] in ANCHORS, "reason": "r"})
+
+    asked = endpoint(reply)
+    made = extracted(backbone)
+    assert 0 < len(asked) <= 32 and "kept" in made.notes[0] and "dropped" in made.notes[0]
+    path = own_cache / "verdicts" / "tiny-gemma2" / "spatial.yaml"
+    verdicts = yaml.safe_load(path.read_text())
+    assert "secret" not in path.read_text()
+    assert extracted(backbone).vectors.sha256 == made.vectors.sha256
+    assert len(asked) == sum(map(len, verdicts.values())), "nothing is asked twice"
+    sae = next(iter(verdicts))
+    kept = next(f for f, v in verdicts[sae].items() if v["means"])
+    verdicts[sae][kept]["means"] = False
+    path.write_text(yaml.safe_dump(verdicts))
+    edited = extracted(backbone)
+    told = {f["feature"]: f["means"] for layer in edited.vectors.provenance["settings"]["layers"].values()
+            for f in layer["features"] if layer["sae"] == sae}  # fmt: skip
+    assert told[kept] is False and edited.vectors.sha256 != made.vectors.sha256
+
+
+def test_without_a_judge_features_are_unchecked_kept_and_said(
+    backbone: Backbone, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    made = extracted(backbone)
+    assert "32 UNCHECKED and left in the vector" in made.notes[0] and "OPENAI_API_KEY" in made.notes[0]
+    assert len(made.notes) == 1 and made.notes[0].startswith("WARNING: spatial: ")
+    assert "set OPENAI_API_KEY and extract again, or say --judge ask" in made.notes[0]
+    told = made.vectors.provenance["settings"]["layers"]["3"]["features"]
+    assert {f["means"] for f in told} == {None}
+    assert not (own_cache / "verdicts").exists()
+
+
+def test_an_interrupted_check_goes_on_where_it_stopped(backbone: Backbone, endpoint: Any, own_cache: Path) -> None:
+    asked = endpoint(lambda request: (200, '{"means": true, "reason": "r"}') if len(asked) <= 10 else (500, "down"))
+    made = extracted(backbone)
+    assert "UNCHECKED" in made.notes[0] and "when its endpoint answers, extract again" in made.notes[0]
+    done = len(asked)
+    filed = sum(map(len, yaml.safe_load((own_cache / "verdicts/tiny-gemma2/spatial.yaml").read_text()).values()))
+    assert 0 < filed <= 10 < done
+    asked = endpoint(lambda request: (200, '{"means": true, "reason": "r"}'))
+    last = extracted(backbone).notes[0]
+    assert "UNCHECKED" not in last and "WARNING" not in last
+    assert len(asked) == 32 - filed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "- 1",
+        "sae: {3: yes-ish}",
+        "sae: {3: {means: perhaps}}",
+        'sae: {"3": {means: true}}',
+        "sae: {3: {means: true, reason: 2026-13-45}}",
+        '{"sae": {"3": ',
+        "\0",
+    ],
+)
+def test_a_damaged_verdict_file_is_refused_and_not_overwritten(backbone: Backbone, own_cache: Path, text: str) -> None:
+    path = own_cache / "verdicts" / "tiny-gemma2" / "spatial.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"the verdicts in .* are damaged"):
+        extracted(backbone)
+    assert path.read_text() == text
+
+
+def test_two_that_extract_at_once_keep_each_other_s_verdicts_and_a_person_s(tmp_path: Path) -> None:
+    path = tmp_path / "v.yaml"
+    first, second = Verdicts("b", "c", path), Verdicts("b", "c", path)
+    yes, no = Verdict(True, "r", "judge-1"), Verdict(False, "r", "judge-2")
+    assert first.add("sae", 1, yes, ["left"]) == yes and second.add("sae", 2, no, []) == no
+    assert first.add("other", 3, yes, []) == yes
+    assert second.add("sae", 1, no, []) == yes == second.get("sae", 1), "what stands there counts, for both"
+    assert {sae: list(features) for sae, features in yaml.safe_load(path.read_text()).items()} == {
+        "sae": [1, 2],
+        "other": [3],
+    }
+    path.write_text(path.read_text().replace("judge-2", "person"))
+    first.add("sae", 4, yes, [])
+    filed = Verdicts("b", "c", path)
+    assert filed.get("sae", 2) == Verdict(False, "r", "person") and filed.get("sae", 4) == yes
+
+
+def test_a_file_that_is_damaged_while_the_judge_answers_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "v.yaml"
+    verdicts = Verdicts("b", "c", path)
+    verdicts.add("sae", 1, Verdict(True, "r", "judge-1"), [])
+    path.write_text(path.read_text() + "oops: [")
+    with pytest.raises(UserError, match=r"the verdicts in '.*v\.yaml' are damaged") as caught:
+        verdicts.add("sae", 2, Verdict(True, "r", "judge-1"), [])
+    assert "\n" not in str(caught.value) and path.read_text().endswith("oops: [")
+
+
+def test_a_verdict_that_nobody_gave_is_not_filed(tmp_path: Path) -> None:
+    verdicts = Verdicts("b", "c", tmp_path / "v.yaml")
+    verdicts.add("sae", 1, Verdict(None, "no key", "none"), [])
+    assert not (tmp_path / "v.yaml").exists()
+
+
+def test_ask_needs_a_terminal_and_an_unknown_judge_is_refused(backbone: Backbone) -> None:
+    with pytest.raises(UserError, match="--judge ask needs a terminal"):
+        extracted(backbone, judge="ask")
+    with pytest.raises(UserError, match="unknown judge 'gpt': known: ask, llm, none"):
+        extracted(backbone, judge="gpt")

@@ -1,0 +1,113 @@
+"""lm-evaluation-harness: our models agree with its own `steered`, tell context from continuation."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.hf_steered import SteeredModel
+
+from lmms_steer import SteeringVectors, concepts
+from lmms_steer.harness.lm_eval import SteeredHFLM, SteeredHFMultimodalLM
+from lmms_steer.tiny_world.checkpoints import weights_dir
+from lmms_steer.vectors import store
+from lmms_steer.vectors.formats import export_vector
+from tests.helpers.checkpoints import build
+from tests.helpers.models import picture, vectors
+
+OPTIONS: dict[str, Any] = {"device": "cpu", "batch_size": 4, "dtype": "float32"}
+SPEC: dict[str, Any] = {"vector": "spatial", "layer": 3, "alpha": 0.5, "tokens": "both"}
+
+
+def asked(cut: int = 20) -> list[Instance]:
+    pairs = [(p.sentence[:cut], p.sentence[cut:]) for p in concepts.load("counting").pairs]
+    return [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+
+
+def ours(**spec: Any) -> list[tuple[float, bool]]:
+    return SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, **spec}).loglikelihood(asked())
+
+
+def test_every_position_steered_agrees_with_lm_eval_s_own_steered(tmp_path: Path) -> None:
+    made = SteeringVectors.load(store.find("tiny-gemma2/spatial/mean_shift", None).path)
+    list(export_vector(made, "lm-eval", tmp_path / "v.pt", 3, 0.5))
+    theirs = SteeredModel(pretrained=str(weights_dir("tiny-gemma2")), steer_path=str(tmp_path / "v.pt"), **OPTIONS)
+    assert ours(phase="all") == theirs.loglikelihood(asked())
+
+
+def test_in_prefill_the_scored_continuation_is_not_steered() -> None:
+    lm = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **SPEC)
+    v = torch.from_numpy(lm.resolved.vectors[0][3].copy()) * 0.5
+    expected = []
+    for instance in asked():
+        context, answer = lm._encode_pair(*instance.args)
+        ids = torch.tensor([context + answer])
+
+        def change(module: Any, args: Any, output: torch.Tensor, n: int = len(context)) -> torch.Tensor:
+            changed = output.clone()
+            changed[:, :n] += v
+            return changed
+
+        for handle in lm.handles:
+            handle.remove()
+        handle = lm.model.get_decoder().layers[3].register_forward_hook(change)
+        with torch.no_grad():
+            scores = lm.model(ids).logits.log_softmax(-1)[0, len(context) - 1 : -1]
+        handle.remove()
+        expected.append(float(scores.gather(1, torch.tensor(answer).unsqueeze(1)).sum()))
+    assert [score for score, _ in ours()] == pytest.approx(expected, abs=1e-3)
+    assert ours() != ours(phase="all") != ours(alpha=0)
+
+
+def test_a_multimodal_model_is_steered(tmp_path: Path) -> None:
+    model, processor = build("idefics3")
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    path = vectors(scale=5).save(tmp_path / "v.safetensors")
+    settings = {"until": ["zzz"], "max_gen_toks": 4, "do_sample": False}
+    answers = []
+    for spec in ({}, {"vector": str(path), "layer": 1, "alpha": 3, "tokens": "image"}):
+        lm = SteeredHFMultimodalLM(pretrained=str(tmp_path / "m"), device="cpu", batch_size=1, dtype="float32", **spec)
+        instance = Instance("generate_until", {}, ("<image> how many cups ?", settings, {"visual": [picture(0)]}), 0)
+        answers.append(lm.generate_until([instance]))
+    assert answers[0] != answers[1]
+    assert lm.get_model_info()["steering"]["spec"].endswith("layer=1,alpha=3,tokens=image")
+
+
+def test_the_command_line_is_lm_eval_s_with_our_models(tmp_path: Path) -> None:
+    rows = [{"q": "the cup is left", "a": " of it", "b": " car the"}, {"q": "there are two", "a": " cups", "b": " the"}]
+    (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "task.yaml").write_text(
+        f"task: own\ndataset_path: json\ndataset_kwargs:\n  data_files: {{test: {tmp_path}/rows.json}}\n"
+        "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: ['{{a}}', '{{b}}']\n"
+        "doc_to_target: 0\nmetric_list:\n  - metric: acc\n"
+    )
+    line = [
+        str(Path(sys.executable).parent / "lmms-steer"),
+        "lm-eval",
+        "run",
+        "--model",
+        "steered_hf",
+        "--tasks",
+        "own",
+    ]
+    args = "pretrained=tiny-gemma2,vector=tiny-gemma2/spatial,layer=3,alpha=0.5,tokens=text"
+    more = [
+        "--model_args",
+        args,
+        "--include_path",
+        str(tmp_path),
+        "--device",
+        "cpu",
+        "--output_path",
+        str(tmp_path / "o"),
+    ]
+    done = subprocess.run([*line, *more], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (results,) = (tmp_path / "o").rglob("results*.json")
+    record = json.loads(results.read_text())["config"]["steering"]
+    assert record["spec"] == "vector=tiny-gemma2/spatial/mean_shift,layer=3,alpha=0.5,tokens=text" and record["sha256"]

@@ -1,0 +1,277 @@
+"""lmms-eval from outside and from inside: our models and tasks, what a run leaves behind, and a user's mistakes."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lmms_steer import SteeringSpec, UserError
+from lmms_steer._util.logging import print_notes
+from lmms_steer.comparison.runs import newest_evaluation, read_results
+from lmms_steer.comparison.samples import read_samples
+from lmms_steer.harness.arguments import check_model_args
+from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.harness.task_files import check_task, harness_tasks, our_tasks, tasks_dir
+from lmms_steer.tiny_world.question_sets import load_question_set
+from lmms_steer.vectors import store
+from tests.helpers.models import vectors
+
+TINY = "pretrained=tiny-paligemma2"
+BIN = Path(sys.executable).parent
+
+
+def command(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*args], capture_output=True, text=True, env={**os.environ, **env}, check=False)
+
+
+@pytest.fixture(scope="module")
+def lmms_eval() -> Any:
+    """`simple_evaluate` with our tasks only (the whole index takes ten seconds)."""
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=tasks_dir(), include_defaults=False)
+
+    def run(args: str, *tasks: str, **more: Any) -> Any:
+        settings = {"batch_size": 16, "limit": 32, "log_samples": True, "bootstrap_iters": 0, **more}
+        return simple_evaluate(
+            model="steered_paligemma", model_args=args, tasks=list(tasks), task_manager=manager, **settings
+        )
+
+    return run
+
+
+def answers(results: Any, task: str) -> list[Any]:
+    return [(s["doc_id"], s["filtered_resps"], s["score"]) for s in results["samples"][task]]
+
+
+def test_the_command_line_finds_our_model_and_task_and_its_output_names_the_spec(tmp_path: Path) -> None:
+    store.save(vectors(5, 96, model="tiny-gemma2", scale=0.3))
+    done = command(
+        str(BIN / "lmms-eval"), "--model", "steered_paligemma",
+        "--model_args", f"{TINY},vector=spatial,layer=3,alpha=0.5,tokens=image",
+        "--tasks", "tiny_spatial", "--batch_size", "16", "--limit", "8",
+        "--output_path", str(tmp_path / "out"), "--log_samples",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (folder,) = (tmp_path / "out").iterdir()
+    results = read_results(newest_evaluation(tmp_path / "out"))
+    steering = results.steering
+    assert folder.name == f"tiny-paligemma2__spatial-mean_shift_L3_a0.5_image_{steering['sha256'][:8]}"
+    assert steering["spec"] == "vector=tiny-gemma2/spatial/mean_shift,layer=3,alpha=0.5,tokens=image"
+    assert steering["vectors"][0]["provenance"]["model"] == "tiny-gemma2"
+    assert len(read_samples(results, "tiny_spatial").keys) == 8
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("vector=spatial,aplha=0.5", "unknown model_arg 'aplha': did you mean 'alpha'"),
+        ("vector=spatail", "unknown vector 'spatail': did you mean 'spatial'"),
+    ],
+)
+def test_a_mistake_ends_the_command_line_with_our_line_and_a_status(args: str, expected: str) -> None:
+    line = ("--model", "steered_paligemma", "--model_args", f"{TINY},{args}", "--tasks", "tiny_spatial")
+    done = command(str(BIN / "lmms-eval"), *line)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("lmms-steer: ") and expected in last
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("vector=spatial,layer=5", "layer=5.*0-4"),
+        ("vector=spatial,layer=-1", "from 0 up"),
+        ("vector=spatial,alpha=nan", "alpha=nan"),
+        ("vector=spatial,tokens=pixels", "unknown tokens 'pixels'"),
+        ("vector=spatial,steering=x.yaml", "not both"),
+        ("layer=2", "names no vector"),
+        ("vector=/no/such.safetensors", "no such vector file"),
+        ("vector=a,b", "cannot read --model_args"),
+        ("batch_size=0", "batch_size=0"),
+        ("dtype=float8", "unknown dtype 'float8'"),
+        ("trust_remote_code=no", "expected True or False"),
+    ],
+)
+def test_mistakes_in_model_args_are_one_line(args: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
+        SteeredPaliGemma.create_from_arg_string(f"{TINY},{args}")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_only_lmms_eval_s_parser_can_read_is_left_to_it() -> None:
+    assert check_model_args("steered_hf", f"{TINY},vector=spatial,layer=1")[0] == "tiny-paligemma2"
+    assert check_model_args("steered_hf", f'{TINY},prompt_prefix="a,b=c"') == (None, SteeringSpec())
+
+
+def test_every_task_that_lmms_eval_has_is_known_without_importing_it() -> None:
+    from lmms_eval.tasks import TaskManager
+
+    assert set(TaskManager(include_path=tasks_dir()).all_tasks) <= {*our_tasks(), *harness_tasks()}
+    check_task("flickr30k_test")
+    with pytest.raises(UserError, match="unknown task 'flickr30k_tset': did you mean 'flickr30k_test'"):
+        check_task("flickr30k_tset")
+
+
+def test_a_checkpoint_that_does_not_exist_is_one_line() -> None:
+    with pytest.raises(UserError, match="cannot load the checkpoint 'no/such'"):
+        SteeredPaliGemma.create_from_arg_string("pretrained=no/such")
+
+
+def test_a_vector_name_alone_prints_what_was_filled_in_and_from_where() -> None:
+    printed = io.StringIO()
+    print_notes()
+    with redirect_stderr(printed):
+        lm = SteeredPaliGemma.create_from_arg_string(f"{TINY},vector=spatial")
+    assert "steering with vector=tiny-gemma2/spatial/mean_shift,layer=" in printed.getvalue()
+    assert lm.resolved.spec.complete
+    assert SteeredPaliGemma.default_pretrained == "google/paligemma2-3b-mix-448"
+
+
+def test_alpha_zero_gives_the_baselines_samples_and_batches_change_no_answer(lmms_eval: Any) -> None:
+    base = lmms_eval(TINY, "tiny_counting")
+    zero = lmms_eval(f"{TINY},vector=counting,layer=2,alpha=0,tokens=both", "tiny_counting")
+    dump = [json.dumps(r["samples"], sort_keys=True, default=str) for r in (base, zero)]
+    assert dump[0] == dump[1]
+    spec = f"{TINY},vector=counting,layer=2,alpha=1,tokens=both"
+    many, one = lmms_eval(spec, "tiny_counting"), lmms_eval(spec, "tiny_counting", batch_size=1)
+    assert answers(many, "tiny_counting") == answers(one, "tiny_counting") != answers(base, "tiny_counting")
+
+
+def test_log_likelihoods_pick_the_choice_that_generation_gives(lmms_eval: Any) -> None:
+    spec = f"{TINY},vector=spatial,layer=1,alpha=1,tokens=text"
+    for args in (TINY, spec):
+        results = lmms_eval(args, "tiny_spatial", "tiny_spatial_ll", limit=64)
+        generated = {s["doc_id"]: s for s in results["samples"]["tiny_spatial"]}
+        scored = {s["doc_id"]: s["acc"] for s in results["samples"]["tiny_spatial_ll"]}
+        named = [i for i, s in generated.items() if not s["unparsed"]]
+        assert len(named) > 40
+        assert all(generated[i]["acc"] == scored[i] for i in named)
+
+
+def test_until_is_honoured_and_tokens_are_counted(lmms_eval: Any) -> None:
+    plain = lmms_eval(TINY, "tiny_spatial", limit=8)
+    cut = lmms_eval(TINY, "tiny_spatial", limit=8, gen_kwargs="until=t")
+    for a, b in zip(plain["samples"]["tiny_spatial"], cut["samples"]["tiny_spatial"], strict=True):
+        assert b["filtered_resps"][0] == a["filtered_resps"][0].split("t")[0]
+        assert a["token_counts"][0]["output_tokens"] == 1
+        assert a["token_counts"][0]["input_tokens"] == 16 + 1 + len(a["arguments"][0].split()) + 1
+
+
+def test_a_changed_vector_gives_no_stale_answers_from_the_response_cache(lmms_eval: Any, tmp_path: Path) -> None:
+    path = tmp_path / "v.safetensors"
+    args = f"{TINY},vector={path},layer=1,alpha=1,tokens=both"
+    seen = []
+    for seed in (1, 2, 1):
+        vectors(5, 96, seed=seed, scale=0.6, model="tiny-gemma2").save(path)
+        seen.append(answers(lmms_eval(args, "tiny_counting", use_cache=str(tmp_path / "cache")), "tiny_counting"))
+    assert seen[0] == seen[2] != seen[1]
+    with pytest.raises(UserError, match="--use_cache cannot hold log-likelihoods"):
+        lmms_eval(TINY, "tiny_spatial_ll", use_cache=str(tmp_path / "cache2"))
+
+
+def test_an_answer_bias_changes_which_answer_is_given(lmms_eval: Any, tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text("six: 50.0\n")
+    results = lmms_eval(f"{TINY},answer_bias={tmp_path / 'b.yaml'}", "tiny_counting", limit=8)
+    assert all(s["filtered_resps"][0].startswith("six") for s in results["samples"]["tiny_counting"])
+    assert results["steering"]["answer_bias"] == {"six": 50.0}
+    cached = {"limit": 8, "use_cache": str(tmp_path / "cache")}
+    for word in ("six", "one"):
+        (tmp_path / "b.yaml").write_text(f"{word}: 50.0\n")
+        results = lmms_eval(f"{TINY},answer_bias={tmp_path / 'b.yaml'}", "tiny_counting", **cached)
+        assert {s["filtered_resps"][0] for s in results["samples"]["tiny_counting"]} == {word}
+    (tmp_path / "b.yaml").write_text("- six\n")
+    with pytest.raises(UserError, match="answer_bias"):
+        SteeredPaliGemma.create_from_arg_string(f"{TINY},answer_bias={tmp_path / 'b.yaml'}")
+
+
+@pytest.mark.parametrize("phase", ["prefill", "all"])
+def test_scoring_an_answer_sees_the_steering_that_generating_it_sees(phase: str) -> None:
+    lm = SteeredPaliGemma.create_from_arg_string(f"{TINY},vector=counting,layer=1,alpha=2,tokens=text,phase={phase}")
+    row = load_question_set("counting", "test")[0]
+    inputs = lm.model_inputs([row["question"]], [[row["image"]]])
+    out = lm.model.generate(
+        **inputs, max_new_tokens=2, min_new_tokens=2, output_logits=True, return_dict_in_generate=True
+    )
+    words = out.sequences[0, inputs["input_ids"].shape[1] :]
+    expected = -torch.stack([step.log_softmax(-1)[0, w] for step, w in zip(out.logits, words, strict=True)]).mean()
+    answer = lm.tokenizer.decode(words)
+    assert lm.tokenizer.eos_token not in answer
+    (scored,) = lm._score([(row["question"], [row["image"]], answer)])
+    assert scored.text[0] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_two_processes_give_the_score_of_one(tmp_path: Path) -> None:
+    args = (
+        "-m",
+        "lmms_eval",
+        "--model",
+        "steered_paligemma",
+        "--tasks",
+        "tiny_counting",
+        "--limit",
+        "30",
+        "--log_samples",
+    )
+    spec = ("--model_args", f"{TINY},vector=counting,layer=4,alpha=0.5,tokens=text", "--batch_size", "8")
+    one = command(sys.executable, *args, *spec, "--output_path", str(tmp_path / "one"))
+    two = command(
+        str(BIN / "torchrun"),
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        *args,
+        *spec,
+        "--output_path",
+        str(tmp_path / "two"),
+    )
+    assert one.returncode == two.returncode == 0, two.stderr[-2000:]
+    runs = [read_samples(read_results(newest_evaluation(tmp_path / name)), "tiny_counting") for name in ("one", "two")]
+    assert runs[0].by_document == runs[1].by_document
+    assert len(runs[0].keys) == 30
+
+
+def test_a_process_group_opened_after_the_model_is_left_before_python_goes() -> None:
+    """Its threads would abort one exit in a few, on a busy machine, after the results are written."""
+    program = f"""
+import atexit
+from torch import distributed
+atexit.register(lambda: print("open at exit:", distributed.is_initialized()))
+from lmms_eval.models import get_model
+model = get_model("steered_paligemma").create_from_arg_string("{TINY}")
+distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+"""
+    done = command(sys.executable, "-c", program)
+    assert done.stdout.splitlines()[-1:] == ["open at exit: False"], done.stderr[-2000:]
+
+
+def test_our_own_command_lists_what_lmms_eval_indexes(lmms_eval: Any) -> None:
+    from lmms_eval.tasks import TaskManager
+
+    indexed = TaskManager(include_path=tasks_dir(), include_defaults=False).all_tasks
+    assert sorted(our_tasks()) == sorted(indexed)
+    listed = command(str(BIN / "lmms-steer"), "tasks")
+    assert listed.stdout.split() == sorted(our_tasks())
+
+
+def test_importing_the_package_and_asking_for_help_load_no_torch() -> None:
+    code = "import sys, lmms_steer, lmms_steer.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    assert command(sys.executable, "-c", code).stdout.split() == ["False", "False"]
+
+
+def test_lmms_eval_lists_our_model_without_loading_its_tasks() -> None:
+    code = (
+        "import sys; sys.argv = ['lmms-eval', 'models']; from lmms_eval.cli.dispatch import main; main();"
+        "print('tasks loaded:', 'lmms_eval.tasks' in sys.modules)"
+    )
+    listed = command(sys.executable, "-c", code).stdout
+    assert "steered_paligemma" in listed and "tasks loaded: False" in listed

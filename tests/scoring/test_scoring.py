@@ -1,0 +1,231 @@
+"""The scorers on answers as models give them."""
+
+import pytest
+
+from lmms_steer.scoring import task_results as lettered
+from lmms_steer.scoring.choice import choice_text, parse_choice
+from lmms_steer.scoring.number import parse_number
+from lmms_steer.scoring.paper import paper_choice, paper_number
+
+COUNT = ("3", "2", "1", "0")
+SIDES = ("left", "right")
+PLACES = ("above", "below")
+YES = ("yes", "no")
+CAPTIONS = (
+    "A mug on a table",
+    "A mug under a table",
+    "A mug to the left of a table",
+    "A mug to the right of a table",
+)
+THINGS = ("chair", "table", "chair leg", "lamp")
+
+CHOICES = [
+    # a letter
+    ("C", COUNT, "C"),
+    ("c", COUNT, "C"),
+    ("(C)", COUNT, "C"),
+    ("(c)", COUNT, "C"),
+    ("C.", COUNT, "C"),
+    ("C)", COUNT, "C"),
+    ("[B]", COUNT, "B"),
+    ("**B**", COUNT, "B"),
+    ("`A`", COUNT, "A"),
+    (" D \n", COUNT, "D"),
+    ("A", SIDES, "A"),
+    ('"B"', SIDES, "B"),
+    ("B:", SIDES, "B"),
+    ("E", COUNT, ""),
+    ("(Z)", COUNT, ""),
+    ("C", SIDES, ""),
+    # a choice's own text
+    ("left", SIDES, "A"),
+    ("Left", SIDES, "A"),
+    ("RIGHT.", SIDES, "B"),
+    ("3", COUNT, "A"),
+    ("three", COUNT, "A"),
+    ("Zero", COUNT, "D"),
+    ("0", COUNT, "D"),
+    ("yes", YES, "A"),
+    ("No.", YES, "B"),
+    ("A mug on a table.", CAPTIONS, "A"),
+    ("a mug to the right of a table", CAPTIONS, "D"),
+    ("chair leg", THINGS, "C"),
+    ("chair", THINGS, "A"),
+    ("7", COUNT, ""),
+    # a letter and its choice
+    ("B) 2", COUNT, "B"),
+    ("B. 2", COUNT, "B"),
+    ("(B) 2", COUNT, "B"),
+    ("B: 2", COUNT, "B"),
+    ("(B) two", COUNT, "B"),
+    ("A) left", SIDES, "A"),
+    ("A. The cup is left of the plate", SIDES, "A"),
+    ("B) 3", COUNT, ""),
+    ("(A) right", SIDES, ""),
+    ("C - because I count one", COUNT, "C"),
+    ("(D) A mug to the right of a table", CAPTIONS, "D"),
+    # an answer that is stated
+    ("The answer is (C).", COUNT, "C"),
+    ("The answer is B", COUNT, "B"),
+    ("The answer is B.", SIDES, "B"),
+    ("The correct answer is (A) left.", SIDES, "A"),
+    ("Answer: C", COUNT, "C"),
+    ("answer: d", COUNT, "D"),
+    ("answer is left", SIDES, "A"),
+    ("The answer is right.", SIDES, "B"),
+    ("The best answer is: (B)", PLACES, "B"),
+    ("Option B", COUNT, "B"),
+    ("The correct option is A.", COUNT, "A"),
+    ("I choose option (D)", COUNT, "D"),
+    ("Final answer: B", SIDES, "B"),
+    ("<answer>B</answer>", SIDES, "B"),
+    ("<think>A or B</think><answer>(A)</answer>", SIDES, "A"),
+    ("So it is \\boxed{C}.", COUNT, "C"),
+    ("\\boxed{2}", COUNT, "B"),
+    ("The answer should be A. There are 3 cups.", COUNT, "A"),
+    ("The answer is A because the cup is not right", SIDES, "A"),
+    ("The answer is not clear", SIDES, ""),
+    # a sentence that names one choice
+    ("The cup is on the left side.", SIDES, "A"),
+    ("It is located above the car.", PLACES, "A"),
+    ("Yes, the car is beneath the cat.", YES, "A"),
+    ("No, it is not.", YES, "B"),
+    ("There are 2 organs in the image.", COUNT, "B"),
+    ("I can see three of them", COUNT, ""),
+    ("The object closer to the camera is the lamp", THINGS, "D"),
+    ("It is the chair leg", THINGS, "C"),
+    ("I think it's (B), the second", COUNT, "B"),
+    ("Looking at it, B seems right to me", COUNT, "B"),
+    ("The mug is shown; a mug under a table, I would say", CAPTIONS, "B"),
+    # nothing, or more than one thing
+    ("", COUNT, ""),
+    ("   ", SIDES, ""),
+    ("apple apple apple", COUNT, ""),
+    ("depth depth", COUNT, ""),
+    ("left or right", SIDES, ""),
+    ("(A) or (B)", SIDES, ""),
+    ("There are 3 and 2", COUNT, ""),
+    ("A cup", SIDES, ""),
+    ("I do not know", COUNT, ""),
+    ("A dog is here", COUNT, ""),
+    ("yes and no", YES, ""),
+    ("????", SIDES, ""),
+    ("\n\n", COUNT, ""),
+    ("the the the the", SIDES, ""),
+    ("É", SIDES, ""),
+    ("12", COUNT, ""),
+    ("leftover", SIDES, ""),
+    ("notable", YES, ""),
+    ("A B C D", COUNT, ""),
+]
+
+NUMBERS = [
+    ("3", 3),
+    ("3.", 3),
+    (" 3 \n", 3),
+    ("three", 3),
+    ("Three", 3),
+    ("(3)", 3),
+    ("**3**", 3),
+    ("3 apples", 3),
+    ("three cups", 3),
+    ("There are 3 apples.", 3),
+    ("There are three apples in the image.", 3),
+    ("I count 12.", 12),
+    ("twelve", 12),
+    ("twenty-one", 21),
+    ("twenty one", 21),
+    ("twenty", 20),
+    ("0", 0),
+    ("zero", 0),
+    ("none", 0),
+    ("There are none.", 0),
+    ("There are no cats.", 0),
+    ("no cats", 0),
+    ("no idea", None),
+    ("There is not one dog.", 0),
+    ("There are no dogs", 0),
+    ("There are no dogs in the image; the answer is 0", 0),
+    ("There is no one in the image.", 0),
+    ("There are not any cups on the table.", 0),
+    ("There are no more dogs than cats.", 0),
+    ("There are no fewer than 3 dogs", 3),
+    ("There are no more than 4 chairs in the image.", 4),
+    ("There is no less than one cup", 1),
+    ("There is no dog but there are 2 cats", None),
+    ("There are no dogs, not even one.", None),
+    ("There is no dog, but 2.5 cats", None),
+    ("There are no cups, 3 plates and 2 forks: 5 in total", 5),
+    ("The answer is 5.", 5),
+    ("Answer: 7", 7),
+    ("<answer>4</answer>", 4),
+    ("\\boxed{6}", 6),
+    ("The answer is five", 5),
+    ("3.0", 3),
+    ("1,000", 1000),
+    ("5 red and 3 blue, so 8 in total", 8),
+    ("5 + 3 = 8", 8),
+    ("Five red, three blue: the total is 8.", 8),
+    ("2 cups and 2 plates, 4 altogether", 4),
+    ("There are 3 cubes. So the answer is 3.", 3),
+    ("I see 4. Yes, 4.", 4),
+    ("Total number of items: 9", 9),
+    ("there are 10 different items", 10),
+    ("There are 3 and 4", None),
+    ("3 or 4", None),
+    ("", None),
+    ("  ", None),
+    ("apple apple apple", None),
+    ("many", None),
+    ("3.5", None),
+    ("-3", None),
+    ("1/2", None),
+    ("C", None),
+    ("several things", None),
+    ("between 3 and 5", None),
+    ("someone", None),
+    ("often", None),
+    ("12 34", None),
+    ("version2", None),
+    ("The answer is unclear", None),
+]
+
+
+@pytest.mark.parametrize(("answer", "choices", "expected"), CHOICES)
+def test_a_choice_is_read_or_not(answer: str, choices: tuple[str, ...], expected: str) -> None:
+    assert parse_choice(answer, choices) == expected
+
+
+@pytest.mark.parametrize(("answer", "expected"), NUMBERS)
+def test_a_number_is_read_or_not(answer: str, expected: int | None) -> None:
+    assert parse_number(answer) == expected
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(CHOICES) + len(NUMBERS) >= 100
+
+
+def test_the_paper_s_own_rules() -> None:
+    for answer, expected in {
+        "Answer: (b).": "B",
+        "b": "B",
+        "left": "A",
+        "Left.": "A",
+        "B) right": "",
+        "the left": "",
+    }.items():
+        assert paper_choice(answer, SIDES) == expected
+    for answer, expected in {"there are 3 and 4": 3, "b": 1, "(C)": 2, "three": None}.items():
+        assert paper_number(answer) == expected
+
+
+def test_a_choice_of_capitals_is_a_text_of_its_own() -> None:
+    assert [choice_text(letter, ["NO", "(B)", "C"]) for letter in "ABCD"] == ["NO", "", "", ""]
+
+
+def test_rows_without_a_stored_prompt_are_asked_in_cv_bench_s_words() -> None:
+    row = {"question": "How many organs are in the image?", "choices": ["3", "2"], "answer": "(A)"}
+    # CV-Bench's first sample, as its card prints it
+    asked = "How many organs are in the image? Select from the following choices.\n(A) 3\n(B) 2"
+    assert lettered.doc_to_text(row) == asked
+    assert lettered.doc_to_text(row | {"prompt": "as stored"}, {"pre_prompt": "answer en "}) == "answer en as stored"

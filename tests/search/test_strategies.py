@@ -1,0 +1,182 @@
+"""Races, proposals and screens on studies that are made up: what they find, what they cost, what they claim."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from lmms_steer.search.plan import Cell
+from lmms_steer.search.questions import Question, image_clusters, shuffle_by_image
+from lmms_steer.search.selection import Floats, ScoreGrid, best_cell, cautious_cell, corrected_p
+from lmms_steer.search.strategies import Rung, full_grid, run_strategy
+from lmms_steer.search.strategies.halving import FINALISTS, planned_answers, race
+from lmms_steer.search.strategies.screen import promising
+from lmms_steer.search.strategies.tpe import tpe
+from lmms_steer.search.study import describe_cell
+from lmms_steer.statistics.clustered import cluster_ids
+
+CELLS = [Cell("v", *cell) for cell in product(range(8), (0.25, 0.5, 0.75, 1.0), ("image", "text"))]
+WINNER = Cell("v", 3, 0.5, "image")
+Measure = Callable[[int, Rung], tuple[Floats, Floats]]
+
+
+def made_up(seed: int, effect: float, n: int = 300, cells: Sequence[Cell] = CELLS) -> ScoreGrid:
+    """A baseline right on 6 in 10; each cell changes one answer in ten by chance, and `WINNER` gains `effect`."""
+    rng = np.random.default_rng(seed)
+    base = (rng.random(n) < 0.6).astype(float)
+    flips = rng.random((len(cells), n)) < 0.1
+    scores = np.where(flips, (rng.random((len(cells), n)) < 0.6).astype(float), base)
+    row = cells.index(WINNER)
+    scores[row] = np.where(rng.random(n) < effect, 1.0, scores[row])
+    return ScoreGrid(list(cells), scores, base)
+
+
+def reading(grid: ScoreGrid, asked: list[int] | None = None) -> Measure:
+    def measure(_: int, rung: Rung) -> tuple[Floats, Floats]:
+        if asked is not None:
+            asked.append(len(rung.cells) * len(rung.questions))
+        columns = list(rung.questions)
+        return grid.scores[np.ix_([grid.cells.index(c) for c in rung.cells], columns)], grid.base[columns]
+
+    return measure
+
+
+def test_a_race_finds_a_planted_winner_for_a_fifth_of_the_grid() -> None:
+    found = 0
+    for seed in range(10):
+        full, asked = made_up(seed, effect=0.5), list[int]()
+        raced = run_strategy(race(CELLS, 300), 300, reading(full, asked))
+        assert sum(asked) <= planned_answers(CELLS, 300) <= 300 * len(CELLS) / 5
+        assert len(raced.cells) == len(CELLS) and len(raced.finalists) <= FINALISTS and raced.spent == 100
+        chosen = best_cell(raced)
+        assert raced.cells[cautious_cell(raced)] in [raced.cells[i] for i in raced.finalists]
+        found += raced.cells[chosen] == WINNER and corrected_p(raced, chosen) < 0.05
+    assert found >= 9
+
+
+def test_a_race_where_nothing_wins_seldom_claims_that_something_did() -> None:
+    claims = 0
+    for seed in range(150):
+        raced = run_strategy(race(CELLS, 300), 300, reading(made_up(seed, effect=0.0)))
+        claims += corrected_p(raced, best_cell(raced)) < 0.05
+    assert claims / 150 <= 0.104, "5%, and three standard errors"
+
+
+def test_each_vector_has_a_race_of_its_own() -> None:
+    both = [*CELLS, *(Cell("weak", c.layer, c.alpha, c.tokens) for c in CELLS)]
+    raced = run_strategy(race(both, 300), 300, reading(made_up(0, effect=0.5, cells=both)))
+    assert {raced.cells[i].vector for i in raced.finalists} == {"v", "weak"}
+    assert raced.of("weak").cells[0].vector == "weak" and raced.of("v").cells[best_cell(raced.of("v"))] == WINNER
+
+
+def test_everything_asks_everything_and_a_small_study_is_not_raced_on_nothing() -> None:
+    grid = run_strategy(full_grid(CELLS, 300), 300, reading(made_up(0, 0.5)))
+    assert len(grid.finalists) == len(CELLS) and grid.spent == 0 and grid.cells[best_cell(grid)] == WINNER
+    few = run_strategy(race(CELLS, 12), 12, reading(made_up(0, 0.5, n=12)))
+    assert len(few.finalists) == len(CELLS), "fewer questions than a first rung are all asked of all"
+
+
+def test_tpe_closes_in_on_the_best_strength_and_proposes_the_same_again() -> None:
+    def measure(_: int, rung: Rung) -> tuple[Floats, Floats]:
+        value = [[1 - abs(c.alpha - 0.6) - 0.1 * abs(c.layer - 7)] * 4 for c in rung.cells]
+        return np.array(value), np.zeros(4)
+
+    def run() -> ScoreGrid:
+        return run_strategy(tpe(["v"], (5, 6, 7, 9), (0.1, 1.0), ("image", "text"), 4, 48, seed=3), 4, measure)
+
+    first, again = run(), run()
+    assert list(first.cells) == list(again.cells) and len(first.cells) == 48
+    chosen = first.cells[best_cell(first)]
+    assert chosen.layer == 7 and abs(chosen.alpha - 0.6) < 0.05
+    assert np.mean([abs(c.alpha - 0.6) for c in first.cells[-16:]]) < np.mean(
+        [abs(c.alpha - 0.6) for c in first.cells[:16]]
+    )
+
+
+def test_a_screen_keeps_the_third_that_promises_most_of_each_vector() -> None:
+    cells = [Cell(v, layer, alpha, "image") for v in ("a", "b") for layer in range(6) for alpha in (0.5, 1.0)]
+    shares = [0.1 * cell.layer if cell.vector == "a" else -0.1 * cell.layer for cell in cells]
+    assert {(c.vector, c.layer) for c in promising(cells, shares)} == {("a", 5), ("a", 4), ("b", 0), ("b", 1)}
+
+
+def test_the_corrected_p_counts_only_questions_that_dropped_nobody() -> None:
+    grid = made_up(0, 0.5)
+    dropped = grid.scores.copy()
+    dropped[CELLS.index(Cell("v", 0, 0.25, "text")), 100:] = np.nan
+    # a gain that was there only while cells were being dropped is worth nothing
+    early = dropped.copy()
+    early[CELLS.index(WINNER), 100:] = grid.base[100:]
+    assert corrected_p(ScoreGrid(CELLS, early, grid.base, 100), CELLS.index(WINNER)) == pytest.approx(1.0)
+    assert corrected_p(ScoreGrid(CELLS, dropped, grid.base, 100), CELLS.index(WINNER)) < 0.05
+
+
+IMAGES = np.repeat(np.arange(40), 8)
+
+
+def sharing(rng: np.random.Generator, effect: float = 0.0) -> ScoreGrid:
+    """40 images of 8 questions; a cell changes the answers to all of an image's questions, or to none."""
+    base = np.repeat(rng.random(40) < 0.5, 8).astype(float)
+    flips = np.repeat(rng.random((len(CELLS), 40)) < 0.5, 8, axis=1)
+    scores = np.where(flips, np.repeat(rng.random((len(CELLS), 40)) < 0.5, 8, axis=1), base)
+    row = CELLS.index(WINNER)
+    scores[row] = np.where(np.repeat(rng.random(40) < effect, 8), 1.0, scores[row])
+    return ScoreGrid(CELLS, scores.astype(float), base, images=IMAGES)
+
+
+def test_where_questions_share_images_luck_is_counted_by_image() -> None:
+    rng = np.random.default_rng(0)
+    null = [sharing(rng) for _ in range(200)]
+    low = np.mean([corrected_p(grid, best_cell(grid)) < 0.05 for grid in null])
+    assert low == pytest.approx(0.05, abs=0.046), "three standard errors"
+    alone = [corrected_p(replace(grid, images=None), best_cell(grid)) < 0.05 for grid in null]
+    assert np.mean(alone) > 0.3, "what it would be if every question were evidence of its own"
+    assert np.mean([describe_cell(grid, 0)["p"] < 0.05 for grid in null]) <= 0.096
+    covered = [describe_cell(grid, 0)["low"] <= 0 <= describe_cell(grid, 0)["high"] for grid in null]
+    assert np.mean(covered) >= 0.9
+    planted = [sharing(rng, effect=1.0) for _ in range(20)]
+    assert all(best_cell(grid) == CELLS.index(WINNER) and corrected_p(grid, best_cell(grid)) < 0.05 for grid in planted)
+
+
+def test_a_race_over_shared_images_claims_no_more_than_its_level() -> None:
+    rng, claims = np.random.default_rng(1), 0
+    for _ in range(150):
+        grid = sharing(rng)
+        raced = run_strategy(race(CELLS, 320, IMAGES), 320, reading(grid), images=IMAGES)
+        assert raced.spent == 107 and len(raced.unspent) == 208, "the image that is asked on both sides counts no more"
+        claims += corrected_p(raced, best_cell(raced)) < 0.05
+    assert claims / 150 <= 0.104, "5%, and three standard errors"
+
+
+def test_where_no_image_is_shared_every_number_is_what_it_was() -> None:
+    # of the commit before images were counted, on whole and on graded scores
+    rng, found = np.random.default_rng(11), []
+    for spent in (0, 100):
+        base = (rng.random(300) < 0.6).astype(float)
+        flips = rng.random((12, 300)) < 0.1
+        hits = np.where(flips, (rng.random((12, 300)) < 0.6).astype(float), base)
+        hits[0] = np.where(rng.random(300) < 0.08, 1.0, hits[0])
+        cells = [Cell("v", i, 1.0 + i, "image") for i in range(12)]
+        plain = ScoreGrid(cells, hits, base, spent)
+        graded = ScoreGrid(cells, np.round(hits * rng.random(hits.shape), 3), base * rng.random(300), spent)
+        found += [(best_cell(g), cautious_cell(g), corrected_p(g, best_cell(g))) for g in (plain, graded)]
+    assert found == [(0, 0, 0.033483258370814596), (10, 0, 0.5172413793103449), (0, 0, 0.9185407296351824),
+                     (4, 0, 0.09195402298850575)]  # fmt: skip
+    assert cluster_ids(rng.permutation(300)) is None
+
+
+def test_questions_of_an_image_are_asked_one_after_another() -> None:
+    asked = [
+        Question(i, "?", list(image), (), 0, None) for i, image in enumerate(["7", "8", "", "7", "9", "", "8", "7"])
+    ]
+    images = image_clusters(asked)
+    assert images is not None and len(set(images.tolist())) == 5, "two that show nothing share nothing"
+    order = "".join(str(visual) for question in shuffle_by_image(asked, 3) for visual in question.visuals)
+    assert sorted(order) == list("777889") and "777" in order and "88" in order
+    own = [Question(i, "?", [f"{i}.mp4"], (), 0, None) for i in range(50)]
+    plain = list(own)
+    random.Random(3).shuffle(plain)
+    assert image_clusters(own) is None and shuffle_by_image(own, 3) == plain, "the order that studies have had"
+    assert image_clusters([Question(i, "?", ["5"], (), 0, None) for i in range(4)]) is None

@@ -1,0 +1,122 @@
+"""A spec round-trips, and what is wrong with one is said in one line."""
+
+from pathlib import Path
+
+import pytest
+
+from lmms_steer import Intervention, SteeringSpec, UserError
+from lmms_steer.errors import unknown_name
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SteeringSpec(),
+        SteeringSpec((Intervention("spatial"),)),
+        SteeringSpec((Intervention("tiny-gemma2/spatial/mean_shift", 3, 0.5, "image"),)),
+        SteeringSpec(
+            (Intervention('a,b; "c" = d.safetensors', 0, -1e-7, "both", "all"), Intervention("b", 2, 1 / 3, "text"))
+        ),
+    ],
+)
+def test_a_spec_round_trips_to_one_line_and_to_yaml(spec: SteeringSpec, tmp_path: Path) -> None:
+    assert "\n" not in str(spec)
+    assert SteeringSpec.parse(str(spec)) == spec
+    (tmp_path / "s.yaml").write_text(spec.to_yaml())
+    assert SteeringSpec.from_yaml(tmp_path / "s.yaml") == spec
+
+
+def test_values_are_read_as_lmms_eval_hands_them_over() -> None:
+    assert Intervention(20241101, "3", "1e-3").vector == "20241101"  # type: ignore[arg-type]
+    assert Intervention("v", 3.0, 1).layer == 3  # type: ignore[arg-type]
+    assert Intervention("'quoted'").vector == "quoted"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("vector=v,layer=-1", "layer=-1.*from 0 up"),
+        ("vector=v,layer=1.5", "layer=1.5.*whole number"),
+        ("vector=v,alpha=nan", "alpha=nan.*finite"),
+        ("vector=v,alpha=inf", "alpha=inf.*finite"),
+        ("vector=v,alpha=strong", "alpha=strong.*finite"),
+        ("vector=v,tokens=imgae", "unknown tokens 'imgae': did you mean 'image'"),
+        ("vector=v,phase=prompt", "unknown phase 'prompt'.*all, decode, prefill"),
+        ("vector=v,phase=decode,tokens=image", "steers nothing"),
+        ("vector=v,operation=ablate,scale=unit", "length plays no part"),
+        ("vector=v,gamma_text=x", "gamma_text=x: expected a finite number"),
+        ("vector=v,aplha=1", "unknown steering key 'aplha': did you mean 'alpha'"),
+        ("layer=3,alpha=1", "names no vector"),
+        ("vector=v,layer=1,layer=2", "'layer' is given twice"),
+        ("spatial", "cannot read the spec"),
+        (r'vector="a\qb"', r'cannot read "a\\qb": in quotes a backslash'),
+        (r'vector="a\ud800b"', "names no vector"),
+        (r'tokens="a\nb"', r"tokens='a\\nb' names no vector"),
+        (r'vector="a\u2028b"', "names no vector"),
+        ("vector=a\nb", "names no vector"),
+        ("vector=\0", "names no vector"),
+        ("vector=''", "names no vector"),
+        (r'vector=v,layer="1\n2"', r"layer='1\\n2': expected one whole number"),
+        (f"vector=v,alpha={'9' * 4000}", "alpha=9+…: expected a finite number"),
+        (f"vector=v,layer={'9' * 400}", "layer=9+…: expected one whole number"),
+        ("vector=v,alpha=1e400", "alpha=1e400: expected a finite number"),
+        ("vector=v,layer=-inf", "layer=-inf: expected one whole number"),
+        (f"vector=v,control=random:{'9' * 5000}", "expected a seed"),
+        ("vector=v,,layer=1", "cannot read the spec at ',layer=1'"),
+        (f"vector={'v' * 400},layer=1,layer=2", "'layer' is given twice in 'vector=v+…'"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_value(line: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
+        SteeringSpec.parse(line)
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("interventions: [{vector: v, layer: 1, layer: 2}]", "line 1: 'layer' is given twice"),
+        ("interventions: [{vector: v}]\ninterventions: [{vector: w}]", "'interventions' is given twice"),
+        ("interventions: [{vector: v, control: 3}]", "unknown control '3'"),
+        ("interventions: [{vector: v, control: [random]}]", "unknown control"),
+        ("interventions: [{vector: [a]}]", "names no vector"),
+        ("interventions: [{vector: v, alpha: .nan}]", "alpha=nan"),
+        (f"interventions: [{{vector: v, alpha: {'9' * 400}}}]", "alpha=9+…: expected a finite"),
+        (f"interventions: [{{vector: v, layer: {'9' * 5000}}}]", "s.yaml, line 1: Exceeds the limit"),
+        ("interventions: [{vector: v, layer: 2026-13-45}]", "s.yaml, line 1: month must be in"),
+        ("[" * 3000, "s.yaml is not valid YAML: nested too deeply"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line_with_the_value(text: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(UserError, match=expected) as caught:
+        SteeringSpec.from_yaml(tmp_path / "s.yaml")
+    assert len(str(caught.value).splitlines()) == 1
+    for name in ("\0", 3):
+        with pytest.raises(UserError, match="cannot read the steering file"):
+            SteeringSpec.from_args({"steering": name})
+
+
+def test_a_mistake_in_an_intervention_of_a_file_says_which(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    for wrong, expected in (("alhpa: 1", "unknown steering key 'alhpa'"), ("layer: x", "layer=x")):
+        path.write_text(f"interventions:\n- {{vector: v}}\n- {{vector: w, {wrong}}}\n")
+        with pytest.raises(UserError) as caught:
+            SteeringSpec.from_yaml(path)
+        assert str(caught.value).startswith(f"{str(path)!r}, intervention 2: {expected}")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a", "interventions: 3", "interventions: [{vector: v}]\nmore: 1", "a: [", "\x00"]
+)
+def test_a_steering_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(UserError, match="steering file|not valid YAML"):
+        SteeringSpec.from_yaml(tmp_path / "s.yaml")
+
+
+def test_the_nearest_name_is_suggested() -> None:
+    assert "did you mean 'spatial'? known: counting, spatial" in str(
+        unknown_name("concept", "spatail", ["spatial", "counting"])
+    )
+    assert "did you mean" not in str(unknown_name("concept", "zzz", ["spatial"]))

@@ -1,0 +1,1 @@
+"""How the shipped checkpoints were made: `python -m training`. Nothing else imports this."""

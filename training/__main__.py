@@ -1,0 +1,118 @@
+"""Train both tiny checkpoints from scratch and compare the result with the ones that ship.
+
+    python -m training --out FOLDER
+
+Finished stages are kept in FOLDER/stages: a command that was killed goes on with the first that is missing.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import shutil
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PaliGemmaForConditionalGeneration
+
+from lmms_steer.tiny_world.checkpoints import weights_dir
+from training import multimodal, text, vision
+from training.report import compare, measure
+from training.tokenizer import build_tokenizer
+
+log = logging.getLogger("tiny_world")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints, the log and the manifest")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything, to see that it runs")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    to_file = logging.FileHandler(args.out / "training.log")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[to_file])
+    # one thread is as fast as two at this size, and gives the same numbers on any number of cores
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    minutes = train(args.out, args.seed, args.quick)
+    finish(args.out, args.seed, minutes, items=20 if args.quick else 500)
+    sys.stdout.write(compare(args.out, weights_dir("tiny-gemma2").parent) + "\n")
+
+
+def train(out: Path, seed: int, quick: bool) -> float:
+    """Run the stages that are not there yet; returns the minutes that all stages took, in however many commands."""
+    stages = out / "stages"
+    stages.mkdir(parents=True, exist_ok=True)
+    clock = stages / "minutes.json"
+    spent: dict[str, float] = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else {}
+    for name, stage in (("text", _text), ("vision", _vision), ("mllm", _mllm)):
+        if not (stages / name).exists():
+            start = time.monotonic()
+            _keep(stage(stages, seed, quick), stages / name)
+            spent[name] = round((time.monotonic() - start) / 60, 2)
+            clock.write_text(json.dumps(spent), encoding="utf-8")
+    return sum(spent.values())
+
+
+def _text(stages: Path, seed: int, quick: bool) -> Any:  # noqa: ARG001
+    model = text.train(seed, (text.Phase(6, 2e-3, curriculum=True),) if quick else text.PHASES)
+    log.info("text: %.3f of the answers about unseen scenes in slots", text.answer_accuracy(model, seed + 1234))
+    return model
+
+
+def _vision(stages: Path, seed: int, quick: bool) -> Any:  # noqa: ARG001
+    return vision.train(seed, steps=20, bank=200) if quick else vision.train(seed)
+
+
+def _mllm(stages: Path, seed: int, quick: bool) -> Any:
+    phases: tuple[multimodal.Phase, ...] = multimodal.PHASES
+    bank = multimodal.BANK
+    if quick:
+        phases, bank = (multimodal.Phase(3, 1e-4, language_model=True),), 200
+    return multimodal.train(seed, stages / "text", stages / "vision", phases, bank)
+
+
+def _keep(model: torch.nn.Module, folder: Path) -> None:
+    # under another name first: a stage that was cut off while it was written must not look finished
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)  # type: ignore[operator]
+    unfinished.rename(folder)
+
+
+def finish(out: Path, seed: int, minutes: float, items: int) -> None:
+    """Write both checkpoints in half precision as they ship, measure them, and write MANIFEST.json."""
+    tokenizer, processor = build_tokenizer(), multimodal.build_processor()
+    backbone = AutoModelForCausalLM.from_pretrained(out / "stages" / "text")
+    mllm = PaliGemmaForConditionalGeneration.from_pretrained(out / "stages" / "mllm")
+    multimodal.cover_processor_tokens(mllm, processor)
+    for model, words, name in ((backbone, tokenizer, "tiny-gemma2"), (mllm, processor, "tiny-paligemma2")):
+        for config in (model.config, model.config.get_text_config()):
+            config.use_cache = True
+        model.half().save_pretrained(out / name)
+        words.save_pretrained(out / name)
+    folders = [out / "tiny-gemma2", out / "tiny-paligemma2"]
+    files = sorted(file for folder in folders for file in folder.iterdir())
+    manifest = {
+        "command": "python -m training --out FOLDER",
+        "seed": seed,
+        "minutes": round(minutes, 1),
+        "steps": {
+            "text": [phase.steps for phase in text.PHASES],
+            "vision": vision.STEPS,
+            "multimodal": [phase.steps for phase in multimodal.PHASES],
+        },
+        "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")},
+        "accuracy": measure(out, items),
+        "sha256": {f"{f.parent.name}/{f.name}": hashlib.sha256(f.read_bytes()).hexdigest() for f in files},
+    }
+    (out / "MANIFEST.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
