@@ -1,4 +1,4 @@
-"""Seconds and memory for importing 10,000 CLEVR questions, from a stand-in in the official format.
+"""Measure time and memory of importing 10,000 CLEVR questions, from a stand-in in the official format.
 
 make bench
 """
@@ -9,7 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from lmms_steer.data import generated, importing
+from lmms_steer.data.benchmarks import benchmarks
+from lmms_steer.data.importing import import_release
 
 QUESTIONS = 10_000
 
@@ -18,12 +19,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         release = Path(name) / "release"
         release.mkdir()
-        generated._clevr(release, QUESTIONS, random.Random(0))
+        benchmarks.get("clevr").write_stand_in(release, QUESTIONS, random.Random(0))
         start = time.perf_counter()
-        list(importing.import_release("clevr", release, Path(name) / "data"))
+        list(import_release("clevr", release, Path(name) / "data"))
         seconds = time.perf_counter() - start
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{QUESTIONS} CLEVR questions, {QUESTIONS // 4} pictures:   {seconds:.1f} s, at most {most:.0f} MB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{QUESTIONS} CLEVR questions, {QUESTIONS // 4} images:   {seconds:.1f} s, at most {peak:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Local copies of the benchmarks: where a task's data is, importing the official releases, checking what is there."""
+"""Local copies of the benchmarks: import of the official releases, checks, stand-ins, and where a task's data is."""

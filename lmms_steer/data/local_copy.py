@@ -1,14 +1,12 @@
-"""Writing a local copy: parquet parts and pictures, in a folder that gets its name only when it is whole.
-
-`lmms-steer data check`: what is there, and whether it is what the tasks expect.
-"""
+"""Write and check local copies: parquet files and images, in a folder that gets its name only when it is complete."""
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,42 +15,45 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms_steer._util.io import write_atomically
-from lmms_steer.data.official import OFFICIAL_ROWS, partial_copy_warning
-from lmms_steer.data.source import MANIFEST, read_manifest
+from lmms_steer.data.benchmarks import official_rows
+from lmms_steer.data.source import MANIFEST, Manifest, read_manifest
 from lmms_steer.errors import UserError, first_line
 
 ROWS_PER_PART = 2000
-"""Rows a part: what a killed import has to do again, at most."""
+"""Rows of a parquet file: the most that an import does again after it was killed."""
 
 
 class LocalCopy:
-    """A copy in the making: `FOLDER.unfinished`, renamed to FOLDER by `finish`.
+    """A copy that is being written: `FOLDER.unfinished`, renamed to FOLDER by `finish`.
 
     Args:
-        folder: where the copy belongs.
-        origin: files of the release; if their sizes or times change, what a killed import left is thrown away.
+        folder: of the finished copy.
+        origin: the release's files. If their sizes or times have changed since an import was killed, its parts are
+            deleted.
 
     Raises:
-        UserError: where the folder cannot be written.
+        UserError: if the folder cannot be written.
     """
 
     def __init__(self, folder: Path, origin: Iterable[Path]) -> None:
         self.folder = folder
-        self.work = folder.with_name(folder.name + ".unfinished")
+        self.work = _unfinished(folder)
         stats = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in origin)
-        mark = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+        fingerprint = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+        stored = self.work / "origin"
         with disk_errors(self.work):
-            if not (self.work / "origin").is_file() or (self.work / "origin").read_text() != mark:
+            if not stored.is_file() or stored.read_text() != fingerprint:
                 shutil.rmtree(self.work, ignore_errors=True)
                 self.work.mkdir(parents=True)
-                (self.work / "origin").write_text(mark)
+                stored.write_text(fingerprint)
         self.files: dict[str, list[str]] = {}
         self.rows: dict[str, int] = {}
 
     def write(self, split: str, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> Iterator[int]:
-        """Write a split's rows in parts; yields the rows written or skipped so far, for progress.
+        """Write a split in parts; a part that an earlier import finished is not written again.
 
-        A part that an earlier import finished is not written again.
+        Yields:
+            The number of rows processed so far, for a progress bar.
         """
         names: list[str] = []
         done = 0
@@ -70,22 +71,25 @@ class LocalCopy:
             yield done
         self.files[split], self.rows[split] = names, done
 
-    def picture(self, source: Path, name: str) -> str:
-        """Bring a picture into the copy: a hard link where the disk allows it; returns its name there.
+    def add_image(self, source: Path, name: str) -> str:
+        """Add an image file to the copy: a hard link where the file system allows it, otherwise a copy.
 
         Args:
             source: the file.
-            name: its path in the copy's folder of pictures, which it does not lead out of.
+            name: its path below the copy's `images`; must not lead out of it.
+
+        Returns:
+            Its path in the copy.
 
         Raises:
-            UserError: when it is missing or cannot be read.
+            UserError: if the file is missing or cannot be copied.
         """
         target = self.work / "images" / name
         if not target.is_file():
             with disk_errors(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if not source.is_file():
-                    raise UserError(f"the picture {str(source)!r} is missing")
+                    raise UserError(f"the image {str(source)!r} is missing")
                 try:
                     os.link(source, target)
                 except OSError:
@@ -94,10 +98,10 @@ class LocalCopy:
                     temporary.replace(target)
         return f"images/{name}"
 
-    def finish(self, **more: Any) -> Path:
-        """Give the folder its name: from now on tasks find it."""
-        listing = {"rows": self.rows, "files": self.files, **more}
-        write_atomically(self.work / MANIFEST, json.dumps(listing, indent=1).encode())
+    def finish(self) -> Path:
+        """Write the manifest and give the folder its name: from now on tasks find it."""
+        manifest = Manifest(self.rows, self.files)
+        write_atomically(self.work / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
         with disk_errors(self.folder):
             if self.folder.exists():
                 shutil.rmtree(self.folder)
@@ -107,7 +111,7 @@ class LocalCopy:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Inside, what the disk refuses is a user's error that names the path."""
+    """Turn errors of the file system and of pyarrow into a `UserError` that names the path."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -116,24 +120,51 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def check_copies(root: Path) -> Iterator[tuple[bool, str]]:
-    """For every benchmark: whether it can be used, and a line that says what is there."""
-    for name, splits in OFFICIAL_ROWS.items():
+    """Check every local copy.
+
+    Args:
+        root: `$LMMS_STEER_DATA`.
+
+    Yields:
+        For each copy, whether it is intact (a missing one is), and a line about it.
+    """
+    for name, splits in official_rows().items():
         folder = root / name
         if not (folder / MANIFEST).is_file():
-            unfinished = folder.with_name(folder.name + ".unfinished").is_dir()
+            unfinished = _unfinished(folder).is_dir()
             yield not unfinished, f"{name}: {'an import was not finished, run it again' if unfinished else 'not here'}"
             continue
         try:
-            yield True, f"{name}: {_counted(folder, splits)}"
+            yield True, f"{name}: {_summary(folder, splits)}"
         except UserError as error:
             yield False, f"{name}: {error}"
 
 
-def _counted(folder: Path, splits: dict[str, int | None]) -> str:
-    listing = read_manifest(folder)
-    told = []
-    for split, expected in splits.items():
-        files = listing["files"].get(split)
+def partial_copy_warning(folder: Path, splits: Mapping[str, int | None]) -> Iterator[str]:
+    """A warning if a copy has fewer or more rows than the release.
+
+    Args:
+        folder: of the copy.
+        splits: the official number of rows by split; None is not checked.
+
+    Raises:
+        UserError: if its manifest is damaged.
+    """
+    rows = read_manifest(folder).rows
+    if any(official not in (None, rows.get(split)) for split, official in splits.items()):
+        yield "WARNING: not the whole release: a score on it is no score on the benchmark"
+
+
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".unfinished")
+
+
+def _summary(folder: Path, splits: Mapping[str, int | None]) -> str:
+    """The rows of each split, counted in the files; checks that all files are there."""
+    manifest = read_manifest(folder)
+    counts = []
+    for split, official in splits.items():
+        files = manifest.files.get(split)
         if not files:
             raise UserError(f"has no split {split!r}")
         rows = 0
@@ -143,16 +174,16 @@ def _counted(folder: Path, splits: dict[str, int | None]) -> str:
             except (OSError, pa.ArrowException) as error:
                 raise UserError(f"{file} is missing or damaged: import it again") from error
             rows += table.metadata.num_rows
-            _pictures(folder, table)
-        if rows != listing["rows"][split]:
-            raise UserError(f"{split} has {rows} rows, and had {listing['rows'][split]} when it was imported")
-        told.append(f"{split} {rows}{'' if expected in (None, rows) else f' of {expected}'} rows")
-    return "; ".join([", ".join(told), *partial_copy_warning(folder, splits)])
+            _check_images(folder, table)
+        if rows != manifest.rows[split]:
+            raise UserError(f"{split} has {rows} rows, and had {manifest.rows[split]} when it was imported")
+        counts.append(f"{split} {rows}{'' if official in (None, rows) else f' of {official}'} rows")
+    return "; ".join([", ".join(counts), *partial_copy_warning(folder, splits)])
 
 
-def _pictures(folder: Path, table: pq.ParquetFile) -> None:
+def _check_images(folder: Path, table: pq.ParquetFile) -> None:
     if "image_path" not in table.schema_arrow.names:
         return
     for path in set(table.read(columns=["image_path"]).column(0).to_pylist()):
         if not (folder / path).is_file():
-            raise UserError(f"the picture {path} is missing: import it again")
+            raise UserError(f"the image {path} is missing: import it again")

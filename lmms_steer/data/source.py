@@ -1,7 +1,7 @@
-"""Where a task's data comes from: a local copy under `$LMMS_STEER_DATA`, else the Hub.
+"""Where a task's data comes from: a local copy under `$LMMS_STEER_DATA` if there is one, otherwise the Hub.
 
-The task files read it while lmms-eval loads them: `dataset_path: !function utils.path` may name a value as well as a
-function.
+The task files ask for it while lmms-eval loads them: `dataset_path: !function utils.path` may name a value instead of a
+function, and each `utils.py` answers such names with `task_attribute`.
 """
 
 import json
@@ -20,40 +20,56 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What `datasets.load_dataset` is called with."""
+    """The arguments for `datasets.load_dataset`."""
 
     path: str
     name: str | None
     kwargs: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of a finished copy, stored in its folder as `manifest.json`.
+
+    Attributes:
+        rows: the number of rows of each split.
+        files: the parquet files of each split, relative to the copy's folder.
+    """
+
+    rows: dict[str, int]
+    files: dict[str, list[str]]
+
+
 def data_dir() -> Path | None:
-    """`$LMMS_STEER_DATA`, or None where it is not set."""
-    named = os.environ.get("LMMS_STEER_DATA")
-    return Path(named).expanduser() if named else None
+    """`$LMMS_STEER_DATA`, or None if it is not set."""
+    value = os.environ.get("LMMS_STEER_DATA")
+    return Path(value).expanduser() if value else None
 
 
-def find_source(benchmark: str, split: str, hub: str | None, name: str | None = None) -> Source:
-    """The data of one benchmark.
+def find_source(copy: str, split: str, hub: str | None, config: str | None = None) -> Source:
+    """Find the data of one task.
 
     Args:
-        benchmark: its folder under `$LMMS_STEER_DATA` (`cvbench`, `blink/Counting`, …).
+        copy: the local copy's folder under `$LMMS_STEER_DATA` (`cvbench`, `blink/Counting`, …).
         split: the split that the task reads.
-        hub: the dataset's id on the Hub; None: there is none, the official release has to be imported.
-        name: its configuration there.
+        hub: the dataset's id on the Hub. None: it is not there, so the official release has to be imported.
+        config: the dataset's configuration on the Hub.
 
     Raises:
-        UserError: where neither is there, or the local copy was not finished.
+        UserError: if there is neither a local copy nor a dataset on the Hub, or the copy's import was not finished, or
+            the copy is damaged.
     """
     root = data_dir()
-    folder = root / benchmark if root is not None else None
+    folder = root / copy if root is not None else None
+    benchmark = copy.split("/", maxsplit=1)[0]
     if folder is not None and (folder / MANIFEST).is_file():
-        files = [str(folder / file) for file in read_manifest(folder)["files"][split]]
-        return Source("parquet", None, {"data_files": {split: files}})
-    if hub is not None and (root is None or folder is None or not folder.exists()):
-        return Source(hub, name, {})
-    benchmark = benchmark.split("/", maxsplit=1)[0]
-    if root is None:
+        files = read_manifest(folder).files
+        if split not in files:
+            raise UserError(f"{str(folder)!r} has no split {split!r}: import {benchmark} again")
+        return Source("parquet", None, {"data_files": {split: [str(folder / file) for file in files[split]]}})
+    if hub is not None and (folder is None or not folder.exists()):
+        return Source(hub, config, {})
+    if folder is None:
         raise UserError(
             f"{benchmark} is not on the Hub: set LMMS_STEER_DATA=DIR, lmms-steer data import {benchmark} --from RELEASE"
         )
@@ -62,41 +78,51 @@ def find_source(benchmark: str, split: str, hub: str | None, name: str | None = 
     )
 
 
-def with_pictures(dataset: "Dataset", benchmark: str) -> "Dataset":
-    """A local copy's rows with their pictures in a column `image`, opened when they are looked at.
+def task_attribute(benchmark: str, split: str, hub: str | None, attribute: str) -> Any:
+    """The value for `!function utils.ATTRIBUTE` in a task file.
 
-    Rows that hold their pictures already stay as they are.
+    Args:
+        benchmark: the benchmark's folder under `$LMMS_STEER_DATA`.
+        split: the split that the task reads.
+        hub: as of `find_source`.
+        attribute: `path`, `name` or `kwargs`; followed by `_CONFIG` for a dataset with several configurations.
+
+    Raises:
+        AttributeError: for any other attribute, as a module's `__getattr__` must.
+    """
+    field, _, config = attribute.partition("_")
+    if field not in ("path", "name", "kwargs"):
+        raise AttributeError(attribute)
+    source = find_source(f"{benchmark}/{config}" if config else benchmark, split, hub, config or None)
+    return getattr(source, field)
+
+
+def with_images(dataset: "Dataset", copy: str) -> "Dataset":
+    """Add a column `image` to a local copy whose rows name image files; the files are opened on access.
+
+    Rows that hold their images stay unchanged.
+
+    Args:
+        dataset: the rows.
+        copy: the local copy's folder under `$LMMS_STEER_DATA`.
     """
     root = data_dir()
     if root is None or "image_path" not in dataset.column_names:
         return dataset
     from datasets import Image
 
-    paths = [str(root / benchmark / path) for path in dataset["image_path"]]
+    paths = [str(root / copy / path) for path in dataset["image_path"]]
     return dataset.add_column("image", paths).cast_column("image", Image())
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What an import left beside its files: `rows` and `files` by split, `columns`.
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a finished copy.
 
     Raises:
-        UserError: when it is damaged.
+        UserError: if it is damaged.
     """
     try:
-        data: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return {**data, "rows": dict(data["rows"]), "files": dict(data["files"])}
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return Manifest(dict(content["rows"]), dict(content["files"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{str(folder / MANIFEST)!r} is damaged: import it again") from error
-
-
-def task_attribute(benchmark: str, split: str, hub: str | None, attribute: str) -> Any:
-    """What `!function utils.ATTRIBUTE` gives: `path`, `name`, `kwargs`, with `_CONFIG` behind for one of several.
-
-    Raises:
-        AttributeError: for any other attribute, as a module's `__getattr__` has to.
-    """
-    field, _, config = attribute.partition("_")
-    if field not in ("path", "name", "kwargs"):
-        raise AttributeError(attribute)
-    found = find_source(f"{benchmark}/{config}" if config else benchmark, split, hub, config or None)
-    return getattr(found, field)

@@ -1,0 +1,163 @@
+"""Read the files of official releases row by row; a bad row is reported with its file and number.
+
+Releases come as the Hub's parquet files, or as a JSON file with a folder of images. The JSON files have hundreds of
+megabytes, so they are parsed as a stream.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+import ijson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lmms_steer.errors import UserError, first_line
+from lmms_steer.scoring.choice import LETTERS
+
+
+def find_files(release: Path, patterns: Sequence[str], wanted: str) -> list[Path]:
+    """The files of the first pattern that any file matches.
+
+    Args:
+        release: the release's folder.
+        patterns: glob patterns relative to it.
+        wanted: the name of the files, for the message.
+
+    Raises:
+        UserError: if no pattern matches.
+    """
+    for pattern in patterns:
+        files = sorted(release.glob(pattern))
+        if files:
+            return files
+    raise UserError(f"{str(release)!r} holds no {wanted}: is it the release's folder?")
+
+
+def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of one of the Hub's parquet files, a hundred at a time in memory.
+
+    Raises:
+        UserError: if the file is damaged or lacks a column.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        missing = [name for name in columns if name not in file.schema_arrow.names]
+        if missing:
+            raise UserError(f"{str(path)!r} has no column {missing[0]!r}; it has {', '.join(file.schema_arrow.names)}")
+        for batch in file.iter_batches(batch_size=100, columns=list(columns)):
+            yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{str(path)!r} is cut off or not a parquet file: {first_line(error)}") from error
+
+
+def lettered_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The rows of parquet files with the columns `choices` and `answer` (a letter, as `(B)`), checked.
+
+    Raises:
+        UserError: as `parquet_rows`; if an answer is not the letter of a choice, or the correct choice appears twice.
+    """
+    for path in files:
+        for number, row in enumerate(parquet_rows(path, columns), start=1):
+            _check_lettered(row, f"{str(path)!r}, row {number}")
+            yield row
+
+
+def _check_lettered(row: dict[str, Any], where: str) -> None:
+    choices, answer = row["choices"], str(row["answer"]).strip("()")
+    letters = LETTERS[: len(choices)]
+    if len(answer) != 1 or answer not in letters:
+        raise UserError(f"{where}: the answer {row['answer']!r} is not the letter of one of its {len(choices)} choices")
+    correct = choices[letters.index(answer)]
+    if choices.count(correct) > 1:
+        raise UserError(f"{where}: the correct choice {correct!r} appears more than once")
+
+
+def json_items(path: Path, prefix: str, noun: str) -> Iterator[tuple[str, Any]]:
+    """The items of a list in a JSON file, parsed as a stream.
+
+    Args:
+        path: of the file.
+        prefix: where the items are, as ijson writes it: `item` for a list, `questions.item` for a list under a key.
+        noun: what an item is, in the singular, for messages.
+
+    Yields:
+        Where the item is (file and number), for messages, and the item.
+
+    Raises:
+        UserError: if the file cannot be read, is damaged, or has no item.
+    """
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, item in enumerate(ijson.items(file, prefix), start=1):
+                yield f"{str(path)!r}, {noun} {number}", item
+    except ijson.JSONError as error:
+        raise UserError(f"{str(path)!r} is cut off or not JSON after {noun} {number}: {first_line(error)}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+    if not number:
+        raise UserError(f"{str(path)!r} holds no {noun}")
+
+
+def checked_image_name(name: str, where: str) -> str:
+    """The name of an image in a release, unchanged. It becomes a path in the copy.
+
+    Args:
+        name: the image's path, as the release gives it.
+        where: file and number of the row, for messages.
+
+    Raises:
+        UserError: if it leads out of its folder, on any operating system.
+    """
+    # the Windows rules know both kinds of slash, and drives
+    path = PureWindowsPath(name)
+    if path.anchor or ".." in path.parts or not path.name:
+        raise UserError(f"{where}: the image {name!r}: expected a path inside the release, without '..'")
+    return name
+
+
+def find_image(name: str, folders: Sequence[Path], listed_in: Path) -> Path:
+    """The file of an image: by its whole path or any end of it, in the first folder that has it.
+
+    Args:
+        name: as `checked_image_name` returns it.
+        folders: where to look.
+        listed_in: the file that names it, for the message.
+
+    Raises:
+        UserError: if no folder has it.
+    """
+    parts = Path(name).parts
+    for folder in folders:
+        for start in range(len(parts)):
+            candidate = folder.joinpath(*parts[start:])
+            if candidate.is_file():
+                return candidate
+    raise UserError(f"{str(listed_in)!r} names the image {name!r}, which is not in the release")
+
+
+def image_schema(
+    columns: Mapping[str, pa.DataType], images: Sequence[str] = (), image_lists: Sequence[str] = ()
+) -> pa.Schema:
+    """A schema with image columns that `datasets` decodes, as the Hub's parquet files have it.
+
+    Args:
+        columns: the other columns.
+        images: names of columns with one image each.
+        image_lists: names of columns with a list of images each.
+    """
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    features: dict[str, Any] = {name: _feature(kind) for name, kind in columns.items()}
+    features |= {name: {"_type": "Image"} for name in images}
+    features |= {name: {"feature": {"_type": "Image"}, "_type": "List"} for name in image_lists}
+    fields = [*columns.items(), *((name, image) for name in images), *((name, pa.list_(image)) for name in image_lists)]
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """A column's type as `datasets` writes it into a parquet file."""
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    return {"dtype": str(kind), "_type": "Value"}

@@ -1,0 +1,115 @@
+"""Small stand-ins for all releases, in the official formats: drawn scenes, real image files, correct answers.
+
+With them import, tasks and recipes run where nothing can be downloaded. A score on a stand-in means nothing.
+"""
+
+import random
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from lmms_steer.data.benchmarks import benchmarks
+from lmms_steer.data.local_copy import disk_errors
+from lmms_steer.scoring.choice import LETTERS
+from lmms_steer.tiny_world.scenes import STYLES, Scene, render
+
+_IMAGE_FORMATS = (
+    ("RGB", "JPEG", "jpg"),
+    ("RGB", "PNG", "png"),
+    ("P", "PNG", "png"),
+    ("L", "JPEG", "jpg"),
+    ("RGBA", "PNG", "png"),
+)
+"""Pillow's mode and format, and the file name's suffix."""
+
+
+class LetteredChoices(NamedTuple):
+    """Choices in random order, as CV-Bench and BLINK write them.
+
+    Attributes:
+        choices: the texts.
+        answer: the letter of the correct one, as `(B)`.
+        listing: the choices as they appear in a prompt, one a line.
+    """
+
+    choices: list[str]
+    answer: str
+    listing: str
+
+
+def write_stand_ins(folder: Path, questions: int = 24, seed: int = 0) -> dict[str, Path]:
+    """Write a stand-in for every benchmark.
+
+    Args:
+        folder: the folder to write to.
+        questions: the number of questions of each task (What'sUp: rounded up to whole sets of four; CV-Bench: plus 150
+            for the test split).
+        seed: of all random choices.
+
+    Returns:
+        The folder of each stand-in by benchmark, as `lmms-steer data import NAME --from FOLDER` takes it.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    folders = {name: folder / name for name in sorted(benchmarks)}
+    for name, target in folders.items():
+        with disk_errors(target):
+            target.mkdir(parents=True, exist_ok=True)
+            benchmarks.get(name).write_stand_in(target, questions, random.Random(f"{seed} {name}"))
+    return folders
+
+
+def draw_image(rng: random.Random, scene: Scene, number: int, suffix: str | None = None) -> tuple[bytes, str]:
+    """Draw a scene as an image file of random size; consecutive numbers cycle through modes and formats.
+
+    Args:
+        rng: for the size.
+        scene: to draw.
+        number: picks mode and format, and seeds the rendering.
+        suffix: `jpg` or `png`: only formats with this suffix. None: any.
+
+    Returns:
+        The file's bytes and its suffix.
+    """
+    formats = [entry for entry in _IMAGE_FORMATS if suffix in (None, entry[2])]
+    mode, file_format, chosen_suffix = formats[number % len(formats)]
+    width, height = rng.randrange(40, 200), rng.randrange(40, 200)
+    image = Image.fromarray(render(scene, STYLES["plain"], number)).resize((width, height)).convert(mode)
+    buffer = BytesIO()
+    image.save(buffer, file_format)
+    return buffer.getvalue(), chosen_suffix
+
+
+def image_cell(rng: random.Random, scene: Scene, number: int, suffix: str | None = None) -> dict[str, Any]:
+    """A drawn image as a value of a parquet file's image column; arguments as of `draw_image`."""
+    data, chosen_suffix = draw_image(rng, scene, number, suffix)
+    return {"bytes": data, "path": f"{number}.{chosen_suffix}"}
+
+
+def write_png(path: Path, rng: random.Random, scene: Scene, number: int) -> None:
+    """Write a drawn image, unless the file exists; arguments as of `draw_image`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_bytes(draw_image(rng, scene, number, "png")[0])
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    """Write a parquet file, and the folder for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def shuffle_choices(rng: random.Random, correct: str, wrong: Sequence[str]) -> LetteredChoices:
+    """Put the correct choice and the wrong ones into random order."""
+    choices = [correct, *wrong]
+    rng.shuffle(choices)
+    lines = "\n".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, choices, strict=False))
+    return LetteredChoices(
+        choices, f"({LETTERS[choices.index(correct)]})", f"Select from the following choices.\n{lines}"
+    )
