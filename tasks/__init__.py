@@ -1,1 +1,1 @@
-"""The task YAMLs, installed as `lmms_steer.tasks`; lmms-eval indexes the folder."""
+"""The task files of the benchmarks that ship, installed as `lmms_steer.tasks`; lmms-eval indexes the folder."""

@@ -1,4 +1,4 @@
-"""BLINK's validation split; the test split's answers are not public."""
+"""BLINK's validation split. (The answers of the test split are not public.)"""
 
 from typing import Any
 
@@ -16,10 +16,11 @@ HUB = "BLINK-Benchmark/BLINK"
 
 
 def __getattr__(name: str) -> Any:
-    """`path_CONFIG`, `name_CONFIG`, `kwargs_CONFIG`; `__` stands for the hyphen of a configuration's name."""
+    """`path_CONFIG`, `name_CONFIG` and `kwargs_CONFIG`, with `__` for the hyphen in a configuration's name."""
     return task_attribute("blink", "val", HUB, name.replace("__", "-"))
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
-    pictures = (doc[f"image_{number}"] for number in range(1, 5))
-    return [picture.convert("RGB") for picture in pictures if picture is not None]
+    """One to four images."""
+    images = (doc[f"image_{number}"] for number in range(1, 5))
+    return [image.convert("RGB") for image in images if image is not None]

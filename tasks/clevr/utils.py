@@ -1,18 +1,23 @@
-"""CLEVR and Super-CLEVR: the paper's counting questions (a set on the Hub), and the official releases' questions."""
+"""CLEVR and Super-CLEVR.
+
+* `count_…`: the paper's counting questions, a dataset on the Hub;
+* the other functions: questions of all kinds from the official releases.
+"""
 
 import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from lmms_steer.data.source import find_source, with_pictures
-from lmms_steer.scoring.choice import parse_choice
+from lmms_steer.data.documents import doc_to_text, doc_to_visual, with_pre_prompt
+from lmms_steer.data.source import find_source, with_images
+from lmms_steer.scoring.choice import LETTERS, parse_choice
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.task_results import score_losses, score_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COUNTING = "BUAADreamer/clevr_count_70k"
+COUNT_HUB = "BUAADreamer/clevr_count_70k"
 NUMBERS = [str(number) for number in range(11)]
 ANSWERS = (
     ["yes", "no"],
@@ -21,40 +26,43 @@ ANSWERS = (
     ["cube", "sphere", "cylinder"],
     ["gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow"],
 )
-"""CLEVR's answers that are no numbers, by what they are (the generator's properties.json)."""
+"""CLEVR's answers that are not numbers, grouped by attribute (properties.json of CLEVR's generator)."""
 
 
 def __getattr__(name: str) -> Any:
-    """`path_SET`, `name_SET`, `kwargs_SET`: train and test of the counting set, clevr, superclevr; `docs_SET`."""
-    field, _, which = name.partition("_")
-    if field == "docs" and which in ("clevr", "superclevr"):
-        return lambda dataset: _documents(dataset, which)
-    if field not in ("path", "name", "kwargs") or which not in ("train", "test", "clevr", "superclevr"):
+    """`path_…`, `name_…` and `kwargs_…` of the data, and `docs_…`.
+
+    After the underscore: `train` and `test` of the counting questions, `clevr`, `superclevr`. `docs_…` exists for the
+    last two.
+    """
+    field, _, data = name.partition("_")
+    if field == "docs" and data in ("clevr", "superclevr"):
+        return lambda dataset: documents(dataset, data)
+    if field not in ("path", "name", "kwargs") or data not in ("train", "test", "clevr", "superclevr"):
         raise AttributeError(name)
-    if which in ("train", "test"):
-        return getattr(find_source("clevr_count", which, COUNTING), field)
-    return getattr(find_source(which, "val" if which == "clevr" else "test", None), field)
+    if data in ("train", "test"):
+        return getattr(find_source("clevr_count", data, COUNT_HUB), field)
+    return getattr(find_source(data, "val" if data == "clevr" else "test", None), field)
 
 
-def _documents(dataset: "Dataset", which: str) -> "Dataset":
-    """With pictures, and with the names among the answers: what an answer that is no number or CLEVR word can be."""
-    known = {word for words in ANSWERS for word in words}
-    names = sorted({answer for answer in dataset["answer"] if not answer.isdecimal() and answer not in known})
-    return with_pictures(dataset, which).add_column("names", [names] * len(dataset))
+def documents(dataset: "Dataset", copy: str) -> "Dataset":
+    """Rows with images, and with the column `names`: all answers that are neither numbers nor in `ANSWERS`."""
+    listed = {answer for group in ANSWERS for answer in group}
+    names = sorted({answer for answer in dataset["answer"] if not answer.isdecimal() and answer not in listed})
+    return with_images(dataset, copy).add_column("names", [names] * len(dataset))
 
 
 def first_500(dataset: "Dataset") -> "Dataset":
-    """The paper's CLEVR."""
+    """The questions that the paper uses as CLEVR."""
     return dataset.select(range(min(500, len(dataset))))
 
 
 def count_to_visual(doc: dict[str, Any]) -> list[Any]:
-    return [picture.convert("RGB") for picture in doc["images"]]
+    return [image.convert("RGB") for image in doc["images"]]
 
 
 def count_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    question = doc["problem"].replace("<image>", "").strip()
-    return f"{(lmms_eval_specific_kwargs or {}).get('pre_prompt', '')}{question}"
+    return with_pre_prompt(doc["problem"].replace("<image>", "").strip(), lmms_eval_specific_kwargs)
 
 
 def count_to_target(doc: dict[str, Any]) -> str:
@@ -62,8 +70,7 @@ def count_to_target(doc: dict[str, Any]) -> str:
 
 
 def count_to_choice(doc: dict[str, Any]) -> list[str]:
-    right = count_to_target(doc)
-    return NUMBERS if right in NUMBERS else [*NUMBERS, right]
+    return _number_choices(count_to_target(doc))
 
 
 def count_to_index(doc: dict[str, Any]) -> int:
@@ -78,24 +85,16 @@ def count_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
     return score_losses(results, count_to_index(doc), count_to_choice(doc))
 
 
-def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
-    return [doc["image"].convert("RGB")]
-
-
-def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    return f"{(lmms_eval_specific_kwargs or {}).get('pre_prompt', '')}{doc['question']}"
-
-
 def doc_to_target(doc: dict[str, Any]) -> str:
     return doc["answer"]
 
 
 def doc_to_choice(doc: dict[str, Any]) -> list[str]:
-    """What could be the answer to a question of this kind."""
+    """The possible answers to a question of this kind."""
     answer = doc["answer"]
     if answer.isdecimal():
-        return NUMBERS if answer in NUMBERS else [*NUMBERS, answer]
-    return next((words for words in ANSWERS if answer in words), doc["names"])
+        return _number_choices(answer)
+    return next((group for group in ANSWERS if answer in group), doc["names"])
 
 
 def doc_to_index(doc: dict[str, Any]) -> int:
@@ -103,26 +102,16 @@ def doc_to_index(doc: dict[str, Any]) -> int:
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    right = doc["answer"]
-    if right.isdecimal():
+    """Accuracy, also under the name of the question's kind, and with its family for `by_family`."""
+    correct_answer = doc["answer"]
+    if correct_answer.isdecimal():
         number = parse_number(results[0])
-        read = "" if number is None else str(number)
+        parsed = "" if number is None else str(number)
     else:
-        read = _word(results[0], right)
-    hit = float(read == right)
-    scored = {"acc": hit, "score": hit, "unparsed": float(not read), "parsed": read}
-    return {**scored, f"acc_{doc['kind']}": hit, "acc_family": [doc["family"], hit]}
-
-
-def _word(answer: str, right: str) -> str:
-    for words in ANSWERS:
-        if right in words:
-            # a bare letter is no answer to a question without lettered choices
-            letter = "" if re.fullmatch(r"\W*[A-Za-z]\W*", answer) else parse_choice(answer, words)
-            return words["ABCDEFGH".index(letter)] if letter else ""
-    # Super-CLEVR asks for vehicles and parts too: their names are compared as they stand
-    said = " ".join(re.sub(r"[^\w\s-]", " ", answer.lower()).split())
-    return right if re.fullmatch(rf"(?:an?|the)?\s*{re.escape(right.lower())}", said) else said[:40]
+        parsed = _parse_word(results[0], correct_answer)
+    correct = float(parsed == correct_answer)
+    scores = {"acc": correct, "score": correct, "unparsed": float(not parsed), "parsed": parsed}
+    return {**scores, f"acc_{doc['kind']}": correct, "acc_family": [doc["family"], correct]}
 
 
 def process_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
@@ -130,8 +119,26 @@ def process_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
 
 
 def by_family(values: list[list[Any]]) -> float:
-    """The mean over question families of each family's accuracy."""
+    """The mean of the question families' accuracies."""
     families: dict[int, list[float]] = defaultdict(list)
-    for family, hit in values:
-        families[family].append(hit)
-    return sum(sum(hits) / len(hits) for hits in families.values()) / len(families)
+    for family, correct in values:
+        families[family].append(correct)
+    return sum(sum(values) / len(values) for values in families.values()) / len(families)
+
+
+def _number_choices(correct_answer: str) -> list[str]:
+    return NUMBERS if correct_answer in NUMBERS else [*NUMBERS, correct_answer]
+
+
+def _parse_word(answer: str, correct_answer: str) -> str:
+    """The answer that a model gave to a question whose correct answer is not a number; empty if none is found."""
+    for group in ANSWERS:
+        if correct_answer in group:
+            # the question has no lettered choices, so a bare letter is not an answer
+            letter = "" if re.fullmatch(r"\W*[A-Za-z]\W*", answer) else parse_choice(answer, group)
+            return group[LETTERS.index(letter)] if letter else ""
+    # Super-CLEVR also asks for vehicles and their parts: their names are compared literally
+    words = " ".join(re.sub(r"[^\w\s-]", " ", answer.lower()).split())
+    if re.fullmatch(rf"(?:an?|the)?\s*{re.escape(correct_answer.lower())}", words):
+        return correct_answer
+    return words[:40]

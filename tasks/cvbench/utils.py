@@ -1,4 +1,4 @@
-"""CV-Bench: prompts, the paper's split, the official score."""
+"""CV-Bench: the paper's split and the official score. Prompts and answers are those of `scoring.task_results`."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lmms_steer.data.documents import doc_to_visual
 from lmms_steer.data.source import task_attribute
-from lmms_steer.scoring import task_results as lettered
+from lmms_steer.scoring import task_results
 from lmms_steer.scoring.task_results import doc_to_choice, doc_to_index, doc_to_target, doc_to_text, process_losses
 
 if TYPE_CHECKING:
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 
 HUB = "nyu-visionx/CV-Bench"
 TASKS = {"count": "Count", "relation": "Relation", "depth": "Depth", "distance": "Distance"}
-TEST = 150
+TEST_QUESTIONS = 150
+SPLIT_SEED = 42
 
 
 def __getattr__(name: str) -> Any:
-    """`path`, `name` and `kwargs` of the data; `docs_TASK[_select|_test]`, which keeps a task's rows."""
+    """`path`, `name` and `kwargs` of the data; `docs_TASK`, `docs_TASK_select` and `docs_TASK_test`."""
     if name.startswith("docs_"):
         task, _, part = name.removeprefix("docs_").partition("_")
         return documents(TASKS[task], part)
@@ -27,27 +29,44 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(task: str, part: str) -> "Callable[[Dataset], Dataset]":
+    """A `process_docs` that selects a task's rows and adds their weights in the official score.
+
+    Args:
+        task: a value of the column `task`.
+        part: as of `split`.
+    """
+
     def process_docs(dataset: "Dataset") -> "Dataset":
         sources = dataset["source"]
         weights = official_weights(sources)
-        rows = [i for i, name in enumerate(dataset["task"]) if name.lower() == task.lower()]
-        kept = [rows[i] for i in split(len(rows), part)]
-        chosen = dataset.select(kept)
-        return chosen.add_column("official_weight", [weights[sources[i]] for i in kept])
+        rows_of_task = [row for row, name in enumerate(dataset["task"]) if name.lower() == task.lower()]
+        rows = [rows_of_task[place] for place in split(len(rows_of_task), part)]
+        return dataset.select(rows).add_column("official_weight", [weights[sources[row]] for row in rows])
 
     return process_docs
 
 
 def split(count: int, part: str) -> list[int]:
-    """The paper's: of a permutation with seed 42 the last 150 are the test, the others are there to choose on."""
-    order = np.random.RandomState(42).permutation(count).tolist()
-    return {"": list(range(count)), "select": order[:-TEST], "test": order[-TEST:]}[part]
+    """The places of a part's questions among a task's questions, by the paper's split.
+
+    Of a permutation with seed 42 the last 150 are the test questions; settings are chosen on the others.
+
+    Args:
+        count: the number of the task's questions.
+        part: `select`, `test`, or empty for all of them in file order.
+    """
+    order = np.random.RandomState(SPLIT_SEED).permutation(count).tolist()
+    return {"": list(range(count)), "select": order[:-TEST_QUESTIONS], "test": order[-TEST_QUESTIONS:]}[part]
 
 
 def official_weights(sources: list[str]) -> dict[str, float]:
-    """A question's weight, so that the mean over the four tasks of the sums of weight x right is the official score.
+    """The weight of a question by its source.
 
-    (ADE20K / 2 + COCO / 2 + Omni3D) / 2, each an accuracy over all its questions (the data card).
+    The sum of weight x correct over a task, averaged over the four tasks, is the data card's score:
+    (ADE20K / 2 + COCO / 2 + Omni3D) / 2, where each term is the accuracy over all questions of that source.
+
+    Args:
+        sources: of all questions of all tasks.
     """
     shares = {"ADE20K": 0.25, "COCO": 0.25, "Omni3D": 0.5}
     counts = Counter(sources)
@@ -55,13 +74,11 @@ def official_weights(sources: list[str]) -> dict[str, float]:
 
 
 def total(values: list[float]) -> float:
+    """The aggregation of `official`: a sum."""
     return float(sum(values))
 
 
-def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
-    return [doc["image"].convert("RGB")]
-
-
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    scored = lettered.process_results(doc, results)
-    return {**scored, "official": scored["acc"] * doc["official_weight"]}
+    """As `task_results.process_results`, with the question's part of the official score."""
+    scores = task_results.process_results(doc, results)
+    return {**scores, "official": scores["acc"] * doc["official_weight"]}

@@ -1,18 +1,12 @@
-"""Prompts and scoring of the tiny world's tasks. The tiny model answers in words, not in letters."""
+"""The tiny world's tasks. The tiny model answers in words, not in letters, so the scoring is its own."""
 
 from typing import Any
 
+from lmms_steer.data.documents import doc_to_text, doc_to_visual
+from lmms_steer.scoring.choice import LETTERS
 from lmms_steer.tiny_world.question_sets import with_images
 
 process_docs = with_images
-
-
-def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
-    return [doc["image"].convert("RGB")]
-
-
-def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    return f"{(lmms_eval_specific_kwargs or {}).get('pre_prompt', '')}{doc['question']}"
 
 
 def doc_to_target(doc: dict[str, Any]) -> str:
@@ -20,7 +14,7 @@ def doc_to_target(doc: dict[str, Any]) -> str:
 
 
 def doc_to_index(doc: dict[str, Any]) -> int:
-    return "ABCDEF".index(doc_to_target(doc))
+    return LETTERS.index(doc_to_target(doc))
 
 
 def doc_to_choice(doc: dict[str, Any]) -> list[str]:
@@ -28,9 +22,9 @@ def doc_to_choice(doc: dict[str, Any]) -> list[str]:
 
 
 def parse(answer: str, choices: list[str]) -> str:
-    """The letter of the choice that an answer names, by its text or its letter; empty where it names none."""
+    """The letter of the choice that an answer gives, by its text or its letter; empty if it gives none."""
     text = answer.strip().lower().removesuffix(".").strip()
-    letters = "ABCDEF"[: len(choices)]
+    letters = LETTERS[: len(choices)]
     if text in choices:
         return letters[choices.index(text)]
     letter = text.strip("()").upper()
@@ -39,5 +33,5 @@ def parse(answer: str, choices: list[str]) -> str:
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     parsed = parse(results[0], doc["choices"])
-    right = float(parsed == doc_to_target(doc))
-    return {"acc": right, "score": right, "unparsed": float(not parsed), "parsed": parsed}
+    correct = float(parsed == doc_to_target(doc))
+    return {"acc": correct, "score": correct, "unparsed": float(not parsed), "parsed": parsed}
