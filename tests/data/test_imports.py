@@ -1,0 +1,164 @@
+"""Import of official releases: damaged ones, image names that lead out of the release, large files."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from lmms_steer import UserError
+from lmms_steer.data.importing import import_release
+from lmms_steer.data.local_copy import check_copies
+
+CVBENCH = "test-00000-of-00001.parquet"
+QUESTIONS = "questions/CLEVR_val_questions.json"
+
+
+def copied(release: Path, target: Path) -> Path:
+    shutil.copytree(release, target)
+    return target
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def rename_choices(path: Path) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.rename_columns([{"choices": "options"}.get(name, name) for name in table.column_names]), path)
+
+
+def change_row(path: Path, **values: Any) -> None:
+    """Change the eighth row of a parquet file."""
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[7].update(values)
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), path)
+
+
+DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
+    (
+        "clevr",
+        lambda folder: (folder / "images/val/CLEVR_val_000001.png").unlink(),
+        "CLEVR_val_000001.png', which is not in the release",
+    ),
+    (
+        "clevr",
+        lambda folder: truncate(folder / QUESTIONS),
+        r"CLEVR_val_questions.json' is cut off or not JSON after question \d",
+    ),
+    ("clevr", lambda folder: (folder / QUESTIONS).unlink(), "holds no CLEVR_val_questions.json"),
+    (
+        "whatsup",
+        lambda folder: truncate(folder / "controlled_images_dataset.json"),
+        r"is cut off or not JSON after record \d",
+    ),
+    ("cvbench", lambda folder: rename_choices(folder / CVBENCH), "has no column 'choices'; it has"),
+    (
+        "cvbench",
+        lambda folder: change_row(folder / CVBENCH, answer="(F)"),
+        r"row 8: the answer '\(F\)' is not the letter of one of its \d choices",
+    ),
+    (
+        "blink",
+        lambda folder: change_row(folder / "Counting/val-00000-of-00001.parquet", choices=["a", "a"]),
+        "row 8: the correct choice 'a' appears more than once",
+    ),
+    ("cvbench", lambda folder: truncate(folder / CVBENCH), "is cut off or not a parquet file"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
+def test_damaged_release_is_named_by_file_and_row_and_leaves_no_copy(
+    release: dict[str, Path], tmp_path: Path, name: str, damage: Callable[[Path], Any], message: str
+) -> None:
+    root = tmp_path / "data"
+    folder = copied(release[name], tmp_path / "release")
+    damage(folder)
+    with pytest.raises(UserError, match=message):
+        list(import_release(name, folder, root))
+    assert not list(root.glob(f"{name}*/manifest.json"))
+
+
+def test_unknown_benchmark_and_missing_folder_are_errors(release: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown benchmark 'clevrr': did you mean 'clevr'"):
+        list(import_release("clevrr", release["clevr"], tmp_path))
+    with pytest.raises(UserError, match="is not a folder"):
+        list(import_release("clevr", tmp_path / "nothing", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../../../up/evil.png", "val/../../../../evil.png", "{out}/evil.png", "/{out}/evil.png", ".."),
+        *("..\\..\\evil.png", "\\\\host\\share\\evil.png", "C:evil.png"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("benchmark", "json_file", "field"),
+    [
+        ("clevr", QUESTIONS, "image_filename"),
+        ("superclevr", "superCLEVR_questions_30k.json", "image_filename"),
+        ("whatsup", "controlled_images_dataset.json", "image_path"),
+    ],
+)
+def test_image_name_does_not_lead_out_of_release_or_copy(
+    release: dict[str, Path], tmp_path: Path, name: str, benchmark: str, json_file: str, field: str
+) -> None:
+    folder, out = copied(release[benchmark], tmp_path / "release"), tmp_path / "out"
+    # so that the file exists at the end of the path, and at the whole path
+    for place in (folder / "images/val", folder / "images", folder / "controlled_images", out):
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "evil.png").write_bytes(b"x")
+    path = folder / json_file
+    content = json.loads(path.read_text())
+    (content if isinstance(content, list) else content["questions"])[-1][field] = name.format(out=out)
+    path.write_text(json.dumps(content))
+    before = sorted(p for p in tmp_path.rglob("*") if p.is_file())
+    root = tmp_path / "a/b/c/d/data"
+    with pytest.raises(UserError, match=rf"{path.name}', (question|record) \d+: the image .* without '\.\.'$"):
+        list(import_release(benchmark, folder, root))
+    assert sorted(p for p in tmp_path.rglob("*") if p.is_file() and root not in p.parents) == before
+    assert not list(root.rglob("evil*"))
+
+
+@pytest.mark.parametrize("field", ["image_index", "question_family_index", "question_index"])
+def test_index_that_is_not_an_integer_is_an_error(release: dict[str, Path], tmp_path: Path, field: str) -> None:
+    folder = copied(release["clevr"], tmp_path / "release")
+    path = folder / QUESTIONS
+    content = json.loads(path.read_text())
+    content["questions"][0][field] = "first"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"question 1: the {field} 'first' is not an integer$"):
+        list(import_release("clevr", folder, tmp_path / "data"))
+
+
+def test_superclevr_keeps_test_images_only_and_distinguishes_kinds(copies: Path) -> None:
+    rows = pq.read_table(copies / "superclevr/test-00000.parquet").to_pylist()
+    assert len(rows) == 12 and all("_025" in row["image_path"] for row in rows)
+    assert {row["kind"] for row in rows} == {"count", "exist", "query"}
+    assert {row["answer"] for row in rows if row["kind"] == "exist"} == {"yes"}
+
+
+def test_ten_thousand_questions_are_imported(tmp_path: Path) -> None:
+    (tmp_path / "images/val").mkdir(parents=True)
+    program = [{"function": "scene", "inputs": []}] * 12 + [{"function": "count", "inputs": [11]}]
+    questions = []
+    for number in range(10_000):
+        image = f"CLEVR_val_{number // 10:06d}.png"
+        questions.append(
+            {
+                "image_filename": image,
+                "image_index": number // 10,
+                "question": "How many?",
+                "answer": "3",
+                "program": program,
+            }
+        )
+        (tmp_path / "images/val" / image).write_bytes(b"x")
+    (tmp_path / "CLEVR_val_questions.json").write_text(json.dumps({"info": {}, "questions": questions}))
+    list(import_release("clevr", tmp_path, tmp_path / "data"))
+    assert any("clevr: val 10000 of" in line for _, line in check_copies(tmp_path / "data"))

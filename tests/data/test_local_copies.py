@@ -1,0 +1,87 @@
+"""Local copies: where tasks find them, interrupted imports, damage, manifests of earlier versions."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmms_steer import UserError
+from lmms_steer.data import local_copy
+from lmms_steer.data.importing import import_release
+from lmms_steer.data.local_copy import check_copies
+from lmms_steer.data.source import Manifest, find_source, read_manifest
+
+
+def test_without_a_copy_tasks_read_the_hub_or_name_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LMMS_STEER_DATA", raising=False)
+    assert find_source("blink/Counting", "val", "BLINK-Benchmark/BLINK", "Counting").name == "Counting"
+    with pytest.raises(UserError, match="clevr is not on the Hub: set LMMS_STEER_DATA=DIR"):
+        find_source("clevr", "val", None)
+    monkeypatch.setenv("LMMS_STEER_DATA", str(tmp_path))
+    assert find_source("blink/Counting", "val", "BLINK-Benchmark/BLINK", "Counting").path == "BLINK-Benchmark/BLINK"
+    (tmp_path / "cvbench").mkdir()
+    with pytest.raises(UserError, match="holds no finished copy of cvbench"):
+        find_source("cvbench", "test", "nyu-visionx/CV-Bench")
+
+
+def test_copy_without_the_split_is_an_error(data: Path) -> None:
+    assert find_source("clevr_count", "train", None).path == "parquet"
+    with pytest.raises(UserError, match="clevr_count' has no split 'val': import clevr_count again"):
+        find_source("clevr_count", "val", None)
+
+
+def test_manifest_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    content = {"rows": {"val": 3}, "files": {"val": ["val-00000.parquet"]}, "columns": ["question"]}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert read_manifest(tmp_path) == Manifest({"val": 3}, {"val": ["val-00000.parquet"]})
+
+
+def test_killed_import_continues_and_its_copy_does_not_count_as_finished(
+    release: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_copy, "ROWS_PER_PART", 5)
+    written: list[str] = []
+    write_table = local_copy.pq.write_table
+
+    def killed_at_third_part(table: Any, path: Any, **options: Any) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(str(path))
+        write_table(table, path, **options)
+
+    monkeypatch.setattr(local_copy.pq, "write_table", killed_at_third_part)
+    with pytest.raises(KeyboardInterrupt):
+        list(import_release("clevr", release["clevr"], tmp_path))
+    assert not (tmp_path / "clevr").exists()
+    assert [line for intact, line in check_copies(tmp_path) if not intact] == [
+        "clevr: an import was not finished, run it again"
+    ]
+    written_again: list[str] = []
+
+    def recorded(table: Any, path: Any, **options: Any) -> None:
+        written_again.append(str(path))
+        write_table(table, path, **options)
+
+    monkeypatch.setattr(local_copy.pq, "write_table", recorded)
+    (line,) = import_release("clevr", release["clevr"], tmp_path)
+    assert len(written_again) == 1 and len(written) == 2
+    warning = "; WARNING: not the whole release: a score on it is no score on the benchmark"
+    assert line.endswith(warning)
+    assert any(line == f"clevr: val 12 of 149991 rows{warning}" for _, line in check_copies(tmp_path))
+
+
+def test_unwritable_folder_is_an_error(release: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file"):
+        list(import_release("clevr", release["clevr"], tmp_path / "file"))
+
+
+def test_damaged_copies_are_reported(copies: Path, tmp_path: Path) -> None:
+    shutil.copytree(copies, tmp_path / "copy")
+    next((tmp_path / "copy/clevr/images").iterdir()).unlink()
+    (tmp_path / "copy/whatsup_a/manifest.json").write_text("{")
+    clevr, whatsup = [line for intact, line in check_copies(tmp_path / "copy") if not intact]
+    assert clevr.startswith("clevr: the image ") and clevr.endswith(" is missing: import it again")
+    assert whatsup.startswith("whatsup_a: ") and whatsup.endswith(" is damaged: import it again")

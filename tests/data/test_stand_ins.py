@@ -1,0 +1,60 @@
+"""Stand-ins and the registry of benchmarks."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lmms_steer.data.benchmarks import Benchmark, benchmarks, official_rows, register_benchmark
+from lmms_steer.data.importing import import_release
+from lmms_steer.data.stand_ins import write_stand_ins
+
+NAMES = ["blink", "clevr", "clevr_count", "cvbench", "superclevr", "whatsup"]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_every_benchmark_that_ships_is_registered() -> None:
+    assert sorted(benchmarks) == NAMES
+    assert all(entry.name == name and entry.description for name, entry in benchmarks.entries().items())
+    assert len(official_rows()) == 14 + 1 + 1 + 1 + 1 + 2
+    assert official_rows()["cvbench"] == {"test": 2638}
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
+    folders = write_stand_ins(tmp_path / "a", questions=3, seed=1)
+    assert list(folders) == NAMES
+    write_stand_ins(tmp_path / "b", questions=3, seed=1)
+    write_stand_ins(tmp_path / "c", questions=3, seed=2)
+    first, again, other = (hashes(tmp_path / name) for name in "abc")
+    assert first == again
+    assert first.keys() == other.keys()
+    # the captions of What'sUp are not random
+    captions = {f"whatsup/{name}_dataset.json" for name in ("controlled_images", "controlled_clevr")}
+    assert {name for name in first if first[name] == other[name]} == captions
+
+
+def test_registered_benchmark_is_imported_and_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def import_nothing(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
+        yield from ()
+
+    def write_file(folder: Path, questions: int, rng: random.Random) -> None:
+        (folder / "file").write_text(f"{questions}")
+
+    monkeypatch.setattr(benchmarks, "_entries", dict(benchmarks.entries()))
+    mine = register_benchmark(Benchmark("mine", "a test", {"mine": {"test": 2}}, import_nothing, write_file))
+    with pytest.raises(ValueError, match="already registered"):
+        register_benchmark(replace(mine, description="another"))
+    assert write_stand_ins(tmp_path, questions=2)["mine"] == tmp_path / "mine"
+    assert (tmp_path / "mine/file").read_text() == "2"
+    assert list(import_release("mine", tmp_path / "mine", tmp_path / "data")) == []
+    assert official_rows()["mine"] == {"test": 2}
