@@ -1,4 +1,4 @@
-"""Which datasets of a task are not on this disk, told from its files; nothing is fetched."""
+"""Find out which datasets of a task are not on this disk, from its files alone; nothing is downloaded."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -12,14 +12,18 @@ from lmms_steer.harness.task_files import kind_of, task_file, tasks_dir, tasks_w
 
 
 def missing_datasets(name: str, include_path: str | None = None) -> Iterator[str]:
-    """A line for each dataset of a task, group or tag that is not on this disk, or file that cannot be read.
+    """The datasets of a task, group or tag that are not on this disk, and the first file that cannot be read.
 
     Args:
-        name, include_path: as of `kind`, which knows them.
+        name: of an existing task, group or tag.
+        include_path: the user's own folder of tasks.
+
+    Yields:
+        A line for each of them.
     """
     files: list[Path] = []
     try:
-        _collect(name, include_path, files, {name})
+        _collect_files(name, include_path, files, {name})
         for path in files:
             dataset = read_task_file(path).get("dataset_path")
             if isinstance(dataset, str) and "/" in dataset and not (Path(dataset).exists() or _in_cache(dataset)):
@@ -29,39 +33,43 @@ def missing_datasets(name: str, include_path: str | None = None) -> Iterator[str
 
 
 def absence_note() -> str:
-    """What becomes of what the Hub has, and this disk has not."""
+    """Says of a repository of the Hub that it is not on this disk, and whether it will be downloaded."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     return f"not on this disk, {'and HF_HUB_OFFLINE is set' if HF_HUB_OFFLINE else 'will be fetched from the Hub'}"
 
 
-def _collect(name: str, include_path: str | None, files: list[Path], groups: set[str]) -> None:
-    said, path = task_file(name, include_path)
-    if said == "task":
-        files.append(path)
-    if said == "tag":
-        files += tasks_with_tag(name, include_path)
-    if said == "group":
-        for member in _members(path):
-            if member not in groups and kind_of(member, include_path):
-                groups.add(member)
-                _collect(member, include_path, files, groups)
+def read_task_file(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a task file, with those of the files that it includes.
+
+    `!function` has its value in the task files that ship, for `path…` only, and is None elsewhere: no other code runs.
+
+    Args:
+        path: of the file.
+        includers: the files that include it, to detect a circle.
+
+    Raises:
+        UserError: if a file is missing, is not YAML, has no keys, or includes itself.
+    """
+    if path in includers:
+        raise UserError(f"{path} includes itself")
+    try:
+        with path.open(encoding="utf-8") as file:
+            keys = yaml.load(file, Loader=_TaskLoader) or {}  # noqa: S506  a SafeLoader
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as a task: {first_line(error)}") from error
+    if not isinstance(keys, dict):
+        raise UserError(f"{path} cannot be read as a task: it holds no keys")
+    included: dict[str, Any] = {}
+    includes = keys.pop("include", [])
+    # as in lmms-eval: the file's own keys come first, then those of the first file included
+    for name in reversed([includes] if isinstance(includes, str) else includes):
+        included.update(read_task_file(path.parent / name, (*includers, path)))
+    return included | keys
 
 
-def _members(path: Path) -> list[str]:
-    listed = read_task_file(path).get("task") or []
-    members = listed if isinstance(listed, list) else [listed]
-    return [str(m.get("task") or m.get("group")) if isinstance(m, dict) else str(m) for m in members]
-
-
-def _in_cache(dataset: str) -> bool:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return any(Path(HF_HUB_CACHE, f"datasets--{dataset.replace('/', '--')}", "snapshots").glob("*"))
-
-
-class _Loader(yaml.SafeLoader):
-    """`!function` as what it names in our own task folders, None in others: their code is not run for a look."""
+class _TaskLoader(yaml.SafeLoader):
+    """Reads task files; see `read_task_file` for `!function`."""
 
 
 def _function(loader: Any, node: Any) -> Any:
@@ -72,26 +80,31 @@ def _function(loader: Any, node: Any) -> Any:
     return getattr(import_module(f"lmms_steer.tasks.{folder.name}.{module}"), attribute)
 
 
-_Loader.add_constructor("!function", _function)
+_TaskLoader.add_constructor("!function", _function)
 
 
-def read_task_file(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """What a task's file says, with what it includes.
+def _collect_files(name: str, include_path: str | None, files: list[Path], seen: set[str]) -> None:
+    """Append the files of all tasks behind a name; `seen` has the names visited so far."""
+    kind, path = task_file(name, include_path)
+    if kind == "task":
+        files.append(path)
+    if kind == "tag":
+        files += tasks_with_tag(name, include_path)
+    if kind == "group":
+        for member in _members(path):
+            if member not in seen and kind_of(member, include_path):
+                seen.add(member)
+                _collect_files(member, include_path, files, seen)
 
-    Raises:
-        UserError: for what is no YAML, or is not there.
-    """
-    if path in includers:
-        raise UserError(f"{path} includes itself")
-    try:
-        with path.open(encoding="utf-8") as file:
-            said = yaml.load(file, Loader=_Loader) or {}  # noqa: S506  a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as a task: {first_line(error)}") from error
-    if not isinstance(said, dict):
-        raise UserError(f"{path} cannot be read as a task: it holds no keys")
-    first: dict[str, Any] = {}
-    includes = said.pop("include", [])
-    for name in reversed([includes] if isinstance(includes, str) else includes):
-        first.update(read_task_file(path.parent / name, (*includers, path)))
-    return first | said
+
+def _members(path: Path) -> list[str]:
+    """The names of a group's tasks and groups."""
+    listed = read_task_file(path).get("task") or []
+    members = listed if isinstance(listed, list) else [listed]
+    return [str(m.get("task") or m.get("group")) if isinstance(m, dict) else str(m) for m in members]
+
+
+def _in_cache(dataset: str) -> bool:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return any(Path(HF_HUB_CACHE, f"datasets--{dataset.replace('/', '--')}", "snapshots").glob("*"))

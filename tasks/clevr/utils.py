@@ -86,7 +86,7 @@ def count_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
 
 
 def doc_to_target(doc: dict[str, Any]) -> str:
-    return doc["answer"]
+    return str(doc["answer"])
 
 
 def doc_to_choice(doc: dict[str, Any]) -> list[str]:

@@ -55,7 +55,7 @@ def split(count: int, part: str) -> list[int]:
         count: the number of the task's questions.
         part: `select`, `test`, or empty for all of them in file order.
     """
-    order = np.random.RandomState(SPLIT_SEED).permutation(count).tolist()
+    order: list[int] = np.random.RandomState(SPLIT_SEED).permutation(count).tolist()
     return {"": list(range(count)), "select": order[:-TEST_QUESTIONS], "test": order[-TEST_QUESTIONS:]}[part]
 
 

@@ -10,7 +10,7 @@ process_docs = with_images
 
 
 def doc_to_target(doc: dict[str, Any]) -> str:
-    return doc["answer"].strip("()")
+    return str(doc["answer"]).strip("()")
 
 
 def doc_to_index(doc: dict[str, Any]) -> int:
@@ -18,7 +18,7 @@ def doc_to_index(doc: dict[str, Any]) -> int:
 
 
 def doc_to_choice(doc: dict[str, Any]) -> list[str]:
-    return doc["choices"]
+    return list(doc["choices"])
 
 
 def parse(answer: str, choices: list[str]) -> str:

@@ -64,7 +64,7 @@ def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] |
 
 
 def doc_to_target(doc: dict[str, Any]) -> str:
-    return doc["right"]
+    return str(doc["right"])
 
 
 def doc_to_choice(doc: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from lmms_steer import UserError
@@ -43,7 +44,7 @@ def test_killed_import_continues_and_its_copy_does_not_count_as_finished(
 ) -> None:
     monkeypatch.setattr(local_copy, "ROWS_PER_PART", 5)
     written: list[str] = []
-    write_table = local_copy.pq.write_table
+    write_table = pq.write_table
 
     def killed_at_third_part(table: Any, path: Any, **options: Any) -> None:
         if len(written) == 2:
@@ -51,7 +52,7 @@ def test_killed_import_continues_and_its_copy_does_not_count_as_finished(
         written.append(str(path))
         write_table(table, path, **options)
 
-    monkeypatch.setattr(local_copy.pq, "write_table", killed_at_third_part)
+    monkeypatch.setattr(pq, "write_table", killed_at_third_part)
     with pytest.raises(KeyboardInterrupt):
         list(import_release("clevr", release["clevr"], tmp_path))
     assert not (tmp_path / "clevr").exists()
@@ -64,7 +65,7 @@ def test_killed_import_continues_and_its_copy_does_not_count_as_finished(
         written_again.append(str(path))
         write_table(table, path, **options)
 
-    monkeypatch.setattr(local_copy.pq, "write_table", recorded)
+    monkeypatch.setattr(pq, "write_table", recorded)
     (line,) = import_release("clevr", release["clevr"], tmp_path)
     assert len(written_again) == 1 and len(written) == 2
     warning = "; WARNING: not the whole release: a score on it is no score on the benchmark"
