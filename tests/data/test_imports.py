@@ -136,6 +136,19 @@ def test_index_that_is_not_an_integer_is_an_error(release: dict[str, Path], tmp_
         list(import_release("clevr", folder, tmp_path / "data"))
 
 
+@pytest.mark.parametrize("captions", [["a", "b", "c"], ["a", "b", "c", "a"], ["a", "b", "c", 4], ["a", "b", "c", {}]])
+def test_anything_but_four_different_captions_is_an_error(
+    release: dict[str, Path], tmp_path: Path, captions: list[Any]
+) -> None:
+    folder = copied(release["whatsup"], tmp_path / "release")
+    path = folder / "controlled_images_dataset.json"
+    records = json.loads(path.read_text())
+    records[2]["caption_options"] = captions
+    path.write_text(json.dumps(records))
+    with pytest.raises(UserError, match=r"record 3: expected four different captions, got \['a', 'b', 'c'.*\]$"):
+        list(import_release("whatsup", folder, tmp_path / "data"))
+
+
 def test_superclevr_keeps_test_images_only_and_distinguishes_kinds(copies: Path) -> None:
     rows = pq.read_table(copies / "superclevr/test-00000.parquet").to_pylist()
     assert len(rows) == 12 and all("_025" in row["image_path"] for row in rows)

@@ -55,7 +55,8 @@ def read_records(path: Path) -> Iterator[Record]:
         captions = item.get("caption_options") if isinstance(item, dict) else None
         if not isinstance(captions, list) or not isinstance(item.get("image_path"), str):
             raise UserError(f"{where}: expected image_path and caption_options")
-        if len(captions) != 4 or len(set(captions)) != 4:
+        texts = {caption for caption in captions if isinstance(caption, str)}
+        if not len(captions) == len(texts) == 4:
             raise UserError(f"{where}: expected four different captions, got {captions!r}")
         yield Record(checked_image_name(item["image_path"], where), captions)
 
