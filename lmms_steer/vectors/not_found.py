@@ -8,7 +8,7 @@ from lmms_steer import concepts
 from lmms_steer.errors import UserError
 from lmms_steer.tiny_world.checkpoints import TINY_MODELS
 from lmms_steer.vectors.backbones import short_name, table
-from lmms_steer.vectors.method_names import DEFAULT_METHOD, check_method
+from lmms_steer.vectors.methods import DEFAULT_METHOD, check_method
 
 LISTED, NEAREST, CLOSE = 12, 5, 0.75
 

@@ -19,7 +19,7 @@ from lmms_steer._util.io import shipped_folder, write_atomically
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.vectors.backbones import short_name
-from lmms_steer.vectors.method_names import DEFAULT_METHOD
+from lmms_steer.vectors.methods import DEFAULT_METHOD
 from lmms_steer.vectors.not_found import not_a_vector_file, unknown_vector
 from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
 
