@@ -184,7 +184,7 @@ def test_a_vector_is_described_as_computed_by_hand(tmp_path: Path) -> None:
         .items()
     }
     text = "\n".join(description_lines(shown))
-    assert "sentences_sha256" in text and "words that it points to" in text
+    assert "sentences_sha256" in text and "words that the direction promotes" in text
     assert "probe: balanced accuracy" in text and "not fitted on (0.5 is chance)" in text
     assert draw_vector(shown, tmp_path / "v.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="ends in .png"):
@@ -256,8 +256,8 @@ def test_one_key_puts_a_control_in_the_vector_s_place() -> None:
     for text, expected in (
         ("rand", "unknown control 'rand'"),
         ("random:x", "expected a seed"),
-        ("shuffled:1", "nothing"),
-        ("wrong_concept:spatial", "wrong_concept:spatial is the vector's own concept, and no control"),
+        ("shuffled:1", "takes no detail"),
+        ("wrong_concept:spatial", "wrong_concept:spatial is the vector's own concept, and so no control"),
     ):
         with pytest.raises(UserError, match=expected):
             control(text)

@@ -223,14 +223,14 @@ def test_what_is_yours_stays_unless_it_is_to_be_replaced(
 
     (said,) = pulled()
     assert said.startswith(f"left out: you have {str(path)!r}") and "--replace" in said
-    assert path.read_bytes() == yours.to_bytes() and not store.exists(), "its choices are of another vector"
+    assert path.read_bytes() == yours.to_bytes() and not choices.exists(), "its choices are of another vector"
     store.save(theirs, root)
-    store.write_bytes(b"yours")
+    choices.write_bytes(b"yours")
     assert [line.split(": ")[0] for line in pulled()] == [f"{theirs.name} -> {path}", "left out"]
-    assert store.read_bytes() == b"yours"
+    assert choices.read_bytes() == b"yours"
     store.save(yours, root)
     assert pulled(replace=True) == pulled() == [f"{theirs.name} -> {path}"], "of the same content no word is said"
-    assert path.read_bytes() == theirs.to_bytes() and store.read_bytes() == b"theirs"
+    assert path.read_bytes() == theirs.to_bytes() and choices.read_bytes() == b"theirs"
 
 
 def test_a_damaged_file_on_either_side_keeps_no_other_back(
