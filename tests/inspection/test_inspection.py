@@ -55,13 +55,13 @@ def test_a_concept_reads_the_same_from_yaml_jsonl_and_csv(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("a.jsonl", '{"anchor": "a", "sentence": "a b"}\n{"anchor": "a"', "line 2: no JSON"),
+        ("a.jsonl", '{"anchor": "a", "sentence": "a b"}\n{"anchor": "a"', "line 2: not JSON"),
         ("a.jsonl", '{"anchor": "a"}', "line 1: expected an anchor and a sentence, got 'a' and None"),
         ("a.jsonl", '["a", "b"]', "line 1: expected {"),
         ("a.csv", "word,text\na,b\n", "line 1: expected the columns anchor,sentence"),
-        ("a.csv", "anchor,sentence\non,it is on\nleft,left, right\n", "line 3: another number of columns"),
+        ("a.csv", "anchor,sentence\non,it is on\nleft,left, right\n", "line 3: the number of columns differs"),
         ("a.csv", "anchor,sentence,contrast\non,it is on,maybe\n", "line 2: contrast='maybe'"),
-        ("a.csv", "anchor,sentence\n", "holds no pair"),
+        ("a.csv", "anchor,sentence\n", "has no pair"),
         ("a b.csv", "anchor,sentence\non,it is on\n", "names a folder"),
         ("a.yaml", "name: a\npairs:\n  - on: it is on\n - x", "line 4"),
     ],
