@@ -1,7 +1,5 @@
 """Mean shift against a reference in plain numpy, one sentence at a time."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -138,20 +136,3 @@ def test_random_controls_have_the_norms_and_the_seed(backbone: Backbone) -> None
     for layer in v:
         assert np.linalg.norm(a[layer]) == pytest.approx(np.linalg.norm(v[layer]), rel=1e-5)
     assert a.provenance["settings"]["seed"] == 1 and a.provenance["method"] == "random-1"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("name: x\npairs:\n - just a sentence", "line 3: expected one 'anchor: sentence'"),
-        ("name: x\npairs:\n - left: a left b\n - on: a on b", "line 4: put quotes around 'on'"),
-        ("name: ../x\npairs: []", "names a folder"),
-        ("pairs: []", "no concept"),
-        ("a: [", "line 1: not valid YAML"),
-    ],
-)
-def test_a_damaged_concept_file_is_refused_with_the_place(text: str, expected: str, tmp_path: Path) -> None:
-    path = tmp_path / "x.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError, match=expected):
-        concepts.load(path)
