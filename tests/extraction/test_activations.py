@@ -1,6 +1,9 @@
 """Mean shift against a reference in plain numpy, one sentence at a time."""
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -18,15 +21,16 @@ def backbone() -> Backbone:
     return Backbone("tiny-gemma2")
 
 
-def reference(concept: Concept) -> np.ndarray:
+def reference(concept: Concept) -> npt.NDArray[np.float64]:
     """mean(anchors) - mean(others) at every layer, by decoding each sentence alone and comparing words."""
     folder = weights_dir("tiny-gemma2")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    anchors, others = [], []
+    anchors: list[npt.NDArray[np.float32]] = []
+    others: list[npt.NDArray[np.float32]] = []
     for pair in concept.pairs:
         ids = tokenizer(pair.sentence, return_tensors="pt")["input_ids"]
-        seen: list[np.ndarray] = []
+        seen: list[npt.NDArray[np.float32]] = []
         handles = [
             layer.register_forward_hook(lambda m, a, o, seen=seen: seen.append(o[0].numpy()))
             for layer in model.model.layers
@@ -40,7 +44,8 @@ def reference(concept: Concept) -> np.ndarray:
                 continue
             rows = anchors if tokenizer.decode([token]).strip() == pair.anchor.lower() else others
             rows.append(np.stack([layer[position] for layer in seen]))
-    return np.mean(anchors, 0, dtype=np.float64) - np.mean(others, 0, dtype=np.float64)
+    shift: npt.NDArray[np.float64] = np.mean(anchors, 0, dtype=np.float64) - np.mean(others, 0, dtype=np.float64)
+    return shift
 
 
 @pytest.mark.parametrize("name", ["spatial", "counting", "attribute", "entity"])
@@ -82,7 +87,7 @@ def test_no_anchor_and_no_control_are_refused(backbone: Backbone) -> None:
         backbone.read(Concept("mine", "", (Pair("left", "left"),)))
 
 
-def test_an_anchor_of_several_tokens_counts_once_as_their_mean(checkpoints: dict) -> None:
+def test_an_anchor_of_several_tokens_counts_once_as_their_mean(checkpoints: dict[str, Any]) -> None:
     from tests.helpers.checkpoints import build
 
     model, processor = checkpoints.setdefault("paligemma2", build("paligemma2"))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def spatial(backbone: Backbone) -> Activations:
     return backbone.read(concepts.load("spatial"))
 
 
-def unit(v: np.ndarray) -> np.ndarray:
+def unit(v: Any) -> Any:
     return v / np.linalg.norm(v)
 
 
@@ -214,7 +215,7 @@ def saved(folder: Path, layer: int, width: int = 96, hook: str | None = None, fe
     ],
 )
 def test_an_sae_that_does_not_fit_is_refused(
-    backbone: Backbone, spatial: Activations, tmp_path: Path, made: dict, expected: str
+    backbone: Backbone, spatial: Activations, tmp_path: Path, made: dict[str, Any], expected: str
 ) -> None:
     settings = replace(UNCHECKED, sae=str(saved(tmp_path / "saes", **made)))
     with pytest.raises(UserError, match=expected):

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError, concepts
 from lmms_steer.cli import app
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.extraction.methods import Activations, ExtractionJob, MethodFunction, MethodResult, register_method
-from lmms_steer.recipes.validation import check_method as check_method_of_recipes
+from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.vectors import store
 from lmms_steer.vectors.methods import methods, split_method
 
@@ -55,8 +54,13 @@ def test_a_registered_method_is_used_by_name_alone_and_with_a_control(tmp_path: 
 
 
 @pytest.mark.usefixtures("mine")
-def test_a_registered_method_is_known_to_recipes_store_names_and_first_use() -> None:
-    check_method_of_recipes("mine-random")
+def test_a_registered_method_is_known_to_recipes_store_names_and_first_use(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "about: a test\nmodels:\n  tiny: {model: steered_paligemma, pretrained: tiny-paligemma2}\n"
+        "methods:\n  mine: {alphas: 10}\n  mine-shuffled: {alphas: 10}\n"
+        "studies:\n  s: {concepts: [spatial], select: tiny_spatial_select, test: tiny_spatial}\n"
+    )
+    assert set(load_recipe(str(tmp_path / "r.yaml"))[1].methods) == {"mine", "mine-shuffled"}
     assert split_method("mine") == ("mine", "") and split_method("mine-shuffled") == ("mine", "shuffled")
     assert not store.user_store().exists()
     lines = list(extract_missing(SteeringSpec.parse("vector=spatial/mine,layer=3,alpha=1"), "tiny-paligemma2"))

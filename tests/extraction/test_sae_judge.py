@@ -149,7 +149,8 @@ def test_verdicts_shape_the_vector_are_kept_and_a_person_s_edit_wins(
 ) -> None:
     def reply(request: dict[str, Any]) -> tuple[int, str]:
         strongest = re.search(r"<<(\w+)>>", request["messages"][1]["content"])
-        return 200, json.dumps({"means": bool(strongest) and strongest[1] in ANCHORS, "reason": "r"})
+        means = strongest is not None and strongest[1] in ANCHORS
+        return 200, json.dumps({"means": means, "reason": "r"})
 
     asked = endpoint(reply)
     made = extracted(backbone)
@@ -184,7 +185,9 @@ def test_without_a_judge_features_are_unchecked_kept_and_said(
 
 
 def test_an_interrupted_check_goes_on_where_it_stopped(backbone: Backbone, endpoint: Any, own_cache: Path) -> None:
-    asked = endpoint(lambda request: (200, '{"means": true, "reason": "r"}') if len(asked) <= 10 else (500, "down"))
+    asked: list[dict[str, Any]] = endpoint(
+        lambda request: (200, '{"means": true, "reason": "r"}') if len(asked) <= 10 else (500, "down")
+    )
     made = extracted(backbone)
     assert "UNCHECKED" in made.notes[0] and "extract again when its endpoint answers" in made.notes[0]
     done = len(asked)

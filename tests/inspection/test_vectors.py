@@ -66,11 +66,13 @@ def test_vectors_of_different_width_are_not_compared() -> None:
     with pytest.raises(UserError, match="has width 48, .* 32: they cannot be compared"):
         cosine_by_layer(vectors(4, 48), vectors(4, 32))
     with pytest.raises(UserError, match="no layer in common"):
-        cosine_by_layer(vectors(1, 8), SteeringVectors({3: np.ones(8)}, {}))
+        cosine_by_layer(vectors(1, 8), SteeringVectors({3: np.ones(8, np.float32)}, {}))
 
 
 def test_layers_of_only_one_of_two_vectors_are_listed() -> None:
-    some = SteeringVectors({1: np.ones(8), 3: np.ones(8)}, {"model": "b", "concept": "c", "method": "sae"})
+    some = SteeringVectors(
+        {1: np.ones(8, np.float32), 3: np.ones(8, np.float32)}, {"model": "b", "concept": "c", "method": "sae"}
+    )
     rows = list(comparison_lines(some, vectors(5, 8)))
     assert len(rows) == 4 and rows[-1] == "only the second, some-backbone/spatial/mean_shift, has the layers 0, 2, 4"
     assert list(comparison_lines(vectors(2, 8), some))[-2].endswith("mean_shift, has the layer 0")

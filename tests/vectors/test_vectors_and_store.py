@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tests.helpers.models import vectors
 TINY = ModelFacts("tiny-paligemma2", 5, 96)
 
 
-def filed(root: Path, concept: str = "spatial", **more: object) -> Path:
+def filed(root: Path, concept: str = "spatial", **more: Any) -> Path:
     return store.save(vectors(5, 96, model="tiny-gemma2", concept=concept, **more), root)
 
 
@@ -103,7 +104,7 @@ def test_a_damaged_file_has_its_row_and_blocks_no_other(own_cache: Path) -> None
 
 def test_of_a_vector_that_does_not_say_its_shape_the_file_tells_it(own_cache: Path) -> None:
     path = store.user_store() / "tiny-gemma2" / "theirs" / "mean_shift.safetensors"
-    SteeringVectors({1: np.ones(7), 3: np.ones(7)}, {}).save(path)
+    SteeringVectors({1: np.ones(7, np.float32), 3: np.ones(7, np.float32)}, {}).save(path)
     listed = CliRunner().invoke(app, ["vectors", "list", "theirs"])
     assert listed.exit_code == 0 and re.search(r"yours +2 layers \(1, 3\) x 7 +- anchors", listed.output)
     assert read_provenance(path)["n_layers"] == 4
