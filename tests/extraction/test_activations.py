@@ -44,7 +44,7 @@ def reference(concept: Concept) -> npt.NDArray[np.float64]:
                 continue
             rows = anchors if tokenizer.decode([token]).strip() == pair.anchor.lower() else others
             rows.append(np.stack([layer[position] for layer in seen]))
-    shift: npt.NDArray[np.float64] = np.mean(anchors, 0, dtype=np.float64) - np.mean(others, 0, dtype=np.float64)
+    shift: npt.NDArray[np.float64] = np.array(anchors, np.float64).mean(0) - np.array(others, np.float64).mean(0)
     return shift
 
 

@@ -1,5 +1,6 @@
 """Methods that a script or another package registers, and functions given in place of a name."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -107,3 +108,33 @@ def test_the_built_in_methods_are_found_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["linear_probe mean_shift pca sae sae_denoised", ""]
     assert {name for name in methods if methods.get(name).uses_sae} == {"sae", "sae_denoised"}
+
+
+EXTENSION = """\
+import numpy as np
+from lmms_steer.extraction.methods import MethodResult, register_method
+
+@register_method("mine", description="difference of medians")
+def mine(activations, job):
+    shift = np.median(activations.anchors, axis=0) - np.median(activations.controls, axis=0)
+    return MethodResult(dict(enumerate(shift)))
+"""
+
+
+def test_a_method_of_an_installed_package_is_found_by_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "my_extension.py").write_text(EXTENSION)
+    metadata = tmp_path / "my_extension-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my-extension\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[lmms_steer.methods]\nmine = my_extension:mine\n")
+    words = ["extract", "--backbone", "tiny-gemma2", "--concept", "spatial", "--method", "mine,mine-random"]
+    done = subprocess.run(
+        [sys.executable, "-m", "lmms_steer.cli", *words, "--store", str(tmp_path / "store")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    stored = sorted(path.stem for path in (tmp_path / "store/tiny-gemma2/spatial").glob("*.safetensors"))
+    assert stored == ["mine", "mine-random"]
