@@ -64,7 +64,7 @@ def test_batch_size_and_padding_change_nothing(backbone: Backbone) -> None:
     assert max(np.abs(one[layer] - many[layer]).max() for layer in one) < 1e-5
 
 
-def test_the_shipped_concepts_are_known_to_the_tiny_tokenizer_and_hold_their_anchors(backbone: Backbone) -> None:
+def test_the_tiny_tokenizer_knows_every_word_of_the_shipped_concepts(backbone: Backbone) -> None:
     for concept in concepts.shipped():
         assert len(concept.pairs) >= 20
         activations = backbone.read(concept)
@@ -111,7 +111,7 @@ def test_an_anchor_of_several_tokens_counts_once_as_their_mean(checkpoints: dict
     assert len(activations.controls) == len(pieces) - len(inside)
 
 
-def test_a_bos_that_the_processor_switched_off_is_put_back_and_without_one_the_first_token_is_left_out(
+def test_a_missing_bos_is_added_and_without_a_bos_the_first_token_is_left_out(
     backbone: Backbone,
 ) -> None:
     concept = concepts.load("spatial")

@@ -1,4 +1,4 @@
-"""Other tools' files, checked with those tools' own readers; the Hub, checked against a small one of our own."""
+"""Other tools' files, checked with those tools' own readers; the Hub, checked against a small local server."""
 
 import base64
 import json
@@ -66,14 +66,14 @@ def test_gguf_is_read_by_its_own_reader_and_back(tmp_path: Path) -> None:
         assert np.array_equal(tensor.data, made[layer] * 2) and np.array_equal(back[layer], made[layer] * 2)
 
 
-def test_an_imported_file_and_the_listing_tell_the_same_layers(tmp_path: Path) -> None:
+def test_import_and_listing_show_the_same_layers(tmp_path: Path) -> None:
     export(vectors(5, 96), "gguf", tmp_path / "v.gguf", alpha=1.0)
     line = ["vectors", "import", str(tmp_path / "v.gguf"), "--backbone", "tiny-gemma2", "--concept", "mine"]
-    for told in (line, ["vectors", "list", "mine"]):
-        assert "4 layers (1-4) x 96" in CliRunner().invoke(app, told).output
+    for command in (line, ["vectors", "list", "mine"]):
+        assert "4 layers (1-4) x 96" in CliRunner().invoke(app, command).output
 
 
-def test_pt_gives_back_the_numbers_and_reads_the_forms_of_others(tmp_path: Path) -> None:
+def test_pt_round_trips_and_other_tools_forms_are_read(tmp_path: Path) -> None:
     made, out = vectors(3, 8), tmp_path / "v.pt"
     export(made, "pt", out)
     assert all(np.array_equal(formats.import_vector(out, None, KNOWN)[layer], made[layer]) for layer in made)
@@ -209,7 +209,7 @@ def test_pushed_vectors_come_back_with_their_choices_and_a_card(
     assert (tmp_path / "store/tiny-gemma2/spatial/mean_shift.choices.yaml").is_file()
 
 
-def test_what_is_yours_stays_unless_it_is_to_be_replaced(
+def test_pull_leaves_your_files_alone_without_replace(
     small_hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -224,19 +224,19 @@ def test_what_is_yours_stays_unless_it_is_to_be_replaced(
     def pulled(**more: bool) -> list[str]:
         return list(hub.pull_vectors("u/r", None, root, **more))
 
-    (said,) = pulled()
-    assert said.startswith(f"left out: you have {str(path)!r}") and "--replace" in said
+    (line,) = pulled()
+    assert line.startswith(f"left out: you have {str(path)!r}") and "--replace" in line
     assert path.read_bytes() == yours.to_bytes() and not choices.exists(), "its choices are of another vector"
     store.save(theirs, root)
     choices.write_bytes(b"yours")
     assert [line.split(": ")[0] for line in pulled()] == [f"{theirs.name} -> {path}", "left out"]
     assert choices.read_bytes() == b"yours"
     store.save(yours, root)
-    assert pulled(replace=True) == pulled() == [f"{theirs.name} -> {path}"], "of the same content no word is said"
+    assert pulled(replace=True) == pulled() == [f"{theirs.name} -> {path}"], "equal content is not reported"
     assert path.read_bytes() == theirs.to_bytes() and choices.read_bytes() == b"theirs"
 
 
-def test_a_damaged_file_on_either_side_keeps_no_other_back(
+def test_a_damaged_file_does_not_block_push_or_pull(
     small_hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -249,11 +249,11 @@ def test_a_damaged_file_on_either_side_keeps_no_other_back(
     damaged = tmp_path / "store/tiny-gemma2/counting/pca.safetensors"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"half")
-    said = list(hub.pull_vectors("u/r", None, tmp_path / "store"))
-    assert [line.startswith("left out: ") for line in said] == [True, False] and "damaged.safetensors" in said[0]
+    lines = list(hub.pull_vectors("u/r", None, tmp_path / "store"))
+    assert [line.startswith("left out: ") for line in lines] == [True, False] and "damaged.safetensors" in lines[0]
 
 
-def test_a_vector_cannot_say_a_name_that_leaves_the_store(
+def test_a_vector_s_name_cannot_lead_out_of_the_store(
     small_hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
