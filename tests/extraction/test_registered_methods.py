@@ -121,16 +121,24 @@ def mine(activations, job):
 """
 
 
-def test_a_method_of_an_installed_package_is_found_by_the_command_line(tmp_path: Path) -> None:
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Environment variables with which a process finds an installed package that has a method."""
     (tmp_path / "my_extension.py").write_text(EXTENSION)
     metadata = tmp_path / "my_extension-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my-extension\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[lmms_steer.methods]\nmine = my_extension:mine\n")
+    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+def test_a_method_of_an_installed_package_is_found_by_the_command_line(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     words = ["extract", "--backbone", "tiny-gemma2", "--concept", "spatial", "--method", "mine,mine-random"]
     done = subprocess.run(
         [sys.executable, "-m", "lmms_steer.cli", *words, "--store", str(tmp_path / "store")],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env=environment,
         capture_output=True,
         text=True,
         check=False,
@@ -138,3 +146,14 @@ def test_a_method_of_an_installed_package_is_found_by_the_command_line(tmp_path:
     assert done.returncode == 0, done.stderr
     stored = sorted(path.stem for path in (tmp_path / "store/tiny-gemma2/spatial").glob("*.safetensors"))
     assert stored == ["mine", "mine-random"]
+
+
+@pytest.mark.parametrize("first", ["my_extension", "lmms_steer.extraction.methods"])
+def test_a_script_may_import_an_installed_package_before_or_after_the_methods(
+    environment: dict[str, str], first: str
+) -> None:
+    code = (
+        f"import {first}, my_extension\nfrom lmms_steer.vectors.methods import methods\nprint(methods.get('mine').name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "mine\n", done.stderr
