@@ -1,4 +1,4 @@
-"""The feature check: endpoints that answer, refuse, hang and talk nonsense; verdicts that a person edits."""
+"""The feature check: endpoints that answer, refuse, hang or reply nonsense; verdicts that a person edits."""
 
 import json
 import re
@@ -14,7 +14,8 @@ import yaml
 from lmms_steer import UserError, concepts
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.extraction.methods import ExtractionSettings
-from lmms_steer.extraction.sae_judge import JudgeQuestion, LlmJudge, Verdict, Verdicts
+from lmms_steer.extraction.sae_judge import JudgeQuestion, LlmJudge
+from lmms_steer.extraction.sae_verdicts import Verdict, Verdicts
 
 QUESTION = JudgeQuestion(
     concepts.load("spatial"), "layer 3, feature 8", ["The cup is <<left>> of it. (4.1)"], "positions"
@@ -38,12 +39,12 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list
     stop = threading.Event()
 
     def serve(reply: Reply) -> list[dict[str, Any]]:
-        asked: list[dict[str, Any]] = []
+        requests: list[dict[str, Any]] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                asked.append(request)
+                requests.append(request)
                 answer = reply(request)
                 if answer is None:
                     stop.wait(20)
@@ -69,7 +70,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list
         monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
         monkeypatch.setenv("LMMS_STEER_JUDGE_MODEL", "judge-1")
         monkeypatch.setenv("LMMS_STEER_JUDGE_TIMEOUT", "1")
-        return asked
+        return requests
 
     yield serve
     stop.set()
@@ -78,16 +79,16 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list
 
 
 def test_an_answer_is_read_and_the_question_shows_contexts_and_words(endpoint: Any) -> None:
-    asked = endpoint(lambda request: (200, 'Sure: {"means": true, "reason": "words of place"}'))
+    requests = endpoint(lambda request: (200, 'Sure: {"means": true, "reason": "words of place"}'))
     assert LlmJudge()(QUESTION) == Verdict(True, "words of place", "judge-1")
-    shown = asked[0]["messages"][1]["content"]
-    assert "<<left>>" in shown and "positions" in shown and "above" in shown and asked[0]["model"] == "judge-1"
+    shown = requests[0]["messages"][1]["content"]
+    assert "<<left>>" in shown and "positions" in shown and "above" in shown and requests[0]["model"] == "judge-1"
 
 
-def test_nonsense_is_asked_again_and_then_left_unchecked(endpoint: Any) -> None:
-    asked = endpoint(lambda request: (200, "I would rather not say"))
+def test_after_three_unusable_answers_a_feature_is_unchecked(endpoint: Any) -> None:
+    requests = endpoint(lambda request: (200, "I would rather not say"))
     verdict = LlmJudge()(QUESTION)
-    assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(asked) == 3
+    assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
 
 
 @pytest.mark.parametrize(
@@ -107,21 +108,21 @@ def test_nonsense_is_asked_again_and_then_left_unchecked(endpoint: Any) -> None:
         ('{"answer": {"means": false}}', False),
     ],
 )
-def test_half_an_answer_is_none_and_a_verdict_without_a_reason_counts(endpoint: Any, content: Any, means: Any) -> None:
-    asked = endpoint(lambda request: (200, content))
+def test_an_incomplete_answer_is_unusable_and_the_reason_is_optional(endpoint: Any, content: Any, means: Any) -> None:
+    requests = endpoint(lambda request: (200, content))
     verdict = LlmJudge()(QUESTION)
-    assert verdict.means is means and len(asked) == (3 if means is None else 1) and verdict.reason != "None"
+    assert verdict.means is means and len(requests) == (3 if means is None else 1) and verdict.reason != "None"
 
 
 @pytest.mark.parametrize("body", [b"", b'{"id": "1", "cho', b"\xff"])
-def test_a_reply_that_is_cut_off_is_asked_for_again_and_then_left_unchecked(endpoint: Any, body: bytes) -> None:
-    asked = endpoint(lambda request: (200, body))
+def test_after_three_truncated_replies_a_feature_is_unchecked(endpoint: Any, body: bytes) -> None:
+    requests = endpoint(lambda request: (200, body))
     verdict = LlmJudge()(QUESTION)
-    assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(asked) == 3
+    assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
-def test_a_refused_call_is_unchecked_says_the_status_and_never_the_key(endpoint: Any, status: int) -> None:
+def test_a_refused_request_is_unchecked_with_its_status_and_without_the_key(endpoint: Any, status: int) -> None:
     endpoint(lambda request: (status, "Incorrect API key provided: sk-very-secret-key"))
     judge = LlmJudge()
     judge.client = judge.client.with_options(max_retries=0)
@@ -130,12 +131,12 @@ def test_a_refused_call_is_unchecked_says_the_status_and_never_the_key(endpoint:
     assert "secret" not in verdict.reason
 
 
-def test_an_endpoint_that_hangs_stops_being_asked(endpoint: Any) -> None:
-    asked = endpoint(lambda request: None)
+def test_an_endpoint_that_hangs_is_given_up_after_three_requests(endpoint: Any) -> None:
+    requests = endpoint(lambda request: None)
     judge = LlmJudge()
     judge.client = judge.client.with_options(max_retries=0, timeout=0.2)
     verdicts = [judge(QUESTION) for _ in range(5)]
-    assert len(asked) == 3 and "Timeout" in verdicts[0].reason and "not asked" in verdicts[4].reason
+    assert len(requests) == 3 and "Timeout" in verdicts[0].reason and "not asked" in verdicts[4].reason
 
 
 def extracted(backbone: Backbone, **settings: Any) -> Any:
@@ -143,32 +144,33 @@ def extracted(backbone: Backbone, **settings: Any) -> Any:
     return backbone.extract(concept, "sae", backbone.read(concept), ExtractionSettings(**settings))
 
 
-def test_verdicts_shape_the_vector_are_kept_and_a_person_s_edit_wins(
+def test_verdicts_are_stored_and_a_person_s_edit_changes_the_vector(
     backbone: Backbone, endpoint: Any, own_cache: Path
 ) -> None:
     def reply(request: dict[str, Any]) -> tuple[int, str]:
         strongest = re.search(r"<<(\w+)>>", request["messages"][1]["content"])
-        return 200, json.dumps({"means": bool(strongest) and strongest[1] in ANCHORS, "reason": "r"})
+        means = strongest is not None and strongest[1] in ANCHORS
+        return 200, json.dumps({"means": means, "reason": "r"})
 
-    asked = endpoint(reply)
+    requests = endpoint(reply)
     made = extracted(backbone)
-    assert 0 < len(asked) <= 32 and "kept" in made.notes[0] and "dropped" in made.notes[0]
+    assert 0 < len(requests) <= 32 and "kept" in made.notes[0] and "dropped" in made.notes[0]
     path = own_cache / "verdicts" / "tiny-gemma2" / "spatial.yaml"
     verdicts = yaml.safe_load(path.read_text())
     assert "secret" not in path.read_text()
     assert extracted(backbone).vectors.sha256 == made.vectors.sha256
-    assert len(asked) == sum(map(len, verdicts.values())), "nothing is asked twice"
+    assert len(requests) == sum(map(len, verdicts.values())), "nothing is asked twice"
     sae = next(iter(verdicts))
     kept = next(f for f, v in verdicts[sae].items() if v["means"])
     verdicts[sae][kept]["means"] = False
     path.write_text(yaml.safe_dump(verdicts))
     edited = extracted(backbone)
-    told = {f["feature"]: f["means"] for layer in edited.vectors.provenance["settings"]["layers"].values()
+    verdict_of = {f["feature"]: f["means"] for layer in edited.vectors.provenance["settings"]["layers"].values()
             for f in layer["features"] if layer["sae"] == sae}  # fmt: skip
-    assert told[kept] is False and edited.vectors.sha256 != made.vectors.sha256
+    assert verdict_of[kept] is False and edited.vectors.sha256 != made.vectors.sha256
 
 
-def test_without_a_judge_features_are_unchecked_kept_and_said(
+def test_without_a_judge_features_are_unchecked_and_kept_with_a_warning(
     backbone: Backbone, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -176,23 +178,25 @@ def test_without_a_judge_features_are_unchecked_kept_and_said(
     made = extracted(backbone)
     assert "32 UNCHECKED and left in the vector" in made.notes[0] and "OPENAI_API_KEY" in made.notes[0]
     assert len(made.notes) == 1 and made.notes[0].startswith("WARNING: spatial: ")
-    assert "set OPENAI_API_KEY and extract again, or say --judge ask" in made.notes[0]
-    told = made.vectors.provenance["settings"]["layers"]["3"]["features"]
-    assert {f["means"] for f in told} == {None}
+    assert "set OPENAI_API_KEY and extract again, or use --judge ask" in made.notes[0]
+    features = made.vectors.provenance["settings"]["layers"]["3"]["features"]
+    assert {f["means"] for f in features} == {None}
     assert not (own_cache / "verdicts").exists()
 
 
-def test_an_interrupted_check_goes_on_where_it_stopped(backbone: Backbone, endpoint: Any, own_cache: Path) -> None:
-    asked = endpoint(lambda request: (200, '{"means": true, "reason": "r"}') if len(asked) <= 10 else (500, "down"))
+def test_an_interrupted_check_continues_where_it_stopped(backbone: Backbone, endpoint: Any, own_cache: Path) -> None:
+    requests: list[dict[str, Any]] = endpoint(
+        lambda request: (200, '{"means": true, "reason": "r"}') if len(requests) <= 10 else (500, "down")
+    )
     made = extracted(backbone)
-    assert "UNCHECKED" in made.notes[0] and "when its endpoint answers, extract again" in made.notes[0]
-    done = len(asked)
-    filed = sum(map(len, yaml.safe_load((own_cache / "verdicts/tiny-gemma2/spatial.yaml").read_text()).values()))
-    assert 0 < filed <= 10 < done
-    asked = endpoint(lambda request: (200, '{"means": true, "reason": "r"}'))
+    assert "UNCHECKED" in made.notes[0] and "extract again when its endpoint answers" in made.notes[0]
+    done = len(requests)
+    stored = sum(map(len, yaml.safe_load((own_cache / "verdicts/tiny-gemma2/spatial.yaml").read_text()).values()))
+    assert 0 < stored <= 10 < done
+    requests = endpoint(lambda request: (200, '{"means": true, "reason": "r"}'))
     last = extracted(backbone).notes[0]
     assert "UNCHECKED" not in last and "WARNING" not in last
-    assert len(asked) == 32 - filed
+    assert len(requests) == 32 - stored
 
 
 @pytest.mark.parametrize(
@@ -217,7 +221,7 @@ def test_a_damaged_verdict_file_is_refused_and_not_overwritten(backbone: Backbon
     assert path.read_text() == text
 
 
-def test_two_that_extract_at_once_keep_each_other_s_verdicts_and_a_person_s(tmp_path: Path) -> None:
+def test_concurrent_extractions_keep_each_other_s_verdicts_and_a_person_s(tmp_path: Path) -> None:
     path = tmp_path / "v.yaml"
     first, second = Verdicts("b", "c", path), Verdicts("b", "c", path)
     yes, no = Verdict(True, "r", "judge-1"), Verdict(False, "r", "judge-2")
@@ -230,8 +234,8 @@ def test_two_that_extract_at_once_keep_each_other_s_verdicts_and_a_person_s(tmp_
     }
     path.write_text(path.read_text().replace("judge-2", "person"))
     first.add("sae", 4, yes, [])
-    filed = Verdicts("b", "c", path)
-    assert filed.get("sae", 2) == Verdict(False, "r", "person") and filed.get("sae", 4) == yes
+    stored = Verdicts("b", "c", path)
+    assert stored.get("sae", 2) == Verdict(False, "r", "person") and stored.get("sae", 4) == yes
 
 
 def test_a_file_that_is_damaged_while_the_judge_answers_is_not_overwritten(tmp_path: Path) -> None:
@@ -244,7 +248,7 @@ def test_a_file_that_is_damaged_while_the_judge_answers_is_not_overwritten(tmp_p
     assert "\n" not in str(caught.value) and path.read_text().endswith("oops: [")
 
 
-def test_a_verdict_that_nobody_gave_is_not_filed(tmp_path: Path) -> None:
+def test_unchecked_is_not_stored_as_a_verdict(tmp_path: Path) -> None:
     verdicts = Verdicts("b", "c", tmp_path / "v.yaml")
     verdicts.add("sae", 1, Verdict(None, "no key", "none"), [])
     assert not (tmp_path / "v.yaml").exists()

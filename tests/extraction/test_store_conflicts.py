@@ -1,11 +1,10 @@
-"""What `extract` puts into a store takes nothing's place unasked, and a store that cannot be is refused first."""
+"""`extract` replaces no vector from other sentences without --replace, and refuses a store that it cannot write."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from lmms_steer import SteeringVectors, UserError
 from lmms_steer.cli import app
@@ -34,7 +33,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmms_steer.extraction.extract.Backbone", loads)
 
 
-def test_a_vector_from_other_sentences_is_replaced_only_when_asked(tmp_path: Path) -> None:
+def test_a_vector_from_other_sentences_is_replaced_only_with_replace(tmp_path: Path) -> None:
     root, mine = tmp_path / "vectors", own(tmp_path)
     into = ("--store", str(root))
     for _ in range(2):
@@ -52,7 +51,7 @@ def test_a_vector_from_other_sentences_is_replaced_only_when_asked(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("no_model")
-def test_what_would_be_lost_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+def test_replacing_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
     kept = store.save(vectors(5, 96, model="tiny-gemma2", concept="spatial", sentences_sha256="other"))
     assert str(kept) in str(extract().exception)
     assert "the model is loaded" in str(extract("--replace").exception)
@@ -63,7 +62,7 @@ def test_what_would_be_lost_is_refused_before_the_model_is_loaded(tmp_path: Path
 
 
 @pytest.mark.usefixtures("no_model")
-def test_a_store_that_cannot_be_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "scene.png").write_bytes(b"")
     for root in (tmp_path / "scene.png", tmp_path / "scene.png" / "vectors"):
         refused = extract("--store", str(root))
@@ -72,16 +71,16 @@ def test_a_store_that_cannot_be_is_refused_before_the_model_is_loaded(tmp_path: 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_vector_of_yours_that_hides_a_shipped_one_is_told_once(tmp_path: Path) -> None:
-    hides = "lmms-steer note: in "
+def test_a_vector_that_hides_a_shipped_one_is_noted_once(tmp_path: Path) -> None:
+    hides = "lmms-steer note: these vectors in "
     assert hides not in extract().stderr, "the same bytes hide nothing"
-    told = extract("--replace", "--method", "mean_shift,pca", concept=own(tmp_path))
-    assert told.exit_code == 0 and told.stderr.count(hides) == 1
-    assert "tiny-gemma2/spatial/mean_shift, tiny-gemma2/spatial/pca" in told.stderr
+    done = extract("--replace", "--method", "mean_shift,pca", concept=own(tmp_path))
+    assert done.exit_code == 0 and done.stderr.count(hides) == 1
+    assert "tiny-gemma2/spatial/mean_shift, tiny-gemma2/spatial/pca" in done.stderr
     assert hides not in extract("--store", str(tmp_path / "elsewhere"), concept=own(tmp_path)).stderr
 
 
-def test_a_recipe_s_extraction_runs_again_when_its_concept_file_changed(tmp_path: Path) -> None:
+def test_a_recipe_extracts_again_after_a_change_of_the_concept_file(tmp_path: Path) -> None:
     mine = own(tmp_path, ONE.replace("spatial", "mine"))
     (tmp_path / "r.yaml").write_text(
         "about: a test\nmodels:\n  tiny: {model: steered_paligemma, pretrained: tiny-paligemma2}\n"

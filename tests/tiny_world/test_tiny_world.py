@@ -1,4 +1,4 @@
-"""The embedded default: exact columns, disjoint splits, trained checkpoints that can see, and the colour curve."""
+"""The tiny world: exact columns, disjoint splits, checkpoints that read images, the colour curve, and training."""
 
 import hashlib
 import json
@@ -59,19 +59,19 @@ def test_no_scene_is_in_two_splits_and_no_answer_dominates(task: str) -> None:
     assert len(set(scenes)) == len(scenes)
 
 
-def test_the_stored_questions_are_what_the_script_writes(tmp_path: Path) -> None:
+def test_the_script_writes_the_stored_questions_again(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "lmms_steer.tiny_world.question_sets", str(tmp_path)], check=True)
     for path in DATA.iterdir():
         assert Dataset.from_parquet(str(path)).to_list() == Dataset.from_parquet(str(tmp_path / path.name)).to_list()
 
 
-def test_a_seed_gives_the_same_picture_and_another_one_another() -> None:
+def test_the_image_depends_on_the_seed_only() -> None:
     scene = (Thing(0, "red", "circle"), Thing(6, "blue", "cross"))
     pictures = [render(scene, STYLES["moss"], seed) for seed in (5, 5, 6)]
     assert np.array_equal(pictures[0], pictures[1]) and not np.array_equal(pictures[0], pictures[2])
 
 
-def test_the_shipped_files_are_those_of_the_manifest_and_small() -> None:
+def test_the_shipped_files_match_the_manifest_and_are_small() -> None:
     root = weights_dir("tiny-gemma2").parent
     manifest = json.loads((root / "MANIFEST.json").read_text())
     for name, expected in manifest["sha256"].items():
@@ -104,13 +104,13 @@ def test_training_sentences_are_like_the_concepts_own_but_never_one_of_them() ->
 
 
 @pytest.mark.parametrize(("task", "least"), [("spatial", 0.8), ("counting", 0.8), ("colour", 0.88)])
-def test_the_tiny_mllm_answers_from_the_picture(task: str, least: float) -> None:
+def test_the_tiny_mllm_answers_from_the_image(task: str, least: float) -> None:
     folder = weights_dir("tiny-paligemma2")
     assert accuracy(folder, task, "plain", 200) > least
     assert accuracy(folder, task, "plain", 200, shuffled=True) < 0.6
 
 
-def test_the_demo_s_page_reads_what_the_recipe_s_cells_make(tmp_path: Path) -> None:
+def test_the_recipe_tiny_makes_every_file_that_the_demo_reads(tmp_path: Path) -> None:
     _, recipe = recipe_named("tiny")
     made = {path for cell in Planner(recipe, tmp_path).cells() for path in cell.makes}
     folders = Folders(tmp_path)
@@ -121,7 +121,7 @@ def test_the_demo_s_page_reads_what_the_recipe_s_cells_make(tmp_path: Path) -> N
     assert {str(path) for path in (folders.curve, folders.results, folders.page)} <= made
 
 
-def test_reds_vector_makes_things_red_and_blues_and_random_ones_do_not(tmp_path: Path) -> None:
+def test_the_vector_of_red_changes_answers_to_red_and_controls_do_not(tmp_path: Path) -> None:
     folders = Folders(tmp_path)
     list(
         extract_to_store(

@@ -1,4 +1,4 @@
-"""Other tools' files, checked with those tools' own readers; the Hub, checked against a small one of our own."""
+"""Other tools' files, checked with those tools' own readers; the Hub, checked against a small local server."""
 
 import base64
 import json
@@ -19,7 +19,6 @@ from lmms_steer import SteeringVectors, UserError, concepts, steer
 from lmms_steer.cli import app
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import formats, hub, store
-from lmms_steer.vectors import store as choices
 from tests.helpers.models import vectors
 
 KNOWN = {"model": "b", "model_id": "b", "concept": "c", "method": "imported"}
@@ -54,9 +53,12 @@ def test_gguf_is_read_by_its_own_reader_and_back(tmp_path: Path) -> None:
     made, out = vectors(4, 48), tmp_path / "v.gguf"
     assert "layer 0 is left out" in export(made, "gguf", out, alpha=2.0)[0]
     reader = gguf.GGUFReader(out)
-    assert reader.get_field("general.architecture").contents() == "controlvector"
-    assert reader.get_field("controlvector.layer_count").contents() == 3
-    assert reader.get_field("controlvector.model_hint").contents() == "some-backbone"
+    fields = ("general.architecture", "controlvector.layer_count", "controlvector.model_hint")
+    assert [field.contents() for name in fields if (field := reader.get_field(name)) is not None] == [
+        "controlvector",
+        3,
+        "some-backbone",
+    ]
     assert [t.name for t in reader.tensors] == ["direction.1", "direction.2", "direction.3"]
     back = formats.import_vector(out, None, KNOWN)
     assert back.layers == (1, 2, 3) and back.name == "b/c/imported"
@@ -64,14 +66,14 @@ def test_gguf_is_read_by_its_own_reader_and_back(tmp_path: Path) -> None:
         assert np.array_equal(tensor.data, made[layer] * 2) and np.array_equal(back[layer], made[layer] * 2)
 
 
-def test_an_imported_file_and_the_listing_tell_the_same_layers(tmp_path: Path) -> None:
+def test_import_and_listing_show_the_same_layers(tmp_path: Path) -> None:
     export(vectors(5, 96), "gguf", tmp_path / "v.gguf", alpha=1.0)
     line = ["vectors", "import", str(tmp_path / "v.gguf"), "--backbone", "tiny-gemma2", "--concept", "mine"]
-    for told in (line, ["vectors", "list", "mine"]):
-        assert "4 layers (1-4) x 96" in CliRunner().invoke(app, told).output
+    for command in (line, ["vectors", "list", "mine"]):
+        assert "4 layers (1-4) x 96" in CliRunner().invoke(app, command).output
 
 
-def test_pt_gives_back_the_numbers_and_reads_the_forms_of_others(tmp_path: Path) -> None:
+def test_pt_round_trips_and_other_tools_forms_are_read(tmp_path: Path) -> None:
     made, out = vectors(3, 8), tmp_path / "v.pt"
     export(made, "pt", out)
     assert all(np.array_equal(formats.import_vector(out, None, KNOWN)[layer], made[layer]) for layer in made)
@@ -110,8 +112,8 @@ def test_a_foreign_file_runs_no_code_and_damaged_ones_are_refused(tmp_path: Path
     for name, expected in {
         "cut.pt": "cut off",
         "cut.gguf": "cut off",
-        "clamp.pt": "no plain addition",
-        "other.pt": "no direction of a numbered layer",
+        "clamp.pt": "not a plain addition",
+        "other.pt": "not the direction of a numbered layer",
         "missing.pt": "no such file",
     }.items():
         with pytest.raises(UserError, match=expected):
@@ -191,8 +193,8 @@ def test_pushed_vectors_come_back_with_their_choices_and_a_card(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     # of a vector that ships, a choice is kept in the user's store
     choice = {"layer": 1, "alpha": 0.5, "tokens": "image", "chosen_on": "a", "vector_sha256": "0"}
-    choices.write_choice(
-        choices.choices_path(store.find("tiny-gemma2/spatial/mean_shift", None)), "tiny-paligemma2", choice
+    store.write_choice(
+        store.choices_path(store.find("tiny-gemma2/spatial/mean_shift", None)), "tiny-paligemma2", choice
     )
     list(hub.push_vectors(["tiny-gemma2/spatial/mean_shift"], "u/r", private=True))
     list(hub.push_vectors(["tiny-gemma2/spatial/pca"], "u/r", private=True))
@@ -207,7 +209,7 @@ def test_pushed_vectors_come_back_with_their_choices_and_a_card(
     assert (tmp_path / "store/tiny-gemma2/spatial/mean_shift.choices.yaml").is_file()
 
 
-def test_what_is_yours_stays_unless_it_is_to_be_replaced(
+def test_pull_leaves_your_files_alone_without_replace(
     small_hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -222,19 +224,19 @@ def test_what_is_yours_stays_unless_it_is_to_be_replaced(
     def pulled(**more: bool) -> list[str]:
         return list(hub.pull_vectors("u/r", None, root, **more))
 
-    (said,) = pulled()
-    assert said.startswith(f"left out: you have {str(path)!r}") and "--replace" in said
+    (line,) = pulled()
+    assert line.startswith(f"left out: you have {str(path)!r}") and "--replace" in line
     assert path.read_bytes() == yours.to_bytes() and not choices.exists(), "its choices are of another vector"
     store.save(theirs, root)
     choices.write_bytes(b"yours")
     assert [line.split(": ")[0] for line in pulled()] == [f"{theirs.name} -> {path}", "left out"]
     assert choices.read_bytes() == b"yours"
     store.save(yours, root)
-    assert pulled(replace=True) == pulled() == [f"{theirs.name} -> {path}"], "of the same content no word is said"
+    assert pulled(replace=True) == pulled() == [f"{theirs.name} -> {path}"], "equal content is not reported"
     assert path.read_bytes() == theirs.to_bytes() and choices.read_bytes() == b"theirs"
 
 
-def test_a_damaged_file_on_either_side_keeps_no_other_back(
+def test_a_damaged_file_does_not_block_push_or_pull(
     small_hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -247,24 +249,24 @@ def test_a_damaged_file_on_either_side_keeps_no_other_back(
     damaged = tmp_path / "store/tiny-gemma2/counting/pca.safetensors"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"half")
-    said = list(hub.pull_vectors("u/r", None, tmp_path / "store"))
-    assert [line.startswith("left out: ") for line in said] == [True, False] and "damaged.safetensors" in said[0]
+    lines = list(hub.pull_vectors("u/r", None, tmp_path / "store"))
+    assert [line.startswith("left out: ") for line in lines] == [True, False] and "damaged.safetensors" in lines[0]
 
 
-def test_a_vector_cannot_say_a_name_that_leaves_the_store(
+def test_a_vector_s_name_cannot_lead_out_of_the_store(
     small_hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     small_hub["a.safetensors"] = vectors(model="..", concept="..").to_bytes()
-    with pytest.raises(UserError, match="holds no vector"):
+    with pytest.raises(UserError, match="has no vector"):
         list(hub.pull_vectors("u/r", None, tmp_path / "store"))
     with pytest.raises(UserError, match="the Hub's 'no repo at all'"):
         list(hub.pull_vectors("no repo at all", None, tmp_path / "store"))
     out = vectors(model="..", concept="..", method="out").save(tmp_path / "v.safetensors")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a/b/c"))
     (tmp_path / "a/b/c").mkdir(parents=True)
-    with pytest.raises(UserError, match="'../../out' is no name for a vector"):
+    with pytest.raises(UserError, match="'../../out' cannot be the name of a vector"):
         list(hub.push_vectors([str(out)], "u/r", private=True))
     assert not list(tmp_path.rglob("out.safetensors"))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,18 +20,17 @@ from lmms_steer._util.io import write_atomically
 from lmms_steer.cli import app
 from lmms_steer.steering.resolve import DEFAULT_ALPHA, DEFAULT_TOKENS, ModelFacts, resolve
 from lmms_steer.vectors import store
-from lmms_steer.vectors import store as choices
 from lmms_steer.vectors.steering_vectors import read_provenance
 from tests.helpers.models import vectors
 
 TINY = ModelFacts("tiny-paligemma2", 5, 96)
 
 
-def filed(root: Path, concept: str = "spatial", **more: object) -> Path:
+def filed(root: Path, concept: str = "spatial", **more: Any) -> Path:
     return store.save(vectors(5, 96, model="tiny-gemma2", concept=concept, **more), root)
 
 
-def test_a_file_gives_back_what_was_saved_and_peers_can_read_it(tmp_path: Path) -> None:
+def test_a_saved_file_round_trips_and_safetensors_reads_it(tmp_path: Path) -> None:
     made = vectors()
     path = made.save(tmp_path / "v.safetensors")
     read = SteeringVectors.load(path)
@@ -84,7 +84,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: py
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
 
 
-def test_a_damaged_file_has_its_row_and_blocks_no_other(own_cache: Path) -> None:
+def test_a_damaged_file_has_an_index_row_and_blocks_no_other(own_cache: Path) -> None:
     whole = filed(store.user_store())
     for concept, data in {
         "cut": whole.read_bytes()[:100],
@@ -102,16 +102,16 @@ def test_a_damaged_file_has_its_row_and_blocks_no_other(own_cache: Path) -> None
     assert rows["tiny-gemma2/counting/mean_shift"]["hidden_size"] == 96 and len(rows) == 5
 
 
-def test_of_a_vector_that_does_not_say_its_shape_the_file_tells_it(own_cache: Path) -> None:
+def test_a_shape_missing_from_the_provenance_is_read_from_the_header(own_cache: Path) -> None:
     path = store.user_store() / "tiny-gemma2" / "theirs" / "mean_shift.safetensors"
-    SteeringVectors({1: np.ones(7), 3: np.ones(7)}, {}).save(path)
+    SteeringVectors({1: np.ones(7, np.float32), 3: np.ones(7, np.float32)}, {}).save(path)
     listed = CliRunner().invoke(app, ["vectors", "list", "theirs"])
     assert listed.exit_code == 0 and re.search(r"yours +2 layers \(1, 3\) x 7 +- anchors", listed.output)
     assert read_provenance(path)["n_layers"] == 4
     assert "n_layers" not in SteeringVectors.load(path).provenance, "what is hashed is what the file says"
 
 
-def test_names_find_the_file_and_yours_hides_the_shipped(own_cache: Path) -> None:
+def test_names_find_the_file_and_your_vector_hides_the_shipped_one(own_cache: Path) -> None:
     mine = filed(store.user_store())
     for name in ("spatial", "spatial/mean_shift", "tiny-gemma2/spatial", "tiny-gemma2/spatial/mean_shift", str(mine)):
         assert store.find(name, "tiny-gemma2").path == mine
@@ -150,7 +150,7 @@ def test_names_find_the_file_and_yours_hides_the_shipped(own_cache: Path) -> Non
         ("spatail", None, "unknown vector 'spatail': did you mean 'tiny-gemma2/spatial'? known: tiny-gemma2/spatial/"),
     ],
 )
-def test_a_name_that_gives_a_backbone_is_answered_with_the_command_that_makes_it(
+def test_the_error_for_a_missing_vector_gives_the_command_or_the_nearest_name(
     name: str, backbone: str | None, expected: str
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -160,7 +160,7 @@ def test_a_name_that_gives_a_backbone_is_answered_with_the_command_that_makes_it
 
 
 @pytest.mark.parametrize("backbone", [None, "tiny-gemma2"])
-def test_a_path_that_exists_and_is_no_vector_is_said_to_be_none(
+def test_a_path_that_is_not_a_vector_file_is_refused(
     backbone: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -178,7 +178,7 @@ def test_a_path_that_exists_and_is_no_vector_is_said_to_be_none(
             store.find(name, backbone)
 
 
-def test_the_command_that_a_missing_vector_is_answered_with_makes_it() -> None:
+def test_the_command_in_the_error_for_a_missing_vector_extracts_it() -> None:
     with pytest.raises(UserError, match="not extracted yet") as caught:
         store.find("tiny-gemma2/spatial/pca-shuffled", None)
     program, *words = str(caught.value).rsplit(": ", 1)[1].split()
@@ -186,7 +186,7 @@ def test_the_command_that_a_missing_vector_is_answered_with_makes_it() -> None:
     assert store.find("tiny-gemma2/spatial/pca-shuffled", None).origin == "yours"
 
 
-def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
+def test_missing_values_come_from_the_stored_choice_or_the_defaults() -> None:
     path = filed(store.user_store(), concept="my-own")
     spec = SteeringSpec.parse("vector=my-own,alpha=2")
     plain = resolve(spec, TINY)
@@ -195,7 +195,7 @@ def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
     assert resolve(SteeringSpec.parse("vector=my-own"), TINY).spec.interventions[0].alpha == DEFAULT_ALPHA
     sha = SteeringVectors.load(path).sha256
     choice = {"layer": 1, "alpha": 0.25, "tokens": "image", "chosen_on": "tiny_spatial_select", "vector_sha256": sha}
-    choices.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", choice)
+    store.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", choice)
     for typed in ("", ",tokens=image", ",layer=1,alpha=0.25", ",control=random:1"):
         chosen = resolve(SteeringSpec.parse(f"vector=my-own{typed}"), TINY)
         (done,) = chosen.spec.interventions
@@ -228,11 +228,11 @@ def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
         ("gamma_text=0.5", (2, 0.5, "both")),
     ],
 )
-def test_a_choice_is_used_whole_or_not_at_all(typed: str, filled: tuple[int, float, str]) -> None:
+def test_a_stored_choice_is_used_as_a_whole_or_not_at_all(typed: str, filled: tuple[int, float, str]) -> None:
     path = filed(store.user_store(), concept="my-own")
     choice = {"layer": 1, "alpha": 0.25, "tokens": "image", "chosen_on": "tiny_spatial_select"}
     sha = SteeringVectors.load(path).sha256
-    choices.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", {**choice, "vector_sha256": sha})
+    store.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", {**choice, "vector_sha256": sha})
     found = resolve(SteeringSpec.parse(f"vector=my-own,{typed}"), TINY)
     (done,) = found.spec.interventions
     assert (done.layer, done.alpha, done.tokens) == filled
@@ -240,7 +240,7 @@ def test_a_choice_is_used_whole_or_not_at_all(typed: str, filled: tuple[int, flo
     assert "layer=1,alpha=0.25,tokens=image, is another" in found.notes[0] and "provenance" not in found.record()
 
 
-def test_the_spec_hash_is_of_what_is_done_and_not_of_names(tmp_path: Path) -> None:
+def test_the_spec_hash_depends_on_the_vector_s_content_and_not_on_its_name(tmp_path: Path) -> None:
     v = vectors(5, 96, model="tiny-gemma2")
     copy = v.save(tmp_path / "copy.safetensors")
     line = "layer=1,alpha=1,tokens=image"
@@ -262,11 +262,11 @@ def test_a_vector_of_another_backbone_is_a_warning() -> None:
     assert not own.warnings
 
 
-def test_choices_that_are_kept_at_once_are_all_kept(tmp_path: Path) -> None:
+def test_choices_written_concurrently_are_all_stored(tmp_path: Path) -> None:
     path, choice = tmp_path / "store" / "v.choices.yaml", {"layer": 1, "alpha": 0.5, "tokens": "text"}
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: choices.write_choice(path, f"model-{number}", choice), range(24)))
+        list(pool.map(lambda number: store.write_choice(path, f"model-{number}", choice), range(24)))
     assert len(yaml.safe_load(path.read_text())) == 24
     path.write_text("- no mapping")
     with pytest.raises(UserError, match=r"v.choices.yaml' is damaged"):
-        choices.write_choice(path, "model", choice)
+        store.write_choice(path, "model", choice)

@@ -1,0 +1,75 @@
+"""Concept files: the three formats say the same, and a wrong line is named."""
+
+from pathlib import Path
+
+import pytest
+
+from lmms_steer import UserError, concepts
+from lmms_steer.concepts import Pair
+
+
+def concept_file(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_yaml_jsonl_and_csv_give_the_same_concept(tmp_path: Path) -> None:
+    pairs = (Pair("left", "It is left, of the door."), Pair("on", "It is on it."))
+    other = (Pair("red", "It is red."),)
+    yaml = (
+        'name: mine\npairs:\n - left: "It is left, of the door."\n - "on": It is on it.\n'
+        "contrast:\n - red: It is red.\n"
+    )
+    jsonl = (
+        '{"anchor": "left", "sentence": "It is left, of the door."}\n\n{"anchor": "on", "sentence": "It is on it."}\n'
+        '{"anchor": "red", "sentence": "It is red.", "contrast": true}\n'
+    )
+    csv = 'anchor,sentence,contrast\nleft,"It is left, of the door.",\non,It is on it.,0\nred,It is red.,1\n'
+    for suffix, text in (("yaml", yaml), ("jsonl", jsonl), ("csv", csv)):
+        read = concepts.load(concept_file(tmp_path / f"mine.{suffix}", text))
+        assert (read.name, read.pairs, read.contrast) == ("mine", pairs, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.jsonl", '{"anchor": "a", "sentence": "a b"}\n{"anchor": "a"', "line 2: not JSON"),
+        ("a.jsonl", '{"anchor": "a"}', "line 1: expected an anchor and a sentence, got 'a' and None"),
+        ("a.jsonl", '["a", "b"]', "line 1: expected {"),
+        ("a.csv", "word,text\na,b\n", "line 1: expected the columns anchor,sentence"),
+        ("a.csv", "anchor,sentence\non,it is on\nleft,left, right\n", "line 3: the number of columns differs"),
+        ("a.csv", "anchor,sentence,contrast\non,it is on,maybe\n", "line 2: contrast='maybe'"),
+        ("a.csv", "anchor,sentence\n", "has no pair"),
+        ("a b.csv", "anchor,sentence\non,it is on\n", "names a folder"),
+        ("a.yaml", "name: a\npairs:\n  - on: it is on\n - x", "line 4"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, name: str, text: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        concepts.load(concept_file(tmp_path / name, text))
+    assert expected in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: x\npairs:\n - just a sentence", "line 3: expected one 'anchor: sentence'"),
+        ("name: x\npairs:\n - left: a left b\n - on: a on b", "line 4: put quotes around 'on'"),
+        ("name: ../x\npairs: []", "names a folder"),
+        ("pairs: []", "not a concept"),
+        ("a: [", "line 1: not valid YAML"),
+    ],
+)
+def test_a_damaged_concept_file_is_refused_with_the_place(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=expected):
+        concepts.load(path)
+
+
+def test_eight_concepts_ship_with_twenty_sentences_or_more_and_varied_anchors() -> None:
+    names = "spatial counting attribute entity action temporal comparison negation".split()
+    for name in names:
+        concept = concepts.load(name)
+        assert len({pair.sentence for pair in concept.pairs}) == len(concept.pairs) >= 20
+        assert len({pair.anchor for pair in concept.pairs}) >= 8

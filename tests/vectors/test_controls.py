@@ -1,0 +1,42 @@
+"""Controls by name, as a spec's `control` gives them."""
+
+import numpy as np
+import pytest
+
+from lmms_steer import SteeringSpec, SteeringVectors, UserError
+from lmms_steer.extraction.first_use import extract_missing
+from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.vectors import store
+
+TINY = ModelFacts("tiny-paligemma2", 5, 96)
+
+
+def control(text: str) -> SteeringVectors:
+    line = f"vector=spatial,layer=1,alpha=1,tokens=image,control={text}"
+    assert str(SteeringSpec.parse(line)) == line
+    return resolve(SteeringSpec.parse(line), TINY).vectors[0]
+
+
+def test_control_replaces_the_vector_at_the_same_norms() -> None:
+    true = SteeringVectors.load(store.find("spatial", "tiny-gemma2").path)
+    counting = SteeringVectors.load(store.find("counting", "tiny-gemma2").path)
+    random, seeded = control("random"), control("random:1")
+    assert random.sha256 == control("random:0").sha256 != seeded.sha256
+    wrong = control("wrong_concept:counting")
+    assert np.allclose(wrong[1] / np.linalg.norm(wrong[1]), counting[1] / np.linalg.norm(counting[1]), atol=1e-6)
+    for made in (random, seeded, wrong, control("wrong_concept")):
+        assert all(
+            np.linalg.norm(made[layer]) == pytest.approx(np.linalg.norm(true[layer]), rel=1e-5) for layer in made
+        )
+    for text, expected in (
+        ("rand", "unknown control 'rand'"),
+        ("random:x", "expected a seed"),
+        ("shuffled:1", "takes no detail"),
+        ("wrong_concept:spatial", "wrong_concept:spatial is the vector's own concept, and so no control"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            control(text)
+    with pytest.raises(UserError, match="unknown vector"):
+        control("shuffled")  # not extracted yet
+    with pytest.raises(UserError, match="own concept"):
+        list(extract_missing(SteeringSpec.parse("vector=spatial/pca,control=wrong_concept:spatial"), "tiny-paligemma2"))
