@@ -122,7 +122,7 @@ def test_a_relative_strength_is_of_the_tokens_as_typed_whatever_the_gammas() -> 
 
 def test_a_strength_beyond_all_numbers_is_refused() -> None:
     resolved = resolve(SteeringSpec.parse(line(alpha="1e39")), ModelFacts("m", 4, 48), {"v": V})
-    with pytest.raises(UserError, match=r"alpha=1e\+39: 'v' so long is beyond all numbers"):
+    with pytest.raises(UserError, match=r"alpha=1e\+39: the scaled vector 'v' overflows float32"):
         active_interventions(resolved)
 
 
