@@ -135,7 +135,7 @@ def test_a_scored_answer_s_first_token_has_its_bias_before_the_softmax(
         ("{}", "names no word"),
         ("- six", "a YAML file of word: number"),
         ("yes: 1", "needs quotes"),
-        ("six: .nan", "nan is no finite number"),
+        ("six: .nan", "nan is not a finite number"),
         ("six: true", "a YAML file of word: number"),
     ],
 )

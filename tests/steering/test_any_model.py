@@ -169,7 +169,7 @@ def test_an_empty_prompt_is_answered_and_one_beyond_the_context_refused(lm: Stee
     assert generated(lm, ("", [picture(0)]))
     text = lm.config.get_text_config(decoder=True)
     text.max_position_embeddings = 64
-    with pytest.raises(UserError, match=r"'cup cup .* tokens long, and .* takes 64"):
+    with pytest.raises(UserError, match=r"'cup cup .* tokens long, but .* takes 64"):
         generated(lm, ("cup " * 80, [picture(0)]))
 
 
