@@ -35,7 +35,9 @@ class HfVlm(HfCheckpoint):
         ordered: list[GenerationResult] = collator.get_original(results)
         return ordered
 
-    def _generate(self, batch: list[tuple[str, list[Visual]]], settings: dict[str, Any]) -> list[GenerationResult]:
+    def _generate(
+        self, batch: Sequence[tuple[str, Sequence[Visual]]], settings: dict[str, Any]
+    ) -> list[GenerationResult]:
         kwargs = generation_settings(settings)
         questions = [question for question, _ in batch]
         inputs = self.model_inputs(questions, [visuals for _, visuals in batch])
@@ -76,7 +78,7 @@ class HfVlm(HfCheckpoint):
         doc_id, task, split = args[3:6]
         return str(args[1](self.task_dict[task][split][doc_id]) if callable(args[1]) else args[1])
 
-    def _score(self, batch: list[tuple[str, list[Visual], str]]) -> list[GenerationResult]:
+    def _score(self, batch: Sequence[tuple[str, Sequence[Visual], str]]) -> list[GenerationResult]:
         questions = [question for question, _, _ in batch]
         inputs = self.model_inputs(questions, [visuals for _, visuals, _ in batch], [answer for _, _, answer in batch])
         labels: Tensor = inputs.pop("labels")

@@ -183,7 +183,10 @@ def add(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
 def norm_preserving(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
     """`h' = |h| · (h + s · u) / |h + s · u|`: the direction of the sum with the norm of h."""
     moved = hidden + vector.delta
-    return moved * (hidden.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM))
+    changed: Tensor = moved * (
+        hidden.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
+    )
+    return changed
 
 
 @register_operation(
@@ -226,5 +229,5 @@ def rotate(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
     sine = orthogonal.norm(dim=-1, keepdim=True)
     # on the CPU for every device, so that the sine and cosine are the same numbers everywhere
     angle = vector.unit.new_tensor(vector.alpha, device="cpu")
-    turned = norm * (angle.cos() * direction + angle.sin() * orthogonal / sine.clamp_min(_MIN_NORM))
+    turned: Tensor = norm * (angle.cos() * direction + angle.sin() * orthogonal / sine.clamp_min(_MIN_NORM))
     return turned.where(sine > _MIN_SINE, hidden)

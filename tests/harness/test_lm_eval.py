@@ -29,7 +29,8 @@ def asked(cut: int = 20) -> list[Instance]:
 
 
 def ours(**spec: Any) -> list[tuple[float, bool]]:
-    return SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, **spec}).loglikelihood(asked())
+    lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, **spec})
+    return [(score, greedy) for score, greedy in lm.loglikelihood(asked())]
 
 
 def test_every_position_steered_agrees_with_lm_eval_s_own_steered(tmp_path: Path) -> None:

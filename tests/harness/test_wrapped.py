@@ -116,7 +116,7 @@ def test_a_wrapper_may_call_its_checkpoint_otherwise_or_hand_it_on(
     from lmms_steer.harness.wrapped import steered_class
 
     monkeypatch.setattr(lmms_eval.models, "get_model", lambda *_, **__: kind)
-    made = steered_class("phi3v")
+    made: Any = steered_class("phi3v")
     vector = str(vectors().save(tmp_path / "v.safetensors"))
     spec = {"vector": vector, "layer": 1, "alpha": 1, "tokens": "text_paper"}
     lm: Any = made(model_id_name=str(saved("llava", tmp_path)), **spec)

@@ -105,7 +105,7 @@ def test_the_model_writes_what_its_bias_makes_likeliest_once(folder: Path, tmp_p
 def test_a_scored_answer_s_first_token_has_its_bias_before_the_softmax(
     lm: SteeredIdefics3, folder: Path, tmp_path: Path
 ) -> None:
-    pictures = [picture(0)]
+    pictures: list[Any] = [picture(0)]
     answers = ("left of the dog", "three", "cat")
     scored = [
         result.text

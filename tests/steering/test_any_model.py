@@ -76,7 +76,9 @@ def test_a_continuation_s_log_likelihood_is_that_of_its_tokens_one_by_one(
     name, _, _ = vlm
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    asked = [(q, [picture(i)], a) for i, (q, a) in enumerate(zip(QUESTIONS, ("left of the dog", "three"), strict=True))]
+    asked: list[tuple[str, list[Any], str]] = [
+        (q, [picture(i)], a) for i, (q, a) in enumerate(zip(QUESTIONS, ("left of the dog", "three"), strict=True))
+    ]
     scored = batches.run_grouped(asked, lambda a: len(a[1]), lm._score)
     for (question, images, answer), result in zip(asked, scored, strict=True):
         inputs = plain_inputs(name, processor, question, images)
@@ -153,7 +155,7 @@ def test_a_truncated_image_and_a_foreign_visual_are_named(tmp_path: Path, monkey
         prepare_visuals([{"array": 1}], "t")
 
 
-def test_video_frames_are_taken_where_the_processor_takes_them(checkpoints: dict, tmp_path: Path) -> None:
+def test_video_frames_are_taken_where_the_processor_takes_them(checkpoints: dict[str, Any], tmp_path: Path) -> None:
     from tests.helpers.checkpoints import build
 
     model, processor = checkpoints.setdefault("qwen2_5_vl", build("qwen2_5_vl"))
@@ -190,7 +192,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(capsys: pytest.Captu
         batches.run_grouped([1], lambda x: 0, lambda part: run([1, 2, 3]))
 
 
-def test_idefics_image_settings_are_model_args(checkpoints: dict, tmp_path: Path) -> None:
+def test_idefics_image_settings_are_model_args(checkpoints: dict[str, Any], tmp_path: Path) -> None:
     from lmms_steer.harness.steered import SteeredIdefics3
     from tests.helpers.checkpoints import build
 

@@ -17,7 +17,8 @@ def spec(alpha: float = 3.0, layer: int = 1, tokens: str = "both", phase: str = 
 
 
 def image_positions(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    return ids == model.config.image_token_id
+    mask: torch.Tensor = ids == model.config.image_token_id
+    return mask
 
 
 def hook_counts(model: Any) -> list[int]:
@@ -26,7 +27,8 @@ def hook_counts(model: Any) -> list[int]:
 
 def forward(model: Any, batch: dict[str, Any], **more: Any) -> torch.Tensor:
     with torch.no_grad():
-        return model(**batch, **more).logits
+        logits: torch.Tensor = model(**batch, **more).logits
+        return logits
 
 
 @pytest.mark.parametrize("tokens", ["image", "text", "both"])

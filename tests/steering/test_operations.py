@@ -35,7 +35,7 @@ def before_and_after(vlm: Any, **keys: Any) -> tuple[torch.Tensor, torch.Tensor,
     return before, after, (before != after).any(-1), batch
 
 
-def formula(operation: str, h: torch.Tensor) -> torch.Tensor:
+def formula(operation: str, h: Any) -> Any:
     along = (h @ U).unsqueeze(-1) * U
     if operation == "norm_preserving":
         moved = h + 0.5 * LENGTH * U
