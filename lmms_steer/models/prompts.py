@@ -111,14 +111,11 @@ def find_prompt_format(prompt_format: str | PromptFormat | PromptFunction) -> Pr
 
     Raises:
         UserError: for an unknown name, with the nearest known one.
-        TypeError: for a value that is neither a name nor callable.
     """
     if isinstance(prompt_format, PromptFormat):
         return prompt_format
-    if isinstance(prompt_format, str):
-        return prompt_formats.get(prompt_format)
     if not callable(prompt_format):
-        raise TypeError(f"prompt_format={prompt_format!r}: expected a name, a PromptFormat or a function")
+        return prompt_formats.get(str(prompt_format))
     for registered in prompt_formats.entries().values():
         if registered.function is prompt_format:
             return registered

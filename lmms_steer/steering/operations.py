@@ -125,14 +125,11 @@ def find_operation(operation: "str | Operation | OperationFunction") -> Operatio
 
     Raises:
         UserError: for an unknown name, with the nearest known one.
-        TypeError: for a value that is neither a name nor callable.
     """
     if isinstance(operation, Operation):
         return operation
-    if isinstance(operation, str):
-        return operations.get(operation)
     if not callable(operation):
-        raise TypeError(f"operation={operation!r}: expected a name, an Operation or a function (hidden, vector)")
+        return operations.get(str(operation))
     for registered in operations.entries().values():
         if registered.function is operation:
             return registered
@@ -177,7 +174,7 @@ def add(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
 @register_operation(
     "norm_preserving",
     description="h' = |h| (h + s u) / |h + s u|: the direction of the sum, the norm of h",
-    effect="{s:.4g} along v is added, then |h| is what it was",
+    effect="{s:.4g} along v is added, then |h| is restored",
     adds_delta=True,
 )
 def norm_preserving(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
@@ -202,7 +199,7 @@ def clamp(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
 @register_operation(
     "ablate",
     description="h' = h - alpha (h·u) u: removes the component along v at alpha 1",
-    effect="{alpha:g} times the component along v is taken away",
+    effect="{alpha:g} times the component along v is removed",
     default_alpha=1.0,
     uses_length=False,
 )

@@ -157,9 +157,9 @@ def test_inspect_shows_which_tokens_are_steered(tmp_path: Path) -> None:
         (spec.replace("image", "last"), ("image tokens: 0 of 16 steered", "text tokens: 1 of")),
         ("pretrained=tiny-paligemma2", ("none (the baseline)", "nothing is done", "image tokens: 0 of 16 steered")),
         (f"{spec},operation=rotate,gamma_image=0.3", ("layer 0, image: turned by 0.3 radians towards v\n",)),
-        (f"{spec},operation=ablate", ("layer 0, image: 1 times the component along v is taken away\n",)),
+        (f"{spec},operation=ablate", ("layer 0, image: 1 times the component along v is removed\n",)),
         (f"{spec},operation=clamp,scale=unit,gamma_image=-2", ("image: the component along v becomes -2\n",)),
-        (f"{spec},operation=norm_preserving", (f"image: {norm:.4g} along v is added, then |h| is what it was\n",)),
+        (f"{spec},operation=norm_preserving", (f"image: {norm:.4g} along v is added, then |h| is restored\n",)),
         (
             spec.replace("image", "both") + ",gamma_text=0.5",
             (f"image: {norm:.4g} along v is added; text: {norm / 2:.4g} along v is added\n",),

@@ -68,6 +68,8 @@ def test_a_format_is_named_in_model_args_or_given_as_a_function() -> None:
     assert ["left" in first_prompt(lm) for lm in (named, *given)] == [True, True, True, False]
     with pytest.raises(UserError, match="unknown prompt format 'shuot': did you mean 'shout'"):
         SteeredPaliGemma.create_from_arg_string(args.replace("shout", "shuot"))
+    with pytest.raises(UserError, match="unknown prompt format '3'"):
+        SteeredPaliGemma.create_from_arg_string(args.replace("shout", "3"))
 
 
 def test_norms_are_measured_in_the_named_format_and_cached_apart(tmp_path: Path, own_cache: Path) -> None:

@@ -112,7 +112,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(doubled: Operation) -> None
         SteeringSpec.parse("vector=v,operation=duoble")
     with pytest.raises(UserError, match="unknown operation 'rotat': did you mean 'rotate'"):
         find_operation("rotat")
-    with pytest.raises(TypeError, match="operation=3: expected a name"):
+    with pytest.raises(UserError, match="unknown operation '3'"):
         find_operation(3)  # type: ignore[arg-type]
 
 
