@@ -1,4 +1,4 @@
-"""lm-evaluation-harness: our models agree with its own `steered`, tell context from continuation."""
+"""lm-evaluation-harness: our models agree with its own `steered` and distinguish context from continuation."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def ours(**spec: Any) -> list[tuple[float, bool]]:
     return [(score, greedy) for score, greedy in lm.loglikelihood(asked())]
 
 
-def test_every_position_steered_agrees_with_lm_eval_s_own_steered(tmp_path: Path) -> None:
+def test_phase_all_agrees_with_lm_eval_s_own_steered_model(tmp_path: Path) -> None:
     made = SteeringVectors.load(store.find("tiny-gemma2/spatial/mean_shift", None).path)
     list(export_vector(made, "lm-eval", tmp_path / "v.pt", 3, 0.5))
     theirs = SteeredModel(pretrained=str(weights_dir("tiny-gemma2")), steer_path=str(tmp_path / "v.pt"), **OPTIONS)
@@ -79,7 +79,7 @@ def test_a_multimodal_model_is_steered(tmp_path: Path) -> None:
     assert lm.get_model_info()["steering"]["spec"].endswith("layer=1,alpha=3,tokens=image")
 
 
-def test_the_command_line_is_lm_eval_s_with_our_models(tmp_path: Path) -> None:
+def test_our_command_line_runs_lm_eval_with_our_models(tmp_path: Path) -> None:
     rows = [{"q": "the cup is left", "a": " of it", "b": " car the"}, {"q": "there are two", "a": " cups", "b": " the"}]
     (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "task.yaml").write_text(

@@ -1,4 +1,4 @@
-"""Random tiny models of the architectures that are steered, with their real processors, made without a network."""
+"""Tiny random models of each tested architecture, with their real processors, made without a network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +28,7 @@ CHAT = (
 )
 
 CHAT_WITHOUT_SPACE = CHAT.replace("assistant: ", "assistant:")
-"""As Idefics3's and SmolVLM's own ends: the answer's first token begins with the space."""
+"""Ends like the templates of Idefics3 and SmolVLM: the answer's first token begins with a space."""
 
 
 def tokenizer(special: list[str], named: dict[str, str] | None = None) -> Any:
