@@ -62,10 +62,10 @@ class Operation:
         name: the value of `operation=` in a spec.
         description: one line, with the formula.
         function: `(hidden, vector)` to the changed hidden states, all of the same shape [batch, positions, width].
-        effect: what `lmms-steer inspect` says was done, with `{s}` and `{alpha}` for the strengths.
+        effect: the line that `lmms-steer inspect` prints, with `{s}` and `{alpha}` for the strengths.
         default_alpha: alpha where a spec gives none (scale=relative has its own default).
         uses_length: whether the length of the vector matters. If not, only scale=raw is accepted.
-        in_float32: whether hidden states are handed over in float32 and the result is rounded once to the model's
+        in_float32: whether the function gets hidden states in float32 and the result is rounded once to the model's
             dtype; otherwise the function gets and returns the model's dtype.
         adds_delta: whether s · u is added, so that s can be compared with |h|.
     """

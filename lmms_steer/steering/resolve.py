@@ -188,7 +188,7 @@ def default_alpha(intervention: Intervention, custom: Operation | None = None) -
 def _replace_operation(
     spec: SteeringSpec, operation: str | Operation | OperationFunction
 ) -> tuple[SteeringSpec, Operation | None]:
-    """The spec with a registered operation in every intervention; an unregistered one is returned beside it."""
+    """The spec with a registered operation in every intervention; an unregistered one is returned separately."""
     found = find_operation(operation)
     registered = found.name in operations and operations.get(found.name) is found
     if not registered and not found.uses_length and any(i.scale != "raw" for i in spec.interventions):
@@ -222,13 +222,13 @@ def _complete(
         "tokens": DEFAULT_TOKENS,
     }
     if choice is None:
-        source = f"lmms-steer's defaults, as {_explain_no_choice(entry, model)}"
+        source = f"lmms-steer's defaults, because {_explain_no_choice(entry, model)}"
     elif custom is None and _agrees(intervention, choice):
         values, chosen_on = choice, str(choice["chosen_on"])
         source = f"chosen on {chosen_on} for {name}"
     else:
         chosen = Intervention(intervention.vector, choice["layer"], choice["alpha"], choice["tokens"])
-        source = f"lmms-steer's defaults, as the choice for {name}, {chosen}, is another"
+        source = f"lmms-steer's defaults, because the choice for {name}, {chosen}, does not match"
     missing = {key: values[key] for key in _CHOSEN_FIELDS if getattr(intervention, key) is None}
     filled = replace(intervention, **missing)
     return filled, [f"steering with {filled} ({', '.join(missing)}: {source})"], chosen_on
@@ -239,8 +239,7 @@ def _explain_no_choice(entry: store.Entry | None, model: ModelFacts) -> str:
     if outdated is None:
         return f"nothing was chosen for {short_name(model.name)} yet"
     return (
-        f"the choice for {short_name(model.name)} in {str(outdated)!r} was made for another content of this vector and"
-        " is not used"
+        f"the choice for {short_name(model.name)} in {str(outdated)!r} was made for a different version of this vector"
     )
 
 

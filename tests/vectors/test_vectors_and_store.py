@@ -205,10 +205,10 @@ def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
         assert chosen.record()["provenance"] == {"chosen_on": "tiny_spatial_select"}
     filed(store.user_store(), concept="my-own", seed=9)
     (note,) = resolve(SteeringSpec.parse("vector=my-own"), TINY).notes
-    assert f"{str(path.with_suffix('.choices.yaml'))!r} was made for another content of this vector" in note
+    assert f"{str(path.with_suffix('.choices.yaml'))!r} was made for a different version of this vector" in note
     assert "nothing was chosen" not in note and "defaults" in note
     other = ModelFacts("other/tiny-paligemma2-b", 5, 96)
-    assert "as nothing was chosen" in resolve(SteeringSpec.parse("vector=tiny-gemma2/my-own"), other).notes[0]
+    assert "because nothing was chosen" in resolve(SteeringSpec.parse("vector=tiny-gemma2/my-own"), other).notes[0]
     for damaged in (b"\xff\xfe", b"tiny-paligemma2: 3", b"a: 2026-13-45", b"- 1", b"a: ["):
         path.with_suffix(".choices.yaml").write_bytes(damaged)
         with pytest.raises(UserError, match=r"the choices file .* is damaged"):
@@ -238,7 +238,7 @@ def test_a_choice_is_used_whole_or_not_at_all(typed: str, filled: tuple[int, flo
     (done,) = found.spec.interventions
     assert (done.layer, done.alpha, done.tokens) == filled
     assert "defaults, as the choice for tiny-paligemma2, vector=" in found.notes[0]
-    assert "layer=1,alpha=0.25,tokens=image, is another" in found.notes[0] and "provenance" not in found.record()
+    assert "layer=1,alpha=0.25,tokens=image, does not match" in found.notes[0] and "provenance" not in found.record()
 
 
 def test_the_spec_hash_is_of_what_is_done_and_not_of_names(tmp_path: Path) -> None:
