@@ -237,7 +237,7 @@ def test_a_choice_is_used_whole_or_not_at_all(typed: str, filled: tuple[int, flo
     found = resolve(SteeringSpec.parse(f"vector=my-own,{typed}"), TINY)
     (done,) = found.spec.interventions
     assert (done.layer, done.alpha, done.tokens) == filled
-    assert "defaults, as the choice for tiny-paligemma2, vector=" in found.notes[0]
+    assert "defaults, because the choice for tiny-paligemma2, vector=" in found.notes[0]
     assert "layer=1,alpha=0.25,tokens=image, does not match" in found.notes[0] and "provenance" not in found.record()
 
 
