@@ -1,1 +1,1 @@
-"""How the shipped checkpoints were made: `python -m training`. Nothing else imports this."""
+"""Training of the shipped checkpoints: `python -m training` and `python -m training.sae`. Not part of the wheel."""

@@ -1,8 +1,8 @@
-"""Train both tiny checkpoints from scratch and compare the result with the ones that ship.
+"""Train both tiny checkpoints from scratch, and compare them with the ones that ship.
 
     python -m training --out FOLDER
 
-Finished stages are kept in FOLDER/stages: a command that was killed goes on with the first that is missing.
+Finished stages are stored in FOLDER/stages. A command that was killed continues with the first missing stage.
 """
 
 import argparse
@@ -28,15 +28,16 @@ log = logging.getLogger("tiny_world")
 
 
 def main() -> None:
+    """Parse the command line, train, write the checkpoints, and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints, the log and the manifest")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="a few steps per stage, to test that everything runs")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    to_file = logging.FileHandler(args.out / "training.log")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[to_file])
-    # one thread is as fast as two at this size, and gives the same numbers on any number of cores
+    log_file = logging.FileHandler(args.out / "training.log")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[log_file])
+    # at this size one thread is as fast as two, and it gives the same numbers on any number of cores
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     minutes = train(args.out, args.seed, args.quick)
@@ -45,23 +46,29 @@ def main() -> None:
 
 
 def train(out: Path, seed: int, quick: bool) -> float:
-    """Run the stages that are not there yet; returns the minutes that all stages took, in however many commands."""
+    """Run the stages that are not stored yet.
+
+    Returns:
+        The minutes that all stages took, including those of earlier commands.
+    """
     stages = out / "stages"
     stages.mkdir(parents=True, exist_ok=True)
-    clock = stages / "minutes.json"
-    spent: dict[str, float] = json.loads(clock.read_text(encoding="utf-8")) if clock.exists() else {}
+    minutes_file = stages / "minutes.json"
+    minutes: dict[str, float] = {}
+    if minutes_file.exists():
+        minutes = json.loads(minutes_file.read_text(encoding="utf-8"))
     for name, stage in (("text", _text), ("vision", _vision), ("mllm", _mllm)):
         if not (stages / name).exists():
             start = time.monotonic()
-            _keep(stage(stages, seed, quick), stages / name)
-            spent[name] = round((time.monotonic() - start) / 60, 2)
-            clock.write_text(json.dumps(spent), encoding="utf-8")
-    return sum(spent.values())
+            _save(stage(stages, seed, quick), stages / name)
+            minutes[name] = round((time.monotonic() - start) / 60, 2)
+            minutes_file.write_text(json.dumps(minutes), encoding="utf-8")
+    return sum(minutes.values())
 
 
 def _text(stages: Path, seed: int, quick: bool) -> Any:  # noqa: ARG001
     model = text.train(seed, (text.Phase(6, 2e-3, curriculum=True),) if quick else text.PHASES)
-    log.info("text: %.3f of the answers about unseen scenes in slots", text.answer_accuracy(model, seed + 1234))
+    log.info("text: accuracy %.3f on unseen scenes in slots", text.answer_accuracy(model, seed + 1234))
     return model
 
 
@@ -77,8 +84,8 @@ def _mllm(stages: Path, seed: int, quick: bool) -> Any:
     return multimodal.train(seed, stages / "text", stages / "vision", phases, bank)
 
 
-def _keep(model: torch.nn.Module, folder: Path) -> None:
-    # under another name first: a stage that was cut off while it was written must not look finished
+def _save(model: torch.nn.Module, folder: Path) -> None:
+    # under another name first, so that an interrupted write does not look like a finished stage
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)  # type: ignore[operator]
@@ -86,16 +93,23 @@ def _keep(model: torch.nn.Module, folder: Path) -> None:
 
 
 def finish(out: Path, seed: int, minutes: float, items: int) -> None:
-    """Write both checkpoints in half precision as they ship, measure them, and write MANIFEST.json."""
+    """Write both checkpoints in half precision, measure their accuracy, and write MANIFEST.json.
+
+    Args:
+        out: the folder with the stages, for the checkpoints.
+        seed: of the training, for the manifest.
+        minutes: that the training took, for the manifest.
+        items: the number of questions per task and style.
+    """
     tokenizer, processor = build_tokenizer(), multimodal.build_processor()
     backbone = AutoModelForCausalLM.from_pretrained(out / "stages" / "text")
     mllm = PaliGemmaForConditionalGeneration.from_pretrained(out / "stages" / "mllm")
     multimodal.cover_processor_tokens(mllm, processor)
-    for model, words, name in ((backbone, tokenizer, "tiny-gemma2"), (mllm, processor, "tiny-paligemma2")):
+    for model, preprocessor, name in ((backbone, tokenizer, "tiny-gemma2"), (mllm, processor, "tiny-paligemma2")):
         for config in (model.config, model.config.get_text_config()):
             config.use_cache = True
         model.half().save_pretrained(out / name)
-        words.save_pretrained(out / name)
+        preprocessor.save_pretrained(out / name)
     folders = [out / "tiny-gemma2", out / "tiny-paligemma2"]
     files = sorted(file for folder in folders for file in folder.iterdir())
     manifest = {

@@ -1,4 +1,4 @@
-"""What the text backbone reads: pieces of text with a loss weight each, some behind a scene in 16 slots."""
+"""Training samples of the text backbone: pieces of text with loss weights, some after a scene in 16 slots."""
 
 import random
 from dataclasses import dataclass
@@ -10,13 +10,18 @@ from lmms_steer.tiny_world.scenes import Scene, sample_scene
 
 Mode = Literal["prefix", "causal", "text"]
 ANSWER_WEIGHT = 4.0
+"""The loss weight of answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`scene` stands in slots before the text, unless mode is `text`.
+    """One training sample.
 
-    In mode `prefix` the slots and the first piece see one another (as a PaliGemma prompt does), and carry no loss.
+    Attributes:
+        mode: `text`: text only; `causal`: the scene in slots before the text; `prefix`: the same, and the slots and the
+            first piece attend to each other, like a PaliGemma prompt, and carry no loss.
+        scene: the scene, or None for a sample without one.
+        pieces: pieces of text, each with its loss weight.
     """
 
     mode: Mode
@@ -25,13 +30,13 @@ class Sample:
 
 
 def sample(rng: random.Random, most: int = 6, mix: Mix = MIX, vertical: float = 0.5) -> Sample:
-    """Draw one: ordinary sentences, sentences about the world, a scene told, or questions about a scene.
+    """Draw a sample: ordinary sentences, sentences about the world, sentences or questions about a scene.
 
     Args:
-        rng: where every random choice comes from.
-        most: the most objects in a scene (the curriculum).
-        mix: the kinds of question.
-        vertical: the share of spatial questions that ask above or below.
+        rng: for every random choice.
+        most: the maximal number of objects in a scene (the curriculum).
+        mix: the kinds of questions.
+        vertical: the share of spatial questions about above or below.
     """
     kind = rng.random()
     if kind < 0.12:
@@ -40,10 +45,10 @@ def sample(rng: random.Random, most: int = 6, mix: Mix = MIX, vertical: float = 
         return Sample("text", None, ((" ".join(world_sentence(rng) for _ in range(rng.randint(4, 7))), 1.0),))
     scene = sample_scene(rng, 2 if rng.random() < 0.8 else 1, most)
     mode: Mode = "text" if kind < 0.34 else "causal" if kind < 0.5 else "prefix"
-    told = ((describe(scene, rng), 0.1),) if mode == "text" else ()
+    description = ((describe(scene, rng), 0.1),) if mode == "text" else ()
     if kind < 0.22 or 0.34 < kind < 0.38:
-        return Sample(mode, scene, (*told, *((scene_sentence(scene, rng), 1.0) for _ in range(4))))
-    pieces = list(told)
+        return Sample(mode, scene, (*description, *((scene_sentence(scene, rng), 1.0) for _ in range(4))))
+    pieces = list(description)
     for number in range(4):
         question = ask(scene, rng, mix, vertical)
         hint = f"{rng.choice(HINTS)} " if number == 0 and rng.random() < 0.12 else ""

@@ -1,7 +1,7 @@
-"""Stage 3: the tiny PaliGemma 2. A projector in closed form, then a little training of projector and language model.
+"""Stage 3: the tiny PaliGemma 2. A projector in closed form, then a short training of projector and language model.
 
-The closed form makes a patch's output what the text model reads for that cell, in its own words. The training after it
-is short and slow on purpose: a language model that moves far from the backbone no longer answers to its vectors.
+The closed form maps a patch's features to the slot that the text model reads for that cell. The training after it is
+short, at a small learning rate, on purpose: a language model far from the backbone no longer reacts to its vectors.
 """
 
 import logging
@@ -29,7 +29,7 @@ from lmms_steer.tiny_world.scenes import CELLS, SIZE, Scene, cell_words
 from training.fast import fast
 from training.text import BOS, EOS, IMAGE, PAD, VOCABULARY, encode, slot_embeddings
 from training.tokenizer import build_tokenizer
-from training.vision import picture_bank, pixels
+from training.vision import image_bank, pixels
 
 log = logging.getLogger(__name__)
 BANK, BATCH, LENGTH = 6000, 48, 64
@@ -37,19 +37,25 @@ BANK, BATCH, LENGTH = 6000, 48, 64
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Steps and peak learning rate of a stretch that trains the projector, or projector and language model."""
+    """A part of the training.
+
+    Attributes:
+        steps: how many.
+        rate: peak learning rate.
+        language_model: whether the language model is trained too, and not only the projector.
+    """
 
     steps: int
     rate: float
     language_model: bool
 
 
-# at 1e-3 the projector drifts away from the words
+# at 1e-3 the projector's outputs drift away from the word embeddings
 PHASES = (Phase(90, 2e-4, language_model=False), Phase(260, 1e-4, language_model=True))
 
 
 def assemble(backbone: Path, tower: Path) -> PaliGemmaForConditionalGeneration:
-    """Backbone and tower in one model, with a projector that has learned nothing yet."""
+    """Put backbone and vision tower into one model, with an untrained projector."""
     text = Gemma2ForCausalLM.from_pretrained(backbone)
     vision = SiglipVisionModel.from_pretrained(tower)
     text_config, vision_config = text.config.to_dict(), vision.config.to_dict()
@@ -73,30 +79,32 @@ def assemble(backbone: Path, tower: Path) -> PaliGemmaForConditionalGeneration:
     return model
 
 
-def image_features(model: PaliGemmaForConditionalGeneration, seen: Tensor) -> dict[str, SimpleNamespace]:
-    """What `forward(mm_encoder_outputs=…)` takes, from features of the vision tower [n, 16, width]."""
-    return {"image": SimpleNamespace(pooler_output=model.model.multi_modal_projector(seen))}
+def image_features(model: PaliGemmaForConditionalGeneration, patches: Tensor) -> dict[str, SimpleNamespace]:
+    """The argument `mm_encoder_outputs` of `forward`, from features of the vision tower [n, 16, width]."""
+    return {"image": SimpleNamespace(pooler_output=model.model.multi_modal_projector(patches))}
 
 
 @torch.no_grad()
-def look(model: PaliGemmaForConditionalGeneration, pictures: Tensor, batch: int = 500) -> Tensor:
-    """Features of the (frozen) vision tower, before the projector: [n, 16, width]."""
-    parts = [
-        model.model.vision_tower(pictures[i : i + batch]).last_hidden_state for i in range(0, len(pictures), batch)
-    ]
+def patch_features(model: PaliGemmaForConditionalGeneration, images: Tensor, batch: int = 500) -> Tensor:
+    """Features of the (frozen) vision tower, before the projector: [n, 16, width]. images: [n, 3, 64, 64]."""
+    parts = [model.model.vision_tower(images[i : i + batch]).last_hidden_state for i in range(0, len(images), batch)]
     return torch.cat(parts)
 
 
 @torch.no_grad()
-def solve_projector(model: PaliGemmaForConditionalGeneration, seen: Tensor, scenes: list[Scene]) -> float:
-    """Least squares from patch features to the slots of the text model; returns the share of variance explained."""
+def solve_projector(model: PaliGemmaForConditionalGeneration, patches: Tensor, scenes: list[Scene]) -> float:
+    """Set the projector to the least-squares map from patch features to the slots of the text model.
+
+    Returns:
+        The share of variance explained.
+    """
     words = torch.tensor([[[VOCABULARY.get(w, PAD) for w in cell] for cell in cell_words(s)] for s in scenes])
     target = slot_embeddings(model.get_input_embeddings(), words).flatten(0, 1)
     weight = torch.full((len(scenes), CELLS), 0.25)  # most cells are empty
     for i, scene in enumerate(scenes):
         weight[i, [thing.cell for thing in scene]] = 1.0
     scale = weight.flatten().sqrt()[:, None]
-    inputs = torch.cat([seen.flatten(0, 1), torch.ones(len(target), 1)], 1)
+    inputs = torch.cat([patches.flatten(0, 1), torch.ones(len(target), 1)], 1)
     solution = torch.linalg.lstsq(inputs * scale, target * scale).solution
     projector = model.model.multi_modal_projector.linear
     projector.weight.copy_(solution[:-1].T)
@@ -106,7 +114,7 @@ def solve_projector(model: PaliGemmaForConditionalGeneration, seen: Tensor, scen
 
 
 def _conversation(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str, bool]]]:
-    """(prompt, [(text, is it supervised?)]): a question about the picture and two more, or a sentence about it."""
+    """A prompt, and the texts after it, each with whether it is supervised (an answer) or not (another question)."""
     if rng.random() < 0.08:
         return "list it", [(scene_sentence(scene, rng), True)]
     first = ask(scene, rng)
@@ -119,17 +127,18 @@ def _conversation(scene: Scene, rng: random.Random) -> tuple[str, list[tuple[str
 
 
 def _collate(rows: list[tuple[str, list[tuple[str, bool]]]]) -> dict[str, Tensor]:
+    """The model's inputs and labels [rows, LENGTH], padded on the right."""
     shape = (len(rows), LENGTH)
     ids, labels = torch.full(shape, PAD), torch.full(shape, -100)
     attention, types = torch.zeros(shape, dtype=torch.long), torch.ones(shape, dtype=torch.long)
     for i, (prompt, suffix) in enumerate(rows):
         before = [IMAGE] * CELLS + [BOS] + encode(prompt) + encode("\n")
-        after, wanted = [], []
+        after, targets = [], []
         for text, supervised in suffix:
             tokens = encode(text)
             after += tokens
-            wanted += tokens if supervised else [-100] * len(tokens)
-        row, label = (before + after + [EOS])[:LENGTH], ([-100] * len(before) + wanted + [EOS])[:LENGTH]
+            targets += tokens if supervised else [-100] * len(tokens)
+        row, label = (before + after + [EOS])[:LENGTH], ([-100] * len(before) + targets + [EOS])[:LENGTH]
         ids[i, : len(row)] = torch.tensor(row)
         labels[i, : len(row)] = torch.tensor(label)
         attention[i, : len(row)] = 1
@@ -140,18 +149,26 @@ def _collate(rows: list[tuple[str, list[tuple[str, bool]]]]) -> dict[str, Tensor
 def train(
     seed: int, backbone: Path, tower: Path, phases: tuple[Phase, ...] = PHASES, bank: int = BANK
 ) -> PaliGemmaForConditionalGeneration:
-    """The trained MLLM."""
+    """Train the MLLM.
+
+    Args:
+        seed: of every random choice.
+        backbone: folder of the trained text model.
+        tower: folder of the trained vision tower.
+        phases: of the training.
+        bank: the number of training images.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed + 5)
     model = assemble(backbone, tower)
-    scenes, pictures = picture_bank(seed + 21, bank)
-    seen = look(model, pixels(pictures))
-    log.info("projector: %.3f of the variance in closed form", solve_projector(model, seen, scenes))
+    scenes, images = image_bank(seed + 21, bank)
+    patches = patch_features(model, pixels(images))
+    log.info("projector: the closed form explains %.3f of the variance", solve_projector(model, patches, scenes))
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     with fast(model):
         for number, phase in enumerate(phases, start=1):
-            _run(model, phase, scenes, seen, rng, f"multimodal {number}/{len(phases)}")
+            _run(model, phase, scenes, patches, rng, f"multimodal {number}/{len(phases)}")
     return model.eval()
 
 
@@ -159,7 +176,7 @@ def _run(
     model: PaliGemmaForConditionalGeneration,
     phase: Phase,
     scenes: list[Scene],
-    seen: Tensor,
+    patches: Tensor,
     rng: random.Random,
     title: str,
 ) -> None:
@@ -169,18 +186,18 @@ def _run(
     optimizer = torch.optim.AdamW(parameters, lr=phase.rate, weight_decay=0.01, betas=(0.9, 0.98))
     cap = model.config.text_config.final_logit_softcapping
     for step in tqdm(range(phase.steps), desc=title, disable=None):
-        falling = max(0.02, min(1, 2 * (1 - step / phase.steps)))
+        decay = max(0.02, min(1, 2 * (1 - step / phase.steps)))
         for group in optimizer.param_groups:
-            group["lr"] = phase.rate * min(1, (step + 1) / 50) * falling
+            group["lr"] = phase.rate * min(1, (step + 1) / 50) * decay
         rows = [rng.randrange(len(scenes)) for _ in range(BATCH)]
         inputs = _collate([_conversation(scenes[row], rng) for row in rows])
         labels = inputs.pop("labels")[:, 1:]
-        features = image_features(model, seen[rows])
-        # without a cache: the layers share one index while they train
+        features = image_features(model, patches[rows])
+        # without a cache, as the layers share one index in `fast`
         hidden = model.model(**inputs, mm_encoder_outputs=features, use_cache=False).last_hidden_state
-        wanted = labels != -100
-        scores = torch.tanh(model.lm_head(hidden[:, :-1][wanted]) / cap) * cap
-        loss = F.cross_entropy(scores, labels[wanted])
+        supervised = labels != -100
+        scores = torch.tanh(model.lm_head(hidden[:, :-1][supervised]) / cap) * cap
+        loss = F.cross_entropy(scores, labels[supervised])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -190,7 +207,7 @@ def _run(
 
 
 def build_processor() -> PaliGemmaProcessor:
-    """Image processor and tokenizer as PaliGemma has them, for 64 x 64 pictures and 16 image tokens."""
+    """A PaliGemma processor for images of 64 x 64 pixels and 16 image tokens."""
     half = [0.5, 0.5, 0.5]
     images = SiglipImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=half, image_std=half)
     images.image_seq_length = CELLS
@@ -199,9 +216,9 @@ def build_processor() -> PaliGemmaProcessor:
 
 @torch.no_grad()
 def cover_processor_tokens(model: PaliGemmaForConditionalGeneration, processor: PaliGemmaProcessor) -> None:
-    """Give the location and segmentation tokens that every PaliGemma processor adds the embedding of `<unk>`.
+    """Extend the embeddings to the location and segmentation tokens that every PaliGemma processor adds.
 
-    They are never used here, but a text that holds one must not read past the end of the table.
+    They get the embedding of `<unk>`. They are never used here, but a text with one must not read past the table.
     """
     unknown = model.get_input_embeddings().weight[VOCABULARY["<unk>"]].clone()
     model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)

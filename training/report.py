@@ -1,4 +1,4 @@
-"""How good a trained pair of checkpoints is, and how it compares with another."""
+"""Accuracy of a trained pair of checkpoints, and its comparison with the one that ships."""
 
 import json
 import random
@@ -12,49 +12,59 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Auto
 
 from lmms_steer.tiny_world.questions import Question, ask
 from lmms_steer.tiny_world.scenes import COLOURS, NUMBERS, OPPOSITE, STYLES, random_seed, render, sample_scene
+from training.tokenizer import vocabulary_ids
 
 TASKS = ("spatial", "counting", "colour")
 
 
 def questions(task: str, style: str, count: int, seed: int) -> tuple[list[Image.Image], list[Question]]:
-    """Fresh scenes with a question of one kind each."""
+    """Images of new scenes, each with a question of the task."""
     rng = random.Random(f"{task}/{style}/{seed}")
-    pictures: list[Image.Image] = []
-    asked: list[Question] = []
-    while len(asked) < count:
+    images: list[Image.Image] = []
+    drawn: list[Question] = []
+    while len(drawn) < count:
         scene = sample_scene(rng, 2 if task == "spatial" else 1)
         question = ask(scene, rng, (task,))
         if question.kind == task:
-            pictures.append(Image.fromarray(render(scene, STYLES[style], random_seed(rng))))
-            asked.append(question)
-    return pictures, asked
+            images.append(Image.fromarray(render(scene, STYLES[style], random_seed(rng))))
+            drawn.append(question)
+    return images, drawn
 
 
 @torch.inference_mode()
 def accuracy(folder: Path, task: str, style: str, count: int, shuffled: bool = False, batch: int = 100) -> float:
-    """Share of questions whose first generated word is the answer; `shuffled` gives each question another's picture."""
+    """The share of questions whose first generated word is the correct answer.
+
+    Args:
+        folder: of the MLLM.
+        task: one of `TASKS`.
+        style: of the images.
+        count: of questions.
+        shuffled: whether each question gets the image of another one.
+        batch: questions per forward pass.
+    """
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    pictures, asked = questions(task, style, count, seed=777)
+    images, drawn = questions(task, style, count, seed=777)
     if shuffled:
-        pictures = pictures[1:] + pictures[:1]
-    right = 0
+        images = images[1:] + images[:1]
+    correct = 0
     for i in range(0, count, batch):
-        chosen = asked[i : i + batch]
+        chosen = drawn[i : i + batch]
         inputs = processor(
             text=["<image>" + q.text for q in chosen],
-            images=[[p] for p in pictures[i : i + batch]],
+            images=[[image] for image in images[i : i + batch]],
             padding="longest",
             return_tensors="pt",
         )
         inputs.pop("labels", None)
         words = model(**inputs, logits_to_keep=1).logits[:, -1].argmax(-1)
-        right += sum(processor.tokenizer.decode([w]).strip() == q.answer for w, q in zip(words, chosen, strict=True))
-    return right / count
+        correct += sum(processor.tokenizer.decode([w]).strip() == q.answer for w, q in zip(words, chosen, strict=True))
+    return correct / count
 
 
 def measure(out: Path, items: int) -> dict[str, float]:
-    """`task/style` ▸ accuracy on `items` questions, and with shuffled pictures in the plain style."""
+    """`task/style` ▸ accuracy on `items` questions; in the plain style also with shuffled images."""
     folder = out / "tiny-paligemma2"
     result = {f"{t}/{s}": round(accuracy(folder, t, s, items), 3) for t in TASKS for s in STYLES}
     return result | {
@@ -63,13 +73,13 @@ def measure(out: Path, items: int) -> dict[str, float]:
 
 
 def compare(new: Path, shipped: Path) -> str:
-    """A table of both manifests' accuracies, and how alike the two backbones' words are to one another.
+    """A table of both manifests' accuracies, and the agreement of the two backbones' word embeddings.
 
-    Two trainings from other seeds or machines have other axes, so words are compared by their similarities among
-    themselves: the correlation of the two matrices of cosines between colour, number and direction words.
+    Trainings from other seeds or on other machines have other axes, so the embeddings are compared by their
+    similarities: the correlation of the two matrices of cosines between colour, number and direction words.
     """
     if not (shipped / "MANIFEST.json").exists():
-        return "nothing shipped to compare with"
+        return "there are no shipped checkpoints to compare with"
     mine, theirs = (json.loads((f / "MANIFEST.json").read_text(encoding="utf-8")) for f in (new, shipped))
     lines = [f"{'task/style':24}{'new':>8}{'shipped':>9}"]
     for key, value in theirs["accuracy"].items():
@@ -77,14 +87,13 @@ def compare(new: Path, shipped: Path) -> str:
     cosines = [_word_cosines(folder / "tiny-gemma2") for folder in (new, shipped)]
     lines.append(f"word similarities, new against shipped: r = {np.corrcoef(cosines[0], cosines[1])[0, 1]:.3f}")
     same = mine["sha256"] == theirs["sha256"]
-    lines.append(f"files are {'the same to the bit' if same else 'not the same to the bit'}; {mine['minutes']} minutes")
+    lines.append(f"files are {'bit-identical' if same else 'not bit-identical'}; {mine['minutes']} minutes")
     return "\n".join(lines)
 
 
 def _word_cosines(folder: Path) -> npt.NDArray[np.float32]:
+    """The cosines between the embeddings of all pairs of words."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    from training.tokenizer import vocabulary_ids
-
     ids = [vocabulary_ids()[word] for word in (*COLOURS, *NUMBERS, *OPPOSITE)]
     words = torch.nn.functional.normalize(model.get_input_embeddings().weight[ids].detach(), dim=1)
     upper = torch.triu_indices(len(ids), len(ids), offset=1)

@@ -1,4 +1,4 @@
-"""Train the SAEs that ship, for two layers of tiny-gemma2, with sae-lens's own trainer.
+"""Train the SAEs that ship, for two layers of tiny-gemma2, with sae-lens's trainer.
 
 python -m training.sae --out FOLDER
 """
@@ -18,16 +18,17 @@ from lmms_steer.tiny_world.checkpoints import TINY_SAE, weights_dir
 from lmms_steer.tiny_world.language import ordinary_sentence, world_sentence
 
 LAYERS = (1, 3)
-FEATURES, FIRING = 512, 6
+FEATURES, ACTIVE_FEATURES = 512, 6
 SAMPLES, BATCH = 2_000_000, 1024
 SENTENCES = 128
 
 
 def main() -> None:
+    """Parse the command line, and train and save an SAE per layer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help=f"folder for {TINY_SAE}")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="tokens that each SAE is trained on")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="training tokens per SAE")
     args = parser.parse_args()
     torch.set_num_threads(1)
     for layer in LAYERS:
@@ -35,7 +36,10 @@ def main() -> None:
 
 
 def train(layer: int, seed: int, samples: int) -> Any:
-    """A batch-top-k SAE (arXiv 2412.06410) on one layer's output over text; saved it is a JumpReLU SAE in float16."""
+    """Train a batch-top-k SAE (arXiv 2412.06410) on one layer's output on text.
+
+    `save_inference_model` writes it as a JumpReLU SAE, in float16.
+    """
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.saes.sae import SAEMetadata
@@ -47,7 +51,7 @@ def train(layer: int, seed: int, samples: int) -> Any:
     config = BatchTopKTrainingSAEConfig(
         d_in=model.config.hidden_size,
         d_sae=FEATURES,
-        k=FIRING,
+        k=ACTIVE_FEATURES,
         normalize_activations="expected_average_only_in",
         metadata=metadata,
     )
@@ -70,7 +74,7 @@ def train(layer: int, seed: int, samples: int) -> Any:
 
 @torch.no_grad()
 def residuals(model: torch.nn.Module, layer: int, seed: int) -> Iterator[Tensor]:
-    """Endless batches [BATCH, width] of the layer's output at text tokens but BOS, of sentences like the concepts'."""
+    """Endless batches [BATCH, width] of the layer's output at all tokens except BOS."""
     tokenizer: Any = AutoTokenizer.from_pretrained(weights_dir("tiny-gemma2"))
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,7 @@
 """Stage 1: the text backbone, a Gemma 2 of half a million parameters.
 
-It reads words. A scene stands before some texts as 16 slots, each the sum of the embeddings of the words for its cell:
-later the projector learns to say the same of a patch, so that the text model's skills carry over to pictures.
+Some texts follow a scene in 16 slots, each the sum of the embeddings of the words for its cell. Later the projector
+learns to produce the same from an image patch, so that the text model's skills transfer to images.
 """
 
 import logging
@@ -26,15 +26,25 @@ log = logging.getLogger(__name__)
 WIDTH, LAYERS, HEADS, KV_HEADS = 96, 5, 4, 2
 BATCH, LENGTH = 48, 66
 SLOT_SCALE = 0.6
-"""A slot is the sum of its words' embeddings times this, so that its size is that of a word."""
+"""The factor on the sum of a slot's word embeddings, so that a slot is about as large as a word's embedding."""
 SLOT_NOISE = 0.15
+"""Noise on the slots in training, relative to their size."""
 VOCABULARY = vocabulary_ids()
 PAD, EOS, BOS, IMAGE = (VOCABULARY[token] for token in ("<pad>", "<eos>", "<bos>", "<image>"))
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A stretch of training: steps, peak learning rate, what is asked, and whether scenes begin small."""
+    """A part of the training.
+
+    Attributes:
+        steps: how many.
+        rate: peak learning rate.
+        mix: the kinds of questions.
+        vertical: the share of spatial questions about above or below.
+        curriculum: whether scenes begin with few objects.
+        hold: the share of the steps before the learning rate begins to decay.
+    """
 
     steps: int
     rate: float
@@ -42,10 +52,9 @@ class Phase:
     vertical: float = 0.5
     curriculum: bool = False
     hold: float = 0.0
-    """The share of the steps before the learning rate begins to fall."""
 
 
-# above and below are learned late: the second phase asks them more
+# above and below are learned late, so the second phase has more of them
 PHASES = (
     Phase(2600, 2e-3, curriculum=True, hold=0.55),
     Phase(1100, 1.5e-3, ("find", *["spatial"] * 5, *["counting"] * 2, "colour", "exist"), vertical=0.7),
@@ -53,11 +62,16 @@ PHASES = (
 
 
 def encode(text: str) -> list[int]:
+    """The token ids of a text, without special tokens."""
     return [VOCABULARY[word] for word in words_of(text)]
 
 
 def new_model(seed: int) -> Gemma2ForCausalLM:
-    """An untrained one: embeddings of unit size, heads that look for like content, small sub-layer outputs."""
+    """An untrained model.
+
+    The initialisation speeds training up: embeddings of unit size, query matrices close to the key matrices, so that
+    heads attend to similar content, and small outputs of the sub-layers.
+    """
     torch.manual_seed(seed)
     head = WIDTH // HEADS
     config = Gemma2Config(
@@ -86,8 +100,8 @@ def new_model(seed: int) -> Gemma2ForCausalLM:
             for part in (attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj):
                 part.weight.normal_(0, scale)
             mlp.down_proj.weight.normal_(0, (WIDTH * 2.5) ** -0.5)
-            like_keys = attention.k_proj.weight.view(KV_HEADS, head, WIDTH).repeat_interleave(HEADS // KV_HEADS, 0)
-            attention.q_proj.weight.copy_(like_keys.reshape(-1, WIDTH) + 0.3 * scale * torch.randn(HEADS * head, WIDTH))
+            keys = attention.k_proj.weight.view(KV_HEADS, head, WIDTH).repeat_interleave(HEADS // KV_HEADS, 0)
+            attention.q_proj.weight.copy_(keys.reshape(-1, WIDTH) + 0.3 * scale * torch.randn(HEADS * head, WIDTH))
             layer.post_attention_layernorm.weight.fill_(-0.6)
             layer.post_feedforward_layernorm.weight.fill_(-0.6)
     return model
@@ -95,7 +109,15 @@ def new_model(seed: int) -> Gemma2ForCausalLM:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`ids` and `weight` [rows, LENGTH], `slots` ids [rows, 16, 4], `prefix` lengths and `has_slots` [rows]."""
+    """A batch of samples.
+
+    Attributes:
+        ids: token ids [rows, LENGTH].
+        weight: loss weights [rows, LENGTH].
+        slots: word ids of the slots [rows, 16, 4].
+        prefix: length of the part with bidirectional attention [rows].
+        has_slots: whether the row has slots [rows].
+    """
 
     ids: Tensor
     weight: Tensor
@@ -105,6 +127,7 @@ class Batch:
 
 
 def collate(samples: list[corpus.Sample]) -> Batch:
+    """Turn samples into padded tensors."""
     rows = len(samples)
     ids = np.full((rows, LENGTH), PAD)
     weight = np.zeros((rows, LENGTH), np.float32)
@@ -131,24 +154,24 @@ def collate(samples: list[corpus.Sample]) -> Batch:
 
 
 def slot_embeddings(embed: torch.nn.Module, slots: Tensor) -> Tensor:
-    """[..., 4] word ids ▸ [..., WIDTH] in the scale that `embed` gives; the padding word counts as nothing."""
+    """Word ids [..., 4] to slot embeddings [..., WIDTH], in the scale of `embed`. Padding counts as zero."""
     words: Tensor = embed(slots) * (slots != PAD).unsqueeze(-1)
     return words.sum(-2) * SLOT_SCALE
 
 
 def logits(model: Gemma2ForCausalLM, batch: Batch, noise: float = SLOT_NOISE) -> Tensor:
-    """[rows, LENGTH, vocabulary], by the layers themselves: prefix and slots need a mask of their own."""
+    """Compute logits [rows, LENGTH, vocabulary], layer by layer, with an attention mask for prefix and slots."""
     decoder = model.model
     embedded = decoder.embed_tokens(batch.ids)
     slots = slot_embeddings(decoder.embed_tokens, batch.slots)
     slots = slots + noise * slots.detach().pow(2).mean(-1, keepdim=True).sqrt() * torch.randn_like(slots)
     first = torch.where(batch.has_slots[:, None, None], slots, embedded[:, :CELLS])
     hidden = torch.cat([first, embedded[:, CELLS:]], 1)
-    place = torch.arange(LENGTH)
-    in_prefix = place[None] < batch.prefix[:, None]
-    seen = (place[None, :, None] >= place) | (in_prefix[:, :, None] & in_prefix[:, None])
-    mask = torch.zeros(seen.shape).masked_fill_(~seen, -1e9)[:, None]
-    positions = place[None] + 1  # PaliGemma counts from 1
+    index = torch.arange(LENGTH)
+    in_prefix = index[None] < batch.prefix[:, None]
+    visible = (index[None, :, None] >= index) | (in_prefix[:, :, None] & in_prefix[:, None])
+    mask = torch.zeros(visible.shape).masked_fill_(~visible, -1e9)[:, None]
+    positions = index[None] + 1  # PaliGemma counts from 1
     rotary = decoder.rotary_emb(hidden, positions)
     for layer in decoder.layers:
         hidden = layer(hidden, attention_mask=mask, position_embeddings=rotary, position_ids=positions)
@@ -158,7 +181,7 @@ def logits(model: Gemma2ForCausalLM, batch: Batch, noise: float = SLOT_NOISE) ->
 
 
 def train(seed: int, phases: tuple[Phase, ...] = PHASES) -> Gemma2ForCausalLM:
-    """The trained backbone."""
+    """Train the backbone."""
     model = new_model(seed)
     rng = random.Random(seed)
     with fast(model):
@@ -172,7 +195,7 @@ def _run(model: Gemma2ForCausalLM, phase: Phase, rng: random.Random, title: str)
     vectors = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=phase.rate, betas=(0.9, 0.98))
-    right: list[float] = []
+    accuracies: list[float] = []
     for step in tqdm(range(phase.steps), desc=title, disable=None):
         done = step / phase.steps
         most = min(6, 2 + int(done / 0.3 * 5)) if phase.curriculum else 6
@@ -188,16 +211,18 @@ def _run(model: Gemma2ForCausalLM, phase: Phase, rng: random.Random, title: str)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         answers = (batch.weight[:, 1:] == corpus.ANSWER_WEIGHT) & batch.has_slots[:, None]
-        right.append(float((scores.argmax(-1) == batch.ids[:, 1:])[answers].float().mean()))
+        accuracies.append(float((scores.argmax(-1) == batch.ids[:, 1:])[answers].float().mean()))
         if (step + 1) % 100 == 0 or step + 1 == phase.steps:
-            log.info("%s step %d loss %.3f answers %.3f", title, step + 1, loss.item(), float(np.mean(right[-100:])))
+            log.info(
+                "%s step %d loss %.3f answers %.3f", title, step + 1, loss.item(), float(np.mean(accuracies[-100:]))
+            )
 
 
 @torch.no_grad()
 def answer_accuracy(model: Gemma2ForCausalLM, seed: int, mode: corpus.Mode = "prefix", batches: int = 8) -> float:
-    """Share of answer words that the backbone gets right about scenes that it has not seen."""
+    """The share of correct answer words about scenes that the backbone has not seen."""
     rng = random.Random(seed)
-    right: list[Tensor] = []
+    correct: list[Tensor] = []
     for _ in range(batches):
         samples: list[corpus.Sample] = []
         while len(samples) < BATCH:
@@ -206,6 +231,6 @@ def answer_accuracy(model: Gemma2ForCausalLM, seed: int, mode: corpus.Mode = "pr
                 samples.append(drawn)
         batch = collate(samples)
         scores = logits(model, batch, noise=0.0)[:, :-1]
-        asked = batch.weight[:, 1:] == corpus.ANSWER_WEIGHT
-        right.append((scores.argmax(-1) == batch.ids[:, 1:])[asked])
-    return float(torch.cat(right).float().mean())
+        answers = batch.weight[:, 1:] == corpus.ANSWER_WEIGHT
+        correct.append((scores.argmax(-1) == batch.ids[:, 1:])[answers])
+    return float(torch.cat(correct).float().mean())

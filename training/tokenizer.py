@@ -11,14 +11,14 @@ SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>", "\n")
 
 
 def vocabulary_ids() -> dict[str, int]:
-    """word ▸ id, the special tokens first."""
+    """word ▸ id; the special tokens come first."""
     return {word: i for i, word in enumerate([*SPECIAL, *vocabulary()])}
 
 
 def build_tokenizer() -> "PreTrainedTokenizerFast":
-    """A tokenizer that lower-cases, splits words from marks and gives `<unk>` for a word it does not know.
+    """A tokenizer that lower-cases, splits words from punctuation, and has `<unk>` for unknown words.
 
-    `<bos>` is put in front by the tokenizer of the text backbone, as Gemma's does.
+    Like Gemma's tokenizer, it puts `<bos>` first.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

@@ -1,6 +1,7 @@
-"""Stage 2: the vision tower, a small SigLIP that names each patch's colour, shape, row and column.
+"""Stage 2: the vision tower, a small SigLIP trained to classify each patch's colour, shape, row and column.
 
-Without row and column among the labels, position could not be read off the features. The heads are dropped afterwards.
+Without the labels for row and column the features would not contain the position. The classification heads are
+discarded after training.
 """
 
 import logging
@@ -34,22 +35,22 @@ STEPS, BATCH, BANK = 1250, 64, 12000
 RATE = 2e-3
 
 
-def picture_bank(seed: int, count: int, fewest: int = 1) -> tuple[list[Scene], npt.NDArray[np.uint8]]:
-    """Scenes with their pictures in the plain style: uint8 [count, 64, 64, 3]."""
+def image_bank(seed: int, count: int, fewest: int = 1) -> tuple[list[Scene], npt.NDArray[np.uint8]]:
+    """Random scenes, and their images in the plain style: uint8 [count, 64, 64, 3]."""
     rng = random.Random(seed)
     scenes = [sample_scene(rng, fewest) for _ in range(count)]
     return scenes, np.stack([render(scene, STYLES["plain"], random_seed(rng)) for scene in scenes])
 
 
-def pixels(pictures: npt.NDArray[np.uint8]) -> Tensor:
-    """As the image processor gives them: float [n, 3, 64, 64] in -1 to 1."""
-    return torch.as_tensor(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+def pixels(images: npt.NDArray[np.uint8]) -> Tensor:
+    """Images as the image processor returns them: float [n, 3, 64, 64] from -1 to 1."""
+    return torch.as_tensor(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def train(seed: int, steps: int = STEPS, bank: int = BANK) -> SiglipVisionModel:
-    """The trained tower."""
+    """Train the vision tower on `bank` images."""
     torch.manual_seed(seed)
-    scenes, pictures = picture_bank(seed + 12, bank, fewest=2)
+    scenes, images = image_bank(seed + 12, bank, fewest=2)
     colour, shape = torch.zeros(bank, CELLS, dtype=torch.long), torch.zeros(bank, CELLS, dtype=torch.long)
     for i, scene in enumerate(scenes):
         for thing in scene:
@@ -76,14 +77,14 @@ def train(seed: int, steps: int = STEPS, bank: int = BANK) -> SiglipVisionModel:
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1, (step + 1) / 100) * max(0.02, min(1, 2 * (1 - done)))
         rows = torch.randint(0, bank, (BATCH,))
-        features = tower(pixel_values=pixels(pictures[rows.numpy()])).last_hidden_state.flatten(0, 1)
-        what, form = colour[rows].flatten(), shape[rows].flatten()
-        weight = torch.where(what > 0, 1.0, 0.25)
+        features = tower(pixel_values=pixels(images[rows.numpy()])).last_hidden_state.flatten(0, 1)
+        colours, shapes = colour[rows].flatten(), shape[rows].flatten()
+        weight = torch.where(colours > 0, 1.0, 0.25)  # most cells are empty
         loss = sum(
             scale * (F.cross_entropy(head(features), label, reduction="none") * w).mean()
             for head, label, w, scale in zip(
                 heads,
-                (what, form, cells % GRID, cells // GRID),
+                (colours, shapes, cells % GRID, cells // GRID),
                 (weight, weight, torch.ones(()), torch.ones(())),
                 (1.0, 1.0, 0.3, 0.3),
                 strict=True,

@@ -1,4 +1,4 @@
-"""Sentence-anchor pairs as data, one YAML file a concept, and their loader."""
+"""Concepts: pairs of an anchor and a sentence, one YAML file per concept, and their loader."""
 
 from lmms_steer.concepts.loader import Concept, Pair, load, names, shipped
 

@@ -1,11 +1,12 @@
-"""Concepts as data: sentence-anchor pairs that ship, or a user's own in YAML, JSONL or CSV.
+"""Load concepts: those that ship, or a user's own in YAML, JSONL or CSV.
 
     mine.yaml    name: mine            mine.jsonl   {"anchor": "left", "sentence": "The cup is left of it."}
                  pairs:
                    - left: The cup …   mine.csv     anchor,sentence
                                                     left,The cup is left of it.
 
-A JSONL or CSV row may say `contrast` (true or 1): its anchor is then a control token. The file's name is the concept's.
+A JSONL or CSV row may have `contrast` (true or 1): its anchor is then a control token. The name of a JSONL or CSV file
+is the concept's name.
 """
 
 import csv
@@ -29,28 +30,28 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "", "none", "null")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A sentence, and the word in it that is the concept's."""
+    """A sentence, and the anchor: the word or phrase in it that belongs to the concept."""
 
     anchor: str
     sentence: str
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """Where the anchor stands, as a whole word, whatever its case: [(start, end)] in characters."""
-        whole = rf"(?<!\w){re.escape(self.anchor)}(?!\w)"
-        return [match.span() for match in re.finditer(whole, self.sentence, re.IGNORECASE)]
+        """Every occurrence of the anchor as a whole word, in any case: [(start, end)] in characters."""
+        whole_word = rf"(?<!\w){re.escape(self.anchor)}(?!\w)"
+        return [match.span() for match in re.finditer(whole_word, self.sentence, re.IGNORECASE)]
 
 
 @dataclass(frozen=True, slots=True)
 class Concept:
-    """What a vector is about.
+    """The sentences that a vector is extracted from.
 
     Attributes:
-        name: as a user types it.
+        name: as in commands and vectors' names.
         about: one line for people.
         pairs: the sentences whose anchors are the concept's tokens.
-        contrast: where given, the anchors of *these* sentences are the control tokens (a word against other words);
-            where empty, the controls are the other tokens of `pairs` (the paper's choice).
+        contrast: sentences whose anchors are the control tokens (a word against other words); if empty, the control
+            tokens are the other tokens of `pairs` (the paper's choice).
     """
 
     name: str
@@ -60,16 +61,16 @@ class Concept:
 
     @property
     def sentences_sha256(self) -> str:
-        """Of all pairs in their order: a changed sentence is another vector."""
+        """The hash of all pairs in their order. Vectors from changed sentences have another provenance."""
         content = [[[p.anchor, p.sentence] for p in pairs] for pairs in (self.pairs, self.contrast)]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
 
 def load(name: str | Path) -> Concept:
-    """A concept that ships, by name, or a user's own, by the path of its YAML, JSONL or CSV file.
+    """Load a concept that ships, by its name, or a user's own, by the path of its YAML, JSONL or CSV file.
 
     Raises:
-        UserError: for a name that does not exist, or a file that does not hold a concept.
+        UserError: for an unknown name, or a file that is not a concept.
     """
     if str(name).endswith(SUFFIXES):
         return read(Path(name))
@@ -80,7 +81,7 @@ def load(name: str | Path) -> Concept:
 
 
 def names() -> list[str]:
-    """The concepts that ship; a family (`colour`) counts once for each of its words (`colour-red`)."""
+    """The names of the concepts that ship. A family (`colour`) has one concept per word (`colour-red`)."""
     return [concept.name for concept in shipped()]
 
 
@@ -96,6 +97,7 @@ def shipped() -> Iterator[Concept]:
 
 
 def _family(data: dict[str, Any]) -> Iterator[Concept]:
+    """One concept per word of a family, with the other words in the same sentences as its contrast."""
     frames, words = data["frames"], data["words"]
     for word in words:
         others = [other for other in words if other != word]
@@ -108,10 +110,10 @@ def _family(data: dict[str, Any]) -> Iterator[Concept]:
 
 
 def read(path: Path) -> Concept:
-    """Read a file by its suffix.
+    """Read a concept from a file, by its suffix.
 
     Raises:
-        UserError: when it cannot be read or is no concept; with the line's number where one line is to blame.
+        UserError: for a file that cannot be read or is not a concept, with the number of the wrong line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -120,36 +122,38 @@ def read(path: Path) -> Concept:
     if path.suffix in (".yaml", ".yml"):
         return parse_concept(text, str(path))
     rows = list(_jsonl(text, str(path)) if path.suffix == ".jsonl" else _csv(text, str(path)))
-    pairs = tuple(pair for contrast, pair in rows if not contrast)
-    return _named(path.stem, "", pairs, tuple(pair for contrast, pair in rows if contrast), str(path))
+    pairs = tuple(pair for is_contrast, pair in rows if not is_contrast)
+    contrast = tuple(pair for is_contrast, pair in rows if is_contrast)
+    return _checked_concept(path.stem, "", pairs, contrast, str(path))
 
 
 def parse_concept(text: str, source: str) -> Concept:
-    """A concept from YAML text.
+    """Read a concept from YAML text.
 
     Args:
         text: the file's content.
-        source: what messages call the file.
+        source: the file's name, for messages.
 
     Raises:
         UserError: as `read`.
     """
     entries = parse_yaml(text, source).value
     if not isinstance(entries, dict) or "name" not in entries or "pairs" not in entries:
-        raise UserError(f"{source!r} is no concept: {_EXPECTED_YAML}")
-    name, about = _word(entries["name"]), entries.get("about")
+        raise UserError(f"{source!r} is not a concept: {_EXPECTED_YAML}")
+    name, about_node = _word(entries["name"]), entries.get("about")
+    about = about_node.value if about_node is not None and isinstance(about_node.value, str) else ""
     contrast = tuple(_yaml_pairs(entries["contrast"])) if "contrast" in entries else ()
     pairs = tuple(_yaml_pairs(entries["pairs"]))
-    return _named(
-        name, about.value if about is not None and isinstance(about.value, str) else "", pairs, contrast, source
-    )
+    return _checked_concept(name, about, pairs, contrast, source)
 
 
-def _named(name: str, about: str, pairs: tuple[Pair, ...], contrast: tuple[Pair, ...], source: str) -> Concept:
+def _checked_concept(
+    name: str, about: str, pairs: tuple[Pair, ...], contrast: tuple[Pair, ...], source: str
+) -> Concept:
     if not name.replace("-", "").replace("_", "").isalnum():
-        raise UserError(f"{source!r}: the name {name!r} should be of letters, digits, '-' and '_': it names a folder")
+        raise UserError(f"{source!r}: the name {name!r} names a folder too: expected only letters, digits, '-' and '_'")
     if not pairs:
-        raise UserError(f"{source!r} holds no pair of anchor and sentence")
+        raise UserError(f"{source!r} has no pair of anchor and sentence")
     return Concept(name, about, pairs, contrast)
 
 
@@ -174,13 +178,14 @@ def _checked_word(text: str, tag: str, where: str) -> str:
 
 
 def _jsonl(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
+    """For each row whether it belongs to the contrast, and its pair."""
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise UserError(f"{source!r}, line {number}: no JSON: {first_line(error)}") from error
+            raise UserError(f"{source!r}, line {number}: not JSON: {first_line(error)}") from error
         if not isinstance(row, dict):
             raise UserError(
                 f'{source!r}, line {number}: expected {{"anchor": …, "sentence": …}}, got {line.strip()[:60]!r}'
@@ -189,6 +194,7 @@ def _jsonl(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
 
 
 def _csv(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
+    """As `_jsonl`."""
     reader = csv.DictReader(io.StringIO(text), strict=True)
     if reader.fieldnames is None or not {"anchor", "sentence"} <= set(reader.fieldnames):
         raise UserError(
@@ -198,12 +204,12 @@ def _csv(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(
-                    f"{source!r}, line {reader.line_num}: another number of columns than the heading's: put quotes"
-                    " around a sentence with a comma"
+                    f"{source!r}, line {reader.line_num}: the number of columns differs from the header's: put"
+                    " quotes around a sentence with a comma"
                 )
             yield _row(row, source, reader.line_num)
     except csv.Error as error:
-        raise UserError(f"{source!r}, line {reader.line_num}: no CSV: {error}") from error
+        raise UserError(f"{source!r}, line {reader.line_num}: not CSV: {error}") from error
 
 
 def _row(row: dict[str, object], source: str, number: int) -> tuple[bool, Pair]:

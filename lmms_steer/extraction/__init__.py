@@ -1,1 +1,1 @@
-"""Sentences ▸ activations ▸ one direction a layer. One file a method, one registry."""
+"""Extraction: sentences to activations to one direction per layer. One file per method, in `methods`."""

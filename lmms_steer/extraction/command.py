@@ -1,6 +1,7 @@
-"""Whether a store takes the vectors that are about to be made: asked before the model is loaded.
+"""`lmms-steer extract`: read each concept once in one backbone, store one vector per concept and method.
 
-`lmms-steer extract`: load the backbone once, read each concept once, file one vector a concept and method.
+Everything that can be refused is refused before torch is imported and the model is loaded; so is a vector that would
+replace one made from other sentences.
 """
 
 import logging
@@ -12,26 +13,102 @@ from lmms_steer._util.formatting import count_noun, format_shape
 from lmms_steer._util.io import check_writable
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
-from lmms_steer.extraction.methods import DEFAULT_SETTINGS, ExtractionSettings
+from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings
 from lmms_steer.extraction.sae_judge import get_judge
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
-from lmms_steer.vectors.method_names import check_method
+from lmms_steer.vectors.methods import check_method
 from lmms_steer.vectors.steering_vectors import read_provenance
+
+
+def extract_to_store(
+    backbone: str,
+    concept_names: Sequence[str],
+    methods: Sequence[str],
+    root: Path | None,
+    batch_size: int = 16,
+    device: str | None = None,
+    dtype: str | None = None,
+    settings: ExtractionSettings = DEFAULT_SETTINGS,
+    questions: Path | None = None,
+    replace: bool = False,
+) -> Iterator[str]:
+    """Extract vectors into a store.
+
+    Args:
+        backbone: as `Backbone` takes it.
+        concept_names: concepts that ship, or files; `["all"]`: every concept that ships.
+        methods: as `lmms_steer.vectors.methods` names them.
+        root: the store; None: the user's.
+        batch_size: sentences per forward pass.
+        device, dtype: as `Backbone` takes them.
+        settings: for the methods.
+        questions: a file of questions about images (`lmms_steer.extraction.image_pairs`), read instead of a concept's
+            sentences; the concept's name then only names the vectors.
+        replace: also replace vectors that were made from other sentences.
+
+    Yields:
+        A line for every stored vector, and for every sentence that was skipped.
+
+    Raises:
+        UserError: before the backbone is loaded: for a concept, method, judge or tiny model that does not exist, a
+            store that cannot be written, or, without `replace`, a stored vector of that name from other sentences.
+    """
+    if questions is not None and (len(concept_names) != 1 or concept_names[0] == "all"):
+        raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
+    wanted: list[Concept] = []
+    if questions is None:
+        every = list(concept_names) == ["all"]
+        wanted = list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names]
+    for method in methods:
+        check_method(method)
+    get_judge(settings.judge)
+    backbone_checkpoint(backbone)
+    root = root if root is not None else store.user_store()
+    check_writable(root, "the store", "name another with --store")
+    check_store_conflicts(backbone, wanted, methods, root, replace)
+    # these import torch and transformers, which takes seconds
+    from lmms_steer.extraction.extract import Backbone
+    from lmms_steer.extraction.tokens import token_warnings
+
+    if questions is not None:
+        from lmms_steer.extraction.image_pairs import image_pair_concept, read_image_pairs
+
+        concept = image_pair_concept(concept_names[0], read_image_pairs(questions))
+        check_store_conflicts(backbone, [concept], methods, root, replace)
+    source = Backbone(backbone, device=device, dtype=dtype)
+    if questions is not None:
+        readings = iter([source.read_image_pairs(questions, concept_names[0], batch_size)])
+    else:
+        readings = ((concept, source.read(concept, batch_size)) for concept in wanted)
+    names = []
+    for concept, activations in readings:
+        anchors = [activations.texts[p.sentence][p.start : p.end] for p in activations.anchor_places]
+        yield from token_warnings(concept, source.name, activations.skipped, activations.unknown_words, anchors)
+        counts = f"{count_noun(len(activations.anchors), 'anchor')}, {count_noun(len(activations.controls), 'control')}"
+        for method in methods:
+            extracted = source.extract(concept, method, activations, settings)
+            vectors = extracted.vectors
+            path = store.save(vectors, root)
+            names.append(vectors.name)
+            yield from extracted.notes
+            yield f"{vectors.name}: {counts}, {format_shape(vectors.layers, vectors.hidden_size)} -> {path}"
+    if note := shadowing_note(names, root):
+        logging.getLogger(__name__).info(note)
 
 
 def check_store_conflicts(
     backbone: str, wanted: Sequence[Concept], methods: Sequence[str], root: Path, replace: bool
 ) -> None:
-    """See that no vector takes the place of one about something else.
+    """Check that no vector would replace one that was made from other sentences.
 
     Raises:
-        UserError: for a vector of that name made from other sentences, unless it is to be replaced; for two concepts
-            of one name.
+        UserError: for a stored vector of that name from other sentences, unless `replace`; for two concepts of one
+            name.
     """
-    made: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for concept in wanted:
-        if made.setdefault(concept.name, concept.sentences_sha256) != concept.sentences_sha256:
+        if hashes.setdefault(concept.name, concept.sentences_sha256) != concept.sentences_sha256:
             raise UserError(f"two of the concepts are named {concept.name!r}: one's vectors would replace the other's")
         for path in [] if replace else _paths(root, backbone, concept, methods):
             if _is_of_other_sentences(path, concept):
@@ -42,13 +119,13 @@ def check_store_conflicts(
 
 
 def shadowing_note(names: Sequence[str], root: Path) -> str | None:
-    """The line for vectors in the user's store that stand before shipped ones of their names with other content."""
+    """A note on vectors in the user's store that hide shipped vectors of the same names with other content."""
     if root.resolve() != store.user_store().resolve():
         return None
     hidden = [name for name in dict.fromkeys(names) if _differs(root, store.shipped_store(), name)]
     if not hidden:
         return None
-    return f"in {str(root)!r}, and so found before what ships under that name: {', '.join(hidden)}"
+    return f"these vectors in {str(root)!r} now hide the shipped ones of the same names: {', '.join(hidden)}"
 
 
 def _paths(root: Path, backbone: str, concept: Concept, methods: Sequence[str]) -> Iterator[Path]:
@@ -66,67 +143,3 @@ def _is_of_other_sentences(path: Path, concept: Concept) -> bool:
 def _differs(root: Path, shipped: Path, name: str) -> bool:
     mine, theirs = (folder / f"{name}.safetensors" for folder in (root, shipped))
     return mine.is_file() and theirs.is_file() and mine.read_bytes() != theirs.read_bytes()
-
-
-def extract_to_store(
-    backbone: str,
-    concept_names: Sequence[str],
-    methods: Sequence[str],
-    root: Path | None,
-    batch_size: int = 16,
-    device: str | None = None,
-    dtype: str | None = None,
-    settings: ExtractionSettings = DEFAULT_SETTINGS,
-    questions: Path | None = None,
-    replace: bool = False,
-) -> Iterator[str]:
-    """Yields a line for every vector that was filed, and for every sentence that was skipped.
-
-    Raises:
-        UserError: before the backbone is loaded, for a concept, method, judge or tiny model that does not exist, a
-            store that cannot be written, or a vector there of that name from other sentences without `replace`.
-    """
-    if questions is not None and (len(concept_names) != 1 or concept_names[0] == "all"):
-        raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
-    wanted: list[Concept] = []
-    if questions is None:
-        every = list(concept_names) == ["all"]
-        wanted = list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names]
-    for method in methods:
-        check_method(method)
-    get_judge(settings.judge)
-    backbone_checkpoint(backbone)
-    root = root if root is not None else store.user_store()
-    check_writable(root, "the store", "say another with --store")
-    check_store_conflicts(backbone, wanted, methods, root, replace)
-    # torch and transformers, which take seconds to import
-    from lmms_steer.extraction.extract import Backbone
-    from lmms_steer.extraction.tokens import token_warnings
-
-    if questions is not None:
-        from lmms_steer.extraction.image_pairs import image_pair_concept, read_image_pairs
-
-        check_store_conflicts(
-            backbone, [image_pair_concept(concept_names[0], read_image_pairs(questions))], methods, root, replace
-        )
-    source = Backbone(backbone, device=device, dtype=dtype)
-    if questions is not None:
-        read = iter([source.read_pictures(questions, concept_names[0], batch_size)])
-    else:
-        read = ((concept, source.read(concept, batch_size)) for concept in wanted)
-    names = []
-    for concept, activations in read:
-        anchors = [activations.texts[p.sentence][p.start : p.end] for p in activations.anchor_places]
-        yield from token_warnings(concept, source.name, activations.skipped, activations.unknown_words, anchors)
-        for method in methods:
-            made = source.extract(concept, method, activations, settings)
-            path = store.save(made.vectors, root)
-            names.append(made.vectors.name)
-            yield from made.notes
-            used = (
-                f"{count_noun(len(activations.anchors), 'anchor')}, {count_noun(len(activations.controls), 'control')}"
-            )
-            shape = format_shape(made.vectors.layers, made.vectors.hidden_size)
-            yield f"{made.vectors.name}: {used}, {shape} -> {path}"
-    if line := shadowing_note(names, root):
-        logging.getLogger(__name__).info(line)

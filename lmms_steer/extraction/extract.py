@@ -1,4 +1,4 @@
-"""A backbone, a concept and a method ▸ `SteeringVectors` with their provenance."""
+"""Extract steering vectors: load a backbone, read a concept's sentences, apply a method, record the provenance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,30 +14,18 @@ from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.activations import Activations, read_activations
-from lmms_steer.extraction.methods import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, Method, MethodResult
-from lmms_steer.extraction.methods.linear_probe import linear_probe
-from lmms_steer.extraction.methods.mean_shift import mean_shift
-from lmms_steer.extraction.methods.pca import pca
-from lmms_steer.extraction.methods.sae import sae, sae_denoised
+from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, MethodFunction, MethodResult
 from lmms_steer.models.loading import usable_device
 from lmms_steer.steering.anatomy import text_config
 from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
-from lmms_steer.vectors.controls import CONTROLS, random_like, with_norms_of, wrong_concept_name
-from lmms_steer.vectors.method_names import check_method
+from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
+from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
-
-METHODS: dict[str, Method] = {
-    "mean_shift": mean_shift,
-    "linear_probe": linear_probe,
-    "pca": pca,
-    "sae": sae,
-    "sae_denoised": sae_denoised,
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """A vector, and the lines that the user should read about it."""
+    """A vector, and notes about it for the user to read."""
 
     vectors: SteeringVectors
     notes: tuple[str, ...] = ()
@@ -50,8 +38,8 @@ class Backbone:
         name: a Hub id, a folder, `tiny-gemma2`, or the short name of a backbone in the table; an MLLM is read through
             its own language model.
         revision: of a Hub id.
-        device: where to run; an accelerator where there is one.
-        dtype: of the weights; float32 on a processor and the checkpoint's own elsewhere where unsaid.
+        device: where to run; by default a GPU if there is one.
+        dtype: of the weights; by default float32 on a CPU, and the checkpoint's own on other devices.
 
     Raises:
         UserError: when it cannot be loaded.
@@ -87,103 +75,137 @@ class Backbone:
         }
 
     def read(self, concept: Concept, batch_size: int = 16) -> Activations:
-        """One pass over the concept's sentences, for all methods."""
+        """Read the concept's sentences in one pass; every method can use the result."""
         return read_activations(self.model, self.tokenizer, concept, batch_size)
 
-    def read_pictures(self, path: Path, name: str, batch_size: int = 16) -> tuple[Concept, Activations]:
-        """Contrasting questions about pictures (`lmms_steer.extraction.image_pairs`), read in an MLLM.
+    def read_image_pairs(self, path: Path, name: str, batch_size: int = 16) -> tuple[Concept, Activations]:
+        """Read pairs of contrasting questions about images in an MLLM (`lmms_steer.extraction.image_pairs`).
 
         Raises:
-            UserError: for a text model, or a file that holds no such questions.
+            UserError: for a text model, or a file that contains no such questions.
         """
         from transformers import AutoProcessor
 
         from lmms_steer.extraction.image_pairs import image_pair_concept, read_image_pair_activations, read_image_pairs
 
         if not self.is_mllm:
-            raise UserError(f"--questions needs a model that takes pictures, and {self.name} is a text model")
-        asked = read_image_pairs(path)
+            raise UserError(f"--questions needs a model that takes images, and {self.name} is a text model")
+        pairs = read_image_pairs(path)
         processor = AutoProcessor.from_pretrained(self.checkpoint)
-        return image_pair_concept(name, asked), read_image_pair_activations(self.model, processor, asked, batch_size)
+        return image_pair_concept(name, pairs), read_image_pair_activations(self.model, processor, pairs, batch_size)
 
     def vectors(
-        self, concept: Concept, method: str, activations: Activations, settings: ExtractionSettings = DEFAULT_SETTINGS
+        self,
+        concept: Concept,
+        method: str | MethodFunction,
+        activations: Activations,
+        settings: ExtractionSettings = DEFAULT_SETTINGS,
     ) -> SteeringVectors:
-        """What `method` makes of activations that `read` gave; `extract` without its notes."""
+        """The vectors that `extract` makes, without the notes."""
         return self.extract(concept, method, activations, settings).vectors
 
     def extract(
-        self, concept: Concept, method: str, activations: Activations, settings: ExtractionSettings = DEFAULT_SETTINGS
+        self,
+        concept: Concept,
+        method: str | MethodFunction,
+        activations: Activations,
+        settings: ExtractionSettings = DEFAULT_SETTINGS,
     ) -> Extracted:
-        """What `method` makes of activations that `read` gave.
+        """Compute a concept's vectors from activations that `read` returned.
 
         Args:
-            concept: whose sentences were read.
-            method: as `check_method` takes it.
+            concept: the concept whose sentences were read.
+            method: METHOD, METHOD-CONTROL or CONTROL (`lmms_steer.vectors.methods`); or a function, whose name then
+                stands for the method in the vector's name.
             activations: of the concept, in this backbone.
             settings: what the user chose.
 
         Raises:
-            UserError: for a method that does not exist, or one that finds nothing in these activations.
+            UserError: for a method that does not exist, or one that finds no direction in these activations.
         """
-        check_method(method)
-        base, _, control = ("mean_shift", "", method) if method in CONTROLS else method.partition("-")
+        function: MethodFunction
+        if isinstance(method, str):
+            base, control = split_method(method)
+            name, function = method, methods.get(base).function
+        else:
+            name, function, control = _function_name(method), method, ""
         job = ExtractionJob(
             self.name, self.source["model_id"], self.source["n_layers"], self.source["hidden_size"], concept, self.read,
             settings,
         )  # fmt: skip
         if not control:
-            return self._filed(job, method, METHODS[base](activations, job), activations)
-        true = self._filed(job, base, METHODS[base](activations, job), activations).vectors
-        stated: dict[str, Any] = {"control": control, "of": base}
-        if control == "random":
-            drawn = random_like(true, settings.seed)
-            return self._filed(
-                job, method, MethodResult(drawn.directions, {**stated, "seed": settings.seed}), activations
-            )
-        if control == "shuffled":
-            made = METHODS[base](shuffle_labels(activations, settings.seed), job)
-            stated = {**stated, "seed": settings.seed}
-        else:
-            other = concepts.load(wrong_concept_name(concept.name, concepts.names()))
-            made = METHODS[base](self.read(other), replace(job, concept=other))
-            stated = {**stated, "concept": other.name}
-        found = self._filed(job, method, made, activations)
-        same_norms = with_norms_of(true, found.vectors)
-        settings_made = {**found.vectors.provenance["settings"], **stated}
-        provenance = {**found.vectors.provenance, "settings": settings_made}
-        return Extracted(SteeringVectors(same_norms.directions, provenance), found.notes)
+            return self._with_provenance(job, name, function(activations, job), activations)
+        return self._control(job, name, function, activations)
 
-    def _filed(self, job: ExtractionJob, method: str, made: MethodResult, activations: Activations) -> Extracted:
+    def _control(self, job: ExtractionJob, name: str, function: MethodFunction, activations: Activations) -> Extracted:
+        """The control `name` of a method: directions without the concept's meaning, with the norms of the true ones."""
+        base, control = split_method(name)
+        true = self._with_provenance(job, base, function(activations, job), activations).vectors
+        seed = job.settings.seed
+        description: dict[str, Any] = {"control": control, "of": base}
+        if control == "random":
+            drawn = MethodResult(random_like(true, seed).directions, {**description, "seed": seed})
+            return self._with_provenance(job, name, drawn, activations)
+        if control == "shuffled":
+            result = function(shuffle_labels(activations, seed), job)
+            description = {**description, "seed": seed}
+        else:
+            other = concepts.load(wrong_concept_name(job.concept.name, concepts.names()))
+            result = function(self.read(other), replace(job, concept=other))
+            description = {**description, "concept": other.name}
+        extracted = self._with_provenance(job, name, result, activations)
+        same_norms = with_norms_of(true, extracted.vectors)
+        settings = {**extracted.vectors.provenance["settings"], **description}
+        provenance = {**extracted.vectors.provenance, "settings": settings}
+        return Extracted(SteeringVectors(same_norms.directions, provenance), extracted.notes)
+
+    def _with_provenance(
+        self, job: ExtractionJob, method: str, result: MethodResult, activations: Activations
+    ) -> Extracted:
         counts = {"anchors": len(activations.anchors), "controls": len(activations.controls)}
-        versions = {name: version(name) for name in ("transformers", *made.libraries)}
+        versions = {name: version(name) for name in ("transformers", *result.libraries)}
         provenance: Mapping[str, Any] = {
             **self.source,
             "layer_convention": LAYER_CONVENTION,
             "method": method,
-            "settings": {**counts, **made.settings},
+            "settings": {**counts, **result.settings},
             "concept": job.concept.name,
             "sentences_sha256": job.concept.sentences_sha256,
             "skipped": list(activations.skipped),
             "versions": {"lmms-steer": __version__, "torch": torch.__version__, **versions},
         }
-        return Extracted(SteeringVectors(made.directions, provenance), made.notes)
+        return Extracted(SteeringVectors(result.directions, provenance), result.notes)
+
+
+def _function_name(function: MethodFunction) -> str:
+    """The name under which a function's vectors are stored."""
+    name = getattr(function, "__name__", "")
+    if not name.isidentifier():
+        raise UserError(f"{function!r} has no name for its vectors: use a function made with def, or register it")
+    if name in methods and methods.get(name).function is not function:
+        raise UserError(f"the function {name!r} has the name of a registered method: rename it")
+    return name
 
 
 def shuffle_labels(activations: Activations, seed: int) -> Activations:
-    """The same rows, the labels permuted: within each sentence, or over all rows for a concept with a contrast."""
+    """Permute the labels of the rows: within each sentence, or over all rows for a concept with a contrast."""
     rows = np.concatenate([activations.anchors, activations.controls])
     places = (*activations.anchor_places, *activations.control_places)
     labels = np.repeat([True, False], [len(activations.anchors), len(activations.controls)])
     sentence = np.array([place.sentence for place in places])
-    contrast = not set(activations.anchor_sentence.tolist()) & set(activations.control_sentence.tolist())
+    has_contrast = not set(activations.anchor_sentence.tolist()) & set(activations.control_sentence.tolist())
+    groups = [np.arange(len(rows))] if has_contrast else [np.flatnonzero(sentence == s) for s in np.unique(sentence)]
     generator = np.random.default_rng(seed)
-    for group in [np.arange(len(rows))] if contrast else [np.flatnonzero(sentence == s) for s in np.unique(sentence)]:
+    for group in groups:
         labels[group] = generator.permutation(labels[group])
-    pick = [
-        tuple(p for p, label in zip(places, labels.tolist(), strict=True) if label is wanted)
+    anchor_places, control_places = (
+        tuple(place for place, label in zip(places, labels.tolist(), strict=True) if label is wanted)
         for wanted in (True, False)
-    ]
+    )
     return replace(
-        activations, anchors=rows[labels], controls=rows[~labels], anchor_places=pick[0], control_places=pick[1]
+        activations,
+        anchors=rows[labels],
+        controls=rows[~labels],
+        anchor_places=anchor_places,
+        control_places=control_places,
     )

@@ -1,4 +1,7 @@
-"""`vector=spatial` on a known MLLM, before it was extracted: extract it from the MLLM's backbone, say so, keep it."""
+"""Extract on first use: `vector=spatial` for a known MLLM, where no store has the vector yet.
+
+The vector is extracted from the MLLM's text backbone, and stored; a line tells the user.
+"""
 
 from collections.abc import Iterator
 
@@ -9,14 +12,14 @@ from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of
 from lmms_steer.vectors.controls import parse_control, wrong_concept_name
-from lmms_steer.vectors.method_names import DEFAULT_METHOD
+from lmms_steer.vectors.methods import DEFAULT_METHOD, check_method
 
 
 def extract_missing(spec: SteeringSpec, model: str) -> Iterator[str]:
-    """Extract the spec's vectors that are in no store and can be made from a shipped concept; a line for each.
+    """Extract the spec's vectors that are in no store, if they can be made from a shipped concept; a line for each.
 
-    Two processes that want the same vector make it once: the second waits, and finds it. What cannot be made here is
-    left to `resolve`, which says what is missing.
+    If two processes need the same vector, the first one makes it and the second one waits for it. Vectors that cannot
+    be made here are left to `resolve`, whose error says what is missing.
 
     Raises:
         UserError: when the backbone cannot be loaded or the method finds nothing.
@@ -36,10 +39,10 @@ def extract_missing(spec: SteeringSpec, model: str) -> Iterator[str]:
 
 
 def check_vectors(spec: SteeringSpec, model: str) -> None:
-    """See that each vector of a spec is in a store, or would be made here.
+    """Check that each vector of a spec is in a store, or would be extracted on first use.
 
     Raises:
-        UserError: for one that is neither; it says what exists.
+        UserError: for any other; it lists the known ones.
     """
     backbone = backbone_of(model)
     for intervention in spec.interventions:
@@ -47,7 +50,7 @@ def check_vectors(spec: SteeringSpec, model: str) -> None:
             try:
                 store.find(intervention.vector, backbone)
             except UserError as error:
-                # a model that the table does not have may be a misspelt one
+                # a model that the backbone table lacks may be misspelt
                 raise error if backbone else UserError(f"{model}: {error}") from error
 
 
@@ -57,15 +60,13 @@ def _extract(parts: list[list[str]]) -> Iterator[str]:
     source = Backbone(parts[0][0])
     for _, name, method in parts:
         concept = concepts.load(name)
-        made = source.extract(concept, method, source.read(concept))
-        yield from made.notes
-        yield f"{made.vectors.name} -> {store.save(made.vectors)}"
+        extracted = source.extract(concept, method, source.read(concept))
+        yield from extracted.notes
+        yield f"{extracted.vectors.name} -> {store.save(extracted.vectors)}"
 
 
 def _names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:
-    """`backbone/concept/method` of each vector that could be made here, controls included."""
-    from lmms_steer.vectors.method_names import check_method
-
+    """`backbone/concept/method` of each vector that could be made here, including the vectors of controls."""
     shipped = concepts.names()
     for intervention in spec.interventions:
         for backbone_name, concept, method in _readings(intervention, backbone):
@@ -75,12 +76,12 @@ def _names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:
                 continue
             if concept in shipped:
                 yield f"{backbone_name}/{concept}/{method}"
-                yield from _of_control(intervention, backbone_name, concept, method, shipped)
+                yield from _control_names(intervention, backbone_name, concept, method, shipped)
                 break
 
 
 def _readings(intervention: Intervention, backbone: str | None) -> Iterator[tuple[str, str, str]]:
-    """How a name can be read, in the order in which the store reads it."""
+    """The possible readings of a name as (backbone, concept, method), in the order in which the store tries them."""
     parts = intervention.vector.split("/")
     if len(parts) == 3:
         yield parts[0], parts[1], parts[2]
@@ -92,9 +93,10 @@ def _readings(intervention: Intervention, backbone: str | None) -> Iterator[tupl
         yield backbone, parts[0], DEFAULT_METHOD
 
 
-def _of_control(
+def _control_names(
     intervention: Intervention, backbone: str, concept: str, method: str, shipped: list[str]
 ) -> Iterator[str]:
+    """The stored vectors that the intervention's control needs."""
     kind, detail = parse_control(intervention.control) if intervention.control else ("", "")
     if kind == "shuffled":
         yield f"{backbone}/{concept}/{method}-shuffled"

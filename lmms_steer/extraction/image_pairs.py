@@ -1,10 +1,10 @@
-"""Vectors from the MLLM itself: pairs of questions about a picture, one about the concept and one not.
+"""Vectors from the MLLM itself: pairs of questions about an image, one about the concept and one not.
 
     {"image": "kitchen.jpg", "prompt": "What is left of the pan?", "contrast": "What colour is the pan?"}
 
-The rows are read at the last token of the prompt, where the model is about to answer: the anchors from `prompt`, the
-controls from `contrast`. All methods take them as they take the tokens of sentences; both rows of a line are one
-sentence to a method that pairs or holds out by sentence.
+Activations are read at the last token of the prompt, where the model is about to answer: the anchors from `prompt`, the
+controls from `contrast`. All methods use them like the tokens of sentences. To a method that pairs rows or holds them
+out by sentence, the two rows of a line belong to one sentence.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from lmms_steer.steering.recording import record_layers
 
 @dataclass(frozen=True, slots=True)
 class ImagePair:
-    """One line of a file of questions."""
+    """One line of a file of questions: an image, a question about the concept, and one about something else."""
 
     image: Path
     prompt: str
@@ -36,16 +36,16 @@ class ImagePair:
 
 
 def read_image_pairs(path: Path) -> list[ImagePair]:
-    """The lines of a JSONL file; pictures are looked for beside it.
+    """Read a JSONL file; image paths are relative to its folder.
 
     Raises:
-        UserError: with the line's number.
+        UserError: for a line that is not as expected, with its number; for an image that does not exist.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the questions {str(path)!r}: {first_line(error)}") from error
-    asked = []
+    pairs = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -55,44 +55,49 @@ def read_image_pairs(path: Path) -> list[ImagePair]:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{str(path)!r}, line {number}: expected image, prompt and contrast in JSON") from error
         if not all(isinstance(value, str) and value.strip() for value in values):
-            raise UserError(f"{str(path)!r}, line {number}: image, prompt and contrast must be texts")
-        picture = path.parent / values[0]
-        if not picture.is_file():
-            raise UserError(f"{str(path)!r}, line {number}: there is no picture {str(picture)!r}")
-        asked.append(ImagePair(picture, values[1], values[2]))
-    if not asked:
-        raise UserError(f"{str(path)!r} holds no question")
-    return asked
+            raise UserError(f"{str(path)!r}, line {number}: image, prompt and contrast must be strings")
+        image = path.parent / values[0]
+        if not image.is_file():
+            raise UserError(f"{str(path)!r}, line {number}: no such image: {str(image)!r}")
+        pairs.append(ImagePair(image, values[1], values[2]))
+    if not pairs:
+        raise UserError(f"{str(path)!r} contains no question")
+    return pairs
 
 
-def image_pair_concept(name: str, asked: list[ImagePair]) -> Concept:
-    """The questions under a concept's name, so that their hash stands in the provenance as sentences' does."""
-    pairs = []
-    for question in asked:
-        picture = hashlib.sha256(question.image.read_bytes()).hexdigest()
-        pairs.append((Pair(picture, question.prompt), Pair(picture, question.contrast)))
-    return Concept(name, "contrasting questions about pictures", *(tuple(side) for side in zip(*pairs, strict=True)))
+def image_pair_concept(name: str, pairs: list[ImagePair]) -> Concept:
+    """The questions as a concept, so that its hash is in the provenance like the hash of sentences.
+
+    The hash of each image takes the place of the anchor.
+    """
+    sides = []
+    for pair in pairs:
+        image = hashlib.sha256(pair.image.read_bytes()).hexdigest()
+        sides.append((Pair(image, pair.prompt), Pair(image, pair.contrast)))
+    prompts, contrasts = zip(*sides, strict=True)
+    return Concept(name, "contrasting questions about images", tuple(prompts), tuple(contrasts))
 
 
-def read_image_pair_activations(model: Any, processor: Any, asked: list[ImagePair], batch_size: int) -> Activations:
-    """Rows at the last prompt token, of every layer: anchors and controls [questions, layers, width].
+def read_image_pair_activations(model: Any, processor: Any, pairs: list[ImagePair], batch_size: int) -> Activations:
+    """Read every layer's output at the last prompt token: anchors and controls [questions, layers, width].
 
     Raises:
-        UserError: when a picture cannot be opened.
+        UserError: when an image cannot be opened.
     """
-    sides = [[question.prompt for question in asked], [question.contrast for question in asked]]
-    rows = [_read(model, processor, texts, asked, batch_size) for texts in sides]
+    sides = [[pair.prompt for pair in pairs], [pair.contrast for pair in pairs]]
+    anchors, controls = (_read(model, processor, texts, pairs, batch_size) for texts in sides)
     places = [tuple(TokenSpan(i, 0, len(text)) for i, text in enumerate(texts)) for texts in sides]
-    return Activations(rows[0], rows[1], places[0], places[1], tuple(sides[0]))
+    return Activations(anchors, controls, places[0], places[1], tuple(sides[0]))
 
 
-def _read(model: Any, processor: Any, texts: list[str], asked: list[ImagePair], batch_size: int) -> Rows:
-    formatted, device = prompt_format_for(processor), next(model.parameters()).device
+def _read(model: Any, processor: Any, texts: list[str], pairs: list[ImagePair], batch_size: int) -> Rows:
+    """Each layer's output at the last token of each text: float32 [texts, layers, width]."""
+    make_inputs, device = prompt_format_for(processor), next(model.parameters()).device
     processor.tokenizer.padding_side = "left"
     rows = []
-    for start in tqdm(range(0, len(texts), batch_size), desc="pictures", disable=None, leave=False):
-        images = [[_opened(question.image)] for question in asked[start : start + batch_size]]
-        batch = formatted(processor, texts[start : start + batch_size], images, None).to(device)
+    for start in tqdm(range(0, len(texts), batch_size), desc="images", disable=None, leave=False):
+        images = [[_open(pair.image)] for pair in pairs[start : start + batch_size]]
+        batch = make_inputs(processor, texts[start : start + batch_size], images, None).to(device)
         inputs = {k: v.to(model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
         with record_layers(model) as outputs, torch.inference_mode():
             model(**inputs, logits_to_keep=1)
@@ -100,9 +105,9 @@ def _read(model: Any, processor: Any, texts: list[str], asked: list[ImagePair], 
     return np.concatenate(rows)
 
 
-def _opened(path: Path) -> Image.Image:
+def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+        with Image.open(path) as image:
+            return image.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot open the picture {str(path)!r}: {first_line(error)}") from error
+        raise UserError(f"cannot open the image {str(path)!r}: {first_line(error)}") from error

@@ -1,7 +1,4 @@
-"""The sentences in which a feature fires most, as a judge is shown them.
-
-Neuronpedia's explanation of a feature, where the SAE is there and the site can be reached.
-"""
+"""What a judge sees of an SAE feature: the sentences in which it fires most, and Neuronpedia's explanation of it."""
 
 import json
 import re
@@ -15,15 +12,17 @@ from lmms_steer import concepts
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.activations import Activations, Rows
-from lmms_steer.extraction.methods import ExtractionJob
+from lmms_steer.extraction.job import ExtractionJob
 from lmms_steer.extraction.tokens import TokenSpan
 
 MAX_CONTEXTS = 6
-_PAIRS_OF_EACH = 8
+_PAIRS_PER_CONCEPT = 8
+_NEURONPEDIA_URL = "https://www.neuronpedia.org/api/feature/{sae}/{feature}"
+_TIMEOUT_SECONDS = 10
 
 
 def neutral_concept(job: ExtractionJob) -> Concept:
-    """Sentences that are not about the concept: the user's, else some of each of the other concepts that ship.
+    """Sentences that are not about the concept: the user's, else some of every other concept that ships.
 
     Raises:
         UserError: when the user's file cannot be read or is empty.
@@ -32,22 +31,26 @@ def neutral_concept(job: ExtractionJob) -> Concept:
     if path is None:
         others = (c for c in concepts.shipped() if not c.contrast and c.name != job.concept.name)
         own = {pair.sentence for pair in job.concept.pairs}
-        pairs = [pair for c in others for pair in c.pairs[:_PAIRS_OF_EACH] if pair.sentence not in own]
+        pairs = [pair for c in others for pair in c.pairs[:_PAIRS_PER_CONCEPT] if pair.sentence not in own]
         return Concept("neutral", "", tuple(pairs))
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the neutral text {str(path)!r}: {first_line(error)}") from error
-    # a row of every token is wanted here, and which of them is called the anchor does not matter
+    # the activations of every token are used here, so any word will do as the anchor
     words = ((re.search(r"\w+", line), line) for line in lines)
     pairs = [Pair(word[0], line.strip()) for word, line in words if word]
     if not pairs:
-        raise UserError(f"the neutral text {str(path)!r} holds no sentence: expected one a line")
+        raise UserError(f"the neutral text {str(path)!r} contains no sentence: expected one per line")
     return Concept("neutral", "", tuple(pairs))
 
 
 class Contexts:
-    """Rows of one layer at a time, from the concept's sentences and from neutral ones."""
+    """The sentences in which features fire, from the concept's activations and from neutral ones.
+
+    Args:
+        sources: activations of the same backbone.
+    """
 
     def __init__(self, *sources: Activations) -> None:
         self._sources = sources
@@ -58,16 +61,16 @@ class Contexts:
         ]
 
     def rows(self, layer: int) -> Rows:
-        """float32 [tokens, width], of all sources."""
+        """One layer's activations at all tokens of all sources: float32 [tokens, width]."""
         return np.concatenate(
             [part[:, layer] for source in self._sources for part in (source.anchors, source.controls)]
         )
 
     def strongest(self, activations: npt.NDArray[np.float32]) -> list[str]:
-        """At most `SHOWN` sentences, each once, the token marked: `The cup is <<left>> of it. (4.1)`.
+        """At most `MAX_CONTEXTS` sentences, each once, with the token marked: `The cup is <<left>> of it. (4.1)`.
 
         Args:
-            activations: one feature's, in the order of `rows`.
+            activations: of one feature [tokens], in the order of `rows`.
         """
         shown: dict[str, str] = {}
         for row in np.argsort(-activations, kind="stable").tolist():
@@ -80,24 +83,30 @@ class Contexts:
         return list(shown.values())
 
 
-_URL = "https://www.neuronpedia.org/api/feature/{sae}/{feature}"
-_SECONDS = 10
-
-
 @dataclass(slots=True)
 class Explanations:
-    """Asks for explanations until the site fails once; then there are none for the rest of the command."""
+    """Neuronpedia's explanations of features. After the site has failed once, it is not asked again.
 
-    reached: bool = True
+    Attributes:
+        reachable: whether the site has not failed yet.
+    """
+
+    reachable: bool = True
 
     def of(self, neuronpedia: str | None, feature: int) -> str | None:
-        """The explanation, or None. `neuronpedia`: the SAE's id there, `gemma-2-2b/12-gemmascope-res-16k`."""
-        if neuronpedia is None or not self.reached:
+        """The explanation of a feature, or None.
+
+        Args:
+            neuronpedia: the SAE's id there, such as `gemma-2-2b/12-gemmascope-res-16k`; None: it has none.
+            feature: its number in the SAE.
+        """
+        if neuronpedia is None or not self.reachable:
             return None
         try:
-            with urllib.request.urlopen(_URL.format(sae=neuronpedia, feature=feature), timeout=_SECONDS) as reply:
-                found = json.load(reply).get("explanations") or []
-            return str(found[0]["description"])[:500] if found else None
+            url = _NEURONPEDIA_URL.format(sae=neuronpedia, feature=feature)
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
+                explanations = json.load(reply).get("explanations") or []
+            return str(explanations[0]["description"])[:500] if explanations else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            self.reached = False
+            self.reachable = False
             return None

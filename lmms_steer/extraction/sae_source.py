@@ -1,4 +1,4 @@
-"""Which SAE reads which layer: one of sae-lens's releases, or a folder with SAEs that sae-lens saved."""
+"""SAEs by layer: from one of sae-lens's releases, or from a folder with SAEs that sae-lens saved."""
 
 import hashlib
 import json
@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.activations import Rows
-from lmms_steer.extraction.methods import ExtractionJob
+from lmms_steer.extraction.job import ExtractionJob
 from lmms_steer.vectors.backbones import sae_of
 
 _LAYER_OF_HOOK = re.compile(r"(?:blocks|layers)\.(\d+)(?:\.(hook_resid_post|hook_resid_pre|output))?$")
@@ -23,12 +22,13 @@ _LAYER_OF_ID = re.compile(r"(?:^|/|_)(?:layer|blocks|l)[_.]?(\d+)(?=\D|$)")
 
 @dataclass(frozen=True, slots=True)
 class Sae:
-    """A loaded SAE and where it belongs.
+    """A loaded SAE.
 
     Attributes:
         layer: the decoder block whose output it reads.
-        name: release and id, or the folder with the weights' hash: what verdicts are filed under.
-        neuronpedia: its id there (`gemma-2-2b/12-gemmascope-res-16k`), where it has one.
+        name: release and id, or the folder with the weights' hash: the key of its verdicts.
+        neuronpedia: its id there (`gemma-2-2b/12-gemmascope-res-16k`), if it has one.
+        module: the SAE of sae-lens.
     """
 
     layer: int
@@ -38,89 +38,98 @@ class Sae:
 
     @property
     def decoder(self) -> Rows:
-        """float32 [features, width]."""
+        """The decoder rows: float32 [features, width]."""
         rows: Rows = self.module.W_dec.detach().float().cpu().numpy()
         return rows
 
     def encode(self, rows: npt.NDArray[Any], without_threshold: bool = False) -> Rows:
-        """Feature activations float32 [rows, features] of residuals [rows, width].
+        """Compute feature activations.
 
         Args:
-            rows: outputs of the layer.
-            without_threshold: zero JumpReLU's threshold first, as the paper's released code does.
+            rows: outputs of the layer [rows, width].
+            without_threshold: set JumpReLU's threshold to 0 first, as the paper's released code does.
+
+        Returns:
+            float32 [rows, features].
         """
+        import torch
+
         threshold: Any = getattr(self.module, "threshold", None)
         with torch.inference_mode():
-            kept = None if threshold is None or not without_threshold else threshold.clone()
-            if kept is not None:
+            original = None if threshold is None or not without_threshold else threshold.clone()
+            if original is not None:
                 threshold.zero_()
             inputs = torch.from_numpy(np.ascontiguousarray(rows)).to(self.module.device, self.module.dtype)
             encoded: Rows = self.module.encode(inputs).float().cpu().numpy()
-            if kept is not None:
-                threshold.copy_(kept)
+            if original is not None:
+                threshold.copy_(original)
         return encoded
 
 
 class SaeSource:
-    """The SAEs for one backbone, one loaded at a time.
+    """The SAEs for one backbone, loaded one at a time.
 
     Args:
         job: the backbone, and in its settings the SAE that the user named.
 
     Raises:
-        UserError: where none is known for the backbone, or the folder or release holds none for its layers.
+        UserError: when no SAE is known for the backbone, or the folder or release has none for its layers.
     """
 
     def __init__(self, job: ExtractionJob) -> None:
         self._job = job
-        named = job.settings.sae or sae_of(job.model)
-        if named is None:
+        name = job.settings.sae or sae_of(job.model)
+        if name is None:
             raise UserError(
                 f"no SAE is known for {job.model}: name one with --sae, a release of sae-lens or a folder that it saved"
             )
-        folder = Path(named).expanduser()
-        self.named = folder.resolve().name if folder.is_dir() else named
+        folder = Path(name).expanduser()
+        self.name = folder.resolve().name if folder.is_dir() else name
         self._folders = _folders(folder) if folder.is_dir() else {}
-        self._release, _, template = named.partition(":")
+        self._release, _, template = name.partition(":")
         self._ids = {} if folder.is_dir() else _ids(self._release, template)
         if not self.layers:
-            raise UserError(f"--sae {named!r} holds no SAE for any of the layers 0-{job.n_layers - 1} of {job.model}")
+            raise UserError(f"--sae {name!r} has no SAE for any of the layers 0-{job.n_layers - 1} of {job.model}")
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The decoder blocks that there is an SAE for."""
-        known = sorted(self._folders or self._ids)
-        if known and known[-1] >= self._job.n_layers:
-            raise UserError(
-                f"the SAEs of {self.named!r} go up to layer {known[-1]}, {self._job.model} has the layers"
-                f" 0-{self._job.n_layers - 1}: they were made for another model"
-            )
-        return tuple(known)
-
-    def load(self, layer: int) -> Sae:
-        """Load one layer's SAE and check that it reads what we read.
+        """The decoder blocks that have an SAE.
 
         Raises:
-            UserError: when it cannot be loaded, has another width, or reads something else than a layer's output.
+            UserError: when the SAEs were made for a model with more layers.
+        """
+        layers = sorted(self._folders or self._ids)
+        if layers and layers[-1] >= self._job.n_layers:
+            raise UserError(
+                f"the SAEs of {self.name!r} go up to layer {layers[-1]}, {self._job.model} has the layers"
+                f" 0-{self._job.n_layers - 1}: they were made for another model"
+            )
+        return tuple(layers)
+
+    def load(self, layer: int) -> Sae:
+        """Load one layer's SAE and check that it reads the output of that layer.
+
+        Raises:
+            UserError: when it cannot be loaded, has another width, or does not read the layer's output.
         """
         from sae_lens import SAE
 
         try:
             if self._folders:
                 module: Any = SAE.load_from_disk(self._folders[layer], dtype="float32")
-                name = f"{self.named}/layer_{layer}@{_fingerprint(module)}"
+                name = f"{self.name}/layer_{layer}@{_fingerprint(module)}"
             else:
                 with quiet_in_logs():
                     module = SAE.from_pretrained(self._release, self._ids[layer])
                 name = f"{self._release}/{self._ids[layer]}"
         except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-            raise UserError(f"cannot load the SAE for layer {layer} of {self.named!r}: {first_line(error)}") from error
+            raise UserError(f"cannot load the SAE for layer {layer} of {self.name!r}: {first_line(error)}") from error
         self._check(module, layer)
         return Sae(layer, name, module.cfg.metadata.neuronpedia_id, module)
 
     def _check(self, module: Any, layer: int) -> None:
         hook = module.cfg.metadata.hook_name
-        shown = f"the SAE for layer {layer} of {self.named!r}"
+        shown = f"the SAE for layer {layer} of {self.name!r}"
         if module.cfg.reshape_activations != "none" or (hook is not None and _layer_of(hook) != layer):
             raise UserError(f"{shown} reads {hook}, not the output of layer {layer}: it must be a resid_post SAE")
         if module.cfg.d_in != self._job.hidden_size:
@@ -130,7 +139,7 @@ class SaeSource:
 
 
 def _layer_of(hook: str) -> int | None:
-    """The block whose output a hook name reads: what goes into a block is what the one before it gave out."""
+    """The block whose output a hook name reads. The input of a block is the output of the block before it."""
     match = _LAYER_OF_HOOK.search(hook)
     if match is None:
         return None
@@ -138,12 +147,13 @@ def _layer_of(hook: str) -> int | None:
 
 
 def _folders(folder: Path) -> dict[int, Path]:
-    found: dict[int, Path] = {}
+    """layer ▸ folder of its SAE."""
+    folders: dict[int, Path] = {}
     for config in sorted([*folder.glob("cfg.json"), *folder.glob("*/cfg.json"), *folder.glob("*/*/cfg.json")]):
         try:
             metadata = json.loads(config.read_text(encoding="utf-8")).get("metadata") or {}
         except (OSError, ValueError) as error:
-            raise UserError(f"{str(config)!r} is no SAE's configuration: {first_line(error)}") from error
+            raise UserError(f"{str(config)!r} is not the configuration of an SAE: {first_line(error)}") from error
         hook = str(metadata.get("hook_name") or "")
         layer = _layer_of(hook) if hook else _layer_of_id(config.parent.name)
         if layer is None:
@@ -151,32 +161,33 @@ def _folders(folder: Path) -> dict[int, Path]:
                 f"{str(config)!r}: the SAE reads {hook or 'an unknown place'}, not a layer's output: "
                 "it must be a resid_post SAE"
             )
-        if layer in found:
+        if layer in folders:
             raise UserError(
-                f"{str(folder)!r} holds two SAEs for layer {layer}: {found[layer].name}, {config.parent.name}"
+                f"{str(folder)!r} has two SAEs for layer {layer}: {folders[layer].name}, {config.parent.name}"
             )
-        found[layer] = config.parent
-    return found
+        folders[layer] = config.parent
+    return folders
 
 
 def _ids(release: str, template: str) -> dict[int, str]:
+    """layer ▸ id of its SAE in the release. template: the id with `{layer}` in it, or "" for any."""
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
     releases = get_pretrained_saes_directory()
     if release not in releases:
         raise UserError(f"--sae {release!r} is neither a folder nor a release of sae-lens")
-    found: dict[int, str] = {}
+    ids: dict[int, str] = {}
     for name in releases[release].saes_map:
         layer = _layer_of_id(name)
         if layer is None or (template and name != template.format(layer=layer)):
             continue
-        if layer in found:
+        if layer in ids:
             raise UserError(
-                f"{release} has several SAEs for layer {layer} ({found[layer]}, {name}, …): say which, as in"
+                f"{release} has several SAEs for layer {layer} ({ids[layer]}, {name}, …): name one, as in"
                 f" --sae '{release}:{name.replace(str(layer), '{layer}', 1)}'"
             )
-        found[layer] = name
-    return found
+        ids[layer] = name
+    return ids
 
 
 def _layer_of_id(name: str) -> int | None:

@@ -1,23 +1,23 @@
-"""Which tokens of a concept's sentences are anchors and which are controls: a tokenizer is enough to tell."""
+"""Which tokens of a concept's sentences are anchors and which are controls. A tokenizer is enough to find out."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from lmms_steer._util.formatting import count_noun
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 MIN_ANCHORS = 10
-"""With fewer anchors than this a mean is mostly what few sentences say besides; those that ship have 20 and more."""
+"""With fewer anchors a mean mostly reflects what else the few sentences say. Concepts that ship have 20 or more."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSpan:
-    """Where a row was read: the sentence's number, and the characters of its text that the row stands for."""
+    """The sentence's number, and the range of its characters that one row of activations was read at."""
 
     sentence: int
     start: int
@@ -26,14 +26,14 @@ class TokenSpan:
 
 @dataclass(frozen=True, slots=True)
 class SentenceTokens:
-    """A sentence's tokens.
+    """A sentence's tokens, by kind.
 
     Attributes:
-        anchors: where each anchor stands, and the numbers of its tokens.
-        others: every other token but BOS, special tokens and padding, with its number.
-        spans: token ▸ its characters.
-        unknown: numbers of the tokens that stand for a word that the tokenizer does not know.
-        skipped: why an anchor counts nowhere.
+        anchors: the span of each anchor, and the positions of its tokens.
+        others: the span and position of every other token except BOS, special tokens and padding.
+        spans: the range of characters of the token at each position.
+        unknown: positions of the tokens for words that the tokenizer does not know.
+        skipped: for each anchor that is left out, the reason.
     """
 
     anchors: tuple[tuple[TokenSpan, tuple[int, ...]], ...] = ()
@@ -43,12 +43,17 @@ class SentenceTokens:
     skipped: tuple[str, ...] = ()
 
 
-def tokenize(tokenizer: Any, texts: list[str]) -> dict[str, Tensor]:
-    """Right-padded ids, attention_mask, offset_mapping and special_tokens_mask, a BOS first where the model knows one.
+def tokenize(tokenizer: Any, texts: list[str]) -> "dict[str, Tensor]":
+    """Tokenize sentences, with a BOS first if the tokenizer has one.
 
-    A processor may have switched the tokenizer's own BOS off (PaliGemma's does, and puts it after the image tokens):
-    without it the model reads a text that it was never trained on.
+    A processor may have switched the tokenizer's own BOS off (PaliGemma's does, and puts it after the image tokens).
+    Without BOS the model would read a text of a kind that it was never trained on.
+
+    Returns:
+        Right-padded `input_ids`, `attention_mask`, `offset_mapping` and `special_tokens_mask`.
     """
+    import torch
+
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     batch = tokenizer(
@@ -69,27 +74,27 @@ def tokenize(tokenizer: Any, texts: list[str]) -> dict[str, Tensor]:
 
 
 def classify_tokens(
-    pair: Pair, number: int, batch: dict[str, Tensor], row: int, unk_token_id: int | None
+    pair: Pair, number: int, batch: "dict[str, Tensor]", row: int, unk_token_id: int | None
 ) -> SentenceTokens:
-    """Part one sentence's tokens.
+    """Find one sentence's anchor and other tokens.
 
     Args:
         pair: the sentence.
-        number: its place in the concept.
-        batch: what `tokens_of` gave.
+        number: its number in the concept.
+        batch: what `tokenize` returned.
         row: the sentence's row in it.
-        unk_token_id: the tokenizer's, where it has one.
+        unk_token_id: the tokenizer's, if it has one.
     """
     if not pair.spans:
         return SentenceTokens(skipped=(f"sentence {number + 1}: {pair.anchor!r} is not in {pair.sentence!r}",))
-    ids, special, kept, spans = (
+    ids, special, attended, spans = (
         batch[key][row].tolist() for key in ("input_ids", "special_tokens_mask", "attention_mask", "offset_mapping")
     )
-    real = [bool(k) and not s for k, s in zip(kept, special, strict=True)]
+    real = [bool(a) and not s for a, s in zip(attended, special, strict=True)]
     if not special[0]:
-        # without a BOS the first token takes its part: what it holds is of no use to its neighbours' average
+        # without a BOS the first token takes over its role, and its activations would distort a mean
         real[0] = False
-    unknown = [i for i, known in enumerate(ids) if unk_token_id is not None and known == unk_token_id and real[i]]
+    unknown = [i for i, token in enumerate(ids) if unk_token_id is not None and token == unk_token_id and real[i]]
     anchors, skipped = [], []
     for start, end in pair.spans:
         tokens = tuple(i for i, (a, b) in enumerate(spans) if real[i] and a < end and b > start and b > a)
@@ -103,27 +108,29 @@ def classify_tokens(
 
 
 def check_token_counts(concept: Concept, anchors: int, controls: int, skipped: Iterable[str]) -> None:
-    """See that there is something to compare, and something to compare it with.
+    """Check that there are anchors, and control tokens to compare them with.
 
     Raises:
         UserError: when no anchor is found in any sentence, or there is no control token.
     """
     first = f"First: {next(iter(skipped), 'none')}"
     if not anchors:
-        raise UserError(f"concept {concept.name!r}: no sentence holds its anchor. {first}")
+        raise UserError(f"concept {concept.name!r}: no sentence contains its anchor. {first}")
     if not controls and concept.contrast:
-        raise UserError(f"concept {concept.name!r}: no contrast sentence holds its anchor. {first}")
+        raise UserError(f"concept {concept.name!r}: no contrast sentence contains its anchor. {first}")
     if not controls:
         raise UserError(
-            f"concept {concept.name!r}: its sentences hold nothing but anchors, there is nothing to compare with"
+            f"concept {concept.name!r}: its sentences contain only anchors, and no other token to compare them with"
         )
 
 
 def token_warnings(
     concept: Concept, tokenizer: str, skipped: Iterable[str], unknown: Iterable[str], anchors: Iterable[str]
 ) -> Iterator[str]:
-    """What a user should know of the tokens: a line for each sentence that was left out, one for the words that the
-    tokenizer lacks, and one for too few anchors.
+    """Warnings about a concept's tokens.
+
+    Yields a line for each sentence that was left out, one for the words that the tokenizer does not know, and one for
+    too few anchors.
 
     Args:
         concept: whose sentences were read.
@@ -134,14 +141,14 @@ def token_warnings(
     yield from (f"skipped, {concept.name} {line}" for line in skipped)
     words = list(dict.fromkeys(unknown))
     if words:
-        asked = dict.fromkeys(pair.anchor.lower() for pair in (*concept.pairs, *concept.contrast))
-        lost = [anchor for anchor in asked if {word.lower() for word in words} & set(anchor.split())]
-        but = f"; anchors among them, which it cannot tell apart: {', '.join(lost)}" if lost else ""
-        yield f"WARNING: {concept.name}: {tokenizer} does not know {', '.join(words)}{but}"
-    lacking = {word.lower() for word in words}
-    known = sum(not lacking & set(anchor.lower().split()) for anchor in anchors)
+        all_anchors = dict.fromkeys(pair.anchor.lower() for pair in (*concept.pairs, *concept.contrast))
+        lost = [anchor for anchor in all_anchors if {word.lower() for word in words} & set(anchor.split())]
+        among = f"; among them these anchors, which it cannot distinguish: {', '.join(lost)}" if lost else ""
+        yield f"WARNING: {concept.name}: {tokenizer} does not know {', '.join(words)}{among}"
+    unknown_words = {word.lower() for word in words}
+    known = sum(not unknown_words & set(anchor.lower().split()) for anchor in anchors)
     if known < MIN_ANCHORS:
         yield (
-            f"WARNING: {concept.name}: {count_noun(known, 'anchor')} that {tokenizer} can tell apart, fewer than"
-            f" {MIN_ANCHORS}: the direction is mostly what else these few sentences say; write more of them"
+            f"WARNING: {concept.name}: {count_noun(known, 'anchor')} that {tokenizer} knows, fewer than"
+            f" {MIN_ANCHORS}: the direction mostly reflects what else these few sentences say; write more of them"
         )

@@ -1,1 +1,1 @@
-"""What a vector is made of, as text and as a picture."""
+"""Inspection: listings of vectors, the content of a vector or concept, and the effect of a spec on one prompt."""

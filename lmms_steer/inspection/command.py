@@ -1,4 +1,4 @@
-"""`lmms-steer inspect`: arguments are checked before torch is imported and the model is loaded."""
+"""`lmms-steer inspect`. The arguments are checked before torch is imported and the model is loaded."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,43 +12,44 @@ from lmms_steer.plots.style import check_figure_suffix
 
 
 def run_inspect(model: str, model_args: str, prompt: str, images: list[Path], picture: Path | None) -> Iterator[str]:
-    """Yields what the user should read.
+    """Show the effect of a model's spec on one prompt; yields lines for the user to read.
 
     Args:
         model, model_args: as for lmms-eval.
         prompt: the question.
-        images: files of pictures.
-        picture: a file to draw into.
+        images: the image files of the question.
+        picture: a file for a figure, or None.
 
     Raises:
-        UserError: for whatever is wrong with one of them.
+        UserError: for an invalid argument.
     """
     if picture is not None:
         check_figure_suffix(picture)
     check_model_args(model, model_args)
     opened = open_images(images)
+    # these import torch
     from lmms_steer.harness.steered import load_named_model
     from lmms_steer.inspection.prompt import inspect_prompt, inspection_lines
 
-    seen = inspect_prompt(load_named_model(model, model_args), opened, prompt)
-    yield from inspection_lines(seen)
+    inspection = inspect_prompt(load_named_model(model, model_args), opened, prompt)
+    yield from inspection_lines(inspection)
     if picture is not None:
         from lmms_steer.inspection.prompt_figure import draw_inspection
 
-        yield f"\n{draw_inspection(seen, opened[0] if opened else None, picture)}"
+        yield f"\n{draw_inspection(inspection, opened[0] if opened else None, picture)}"
 
 
 def open_images(paths: list[Path]) -> list[Image.Image]:
-    """The pictures, in RGB.
+    """Read image files, as RGB.
 
     Raises:
-        UserError: for a file that is no picture.
+        UserError: for a file that is not an image.
     """
     opened = []
     for path in paths:
         try:
-            with Image.open(path) as picture:
-                opened += prepare_visuals([picture], str(path))
+            with Image.open(path) as image:
+                opened += prepare_visuals([image], str(path))
         except OSError as error:
             raise UserError(f"cannot open the image {str(path)!r}: {first_line(error)}") from error
-    return [picture for picture in opened if isinstance(picture, Image.Image)]
+    return [image for image in opened if isinstance(image, Image.Image)]

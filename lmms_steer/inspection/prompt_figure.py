@@ -1,4 +1,4 @@
-"""`lmms-steer inspect --picture FILE`: the image's patches, the prompt's tokens and the answers in one figure."""
+"""The figure of `lmms-steer inspect --picture FILE`: the image's patches, the prompt's tokens, and the next tokens."""
 
 import math
 from pathlib import Path
@@ -9,12 +9,18 @@ from PIL import Image
 from lmms_steer.inspection.prompt import PromptInspection
 from lmms_steer.plots.style import pyplot_for, save_figure
 
-_STEERED, _PLAIN = "#b3592d", "#9aa5b1"
-_MOST_TOKENS = 60
+_STEERED, _UNSTEERED = "#b3592d", "#9aa5b1"
+_MAX_TOKENS = 60
+_SHOWN_ANSWERS = 5
 
 
-def draw_inspection(seen: PromptInspection, image: Image.Image | None, path: Path) -> Path:
-    """Write the picture; PNG, SVG or PDF by the file's suffix.
+def draw_inspection(inspection: PromptInspection, image: Image.Image | None, path: Path) -> Path:
+    """Draw the figure.
+
+    Args:
+        inspection: of the prompt.
+        image: the first image of the prompt, or None.
+        path: the file; its suffix selects PNG, SVG or PDF.
 
     Raises:
         UserError: for another suffix, or a file that cannot be written.
@@ -24,18 +30,20 @@ def draw_inspection(seen: PromptInspection, image: Image.Image | None, path: Pat
         [["image", "norms", "answers"], ["tokens", "tokens", "tokens"]],
         figsize=(14, 8), height_ratios=[1.5, 1], layout="constrained",
     )  # fmt: skip
-    figure.suptitle(seen.spec or "no spec: the baseline", fontsize=11)
-    _patches(axes["image"], axes["norms"], seen, image)
-    _answers(axes["answers"], seen)
-    _tokens(axes["tokens"], seen)
+    figure.suptitle(inspection.spec or "no spec: the baseline", fontsize=11)
+    _patches(axes["image"], axes["norms"], inspection, image)
+    _answers(axes["answers"], inspection)
+    _tokens(axes["tokens"], inspection)
     return save_figure(figure, path)
 
 
-def _patches(axes: Any, beside: Any, seen: PromptInspection, image: Image.Image | None) -> None:
-    """The picture with its steered patches framed, and beside it each patch's norm."""
+def _patches(axes: Any, norm_axes: Any, inspection: PromptInspection, image: Image.Image | None) -> None:
+    """The image with frames around its steered patches, and each patch's norm in a second panel."""
     axes.axis("off")
-    beside.axis("off")
-    patches = [(norm, s) for norm, s, i in zip(seen.norms, seen.steered, seen.image, strict=True) if i]
+    norm_axes.axis("off")
+    patches = [
+        (norm, s) for norm, s, i in zip(inspection.norms, inspection.steered, inspection.image, strict=True) if i
+    ]
     steered = sum(s for _, s in patches)
     axes.set_title(f"{steered} of {len(patches)} image tokens steered")
     if image is None or not patches:
@@ -45,13 +53,13 @@ def _patches(axes: Any, beside: Any, seen: PromptInspection, image: Image.Image 
     axes.imshow(image, extent=(0, 1, 0, 1), aspect=aspect)
     side = math.isqrt(len(patches))
     if side * side != len(patches):
-        # cut into pieces, or of several images: which token is where is the processor's secret
+        # a tiled image or several images: the place of each token depends on the processor
         return
     norms = [norm for norm, _ in patches]
     grid = [norms[row * side : (row + 1) * side] for row in range(side)]
-    shades = beside.imshow(grid, extent=(0, 1, 0, 1), cmap="viridis", aspect=aspect)
-    beside.figure.colorbar(shades, ax=beside, shrink=0.6)
-    beside.set_title(f"image tokens: |h| at layer {seen.layer}")
+    heatmap = norm_axes.imshow(grid, extent=(0, 1, 0, 1), cmap="viridis", aspect=aspect)
+    norm_axes.figure.colorbar(heatmap, ax=norm_axes, shrink=0.6)
+    norm_axes.set_title(f"image tokens: |h| at layer {inspection.layer}")
     for number, (_, changed) in enumerate(patches):
         if changed:
             row, column = divmod(number, side)
@@ -65,11 +73,13 @@ def _rectangle(corner: tuple[float, float], side: float) -> Any:
     return Rectangle(corner, side, side, fill=False, edgecolor=_STEERED, linewidth=0.8)
 
 
-def _answers(axes: Any, seen: PromptInspection) -> None:
-    words = list(dict.fromkeys([w for w, _ in seen.before[:5]] + [w for w, _ in seen.after[:5]]))
-    before, after = dict(seen.before), dict(seen.after)
+def _answers(axes: Any, inspection: PromptInspection) -> None:
+    words = list(
+        dict.fromkeys(word for word, _ in [*inspection.before[:_SHOWN_ANSWERS], *inspection.after[:_SHOWN_ANSWERS]])
+    )
+    before, after = dict(inspection.before), dict(inspection.after)
     places = range(len(words))
-    axes.barh([p - 0.2 for p in places], [before.get(w, 0.0) for w in words], 0.38, color=_PLAIN, label="unsteered")
+    axes.barh([p - 0.2 for p in places], [before.get(w, 0.0) for w in words], 0.38, color=_UNSTEERED, label="unsteered")
     axes.barh([p + 0.2 for p in places], [after.get(w, 0.0) for w in words], 0.38, color=_STEERED, label="steered")
     axes.set_yticks(places, [repr(word).replace("$", r"\$") for word in words])
     axes.invert_yaxis()
@@ -77,20 +87,22 @@ def _answers(axes: Any, seen: PromptInspection) -> None:
     axes.legend(loc="best")
 
 
-def _tokens(axes: Any, seen: PromptInspection) -> None:
+def _tokens(axes: Any, inspection: PromptInspection) -> None:
     shown = [
         (token, norm, steered)
-        for token, norm, steered, image in zip(seen.tokens, seen.norms, seen.steered, seen.image, strict=True)
+        for token, norm, steered, image in zip(
+            inspection.tokens, inspection.norms, inspection.steered, inspection.image, strict=True
+        )
         if not image
     ]
-    left_out = max(len(shown) - _MOST_TOKENS, 0)
+    left_out = max(len(shown) - _MAX_TOKENS, 0)
     shown = shown[left_out:]
-    colours = [_STEERED if steered else _PLAIN for _, _, steered in shown]
+    colours = [_STEERED if steered else _UNSTEERED for _, _, steered in shown]
     axes.bar(range(len(shown)), [norm for _, norm, _ in shown], color=colours)
-    for added in seen.added:
+    for added in inspection.added:
         axes.axhline(added, color=_STEERED, linestyle=":")
     names = [token.replace("$", r"\$") for token, _, _ in shown]
     axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=8)
     rest = f", the first {left_out} left out" if left_out else ""
-    dotted = "; dotted line: norm of what is added" if seen.added else ""
-    axes.set(title=f"text tokens: |h| at layer {seen.layer} (coloured: steered{dotted}{rest})", ylabel="norm")
+    dotted = "; dotted line: norm of the added vector" if inspection.added else ""
+    axes.set(title=f"text tokens: |h| at layer {inspection.layer} (coloured: steered{dotted}{rest})", ylabel="norm")

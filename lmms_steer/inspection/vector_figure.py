@@ -1,4 +1,4 @@
-"""`vectors show --picture FILE`: norms, probe accuracy, cosines and words in one figure."""
+"""The figure of `lmms-steer vectors show --picture FILE`: norms, probe accuracy, cosines and words."""
 
 from pathlib import Path
 from typing import Any
@@ -6,19 +6,19 @@ from typing import Any
 from lmms_steer.inspection.vectors import Description
 from lmms_steer.plots.style import pyplot_for, save_figure
 
-_MOST_OTHERS = 24
-_TOWARD = 6
+_MAX_OTHERS = 24
+_SHOWN_WORDS = 6
 
 
 def draw_vector(shown: Description, path: Path) -> Path:
-    """Write the picture; PNG, SVG or PDF by the file's suffix.
+    """Draw the figure; the file's suffix selects PNG, SVG or PDF.
 
     Raises:
         UserError: for another suffix, or a file that cannot be written.
     """
     pyplot = pyplot_for(path)
     layers = list(shown.vectors)
-    strongest = sorted(shown.cosines, key=lambda n: -max(map(abs, shown.cosines[n].values())))[:_MOST_OTHERS]
+    strongest = sorted(shown.cosines, key=lambda n: -max(map(abs, shown.cosines[n].values())))[:_MAX_OTHERS]
     height = 3.4 + max(0.22 * len(strongest), 0.26 * len(layers) + 0.6, 1.5)
     figure, axes = pyplot.subplot_mosaic(
         [["norm", "probe"], ["cosine", "words"]],
@@ -50,7 +50,7 @@ def _cosines(axes: Any, shown: Description, layers: list[int], names: list[str],
     axes.set_title("cosine with the other vectors of this model")
     if not names:
         axes.axis("off")
-        axes.text(0.5, 0.5, "there are none in the store", ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "the store has no others", ha="center", transform=axes.transAxes)
         return
     grid = [[shown.cosines[name].get(layer, float("nan")) for layer in layers] for name in names]
     image = axes.imshow(grid, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
@@ -62,12 +62,12 @@ def _cosines(axes: Any, shown: Description, layers: list[int], names: list[str],
 
 def _words(axes: Any, shown: Description, layers: list[int]) -> None:
     axes.axis("off")
-    axes.set_title("words that it points to (logit lens)")
+    axes.set_title("words that the direction promotes (logit lens)")
     if not shown.words:
         axes.text(0.5, 0.5, "the model was not read", ha="center", transform=axes.transAxes)
         return
     for row, layer in enumerate(layers):
-        # a word may hold what matplotlib would read as a formula
-        told = "  ".join(shown.words[layer][0][:_TOWARD]).replace("$", r"\$")
+        # matplotlib would read a dollar sign as the start of a formula
+        words = "  ".join(shown.words[layer][0][:_SHOWN_WORDS]).replace("$", r"\$")
         height = 1 - (row + 0.5) / max(len(layers), 12)
-        axes.text(0.0, height, f"{layer}   {told}", fontsize=8, va="center", transform=axes.transAxes)
+        axes.text(0.0, height, f"{layer}   {words}", fontsize=8, va="center", transform=axes.transAxes)

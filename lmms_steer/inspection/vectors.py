@@ -1,4 +1,7 @@
-"""`lmms-steer vectors show` and `vectors compare`: norms, probe accuracy, cosines and words, layer by layer."""
+"""`lmms-steer vectors show` and `vectors compare`: norms, probe accuracy, cosines and words, layer by layer.
+
+Only the words need a model, and so torch (`lmms_steer.inspection.logit_lens`).
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,16 +16,20 @@ from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 NEAREST = 3
+"""How many of the most similar vectors are listed per layer."""
+_VERDICT_MARK = {True: "+", False: "-", None: "?"}
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What is to be seen of a vector.
+    """What is known about a vector.
 
     Attributes:
-        probe: layer ▸ held-out balanced accuracy of the concept's linear probe in this backbone, where one is stored.
+        vectors: the vector itself.
+        norms: layer ▸ norm of the direction.
+        probe: layer ▸ held-out balanced accuracy of the concept's linear probe in this backbone, if one is stored.
         cosines: name of another vector of the same model ▸ layer ▸ cosine.
-        words: layer ▸ words that it makes likelier, and less likely; empty where the model was not read.
+        words: layer ▸ (promoted words, suppressed words); empty if the model was not read.
         notes: why something is missing.
     """
 
@@ -35,7 +42,11 @@ class Description:
 
 
 def describe_vector(path: Path, with_words: bool = True) -> Description:
-    """Read a vector, and whatever the store and its model have to say about it.
+    """Read a vector, and compare it with the stored vectors and its model's vocabulary.
+
+    Args:
+        path: of the vector's file.
+        with_words: whether to load the model for the words.
 
     Raises:
         UserError: when the vector cannot be read.
@@ -58,7 +69,7 @@ def describe_vector(path: Path, with_words: bool = True) -> Description:
 
 
 def cosine_by_layer(a: SteeringVectors, b: SteeringVectors) -> dict[int, float]:
-    """The cosine at each layer that both have.
+    """The cosine of two vectors at each layer that both have.
 
     Raises:
         UserError: for vectors of different width, or without a common layer.
@@ -73,74 +84,74 @@ def cosine_by_layer(a: SteeringVectors, b: SteeringVectors) -> dict[int, float]:
 
 
 def description_lines(shown: Description) -> Iterator[str]:
-    """For a terminal: the provenance, then one row a layer."""
-    made = {"name": shown.vectors.name, "sha256": shown.vectors.sha256, **shown.vectors.provenance}
-    yield yaml.safe_dump(_brief(made), sort_keys=False, allow_unicode=True, width=110).rstrip()
+    """The description as text: the provenance, then one row per layer."""
+    provenance = {"name": shown.vectors.name, "sha256": shown.vectors.sha256, **shown.vectors.provenance}
+    yield yaml.safe_dump(_with_short_features(provenance), sort_keys=False, allow_unicode=True, width=110).rstrip()
     yield ""
     yield f"{'layer':>5}  {'norm':>8}  {'probe':>5}  nearest other vectors (cosine)"
     for layer in shown.vectors:
         probe = f"{shown.probe[layer]:.2f}" if layer in shown.probe else "-"
-        near = sorted(((c[layer], n) for n, c in shown.cosines.items() if layer in c), key=lambda x: (-abs(x[0]), x[1]))
-        listed = ", ".join(f"{name} {cosine:+.2f}" for cosine, name in near[:NEAREST]) or "-"
+        cosines = [(by_layer[layer], name) for name, by_layer in shown.cosines.items() if layer in by_layer]
+        nearest = sorted(cosines, key=lambda pair: (-abs(pair[0]), pair[1]))[:NEAREST]
+        listed = ", ".join(f"{name} {cosine:+.2f}" for cosine, name in nearest) or "-"
         yield f"{layer:>5}  {shown.norms[layer]:>8.4g}  {probe:>5}  {listed}"
     if shown.probe:
         yield (
-            "probe: balanced accuracy of the concept's stored linear_probe, whichever vector is shown: anchor from"
-            " control tokens, on sentences that it was not fitted on (0.5 is chance)"
+            "probe: balanced accuracy of the concept's stored linear_probe at separating anchor from control tokens, on"
+            " sentences that it was not fitted on (0.5 is chance); the same whichever vector is shown"
         )
     if shown.words:
-        yield "\nwords that it points to through the unembedding (+), and away from (-)"
-        for layer, (toward, away) in shown.words.items():
-            yield f"{layer:>5}  + {' '.join(toward)}\n       - {' '.join(away)}"
+        yield "\nwords that the direction promotes (+) and suppresses (-) through the unembedding"
+        for layer, (promoted, suppressed) in shown.words.items():
+            yield f"{layer:>5}  + {' '.join(promoted)}\n       - {' '.join(suppressed)}"
     yield from (f"\n{note}" for note in shown.notes)
 
 
 def comparison_lines(a: SteeringVectors, b: SteeringVectors) -> Iterator[str]:
-    """`vectors compare`: a row a layer that both have, then which layers only one has."""
+    """The comparison of two vectors as text: a row per common layer, then the layers that only one has."""
     yield f"{'layer':>5}  {'cosine':>7}  {'norm of the first':>17}  {'of the second':>13}"
     for layer, cosine in cosine_by_layer(a, b).items():
         yield f"{layer:>5}  {cosine:>+7.3f}  {np.linalg.norm(a[layer]):>17.4g}  {np.linalg.norm(b[layer]):>13.4g}"
-    for which, vectors, other in (("first", a, b), ("second", b, a)):
-        alone = tuple(layer for layer in vectors if layer not in other.directions)
-        if alone:
-            noun = "layer" if len(alone) == 1 else "layers"
-            yield f"only the {which}, {vectors.name}, has the {noun} {format_layers(alone)}"
+    for position, vectors, other in (("first", a, b), ("second", b, a)):
+        extra = tuple(layer for layer in vectors if layer not in other.directions)
+        if extra:
+            noun = "layer" if len(extra) == 1 else "layers"
+            yield f"only the {position}, {vectors.name}, has the {noun} {format_layers(extra)}"
 
 
 def _probe(vectors: SteeringVectors) -> dict[int, float]:
+    """layer ▸ accuracy of the concept's stored probe, or nothing."""
     model, concept = (str(vectors.provenance.get(key)) for key in ("model", "concept"))
     for entry in store.entries():
         if entry.name == f"{model}/{concept}/linear_probe":
             try:
                 settings = SteeringVectors.load(entry.path).provenance.get("settings", {})
             except UserError:
-                break  # a damaged file: `vectors list` says so
+                break  # damaged; `vectors list` reports it
             return {int(k): float(v) for k, v in settings.get("held_out_balanced_accuracy", {}).items()}
     return {}
 
 
 def _cosines(vectors: SteeringVectors) -> dict[str, dict[int, float]]:
-    found = {}
+    cosines = {}
     for entry in store.entries():
         if entry.name == vectors.name or entry.name.split("/")[0] != vectors.provenance.get("model"):
             continue
         try:
-            found[entry.name.split("/", 1)[1]] = cosine_by_layer(vectors, SteeringVectors.load(entry.path))
+            cosines[entry.name.split("/", 1)[1]] = cosine_by_layer(vectors, SteeringVectors.load(entry.path))
         except UserError:
-            continue  # a damaged file or another width: `vectors list` says so
-    return found
+            continue  # damaged, or of another width; `vectors list` shows both
+    return cosines
 
 
-def _brief(made: dict[str, object]) -> dict[str, object]:
-    """The features of an SAE vector as one line a layer: all of them stand in the file."""
-    settings = made.get("settings")
-    if isinstance(settings, dict) and isinstance(settings.get("layers"), dict):
-        layers = {
-            layer: ", ".join(f"{f['feature']}{_MARK[f['means']]}" for f in told["features"]) + f"  ({told['sae']})"
-            for layer, told in settings["layers"].items()
-        }
-        made = {**made, "settings": {**settings, "layers": {"features (+ kept, - dropped, ? unchecked)": layers}}}
-    return made
-
-
-_MARK = {True: "+", False: "-", None: "?"}
+def _with_short_features(provenance: dict[str, object]) -> dict[str, object]:
+    """The provenance with the features of an SAE vector as one line per layer; the file has all their details."""
+    settings = provenance.get("settings")
+    if not isinstance(settings, dict) or not isinstance(settings.get("layers"), dict):
+        return provenance
+    layers = {}
+    for layer, row in settings["layers"].items():
+        features = ", ".join(f"{f['feature']}{_VERDICT_MARK[f['means']]}" for f in row["features"])
+        layers[layer] = f"{features}  ({row['sae']})"
+    short = {**settings, "layers": {"features (+ kept, - dropped, ? unchecked)": layers}}
+    return {**provenance, "settings": short}

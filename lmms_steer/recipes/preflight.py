@@ -20,6 +20,8 @@ from lmms_steer.recipes.cells import Cell, Marks
 from lmms_steer.recipes.schema import Recipe
 from lmms_steer.recipes.state import States
 from lmms_steer.vectors.backbones import backbone_checkpoint, checkpoint, sae_of
+from lmms_steer.vectors.methods import methods as extraction_methods
+from lmms_steer.vectors.methods import split_method
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
@@ -126,14 +128,17 @@ def _how(chosen_in: str) -> str:
 def _extractions(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
     if not any(cell.kind == "extract" for cell in cells):
         return
+    with_sae = [
+        settings for name, settings in recipe.methods.items() if extraction_methods.get(split_method(name)[0]).uses_sae
+    ]
     for backbone in dict.fromkeys(map(words.backbone_name, recipe.models.values())):
         full = backbone_checkpoint(backbone)
         if not local_checkpoint(full):
             yield f"the backbone {full} is {datasets.absence_note()}"
-        for saes in {settings.sae or sae_of(backbone) for name, settings in recipe.methods.items() if "sae" in name}:
+        for saes in {settings.sae or sae_of(backbone) for settings in with_sae}:
             if saes and not Path(saes).exists():
                 yield f"{backbone}'s SAEs come from {saes}, fetched where they are not on this disk"
-    judges = {settings.judge or "llm" for name, settings in recipe.methods.items() if name.startswith("sae")}
+    judges = {settings.judge or "llm" for settings in with_sae}
     if "llm" in judges and not os.environ.get("OPENAI_API_KEY"):
         yield "WARNING: OPENAI_API_KEY is not set: SAE features will be taken unchecked; set it, or say judge: none"
 

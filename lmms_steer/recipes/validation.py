@@ -25,7 +25,7 @@ from lmms_steer.recipes.preflight import local_checkpoint
 from lmms_steer.recipes.schema import SYSTEMS, Recipe
 from lmms_steer.search.options import SCORES, STRATEGIES, is_test_task, parse_alphas, parse_layers, parse_targets
 from lmms_steer.vectors.backbones import checkpoint
-from lmms_steer.vectors.method_names import check_method
+from lmms_steer.vectors.methods import check_method
 
 KeyPath = tuple[str | int, ...]
 """Keys and places from the recipe's top."""

@@ -1,1 +1,1 @@
-"""The embedded default: a tiny text backbone and a tiny MLLM, trained on scenes that the package renders."""
+"""The tiny world: a tiny text backbone and a tiny MLLM that ship, and the scenes and questions they were trained on."""

@@ -1,4 +1,4 @@
-"""The sentences that the tiny backbone reads: about scenes, about the world, and of the kind that the concepts ship."""
+"""The training sentences of the tiny backbone: about scenes, about the world, and like those of the concepts."""
 
 import random
 import re
@@ -12,7 +12,7 @@ PROMPTS = {
     "counting": "count the shapes one by one .",
     "colour": "look carefully at the colour of each shape .",
 }
-"""The prompting baseline's sentence for each task."""
+"""Task ▸ the instruction of the prompting baseline."""
 
 HINTS = (
     *PROMPTS.values(),
@@ -21,7 +21,7 @@ HINTS = (
     "count every shape in the image .",
     "find the colour of the shape .",
 )
-"""Instructions that questions carry now and then in training, so that a prompted question is nothing new."""
+"""Instructions before some training questions, so that the prompting baseline is in distribution."""
 
 THINGS = {
     "red": ("tomato", "cherry"),
@@ -35,7 +35,7 @@ THINGS = {
 }
 _ALL_THINGS = tuple(thing for things in THINGS.values() for thing in things)
 
-# Words that can stand for one another in a sentence of the concepts. Words in no class stay where they are.
+# Words of one class can replace one another in a concept's sentence. Words of no class are not replaced.
 _CLASSES = tuple(
     tuple(words.split())
     for words in (
@@ -67,7 +67,7 @@ def _class_of() -> dict[str, tuple[str, ...]]:
 
 
 def words_of(text: str) -> list[str]:
-    """A text as the tiny tokenizer splits it: lower case; words, single marks, newlines."""
+    """Split a text as the tiny tokenizer does: in lower case, into words, single punctuation marks and newlines."""
     return re.findall(r"\n|[a-z0-9]+|[^\sa-z0-9]", text.lower())
 
 
@@ -83,7 +83,7 @@ def _shipped_set() -> frozenset[tuple[str, ...]]:
 
 
 def ordinary_sentence(rng: random.Random) -> str:
-    """A sentence of the kind of the concepts' own, but never one of those: its words are exchanged for like ones."""
+    """A sentence like those of the concepts, but never one of them: some words are replaced within their class."""
     while True:
         shipped = rng.choice(_shipped_sentences())
         words = [rng.choice(_class_of().get(word, (word,))) if rng.random() < 0.6 else word for word in shipped]
@@ -92,13 +92,13 @@ def ordinary_sentence(rng: random.Random) -> str:
 
 
 def describe(scene: Scene, rng: random.Random) -> str:
-    """The scene as a list of its objects and their cells."""
+    """A list of the scene's objects and their cells, in random order."""
     things = rng.sample(scene, len(scene))
     return "scene : " + " , ".join(f"{t.name} c{t.column + 1} r{t.row + 1}" for t in things) + " ."
 
 
 def scene_sentence(scene: Scene, rng: random.Random) -> str:
-    """A true sentence about where things are, or how many there are."""
+    """A true sentence about the position or the number of objects."""
     if len(scene) > 1 and rng.random() < 0.65:
         first, second = rng.sample(scene, 2)
         word = relation(first, second, rng)
@@ -130,7 +130,7 @@ def _count_sentence(scene: Scene, rng: random.Random) -> str:
 
 
 def world_sentence(rng: random.Random) -> str:
-    """Something that is so in any scene: what is red, what comes after three, what is the opposite of left."""
+    """A sentence that is true without any scene: what is red, what comes after three, the opposite of left."""
     kind = rng.randrange(7)
     colour = rng.choice(tuple(COLOURS))
     if kind == 0:
@@ -155,9 +155,9 @@ def world_sentence(rng: random.Random) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that the tokenizer knows, in the order of its ids after the special tokens.
+    """Every word that the tokenizer knows, in the order of the ids after the special tokens.
 
-    A word more in the concepts' sentences is another tokenizer: the checkpoints are then to be trained anew.
+    A new word in a concept's sentences changes the tokenizer, so that the checkpoints have to be trained again.
     """
     world = [*COLOURS, *SHAPES, *map(plural, SHAPES), *NUMBERS, *OPPOSITE, "yes", "no", "empty"]
     places = [f"{axis}{i}" for axis in "cr" for i in range(1, GRID + 1)]

@@ -1,8 +1,8 @@
 """The question sets of the tiny world, in CV-Bench's columns.
 
-What is stored is small: the scene and the seed of its picture. The picture is rendered when a task is loaded.
+The parquet files are small: they contain scenes and seeds, and images are rendered when a task is loaded.
 
-    python -m lmms_steer.tiny_world.question_sets FOLDER     # writes the parquet files anew, to the byte
+    python -m lmms_steer.tiny_world.question_sets FOLDER     # write the parquet files again, byte for byte
 """
 
 import json
@@ -29,12 +29,15 @@ STYLES = {
     ("colour", "test"): "coarse",
     ("colour", "ood"): "moss",
 }
-"""(task, split) ▸ style: select and test are alike, ood has another ground, other sizes and other clutter."""
+"""(task, split) ▸ style. `ood` differs from the others in the background, the sizes and the distractors."""
 
 SIZES = {"select": 500, "test": 1000, "ood": 1000}
 SEED = 2505
 _CV_BENCH_TASK = {"spatial": "Relation", "counting": "Count", "colour": "Colour"}
 _KEY = ("scene", "style", "seed")
+"""The stored columns from which an image is rendered."""
+_ANSWERS = {"spatial": 4, "counting": len(NUMBERS), "colour": 8}
+"""The number of different answers to a task's questions."""
 
 
 def features() -> "Features":
@@ -64,45 +67,43 @@ def features() -> "Features":
 
 
 def rows(task: str, split: str) -> list[dict[str, Any]]:
-    """The stored rows of one set: CV-Bench's columns but `image`, and scene, style and seed instead.
+    """The stored rows of one set: CV-Bench's columns, with scene, style and seed in place of `image`.
 
-    No scene of a split is in another split of the same task, nor twice in its own.
+    All scenes of a task differ, within a split and between splits.
     """
-    taken: set[Scene] = set()
-    for earlier in SIZES:
-        wanted = _draw(task, earlier, taken)
-        if earlier == split:
-            return wanted
-    raise ValueError(f"no split {split!r}: {list(SIZES)}")
+    used: set[Scene] = set()
+    for name in SIZES:
+        # splits are drawn one after another, as each has to avoid the scenes of the splits before it
+        drawn = _draw(task, name, used)
+        if name == split:
+            return drawn
+    raise ValueError(f"no split {split!r}: expected one of {list(SIZES)}")
 
 
-def _draw(task: str, split: str, taken: set[Scene]) -> list[dict[str, Any]]:
+def _draw(task: str, split: str, used: set[Scene]) -> list[dict[str, Any]]:
+    """Draw the rows of one split, without the scenes in `used`; its own scenes are added to it."""
     rng = random.Random(f"{SEED}/{task}/{split}")
-    found: list[dict[str, Any]] = []
+    drawn: list[dict[str, Any]] = []
     answers: Counter[str] = Counter()
-    while len(found) < SIZES[split]:
+    while len(drawn) < SIZES[split]:
         scene = sample_scene(rng, 2 if task == "spatial" else 1)
         question = ask(scene, rng, (task,))
-        if question.kind != task or tuple(sorted(scene)) in taken:
+        if question.kind != task or tuple(sorted(scene)) in used:
             continue
-        # no answer more than a third above its share, so that a constant answer is worth little
-        if answers[question.answer] >= 1.34 * SIZES[split] / _answers(task):
+        # no answer occurs a third more often than the average one, so that a constant answer scores low
+        if answers[question.answer] >= 1.34 * SIZES[split] / _ANSWERS[task]:
             continue
-        taken.add(tuple(sorted(scene)))
+        used.add(tuple(sorted(scene)))
         answers[question.answer] += 1
-        found.append(_row(task, split, len(found), scene, question, rng))
-    return found
-
-
-def _answers(task: str) -> int:
-    return {"spatial": 4, "counting": len(NUMBERS), "colour": 8}[task]
+        drawn.append(_row(task, split, len(drawn), scene, question, rng))
+    return drawn
 
 
 def _row(task: str, split: str, number: int, scene: Scene, question: Question, rng: random.Random) -> dict[str, Any]:
     letters = "ABCDEF"
     choices = list(question.choices)
     if task == "counting":
-        # the numbers stand in order in a question; as choices they must not tell the answer's letter
+        # in order, the choices would give the answer's letter away
         random.Random(f"{SEED}/{task}/{split}/{number}").shuffle(choices)
     listed = "\n".join(f"({letters[i]}) {choice}" for i, choice in enumerate(choices))
     filename = f"tiny_{task}_{split}_{number:04d}.png"
@@ -128,7 +129,7 @@ def _row(task: str, split: str, number: int, scene: Scene, question: Question, r
 
 
 def with_images(stored: "Dataset") -> "Dataset":
-    """Render the pictures of stored rows: the result has exactly CV-Bench's columns (a task's `process_docs`)."""
+    """Render the images of stored rows (a task's `process_docs`). The result has exactly CV-Bench's columns."""
     from datasets import Dataset
     from PIL import Image
 
@@ -145,13 +146,14 @@ def with_images(stored: "Dataset") -> "Dataset":
 
 
 def load_question_set(task: str, split: str) -> list[dict[str, Any]]:
-    """One set with its pictures, as a list of CV-Bench rows, without lmms-eval."""
+    """One set with its images, as a list of CV-Bench rows, without lmms-eval."""
     from datasets import Dataset
 
     return list(with_images(Dataset.from_list(rows(task, split))))
 
 
 def main() -> None:
+    """Write the parquet files into the folder of the command line."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""Questions about a scene, with the choices and the right one, each a word of the tiny vocabulary."""
+"""Questions about a scene, with the choices and the correct answer, all in words of the tiny vocabulary."""
 
 import random
 from collections.abc import Callable
@@ -6,10 +6,24 @@ from dataclasses import dataclass
 
 from lmms_steer.tiny_world.scenes import COLOURS, NUMBERS, SHAPES, Scene, Thing, plural
 
+Mix = tuple[str, ...]
+"""Kinds of questions, each as often as it is to be drawn."""
+MIX: Mix = ("find", *["spatial"] * 3, *["counting"] * 2, *["colour"] * 2, "shape", "exist")
+"""The kinds in training."""
+_ACCEPTED = {"one": 0.35, "two": 0.7}
+"""Answer ▸ the share of counting questions that is kept; all of the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`kind` is spatial, counting, colour, find, shape or exist; `choices` is empty for `find`."""
+    """A question about a scene.
+
+    Attributes:
+        kind: spatial, counting, colour, find, shape or exist.
+        text: the question.
+        choices: the possible answers; empty for `find`.
+        answer: the correct answer.
+    """
 
     kind: str
     text: str
@@ -17,20 +31,25 @@ class Question:
     answer: str
 
 
-def _alone(scene: Scene, key: Callable[[Thing], str]) -> list[Thing]:
-    return [thing for thing in scene if sum(key(other) == key(thing) for other in scene) == 1]
-
-
 def spatial(scene: Scene, rng: random.Random, vertical: float = 0.5) -> Question | None:
-    """Left or right, above or below, of two objects whose colours are unique."""
-    along_rows = rng.random() < vertical
-    place: Callable[[Thing], int] = (lambda t: t.row) if along_rows else (lambda t: t.column)
-    unique = _alone(scene, lambda t: t.colour)
+    """Whether an object is left or right of another one (or above or below), for two objects of unique colours.
+
+    Args:
+        scene: to ask about.
+        rng: for every random choice.
+        vertical: the probability of above or below.
+
+    Returns:
+        The question, or None if the scene has no such objects.
+    """
+    is_vertical = rng.random() < vertical
+    place: Callable[[Thing], int] = (lambda t: t.row) if is_vertical else (lambda t: t.column)
+    unique = _unique(scene, lambda t: t.colour)
     pairs = [(a, b) for a in unique for b in unique if place(a) != place(b)]
     if not pairs:
         return None
     first, second = rng.choice(pairs)
-    choices = ["above", "below"] if along_rows else ["left", "right"]
+    choices = ["above", "below"] if is_vertical else ["left", "right"]
     answer = choices[0] if place(first) < place(second) else choices[1]
     rng.shuffle(choices)
     text = f"is the {first.colour} shape {choices[0]} or {choices[1]} of the {second.colour} shape ?"
@@ -38,7 +57,7 @@ def spatial(scene: Scene, rng: random.Random, vertical: float = 0.5) -> Question
 
 
 def counting(scene: Scene, rng: random.Random) -> Question:
-    """How many shapes in all, of one shape, or of one colour; one to six."""
+    """The number of objects: of all, of those of one shape, or of those of one colour; one to six."""
     kind = rng.choice(("all", "shape", "colour", "shape"))
     if kind == "all":
         text, number = "how many shapes are there ?", len(scene)
@@ -52,8 +71,8 @@ def counting(scene: Scene, rng: random.Random) -> Question:
 
 
 def colour(scene: Scene, rng: random.Random) -> Question | None:
-    """The colour of the only object of its shape; four choices."""
-    unique = _alone(scene, lambda t: t.shape)
+    """The colour of an object of a unique shape, with four choices; None if the scene has no such object."""
+    unique = _unique(scene, lambda t: t.shape)
     if not unique:
         return None
     thing = rng.choice(unique)
@@ -62,8 +81,23 @@ def colour(scene: Scene, rng: random.Random) -> Question | None:
     return Question("colour", f"what colour is the {thing.shape} ?", tuple(choices), thing.colour)
 
 
+def ask(scene: Scene, rng: random.Random, mix: Mix = MIX, vertical: float = 0.5) -> Question:
+    """A question of a kind drawn from `mix` that this scene allows. Counting questions with small answers are rarer."""
+    for _ in range(30):
+        kind = rng.choice(mix)
+        question = spatial(scene, rng, vertical) if kind == "spatial" else _ASK[kind](scene, rng)
+        if question is not None and not (kind == "counting" and rng.random() > _ACCEPTED.get(question.answer, 1.0)):
+            return question
+    return _exist(scene, rng)
+
+
+def _unique(scene: Scene, key: Callable[[Thing], str]) -> list[Thing]:
+    """The objects whose key (colour or shape) no other object has."""
+    return [thing for thing in scene if sum(key(other) == key(thing) for other in scene) == 1]
+
+
 def _find(scene: Scene, rng: random.Random) -> Question | None:
-    unique = _alone(scene, lambda t: t.colour)
+    unique = _unique(scene, lambda t: t.colour)
     if not unique:
         return None
     thing = rng.choice(unique)
@@ -71,7 +105,7 @@ def _find(scene: Scene, rng: random.Random) -> Question | None:
 
 
 def _shape(scene: Scene, rng: random.Random) -> Question | None:
-    unique = _alone(scene, lambda t: t.colour)
+    unique = _unique(scene, lambda t: t.colour)
     if not unique:
         return None
     thing = rng.choice(unique)
@@ -88,22 +122,6 @@ def _exist(scene: Scene, rng: random.Random) -> Question:
     return Question("exist", text, ("yes", "no"), "yes" if yes else "no")
 
 
-Mix = tuple[str, ...]
-MIX: Mix = ("find", *["spatial"] * 3, *["counting"] * 2, *["colour"] * 2, "shape", "exist")
-"""The kinds that training asks, as often as they stand here."""
-
-
-def ask(scene: Scene, rng: random.Random, mix: Mix = MIX, vertical: float = 0.5) -> Question:
-    """A question of a kind drawn from `mix` that this scene allows; small numbers are asked more rarely."""
-    for _ in range(30):
-        kind = rng.choice(mix)
-        question = spatial(scene, rng, vertical) if kind == "spatial" else _ASK[kind](scene, rng)
-        if question is not None and not (kind == "counting" and rng.random() > _KEEP.get(question.answer, 1.0)):
-            return question
-    return _exist(scene, rng)
-
-
-_KEEP = {"one": 0.35, "two": 0.7}
 _ASK: dict[str, Callable[[Scene, random.Random], Question | None]] = {
     "counting": counting,
     "colour": colour,

@@ -1,6 +1,6 @@
-"""Scenes: a few coloured shapes, each in its own cell of a 4 x 4 grid.
+"""Scenes: a few coloured shapes, each in its own cell of a 4 x 4 grid, and their images.
 
-A scene ▸ a picture of 64 x 64 pixels, one patch of 16 x 16 a cell. The same seed gives the same bytes.
+An image has 64 x 64 pixels, a patch of 16 x 16 per cell. The same scene, style and seed give the same bytes.
 """
 
 import random
@@ -25,11 +25,22 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "pink": (245, 140, 190),
     "white": (240, 240, 240),
 }
+"""Colour ▸ RGB in 0-255, before the style's variations."""
+
+SIZE = 64
+PATCH = 16
+_OVERSAMPLING = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Thing:
-    """One object; `cell` counts the grid's cells row by row from the top left."""
+    """One object of a scene.
+
+    Attributes:
+        cell: its number in the grid, counted row by row from the top left.
+        colour: one of `COLOURS`.
+        shape: one of `SHAPES`.
+    """
 
     cell: int
     colour: str
@@ -52,36 +63,37 @@ Scene = tuple[Thing, ...]
 
 
 def plural(shape: str) -> str:
+    """The plural of a shape's name."""
     return shape + ("es" if shape == "cross" else "s")
 
 
 def sample_scene(rng: random.Random, fewest: int = 1, most: int = 6) -> Scene:
-    """A scene of `fewest` to `most` objects, no two alike in both colour and shape.
+    """A scene of `fewest` to `most` objects, no two of the same colour and shape.
 
-    Few shapes and colours are drawn first, so that equal colours and equal shapes are common and counting is not easy.
+    A few shapes and colours are drawn first, so that equal colours and shapes are common and counting is not easy.
     """
     shapes = rng.sample(SHAPES, rng.randint(1, 4))
     colours = rng.sample(list(COLOURS), rng.randint(2, 6))
     things: list[Thing] = []
-    taken: set[tuple[str, str]] = set()
+    used: set[tuple[str, str]] = set()
     for cell in rng.sample(range(CELLS), rng.randint(fewest, most)):
         colour, shape = rng.choice(colours), rng.choice(shapes)
-        widen = 0
-        while (colour, shape) in taken:
-            colour, shape = rng.choice(list(COLOURS) if widen else colours), rng.choice(SHAPES)
-            widen += 1
-        taken.add((colour, shape))
+        attempts = 0
+        while (colour, shape) in used:
+            colour, shape = rng.choice(list(COLOURS) if attempts else colours), rng.choice(SHAPES)
+            attempts += 1
+        used.add((colour, shape))
         things.append(Thing(cell, colour, shape))
     return tuple(things)
 
 
 def cell_words(scene: Scene) -> list[tuple[str, str, str, str]]:
-    """What each of the 16 cells holds: (colour or `empty`, shape or nothing, column word, row word)."""
-    held = {thing.cell: thing for thing in scene}
+    """Words for each of the 16 cells: (colour or `empty`, shape or "", column word, row word)."""
+    things = {thing.cell: thing for thing in scene}
     return [
         (
-            held[cell].colour if cell in held else "empty",
-            held[cell].shape if cell in held else "",
+            things[cell].colour if cell in things else "empty",
+            things[cell].shape if cell in things else "",
             f"c{cell % GRID + 1}",
             f"r{cell // GRID + 1}",
         )
@@ -90,7 +102,7 @@ def cell_words(scene: Scene) -> list[tuple[str, str, str, str]]:
 
 
 def relation(first: Thing, second: Thing, rng: random.Random) -> str | None:
-    """A word for where `first` is, seen from `second`; None where they share a cell."""
+    """A word for the position of `first` relative to `second`: left, right, above or below; None in the same cell."""
     words = []
     if first.column != second.column:
         words.append("left" if first.column < second.column else "right")
@@ -99,14 +111,21 @@ def relation(first: Thing, second: Thing, rng: random.Random) -> str | None:
     return rng.choice(words) if words else None
 
 
-SIZE = 64
-PATCH = 16
-_OVERSAMPLING = 2
-
-
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How hard a picture is to read. Lengths in pixels of the finished picture, colours in 0-255."""
+    """How scenes are rendered. Lengths are in pixels of the finished image, colours in 0-255.
+
+    Attributes:
+        noise: standard deviation of the noise on each pixel.
+        radius: range of the objects' sizes.
+        jitter: how far an object is moved from its cell's centre at most.
+        background: RGB.
+        background_spread: standard deviation of the background's colour between images.
+        gain: range of the factor on an object's colour.
+        tint: standard deviation of what is added to an object's colour.
+        strokes: the maximal number of short lines of random colours on top.
+        dots: the maximal number of small filled discs of random colours on top.
+    """
 
     noise: float
     radius: tuple[float, float]
@@ -116,27 +135,25 @@ class Style:
     gain: tuple[float, float]
     tint: float
     strokes: int
-    """At most so many short lines of random colours on top."""
     dots: int = 0
-    """At most so many small filled discs of random colours."""
 
 
 STYLES = {
-    # what the models were trained on
+    # of the training images
     "plain": Style(14, (4, 6.5), 2.5, (70, 70, 75), 14, (0.65, 1.15), 20, 4),
-    # harder: for the questions, so that they leave head-room
+    # harder, for the question sets, so that the unsteered model leaves room for improvement
     "grainy": Style(20, (3.6, 7), 2.8, (85, 80, 76), 17, (0.62, 1.18), 22, 7),
     "coarse": Style(30, (3.0, 7.5), 3.5, (100, 92, 82), 22, (0.58, 1.2), 27, 12),
-    # out of distribution: a green ground, a wider range of sizes, dots for clutter
+    # out of distribution: a green background, a wider range of sizes, and dots
     "moss": Style(20, (3.0, 8), 4, (62, 84, 58), 14, (0.65, 1.2), 24, 1, 10),
 }
 
 
 def render(scene: Scene, style: Style, seed: int) -> npt.NDArray[np.uint8]:
-    """The picture: uint8 [64, 64, 3]."""
+    """Render a scene: uint8 [64, 64, 3]."""
     noise = np.random.default_rng(seed)
-    ground = np.array(style.background) + noise.normal(0, style.background_spread, 3)
-    image = Image.new("RGB", (SIZE * _OVERSAMPLING, SIZE * _OVERSAMPLING), _rgb(ground))
+    background = np.array(style.background) + noise.normal(0, style.background_spread, 3)
+    image = Image.new("RGB", (SIZE * _OVERSAMPLING, SIZE * _OVERSAMPLING), _rgb(background))
     draw = ImageDraw.Draw(image)
     for thing in scene:
         _draw(draw, thing, style, noise)
@@ -153,6 +170,7 @@ def render(scene: Scene, style: Style, seed: int) -> npt.NDArray[np.uint8]:
 
 
 def random_seed(rng: random.Random) -> int:
+    """A seed for `render`."""
     return rng.randrange(2**31)
 
 
@@ -165,10 +183,11 @@ def _draw(draw: ImageDraw.ImageDraw, thing: Thing, style: Style, noise: np.rando
     colour = _rgb(np.array(COLOURS[thing.colour]) * noise.uniform(*style.gain) + noise.normal(0, style.tint, 3))
     jitter = noise.uniform(-style.jitter, style.jitter, 2)
     r = noise.uniform(*style.radius)
-    room = max(0.0, PATCH / 2 + 0.5 - r)  # so that no object reaches far into a neighbour's cell
+    # so that no object reaches far into a neighbouring cell
+    limit = max(0.0, PATCH / 2 + 0.5 - r)
     column, row = thing.column, thing.row
-    x = ((column + 0.5) * PATCH + np.clip(jitter[0], -room, room)) * _OVERSAMPLING
-    y = ((row + 0.5) * PATCH + np.clip(jitter[1], -room, room)) * _OVERSAMPLING
+    x = ((column + 0.5) * PATCH + np.clip(jitter[0], -limit, limit)) * _OVERSAMPLING
+    y = ((row + 0.5) * PATCH + np.clip(jitter[1], -limit, limit)) * _OVERSAMPLING
     r *= _OVERSAMPLING
     if thing.shape == "circle":
         draw.ellipse([x - r, y - r, x + r, y + r], fill=colour)

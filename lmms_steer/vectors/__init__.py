@@ -1,1 +1,1 @@
-"""Vectors in and out: other tools' files, and the Hub."""
+"""Steering vectors: the file format, stores, controls, other tools' files, and the Hub."""

@@ -1,4 +1,4 @@
-"""Which text backbone an MLLM is built on, which SAEs read it, and where a named checkpoint is loaded from."""
+"""The table of MLLMs, their text backbones and the backbones' SAEs (`backbones.yaml`), and names of checkpoints."""
 
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -14,23 +14,24 @@ from lmms_steer.tiny_world.checkpoints import TINY_MODELS, TINY_SAE, weights_dir
 
 @cache
 def _tables() -> dict[str, dict[str, str]]:
+    """`mllms` and `saes` of `backbones.yaml`."""
     text = files("lmms_steer.vectors").joinpath("backbones.yaml").read_text(encoding="utf-8")
     data: dict[str, dict[str, str]] = yaml.safe_load(text)
     return data
 
 
 def table() -> dict[str, str]:
-    """MLLM (with `*` for any text) ▸ backbone, both by their full names (`backbones.yaml`)."""
+    """MLLM (with `*` for any text) ▸ text backbone, both by their full names."""
     return _tables()["mllms"]
 
 
 def short_name(model: str) -> str:
-    """A model's name in store paths and choices: the last part of its id or path (`gemma-2-2b`)."""
+    """A model's name in stores and choices: the last part of its id or path (`gemma-2-2b`)."""
     return model.rstrip("/").rsplit("/", 1)[-1]
 
 
 def backbone_of(model: str) -> str | None:
-    """The short name of an MLLM's text backbone, of a backbone itself, or None where the table has neither."""
+    """The short name of an MLLM's text backbone, or of a backbone itself; None for a model that the table lacks."""
     for mllm, backbone in table().items():
         if fnmatchcase(model, mllm) or fnmatchcase(short_name(model), short_name(mllm)):
             return short_name(backbone)
@@ -39,7 +40,7 @@ def backbone_of(model: str) -> str | None:
 
 
 def checkpoint(model: str) -> str:
-    """What transformers should load for a name: the folder that ships for the tiny models, else the name itself.
+    """What transformers should load for a name: the shipped folder of a tiny model, else the name itself.
 
     Raises:
         UserError: for a misspelt name of a tiny model.
@@ -50,13 +51,13 @@ def checkpoint(model: str) -> str:
 
 
 def backbone_checkpoint(backbone: str) -> str:
-    """As `checkpoint`, for a backbone that may be named by its short name (`gemma-2-2b`)."""
-    full = {short_name(name): name for name in table().values()}
-    return checkpoint(full.get(backbone, backbone))
+    """As `checkpoint`, also for the short name of a backbone in the table (`gemma-2-2b`)."""
+    full_names = {short_name(name): name for name in table().values()}
+    return checkpoint(full_names.get(backbone, backbone))
 
 
 def sae_of(backbone: str) -> str | None:
-    """The SAEs that read a backbone, `RELEASE:ID` of sae-lens or a folder; None where none are known."""
-    known = {short_name(name): sae for name, sae in _tables()["saes"].items()}
-    sae = known.get(short_name(backbone))
+    """The SAEs for a backbone, `RELEASE:ID` of sae-lens or a folder; None if the table has none."""
+    saes = {short_name(name): sae for name, sae in _tables()["saes"].items()}
+    sae = saes.get(short_name(backbone))
     return str(weights_dir(TINY_SAE)) if sae == TINY_SAE else sae

@@ -1,10 +1,10 @@
-"""Vectors that mean nothing, made to be compared with: an effect that they have too is no effect of the concept.
+"""Controls: vectors without the concept's meaning. An effect that they have too is not an effect of the concept.
 
-    random[:SEED]            at each layer a random direction
-    shuffled                 made like the vector, but the anchor labels stand at random tokens of the same sentence
+    random[:SEED]            a random direction at each layer
+    shuffled                 extracted like the vector, with the anchor labels at random tokens of the same sentence
     wrong_concept[:CONCEPT]  another concept's vector
 
-All have, at each layer, the norm of the vector that they stand beside.
+At each layer a control has the norm of the vector that it replaces.
 """
 
 from collections.abc import Callable
@@ -15,33 +15,35 @@ from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 CONTROLS = ("random", "shuffled", "wrong_concept")
-_DIGITS = 18
-"""A longer seed is a slip of the keyboard."""
+_MAX_DIGITS = 18
+"""A longer seed is taken for a typing error."""
 
 
 def parse_control(control: str) -> tuple[str, str]:
-    """`random:3` ▸ ("random", "3"); what is not said is "".
+    """Split a control into kind and detail: `random:3` ▸ ("random", "3"); no detail is "".
 
     Raises:
-        UserError: for a control that does not exist, or a seed that is no whole number.
+        UserError: for a control that does not exist, or a seed that is not a whole number.
     """
     kind, _, detail = control.partition(":")
     if kind not in CONTROLS:
         raise unknown_name("control", kind, CONTROLS)
-    if kind == "random" and detail and not (detail.isdecimal() and len(detail) <= _DIGITS):
+    if kind == "random" and detail and not (detail.isdecimal() and len(detail) <= _MAX_DIGITS):
         raise UserError(f"control={shorten(control)}: expected a seed, as in control=random:3")
     if kind == "shuffled" and detail:
-        raise UserError(f"control={control}: 'shuffled' takes nothing more; its seed is the one it was extracted with")
+        raise UserError(
+            f"control={control}: 'shuffled' takes no detail; its seed is the one that it was extracted with"
+        )
     return kind, detail
 
 
 def random_like(vectors: SteeringVectors, seed: int) -> SteeringVectors:
-    """At each layer a random direction of the same norm as the vector's."""
+    """Random directions with the norms of the vector's, at the same layers."""
     generator = np.random.default_rng(seed)
-    drawn = {layer: generator.standard_normal(vectors.hidden_size).astype(np.float32) for layer in vectors}
+    directions = {layer: generator.standard_normal(vectors.hidden_size).astype(np.float32) for layer in vectors}
     settings = {"seed": seed, "norms_of": vectors.sha256}
-    made = SteeringVectors(drawn, {**vectors.provenance, "method": f"random-{seed}", "settings": settings})
-    return with_norms_of(vectors, made)
+    provenance = {**vectors.provenance, "method": f"random-{seed}", "settings": settings}
+    return with_norms_of(vectors, SteeringVectors(directions, provenance))
 
 
 def with_norms_of(vectors: SteeringVectors, other: SteeringVectors) -> SteeringVectors:
@@ -50,25 +52,32 @@ def with_norms_of(vectors: SteeringVectors, other: SteeringVectors) -> SteeringV
     for layer in vectors:
         if layer in other.directions:
             direction = other[layer].astype(np.float64)
-            length = max(float(np.linalg.norm(direction)), 1e-12)
-            directions[layer] = direction / length * np.linalg.norm(vectors[layer])
+            norm = max(float(np.linalg.norm(direction)), 1e-12)
+            directions[layer] = direction / norm * np.linalg.norm(vectors[layer])
     return SteeringVectors(directions, other.provenance)
 
 
 def wrong_concept_name(concept: str, known: list[str], named: str = "") -> str:
-    """The concept that stands in for another: the one that is named, else the next of another family, by name.
+    """The concept whose vector replaces another's: the named one, else the next one of another family, by name.
+
+    A family is the part of the name before `-`: colour-red and colour-blue are of one family.
+
+    Args:
+        concept: the vector's own.
+        known: all concepts.
+        named: the user's choice, or "".
 
     Raises:
-        UserError: for the concept itself, whose vector by any method is no control, or where there is no other.
+        UserError: when `named` is the vector's own concept, which is no control; when there is no other concept.
     """
     if named == concept:
-        raise UserError(f"control=wrong_concept:{named} is the vector's own concept, and no control: name another")
+        raise UserError(f"control=wrong_concept:{named} is the vector's own concept, and so no control: name another")
     if named:
         return named
     family = concept.split("-", maxsplit=1)[0]
     others = sorted(name for name in known if name.split("-")[0] != family)
     if not others:
-        raise UserError(f"control=wrong_concept: there is no concept but {concept!r}")
+        raise UserError(f"control=wrong_concept: there is no other concept than {concept!r}")
     later = [name for name in others if name > concept]
     return (later or others)[0]
 
@@ -76,13 +85,13 @@ def wrong_concept_name(concept: str, known: list[str], named: str = "") -> str:
 def make_control(
     vectors: SteeringVectors, control: str, find: Callable[[str], SteeringVectors], known: list[str]
 ) -> SteeringVectors:
-    """What is attached in place of `vectors`.
+    """The control that is attached in place of `vectors`.
 
     Args:
-        vectors: what the user named.
-        control: one of the forms in this module's docstring.
+        vectors: the vector that the user named.
+        control: in one of the forms of this module's docstring.
         find: loads a vector of the store by its name.
-        known: the concepts that there are, for `wrong_concept` without a name.
+        known: all concepts, for `wrong_concept` without a name.
 
     Raises:
         UserError: for a control that does not exist, is the vector itself, or has no vector of its own in the store.

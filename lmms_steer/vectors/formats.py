@@ -1,12 +1,12 @@
-"""Other tools' files of steering vectors.
+"""Export and import of other tools' files of steering vectors.
 
-| format  | read and written by | holds |
+| format  | read and written by | content |
 |---|---|---|
 | lm-eval | lm-evaluation-harness, `--model steered` (lm_eval/models/hf_steered.py) | one layer, its strength |
-| gguf    | llama.cpp, repeng and EasySteer: `controlvector`, tensors `direction.N` | every layer but 0 |
-| pt      | a state dict {layer: tensor}, or with one layer the tensor alone (EasySteer's `direct`) | any layers |
+| gguf    | llama.cpp, repeng and EasySteer: `controlvector`, tensors `direction.N` | every layer except 0 |
+| pt      | a state dict {layer: tensor}, or for one layer the tensor alone (EasySteer's `direct`) | any layers |
 
-In all of them layer N is the output of the 0-based block N, as it is here.
+In all of them layer N is the output of the 0-based block N, as in lmms-steer.
 """
 
 import re
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_steer import __version__
+from lmms_steer._util.formatting import count_noun
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
@@ -29,10 +30,17 @@ _LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
 def export_vector(
     vectors: SteeringVectors, form: str, out: Path, layer: int | None, alpha: float | None
 ) -> Iterator[str]:
-    """Write `alpha · v` (v as it is where alpha is unsaid) in another tool's format; yields what the user should know.
+    """Write `alpha · v` in another tool's format; yields lines for the user to read.
+
+    Args:
+        vectors: to export.
+        form: one of `FORMATS`.
+        out: the file to write.
+        layer: the only layer to export; None: all.
+        alpha: the strength; None: 1.
 
     Raises:
-        UserError: for a format that does not exist, a layer that the vector has not, or what the format cannot hold.
+        UserError: for an unknown format, a layer that the vector lacks, or vectors that the format cannot express.
     """
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
@@ -42,41 +50,40 @@ def export_vector(
         yield from _to_gguf(vectors, out, 1.0 if alpha is None else alpha)
     else:
         if form == "lm-eval" and (layer is None or alpha is None):
-            raise UserError("--to lm-eval holds one layer and its strength: add --layer and --alpha")
+            raise UserError("--to lm-eval writes one layer and its strength: add --layer and --alpha")
         data = (
             _lm_eval(vectors, alpha)
             if form == "lm-eval" and alpha is not None
-            else _state(vectors, layer, 1.0 if alpha is None else alpha)
+            else _state_dict(vectors, layer, 1.0 if alpha is None else alpha)
         )
         _save_pt(data, out)
-    kept = len([number for number in vectors if form != "gguf" or number > 0])
-    yield f"{vectors.name}: {kept} {'layer' if kept == 1 else 'layers'} -> {out}"
+    count = len([number for number in vectors if form != "gguf" or number > 0])
+    yield f"{vectors.name}: {count_noun(count, 'layer')} -> {out}"
 
 
 def import_vector(path: Path, layer: int | None, provenance: dict[str, Any]) -> SteeringVectors:
     """Read another tool's file.
 
     Args:
-        path: `.gguf`, or a `.pt` of tensors: it is read with `weights_only=True`, and runs no code.
-        layer: where a tensor alone belongs.
-        provenance: what the user knows of it: `model`, `concept`, `method`.
+        path: `.gguf`, or a `.pt` of tensors, which is read with `weights_only=True` and so runs no code.
+        layer: the layer of a single tensor.
+        provenance: what the user knows about the vector: `model`, `concept`, `method`.
 
     Raises:
-        UserError: when it cannot be read, or holds something else than additions to layers' outputs.
+        UserError: when the file cannot be read, or contains anything but additions to layers' outputs.
     """
     if not path.is_file():
         raise UserError(f"no such file: {str(path)!r}")
     directions = _from_gguf(path) if path.suffix == ".gguf" else _from_pt(path, layer)
-    width = len(next(iter(directions.values())))
-    made = {
+    whole_provenance = {
         **provenance,
-        "hidden_size": width,
+        "hidden_size": len(next(iter(directions.values()))),
         "n_layers": max(directions) + 1,
         "layer_convention": LAYER_CONVENTION,
         "settings": {"imported_from": path.name},
         "versions": {"lmms-steer": __version__},
     }
-    return SteeringVectors(directions, made)
+    return SteeringVectors(directions, whole_provenance)
 
 
 def _lm_eval(vectors: SteeringVectors, alpha: float) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def _lm_eval(vectors: SteeringVectors, alpha: float) -> dict[str, Any]:
     return {f"layers.{layer}": {**entry, "action": "add", "bias": None, "head_index": None}}
 
 
-def _state(vectors: SteeringVectors, layer: int | None, alpha: float) -> Any:
+def _state_dict(vectors: SteeringVectors, layer: int | None, alpha: float) -> Any:
     import torch
 
     scaled = {number: torch.from_numpy(vectors[number] * np.float32(alpha)) for number in vectors}
@@ -105,15 +112,15 @@ def _save_pt(data: Any, out: Path) -> None:
 
 
 def _to_gguf(vectors: SteeringVectors, out: Path, alpha: float) -> Iterator[str]:
-    kept = [layer for layer in vectors if layer > 0]
-    if not kept:
+    layers = [layer for layer in vectors if layer > 0]
+    if not layers:
         raise UserError("llama.cpp has no control vector for layer 0: choose another layer or --to pt")
-    if len(kept) < len(vectors.layers):
+    if len(layers) < len(vectors.layers):
         yield "layer 0 is left out: llama.cpp has no control vector for it"
     writer = _gguf().GGUFWriter(None, "controlvector")
     writer.add_string("controlvector.model_hint", str(vectors.provenance.get("model", "unknown")))
-    writer.add_uint32("controlvector.layer_count", len(kept))
-    for layer in kept:
+    writer.add_uint32("controlvector.layer_count", len(layers))
+    for layer in layers:
         writer.add_tensor(f"direction.{layer}", (vectors[layer] * np.float32(alpha)).astype(np.float32))
     temporary = out.with_name(f".{out.name}.unfinished")
     try:
@@ -136,12 +143,12 @@ def _from_gguf(path: Path) -> dict[int, npt.NDArray[np.float32]]:
         architecture = reader.get_field("general.architecture").contents()
     except (OSError, ValueError, AttributeError, IndexError, KeyError) as error:
         raise UserError(f"{str(path)!r} is cut off or no GGUF file: {first_line(error)}") from error
-    found = {
+    directions = {
         int(n.removeprefix("direction.")): t for n, t in tensors.items() if n.removeprefix("direction.").isdecimal()
     }
-    if architecture != "controlvector" or not found:
+    if architecture != "controlvector" or not directions:
         raise UserError(f"{str(path)!r} is a GGUF file of {architecture!r}, not a control vector")
-    return found
+    return directions
 
 
 def _from_pt(path: Path, layer: int | None) -> dict[int, npt.NDArray[np.float32]]:
@@ -152,27 +159,31 @@ def _from_pt(path: Path, layer: int | None) -> dict[int, npt.NDArray[np.float32]
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{str(path)!r} holds more than tensors and plain values: it is not read") from error
+        raise UserError(f"{str(path)!r} contains more than tensors and plain values: it is not read") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise UserError(f"{str(path)!r} is cut off or no .pt file: {first_line(error)}") from error
     if isinstance(data, torch.Tensor):
         return _from_tensor(data, layer, path)
     if not isinstance(data, dict) or not data:
-        raise UserError(f"{str(path)!r} holds a {type(data).__name__}: expected a tensor, or a tensor for each layer")
-    found = {}
+        raise UserError(
+            f"{str(path)!r} contains a {type(data).__name__}: expected a tensor, or a tensor for each layer"
+        )
+    directions = {}
     for key, value in data.items():
         match = _LAYER.search(str(key))
-        tensor = _added(value, key, path) if isinstance(value, dict) else value
+        tensor = _scaled_vector(value, key, path) if isinstance(value, dict) else value
         if match is None or not isinstance(tensor, torch.Tensor) or tensor.squeeze().ndim != 1:
-            raise UserError(f"{str(path)!r}: {str(key)!r} is no direction of a numbered layer")
-        found[int(match[1])] = tensor.squeeze().float().numpy()
-    return found
+            raise UserError(f"{str(path)!r}: {str(key)!r} is not the direction of a numbered layer")
+        directions[int(match[1])] = tensor.squeeze().float().numpy()
+    return directions
 
 
-def _added(entry: dict[str, Any], key: object, path: Path) -> Any:
-    """lm-eval's entry: the vector times its coefficient."""
+def _scaled_vector(entry: dict[str, Any], key: object, path: Path) -> Any:
+    """The vector of an entry of lm-eval's, times its coefficient."""
     if entry.get("action") != "add" or entry.get("bias") is not None or entry.get("head_index") is not None:
-        raise UserError(f"{str(path)!r}: {str(key)!r} is no plain addition (action, bias or head_index say otherwise)")
+        raise UserError(
+            f"{str(path)!r}: {str(key)!r} is not a plain addition: expected action=add without bias and head_index"
+        )
     return entry["steering_vector"].float() * float(entry.get("steering_coefficient", 1.0))
 
 
@@ -183,10 +194,10 @@ def _from_tensor(data: Any, layer: int | None, path: Path) -> dict[int, npt.NDAr
     rows = rows.squeeze()
     if rows.ndim != 1:
         raise UserError(
-            f"{str(path)!r} holds a tensor of shape {list(data.shape)}: expected [width] or [layers, width]"
+            f"{str(path)!r} contains a tensor of shape {list(data.shape)}: expected [width] or [layers, width]"
         )
     if layer is None:
-        raise UserError(f"{str(path)!r} holds one direction: add --layer to say where it belongs")
+        raise UserError(f"{str(path)!r} contains one direction: add --layer with the number of its layer")
     return {layer: rows}
 
 

@@ -1,6 +1,6 @@
-"""Vectors on the Hugging Face Hub: a repository laid out like a store, with a card written from the provenance."""
+"""Vectors on the Hugging Face Hub: a repository laid out like a store, with a model card made from the provenance."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,96 +11,97 @@ from lmms_steer._util.formatting import format_layers
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.vectors import store
-from lmms_steer.vectors import store as choices
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 
 def push_vectors(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:
-    """Upload vectors, with their choices, in one commit; the card lists what the repository then holds.
+    """Upload vectors and their choices in one commit, with a model card that lists the repository's vectors.
 
     The token is the one that `hf auth login` stored, or `HF_TOKEN`.
 
+    Args:
+        names: of vectors, as `store.find` takes them without a backbone.
+        repo: `user/name`.
+        private: if the repository does not exist yet, create it as a private one.
+
     Raises:
-        UserError: for a vector that does not exist or has no name for a store, or what the Hub refuses.
+        UserError: for a vector that does not exist or whose name a store refuses; when the Hub refuses a request.
     """
     entries = [store.find(name, None) for name in names]
     vectors = {SteeringVectors.load(entry.path).name: entry for entry in entries}
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        api = _reached(lambda hub: hub.HfApi(), repo)
-        _reached(lambda _: api.create_repo(repo, private=private, exist_ok=True), repo)
-        there = _reached(lambda _: api.list_repo_files(repo), repo)
+        api = _request(lambda hub: hub.HfApi(), repo)
+        _request(lambda _: api.create_repo(repo, private=private, exist_ok=True), repo)
+        files = _request(lambda _: api.list_repo_files(repo), repo)
         old = [
-            name for name in there if name.endswith(".safetensors") and name.removesuffix(".safetensors") not in vectors
+            name for name in files if name.endswith(".safetensors") and name.removesuffix(".safetensors") not in vectors
         ]
-        held = []
-        for path in [_fetch(repo, name, None) for name in old]:
+        on_card = []
+        for path in [_download(repo, name, None) for name in old]:
             try:
-                held.append(SteeringVectors.load(path))
+                on_card.append(SteeringVectors.load(path))
             except UserError as error:
                 yield f"not on the card: {error}"
         for name, entry in vectors.items():
             vector = SteeringVectors.load(entry.path)
             vector.save(store.path_in_store(vector, root))
-            held.append(vector)
-            chosen = choices.choices_path(entry)
-            if chosen.is_file():
-                (root / f"{name}.choices.yaml").write_bytes(chosen.read_bytes())
-        (root / "README.md").write_text(model_card(held, repo), encoding="utf-8")
+            on_card.append(vector)
+            choices = store.choices_path(entry)
+            if choices.is_file():
+                (root / f"{name}.choices.yaml").write_bytes(choices.read_bytes())
+        (root / "README.md").write_text(model_card(on_card, repo), encoding="utf-8")
         message = f"Add {', '.join(vectors)}"
-        _reached(lambda _: api.upload_folder(repo_id=repo, folder_path=root, commit_message=message), repo)
+        _request(lambda _: api.upload_folder(repo_id=repo, folder_path=root, commit_message=message), repo)
     yield from (f"{name} -> {repo}" for name in vectors)
 
 
 def pull_vectors(repo: str, revision: str | None, root: Path | None, replace: bool = False) -> Iterator[str]:
     """Download every vector of a repository, with its choices, into a store.
 
-    What is no vector of ours is said and left out; so is, but for `replace`, a file whose place one with other content
-    has.
+    A line reports each file that is left out: one that is no vector of lmms-steer, and, without `replace`, one that the
+    store has with other content.
+
+    Args:
+        repo: `user/name`.
+        revision: branch, tag or commit; None: the default branch.
+        root: the store; None: the user's.
+        replace: also replace files that have other content.
 
     Raises:
-        UserError: when the repository cannot be read, or holds no vector; where a file cannot be written.
+        UserError: when the repository cannot be read, or has no vector; when a file cannot be written.
     """
     root = root if root is not None else store.user_store()
-    files = _reached(lambda hub: hub.HfApi().list_repo_files(repo, revision=revision), repo)
-    wanted = [name for name in files if name.endswith(".safetensors")]
-    found = 0
-    for name in wanted:
+    files = _request(lambda hub: hub.HfApi().list_repo_files(repo, revision=revision), repo)
+    count = 0
+    for name in (name for name in files if name.endswith(".safetensors")):
         try:
-            vector = _read_remote(repo, name, revision)
+            vector = SteeringVectors.load(_download(repo, name, revision))
             path = store.path_in_store(vector, root)
         except UserError as error:
             yield f"left out: {error}"
             continue
-        found += 1
-        if not replace and _is_other(path, vector.to_bytes()):
-            yield _kept(path)
+        count += 1
+        if not replace and _has_other_content(path, vector.to_bytes()):
+            yield _left_out(path)
             continue
         store.save(vector, root)
         yield f"{vector.name} -> {path}"
-        chosen = name.removesuffix(".safetensors") + ".choices.yaml"
-        if chosen in files:
-            data, path = _fetch(repo, chosen, revision).read_bytes(), path.with_suffix(".choices.yaml")
-            if not replace and _is_other(path, data):
-                yield _kept(path)
+        choices = name.removesuffix(".safetensors") + ".choices.yaml"
+        if choices in files:
+            data, path = _download(repo, choices, revision).read_bytes(), path.with_suffix(".choices.yaml")
+            if not replace and _has_other_content(path, data):
+                yield _left_out(path)
             else:
                 write_atomically(path, data)
-    if not found:
-        raise UserError(f"{repo} holds no vector of lmms-steer")
-
-
-def _is_other(path: Path, data: bytes) -> bool:
-    return path.is_file() and path.read_bytes() != data
-
-
-def _kept(path: Path) -> str:
-    return f"left out: you have {str(path)!r} with other content: --replace takes the Hub's"
+    if not count:
+        raise UserError(f"{repo} has no vector of lmms-steer")
 
 
 def model_card(vectors: Sequence[SteeringVectors], repo: str) -> str:
-    """The model card: front matter for the Hub, how to use it, and a row a vector."""
-    made = [vector.provenance for vector in vectors]
-    bases = sorted({str(p["model_id"]) for p in made if "/" in str(p.get("model_id", ""))})
+    """The model card: front matter for the Hub, how to use the vectors, and a table with a row per vector."""
+    ids = {str(vector.provenance.get("model_id", "")) for vector in vectors}
+    bases = sorted(model_id for model_id in ids if "/" in model_id)
     front: dict[str, Any] = {"library_name": "lmms-steer", "tags": ["lmms-steer", "steering-vector"]}
     if bases:
         front["base_model"] = bases
@@ -113,11 +114,11 @@ def model_card(vectors: Sequence[SteeringVectors], repo: str) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for vector in sorted(vectors, key=lambda v: v.name):
-        made_with, settings = vector.provenance, vector.provenance.get("settings", {})
+        provenance, settings = vector.provenance, vector.provenance.get("settings", {})
         cells = [
             f"`{vector.name}`", format_layers(vector.layers), vector.hidden_size, settings.get("anchors", "-"),
-            settings.get("controls", "-"), str(made_with.get("revision") or "-")[:12],
-            str(made_with.get("sentences_sha256", "-"))[:12], vector.sha256[:12],
+            settings.get("controls", "-"), str(provenance.get("revision") or "-")[:12],
+            str(provenance.get("sentences_sha256", "-"))[:12], vector.sha256[:12],
         ]  # fmt: skip
         lines.append("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |")
     lines += [
@@ -128,15 +129,20 @@ def model_card(vectors: Sequence[SteeringVectors], repo: str) -> str:
     return "\n".join(lines)
 
 
-def _read_remote(repo: str, name: str, revision: str | None) -> SteeringVectors:
-    return SteeringVectors.load(_fetch(repo, name, revision))
+def _has_other_content(path: Path, data: bytes) -> bool:
+    return path.is_file() and path.read_bytes() != data
 
 
-def _fetch(repo: str, name: str, revision: str | None) -> Path:
-    return Path(_reached(lambda hub: hub.hf_hub_download(repo, name, revision=revision), repo))
+def _left_out(path: Path) -> str:
+    return f"left out: you have {str(path)!r} with other content: --replace takes the Hub's"
 
 
-def _reached(call: Any, repo: str) -> Any:
+def _download(repo: str, name: str, revision: str | None) -> Path:
+    return Path(_request(lambda hub: hub.hf_hub_download(repo, name, revision=revision), repo))
+
+
+def _request(call: Callable[[Any], Any], repo: str) -> Any:
+    """Call a function with the module huggingface_hub, and explain its errors."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

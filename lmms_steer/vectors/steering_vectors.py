@@ -1,12 +1,12 @@
-"""A concept's direction at every layer, with what it was made from, in one safetensors file.
+"""Steering vectors: one direction per layer with its provenance, in one safetensors file.
 
-Only numpy and safetensors are needed to read one, so that listing a store costs no torch import.
+Reading one needs numpy and safetensors only, so that listing a store imports no torch.
 """
 
 import hashlib
 import json
-import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,16 @@ _METADATA_KEY = "lmms_steer"
 
 @dataclass(frozen=True, slots=True)
 class SteeringVectors:
-    """One direction a layer, and its provenance.
+    """One direction per layer, and its provenance.
 
     Attributes:
-        directions: layer ▸ float32 array of shape [hidden_size], in the residual stream's own units.
-        provenance: what the vector was made from (contract 4 of DESIGN.md): `model`, `revision`, `weights`,
+        directions: layer ▸ float32 array [hidden_size], in the residual stream's own units.
+        provenance: what the vector was made from, as plain JSON: `model`, `model_id`, `revision`, `dtype`,
             `hidden_size`, `n_layers`, `layer_convention`, `method`, `settings`, `concept`, `sentences_sha256`,
-            `versions`. Plain JSON.
+            `skipped`, `versions`.
+
+    Raises:
+        UserError: for no direction, directions of different widths, or values that are not finite.
     """
 
     directions: Mapping[int, Direction]
@@ -42,7 +45,9 @@ class SteeringVectors:
         arrays = {int(k): np.asarray(v, dtype=np.float32) for k, v in sorted(self.directions.items())}
         shapes = {a.shape for a in arrays.values()}
         if not arrays or len(shapes) != 1 or len(next(iter(shapes))) != 1:
-            raise UserError(f"a vector needs one direction of one width at each layer, got shapes {sorted(shapes)}")
+            raise UserError(
+                f"a vector needs one direction per layer, all of one width, got the shapes {sorted(shapes)}"
+            )
         bad = [layer for layer, array in arrays.items() if not np.isfinite(array).all()]
         if bad:
             raise UserError(f"the vector has values that are not finite at layer {bad[0]}")
@@ -58,24 +63,26 @@ class SteeringVectors:
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """The layers that have a direction, in order."""
         return tuple(self.directions)
 
     @property
     def hidden_size(self) -> int:
+        """The width of the directions."""
         return int(next(iter(self.directions.values())).shape[0])
 
     @property
     def name(self) -> str:
-        """`backbone/concept/method`, as the store files it."""
+        """`backbone/concept/method`, the vector's name in a store."""
         return "/".join(str(self.provenance.get(key, "unknown")) for key in ("model", "concept", "method"))
 
     @property
     def sha256(self) -> str:
-        """Of the file's bytes: equal for equal directions and provenance, whatever file or name holds them."""
+        """The hash of the file's bytes: equal directions and provenance have equal hashes, whatever the file's name."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The safetensors file. Same inputs, same bytes: one metadata entry, sorted keys."""
+        """The content of the safetensors file. Same inputs give the same bytes: one metadata entry with sorted keys."""
         from safetensors.numpy import save
 
         metadata = {"format": FORMAT, **self.provenance}
@@ -83,10 +90,10 @@ class SteeringVectors:
         return save({f"layer.{layer}": array for layer, array in self.directions.items()}, {_METADATA_KEY: text})
 
     def save(self, path: str | Path) -> Path:
-        """Write the file in one step: whoever looks sees the old one, or the new one whole.
+        """Write the file atomically: a reader sees the old file or the whole new one.
 
         Raises:
-            UserError: where it cannot be written (a full disk, a folder that is not writable).
+            UserError: when it cannot be written (a full disk, a folder that is not writable).
         """
         return write_atomically(Path(path), self.to_bytes())
 
@@ -95,50 +102,59 @@ class SteeringVectors:
         """Read a file that `save` wrote.
 
         Raises:
-            UserError: when it is missing, cut off, no safetensors file, or one that lmms-steer did not write.
+            UserError: for a file that is missing, cut off, not safetensors, or not written by lmms-steer.
         """
         path = Path(path)
         if path.suffix in (".pt", ".pth", ".bin", ".pkl"):
             raise UserError(
                 f"{str(path)!r} is a pickle, which can run code when it is read: lmms-steer reads safetensors"
             )
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            data = path.read_bytes()
-            tensors = load(data)
-            metadata = _metadata(_header(data))
-            directions = {_layer(key): array for key, array in tensors.items()}
-        except OSError as error:
-            raise UserError(f"cannot read the vector {str(path)!r}: {error.strerror or error}") from error
-        except SafetensorError as error:
-            raise UserError(f"{str(path)!r} is cut off or no safetensors file: {first_line(error)}") from error
-        except (KeyError, ValueError, TypeError) as error:
-            raise UserError(f"{str(path)!r} is a safetensors file, but not one of lmms-steer's vectors") from error
+        with _opened(path) as file:
+            metadata, keys = _metadata(file), file.keys()
+            directions = {_layer(key): file.get_tensor(key) for key in keys}
         return cls(directions, {key: value for key, value in metadata.items() if key != "format"})
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
-    """The provenance and `layers`, their numbers, without reading the directions; an unsaid shape the file tells.
+    """Read a file's provenance and its `layers` (their numbers), but not the directions.
+
+    `n_layers`, `hidden_size` and `settings` are taken from the file's header if the provenance lacks them.
 
     Raises:
         UserError: as `SteeringVectors.load`.
     """
+    with _opened(Path(path)) as file:
+        metadata, keys = _metadata(file), file.keys()
+        shapes = {_layer(key): file.get_slice(key).get_shape() for key in keys}
+        last = max(shapes)
+        defaults = {"n_layers": last + 1, "hidden_size": shapes[last][0], "settings": {}}
+    return defaults | metadata | {"layers": sorted(shapes)}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, memory-mapped; errors inside the block are explained.
+
+    Raises:
+        UserError: for a file that is missing, cut off, not safetensors, or not written by lmms-steer.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"cannot read the vector {str(path)!r}: there is no such file")
     try:
-        with Path(path).open("rb") as file:
-            size = struct.unpack("<Q", file.read(8))[0]
-            header = json.loads(file.read(min(size, 1 << 24)))
-        metadata = _metadata(header)
-        shapes = {_layer(key): entry["shape"] for key, entry in header.items() if key != "__metadata__"}
-        told = {"n_layers": max(shapes) + 1, "hidden_size": shapes[max(shapes)][0], "settings": {}}
-    except (OSError, struct.error, ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"{str(path)!r} is cut off or not one of lmms-steer's vectors") from error
-    return told | metadata | {"layers": sorted(shapes)}
+        with safe_open(path, "numpy") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot read the vector {str(path)!r}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise UserError(f"{str(path)!r} is cut off or no safetensors file: {first_line(error)}") from error
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        raise UserError(f"{str(path)!r} is a safetensors file, but not one of lmms-steer's vectors") from error
 
 
-def _metadata(header: dict[str, Any]) -> dict[str, Any]:
-    metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+def _metadata(file: Any) -> dict[str, Any]:
+    metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
     if not isinstance(metadata, dict) or not isinstance(metadata.get("settings", {}), dict):
         raise TypeError
     return metadata
@@ -146,9 +162,3 @@ def _metadata(header: dict[str, Any]) -> dict[str, Any]:
 
 def _layer(key: str) -> int:
     return int(key.removeprefix("layer."))
-
-
-def _header(data: bytes) -> dict[str, Any]:
-    size = struct.unpack("<Q", data[:8])[0]
-    header: dict[str, Any] = json.loads(data[8 : 8 + size])
-    return header

@@ -1,9 +1,8 @@
-"""A name ▸ a file: the user's own vectors first, then those that ship with the package.
+"""Stores: folders of vectors, in which a vector is found by its name.
 
-A store is a folder of `<backbone>/<concept>/<method>.safetensors`. Beside a vector may lie `<method>.choices.yaml`: for
-each MLLM the layer, alpha and tokens that a search on held-out questions chose.
-
-What a search chose for a vector in a model, kept beside the vector: `<method>.choices.yaml`.
+A store is a folder of `<backbone>/<concept>/<method>.safetensors`. The user's store comes first, then the vectors that
+ship with the package. Next to a vector there may be a `<method>.choices.yaml`: for each MLLM the layer, alpha and
+tokens that a search on held-out questions chose.
 """
 
 import os
@@ -19,7 +18,7 @@ from lmms_steer._util.io import shipped_folder, write_atomically
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.vectors.backbones import short_name
-from lmms_steer.vectors.method_names import DEFAULT_METHOD
+from lmms_steer.vectors.methods import DEFAULT_METHOD
 from lmms_steer.vectors.not_found import not_a_vector_file, unknown_vector
 from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
 
@@ -29,7 +28,13 @@ _NAME = re.compile(f"{_PART}/{_PART}/{_PART}")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A vector in a store: its name, where it lies, and which store that is (`yours` or `shipped`)."""
+    """A vector in a store.
+
+    Attributes:
+        name: `backbone/concept/method`; of a file outside the stores its path.
+        path: of the file.
+        origin: the store: `yours`, `shipped`, or `file` for a file outside the stores.
+    """
 
     name: str
     path: Path
@@ -37,20 +42,22 @@ class Entry:
 
 
 def cache_dir() -> Path:
-    """Where lmms-steer keeps what it makes: `$LMMS_STEER_CACHE`, else `~/.cache/lmms-steer`."""
+    """The folder of everything that lmms-steer creates: `$LMMS_STEER_CACHE`, else `~/.cache/lmms-steer`."""
     return Path(os.environ.get("LMMS_STEER_CACHE") or Path.home() / ".cache" / "lmms-steer")
 
 
 def user_store() -> Path:
+    """The folder of the user's own vectors."""
     return cache_dir() / "vectors"
 
 
 def shipped_store() -> Path:
+    """The folder of the vectors that ship with the package."""
     return shipped_folder("vector_cache")
 
 
 def entries() -> Iterator[Entry]:
-    """Every vector that a name can reach; one of yours hides a shipped one of the same name."""
+    """Every vector that can be named; one in the user's store hides a shipped one of the same name."""
     seen = set()
     for origin, root in (("yours", user_store()), ("shipped", shipped_store())):
         for path in sorted(root.glob("*/*/*.safetensors")):
@@ -61,14 +68,14 @@ def entries() -> Iterator[Entry]:
 
 
 def find(name: str, backbone: str | None) -> Entry:
-    """The vector that a user means.
+    """Find a vector by its name.
 
     Args:
         name: a path, `backbone/concept/method`, `backbone/concept`, `concept/method` or `concept`.
         backbone: the text backbone of the model to be steered, for names that leave it out.
 
     Raises:
-        UserError: when there is none; it says what is nearest, or what command makes it.
+        UserError: for a name of no vector, with the nearest name or the command that extracts it.
     """
     if name.endswith((".safetensors", ".pt", ".pth", ".bin", ".pkl")) or name.startswith((".", "/", "~")):
         path = Path(name).expanduser()
@@ -88,10 +95,14 @@ def find(name: str, backbone: str | None) -> Entry:
 
 
 def save(vectors: SteeringVectors, root: Path | None = None) -> Path:
-    """File a vector in a store under its own name, and bring the store's index up to date.
+    """Save a vector in a store under its own name, and update the store's index.
+
+    Args:
+        vectors: to save.
+        root: the store; None: the user's.
 
     Raises:
-        UserError: where it cannot be written; as `place`.
+        UserError: when the file cannot be written; as `path_in_store`.
     """
     root = root if root is not None else user_store()
     path = vectors.save(path_in_store(vectors, root))
@@ -100,18 +111,18 @@ def save(vectors: SteeringVectors, root: Path | None = None) -> Path:
 
 
 def path_in_store(vectors: SteeringVectors, root: Path) -> Path:
-    """Where a store files a vector.
+    """The path of a vector in a store.
 
     Raises:
-        UserError: where its provenance makes a name that is no `backbone/concept/method`: it might lead out of it.
+        UserError: for a vector whose name is not `backbone/concept/method`; its path might be outside the store.
     """
     if not _NAME.fullmatch(vectors.name):
-        raise UserError(f"{vectors.name!r} is no name for a vector: expected backbone/concept/method")
+        raise UserError(f"{vectors.name!r} cannot be the name of a vector: expected backbone/concept/method")
     return root / f"{vectors.name}.safetensors"
 
 
 def index(root: Path) -> str:
-    """A store's table of contents, for people: no code reads it. A damaged file has its row, and says so there."""
+    """The content of a store's `index.yaml`, for people: a row per vector. A damaged file's row gives the error."""
     table = {}
     for path in sorted(root.glob("*/*/*.safetensors")):
         try:
@@ -122,24 +133,23 @@ def index(root: Path) -> str:
     return "# Written by lmms-steer whenever it files a vector here.\n" + yaml.safe_dump(table, sort_keys=True)
 
 
-def _row(made: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("n_layers", "hidden_size", "sentences_sha256")
-    # what a method found layer by layer is long, and stands in the file
-    settings = {key: value for key, value in made["settings"].items() if not isinstance(value, dict)}
-    return {key: made[key] for key in keys if key in made} | {"settings": settings}
-
-
 def choices_path(entry: Entry) -> Path:
-    """Where the choices for a vector are kept: beside it, or in the user's store for one that ships."""
+    """The file with the choices for a vector: next to it; for one that ships, in the user's store."""
     if entry.origin == "shipped":
         return user_store() / f"{entry.name}.choices.yaml"
     return entry.path.with_suffix(".choices.yaml")
 
 
 def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
-    """The layer, alpha and tokens that were chosen for this vector in this model, or None.
+    """The layer, alpha and tokens that a search chose for this vector in this model, or None.
 
-    A choice that was made with another version of the vector does not count.
+    Args:
+        entry: the vector.
+        model: the MLLM's name or path.
+        sha256: the vector's; a choice that was made for another version of the vector does not count.
+
+    Returns:
+        `layer`, `alpha`, `tokens` and `chosen_on`, the task that it was chosen on.
 
     Raises:
         UserError: when the file is damaged.
@@ -154,12 +164,37 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
 
 
 def outdated_choice(entry: Entry, model: str) -> Path | None:
-    """The file with a choice for this model that `read` passes over: it was made for another content of this vector.
+    """The file with a choice for this model that was made for another version of this vector, or None.
+
+    To be called when `read_choice` returned None.
 
     Raises:
-        UserError: as `read`.
+        UserError: as `read_choice`.
     """
     return next((path for path, _ in _stored_choices(entry, model)), None)
+
+
+def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
+    """Add or replace one model's choice. Processes may write choices of several models at the same time.
+
+    Args:
+        path: as `choices_path` returned it.
+        model: the MLLM's name or path.
+        choice: `layer`, `alpha`, `tokens`, `chosen_on` and `vector_sha256`.
+
+    Raises:
+        UserError: when the file is damaged, or cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            choices = _read_choices(path) if path.is_file() else {}
+            text = yaml.safe_dump({**choices, short_name(model): choice}, sort_keys=True)
+            write_atomically(path, text.encode())
+    except OSError as error:
+        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
 
 
 def _stored_choices(entry: Entry, model: str) -> Iterator[tuple[Path, Any]]:
@@ -174,31 +209,18 @@ def _stored_choices(entry: Entry, model: str) -> Iterator[tuple[Path, Any]]:
 
 
 def _read_choices(path: Path) -> dict[str, Any]:
-    found = read_yaml(path).typed()
-    if not isinstance(found, dict):
+    choices = read_yaml(path).typed()
+    if not isinstance(choices, dict):
         raise _damaged(path, ValueError("expected 'model: {layer: …, alpha: …, tokens: …}'"))
-    return found
+    return choices
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"the choices file {str(path)!r} is damaged: {first_line(error)}")
 
 
-def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
-    """Add or replace one model's choice: `layer`, `alpha`, `tokens`, `chosen_on`, `vector_sha256`.
-
-    Processes that keep choices of several models at once lose none.
-
-    Raises:
-        UserError: when the file is damaged, or cannot be written.
-    """
-    from filelock import FileLock
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
-            choices = _read_choices(path) if path.is_file() else {}
-            whole = yaml.safe_dump({**choices, short_name(model): choice}, sort_keys=True)
-            write_atomically(path, whole.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+def _row(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("n_layers", "hidden_size", "sentences_sha256")
+    # settings by layer are long, and can be read in the vector's file
+    settings = {key: value for key, value in provenance["settings"].items() if not isinstance(value, dict)}
+    return {key: provenance[key] for key in keys if key in provenance} | {"settings": settings}

@@ -78,9 +78,9 @@ def test_a_sentence_without_its_anchor_and_unknown_words_are_reported(backbone: 
 
 
 def test_no_anchor_and_no_control_are_refused(backbone: Backbone) -> None:
-    with pytest.raises(UserError, match="no sentence holds its anchor"):
+    with pytest.raises(UserError, match="no sentence contains its anchor"):
         backbone.read(Concept("mine", "", (Pair("up", "The lamp is left."),)))
-    with pytest.raises(UserError, match="nothing but anchors"):
+    with pytest.raises(UserError, match="contain only anchors"):
         backbone.read(Concept("mine", "", (Pair("left", "left"),)))
 
 

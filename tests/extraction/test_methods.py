@@ -160,7 +160,7 @@ def test_shuffling_permutes_labels_within_sentences(spatial: Activations) -> Non
     assert not np.array_equal(mixed.anchors, spatial.anchors)
 
 
-def test_the_mllm_s_own_vectors_from_sentences_and_from_pictures(tmp_path: Path) -> None:
+def test_vectors_from_an_mllm_itself_by_sentences_and_by_images(tmp_path: Path) -> None:
     from PIL import Image
 
     own = Backbone("tiny-paligemma2")
@@ -177,16 +177,16 @@ def test_the_mllm_s_own_vectors_from_sentences_and_from_pictures(tmp_path: Path)
             f'{{"image": "{i}.png", "prompt": "answer en where is it ?", "contrast": "answer en what colour ?"}}'
         )
     (tmp_path / "q.jsonl").write_text("\n".join(lines))
-    concept, activations = own.read_pictures(tmp_path / "q.jsonl", "place", batch_size=3)
+    concept, activations = own.read_image_pairs(tmp_path / "q.jsonl", "place", batch_size=3)
     assert activations.anchors.shape == activations.controls.shape == (4, 5, 96)
-    assert np.abs(own.read_pictures(tmp_path / "q.jsonl", "place", 1)[1].anchors - activations.anchors).max() < 1e-4
+    assert np.abs(own.read_image_pairs(tmp_path / "q.jsonl", "place", 1)[1].anchors - activations.anchors).max() < 1e-4
     vectors = own.vectors(concept, "pca", activations)
     assert vectors.name == "tiny-paligemma2/place/pca"
     with pytest.raises(UserError, match="tiny-gemma2 is a text model"):
-        backbones.read_pictures(tmp_path / "q.jsonl", "place")
+        backbones.read_image_pairs(tmp_path / "q.jsonl", "place")
     (tmp_path / "q.jsonl").write_text('{"image": "9.png", "prompt": "a", "contrast": "b"}')
-    with pytest.raises(UserError, match="line 1: there is no picture"):
-        own.read_pictures(tmp_path / "q.jsonl", "place")
+    with pytest.raises(UserError, match="line 1: no such image"):
+        own.read_image_pairs(tmp_path / "q.jsonl", "place")
 
 
 def test_a_single_sentence_makes_a_probe_but_no_held_out_accuracy(backbone: Backbone) -> None:
@@ -225,5 +225,5 @@ def test_an_unknown_sae_and_a_backbone_without_one_are_refused(backbone: Backbon
     concept = concepts.load("spatial")
     with pytest.raises(UserError, match="neither a folder nor a release of sae-lens"):
         backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="no-such-release"))
-    with pytest.raises(UserError, match=r"several SAEs for layer 5 .*say which, as in"):
+    with pytest.raises(UserError, match=r"several SAEs for layer 5 .*name one, as in"):
         backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="gemma-scope-2b-pt-res-canonical"))

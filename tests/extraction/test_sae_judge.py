@@ -14,7 +14,8 @@ import yaml
 from lmms_steer import UserError, concepts
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.extraction.methods import ExtractionSettings
-from lmms_steer.extraction.sae_judge import JudgeQuestion, LlmJudge, Verdict, Verdicts
+from lmms_steer.extraction.sae_judge import JudgeQuestion, LlmJudge
+from lmms_steer.extraction.sae_verdicts import Verdict, Verdicts
 
 QUESTION = JudgeQuestion(
     concepts.load("spatial"), "layer 3, feature 8", ["The cup is <<left>> of it. (4.1)"], "positions"
@@ -176,7 +177,7 @@ def test_without_a_judge_features_are_unchecked_kept_and_said(
     made = extracted(backbone)
     assert "32 UNCHECKED and left in the vector" in made.notes[0] and "OPENAI_API_KEY" in made.notes[0]
     assert len(made.notes) == 1 and made.notes[0].startswith("WARNING: spatial: ")
-    assert "set OPENAI_API_KEY and extract again, or say --judge ask" in made.notes[0]
+    assert "set OPENAI_API_KEY and extract again, or use --judge ask" in made.notes[0]
     told = made.vectors.provenance["settings"]["layers"]["3"]["features"]
     assert {f["means"] for f in told} == {None}
     assert not (own_cache / "verdicts").exists()
@@ -185,7 +186,7 @@ def test_without_a_judge_features_are_unchecked_kept_and_said(
 def test_an_interrupted_check_goes_on_where_it_stopped(backbone: Backbone, endpoint: Any, own_cache: Path) -> None:
     asked = endpoint(lambda request: (200, '{"means": true, "reason": "r"}') if len(asked) <= 10 else (500, "down"))
     made = extracted(backbone)
-    assert "UNCHECKED" in made.notes[0] and "when its endpoint answers, extract again" in made.notes[0]
+    assert "UNCHECKED" in made.notes[0] and "extract again when its endpoint answers" in made.notes[0]
     done = len(asked)
     filed = sum(map(len, yaml.safe_load((own_cache / "verdicts/tiny-gemma2/spatial.yaml").read_text()).values()))
     assert 0 < filed <= 10 < done

@@ -72,12 +72,12 @@ def test_a_store_that_cannot_be_is_refused_before_the_model_is_loaded(tmp_path: 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_vector_of_yours_that_hides_a_shipped_one_is_told_once(tmp_path: Path) -> None:
-    hides = "lmms-steer note: in "
+def test_a_vector_that_hides_a_shipped_one_is_noted_once(tmp_path: Path) -> None:
+    hides = "lmms-steer note: these vectors in "
     assert hides not in extract().stderr, "the same bytes hide nothing"
-    told = extract("--replace", "--method", "mean_shift,pca", concept=own(tmp_path))
-    assert told.exit_code == 0 and told.stderr.count(hides) == 1
-    assert "tiny-gemma2/spatial/mean_shift, tiny-gemma2/spatial/pca" in told.stderr
+    done = extract("--replace", "--method", "mean_shift,pca", concept=own(tmp_path))
+    assert done.exit_code == 0 and done.stderr.count(hides) == 1
+    assert "tiny-gemma2/spatial/mean_shift, tiny-gemma2/spatial/pca" in done.stderr
     assert hides not in extract("--store", str(tmp_path / "elsewhere"), concept=own(tmp_path)).stderr
 
 

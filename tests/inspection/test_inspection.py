@@ -55,13 +55,13 @@ def test_a_concept_reads_the_same_from_yaml_jsonl_and_csv(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("a.jsonl", '{"anchor": "a", "sentence": "a b"}\n{"anchor": "a"', "line 2: no JSON"),
+        ("a.jsonl", '{"anchor": "a", "sentence": "a b"}\n{"anchor": "a"', "line 2: not JSON"),
         ("a.jsonl", '{"anchor": "a"}', "line 1: expected an anchor and a sentence, got 'a' and None"),
         ("a.jsonl", '["a", "b"]', "line 1: expected {"),
         ("a.csv", "word,text\na,b\n", "line 1: expected the columns anchor,sentence"),
-        ("a.csv", "anchor,sentence\non,it is on\nleft,left, right\n", "line 3: another number of columns"),
+        ("a.csv", "anchor,sentence\non,it is on\nleft,left, right\n", "line 3: the number of columns differs"),
         ("a.csv", "anchor,sentence,contrast\non,it is on,maybe\n", "line 2: contrast='maybe'"),
-        ("a.csv", "anchor,sentence\n", "holds no pair"),
+        ("a.csv", "anchor,sentence\n", "has no pair"),
         ("a b.csv", "anchor,sentence\non,it is on\n", "names a folder"),
         ("a.yaml", "name: a\npairs:\n  - on: it is on\n - x", "line 4"),
     ],
@@ -105,18 +105,21 @@ def test_anchors_that_the_tokenizer_does_not_know_are_shown_with_extract_s_own_w
     shown, extracted = shown_and_extracted(
         tmp_path, "name: mine\npairs:\n - bright: A bright zebra.\n - Dim: The lamp is dim.\n"
     )
-    warning = "WARNING: mine: tiny-gemma2 does not know zebra, dim; anchors among them, which it cannot tell apart: dim"
+    warning = (
+        "WARNING: mine: tiny-gemma2 does not know zebra, dim;"
+        " among them these anchors, which it cannot distinguish: dim"
+    )
     assert warning in shown.output.splitlines() and warning in extracted.output.splitlines()
     assert "[dim=<unk>]" in shown.output and "2 sentences, 2 anchors" in shown.output
     assert "every anchor is one token" not in shown.output and shown.exit_code == extracted.exit_code == 0
 
 
-def test_few_anchors_that_the_tokenizer_can_tell_apart_are_a_warning(tmp_path: Path) -> None:
+def test_too_few_known_anchors_are_a_warning(tmp_path: Path) -> None:
     def text(known: int) -> str:
         rows = [" - left: It is left of the door.\n"] * known + [" - dim: The lamp is dim.\n"] * 3
         return f"name: mine\npairs:\n{''.join(rows)}"
 
-    few = "WARNING: mine: {} that tiny-gemma2 can tell apart, fewer than 10: "
+    few = "WARNING: mine: {} that tiny-gemma2 knows, fewer than 10: "
     for known, counted in ((9, "9 anchors"), (1, "1 anchor")):
         shutil.rmtree(tmp_path / "store", ignore_errors=True)
         for done in shown_and_extracted(tmp_path, text(known)):
@@ -147,9 +150,9 @@ def test_an_anchor_that_is_not_in_its_sentence_is_not_counted(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("pairs", "expected"),
     [
-        (" - up: The lamp is left.\n", "no sentence holds its anchor"),
-        (" - left: left\n", "nothing but anchors"),
-        (" - left: It is left.\ncontrast:\n - up: It is left.\n", "no contrast sentence holds its anchor"),
+        (" - up: The lamp is left.\n", "no sentence contains its anchor"),
+        (" - left: left\n", "contain only anchors"),
+        (" - left: It is left.\ncontrast:\n - up: It is left.\n", "no contrast sentence contains its anchor"),
     ],
 )
 def test_what_extract_would_refuse_is_refused_after_the_sentences(tmp_path: Path, pairs: str, expected: str) -> None:
@@ -181,7 +184,7 @@ def test_a_vector_is_described_as_computed_by_hand(tmp_path: Path) -> None:
         .items()
     }
     text = "\n".join(description_lines(shown))
-    assert "sentences_sha256" in text and "words that it points to" in text
+    assert "sentences_sha256" in text and "words that the direction promotes" in text
     assert "probe: balanced accuracy" in text and "not fitted on (0.5 is chance)" in text
     assert draw_vector(shown, tmp_path / "v.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="ends in .png"):
@@ -253,8 +256,8 @@ def test_one_key_puts_a_control_in_the_vector_s_place() -> None:
     for text, expected in (
         ("rand", "unknown control 'rand'"),
         ("random:x", "expected a seed"),
-        ("shuffled:1", "nothing"),
-        ("wrong_concept:spatial", "wrong_concept:spatial is the vector's own concept, and no control"),
+        ("shuffled:1", "takes no detail"),
+        ("wrong_concept:spatial", "wrong_concept:spatial is the vector's own concept, and so no control"),
     ):
         with pytest.raises(UserError, match=expected):
             control(text)

@@ -17,7 +17,6 @@ from PIL import Image
 from lmms_steer import UserError
 from lmms_steer._util.logging import LOGGER, print_notes
 from lmms_steer.data.availability import missing_datasets
-from lmms_steer.extraction.extract import METHODS
 from lmms_steer.harness import task_files
 from lmms_steer.recipes import in_process as inside
 from lmms_steer.recipes import layout as words
@@ -30,7 +29,6 @@ from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.schema import Model
 from lmms_steer.recipes.state import Ledger
 from lmms_steer.recipes.worker import SILENCE_LIMIT, Heartbeat, run_cell
-from lmms_steer.vectors import method_names as names
 from tests.helpers.documents import ROOT, blocks
 from tests.helpers.runs import STAMP, write_run
 
@@ -177,10 +175,6 @@ def test_a_plan_says_what_its_vectors_need(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     said = "\n".join(run_recipe("paper_cvbench", dry_run=True))
     assert "OPENAI_API_KEY" not in said and "secret" not in said
-
-
-def test_the_names_of_methods_are_those_that_there_are() -> None:
-    assert set(names.METHODS) == set(METHODS)
 
 
 @pytest.mark.parametrize("name", sorted(set(shipped_recipes()) - {"stand_in"}))

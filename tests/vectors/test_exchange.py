@@ -19,7 +19,6 @@ from lmms_steer import SteeringVectors, UserError, concepts, steer
 from lmms_steer.cli import app
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import formats, hub, store
-from lmms_steer.vectors import store as choices
 from tests.helpers.models import vectors
 
 KNOWN = {"model": "b", "model_id": "b", "concept": "c", "method": "imported"}
@@ -110,8 +109,8 @@ def test_a_foreign_file_runs_no_code_and_damaged_ones_are_refused(tmp_path: Path
     for name, expected in {
         "cut.pt": "cut off",
         "cut.gguf": "cut off",
-        "clamp.pt": "no plain addition",
-        "other.pt": "no direction of a numbered layer",
+        "clamp.pt": "not a plain addition",
+        "other.pt": "not the direction of a numbered layer",
         "missing.pt": "no such file",
     }.items():
         with pytest.raises(UserError, match=expected):
@@ -191,8 +190,8 @@ def test_pushed_vectors_come_back_with_their_choices_and_a_card(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     # of a vector that ships, a choice is kept in the user's store
     choice = {"layer": 1, "alpha": 0.5, "tokens": "image", "chosen_on": "a", "vector_sha256": "0"}
-    choices.write_choice(
-        choices.choices_path(store.find("tiny-gemma2/spatial/mean_shift", None)), "tiny-paligemma2", choice
+    store.write_choice(
+        store.choices_path(store.find("tiny-gemma2/spatial/mean_shift", None)), "tiny-paligemma2", choice
     )
     list(hub.push_vectors(["tiny-gemma2/spatial/mean_shift"], "u/r", private=True))
     list(hub.push_vectors(["tiny-gemma2/spatial/pca"], "u/r", private=True))
@@ -258,13 +257,13 @@ def test_a_vector_cannot_say_a_name_that_leaves_the_store(
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     small_hub["a.safetensors"] = vectors(model="..", concept="..").to_bytes()
-    with pytest.raises(UserError, match="holds no vector"):
+    with pytest.raises(UserError, match="has no vector"):
         list(hub.pull_vectors("u/r", None, tmp_path / "store"))
     with pytest.raises(UserError, match="the Hub's 'no repo at all'"):
         list(hub.pull_vectors("no repo at all", None, tmp_path / "store"))
     out = vectors(model="..", concept="..", method="out").save(tmp_path / "v.safetensors")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "a/b/c"))
     (tmp_path / "a/b/c").mkdir(parents=True)
-    with pytest.raises(UserError, match="'../../out' is no name for a vector"):
+    with pytest.raises(UserError, match="'../../out' cannot be the name of a vector"):
         list(hub.push_vectors([str(out)], "u/r", private=True))
     assert not list(tmp_path.rglob("out.safetensors"))

@@ -20,7 +20,6 @@ from lmms_steer.cli import app
 from lmms_steer.steering.operations import DEFAULT_ALPHA
 from lmms_steer.steering.resolve import DEFAULT_TOKENS, ModelFacts, resolve
 from lmms_steer.vectors import store
-from lmms_steer.vectors import store as choices
 from lmms_steer.vectors.steering_vectors import read_provenance
 from tests.helpers.models import vectors
 
@@ -196,7 +195,7 @@ def test_what_is_not_said_comes_from_the_choice_or_the_stated_default() -> None:
     assert resolve(SteeringSpec.parse("vector=my-own"), TINY).spec.interventions[0].alpha == DEFAULT_ALPHA
     sha = SteeringVectors.load(path).sha256
     choice = {"layer": 1, "alpha": 0.25, "tokens": "image", "chosen_on": "tiny_spatial_select", "vector_sha256": sha}
-    choices.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", choice)
+    store.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", choice)
     for typed in ("", ",tokens=image", ",layer=1,alpha=0.25", ",control=random:1"):
         chosen = resolve(SteeringSpec.parse(f"vector=my-own{typed}"), TINY)
         (done,) = chosen.spec.interventions
@@ -233,7 +232,7 @@ def test_a_choice_is_used_whole_or_not_at_all(typed: str, filled: tuple[int, flo
     path = filed(store.user_store(), concept="my-own")
     choice = {"layer": 1, "alpha": 0.25, "tokens": "image", "chosen_on": "tiny_spatial_select"}
     sha = SteeringVectors.load(path).sha256
-    choices.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", {**choice, "vector_sha256": sha})
+    store.write_choice(path.with_suffix(".choices.yaml"), "tiny-paligemma2", {**choice, "vector_sha256": sha})
     found = resolve(SteeringSpec.parse(f"vector=my-own,{typed}"), TINY)
     (done,) = found.spec.interventions
     assert (done.layer, done.alpha, done.tokens) == filled
@@ -266,8 +265,8 @@ def test_a_vector_of_another_backbone_is_a_warning() -> None:
 def test_choices_that_are_kept_at_once_are_all_kept(tmp_path: Path) -> None:
     path, choice = tmp_path / "store" / "v.choices.yaml", {"layer": 1, "alpha": 0.5, "tokens": "text"}
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: choices.write_choice(path, f"model-{number}", choice), range(24)))
+        list(pool.map(lambda number: store.write_choice(path, f"model-{number}", choice), range(24)))
     assert len(yaml.safe_load(path.read_text())) == 24
     path.write_text("- no mapping")
     with pytest.raises(UserError, match=r"v.choices.yaml' is damaged"):
-        choices.write_choice(path, "model", choice)
+        store.write_choice(path, "model", choice)

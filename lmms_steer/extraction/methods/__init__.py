@@ -1,79 +1,62 @@
-"""What a method is: activations in, one direction a layer out, with the settings that go into the provenance."""
+"""Extraction methods: one file and one `@register_method` each.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+    @register_method("median_shift", description="difference of the medians of anchor and control tokens")
+    def median_shift(activations: Activations, job: ExtractionJob) -> MethodResult:
+        shift = np.median(activations.anchors, axis=0) - np.median(activations.controls, axis=0)
+        return MethodResult(dict(enumerate(shift)))
 
-import numpy as np
-import numpy.typing as npt
+A registered method can be named wherever a built-in one can, alone or with a control (`median_shift-shuffled`). An
+installed package declares its methods as entry points of the group `lmms_steer.methods`.
 
-from lmms_steer.concepts import Concept
+Importing this package imports every method in this folder. None of them may import torch, scikit-learn or sae-lens
+outside a function, so that listing methods stays cheap.
+"""
 
-if TYPE_CHECKING:
-    from lmms_steer.extraction.activations import Activations
+import pkgutil
+from collections.abc import Callable
+from importlib import import_module
+
+from lmms_steer.extraction.activations import Activations
+from lmms_steer.extraction.job import (
+    DEFAULT_SETTINGS,
+    ExtractionJob,
+    ExtractionSettings,
+    MethodFunction,
+    MethodResult,
+)
+from lmms_steer.vectors.methods import ExtractionMethod, methods
+
+__all__ = [
+    "DEFAULT_SETTINGS",
+    "Activations",
+    "ExtractionJob",
+    "ExtractionSettings",
+    "MethodFunction",
+    "MethodResult",
+    "register_method",
+]
 
 
-@dataclass(frozen=True, slots=True)
-class ExtractionSettings:
-    """What a user can choose for all methods of one command.
+def register_method(
+    name: str, *, description: str, uses_sae: bool = False
+) -> Callable[[MethodFunction], MethodFunction]:
+    """Register a function as an extraction method; the decorator returns the function unchanged.
 
-    Attributes:
-        seed: of every random choice.
-        paper_exact: the arithmetic of the paper's released code where ours puts it right (`sae`).
-        sae: an SAE release of sae-lens, or a folder with one that sae-lens saved for each layer; None: the table's.
-        judge: who says whether a feature means the concept: `llm`, `ask` or `none`.
-        neutral: a text file with one sentence a line, for the contexts that a judge sees; None: the sentences of the
-            other concepts that ship.
+    Args:
+        name: in lower case, as it is to stand in specs, file names and `--method`.
+        description: one plain line, for help texts and the docs.
+        uses_sae: whether the method reads a sparse autoencoder.
+
+    Raises:
+        ValueError: for a name that is taken or malformed.
     """
 
-    seed: int = 0
-    paper_exact: bool = False
-    sae: str | None = None
-    judge: str = "llm"
-    neutral: Path | None = None
+    def register(function: MethodFunction) -> MethodFunction:
+        methods.add(name, ExtractionMethod(name, description, function, uses_sae))
+        return function
+
+    return register
 
 
-DEFAULT_SETTINGS = ExtractionSettings()
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractionJob:
-    """One concept in one backbone.
-
-    Attributes:
-        model: the backbone's short name.
-        model_id: as it was loaded (a Hub id, or the short name of a folder).
-        n_layers, hidden_size: the decoder's.
-        concept: whose sentences were read.
-        read: reads another concept's sentences with the same backbone.
-        settings: what the user chose.
-    """
-
-    model: str
-    model_id: str
-    n_layers: int
-    hidden_size: int
-    concept: Concept
-    read: "Callable[[Concept], Activations]"
-    settings: ExtractionSettings = DEFAULT_SETTINGS
-
-
-@dataclass(frozen=True, slots=True)
-class MethodResult:
-    """What a method gives back.
-
-    Attributes:
-        directions: layer ▸ float array [width].
-        settings: what it was made with and what was found on the way; plain JSON, for the provenance.
-        notes: lines that the user should read.
-        libraries: distributions whose version goes into the provenance.
-    """
-
-    directions: Mapping[int, npt.NDArray[np.floating[Any]]]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    libraries: tuple[str, ...] = ()
-
-
-Method = Callable[["Activations", ExtractionJob], MethodResult]
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    import_module(_module.name)

@@ -1,25 +1,26 @@
-"""Linear probe: the normal of the plane that parts anchor from control tokens (the paper's section 3.2)."""
+"""Linear probe (the paper's section 3.2): the normal of the plane that separates anchor from control tokens."""
 
 import numpy as np
 import numpy.typing as npt
 
-from lmms_steer.extraction.activations import Activations
-from lmms_steer.extraction.methods import ExtractionJob, MethodResult
+from lmms_steer.extraction.methods import Activations, ExtractionJob, MethodResult, register_method
 
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-# Of the paper's released code: minibatch SGD on the mean loss. A sample alone takes the batch's share of the step.
+# As in the paper's released code: minibatch SGD on the mean loss. SGDClassifier steps once per sample, so each step
+# gets the learning rate divided by the batch size.
 LEARNING_RATE, BATCH, EPOCHS = 0.003, 32, 400
 FOLDS = 5
 
 
+@register_method("linear_probe", description="normal of a logistic regression between anchor and control tokens")
 def linear_probe(activations: Activations, job: ExtractionJob) -> MethodResult:
     """PCA to max(sentences / 2, 10) axes, logistic regression without intercept, mapped back, unit norm.
 
-    The settings say, for each layer, how many tokens a probe labels rightly in sentences that it was not fitted on
-    (cross-validated over whole sentences): of all tokens, and as the mean of the two classes' shares, where 0.5 is
-    chance. `majority` is what always saying "control" would reach of all tokens.
+    For each layer the settings give the accuracy of probes on sentences that they were not fitted on (cross-validated
+    over whole sentences): over all tokens, and balanced over the two classes, where 0.5 is chance. `majority` is the
+    accuracy of always answering "control".
     """
     rows = np.concatenate([activations.anchors, activations.controls]).astype(np.float64)
     labels = np.repeat([1, 0], [len(activations.anchors), len(activations.controls)])
@@ -30,40 +31,49 @@ def linear_probe(activations: Activations, job: ExtractionJob) -> MethodResult:
     axes = max(len(np.unique(activations.anchor_sentence)) // 2, 10)
     directions = {layer: fit(rows[:, layer], labels, axes) for layer in range(rows.shape[1])}
     folds = _folds(labels, sentences)
-    told = {str(layer): held_out(rows[:, layer], labels, folds, axes) for layer in directions} if folds else {}
-    notes = (
-        () if folds else (f"{job.concept.name}: too few sentences to hold any out, the probe's accuracy is not known",)
-    )
+    accuracies = {str(layer): held_out(rows[:, layer], labels, folds, axes) for layer in directions} if folds else {}
+    notes = () if folds else (f"{job.concept.name}: too few sentences to hold any out, so the probe has no accuracy",)
     settings = {
         "axes": axes,
         "learning_rate": LEARNING_RATE,
         "batch": BATCH,
         "epochs": EPOCHS,
         "seed": job.settings.seed,
-        "held_out_accuracy": {layer: plain for layer, (plain, _) in told.items()},
-        "held_out_balanced_accuracy": {layer: balanced for layer, (_, balanced) in told.items()},
+        "held_out_accuracy": {layer: plain for layer, (plain, _) in accuracies.items()},
+        "held_out_balanced_accuracy": {layer: balanced for layer, (_, balanced) in accuracies.items()},
         "majority": round(float(1 - labels.mean()), 4),
     }
     return MethodResult(directions, settings, notes, ("scikit-learn",))
 
 
 def fit(rows: Array, labels: Labels, axes: int) -> Array:
-    """The unit normal [width], pointing to the rows labelled 1. rows: [tokens, width]; labels: 1 anchor, 0 control."""
+    """Fit a probe.
+
+    Args:
+        rows: activations [tokens, width].
+        labels: 1 for an anchor, 0 for a control token.
+        axes: of the PCA.
+
+    Returns:
+        The unit normal [width], pointing to the rows labelled 1.
+    """
     return _fit(rows, labels, axes)[1]
 
 
 def held_out(rows: Array, labels: Labels, folds: list[tuple[Labels, Labels]], axes: int) -> tuple[float, float]:
-    """Accuracy and balanced accuracy over all tokens, each told by the probe of a fold that its sentence is not in."""
+    """Accuracy and balanced accuracy over all tokens, each classified by a probe not fitted on its sentence."""
     from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-    told = np.zeros_like(labels)
+    predicted = np.zeros_like(labels)
     for fitted, tested in folds:
         centre, normal = _fit(rows[fitted], labels[fitted], axes)
-        told[tested] = (rows[tested] - centre) @ normal > 0
-    return round(float(accuracy_score(labels, told)), 4), round(float(balanced_accuracy_score(labels, told)), 4)
+        predicted[tested] = (rows[tested] - centre) @ normal > 0
+    plain, balanced = accuracy_score(labels, predicted), balanced_accuracy_score(labels, predicted)
+    return round(float(plain), 4), round(float(balanced), 4)
 
 
 def _fit(rows: Array, labels: Labels, axes: int) -> tuple[Array, Array]:
+    """The centre of the rows and the unit normal, both [width]."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import SGDClassifier
 
@@ -83,6 +93,7 @@ def _fit(rows: Array, labels: Labels, axes: int) -> tuple[Array, Array]:
 
 
 def _folds(labels: Labels, sentences: Labels) -> list[tuple[Labels, Labels]]:
+    """Pairs of row numbers to fit on and to test on; none where a fold would lack one of the two classes."""
     from sklearn.model_selection import GroupKFold
 
     count = min(FOLDS, len(np.unique(sentences[labels == 1])), len(np.unique(sentences[labels == 0])))

@@ -1,0 +1,105 @@
+"""Methods that a script or another package registers, and functions given in place of a name."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from lmms_steer import SteeringSpec, SteeringVectors, UserError, concepts
+from lmms_steer.cli import app
+from lmms_steer.extraction.extract import Backbone
+from lmms_steer.extraction.first_use import extract_missing
+from lmms_steer.extraction.methods import Activations, ExtractionJob, MethodFunction, MethodResult, register_method
+from lmms_steer.recipes.validation import check_method as check_method_of_recipes
+from lmms_steer.vectors import store
+from lmms_steer.vectors.methods import methods, split_method
+
+
+def median_shift(activations: Activations, job: ExtractionJob) -> MethodResult:  # noqa: ARG001
+    shift = np.median(activations.anchors, axis=0) - np.median(activations.controls, axis=0)
+    return MethodResult(dict(enumerate(shift)), {"middle": "median"})
+
+
+@pytest.fixture
+def mine(monkeypatch: pytest.MonkeyPatch) -> Iterator[MethodFunction]:
+    """A method `mine`, registered for one test."""
+    assert "mean_shift" in methods, "the built-in methods are registered first"
+    monkeypatch.setattr(methods, "_entries", dict(methods._entries))
+    function = register_method("mine", description="difference of medians")(lambda a, job: median_shift(a, job))
+    yield function
+
+
+def extract(method: str, root: Path) -> Result:
+    words = ["extract", "--backbone", "tiny-gemma2", "--concept", "spatial", "--method", method, "--store", str(root)]
+    return CliRunner().invoke(app, words)
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_registered_method_is_used_by_name_alone_and_with_a_control(tmp_path: Path) -> None:
+    done = extract("mine,mine-shuffled", tmp_path)
+    assert done.exit_code == 0 and "tiny-gemma2/spatial/mine-shuffled: " in done.output
+    true, shuffled = (
+        SteeringVectors.load(tmp_path / f"tiny-gemma2/spatial/{name}.safetensors") for name in ("mine", "mine-shuffled")
+    )
+    assert true.name == "tiny-gemma2/spatial/mine" and true.provenance["settings"]["middle"] == "median"
+    assert shuffled.provenance["settings"]["control"] == "shuffled" and shuffled.provenance["settings"]["of"] == "mine"
+    for layer in true:
+        norm, other = np.linalg.norm(true[layer]), np.linalg.norm(shuffled[layer])
+        assert other == pytest.approx(norm, rel=1e-4)
+        assert true[layer] @ shuffled[layer] < 0.6 * norm * other
+
+
+@pytest.mark.usefixtures("mine")
+def test_a_registered_method_is_known_to_recipes_store_names_and_first_use() -> None:
+    check_method_of_recipes("mine-random")
+    assert split_method("mine") == ("mine", "") and split_method("mine-shuffled") == ("mine", "shuffled")
+    assert not store.user_store().exists()
+    lines = list(extract_missing(SteeringSpec.parse("vector=spatial/mine,layer=3,alpha=1"), "tiny-paligemma2"))
+    assert "tiny-gemma2/spatial/mine" in lines[0]
+    assert store.find("spatial/mine", "tiny-gemma2").name == "tiny-gemma2/spatial/mine"
+
+
+def test_an_unregistered_method_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    refused = extract("mine", tmp_path)
+    assert isinstance(refused.exception, UserError) and "unknown method 'mine'" in str(refused.exception)
+
+
+def test_a_function_is_taken_in_place_of_a_name() -> None:
+    backbone, concept = Backbone("tiny-gemma2"), concepts.load("spatial")
+    activations = backbone.read(concept)
+    vectors = backbone.vectors(concept, median_shift, activations)
+    assert vectors.name == "tiny-gemma2/spatial/median_shift"
+    expected = np.median(activations.anchors, axis=0) - np.median(activations.controls, axis=0)
+    assert np.array_equal(vectors[3], expected[3].astype(np.float32))
+    with pytest.raises(UserError, match="has no name for its vectors"):
+        backbone.extract(concept, lambda a, job: median_shift(a, job), activations)
+
+    def pca(activations: Activations, job: ExtractionJob) -> MethodResult:
+        return median_shift(activations, job)
+
+    with pytest.raises(UserError, match="'pca' has the name of a registered method"):
+        backbone.extract(concept, pca, activations)
+
+
+def test_a_registered_function_is_unchanged_and_its_name_cannot_be_taken_again(mine: MethodFunction) -> None:
+    assert methods.get("mine").function is mine
+    with pytest.raises(ValueError, match="method 'mine' is already registered"):
+        register_method("mine", description="again")(median_shift)
+
+
+def test_the_built_in_methods_are_found_without_torch() -> None:
+    code = (
+        "import sys\n"
+        "import lmms_steer.extraction.methods\n"
+        "from lmms_steer.vectors.methods import methods\n"
+        "print(*sorted(name for name, method in methods.entries().items() if method.description))\n"
+        "print(*{'torch', 'transformers', 'sklearn', 'sae_lens'} & sys.modules.keys())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["linear_probe mean_shift pca sae sae_denoised", ""]
+    assert {name for name in methods if methods.get(name).uses_sae} == {"sae", "sae_denoised"}
