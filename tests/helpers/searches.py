@@ -5,18 +5,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from lmms_steer.harness import tasks as lmms_eval_tasks
 from lmms_steer.search.command import run_search
 from lmms_steer.search.options import SearchOptions
+from lmms_steer.search.scorers import LetterScorer
 
 GRID = {"layers": "1-3:2", "alphas": "0.5,1.5", "controls": 1, "limit": 64, "score": "letters"}
 
 
-def search_into(folder: Path, task: str = "tiny_counting_select", **options: Any) -> list[str]:
+def search_into(folder: Path, **options: Any) -> list[str]:
     """Run the command in this process; the lines that it prints."""
-    vectors = options.pop("vectors", ("counting",))
+    task, vectors = options.pop("task", "tiny_counting_select"), options.pop("vectors", ("counting",))
     model = ("steered_paligemma", "pretrained=tiny-paligemma2", vectors)
     settings: dict[str, Any] = {**GRID, **options}
     return list(run_search(SearchOptions(*model, task, folder, **settings)))
@@ -37,6 +39,18 @@ def search_in_fork(folder: Path, **options: Any) -> int:
         finally:
             os._exit(status)
     return process
+
+
+def reject_replays(monkeypatch: pytest.MonkeyPatch, after: int) -> list[Any]:
+    """Let the check of a replay fail after some cells that it compares truly; the cells that it has compared."""
+    true, compared = LetterScorer.agrees, list[Any]()
+
+    def agrees(*cell: Any) -> bool:
+        compared.append(cell)
+        return len(compared) <= after and true(*cell)
+
+    monkeypatch.setattr(LetterScorer, "agrees", staticmethod(agrees))
+    return compared
 
 
 def exit_status(process: int) -> int:

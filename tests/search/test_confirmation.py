@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.search import run as searching
+from lmms_steer.search import run
+from lmms_steer.search.questions import load_questions
 from tests.helpers.searches import batch_files, result_of, search_into
 
 
@@ -31,8 +32,7 @@ def test_a_confirmation_on_questions_that_were_searched_is_refused_before_anythi
 
 
 def test_a_confirmation_reports_unparsed_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = searching.load_questions
-    monkeypatch.setattr(searching, "load_questions", lambda *args, **more: list(whole(*args, **more))[:40])
+    monkeypatch.setattr(run, "load_questions", lambda *args, **more: list(load_questions(*args, **more))[:40])
     settings = {"limit": 16, "controls": 0, "layers": "1", "alphas": "20", "tokens": "both", "score": "generate"}
     said = search_into(tmp_path, confirm="tiny_counting_ood", **settings)
     confirmed = result_of(tmp_path)["confirmed"]
@@ -45,8 +45,8 @@ def test_a_confirmation_on_other_data_than_before_is_measured_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"limit": 16, "controls": 0, "layers": "1", "confirm": "tiny_counting_ood"}
-    whole, part = searching.load_questions, slice(0, 40)
-    monkeypatch.setattr(searching, "load_questions", lambda *args, **more: list(whole(*args, **more))[part])
+    part = slice(0, 40)
+    monkeypatch.setattr(run, "load_questions", lambda *args, **more: list(load_questions(*args, **more))[part])
     search_into(tmp_path / "again", **settings)
     first = result_of(tmp_path / "again")["confirmed"]
     part = slice(40, 80)

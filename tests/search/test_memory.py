@@ -13,8 +13,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from lmms_steer import UserError
 from lmms_steer._util.logging import print_notes
 from lmms_steer.search.batch_store import BatchStore
-from lmms_steer.search.scorers import LetterScorer
-from tests.helpers.searches import result_of, search_into
+from tests.helpers.searches import reject_replays, result_of, search_into
 
 SETTINGS = {"limit": 32, "batch_size": 16, "controls": 1}
 
@@ -68,19 +67,19 @@ def test_a_search_goes_on_in_parts_where_it_was(tmp_path: Path) -> None:
 def test_a_part_that_was_replayed_before_a_replay_was_found_wrong_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true, seen = LetterScorer.agrees, []
     # the first part's cells pass, the second's do not
-    monkeypatch.setattr(
-        LetterScorer, "agrees", staticmethod(lambda *cell: seen.append(1) or (len(seen) <= 3 and true(*cell)))
-    )
-    measure, measured = BatchStore._measure, []
-    monkeypatch.setattr(
-        BatchStore, "_measure", lambda *args, **more: measured.append(args[1].name) or measure(*args, **more)
-    )
+    compared = reject_replays(monkeypatch, after=3)
+    measure, measured = BatchStore._measure, list[str]()
+
+    def recorded(store: BatchStore, path: Path, *args: Any, **more: Any) -> None:
+        measured.append(path.name)
+        measure(store, path, *args, **more)
+
+    monkeypatch.setattr(BatchStore, "_measure", recorded)
     with room_for(8):
         search_into(tmp_path, **SETTINGS)
     assert measured == ["000-00000.parquet", "000-00001.parquet", "000-00000.parquet"]
-    assert len(seen) == 4 and (tmp_path / "hooked.txt").is_file()
+    assert len(compared) == 4 and (tmp_path / "hooked.txt").is_file()
     assert all(pq.read_schema(path).metadata[b"hooked"] for path in (tmp_path / "batches").iterdir())
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from lmms_steer.search.scorers import LetterScorer
-from tests.helpers.searches import batch_files, result_of, search_into
+from tests.helpers.searches import batch_files, reject_replays, result_of, search_into
 
 
 @pytest.mark.parametrize("strategy", ["grid", "race"])
@@ -15,13 +14,10 @@ def test_everything_is_measured_with_hooks_after_a_wrong_replay(
 ) -> None:
     settings = {"tokens": "image", "batch_size": 4, "limit": 40, "controls": 0, "strategy": strategy}
     search_into(tmp_path / "right", **settings)
-    true = LetterScorer.agrees
     # the first batch that is checked passes, the second does not
-    seen: list[int] = []
-    same = staticmethod(lambda *cell: seen.append(1) or (len(seen) <= 3 and true(*cell)))
-    monkeypatch.setattr(LetterScorer, "agrees", same)
-    said = search_into(tmp_path / "wrong", **settings)
-    assert any("10 batches by full forwards with hooks: Cell" in line for line in said)
+    reject_replays(monkeypatch, after=3)
+    lines = search_into(tmp_path / "wrong", **settings)
+    assert any("10 batches by full forwards with hooks: Cell" in line for line in lines)
     assert result_of(tmp_path / "wrong") == result_of(tmp_path / "right")
     for path in (tmp_path / "wrong" / "batches").iterdir():
         assert pq.read_schema(path).metadata[b"hooked"], path
@@ -33,12 +29,10 @@ def test_a_wrong_replay_affects_the_search_and_its_confirmation(
 ) -> None:
     settings = {"limit": 16, "controls": 0, "layers": "1", "confirm": "tiny_counting_ood", "batch_size": 250}
     search_into(tmp_path / "right", **settings)
-    true, seen = LetterScorer.agrees, list[int]()
-    same = staticmethod(lambda *cell: seen.append(1) or (len(seen) <= passes and true(*cell)))
-    monkeypatch.setattr(LetterScorer, "agrees", same)
-    said = search_into(tmp_path / "wrong", **settings)
+    compared = reject_replays(monkeypatch, after=passes)
+    lines = search_into(tmp_path / "wrong", **settings)
     assert result_of(tmp_path / "wrong") == result_of(tmp_path / "right")
-    assert len(seen) == passes + 1, "what was found wrong once is replayed no more"
+    assert len(compared) == passes + 1, "after a wrong replay there are no more replays"
     files = [path for path in batch_files(tmp_path / "wrong") if path.parent.name == "batches"]
     assert len(files) == 5 and all(pq.read_schema(path).metadata[b"hooked"] for path in files)
-    assert any(line.startswith("5 batches by full forwards with hooks") for line in said)
+    assert any(line.startswith("5 batches by full forwards with hooks") for line in lines)

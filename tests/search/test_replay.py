@@ -84,10 +84,15 @@ def test_text_written_behind_a_replayed_prompt_is_that_of_the_model_with_hooks(v
             delta = 3 * torch.randn(48, generator=torch.Generator().manual_seed(layer))
             assert written.agrees(replay, hooked, layer, delta, tokens)
             changed += written.generate(hooked, layer, delta[None], [tokens])[0].tolist() != base
-        stacked = [torch.stack((delta, -delta, delta)), ["image", "text", "both"]]
-        assert [
-            [written._until_end(row) for row in ids.tolist()] for ids in written.generate(replay, layer, *stacked)
-        ] == [[written._until_end(row) for row in ids.tolist()] for ids in written.generate(hooked, layer, *stacked)]
+        deltas, targets = torch.stack((delta, -delta, delta)), ["image", "text", "both"]
+        replayed, expected = (
+            [
+                [written._until_end(row) for row in ids.tolist()]
+                for ids in written.generate(source, layer, deltas, targets)
+            ]
+            for source in (replay, hooked)
+        )
+        assert replayed == expected
     assert changed
 
 

@@ -32,8 +32,8 @@ def test_every_cell_s_answers_are_those_of_the_model_with_hooks(finished_study: 
             for row in rows:
                 inputs = lm.model_inputs([row["question"]], [[row["image"]]])
                 logits = lm.model(**inputs, use_cache=False).logits[0, -1]
-                said = max(row["choices"], key=lambda word, scores=logits: float(scores[ids[word]]))
-                hits.append(row["choices"].index(said) == "ABCDEF".index(row["answer"].strip("()")))
+                answer = int(logits[[ids[word] for word in row["choices"]]].argmax())
+                hits.append(answer == "ABCDEF".index(row["answer"].strip("()")))
         expected[layer, alpha, tokens] = np.mean(hits)
     study = optuna.load_study(
         study_name="lmms-steer",

@@ -84,8 +84,10 @@ def test_tpe_closes_in_on_the_best_strength_and_proposes_the_same_again() -> Non
         return np.array(value), np.zeros(4)
 
     def run() -> ScoreGrid:
-        grid = {"vectors": ["v"], "layers": (5, 6, 7, 9), "alphas": (0.1, 1.0), "tokens": ("image", "text")}
-        return run_strategy(tpe(StrategyContext([], 4, seed=3, trials=48, **grid)), 4, measure)
+        search = StrategyContext(
+            [], 4, seed=3, trials=48, vectors=["v"], layers=(5, 6, 7, 9), alphas=(0.1, 1.0), tokens=("image", "text")
+        )
+        return run_strategy(tpe(search), 4, measure)
 
     first, again = run(), run()
     assert list(first.cells) == list(again.cells) and len(first.cells) == 48
