@@ -12,7 +12,7 @@ from lmms_steer.errors import UserError, first_line, unknown_name
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_NEW_TOKENS = 1024
-"""Where a task does not set `max_new_tokens`."""
+"""Default of `max_new_tokens` for tasks that do not set it."""
 _GENERATION_KEYS = (
     "max_new_tokens",
     "min_new_tokens",
@@ -26,7 +26,7 @@ _SAMPLING_KEYS = ("temperature", "top_p")
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of a name, tried out.
+    """The torch device of a name, if this machine can allocate memory on it.
 
     Args:
         name: cpu, cuda, cuda:1, mps, …
