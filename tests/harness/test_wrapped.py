@@ -46,10 +46,10 @@ def answers(model: str, args: str) -> list[str]:
     docs = [{"image": picture(i), "text": f"where is cup {i} ?"} for i in range(4)]
     lm.task_dict = {"t": {"test": docs}}
     settings = {"max_new_tokens": 6, "do_sample": False, "until": ["zzz"]}
-    asked = [
+    requests = [
         SimpleNamespace(args=(doc["text"], messages, dict(settings), i, "t", "test")) for i, doc in enumerate(docs)
     ]
-    return [str(getattr(answer, "text", answer)) for answer in lm.generate_until(asked)]
+    return [str(getattr(answer, "text", answer)) for answer in lm.generate_until(requests)]
 
 
 def test_a_steered_wrapper_without_a_spec_gives_the_answers_of_the_original(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def continuation_ids(processor: Any, word: str) -> list[int]:
     return list(after[len(before) :])
 
 
-def asked(*answers: str) -> Question:
+def question_with(*answers: str) -> Question:
     return Question(0, QUESTION, [picture(0)], answers, 0, {})
 
 
@@ -64,7 +64,7 @@ def test_the_first_token_of_an_answer_is_the_one_that_continues_the_prompt(
     alone = [lm.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in WORDS]
     assert not set(ids) & set(alone)
     assert [lm.first_token(word) for word in WORDS] == ids
-    assert LetterScorer(lm, [asked(*WORDS)])._columns.tolist() == sorted(ids)
+    assert LetterScorer(lm, [question_with(*WORDS)])._columns.tolist() == sorted(ids)
     bias = biased(folder, tmp_path).answer_bias
     assert bias is not None and bias.ids == tuple(ids)
 

@@ -52,9 +52,10 @@ def plain_inputs(name: str, processor: Any, question: str, images: list[Image.Im
     return processor(text=text, images=images or None, return_tensors="pt")
 
 
-def generated(lm: SteeredVlm, *asked: tuple[str, list[Any]]) -> list[str]:
+def generated(lm: SteeredVlm, *questions: tuple[str, list[Any]]) -> list[str]:
     return [
-        r.text for r in batches.run_grouped(list(asked), lambda a: len(a[1]), lambda part: lm._generate(part, SETTINGS))
+        r.text
+        for r in batches.run_grouped(list(questions), lambda a: len(a[1]), lambda part: lm._generate(part, SETTINGS))
     ]
 
 
@@ -76,11 +77,11 @@ def test_the_log_likelihood_of_an_answer_is_that_of_generating_it(vlm: Any, fold
     name, _, _ = vlm
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    asked: list[tuple[str, list[Any], str]] = [
+    questions: list[tuple[str, list[Any], str]] = [
         (q, [picture(i)], a) for i, (q, a) in enumerate(zip(QUESTIONS, ("left of the dog", "three"), strict=True))
     ]
-    scored = batches.run_grouped(asked, lambda a: len(a[1]), lm._score)
-    for (question, images, answer), result in zip(asked, scored, strict=True):
+    scored = batches.run_grouped(questions, lambda a: len(a[1]), lm._score)
+    for (question, images, answer), result in zip(questions, scored, strict=True):
         inputs = plain_inputs(name, processor, question, images)
         start = inputs["input_ids"].shape[1]
         words = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
@@ -95,11 +96,11 @@ def test_the_log_likelihood_of_an_answer_is_that_of_generating_it(vlm: Any, fold
 
 def test_a_batch_gives_the_answers_of_single_questions_with_any_number_of_images(vlm: Any, lm: SteeredVlm) -> None:
     name, _, _ = vlm
-    asked = [(QUESTIONS[0], [picture(0)]), (QUESTIONS[1], [picture(1), picture(2)]), (QUESTIONS[1], [picture(1)])]
+    questions = [(QUESTIONS[0], [picture(0)]), (QUESTIONS[1], [picture(1), picture(2)]), (QUESTIONS[1], [picture(1)])]
     if not name.startswith("paligemma"):
-        asked.append((QUESTIONS[0], []))
-    singles = [generated(lm, one)[0] for one in asked]
-    assert generated(lm, *asked) == singles
+        questions.append((QUESTIONS[0], []))
+    singles = [generated(lm, one)[0] for one in questions]
+    assert generated(lm, *questions) == singles
     if name.startswith("paligemma"):
         with pytest.raises(UserError, match="needs an image with every question"):
             generated(lm, (QUESTIONS[0], []))
@@ -107,10 +108,10 @@ def test_a_batch_gives_the_answers_of_single_questions_with_any_number_of_images
 
 def test_steering_by_arguments_changes_answers_and_alpha_0_attaches_no_hooks(folder: Path, lm: SteeredVlm) -> None:
     path = vectors(scale=5).save(folder.parent / "v.safetensors")
-    asked = tuple((q, [picture(i)]) for i, q in enumerate(QUESTIONS))
+    questions = tuple((q, [picture(i)]) for i, q in enumerate(QUESTIONS))
     steered = SteeredVlm(pretrained=str(folder), vector=str(path), layer=1, alpha=2, tokens="both")
     zero = SteeredVlm(pretrained=str(folder), vector=str(path), layer=1, alpha=0, tokens="both")
-    assert generated(zero, *asked) == generated(lm, *asked) != generated(steered, *asked)
+    assert generated(zero, *questions) == generated(lm, *questions) != generated(steered, *questions)
     assert len(steered.handles) == 3 and not zero.handles
     relative = SteeredVlm(pretrained=str(folder), vector=str(path), layer=1, alpha=2, tokens="image", scale="relative")
     norms = relative.resolved.norms
