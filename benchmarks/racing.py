@@ -20,14 +20,16 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
 from lmms_steer.models.prompts import paligemma_prefix
+from lmms_steer.search.assessment import paired_gain
+from lmms_steer.search.margins import predicted_shares
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question
 from lmms_steer.search.selection import LEVEL, Floats, ScoreGrid, best_cell, corrected_p
-from lmms_steer.search.strategies import Rung, full_grid, run_strategy
+from lmms_steer.search.strategies import Rung, StrategyContext, run_strategy
+from lmms_steer.search.strategies.grid import grid
 from lmms_steer.search.strategies.halving import race
-from lmms_steer.search.strategies.screen import Screen, promising, screened
-from lmms_steer.search.study import paired_difference
+from lmms_steer.search.strategies.screen import promising, screened_questions
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import checkpoint
@@ -75,8 +77,8 @@ class Study:
         place = {cell: i for i, cell in enumerate(self.grid.cells)}
         cells, spent = list(self.grid.cells), 0.0
         if screen and self.pairs is not None:
-            cells = self.pairs(order[: screened(n)].tolist())
-            spent += 3 * LAYERS * screened(n)
+            cells = self.pairs(order[: screened_questions(n)].tolist())
+            spent += 3 * LAYERS * screened_questions(n)
 
         def measure(_: int, rung: Rung) -> tuple[Floats, Floats]:
             nonlocal spent
@@ -84,8 +86,8 @@ class Study:
             columns = order[rung.questions.start : rung.questions.stop]
             return self.grid.scores[np.ix_([place[c] for c in rung.cells], columns)], self.grid.base[columns]
 
-        raced = run_strategy(race(cells, n), n, measure)
-        first = max(raced.spent, screened(n) if screen else 0)
+        raced = run_strategy(race(StrategyContext(cells, n)), n, measure)
+        first = max(raced.spent, screened_questions(n) if screen else 0)
         return ScoreGrid(raced.cells, raced.scores, raced.base, first), spent / self.cost(self.grid.cells, n)
 
 
@@ -110,17 +112,17 @@ def tiny(lm: Tiny, name: str, task: str, vector: str, keep: Callable[[dict[str, 
 
     def ask(_: int, rung: Rung) -> tuple[Floats, Floats]:
         parts = [measure(asked[start : start + 100], rung.cells) for start in range(0, len(asked), 100)]
-        return torch.cat([p.hits for p in parts], 1).double().numpy(), torch.cat(
+        return torch.cat([p.scores for p in parts], 1).double().numpy(), torch.cat(
             [p.base for p in parts]
         ).double().numpy()
 
     def pairs(first: Sequence[int]) -> list[Cell]:
-        shares = Screen(lm, vectors).shares(cells, [asked[i] for i in first], 50)
+        shares = predicted_shares(lm, vectors, cells, [asked[i] for i in first], 50)
         return promising(cells, shares)
 
     return Study(
         f"tiny-paligemma2, {name.format(n=len(rows))}",
-        run_strategy(full_grid(cells, len(asked)), len(asked), ask),
+        run_strategy(grid(StrategyContext(cells, len(asked))), len(asked), ask),
         pairs,
         weighted=True,
     )
@@ -147,11 +149,11 @@ def say(study: Study, seeds: int, screen: bool, studies: Sequence[Study] | None 
     costs, inside, claims, gains = [], 0, 0, []
     for seed in range(seeds):
         known = studies[seed] if studies else study
-        grid, cost = known.found(seed, screen)
-        chosen, winner = best_cell(grid), best_cell(known.grid)
-        gain = known.grid.gains[known.grid.cells.index(grid.cells[chosen])]
-        inside += bool(gain >= paired_difference(known.grid.base, known.grid.scores[winner])["low"])
-        claims += bool(gain > 0 and corrected_p(grid, chosen, seed) < LEVEL)
+        raced, cost = known.found(seed, screen)
+        chosen, winner = best_cell(raced), best_cell(known.grid)
+        gain = known.grid.gains[known.grid.cells.index(raced.cells[chosen])]
+        inside += bool(gain >= paired_gain(known.grid.base, known.grid.scores[winner]).low)
+        claims += bool(gain > 0 and corrected_p(raced, chosen, seed) < LEVEL)
         costs.append(cost)
         gains.append(100 * gain)
     winner = best_cell(study.grid)

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use."""
+"""Fixtures for all tests."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# the tests run in two processes on two cores: more threads than that fight one another
+# the tests run in two processes on two cores; more threads would slow each other down
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ from tests.helpers.checkpoints import BUILDERS, build
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No test reads or writes the user's store."""
+    """Keep tests away from the user's store."""
     monkeypatch.setenv("LMMS_STEER_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture(autouse=True)
 def own_logger() -> Iterator[None]:
-    """What a command line set up for notes and warnings is gone after the test."""
+    """Undo the logging setup of a command line that ran in the test."""
     yield
     for handler in list(LOGGER.handlers):
         LOGGER.removeHandler(handler)
@@ -38,7 +38,7 @@ def own_logger() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_command_line() -> Iterator[None]:
-    """lmms-eval's command line, which some tests run in this process, is over when they are."""
+    """Undo the import of lmms-eval's command line, which some tests run in this process."""
     yield
     sys.modules.pop("lmms_eval.__main__", None)
 
@@ -58,9 +58,9 @@ def vlm(request: pytest.FixtureRequest, checkpoints: dict[str, Any]) -> Any:
 
 @pytest.fixture(params=[name for name in BUILDERS if not name.startswith("paligemma")])
 def causal_vlm(request: pytest.FixtureRequest, checkpoints: dict[str, Any]) -> Any:
-    """As `vlm`, of the architectures whose prompt does not see what comes after it.
+    """As `vlm`, without the architectures whose prompt attends to later positions.
 
-    PaliGemma itself gives other tokens without a cache: its bidirectional prompt grows by each one.
+    PaliGemma generates other tokens without a cache, because each one becomes part of its bidirectional prompt.
     """
     if request.param not in checkpoints:
         checkpoints[request.param] = build(request.param)

@@ -1,4 +1,4 @@
-"""What a glance finds wrong with `--model` and `--model_args`: to import torch and lmms-eval takes ten seconds."""
+"""Check `--model` and `--model_args` without importing torch or lmms-eval, which takes ten seconds."""
 
 from lmms_steer.errors import unknown_name
 from lmms_steer.extraction.first_use import check_vectors
@@ -8,15 +8,23 @@ from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.spec import SteeringSpec
 
 STEERED_MODEL_ARGS = ("steering", *FIELDS, *MODEL_ARGS)
-"""What may stand in the `--model_args` of our models."""
+"""The arguments that the `--model_args` of our models may contain."""
 
 
 def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringSpec]:
-    """The checkpoint that is named, and the spec; nothing where only lmms-eval's own parser can tell.
+    """Read and check what can be read without lmms-eval.
+
+    Args:
+        model: of `--model`.
+        model_args: of `--model_args`. If it has quotes or brackets, only lmms-eval's own parser can split it, and it is
+            not checked.
+
+    Returns:
+        the checkpoint and the spec; None and the empty spec for arguments that are not checked.
 
     Raises:
-        UserError: for a model that is not ours, an argument that it has not, a spec that cannot be read, a vector that
-            no store has and that cannot be made here.
+        UserError: for a model that is not ours, an unknown argument, a spec that cannot be read, or a vector that
+            neither exists nor can be extracted.
     """
     check_model(model)
     if set("\"'[]{}") & set(model_args):
@@ -32,9 +40,10 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
 
 
 def check_model(model: str) -> None:
-    """
+    """Check that `--model` names one of this package's models.
+
     Raises:
-        UserError: for a `--model` that is not ours.
+        UserError: for another model.
     """
     if model not in MODELS:
         raise unknown_name("model", model, MODELS)

@@ -1,24 +1,28 @@
-"""The places where lmms-eval 0.7.3 leaves a plugin no say, and what is hung in there instead.
+"""Patches to lmms-eval 0.7.3, where it has no extension point for a plugin.
 
-Each wraps one public function, does nothing for models that are not ours, and is put in once:
+Each patch wraps one function and is applied once. For our models and tasks:
 
-* `TaskManager.initialize_tasks`: our task folder is indexed without `--include_path`;
-* `TaskManager.load_task_or_group`: data that is not there ends the command as below;
-* `evaluator.evaluate`: the results say, under `steering`, what was done to the model;
-* `GeneralConfigTracker._get_model_name`: the output folder names the spec, so that two runs stand apart;
-* `ResponseCache.create`: the cache's key holds a hash of vectors and answer bias: changed files give no stale answers;
-* `cli_evaluate` catches every `Exception` and exits with 0: a user's mistake leaves as `SystemExit(2)`;
-* the process group that torchrun's evaluator opens stays open: `atexit` leaves it.
+| Patched | Effect | Why |
+|---|---|---|
+| `TaskManager.initialize_tasks` | indexes our task folder | otherwise every command needs `--include_path` |
+| `TaskManager.load_task_or_group` | a `UserError` ends the command | missing data is a user's mistake |
+| `evaluator.evaluate` | adds `steering` to the results | a result must name its spec |
+| `evaluator.evaluate` | a `UserError` ends the command | `cli_evaluate` catches every `Exception` and exits with 0 |
+| `GeneralConfigTracker._get_model_name` | names the output folder by the spec | two runs must not share a folder |
+| `ResponseCache.create` | adds a hash of vectors and biases to the key | a changed file must not give stale answers |
 
-What lmms-eval 0.7.3 logs of an evaluation, whatever its model, made fit for comparisons and for wandb.
+For the samples and wandb logs of every model that is evaluated in the process:
 
-* `evaluator._process_document_results`: a sample names the images that a model of ours was shown, by content
-  (`images`), so that a comparison knows which questions share one, and says what its target's letter stands for
-  (`choices`): lmms-eval does not write the document;
-* `evaluator.evaluate`: metrics without a value go (`score: []` of our tasks would end wandb's logging);
-* `EvaluationTracker.save_results_samples` strips the samples that `--wandb_log_samples` reads later: it gets copies;
-* `WandbLogger.post_init`: versions are texts (wandb refuses a column of numbers and texts, which mixed tasks have);
-* `WandbLogger._get_config`: the wandb run's config holds the record of the steering.
+| Patched | Effect | Why |
+|---|---|---|
+| `evaluator.evaluate` | removes metrics without a value | wandb cannot log the empty `score` of our tasks |
+| `evaluator._process_document_results` | adds `images` to samples of our models | shows which questions share one |
+| `evaluator._process_document_results` | adds `choices` to a sample | shows what a target's letter stands for |
+| `EvaluationTracker.save_results_samples` | gets copies | it strips samples that `--wandb_log_samples` reads later |
+| `WandbLogger.post_init` | makes task versions text | wandb refuses a column of numbers and texts |
+| `WandbLogger._get_config` | adds `steering` to the run's config | a run must name its spec |
+
+In addition, the process group that the evaluator opens under torchrun is closed at exit: lmms-eval leaves it open.
 """
 
 import atexit
@@ -35,75 +39,57 @@ from lmms_steer.scoring.choice import choice_text, choices_of
 from lmms_steer.steering.resolve import ResolvedSpec
 
 _MARK = "_lmms_steer"
+"""Attribute of a patched function: the names of the wrappers that were applied to it."""
 
 
 def wrap_once(owner: Any, name: str, wrapper: Callable[..., Any], kind: Callable[..., Any] | None = None) -> None:
-    """Replace `owner.name`.
+    """Replace the function `owner.name` by a wrapper around it, unless this wrapper was applied before.
 
     Args:
         owner: a module or a class.
-        name: of the function; nothing is done where this wrapper has replaced it before.
-        wrapper: takes the function and gives what stands for it.
-        kind: staticmethod or classmethod, where the function is one.
+        name: the function's name.
+        wrapper: takes the function and returns its replacement.
+        kind: staticmethod or classmethod, if the function is one.
     """
     current = vars(owner)[name]
-    plain = current.__func__ if kind is not None else current
-    done: tuple[str, ...] = getattr(plain, _MARK, ())
-    if wrapper.__qualname__ in done:
+    function = current.__func__ if kind is not None else current
+    applied: tuple[str, ...] = getattr(function, _MARK, ())
+    if wrapper.__qualname__ in applied:
         return
-    wrapped = wrapper(plain)
-    setattr(wrapped, _MARK, (*done, wrapper.__qualname__))
+    wrapped = wrapper(function)
+    setattr(wrapped, _MARK, (*applied, wrapper.__qualname__))
     setattr(owner, name, kind(wrapped) if kind is not None else wrapped)
 
 
 class SteeredModel(Protocol):
-    """What the seams ask of a model."""
+    """What the patches need of a model."""
 
     resolved: ResolvedSpec
     response_cache_in_use: bool
 
     @property
-    def steering_record(self) -> dict[str, Any]: ...
+    def steering_record(self) -> dict[str, Any]:
+        """The `steering` entry of the results."""
 
     @property
-    def cache_key(self) -> str | None: ...
+    def cache_key(self) -> str | None:
+        """A hash for the key of a response cache, or None."""
 
 
 _by_args: WeakValueDictionary[str, SteeredModel] = WeakValueDictionary()
-"""`--model_args` as typed ▸ the model that was made from it last: lmms-eval hands no more than the string around."""
+"""`--model_args` as typed ▸ the last model that was made from it. lmms-eval passes only the string to what we patch."""
 
 
 def index_our_tasks() -> None:
-    """Let every `TaskManager` know our tasks."""
+    """Patch `TaskManager`, so that every instance has our tasks. Called when lmms-eval loads its plugins."""
     from lmms_eval.tasks import TaskManager
 
-    def indexing(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def initialize_tasks(self: Any, include_path: Any = None, include_defaults: bool = True) -> Any:
-            paths = [include_path] if isinstance(include_path, str) else list(include_path or [])
-            ours = [] if tasks_dir() in paths else [tasks_dir()]
-            return original(self, include_path=[*paths, *ours], include_defaults=include_defaults)
-
-        return initialize_tasks
-
-    def ending(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def load_task_or_group(self: Any, *args: Any, **kwargs: Any) -> Any:
-            install_logging()
-            try:
-                return original(self, *args, **kwargs)
-            except UserError as error:
-                end_command_line(error)
-                raise
-
-        return load_task_or_group
-
-    wrap_once(TaskManager, "initialize_tasks", indexing)
-    wrap_once(TaskManager, "load_task_or_group", ending)
+    wrap_once(TaskManager, "initialize_tasks", _with_our_tasks)
+    wrap_once(TaskManager, "load_task_or_group", _with_errors_ending)
 
 
 def install(lm: SteeredModel, arg_string: str) -> None:
-    """Called for every model of ours that lmms-eval makes from its arguments."""
+    """Apply the patches for a model of ours. Called for every one that lmms-eval makes from its arguments."""
     from lmms_eval import evaluator
     from lmms_eval.caching.response_cache import ResponseCache
     from lmms_eval.loggers.evaluation_tracker import GeneralConfigTracker
@@ -112,31 +98,69 @@ def install(lm: SteeredModel, arg_string: str) -> None:
     lm.response_cache_in_use = False
     install_logging()
     wrap_once(evaluator, "evaluate", _with_record)
-    wrap_once(GeneralConfigTracker, "_get_model_name", _with_tag, kind=staticmethod)
-    wrap_once(ResponseCache, "create", _with_hash, kind=classmethod)
-    # not earlier: the evaluator opens the group after the model is made
-    atexit.register(_leave_process_group)
+    wrap_once(GeneralConfigTracker, "_get_model_name", _with_spec_in_name, kind=staticmethod)
+    wrap_once(ResponseCache, "create", _with_spec_in_key, kind=classmethod)
+    # registered this late, because the evaluator opens the group after the model is made
+    atexit.register(_close_process_group)
+
+
+def install_logging() -> None:
+    """Apply the patches for samples and wandb. Called when tasks are loaded; does nothing outside of an evaluation."""
+    if "lmms_eval.evaluator" not in sys.modules:
+        return
+    from lmms_eval import evaluator
+    from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
+    from lmms_eval.loggers.wandb_logger import WandbLogger
+
+    wrap_once(evaluator, "evaluate", _without_empty_metrics)
+    wrap_once(evaluator, "_process_document_results", _with_images_and_choices)
+    wrap_once(EvaluationTracker, "save_results_samples", _with_copies)
+    wrap_once(WandbLogger, "post_init", _with_text_versions)
+    wrap_once(WandbLogger, "_get_config", _with_spec_in_config)
 
 
 def is_command_line() -> bool:
-    """Whether lmms-eval runs as a command, not as a library."""
+    """Whether lmms-eval runs as a command in this process, rather than as a library."""
     return "lmms_eval.__main__" in sys.modules
 
 
 def end_command_line(error: UserError) -> None:
-    """Print the line and leave with status 2, if lmms-eval runs as a command; return if it is used as a library."""
+    """Print the error and exit with status 2 if lmms-eval runs as a command; return if it is used as a library."""
     if is_command_line():
         sys.stdout.flush()
         print(f"lmms-steer: {error}", file=sys.stderr, flush=True)  # noqa: T201
         raise SystemExit(2) from error
 
 
-def _leave_process_group() -> None:
-    """Close it while Python still stands: threads of an open one can abort the exit of a run whose results are out."""
+def _close_process_group() -> None:
+    """Close torch's process group before the interpreter shuts down, because its threads can abort the exit."""
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def _with_our_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def initialize_tasks(self: Any, include_path: Any = None, include_defaults: bool = True) -> Any:
+        paths = [include_path] if isinstance(include_path, str) else list(include_path or [])
+        ours = [] if tasks_dir() in paths else [tasks_dir()]
+        return original(self, include_path=[*paths, *ours], include_defaults=include_defaults)
+
+    return initialize_tasks
+
+
+def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def load_task_or_group(self: Any, *args: Any, **kwargs: Any) -> Any:
+        install_logging()
+        try:
+            return original(self, *args, **kwargs)
+        except UserError as error:
+            end_command_line(error)
+            raise
+
+    return load_task_or_group
 
 
 def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -154,7 +178,7 @@ def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
     return evaluate
 
 
-def _with_tag(original: Callable[..., Any]) -> Callable[..., Any]:
+def _with_spec_in_name(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def _get_model_name(model_args: str) -> str:
         lm = _by_args.get(model_args)
@@ -166,7 +190,7 @@ def _with_tag(original: Callable[..., Any]) -> Callable[..., Any]:
     return _get_model_name
 
 
-def _with_hash(original: Callable[..., Any]) -> Callable[..., Any]:
+def _with_spec_in_key(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def create(cls: Any, cache_root: str, *, model_args: Any = "", **kwargs: Any) -> Any:
         lm = _by_args.get(model_args) if isinstance(model_args, str) else None
@@ -179,22 +203,7 @@ def _with_hash(original: Callable[..., Any]) -> Callable[..., Any]:
     return create
 
 
-def install_logging() -> None:
-    """Called when tasks are loaded; does nothing where that is not for an evaluation."""
-    if "lmms_eval.evaluator" not in sys.modules:
-        return
-    from lmms_eval import evaluator
-    from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
-    from lmms_eval.loggers.wandb_logger import WandbLogger
-
-    wrap_once(evaluator, "evaluate", _with_values)
-    wrap_once(evaluator, "_process_document_results", _with_facts)
-    wrap_once(EvaluationTracker, "save_results_samples", _of_copies)
-    wrap_once(WandbLogger, "post_init", _of_one_type)
-    wrap_once(WandbLogger, "_get_config", _with_spec)
-
-
-def _with_values(original: Callable[..., Any]) -> Callable[..., Any]:
+def _without_empty_metrics(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def evaluate(*args: Any, **kwargs: Any) -> Any:
         shown_images.clear()
@@ -211,7 +220,7 @@ def _is_empty(value: Any) -> bool:
     return hasattr(value, "__len__") and len(value) == 0
 
 
-def _with_facts(original: Callable[..., Any]) -> Callable[..., Any]:
+def _with_images_and_choices(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def _process_document_results(item: Any, *, task: Any, **kwargs: Any) -> Any:
         processed = original(item, task=task, **kwargs)
@@ -227,7 +236,7 @@ def _with_facts(original: Callable[..., Any]) -> Callable[..., Any]:
     return _process_document_results
 
 
-def _of_copies(original: Callable[..., Any]) -> Callable[..., Any]:
+def _with_copies(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def save_results_samples(self: Any, task_name: str, samples: Any) -> Any:
         return original(self, task_name, [dict(sample) for sample in samples])
@@ -235,7 +244,7 @@ def _of_copies(original: Callable[..., Any]) -> Callable[..., Any]:
     return save_results_samples
 
 
-def _of_one_type(original: Callable[..., Any]) -> Callable[..., Any]:
+def _with_text_versions(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def post_init(self: Any, results: dict[str, Any]) -> None:
         original(self, results)
@@ -244,7 +253,7 @@ def _of_one_type(original: Callable[..., Any]) -> Callable[..., Any]:
     return post_init
 
 
-def _with_spec(original: Callable[..., Any]) -> Callable[..., Any]:
+def _with_spec_in_config(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def _get_config(self: Any) -> Any:
         config = original(self)

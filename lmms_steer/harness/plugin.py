@@ -1,6 +1,7 @@
-"""What `--model` and `--model_args` may name. Imports no other package: lmms-eval reads it whenever it starts.
+"""The entry point that lmms-eval loads: our models and our tasks.
 
-What the harnesses load by entry point, at every `import lmms_eval.models`: it stays light and never raises.
+lmms-eval calls `manifests` at every `import lmms_eval.models`. Therefore this module imports nothing heavy, and
+`manifests` never raises: an exception would cost every other plugin its models.
 """
 
 import logging
@@ -20,61 +21,63 @@ MODELS = {
     "steered_idefics3": "lmms_steer.harness.steered.SteeredIdefics3",
     "steered_hf": "lmms_steer.harness.steered.SteeredVlm",
 }
-"""`--model` name ▸ class. All are *simple*: lmms-eval's chat models cannot answer log-likelihood requests."""
+"""`--model` name ▸ class. All are *simple* models, because lmms-eval's chat models cannot score log-likelihoods."""
+ENGINES = ("vllm", "sglang", "api", "openai", "gemini", "claude", "gpt", "litellm", "reka", "fastvideo", "trtllm")
+"""Parts of the names of lmms-eval's wrappers whose model runs in an engine or behind an API."""
 
 
 @cache
 def wrapped_names() -> frozenset[str]:
-    """`steered_NAME` of each of lmms-eval's own wrappers, from its files: its registry takes seconds to import."""
+    """`steered_NAME` for each of lmms-eval's wrappers, from file names: importing the registry takes seconds."""
     spec = find_spec("lmms_eval")
     root = Path(spec.submodule_search_locations[0]) / "models" if spec and spec.submodule_search_locations else None
     files = [path for kind in ("simple", "chat") for path in (root / kind).glob("*.py")] if root else []
     return frozenset(f"steered_{path.stem}" for path in files if not path.stem.startswith("_"))
 
 
-ENGINES = ("vllm", "sglang", "api", "openai", "gemini", "claude", "gpt", "litellm", "reka", "fastvideo", "trtllm")
-"""Parts of the names of wrappers whose model runs elsewhere."""
-
-
 def runs_in_engine(model: str) -> bool:
-    """Whether one of lmms-eval's wrappers (`vllm`) runs its model elsewhere."""
+    """Whether a wrapper of lmms-eval (such as `vllm`) runs its model in an engine or behind an API."""
     return any(part in model.split("_") for part in ENGINES)
 
 
 def engine_error(model: str) -> UserError:
-    """The error for one of those."""
+    """The error for such a wrapper."""
     return UserError(f"{model} runs its model in an engine or behind an API, out of reach: it cannot be steered")
 
 
 def manifests() -> "list[ModelManifest]":
-    """Our models, for lmms-eval's registry; and our tasks, for its index."""
+    """Our models, for lmms-eval's registry. Adds our tasks to its index as well."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     try:
-        # the list commands (`lmms-eval models`) need no task, and the import behind this line takes ten seconds
+        # `lmms-eval models` needs no tasks, and the import below takes ten seconds
         if "lmms_eval.cli.models_cmd" not in sys.modules:
             from lmms_steer.harness.patches import index_our_tasks
 
             index_our_tasks()
-        # `lmms-eval models` lists these tables, not the registry
+        # `lmms-eval models` lists this table, not the registry
         listed = getattr(sys.modules.get("lmms_eval.models"), "AVAILABLE_SIMPLE_MODELS", {})
         for name, path in MODELS.items():
             listed.setdefault(name, path)
     except Exception as error:  # noqa: BLE001  an error here would cost every other plugin its models
-        logging.getLogger(__name__).warning("use --include_path, our tasks could not be added: %s", first_line(error))
+        logging.getLogger(__name__).warning(
+            "lmms-steer's tasks could not be added (%s): use --include_path", first_line(error)
+        )
     ours = [ModelManifest(name, simple_class_path=path) for name, path in MODELS.items()]
-    return ours + [manifest for name in _theirs() if (manifest := _steered(name)).model_id not in MODELS]
+    return ours + [
+        manifest for name in _wrapper_names() if (manifest := _steered_manifest(name)).model_id not in MODELS
+    ]
 
 
-def _theirs() -> list[str]:
+def _wrapper_names() -> list[str]:
     """The names of lmms-eval's own wrappers."""
     models = sys.modules.get("lmms_eval.models")
     tables = (getattr(models, f"AVAILABLE_{kind}_MODELS", {}) for kind in ("SIMPLE", "CHAT_TEMPLATE"))
     return sorted({name for table in tables for name in table} - set(MODELS))
 
 
-def _steered(name: str) -> "ModelManifest":
-    """`steered_NAME`, also as `steered:NAME`, of one of lmms-eval's own: made when it is asked for."""
+def _steered_manifest(name: str) -> "ModelManifest":
+    """The manifest of `steered_NAME`, also called `steered:NAME`. The class is made when it is first used."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     models = sys.modules["lmms_eval.models"]

@@ -1,10 +1,9 @@
-"""What makes a wrapper a steered one, whatever it wraps: the spec in its arguments, the hooks, what is logged.
+"""Steered models for lmms-eval.
 
-How lmms-eval makes a steered model from its command line.
-
-Steering on top of our own unsteered wrapper.
-
-Families with a prompt format or a checkpoint of their own: a format is data, nothing else differs.
+`SteeringMixin` adds steering to any harness's model class: it takes the spec from the arguments, attaches the hooks and
+records what was done. `LmmsEvalSteering` makes such a class usable from lmms-eval's command line. The classes below it
+are the models that this package ships: `HfVlm` with steering, and model families with a default checkpoint and prompt
+format.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from lmms_steer.harness import patches
 from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_model
 from lmms_steer.harness.plugin import MODELS
 from lmms_steer.models.answer_bias import AnswerBias
-from lmms_steer.models.prompts import PromptFormat, chat_template, paligemma_prefix
+from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.models.vlm import HfVlm
 from lmms_steer.steering.hooks import attach
@@ -35,13 +34,18 @@ logger = logging.getLogger(__name__)
 
 
 class SteeringMixin:
-    """For a subclass of a harness's model class to inherit from first.
+    """Adds steering to a harness's model class. A subclass inherits from this class first.
+
+    The subclass calls `take_spec` with its arguments, `resolve_for` once the config is known, and `attach_to` once the
+    model is loaded.
 
     Attributes:
         pretrained: the checkpoint as the user named it.
-        spec: what the user said.
-        resolved: what is done.
-        handles: of the attached hooks.
+        spec: the spec as the user gave it.
+        resolved: the spec that is applied.
+        handles: the handles of the attached hooks.
+        answer_bias: biases on answer words, or None.
+        response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
 
     pretrained: str
@@ -52,7 +56,7 @@ class SteeringMixin:
     response_cache_in_use: bool = False
 
     def take_spec(self, model_args: dict[str, Any]) -> None:
-        """Take the keys of a spec out of the arguments.
+        """Remove the keys of a spec from the arguments, and read the spec.
 
         Raises:
             UserError: for a spec that cannot be read.
@@ -60,10 +64,14 @@ class SteeringMixin:
         self.spec = SteeringSpec.from_args({k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args})
 
     def resolve_for(self, config: Any, rank: int = 0) -> None:
-        """Find the vectors, extract those that no store has, fill in what is unsaid, and say so.
+        """Find the vectors, extract missing ones, fill in layer, alpha and tokens, and log what was done.
+
+        Args:
+            config: the model's config.
+            rank: the process; only rank 0 logs.
 
         Raises:
-            UserError: for whatever is wrong with the spec or its vectors.
+            UserError: if the spec or one of its vectors is wrong.
         """
         text = config.get_text_config(decoder=True)
         for line in extract_missing(self.spec, self.pretrained):
@@ -75,43 +83,50 @@ class SteeringMixin:
             for line in self.resolved.warnings:
                 logger.warning(line)
 
-    def attach_to(self, model: Any, processor: Any) -> None:
-        """Attach the hooks; where a strength is relative, measure the residual's norms first, or read them.
+    def attach_to(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
+        """Attach the hooks. If a strength is relative, the residual norms are read or measured first.
+
+        Args:
+            model: the loaded model.
+            processor: its processor, or its tokenizer.
+            prompt_format: the format for measuring norms; by default the one that matches the processor.
 
         Raises:
-            UserError: as `attach`.
+            UserError: as `lmms_steer.steering.hooks.attach`.
         """
-        self.resolved = with_residual_norms(self.resolved, model, processor, self.pretrained)
+        self.resolved = with_residual_norms(self.resolved, model, processor, self.pretrained, prompt_format)
         tokenizer = getattr(processor, "tokenizer", processor)
         self.handles = attach(model, self.resolved, getattr(tokenizer, "all_special_ids", ()))
 
     @property
     def steering_record(self) -> dict[str, Any]:
-        """What the results file says under `steering`."""
+        """The `steering` entry of the results file."""
         bias = {"answer_bias": self.answer_bias.words} if self.answer_bias else {}
         return {"model": self.pretrained, **self.resolved.record(), **bias}
 
     @property
     def cache_key(self) -> str | None:
-        """A hash of the vectors and biases that were read from files, for caches of answers; None for the baseline."""
+        """A hash of the vectors and biases that were read from files, for response caches; None for the baseline."""
         if not self.resolved.spec and not self.answer_bias:
             return None
-        held = self.answer_bias
-        bias = sorted(zip(held.ids, held.words.values(), strict=True)) if held is not None else []
-        done = [self.resolved.sha256, bias]
-        return hashlib.sha256(json.dumps(done).encode()).hexdigest()
+        bias = self.answer_bias
+        biases = sorted(zip(bias.ids, bias.words.values(), strict=True)) if bias is not None else []
+        return hashlib.sha256(json.dumps([self.resolved.sha256, biases]).encode()).hexdigest()
 
 
 class LmmsEvalSteering(SteeringMixin):
-    """`Steering` that lmms-eval can make."""
+    """Steering for classes that lmms-eval creates from its command line."""
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> Self:
-        """What lmms-eval calls. A user's mistake ends its command line with status 2 and our line as the last one."""
+        """Create the model, as lmms-eval does.
+
+        A `UserError` ends lmms-eval's command line with status 2 and one line that says what is wrong.
+        """
         if patches.is_command_line():
             print_notes()
         try:
-            lm = cls(**_merged(arg_string, additional_config or {}))
+            lm = cls(**_merge_args(arg_string, additional_config or {}))
         except UserError as error:
             patches.end_command_line(error)
             raise
@@ -120,49 +135,56 @@ class LmmsEvalSteering(SteeringMixin):
 
 
 def load_named_model(model: str, model_args: str, **more: Any) -> Any:
-    """One of our own models, by its `--model` name and `--model_args`, outside of lmms-eval.
+    """One of this package's models by its `--model` name and `--model_args`, outside of lmms-eval.
+
+    Args:
+        model: a key of `lmms_steer.harness.plugin.MODELS`.
+        model_args: as on the command line.
+        **more: further arguments; those in `model_args` take precedence.
 
     Raises:
-        UserError: for a model that is not ours, and for whatever is wrong with its arguments.
+        UserError: for another model, or wrong arguments.
     """
     check_model(model)
     module, name = MODELS[model].rsplit(".", 1)
-    return getattr(import_module(module), name)(**_merged(model_args, more))
+    return getattr(import_module(module), name)(**_merge_args(model_args, more))
 
 
-def _merged(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_args(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
     try:
         args: dict[str, Any] = simple_parse_args_string(arg_string)
     except ValueError as error:
         raise UserError(
-            f"cannot read --model_args {arg_string!r}: expected key=value pairs with commas between"
+            f"cannot read --model_args {arg_string!r}: expected key=value pairs separated by commas"
         ) from error
     for key, value in additional.items():
         if value is None:
             continue
-        # --batch_size has a default, so one in model_args is the one that the user said
+        # --batch_size always has a value, so one in model_args must be the user's
         args.setdefault(key, value)
     return args
 
 
 class SteeredVlm(LmmsEvalSteering, HfVlm):
-    """`--model steered_hf`: `HfVlm` with the keys of a spec among its arguments; none of them is the baseline.
+    """`--model steered_hf`: `HfVlm` with steering. Without the keys of a spec it is the baseline.
 
     Args:
-        **model_args: those of `HfCheckpoint`; `steering`, a YAML file with several interventions; or the keys of one
-            intervention (`lmms_steer.steering.spec.Intervention`).
+        **model_args: those of `HfCheckpoint`, and either `steering`, a YAML file of interventions, or the fields of one
+            intervention (`lmms_steer.steering.intervention.Intervention`).
     """
 
     def __init__(self, **model_args: Any) -> None:
         self.take_spec(model_args)
         super().__init__(**model_args)
-        self.attach_to(self.model, self.processor)
+        self.attach_to(self.model, self.processor, self.prompt_format)
 
     @classmethod
     def known_args(cls) -> tuple[str, ...]:
+        """The arguments that `--model_args` may contain, those of a spec included."""
         return STEERED_MODEL_ARGS
 
     def prepare(self) -> None:
+        """Resolve the spec before the weights are read, so that mistakes are found early."""
         self.resolve_for(self.config, self.rank)
 
 
@@ -170,19 +192,15 @@ class SteeredPaliGemma(SteeredVlm):
     """`--model steered_paligemma`: PaliGemma 1 and 2, which lmms-eval has no wrapper for."""
 
     default_pretrained = "google/paligemma2-3b-mix-448"
-
-    def prompt_format(self) -> PromptFormat:
-        return paligemma_prefix
+    default_prompt_format = "paligemma"
 
 
 class SteeredIdefics3(SteeredVlm):
     """`--model steered_idefics3`: Idefics3 and SmolVLM, which lmms-eval has no wrapper for.
 
-    The marks between an image's pieces (`<row_1_col_2>`, …) count as text. `size` (longest edge) and
-    `do_image_splitting` say into how many pieces an image is cut.
+    The markers between the tiles of an image (`<row_1_col_2>`, …) count as text. `size` (longest edge) and
+    `do_image_splitting` decide into how many tiles an image is cut.
     """
 
     default_pretrained = "HuggingFaceM4/Idefics3-8B-Llama3"
-
-    def prompt_format(self) -> PromptFormat:
-        return chat_template
+    default_prompt_format = "chat"

@@ -1,4 +1,7 @@
-"""Tasks, groups and tags, ours and lmms-eval's, read from their YAML as text: to import its index takes ten seconds."""
+"""Names of tasks, groups and tags, ours and lmms-eval's.
+
+They are read from the task files as text, because importing lmms-eval's index takes ten seconds.
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,9 +13,9 @@ from lmms_steer._util.io import shipped_folder
 from lmms_steer.errors import UserError, unknown_name
 
 Names = dict[str, tuple[str, Path]]
-"""Name ▸ `task`, `group` or `tag`, and a file that says it."""
+"""Name ▸ its kind (`task`, `group` or `tag`) and a file that declares it."""
 
-_TOLD = re.compile(r"^[\"']?(task|group|tag)[\"']?[ \t]*:([^\n]*)((?:\n[ \t]*-.*)*)", re.MULTILINE)
+_DECLARATION = re.compile(r"^[\"']?(task|group|tag)[\"']?[ \t]*:([^\n]*)((?:\n[ \t]*-.*)*)", re.MULTILINE)
 _NAME = re.compile(r"\w[^\s,\"'\[\]{}:]*")
 
 
@@ -22,71 +25,74 @@ def tasks_dir() -> str:
 
 
 def our_tasks() -> Names:
-    """Those that ship."""
+    """The names that this package's task files declare."""
     return tasks_in(Path(tasks_dir()))
 
 
 def harness_tasks() -> Names:
-    """lmms-eval's own: every name that its index has, and a few that are parts of groups only."""
+    """The names that lmms-eval's task files declare: all in its index, and a few that are parts of groups only."""
     spec = find_spec("lmms_eval")
-    where = spec.submodule_search_locations if spec else None
-    return _listed_tasks_in(Path(where[0]) / "tasks") if where else {}
+    folders = spec.submodule_search_locations if spec else None
+    return _all_names_in(Path(folders[0]) / "tasks") if folders else {}
 
 
 @cache
 def tasks_in(root: Path) -> Names:
-    """Those that a folder's files define."""
+    """The names that the files of a folder declare: tasks and groups with a file of their own, and tags."""
     found: Names = {}
-    for kind_of, name, alone, path in _all_declared(root):
-        # one that is a tag too is what its own file says
-        if alone and kind_of != "tag":
-            found[name] = (kind_of, path)
-        elif kind_of == "tag":
-            found.setdefault(name, (kind_of, path))
+    for kind, name, own_file, path in _all_declarations(root):
+        # a name may be a task or group and a tag: the task or group comes first
+        if own_file and kind != "tag":
+            found[name] = (kind, path)
+        elif kind == "tag":
+            found.setdefault(name, (kind, path))
     return found
 
 
 @cache
-def _listed_tasks_in(root: Path) -> Names:
-    listed = {name: (kind_of, path) for kind_of, name, _, path in _all_declared(root)}
+def _all_names_in(root: Path) -> Names:
+    """As `tasks_in`, and the names that only stand in lists, such as the members of a group."""
+    listed = {name: (kind, path) for kind, name, _, path in _all_declarations(root)}
     return listed | tasks_in(root)
 
 
 def kind_of(name: str, include_path: str | None = None) -> str | None:
-    """`task`, `group` or `tag`; None for what is none of them.
+    """The kind of a name: `task`, `group` or `tag`; None if it is unknown.
 
     Args:
-        name: of lmms-eval's `--tasks`.
+        name: as in lmms-eval's `--tasks`.
         include_path: the user's own folder of tasks.
     """
     return next((names[name][0] for names in _folders(include_path) if name in names), None)
 
 
 def task_file(name: str, include_path: str | None = None) -> tuple[str, Path]:
-    """As `kind`, with the file; for a name that `kind` knows."""
+    """The kind of a name and the file that declares it, for a name that `kind_of` knows."""
     return next(names[name] for names in _folders(include_path) if name in names)
 
 
 def tasks_with_tag(tag: str, include_path: str | None = None) -> list[Path]:
-    """The files of the tasks with a tag."""
-    files = {path for names in _folders(include_path) for kind_of, path in names.values() if kind_of == "task"}
-    return sorted(path for path in files if any(told[:2] == ("tag", tag) for told in _declared(path)))
+    """The files of all tasks with a tag."""
+    files = {path for names in _folders(include_path) for kind, path in names.values() if kind == "task"}
+    return sorted(path for path in files if any(found[:2] == ("tag", tag) for found in _declarations(path)))
 
 
 def check_task(name: str, include_path: str | None = None) -> None:
-    """
+    """Check that a name exists and is not ambiguous.
+
     Args:
-        name, include_path: as of `kind`.
+        name: as in lmms-eval's `--tasks`.
+        include_path: the user's own folder of tasks.
 
     Raises:
-        UserError: for a name that nobody has, with the nearest; for one of the user's that is taken.
+        UserError: for an unknown name, with the nearest known one; for a name of the user's that is already taken.
     """
     if kind_of(name, include_path) is None:
         raise unknown_name("task", name, {known for names in _folders(include_path) for known in names})
     if include_path is not None and name in tasks_in(Path(include_path)) and kind_of(name) is not None:
-        # lmms-eval would ask the other
-        whose = "this package" if name in our_tasks() else "lmms-eval"
-        raise UserError(f"{name} of {include_path} is also a {kind_of(name)} of {whose}: rename yours")
+        # lmms-eval would use the other one
+        owner = "this package" if name in our_tasks() else "lmms-eval"
+        raise UserError(f"{name} of {include_path} is also a {kind_of(name)} of {owner}: rename yours")
 
 
 def _folders(include_path: str | None) -> Iterator[Names]:
@@ -96,17 +102,17 @@ def _folders(include_path: str | None) -> Iterator[Names]:
     yield harness_tasks()
 
 
-def _all_declared(root: Path) -> Iterator[tuple[str, str, bool, Path]]:
-    # files that others include end in `_yaml` and may hold their tags
+def _all_declarations(root: Path) -> Iterator[tuple[str, str, bool, Path]]:
+    # files that others include end in `_yaml` and may declare tags
     for path in sorted(root.rglob("*yaml")):
         if path.is_file():
-            yield from ((*told, path) for told in _declared(path))
+            yield from ((*declaration, path) for declaration in _declarations(path))
 
 
-def _declared(path: Path) -> Iterator[tuple[str, str, bool]]:
-    """Kind and name, and whether the file is that task's or group's own."""
-    for kind_of, line, listed in _TOLD.findall(path.read_text(encoding="utf-8", errors="replace")):
-        alone = not listed and "[" not in line
+def _declarations(path: Path) -> Iterator[tuple[str, str, bool]]:
+    """Kind and name of each declaration, and whether it stands alone, so that the file is the task's or group's own."""
+    for kind, line, listed in _DECLARATION.findall(path.read_text(encoding="utf-8", errors="replace")):
+        own_file = not listed and "[" not in line
         for name in _NAME.findall(re.sub("#.*", "", line + listed)):
             if name not in ("task", "group"):
-                yield kind_of, name, alone
+                yield kind, name, own_file

@@ -1,4 +1,4 @@
-"""A task of lmms-eval, by its name."""
+"""Load a task of lmms-eval by its name."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,11 @@ from lmms_steer.harness.task_files import our_tasks, tasks_dir, tasks_in
 
 
 def load_task(task: str, model: str, include_path: Path | None = None) -> tuple[Any, str]:
-    """A task object of lmms-eval, and the name of the split that it asks.
+    """A task object of lmms-eval, and the name of the split that it evaluates.
 
     Args:
         task: its name.
-        model: of `--model`.
+        model: as in `--model`; a task may have settings for some models.
         include_path: the user's own folder of tasks.
 
     Raises:
@@ -22,11 +22,11 @@ def load_task(task: str, model: str, include_path: Path | None = None) -> tuple[
     """
     from lmms_eval.tasks import TaskManager
 
-    near = our_tasks() | (tasks_in(include_path) if include_path else {})
+    known = our_tasks() | (tasks_in(include_path) if include_path else {})
     folders = [tasks_dir(), *([str(include_path)] if include_path else [])]
-    # the index of all of lmms-eval's takes seconds
+    # indexing lmms-eval's own tasks takes seconds
     try:
-        manager = TaskManager(include_path=folders, include_defaults=task not in near, model_name=model)
+        manager = TaskManager(include_path=folders, include_defaults=task not in known, model_name=model)
     except (yaml.YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"lmms-eval cannot read the tasks in {include_path}: {first_line(error)}") from error
     if task not in manager.all_tasks:
@@ -37,12 +37,12 @@ def load_task(task: str, model: str, include_path: Path | None = None) -> tuple[
         raise UserError(f"the questions of {task} cannot be loaded: {_cause(error)}") from error
     if list(loaded) != [task]:
         raise UserError(f"{task} is a group: search on one task")
-    found = loaded[task]
-    return found, str(found.config.test_split or found.config.validation_split)
+    config = loaded[task].config
+    return loaded[task], str(config.test_split or config.validation_split)
 
 
 def _cause(error: Exception) -> str:
-    """What went wrong at first: lmms-eval's retries and its datasets' builders tell of themselves."""
+    """The original error, below those of lmms-eval's retries and of dataset builders."""
     attempt = getattr(error, "last_attempt", None)
     first: BaseException = (attempt.exception() if attempt else None) or error
     while first.__cause__ is not None:

@@ -17,13 +17,6 @@ from lmms_steer.steering.scaled_vectors import active_interventions
 
 ANSWERS = 8
 """How many of the most likely next tokens are shown."""
-_DOES = {
-    "add": "{s:.4g} along v is added",
-    "norm_preserving": "{s:.4g} along v is added, then |h| is what it was",
-    "clamp": "the component along v becomes {s:.4g}",
-    "ablate": "{alpha:g} times the component along v is taken away",
-    "rotate": "turned by {alpha:g} radians towards v",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +65,7 @@ def inspect_prompt(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Pr
     layer = min((i.layer for i in interventions if i.layer is not None), default=len(unsteered) // 2)
     ids = inputs["input_ids"][0]
     image_ids = image_token_ids(lm.model.config)
-    pushes = [(i, push) for i, push in active_interventions(lm.resolved) if i.layer == layer]
+    active = [(i, lm.resolved.operation_of(i), v) for i, v in active_interventions(lm.resolved) if i.layer == layer]
     return PromptInspection(
         spec=str(lm.resolved.spec),
         layer=layer,
@@ -80,8 +73,8 @@ def inspect_prompt(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Pr
         image=[token in image_ids for token in ids.tolist()],
         steered=(unsteered[layer] != steered[layer]).any(-1)[0].tolist(),
         norms=unsteered[layer][0].float().norm(dim=-1).tolist(),
-        done=[f"{i.tokens}: {_DOES[i.operation].format(s=push.strength, alpha=push.alpha)}" for i, push in pushes],
-        added=[abs(push.strength) for i, push in pushes if i.operation in ("add", "norm_preserving")],
+        done=[f"{i.tokens}: {operation.describe(vector)}" for i, operation, vector in active],
+        added=[abs(vector.strength) for _, operation, vector in active if operation.adds_delta],
         before=_most_likely(lm, before),
         after=_most_likely(lm, after),
     )

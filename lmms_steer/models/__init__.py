@@ -1,9 +1,11 @@
 """Checkpoints as lmms-eval evaluates them: loading, prompts, batched generation and log-likelihoods."""
 
 IMAGE_SETTINGS = ("size", "do_image_splitting", "min_pixels", "max_pixels")
+"""Settings of image processors that `--model_args` may change."""
 MODEL_ARGS = (
     *("pretrained", "revision", "dtype", "device", "device_map", "batch_size", "max_batch_size"),
     *("attn_implementation", "trust_remote_code", "load_in_4bit", "load_in_8bit", "prompt_prefix"),
-    *("answer_bias", *IMAGE_SETTINGS),
+    *("prompt_format", "answer_bias", *IMAGE_SETTINGS),
 )
-"""What may stand in `--model_args` beside the keys of a spec."""
+"""The `--model_args` of our models besides the keys of a spec. They stand here so that they can be read without torch;
+`lmms_steer.models.checkpoint.HfCheckpoint` describes them."""

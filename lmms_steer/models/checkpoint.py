@@ -1,4 +1,4 @@
-"""A checkpoint as lmms-eval's command line names it: loaded, and what makes questions into its inputs."""
+"""Load a checkpoint from `--model_args`, and make model inputs from questions."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -22,33 +22,54 @@ from lmms_steer.models.loading import (
     resolve_dtype,
     usable_device,
 )
-from lmms_steer.models.prompts import PromptFormat, answer_token_ids, prompt_end, prompt_format_for
+from lmms_steer.models.prompts import (
+    PromptFormat,
+    PromptFunction,
+    answer_token_ids,
+    find_prompt_format,
+    prompt_format_for,
+)
 from lmms_steer.models.visuals import Visual
 from lmms_steer.vectors.backbones import checkpoint
 
 
 class HfCheckpoint(lmms):  # type: ignore[misc]
-    """A checkpoint as `--model_args` names it, with its processor, on its device.
+    """A checkpoint with its processor, on its device. The arguments are those of `--model_args`.
 
     Args:
-        pretrained: any checkpoint that AutoModelForImageTextToText loads (a Hub id, a folder), or `tiny-paligemma2`.
-        revision: of a Hub id.
-        dtype: `auto` is the checkpoint's own on an accelerator and float32 on a processor.
-        device: `cuda:0`, `cpu`, …; where unsaid, the one that accelerate gives this process.
-        device_map: `auto` spreads the layers over all accelerators; vectors follow each layer's device.
-        batch_size: examples a forward call.
+        pretrained: any checkpoint that AutoModelForImageTextToText loads (a Hub id or a folder), or `tiny-paligemma2`.
+        revision: the revision of a Hub id.
+        dtype: `auto`, `float32`, `bfloat16` or `float16`; `auto` is the checkpoint's own on an accelerator and float32
+            on a CPU.
+        device: `cuda:0`, `cpu`, …; by default the one that accelerate assigns to this process.
+        device_map: `auto` spreads the layers over all accelerators; vectors are moved to each layer's device.
+        batch_size: the number of examples in a forward call.
+        max_batch_size: ignored; lmms-eval passes it to every model.
         attn_implementation: as in transformers (`eager`, `sdpa`, …).
-        load_in_4bit, load_in_8bit: with bitsandbytes, where it is installed.
-        trust_remote_code: run code that comes with the checkpoint; off unless said.
-        answer_bias: a YAML file of word: number, added to the logit of the word's first token where an answer begins,
-            written or scored; a control for gains that come from liking other answers
+        trust_remote_code: run code that comes with the checkpoint; False by default.
+        load_in_4bit, load_in_8bit: quantize with bitsandbytes, if it is installed.
+        prompt_prefix: text before every question, followed by a space (PaliGemma's mix models expect `answer en`).
+        prompt_format: the name of a prompt format (`lmms_steer.models.prompts`); in Python, also a function or a
+            `PromptFormat`. By default the model's own, or else the one that matches the processor.
+        answer_bias: a YAML file of word: number. The number is added to the logit of the word's first token where an
+            answer begins, generated or scored. It is a control for gains that come from a preference for other answers
             (`lmms_steer.search.calibration`).
-        size, do_image_splitting, min_pixels, max_pixels: of the image processor, where it has them.
-        prompt_prefix: put before every question, with a space (PaliGemma's mix models expect `answer en`).
+        image_settings: `size`, `do_image_splitting`, `min_pixels` and `max_pixels` of the image processor, if it has
+            them.
+
+    Attributes:
+        model: the loaded model, in eval mode.
+        config: its config.
+        processor: its processor, which pads on the left.
+        prompt_format: the format of its prompts.
+        answer_bias: the biases that were read, or None.
     """
 
     is_simple = True
     default_pretrained: ClassVar[str | None] = None
+    """The checkpoint if `pretrained` is not given; None if it must be."""
+    default_prompt_format: ClassVar[str | None] = None
+    """The prompt format if `prompt_format` is not given; None for the one that matches the processor."""
 
     def __init__(
         self,
@@ -64,13 +85,14 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         load_in_4bit: bool = False,
         load_in_8bit: bool = False,
         prompt_prefix: str = "",
+        prompt_format: str | PromptFormat | PromptFunction | None = None,
         answer_bias: str | None = None,
-        **more: Any,
+        **image_settings: Any,
     ) -> None:
         super().__init__()
-        image_settings = {name: more.pop(name) for name in IMAGE_SETTINGS if name in more}
-        for name in more:
-            raise unknown_name("model_arg", name, self.known_args())
+        for name in image_settings:
+            if name not in IMAGE_SETTINGS:
+                raise unknown_name("model_arg", name, self.known_args())
         if pretrained is None and self.default_pretrained is None:
             raise UserError("no model: add pretrained=NAME to --model_args, a Hub id or a folder")
         self.pretrained = str(pretrained or self.default_pretrained)
@@ -92,8 +114,12 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             raise UserError(f"{self.pretrained} takes no images ({type(self.processor).__name__}): it is a text model")
         self.processor.tokenizer.padding_side = "left"
         configure_images(self.processor, image_settings)
-        self.format = self.prompt_format()
-        self.prompt_end = prompt_end(self.processor, self.format)
+        prompt_format = prompt_format if prompt_format is not None else self.default_prompt_format
+        if prompt_format is None:
+            self.prompt_format = prompt_format_for(self.processor)
+        else:
+            self.prompt_format = find_prompt_format(prompt_format)
+        self.prompt_end = self.prompt_format.prompt_end(self.processor)
         self.answer_bias = read_answer_bias(answer_bias, self.first_token) if answer_bias is not None else None
         if attn_implementation is not None:
             options["attn_implementation"] = attn_implementation
@@ -102,15 +128,11 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         self._device = self.model.device
 
     def prepare(self) -> None:
-        """Called when the config is known and before the weights are read, to refuse early what cannot work."""
-
-    def prompt_format(self) -> PromptFormat:
-        """One of `lmms_steer.models.prompts`: what the processor calls for."""
-        return prompt_format_for(self.processor)
+        """A hook for subclasses: runs once the config is read and before the weights are, to refuse mistakes early."""
 
     @classmethod
     def known_args(cls) -> tuple[str, ...]:
-        """What may stand in `--model_args`."""
+        """The arguments that `--model_args` may contain."""
         return MODEL_ARGS
 
     @property
@@ -128,25 +150,36 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
     def model_inputs(
         self, questions: Sequence[str], visuals: Sequence[Sequence[Visual]], answers: Sequence[str] | None = None
     ) -> dict[str, Any]:
-        """Questions with their visuals, and answers to be scored, as the model takes them: left-padded, on device."""
+        """Model inputs for questions with their visuals, and for answers to be scored: left-padded, on the device.
+
+        Args:
+            questions: the questions, without the prefix.
+            visuals: the visuals of each question.
+            answers: answers to be scored; the inputs then contain their `labels`.
+        """
         questions = [self.prompt_prefix + question for question in questions]
-        moved = self.format(self.processor, questions, visuals, answers).to(self._device)
-        floating = self.model.dtype
-        return {k: v.to(floating) if torch.is_floating_point(v) else v for k, v in moved.items()}
+        batch = self.prompt_format(self.processor, questions, visuals, answers).to(self._device)
+        dtype = self.model.dtype
+        return {k: v.to(dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
 
     def first_token(self, word: str) -> int:
-        """The id of the token that an answer begins with, as the model writes it behind a prompt."""
+        """The id of the first token of an answer, as it follows a prompt."""
         return answer_token_ids(self.tokenizer, self.prompt_end, word)[0]
 
-    def refuse_too_long(self, positions: int, asked: Sequence[tuple[str, list[Visual]]]) -> None:
-        """
+    def check_length(self, positions: int, questions: Sequence[str]) -> None:
+        """Check that a batch fits into the model's context.
+
+        Args:
+            positions: the length of the prompts and answers.
+            questions: the batch's questions, for the message.
+
         Raises:
-            UserError: for questions whose prompts and answers take more positions than the model has.
+            UserError: if the model has fewer positions.
         """
         limit = getattr(self.config.get_text_config(decoder=True), "max_position_embeddings", None)
         if limit is not None and positions > limit:
-            longest = max((question for question, _ in asked), key=len)
+            longest = max(questions, key=len)
             raise UserError(
-                f"{longest[:60]!r} … with its images and answer is {positions} tokens long, and {self.pretrained} takes"
-                f" {limit}: fewer or smaller images, or a smaller max_new_tokens"
+                f"{longest[:60]!r} … with its images and answer is {positions} tokens long, but {self.pretrained} takes"
+                f" {limit}: use fewer or smaller images, or a smaller max_new_tokens"
             )

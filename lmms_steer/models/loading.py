@@ -1,33 +1,39 @@
-"""The device that a user names, tried before anything is loaded onto it.
+"""Load weights onto a device, and check the arguments of `--model_args` and of a task's `generation_kwargs`."""
 
-From `--model_args` to a loaded model and processor: device maps, few bits, image settings.
-
-What stands in `--model_args` and in a task's `generation_kwargs`, checked and put into transformers' terms.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError, first_line, unknown_name
 
-if TYPE_CHECKING:
-    import torch
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+MAX_NEW_TOKENS = 1024
+"""Default of `max_new_tokens` for tasks that do not set it."""
+_GENERATION_KEYS = (
+    "max_new_tokens",
+    "min_new_tokens",
+    "num_beams",
+    "top_k",
+    "repetition_penalty",
+    "length_penalty",
+    "no_repeat_ngram_size",
+)
+_SAMPLING_KEYS = ("temperature", "top_p")
 
 
-def usable_device(name: str) -> "torch.device":
-    """
+def usable_device(name: str) -> torch.device:
+    """The torch device of a name, if this machine can allocate memory on it.
+
     Args:
         name: cpu, cuda, cuda:1, mps, …
 
     Raises:
-        UserError: for what is no device, or none that this machine has.
+        UserError: for a name that is not a device, or a device that this machine does not have.
     """
-    import torch
-
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -36,44 +42,59 @@ def usable_device(name: str) -> "torch.device":
     return device
 
 
-def load_model(name: str, source: str, device: torch.device, device_map: str | None, **options: Any) -> Any:
-    """The model in eval mode, on its device, or spread over devices by `device_map`.
+def load_or_refuse(name: str, load: Callable[..., Any], source: str, **options: Any) -> Any:
+    """Call a `from_pretrained` function, with one kind of error for whatever cannot be loaded.
+
+    Args:
+        name: the checkpoint as the user named it, for the message.
+        load: called with `source` and `options`.
+        source: a Hub id or a folder.
+        **options: for `load`.
 
     Raises:
-        UserError: when it cannot be loaded, or has an encoder that reads the text.
+        UserError: when it cannot be loaded.
+    """
+    try:
+        return load(source, **options)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UserError(f"cannot load the checkpoint {name!r}: {first_line(error)}") from error
+
+
+def load_model(name: str, source: str, device: torch.device, device_map: str | None, **options: Any) -> Any:
+    """Load a model in eval mode, on its device or spread over devices by `device_map`.
+
+    Raises:
+        UserError: when it cannot be loaded.
     """
     if device_map is not None:
         options["device_map"] = device_map
-    try:
-        with quiet_in_logs():
-            model = AutoModelForImageTextToText.from_pretrained(source, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(f"cannot load the checkpoint {name!r}: {first_line(error)}") from error
+    with quiet_in_logs():
+        model = load_or_refuse(name, AutoModelForImageTextToText.from_pretrained, source, **options)
     if device_map is None and "quantization_config" not in options:
         model = model.to(device)
     return model.eval()
 
 
 def refuse_encoder_decoder(name: str, config: Any) -> None:
-    """An encoder reads the prompt there, and what a decoder layer adds reaches the answer only."""
+    """Refuse encoder-decoder models: their encoder reads the prompt, so steering the decoder would not affect it.
+
+    Raises:
+        UserError: for such a config.
+    """
     if getattr(config, "is_encoder_decoder", False):
         raise UserError(f"{name} is an encoder-decoder ({config.model_type}): steering is for decoder-only models")
 
 
 def quantization_options(load_in_4bit: bool, load_in_8bit: bool) -> dict[str, Any]:
-    """The loading options of bitsandbytes.
+    """The options of `from_pretrained` for bitsandbytes; empty if neither is set.
 
     Raises:
-        UserError: where both are asked for, or bitsandbytes is not installed.
+        UserError: if both are set, or bitsandbytes is not installed.
     """
     if not (load_in_4bit or load_in_8bit):
         return {}
     if load_in_4bit and load_in_8bit:
         raise UserError("load_in_4bit and load_in_8bit: choose one")
-    from importlib.util import find_spec
-
-    from transformers import BitsAndBytesConfig
-
     if find_spec("bitsandbytes") is None:
         raise UserError("loading in 4 or 8 bits needs the package bitsandbytes")
     config = BitsAndBytesConfig(load_in_4bit=load_in_4bit, load_in_8bit=load_in_8bit)
@@ -81,7 +102,7 @@ def quantization_options(load_in_4bit: bool, load_in_8bit: bool) -> dict[str, An
 
 
 def configure_images(processor: Any, settings: dict[str, Any]) -> None:
-    """Change what the image processor does: `size` (longest edge), `do_image_splitting`, `min_pixels`, `max_pixels`.
+    """Change settings of the image processor: `size` (longest edge), `do_image_splitting`, `min_pixels`, `max_pixels`.
 
     Raises:
         UserError: for a setting that this processor does not have.
@@ -98,42 +119,34 @@ def configure_images(processor: Any, settings: dict[str, Any]) -> None:
             setattr(images, name, value if name == "do_image_splitting" else check_positive(name, value))
 
 
-_GENERATE_KEYS = (
-    "max_new_tokens",
-    "min_new_tokens",
-    "num_beams",
-    "top_k",
-    "repetition_penalty",
-    "length_penalty",
-    "no_repeat_ngram_size",
-)
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
 def resolve_dtype(dtype: str, device: torch.device) -> str:
-    """`auto` is the checkpoint's own on an accelerator, and float32 on a processor, where half precision is slow."""
-    if dtype not in _DTYPES:
-        raise unknown_name("dtype", dtype, _DTYPES)
+    """The dtype to load; `auto` is the checkpoint's own on an accelerator, and float32 on a CPU, where others are slow.
+
+    Raises:
+        UserError: for an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
     return "float32" if dtype == "auto" and device.type == "cpu" else dtype
 
 
 def check_bool(name: str, value: object) -> bool:
-    """A switch: lmms-eval hands `True` and `False` over as such; any other text is no answer."""
+    """A boolean argument. lmms-eval parses `True` and `False`; every other spelling arrives as text and is refused.
+
+    Raises:
+        UserError: for a value that is not a boolean.
+    """
     if not isinstance(value, bool):
         raise UserError(f"{name}={value}: expected True or False")
     return value
 
 
-def load_or_refuse(name: str, load: Callable[..., Any], source: str, **options: Any) -> Any:
-    """What `load` gives for a source; what it cannot load is a mistake in `name`."""
-    try:
-        return load(source, **options)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"cannot load the checkpoint {name!r}: {first_line(error)}") from error
-
-
 def check_positive(name: str, value: int | str) -> int:
-    """A whole number from 1 up."""
+    """An argument that must be a whole number from 1 up.
+
+    Raises:
+        UserError: for another value.
+    """
     try:
         number = int(value)
     except ValueError:
@@ -144,21 +157,21 @@ def check_positive(name: str, value: int | str) -> int:
 
 
 def generation_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """A task's `generation_kwargs` for `generate`: greedy unless it says otherwise, other keys left out."""
-    chosen = {key: settings[key] for key in _GENERATE_KEYS if settings.get(key) is not None}
+    """Options of `generate` from a task's `generation_kwargs`.
+
+    Decoding is greedy unless the task asks for sampling. Unknown keys are ignored.
+    """
+    options = {key: settings[key] for key in _GENERATION_KEYS if settings.get(key) is not None}
     temperature = settings.get("temperature")
     sample = bool(settings.get("do_sample", (temperature or 0) > 0))
     if sample:
-        chosen |= {k: settings[k] for k in ("temperature", "top_p") if settings.get(k) is not None}
-    return {"max_new_tokens": 1024, **chosen, "do_sample": sample}
+        options |= {k: settings[k] for k in _SAMPLING_KEYS if settings.get(k) is not None}
+    return {"max_new_tokens": MAX_NEW_TOKENS, **options, "do_sample": sample}
 
 
 def cut_at(text: str, until: str | Sequence[str]) -> str:
-    """A text up to the first of the strings that end it."""
-    for stop in _strings(until):
-        text = text.split(stop, maxsplit=1)[0]
+    """A text up to the first of the strings that end it; empty strings are ignored."""
+    for stop in [until] if isinstance(until, str) else until:
+        if stop:
+            text = text.split(stop, maxsplit=1)[0]
     return text
-
-
-def _strings(until: str | Sequence[str]) -> Iterator[str]:
-    yield from (stop for stop in ([until] if isinstance(until, str) else until) if stop)

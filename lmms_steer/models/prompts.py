@@ -1,10 +1,16 @@
-"""How a question and its images become model inputs: a function a format, not a subclass with a copied loop.
+"""Prompt formats: how questions and their images become model inputs.
 
-Each takes the processor, the questions, the visuals of each question, and answers to be scored or None, and returns a
-left-padded `BatchFeature`. With answers it has `labels` [batch, positions]: the answer's ids, else -100.
+A format is a function `(processor, questions, visuals, answers)` of the processor, the questions [batch], the visuals
+of each question, and the answers to be scored or None. It returns a left-padded `BatchFeature`. With answers, the batch
+has `labels` [batch, positions]: the ids of the answer, and -100 elsewhere.
+
+Another package adds a format with `register_prompt_format`, in a module that an entry point of the group
+`lmms_steer.prompt_formats` names. `matches` says which processors it is for; formats of other packages are asked before
+the built-in ones, so that they can claim any processor.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,29 +20,167 @@ from torch import Tensor
 
 from lmms_steer.errors import UserError
 from lmms_steer.models.visuals import Visual
+from lmms_steer.registry import Registry
 
-PromptFormat = Callable[[Any, Sequence[str], Sequence[Sequence[Visual]], Sequence[str] | None], Any]
+PromptFunction = Callable[[Any, Sequence[str], Sequence[Sequence[Visual]], Sequence[str] | None], Any]
+
+_TAIL = 16
+"""Characters at the end of a prompt that decide whether an answer's first token begins with a space."""
+
+
+def chat_prompt_end(processor: Any) -> str:
+    """The last characters of every prompt of a processor's chat template; "" without a template."""
+    if not getattr(processor, "chat_template", None):
+        return ""
+    turn = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+    return str(processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))[-_TAIL:]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFormat:
+    """A prompt format.
+
+    Attributes:
+        name: the value of `prompt_format=` in `--model_args`.
+        description: one line.
+        function: makes a batch, as described at the top of this module.
+        matches: whether the format is for a processor, if the user names none.
+        prompt_end: the characters with which every prompt of a processor ends, as far as the tokens of an answer depend
+            on them; "" if answers are tokenized on their own.
+    """
+
+    name: str
+    description: str
+    function: PromptFunction
+    matches: Callable[[Any], bool]
+    prompt_end: Callable[[Any], str] = chat_prompt_end
+
+    def __call__(
+        self,
+        processor: Any,
+        questions: Sequence[str],
+        visuals: Sequence[Sequence[Visual]],
+        answers: Sequence[str] | None = None,
+    ) -> Any:
+        """Make a batch with the format's function."""
+        return self.function(processor, questions, visuals, answers)
+
+
+prompt_formats: Registry[PromptFormat] = Registry("prompt format", "lmms_steer.prompt_formats")
+"""Every known prompt format by its name."""
+
+
+def register_prompt_format(
+    name: str,
+    *,
+    description: str,
+    matches: Callable[[Any], bool],
+    prompt_end: Callable[[Any], str] = chat_prompt_end,
+) -> Callable[[PromptFunction], PromptFunction]:
+    """Decorator that registers a function as a prompt format and returns it unchanged; arguments as of `PromptFormat`.
+
+    Raises:
+        ValueError: for a name that is taken or not valid.
+    """
+
+    def register(function: PromptFunction) -> PromptFunction:
+        prompt_formats.add(name, PromptFormat(name, description, function, matches, prompt_end))
+        return function
+
+    return register
 
 
 def prompt_format_for(processor: Any) -> PromptFormat:
-    """PaliGemma's prefix for its processor, the chat template for every other.
+    """The format that matches a processor: another package's if there is one, else a built-in one.
 
     Raises:
-        UserError: for a processor that has neither.
+        UserError: for a processor that no format matches.
     """
-    if "PaliGemma" in type(processor).__name__:
-        return paligemma_prefix
-    if getattr(processor, "chat_template", None):
-        return chat_template
-    raise UserError(f"a {type(processor).__name__} without a chat template: how it wants its prompts is not known")
+    # the built-in formats are registered first, and the general one before the special one
+    for entry in reversed(prompt_formats.entries().values()):
+        if entry.matches(processor):
+            return entry
+    raise UserError(
+        f"no prompt format is known for a {type(processor).__name__} without a chat template: choose one with"
+        f" prompt_format=NAME (known: {', '.join(prompt_formats.names())})"
+    )
 
 
+def find_prompt_format(prompt_format: str | PromptFormat | PromptFunction) -> PromptFormat:
+    """The format of a name; a function becomes an unregistered format.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one.
+    """
+    if isinstance(prompt_format, PromptFormat):
+        return prompt_format
+    if not callable(prompt_format):
+        return prompt_formats.get(str(prompt_format))
+    for registered in prompt_formats.entries().values():
+        if registered.function is prompt_format:
+            return registered
+    name = getattr(prompt_format, "__name__", type(prompt_format).__name__)
+    return PromptFormat(name, "given as a function", prompt_format, matches=lambda processor: False)  # noqa: ARG005
+
+
+def answer_token_ids(tokenizer: Any, prompt: str, answer: str) -> list[int]:
+    """The tokens of an answer as it continues a prompt, of which the last characters are enough."""
+    tail = prompt[-_TAIL:]
+    continuation = answer.strip() if not tail or tail[-1].isspace() else f" {answer.strip()}"
+    before = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    after: list[int] = tokenizer(tail + continuation, add_special_tokens=False)["input_ids"]
+    if after[: len(before)] == before and len(after) > len(before):
+        return after[len(before) :]
+    alone: list[int] = tokenizer(continuation, add_special_tokens=False)["input_ids"]
+    return alone
+
+
+@register_prompt_format(
+    "chat",
+    description="the chat template of the checkpoint's processor, one user turn",
+    matches=lambda processor: bool(getattr(processor, "chat_template", None)),
+)
+def chat_template(
+    processor: Any, questions: Sequence[str], visuals: Sequence[Sequence[Visual]], answers: Sequence[str] | None
+) -> Any:
+    """One user turn with the visuals and the question, then the opening of the answer, by the checkpoint's template.
+
+    An answer to be scored is tokenized as a continuation of the prompt's last characters.
+    """
+    turns = [
+        [{"role": "user", "content": [*map(_content, own), {"type": "text", "text": question}]}]
+        for question, own in zip(questions, visuals, strict=True)
+    ]
+    batch = processor.apply_chat_template(
+        turns,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"padding": True, "padding_side": "left"},
+    )
+    if "input_ids" not in batch:
+        raise UserError(f"a {type(processor).__name__} returns no input_ids: its model cannot be steered")
+    if answers is None:
+        return batch
+    texts = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    tokenizer = processor.tokenizer
+    ids = [answer_token_ids(tokenizer, text, answer) for text, answer in zip(texts, answers, strict=True)]
+    return _with_answers(batch, ids, tokenizer.pad_token_id or 0)
+
+
+@register_prompt_format(
+    "paligemma",
+    description="PaliGemma: image tokens, BOS, the question and a newline; answers as suffixes",
+    matches=lambda processor: "PaliGemma" in type(processor).__name__,
+    prompt_end=lambda processor: "",  # noqa: ARG005  PaliGemma's processor tokenizes answers on their own
+)
 def paligemma_prefix(
     processor: Any, questions: Sequence[str], visuals: Sequence[Sequence[Visual]], answers: Sequence[str] | None
 ) -> Any:
-    """PaliGemma's: the image tokens, BOS, the question, a newline; an answer is a *suffix* of its own token type.
+    """PaliGemma's format: image tokens, BOS, the question, a newline; an answer is a *suffix* with its own token type.
 
-    `token_type_ids` are always there: image and question see one another, an answer sees only what is before it.
+    `token_type_ids` are always set: image and question attend to each other, an answer only to what precedes it.
     """
     for question, own in zip(questions, visuals, strict=True):
         if not own:
@@ -53,52 +197,8 @@ def paligemma_prefix(
     if answers is None:
         batch.pop("labels", None)
     else:
-        batch["labels"][:, -1] = -100  # the processor's end-of-sequence token is no part of the answer
+        batch["labels"][:, -1] = -100  # the end-of-sequence token that the processor adds is not part of the answer
     return batch
-
-
-def chat_template(
-    processor: Any, questions: Sequence[str], visuals: Sequence[Sequence[Visual]], answers: Sequence[str] | None
-) -> Any:
-    """One user turn: the visuals, then the question; and the answer's opening, as the checkpoint's template says.
-
-    An answer that is scored is tokenized as it would go on from the prompt's last characters.
-    """
-    turns = [
-        [{"role": "user", "content": [*map(_content, own), {"type": "text", "text": question}]}]
-        for question, own in zip(questions, visuals, strict=True)
-    ]
-    batch = processor.apply_chat_template(
-        turns,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": "left"},
-    )
-    if "input_ids" not in batch:
-        raise UserError(f"a {type(processor).__name__} gives no input_ids: its model cannot be steered")
-    if answers is None:
-        return batch
-    texts = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    tokenizer = processor.tokenizer
-    ids = [answer_token_ids(tokenizer, text, answer) for text, answer in zip(texts, answers, strict=True)]
-    return _with_answers(batch, ids, tokenizer.pad_token_id or 0)
-
-
-def prompt_end(processor: Any, formatted: PromptFormat) -> str:
-    """How every prompt ends, as far as an answer's tokens depend on it.
-
-    Empty where answers are tokenized by themselves, as PaliGemma's processor does.
-    """
-    if formatted is paligemma_prefix or not getattr(processor, "chat_template", None):
-        return ""
-    turn = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-    return str(processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False))[-_TAIL:]
-
-
-_TAIL = 16
-"""So many characters tell whether the first word's token begins with the space before it."""
 
 
 def _content(visual: Visual) -> dict[str, Any]:
@@ -109,32 +209,20 @@ def _content(visual: Visual) -> dict[str, Any]:
     return {"type": "video", "video": np.stack([np.asarray(frame) for frame in visual])}
 
 
-def answer_token_ids(tokenizer: Any, prompt: str, answer: str) -> list[int]:
-    """The tokens of an answer as it goes on from a prompt, whose last characters are enough."""
-    tail = prompt[-_TAIL:]
-    joined = answer.strip() if not tail or tail[-1].isspace() else f" {answer.strip()}"
-    before = tokenizer(tail, add_special_tokens=False)["input_ids"]
-    after: list[int] = tokenizer(tail + joined, add_special_tokens=False)["input_ids"]
-    if after[: len(before)] == before and len(after) > len(before):
-        return after[len(before) :]
-    alone: list[int] = tokenizer(joined, add_special_tokens=False)["input_ids"]
-    return alone
-
-
 def _with_answers(batch: Any, answers: list[list[int]], pad_id: int) -> Any:
-    """Each row's prompt with its answer behind it, padded on the left again."""
+    """Append each row's answer to its prompt, and pad on the left again."""
     shape, real = batch["input_ids"].shape, batch["attention_mask"].bool()
     labels = torch.full(shape, -100)
-    filling = {"input_ids": pad_id, "labels": -100}
+    padding = {"input_ids": pad_id, "labels": -100}
     batch["labels"] = labels
     width = max(int(row.sum()) + len(answer) for row, answer in zip(real, answers, strict=True))
     for key, value in list(batch.items()):
         if isinstance(value, Tensor) and value.shape == shape:
             rows = []
             for row, mask, answer in zip(value, real, answers, strict=True):
-                own = {"input_ids": answer, "labels": answer, "attention_mask": [1] * len(answer)}
-                end = torch.tensor(own.get(key, [0] * len(answer)), dtype=value.dtype)
-                kept = torch.cat([row[mask], end])
-                rows.append(torch.nn.functional.pad(kept, (width - len(kept), 0), value=filling.get(key, 0)))
+                added = {"input_ids": answer, "labels": answer, "attention_mask": [1] * len(answer)}
+                end = torch.tensor(added.get(key, [0] * len(answer)), dtype=value.dtype)
+                joined = torch.cat([row[mask], end])
+                rows.append(torch.nn.functional.pad(joined, (width - len(joined), 0), value=padding.get(key, 0)))
             batch[key] = torch.stack(rows)
     return batch

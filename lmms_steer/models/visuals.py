@@ -1,4 +1,7 @@
-"""What a task hands over as visuals ▸ images in RGB and videos, and an id of each by its content. Imports no torch."""
+"""Check the images and videos of a task's questions, convert them to RGB, and give each an id by its content.
+
+This module imports no torch.
+"""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,45 +13,46 @@ from PIL import Image
 from lmms_steer.errors import UserError, first_line
 
 Visual = Image.Image | list[Image.Image] | str
-"""A picture, a video as its frames, or a video's path."""
+"""An image, the frames of a video, or the path of a video."""
+shown_images: dict[tuple[str, int], list[str]] = {}
+"""(task, doc_id) ▸ ids of the images that our models were shown in this process's evaluation.
+
+lmms-eval's logs hold no images, so the models record them here.
+"""
 
 
-def prepare_visuals(handed: Any, where: str) -> list[Visual]:
-    """The visuals of one question.
+def prepare_visuals(visuals: Any, where: str) -> list[Visual]:
+    """The visuals of one question, images converted to RGB.
 
     Args:
-        handed: what `doc_to_visual` gave: pictures, lists of frames, paths of videos, or nothing.
-        where: the task and document, for complaints.
+        visuals: the return value of `doc_to_visual`: images, lists of frames, paths of videos, or nothing.
+        where: the task and document, for error messages.
 
     Raises:
-        UserError: for a picture that is cut off, or something that is no visual.
+        UserError: for a truncated image, or a value that is neither an image nor a video.
     """
-    found: list[Visual] = []
-    for visual in handed or []:
+    prepared: list[Visual] = []
+    for visual in visuals or []:
         if isinstance(visual, Image.Image):
-            found.append(_rgb(visual, where))
+            prepared.append(_to_rgb(visual, where))
         elif isinstance(visual, list) and visual and all(isinstance(frame, Image.Image) for frame in visual):
-            found.append([_rgb(frame, where) for frame in visual])
+            prepared.append([_to_rgb(frame, where) for frame in visual])
         elif isinstance(visual, str) and Path(visual).is_file():
-            found.append(visual)
+            prepared.append(visual)
         else:
-            raise UserError(f"{where} gives a {type(visual).__name__} as visual: expected images, or videos")
-    return found
+            raise UserError(f"{where} gives a {type(visual).__name__} as visual: expected images or videos")
+    return prepared
 
 
-def _rgb(picture: Image.Image, where: str) -> Image.Image:
+def _to_rgb(image: Image.Image, where: str) -> Image.Image:
     try:
-        return picture.convert("RGB")
+        return image.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{where}: the image cannot be read: {first_line(error)}") from error
 
 
-shown_images: dict[tuple[str, int], list[str]] = {}
-"""(task, doc_id) ▸ what our models were shown in the evaluation that runs in this process; lmms-eval keeps no image."""
-
-
 def image_ids(visuals: Iterable[Visual]) -> list[str]:
-    """One a visual: 16 hex digits of a hash of the pixels, or of a video's path."""
+    """One id for each visual: 16 hex digits of a hash of the pixels, or of a video's path."""
     return [_image_id(visual) for visual in visuals]
 
 

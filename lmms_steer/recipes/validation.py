@@ -23,7 +23,8 @@ from lmms_steer.recipes.in_process import PROGRAMS
 from lmms_steer.recipes.layout import command_cell_name, concept_label
 from lmms_steer.recipes.preflight import local_checkpoint
 from lmms_steer.recipes.schema import SYSTEMS, Recipe
-from lmms_steer.search.options import SCORES, STRATEGIES, is_test_task, parse_alphas, parse_layers, parse_targets
+from lmms_steer.search.options import SCORES, is_test_task, parse_alphas, parse_layers, parse_targets
+from lmms_steer.search.strategies import check_strategy
 from lmms_steer.vectors.backbones import checkpoint
 from lmms_steer.vectors.methods import check_method
 
@@ -195,7 +196,8 @@ def _check_methods(recipe: Recipe, found: YamlNode) -> None:
         check_with_line(found, ("methods", name), check_method, name)
         check_with_line(found, ("methods", name, "alphas"), parse_alphas, method.alphas)
     check_with_line(found, ("search", "tokens"), parse_targets, recipe.search.tokens)
-    check_known(found, ("search", "strategy"), "strategy", filter(None, [recipe.search.strategy]), STRATEGIES)
+    if recipe.search.strategy:
+        check_with_line(found, ("search", "strategy"), check_strategy, recipe.search.strategy)
     check_known(found, ("search", "score"), "score", filter(None, [recipe.search.score]), SCORES)
 
 

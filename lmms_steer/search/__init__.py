@@ -1,1 +1,1 @@
-"""Which layer, how strong, which tokens: chosen on questions that are measured on nowhere else."""
+"""Search for layer, alpha and token target on held-out questions, with controls and an honest p-value."""

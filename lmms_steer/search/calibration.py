@@ -1,6 +1,7 @@
-"""A control for selection: a bias for each answer word, fitted on the same questions, that never touches the model.
+"""A control for a search: a bias for each answer word, fitted on the same questions, that leaves the model untouched.
 
-Where steering gains no more than this does, it may have changed which answers the model likes, not what it sees.
+Where steering gains no more than these biases do, it may have changed which answers the model prefers, not what it
+sees.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +14,20 @@ from torch import Tensor
 from lmms_steer.search.questions import Question
 from lmms_steer.search.selection import Floats
 
-MANY = 64
-"""Of more different answers than this none comes often enough to be liked."""
-NARROWEST = 1e-3
-"""Answers whose logits lie closer than this are as good as equal."""
+MAX_WORDS = 64
+"""With more different answers than this, none comes often enough for a preference to show."""
+MIN_GAP = 1e-3
+"""Logits that differ by less than this count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """
+    """Fitted answer biases and their effect.
+
     Attributes:
-        biases: word ▸ what is added to the logit of its first token; one word a token, as others share its bias.
-        base, scores: whether the likeliest of a question's answers is right without and with them, float [questions].
+        biases: word ▸ what is added to the logit of its first token; one word for each token, as others share its bias.
+        base, scores: 1 where the likeliest of a question's answers is correct, without and with the biases, float
+            [questions].
     """
 
     biases: dict[str, float]
@@ -33,60 +36,61 @@ class Calibration:
 
 
 def calibrate(
-    asked: Sequence[Question], answers: Mapping[int, Sequence[float]], first_token: Callable[[str], int]
+    questions: Sequence[Question], logits: Mapping[int, Sequence[float]], first_token: Callable[[str], int]
 ) -> Calibration | None:
     """Fit biases to the unsteered logits of a study's questions.
 
     Args:
-        asked: the questions.
-        answers: question ▸ the logits of its answers.
-        first_token: the id of a word's first token, which is what a bias is on.
+        questions: the questions.
+        logits: place of a question ▸ the unsteered logits of its answers.
+        first_token: word ▸ the id of its first token, whose logit a bias is added to.
 
     Returns:
-        None where answers are not of one small set of words.
+        the biases; None where the answers are not of one small set of words.
     """
-    words = sorted({word for question in asked for word in question.answers})
-    if not words or len(words) > MANY or not all(answers[number] for number in range(len(asked))):
+    words = sorted({word for question in questions for word in question.answers})
+    if not words or len(words) > MAX_WORDS or not all(logits[number] for number in range(len(questions))):
         return None
     tokens = {word: first_token(word) for word in words}
-    # the first word of each token by name: those of one question have tokens of their own
-    named = {token: word for word, token in reversed(tokens.items())}
-    biased = sorted(named.values())
-    place = {word: biased.index(named[token]) for word, token in tokens.items()}
-    scores = torch.full((len(asked), len(biased)), -1e9)
-    for number, question in enumerate(asked):
-        scores[number, [place[word] for word in question.answers]] = torch.tensor(answers[number])
-    possible, right = scores > -1e8, [place[question.answers[question.right]] for question in asked]
+    # one word stands for each token, the first by name; the answers of one question have different tokens
+    word_of = {token: word for word, token in reversed(tokens.items())}
+    biased = sorted(word_of.values())
+    place = {word: biased.index(word_of[token]) for word, token in tokens.items()}
+    scores = torch.full((len(questions), len(biased)), -1e9)
+    for number, question in enumerate(questions):
+        scores[number, [place[word] for word in question.answers]] = torch.tensor(logits[number])
+    possible, right = scores > -1e8, [place[question.answers[question.right]] for question in questions]
     bias = fit_answer_bias(scores, possible, right)
     base, hits = ((scores + b).masked_fill(~possible, -1e9).argmax(1) == torch.tensor(right) for b in (0 * bias, bias))
     return Calibration(dict(zip(biased, bias.tolist(), strict=True)), base.double().numpy(), hits.double().numpy())
 
 
 def fit_answer_bias(scores: Tensor, choices: Tensor, answers: Sequence[int], penalty: float = 1e-3) -> Tensor:
-    """Biases that make the right answers most likely.
+    """Fit biases that make the correct answers most likely.
 
     Args:
         scores: the unsteered logits of each answer word, float [questions, words].
         choices: which words are choices of a question, bool [questions, words].
-        answers: the right word of each question.
-        penalty: on the squared biases; more where a bias is larger than the widest gap between two choices of a
-            question, which undoes any preference: beyond it a model is made to begin with words that it never says.
+        answers: the correct word of each question.
+        penalty: on the squared biases. It is doubled until no bias exceeds the widest gap between two choices of a
+            question: such a bias undoes any preference, and a larger one makes the model begin with words that it
+            never writes.
 
     Returns:
-        float [words], of mean zero.
+        the biases, float [words], with mean zero.
     """
-    own = scores.float()
-    masked, target = own.masked_fill(~choices, -1e9), torch.tensor(answers)
-    lowest = own.masked_fill(~choices, torch.inf).amin(1)
-    widest = max(float((masked.amax(1) - lowest).max()), NARROWEST)
-    while (bias := _fitted(masked, target, penalty)).abs().max() > widest:
+    logits = scores.float()
+    masked, target = logits.masked_fill(~choices, -1e9), torch.tensor(answers)
+    lowest = logits.masked_fill(~choices, torch.inf).amin(1)
+    widest_gap = max(float((masked.amax(1) - lowest).max()), MIN_GAP)
+    while (bias := _fit(masked, target, penalty)).abs().max() > widest_gap:
         penalty *= 2
     return bias - bias.mean()
 
 
-def _fitted(masked: Tensor, target: Tensor, penalty: float) -> Tensor:
+def _fit(masked: Tensor, target: Tensor, penalty: float) -> Tensor:
     bias = torch.zeros(masked.shape[1], requires_grad=True)
-    # a step that is not searched for runs away where logits lie far apart
+    # without a line search, steps diverge where logits lie far apart
     optimizer = torch.optim.LBFGS([bias], max_iter=200, line_search_fn="strong_wolfe")
 
     def step() -> Tensor:

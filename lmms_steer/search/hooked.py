@@ -1,6 +1,7 @@
-"""What `Replay` offers, by full forwards with hooks: for models that it cannot do, and to check the others.
+"""Steer a batch by full forward passes with hooks: for models that cannot be replayed, and to check replays.
 
-Whether a replayed cell is what the model with hooks gives, told with power in bfloat16 too.
+The check compares what steering changes in the logits, not only the logits: in bfloat16 the whole effect of a weak cell
+may be smaller than the rounding of the logits, so that a replay that does not steer at all would pass.
 """
 
 from collections.abc import Collection, Sequence
@@ -18,9 +19,14 @@ from lmms_steer.steering.resolve import ResolvedSpec
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
+MIN_EFFECT_RATIO = 4
+"""Minimum ratio of a cell's effect to a replay's rounding for the check to be conclusive."""
+MAX_ERROR_SHARE = 1 / 2
+"""The share of a cell's effect by which a replay may be off. One that does not steer is off by all of it."""
+
 
 class HookedBatch:
-    """One batch of prompts, steered by one whole forward a cell.
+    """One batch of prompts, with the interface of `Replay`; every cell is one full forward pass.
 
     Args:
         model, inputs, special_ids: as for `Replay`.
@@ -35,18 +41,18 @@ class HookedBatch:
         return self._logits()
 
     def steered(self, layer: int, delta: Tensor, tokens: str) -> AbstractContextManager[Any]:
-        """Within it the model adds `delta` [width] at a layer's output."""
+        """A context in which the model adds `delta` [width] at a layer's output."""
         vector = SteeringVectors({layer: delta.float().cpu().numpy()}, {})
         spec = ResolvedSpec(SteeringSpec((Intervention("v", layer, 1.0, tokens),)), (vector,))
         return steer(self.model, spec, special_ids=self.special_ids)
 
     def steer(self, layer: int, delta: Tensor, tokens: str) -> Tensor:
-        """As `Replay.steer`."""
+        """Steer one cell, as `Replay.steer` does."""
         with self.steered(layer, delta, tokens):
             return self._logits()
 
     def steer_all(self, layer: int, deltas: Tensor, targets: Sequence[str], columns: Tensor | None = None) -> Tensor:
-        """As `Replay.steer_all`."""
+        """Steer several cells of one layer, as `Replay.steer_all` does."""
         logits = [self.steer(layer, delta, tokens) for delta, tokens in zip(deltas, targets, strict=True)]
         return torch.stack([one if columns is None else one[:, columns.to(one.device)] for one in logits])
 
@@ -56,34 +62,35 @@ class HookedBatch:
         return logits
 
 
-ABOVE = 4
-"""So many times a replay's own rounding must a cell's effect be for its share to tell anything."""
-SHARE = 1 / 2
-"""Of a cell's effect, that a replay may be off by. One that does not steer is off by all of it."""
-
-
 def same_logits(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
-    """Whether both give a cell the same logits, but for rounding, and move them alike."""
+    """Whether a replay gives a cell the logits of the model with hooks, up to rounding, and the same effect.
+
+    Args:
+        replay, hooked: the same batch.
+        layer, delta, tokens: the cell, as for `Replay.steer`.
+    """
     ours, theirs = (source.steer(layer, delta, tokens).float() for source in (replay, hooked))
     near = float((ours - theirs).abs().max()) <= tolerance(hooked.base)
-    return near and _moved_alike(replay, hooked, ours, theirs, tokens)
+    return near and _same_change(replay, hooked, ours, theirs, tokens)
 
 
 def same_effect(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
-    """Whether both move a cell's logits alike, each from its own unsteered ones."""
+    """Whether a replay changes the logits as the model with hooks does, each compared with its own unsteered logits.
+
+    Args:
+        replay, hooked, layer, delta, tokens: as for `same_logits`.
+    """
     ours, theirs = (source.steer(layer, delta, tokens).float() for source in (replay, hooked))
-    return _moved_alike(replay, hooked, ours, theirs, tokens)
+    return _same_change(replay, hooked, ours, theirs, tokens)
 
 
-def _moved_alike(replay: Replay, hooked: HookedBatch, ours: Tensor, theirs: Tensor, tokens: str) -> bool:
-    # what rounding explains is in bfloat16 more than the whole effect of a weak cell: a bound on logits alone passes
-    # a replay that does not steer at all
+def _same_change(replay: Replay, hooked: HookedBatch, ours: Tensor, theirs: Tensor, tokens: str) -> bool:
     before, base = hooked.base.float(), replay.base.float()
     expected = theirs - before
     effect = float(expected.norm())
-    # `generate` may number padded positions otherwise, which rounds otherwise
+    # `generate` may number padded positions differently, which rounds differently
     rounding = max(replay.rounding[replay.starts[tokens]], float((base - before).norm()))
     least = 2 * torch.finfo(hooked.base.dtype).eps * float(before.norm())
-    if effect <= max(ABOVE * rounding, least):
+    if effect <= max(MIN_EFFECT_RATIO * rounding, least):
         return True
-    return float((ours - base - expected).norm()) <= SHARE * effect
+    return float((ours - base - expected).norm()) <= MAX_ERROR_SHARE * effect

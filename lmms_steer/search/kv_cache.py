@@ -1,93 +1,41 @@
-"""Tensors of a base pass: in memory up to a bound, in files beyond it.
+"""Reuse a base pass for the positions before the first steered one: their keys and values do not change.
 
-Positions before the first steered one, in a causal model: their keys and values are those of the base pass.
+That holds in causal models only (`sees_ahead`). A layer is then called on the later positions alone, with arguments cut
+to them (`layer_call`) and the recorded keys and values in front (`PrefixCache`).
 """
 
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-
-class TensorStore:
-    """A mapping of names to tensors, each written once.
-
-    Args:
-        budget: bytes to hold in memory; None holds all.
-        folder: on whose disk the rest is kept, in files without a name that end with the process; None: the system's.
-    """
-
-    def __init__(self, budget: int | None = None, folder: Path | None = None) -> None:
-        self.budget, self.folder = budget, folder
-        self.held: dict[str, Tensor] = {}
-        self.spilled: dict[str, tuple[IO[bytes], torch.device]] = {}
-        self.bytes = 0
-
-    def __setitem__(self, name: str, tensor: Tensor) -> None:
-        size = tensor.element_size() * tensor.nelement()
-        if self.budget is None or self.bytes + size <= self.budget:
-            self.held[name] = tensor
-            self.bytes += size
-            return
-        file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  as long as this object
-        file.write(safetensors.torch.save({"tensor": tensor.contiguous().cpu()}))
-        file.flush()
-        self.spilled[name] = file, tensor.device
-
-    def __getitem__(self, name: str) -> Tensor:
-        """
-        Raises:
-            KeyError: for a name that was not set.
-        """
-        if name not in self.spilled:
-            return self.held[name]
-        file, device = self.spilled[name]
-        file.seek(0)
-        return safetensors.torch.load(file.read())["tensor"].to(device)
-
+from lmms_steer.search.base_pass import TensorStore
 
 BLOCKED = -1e4
-"""An additive mask's numbers below this let nothing through."""
-
-
-class RecordingCache:
-    """Stands in for a cache in the base pass and keeps each layer's keys and values."""
-
-    def __init__(self, kept: TensorStore) -> None:
-        self.kept = kept
-
-    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        self.kept[f"key{layer}"], self.kept[f"value{layer}"] = key, value
-        return key, value
-
-    def get_seq_length(self, layer: int = 0) -> int:  # noqa: ARG002
-        """As of an empty cache: the base pass begins at position 0."""
-        return 0
-
+"""An additive attention mask hides a position where it is below this."""
 
 KeysAndValues = dict[int, tuple[Tensor, Tensor]]
+"""Layer ▸ keys and values, each [batch, heads, positions, width]."""
 
 
 class PrefixCache:
-    """Stands in for a cache in a replay: what was recorded of the first `positions` goes before what is computed.
+    """Takes the place of a key-value cache in a replay and puts the recorded first positions in front.
 
     Args:
-        kept: where a `Recorder` put it.
-        positions: how many are re-used.
-        copies: of the batch that are replayed at once.
-        sink: layer ▸ keys and values of all positions, filled as the layers run; None where nobody needs them.
+        tensors: where a `RecordingCache` stored them.
+        positions: how many positions are reused.
+        copies: how many copies of the batch are replayed at once.
+        sink: filled with the keys and values of all positions as the layers run; None if they are not needed.
     """
 
-    def __init__(self, kept: TensorStore, positions: int, copies: int, sink: KeysAndValues | None = None) -> None:
-        self.kept, self.positions, self.copies, self.sink = kept, positions, copies, sink
+    def __init__(self, tensors: TensorStore, positions: int, copies: int, sink: KeysAndValues | None = None) -> None:
+        self.tensors, self.positions, self.copies, self.sink = tensors, positions, copies, sink
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Return a layer's keys and values of all positions."""
         if self.positions:
-            before = (self.kept[f"{name}{layer}"][:, :, : self.positions] for name in ("key", "value"))
+            before = (self.tensors[f"{name}{layer}"][:, :, : self.positions] for name in ("key", "value"))
             earlier_key, earlier_value = (tensor.repeat(self.copies, 1, 1, 1) for tensor in before)
             key, value = torch.cat((earlier_key, key), 2), torch.cat((earlier_value, value), 2)
         if self.sink is not None:
@@ -95,14 +43,17 @@ class PrefixCache:
         return key, value
 
     def get_seq_length(self, layer: int = 0) -> int:  # noqa: ARG002
+        """The number of reused positions."""
         return self.positions
 
 
 def sees_ahead(mask: Any, start: int) -> bool:
     """Whether some position before `start` attends to one from `start` on.
 
-    `mask` is a layer's: additive or bool [batch, heads, positions, positions], or None, which transformers gives where
-    a plain causal mask is meant. Of any other kind it is taken to be so.
+    Args:
+        mask: a layer's attention mask: additive or bool [batch, heads, positions, positions], or None, which in
+            transformers means a plain causal mask. Any other kind counts as one that sees ahead.
+        start: a position.
     """
     if mask is None:
         return False
@@ -113,26 +64,33 @@ def sees_ahead(mask: Any, start: int) -> bool:
 
 
 def layer_call(call: Mapping[str, Any], batch: int, start: int, copies: int) -> dict[str, Any]:
-    """A layer's arguments in the base pass, for its last positions from `start` on and `copies` of the batch."""
-    fitted = dict(call)
+    """Adapt a layer's arguments in the base pass to a replay.
+
+    Args:
+        call: the keyword arguments of the base pass.
+        batch: its batch size.
+        start: the first position that is replayed.
+        copies: how many copies of the batch are replayed at once.
+    """
+    adapted = dict(call)
     mask = call.get("attention_mask")
     if isinstance(mask, Tensor):
         rows = mask[..., start:, :] if mask.dim() == 4 else mask
-        fitted["attention_mask"] = _repeated(rows, 0, batch, copies)
+        adapted["attention_mask"] = _repeated(rows, 0, batch, copies)
     elif mask is None and start:
-        fitted["attention_mask"] = _causal(call, start)
+        adapted["attention_mask"] = _causal_mask(call, start)
     embeddings = call.get("position_embeddings")
     if isinstance(embeddings, tuple):
         cut = (tensor[..., start:, :] for tensor in embeddings)
-        fitted["position_embeddings"] = tuple(_repeated(tensor, tensor.dim() - 3, batch, copies) for tensor in cut)
+        adapted["position_embeddings"] = tuple(_repeated(tensor, tensor.dim() - 3, batch, copies) for tensor in cut)
     ids = call.get("position_ids")
     if isinstance(ids, Tensor):
-        fitted["position_ids"] = _repeated(ids[..., start:], ids.dim() - 2, batch, copies)
-    return fitted
+        adapted["position_ids"] = _repeated(ids[..., start:], ids.dim() - 2, batch, copies)
+    return adapted
 
 
-def _causal(call: Mapping[str, Any], start: int) -> Tensor:
-    """What None means, spelt out: a query of the last positions may not be taken for one of the first."""
+def _causal_mask(call: Mapping[str, Any], start: int) -> Tensor:
+    """The mask that None stands for, written out: without it a later query would count as one of the first."""
     cos = call["position_embeddings"][0]
     positions = cos.shape[-2]
     visible = torch.ones(positions - start, positions, dtype=torch.bool, device=cos.device).tril(start)

@@ -1,7 +1,4 @@
-"""What `lmms-steer search` is told.
-
-The grid, as the command line writes it.
-"""
+"""The options of `lmms-steer search`, and how a grid is written on the command line."""
 
 import math
 import re
@@ -9,36 +6,39 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.search.plan import MIN_QUESTIONS
+from lmms_steer.search.strategies import Build, ChosenStrategy, parse_strategy
 from lmms_steer.steering.intervention import TOKENS
 
-STRATEGIES = ("grid", "race", "screen", "race+screen", "tpe")
 SCORES = ("auto", "letters", "generate")
-MIN_QUESTIONS = 2
-"""Fewer questions than this have no spread."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchOptions:
-    """
+    """What `lmms-steer search` takes.
+
     Attributes:
-        model, model_args: as of lmms-eval, of the unsteered model.
+        model, model_args: the unsteered model, as lmms-eval names it.
         vectors: names or files.
-        task: held-out questions.
-        include_path: the user's own folder of tasks.
+        task: a task of held-out questions.
         output: the study's folder.
-        layers, alphas, tokens: the grid, as typed; no layers are all layers.
-        strategy: one of `STRATEGIES`.
-        score: `generate` (the model writes, the task scores), `letters` (the likeliest of a fixed set of answers is
-            taken), or `auto`: what the task does.
-        controls: random vectors that are searched alike.
-        trials: of each vector, for `tpe`.
-        seed: of the questions' order and of proposals.
-        batch_size: questions a base pass.
-        memory: GiB of a base pass to hold; what is beyond it goes to the study's folder.
-        limit: the first questions only.
+        layers, alphas, tokens: the grid, as typed; no layers means all layers.
+        strategy: a registered strategy, with a filter after a `+` if wanted (`race+screen`), or a generator function.
+        score: `generate` (the model generates text and the task scores it), `letters` (the likeliest of a fixed set of
+            answers counts), or `auto`: what the task does.
+        controls: number of random vectors that are searched in the same way.
+        trials: trials of each vector, for strategies that propose cells.
+        seed: seed of the questions' order and of the strategy.
+        batch_size: questions in one base pass.
+        memory: GiB of a base pass to hold in memory; the rest goes to the study's folder.
+        limit: search on the first questions only.
         confirm: a task to measure the choices on, once.
-        test_known: choose on test questions.
-        keep: keep a winner's layer, alpha and tokens where a spec that names its vector alone finds them.
+        test_known: allow choosing on test questions.
+        include_path: the user's own folder of tasks.
+        keep: save a winner's layer, alpha and tokens as its vector's default for this model.
+
+    Raises:
+        UserError: for an unknown strategy or score, or a number out of range.
     """
 
     model: str
@@ -49,7 +49,7 @@ class SearchOptions:
     layers: str = ""
     alphas: str = "0.1:1.0:0.1"
     tokens: str = "image,text,both"
-    strategy: str = "grid"
+    strategy: str | Build = "grid"
     score: str = "auto"
     controls: int = 5
     trials: int = 64
@@ -64,26 +64,35 @@ class SearchOptions:
 
     @property
     def names(self) -> list[str]:
-        """The vectors, each with its controls, as cells name them."""
+        """The vectors, each followed by its controls, by the names that cells use."""
         controls = [f"control=random:{seed}" for seed in range(self.controls)]
         return [name for vector in self.vectors for name in (vector, *(f"{vector},{one}" for one in controls))]
 
+    @property
+    def chosen_strategy(self) -> ChosenStrategy:
+        """The strategy, looked up."""
+        return parse_strategy(self.strategy)
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "vectors", tuple(dict.fromkeys(self.vectors)))
-        for value, known, name in ((self.strategy, STRATEGIES, "strategy"), (self.score, SCORES, "score")):
-            if value not in known:
-                raise unknown_name(name, value, known)
+        parse_strategy(self.strategy)
+        if self.score not in SCORES:
+            raise unknown_name("score", self.score, SCORES)
         if self.limit is not None and self.limit < MIN_QUESTIONS:
-            raise UserError(f"--limit {self.limit}: a search needs {MIN_QUESTIONS} questions at least")
+            raise UserError(f"--limit {self.limit}: a search needs at least {MIN_QUESTIONS} questions")
         if self.memory < 0:
-            raise UserError(f"--memory {self.memory:g}: expected GiB, from 0 up")
+            raise UserError(f"--memory {self.memory:g}: expected GiB, 0 or more")
 
 
 def parse_layers(text: str, n_layers: int | None = None) -> tuple[int, ...]:
-    """`5-20`, `3`, `0-8:2`, `1,4,7` ▸ layers; `n_layers` is how many the model has, where that is known.
+    """Parse `5-20`, `3`, `0-8:2` or `1,4,7` into layers.
+
+    Args:
+        text: as typed.
+        n_layers: how many layers the model has, if that is known.
 
     Raises:
-        UserError: for anything else, or layers that the model has not.
+        UserError: for anything else, or for layers that the model does not have.
     """
     layers: list[int] = []
     for part in text.split(","):
@@ -100,10 +109,10 @@ def parse_layers(text: str, n_layers: int | None = None) -> tuple[int, ...]:
 
 
 def parse_alphas(text: str) -> tuple[float, ...]:
-    """`0.1:1.0:0.1` (first:last:step) or `0.5,1,2` ▸ strengths.
+    """Parse `0.1:1.0:0.1` (first:last:step) or `0.5,1,2` into alphas, without 0.
 
     Raises:
-        UserError: for anything else, or nothing but 0.
+        UserError: for anything else, or if nothing but 0 remains.
     """
     try:
         if ":" in text:
@@ -117,20 +126,20 @@ def parse_alphas(text: str) -> tuple[float, ...]:
     except UserError:
         raise
     except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise UserError(f"--alphas {text}: expected first:last:step, as in 0.1:1.0:0.1, or a list") from error
+        raise UserError(f"--alphas {text}: expected first:last:step, such as 0.1:1.0:0.1, or a list") from error
     if not all(map(math.isfinite, alphas)):
-        raise UserError(f"--alphas {text}: strengths are finite numbers")
-    acting = tuple(dict.fromkeys(alpha for alpha in alphas if alpha != 0))
-    if not acting:
-        raise UserError(f"--alphas {text}: a strength of 0 is the baseline, there is nothing to search")
-    return acting
+        raise UserError(f"--alphas {text}: expected finite numbers")
+    nonzero = tuple(dict.fromkeys(alpha for alpha in alphas if alpha != 0))
+    if not nonzero:
+        raise UserError(f"--alphas {text}: an alpha of 0 is the baseline, so there is nothing to search")
+    return nonzero
 
 
 def parse_targets(text: str) -> tuple[str, ...]:
-    """`image,text,both` ▸ targets.
+    """Parse `image,text,both` into token targets.
 
     Raises:
-        UserError: for a target that a search does not take.
+        UserError: for an unknown target.
     """
     targets = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for target in targets:
@@ -140,18 +149,23 @@ def parse_targets(text: str) -> tuple[str, ...]:
 
 
 def refuse_test(task: str, split: str, known: bool) -> None:
-    """Choosing on the questions that a result is then reported on makes the result worthless.
+    """Refuse to choose on the questions that a result is then reported on, which would make the result worthless.
+
+    Args:
+        task: the task's name.
+        split: the split that its questions come from.
+        known: whether the user has confirmed that these are test questions.
 
     Raises:
-        UserError: for a task of a test split, unless the user says that it is known.
+        UserError: for a task of a test split, unless `known`.
     """
     if not known and is_test_task(task, split):
         raise UserError(
-            f"{task} asks the split {split!r}: choose on held-out questions (…_select), or say --i-know-this-is-test"
+            f"{task} uses the split {split!r}: choose on held-out questions (…_select), or add --i-know-this-is-test"
         )
 
 
 def is_test_task(task: str, split: str) -> bool:
-    """Whether results are reported on a task's questions, by its name and its split's."""
+    """Whether results are reported on a task's questions, judging by the names of the task and its split."""
     held_out = re.search(r"(?:^|_)select(?:_|$)", task) is not None
     return not held_out and ("test" in split.lower() or re.search(r"(?:^|_)test(?:_|$)", task) is not None)

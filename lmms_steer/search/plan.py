@@ -1,4 +1,4 @@
-"""What a search tries: read from the command line, checked before anything is loaded, written beside its results."""
+"""What a search tries: its cells, and the plan that is stored with its results."""
 
 import hashlib
 import json
@@ -11,15 +11,18 @@ from typing import Any
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError
 
-FEW = 30
-PLAN = "plan.json"
-SHA = 8
-"""Of so many letters of a hash a message tells."""
+MIN_QUESTIONS = 2
+"""Fewer questions than this have no spread."""
+FEW_QUESTIONS = 30
+"""Fewer questions than this get a warning about the width of the interval."""
+PLAN_FILE = "plan.json"
+SHOWN_HASH = 8
+"""How many characters of a hash messages show."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cell:
-    """One setting of one vector. `vector`: its name, with `control=…` behind it for a control of it."""
+    """One setting of one vector. `vector` is its name, followed by `,control=…` for a control of it."""
 
     vector: str
     layer: int
@@ -29,21 +32,21 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A search.
+    """Everything that determines a search's results.
 
     Attributes:
-        model: `--model`.
-        model_args: of the unsteered model.
-        vectors: name ▸ sha256; the user's and their controls.
-        task: of lmms-eval.
-        n: questions.
-        questions: sha256 of them.
+        model: the wrapper, as `--model` names it.
+        model_args: arguments of the unsteered model.
+        vectors: name ▸ sha256; the user's vectors and their controls.
+        task: the lmms-eval task.
+        n: number of questions.
+        questions: sha256 of the questions.
         layers, alphas, tokens: the grid.
-        batch_size: questions a base pass.
-        strategy: grid, race, screen, race+screen or tpe.
-        score: letters or generate.
-        trials: of each vector, where the strategy is tpe.
-        seed: of the order in which questions are asked, and of tpe.
+        batch_size: questions in one base pass.
+        strategy: the strategy's name, with its filter (`race+screen`).
+        score: `letters` or `generate`.
+        trials: trials of each vector, for strategies that propose cells.
+        seed: seed of the questions' order and of the strategy.
     """
 
     model: str
@@ -62,75 +65,81 @@ class Plan:
     seed: int
 
     def cells(self, last_layer: int) -> list[Cell]:
-        """All settings; at image tokens of the last layer nothing reaches the answer any more: left out."""
+        """The whole grid, without image tokens at the last layer: steering them cannot reach the answer."""
         grid = product(self.vectors, self.layers, self.alphas, self.tokens)
         return [Cell(*cell) for cell in grid if not (cell[1] == last_layer and cell[3] == "image")]
 
     @property
-    def own(self) -> list[str]:
+    def user_vectors(self) -> list[str]:
         """The user's vectors, without their controls."""
         return [name for name in self.vectors if ",control=" not in name]
 
     def controls_of(self, name: str) -> dict[str, str]:
-        """A vector's controls, `random:0`, …, and as cells name them: `spatial,control=random:0`, …"""
+        """A vector's controls by their own names: `random:0` ▸ `spatial,control=random:0`, …"""
         parts = ((other, *other.partition(",control=")) for other in self.vectors)
         return {control: other for other, vector, _, control in parts if control and vector == name}
 
     def folder(self, output: Path, name: str) -> Path:
-        """Where a vector's files are: the study's own folder, or one in it where there are several vectors."""
-        return output / name.replace("/", "_") if len(self.own) > 1 else output
+        """Where a vector's files are: the study's folder, or a folder in it if there are several vectors."""
+        return output / name.replace("/", "_") if len(self.user_vectors) > 1 else output
 
     @property
     def sha256(self) -> str:
+        """Hash of the whole plan."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def settle(self, folder: Path) -> None:
-        """Write the plan into a study's folder, or see that the folder is of this plan.
+    def write_or_check(self, folder: Path) -> None:
+        """Write the plan into a new study's folder, or check that the folder belongs to this plan.
 
         Raises:
-            UserError: for a folder of another search; it names what differs.
+            UserError: for the folder of another search; the message names what differs.
         """
         if not check_same_plan(folder, asdict(self)):
-            write_atomically(folder / PLAN, json.dumps(asdict(self), indent=1).encode())
+            write_atomically(folder / PLAN_FILE, json.dumps(asdict(self), indent=1).encode())
 
 
 def check_same_plan(folder: Path, mine: Mapping[str, Any]) -> bool:
-    """Whether a folder holds a study; it is then one whose plan says what `mine` says of it.
+    """Check that a study's folder belongs to this search.
 
     Args:
-        folder: of the study.
-        mine: keys of a plan, or some of them; `vectors` may be their names alone, or None for a
-            hash that is not known yet.
+        folder: the study's folder.
+        mine: a plan, or some of its keys. `vectors` may be a list of names, or map names to None where a hash is not
+            known yet.
+
+    Returns:
+        whether the folder holds a study at all.
 
     Raises:
-        UserError: for a folder of another search; it names what differs.
+        UserError: for the folder of another search; the message names what differs.
     """
-    path = folder / PLAN
+    path = folder / PLAN_FILE
     if not path.is_file():
         return False
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is damaged: take another folder") from error
-    told = json.loads(json.dumps(mine)).items()
-    differ = [line for key, value in told for line in _differing(key, theirs.get(key), value)]
-    if differ:
-        raise UserError(f"{str(folder)!r} is the study of another search: {'; '.join(differ)}: take another --output")
+        raise UserError(f"{str(path)!r} is damaged: take another --output") from error
+    as_stored = json.loads(json.dumps(mine))
+    differences = [line for key, value in as_stored.items() for line in _differences(key, theirs.get(key), value)]
+    if differences:
+        listed = "; ".join(differences)
+        raise UserError(f"{str(folder)!r} is the study of another search: {listed}: take another --output")
     return True
 
 
-def _differing(key: str, theirs: Any, mine: Any) -> Iterator[str]:
-    """What differs, in plain words."""
+def _differences(key: str, theirs: Any, mine: Any) -> Iterator[str]:
+    """How one key of two plans differs, in plain words."""
     if key == "vectors":
-        yield from _vectors(theirs or {}, mine if isinstance(mine, dict) else dict.fromkeys(mine))
+        yield from _vector_differences(theirs or {}, mine if isinstance(mine, dict) else dict.fromkeys(mine))
     elif key == "questions" and theirs != mine:
         yield f"the task's questions have changed since ({_hashes(theirs, mine)})"
     elif theirs != mine:
-        yield f"{'number of questions' if key == 'n' else f'--{key}'} {_plain(theirs)} there, {_plain(mine)} here"
+        option = "number of questions" if key == "n" else f"--{key}"
+        yield f"{option} {_plain(theirs)} there, {_plain(mine)} here"
 
 
-def _vectors(theirs: Mapping[str, str], mine: Mapping[str, str | None]) -> Iterator[str]:
-    """A control changes with its vector, which alone is named then."""
+def _vector_differences(theirs: Mapping[str, str], mine: Mapping[str, str | None]) -> Iterator[str]:
+    """How the vectors differ. A control changes with its vector, so only the vector is named."""
     own = [[name for name in names if ",control=" not in name] for names in (theirs, mine)]
     changed = [name for name in mine if name in theirs and mine[name] not in (None, theirs[name])]
     if own[0] != own[1]:
@@ -144,7 +153,7 @@ def _vectors(theirs: Mapping[str, str], mine: Mapping[str, str | None]) -> Itera
 
 
 def _hashes(theirs: str | None, mine: str | None) -> str:
-    return f"sha {str(theirs)[:SHA]}… ▸ {str(mine)[:SHA]}…"
+    return f"sha {str(theirs)[:SHOWN_HASH]}… ▸ {str(mine)[:SHOWN_HASH]}…"
 
 
 def _plain(value: Any) -> str:

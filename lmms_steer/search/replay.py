@@ -1,9 +1,9 @@
-"""Steer a layer again and again without what cannot change: vision tower, embeddings and the layers up to it run once.
+"""Steer one layer many times and run only what changes: vision tower, embeddings and lower layers run once.
 
-With the intervention at layer l, all below it is the same for every strength and token target. One base pass keeps each
-layer's output and the arguments that each was called with; a cell of the search then runs layers l+1 … only. Cells of
-one layer are stacked into one batch. Where a model is causal, the positions before the first steered one are the same
-too: their keys and values are kept, and only what stands behind them runs.
+With the intervention at layer l, everything up to it is the same for every alpha and token target. One base pass
+records each layer's output and the arguments of its call; a cell then runs the layers above l only. Cells of one layer
+are stacked into one batch. In a causal model the positions before the first steered one do not change either: their
+keys and values are recorded, and only the later positions run.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from lmms_steer.models.batches import StackRunner
-from lmms_steer.search.base_pass import BasePass
-from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, TensorStore, layer_call, sees_ahead
+from lmms_steer.search.base_pass import BasePass, TensorStore
+from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, sees_ahead
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, text_config
 from lmms_steer.steering.operations import add_masked
 from lmms_steer.steering.positions import token_mask
@@ -26,14 +26,15 @@ from lmms_steer.steering.positions import token_mask
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """
+    """How a replay is set up.
+
     Attributes:
-        targets: the token targets that will be asked for.
-        special_ids: the tokenizer's, for the targets `text_paper` and `both_paper`.
-        budget: bytes of a base pass to hold in memory, the rest goes to `folder`; None holds all.
-        folder: for what is beyond the budget.
-        generates: whether text will be generated behind replayed prompts: all keys and values are kept.
-        room: on the device, where several replays share what they learn of it.
+        targets: the token targets that will be used.
+        special_ids: the tokenizer's special tokens, for the targets `text_paper` and `both_paper`.
+        budget: bytes of a base pass to hold in memory; None holds everything.
+        folder: where the rest goes.
+        generates: whether text will be generated after replayed prompts, which needs all keys and values.
+        runner: chooses how many cells run at once; shared by replays on one device. None makes a new one.
     """
 
     targets: Sequence[str] = ("image", "text", "both")
@@ -41,7 +42,7 @@ class ReplayOptions:
     budget: int | None = None
     folder: Path | None = None
     generates: bool = False
-    room: StackRunner | None = None
+    runner: StackRunner | None = None
 
 
 class Replay:
@@ -49,24 +50,23 @@ class Replay:
 
     Args:
         model: an image-text-to-text model of transformers.
-        inputs: what its processor gave for the batch, left-padded, so that the last position is the prompt's end.
-        options: see there.
+        inputs: the batch as its processor gives it, padded on the left, so that prompts end at the last position.
+        options: how it is set up; None for the defaults.
 
     Attributes:
         base: the unsteered logits of the next token, [batch, vocabulary].
-        starts: target ▸ first position that is replayed; what is before it is re-used.
-        rounding: start ▸ how far a replay from there without steering is from `base`, as the norm of the difference.
+        starts: target ▸ the first position that is replayed; the positions before it are reused.
+        rounding: start ▸ norm of the difference between `base` and a replay from there without steering.
 
     Raises:
-        RuntimeError: when replaying without steering does not give the model's own logits; such a model is to be
-            searched through its hooks.
+        RuntimeError: if a replay without steering does not give the model's own logits. Such a model needs hooks.
     """
 
     @torch.inference_mode()
     def __init__(self, model: nn.Module, inputs: dict[str, Any], options: ReplayOptions | None = None) -> None:
         options = options or ReplayOptions()
         self.model, self.layers = model, decoder_layers(model)
-        self.kept = TensorStore(options.budget, options.folder)
+        self.tensors = TensorStore(options.budget, options.folder)
         ids, attention = inputs["input_ids"], inputs.get("attention_mask")
         self.batch, self.positions = ids.shape
         image_ids = image_token_ids(model.config)
@@ -74,84 +74,116 @@ class Replay:
             tokens: token_mask(ids, attention, image_ids, tokens, special_ids=options.special_ids)
             for tokens in options.targets
         }
-        self.starts = {tokens: _first(mask) for tokens, mask in self.masks.items()}
-        self.generates, self.room = options.generates, options.room or StackRunner(ids.device)
-        unsteered = BasePass(model, self.layers, self.kept, keys=self.generates or any(self.starts.values()))
+        self.starts = {tokens: _first_position(mask) for tokens, mask in self.masks.items()}
+        self.generates, self._runner = options.generates, options.runner or StackRunner(ids.device)
+        unsteered = BasePass(model, self.layers, self.tensors, keys=self.generates or any(self.starts.values()))
         self.base, self.rounding = unsteered.run(inputs, self.generates), dict[int, float]()
-        self.calls, self.between = unsteered.calls, unsteered.between
+        self._calls, self._added = unsteered.calls, unsteered.added
         later = {start for start in self.starts.values() if start}
-        if later and not (self._causal(later) and not any(map(self._off, later))):
+        if later and not (self._causal(later) and not any(map(self._error, later))):
             self.starts = dict.fromkeys(self.starts, 0)
-        if 0 in self.starts.values() and (error := self._off(0)):
+        if 0 in self.starts.values() and (error := self._error(0)):
             raise RuntimeError(f"a replay of {type(model).__name__} without steering is off by {error:.3g}")
 
     def steer(self, layer: int, delta: Tensor, tokens: str) -> Tensor:
-        """Logits of the next token [batch, vocabulary] with `delta` = alpha * v [width] added at layer's output."""
+        """Steer one cell.
+
+        Args:
+            layer: the steered layer.
+            delta: alpha * v, [width], added at the layer's output.
+            tokens: the token target.
+
+        Returns:
+            the logits of the next token, [batch, vocabulary].
+        """
         return self.steer_all(layer, delta[None], [tokens])[0]
 
     @torch.inference_mode()
     def steer_all(self, layer: int, deltas: Tensor, targets: Sequence[str], columns: Tensor | None = None) -> Tensor:
-        """Logits [cells, batch, columns] of several cells of a layer.
+        """Steer several cells of one layer.
 
         Args:
             layer: the steered layer.
             deltas: alpha * v of each cell, [cells, width].
-            targets: the token target of each.
-            columns: the ids of the vocabulary that are wanted; all where None.
+            targets: the token target of each cell.
+            columns: token ids whose logits are returned; None for all.
+
+        Returns:
+            the logits of the next token, [cells, batch, columns].
         """
-        wanted = slice(None) if columns is None else columns.to(self.base.device)
+        selected = slice(None) if columns is None else columns.to(self.base.device)
 
         def logits(start: int, cells: list[int]) -> list[Tensor]:
-            hidden = self._moved(layer, deltas[cells], [targets[i] for i in cells], start)
-            return list(self._finish(layer, hidden, start, len(cells))[..., wanted])
+            hidden = self._steered_output(layer, deltas[cells], [targets[i] for i in cells], start)
+            return list(self._finish(layer, hidden, start, len(cells))[..., selected])
 
         return torch.stack(self.in_stacks(targets, logits))
 
     @torch.inference_mode()
-    def steer_and_keep(
+    def steer_with_cache(
         self, layer: int, deltas: Tensor, targets: Sequence[str], start: int
     ) -> tuple[Tensor, KeysAndValues]:
-        """Cells that are replayed from one position on, with what is needed to generate on.
+        """Steer several cells of one layer and return the cache that generation continues from.
+
+        Args:
+            layer, deltas, targets: as for `steer_all`.
+            start: the position that all of them are replayed from.
 
         Returns:
-            logits [cells, batch, vocabulary]; every layer's keys and values [cells * batch, heads, positions, width].
+            the logits of the next token, [cells, batch, vocabulary]; every layer's keys and values, [cells * batch,
+            heads, positions, width].
         """
-        below = ((self.kept[f"key{n}"], self.kept[f"value{n}"]) for n in range(layer + 1))
+        below = ((self.tensors[f"key{n}"], self.tensors[f"value{n}"]) for n in range(layer + 1))
         copies = len(targets)
         sink = {n: (k.repeat(copies, 1, 1, 1), v.repeat(copies, 1, 1, 1)) for n, (k, v) in enumerate(below)}
-        hidden = self._moved(layer, deltas, targets, start)
+        hidden = self._steered_output(layer, deltas, targets, start)
         return self._finish(layer, hidden, start, copies, sink), sink
 
     def in_stacks(self, targets: Sequence[str], run: Callable[[int, list[int]], list[Tensor]]) -> list[Tensor]:
-        """What `run` gives for each cell, as many of them at once as the device has room for.
+        """Run cells in stacks that fit on the device.
 
         Args:
             targets: the token target of each cell.
-            run: takes the position from which cells are replayed, and their places.
-        """
-        done: dict[int, Tensor] = {}
-        for start in sorted(set(self.starts.values())):
-            alike = [i for i, tokens in enumerate(targets) if self.starts[tokens] == start]
-            made = self.room.stacked(alike, self.batch * (self.positions - start), partial(run, start))
-            done |= zip(alike, made, strict=True)
-        return [done[i] for i in range(len(targets))]
+            run: (the position from which cells are replayed, their places) ▸ a result for each.
 
-    def _moved(self, layer: int, deltas: Tensor, targets: Sequence[str], start: int) -> Tensor:
-        output = self.kept[f"out{layer}"][:, start:]
+        Returns:
+            the results in the order of `targets`.
+        """
+        results: dict[int, Tensor] = {}
+        for start in sorted(set(self.starts.values())):
+            cells = [i for i, tokens in enumerate(targets) if self.starts[tokens] == start]
+            stacked = self._runner.stacked(cells, self.batch * (self.positions - start), partial(run, start))
+            results |= zip(cells, stacked, strict=True)
+        return [results[i] for i in range(len(targets))]
+
+    def _steered_output(self, layer: int, deltas: Tensor, targets: Sequence[str], start: int) -> Tensor:
+        """The layer's steered outputs from `start` on, [cells * batch, positions - start, width]."""
+        output = self.tensors[f"out{layer}"][:, start:]
         masks = torch.stack([self.masks[tokens][:, start:] for tokens in targets])
         return add_masked(output, deltas.to(output)[:, None, None], masks).flatten(0, 1)
 
     def _finish(self, layer: int, hidden: Tensor, start: int, copies: int, sink: KeysAndValues | None = None) -> Tensor:
-        """Logits [copies, batch, vocabulary]; `hidden` [copies * batch, positions - start, width]."""
+        """Run the layers above `layer`.
+
+        Args:
+            layer: the layer whose output is given.
+            hidden: that output from `start` on, [copies * batch, positions - start, width].
+            start: the first position that is replayed.
+            copies: how many copies of the batch are replayed at once.
+            sink: filled with these layers' keys and values; None if they are not needed.
+
+        Returns:
+            the logits of the next token, [copies, batch, vocabulary].
+        """
         last = len(self.layers) - 1
         for number in range(layer + 1, last + 1):
-            added = self.between[number]
+            added = self._added[number]
             if added is not None:
                 hidden = hidden + added[:, start:].repeat(copies, 1, 1)
-            call = layer_call(self.calls[number], self.batch, start, copies)
+            call = layer_call(self._calls[number], self.batch, start, copies)
             if start or sink is not None:
-                call["past_key_values"] = PrefixCache(self.kept, start, copies, sink)
-            with _for_the_answer(self.layers[number]) if number == last else nullcontext():
+                call["past_key_values"] = PrefixCache(self.tensors, start, copies, sink)
+            with _mlp_at_last_position(self.layers[number]) if number == last else nullcontext():
                 out = self.layers[number](hidden, **call)
             hidden = out[0] if isinstance(out, tuple) else out
         hidden = self.model.get_decoder().norm(hidden[:, -1:])  # type: ignore[operator, union-attr]
@@ -160,25 +192,25 @@ class Replay:
         capped: Tensor = logits if cap is None else torch.tanh(logits / cap) * cap
         return capped.reshape(copies, self.batch, -1)
 
-    def _off(self, start: int) -> float:
-        """How far a replay without steering is from the model's own logits; 0 for what rounding explains."""
+    def _error(self, start: int) -> float:
+        """Largest error of a replay without steering against the model's own logits; 0 if rounding explains it."""
         try:
-            replayed = self._finish(0, self.kept["out0"][:, start:], start, 1)[0]
+            replayed = self._finish(0, self.tensors["out0"][:, start:], start, 1)[0]
         except (KeyError, TypeError):
-            # the model's attention takes no cache of this kind: nothing was recorded
+            # the model's attention does not use a cache of this kind, so nothing was recorded
             return float("inf")
         difference = (replayed - self.base).float()
         error, self.rounding[start] = float(difference.abs().max()), float(difference.norm())
         return 0.0 if error <= tolerance(self.base) else error
 
     def _causal(self, starts: Collection[int]) -> bool:
-        masks = {id(mask): mask for mask in (call.get("attention_mask") for call in self.calls)}
+        masks = {id(mask): mask for mask in (call.get("attention_mask") for call in self._calls)}
         return not any(sees_ahead(mask, start) for mask in masks.values() for start in starts)
 
 
 @contextmanager
-def _for_the_answer(layer: nn.Module) -> Iterator[None]:
-    """In the last layer only the last position counts: its MLP runs there alone, and adds the same to all others."""
+def _mlp_at_last_position(layer: nn.Module) -> Iterator[None]:
+    """Run a layer's MLP at the last position only, as in the last layer no other position counts."""
     mlp = getattr(layer, "mlp", None)
     if not isinstance(mlp, nn.Module):
         yield
@@ -191,12 +223,12 @@ def _for_the_answer(layer: nn.Module) -> Iterator[None]:
 
 
 def tolerance(logits: Tensor) -> float:
-    """How far the same computation in other batches may be off: 1e-4 of the largest logit in float32, 5% below it."""
+    """Largest difference that rounding explains: 1e-4 of the largest logit in float32, 5% of it in lower precision."""
     share = 1e-4 if logits.dtype == torch.float32 else 5e-2
     return share * max(1.0, float(logits.abs().max()))
 
 
-def _first(mask: Tensor) -> int:
-    """The first position that is true in any row."""
+def _first_position(mask: Tensor) -> int:
+    """The first position that is true in any row; 0 if there is none."""
     columns = mask.any(0)
     return int(columns.float().argmax()) if bool(columns.any()) else 0

@@ -1,84 +1,101 @@
-"""What a search says at its end."""
+"""The lines that a search prints when it is finished."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-from lmms_steer._util import formatting as words
+from lmms_steer._util.formatting import format_points, format_share
 from lmms_steer.search.plan import Plan
+from lmms_steer.search.results import (
+    CalibrationResult,
+    CellResult,
+    ConfirmationResult,
+    Gain,
+    SearchResult,
+    VectorResult,
+)
 
 
-def report_lines(plan: Plan, found: dict[str, Any], output: Path, confirm: str | None) -> Iterator[str]:
-    """The choice of each vector, beside it what was searched alike, and where the files are."""
-    shared = f", {found['images']} images," if "images" in found else ""
-    unread = _unparsed(found.get("baseline_unparsed"))
-    yield f"baseline {found['baseline']:.3f} on {plan.n} questions{shared} of {plan.task}{unread}"
-    confirmed = found.get("confirmed")
-    for name, told in found["vectors"].items():
-        yield from _choice(plan, name, told)
-        if confirmed is not None:
-            of_controls = [confirmed["vectors"][control]["gain"] for control in plan.controls_of(name).values()]
-            beside = f"; random: {_gains(of_controls)}" if of_controls else ""
-            chosen = confirmed["vectors"][name]
-            unread = _unparsed(chosen.get("unparsed"), confirmed.get("baseline_unparsed"))
-            yield f"  on {confirmed['n']} other questions ({confirmed['task']}): {format_gain(chosen)}{unread}{beside}"
-        folder = plan.folder(output, name)
-        yield f"  -> {folder / 'choice.yaml'}, for --model_args steering=…"
-    if "calibrated" in found:
-        yield _biases(plan, found["calibrated"])
+def report_lines(
+    plan: Plan, result: SearchResult, output: Path, confirmed: bool, adaptive: bool = False
+) -> Iterator[str]:
+    """The choice for each vector, the controls for comparison, and where the files are.
+
+    Args:
+        plan, result: the search.
+        output: the study's folder.
+        confirmed: whether the user asked for a confirmation.
+        adaptive: whether the strategy proposed later cells from earlier scores.
+    """
+    images = f", {result.images} images," if result.images is not None else ""
+    unparsed = _unparsed(result.baseline_unparsed)
+    yield f"baseline {result.baseline:.3f} on {plan.n} questions{images} of {plan.task}{unparsed}"
+    for name, vector in result.vectors.items():
+        yield from _choice_lines(name, vector, adaptive)
+        if result.confirmed is not None:
+            yield _confirmation_line(plan, name, result.confirmed)
+        yield f"  -> {plan.folder(output, name) / 'choice.yaml'}, for --model_args steering=…"
+    if result.calibrated is not None:
+        yield _bias_line(plan, result.calibrated)
     else:
         yield "no answer biases: the answers are not of one small set of words"
-    if confirm is None:
-        yield "the choice was made on these questions: measure it on others before you report it (--confirm TASK)"
+    if not confirmed:
+        yield ("the choice was made on these questions: measure it on others before you report it (--confirm TASK)")
 
 
-def _choice(plan: Plan, name: str, told: dict[str, Any]) -> Iterator[str]:
-    best, near = told["best"], told["one_standard_error"]
-    verdict = "best" if best["winner"] else "no winner; the best"
-    told_best = f"{format_cell(best)}: {format_gain(best)}{_unparsed(best.get('unparsed'))}"
-    yield f"{name}: {verdict} of {best['cells_tried']} cells: {told_best}"
-    if not best["winner"]:
-        yield "  choice.yaml holds this cell all the same: do not report it as one that helps"
-    counted = "any of them"
-    if best["finalists"] < best["cells_tried"]:
-        counted = (
-            f"any of the {best['finalists']} finalists, on {best['counted_on']} questions by which none was dropped"
+def format_cell(cell: CellResult) -> str:
+    """A cell as a spec writes it, without its vector."""
+    return f"layer={cell.layer},alpha={cell.alpha:g},tokens={cell.tokens}"
+
+
+def format_gain(gain: Gain) -> str:
+    """A gain in points with its 95% interval."""
+    points, low, high = (format_points(100 * value) for value in (gain.gain, gain.low, gain.high))
+    return f"{points} points [{low}, {high}]"
+
+
+def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[str]:
+    best, cautious = vector.best, vector.one_standard_error
+    verdict = "best" if vector.winner else "no winner; the best"
+    gain = f"{format_gain(best)}{_unparsed(best.unparsed)}"
+    yield f"{name}: {verdict} of {vector.cells_tried} cells: {format_cell(best)}: {gain}"
+    if not vector.winner:
+        yield "  choice.yaml still holds this cell: do not report it as one that helps"
+    scope = "any of the cells"
+    if vector.finalists < vector.cells_tried:
+        scope = (
+            f"any of the {vector.finalists} finalists, on the {vector.counted_on} questions that did not choose them"
         )
-    adaptive = "; later trials followed earlier ones, which it does not know" if plan.strategy == "tpe" else ""
-    yield f"  p = {best['p_corrected']:.3g}: how often chance alone gains as much in {counted} (max-T{adaptive})"
-    yield f"  the weakest cell within one standard error of the best: {format_cell(near)}: {format_gain(near)}"
-    if told["controls"]:
-        gains = _gains([control["gain"] for control in told["controls"].values()])
-        yield f"  random vectors of the same norms, searched in the same way: {gains}"
+    caveat = "; does not account for later trials following earlier ones" if adaptive else ""
+    chance = f"probability of a gain this large in {scope} if none had an effect"
+    yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{caveat})"
+    yield f"  the weakest cell within one standard error of the best: {format_cell(cautious)}: {format_gain(cautious)}"
+    if vector.controls:
+        yield f"  random vectors of the same norms, searched in the same way: {_gains(vector.controls.values())}"
 
 
-def _biases(plan: Plan, told: dict[str, Any]) -> str:
-    line = f"answer biases fitted on the same questions, without touching the model: {format_gain(told)}"
+def _confirmation_line(plan: Plan, name: str, confirmed: ConfirmationResult) -> str:
+    chosen = confirmed.vectors[name]
+    controls = [confirmed.vectors[control] for control in plan.controls_of(name).values()]
+    unparsed = _unparsed(chosen.unparsed, confirmed.baseline_unparsed)
+    random = f"; random: {_gains(controls)}" if controls else ""
+    return f"  on {confirmed.n} other questions ({confirmed.task}): {format_gain(chosen)}{unparsed}{random}"
+
+
+def _bias_line(plan: Plan, calibrated: CalibrationResult) -> str:
+    line = f"answer biases fitted on the same questions, without touching the model: {format_gain(calibrated)}"
     if plan.score == "letters":
         return line
-    beside = f"among the choices only (baseline there {told['baseline']:.3f})"
-    return f"{line} {beside}; evaluate with answer_bias.yaml to see what is written"
+    among = f"among the choices only (baseline there {calibrated.baseline:.3f})"
+    return f"{line} {among}; evaluate with answer_bias.yaml to see the effect on generated answers"
 
 
-def format_cell(told: dict[str, Any]) -> str:
-    """A cell as a spec says it."""
-    return f"layer={told['layer']},alpha={told['alpha']:g},tokens={told['tokens']}"
-
-
-def format_gain(told: dict[str, Any]) -> str:
-    """A gain in points with its interval."""
-    gain, low, high = (words.format_points(100 * told[key]) for key in ("gain", "low", "high"))
-    return f"{gain} points [{low}, {high}]"
-
-
-def _unparsed(share: float | None, base: float | None = None) -> str:
+def _unparsed(share: float | None, baseline: float | None = None) -> str:
     """The share of answers that could not be read, and the baseline's; "" where it is unknown."""
     if share is None:
         return ""
-    return f", unparsed {words.format_share(share)}" + (
-        f" (baseline {words.format_share(base)})" if base is not None else ""
-    )
+    compared = "" if baseline is None else f" (baseline {format_share(baseline)})"
+    return f", unparsed {format_share(share)}{compared}"
 
 
-def _gains(gains: list[float]) -> str:
-    return ", ".join(words.format_points(100 * gain) for gain in gains)
+def _gains(cells: Iterable[CellResult]) -> str:
+    return ", ".join(format_points(100 * cell.gain) for cell in cells)

@@ -1,6 +1,6 @@
-"""Score cells by the next token: of a question's answers, the one whose first token has the largest logit is given.
+"""Score cells on a batch of questions: by the logits of the next token, or by generated text.
 
-Score cells by what the model writes: greedy text behind steered prompts, scored by the task itself.
+Both scorers take a replay or a batch with hooks, and return scores together with whether an answer could be read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,154 +17,163 @@ from lmms_steer.search.hooked import HookedBatch, same_effect, same_logits
 from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
 
+Source = Replay | HookedBatch
+
 
 class LetterScorer:
-    """The answers of one batch.
+    """Scores by the next token: of a question's answers, the one whose first token has the largest logit counts.
 
     Args:
         lm: the model, for its tokens.
-        batch: the questions.
+        batch: the questions, each with a fixed set of answers.
 
     Raises:
-        UserError: where two answers of a question begin with the same token.
+        UserError: if two answers of a question begin with the same token.
     """
 
     def __init__(self, lm: Any, batch: Sequence[Question]) -> None:
-        ids = [_ids(lm, question) for question in batch]
-        for question, own in zip(batch, ids, strict=True):
+        token_ids = [_first_tokens(lm, question) for question in batch]
+        for question, own in zip(batch, token_ids, strict=True):
             if len(set(own)) != len(own):
                 raise UserError(
                     f"document {question.doc_id}: two of the answers {', '.join(question.answers)} begin with the same"
-                    " token in this model, so that the next token does not tell them apart: add --score generate"
+                    " token in this model, so the next token cannot decide between them: add --score generate"
                 )
-        known = sorted({i for own in ids for i in own})
-        self._columns = torch.tensor(known)
-        place = {token: number for number, token in enumerate(known)}
-        width = max(map(len, ids))
-        self._places = torch.tensor([[place[i] for i in own] + [0] * (width - len(own)) for own in ids])
-        self._possible = torch.tensor([[True] * len(own) + [False] * (width - len(own)) for own in ids])
+        columns = sorted({i for own in token_ids for i in own})
+        self._columns = torch.tensor(columns)
+        place = {token: number for number, token in enumerate(columns)}
+        width = max(map(len, token_ids))
+        self._places = torch.tensor([[place[i] for i in own] + [0] * (width - len(own)) for own in token_ids])
+        self._possible = torch.tensor([[True] * len(own) + [False] * (width - len(own)) for own in token_ids])
         self._right = torch.tensor([question.right for question in batch])
 
-    def base(self, source: Replay | HookedBatch) -> Tensor:
-        """float [2, questions]: 1 where the unsteered model is right; nan, as of the choices one is always taken."""
-        return _with_nan(self._hits(source.base[None, :, self._columns])[0])
+    def base(self, source: Source) -> Tensor:
+        """Score the unsteered model.
 
-    def answers(self, source: Replay | HookedBatch) -> list[list[float]]:
+        Returns:
+            float [2, questions]: 1 where the answer is correct; NaN, as one of the answers is always taken.
+        """
+        return _with_nan(self._correct(source.base[None, :, self._columns])[0])
+
+    def answer_logits(self, source: Source) -> list[list[float]]:
         """The unsteered logits of each question's answers."""
-        scores = self._scores(source.base[None, :, self._columns])[0]
-        return [row[possible].tolist() for row, possible in zip(scores, self._possible, strict=True)]
+        logits = self._logits_of_answers(source.base[None, :, self._columns])[0]
+        return [row[possible].tolist() for row, possible in zip(logits, self._possible, strict=True)]
 
-    def hits(self, source: Replay | HookedBatch, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
-        """As `base`, float [2, cells, questions]: `deltas` [cells, width] and `targets` of cells at one layer."""
-        return _with_nan(self._hits(source.steer_all(layer, deltas, targets, self._columns)))
+    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
+        """Score several cells of one layer.
+
+        Args:
+            source: the batch.
+            layer: the steered layer.
+            deltas: alpha * v of each cell, [cells, width].
+            targets: the token target of each cell.
+
+        Returns:
+            as `base`, float [2, cells, questions].
+        """
+        return _with_nan(self._correct(source.steer_all(layer, deltas, targets, self._columns)))
 
     def margin(self, logits: Tensor) -> Tensor:
-        """The right answer's logit over the largest other [questions], of `logits` [questions, vocabulary]."""
-        chosen = logits.float()[:, self._columns].gather(1, self._places.to(logits.device))
+        """The correct answer's logit minus the largest other one, [questions]; `logits` are [questions, vocabulary]."""
+        answers = logits.float()[:, self._columns].gather(1, self._places.to(logits.device))
         place = self._right[:, None].to(logits.device)
-        others = chosen.masked_fill(~self._possible.to(logits.device), -torch.inf).scatter(1, place, -torch.inf)
-        return chosen.gather(1, place)[:, 0] - others.amax(1)
+        others = answers.masked_fill(~self._possible.to(logits.device), -torch.inf).scatter(1, place, -torch.inf)
+        return answers.gather(1, place)[:, 0] - others.amax(1)
 
     @staticmethod
-    def same(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
-        """Whether both give a cell the same logits."""
+    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+        """Whether a replayed cell has the logits of the model with hooks."""
         return same_logits(replay, hooked, layer, delta, tokens)
 
-    def _scores(self, logits: Tensor) -> Tensor:
-        # [cells, questions, columns] ▸ [cells, questions, most answers]
-        chosen = logits.float().cpu().gather(2, self._places.expand(logits.shape[0], -1, -1))
-        return chosen.masked_fill(~self._possible, -torch.inf)
+    def _logits_of_answers(self, logits: Tensor) -> Tensor:
+        """[cells, questions, columns] ▸ [cells, questions, most answers]."""
+        answers = logits.float().cpu().gather(2, self._places.expand(logits.shape[0], -1, -1))
+        return answers.masked_fill(~self._possible, -torch.inf)
 
-    def _hits(self, logits: Tensor) -> Tensor:
-        return (self._scores(logits).argmax(-1) == self._right).float()
-
-
-def _with_nan(hits: Tensor) -> Tensor:
-    return torch.stack((hits, torch.full_like(hits, torch.nan)))
-
-
-def has_distinct_first_tokens(lm: Any, batch: Sequence[Question]) -> bool:
-    """Whether every question has answers of a fixed set, that begin with tokens of their own."""
-    ids = [_ids(lm, question) for question in batch]
-    return all(own and len(set(own)) == len(own) for own in ids)
-
-
-def _ids(lm: Any, question: Question) -> list[int]:
-    return [lm.first_token(answer) for answer in question.answers]
+    def _correct(self, logits: Tensor) -> Tensor:
+        return (self._logits_of_answers(logits).argmax(-1) == self._right).float()
 
 
 class GenerationScorer:
-    """The answers of one batch.
+    """Scores by generated text: the model generates greedily after the steered prompt, and the task scores the text.
 
     Args:
         lm: the model.
-        task: of lmms-eval, with `output_type: generate_until`.
+        task: an lmms-eval task with `output_type: generate_until`.
         batch: the questions.
         inputs: the batch as the model takes it.
 
     Raises:
-        UserError: for a task that lets nothing be generated, or whose metric is no number for one question.
+        UserError: for a task of another output type.
     """
 
     def __init__(self, lm: Any, task: Any, batch: Sequence[Question], inputs: dict[str, Any]) -> None:
         if task.config.output_type != "generate_until":
             raise UserError(f"{task.config.task} is {task.config.output_type}: --score generate needs generate_until")
         self.lm, self.task, self.batch, self.inputs = lm, task, batch, inputs
-        self.letters = LetterScorer(lm, batch) if batch and has_distinct_first_tokens(lm, batch) else None
-        given = dict(task.config.generation_kwargs or {})
-        self.until, self.settings = given.get("until") or [], generation_settings(given) | {"do_sample": False}
-        self.metric = str(task.config.metric_list[0]["metric"])
+        self._letters = LetterScorer(lm, batch) if batch and _has_distinct_first_tokens(lm, batch) else None
+        task_settings = dict(task.config.generation_kwargs or {})
+        self._until = task_settings.get("until") or []
+        self.settings = generation_settings(task_settings) | {"do_sample": False}
+        self._metric = str(task.config.metric_list[0]["metric"])
 
-    def base(self, source: Replay | HookedBatch) -> Tensor:  # noqa: ARG002  as of `Letters`
-        """Of each question, unsteered, float [2, questions]: the score; whether no answer could be read, nan where the
-        task does not say."""
+    def base(self, source: Source) -> Tensor:  # noqa: ARG002  the interface of `LetterScorer`
+        """Score the unsteered model.
+
+        Returns:
+            float [2, questions]: the score; 1 where no answer could be read, NaN where the task does not report it.
+        """
         return self._scores(self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :])
 
-    def answers(self, source: Replay | HookedBatch) -> list[list[float]]:
-        """As of `Letters`, where the questions have answers of a fixed set; else none."""
-        return self.letters.answers(source) if self.letters is not None else [[] for _ in self.batch]
+    def answer_logits(self, source: Source) -> list[list[float]]:
+        """The unsteered logits of each question's answers; empty where they have no fixed set."""
+        return self._letters.answer_logits(source) if self._letters is not None else [[] for _ in self.batch]
 
-    def hits(self, source: Replay | HookedBatch, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
-        """As `base`, float [2, cells, questions]: `deltas` [cells, width] and `targets` of cells at one layer."""
-        return torch.stack([self._scores(ids) for ids in self.ids(source, layer, deltas, targets)], 1)
+    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
+        """Score several cells of one layer, as `LetterScorer.scores`; float [2, cells, questions], as `base`."""
+        return torch.stack([self._scores(ids) for ids in self.generate(source, layer, deltas, targets)], 1)
 
-    def same(self, replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
-        """Whether both write the same, and move the first token's logits alike: a text seldom tells a weak cell."""
+    def agrees(self, replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+        """Whether a replayed cell gives the text of the model with hooks, and changes the first token's logits alike.
+
+        The text alone would seldom reveal a wrong replay of a weak cell.
+        """
         if not same_effect(replay, hooked, layer, delta, tokens):
             return False
-        ours, theirs = (self.ids(source, layer, delta[None], [tokens])[0].tolist() for source in (replay, hooked))
-        return [self._ended(row) for row in ours] == [self._ended(row) for row in theirs]
+        ours, theirs = (self.generate(source, layer, delta[None], [tokens])[0].tolist() for source in (replay, hooked))
+        return [self._until_end(row) for row in ours] == [self._until_end(row) for row in theirs]
 
-    def ids(self, source: Replay | HookedBatch, layer: int, deltas: Tensor, targets: Sequence[str]) -> list[Tensor]:
-        """What is generated for each cell, [questions, new tokens]."""
+    def generate(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> list[Tensor]:
+        """The generated token ids of each cell, each [questions, new tokens]; arguments as `LetterScorer.scores`."""
         if isinstance(source, HookedBatch):
             return [self._hooked(source, layer, delta, tokens) for delta, tokens in zip(deltas, targets, strict=True)]
         if self.settings["max_new_tokens"] == 1:
             return list(source.steer_all(layer, deltas, targets).argmax(-1, keepdim=True))
 
-        def said(start: int, cells: list[int]) -> list[Tensor]:
-            logits, kept = source.steer_and_keep(layer, deltas[cells], [targets[i] for i in cells], start)
+        def generate_stack(start: int, cells: list[int]) -> list[Tensor]:
+            logits, cache = source.steer_with_cache(layer, deltas[cells], [targets[i] for i in cells], start)
             first = logits.argmax(-1).reshape(-1, 1)
-            return list(self._continue(first, kept, len(cells)).chunk(len(cells)))
+            return list(self._continue(first, cache, len(cells)).chunk(len(cells)))
 
-        return source.in_stacks(targets, said)
+        return source.in_stacks(targets, generate_stack)
 
     def _hooked(self, source: HookedBatch, layer: int, delta: Tensor, tokens: str) -> Tensor:
         with source.steered(layer, delta, tokens):
             return self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :]  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def _continue(self, first: Tensor, kept: Mapping[int, tuple[Tensor, Tensor]], copies: int) -> Tensor:
-        """The tokens behind `first` [copies * questions, 1] too."""
+    def _continue(self, first: Tensor, keys_and_values: Mapping[int, tuple[Tensor, Tensor]], copies: int) -> Tensor:
+        """Generate after the first tokens [copies * questions, 1]; returns them with the tokens that follow."""
         cache = DynamicCache(config=self.lm.model.config.get_text_config(decoder=True))
-        for layer in sorted(kept):
-            cache.update(*kept[layer], layer)
-        texts = {name: self.inputs[name] for name in ("token_type_ids", "mm_token_type_ids") if name in self.inputs}
-        longer = {name: _longer(tensor, torch.zeros_like(first), copies) for name, tensor in texts.items()}
-        with _of_copies(self.lm.model, copies):
+        for layer in sorted(keys_and_values):
+            cache.update(*keys_and_values[layer], layer)
+        types = {name: self.inputs[name] for name in ("token_type_ids", "mm_token_type_ids") if name in self.inputs}
+        longer = {name: _extended(tensor, torch.zeros_like(first), copies) for name, tensor in types.items()}
+        with _stacked_rope_deltas(self.lm.model, copies):
             output = self.lm.model.generate(
-                input_ids=_longer(self.inputs["input_ids"], first, copies),
-                attention_mask=_longer(self.inputs["attention_mask"], torch.ones_like(first), copies),
+                input_ids=_extended(self.inputs["input_ids"], first, copies),
+                attention_mask=_extended(self.inputs["attention_mask"], torch.ones_like(first), copies),
                 past_key_values=cache,
                 **longer,
                 **{**self.settings, "max_new_tokens": int(self.settings["max_new_tokens"]) - 1},
@@ -174,37 +183,51 @@ class GenerationScorer:
     def _scores(self, ids: Tensor) -> Tensor:
         return torch.tensor([self._score(q, row) for q, row in zip(self.batch, ids.tolist(), strict=True)]).T
 
-    def _ended(self, row: list[int]) -> list[int]:
+    def _until_end(self, row: list[int]) -> list[int]:
         ends = self.lm.model.generation_config.eos_token_id
         stops = ends if isinstance(ends, list) else [ends]
         return row[: next((i for i, token in enumerate(row) if token in stops), len(row))]
 
     def _score(self, question: Question, row: list[int]) -> tuple[float, float]:
-        text = cut_at(self.lm.tokenizer.decode(self._ended(row), skip_special_tokens=True), self.until)
-        found = self.task.process_results(question.doc, [text])
-        value, unparsed = found.get(self.metric), found.get("unparsed")
+        text = cut_at(self.lm.tokenizer.decode(self._until_end(row), skip_special_tokens=True), self._until)
+        results = self.task.process_results(question.doc, [text])
+        value, unparsed = results.get(self._metric), results.get("unparsed")
         if isinstance(value, bool | int | float):
             return float(value), float(unparsed) if isinstance(unparsed, bool | int | float) else torch.nan
-        raise UserError(f"{self.task.config.task}: its metric {self.metric} is no number for one question")
+        raise UserError(f"{self.task.config.task}: its metric {self._metric} is not a number for a single question")
 
     @property
     def _length(self) -> int:
         return int(self.inputs["input_ids"].shape[1])
 
 
-def _longer(tensor: Tensor, last: Tensor, copies: int) -> Tensor:
+def _with_nan(scores: Tensor) -> Tensor:
+    return torch.stack((scores, torch.full_like(scores, torch.nan)))
+
+
+def _has_distinct_first_tokens(lm: Any, batch: Sequence[Question]) -> bool:
+    """Whether every question has a fixed set of answers that begin with different tokens."""
+    token_ids = [_first_tokens(lm, question) for question in batch]
+    return all(own and len(set(own)) == len(own) for own in token_ids)
+
+
+def _first_tokens(lm: Any, question: Question) -> list[int]:
+    return [lm.first_token(answer) for answer in question.answers]
+
+
+def _extended(tensor: Tensor, last: Tensor, copies: int) -> Tensor:
     return torch.cat((tensor.repeat(copies, 1), last), 1)
 
 
 @contextmanager
-def _of_copies(model: Any, copies: int) -> Iterator[None]:
-    """Qwen's models remember of each prompt how far its images moved the positions: as often as it was stacked."""
+def _stacked_rope_deltas(model: Any, copies: int) -> Iterator[None]:
+    """Repeat what Qwen's models store for each prompt: how far its images shifted the positions."""
     inner: Any = getattr(model, "model", None)
-    moved = getattr(inner, "rope_deltas", None)
-    if isinstance(moved, Tensor):
-        inner.rope_deltas = moved.repeat(copies, 1)
+    deltas = getattr(inner, "rope_deltas", None)
+    if isinstance(deltas, Tensor):
+        inner.rope_deltas = deltas.repeat(copies, 1)
     try:
         yield
     finally:
-        if isinstance(moved, Tensor):
-            inner.rope_deltas = moved
+        if isinstance(deltas, Tensor):
+            inner.rope_deltas = deltas

@@ -1,4 +1,4 @@
-"""Which cell to take, and what its gain is worth after so many were tried."""
+"""Choose a cell, and compute a p-value for its gain that accounts for all the cells that were tried."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,20 +13,21 @@ from lmms_steer.statistics.paired import Ints
 Floats = npt.NDArray[np.float64]
 PERMUTATIONS = 2000
 LEVEL = 0.05
-"""A corrected p below it makes a winner."""
+"""The best cell is a winner if its corrected p-value is below this."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreGrid:
-    """What the cells scored.
+    """The scores of all cells.
 
     Attributes:
-        cells: what was tried.
-        scores: float [cells, questions], of 0 to 1; nan where a cell was not asked.
-        base: float [questions], unsteered.
-        spent: the first so many questions have had a say in which cells were asked on.
-        images: the image of each question; None where each has its own.
-        unparsed: cell, None for the baseline ▸ 1 where no answer could be read, float [questions]; nan where unknown.
+        cells: the cells that were tried.
+        scores: float [cells, questions], from 0 to 1; NaN where a cell was not measured on a question.
+        base: scores of the unsteered model, float [questions].
+        spent: how many of the first questions decided which cells were measured on the others.
+        images: the image of each question, numbered from 0; None where no two questions share one.
+        unparsed: for each cell, and for None (the unsteered model), 1 where no answer could be read, float [questions];
+            NaN where that is unknown.
     """
 
     cells: Sequence[Cell]
@@ -37,48 +38,51 @@ class ScoreGrid:
     unparsed: Mapping[Cell | None, Floats] = field(default_factory=dict)
 
     def of(self, vector: str) -> "ScoreGrid":
-        """One vector's cells."""
-        kept = [i for i, cell in enumerate(self.cells) if cell.vector == vector]
-        return replace(self, cells=[self.cells[i] for i in kept], scores=self.scores[kept])
+        """The cells of one vector."""
+        rows = [i for i, cell in enumerate(self.cells) if cell.vector == vector]
+        return replace(self, cells=[self.cells[i] for i in rows], scores=self.scores[rows])
 
     def unparsed_by(self, cell: Cell | None) -> float:
-        """The share of a cell's answers that could not be read; nan where nothing says so."""
-        told = self.unparsed.get(cell)
-        return float("nan") if told is None or np.isnan(told).all() else float(np.nanmean(told))
+        """The share of a cell's answers (None: the unsteered model's) that could not be read; NaN where unknown."""
+        unparsed = self.unparsed.get(cell)
+        return float("nan") if unparsed is None or np.isnan(unparsed).all() else float(np.nanmean(unparsed))
 
     @property
-    def asked(self) -> npt.NDArray[np.int64]:
-        """int [cells]: on how many questions."""
+    def question_counts(self) -> npt.NDArray[np.int64]:
+        """On how many questions each cell was measured, int [cells]."""
         counts: npt.NDArray[np.int64] = (~np.isnan(self.scores)).sum(1)
         return counts
 
     @property
     def gains(self) -> Floats:
-        """float [cells]: mean difference from the baseline, each on its own questions."""
+        """Mean difference of each cell from the baseline on the questions it was measured on, float [cells]."""
         gains: Floats = np.nanmean(self.scores - self.base, axis=1)
         return gains
 
     @property
     def finalists(self) -> list[int]:
-        """The cells that were asked everything."""
-        return [int(i) for i in np.flatnonzero(self.asked == self.scores.shape[1])]
+        """Places of the cells that were measured on all questions."""
+        return [int(i) for i in np.flatnonzero(self.question_counts == self.scores.shape[1])]
 
     @property
     def unspent(self) -> Ints:
-        """The places of the questions that had no say in which cells were asked on, nor had others of their image."""
+        """Places of the questions that had no part in dropping cells, and whose image had none either."""
         later = np.arange(self.spent, self.scores.shape[1])
         return later if self.images is None else later[~np.isin(self.images[later], self.images[: self.spent])]
 
 
 def best_cell(grid: ScoreGrid) -> int:
-    """The finalist of the highest accuracy; of equals the weakest (as in the paper), then the lowest layer."""
+    """Place of the finalist with the highest accuracy.
+
+    Among equals it is the weakest, as in the paper, then the one of the lowest layer.
+    """
     return min(grid.finalists, key=lambda i: (-grid.gains[i], abs(grid.cells[i].alpha), grid.cells[i].layer, i))
 
 
 def cautious_cell(grid: ScoreGrid) -> int:
-    """The weakest finalist within one standard error of the best, the error being that of their paired difference.
+    """Place of the weakest finalist within one standard error of the best, by the paired difference of the two.
 
-    One that loses against the baseline is not taken, unless the best does.
+    A cell that loses against the baseline is not chosen, unless the best does too.
     """
     leader, gains = best_cell(grid), grid.gains
     differences = grid.scores[leader] - grid.scores
@@ -89,11 +93,11 @@ def cautious_cell(grid: ScoreGrid) -> int:
 
 
 def standard_errors(differences: Floats, images: Ints | None = None) -> Floats:
-    """Of each row's mean, float [rows].
+    """Standard error of each row's mean, float [rows].
 
     Args:
         differences: float [rows, questions].
-        images: the image of each question; None where each has its own. Then images scatter, not questions.
+        images: the image of each question, for errors clustered by image; None where no two questions share one.
     """
     n = differences.shape[1]
     own = cluster_ids(images) if images is not None else None
@@ -104,21 +108,26 @@ def standard_errors(differences: Floats, images: Ints | None = None) -> Floats:
     if count == 1:
         return np.full(len(differences), np.inf)
     rows = cluster_sums(differences - differences.mean(1, keepdims=True), np.full(n, 1 / n), own)
-    scattered: Floats = np.sqrt((rows**2).sum(1) * count / (count - 1))
-    return scattered
+    clustered: Floats = np.sqrt((rows**2).sum(1) * count / (count - 1))
+    return clustered
 
 
 def corrected_p(grid: ScoreGrid, cell: int, seed: int = 0) -> float:
-    """The chance of a gain as large as a finalist's, in any finalist, if none had an effect.
+    """Probability of a gain as large as a finalist's in any finalist if none had an effect.
 
-    Max-T by sign flips (Westfall and Young 1993): a question's differences from the baseline change their sign together
-    in all cells, so that what the cells have in common is kept; where questions share an image, those of an image do.
-    One-sided: towards a gain. Where cells were dropped on the way, only questions that dropped none are counted, and
-    whose image did not: the finalists were chosen on the others.
+    Max-T by sign flips (Westfall and Young 1993): the differences of one question from the baseline change their sign
+    together in all cells, which keeps what the cells have in common; where questions share an image, those of one image
+    do. One-sided, towards a gain. If cells were dropped on the way, only the questions that did not drop any are used:
+    the finalists were chosen on the others.
+
+    Args:
+        grid: the scores of one vector's cells.
+        cell: place of a finalist.
+        seed: seed of the sign flips.
     """
     finalists, unspent = grid.finalists, grid.unspent
     if not len(unspent):
-        return 1.0  # every question has had its say: none is left to tell by
+        return 1.0  # every question had a part in choosing the finalists: none is left to test on
     differences = (grid.scores[finalists] - grid.base)[:, unspent]
     if grid.images is not None:
         own = np.unique(grid.images[unspent], return_inverse=True)[1]

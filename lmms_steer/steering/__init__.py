@@ -1,1 +1,1 @@
-"""Change a running model: where its layers and image tokens are, which positions, which operation, and the hooks."""
+"""Change a running model: steering specs, operations, token positions, and the hooks that apply them."""

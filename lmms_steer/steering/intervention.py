@@ -1,88 +1,93 @@
-"""One thing that is done to a model: a vector, where, how strongly, to which tokens, in what way."""
+"""An intervention: which vector is applied, where, how strongly, to which tokens and by which operation."""
 
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 
 from lmms_steer.errors import UserError, shorten, unknown_name
+from lmms_steer.steering.operations import operations
 from lmms_steer.vectors.controls import parse_control
 
 TOKENS = ("image", "text", "both", "last", "text_paper", "both_paper")
 PHASES = ("prefill", "decode", "all")
-OPERATIONS = ("add", "norm_preserving", "clamp", "ablate", "rotate")
 SCALES = ("raw", "unit", "relative")
-_WITHOUT_LENGTH = ("ablate", "rotate")
-"""Operations in which the vector's length plays no part."""
 
 _PLAIN = re.compile(r'[^,;"=\s]+')
+"""A value that needs no quotes in the one-line form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
-    """One vector added at one layer: `h' = h + alpha * v` at the chosen prompt positions (the paper's equation).
+    """One vector at one layer. By default `h' = h + alpha * v` at the prompt positions (the paper's equation).
 
-    `layer`, `alpha` and `tokens` may be None, "not said": they are then filled from the choice that is stored beside
-    the vector for this model, if it is for all else that is said, or from the defaults in
-    `lmms_steer.steering.resolve`. Only a complete one can be attached.
+    `layer`, `alpha` and `tokens` may be None, which means "not given". `lmms_steer.steering.resolve` then fills them
+    in: from the choice that is stored with the vector for this model, if everything that was given agrees with it, or
+    else from the defaults. Only a complete intervention can be attached.
     """
 
     vector: str
     """A store name (`spatial`, `tiny-gemma2/spatial/mean_shift`) or a path to a safetensors file."""
     layer: int | None = None
-    """0-based decoder block; its output is what is changed."""
+    """0-based decoder block whose output is changed."""
     alpha: float | None = None
-    """Strength, in the units of `scale`. Any finite number; 0 leaves the model as it is, whatever the operation."""
+    """Strength, in the units of `scale`. Any finite number; 0 leaves the model unchanged, whatever the operation."""
     tokens: str | None = None
-    """Which prompt positions are changed: `image`, `text`, `both`, `last` (of the prompt), or the released code's masks
-    `text_paper`, `both_paper`: no special tokens, and not the last token that is none."""
+    """Which prompt positions are changed: `image`, `text`, `both`, `last` (the last of the prompt), or the masks of the
+    paper's released code, `text_paper` and `both_paper`: text without special tokens and without the last token that is
+    not special; `both_paper` adds the images."""
     phase: str = "prefill"
     """`prefill`: the prompt only, as in the paper; `decode`: generated tokens only; `all`: both."""
     operation: str = "add"
-    """`add` (the paper's), or one of `lmms_steer.steering.operations`, where each has its formula."""
+    """`add` (the paper's), or another one that is registered in `lmms_steer.steering.operations`."""
     scale: str = "raw"
-    """What alpha counts: `raw`, the vector as it is stored (the paper's); `unit`, the vector of norm 1; `relative`, the
-    mean norm of the residual at this layer over all of `tokens`, whatever the gammas
+    """The unit of alpha: `raw`, the vector as it is stored (the paper's); `unit`, the vector scaled to norm 1;
+    `relative`, the mean norm of the residual at this layer over all of `tokens`, whatever the gammas
     (`lmms_steer.steering.recording`)."""
     gamma_image: float = 1.0
     """A factor on alpha at image tokens (the paper's gamma_image)."""
     gamma_text: float = 1.0
     """A factor on alpha at text tokens (the paper's gamma_text)."""
     control: str | None = None
-    """What to attach in the vector's place: `random[:SEED]`, `shuffled`, `wrong_concept[:CONCEPT]` (`controls.py`)."""
+    """A control that replaces the vector: `random[:SEED]`, `shuffled`, `wrong_concept[:CONCEPT]`
+    (`lmms_steer.vectors.controls`)."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "vector", _name(self.vector))
-        object.__setattr__(self, "layer", _layer(self.layer))
-        object.__setattr__(self, "alpha", _alpha(self.alpha))
+        object.__setattr__(self, "vector", _parse_vector(self.vector))
+        object.__setattr__(self, "layer", _parse_layer(self.layer))
+        object.__setattr__(self, "alpha", None if self.alpha is None else _parse_finite("alpha", self.alpha))
         for name in ("gamma_image", "gamma_text"):
-            object.__setattr__(self, name, _finite(name, getattr(self, name)))
+            object.__setattr__(self, name, _parse_finite(name, getattr(self, name)))
         if self.control is not None:
             object.__setattr__(self, "control", str(self.control))
             parse_control(str(self.control))
-        choices = (("tokens", TOKENS), ("phase", PHASES), ("operation", OPERATIONS), ("scale", SCALES))
-        for name, known in choices:
+        for name, known in (("tokens", TOKENS), ("phase", PHASES), ("scale", SCALES)):
             value = getattr(self, name)
             if value not in known and not (name == "tokens" and value is None):
                 raise unknown_name(name, value, known)
-        if self.scale != "raw" and self.operation in _WITHOUT_LENGTH:
-            raise UserError(f"operation={self.operation},scale={self.scale}: the vector's length plays no part in it")
+        operation = operations.get(str(self.operation))
+        if self.scale != "raw" and not operation.uses_length:
+            raise UserError(
+                f"operation={self.operation},scale={self.scale}: the vector's length plays no part in this operation,"
+                " so leave scale out"
+            )
         if self.phase == "decode" and self.tokens == "image":
             raise UserError("tokens=image,phase=decode steers nothing: generated tokens are text")
 
     @property
     def complete(self) -> bool:
-        """Whether layer, alpha and tokens are all said."""
+        """Whether layer, alpha and tokens are all given."""
         return None not in (self.layer, self.alpha, self.tokens)
 
     def __str__(self) -> str:
-        said = {k: v for k, v in asdict(self).items() if v is not None and (k, v) not in _UNSAID}
-        return ",".join(f"{key}={_quote(value)}" for key, value in said.items())
+        given = {k: v for k, v in asdict(self).items() if v is not None and v != _DEFAULTS.get(k)}
+        return ",".join(f"{key}={_quote(value)}" for key, value in given.items())
 
 
-_UNSAID = {("phase", "prefill"), ("operation", "add"), ("scale", "raw"), ("gamma_image", 1.0), ("gamma_text", 1.0)}
+_DEFAULTS = {field.name: field.default for field in fields(Intervention) if field.default is not MISSING}
+"""Values that the one-line form leaves out."""
 FIELDS = tuple(field.name for field in fields(Intervention))
-"""The keys that a spec has in model_args, in one line and in YAML."""
+"""The keys of an intervention in model_args, in the one-line form and in YAML."""
 
 
 def _quote(value: object) -> str:
@@ -90,8 +95,8 @@ def _quote(value: object) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
-def _name(value: object) -> str:
-    # lmms-eval turns `vector=20241101` and `vector=nan` into numbers before we see them
+def _parse_vector(value: object) -> str:
+    # lmms-eval turns `vector=20241101` and `vector=nan` into numbers
     name = str(value).strip()
     if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"":
         name = name[1:-1]
@@ -101,32 +106,26 @@ def _name(value: object) -> str:
     return name
 
 
-def _layer(value: object) -> int | None:
+def _parse_layer(value: object) -> int | None:
     if value is None:
         return None
-    number = _number(value)
+    number = _parse_number(value)
     if not math.isfinite(number) or number != int(number):
         raise UserError(f"layer={shorten(value)}: expected one whole number, the 0-based decoder layer")
     if number < 0:
-        raise UserError(f"layer={shorten(value)}: layers are counted from 0 up, there are no negative ones")
+        raise UserError(f"layer={shorten(value)}: layers are counted from 0 up, negative numbers are not allowed")
     return int(number)
 
 
-def _alpha(value: object) -> float | None:
-    if value is None:
-        return None
-    return _finite("alpha", value)
-
-
-def _finite(name: str, value: object) -> float:
-    number = _number(value)
+def _parse_finite(name: str, value: object) -> float:
+    number = _parse_number(value)
     if not math.isfinite(number):
         raise UserError(f"{name}={shorten(value)}: expected a finite number, as in {name}=0.5")
     return number
 
 
-def _number(value: object) -> float:
-    """The number that was typed, or nan for what is none; `True` is none."""
+def _parse_number(value: object) -> float:
+    """The number, or nan if the value is not a number; `True` is not one."""
     try:
         return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):

@@ -1,87 +1,230 @@
-"""What is done to a hidden state at the steered positions. One function an operation, each defined by its formula.
+"""Operations: how a vector changes the hidden states at the steered positions.
 
-In all: `h` [batch, positions, width] is the layer's output, `v` [width] the vector, `u = v / |v|`, `s` its strength in
-the residual's units (`alpha · |v|` where alpha's scale is raw, `alpha` where it is unit, `alpha · mean |h|` where it is
-relative), and the mask bool [batch, positions]. Where the mask is false h stays as it is, to the bit. Nothing is
-changed in place, as others may hold it. What is not a plain addition is computed in float32 and rounded once.
+Notation: `h` is a hidden state, `v` [width] the vector, `u = v / |v|`, and `s` the strength in the residual's units:
+`alpha · |v|` for scale=raw, `alpha` for scale=unit, `alpha · mean |h|` for scale=relative.
+
+An operation is a function `(hidden, vector)` of the layer's output [batch, positions, width] and a `ScaledVector` on
+the same device. It returns the changed hidden states and changes nothing in place, because other hooks may hold the
+tensor. It changes every position: `apply_operation` keeps the changes at the steered positions only.
+
+Another package adds an operation with `register_operation`, in a module that an entry point of the group
+`lmms_steer.operations` names:
+
+    @register_operation("double", description="h' = h + 2 s u", effect="{s:.4g} along v is added twice")
+    def double(hidden, vector):
+        return hidden + 2 * vector.delta
+
+This module imports no torch, so that specs can be checked without it.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import getdoc
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from lmms_steer.registry import Registry
 
-Operation = Callable[[Tensor, "ScaledVector", Tensor], Tensor]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OperationFunction = Callable[["Tensor", "ScaledVector"], "Tensor"]
+
+DEFAULT_ALPHA = 0.5
+"""Default alpha of an operation. For mean shifts it is about a fifth of the residual's norm."""
+_MIN_NORM = 1e-12
+"""Norms are clamped to this before a division."""
+_MIN_SINE = 1e-6
+"""Below this sine of the angle between h and v, `rotate` has no plane to rotate in."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScaledVector:
-    """A vector and how strongly it acts.
+    """A vector with the strength at which it acts.
 
     Attributes:
-        delta: float32 [width] = s · u.
-        unit: float32 [width] = u.
+        delta: float32 [width], s · u.
+        unit: float32 [width], u.
         strength: s.
-        alpha: as the user said it.
+        alpha: the intervention's alpha times the gamma of the steered tokens.
     """
 
-    delta: Tensor
-    unit: Tensor
+    delta: "Tensor"
+    unit: "Tensor"
     strength: float
     alpha: float
 
 
-def add_masked(hidden: Tensor, delta: Tensor, mask: Tensor) -> Tensor:
-    """`h' = h + s · u`: the paper's. `delta` = s · u, rounded once to the dtype of `hidden`."""
-    return torch.where(mask.unsqueeze(-1), hidden + delta, hidden)
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A way to change hidden states.
 
-
-def _add(hidden: Tensor, push: ScaledVector, mask: Tensor) -> Tensor:
-    return add_masked(hidden, push.delta.to(hidden), mask)
-
-
-def norm_preserving(hidden: Tensor, push: ScaledVector, mask: Tensor) -> Tensor:
-    """`h' = |h| · (h + s · u) / |h + s · u|`: the direction of the sum, the norm of before."""
-    h = hidden.float()
-    moved = h + push.delta.to(h)
-    changed = moved * (h.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(1e-12))
-    return torch.where(mask.unsqueeze(-1), changed.to(hidden.dtype), hidden)
-
-
-def clamp(hidden: Tensor, push: ScaledVector, mask: Tensor) -> Tensor:
-    """`h' = h + (s - h · u) u`: the component along u becomes s, the rest stays."""
-    h, unit = hidden.float(), push.unit.to(hidden.device)
-    changed = h + (push.strength - h @ unit).unsqueeze(-1) * unit
-    return torch.where(mask.unsqueeze(-1), changed.to(hidden.dtype), hidden)
-
-
-def ablate(hidden: Tensor, push: ScaledVector, mask: Tensor) -> Tensor:
-    """`h' = h - alpha (h · u) u`: at alpha 1 nothing is left along u; alpha -1 doubles it."""
-    h, unit = hidden.float(), push.unit.to(hidden.device)
-    changed = h - push.alpha * (h @ unit).unsqueeze(-1) * unit
-    return torch.where(mask.unsqueeze(-1), changed.to(hidden.dtype), hidden)
-
-
-def rotate(hidden: Tensor, push: ScaledVector, mask: Tensor) -> Tensor:
-    """`h' = |h| (cos(alpha) ĥ + sin(alpha) w)`, w the unit part of u at right angles to ĥ: by alpha radians towards u.
-
-    The norm stays. Where h lies along u there is no such w, and h stays.
+    Attributes:
+        name: the value of `operation=` in a spec.
+        description: one line, with the formula.
+        function: `(hidden, vector)` to the changed hidden states, all of the same shape [batch, positions, width].
+        effect: the line that `lmms-steer inspect` prints, with `{s}` and `{alpha}` for the strengths.
+        default_alpha: alpha where a spec gives none (scale=relative has its own default).
+        uses_length: whether the length of the vector matters. If not, only scale=raw is accepted.
+        in_float32: whether the function gets hidden states in float32 and the result is rounded once to the model's
+            dtype; otherwise the function gets and returns the model's dtype.
+        adds_delta: whether s · u is added, so that s can be compared with |h|.
     """
-    h, unit = hidden.float(), push.unit.to(hidden.device)
-    norm = h.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-    own = h / norm
-    across = unit - (own @ unit).unsqueeze(-1) * own
-    length = across.norm(dim=-1, keepdim=True)
-    angle = torch.tensor(push.alpha)
-    changed = norm * (torch.cos(angle) * own + torch.sin(angle) * across / length.clamp_min(1e-12))
-    return torch.where(mask.unsqueeze(-1) & (length > 1e-6), changed.to(hidden.dtype), hidden)
+
+    name: str
+    description: str
+    function: OperationFunction
+    effect: str
+    default_alpha: float = DEFAULT_ALPHA
+    uses_length: bool = True
+    in_float32: bool = True
+    adds_delta: bool = False
+
+    def __post_init__(self) -> None:
+        try:
+            self.effect.format(s=1.0, alpha=1.0)
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"operation {self.name!r}: effect {self.effect!r} may only refer to {{s}} and {{alpha}}"
+            ) from error
+
+    def describe(self, vector: ScaledVector) -> str:
+        """The effect of the operation with this vector, in words."""
+        return self.effect.format(s=vector.strength, alpha=vector.alpha)
 
 
-OPERATIONS: dict[str, Operation] = {
-    "add": _add,
-    "norm_preserving": norm_preserving,
-    "clamp": clamp,
-    "ablate": ablate,
-    "rotate": rotate,
-}
+operations: Registry[Operation] = Registry("operation", "lmms_steer.operations")
+"""Every known operation by its name."""
+
+
+def register_operation(
+    name: str,
+    *,
+    description: str,
+    effect: str,
+    default_alpha: float = DEFAULT_ALPHA,
+    uses_length: bool = True,
+    in_float32: bool = True,
+    adds_delta: bool = False,
+) -> Callable[[OperationFunction], OperationFunction]:
+    """Decorator that registers a function as an operation and returns it unchanged; arguments as of `Operation`.
+
+    Raises:
+        ValueError: for a name that is taken or not valid, or an effect that cannot be formatted.
+    """
+
+    def register(function: OperationFunction) -> OperationFunction:
+        entry = Operation(name, description, function, effect, default_alpha, uses_length, in_float32, adds_delta)
+        operations.add(name, entry)
+        return function
+
+    return register
+
+
+def find_operation(operation: "str | Operation | OperationFunction") -> Operation:
+    """The operation of a name; a function becomes an unregistered operation with the default settings.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one.
+    """
+    if isinstance(operation, Operation):
+        return operation
+    if not callable(operation):
+        return operations.get(str(operation))
+    for registered in operations.entries().values():
+        if registered.function is operation:
+            return registered
+    name = getattr(operation, "__name__", type(operation).__name__)
+    description = (getdoc(operation) or name).splitlines()[0]
+    return Operation(name, description, operation, "changed by a function, with s = {s:.4g} and alpha = {alpha:g}")
+
+
+def apply_operation(operation: Operation, hidden: "Tensor", vector: ScaledVector, mask: "Tensor") -> "Tensor":
+    """Apply an operation at the positions where the mask is true; elsewhere `hidden` is returned to the bit.
+
+    Args:
+        operation: what to do.
+        hidden: [batch, positions, width], in the model's dtype; not changed in place.
+        vector: on the device of `hidden`.
+        mask: bool [batch, positions].
+
+    Returns:
+        [batch, positions, width] in the dtype of `hidden`.
+    """
+    changed = operation.function(hidden.float() if operation.in_float32 else hidden, vector)
+    return changed.to(hidden.dtype).where(mask.unsqueeze(-1), hidden)
+
+
+def add_masked(hidden: "Tensor", delta: "Tensor", mask: "Tensor") -> "Tensor":
+    """`h' = h + delta` where the mask is true, for a `delta` in the dtype of `hidden`; shapes broadcast."""
+    return (hidden + delta).where(mask.unsqueeze(-1), hidden)
+
+
+@register_operation(
+    "add",
+    description="h' = h + s u, the operation of the paper",
+    effect="{s:.4g} along v is added",
+    in_float32=False,
+    adds_delta=True,
+)
+def add(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
+    """`h' = h + s · u`, with s · u rounded once to the dtype of h."""
+    return hidden + vector.delta.to(hidden)
+
+
+@register_operation(
+    "norm_preserving",
+    description="h' = |h| (h + s u) / |h + s u|: the direction of the sum, the norm of h",
+    effect="{s:.4g} along v is added, then |h| is restored",
+    adds_delta=True,
+)
+def norm_preserving(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
+    """`h' = |h| · (h + s · u) / |h + s · u|`: the direction of the sum with the norm of h."""
+    moved = hidden + vector.delta
+    changed: Tensor = moved * (
+        hidden.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
+    )
+    return changed
+
+
+@register_operation(
+    "clamp",
+    description="h' = h + (s - h·u) u: the component along v becomes s",
+    effect="the component along v becomes {s:.4g}",
+)
+def clamp(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
+    """`h' = h + (s - h · u) u`: the component along u becomes s, the rest is unchanged."""
+    return hidden + (vector.strength - hidden @ vector.unit).unsqueeze(-1) * vector.unit
+
+
+@register_operation(
+    "ablate",
+    description="h' = h - alpha (h·u) u: removes the component along v at alpha 1",
+    effect="{alpha:g} times the component along v is removed",
+    default_alpha=1.0,
+    uses_length=False,
+)
+def ablate(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
+    """`h' = h - alpha (h · u) u`: alpha 1 removes the component along u, alpha -1 doubles it."""
+    return hidden - vector.alpha * (hidden @ vector.unit).unsqueeze(-1) * vector.unit
+
+
+@register_operation(
+    "rotate",
+    description="turns h by alpha radians towards v, with the norm unchanged",
+    effect="turned by {alpha:g} radians towards v",
+    default_alpha=0.2,
+    uses_length=False,
+)
+def rotate(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
+    """`h' = |h| (cos(alpha) ĥ + sin(alpha) w)`, where `ĥ = h / |h|` and w is the unit part of u orthogonal to ĥ.
+
+    The norm is unchanged. Where h is parallel to u there is no such w, and h is returned.
+    """
+    norm = hidden.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
+    direction = hidden / norm
+    orthogonal = vector.unit - (direction @ vector.unit).unsqueeze(-1) * direction
+    sine = orthogonal.norm(dim=-1, keepdim=True)
+    # on the CPU for every device, so that the sine and cosine are the same numbers everywhere
+    angle = vector.unit.new_tensor(vector.alpha, device="cpu")
+    turned: Tensor = norm * (angle.cos() * direction + angle.sin() * orthogonal / sine.clamp_min(_MIN_NORM))
+    return turned.where(sine > _MIN_SINE, hidden)

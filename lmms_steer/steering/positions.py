@@ -1,6 +1,7 @@
-"""Which positions of a batch are steered.
+"""Which positions of a forward call are steered: those of the chosen tokens, in the chosen phase.
 
-Which positions of a forward call belong to the prompt, and which come after it.
+`token_mask` selects positions by the kind of token. `PromptTracker` works out which positions belong to the prompt and
+which come after it, because a decoder layer in transformers 5 does not know where in the sequence it is.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -21,18 +22,18 @@ def token_mask(
     prompt: Tensor | None = None,
     special_ids: Collection[int] = (),
 ) -> Tensor:
-    """The positions that `tokens` means.
+    """The positions that `tokens` selects.
 
     Args:
         input_ids: [batch, positions] of this forward call.
-        attention_mask: [batch, past + positions] or None; its last columns tell padding from text.
+        attention_mask: [batch, past + positions] or None; its last columns mark padding.
         image_ids: the placeholder ids of `anatomy.image_token_ids`.
-        tokens: `image`, `text` (every other position that is not padding, BOS and separators too), `both`, `last` (the
-            last that is not padding), or `text_paper` / `both_paper`: text without special tokens and without the last
-            token that is none, and with the images (the paper's released code).
-        prompt: bool [batch, positions], the positions that are prompt; None where all are. `last` and the paper's
-            masks count within it.
-        special_ids: the tokenizer's, for the paper's masks.
+        tokens: `image`; `text`, every other position that is not padding, including BOS and separators; `both`; `last`,
+            the last position that is not padding; or the masks of the paper's released code: `text_paper`, text without
+            special tokens and without the last token that is not special, and `both_paper`, that and the images.
+        prompt: bool [batch, positions], the positions of the prompt; None if all are. `last` and the paper's masks
+            look at these only.
+        special_ids: the tokenizer's special ids, for the paper's masks.
 
     Returns:
         bool [batch, positions].
@@ -49,19 +50,19 @@ def token_mask(
         return real
     if tokens == "text":
         return real & ~image
-    counted = real if prompt is None else real & prompt
+    in_prompt = real if prompt is None else real & prompt
     if tokens == "last":
-        return _last(counted)
+        return _last_true(in_prompt)
     special = torch.zeros_like(image)
     for special_id in special_ids:
         special |= input_ids == special_id
-    plain = counted & ~image & ~special
-    text = plain & ~_last(plain)
+    plain = in_prompt & ~image & ~special
+    text = plain & ~_last_true(plain)
     return text if tokens == "text_paper" else text | image
 
 
-def _last(mask: Tensor) -> Tensor:
-    """Of each row the last true position alone."""
+def _last_true(mask: Tensor) -> Tensor:
+    """A mask of only the last true position of each row."""
     following = mask.flip(1).cumsum(1).flip(1)
     return mask & (following == 1)
 
@@ -71,9 +72,9 @@ _continuation: ContextVar[Tensor | None] = ContextVar("lmms_steer_continuation",
 
 @contextmanager
 def continuation(lengths: Tensor) -> Iterator[None]:
-    """Inside, the last `lengths[row]` positions of every call are an answer that is being scored, not prompt.
+    """Mark the last `lengths[row]` positions of every forward call in the block as a scored answer, not prompt.
 
-    They stand where generated tokens would stand, so that scoring an answer and generating it see the same steering.
+    They are treated as generated tokens, so that scoring an answer and generating it see the same steering.
 
     Args:
         lengths: int [batch], counted from the right end.
@@ -92,9 +93,9 @@ class ForwardCall:
     Attributes:
         input_ids: [batch, positions].
         attention_mask: [batch, past + positions] or None.
-        prompt: bool [batch, positions], or None where every position is prompt.
-        prompt_length: how many positions are prompt, at most, in any row; 0 for a generated token.
-        continues: whether a part of the prompt is in the cache already.
+        prompt: bool [batch, positions], or None if every position is prompt.
+        prompt_length: the largest number of prompt positions in a row; 0 for a generated token.
+        continues: whether an earlier part of the prompt is in the cache already.
     """
 
     input_ids: Tensor
@@ -105,18 +106,18 @@ class ForwardCall:
 
 
 class PromptTracker:
-    """Hooks on the whole model that tell the layer hooks what call is in progress.
+    """Hooks on the whole model that show the layer hooks the call in progress.
 
-    How the prompt is told from what follows (the decoder layers themselves do not learn it in transformers 5):
+    The prompt is distinguished from what follows it by these rules:
 
-    * the cache is empty, or there is none: all positions are prompt, but for those of `continuation`;
-    * the cache is filled and several positions come: the prompt goes on (chunked prefill, another turn);
-    * the cache is filled and one position comes: a generated token, but for the last chunk of a prompt that goes on,
-      whose attention mask is a longer piece of the mask that the chunk before had a piece of;
-    * `use_cache=False`, and the ids are those of the call before plus one: generation without a cache, so that the
-      prompt is as long as it was.
+    * With an empty cache, or none, all positions are prompt, except those of `continuation`.
+    * With a filled cache, several positions are a continued prompt (chunked prefill, or another turn).
+    * With a filled cache, one position is a generated token. The exception is a last chunk of one position in a chunked
+      prefill: its attention mask is a longer slice of the tensor that the previous chunk's mask was a slice of.
+    * With `use_cache=False`, ids that are those of the previous call plus one are generation without a cache. The
+      prompt is then as long as before.
 
-    Assisted decoding, which checks several generated tokens in one call, cannot be told from a prompt that goes on.
+    Assisted decoding checks several generated tokens in one call and cannot be distinguished from a continued prompt.
     """
 
     def __init__(self) -> None:
@@ -124,12 +125,14 @@ class PromptTracker:
         self._last: ForwardCall | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
-        """The pre-hook."""
+        """The forward pre-hook.
+
+        Raises:
+            RuntimeError: for a call without `input_ids`.
+        """
         input_ids = kwargs.get("input_ids", args[0] if args else None)
         if not isinstance(input_ids, Tensor):
-            raise RuntimeError(
-                "steering needs input_ids: with inputs_embeds alone, image and text cannot be told apart"
-            )
+            raise RuntimeError("steering needs input_ids: inputs_embeds do not show which positions are images")
         attention_mask = kwargs.get("attention_mask")
         if not isinstance(attention_mask, Tensor):
             attention_mask = None
@@ -138,26 +141,26 @@ class PromptTracker:
         self.call = ForwardCall(input_ids, attention_mask, _prompt_mask(input_ids, length), length, continues)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
-        """The forward hook; it runs after a failed forward too."""
+        """The forward hook, which also runs after a forward that failed."""
         self.call, self._last = None, self.call
 
     def _prompt_length(self, input_ids: Tensor, kwargs: dict[str, Any]) -> int:
         positions = input_ids.shape[1]
         cache = kwargs.get("past_key_values")
         if cache is not None and int(cache.get_seq_length()) > 0:
-            return positions if positions > 1 or self._last_chunk(kwargs.get("attention_mask")) else 0
+            return positions if positions > 1 or self._is_last_chunk(kwargs.get("attention_mask")) else 0
         last = self._last
         if kwargs.get("use_cache") is False and last is not None:
-            longer_by_one = last.input_ids.shape == (input_ids.shape[0], positions - 1)
-            if longer_by_one and torch.equal(last.input_ids, input_ids[:, :-1]):
+            one_longer = last.input_ids.shape == (input_ids.shape[0], positions - 1)
+            if one_longer and torch.equal(last.input_ids, input_ids[:, :-1]):
                 return last.prompt_length
         return positions
 
-    def _last_chunk(self, mask: Any) -> bool:
-        before = self._last.attention_mask if self._last is not None else None
-        if not isinstance(mask, Tensor) or before is None:
+    def _is_last_chunk(self, mask: Any) -> bool:
+        previous = self._last.attention_mask if self._last is not None else None
+        if not isinstance(mask, Tensor) or previous is None:
             return False
-        return mask.data_ptr() == before.data_ptr() and mask.shape[1] > before.shape[1]
+        return mask.data_ptr() == previous.data_ptr() and mask.shape[1] > previous.shape[1]
 
 
 def _prompt_mask(input_ids: Tensor, length: int) -> Tensor | None:

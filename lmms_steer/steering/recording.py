@@ -1,6 +1,6 @@
-"""What every decoder layer gives, while a model runs.
+"""Record the outputs of all decoder layers while a model runs, and measure their norms.
 
-How long the residual is at each layer, for strengths that are relative to it (`scale=relative`).
+The mean norms of the residual are the unit of strengths with `scale=relative`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,12 +14,15 @@ from lmms_steer.steering.anatomy import decoder_layers, image_token_ids
 from lmms_steer.steering.positions import token_mask
 from lmms_steer.steering.resolve import Norms
 
+TOKEN_KINDS = ("image", "text", "both", "last")
+"""The kinds of tokens whose norms are measured."""
+
 
 @contextmanager
 def record_layers(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Inside, each forward call appends every decoder layer's output [batch, positions, width], in order.
+    """Record layer outputs: each forward call in the block appends one [batch, positions, width] for every layer.
 
-    Own hooks, as `output_hidden_states` gives the last layer after the final norm.
+    It uses its own hooks, because `output_hidden_states` returns the last layer's output after the final norm.
     """
     outputs: list[Tensor] = []
 
@@ -34,19 +37,17 @@ def record_layers(model: nn.Module) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-TOKEN_KINDS = ("image", "text", "both", "last")
-
-
 @torch.inference_mode()
 def residual_norms(model: nn.Module, batches: Iterable[dict[str, Any]]) -> Norms:
     """The mean Euclidean norm of each layer's output, in float32, over the tokens of each kind in all batches.
 
     Args:
         model: unsteered.
-        batches: inputs as the processor gives them, left-padded.
+        batches: the processor's outputs, left-padded.
 
     Returns:
-        layer ▸ kind of tokens ▸ mean; a kind that does not occur (image tokens of a text model) is left out.
+        layer ▸ kind of tokens ▸ mean norm, to six digits. A kind that does not occur is left out (image tokens of a
+        text model).
     """
     image_ids = image_token_ids(model.config)
     sums: dict[tuple[int, str], float] = {}

@@ -1,6 +1,6 @@
-"""A spec that can be attached, with its vectors; its hash, its name and what a results file says of it.
+"""Resolve a spec for a model: find and check its vectors, and fill in layer, alpha and tokens where they are not given.
 
-A spec as typed ▸ one that can be attached: vectors found and checked, unsaid layer, alpha and tokens filled in.
+`resolve` returns a `ResolvedSpec`, which can be attached, hashed, named and recorded.
 """
 
 import hashlib
@@ -12,12 +12,20 @@ from typing import Any
 from lmms_steer import concepts
 from lmms_steer.errors import UserError
 from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.operations import Operation, OperationFunction, find_operation, operations
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
-from lmms_steer.vectors import store as choices
 from lmms_steer.vectors.backbones import backbone_of, short_name
 from lmms_steer.vectors.controls import make_control
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+DEFAULT_TOKENS = "both"
+DEFAULT_RELATIVE_ALPHA = 0.2
+"""Default alpha for scale=relative: about the strength of a mean shift at an operation's own default."""
+
+_CHOSEN_FIELDS = ("layer", "alpha", "tokens")
+"""What a stored choice fills in."""
+_ALWAYS_RECORDED = {"vector", "layer", "alpha", "tokens", "phase", "operation"}
 
 Norms = Mapping[int, Mapping[str, float]]
 """layer ▸ `image`, `text`, `both`, `last` ▸ mean norm of the residual there (`lmms_steer.steering.recording`)."""
@@ -28,11 +36,13 @@ class ResolvedSpec:
     """A complete spec with its vectors.
 
     Attributes:
-        spec: every intervention complete; vectors named as in the store.
-        vectors: one a intervention, in order.
-        notes: lines that a user should read: where an unsaid value came from.
+        spec: every intervention complete, and vectors named as in the store.
+        vectors: one for each intervention, in order.
+        notes: lines for the user: where the values that were filled in come from.
         warnings: lines that a user must not overlook.
-        norms: of this model's residual, where a strength is relative to them.
+        norms: mean norms of this model's residual, needed if a strength is relative to them.
+        operation: an unregistered operation that is applied instead of those that the interventions name; only the
+            Python API can set it.
     """
 
     spec: SteeringSpec = SteeringSpec()
@@ -40,6 +50,7 @@ class ResolvedSpec:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     norms: Norms | None = None
+    operation: Operation | None = None
 
     @property
     def relative(self) -> bool:
@@ -48,89 +59,79 @@ class ResolvedSpec:
 
     @property
     def sha256(self) -> str:
-        """Of what is done to the model: the interventions with the *content* of their vectors, not their names."""
+        """Hash of what is done to the model: the interventions with the *content* of their vectors, not their names."""
         pairs = list(zip(self.spec.interventions, self.vectors, strict=True))
-        # a key that is unsaid counts for nothing, so that a new one leaves old hashes as they are
-        done: list[Any] = [{**explicit_fields(i), "vector": v.sha256} for i, v in pairs]
+        # fields at their default are left out, so that a new field does not change old hashes
+        parts: list[Any] = [{**explicit_fields(i), "vector": v.sha256} for i, v in pairs]
         if self.relative:
-            done.append({str(i.layer): dict((self.norms or {}).get(i.layer or 0, {})) for i, _ in pairs})
-        return hashlib.sha256(json.dumps(done, sort_keys=True).encode()).hexdigest()
+            parts.append({str(i.layer): dict((self.norms or {}).get(i.layer or 0, {})) for i, _ in pairs})
+        if self.operation is not None:
+            parts.append({"operation": self.operation.name})
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
     def tag(self) -> str:
-        """For folder names: `spatial-mean_shift_L3_a0.5_image_1a2b3c4d`, or `baseline`."""
+        """A name for folders: `spatial-mean_shift_L3_a0.5_image_1a2b3c4d`, or `baseline`."""
         parts = [
             f"{v.provenance.get('concept', 'vector')}-{v.provenance.get('method', 'unknown')}"
             f"_L{i.layer}_a{i.alpha:g}_{i.tokens}"
             for i, v in zip(self.spec.interventions, self.vectors, strict=True)
         ]
-        return (
-            "+".join([*parts[:2], *(["more"] if len(parts) > 2 else [])]) + f"_{self.sha256[:8]}"
-            if parts
-            else "baseline"
-        )
+        if not parts:
+            return "baseline"
+        return "+".join([*parts[:2], *(["more"] if len(parts) > 2 else [])]) + f"_{self.sha256[:8]}"
+
+    def operation_of(self, intervention: Intervention) -> Operation:
+        """The operation that one of the interventions applies."""
+        return self.operation or operations.get(intervention.operation)
 
     def record(self) -> dict[str, Any]:
-        """What a results file says of it: the one-line spec, its hash, and each vector's hash and provenance."""
+        """The entry of a results file: the one-line spec, its hash, and the hash and provenance of each vector."""
         return {
             "spec": str(self.spec),
             "sha256": self.sha256 if self.spec else None,
             "vectors": [{"name": v.name, "sha256": v.sha256, "provenance": dict(v.provenance)} for v in self.vectors],
             "notes": [*self.notes, *self.warnings],
             **({"provenance": dict(self.spec.provenance)} if self.spec.provenance else {}),
+            **({"operation": self.operation.name} if self.operation is not None else {}),
         }
-
-
-def explicit_fields(intervention: Intervention) -> dict[str, Any]:
-    """Its keys without those at a default that nobody has to say."""
-    always = {"vector", "layer", "alpha", "tokens", "phase", "operation"}
-    unsaid = {f.name: f.default for f in fields(Intervention) if f.name not in always}
-    return {k: v for k, v in asdict(intervention).items() if k in always or v != unsaid[k]}
-
-
-DEFAULT_ALPHA = 0.5
-"""Of most specs: about a fifth of the residual's norm for mean shifts. Others: `default_alpha`."""
-DEFAULT_TOKENS = "both"
-
-
-def default_layer(n_layers: int) -> int:
-    """The block half way up, where nothing was chosen: 13 of 26, 2 of 5."""
-    return n_layers // 2
-
-
-def default_alpha(intervention: Intervention) -> float:
-    """A strength of the same size in the units that this one counts in: all of a component, radians, residual norms."""
-    if intervention.operation == "ablate":
-        return 1.0
-    return 0.2 if intervention.operation == "rotate" or intervention.scale == "relative" else DEFAULT_ALPHA
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What must be known of a model to steer it: the name it was loaded by, and its decoder's shape."""
+    """What `resolve` needs to know about a model: the name it was loaded by, and the shape of its decoder."""
 
     name: str
     n_layers: int
     hidden_size: int
 
 
-def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVectors] | None = None) -> ResolvedSpec:
-    """Find, complete and check.
+def resolve(
+    spec: SteeringSpec,
+    model: ModelFacts,
+    given: Mapping[str, SteeringVectors] | None = None,
+    operation: str | Operation | OperationFunction | None = None,
+) -> ResolvedSpec:
+    """Find the vectors of a spec, fill in what is not given, and check everything against the model.
 
     Args:
         spec: as the user wrote it.
         model: the model to be steered.
-        given: vectors by the name that the spec uses for them; all others are looked for in the store.
+        given: vectors by the name that the spec uses for them; all others are looked up in the store.
+        operation: replaces the operation of every intervention: a name, an `Operation`, or a function.
 
     Raises:
-        UserError: for a vector that does not exist or cannot be read, a layer that the model or the vector has not,
-            a width that is not the model's.
+        UserError: for a vector that does not exist or cannot be read, a layer that the model or the vector does not
+            have, or a width that is not the model's.
     """
-    done: list[Intervention] = []
+    custom = None
+    if operation is not None:
+        spec, custom = _replace_operation(spec, operation)
+    interventions: list[Intervention] = []
     vectors: list[SteeringVectors] = []
     notes: list[str] = []
     warnings: list[str] = []
-    made = dict(spec.provenance)
+    provenance = dict(spec.provenance)
     for typed in spec.interventions:
         entry = None
         if given is not None and typed.vector in given:
@@ -138,69 +139,119 @@ def resolve(spec: SteeringSpec, model: ModelFacts, given: dict[str, SteeringVect
         else:
             entry = store.find(typed.vector, backbone_of(model.name))
             vector = SteeringVectors.load(entry.path)
-        intervention, note, chosen_on = _complete(typed, entry, vector, model)
+        intervention, note, chosen_on = _complete(typed, entry, vector, model, custom)
         notes += note
         if chosen_on:
-            made["chosen_on"] = ", ".join(filter(None, (str(made.get("chosen_on") or ""), chosen_on)))
+            provenance["chosen_on"] = ", ".join(filter(None, (str(provenance.get("chosen_on") or ""), chosen_on)))
         if intervention.control is not None:
-            vector = make_control(vector, intervention.control, _stored, concepts.names())
+            vector = make_control(vector, intervention.control, _load_from_store, concepts.names())
         _check(intervention, vector, model)
-        warnings += _foreign(intervention, vector, model)
-        warnings += _changed(typed, vector, spec)
-        done.append(intervention)
+        warnings += _warn_of_other_backbone(intervention, vector, model)
+        warnings += _warn_of_changed_vector(typed, vector, spec)
+        interventions.append(intervention)
         vectors.append(vector)
-    return ResolvedSpec(SteeringSpec(tuple(done), made), tuple(vectors), tuple(notes), tuple(warnings))
+    resolved = SteeringSpec(tuple(interventions), provenance)
+    return ResolvedSpec(resolved, tuple(vectors), tuple(notes), tuple(warnings), operation=custom)
 
 
-def _stored(name: str) -> SteeringVectors:
+def with_operation(resolved: ResolvedSpec, operation: str | Operation | OperationFunction | None) -> ResolvedSpec:
+    """The same spec with another operation for all interventions; unchanged for None."""
+    if operation is None:
+        return resolved
+    spec, custom = _replace_operation(resolved.spec, operation)
+    return replace(resolved, spec=spec, operation=custom)
+
+
+def explicit_fields(intervention: Intervention) -> dict[str, Any]:
+    """The intervention's fields, without the later additions to the format that are at their defaults."""
+    defaults = {f.name: f.default for f in fields(Intervention) if f.name not in _ALWAYS_RECORDED}
+    return {k: v for k, v in asdict(intervention).items() if k in _ALWAYS_RECORDED or v != defaults[k]}
+
+
+def default_layer(n_layers: int) -> int:
+    """The default layer: the block half way up, 13 of 26 or 2 of 5."""
+    return n_layers // 2
+
+
+def default_alpha(intervention: Intervention, custom: Operation | None = None) -> float:
+    """Default alpha for the operation and scale of an intervention.
+
+    Args:
+        intervention: its alpha is ignored.
+        custom: an unregistered operation that is applied in place of the intervention's.
+    """
+    if intervention.scale == "relative":
+        return DEFAULT_RELATIVE_ALPHA
+    return (custom or operations.get(intervention.operation)).default_alpha
+
+
+def _replace_operation(
+    spec: SteeringSpec, operation: str | Operation | OperationFunction
+) -> tuple[SteeringSpec, Operation | None]:
+    """The spec with a registered operation in every intervention; an unregistered one is returned separately."""
+    found = find_operation(operation)
+    registered = found.name in operations and operations.get(found.name) is found
+    if not registered and not found.uses_length and any(i.scale != "raw" for i in spec.interventions):
+        raise UserError(f"operation={found.name}: the vector's length plays no part in it, so leave scale out")
+    name = found.name if registered else Intervention("unnamed").operation
+    interventions = tuple(replace(i, operation=name) for i in spec.interventions)
+    return replace(spec, interventions=interventions), None if registered else found
+
+
+def _load_from_store(name: str) -> SteeringVectors:
     return SteeringVectors.load(store.find(name, None).path)
 
 
 def _complete(
-    intervention: Intervention, entry: store.Entry | None, vector: SteeringVectors, model: ModelFacts
+    intervention: Intervention,
+    entry: store.Entry | None,
+    vector: SteeringVectors,
+    model: ModelFacts,
+    custom: Operation | None,
 ) -> tuple[Intervention, list[str], str]:
-    """The whole intervention, what a user should know of it, and the task that it was chosen on, if any."""
+    """The complete intervention, notes for the user, and the task that it was chosen on ("" for none)."""
     if entry is not None:
         intervention = replace(intervention, vector=entry.name)
     if intervention.complete:
         return intervention, [], ""
-    choice = choices.read_choice(entry, model.name, vector.sha256) if entry is not None else None
+    choice = store.read_choice(entry, model.name, vector.sha256) if entry is not None else None
     chosen_on, name = "", short_name(model.name)
-    values: dict[str, Any] = {
-        "layer": default_layer(model.n_layers), "alpha": default_alpha(intervention), "tokens": DEFAULT_TOKENS
-    }  # fmt: skip
+    values: Mapping[str, Any] = {
+        "layer": default_layer(model.n_layers),
+        "alpha": default_alpha(intervention, custom),
+        "tokens": DEFAULT_TOKENS,
+    }
     if choice is None:
-        source = f"lmms-steer's defaults, as {_not_chosen(entry, model)}"
-    elif _is_for(choice, intervention):
+        source = f"lmms-steer's defaults, because {_explain_no_choice(entry, model)}"
+    elif custom is None and _agrees(intervention, choice):
         values, chosen_on = choice, str(choice["chosen_on"])
         source = f"chosen on {chosen_on} for {name}"
     else:
         chosen = Intervention(intervention.vector, choice["layer"], choice["alpha"], choice["tokens"])
-        source = f"lmms-steer's defaults, as the choice for {name}, {chosen}, is another"
-    unsaid = {key: values[key] for key in _CHOSEN_KEYS if getattr(intervention, key) is None}
-    filled = replace(intervention, **unsaid)
-    return filled, [f"steering with {filled} ({', '.join(unsaid)}: {source})"], chosen_on
+        source = f"lmms-steer's defaults, because the choice for {name}, {chosen}, does not match"
+    missing = {key: values[key] for key in _CHOSEN_FIELDS if getattr(intervention, key) is None}
+    filled = replace(intervention, **missing)
+    return filled, [f"steering with {filled} ({', '.join(missing)}: {source})"], chosen_on
 
 
-_CHOSEN_KEYS = ("layer", "alpha", "tokens")
-
-
-def _not_chosen(entry: store.Entry | None, model: ModelFacts) -> str:
-    kept = choices.outdated_choice(entry, model.name) if entry is not None else None
-    if kept is None:
+def _explain_no_choice(entry: store.Entry | None, model: ModelFacts) -> str:
+    outdated = store.outdated_choice(entry, model.name) if entry is not None else None
+    if outdated is None:
         return f"nothing was chosen for {short_name(model.name)} yet"
     return (
-        f"the choice for {short_name(model.name)} in {str(kept)!r} was made for another content of this vector and is"
-        " not used"
+        f"the choice for {short_name(model.name)} in {str(outdated)!r} was made for a different version of this vector"
     )
 
 
-def _is_for(choice: Mapping[str, Any], intervention: Intervention) -> bool:
-    """Whether what was typed is part of the choice, which is one whole: its alpha is worth nothing at another layer."""
-    typed = {key: value for key, value in explicit_fields(intervention).items() if value is not None}
-    # a control stands where its vector would stand
-    plain = explicit_fields(Intervention(intervention.vector, **{key: choice[key] for key in _CHOSEN_KEYS}))
-    return typed.items() <= {**plain, "control": intervention.control}.items()
+def _agrees(intervention: Intervention, choice: Mapping[str, Any]) -> bool:
+    """Whether everything that was given is part of the choice.
+
+    A choice holds as a whole only: its alpha means nothing at another layer.
+    """
+    given = {key: value for key, value in explicit_fields(intervention).items() if value is not None}
+    # a control replaces the vector, at the vector's layer and strength
+    chosen = explicit_fields(Intervention(intervention.vector, **{key: choice[key] for key in _CHOSEN_FIELDS}))
+    return given.items() <= {**chosen, "control": intervention.control}.items()
 
 
 def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> None:
@@ -215,18 +266,19 @@ def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFact
     vector[intervention.layer]
 
 
-def _changed(intervention: Intervention, vector: SteeringVectors, spec: SteeringSpec) -> list[str]:
-    """A choice is worth nothing for another vector than it was made for."""
+def _warn_of_changed_vector(intervention: Intervention, vector: SteeringVectors, spec: SteeringSpec) -> list[str]:
+    """A warning if the spec's layer, alpha and tokens were chosen for another content of the vector."""
     chosen_for = spec.provenance.get("vector_sha256")
     if chosen_for in (None, vector.sha256) or len(spec.interventions) > 1:
         return []
     return [f"vector {intervention.vector!r} is not the one that layer, alpha and tokens were chosen for"]
 
 
-def _foreign(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> list[str]:
+def _warn_of_other_backbone(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> list[str]:
+    """A warning if the vector was made from a model that is not this model's text backbone."""
     source = vector.provenance.get("model")
     own = backbone_of(model.name)
     if source is None or source in (own, short_name(model.name)):
         return []
-    expected = f"whose own is {own}" if own else "whose own backbone is not known here"
+    expected = f"whose backbone is {own}" if own else "whose backbone is not known"
     return [f"vector {intervention.vector!r} was made from {source}, not for {short_name(model.name)}, {expected}"]

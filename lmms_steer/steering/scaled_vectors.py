@@ -1,4 +1,4 @@
-"""A resolved spec ▸ what each intervention pushes with: the vector of its layer, in the strength that it says."""
+"""Scale the vectors of a resolved spec: the vector of each intervention's layer, at its strength."""
 
 from dataclasses import replace
 
@@ -12,60 +12,63 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 
 def active_interventions(resolved: ResolvedSpec) -> list[tuple[Intervention, ScaledVector]]:
-    """The interventions that do something, parted where image and text tokens are steered by different strengths.
+    """The interventions with a strength other than 0, each with its scaled vector.
+
+    An intervention whose gammas give image and text tokens different strengths is split into two.
 
     Raises:
-        UserError: for a relative strength without norms, or one beyond float32.
+        UserError: for a relative strength without norms, or a vector that overflows float32.
     """
     pairs = zip(resolved.spec.interventions, resolved.vectors, strict=True)
-    # a norm is of the tokens as typed: gammas near 1 do nearly what 1 does
+    # the norm is that of the tokens before the split, so that gammas near 1 have nearly the effect of 1
     return [
-        (part, _pushed(part, vector, _unit_of(typed, resolved.norms)))
-        for typed, vector in pairs
-        for part in _by_gamma(typed)
+        (part, _scale(part, vector, _unit_length(whole, resolved.norms)))
+        for whole, vector in pairs
+        for part in _split_by_gamma(whole)
         if part.alpha != 0
     ]
 
 
-def _by_gamma(intervention: Intervention) -> list[Intervention]:
-    """The same intervention, in parts that each have one strength."""
+def _split_by_gamma(intervention: Intervention) -> list[Intervention]:
+    """The same intervention as one or two, each with one strength: alpha times gamma."""
     assert intervention.alpha is not None and intervention.tokens is not None
-    of_image = replace(intervention, alpha=intervention.alpha * intervention.gamma_image, gamma_image=1, gamma_text=1)
-    of_text = replace(intervention, alpha=intervention.alpha * intervention.gamma_text, gamma_image=1, gamma_text=1)
+    image_part = replace(intervention, alpha=intervention.alpha * intervention.gamma_image, gamma_image=1, gamma_text=1)
+    text_part = replace(intervention, alpha=intervention.alpha * intervention.gamma_text, gamma_image=1, gamma_text=1)
     if intervention.tokens == "image":
-        return [of_image]
+        return [image_part]
     if not intervention.tokens.startswith("both"):
-        return [of_text]
+        return [text_part]
     if intervention.gamma_image == intervention.gamma_text:
-        return [of_image]
-    text = replace(of_text, tokens=intervention.tokens.replace("both", "text"))
-    return [text] if intervention.phase == "decode" else [replace(of_image, tokens="image"), text]
+        return [image_part]
+    text_part = replace(text_part, tokens=intervention.tokens.replace("both", "text"))
+    return [text_part] if intervention.phase == "decode" else [replace(image_part, tokens="image"), text_part]
 
 
-def _unit_of(intervention: Intervention, norms: Norms | None) -> float:
-    """What alpha 1 is in the residual's units, where the vector's own length plays no part."""
+def _unit_length(intervention: Intervention, norms: Norms | None) -> float:
+    """The strength of alpha 1 in the residual's units, for the scales `unit` and `relative`."""
     if intervention.scale != "relative":
         return 1.0
     if norms is None:
         raise UserError(
-            "scale=relative: the residual norms of this model were not measured (lmms_steer.steering.recording)"
+            "scale=relative: the residual norms of this model were not measured"
+            " (lmms_steer.steering.recording.residual_norms)"
         )
     assert intervention.layer is not None and intervention.tokens is not None
     return norms[intervention.layer][intervention.tokens.removesuffix("_paper")]
 
 
-def _pushed(intervention: Intervention, vector: SteeringVectors, unit_of: float) -> ScaledVector:
-    """The vector of an intervention's layer, in the strength that it says."""
+def _scale(intervention: Intervention, vector: SteeringVectors, unit_length: float) -> ScaledVector:
+    """The vector of an intervention's layer at the intervention's strength."""
     assert intervention.layer is not None and intervention.alpha is not None
     direction = torch.from_numpy(vector[intervention.layer].copy())
     length = float(direction.norm())
     unit = direction / max(length, 1e-12)
     if intervention.scale == "raw":
-        # alpha * v itself, rather than its length times a rounded unit vector
-        push = ScaledVector(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)
+        # alpha · v itself, because the length times a rounded unit vector would differ in the last bits
+        scaled = ScaledVector(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)
     else:
-        strength = intervention.alpha * unit_of
-        push = ScaledVector(unit * strength, unit, strength, intervention.alpha)
-    if not torch.isfinite(push.delta).all():
-        raise UserError(f"alpha={intervention.alpha:g}: {intervention.vector!r} so long is beyond all numbers")
-    return push
+        strength = intervention.alpha * unit_length
+        scaled = ScaledVector(unit * strength, unit, strength, intervention.alpha)
+    if not torch.isfinite(scaled.delta).all():
+        raise UserError(f"alpha={intervention.alpha:g}: the scaled vector {intervention.vector!r} overflows float32")
+    return scaled

@@ -1,8 +1,9 @@
-"""What to add, where, how strongly and to which tokens: a value that round-trips to one line.
+"""Steering specs: a list of interventions that round-trips to one line of text and to YAML.
 
     vector=spatial,layer=3,alpha=0.5,tokens=image
 
-Several interventions stand in one line with `; ` between them, or in a YAML file (`SteeringSpec.from_yaml`).
+In the one-line form, several interventions are separated by `; `. A YAML file (`SteeringSpec.from_yaml`) can hold
+several as well.
 """
 
 import json
@@ -16,18 +17,21 @@ import yaml
 
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, shorten, unknown_name
-from lmms_steer.steering.intervention import FIELDS, OPERATIONS, PHASES, SCALES, TOKENS, Intervention
+from lmms_steer.steering.intervention import FIELDS, Intervention
 
-__all__ = ["FIELDS", "OPERATIONS", "PHASES", "SCALES", "TOKENS", "Intervention", "SteeringSpec"]
+_EXAMPLE = "vector=spatial,layer=3,alpha=0.5,tokens=image"
 
 _PAIR = re.compile(r'\s*(\w+)\s*=\s*("(?:[^"\\]|\\.)*"|[^,;"]*)\s*([,;]|$)')
 
 
 @dataclass(frozen=True, slots=True)
 class SteeringSpec:
-    """One or more interventions. An empty spec is the baseline: the model as it is.
+    """One or more interventions. An empty spec is the baseline, the unsteered model.
 
-    `provenance` is where a spec comes from (a search's study), if its file says so; it plays no part in what is done.
+    Attributes:
+        interventions: applied in this order.
+        provenance: where the spec comes from (such as a search's study), if its file says so. It has no effect on the
+            model.
     """
 
     interventions: tuple[Intervention, ...] = ()
@@ -41,23 +45,28 @@ class SteeringSpec:
 
     @property
     def complete(self) -> bool:
+        """Whether layer, alpha and tokens of every intervention are given."""
         return all(i.complete for i in self.interventions)
 
     @classmethod
     def parse(cls, line: str) -> "SteeringSpec":
-        """Read the one-line form; `parse(str(spec)) == spec` for every spec."""
+        """Read the one-line form; `parse(str(spec)) == spec` for every spec.
+
+        Raises:
+            UserError: for a line that is not a list of key=value pairs, an unknown key, or a wrong value.
+        """
         groups: list[dict[str, Any]] = [{}]
         position = 0
         while position < len(line.rstrip()):
             match = _PAIR.match(line, position)
             if match is None:
                 raise UserError(
-                    f"cannot read the spec at {line[position:]!r}: expected key=value pairs, as in {_SHOWN}"
+                    f"cannot read the spec at {line[position:]!r}: expected key=value pairs, as in {_EXAMPLE}"
                 )
             key, value, separator = match.groups()
             if key in groups[-1]:
                 raise UserError(f"{key!r} is given twice in {shorten(line)!r}: put '; ' between two interventions")
-            groups[-1][key] = _unquoted(value) if value.startswith('"') else value.strip()
+            groups[-1][key] = _unquote(value) if value.startswith('"') else value.strip()
             if separator == ";":
                 groups.append({})
             position = match.end()
@@ -65,12 +74,20 @@ class SteeringSpec:
 
     @classmethod
     def from_dicts(cls, entries: list[Mapping[str, Any]]) -> "SteeringSpec":
-        """From one mapping an intervention, with the keys `FIELDS`."""
+        """Build a spec from one mapping for each intervention, with the keys `FIELDS`.
+
+        Raises:
+            UserError: for an unknown key or a wrong value.
+        """
         return cls(tuple(_intervention(entry) for entry in entries))
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> "SteeringSpec":
-        """From model_args: `steering`, a file; or `FIELDS`, one intervention; or none of them, the baseline."""
+        """Build a spec from model_args: `steering`, a file; or `FIELDS`, one intervention; or neither, the baseline.
+
+        Raises:
+            UserError: for both together, or a spec that cannot be read.
+        """
         given = {key: args[key] for key in FIELDS if key in args}
         steering = args.get("steering")
         if steering is None:
@@ -81,35 +98,41 @@ class SteeringSpec:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "SteeringSpec":
-        """From a file whose `interventions` is a list of mappings with the keys `FIELDS`, and perhaps `provenance`."""
+        """Read a file with `interventions`, a list of mappings with the keys `FIELDS`, and optionally `provenance`.
+
+        Raises:
+            UserError: for a file that cannot be read as a spec.
+        """
         data = read_yaml(Path(str(path)), "the steering file").typed()
-        made = data.pop("provenance", {}) if isinstance(data, dict) else {}
+        provenance = data.pop("provenance", {}) if isinstance(data, dict) else {}
         entries = data.get("interventions") if isinstance(data, dict) else None
-        if not isinstance(made, dict):
-            raise UserError(f"{str(path)!r}: provenance is no mapping: {made!r}")
-        well_made = isinstance(data, dict) and len(data) == 1
-        if not well_made or not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        if not isinstance(provenance, dict):
+            raise UserError(f"{str(path)!r}: expected a mapping under provenance, got {provenance!r}")
+        if (
+            not isinstance(data, dict)
+            or len(data) != 1
+            or not isinstance(entries, list)
+            or not all(isinstance(e, dict) for e in entries)
+        ):
             raise UserError(
-                f"{str(path)!r} is no steering file: expected 'interventions:' with a list such as - {_SHOWN}"
+                f"{str(path)!r} is not a steering file: expected 'interventions:' with a list such as - {_EXAMPLE}"
             )
-        return cls(tuple(_in_file(entry, path, number) for number, entry in enumerate(entries, start=1)), made)
+        interventions = (_read_entry(entry, path, number) for number, entry in enumerate(entries, start=1))
+        return cls(tuple(interventions), provenance)
 
     def to_yaml(self) -> str:
         """The text of a file that `from_yaml` reads."""
         entries = [{k: v for k, v in asdict(i).items() if v is not None} for i in self.interventions]
-        made = {"provenance": dict(self.provenance)} if self.provenance else {}
-        return yaml.safe_dump({"interventions": entries, **made}, sort_keys=False)
+        provenance = {"provenance": dict(self.provenance)} if self.provenance else {}
+        return yaml.safe_dump({"interventions": entries, **provenance}, sort_keys=False)
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     try:
-        # a tab in quotes is a character like others
+        # not strict, so that quotes may hold a tab
         return str(json.loads(text, strict=False))
     except ValueError as error:
-        raise UserError(f'cannot read {shorten(text)}: in quotes a backslash stands as \\\\, a quote as \\"') from error
-
-
-_SHOWN = "vector=spatial,layer=3,alpha=0.5,tokens=image"
+        raise UserError(f'cannot read {shorten(text)}: in quotes a backslash is written \\\\, a quote \\"') from error
 
 
 def _intervention(entry: Mapping[str, Any]) -> Intervention:
@@ -118,11 +141,11 @@ def _intervention(entry: Mapping[str, Any]) -> Intervention:
             raise unknown_name("steering key", key, FIELDS)
     if entry.get("vector") in (None, ""):
         given = ", ".join(f"{key}={shorten(value)}" for key, value in entry.items())
-        raise UserError(f"{given or 'a spec'} names no vector: add vector=NAME, as in {_SHOWN}")
+        raise UserError(f"{given or 'a spec'} names no vector: add vector=NAME, as in {_EXAMPLE}")
     return Intervention(**entry)
 
 
-def _in_file(entry: Mapping[str, Any], path: str | Path, number: int) -> Intervention:
+def _read_entry(entry: Mapping[str, Any], path: str | Path, number: int) -> Intervention:
     try:
         return _intervention(entry)
     except UserError as error:

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness: our models agree with its own `steered`, tell context from continuation."""
+"""lm-evaluation-harness: our models agree with its own `steered` and distinguish context from continuation."""
 
 import json
 import subprocess
@@ -23,27 +23,28 @@ OPTIONS: dict[str, Any] = {"device": "cpu", "batch_size": 4, "dtype": "float32"}
 SPEC: dict[str, Any] = {"vector": "spatial", "layer": 3, "alpha": 0.5, "tokens": "both"}
 
 
-def asked(cut: int = 20) -> list[Instance]:
+def requests(cut: int = 20) -> list[Instance]:
     pairs = [(p.sentence[:cut], p.sentence[cut:]) for p in concepts.load("counting").pairs]
     return [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
 
 
 def ours(**spec: Any) -> list[tuple[float, bool]]:
-    return SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, **spec}).loglikelihood(asked())
+    lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, **spec})
+    return [(score, greedy) for score, greedy in lm.loglikelihood(requests())]
 
 
-def test_every_position_steered_agrees_with_lm_eval_s_own_steered(tmp_path: Path) -> None:
+def test_phase_all_agrees_with_lm_eval_s_own_steered_model(tmp_path: Path) -> None:
     made = SteeringVectors.load(store.find("tiny-gemma2/spatial/mean_shift", None).path)
     list(export_vector(made, "lm-eval", tmp_path / "v.pt", 3, 0.5))
     theirs = SteeredModel(pretrained=str(weights_dir("tiny-gemma2")), steer_path=str(tmp_path / "v.pt"), **OPTIONS)
-    assert ours(phase="all") == theirs.loglikelihood(asked())
+    assert ours(phase="all") == theirs.loglikelihood(requests())
 
 
 def test_in_prefill_the_scored_continuation_is_not_steered() -> None:
     lm = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **SPEC)
     v = torch.from_numpy(lm.resolved.vectors[0][3].copy()) * 0.5
     expected = []
-    for instance in asked():
+    for instance in requests():
         context, answer = lm._encode_pair(*instance.args)
         ids = torch.tensor([context + answer])
 
@@ -78,7 +79,7 @@ def test_a_multimodal_model_is_steered(tmp_path: Path) -> None:
     assert lm.get_model_info()["steering"]["spec"].endswith("layer=1,alpha=3,tokens=image")
 
 
-def test_the_command_line_is_lm_eval_s_with_our_models(tmp_path: Path) -> None:
+def test_our_command_line_runs_lm_eval_with_our_models(tmp_path: Path) -> None:
     rows = [{"q": "the cup is left", "a": " of it", "b": " car the"}, {"q": "there are two", "a": " cups", "b": " the"}]
     (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "task.yaml").write_text(

@@ -1,4 +1,4 @@
-"""lmms-eval from outside and from inside: our models and tasks, what a run leaves behind, and a user's mistakes."""
+"""lmms-eval as a command and as a library: our models and tasks, the files of a run, and users' mistakes."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def command(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def lmms_eval() -> Any:
-    """`simple_evaluate` with our tasks only (the whole index takes ten seconds)."""
+    """`simple_evaluate` with our tasks only, because indexing all tasks takes ten seconds."""
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
@@ -77,7 +77,7 @@ def test_the_command_line_finds_our_model_and_task_and_its_output_names_the_spec
         ("vector=spatail", "unknown vector 'spatail': did you mean 'spatial'"),
     ],
 )
-def test_a_mistake_ends_the_command_line_with_our_line_and_a_status(args: str, expected: str) -> None:
+def test_a_mistake_ends_the_command_line_with_one_line_and_status_2(args: str, expected: str) -> None:
     line = ("--model", "steered_paligemma", "--model_args", f"{TINY},{args}", "--tasks", "tiny_spatial")
     done = command(str(BIN / "lmms-eval"), *line)
     assert done.returncode == 2
@@ -108,12 +108,12 @@ def test_mistakes_in_model_args_are_one_line(args: str, expected: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_only_lmms_eval_s_parser_can_read_is_left_to_it() -> None:
+def test_arguments_that_only_lmms_eval_can_parse_are_not_checked() -> None:
     assert check_model_args("steered_hf", f"{TINY},vector=spatial,layer=1")[0] == "tiny-paligemma2"
     assert check_model_args("steered_hf", f'{TINY},prompt_prefix="a,b=c"') == (None, SteeringSpec())
 
 
-def test_every_task_that_lmms_eval_has_is_known_without_importing_it() -> None:
+def test_every_task_of_lmms_eval_is_known_without_importing_it() -> None:
     from lmms_eval.tasks import TaskManager
 
     assert set(TaskManager(include_path=tasks_dir()).all_tasks) <= {*our_tasks(), *harness_tasks()}
@@ -127,7 +127,7 @@ def test_a_checkpoint_that_does_not_exist_is_one_line() -> None:
         SteeredPaliGemma.create_from_arg_string("pretrained=no/such")
 
 
-def test_a_vector_name_alone_prints_what_was_filled_in_and_from_where() -> None:
+def test_a_vector_name_alone_prints_the_values_filled_in_and_their_source() -> None:
     printed = io.StringIO()
     print_notes()
     with redirect_stderr(printed):
@@ -147,7 +147,7 @@ def test_alpha_zero_gives_the_baselines_samples_and_batches_change_no_answer(lmm
     assert answers(many, "tiny_counting") == answers(one, "tiny_counting") != answers(base, "tiny_counting")
 
 
-def test_log_likelihoods_pick_the_choice_that_generation_gives(lmms_eval: Any) -> None:
+def test_log_likelihoods_choose_the_answer_that_is_generated(lmms_eval: Any) -> None:
     spec = f"{TINY},vector=spatial,layer=1,alpha=1,tokens=text"
     for args in (TINY, spec):
         results = lmms_eval(args, "tiny_spatial", "tiny_spatial_ll", limit=64)
@@ -195,7 +195,7 @@ def test_an_answer_bias_changes_which_answer_is_given(lmms_eval: Any, tmp_path: 
 
 
 @pytest.mark.parametrize("phase", ["prefill", "all"])
-def test_scoring_an_answer_sees_the_steering_that_generating_it_sees(phase: str) -> None:
+def test_scoring_an_answer_is_steered_like_generating_it(phase: str) -> None:
     lm = SteeredPaliGemma.create_from_arg_string(f"{TINY},vector=counting,layer=1,alpha=2,tokens=text,phase={phase}")
     row = load_question_set("counting", "test")[0]
     inputs = lm.model_inputs([row["question"]], [[row["image"]]])
@@ -240,8 +240,8 @@ def test_two_processes_give_the_score_of_one(tmp_path: Path) -> None:
     assert len(runs[0].keys) == 30
 
 
-def test_a_process_group_opened_after_the_model_is_left_before_python_goes() -> None:
-    """Its threads would abort one exit in a few, on a busy machine, after the results are written."""
+def test_a_process_group_opened_after_the_model_is_closed_at_exit() -> None:
+    """On a busy machine, the threads of an open group abort some exits after the results are written."""
     program = f"""
 import atexit
 from torch import distributed
@@ -254,7 +254,7 @@ distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, wo
     assert done.stdout.splitlines()[-1:] == ["open at exit: False"], done.stderr[-2000:]
 
 
-def test_our_own_command_lists_what_lmms_eval_indexes(lmms_eval: Any) -> None:
+def test_our_command_lists_the_tasks_that_lmms_eval_indexes(lmms_eval: Any) -> None:
     from lmms_eval.tasks import TaskManager
 
     indexed = TaskManager(include_path=tasks_dir(), include_defaults=False).all_tasks
@@ -263,7 +263,7 @@ def test_our_own_command_lists_what_lmms_eval_indexes(lmms_eval: Any) -> None:
     assert listed.stdout.split() == sorted(our_tasks())
 
 
-def test_importing_the_package_and_asking_for_help_load_no_torch() -> None:
+def test_importing_the_package_and_its_command_line_loads_no_torch() -> None:
     code = "import sys, lmms_steer, lmms_steer.cli; print('torch' in sys.modules, 'transformers' in sys.modules)"
     assert command(sys.executable, "-c", code).stdout.split() == ["False", "False"]
 

@@ -1,4 +1,4 @@
-"""lmms-eval's own wrappers with steering in front, and `lmms-steer inspect`."""
+"""lmms-eval's own wrappers, steered."""
 
 import json
 import subprocess
@@ -7,17 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lmms_steer import SteeringVectors, UserError
+from lmms_steer import UserError
 from lmms_steer.harness.plugin import MODELS
-from lmms_steer.harness.steered import load_named_model
-from lmms_steer.inspection.command import open_images
-from lmms_steer.inspection.prompt import inspect_prompt, inspection_lines
-from lmms_steer.vectors import store
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, vectors
 
@@ -31,7 +25,7 @@ def saved(name: str, folder: Path) -> Path:
     return folder / name
 
 
-def test_names_of_ours_and_of_lmms_eval_s_own_are_registered() -> None:
+def test_our_models_and_steered_wrappers_are_registered() -> None:
     from lmms_eval.models import MODEL_REGISTRY_V2
 
     for name in (*MODELS, "steered_internvl_hf", "steered:internvl_hf", "steered_qwen2_5_vl", "steered_gemma3"):
@@ -52,13 +46,13 @@ def answers(model: str, args: str) -> list[str]:
     docs = [{"image": picture(i), "text": f"where is cup {i} ?"} for i in range(4)]
     lm.task_dict = {"t": {"test": docs}}
     settings = {"max_new_tokens": 6, "do_sample": False, "until": ["zzz"]}
-    asked = [
+    requests = [
         SimpleNamespace(args=(doc["text"], messages, dict(settings), i, "t", "test")) for i, doc in enumerate(docs)
     ]
-    return [str(getattr(answer, "text", answer)) for answer in lm.generate_until(asked)]
+    return [str(getattr(answer, "text", answer)) for answer in lm.generate_until(requests)]
 
 
-def test_lmms_eval_s_own_wrapper_is_itself_unsteered_and_changes_steered(tmp_path: Path) -> None:
+def test_a_steered_wrapper_without_a_spec_gives_the_answers_of_the_original(tmp_path: Path) -> None:
     folder = saved("internvl", tmp_path)
     vector = vectors(scale=20).save(tmp_path / "v.safetensors")
     plain = f"pretrained={folder}"
@@ -67,7 +61,7 @@ def test_lmms_eval_s_own_wrapper_is_itself_unsteered_and_changes_steered(tmp_pat
     assert answers("steered_internvl_hf", plain) == stock != answers("steered:internvl_hf", f"{plain},{spec}")
 
 
-def test_it_runs_from_the_command_line_and_the_results_say_what_was_done(tmp_path: Path) -> None:
+def test_a_steered_wrapper_runs_from_the_command_line_and_records_the_spec(tmp_path: Path) -> None:
     folder = saved("internvl", tmp_path)
     vector = vectors().save(tmp_path / "v.safetensors")
     args = f"pretrained={folder},vector={vector},layer=1,alpha=3,tokens=both"
@@ -79,7 +73,7 @@ def test_it_runs_from_the_command_line_and_the_results_say_what_was_done(tmp_pat
     assert json.loads(results.read_text())["steering"]["spec"].endswith("layer=1,alpha=3,tokens=both")
 
 
-def test_what_runs_elsewhere_cannot_be_steered() -> None:
+def test_wrappers_of_engines_and_apis_are_refused() -> None:
     from lmms_steer.harness.wrapped import steered_class
 
     for name in ("vllm", "sglang", "openai"):
@@ -87,15 +81,15 @@ def test_what_runs_elsewhere_cannot_be_steered() -> None:
             steered_class(name)
 
 
-class Handing:
-    """As lmms-eval's wrappers that hand all on to a parent."""
+class PassingOn:
+    """Like wrappers of lmms-eval that pass all arguments to a parent."""
 
     def __init__(self, more: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
 
 
-class Named:
-    """As its Phi-3-vision: another argument for the checkpoint, another attribute for the processor."""
+class OtherNames:
+    """Like lmms-eval's Phi-3-vision: other names for the checkpoint's argument and the processor's attribute."""
 
     def __init__(self, model_id_name: str | None = None, trust_remote_code: bool = True) -> None:
         assert trust_remote_code is True
@@ -103,12 +97,12 @@ class Named:
         self._processor = AutoProcessor.from_pretrained(model_id_name)
 
 
-class HandingNamed(Handing, Named):
+class PassingOnOtherNames(PassingOn, OtherNames):
     pass
 
 
-@pytest.mark.parametrize("kind", [Named, HandingNamed])
-def test_a_wrapper_may_call_its_checkpoint_otherwise_or_hand_it_on(
+@pytest.mark.parametrize("kind", [OtherNames, PassingOnOtherNames])
+def test_a_wrapper_may_name_its_checkpoint_differently_or_pass_it_to_a_parent(
     kind: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import lmms_eval.models
@@ -116,7 +110,7 @@ def test_a_wrapper_may_call_its_checkpoint_otherwise_or_hand_it_on(
     from lmms_steer.harness.wrapped import steered_class
 
     monkeypatch.setattr(lmms_eval.models, "get_model", lambda *_, **__: kind)
-    made = steered_class("phi3v")
+    made: Any = steered_class("phi3v")
     vector = str(vectors().save(tmp_path / "v.safetensors"))
     spec = {"vector": vector, "layer": 1, "alpha": 1, "tokens": "text_paper"}
     lm: Any = made(model_id_name=str(saved("llava", tmp_path)), **spec)
@@ -125,7 +119,7 @@ def test_a_wrapper_may_call_its_checkpoint_otherwise_or_hand_it_on(
         made(**spec)
 
 
-def test_what_loads_no_checkpoint_cannot_be_steered() -> None:
+def test_wrappers_without_a_checkpoint_are_refused() -> None:
     from lmms_steer.harness.wrapped import steered_class
 
     for name in ("from_log", "dummy", "batch_gpt4", "longvila"):
@@ -134,45 +128,3 @@ def test_what_loads_no_checkpoint_cannot_be_steered() -> None:
     with pytest.raises(UserError, match="lmms-eval's bagel cannot be imported"):
         steered_class("bagel")
     assert steered_class("phi3v").__name__ == "SteeredPhi3v"
-
-
-def inspected(*args: str) -> Any:
-    line = [str(BIN / "lmms-steer"), "inspect", "--prompt", "what colour is the square ?", *args]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
-
-
-def test_inspect_shows_which_tokens_are_steered(tmp_path: Path) -> None:
-    Image.effect_noise((64, 64), 80).save(tmp_path / "x.png")
-    spec = "pretrained=tiny-paligemma2,vector=colour-red,layer=0,alpha=1,tokens=image"
-    done = inspected("--model_args", spec, "--image", str(tmp_path / "x.png"), "--picture", str(tmp_path / "p.png"))
-    assert done.returncode == 0, done.stderr
-    assert "image tokens: 16 of 16 steered" in done.stdout and "text tokens: 0 of" in done.stdout
-    assert "[<image>×16] <bos> what colour" in done.stdout
-    vector = SteeringVectors.load(store.find("tiny-gemma2/colour-red", None).path)
-    norm = float(np.linalg.norm(vector[0]))
-    assert f"layer 0, image: {norm:.4g} along v is added\n" in done.stdout
-    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
-    x = open_images([tmp_path / "x.png"])
-    for args, expected in (
-        (spec.replace("image", "last"), ("image tokens: 0 of 16 steered", "text tokens: 1 of")),
-        ("pretrained=tiny-paligemma2", ("none (the baseline)", "nothing is done", "image tokens: 0 of 16 steered")),
-        (f"{spec},operation=rotate,gamma_image=0.3", ("layer 0, image: turned by 0.3 radians towards v\n",)),
-        (f"{spec},operation=ablate", ("layer 0, image: 1 times the component along v is taken away\n",)),
-        (f"{spec},operation=clamp,scale=unit,gamma_image=-2", ("image: the component along v becomes -2\n",)),
-        (f"{spec},operation=norm_preserving", (f"image: {norm:.4g} along v is added, then |h| is what it was\n",)),
-        (
-            spec.replace("image", "both") + ",gamma_text=0.5",
-            (f"image: {norm:.4g} along v is added; text: {norm / 2:.4g} along v is added\n",),
-        ),
-    ):
-        told = "\n".join(
-            inspection_lines(
-                inspect_prompt(load_named_model("steered_paligemma", args), x, "what colour is the square ?")
-            )
-        )
-        assert all(text in told for text in expected)
-    (tmp_path / "x.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="cannot open the image"):
-        open_images([tmp_path / "x.png"])
-    with pytest.raises(UserError, match="unknown model 'steered_nothing'"):
-        load_named_model("steered_nothing", spec)

@@ -1,4 +1,4 @@
-"""Inputs, vectors and recordings for tests of models."""
+"""Inputs, vectors and recordings for tests that run models."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def batch_of(name: str, processor: Any, *texts: str) -> dict[str, Any]:
 
 
 def vectors(layers: int = 4, width: int = 48, seed: int = 0, scale: float = 1.0, **provenance: Any) -> SteeringVectors:
-    """Random directions with the provenance that an extraction would have given them."""
+    """Random directions with the provenance of an extraction."""
     drawn = np.random.default_rng(seed).standard_normal((layers, width)) * scale
     made = {
         "model": "some-backbone",
@@ -32,7 +32,7 @@ def vectors(layers: int = 4, width: int = 48, seed: int = 0, scale: float = 1.0,
 
 
 def record(model: Any, fn: Any) -> list[torch.Tensor]:
-    """Every decoder layer's output in one call of `fn`, by hooks of the test's own."""
+    """Every decoder layer's output during one call of `fn`, by hooks that are not the package's."""
     seen: list[torch.Tensor] = []
     layers = model.get_decoder().layers
     handles = [

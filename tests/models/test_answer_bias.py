@@ -1,4 +1,4 @@
-"""An answer's first token as the model writes it, and biases on it, against other sources and sums by hand."""
+"""The first token of an answer, and biases on it, checked against the processor and against manual sums."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ BIASES = (1.5, -2.0, 0.5)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose prompts end in `assistant:`, with a byte-level BPE, as Idefics3's own."""
+    """A checkpoint whose prompts end in `assistant:`, with a byte-level BPE, like that of Idefics3."""
     torch.manual_seed(0)
     model, processor = idefics3(CHAT_WITHOUT_SPACE)
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
@@ -43,8 +43,8 @@ def biased(folder: Path, tmp_path: Path) -> SteeredIdefics3:
     return SteeredIdefics3(pretrained=str(folder), answer_bias=str(tmp_path / "b.yaml"))
 
 
-def going_on(processor: Any, word: str) -> list[int]:
-    """The ids that the processor gives a written-out answer beyond those of its prompt."""
+def continuation_ids(processor: Any, word: str) -> list[int]:
+    """The ids of an answer after a prompt, from the processor's ids of both together."""
     content = [{"type": "image"}, {"type": "text", "text": QUESTION}]
     prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     assert prompt.endswith("assistant:")
@@ -53,29 +53,29 @@ def going_on(processor: Any, word: str) -> list[int]:
     return list(after[len(before) :])
 
 
-def asked(*answers: str) -> Question:
+def question_with(*answers: str) -> Question:
     return Question(0, QUESTION, [picture(0)], answers, 0, {})
 
 
-def test_an_answer_s_first_token_is_the_one_that_goes_on_from_the_prompt(
+def test_the_first_token_of_an_answer_is_the_one_that_continues_the_prompt(
     lm: SteeredIdefics3, folder: Path, tmp_path: Path
 ) -> None:
-    ids = [going_on(lm.processor, word)[0] for word in WORDS]
+    ids = [continuation_ids(lm.processor, word)[0] for word in WORDS]
     alone = [lm.tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in WORDS]
     assert not set(ids) & set(alone)
     assert [lm.first_token(word) for word in WORDS] == ids
-    assert LetterScorer(lm, [asked(*WORDS)])._columns.tolist() == sorted(ids)
+    assert LetterScorer(lm, [question_with(*WORDS)])._columns.tolist() == sorted(ids)
     bias = biased(folder, tmp_path).answer_bias
     assert bias is not None and bias.ids == tuple(ids)
 
 
-def test_the_shipped_model_s_first_tokens_are_those_of_the_words_alone() -> None:
+def test_the_first_tokens_of_the_shipped_model_are_those_of_the_words_alone() -> None:
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2")
     for word in ("red", "six", "left", "yes"):
         assert lm.first_token(word) == lm.tokenizer(word, add_special_tokens=False)["input_ids"][0]
 
 
-def test_a_bias_is_on_the_first_written_token_alone(lm: SteeredIdefics3, folder: Path, tmp_path: Path) -> None:
+def test_a_bias_changes_the_first_generated_token_only(lm: SteeredIdefics3, folder: Path, tmp_path: Path) -> None:
     inputs = lm.model_inputs([QUESTION, "how many ?"], [[picture(0)], [picture(1)]])
     bias = biased(folder, tmp_path).answer_bias
     assert bias is not None
@@ -84,7 +84,7 @@ def test_a_bias_is_on_the_first_written_token_alone(lm: SteeredIdefics3, folder:
         **inputs, **settings, output_scores=True, output_logits=True,
         logits_processor=bias.after(inputs["input_ids"].shape[1]),
     )  # fmt: skip
-    words = [going_on(lm.processor, word)[0] for word in WORDS]
+    words = [continuation_ids(lm.processor, word)[0] for word in WORDS]
     rest = [i for i in range(found.logits[0].shape[-1]) if i not in (lm.tokenizer.eos_token_id, *words)]
     for step, (scores, logits) in enumerate(zip(found.scores, found.logits, strict=True)):
         expected = torch.tensor(BIASES) if step == 0 else torch.zeros(3)
@@ -92,7 +92,7 @@ def test_a_bias_is_on_the_first_written_token_alone(lm: SteeredIdefics3, folder:
         assert torch.equal(scores[:, rest], logits[:, rest])
 
 
-def test_the_model_writes_what_its_bias_makes_likeliest_once(folder: Path, tmp_path: Path) -> None:
+def test_a_large_bias_makes_its_word_begin_the_answer_once(folder: Path, tmp_path: Path) -> None:
     settings = {"max_new_tokens": 3, "min_new_tokens": 3}
     plain = SteeredIdefics3(pretrained=str(folder))
     before = plain._generate([(QUESTION, [picture(0)])], settings)[0].text
@@ -102,10 +102,10 @@ def test_the_model_writes_what_its_bias_makes_likeliest_once(folder: Path, tmp_p
     assert after != before and after.split()[0].startswith("three") and after.count("three") == 1
 
 
-def test_a_scored_answer_s_first_token_has_its_bias_before_the_softmax(
+def test_the_bias_of_a_scored_answer_is_added_before_the_softmax(
     lm: SteeredIdefics3, folder: Path, tmp_path: Path
 ) -> None:
-    pictures = [picture(0)]
+    pictures: list[Any] = [picture(0)]
     answers = ("left of the dog", "three", "cat")
     scored = [
         result.text
@@ -114,7 +114,7 @@ def test_a_scored_answer_s_first_token_has_its_bias_before_the_softmax(
     ]
     inputs = lm.model_inputs([QUESTION], [pictures])
     for answer, (loss, greedy) in zip((*answers, "cups"), scored, strict=True):
-        ids = going_on(lm.processor, answer)
+        ids = continuation_ids(lm.processor, answer)
         longer = {
             "input_ids": torch.cat([inputs["input_ids"], torch.tensor([ids])], 1),
             "attention_mask": torch.ones(1, inputs["input_ids"].shape[1] + len(ids), dtype=torch.long),
@@ -122,7 +122,7 @@ def test_a_scored_answer_s_first_token_has_its_bias_before_the_softmax(
         with torch.no_grad():
             logits = lm.model(**{**inputs, **longer}).logits[0, -len(ids) - 1 : -1]
         for word, bias in zip(WORDS, BIASES, strict=True):
-            logits[0, going_on(lm.processor, word)[0]] += bias
+            logits[0, continuation_ids(lm.processor, word)[0]] += bias
         steps = logits.log_softmax(-1)[range(len(ids)), ids]
         assert loss == pytest.approx(-float(steps.mean()), abs=1e-5)
         assert greedy == (logits.argmax(-1).tolist() == ids)
@@ -135,11 +135,11 @@ def test_a_scored_answer_s_first_token_has_its_bias_before_the_softmax(
         ("{}", "names no word"),
         ("- six", "a YAML file of word: number"),
         ("yes: 1", "needs quotes"),
-        ("six: .nan", "nan is no finite number"),
+        ("six: .nan", "nan is not a finite number"),
         ("six: true", "a YAML file of word: number"),
     ],
 )
-def test_a_file_of_biases_that_is_none_is_refused_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
+def test_a_wrong_file_of_biases_is_refused_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "b.yaml").write_text(text)
     with pytest.raises(UserError, match=expected) as caught:
         read_answer_bias(str(tmp_path / "b.yaml"), lambda word: ord(word[0]))
@@ -152,7 +152,7 @@ def test_a_bad_file_is_refused_before_the_weights_are_read(folder: Path, monkeyp
         SteeredIdefics3(pretrained=str(folder), answer_bias="no.yaml")
 
 
-def test_fitted_biases_are_one_a_token() -> None:
+def test_only_one_bias_is_fitted_for_words_with_the_same_first_token() -> None:
     rows = [Question(i, "", [], ("one", "two") if i % 2 else ("once", "two"), 0, {}) for i in range(8)]
     found = calibrate(rows, {i: [0.0, 1.0] for i in range(8)}, lambda word: ord(word[0]))
     assert found is not None and list(found.biases) == ["once", "two"]

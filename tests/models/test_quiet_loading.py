@@ -1,4 +1,4 @@
-"""transformers' loading bars are for terminals: our loading leaves none in a log, and no setting behind."""
+"""Loading draws transformers' progress bars at a terminal only, and does not change its settings for others."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ def load_as_inspect_and_search_do() -> None:
 
 
 @pytest.mark.parametrize("load", [lambda: Backbone("tiny-gemma2"), load_as_inspect_and_search_do])
-def test_our_loading_draws_no_bar_where_nobody_watches(
+def test_loading_draws_no_bar_without_a_terminal(
     load: object, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert callable(load) and logging.is_progress_bar_enabled()
@@ -30,10 +30,10 @@ def test_our_loading_draws_no_bar_where_nobody_watches(
     with pytest.raises(UserError, match="cannot load the"):
         Backbone(str(tmp_path))
     AutoModelForCausalLM.from_pretrained(weights_dir("tiny-gemma2"))
-    assert "Loading weights" in capsys.readouterr().err, "others' loading is as it was"
+    assert "Loading weights" in capsys.readouterr().err, "loading by others must not be affected"
 
 
-def test_at_a_terminal_the_bars_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_are_drawn_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with quiet_in_logs():
         assert not logging.is_progress_bar_enabled()
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

@@ -13,8 +13,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from lmms_steer import UserError
 from lmms_steer._util.logging import print_notes
 from lmms_steer.search.batch_store import BatchStore
-from lmms_steer.search.scorers import LetterScorer
-from tests.search.test_command import inside, result
+from tests.helpers.searches import reject_replays, result_of, search_into
 
 SETTINGS = {"limit": 32, "batch_size": 16, "controls": 1}
 
@@ -40,10 +39,10 @@ def test_what_does_not_fit_is_measured_in_parts_and_gives_the_same_study(
 ) -> None:
     print_notes()
     settings = {**SETTINGS, "strategy": strategy, "score": score}
-    inside(tmp_path / "whole", **settings)
+    search_into(tmp_path / "whole", **settings)
     capfd.readouterr()
     with room_for(4):
-        inside(tmp_path / "parts", **settings)
+        search_into(tmp_path / "parts", **settings)
     told = capfd.readouterr().err
     # the screen and the search learn it once each
     again = 1 + ("screen" in strategy)
@@ -57,34 +56,34 @@ def test_what_does_not_fit_is_measured_in_parts_and_gives_the_same_study(
 
 
 def test_a_search_goes_on_in_parts_where_it_was(tmp_path: Path) -> None:
-    inside(tmp_path, **SETTINGS)
-    whole = (tmp_path / "cells.parquet").read_bytes(), result(tmp_path)["vectors"]
+    search_into(tmp_path, **SETTINGS)
+    whole = (tmp_path / "cells.parquet").read_bytes(), result_of(tmp_path)["vectors"]
     sorted((tmp_path / "batches").iterdir())[-1].unlink()
     with room_for(3):
-        inside(tmp_path, **SETTINGS)
-    assert ((tmp_path / "cells.parquet").read_bytes(), result(tmp_path)["vectors"]) == whole
+        search_into(tmp_path, **SETTINGS)
+    assert ((tmp_path / "cells.parquet").read_bytes(), result_of(tmp_path)["vectors"]) == whole
 
 
 def test_a_part_that_was_replayed_before_a_replay_was_found_wrong_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    true, seen = LetterScorer.same, []
     # the first part's cells pass, the second's do not
-    monkeypatch.setattr(
-        LetterScorer, "same", staticmethod(lambda *cell: seen.append(1) or (len(seen) <= 3 and true(*cell)))
-    )
-    measure, measured = BatchStore._measure, []
-    monkeypatch.setattr(
-        BatchStore, "_measure", lambda *args, **more: measured.append(args[1].name) or measure(*args, **more)
-    )
+    compared = reject_replays(monkeypatch, after=3)
+    measure, measured = BatchStore._measure, list[str]()
+
+    def recorded(store: BatchStore, path: Path, *args: Any, **more: Any) -> None:
+        measured.append(path.name)
+        measure(store, path, *args, **more)
+
+    monkeypatch.setattr(BatchStore, "_measure", recorded)
     with room_for(8):
-        inside(tmp_path, **SETTINGS)
+        search_into(tmp_path, **SETTINGS)
     assert measured == ["000-00000.parquet", "000-00001.parquet", "000-00000.parquet"]
-    assert len(seen) == 4 and (tmp_path / "hooked.txt").is_file()
+    assert len(compared) == 4 and (tmp_path / "hooked.txt").is_file()
     assert all(pq.read_schema(path).metadata[b"hooked"] for path in (tmp_path / "batches").iterdir())
 
 
 def test_one_question_that_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
     with room_for(0), pytest.raises(UserError, match="out of memory with one question.* 1 rows") as caught:
-        inside(tmp_path, **SETTINGS)
+        search_into(tmp_path, **SETTINGS)
     assert "\n" not in str(caught.value) and "--memory 0" in str(caught.value)

@@ -13,9 +13,9 @@ from lmms_steer import steer
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.search.calibration import fit_answer_bias
 from lmms_steer.search.hooked import HookedBatch, same_effect, same_logits
+from lmms_steer.search.margins import gradients_of_margin
 from lmms_steer.search.replay import Replay, ReplayOptions, tolerance
 from lmms_steer.search.scorers import GenerationScorer, LetterScorer
-from lmms_steer.search.strategies.screen import gradients_of_margin
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -65,7 +65,7 @@ def test_what_is_beyond_the_memory_bound_goes_to_disk_and_changes_nothing(name: 
     model, processor = build(name)
     batch, delta = batch_of(name, processor, *PADDED), torch.ones(48)
     held, spilt = (Replay(model, batch, ReplayOptions(budget=b, folder=tmp_path)) for b in (None, 0))
-    assert len(spilt.kept.spilled) >= 4 and not spilt.kept.held and not held.kept.spilled
+    assert len(spilt.tensors.spilled) >= 4 and not spilt.tensors.held and not held.tensors.spilled
     assert torch.equal(held.steer(1, delta, "image"), spilt.steer(1, delta, "image"))
     assert not list(tmp_path.iterdir()), "a search that is killed leaves nothing behind"
 
@@ -82,12 +82,17 @@ def test_text_written_behind_a_replayed_prompt_is_that_of_the_model_with_hooks(v
     for layer in (0, 2):
         for tokens in ("image", "text", "both"):
             delta = 3 * torch.randn(48, generator=torch.Generator().manual_seed(layer))
-            assert written.same(replay, hooked, layer, delta, tokens)
-            changed += written.ids(hooked, layer, delta[None], [tokens])[0].tolist() != base
-        stacked = [torch.stack((delta, -delta, delta)), ["image", "text", "both"]]
-        assert [[written._ended(row) for row in ids.tolist()] for ids in written.ids(replay, layer, *stacked)] == [
-            [written._ended(row) for row in ids.tolist()] for ids in written.ids(hooked, layer, *stacked)
-        ]
+            assert written.agrees(replay, hooked, layer, delta, tokens)
+            changed += written.generate(hooked, layer, delta[None], [tokens])[0].tolist() != base
+        deltas, targets = torch.stack((delta, -delta, delta)), ["image", "text", "both"]
+        replayed, expected = (
+            [
+                [written._until_end(row) for row in ids.tolist()]
+                for ids in written.generate(source, layer, deltas, targets)
+            ]
+            for source in (replay, hooked)
+        )
+        assert replayed == expected
     assert changed
 
 
@@ -138,8 +143,8 @@ def test_answer_biases_stay_within_the_logits_own_spread(apart: float) -> None:
 class Ignoring(Replay):
     """A replay that does not steer."""
 
-    def _moved(self, layer: int, deltas: torch.Tensor, targets: Any, start: int) -> torch.Tensor:
-        return super()._moved(layer, torch.zeros_like(deltas), targets, start)
+    def _steered_output(self, layer: int, deltas: torch.Tensor, targets: Any, start: int) -> torch.Tensor:
+        return super()._steered_output(layer, torch.zeros_like(deltas), targets, start)
 
 
 def test_the_check_has_power_in_bfloat16_and_lets_sound_replays_pass() -> None:
@@ -154,7 +159,7 @@ def test_the_check_has_power_in_bfloat16_and_lets_sound_replays_pass() -> None:
         sound, ignoring = (kind(lm.model, inputs, options) for kind in (Replay, Ignoring))
         hooked = HookedBatch(lm.model, inputs)
         written = GenerationScorer(SimpleNamespace(model=lm.model), SimpleNamespace(config=config), [], inputs)
-        same = written.same if generates else LetterScorer.same
+        same = written.agrees if generates else LetterScorer.agrees
         cells = [(layer, a, t) for layer in (0, 3) for a in (0.25, 1.0) for t in ("image", "text", "both")]
         within = 0
         for layer, alpha, tokens in cells:

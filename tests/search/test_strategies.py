@@ -1,6 +1,5 @@
 """Races, proposals and screens on studies that are made up: what they find, what they cost, what they claim."""
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -8,14 +7,14 @@ from itertools import product
 import numpy as np
 import pytest
 
+from lmms_steer.search.assessment import cell_result
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.questions import Question, image_clusters, shuffle_by_image
 from lmms_steer.search.selection import Floats, ScoreGrid, best_cell, cautious_cell, corrected_p
-from lmms_steer.search.strategies import Rung, full_grid, run_strategy
+from lmms_steer.search.strategies import Rung, StrategyContext, run_strategy
+from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.search.strategies.halving import FINALISTS, planned_answers, race
 from lmms_steer.search.strategies.screen import promising
 from lmms_steer.search.strategies.tpe import tpe
-from lmms_steer.search.study import describe_cell
 from lmms_steer.statistics.clustered import cluster_ids
 
 CELLS = [Cell("v", *cell) for cell in product(range(8), (0.25, 0.5, 0.75, 1.0), ("image", "text"))]
@@ -48,8 +47,8 @@ def test_a_race_finds_a_planted_winner_for_a_fifth_of_the_grid() -> None:
     found = 0
     for seed in range(10):
         full, asked = made_up(seed, effect=0.5), list[int]()
-        raced = run_strategy(race(CELLS, 300), 300, reading(full, asked))
-        assert sum(asked) <= planned_answers(CELLS, 300) <= 300 * len(CELLS) / 5
+        raced = run_strategy(race(StrategyContext(CELLS, 300)), 300, reading(full, asked))
+        assert sum(asked) <= planned_answers(StrategyContext(CELLS, 300)) <= 300 * len(CELLS) / 5
         assert len(raced.cells) == len(CELLS) and len(raced.finalists) <= FINALISTS and raced.spent == 100
         chosen = best_cell(raced)
         assert raced.cells[cautious_cell(raced)] in [raced.cells[i] for i in raced.finalists]
@@ -60,22 +59,22 @@ def test_a_race_finds_a_planted_winner_for_a_fifth_of_the_grid() -> None:
 def test_a_race_where_nothing_wins_seldom_claims_that_something_did() -> None:
     claims = 0
     for seed in range(150):
-        raced = run_strategy(race(CELLS, 300), 300, reading(made_up(seed, effect=0.0)))
+        raced = run_strategy(race(StrategyContext(CELLS, 300)), 300, reading(made_up(seed, effect=0.0)))
         claims += corrected_p(raced, best_cell(raced)) < 0.05
     assert claims / 150 <= 0.104, "5%, and three standard errors"
 
 
 def test_each_vector_has_a_race_of_its_own() -> None:
     both = [*CELLS, *(Cell("weak", c.layer, c.alpha, c.tokens) for c in CELLS)]
-    raced = run_strategy(race(both, 300), 300, reading(made_up(0, effect=0.5, cells=both)))
+    raced = run_strategy(race(StrategyContext(both, 300)), 300, reading(made_up(0, effect=0.5, cells=both)))
     assert {raced.cells[i].vector for i in raced.finalists} == {"v", "weak"}
     assert raced.of("weak").cells[0].vector == "weak" and raced.of("v").cells[best_cell(raced.of("v"))] == WINNER
 
 
 def test_everything_asks_everything_and_a_small_study_is_not_raced_on_nothing() -> None:
-    grid = run_strategy(full_grid(CELLS, 300), 300, reading(made_up(0, 0.5)))
+    grid = run_strategy(full_grid(StrategyContext(CELLS, 300)), 300, reading(made_up(0, 0.5)))
     assert len(grid.finalists) == len(CELLS) and grid.spent == 0 and grid.cells[best_cell(grid)] == WINNER
-    few = run_strategy(race(CELLS, 12), 12, reading(made_up(0, 0.5, n=12)))
+    few = run_strategy(race(StrategyContext(CELLS, 12)), 12, reading(made_up(0, 0.5, n=12)))
     assert len(few.finalists) == len(CELLS), "fewer questions than a first rung are all asked of all"
 
 
@@ -85,7 +84,10 @@ def test_tpe_closes_in_on_the_best_strength_and_proposes_the_same_again() -> Non
         return np.array(value), np.zeros(4)
 
     def run() -> ScoreGrid:
-        return run_strategy(tpe(["v"], (5, 6, 7, 9), (0.1, 1.0), ("image", "text"), 4, 48, seed=3), 4, measure)
+        search = StrategyContext(
+            [], 4, seed=3, trials=48, vectors=["v"], layers=(5, 6, 7, 9), alphas=(0.1, 1.0), tokens=("image", "text")
+        )
+        return run_strategy(tpe(search), 4, measure)
 
     first, again = run(), run()
     assert list(first.cells) == list(again.cells) and len(first.cells) == 48
@@ -133,8 +135,8 @@ def test_where_questions_share_images_luck_is_counted_by_image() -> None:
     assert low == pytest.approx(0.05, abs=0.046), "three standard errors"
     alone = [corrected_p(replace(grid, images=None), best_cell(grid)) < 0.05 for grid in null]
     assert np.mean(alone) > 0.3, "what it would be if every question were evidence of its own"
-    assert np.mean([describe_cell(grid, 0)["p"] < 0.05 for grid in null]) <= 0.096
-    covered = [describe_cell(grid, 0)["low"] <= 0 <= describe_cell(grid, 0)["high"] for grid in null]
+    assert np.mean([cell_result(grid, 0).p < 0.05 for grid in null]) <= 0.096
+    covered = [cell_result(grid, 0).low <= 0 <= cell_result(grid, 0).high for grid in null]
     assert np.mean(covered) >= 0.9
     planted = [sharing(rng, effect=1.0) for _ in range(20)]
     assert all(best_cell(grid) == CELLS.index(WINNER) and corrected_p(grid, best_cell(grid)) < 0.05 for grid in planted)
@@ -144,7 +146,7 @@ def test_a_race_over_shared_images_claims_no_more_than_its_level() -> None:
     rng, claims = np.random.default_rng(1), 0
     for _ in range(150):
         grid = sharing(rng)
-        raced = run_strategy(race(CELLS, 320, IMAGES), 320, reading(grid), images=IMAGES)
+        raced = run_strategy(race(StrategyContext(CELLS, 320, IMAGES)), 320, reading(grid), images=IMAGES)
         assert raced.spent == 107 and len(raced.unspent) == 208, "the image that is asked on both sides counts no more"
         claims += corrected_p(raced, best_cell(raced)) < 0.05
     assert claims / 150 <= 0.104, "5%, and three standard errors"
@@ -165,18 +167,3 @@ def test_where_no_image_is_shared_every_number_is_what_it_was() -> None:
     assert found == [(0, 0, 0.033483258370814596), (10, 0, 0.5172413793103449), (0, 0, 0.9185407296351824),
                      (4, 0, 0.09195402298850575)]  # fmt: skip
     assert cluster_ids(rng.permutation(300)) is None
-
-
-def test_questions_of_an_image_are_asked_one_after_another() -> None:
-    asked = [
-        Question(i, "?", list(image), (), 0, None) for i, image in enumerate(["7", "8", "", "7", "9", "", "8", "7"])
-    ]
-    images = image_clusters(asked)
-    assert images is not None and len(set(images.tolist())) == 5, "two that show nothing share nothing"
-    order = "".join(str(visual) for question in shuffle_by_image(asked, 3) for visual in question.visuals)
-    assert sorted(order) == list("777889") and "777" in order and "88" in order
-    own = [Question(i, "?", [f"{i}.mp4"], (), 0, None) for i in range(50)]
-    plain = list(own)
-    random.Random(3).shuffle(plain)
-    assert image_clusters(own) is None and shuffle_by_image(own, 3) == plain, "the order that studies have had"
-    assert image_clusters([Question(i, "?", ["5"], (), 0, None) for i in range(4)]) is None

@@ -17,7 +17,8 @@ def spec(alpha: float = 3.0, layer: int = 1, tokens: str = "both", phase: str = 
 
 
 def image_positions(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    return ids == model.config.image_token_id
+    mask: torch.Tensor = ids == model.config.image_token_id
+    return mask
 
 
 def hook_counts(model: Any) -> list[int]:
@@ -26,7 +27,8 @@ def hook_counts(model: Any) -> list[int]:
 
 def forward(model: Any, batch: dict[str, Any], **more: Any) -> torch.Tensor:
     with torch.no_grad():
-        return model(**batch, **more).logits
+        logits: torch.Tensor = model(**batch, **more).logits
+        return logits
 
 
 @pytest.mark.parametrize("tokens", ["image", "text", "both"])
@@ -60,7 +62,7 @@ def test_alpha_zero_and_an_empty_spec_are_the_unsteered_model_to_the_bit(vlm: An
         assert torch.equal(forward(model, batch), before)
 
 
-def test_leaving_restores_the_hooks_even_by_an_exception(vlm: Any) -> None:
+def test_leaving_the_block_removes_the_hooks_even_after_an_exception(vlm: Any) -> None:
     name, model, processor = vlm
     batch = batch_of(name, processor, *TEXTS)
     before, counts = forward(model, batch), hook_counts(model)
@@ -71,7 +73,7 @@ def test_leaving_restores_the_hooks_even_by_an_exception(vlm: Any) -> None:
     assert torch.equal(forward(model, batch), before)
 
 
-def test_a_padded_batch_gives_what_batches_of_one_give(vlm: Any) -> None:
+def test_a_padded_batch_gives_the_logits_of_batches_of_one(vlm: Any) -> None:
     name, model, processor = vlm
     with steer(model, spec(), {"v": vectors()}):
         together = forward(model, batch_of(name, processor, *TEXTS))[:, -1]
@@ -130,7 +132,7 @@ def test_beams_and_several_sequences_are_steered_like_greedy(vlm: Any) -> None:
     assert (seen[1] - greedy[1].repeat_interleave(rows, 0)).abs().max() < 1e-4
 
 
-def test_a_scored_answer_is_no_prompt(vlm: Any) -> None:
+def test_a_scored_answer_is_not_part_of_the_prompt(vlm: Any) -> None:
     name, model, processor = vlm
     batch = batch_of(name, processor, *TEXTS)
     v = vectors()
@@ -142,7 +144,7 @@ def test_a_scored_answer_is_no_prompt(vlm: Any) -> None:
     assert changed[1, -3] and not changed[1, -2:].any()
 
 
-def test_several_interventions_compose_and_add_up(vlm: Any) -> None:
+def test_several_interventions_add_up(vlm: Any) -> None:
     name, model, processor = vlm
     batch = batch_of(name, processor, *TEXTS)
     two = {"a": vectors(seed=1), "b": vectors(seed=2)}
@@ -177,7 +179,7 @@ def test_half_precision_adds_the_vector_scaled_in_full_precision(vlm: Any) -> No
     assert torch.equal(after[1][image], before[1][image] + (torch.from_numpy(v[1]) * 300.0).bfloat16())
 
 
-def test_calls_that_cannot_be_steered_say_so(vlm: Any) -> None:
+def test_forward_calls_that_cannot_be_steered_are_refused(vlm: Any) -> None:
     name, model, processor = vlm
     batch = batch_of(name, processor, *TEXTS)
     with steer(model, spec(), {"v": vectors()}):

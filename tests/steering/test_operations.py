@@ -35,7 +35,7 @@ def before_and_after(vlm: Any, **keys: Any) -> tuple[torch.Tensor, torch.Tensor,
     return before, after, (before != after).any(-1), batch
 
 
-def formula(operation: str, h: torch.Tensor) -> torch.Tensor:
+def formula(operation: str, h: Any) -> Any:
     along = (h @ U).unsqueeze(-1) * U
     if operation == "norm_preserving":
         moved = h + 0.5 * LENGTH * U
@@ -50,7 +50,7 @@ def formula(operation: str, h: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("operation", ["norm_preserving", "clamp", "ablate", "rotate"])
-def test_an_operation_does_what_its_formula_says(vlm: Any, operation: str) -> None:
+def test_an_operation_computes_its_formula(vlm: Any, operation: str) -> None:
     before, after, changed, batch = before_and_after(vlm, operation=operation)
     real = batch["attention_mask"].bool()
     assert torch.equal(changed, real)
@@ -61,12 +61,12 @@ def test_an_operation_does_what_its_formula_says(vlm: Any, operation: str) -> No
     assert not none.any()
 
 
-def test_last_is_the_last_of_each_prompt(vlm: Any) -> None:
+def test_tokens_last_is_the_last_position_of_each_prompt(vlm: Any) -> None:
     _, _, changed, _ = before_and_after(vlm, tokens="last")
     assert changed.sum(1).tolist() == [1, 1] and changed[:, -1].all()
 
 
-def test_the_paper_s_masks_leave_out_specials_and_the_last_that_is_none(vlm: Any) -> None:
+def test_the_paper_s_masks_leave_out_special_tokens_and_the_last_other_one(vlm: Any) -> None:
     name, model, processor = vlm
     for tokens in ("text_paper", "both_paper"):
         _, _, changed, batch = before_and_after(vlm, tokens=tokens)
@@ -78,7 +78,7 @@ def test_the_paper_s_masks_leave_out_specials_and_the_last_that_is_none(vlm: Any
             assert set(changed[row].nonzero().flatten().tolist()) == expected
 
 
-def test_image_and_text_have_strengths_of_their_own(vlm: Any) -> None:
+def test_the_gammas_scale_image_and_text_tokens_separately(vlm: Any) -> None:
     before, after, _, batch = before_and_after(vlm, gamma_image=2, gamma_text=-1)
     image = image_positions(vlm[1], batch["input_ids"])
     text = batch["attention_mask"].bool() & ~image
@@ -89,7 +89,7 @@ def test_image_and_text_have_strengths_of_their_own(vlm: Any) -> None:
     assert torch.equal(changed, image)
 
 
-def test_a_strength_can_be_counted_in_unit_vectors_or_in_the_residual_s_norm(vlm: Any) -> None:
+def test_alpha_can_be_in_units_of_the_unit_vector_or_of_the_residual_norm(vlm: Any) -> None:
     name, model, processor = vlm
     before, after, _, batch = before_and_after(vlm, scale="unit", tokens="image")
     image = image_positions(model, batch["input_ids"])
@@ -107,7 +107,7 @@ def test_a_strength_can_be_counted_in_unit_vectors_or_in_the_residual_s_norm(vlm
     assert replace(resolved, norms=norms).sha256 != resolved.sha256
 
 
-def test_a_relative_strength_is_of_the_tokens_as_typed_whatever_the_gammas() -> None:
+def test_a_relative_strength_uses_the_norm_of_the_given_tokens_whatever_the_gammas() -> None:
     norms = {1: {"image": 100.0, "text": 10.0, "both": 90.0, "last": 7.0}}
     for gamma, alpha, expected in ((1, 0.1, [9.0]), (1.001, 0.1, [9.009, 9.0]), (0, 0.1, [9.0]), (1.001, 0, [])):
         spec = SteeringSpec.parse(line(scale="relative", alpha=alpha, gamma_image=gamma))
@@ -120,13 +120,13 @@ def test_a_relative_strength_is_of_the_tokens_as_typed_whatever_the_gammas() -> 
     assert active_interventions(paper)[0][1].strength == pytest.approx(5.0)
 
 
-def test_a_strength_beyond_all_numbers_is_refused() -> None:
+def test_a_scaled_vector_that_overflows_is_refused() -> None:
     resolved = resolve(SteeringSpec.parse(line(alpha="1e39")), ModelFacts("m", 4, 48), {"v": V})
-    with pytest.raises(UserError, match=r"alpha=1e\+39: 'v' so long is beyond all numbers"):
+    with pytest.raises(UserError, match=r"alpha=1e\+39: the scaled vector 'v' overflows float32"):
         active_interventions(resolved)
 
 
-def test_decode_leaves_the_prompt_and_changes_what_is_generated(vlm: Any) -> None:
+def test_phase_decode_steers_generated_tokens_only(vlm: Any) -> None:
     name, model, processor = vlm
     _, _, changed, batch = before_and_after(vlm, phase="decode", tokens="text")
     assert not changed.any()

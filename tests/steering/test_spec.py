@@ -1,4 +1,4 @@
-"""A spec round-trips, and what is wrong with one is said in one line."""
+"""A spec round-trips, and every mistake in one is reported in one line."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_a_spec_round_trips_to_one_line_and_to_yaml(spec: SteeringSpec, tmp_path
     assert SteeringSpec.from_yaml(tmp_path / "s.yaml") == spec
 
 
-def test_values_are_read_as_lmms_eval_hands_them_over() -> None:
+def test_values_are_read_in_the_types_that_lmms_eval_passes() -> None:
     assert Intervention(20241101, "3", "1e-3").vector == "20241101"  # type: ignore[arg-type]
     assert Intervention("v", 3.0, 1).layer == 3  # type: ignore[arg-type]
     assert Intervention("'quoted'").vector == "quoted"
@@ -97,7 +97,7 @@ def test_a_mistake_in_a_file_is_one_line_with_the_value(text: str, expected: str
             SteeringSpec.from_args({"steering": name})
 
 
-def test_a_mistake_in_an_intervention_of_a_file_says_which(tmp_path: Path) -> None:
+def test_a_mistake_in_a_file_names_the_intervention(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     for wrong, expected in (("alhpa: 1", "unknown steering key 'alhpa'"), ("layer: x", "layer=x")):
         path.write_text(f"interventions:\n- {{vector: v}}\n- {{vector: w, {wrong}}}\n")
@@ -109,7 +109,7 @@ def test_a_mistake_in_an_intervention_of_a_file_says_which(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     "text", ["", "- a", "interventions: 3", "interventions: [{vector: v}]\nmore: 1", "a: [", "\x00"]
 )
-def test_a_steering_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_steering_file_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(UserError, match="steering file|not valid YAML"):
         SteeringSpec.from_yaml(tmp_path / "s.yaml")

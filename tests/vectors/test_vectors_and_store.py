@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from lmms_steer import SteeringSpec, SteeringVectors, UserError
 from lmms_steer._util.io import write_atomically
 from lmms_steer.cli import app
-from lmms_steer.steering.resolve import DEFAULT_ALPHA, DEFAULT_TOKENS, ModelFacts, resolve
+from lmms_steer.steering.operations import DEFAULT_ALPHA
+from lmms_steer.steering.resolve import DEFAULT_TOKENS, ModelFacts, resolve
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import read_provenance
 from tests.helpers.models import vectors
@@ -204,10 +205,10 @@ def test_missing_values_come_from_the_stored_choice_or_the_defaults() -> None:
         assert chosen.record()["provenance"] == {"chosen_on": "tiny_spatial_select"}
     filed(store.user_store(), concept="my-own", seed=9)
     (note,) = resolve(SteeringSpec.parse("vector=my-own"), TINY).notes
-    assert f"{str(path.with_suffix('.choices.yaml'))!r} was made for another content of this vector" in note
+    assert f"{str(path.with_suffix('.choices.yaml'))!r} was made for a different version of this vector" in note
     assert "nothing was chosen" not in note and "defaults" in note
     other = ModelFacts("other/tiny-paligemma2-b", 5, 96)
-    assert "as nothing was chosen" in resolve(SteeringSpec.parse("vector=tiny-gemma2/my-own"), other).notes[0]
+    assert "because nothing was chosen" in resolve(SteeringSpec.parse("vector=tiny-gemma2/my-own"), other).notes[0]
     for damaged in (b"\xff\xfe", b"tiny-paligemma2: 3", b"a: 2026-13-45", b"- 1", b"a: ["):
         path.with_suffix(".choices.yaml").write_bytes(damaged)
         with pytest.raises(UserError, match=r"the choices file .* is damaged"):
@@ -236,8 +237,8 @@ def test_a_stored_choice_is_used_as_a_whole_or_not_at_all(typed: str, filled: tu
     found = resolve(SteeringSpec.parse(f"vector=my-own,{typed}"), TINY)
     (done,) = found.spec.interventions
     assert (done.layer, done.alpha, done.tokens) == filled
-    assert "defaults, as the choice for tiny-paligemma2, vector=" in found.notes[0]
-    assert "layer=1,alpha=0.25,tokens=image, is another" in found.notes[0] and "provenance" not in found.record()
+    assert "defaults, because the choice for tiny-paligemma2, vector=" in found.notes[0]
+    assert "layer=1,alpha=0.25,tokens=image, does not match" in found.notes[0] and "provenance" not in found.record()
 
 
 def test_the_spec_hash_depends_on_the_vector_s_content_and_not_on_its_name(tmp_path: Path) -> None:

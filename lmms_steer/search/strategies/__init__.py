@@ -1,26 +1,44 @@
-"""What a strategy asks for: rung by rung, some cells on some questions. What it sees of one decides the next.
+"""Search strategies: which cells are measured on which questions, and in what order.
 
-A strategy is a generator of rungs that is sent each rung's scores. It knows nothing else and draws nothing by chance
-that its seed does not fix, so that whoever runs it on the same scores asks for the same rungs: that is how processes
-share a study, and how a killed one goes on.
+A strategy is a generator. It yields rungs (some cells on some questions) and is sent each rung's scores before it
+yields the next. Given the same scores it must yield the same rungs, with all randomness fixed by the seed: that is how
+several processes share one study, and how a killed search is resumed. A script or another package adds one with
+`register_strategy`, and the command line and recipes then take its name:
+
+    @register_strategy("halves", description="every cell on half of the questions, then the better half on all")
+    def halves(search: StrategyContext) -> Strategy:
+        half = search.n // 2
+        scores, unsteered = yield Rung(search.cells, range(half))
+        order = np.argsort(-scores.mean(1), kind="stable")
+        yield Rung([search.cells[i] for i in order[: len(order) // 2 + 1]], range(half, search.n))
+
+A strategy with a `filter` drops cells before anything is measured. Its name can follow another one's: `race+screen`
+is a race over the cells that the screen keeps. Importing this package or its built-in strategies imports no torch.
 """
 
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from lmms_steer.errors import UserError
+from lmms_steer.registry import Registry
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.questions import Question
 from lmms_steer.search.selection import Floats, ScoreGrid
 from lmms_steer.statistics.paired import Ints
+from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """
+    """One step of a strategy.
+
     Attributes:
-        cells: what is tried.
-        questions: on which, by their places in the study's order.
+        cells: the cells to measure.
+        questions: the questions to measure them on, as places in the study's order.
     """
 
     cells: Sequence[Cell]
@@ -28,46 +46,228 @@ class Rung:
 
 
 Strategy = Generator[Rung, tuple[Floats, Floats], None]
-"""Yields rungs, is sent (scores [cells, questions], unsteered scores [questions])."""
+"""Yields rungs; is sent their scores [cells, questions] and the unsteered scores [questions]."""
 
 
-def full_grid(cells: Sequence[Cell], n: int) -> Strategy:
-    """Every cell on every question."""
-    yield Rung(cells, range(n))
+@dataclass(frozen=True, slots=True)
+class StrategyContext:
+    """What a strategy is built from.
+
+    Attributes:
+        cells: the grid: every combination of vector, layer, alpha and tokens, without those that cannot have an effect.
+        n: number of questions. Their order is random, except that questions about one image stand together.
+        images: the image of each question, numbered from 0; None where no two questions share one.
+        seed: seed for everything that the strategy draws.
+        trials: number of trials for each vector, for strategies that propose cells themselves.
+        vectors: names of the user's vectors and their controls, as cells use them.
+        layers, alphas, tokens: the values that the grid was made of.
+    """
+
+    cells: Sequence[Cell]
+    n: int
+    images: Ints | None = None
+    seed: int = 0
+    trials: int = 64
+    vectors: Sequence[str] = ()
+    layers: Sequence[int] = ()
+    alphas: Sequence[float] = ()
+    tokens: Sequence[str] = ()
+
+    def restricted_to(self, cells: Sequence[Cell]) -> "StrategyContext":
+        """The same search over some of its cells only."""
+        layers = [layer for layer in self.layers if any(cell.layer == layer for cell in cells)]
+        tokens = [name for name in self.tokens if any(cell.tokens == name for cell in cells)]
+        return replace(self, cells=cells, layers=layers, tokens=tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class FilterContext:
+    """What a filter decides by.
+
+    Attributes:
+        cells: the grid.
+        lm: the unsteered model, as lmms-eval wraps it.
+        vectors: the vectors by the names that cells use.
+        questions: the questions, in the study's order.
+        batch_size: questions in one forward pass.
+        folder: the study's folder, where a filter may store what it computed.
+    """
+
+    cells: Sequence[Cell]
+    lm: Any
+    vectors: Mapping[str, SteeringVectors]
+    questions: Sequence[Question]
+    batch_size: int
+    folder: Path
+
+
+Build = Callable[[StrategyContext], Strategy]
+Filter = Callable[[FilterContext], list[Cell]]
+
+
+def _count_grid(search: StrategyContext) -> int:
+    return len(search.cells) * search.n
+
+
+def _describe_grid(search: StrategyContext) -> str:
+    return f"{len(search.cells)} cells x {search.n} questions"
+
+
+def _none_spent(_: int) -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class SearchStrategy:
+    """A registered strategy.
+
+    Attributes:
+        name: what users type and plans store.
+        description: one plain line for help and documentation.
+        build: makes the generator.
+        planned_answers: the largest number of answers (one cell, one question) it may ask for; for the progress bar.
+        summary: the line that is printed when the search begins.
+        filter: drops cells before the first rung; None for a strategy that drops none.
+        questions_spent: n ▸ how many of the first of n questions decided which cells are measured on the others.
+            The p-value is then computed without them. What the rungs' own ranges show need not be repeated.
+        needs_letters: whether every question needs a fixed set of answers, as gradients of an answer's logit do.
+        adaptive: whether later cells are proposed from earlier scores on the same questions. The report then says
+            that the p-value does not account for it.
+    """
+
+    name: str
+    description: str
+    build: Build
+    planned_answers: Callable[[StrategyContext], int] = _count_grid
+    summary: Callable[[StrategyContext], str] = _describe_grid
+    filter: Filter | None = None
+    questions_spent: Callable[[int], int] = _none_spent
+    needs_letters: bool = False
+    adaptive: bool = False
+
+
+BUILTINS = tuple(f"lmms_steer.search.strategies.{name}" for name in ("tpe", "screen", "halving", "grid"))
+strategies = Registry[SearchStrategy]("strategy", "lmms_steer.strategies", BUILTINS)
+
+
+def register_strategy(name: str, *, description: str, **properties: Any) -> Callable[[Build], Build]:
+    """Register the decorated generator function as a strategy.
+
+    Args:
+        name: what users type: lower-case letters, digits and underscores.
+        description: one plain line for help and documentation.
+        properties: further attributes of `SearchStrategy`.
+
+    Returns:
+        a decorator that returns the function unchanged.
+
+    Raises:
+        ValueError: for a name that is taken.
+    """
+
+    def register(build: Build) -> Build:
+        strategies.add(name, SearchStrategy(name, description, build, **properties))
+        return build
+
+    return register
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenStrategy:
+    """A strategy as the user chose it, with a filter in front of it or without.
+
+    Attributes:
+        name: as typed, and as a study's plan stores it.
+        strategy: what runs.
+        filter: the strategy whose filter goes first; None without one.
+    """
+
+    name: str
+    strategy: SearchStrategy
+    filter: SearchStrategy | None
+
+    @property
+    def needs_letters(self) -> bool:
+        return self.strategy.needs_letters or (self.filter is not None and self.filter.needs_letters)
+
+    def questions_spent(self, n: int) -> int:
+        """How many of the first of n questions decided, beyond the rungs, which cells are measured on the others."""
+        by_filter = self.filter.questions_spent(n) if self.filter is not None else 0
+        return max(self.strategy.questions_spent(n), by_filter)
+
+    def filtered(self, context: FilterContext) -> list[Cell]:
+        """The cells that the filter keeps; all of them without a filter."""
+        if self.filter is None or self.filter.filter is None:
+            return list(context.cells)
+        return self.filter.filter(context)
+
+
+def parse_strategy(strategy: str | Build) -> ChosenStrategy:
+    """Look up a strategy: `race`, `race+screen`, or a generator function that is registered nowhere.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one; for a second part that has no filter.
+    """
+    if not isinstance(strategy, str):
+        named = strategy if hasattr(strategy, "__qualname__") else type(strategy)
+        name = f"{named.__module__}.{named.__qualname__}"
+        return ChosenStrategy(name, SearchStrategy(name, "", strategy), None)
+    first, plus, second = strategy.partition("+")
+    chosen = strategies.get(first)
+    if not plus:
+        return ChosenStrategy(strategy, chosen, chosen if chosen.filter is not None else None)
+    if chosen.filter is not None:
+        raise UserError(f"strategy {strategy!r}: {first!r} is a filter itself and can only stand last")
+    after = strategies.get(second)
+    if after.filter is None:
+        filters = ", ".join(name for name, entry in strategies.entries().items() if entry.filter is not None)
+        raise UserError(f"strategy {strategy!r}: {second!r} is no filter: expected one of {filters} after the '+'")
+    return ChosenStrategy(strategy, chosen, after)
+
+
+def check_strategy(name: str) -> None:
+    """Check a strategy's name.
+
+    Raises:
+        UserError: as `parse_strategy`.
+    """
+    parse_strategy(name)
 
 
 def run_strategy(
     strategy: Strategy,
     n: int,
     measure: Callable[[int, Rung], tuple[Floats, Floats]],
-    seen: Callable[[ScoreGrid], None] | None = None,
+    after_rung: Callable[[ScoreGrid], None] | None = None,
     images: Ints | None = None,
 ) -> ScoreGrid:
     """Run a strategy to its end.
 
     Args:
-        strategy: see there.
-        n: questions.
-        measure: (number of the rung, rung) ▸ its scores.
-        seen: is called with what there is after each rung.
-        images: the image of each question; None where each has its own.
+        strategy: the generator.
+        n: number of questions.
+        measure: (number of the rung, rung) ▸ its scores, as the generator is sent them.
+        after_rung: called with all scores so far after each rung.
+        images: the image of each question, numbered from 0; None where no two questions share one.
 
     Returns:
-        all cells that were tried; nan where a cell was not asked a question.
+        the scores of all cells that were measured; NaN where a cell was not measured on a question.
     """
     rows: dict[Cell, Floats] = {}
     base = np.full(n, np.nan)
-    number, rung, spent = 0, next(strategy), 0
-    while True:
+    grid = ScoreGrid([], np.empty((0, n)), base, images=images)
+    number, spent, rung = 0, 0, next(strategy, None)
+    while rung is not None:
         spent = max(spent, rung.questions.start)
         scores, unsteered = measure(number, rung)
         for cell, row in zip(rung.cells, scores, strict=True):
             rows.setdefault(cell, np.full(n, np.nan))[rung.questions] = row
         base[rung.questions] = unsteered
         grid = ScoreGrid(list(rows), np.array(list(rows.values())), base, spent, images)
-        if seen is not None:
-            seen(grid)
+        if after_rung is not None:
+            after_rung(grid)
         try:
             number, rung = number + 1, strategy.send((scores, unsteered))
         except StopIteration:
-            return grid
+            rung = None
+    return grid

@@ -1,4 +1,4 @@
-"""`steered_hf` on a tiny checkpoint of each architecture: as plain transformers, and whatever a user throws at it."""
+"""`steered_hf` on a tiny checkpoint of each architecture: agreement with plain transformers, and unusual input."""
 
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def lm(folder: Path) -> SteeredVlm:
 
 
 def plain_inputs(name: str, processor: Any, question: str, images: list[Image.Image]) -> Any:
-    """As the model's own documentation does it, without our code."""
+    """Inputs as the model's own documentation makes them, without our code."""
     if name.startswith("paligemma"):
         batch = processor(text="<image>" * len(images) + question, images=images, return_tensors="pt")
         batch.pop("labels", None)
@@ -52,13 +52,16 @@ def plain_inputs(name: str, processor: Any, question: str, images: list[Image.Im
     return processor(text=text, images=images or None, return_tensors="pt")
 
 
-def generated(lm: SteeredVlm, *asked: tuple[str, list[Any]]) -> list[str]:
+def generated(lm: SteeredVlm, *questions: tuple[str, list[Any]]) -> list[str]:
     return [
-        r.text for r in batches.run_grouped(list(asked), lambda a: len(a[1]), lambda part: lm._generate(part, SETTINGS))
+        r.text
+        for r in batches.run_grouped(list(questions), lambda a: len(a[1]), lambda part: lm._generate(part, SETTINGS))
     ]
 
 
-def test_unsteered_is_the_plain_model_token_for_token(vlm: Any, folder: Path, lm: SteeredVlm) -> None:
+def test_the_unsteered_model_generates_the_same_tokens_as_plain_transformers(
+    vlm: Any, folder: Path, lm: SteeredVlm
+) -> None:
     name, _, _ = vlm
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
@@ -70,19 +73,19 @@ def test_unsteered_is_the_plain_model_token_for_token(vlm: Any, folder: Path, lm
     assert generated(lm, *((q, [picture(i)]) for i, q in enumerate(QUESTIONS))) == expected
 
 
-def test_a_continuation_s_log_likelihood_is_that_of_its_tokens_one_by_one(
-    vlm: Any, folder: Path, lm: SteeredVlm
-) -> None:
+def test_the_log_likelihood_of_an_answer_is_that_of_generating_it(vlm: Any, folder: Path, lm: SteeredVlm) -> None:
     name, _, _ = vlm
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder)
-    asked = [(q, [picture(i)], a) for i, (q, a) in enumerate(zip(QUESTIONS, ("left of the dog", "three"), strict=True))]
-    scored = batches.run_grouped(asked, lambda a: len(a[1]), lm._score)
-    for (question, images, answer), result in zip(asked, scored, strict=True):
+    questions: list[tuple[str, list[Any], str]] = [
+        (q, [picture(i)], a) for i, (q, a) in enumerate(zip(QUESTIONS, ("left of the dog", "three"), strict=True))
+    ]
+    scored = batches.run_grouped(questions, lambda a: len(a[1]), lm._score)
+    for (question, images, answer), result in zip(questions, scored, strict=True):
         inputs = plain_inputs(name, processor, question, images)
         start = inputs["input_ids"].shape[1]
         words = processor.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        # generation forced along the answer: what a generated token sees is what a scored one must see
+        # generation is forced along the answer: a scored token must see what a generated one sees
         out = model.generate(
             **inputs, max_new_tokens=len(words), min_new_tokens=len(words), do_sample=False, output_logits=True,
             return_dict_in_generate=True, prefix_allowed_tokens_fn=lambda _, ids, w=words, s=start: [w[len(ids) - s]],
@@ -91,24 +94,24 @@ def test_a_continuation_s_log_likelihood_is_that_of_its_tokens_one_by_one(
         assert result.text[0] == pytest.approx(-float(torch.stack(scores).mean()), abs=1e-5)
 
 
-def test_a_batch_is_its_singles_and_images_may_differ_in_number(vlm: Any, lm: SteeredVlm) -> None:
+def test_a_batch_gives_the_answers_of_single_questions_with_any_number_of_images(vlm: Any, lm: SteeredVlm) -> None:
     name, _, _ = vlm
-    asked = [(QUESTIONS[0], [picture(0)]), (QUESTIONS[1], [picture(1), picture(2)]), (QUESTIONS[1], [picture(1)])]
+    questions = [(QUESTIONS[0], [picture(0)]), (QUESTIONS[1], [picture(1), picture(2)]), (QUESTIONS[1], [picture(1)])]
     if not name.startswith("paligemma"):
-        asked.append((QUESTIONS[0], []))
-    singles = [generated(lm, one)[0] for one in asked]
-    assert generated(lm, *asked) == singles
+        questions.append((QUESTIONS[0], []))
+    singles = [generated(lm, one)[0] for one in questions]
+    assert generated(lm, *questions) == singles
     if name.startswith("paligemma"):
         with pytest.raises(UserError, match="needs an image with every question"):
             generated(lm, (QUESTIONS[0], []))
 
 
-def test_steered_through_its_arguments_it_changes_and_leaves_no_hooks_at_zero(folder: Path, lm: SteeredVlm) -> None:
+def test_steering_by_arguments_changes_answers_and_alpha_0_attaches_no_hooks(folder: Path, lm: SteeredVlm) -> None:
     path = vectors(scale=5).save(folder.parent / "v.safetensors")
-    asked = tuple((q, [picture(i)]) for i, q in enumerate(QUESTIONS))
+    questions = tuple((q, [picture(i)]) for i, q in enumerate(QUESTIONS))
     steered = SteeredVlm(pretrained=str(folder), vector=str(path), layer=1, alpha=2, tokens="both")
     zero = SteeredVlm(pretrained=str(folder), vector=str(path), layer=1, alpha=0, tokens="both")
-    assert generated(zero, *asked) == generated(lm, *asked) != generated(steered, *asked)
+    assert generated(zero, *questions) == generated(lm, *questions) != generated(steered, *questions)
     assert len(steered.handles) == 3 and not zero.handles
     relative = SteeredVlm(pretrained=str(folder), vector=str(path), layer=1, alpha=2, tokens="image", scale="relative")
     norms = relative.resolved.norms
@@ -137,12 +140,14 @@ def test_norms_are_measured_again_for_other_weights_and_image_settings(tmp_path:
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "P", "L", "RGBA", "1"])
-def test_images_of_any_mode_and_size_are_taken(vlm: Any, lm: SteeredVlm, mode: str) -> None:
+def test_images_of_any_mode_and_size_are_accepted(vlm: Any, lm: SteeredVlm, mode: str) -> None:
     images = prepare_visuals([Image.new(mode, size) for size in ((1, 1), (300, 7))], "t")
     assert all(generated(lm, (QUESTIONS[0], [image])) for image in images)
 
 
-def test_a_truncated_image_and_a_foreign_visual_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_image_and_a_value_that_is_no_visual_are_refused_with_the_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # lmms-eval's tasks, which another test of this process may have imported, set it
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
     Image.effect_noise((64, 64), 50).save(tmp_path / "x.png")
@@ -153,7 +158,7 @@ def test_a_truncated_image_and_a_foreign_visual_are_named(tmp_path: Path, monkey
         prepare_visuals([{"array": 1}], "t")
 
 
-def test_video_frames_are_taken_where_the_processor_takes_them(checkpoints: dict, tmp_path: Path) -> None:
+def test_video_frames_reach_a_model_with_videos(checkpoints: dict[str, Any], tmp_path: Path) -> None:
     from tests.helpers.checkpoints import build
 
     model, processor = checkpoints.setdefault("qwen2_5_vl", build("qwen2_5_vl"))
@@ -169,11 +174,11 @@ def test_an_empty_prompt_is_answered_and_one_beyond_the_context_refused(lm: Stee
     assert generated(lm, ("", [picture(0)]))
     text = lm.config.get_text_config(decoder=True)
     text.max_position_embeddings = 64
-    with pytest.raises(UserError, match=r"'cup cup .* tokens long, and .* takes 64"):
+    with pytest.raises(UserError, match=r"'cup cup .* tokens long, but .* takes 64"):
         generated(lm, ("cup " * 80, [picture(0)]))
 
 
-def test_out_of_memory_halves_the_batch_says_so_and_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_of_memory_halves_the_batch_and_logs_it(capsys: pytest.CaptureFixture[str]) -> None:
     print_notes()
     sizes: list[int] = []
 
@@ -190,7 +195,7 @@ def test_out_of_memory_halves_the_batch_says_so_and_goes_on(capsys: pytest.Captu
         batches.run_grouped([1], lambda x: 0, lambda part: run([1, 2, 3]))
 
 
-def test_idefics_image_settings_are_model_args(checkpoints: dict, tmp_path: Path) -> None:
+def test_idefics_image_settings_are_model_args(checkpoints: dict[str, Any], tmp_path: Path) -> None:
     from lmms_steer.harness.steered import SteeredIdefics3
     from tests.helpers.checkpoints import build
 
@@ -207,7 +212,7 @@ def test_idefics_image_settings_are_model_args(checkpoints: dict, tmp_path: Path
         SteeredIdefics3(pretrained=str(tmp_path), min_pixels=9)
 
 
-def test_what_cannot_be_steered_says_so_in_one_line(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_steered_is_refused_in_one_line(tmp_path: Path) -> None:
     from transformers import T5Config
 
     from lmms_steer.tiny_world.checkpoints import weights_dir

@@ -1,0 +1,102 @@
+"""Assess what a search measured: the choice for each vector, its gain, and the controls for comparison."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+
+from lmms_steer.search.calibration import Calibration
+from lmms_steer.search.plan import Plan
+from lmms_steer.search.results import (
+    CalibrationResult,
+    CellResult,
+    ConfirmationResult,
+    Gain,
+    SearchResult,
+    VectorResult,
+)
+from lmms_steer.search.selection import LEVEL, Floats, ScoreGrid, best_cell, cautious_cell, corrected_p
+from lmms_steer.statistics.paired import Ints, compare_scores
+
+
+def assess_search(plan: Plan, grid: ScoreGrid, calibrated: Calibration | None) -> SearchResult:
+    """The result of a search, not yet confirmed.
+
+    Args:
+        plan: the search.
+        grid: the scores of all cells; some cell of each vector and control was measured on all questions.
+        calibrated: answer biases that were fitted on the same questions.
+    """
+    return SearchResult(
+        n=plan.n,
+        baseline=float(grid.base.mean()),
+        baseline_unparsed=_known(grid.unparsed_by(None)),
+        cells=len(grid.cells),
+        images=None if grid.images is None else len(np.unique(grid.images)),
+        vectors={name: _assess_vector(plan, grid, name) for name in plan.user_vectors},
+        calibrated=None if calibrated is None else _assess_calibration(calibrated, grid.images),
+    )
+
+
+def assess_confirmation(task: str, grid: ScoreGrid) -> ConfirmationResult:
+    """The result of measuring the chosen cells on another task, one cell for each vector and control."""
+    return ConfirmationResult(
+        task=task,
+        n=len(grid.base),
+        baseline=float(grid.base.mean()),
+        baseline_unparsed=_known(grid.unparsed_by(None)),
+        vectors={cell.vector: cell_result(grid, i) for i, cell in enumerate(grid.cells)},
+    )
+
+
+def cell_result(grid: ScoreGrid, index: int) -> CellResult:
+    """The result of one cell that was measured on all questions, taken alone.
+
+    Args:
+        grid: the scores.
+        index: the cell's place in the grid.
+    """
+    cell = grid.cells[index]
+    gain = paired_gain(grid.base, grid.scores[index], grid.images)
+    unparsed = _known(grid.unparsed_by(cell))
+    return CellResult(**asdict(gain), layer=cell.layer, alpha=cell.alpha, tokens=cell.tokens, unparsed=unparsed)
+
+
+def paired_gain(base: Floats, scores: Floats, images: Ints | None = None) -> Gain:
+    """Compare scores with the baseline's on the same questions.
+
+    Args:
+        base, scores: float [questions].
+        images: the image of each question, numbered from 0; None where no two questions share one.
+    """
+    paired = compare_scores(base, scores, images)
+    return Gain(paired.accuracy, paired.gain, paired.low, paired.high, paired.p, paired.fixed, paired.broken)
+
+
+def _assess_vector(plan: Plan, grid: ScoreGrid, name: str) -> VectorResult:
+    own = grid.of(name)
+    best = best_cell(own)
+    p = corrected_p(own, best)
+    return VectorResult(
+        best=cell_result(own, best),
+        p_corrected=p,
+        winner=bool(own.gains[best] > 0 and p < LEVEL),
+        cells_tried=len(own.cells),
+        finalists=len(own.finalists),
+        counted_on=len(own.unspent),
+        one_standard_error=cell_result(own, cautious_cell(own)),
+        controls={control: _best_of(grid.of(full)) for control, full in plan.controls_of(name).items()},
+    )
+
+
+def _best_of(grid: ScoreGrid) -> CellResult:
+    return cell_result(grid, best_cell(grid))
+
+
+def _assess_calibration(calibrated: Calibration, images: Ints | None) -> CalibrationResult:
+    gain = paired_gain(calibrated.base, calibrated.scores, images)
+    return CalibrationResult(**asdict(gain), baseline=float(calibrated.base.mean()))
+
+
+def _known(share: float) -> float | None:
+    return None if math.isnan(share) else share

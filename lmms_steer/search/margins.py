@@ -1,0 +1,120 @@
+"""How steering would move each question's margin, from one forward and backward pass.
+
+The margin of the correct answer over the best other has a gradient at each layer's output. Its product with a vector,
+summed over a target's positions, is the margin's slope in alpha. True margins are not straight lines: these estimates
+order cells for the screen and are reported nowhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lmms_steer.models.batches import ShrinkingRunner
+from lmms_steer.search.plan import Cell
+from lmms_steer.search.questions import Question
+from lmms_steer.search.scorers import LetterScorer
+from lmms_steer.search.selection import Floats
+from lmms_steer.steering.anatomy import decoder_layers, image_token_ids
+from lmms_steer.steering.positions import token_mask
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+Slopes = dict[tuple[str, int, str], Tensor]
+"""(vector, layer, target) ▸ the margin's slope in alpha, float [questions]."""
+
+
+def predicted_shares(
+    lm: Any,
+    vectors: Mapping[str, SteeringVectors],
+    cells: Sequence[Cell],
+    questions: Sequence[Question],
+    batch_size: int,
+) -> list[float]:
+    """For each cell, the share of questions that it would answer correctly if margins were straight lines.
+
+    Args:
+        lm: the unsteered model.
+        vectors: the vectors by the names that cells use.
+        cells: the cells.
+        questions: the questions, each with a fixed set of answers.
+        batch_size: questions in one pass; fewer after an out-of-memory error.
+    """
+    correct, runner = np.zeros(len(cells)), ShrinkingRunner()
+    for first in range(0, len(questions), batch_size):
+        batch = questions[first : first + batch_size]
+        correct += np.sum(runner.run(batch, partial(_predicted_correct, lm, vectors, cells)), axis=0)
+    shares: list[float] = (correct / len(questions)).tolist()
+    return shares
+
+
+def gradients_of_margin(model: Any, inputs: Mapping[str, Any], letters: LetterScorer) -> tuple[Tensor, list[Tensor]]:
+    """The gradient of the correct answer's margin at each layer's output.
+
+    The model's parameters are frozen meanwhile.
+
+    Args:
+        model: an image-text-to-text model of transformers.
+        inputs: a batch, as its processor gives it.
+        letters: the answers of the batch's questions.
+
+    Returns:
+        the margin of the correct answer over the best other, float [questions]; for each layer the gradient of their
+        sum, float [questions, positions, width].
+    """
+    layers = decoder_layers(model)
+    outputs: list[Tensor] = []
+
+    def entering(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # parameters are frozen, so the gradient has to begin at the residual stream
+        hidden = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
+        return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+    def leaving(_: Any, __: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+        outputs[-1].retain_grad()
+
+    handles = [layers[0].register_forward_pre_hook(entering, with_kwargs=True)]
+    handles += [layer.register_forward_hook(leaving) for layer in layers]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        with torch.enable_grad():
+            margin = letters.margin(model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1])
+            margin.sum().backward()  # type: ignore[no-untyped-call]
+    finally:
+        for handle in handles:
+            handle.remove()
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+    return margin.detach().cpu(), [output.grad for output in outputs if output.grad is not None]
+
+
+def _predicted_correct(
+    lm: Any, vectors: Mapping[str, SteeringVectors], cells: Sequence[Cell], batch: Sequence[Question]
+) -> list[Floats]:
+    """For each question, float [cells]: 1 where the predicted margin is above 0."""
+    margin, slopes = _margin_slopes(lm, vectors, cells, batch)
+    lines = [margin + cell.alpha * slopes[cell.vector, cell.layer, cell.tokens] for cell in cells]
+    return [(column > 0).double().numpy() for column in torch.stack(lines, 1)]
+
+
+def _margin_slopes(
+    lm: Any, vectors: Mapping[str, SteeringVectors], cells: Sequence[Cell], batch: Sequence[Question]
+) -> tuple[Tensor, Slopes]:
+    """The correct answer's margin, float [questions], and its slopes."""
+    inputs = lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
+    margin, gradients = gradients_of_margin(lm.model, inputs, LetterScorer(lm, batch))
+    ids, attention = inputs["input_ids"], inputs.get("attention_mask")
+    image_ids = image_token_ids(lm.model.config)
+    special = getattr(lm.tokenizer, "all_special_ids", ())
+    masks = {t: token_mask(ids, attention, image_ids, t, special_ids=special) for t in {c.tokens for c in cells}}
+    slopes = {}
+    for vector, layer, tokens in {(c.vector, c.layer, c.tokens) for c in cells}:
+        gradient = gradients[layer].float()
+        direction = torch.from_numpy(vectors[vector][layer].copy()).to(gradient)
+        slopes[vector, layer, tokens] = ((gradient @ direction) * masks[tokens]).sum(1).cpu()
+    return margin, slopes

@@ -1,0 +1,232 @@
+"""What a search finds, as typed values, and their form in `result.json`.
+
+Accuracies, gains and intervals are shares (0.01 is a point). Only this module knows the keys of the file. Version 2 has
+the keys of version 1, whose files carry no `version`, so that readers of either see the same.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms_steer._util.io import write_atomically
+from lmms_steer.errors import UserError
+
+RESULT_FILE = "result.json"
+VERSION = 2
+_OPTIONAL = ("unparsed", "baseline_unparsed", "images", "calibrated", "confirmed")
+"""Keys that the file leaves out where there is nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """A paired comparison with the baseline on the same questions.
+
+    Attributes:
+        accuracy: mean score.
+        gain: difference from the baseline's mean score.
+        low, high: 95% interval of the gain.
+        p: two-sided p-value of this difference taken alone.
+        fixed, broken: number of questions whose score rose and fell.
+    """
+
+    accuracy: float
+    gain: float
+    low: float
+    high: float
+    p: float
+    fixed: int
+    broken: int
+
+
+@dataclass(frozen=True, slots=True)
+class CellResult(Gain):
+    """A cell and what it gains.
+
+    Attributes:
+        layer, alpha, tokens: the cell.
+        unparsed: the share of its answers that could not be read; None where that is unknown.
+    """
+
+    layer: int
+    alpha: float
+    tokens: str
+    unparsed: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VectorResult:
+    """What was found for one of the user's vectors.
+
+    Attributes:
+        best: the cell with the highest accuracy.
+        p_corrected: p-value of its gain, corrected for all cells that were tried (max-T).
+        winner: whether the gain is positive and `p_corrected` below the level.
+        cells_tried: number of cells.
+        finalists: number of cells that were measured on all questions.
+        counted_on: number of questions that `p_corrected` is computed on.
+        one_standard_error: the weakest cell within one standard error of the best.
+        controls: control ▸ its best cell, found in the same way.
+    """
+
+    best: CellResult
+    p_corrected: float
+    winner: bool
+    cells_tried: int
+    finalists: int
+    counted_on: int
+    one_standard_error: CellResult
+    controls: Mapping[str, CellResult]
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationResult(Gain):
+    """What answer biases gain that were fitted on the same questions.
+
+    Attributes:
+        baseline: accuracy without them, with the likeliest choice as the answer.
+        scored_by: `letters`, however the cells are scored.
+    """
+
+    baseline: float
+    scored_by: str = "letters"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmationResult:
+    """The chosen cells on the questions of another task.
+
+    Attributes:
+        task: the task.
+        n: number of its questions.
+        baseline, baseline_unparsed: as in `SearchResult`.
+        vectors: vector or control, by the names that cells use ▸ its chosen cell's result.
+    """
+
+    task: str
+    n: int
+    baseline: float
+    baseline_unparsed: float | None
+    vectors: Mapping[str, CellResult]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """Everything that a search finds.
+
+    Attributes:
+        n: number of questions.
+        baseline: accuracy of the unsteered model.
+        baseline_unparsed: the share of its answers that could not be read; None where that is unknown.
+        cells: number of cells that were tried, those of controls included.
+        images: number of images; None where no two questions share one.
+        vectors: the user's vectors.
+        calibrated: the answer biases; None where the answers are not of one small set of words.
+        confirmed: the choices on another task; None without one.
+    """
+
+    n: int
+    baseline: float
+    baseline_unparsed: float | None
+    cells: int
+    images: int | None
+    vectors: Mapping[str, VectorResult]
+    calibrated: CalibrationResult | None = None
+    confirmed: ConfirmationResult | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `result.json`."""
+        data = {"version": VERSION, **asdict(self)}
+        data["vectors"] = {name: _vector_to_json(vector) for name, vector in self.vectors.items()}
+        if self.calibrated is not None:
+            data["calibrated"] = _ordered(self.calibrated, "scored_by", "baseline")
+        if self.confirmed is not None:
+            data["confirmed"] = _ordered(self.confirmed)
+            data["confirmed"]["vectors"] = {k: _cell_to_json(v) for k, v in self.confirmed.vectors.items()}
+        return _without_unknown(data)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "SearchResult":
+        """Read the content of `result.json`, of this version or of the one before.
+
+        Raises:
+            UserError: for a version that is not known, or content that is no search's result.
+        """
+        version = data.get("version", 1)
+        if version not in (1, VERSION):
+            raise UserError(f"{RESULT_FILE} has version {version!r}: this lmms-steer reads 1 and {VERSION}")
+        try:
+            return cls(
+                n=data["n"],
+                baseline=data["baseline"],
+                baseline_unparsed=data.get("baseline_unparsed"),
+                cells=data["cells"],
+                images=data.get("images"),
+                vectors={name: _vector_from_json(vector) for name, vector in data["vectors"].items()},
+                calibrated=CalibrationResult(**data["calibrated"]) if data.get("calibrated") else None,
+                confirmed=_confirmation_from_json(data["confirmed"]) if data.get("confirmed") else None,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{RESULT_FILE} is not the result of a search: {error!r}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write `result.json` into a study's folder."""
+        write_atomically(folder / RESULT_FILE, json.dumps(self.to_json(), indent=1).encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> "SearchResult":
+        """Read `result.json` from a study's folder.
+
+        Raises:
+            UserError: for a file that is missing, damaged or of an unknown version.
+        """
+        path = folder / RESULT_FILE
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {str(path)!r}: is the search finished?") from error
+        return cls.from_json(data)
+
+
+def _ordered(value: "CellResult | CalibrationResult | ConfirmationResult", *first: str) -> dict[str, Any]:
+    """A value as a mapping without unknown entries; some keys before the others, for readers of the file."""
+    data = asdict(value)
+    return _without_unknown({key: data[key] for key in first} | data)
+
+
+def _cell_to_json(cell: CellResult) -> dict[str, Any]:
+    return _ordered(cell, "layer", "alpha", "tokens")
+
+
+def _without_unknown(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if not (key in _OPTIONAL and value is None)}
+
+
+_BEST_KEYS = ("p_corrected", "winner", "cells_tried", "finalists", "counted_on")
+"""Attributes of a vector that the file keeps with its best cell."""
+
+
+def _vector_to_json(vector: VectorResult) -> dict[str, Any]:
+    about_best = {key: getattr(vector, key) for key in _BEST_KEYS}
+    return {
+        "best": _cell_to_json(vector.best) | about_best,
+        "one_standard_error": _cell_to_json(vector.one_standard_error),
+        "controls": {name: _cell_to_json(cell) for name, cell in vector.controls.items()},
+    }
+
+
+def _vector_from_json(data: Mapping[str, Any]) -> VectorResult:
+    best = dict(data["best"])
+    about_best = {key: best.pop(key) for key in _BEST_KEYS}
+    return VectorResult(
+        best=CellResult(**best),
+        one_standard_error=CellResult(**data["one_standard_error"]),
+        controls={name: CellResult(**cell) for name, cell in data["controls"].items()},
+        **about_best,
+    )
+
+
+def _confirmation_from_json(data: Mapping[str, Any]) -> ConfirmationResult:
+    cells = {name: CellResult(**cell) for name, cell in data["vectors"].items()}
+    return ConfirmationResult(data["task"], data["n"], data["baseline"], data.get("baseline_unparsed"), cells)

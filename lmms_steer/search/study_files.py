@@ -1,0 +1,144 @@
+"""The files that a finished search writes for other commands: choices, answer biases, the table of cells.
+
+A choice can also be saved as its vector's default for this model (`--keep`).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from lmms_steer._util.io import write_atomically
+from lmms_steer.errors import UserError
+from lmms_steer.search.calibration import Calibration
+from lmms_steer.search.plan import Plan
+from lmms_steer.search.report import format_cell
+from lmms_steer.search.results import CellResult, SearchResult, VectorResult
+from lmms_steer.search.selection import ScoreGrid
+from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors import store
+from lmms_steer.vectors.backbones import backbone_of, short_name
+
+
+def study_sha256(plan: Plan, grid: ScoreGrid) -> str:
+    """Hash of a plan and of all scores that were measured for it."""
+    digest = hashlib.sha256(plan.sha256.encode())
+    order = sorted(range(len(grid.cells)), key=lambda i: grid.cells[i])
+    digest.update(json.dumps([str(grid.cells[i]) for i in order]).encode())
+    digest.update(np.ascontiguousarray(grid.scores[order]).tobytes() + grid.base.tobytes())
+    return digest.hexdigest()
+
+
+def choice_spec(plan: Plan, study: str, questions: str, name: str, cell: CellResult) -> SteeringSpec:
+    """A chosen cell as a spec, with its provenance.
+
+    Args:
+        plan: the search.
+        study: hash of the study.
+        questions: ids of some of its questions (`questions.sample_ids`), by which a leaderboard recognises them.
+        name: the vector, or a control by the name that cells use.
+        cell: the chosen cell.
+    """
+    vector, _, control = name.partition(",control=")
+    provenance = {"chosen_on": plan.task, "questions": plan.n, "model": f"{plan.model} {plan.model_args}",
+                  "study": study, "vector_sha256": plan.vectors[name], "some_questions": questions}  # fmt: skip
+    intervention = Intervention(vector, cell.layer, cell.alpha, cell.tokens, control=control or None)
+    return SteeringSpec((intervention,), provenance)
+
+
+def write_choices(folder: Path, plan: Plan, questions: str, name: str, grid: ScoreGrid, result: VectorResult) -> None:
+    """Write the specs that `--model_args steering=…` takes: the choice, the cautious choice, each control's choice.
+
+    Args:
+        folder: the vector's folder.
+        plan, questions, name: as for `choice_spec`.
+        grid: the scores of all vectors.
+        result: the vector's result.
+    """
+    study = study_sha256(plan, grid)
+    files = {"choice": (name, result.best), "choice_1se": (name, result.one_standard_error)}
+    for control, cell in result.controls.items():
+        files[f"control_{control.replace(':', '_')}"] = (f"{name},control={control}", cell)
+    for file, (vector, cell) in files.items():
+        spec = choice_spec(plan, study, questions, vector, cell)
+        write_atomically(folder / f"{file}.yaml", spec.to_yaml().encode())
+
+
+def write_bias(folder: Path, calibrated: Calibration) -> None:
+    """Write `answer_bias.yaml`, for `--model_args answer_bias=…`."""
+    text = yaml.safe_dump({word: round(bias, 4) for word, bias in calibrated.biases.items()}, allow_unicode=True)
+    write_atomically(folder / "answer_bias.yaml", text.encode())
+
+
+def write_cells(folder: Path, grid: ScoreGrid) -> None:
+    """Write `cells.parquet`, one row a cell.
+
+    Accuracy, gain and unparsed (NaN: unknown) are over the questions that the cell was measured on.
+    """
+    measured = grid.question_counts
+    columns = {
+        "vector": [c.vector for c in grid.cells],
+        "layer": [c.layer for c in grid.cells],
+        "alpha": [c.alpha for c in grid.cells],
+        "tokens": [c.tokens for c in grid.cells],
+        "n": measured.tolist(),
+        "accuracy": np.nanmean(grid.scores, axis=1).tolist(),
+        "gain": grid.gains.tolist(),
+        "dropped": (measured < grid.scores.shape[1]).tolist(),
+        "unparsed": [grid.unparsed_by(c) for c in grid.cells],
+    }
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), buffer)
+    write_atomically(folder / "cells.parquet", buffer.getvalue().to_pybytes())
+
+
+def save_winners(plan: Plan, result: SearchResult, model: str) -> Iterator[str]:
+    """Save each winner as its vector's default for a model.
+
+    Args:
+        plan, result: the search.
+        model: the checkpoint that was searched.
+
+    Yields:
+        a line for each vector.
+    """
+    for name in plan.user_vectors:
+        vector = result.vectors[name]
+        if not vector.winner:
+            yield f"{name}: no winner, so no default is saved"
+            continue
+        path = save_choice(choice_spec(plan, "", "", name, vector.best), model)
+        cell = format_cell(vector.best)
+        yield f"saved in {path}: on {short_name(model)}, vector={name} alone now means {cell}"
+
+
+def save_choice(spec: SteeringSpec, model: str) -> Path:
+    """Save a choice next to its vector, or in the user's store for a vector that ships with the package.
+
+    Args:
+        spec: made by `choice_spec`.
+        model: the checkpoint that it was chosen for.
+
+    Returns:
+        the file of choices.
+
+    Raises:
+        UserError: for a spec that sets more than a choice holds.
+    """
+    first = spec.interventions[0]
+    if spec.interventions != (Intervention(first.vector, first.layer, first.alpha, first.tokens),):
+        raise UserError(
+            f"{spec}: a vector's choice holds layer, alpha and tokens alone: evaluate the file instead, steering=…"
+        )
+    provenance = spec.provenance
+    chosen_on = f"{provenance['chosen_on']} ({provenance['questions']} questions)"
+    choice = {"layer": first.layer, "alpha": first.alpha, "tokens": first.tokens, "chosen_on": chosen_on}
+    path = store.choices_path(store.find(first.vector, backbone_of(model)))
+    store.write_choice(path, model, choice | {"vector_sha256": provenance["vector_sha256"]})
+    return path

@@ -1,0 +1,88 @@
+"""Prompt formats: the built-in ones, those of other packages, and those that a user names or gives as a function."""
+
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from lmms_steer import UserError, register_prompt_format
+from lmms_steer.harness.steered import SteeredIdefics3, SteeredPaliGemma, SteeredVlm
+from lmms_steer.models import IMAGE_SETTINGS, MODEL_ARGS
+from lmms_steer.models.checkpoint import HfCheckpoint
+from lmms_steer.models.prompts import PromptFormat, paligemma_prefix, prompt_format_for, prompt_formats
+from tests.helpers.models import picture, vectors
+
+TINY = "tiny-paligemma2"
+
+
+def shouting(processor: Any, questions: Any, visuals: Any, answers: Any) -> Any:
+    return paligemma_prefix(processor, [f"left {question}" for question in questions], visuals, answers)
+
+
+@pytest.fixture(autouse=True)
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(prompt_formats, "_entries", dict(prompt_formats._entries))
+    monkeypatch.setitem(vars(prompt_formats), "_entry_points", {})
+
+
+def first_prompt(lm: HfCheckpoint) -> str:
+    return str(lm.tokenizer.decode(lm.model_inputs(["the red cup"], [[picture(0)]])["input_ids"][0]))
+
+
+def test_the_built_in_formats_are_chosen_by_processor_and_by_model() -> None:
+    assert set(prompt_formats.names()) == {"paligemma", "chat"}
+    assert all("\n" not in entry.description for entry in prompt_formats.entries().values())
+    assert SteeredVlm(pretrained=TINY).prompt_format.name == "paligemma"
+    assert SteeredPaliGemma.default_prompt_format == "paligemma" and SteeredIdefics3.default_prompt_format == "chat"
+    chat: Any = SimpleNamespace(chat_template="{{ messages }}")
+    assert prompt_format_for(chat).name == "chat"
+
+
+def test_a_processor_that_no_format_matches_is_refused_with_the_known_formats() -> None:
+    with pytest.raises(UserError, match=r"a SimpleNamespace without a chat template: .*known: .*paligemma"):
+        prompt_format_for(SimpleNamespace())
+
+
+def test_a_registered_format_claims_a_processor_before_the_built_in_ones() -> None:
+    register = register_prompt_format("shout", description="d", matches=lambda p: "PaliGemma" in type(p).__name__)
+    assert register(shouting) is shouting
+    lm = SteeredVlm(pretrained=TINY)
+    assert lm.prompt_format.name == "shout" and "left the red cup" in first_prompt(lm)
+    # a model that names its format keeps it
+    assert SteeredPaliGemma(pretrained=TINY).prompt_format.name == "paligemma"
+    with pytest.raises(ValueError, match="prompt format 'shout' is already registered"):
+        register(shouting)
+
+
+def test_a_format_is_named_in_model_args_or_given_as_a_function() -> None:
+    register_prompt_format("shout", description="d", matches=lambda p: False)(shouting)
+    args = f"pretrained={TINY},prompt_format=shout"
+    own = PromptFormat("own", "d", shouting, matches=lambda p: False)
+    named = SteeredPaliGemma.create_from_arg_string(args)
+    given = [SteeredVlm(pretrained=TINY, prompt_format=value) for value in (shouting, own, "paligemma")]
+    assert [lm.prompt_format.name for lm in (named, *given)] == ["shout", "shout", "own", "paligemma"]
+    assert ["left" in first_prompt(lm) for lm in (named, *given)] == [True, True, True, False]
+    with pytest.raises(UserError, match="unknown prompt format 'shuot': did you mean 'shout'"):
+        SteeredPaliGemma.create_from_arg_string(args.replace("shout", "shuot"))
+    with pytest.raises(UserError, match="unknown prompt format '3'"):
+        SteeredPaliGemma.create_from_arg_string(args.replace("shout", "3"))
+
+
+def test_norms_are_measured_in_the_named_format_and_cached_apart(tmp_path: Path, own_cache: Path) -> None:
+    path = vectors(5, 96, model="tiny-gemma2").save(tmp_path / "v.safetensors")
+    spec = {"vector": str(path), "layer": 1, "alpha": 1, "tokens": "text", "scale": "relative"}
+    norms = [SteeredVlm(pretrained=TINY, **spec, **more).resolved.norms for more in ({}, {"prompt_format": shouting})]
+    assert norms[0] != norms[1] and len(list((own_cache / "norms").iterdir())) == 2
+    assert torch.isfinite(torch.tensor([n[1]["text"] for n in norms if n is not None])).all()
+
+
+def test_model_args_are_the_arguments_of_a_checkpoint() -> None:
+    parameters = inspect.signature(HfCheckpoint.__init__).parameters
+    named = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD} - {"self"}
+    assert named | set(IMAGE_SETTINGS) == set(MODEL_ARGS)
+    assert len(MODEL_ARGS) == len(set(MODEL_ARGS))
+    assert all(f"{name}" in (HfCheckpoint.__doc__ or "") for name in MODEL_ARGS)

@@ -1,0 +1,51 @@
+"""What `lmms-steer search` refuses, and how its options are parsed."""
+
+from pathlib import Path
+
+import pytest
+
+from lmms_steer import UserError
+from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets, refuse_test
+from tests.helpers.searches import result_of, search_into
+
+
+def test_a_search_that_cannot_run_is_refused_in_one_line(finished_study: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"another search: --controls 1 there, 0 here: take another --output$"):
+        search_into(finished_study, controls=0)
+    with pytest.raises(UserError, match="--i-know-this-is-test"):
+        search_into(tmp_path, task="tiny_counting")
+    with pytest.raises(UserError, match="unknown task 'tiny_countin': did you mean"):
+        search_into(tmp_path, task="tiny_countin_select"[:12])
+    with pytest.raises(UserError, match="unknown strategy 'rase': did you mean 'race'"):
+        search_into(tmp_path, strategy="rase")
+    with pytest.raises(UserError, match="the choice is made on these questions"):
+        search_into(tmp_path, confirm="tiny_counting_select")
+    with pytest.raises(UserError, match="unknown score 'letter': did you mean 'letters'"):
+        search_into(tmp_path, score="letter")
+    assert "WARNING: 8 questions: a 95% interval is about ±35 points wide" in search_into(tmp_path / "few", limit=8)
+
+
+def test_a_search_on_one_question_is_refused_and_a_repeated_vector_counts_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--limit 1: a search needs at least 2 questions"):
+        search_into(tmp_path, limit=1)
+    for _ in range(2):
+        search_into(tmp_path, vectors=("counting", "counting"), limit=2, layers="1", controls=0)
+    assert list(result_of(tmp_path)["vectors"]) == ["counting"]
+
+
+def test_ranges_are_parsed_and_invalid_ones_refused() -> None:
+    assert parse_layers("5-8,1", 26) == (5, 6, 7, 8, 1) and parse_layers("0-8:4", 26) == (0, 4, 8)
+    assert parse_alphas("0.1:0.5:0.1") == (0.1, 0.2, 0.3, 0.4, 0.5) and parse_alphas("0,2") == (2.0,)
+    for text in ("5-30", "a", "3-1", "0-4:0"):
+        with pytest.raises(UserError, match="--layers"):
+            parse_layers(text, 26)
+    for text in ("0", "0:0:1", "1:2:0", "x", "1:0.5:0.1", "nan", "0.1:inf:0.1"):
+        with pytest.raises(UserError, match="--alphas"):
+            parse_alphas(text)
+    with pytest.raises(UserError, match="unknown token target 'images': did you mean 'image'"):
+        parse_targets("images")
+    refuse_test("cvbench_relation_select", "test", known=False)
+    for task in ("cvbench_relation", "cvbench_relation_test"):
+        with pytest.raises(UserError, match="choose on held-out questions"):
+            refuse_test(task, "test", known=False)
+        refuse_test(task, "test", known=True)

@@ -1,0 +1,45 @@
+"""A task's questions: their fixed answers, and their order where they share images."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from lmms_steer import UserError
+from lmms_steer.harness import tasks as lmms_eval_tasks
+from lmms_steer.search.questions import Question, image_clusters, load_questions, shuffle_by_image
+from lmms_steer.tiny_world.question_sets import load_question_set
+
+
+def test_a_task_without_fixed_answers_needs_generated_text() -> None:
+    docs = [{"question": "what is it ?", "answer": "a red cat"}]
+    config = SimpleNamespace(task="captions")
+    task = SimpleNamespace(config=config, has_test_docs=lambda: True, test_docs=lambda: docs)
+    task.doc_to_text, task.doc_to_target = (lambda doc: doc["question"]), (lambda doc: doc["answer"])
+    task.doc_to_visual = lambda _: [Image.new("RGB", (8, 8))]
+    with pytest.raises(UserError, match=r"captions, document 0: .* 'a red cat' is no letter.*--score generate"):
+        list(load_questions(task, None))
+    assert [question.answers for question in load_questions(task, None, fixed=False)] == [()]
+
+
+def test_the_target_of_a_multiple_choice_task_is_a_place_among_its_choices() -> None:
+    task, _ = lmms_eval_tasks.load_task("tiny_counting_ll", "steered_paligemma")
+    for question, row in zip(load_questions(task, 20), load_question_set("counting", "test"), strict=False):
+        assert question.answers == tuple(row["choices"])
+        assert question.right == "ABCDEF".index(row["answer"].strip("()"))
+
+
+def test_questions_about_one_image_follow_one_another() -> None:
+    asked = [
+        Question(i, "?", list(image), (), 0, None) for i, image in enumerate(["7", "8", "", "7", "9", "", "8", "7"])
+    ]
+    images = image_clusters(asked)
+    assert images is not None and len(set(images.tolist())) == 5, "two that show nothing share nothing"
+    order = "".join(str(visual) for question in shuffle_by_image(asked, 3) for visual in question.visuals)
+    assert sorted(order) == list("777889") and "777" in order and "88" in order
+    own = [Question(i, "?", [f"{i}.mp4"], (), 0, None) for i in range(50)]
+    plain = list(own)
+    random.Random(3).shuffle(plain)
+    assert image_clusters(own) is None and shuffle_by_image(own, 3) == plain, "the order that studies have had"
+    assert image_clusters([Question(i, "?", ["5"], (), 0, None) for i in range(4)]) is None

@@ -1,0 +1,163 @@
+"""Strategies of other packages: registered by name, given as a function, combined with a filter, resumed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from lmms_steer import UserError
+from lmms_steer.cli import app
+from lmms_steer.search.options import SearchOptions
+from lmms_steer.search.plan import Cell
+from lmms_steer.search.strategies import (
+    FilterContext,
+    Rung,
+    Strategy,
+    StrategyContext,
+    check_strategy,
+    parse_strategy,
+    register_strategy,
+    strategies,
+)
+from tests.helpers.searches import result_of, search_in_fork, search_into
+
+SMALL = {"limit": 16, "layers": "1", "controls": 1}
+
+
+def halves(search: StrategyContext) -> Strategy:
+    """Every cell on half of the questions, then the better half of each vector's on the others."""
+    half = search.n // 2
+    scores, _ = yield Rung(search.cells, range(half))
+    rows = dict(zip(search.cells, scores.mean(1), strict=True))
+    vectors = dict.fromkeys(cell.vector for cell in search.cells)
+    kept: list[Cell] = []
+    for vector in vectors:
+        own = sorted((cell for cell in rows if cell.vector == vector), key=lambda cell: (-rows[cell], cell))
+        kept += own[: max(1, len(own) // 2)]
+    yield Rung(kept, range(half, search.n))
+
+
+def only_image_tokens(context: FilterContext) -> list[Cell]:
+    return [cell for cell in context.cells if cell.tokens == "image"]
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Two strategies as another package registers them."""
+    register_strategy("halves", description="the better half of the cells on all questions")(halves)
+    images = register_strategy("images", description="image tokens only", filter=only_image_tokens)
+    images(strategies.get("grid").build)
+    yield
+    for name in ("halves", "images"):
+        strategies._entries.pop(name)
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_strategy_is_a_strategy_of_the_command(tmp_path: Path) -> None:
+    args = "--model steered_paligemma --model_args pretrained=tiny-paligemma2 --vector counting --strategy halves"
+    grid = "--task tiny_counting_select --layers 1 --alphas 0.5,1.5 --controls 1 --limit 16 --score letters --output"
+    done = CliRunner().invoke(app, ["search", *args.split(), *grid.split(), str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    best = result_of(tmp_path)["vectors"]["counting"]["best"]
+    assert (best["cells_tried"], best["finalists"], best["counted_on"]) == (6, 3, 8)
+    cells = pq.read_table(tmp_path / "cells.parquet").to_pylist()
+    assert sorted(cell["n"] for cell in cells) == [8] * 6 + [16] * 6
+    assert '"strategy": "halves"' in (tmp_path / "plan.json").read_text()
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_strategy_is_resumed_after_a_kill(tmp_path: Path) -> None:
+    settings = {"strategy": "halves", "batch_size": 2, **SMALL}
+    search_into(tmp_path / "whole", **settings)
+    process = search_in_fork(tmp_path / "killed", **settings)
+    while len(list(tmp_path.glob("killed/batches/*.parquet"))) < 2:
+        assert os.waitpid(process, os.WNOHANG) == (0, 0), "it ended before it was killed"
+        time.sleep(0.002)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    assert not (tmp_path / "killed" / "result.json").exists()
+    search_into(tmp_path / "killed", **settings)
+    assert result_of(tmp_path / "killed") == result_of(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_filter_goes_before_any_strategy(tmp_path: Path) -> None:
+    lines = search_into(tmp_path / "screened", strategy="halves+screen", **{**SMALL, "layers": "0-3"})
+    # a third of 4 layers x 3 targets, for the vector and its control
+    assert "the filter of halves+screen keeps 16 of 48 cells" in lines
+    assert len(pq.read_table(tmp_path / "screened" / "cells.parquet")) == 16
+    for name, strategy in (("own", "tpe+images"), ("alone", "images")):
+        search_into(tmp_path / name, strategy=strategy, trials=3, **SMALL)
+        cells = pq.read_table(tmp_path / name / "cells.parquet").to_pylist()
+        assert {cell["tokens"] for cell in cells} == {"image"}
+
+
+def test_a_function_is_taken_where_a_name_is(tmp_path: Path) -> None:
+    search_into(tmp_path, strategy=halves, **SMALL)
+    assert result_of(tmp_path)["vectors"]["counting"]["best"]["finalists"] == 3
+    assert f'"strategy": "{__name__}.halves"' in (tmp_path / "plan.json").read_text()
+    assert "halves" not in strategies
+
+
+def test_a_strategy_that_finishes_no_cell_is_refused(tmp_path: Path) -> None:
+    def unfinished(search: StrategyContext) -> Strategy:
+        yield Rung(search.cells, range(search.n // 2))
+
+    def empty(search: StrategyContext) -> Strategy:
+        yield from ()
+
+    for strategy in (unfinished, empty):
+        with pytest.raises(UserError, match=rf"{strategy.__name__} measured no cell of counting on all questions"):
+            search_into(tmp_path / strategy.__name__, strategy=strategy, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rase", "unknown strategy 'rase': did you mean 'race'"),
+        ("rase+screen", "unknown strategy 'rase': did you mean 'race'"),
+        ("race+scren", "unknown strategy 'scren': did you mean 'screen'"),
+        ("race+grid", r"'race\+grid': 'grid' is no filter: expected one of screen after the '\+'"),
+        ("screen+race", r"'screen\+race': 'screen' is a filter itself and can only stand last"),
+    ],
+)
+def test_an_unknown_strategy_is_refused_with_the_nearest(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SearchOptions("steered_hf", "pretrained=x", ("v",), "task", tmp_path, strategy=name)
+    with pytest.raises(UserError, match=message):
+        check_strategy(name)
+
+
+def test_the_built_in_strategies_are_listed_with_a_description() -> None:
+    assert strategies.names()[:4] == ("grid", "race", "screen", "tpe")
+    assert all(entry.description and "\n" not in entry.description for entry in strategies.entries().values())
+    chosen = parse_strategy("race+screen")
+    assert (chosen.strategy.name, chosen.filter and chosen.filter.name, chosen.needs_letters) == (
+        "race",
+        "screen",
+        True,
+    )
+    assert parse_strategy("screen").questions_spent(240) == parse_strategy("race+screen").questions_spent(240) == 20
+    assert not parse_strategy("race").needs_letters and parse_strategy("tpe").strategy.adaptive
+
+
+def test_a_taken_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="'race' is already registered"):
+        register_strategy("race", description="another race")(halves)
+    assert np.array_equal(strategies.names(), tuple(dict.fromkeys(strategies.names())))
+
+
+def test_looking_up_a_strategy_imports_no_torch() -> None:
+    code = (
+        "import sys; from lmms_steer.search.strategies import check_strategy, strategies; strategies.entries();"
+        " check_strategy('race+screen'); sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,89 @@
+"""A study that is interrupted, shared by processes, damaged, or begun for something else."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from lmms_steer import UserError
+from lmms_steer.harness import steered
+from lmms_steer.vectors import store
+from tests.helpers.searches import exit_status, result_of, search_in_fork, search_into
+
+
+@pytest.mark.parametrize("strategy", ["race+screen", "tpe"])
+def test_a_search_killed_at_ten_moments_and_resumed_equals_the_uninterrupted_one(tmp_path: Path, strategy: str) -> None:
+    settings = {"strategy": strategy, "batch_size": 8, "trials": 10, "layers": "1-3"}
+    search_into(tmp_path / "whole", **settings)
+    folder, drawn, stamps = tmp_path / "killed", random.Random(strategy), dict[str, int]()
+    for done in range(10):
+        process = search_in_fork(folder, **settings)
+        # the n-th kill falls somewhere in the n-th tenth of the batches, or later
+        wanted = done * 0.6 + drawn.random()
+        while len(list(folder.glob("batches/*.parquet"))) < wanted:
+            assert os.waitpid(process, os.WNOHANG) == (0, 0), "it ended before it was killed"
+            time.sleep(0.002)
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+        assert all((folder / "batches" / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
+        stamps = {path.name: path.stat().st_mtime_ns for path in folder.glob("batches/*.parquet")}
+    assert stamps and not (folder / "result.json").exists(), "it was killed before its end, each time"
+    search_into(folder, **settings)
+    assert result_of(folder) == result_of(tmp_path / "whole")
+    for name in ("cells.parquet", "choice.yaml", "control_random_0.yaml"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("strategy", ["grid", "race"])
+def test_two_processes_give_the_results_of_one(finished_study: Path, tmp_path: Path, strategy: str) -> None:
+    one = tmp_path / "one"
+    search_into(one, strategy=strategy)
+    workers = [search_in_fork(tmp_path / "two", strategy=strategy) for _ in range(2)]
+    assert [exit_status(worker) for worker in workers] == [0, 0]
+    assert result_of(tmp_path / "two") == result_of(one) and (
+        strategy == "race" or result_of(one) == result_of(finished_study)
+    )
+    assert (tmp_path / "two" / "cells.parquet").read_bytes() == (one / "cells.parquet").read_bytes()
+
+
+def test_a_damaged_batch_is_named(tmp_path: Path) -> None:
+    search_into(tmp_path, limit=32)
+    (batch,) = list((tmp_path / "batches").glob("*-00000.parquet"))
+    batch.write_bytes(b"half")
+    with pytest.raises(UserError, match=r"000-00000.parquet' is damaged: delete it"):
+        search_into(tmp_path, limit=32)
+
+
+def test_a_batch_of_other_cells_is_refused(tmp_path: Path) -> None:
+    search_into(tmp_path, limit=16, controls=0)
+    (batch,) = (tmp_path / "batches").glob("*.parquet")
+    table = pq.read_table(batch)
+    other = {**table.schema.metadata, b"cells": b'[["counting", 0, 9.0, "image"]]'}
+    pq.write_table(table.replace_schema_metadata(other), batch)
+    with pytest.raises(UserError, match=r"000-00000.parquet' is of other cells or questions"):
+        search_into(tmp_path, limit=16, controls=0)
+
+
+def test_a_study_of_a_vector_or_questions_that_changed_since_is_refused_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, study = tmp_path / "v.safetensors", tmp_path / "study"
+    path.write_bytes(store.find("counting", "tiny-gemma2").path.read_bytes())
+    settings = {"vectors": (str(path),), "limit": 16, "layers": "1", "controls": 1}
+    search_into(study, **settings)
+    search_into(study, **settings)
+    monkeypatch.setattr(steered, "load_named_model", lambda *_: pytest.fail("the model is loaded"))
+    with pytest.raises(UserError, match=r"another search: number of questions 16 there, 8 here; the task's questions"):
+        search_into(study, **{**settings, "limit": 8})
+    with pytest.raises(UserError, match=r"another search: --alphas 0.5,1.5 there, 0.5 here: take"):
+        search_into(study, **{**settings, "alphas": "0.5"})
+    path.write_bytes(store.find("spatial", "tiny-gemma2").path.read_bytes())
+    with pytest.raises(
+        UserError,
+        match=r"another search: the vector \S+ has changed since \(sha \w{8}… ▸ \w{8}…\): take another --output$",
+    ):
+        search_into(study, **settings)
