@@ -73,7 +73,8 @@ class SearchRun:
             yield "image tokens of the last layer are left out: steering them cannot change an answer"
         result, hooked = self._search(context, to_confirm)
         if hooked:
-            yield f"{len(hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(hooked)))}"
+            reasons = "; ".join(sorted(set(hooked)))
+            yield f"{len(hooked)} batches were measured with hooks instead of by replay: {reasons}"
         adaptive = self.chosen.strategy.adaptive
         yield from report_lines(self.plan, result, self.options.output, self.options.confirm is not None, adaptive)
         if self.options.keep:

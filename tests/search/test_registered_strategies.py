@@ -155,6 +155,31 @@ def test_a_taken_name_is_refused() -> None:
     assert np.array_equal(strategies.names(), tuple(dict.fromkeys(strategies.names())))
 
 
+def test_an_installed_package_adds_a_strategy_by_an_entry_point(tmp_path: Path) -> None:
+    package = tmp_path / "first_cells-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: first-cells\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[lmms_steer.strategies]\nfirst = first_cells:first\n")
+    (tmp_path / "first_cells.py").write_text(
+        "from lmms_steer.search.strategies import Rung, register_strategy\n"
+        "@register_strategy('first', description='the first cell only')\n"
+        "def first(search):\n"
+        "    yield Rung(search.cells[:1], range(search.n))\n"
+    )
+    code = (
+        "from lmms_steer.search.strategies import parse_strategy, strategies;"
+        " print(strategies.names()[-1], parse_strategy('first+screen').strategy.description)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "first the first cell only\n"
+
+
 def test_looking_up_a_strategy_imports_no_torch() -> None:
     code = (
         "import sys; from lmms_steer.search.strategies import check_strategy, strategies; strategies.entries();"

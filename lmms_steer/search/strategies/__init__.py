@@ -101,8 +101,8 @@ class FilterContext:
     folder: Path
 
 
-Build = Callable[[StrategyContext], Strategy]
-Filter = Callable[[FilterContext], list[Cell]]
+StrategyBuilder = Callable[[StrategyContext], Strategy]
+CellFilter = Callable[[FilterContext], list[Cell]]
 
 
 def _count_grid(search: StrategyContext) -> int:
@@ -137,10 +137,10 @@ class SearchStrategy:
 
     name: str
     description: str
-    build: Build
+    build: StrategyBuilder
     planned_answers: Callable[[StrategyContext], int] = _count_grid
     summary: Callable[[StrategyContext], str] = _describe_grid
-    filter: Filter | None = None
+    filter: CellFilter | None = None
     questions_spent: Callable[[int], int] = _none_spent
     needs_letters: bool = False
     adaptive: bool = False
@@ -150,23 +150,37 @@ BUILTINS = tuple(f"lmms_steer.search.strategies.{name}" for name in ("tpe", "scr
 strategies = Registry[SearchStrategy]("strategy", "lmms_steer.strategies", BUILTINS)
 
 
-def register_strategy(name: str, *, description: str, **properties: Any) -> Callable[[Build], Build]:
+def register_strategy(
+    name: str,
+    *,
+    description: str,
+    planned_answers: Callable[[StrategyContext], int] = _count_grid,
+    summary: Callable[[StrategyContext], str] = _describe_grid,
+    filter: CellFilter | None = None,  # noqa: A002  the name of the entry's attribute
+    questions_spent: Callable[[int], int] = _none_spent,
+    needs_letters: bool = False,
+    adaptive: bool = False,
+) -> Callable[[StrategyBuilder], StrategyBuilder]:
     """Register the decorated generator function as a strategy.
 
     Args:
         name: what users type: lower-case letters, digits and underscores.
         description: one plain line for help and documentation.
-        properties: further attributes of `SearchStrategy`.
+        planned_answers, summary, filter, questions_spent, needs_letters, adaptive: see `SearchStrategy`. By default the
+            strategy counts as one that measures every cell on every question.
 
     Returns:
         a decorator that returns the function unchanged.
 
     Raises:
-        ValueError: for a name that is taken.
+        ValueError: for a name that is taken or not of that form.
     """
 
-    def register(build: Build) -> Build:
-        strategies.add(name, SearchStrategy(name, description, build, **properties))
+    def register(build: StrategyBuilder) -> StrategyBuilder:
+        entry = SearchStrategy(
+            name, description, build, planned_answers, summary, filter, questions_spent, needs_letters, adaptive
+        )
+        strategies.add(name, entry)
         return build
 
     return register
@@ -202,7 +216,7 @@ class ChosenStrategy:
         return self.filter.filter(context)
 
 
-def parse_strategy(strategy: str | Build) -> ChosenStrategy:
+def parse_strategy(strategy: str | StrategyBuilder) -> ChosenStrategy:
     """Look up a strategy: `race`, `race+screen`, or a generator function that is registered nowhere.
 
     Raises:
