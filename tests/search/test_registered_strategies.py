@@ -100,6 +100,12 @@ def test_a_filter_goes_before_any_strategy(tmp_path: Path) -> None:
         assert {cell["tokens"] for cell in cells} == {"image"}
 
 
+@pytest.mark.usefixtures("registered")
+def test_a_filter_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the filter of images keeps no cell"):
+        search_into(tmp_path, strategy="images", **{**SMALL, "tokens": "text"})
+
+
 def test_a_function_is_taken_where_a_name_is(tmp_path: Path) -> None:
     search_into(tmp_path, strategy=halves, **SMALL)
     assert result_of(tmp_path)["vectors"]["counting"]["best"]["finalists"] == 3

@@ -2,15 +2,16 @@
 
 A strategy is a generator. It yields rungs (some cells on some questions) and is sent each rung's scores before it
 yields the next. Given the same scores it must yield the same rungs, with all randomness fixed by the seed: that is how
-several processes share one study, and how a killed search is resumed. A script or another package adds one with
-`register_strategy`, and the command line and recipes then take its name:
+several processes share one study, and how a killed search is resumed. At least one cell of every vector and control has
+to be measured on all questions. `register_strategy` adds one:
 
-    @register_strategy("halves", description="every cell on half of the questions, then the better half on all")
-    def halves(search: StrategyContext) -> Strategy:
-        half = search.n // 2
-        scores, unsteered = yield Rung(search.cells, range(half))
-        order = np.argsort(-scores.mean(1), kind="stable")
-        yield Rung([search.cells[i] for i in order[: len(order) // 2 + 1]], range(half, search.n))
+    @register_strategy("every_other_layer", description="the grid on every other layer")
+    def every_other_layer(search: StrategyContext) -> Strategy:
+        cells = [cell for cell in search.cells if cell.layer in search.layers[::2]]
+        scores, unsteered = yield Rung(cells, range(search.n))
+
+The command line and recipes find the strategies of installed packages, which declare an entry point of the group
+`lmms_steer.strategies` (see `lmms_steer.registry`). `SearchOptions` also takes the function itself.
 
 A strategy with a `filter` drops cells before anything is measured. Its name can follow another one's: `race+screen`
 is a race over the cells that the screen keeps. Importing this package or its built-in strategies imports no torch.
