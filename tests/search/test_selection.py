@@ -7,7 +7,7 @@ from lmms_steer.search.selection import ScoreGrid, best_cell, cautious_cell, cor
 
 
 def simulated(rng: np.random.Generator, cells: int, questions: int, effect: float = 0.0) -> ScoreGrid:
-    """A baseline that is correct on 6 in 10; each cell changes one answer in ten by chance, and the first gains `effect`."""
+    """A baseline of 60%; each cell changes one answer in ten by chance, and the first gains `effect`."""
     base = (rng.random(questions) < 0.6).astype(float)
     flips = rng.random((cells, questions)) < 0.1
     scores = np.where(flips, (rng.random((cells, questions)) < 0.6).astype(float), base)

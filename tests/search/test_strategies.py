@@ -23,7 +23,7 @@ Measure = Callable[[int, Rung], tuple[Floats, Floats]]
 
 
 def simulated(seed: int, effect: float, n: int = 300, cells: Sequence[Cell] = CELLS) -> ScoreGrid:
-    """A baseline that is correct on 6 in 10; each cell changes one answer in ten by chance, and `WINNER` gains `effect`."""
+    """A baseline of 60%; each cell changes one answer in ten by chance, and `WINNER` gains `effect`."""
     rng = np.random.default_rng(seed)
     base = (rng.random(n) < 0.6).astype(float)
     flips = rng.random((len(cells), n)) < 0.1
