@@ -67,17 +67,17 @@ def gradients_of_margin(model: Any, inputs: Mapping[str, Any], letters: LetterSc
     layers = decoder_layers(model)
     outputs: list[Tensor] = []
 
-    def entering(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def start_gradient(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # parameters are frozen, so the gradient has to begin at the residual stream
         hidden = (args[0] if args else kwargs["hidden_states"]).detach().requires_grad_()
         return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
 
-    def leaving(_: Any, __: Any, output: Any) -> None:
+    def record_output(_: Any, __: Any, output: Any) -> None:
         outputs.append(output[0] if isinstance(output, tuple) else output)
         outputs[-1].retain_grad()
 
-    handles = [layers[0].register_forward_pre_hook(entering, with_kwargs=True)]
-    handles += [layer.register_forward_hook(leaving) for layer in layers]
+    handles = [layers[0].register_forward_pre_hook(start_gradient, with_kwargs=True)]
+    handles += [layer.register_forward_hook(record_output) for layer in layers]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

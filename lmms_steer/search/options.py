@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.search.plan import MIN_QUESTIONS
-from lmms_steer.search.strategies import Build, ChosenStrategy, parse_strategy
+from lmms_steer.search.strategies import ChosenStrategy, StrategyBuilder, parse_strategy
 from lmms_steer.steering.intervention import TOKENS
 
 SCORES = ("auto", "letters", "generate")
@@ -49,7 +49,7 @@ class SearchOptions:
     layers: str = ""
     alphas: str = "0.1:1.0:0.1"
     tokens: str = "image,text,both"
-    strategy: str | Build = "grid"
+    strategy: str | StrategyBuilder = "grid"
     score: str = "auto"
     controls: int = 5
     trials: int = 64

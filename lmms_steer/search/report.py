@@ -60,14 +60,13 @@ def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[s
     yield f"{name}: {verdict} of {vector.cells_tried} cells: {format_cell(best)}: {gain}"
     if not vector.winner:
         yield "  choice.yaml still holds this cell: do not report it as one that helps"
-    scope = "any of the cells"
+    scope, counted = "any of the cells", ""
     if vector.finalists < vector.cells_tried:
-        scope = (
-            f"any of the {vector.finalists} finalists, on the {vector.counted_on} questions that did not choose them"
-        )
+        scope = f"any of the {vector.finalists} finalists"
+        counted = f"; counted on the {vector.counted_on} questions that did not choose them"
     caveat = "; does not account for later trials following earlier ones" if adaptive else ""
     chance = f"probability of a gain this large in {scope} if none had an effect"
-    yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{caveat})"
+    yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{counted}{caveat})"
     yield f"  the weakest cell within one standard error of the best: {format_cell(cautious)}: {format_gain(cautious)}"
     if vector.controls:
         yield f"  random vectors of the same norms, searched in the same way: {_gains(vector.controls.values())}"

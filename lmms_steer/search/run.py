@@ -58,8 +58,14 @@ class SearchRun:
     def run(self, to_confirm: Any | None) -> Iterator[str]:
         """Search, choose, write the files, and confirm the choices on another task if one is given.
 
+        Args:
+            to_confirm: the other lmms-eval task; None without one.
+
         Yields:
             the lines that the user should read.
+
+        Raises:
+            UserError: for an empty grid, or a strategy that measures no cell of a vector on all questions.
         """
         last_layer = len(self.lm.model.get_decoder().layers) - 1
         cells = self.plan.cells(last_layer)
@@ -73,7 +79,8 @@ class SearchRun:
             yield "image tokens of the last layer are left out: steering them cannot change an answer"
         result, hooked = self._search(context, to_confirm)
         if hooked:
-            yield f"{len(hooked)} batches by full forwards with hooks: {'; '.join(sorted(set(hooked)))}"
+            reasons = "; ".join(sorted(set(hooked)))
+            yield f"{len(hooked)} batches were measured with hooks instead of by replay: {reasons}"
         adaptive = self.chosen.strategy.adaptive
         yield from report_lines(self.plan, result, self.options.output, self.options.confirm is not None, adaptive)
         if self.options.keep:
@@ -96,7 +103,10 @@ class SearchRun:
         if self.chosen.filter is None:
             return context
         decided_by = FilterContext(cells, self.lm, self.vectors, self.questions, plan.batch_size, folder)
-        return context.restricted_to(self.chosen.filtered(decided_by))
+        kept = self.chosen.filtered(decided_by)
+        if not kept:
+            raise UserError(f"the filter of {self.chosen.name} keeps no cell: there is nothing to search")
+        return context.restricted_to(kept)
 
     def _search(self, context: StrategyContext, to_confirm: Any | None) -> tuple[SearchResult, list[str]]:
         """The result, which is then written, and why batches were hooked."""

@@ -1,4 +1,4 @@
-"""`lmms-steer search` on a device that is too small: smaller batches and stacks, the same study."""
+"""`lmms-steer search` on a device with too little memory: smaller batches and stacks, the same study."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +19,8 @@ SETTINGS = {"limit": 32, "batch_size": 16, "controls": 1}
 
 
 @contextmanager
-def room_for(rows: int) -> Iterator[None]:
-    """No layer of a decoder takes more than so many rows."""
+def limited_to(rows: int) -> Iterator[None]:
+    """Decoder layers run out of memory with more rows than this."""
 
     def entering(module: Any, args: tuple[Any, ...]) -> None:
         if type(module).__name__ == "Gemma2DecoderLayer" and args[0].shape[0] > rows:
@@ -34,37 +34,37 @@ def room_for(rows: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("strategy", "score"), [("grid", "letters"), ("grid", "generate"), ("race+screen", "letters")])
-def test_what_does_not_fit_is_measured_in_parts_and_gives_the_same_study(
+def test_batches_that_do_not_fit_are_measured_in_parts_and_give_the_same_study(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], strategy: str, score: str
 ) -> None:
     print_notes()
     settings = {**SETTINGS, "strategy": strategy, "score": score}
     search_into(tmp_path / "whole", **settings)
     capfd.readouterr()
-    with room_for(4):
+    with limited_to(4):
         search_into(tmp_path / "parts", **settings)
-    told = capfd.readouterr().err
-    # the screen and the search learn it once each
-    again = 1 + ("screen" in strategy)
-    assert told.count("out of memory with 16 questions at once, going on with 8") == again
-    assert "out of memory with 8 questions at once, going on with 4" in told
+    notes = capfd.readouterr().err
+    # the screen and the search each find it out once
+    times = 1 + ("screen" in strategy)
+    assert notes.count("out of memory with 16 questions at once, going on with 8") == times
+    assert "out of memory with 8 questions at once, going on with 4" in notes
     if score == "letters":
-        # what one stack of five taught holds for the other layers and batches: said once for each of its parts
-        assert 1 <= told.count("cells at once, going on with") <= 4
+        # the limit found with one stack of five holds for other layers and batches: one note for each of its parts
+        assert 1 <= notes.count("cells at once, going on with") <= 4
     for name in ("cells.parquet", "choice.yaml", "control_random_0.yaml"):
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_search_goes_on_in_parts_where_it_was(tmp_path: Path) -> None:
+def test_a_search_is_resumed_in_smaller_parts(tmp_path: Path) -> None:
     search_into(tmp_path, **SETTINGS)
     whole = (tmp_path / "cells.parquet").read_bytes(), result_of(tmp_path)["vectors"]
     sorted((tmp_path / "batches").iterdir())[-1].unlink()
-    with room_for(3):
+    with limited_to(3):
         search_into(tmp_path, **SETTINGS)
     assert ((tmp_path / "cells.parquet").read_bytes(), result_of(tmp_path)["vectors"]) == whole
 
 
-def test_a_part_that_was_replayed_before_a_replay_was_found_wrong_is_measured_again(
+def test_a_part_replayed_before_a_wrong_replay_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the first part's cells pass, the second's do not
@@ -76,14 +76,14 @@ def test_a_part_that_was_replayed_before_a_replay_was_found_wrong_is_measured_ag
         measure(store, path, *args, **more)
 
     monkeypatch.setattr(BatchStore, "_measure", recorded)
-    with room_for(8):
+    with limited_to(8):
         search_into(tmp_path, **SETTINGS)
     assert measured == ["000-00000.parquet", "000-00001.parquet", "000-00000.parquet"]
     assert len(compared) == 4 and (tmp_path / "hooked.txt").is_file()
     assert all(pq.read_schema(path).metadata[b"hooked"] for path in (tmp_path / "batches").iterdir())
 
 
-def test_one_question_that_does_not_fit_is_told_in_one_line(tmp_path: Path) -> None:
-    with room_for(0), pytest.raises(UserError, match="out of memory with one question.* 1 rows") as caught:
+def test_a_single_question_that_does_not_fit_is_an_error_in_one_line(tmp_path: Path) -> None:
+    with limited_to(0), pytest.raises(UserError, match="out of memory with one question.* 1 rows") as caught:
         search_into(tmp_path, **SETTINGS)
     assert "\n" not in str(caught.value) and "--memory 0" in str(caught.value)

@@ -17,7 +17,7 @@ def test_everything_is_measured_with_hooks_after_a_wrong_replay(
     # the first batch that is checked passes, the second does not
     reject_replays(monkeypatch, after=3)
     lines = search_into(tmp_path / "wrong", **settings)
-    assert any("10 batches by full forwards with hooks: Cell" in line for line in lines)
+    assert any("10 batches were measured with hooks instead of by replay: Cell" in line for line in lines)
     assert result_of(tmp_path / "wrong") == result_of(tmp_path / "right")
     for path in (tmp_path / "wrong" / "batches").iterdir():
         assert pq.read_schema(path).metadata[b"hooked"], path
@@ -35,4 +35,4 @@ def test_a_wrong_replay_affects_the_search_and_its_confirmation(
     assert len(compared) == passes + 1, "after a wrong replay there are no more replays"
     files = [path for path in batch_files(tmp_path / "wrong") if path.parent.name == "batches"]
     assert len(files) == 5 and all(pq.read_schema(path).metadata[b"hooked"] for path in files)
-    assert any(line.startswith("5 batches by full forwards with hooks") for line in lines)
+    assert any(line.startswith("5 batches were measured with hooks instead of by replay") for line in lines)

@@ -100,6 +100,12 @@ def test_a_filter_goes_before_any_strategy(tmp_path: Path) -> None:
         assert {cell["tokens"] for cell in cells} == {"image"}
 
 
+@pytest.mark.usefixtures("registered")
+def test_a_filter_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the filter of images keeps no cell"):
+        search_into(tmp_path, strategy="images", **{**SMALL, "tokens": "text"})
+
+
 def test_a_function_is_taken_where_a_name_is(tmp_path: Path) -> None:
     search_into(tmp_path, strategy=halves, **SMALL)
     assert result_of(tmp_path)["vectors"]["counting"]["best"]["finalists"] == 3
@@ -153,6 +159,31 @@ def test_a_taken_name_is_refused() -> None:
     with pytest.raises(ValueError, match="'race' is already registered"):
         register_strategy("race", description="another race")(halves)
     assert np.array_equal(strategies.names(), tuple(dict.fromkeys(strategies.names())))
+
+
+def test_an_installed_package_adds_a_strategy_by_an_entry_point(tmp_path: Path) -> None:
+    package = tmp_path / "first_cells-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: first-cells\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[lmms_steer.strategies]\nfirst = first_cells:first\n")
+    (tmp_path / "first_cells.py").write_text(
+        "from lmms_steer.search.strategies import Rung, register_strategy\n"
+        "@register_strategy('first', description='the first cell only')\n"
+        "def first(search):\n"
+        "    yield Rung(search.cells[:1], range(search.n))\n"
+    )
+    code = (
+        "from lmms_steer.search.strategies import parse_strategy, strategies;"
+        " print(strategies.names()[-1], parse_strategy('first+screen').strategy.description)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "first the first cell only\n"
 
 
 def test_looking_up_a_strategy_imports_no_torch() -> None:

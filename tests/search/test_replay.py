@@ -1,4 +1,4 @@
-"""The replay equals the hooks: every architecture, target and layer, stacked, spilt to disk, with text behind it."""
+"""A replay equals the model with hooks: every architecture, target and layer, stacked, on disk, with generated text."""
 
 import copy
 from itertools import product
@@ -11,7 +11,6 @@ import torch
 
 from lmms_steer import steer
 from lmms_steer.harness.steered import SteeredPaliGemma
-from lmms_steer.search.calibration import fit_answer_bias
 from lmms_steer.search.hooked import HookedBatch, same_effect, same_logits
 from lmms_steer.search.margins import gradients_of_margin
 from lmms_steer.search.replay import Replay, ReplayOptions, tolerance
@@ -45,11 +44,11 @@ def test_stacked_cells_equal_the_hooks_at_every_layer_and_target(vlm: Any, texts
                 expected = model(**batch).logits[:, -1]
             assert (logits - expected).abs().max() < 1e-5, (layer, alpha, tokens)
             moved = max(moved, float((logits - replay.base).abs().max()))
-    assert moved > 0.01, "the steering must be seen at all"
+    assert moved > 0.01, "steering must have an effect"
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.get_decoder().layers)
 
 
-def test_what_stands_before_the_first_steered_token_is_reused_in_causal_models_only(vlm: Any) -> None:
+def test_positions_before_the_first_steered_token_are_reused_in_causal_models_only(vlm: Any) -> None:
     name, model, processor = vlm
     batch = batch_of(name, processor, *EVEN)
     replay = Replay(model, batch, ReplayOptions(("image", "last")))
@@ -61,34 +60,34 @@ def test_what_stands_before_the_first_steered_token_is_reused_in_causal_models_o
 
 
 @pytest.mark.parametrize("name", ["paligemma2", "llava"])
-def test_what_is_beyond_the_memory_bound_goes_to_disk_and_changes_nothing(name: str, tmp_path: Path) -> None:
+def test_a_base_pass_that_exceeds_the_memory_bound_is_stored_on_disk(name: str, tmp_path: Path) -> None:
     model, processor = build(name)
     batch, delta = batch_of(name, processor, *PADDED), torch.ones(48)
-    held, spilt = (Replay(model, batch, ReplayOptions(budget=b, folder=tmp_path)) for b in (None, 0))
-    assert len(spilt.tensors.spilled) >= 4 and not spilt.tensors.held and not held.tensors.spilled
-    assert torch.equal(held.steer(1, delta, "image"), spilt.steer(1, delta, "image"))
-    assert not list(tmp_path.iterdir()), "a search that is killed leaves nothing behind"
+    held, spilled = (Replay(model, batch, ReplayOptions(budget=b, folder=tmp_path)) for b in (None, 0))
+    assert len(spilled.tensors.spilled) >= 4 and not spilled.tensors.held and not held.tensors.spilled
+    assert torch.equal(held.steer(1, delta, "image"), spilled.steer(1, delta, "image"))
+    assert not list(tmp_path.iterdir()), "a killed search leaves no files"
 
 
-def test_text_written_behind_a_replayed_prompt_is_that_of_the_model_with_hooks(vlm: Any) -> None:
+def test_text_generated_after_a_replayed_prompt_is_that_of_the_model_with_hooks(vlm: Any) -> None:
     name, model, processor = vlm
     batch = batch_of(name, processor, *PADDED)
     config = SimpleNamespace(output_type="generate_until", generation_kwargs={"max_new_tokens": 6}, task="t")
     config.metric_list = [{"metric": "acc"}]
-    written = GenerationScorer(SimpleNamespace(model=model), SimpleNamespace(config=config), [], batch)
+    scorer = GenerationScorer(SimpleNamespace(model=model), SimpleNamespace(config=config), [], batch)
     replay, hooked = Replay(model, batch, ReplayOptions(generates=True)), HookedBatch(model, batch)
-    base = model.generate(**batch, **written.settings)[:, batch["input_ids"].shape[1] :].tolist()
+    base = model.generate(**batch, **scorer.settings)[:, batch["input_ids"].shape[1] :].tolist()
     changed = 0
     for layer in (0, 2):
         for tokens in ("image", "text", "both"):
             delta = 3 * torch.randn(48, generator=torch.Generator().manual_seed(layer))
-            assert written.agrees(replay, hooked, layer, delta, tokens)
-            changed += written.generate(hooked, layer, delta[None], [tokens])[0].tolist() != base
+            assert scorer.agrees(replay, hooked, layer, delta, tokens)
+            changed += scorer.generate(hooked, layer, delta[None], [tokens])[0].tolist() != base
         deltas, targets = torch.stack((delta, -delta, delta)), ["image", "text", "both"]
         replayed, expected = (
             [
-                [written._until_end(row) for row in ids.tolist()]
-                for ids in written.generate(source, layer, deltas, targets)
+                [scorer._until_end(row) for row in ids.tolist()]
+                for ids in scorer.generate(source, layer, deltas, targets)
             ]
             for source in (replay, hooked)
         )
@@ -96,12 +95,12 @@ def test_text_written_behind_a_replayed_prompt_is_that_of_the_model_with_hooks(v
     assert changed
 
 
-def test_a_slope_is_what_a_small_alpha_does_to_the_margin(vlm: Any) -> None:
+def test_a_slope_equals_the_effect_of_a_small_alpha_on_the_margin(vlm: Any) -> None:
     name, model, processor = vlm
     batch, v = batch_of(name, processor, *PADDED), vectors()
     lm = SimpleNamespace(first_token=lambda word: {"a": 20, "b": 30}[word])
-    asked = [SimpleNamespace(doc_id=i, answers=("a", "b"), right=i) for i in range(2)]
-    letters = LetterScorer(lm, asked)  # type: ignore[arg-type]
+    questions = [SimpleNamespace(doc_id=i, answers=("a", "b"), right=i) for i in range(2)]
+    letters = LetterScorer(lm, questions)  # type: ignore[arg-type]
     margin, gradients = gradients_of_margin(model, batch, letters)
     replay = Replay(model, batch)
     for layer in (0, 3):
@@ -113,33 +112,6 @@ def test_a_slope_is_what_a_small_alpha_does_to_the_margin(vlm: Any) -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_the_answer_bias_undoes_a_preference_for_one_answer() -> None:
-    generator = torch.Generator().manual_seed(0)
-    truth = torch.randint(0, 3, (600,), generator=generator)
-    scores = torch.nn.functional.one_hot(truth, 3).float() + 0.5 * torch.randn(600, 3, generator=generator)
-    skewed = scores + torch.tensor([2.0, 0.0, 0.0])
-    bias = fit_answer_bias(skewed, torch.ones(600, 3, dtype=torch.bool), truth.tolist())
-    assert bias.sum().abs() < 1e-5 and bias[0] - bias[1] == pytest.approx(-2.0, abs=0.3)
-    right = [(s.argmax(1) == truth).float().mean() for s in (skewed, skewed + bias, scores)]
-    assert right[1] > right[0] + 0.1 and right[1] == pytest.approx(float(right[2]), abs=0.03)
-
-
-@pytest.mark.parametrize("apart", [0.1, 10.0, 100.0])
-def test_answer_biases_stay_within_the_logits_own_spread(apart: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    truth = torch.arange(64) % 2
-    # the second answer is hardly ever given, and a little likelier where it is right
-    scores = apart * (torch.tensor([1.0, 0.0]) + 0.1 * torch.randn(64, 2, generator=generator))
-    scores[torch.arange(64), truth] += 0.3 * apart
-    possible = torch.ones(64, 2, dtype=torch.bool)
-    for right in (truth, torch.ones(64)):
-        bias = fit_answer_bias(scores, possible, right.long().tolist())
-        gap = float((scores[:, 0] - scores[:, 1]).max())
-        assert bias.sum().abs() < 1e-4 and 0 < bias[1] <= gap * 1.001
-        hits = ((scores + bias).argmax(1) == right).float().mean()
-        assert hits >= 0.85, "the preference is undone"
-
-
 class Ignoring(Replay):
     """A replay that does not steer."""
 
@@ -147,7 +119,7 @@ class Ignoring(Replay):
         return super()._steered_output(layer, torch.zeros_like(deltas), targets, start)
 
 
-def test_the_check_has_power_in_bfloat16_and_lets_sound_replays_pass() -> None:
+def test_the_check_in_bfloat16_accepts_correct_replays_and_rejects_one_that_does_not_steer() -> None:
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2", dtype="bfloat16")
     rows, v = load_question_set("spatial", "select")[:8], store.find("spatial", "tiny-gemma2")
     directions = SteeringVectors.load(v.path)
@@ -156,22 +128,22 @@ def test_the_check_has_power_in_bfloat16_and_lets_sound_replays_pass() -> None:
     config.metric_list = [{"metric": "acc"}]
     for generates in (False, True):
         options = ReplayOptions(generates=generates)
-        sound, ignoring = (kind(lm.model, inputs, options) for kind in (Replay, Ignoring))
+        correct, ignoring = (kind(lm.model, inputs, options) for kind in (Replay, Ignoring))
         hooked = HookedBatch(lm.model, inputs)
-        written = GenerationScorer(SimpleNamespace(model=lm.model), SimpleNamespace(config=config), [], inputs)
-        same = written.agrees if generates else LetterScorer.agrees
+        scorer = GenerationScorer(SimpleNamespace(model=lm.model), SimpleNamespace(config=config), [], inputs)
+        same = scorer.agrees if generates else LetterScorer.agrees
         cells = [(layer, a, t) for layer in (0, 3) for a in (0.25, 1.0) for t in ("image", "text", "both")]
         within = 0
         for layer, alpha, tokens in cells:
             delta = torch.from_numpy(directions[layer].copy()) * alpha
-            assert same(sound, hooked, layer, delta, tokens), (generates, layer, alpha, tokens)
+            assert same(correct, hooked, layer, delta, tokens), (generates, layer, alpha, tokens)
             assert not same(ignoring, hooked, layer, delta, tokens), (generates, layer, alpha, tokens)
             effect = hooked.steer(layer, delta, tokens) - hooked.base
             within += float(effect.abs().max()) <= tolerance(hooked.base)
-        assert within >= 2, "cells whose whole effect is within what rounding may explain are among them"
+        assert within >= 2, "some cells' whole effect is within the rounding tolerance"
 
 
-def test_sound_replays_pass_in_bfloat16_on_every_architecture(vlm: Any) -> None:
+def test_the_check_accepts_correct_replays_in_bfloat16_on_every_architecture(vlm: Any) -> None:
     name, trained, processor = vlm
     model = copy.deepcopy(trained).to(torch.bfloat16)
     batch = batch_of(name, processor, *PADDED)

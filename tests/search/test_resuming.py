@@ -1,4 +1,4 @@
-"""A study that is interrupted, shared by processes, damaged, or begun for something else."""
+"""Studies that are interrupted, shared by processes, damaged, or of another search."""
 
 import os
 import random
@@ -16,7 +16,7 @@ from tests.helpers.searches import exit_status, result_of, search_in_fork, searc
 
 
 @pytest.mark.parametrize("strategy", ["race+screen", "tpe"])
-def test_a_search_killed_at_ten_moments_and_resumed_equals_the_uninterrupted_one(tmp_path: Path, strategy: str) -> None:
+def test_a_search_killed_ten_times_equals_an_uninterrupted_one(tmp_path: Path, strategy: str) -> None:
     settings = {"strategy": strategy, "batch_size": 8, "trials": 10, "layers": "1-3"}
     search_into(tmp_path / "whole", **settings)
     folder, drawn, stamps = tmp_path / "killed", random.Random(strategy), dict[str, int]()
@@ -31,7 +31,7 @@ def test_a_search_killed_at_ten_moments_and_resumed_equals_the_uninterrupted_one
         os.waitpid(process, 0)
         assert all((folder / "batches" / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
         stamps = {path.name: path.stat().st_mtime_ns for path in folder.glob("batches/*.parquet")}
-    assert stamps and not (folder / "result.json").exists(), "it was killed before its end, each time"
+    assert stamps and not (folder / "result.json").exists(), "it was killed before its end every time"
     search_into(folder, **settings)
     assert result_of(folder) == result_of(tmp_path / "whole")
     for name in ("cells.parquet", "choice.yaml", "control_random_0.yaml"):
@@ -50,7 +50,7 @@ def test_two_processes_give_the_results_of_one(finished_study: Path, tmp_path: P
     assert (tmp_path / "two" / "cells.parquet").read_bytes() == (one / "cells.parquet").read_bytes()
 
 
-def test_a_damaged_batch_is_named(tmp_path: Path) -> None:
+def test_a_damaged_batch_is_named_in_the_error(tmp_path: Path) -> None:
     search_into(tmp_path, limit=32)
     (batch,) = list((tmp_path / "batches").glob("*-00000.parquet"))
     batch.write_bytes(b"half")
@@ -68,7 +68,7 @@ def test_a_batch_of_other_cells_is_refused(tmp_path: Path) -> None:
         search_into(tmp_path, limit=16, controls=0)
 
 
-def test_a_study_of_a_vector_or_questions_that_changed_since_is_refused_before_a_model_is_loaded(
+def test_a_study_of_a_changed_vector_or_changed_questions_is_refused_before_loading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, study = tmp_path / "v.safetensors", tmp_path / "study"

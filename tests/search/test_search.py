@@ -49,12 +49,12 @@ def test_every_cell_s_answers_are_those_of_the_model_with_hooks(finished_study: 
 
 
 def test_a_search_writes_its_choice_for_lmms_eval_and_its_figures(finished_study: Path) -> None:
-    told = result_of(finished_study)["vectors"]["counting"]["best"]
+    best = result_of(finished_study)["vectors"]["counting"]["best"]
     (intervention,) = SteeringSpec.from_yaml(finished_study / "choice.yaml").interventions
     assert (intervention.layer, intervention.alpha, intervention.tokens) == (
-        told["layer"],
-        told["alpha"],
-        told["tokens"],
+        best["layer"],
+        best["alpha"],
+        best["tokens"],
     )
     spec = SteeringSpec.from_yaml(finished_study / "choice.yaml")
     assert spec.provenance["chosen_on"] == "tiny_counting_select" and len(spec.provenance["study"]) == 64
@@ -70,12 +70,12 @@ def test_a_search_writes_its_choice_for_lmms_eval_and_its_figures(finished_study
 
 
 def test_generated_answers_are_scored_as_in_lmms_eval_s_own_run(tmp_path: Path) -> None:
-    told = search_into(
+    lines = search_into(
         tmp_path, score="generate", limit=24, tokens="image,last", layers="1", controls=0, alphas="0.5,20"
     )
     biases = result_of(tmp_path)["calibrated"]
     assert biases["scored_by"] == "letters" and biases["accuracy"] == pytest.approx(biases["baseline"] + biases["gain"])
-    assert any(f"among the choices only (baseline there {biases['baseline']:.3f})" in line for line in told)
+    assert any(f"among the choices only (baseline there {biases['baseline']:.3f})" in line for line in lines)
     table = pq.read_table(tmp_path / "cells.parquet").to_pylist()
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=8)
     rows, task = (
@@ -85,32 +85,32 @@ def test_generated_answers_are_scored_as_in_lmms_eval_s_own_run(tmp_path: Path) 
     docs = [task.test_docs()[i] for i in range(24)]
     assert any(cell["unparsed"] > 0 for cell in table), "the strongest cells break the text"
     best_cell = result_of(tmp_path)["vectors"]["counting"]["best"]
-    same = [cell for cell in table if all(cell[key] == best_cell[key] for key in ("layer", "alpha", "tokens"))]
-    assert [best_cell["unparsed"]] == [cell["unparsed"] for cell in same]
-    assert f"unparsed {100 * best_cell['unparsed']:.1f}%" in next(line for line in told if "cells: layer" in line)
+    chosen = [cell for cell in table if all(cell[key] == best_cell[key] for key in ("layer", "alpha", "tokens"))]
+    assert [best_cell["unparsed"]] == [cell["unparsed"] for cell in chosen]
+    assert f"unparsed {100 * best_cell['unparsed']:.1f}%" in next(line for line in lines if "cells: layer" in line)
     share = 100 * result_of(tmp_path)["baseline_unparsed"]
-    assert f"unparsed {share:.1f}%" in next(line for line in told if "baseline" in line)
+    assert f"unparsed {share:.1f}%" in next(line for line in lines if "baseline" in line)
     for cell in table:
         line = f"vector=tiny-gemma2/counting,layer=1,alpha={cell['alpha']},tokens={cell['tokens']}"
-        said = []
+        answers = []
         with steer(lm.model, line):
             for row in rows:
                 inputs = lm.model_inputs([row["question"]], [[row["image"]]])
                 output = lm.model.generate(**inputs, max_new_tokens=1, do_sample=False)[0, -1:]
-                said.append(lm.tokenizer.decode(output).strip())
+                answers.append(lm.tokenizer.decode(output).strip())
         right = [row["choices"]["ABCDEF".index(row["answer"].strip("()"))] for row in rows]
-        unread = [task.process_results(row, [text])["unparsed"] for row, text in zip(docs, said, strict=True)]
-        assert cell["unparsed"] == pytest.approx(np.mean(unread)), cell
-        assert cell["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(said, right, strict=True)])), cell
+        unparsed = [task.process_results(row, [text])["unparsed"] for row, text in zip(docs, answers, strict=True)]
+        assert cell["unparsed"] == pytest.approx(np.mean(unparsed)), cell
+        assert cell["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(answers, right, strict=True)])), cell
 
 
 def test_every_strategy_writes_the_same_files_and_reports_when_nothing_won(tmp_path: Path) -> None:
     for strategy in ("race", "screen", "tpe"):
         folder = tmp_path / strategy
-        said = search_into(folder, strategy=strategy, layers="1-3", trials=9, controls=1, batch_size=64)
+        lines = search_into(folder, strategy=strategy, layers="1-3", trials=9, controls=1, batch_size=64)
         won = result_of(folder)["vectors"]["counting"]["best"]["winner"]
-        assert any("no winner" in line for line in said) != won
-        assert any("choice.yaml still holds this cell" in line for line in said) != won
+        assert any("no winner" in line for line in lines) != won
+        assert any("choice.yaml still holds this cell" in line for line in lines) != won
         names = {path.name for path in folder.iterdir()}
         assert names >= {"plan.json", "cells.parquet", "result.json", "choice.yaml", "choice_1se.yaml", "study.log",
                          "control_random_0.yaml", "answer_bias.yaml", "heatmap.png", "alpha.svg"}  # fmt: skip
@@ -131,16 +131,16 @@ def test_a_saved_winner_becomes_its_vector_s_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     settings = {"controls": 0, "layers": "3", "keep": True}
-    said = search_into(tmp_path / "none", **settings)
-    assert said[-1] == "counting: no winner, so no default is saved" and not own_cache.exists()
+    lines = search_into(tmp_path / "none", **settings)
+    assert lines[-1] == "counting: no winner, so no default is saved" and not own_cache.exists()
     monkeypatch.setattr(assessment, "corrected_p", lambda *_: 0.01)
-    said = search_into(tmp_path / "some", **settings)
-    told = result_of(tmp_path / "some")["vectors"]["counting"]["best"]
+    lines = search_into(tmp_path / "some", **settings)
+    best = result_of(tmp_path / "some")["vectors"]["counting"]["best"]
     path = own_cache / "vectors" / "tiny-gemma2" / "counting" / "mean_shift.choices.yaml"
-    assert told["winner"] and f"saved in {path}: on tiny-paligemma2, vector=counting alone now means" in said[-1]
+    assert best["winner"] and f"saved in {path}: on tiny-paligemma2, vector=counting alone now means" in lines[-1]
     resolved = resolve(SteeringSpec.parse("vector=counting"), ModelFacts("tiny-paligemma2", 5, 96))
     (chosen,) = resolved.spec.interventions
-    assert (chosen.layer, chosen.alpha, chosen.tokens) == (3, told["alpha"], told["tokens"])
+    assert (chosen.layer, chosen.alpha, chosen.tokens) == (3, best["alpha"], best["tokens"])
     assert resolved.spec.provenance["chosen_on"] == "tiny_counting_select (64 questions)"
 
 

@@ -6,29 +6,31 @@ from lmms_steer.search.plan import Cell
 from lmms_steer.search.selection import ScoreGrid, best_cell, cautious_cell, corrected_p
 
 
-def grid(rng: np.random.Generator, cells: int, load_questions: int, effect: float = 0.0) -> ScoreGrid:
-    """A baseline right on 6 in 10; each cell changes one answer in ten by chance, and the first gains `effect`."""
-    base = (rng.random(load_questions) < 0.6).astype(float)
-    flips = rng.random((cells, load_questions)) < 0.1
-    hits = np.where(flips, (rng.random((cells, load_questions)) < 0.6).astype(float), base)
-    hits[0] = np.where(rng.random(load_questions) < effect, 1.0, hits[0])
-    return ScoreGrid([Cell("v", i, 1.0 + i, "image") for i in range(cells)], hits, base)
+def simulated(rng: np.random.Generator, cells: int, questions: int, effect: float = 0.0) -> ScoreGrid:
+    """A baseline of 60%; each cell changes one answer in ten by chance, and the first gains `effect`."""
+    base = (rng.random(questions) < 0.6).astype(float)
+    flips = rng.random((cells, questions)) < 0.1
+    scores = np.where(flips, (rng.random((cells, questions)) < 0.6).astype(float), base)
+    scores[0] = np.where(rng.random(questions) < effect, 1.0, scores[0])
+    return ScoreGrid([Cell("v", i, 1.0 + i, "image") for i in range(cells)], scores, base)
 
 
 def test_the_corrected_p_holds_its_rate_with_no_effect_and_finds_a_planted_one() -> None:
     rng = np.random.default_rng(0)
-    null = [grid(rng, 40, 200) for _ in range(200)]
+    null = [simulated(rng, 40, 200) for _ in range(200)]
     low = np.mean([corrected_p(g, best_cell(g)) < 0.05 for g in null])
     assert low <= 0.085, "5% of 200, and three standard errors"
-    planted = [grid(rng, 40, 300, effect=0.3) for _ in range(20)]
+    planted = [simulated(rng, 40, 300, effect=0.3) for _ in range(20)]
     assert all(best_cell(g) == 0 and corrected_p(g, 0) < 0.05 for g in planted)
 
 
 def test_the_one_standard_error_rule_takes_the_weakest_cell_near_the_best() -> None:
     base = np.zeros(100)
-    hits = np.zeros((3, 100))
-    hits[0, :10] = 1  # far below
-    hits[1, :49] = 1  # one question behind the best, and weaker
-    hits[2, :50] = 1
-    made = ScoreGrid([Cell("v", 0, 0.1, "image"), Cell("v", 0, 0.5, "image"), Cell("v", 0, 1.0, "image")], hits, base)
-    assert best_cell(made) == 2 and cautious_cell(made) == 1
+    scores = np.zeros((3, 100))
+    scores[0, :10] = 1  # far below
+    scores[1, :49] = 1  # one question behind the best, and weaker
+    scores[2, :50] = 1
+    compared = ScoreGrid(
+        [Cell("v", 0, 0.1, "image"), Cell("v", 0, 0.5, "image"), Cell("v", 0, 1.0, "image")], scores, base
+    )
+    assert best_cell(compared) == 2 and cautious_cell(compared) == 1

@@ -1,4 +1,4 @@
-"""Races, proposals and screens on studies that are made up: what they find, what they cost, what they claim."""
+"""Races, proposals and screens on simulated studies: what they find, what they cost, how often they claim a winner."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -22,8 +22,8 @@ WINNER = Cell("v", 3, 0.5, "image")
 Measure = Callable[[int, Rung], tuple[Floats, Floats]]
 
 
-def made_up(seed: int, effect: float, n: int = 300, cells: Sequence[Cell] = CELLS) -> ScoreGrid:
-    """A baseline right on 6 in 10; each cell changes one answer in ten by chance, and `WINNER` gains `effect`."""
+def simulated(seed: int, effect: float, n: int = 300, cells: Sequence[Cell] = CELLS) -> ScoreGrid:
+    """A baseline of 60%; each cell changes one answer in ten by chance, and `WINNER` gains `effect`."""
     rng = np.random.default_rng(seed)
     base = (rng.random(n) < 0.6).astype(float)
     flips = rng.random((len(cells), n)) < 0.1
@@ -33,10 +33,10 @@ def made_up(seed: int, effect: float, n: int = 300, cells: Sequence[Cell] = CELL
     return ScoreGrid(list(cells), scores, base)
 
 
-def reading(grid: ScoreGrid, asked: list[int] | None = None) -> Measure:
+def reader(grid: ScoreGrid, answers: list[int] | None = None) -> Measure:
     def measure(_: int, rung: Rung) -> tuple[Floats, Floats]:
-        if asked is not None:
-            asked.append(len(rung.cells) * len(rung.questions))
+        if answers is not None:
+            answers.append(len(rung.cells) * len(rung.questions))
         columns = list(rung.questions)
         return grid.scores[np.ix_([grid.cells.index(c) for c in rung.cells], columns)], grid.base[columns]
 
@@ -46,9 +46,9 @@ def reading(grid: ScoreGrid, asked: list[int] | None = None) -> Measure:
 def test_a_race_finds_a_planted_winner_for_a_fifth_of_the_grid() -> None:
     found = 0
     for seed in range(10):
-        full, asked = made_up(seed, effect=0.5), list[int]()
-        raced = run_strategy(race(StrategyContext(CELLS, 300)), 300, reading(full, asked))
-        assert sum(asked) <= planned_answers(StrategyContext(CELLS, 300)) <= 300 * len(CELLS) / 5
+        full, answers = simulated(seed, effect=0.5), list[int]()
+        raced = run_strategy(race(StrategyContext(CELLS, 300)), 300, reader(full, answers))
+        assert sum(answers) <= planned_answers(StrategyContext(CELLS, 300)) <= 300 * len(CELLS) / 5
         assert len(raced.cells) == len(CELLS) and len(raced.finalists) <= FINALISTS and raced.spent == 100
         chosen = best_cell(raced)
         assert raced.cells[cautious_cell(raced)] in [raced.cells[i] for i in raced.finalists]
@@ -56,29 +56,29 @@ def test_a_race_finds_a_planted_winner_for_a_fifth_of_the_grid() -> None:
     assert found >= 9
 
 
-def test_a_race_where_nothing_wins_seldom_claims_that_something_did() -> None:
+def test_a_race_without_an_effect_rarely_claims_a_winner() -> None:
     claims = 0
     for seed in range(150):
-        raced = run_strategy(race(StrategyContext(CELLS, 300)), 300, reading(made_up(seed, effect=0.0)))
+        raced = run_strategy(race(StrategyContext(CELLS, 300)), 300, reader(simulated(seed, effect=0.0)))
         claims += corrected_p(raced, best_cell(raced)) < 0.05
     assert claims / 150 <= 0.104, "5%, and three standard errors"
 
 
 def test_each_vector_has_a_race_of_its_own() -> None:
     both = [*CELLS, *(Cell("weak", c.layer, c.alpha, c.tokens) for c in CELLS)]
-    raced = run_strategy(race(StrategyContext(both, 300)), 300, reading(made_up(0, effect=0.5, cells=both)))
+    raced = run_strategy(race(StrategyContext(both, 300)), 300, reader(simulated(0, effect=0.5, cells=both)))
     assert {raced.cells[i].vector for i in raced.finalists} == {"v", "weak"}
     assert raced.of("weak").cells[0].vector == "weak" and raced.of("v").cells[best_cell(raced.of("v"))] == WINNER
 
 
-def test_everything_asks_everything_and_a_small_study_is_not_raced_on_nothing() -> None:
-    grid = run_strategy(full_grid(StrategyContext(CELLS, 300)), 300, reading(made_up(0, 0.5)))
+def test_a_grid_measures_everything_and_a_small_study_drops_no_cell() -> None:
+    grid = run_strategy(full_grid(StrategyContext(CELLS, 300)), 300, reader(simulated(0, 0.5)))
     assert len(grid.finalists) == len(CELLS) and grid.spent == 0 and grid.cells[best_cell(grid)] == WINNER
-    few = run_strategy(race(StrategyContext(CELLS, 12)), 12, reading(made_up(0, 0.5, n=12)))
-    assert len(few.finalists) == len(CELLS), "fewer questions than a first rung are all asked of all"
+    few = run_strategy(race(StrategyContext(CELLS, 12)), 12, reader(simulated(0, 0.5, n=12)))
+    assert len(few.finalists) == len(CELLS), "with fewer questions than a first rung, every cell is measured on all"
 
 
-def test_tpe_closes_in_on_the_best_strength_and_proposes_the_same_again() -> None:
+def test_tpe_approaches_the_best_alpha_and_is_deterministic() -> None:
     def measure(_: int, rung: Rung) -> tuple[Floats, Floats]:
         value = [[1 - abs(c.alpha - 0.6) - 0.1 * abs(c.layer - 7)] * 4 for c in rung.cells]
         return np.array(value), np.zeros(4)
@@ -98,17 +98,17 @@ def test_tpe_closes_in_on_the_best_strength_and_proposes_the_same_again() -> Non
     )
 
 
-def test_a_screen_keeps_the_third_that_promises_most_of_each_vector() -> None:
+def test_a_screen_keeps_the_most_promising_third_of_each_vector() -> None:
     cells = [Cell(v, layer, alpha, "image") for v in ("a", "b") for layer in range(6) for alpha in (0.5, 1.0)]
     shares = [0.1 * cell.layer if cell.vector == "a" else -0.1 * cell.layer for cell in cells]
     assert {(c.vector, c.layer) for c in promising(cells, shares)} == {("a", 5), ("a", 4), ("b", 0), ("b", 1)}
 
 
-def test_the_corrected_p_counts_only_questions_that_dropped_nobody() -> None:
-    grid = made_up(0, 0.5)
+def test_the_corrected_p_uses_only_questions_that_dropped_no_cell() -> None:
+    grid = simulated(0, 0.5)
     dropped = grid.scores.copy()
     dropped[CELLS.index(Cell("v", 0, 0.25, "text")), 100:] = np.nan
-    # a gain that was there only while cells were being dropped is worth nothing
+    # a gain on the questions that dropped cells only must not count
     early = dropped.copy()
     early[CELLS.index(WINNER), 100:] = grid.base[100:]
     assert corrected_p(ScoreGrid(CELLS, early, grid.base, 100), CELLS.index(WINNER)) == pytest.approx(1.0)
@@ -128,13 +128,13 @@ def sharing(rng: np.random.Generator, effect: float = 0.0) -> ScoreGrid:
     return ScoreGrid(CELLS, scores.astype(float), base, images=IMAGES)
 
 
-def test_where_questions_share_images_luck_is_counted_by_image() -> None:
+def test_the_corrected_p_holds_its_level_where_questions_share_images() -> None:
     rng = np.random.default_rng(0)
     null = [sharing(rng) for _ in range(200)]
     low = np.mean([corrected_p(grid, best_cell(grid)) < 0.05 for grid in null])
     assert low == pytest.approx(0.05, abs=0.046), "three standard errors"
     alone = [corrected_p(replace(grid, images=None), best_cell(grid)) < 0.05 for grid in null]
-    assert np.mean(alone) > 0.3, "what it would be if every question were evidence of its own"
+    assert np.mean(alone) > 0.3, "without clustering by image the level is far exceeded"
     assert np.mean([cell_result(grid, 0).p < 0.05 for grid in null]) <= 0.096
     covered = [cell_result(grid, 0).low <= 0 <= cell_result(grid, 0).high for grid in null]
     assert np.mean(covered) >= 0.9
@@ -142,18 +142,18 @@ def test_where_questions_share_images_luck_is_counted_by_image() -> None:
     assert all(best_cell(grid) == CELLS.index(WINNER) and corrected_p(grid, best_cell(grid)) < 0.05 for grid in planted)
 
 
-def test_a_race_over_shared_images_claims_no_more_than_its_level() -> None:
+def test_a_race_over_shared_images_holds_its_level() -> None:
     rng, claims = np.random.default_rng(1), 0
     for _ in range(150):
         grid = sharing(rng)
-        raced = run_strategy(race(StrategyContext(CELLS, 320, IMAGES)), 320, reading(grid), images=IMAGES)
-        assert raced.spent == 107 and len(raced.unspent) == 208, "the image that is asked on both sides counts no more"
+        raced = run_strategy(race(StrategyContext(CELLS, 320, IMAGES)), 320, reader(grid), images=IMAGES)
+        assert raced.spent == 107 and len(raced.unspent) == 208, "an image on both sides of the boundary is left out"
         claims += corrected_p(raced, best_cell(raced)) < 0.05
     assert claims / 150 <= 0.104, "5%, and three standard errors"
 
 
-def test_where_no_image_is_shared_every_number_is_what_it_was() -> None:
-    # of the commit before images were counted, on whole and on graded scores
+def test_without_shared_images_the_numbers_do_not_change() -> None:
+    # computed before images were taken into account, on binary and on graded scores
     rng, found = np.random.default_rng(11), []
     for spent in (0, 100):
         base = (rng.random(300) < 0.6).astype(float)

@@ -2,15 +2,16 @@
 
 A strategy is a generator. It yields rungs (some cells on some questions) and is sent each rung's scores before it
 yields the next. Given the same scores it must yield the same rungs, with all randomness fixed by the seed: that is how
-several processes share one study, and how a killed search is resumed. A script or another package adds one with
-`register_strategy`, and the command line and recipes then take its name:
+several processes share one study, and how a killed search is resumed. At least one cell of every vector and control has
+to be measured on all questions. `register_strategy` adds one:
 
-    @register_strategy("halves", description="every cell on half of the questions, then the better half on all")
-    def halves(search: StrategyContext) -> Strategy:
-        half = search.n // 2
-        scores, unsteered = yield Rung(search.cells, range(half))
-        order = np.argsort(-scores.mean(1), kind="stable")
-        yield Rung([search.cells[i] for i in order[: len(order) // 2 + 1]], range(half, search.n))
+    @register_strategy("every_other_layer", description="the grid on every other layer")
+    def every_other_layer(search: StrategyContext) -> Strategy:
+        cells = [cell for cell in search.cells if cell.layer in search.layers[::2]]
+        scores, unsteered = yield Rung(cells, range(search.n))
+
+The command line and recipes find the strategies of installed packages, which declare an entry point of the group
+`lmms_steer.strategies` (see `lmms_steer.registry`). `SearchOptions` also takes the function itself.
 
 A strategy with a `filter` drops cells before anything is measured. Its name can follow another one's: `race+screen`
 is a race over the cells that the screen keeps. Importing this package or its built-in strategies imports no torch.
@@ -101,8 +102,8 @@ class FilterContext:
     folder: Path
 
 
-Build = Callable[[StrategyContext], Strategy]
-Filter = Callable[[FilterContext], list[Cell]]
+StrategyBuilder = Callable[[StrategyContext], Strategy]
+CellFilter = Callable[[FilterContext], list[Cell]]
 
 
 def _count_grid(search: StrategyContext) -> int:
@@ -137,10 +138,10 @@ class SearchStrategy:
 
     name: str
     description: str
-    build: Build
+    build: StrategyBuilder
     planned_answers: Callable[[StrategyContext], int] = _count_grid
     summary: Callable[[StrategyContext], str] = _describe_grid
-    filter: Filter | None = None
+    filter: CellFilter | None = None
     questions_spent: Callable[[int], int] = _none_spent
     needs_letters: bool = False
     adaptive: bool = False
@@ -150,23 +151,37 @@ BUILTINS = tuple(f"lmms_steer.search.strategies.{name}" for name in ("tpe", "scr
 strategies = Registry[SearchStrategy]("strategy", "lmms_steer.strategies", BUILTINS)
 
 
-def register_strategy(name: str, *, description: str, **properties: Any) -> Callable[[Build], Build]:
+def register_strategy(
+    name: str,
+    *,
+    description: str,
+    planned_answers: Callable[[StrategyContext], int] = _count_grid,
+    summary: Callable[[StrategyContext], str] = _describe_grid,
+    filter: CellFilter | None = None,  # noqa: A002  the name of the entry's attribute
+    questions_spent: Callable[[int], int] = _none_spent,
+    needs_letters: bool = False,
+    adaptive: bool = False,
+) -> Callable[[StrategyBuilder], StrategyBuilder]:
     """Register the decorated generator function as a strategy.
 
     Args:
         name: what users type: lower-case letters, digits and underscores.
         description: one plain line for help and documentation.
-        properties: further attributes of `SearchStrategy`.
+        planned_answers, summary, filter, questions_spent, needs_letters, adaptive: see `SearchStrategy`. By default the
+            strategy counts as one that measures every cell on every question.
 
     Returns:
         a decorator that returns the function unchanged.
 
     Raises:
-        ValueError: for a name that is taken.
+        ValueError: for a name that is taken or not of that form.
     """
 
-    def register(build: Build) -> Build:
-        strategies.add(name, SearchStrategy(name, description, build, **properties))
+    def register(build: StrategyBuilder) -> StrategyBuilder:
+        entry = SearchStrategy(
+            name, description, build, planned_answers, summary, filter, questions_spent, needs_letters, adaptive
+        )
+        strategies.add(name, entry)
         return build
 
     return register
@@ -202,7 +217,7 @@ class ChosenStrategy:
         return self.filter.filter(context)
 
 
-def parse_strategy(strategy: str | Build) -> ChosenStrategy:
+def parse_strategy(strategy: str | StrategyBuilder) -> ChosenStrategy:
     """Look up a strategy: `race`, `race+screen`, or a generator function that is registered nowhere.
 
     Raises:
