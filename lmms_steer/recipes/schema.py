@@ -48,11 +48,11 @@ class Model(Strict):
     the model's own language model."""
     layers: Range = ""
     """Layers that a search tries. Default: all."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(default=16, ge=1)
     """Questions per forward pass of an evaluation."""
-    search_batch_size: int = Field(16, ge=1)
+    search_batch_size: int = Field(default=16, ge=1)
     """Questions per forward pass of a search."""
-    processes: int = Field(1, ge=1)
+    processes: int = Field(default=1, ge=1)
     """Processes per evaluation. More than one are started with torchrun."""
 
 
@@ -61,7 +61,7 @@ class Method(Strict):
 
     alphas: Range = "0.1:1.0:0.1"
     """Strengths that a search tries, as for `lmms-steer search --alphas`."""
-    controls: int = Field(1, ge=0)
+    controls: int = Field(default=1, ge=0)
     """Number of random vectors of the same norms that go through the same choice."""
     sae: str | None = None
     """Source of the SAEs, as for `lmms-steer extract --sae`."""
@@ -95,9 +95,9 @@ class Study(Strict):
     """Tasks that every system is evaluated on."""
     test_prompted: Names | None = None
     """Tasks for the system `prompted`. Default: the name of each test task with `_prompted` appended."""
-    select_questions: int | None = Field(None, ge=1)
+    select_questions: int | None = Field(default=None, ge=1)
     """Number of questions of `select`. Used only to estimate the cost of the recipe."""
-    test_questions: int | None = Field(None, ge=1)
+    test_questions: int | None = Field(default=None, ge=1)
     """Number of questions of each test task. Used only to estimate the cost of the recipe."""
 
 
@@ -139,7 +139,7 @@ class Recipe(Strict):
     """Folder of your own tasks."""
     concepts: Names = ()
     """Concepts to extract in addition to those of the studies."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """Use only the first questions of every task."""
     compare: bool = True
     """Whether each study ends with a comparison of its systems."""

@@ -29,7 +29,7 @@ from lmms_steer.recipes.loading import load_recipe
         (
             "  tiny:",
             "  ..:",
-            "line 3: '..': a name consists of letters, digits and . _ + -, and does not start with a dot",
+            "line 3: '..': a name is made of letters, digits and . _ + -, and starts with no dot",
         ),
         ("\n  mean_shift: {alphas: 10:50:10}", " {}", "line 6: methods: dictionary should have at least 1 item"),
         ("concepts: spatial", "concepts: []", "line 10: studies.left.concepts: tuple should have at least 1 item"),
@@ -93,7 +93,7 @@ def test_null_removes_a_name_and_an_overlay_gets_its_own_folder(tmp_path: Path) 
     over.write_text("methods: {sae: null}")
     _, loaded = load_recipe("paper_cvbench", [str(over)], ["models.idefics3-8b=null"])
     assert "idefics3-8b" not in loaded.models and set(loaded.methods) == {"mean_shift", "linear_probe"}
-    lines = "\n".join(run_recipe("paper_cvbench", over=["stand_in"], dry_run=True))
+    lines = "\n".join(run_recipe("paper_cvbench", overlays=["stand_in"], dry_run=True))
     assert "runs/paper_cvbench-stand_in/" in lines and "runs/paper_cvbench/" not in lines
 
 

@@ -32,10 +32,10 @@ def test_a_dry_run_lists_missing_backbones_saes_and_keys(monkeypatch: pytest.Mon
 def test_a_dry_run_lists_missing_datasets_and_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("LMMS_STEER_DATA", str(tmp_path / "data"))
-    arguments = {"over": ["stand_in"], "assignments": [f"chosen_in={tmp_path}", "studies.clevr.test=superclevr"]}
+    assignments = [f"chosen_in={tmp_path}", "studies.clevr.test=superclevr"]
 
     def report() -> str:
-        lines = run_recipe("paper_ood", dry_run=True, **arguments)
+        lines = run_recipe("paper_ood", None, ["stand_in"], assignments, dry_run=True)
         return "\n".join(line for line in lines if line.startswith("# ") and "\n" not in line)
 
     before = report()
@@ -50,7 +50,7 @@ def test_a_dry_run_lists_missing_datasets_and_choices(tmp_path: Path, monkeypatc
     copy = tmp_path / "data/superclevr"
     copy.mkdir(parents=True)
     (copy / "manifest.json").write_text('{"rows": {"test": 1}, "files": {"test": ["a"]}, "columns": []}')
-    _, loaded = load_recipe("paper_ood", **{"over": ["stand_in"], "assignments": arguments["assignments"]})
+    _, loaded = load_recipe("paper_ood", ["stand_in"], assignments)
     for cell in Planner(loaded, tmp_path).cells():
         for path in map(Path, cell.reads):
             path.parent.mkdir(parents=True, exist_ok=True)

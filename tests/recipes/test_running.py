@@ -34,7 +34,7 @@ def test_cells_that_need_a_failed_one_are_skipped_and_the_rest_runs(tmp_path: Pa
     cells = chain(tmp_path)
     cells[1] = shell("a1", "echo 'lmms-steer: no such vector' >&2; exit 2", tmp_path)
     cells[2] = shell("a2", "true", tmp_path)  # ends well, but leaves nothing
-    lines = []
+    lines: list[str] = []
     with pytest.raises(UserError, match="2 cells failed and 3 were skipped"):
         lines += run_cells(tmp_path, cells, 1)
     ended = Ledger(tmp_path).states()
