@@ -20,7 +20,7 @@ from tests.helpers.recipes import at_work, chain, ran, shell, started, states
 def test_the_cell_of_a_dead_worker_is_tried_once_more(tmp_path: Path) -> None:
     once = f"test -e {tmp_path}/died || {{ touch {tmp_path}/died; kill -9 $PPID; sleep 1; }}; echo ok > $OUT"
     cells = [shell("once", once, tmp_path), shell("always", "kill -9 $PPID; sleep 1", tmp_path)]
-    lines = []
+    lines: list[str] = []
     with pytest.raises(UserError, match="1 cell failed"):
         for line in run_cells(tmp_path, cells, 1):
             lines.append(line)
@@ -62,7 +62,7 @@ def test_ctrl_c_prints_one_line_and_ends_every_process(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)
     process.wait()
     assert not at_work(tmp_path)
-    assert process.communicate()[1] == "lmms-steer: stopped; long work goes on where it was when it is run again\n"
+    assert process.communicate()[1] == "lmms-steer: interrupted; run the command again to resume\n"
     assert process.returncode == 130
     list(run_cells(tmp_path, [shell("a", "echo > $OUT", tmp_path)], 1))
     assert not at_work(tmp_path), "nor when all is done"
