@@ -39,9 +39,7 @@ def extract(
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     sae: Annotated[
         str | None,
-        typer.Option(
-            help="A sae-lens release, RELEASE:ID with {layer} in it, or a folder. Default: known SAEs."
-        ),
+        typer.Option(help="A sae-lens release, RELEASE:ID with {layer} in it, or a folder. Default: known SAEs."),
     ] = None,
     judge: Annotated[
         str, typer.Option(help="Check of the SAE features: llm (OPENAI_API_KEY, OPENAI_BASE_URL), ask (you) or none.")

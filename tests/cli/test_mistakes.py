@@ -106,7 +106,7 @@ def test_a_full_disk_is_one_line_and_status_2(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ("run tiny --output FILE", "is no folder: say another with --output"),
+        ("run tiny --output FILE", "is not a folder; choose another with --output"),
         ("search --task tiny_spatial_select --vector spatial --output FILE/below", "cannot be used: Not a directory"),
     ],
 )

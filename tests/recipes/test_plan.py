@@ -23,14 +23,14 @@ def test_an_unwritable_output_folder_is_refused(
     file.touch()
     for output in (file, file / "below"):
         with pytest.raises(
-            UserError, match=f"'{output}' cannot be made, '{file}' is no folder: choose another with --output"
+            UserError, match=f"'{output}' cannot be created: '{file}' is not a folder; choose another with --output"
         ):
             list(run_recipe(recipe(), output, dry_run=True))
-    with pytest.raises(UserError, match=f"'{file}' is no folder"):
+    with pytest.raises(UserError, match=f"'{file}' is not a folder"):
         list(run_recipe(recipe("about: a test", f"output: {file}"), dry_run=True))
     # root may write anywhere
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    with pytest.raises(UserError, match=f"'{tmp_path}' does not permit it: choose another with --output"):
+    with pytest.raises(UserError, match=f"no permission for '{tmp_path}'; choose another with --output"):
         list(run_recipe(recipe(), tmp_path / "new" / "one", dry_run=True))
 
 
