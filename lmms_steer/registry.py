@@ -87,7 +87,7 @@ class Registry(Generic[Entry]):
 
     def _load_builtins(self) -> None:
         while self._builtins:
-            import_module(self._builtins.pop())
+            import_module(self._builtins.pop(0))
 
     def _load(self, point: EntryPoint) -> None:
         try:
@@ -105,7 +105,7 @@ class Registry(Generic[Entry]):
     def _entry_points(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for point in entry_points(group=self.group):
-            # an entry of this name is the extension's own where its module has been imported already
+            # a package's module that was imported before has registered its own entry already
             taken = point.name in self._entries and point.module not in sys.modules
             if taken or point.name in found:
                 other = _package(found[point.name]) if point.name in found else "lmms-steer"

@@ -1,23 +1,24 @@
-"""`lmms-steer data`: local copies of the benchmarks."""
+"""`lmms-steer data`: import and check local copies of the benchmarks, and generate stand-ins."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.registry_help import RegistryHelpCommand
 from lmms_steer.errors import UserError
 
 commands = typer.Typer(help="Local copies of the benchmarks.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@commands.command("import")
+@commands.command("import", cls=RegistryHelpCommand)
 def import_data(
-    benchmark: Annotated[str, typer.Argument(help="cvbench, whatsup, blink, clevr, clevr_count or superclevr.")],
+    benchmark: Annotated[str, typer.Argument(help="One of: {benchmarks}.")],
     release: Annotated[Path, typer.Option("--from", help="Folder of the official release.")],
-    to: Annotated[Path | None, typer.Option(help="Folder of the local copies. Default: $LMMS_STEER_DATA.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Import only the first questions of each split.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder of the local copies (default: $LMMS_STEER_DATA).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Import only the first N questions of each split.")] = None,
 ) -> None:
-    """Import an official release into a local copy for our tasks. An interrupted import resumes."""
+    """Make a local copy of an official release, for the tasks to read. A killed import continues when run again."""
     from lmms_steer.data.importing import import_release
 
     for line in import_release(benchmark, release, _data_dir(to), limit):
@@ -26,25 +27,25 @@ def import_data(
 
 @commands.command("check")
 def check_data(
-    to: Annotated[Path | None, typer.Option(help="Folder of the local copies. Default: $LMMS_STEER_DATA.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder of the local copies (default: $LMMS_STEER_DATA).")] = None,
 ) -> None:
-    """Check the local copies against what the tasks expect. The exit status is 1 if one is damaged."""
+    """List the local copies and check that they are intact; exit status 1 if one is damaged."""
     from lmms_steer.data.local_copy import check_copies
 
-    checked = list(check_copies(_data_dir(to)))
-    for intact, line in checked:
+    copies = list(check_copies(_data_dir(to)))
+    for intact, line in copies:
         typer.echo(f"{'' if intact else 'DAMAGED  '}{line}")
-    if not all(intact for intact, _ in checked):
+    if not all(intact for intact, _ in copies):
         raise typer.Exit(1)
 
 
 @commands.command("generate")
 def generate_data(
     out: Annotated[Path, typer.Argument(help="Folder to write the stand-ins to.")],
-    questions: Annotated[int, typer.Option(min=1, help="Questions per task.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    questions: Annotated[int, typer.Option(min=1, help="Number of questions of each task.")] = 24,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
 ) -> None:
-    """Generate small stand-ins for all releases in the official formats, to try import and tasks without downloads."""
+    """Write small stand-ins for all releases, in the official formats, to try import and tasks without a download."""
     from lmms_steer.data.generated import write_stand_ins
 
     for name, folder in write_stand_ins(out, questions, seed).items():
@@ -56,5 +57,5 @@ def _data_dir(to: Path | None) -> Path:
 
     root = to or data_dir()
     if root is None:
-        raise UserError("no folder for local copies: set LMMS_STEER_DATA=DIR or use --to DIR")
+        raise UserError("no folder for local copies: set LMMS_STEER_DATA=DIR or give --to DIR")
     return root

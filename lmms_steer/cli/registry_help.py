@@ -6,6 +6,7 @@ too. The registries are imported only when a help text that lists them is shown.
 
 import re
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any, Protocol
 
 from typer.core import TyperCommand
@@ -13,7 +14,16 @@ from typer.core import TyperCommand
 from lmms_steer.errors import UserError
 from lmms_steer.registry import Registry
 
-PLACEHOLDER = re.compile(r"\{(methods|controls|strategies|operations|models)\}")
+SOURCES = {
+    "methods": ("lmms_steer.vectors.methods", "methods"),
+    "controls": ("lmms_steer.vectors.controls", "CONTROLS"),
+    "strategies": ("lmms_steer.search.strategies", "strategies"),
+    "operations": ("lmms_steer.steering.operations", "operations"),
+    "models": ("lmms_steer.harness.plugin", "MODELS"),
+    "benchmarks": ("lmms_steer.data.benchmarks", "benchmarks"),
+}
+"""Placeholder ▸ module and name of the registry, or of the names, that it lists. Imported only for a help text."""
+PLACEHOLDER = re.compile(rf"\{{({'|'.join(SOURCES)})\}}")
 
 
 class _Described(Protocol):
@@ -54,22 +64,6 @@ def _description(registry: "Registry[Any]", name: str) -> str:
 
 def _source(placeholder: str) -> "Registry[Any] | Iterable[str]":
     """The registry or the names that a placeholder stands for."""
-    if placeholder == "methods":
-        from lmms_steer.vectors.methods import methods
-
-        return methods
-    if placeholder == "strategies":
-        from lmms_steer.search.strategies import strategies
-
-        return strategies
-    if placeholder == "operations":
-        from lmms_steer.steering.operations import operations
-
-        return operations
-    if placeholder == "controls":
-        from lmms_steer.vectors.controls import CONTROLS
-
-        return CONTROLS
-    from lmms_steer.harness.plugin import MODELS
-
-    return MODELS
+    module, name = SOURCES[placeholder]
+    source: Registry[Any] | Iterable[str] = getattr(import_module(module), name)
+    return source

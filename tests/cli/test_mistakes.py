@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer.testing
@@ -74,7 +73,11 @@ AT_ONCE = [
 
 
 def test_mistyped_names_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
-    plan = {"model": "steered_paligemma", "model_args": "pretrained=tiny-paligemma2", "task": "tiny_spatial_select"}
+    plan: dict[str, object] = {
+        "model": "steered_paligemma",
+        "model_args": "pretrained=tiny-paligemma2",
+        "task": "tiny_spatial_select",
+    }
     plan |= {"batch_size": 16, "strategy": "grid", "trials": 64, "seed": 0, "tokens": ["image", "text", "both"]}
     plan |= {"alphas": [i / 10 for i in range(1, 11)], "vectors": {"spatial": "hash"}}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
