@@ -47,10 +47,10 @@ def expand_help(command: Any) -> None:
 
 
 def listing(source: "Registry[Any] | Iterable[str]") -> str:
-    """`NAME: description; NAME: description` of a registry's entries; `NAME, NAME` of plain names."""
+    """`NAME: description. NAME: description` of a registry's entries; `NAME, NAME` of plain names."""
     if not isinstance(source, Registry):
         return ", ".join(source)
-    return "; ".join(f"{name}: {_description(source, name)}" for name in source.names())
+    return ". ".join(f"{name}: {_description(source, name)}" for name in source.names())
 
 
 def _description(registry: "Registry[Any]", name: str) -> str:
