@@ -5,9 +5,12 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.documents import ROOT
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_package_tasks_and_vectors(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
     subprocess.run(line, check=True, capture_output=True)

@@ -51,6 +51,7 @@ def test_a_user_task_may_not_take_the_name_of_one_of_lmms_eval_s(tmp_path: Path)
     assert task_files.task_file("mmstar", str(tmp_path))[1].name == "mmstar.yaml"
 
 
+@pytest.mark.slow
 def test_the_documented_user_benchmark_runs_through_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what Python leaves in the folder must not count as a change of it
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
