@@ -34,8 +34,8 @@ def compare(
     """Compare runs with a baseline, question by question: gains with intervals, p-values, fixed and broken answers."""
     from lmms_steer.comparison.command import print_line, run_comparison
 
-    shown = (samples, pictures, include_path)
-    for line in run_comparison(runs, baseline, studies or [], html, markdown, latex, csv, parquet, metric, *shown):
+    page = (samples, pictures, include_path)
+    for line in run_comparison(runs, baseline, studies or [], html, markdown, latex, csv, parquet, metric, *page):
         print_line(line)
 
 

@@ -90,8 +90,8 @@ def test_mistyped_names_are_refused_before_torch_is_imported(tmp_path: Path) -> 
     )
     lines = [line.replace("OUT", str(tmp_path)) + " --controls 0" * ("OUT" in line) for line, _ in AT_ONCE]
     done = subprocess.run([sys.executable, "-c", code, json.dumps(lines)], capture_output=True, text=True, check=True)
-    for (line, expected), said in zip(AT_ONCE, json.loads(done.stdout), strict=True):
-        assert said.startswith("UserError") and expected in said, (line, said)
+    for (line, expected), error in zip(AT_ONCE, json.loads(done.stdout), strict=True):
+        assert error.startswith("UserError") and expected in error, (line, error)
 
 
 def test_a_full_disk_is_one_line_and_status_2(
@@ -123,8 +123,8 @@ def test_an_unusable_output_is_one_line(
     monkeypatch.setattr("sys.argv", ["lmms-steer", *words])
     with pytest.raises(SystemExit) as stopped:
         main()
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and said.endswith(f"{why}\n") and said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2 and printed.endswith(f"{why}\n") and printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("device", ["cuda:77", "nonsense", "cuda:x"])

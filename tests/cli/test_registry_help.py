@@ -29,10 +29,10 @@ def fruits() -> Registry[Fruit]:
 
 
 def test_a_placeholder_becomes_the_registered_names_with_their_descriptions(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    requested = []
 
     def source(placeholder: str) -> Registry[Fruit]:
-        asked.append(placeholder)
+        requested.append(placeholder)
         return fruits()
 
     monkeypatch.setattr(registry_help, "_source", source)
@@ -46,12 +46,12 @@ def test_a_placeholder_becomes_the_registered_names_with_their_descriptions(monk
         typer.echo(method)
 
     runner = typer.testing.CliRunner()
-    assert runner.invoke(app, ["--method", "melon"]).output == "melon\n" and not asked, "only help looks them up"
+    assert runner.invoke(app, ["--method", "melon"]).output == "melon\n" and not requested, "only help looks them up"
     for _ in range(2):
         words = " ".join(runner.invoke(app, ["--help"]).output.split())
         assert "One of: apple: grows on a tree. melon: grows on the ground." in words
         assert "RELEASE:ID with {layer} in it." in words
-    assert set(asked) == {"methods"}
+    assert set(requested) == {"methods"}
 
 
 def test_an_extension_that_cannot_be_loaded_does_not_take_the_help_away(monkeypatch: pytest.MonkeyPatch) -> None:
