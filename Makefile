@@ -1,9 +1,9 @@
-# One command each; both set up all that they need in .venv (Python 3.11 or newer and make must be there).
+# Each target first sets up what it needs in .venv. Python 3.11 or newer and make must be installed.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check docs bench vectors retrain clean
+.PHONY: demo test test-fast check docs bench vectors retrain clean
 
 demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
@@ -11,12 +11,16 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2
 
+# all but the tests that load several models, train, or start evaluations: a minute on two cores
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
 check: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# the site, in site/; a link that leads nowhere ends it
+# builds the site in site/; a broken link is an error
 docs: $(READY)
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[docs]"
 	PATH="$(CURDIR)/$(BIN):$$PATH" NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
@@ -30,12 +34,12 @@ bench: $(READY)
 	$(BIN)/python benchmarks/replaying.py --growth growth.png
 	$(BIN)/python benchmarks/comparing.py
 
-# the vectors that ship, from the sentences that ship
+# extracts the vectors that ship from the concepts that ship
 vectors: $(READY)
 	$(BIN)/lmms-steer extract --backbone tiny-gemma2 --concept all --store vector_cache --judge none \
 		--method mean_shift,linear_probe,sae,sae_denoised,pca,shuffled
 
-# both tiny checkpoints from scratch, compared with the shipped ones
+# trains both tiny checkpoints from scratch and compares them with the shipped ones
 retrain: $(READY)
 	$(BIN)/python -m training --out retrained
 	$(BIN)/python -m training.sae --out retrained

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from lmms_steer.cli import app
+from lmms_steer.cli.registry_help import expand_help
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str | None:
@@ -40,6 +41,7 @@ def _parts(command: Any, context: Any, path: tuple[str, ...] = ()) -> Iterator[s
 
 def _parameters(command: Any, context: Any) -> Iterator[str]:
     """Each argument and option with all that the terminal prints of it, but --help, which all have."""
+    expand_help(command)
     for parameter in command.get_params(context):
         name, about = parameter.get_help_record(context)
         if name != "--help":

@@ -1,28 +1,28 @@
-"""The one kind of error that a user's mistake raises, and the wording that all of them share."""
+"""The error that a user's mistake raises, and the wording that all such errors share."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 MAX_LISTED = 150
-"""Of more names than this an error lists the nearest only."""
+"""An error lists all known names up to this number, and only the nearest of more."""
 MAX_VALUE_LENGTH = 80
-"""Of a value in an error are so many characters shown."""
+"""Maximum number of characters of a value in an error."""
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: one line that says what is wrong, with the value, and what would be right.
+    """A mistake in the user's input. Its message is one line: what is wrong, the value, and what would be right.
 
     The command lines print the line and exit with status 2; in a script it is an ordinary `ValueError`.
     """
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist: what exists, and the nearest of it.
+    """The error for an unknown name. Its message lists the known names and suggests the nearest one.
 
     Args:
-        kind: what the name should have named, in the singular ("method").
+        kind: kind of thing that the name should refer to, in the singular ("method").
         name: what the user typed.
-        known: every name that would have been right.
+        known: all names that are allowed.
     """
     names = sorted(known)
     nearest = get_close_matches(str(name), names, n=5 if len(names) > MAX_LISTED else 1, cutoff=0.5)
@@ -35,13 +35,13 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that says something, for errors that other libraries raised."""
+    """The first line of an error's message that is not empty, for errors of other libraries."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
 def shorten(value: object) -> str:
-    """A value as it was typed, for an error: in one line, of readable length."""
+    """A value for an error message: on one line, at most `MAX_VALUE_LENGTH` characters of it."""
     text = str(value)
     line = text if text.isprintable() else repr(text)
     return line if len(line) <= MAX_VALUE_LENGTH else f"{line[:MAX_VALUE_LENGTH]}…"

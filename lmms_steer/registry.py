@@ -1,16 +1,16 @@
-"""A registry that other packages can add to: extraction methods, operations, search strategies, prompt formats.
+"""A registry that other packages can extend: extraction methods, operations, search strategies, prompt formats.
 
-Each room that is open to extension has one instance. An entry gets into it in one of three ways:
+There is one instance for each kind of extension. Entries are added in three ways:
 
 * a built-in module registers it when it is imported (`builtins`);
-* a script calls the room's decorator (`@register_method("mine", …)`);
+* a script uses the kind's decorator (`@register_method("mine", …)`);
 * an installed package declares an entry point of the registry's group. Its name is the entry's name, and its value is
   the object whose module registers the entry when it is imported:
 
       [project.entry-points."lmms_steer.methods"]
       mine = "my_package.steering:mine"
 
-Entry points are imported when their entry is asked for, not before, so that listing names stays cheap.
+An entry point is imported only when its entry is requested, so that listing the names is cheap.
 """
 
 import re
@@ -46,17 +46,19 @@ class Registry(Generic[Entry]):
         """Register an entry.
 
         Raises:
-            ValueError: for a name that is taken, or is not lower-case letters, digits and underscores. (A name stands
-                in specs, file names and command lines.)
+            ValueError: for a name that is taken, or that contains anything but lower-case letters, digits and
+                underscores: names are used in specs, file names and command lines.
         """
         if not _NAME.fullmatch(name):
-            raise ValueError(f"{self.kind} {name!r}: expected lower-case letters, digits and '_', a letter first")
+            raise ValueError(
+                f"{self.kind} {name!r}: expected lower-case letters, digits and '_', starting with a letter"
+            )
         if name in self._entries:
             raise ValueError(f"{self.kind} {name!r} is already registered")
         self._entries[name] = entry
 
     def get(self, name: str) -> Entry:
-        """The entry of a name.
+        """Return the entry of a name.
 
         Raises:
             UserError: for an unknown name, with the nearest known one; for an entry point that cannot be loaded.
@@ -69,7 +71,7 @@ class Registry(Generic[Entry]):
         return self._entries[name]
 
     def names(self) -> tuple[str, ...]:
-        """Every known name: the built-in ones first, then other packages'."""
+        """All known names: first the built-in ones, then those of other packages."""
         self._load_builtins()
         return tuple(dict.fromkeys([*self._entries, *self._entry_points]))
 
@@ -80,12 +82,12 @@ class Registry(Generic[Entry]):
         return iter(self.names())
 
     def entries(self) -> dict[str, Entry]:
-        """Every entry by its name. Loads other packages' entries too."""
+        """All entries by name. This loads the entries of other packages."""
         return {name: self.get(name) for name in self.names()}
 
     def _load_builtins(self) -> None:
         while self._builtins:
-            import_module(self._builtins.pop())
+            import_module(self._builtins.pop(0))
 
     def _load(self, point: EntryPoint) -> None:
         try:
@@ -96,16 +98,16 @@ class Registry(Generic[Entry]):
             ) from error
         if point.name not in self._entries:
             raise UserError(
-                f"{_package(point)} declares the {self.kind} {point.name!r} ({point.value}) and does not register it"
+                f"{_package(point)} declares the {self.kind} {point.name!r} ({point.value}) but does not register it"
             )
 
     @cached_property
     def _entry_points(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for point in entry_points(group=self.group):
-            # an entry of a module that is already imported was registered by that module
-            is_taken = point.name in self._entries and point.module not in sys.modules
-            if is_taken or point.name in found:
+            # a package's module that was imported before has registered its own entry already
+            taken = point.name in self._entries and point.module not in sys.modules
+            if taken or point.name in found:
                 other = _package(found[point.name]) if point.name in found else "lmms-steer"
                 raise UserError(
                     f"the {self.kind} {point.name!r} is declared by {_package(point)} and by {other}: uninstall one"

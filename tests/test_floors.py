@@ -1,4 +1,4 @@
-"""The house's floors: a room imports only from its own line or from those above it, and nothing imports in a circle."""
+"""Import floors: a room imports only from its own floor or those above it, and there is no import circle."""
 
 import ast
 from pathlib import Path
@@ -24,7 +24,7 @@ FLOORS = (
     ("cli",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
-# what the top-level package re-exports is looked up lazily; its version is a constant
+# the top-level package holds only a constant and lazy re-exports, so every room may import it
 FREE = ("lmms_steer",)
 
 

@@ -1,1 +1,1 @@
-"""Small helpers that every room may use: files, logging, hashes, formatting, YAML."""
+"""Helpers that every room may use: files, YAML, logging, hashes, and how numbers are written."""

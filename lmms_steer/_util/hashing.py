@@ -1,4 +1,4 @@
-"""What knows a question again in another run, or in a search: a hash of its text and of its images."""
+"""Hashes that are the same in every process, and the id of a question."""
 
 import hashlib
 import json
@@ -6,12 +6,20 @@ from typing import Any
 
 
 def question_id(prompt: int, images: int) -> str:
-    """Of a question, from the hashes of its text and of its images."""
+    """The id of a question, by which it is found again in another run or in a search.
+
+    Args:
+        prompt: hash of the question's text.
+        images: hash of its images.
+    """
     return f"{stable_hash([prompt, images]) % 2**64:016x}"
 
 
 def stable_hash(value: Any) -> int:
-    """The same in every process, so that an order by it is too."""
+    """A signed 64-bit hash of a string or of anything that JSON can hold.
+
+    Unlike `hash`, it is the same in every process, so an order by it is too.
+    """
     text = value if isinstance(value, str) else json.dumps(value)
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)

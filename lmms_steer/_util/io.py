@@ -1,7 +1,4 @@
-"""Files that are whole or not there.
-
-Where the folders lie that ship beside the package: tasks, recipes, vectors.
-"""
+"""Write files atomically, check that a folder is writable, and find the folders that ship with the package."""
 
 import contextlib
 import os
@@ -11,27 +8,37 @@ from pathlib import Path
 
 from lmms_steer.errors import UserError
 
+_FOLDERS_IN_A_CHECKOUT = {"recipe_files": "recipes"}
+"""Folders whose name in a checkout differs from that in the installed package."""
+
 
 def check_writable(folder: Path, what: str, remedy: str) -> None:
-    """See that files can be written there; nothing is made yet.
+    """Check that files can be written to a folder. Nothing is created.
 
     Args:
         folder: need not exist.
-        what: the folder is, for the message.
-        remedy: what else to say.
+        what: what the folder is, for the message ("the output folder").
+        remedy: what the user can do, for the message.
 
     Raises:
-        UserError: where something else than a folder is in the way, or the folder is not writable.
+        UserError: where something other than a folder is in the way, or the folder is not writable.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise UserError(f"{what} {str(folder)!r} cannot be made, {str(there)!r} is no folder: {remedy}")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"{what} {str(folder)!r} cannot be written to, {str(there)!r} does not permit it: {remedy}")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"{what} {str(folder)!r} cannot be created: {str(existing)!r} is not a folder; {remedy}")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{what} {str(folder)!r} cannot be written to: no permission for {str(existing)!r}; {remedy}")
 
 
 def write_atomically(path: Path, data: bytes) -> Path:
-    """Write beside the target and rename; nothing half-written is left behind.
+    """Write a file so that it is either complete or not there: into a temporary file, which is then renamed.
+
+    Args:
+        path: of the file; missing folders are created.
+        data: its content.
+
+    Returns:
+        The path.
 
     Raises:
         UserError: where the disk is full or the folder is not writable.
@@ -54,16 +61,13 @@ def write_atomically(path: Path, data: bytes) -> Path:
     return path
 
 
-_IN_A_CHECKOUT = {"recipe_files": "recipes"}
-
-
 def shipped_folder(name: str) -> Path:
-    """`lmms_steer.NAME` of the installed package.
+    """The folder `lmms_steer.NAME` that ships with the package (tasks, recipe_files, vector_cache).
 
-    In the folder of a checkout Python finds the checkout's package before an installed one, and only the installed one
-    has these inside: there they lie beside it.
+    Only an installed package holds these folders. In the folder of a checkout, Python imports the checkout's package
+    even where another is installed; there they are next to the package.
     """
     try:
         return Path(str(files(f"lmms_steer.{name}")))
     except ModuleNotFoundError:
-        return Path(__file__).parents[2] / _IN_A_CHECKOUT.get(name, name)
+        return Path(__file__).parents[2] / _FOLDERS_IN_A_CHECKOUT.get(name, name)

@@ -1,8 +1,8 @@
-"""Notes and warnings go through `logging` under "lmms_steer"; a command line prints them to stderr.
+"""Notes and warnings: they are logged under "lmms_steer", and the command line prints them to stderr.
 
 A program that imports the package decides for itself what it wants to see, for example with
 `logging.getLogger("lmms_steer").setLevel(logging.ERROR)`. Printed notes begin with `lmms-steer note: `, warnings with
-`lmms-steer WARNING: `; only an error begins with `lmms-steer: `, so that a log tells them apart.
+`lmms-steer WARNING: `. Only errors begin with `lmms-steer: `, so that a log can be searched for them.
 """
 
 import logging
@@ -14,7 +14,7 @@ LOGGER = logging.getLogger("lmms_steer")
 
 
 class _StderrHandler(logging.Handler):
-    """Prints to whatever `sys.stderr` is at the time, as a recipe's worker redirects it."""
+    """Prints to the current `sys.stderr`, which a recipe's worker redirects."""
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = "WARNING" if record.levelno >= logging.WARNING else "note"
@@ -22,7 +22,7 @@ class _StderrHandler(logging.Handler):
 
 
 def print_notes() -> None:
-    """Print notes and warnings to stderr from now on. For command lines; calling it twice changes nothing."""
+    """Print notes and warnings to stderr from now on. For command lines; a second call changes nothing."""
     if not any(isinstance(handler, _StderrHandler) for handler in LOGGER.handlers):
         LOGGER.addHandler(_StderrHandler())
         LOGGER.setLevel(logging.INFO)
@@ -31,9 +31,9 @@ def print_notes() -> None:
 
 @contextmanager
 def quiet_in_logs() -> Iterator[None]:
-    """Hide the progress bars of transformers and the Hub inside the block, where stderr is no terminal.
+    """Hide the progress bars of transformers and the Hub inside the block if stderr is not a terminal.
 
-    Wrapped around our own loading only: what lmms-eval loads keeps the bars that lmms-eval shows.
+    Only for loading by this package: what lmms-eval loads keeps its progress bars.
     """
     from transformers.utils import logging as transformers_logging
 

@@ -1,11 +1,11 @@
-"""The strict, line-aware YAML reader: every mistake is named with its line, and a key may not stand twice.
+"""Strict YAML: duplicate keys are errors, and every value knows its line for error messages.
 
-On PyYAML's composer rather than its loader, whose last of two equal keys wins, and which forgets the lines.
+Built on PyYAML's composer. Its loader keeps the last of two equal keys without a word and forgets the lines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,18 @@ from lmms_steer.errors import UserError, first_line
 STR = "tag:yaml.org,2002:str"
 NULL = "tag:yaml.org,2002:null"
 MAX_NODES = 200_000
-"""Aliases are copied out; a file of a few lines can stand for billions of values."""
+"""Limit of the number of values. Aliases are expanded, so a file of a few lines can stand for billions of values."""
 
 
 @dataclass(slots=True)
 class YamlNode:
-    """A value, and where it stands.
+    """A value and its position.
 
     Attributes:
-        value: children by key, a list of children, or a scalar's text; None for null.
-        where: `FILE, line N`.
-        tag: of a scalar, what YAML 1.1 takes it for (`STR`, …).
-        key_tag: the same of the key that it stands under; a bare `on:` is a truth value to YAML.
+        value: children by key, a list of children, or the text of a scalar; None for null.
+        where: position for messages: `FILE, line N`.
+        tag: type of a scalar in YAML 1.1 (`STR`, …).
+        key_tag: type of the key of this value; an unquoted `on:` is a boolean in YAML 1.1.
     """
 
     value: dict[str, YamlNode] | list[YamlNode] | str | None
@@ -37,18 +37,18 @@ class YamlNode:
     key_tag: str = STR
 
     def text(self) -> Any:
-        """Dicts, lists, texts and None. Scalars stay text: YAML 1.1 would read `10:50:10` as a number to base 60."""
+        """The content as dicts, lists, strings and None. YAML 1.1 would read `10:50:10` as a base-60 number."""
         return self._plain(lambda text, tag, where: text)  # noqa: ARG005
 
     def typed(self) -> Any:
-        """Dicts, lists and scalars of the types that YAML 1.1 gives them: numbers, truth values, dates, texts, None.
+        """The content with the types of YAML 1.1: dicts, lists, numbers, booleans, dates, strings and None.
 
         Raises:
-            UserError: for a scalar whose tag is not one of YAML's own.
+            UserError: for a scalar with a tag outside YAML 1.1 (`!!python/…`), or a value that does not fit its tag.
         """
         return self._plain(_typed)
 
-    def _plain(self, scalar: Any) -> Any:
+    def _plain(self, scalar: Callable[[str | None, str, str], Any]) -> Any:
         if isinstance(self.value, dict):
             pairs = self.value.items()
             return {scalar(key, child.key_tag, child.where): child._plain(scalar) for key, child in pairs}
@@ -57,7 +57,7 @@ class YamlNode:
         return scalar(self.value, self.tag, self.where)
 
     def at(self, path: tuple[Any, ...]) -> YamlNode:
-        """The node at a path of keys and places, or the nearest one above it."""
+        """The node at a path of keys and list indexes, or the nearest existing node above it."""
         if not path:
             return self
         child = None
@@ -69,14 +69,14 @@ class YamlNode:
 
 
 def read_yaml(path: Path, what: str = "") -> YamlNode:
-    """The content of a file. An empty one is a null.
+    """Read a YAML file. An empty file is null.
 
     Args:
-        path: of the file.
-        what: it is, for the message where it cannot be read ("the steering file").
+        path: the file.
+        what: what the file is, for the message if it cannot be read ("the steering file").
 
     Raises:
-        UserError: for a file that cannot be read, is not YAML, or has a key twice; with the line.
+        UserError: for a file that cannot be read, is not valid YAML, or has a duplicate key; with the line.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -87,11 +87,11 @@ def read_yaml(path: Path, what: str = "") -> YamlNode:
 
 
 def parse_yaml(text: str, source: str) -> YamlNode:
-    """The content of a text.
+    """Parse a YAML document.
 
     Args:
-        text: one YAML document.
-        source: what messages call it.
+        text: the document.
+        source: name of the document in messages.
 
     Raises:
         UserError: as `read_yaml`.
@@ -109,7 +109,7 @@ def parse_yaml(text: str, source: str) -> YamlNode:
 
 
 def nodes_below(node: YamlNode) -> Iterator[YamlNode]:
-    """All nodes below one."""
+    """All nodes below a node, depth first."""
     children = node.value.values() if isinstance(node.value, dict) else node.value
     for child in list(children) if not isinstance(children, str | None) else ():
         yield child
@@ -117,6 +117,8 @@ def nodes_below(node: YamlNode) -> Iterator[YamlNode]:
 
 
 class _Builder:
+    """Builds `YamlNode`s from PyYAML's nodes, and counts them."""
+
     def __init__(self, source: str) -> None:
         self.source, self.count = source, 0
 
@@ -132,16 +134,17 @@ class _Builder:
         return YamlNode(None if node.tag == NULL else str(node.value), where, node.tag)
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, YamlNode]:
-        found: dict[str, YamlNode] = {}
+        children: dict[str, YamlNode] = {}
         for key, value in node.value:
             where = f"{self.source}, line {key.start_mark.line + 1}"
             if not isinstance(key, yaml.ScalarNode):
-                raise UserError(f"{where}: a key must be one word")
-            if key.value in found:
+                raise UserError(f"{where}: a key must be a single value, not a list or a mapping")
+            if key.value in children:
                 raise UserError(f"{where}: {key.value!r} is given twice")
-            found[key.value] = self.node(value)
-            found[key.value].where, found[key.value].key_tag = where, key.tag
-        return found
+            child = self.node(value)
+            child.where, child.key_tag = where, key.tag
+            children[key.value] = child
+        return children
 
 
 def _typed(text: str | None, tag: str, where: str) -> Any:

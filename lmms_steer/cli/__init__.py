@@ -1,4 +1,4 @@
-"""`lmms-steer …`: one short function a verb, no logic of its own."""
+"""The command line `lmms-steer`: one short function per command, without logic of its own."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-# as --help lists them
+# in the order in which --help lists them
 app.add_typer(extract.commands)
 app.add_typer(vectors.commands, name="vectors")
 app.add_typer(search.commands)
@@ -29,12 +29,14 @@ app.add_typer(data.commands, name="data")
 app.add_typer(harnesses.commands)
 
 INTERRUPTED = 130
-UNUSABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""Exit status after an interrupt."""
+UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""System errors that a path given by the user causes."""
 
 
 def main() -> None:
-    """The console script: a user's mistake is one line and status 2, an interrupt status 130."""
-    # lmms-eval logs its findings about the disk and the like, which concern nobody who did not ask
+    """Run the console script. A user's mistake ends it with one line and status 2, an interrupt with status 130."""
+    # lmms-eval logs details of the machine that are of no interest here
     os.environ.setdefault("LOGURU_LEVEL", "WARNING")
     try:
         app(standalone_mode=True)
@@ -43,21 +45,24 @@ def main() -> None:
         sys.exit(2)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            typer.echo("lmms-steer: the disk is full; what is finished is kept: make room and run it again", err=True)
-        elif error.errno in UNUSABLE and error.filename:
+            typer.echo(
+                "lmms-steer: the disk is full; finished work is kept: free some space and run the command again",
+                err=True,
+            )
+        elif error.errno in UNUSABLE_PATH and error.filename:
             typer.echo(f"lmms-steer: {str(error.filename)!r} cannot be used: {error.strerror}", err=True)
         else:
             raise
         sys.exit(2)
     except SystemExit as end:
-        # what typer makes of an interrupt
+        # typer turns an interrupt into this exit
         if end.code == INTERRUPTED:
-            typer.echo("lmms-steer: stopped; long work goes on where it was when it is run again", err=True)
+            typer.echo("lmms-steer: interrupted; run the command again to resume", err=True)
         raise
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"lmms-steer {__version__}")
         raise typer.Exit
 
@@ -65,7 +70,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[  # noqa: ARG001  typer calls the option's own callback
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     print_notes()

@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.registry_help import RegistryHelpCommand
 from lmms_steer.errors import UserError
 
 commands = typer.Typer(help="Local copies of the benchmarks.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@commands.command("import")
+@commands.command("import", cls=RegistryHelpCommand)
 def import_data(
     benchmark: Annotated[str, typer.Argument(help="One of: {benchmarks}.")],
     release: Annotated[Path, typer.Option("--from", help="Folder of the official release.")],
@@ -45,7 +46,7 @@ def generate_data(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
 ) -> None:
     """Write small stand-ins for all releases, in the official formats, to try import and tasks without a download."""
-    from lmms_steer.data.stand_ins import write_stand_ins
+    from lmms_steer.data.generated import write_stand_ins
 
     for name, folder in write_stand_ins(out, questions, seed).items():
         typer.echo(f"lmms-steer data import {name} --from {folder}")

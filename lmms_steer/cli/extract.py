@@ -1,54 +1,67 @@
-"""`lmms-steer extract` and `lmms-steer concepts`: from sentences to vectors."""
+"""`lmms-steer extract` and `lmms-steer concepts`: make vectors from sentences, and show the sentences."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.registry_help import RegistryHelpCommand
+
 commands = typer.Typer(rich_markup_mode=None)
-concepts_app = typer.Typer(help="The sentence-anchor pairs that ship.", no_args_is_help=True, rich_markup_mode=None)
+concepts_app = typer.Typer(
+    help="The concepts that ship, as pairs of sentences and anchors.", no_args_is_help=True, rich_markup_mode=None
+)
 commands.add_typer(concepts_app, name="concepts")
 
 
-@commands.command()
+@commands.command(cls=RegistryHelpCommand)
 def extract(
     backbone: Annotated[
-        str, typer.Option(help="Text model (a Hub id, a folder, tiny-gemma2), or an MLLM for its language model.")
+        str,
+        typer.Option(
+            help="Text model (a Hub id, a folder, tiny-gemma2), or a multimodal model, for its language model."
+        ),
     ],
-    concept: Annotated[str, typer.Option(help="A concept, several with commas, a YAML, JSONL or CSV file, or all.")],
+    concept: Annotated[
+        str, typer.Option(help="A concept, several separated by commas, a YAML, JSONL or CSV file, or all.")
+    ],
     method: Annotated[
         str,
         typer.Option(
-            help="How directions are computed, several with commas: mean_shift, linear_probe, sae, sae_denoised, pca;"
-            " controls: random, shuffled, wrong_concept, of the mean shift, or of METHOD as METHOD-shuffled."
+            help="Extraction methods, separated by commas. {methods}. Controls: {controls}; alone they belong to the"
+            " mean shift, METHOD-CONTROL is the control of another method."
         ),
     ] = "mean_shift",
-    store: Annotated[Path | None, typer.Option(help="Store to file them in; yours where unsaid.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Store to write to. Default: yours.")] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Also where the store has a vector of that name from other sentences.")
+        bool, typer.Option("--replace", help="Replace vectors of the same name that were made from other sentences.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of random choices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     sae: Annotated[
         str | None,
-        typer.Option(help="sae-lens release, RELEASE:ID with {layer} in it, or folder; the table's if unsaid."),
+        typer.Option(help="A sae-lens release, RELEASE:ID with {layer} in it, or a folder. Default: known SAEs."),
     ] = None,
     judge: Annotated[
-        str, typer.Option(help="Who checks SAE features: llm (OPENAI_API_KEY, OPENAI_BASE_URL), ask (you) or none.")
+        str, typer.Option(help="Check of the SAE features: llm (OPENAI_API_KEY, OPENAI_BASE_URL), ask (you) or none.")
     ] = "llm",
     neutral: Annotated[
-        Path | None, typer.Option(help="Text, a sentence a line, for the contexts that a judge sees.")
+        Path | None, typer.Option(help="Text file, one sentence per line, for the contexts that the judge sees.")
     ] = None,
     questions: Annotated[
-        Path | None, typer.Option(help="JSONL of image, prompt, contrast: read an MLLM on pictures, not on sentences.")
+        Path | None,
+        typer.Option(help="JSONL of image, prompt, contrast: extract from a multimodal model's images."),
     ] = None,
     paper_exact: Annotated[
-        bool, typer.Option("--paper-exact", help="The released code's arithmetic for sae, with its slips.")
+        bool,
+        typer.Option(
+            "--paper-exact", help="Use the arithmetic of the paper's released code for sae, including its errors."
+        ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences a forward call.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sentences per forward pass.")] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0, …")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, …; float32 on a processor.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, … Default: float32 on a CPU.")] = None,
 ) -> None:
-    """Make a concept's vectors from a text backbone, at every layer in one pass."""
+    """Extract a concept's vectors from a text model, for all layers in one pass."""
     from lmms_steer.extraction.command import extract_to_store as run
     from lmms_steer.extraction.methods import ExtractionSettings
 
@@ -61,7 +74,7 @@ def extract(
 
 @concepts_app.command("list")
 def list_concepts() -> None:
-    """The concepts that ship."""
+    """List the concepts that ship."""
     from lmms_steer import concepts
 
     for concept in concepts.shipped():
@@ -71,9 +84,9 @@ def list_concepts() -> None:
 @concepts_app.command("show")
 def show_concept(
     name: Annotated[str, typer.Argument(help="A concept that ships, or a YAML, JSONL or CSV file.")],
-    backbone: Annotated[str | None, typer.Option(help="Part the anchors into this model's tokens.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Show the anchors as this model's tokens.")] = None,
 ) -> None:
-    """The sentences, with the anchors marked as the backbone's tokenizer splits them."""
+    """Show a concept's sentences with the anchors marked."""
     from lmms_steer.inspection.concept import show_concept
 
     for line in show_concept(name, backbone):

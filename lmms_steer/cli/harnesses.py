@@ -1,4 +1,4 @@
-"""`lmms-steer tasks` and `lmms-steer lm-eval`: what the harnesses are told."""
+"""`lmms-steer tasks` and `lmms-steer lm-eval`: our tasks, and our models in lm-evaluation-harness."""
 
 from typing import Annotated
 
@@ -11,9 +11,11 @@ commands = typer.Typer(rich_markup_mode=None)
 
 @commands.command()
 def tasks(
-    path: Annotated[bool, typer.Option("--path", help="Print the folder, for lmms-eval's --include_path.")] = False,
+    path: Annotated[
+        bool, typer.Option("--path", help="Print the folder of the tasks instead, for lmms-eval's --include_path.")
+    ] = False,
 ) -> None:
-    """Our tasks and groups, as `lmms-eval --tasks` takes them."""
+    """List our tasks and groups by the names that `lmms-eval --tasks` takes."""
     from lmms_steer.harness.task_files import our_tasks, tasks_dir
 
     typer.echo(tasks_dir() if path else "\n".join(sorted(our_tasks())))
@@ -23,7 +25,7 @@ def tasks(
     "lm-eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 )
 def lm_eval(context: typer.Context) -> None:
-    """lm-evaluation-harness's own command line, with the models steered_hf and steered_hf_multimodal."""
+    """Run the command line of lm-evaluation-harness with the models steered_hf and steered_hf_multimodal added."""
     try:
         from lmms_steer.harness.lm_eval import run
     except ImportError as error:

@@ -11,32 +11,42 @@ commands = typer.Typer(rich_markup_mode=None)
 
 @commands.command("run")
 def run_recipe(
-    recipe: Annotated[str, typer.Argument(help="A recipe's file, or one that ships: tiny, paper_cvbench, paper_ood.")],
-    output: Annotated[Path | None, typer.Option(help="Its folder; runs/NAME where neither it nor you say one.")] = None,
-    over: Annotated[
-        list[str] | None, typer.Option("--with", help="A file to lay over it, or stand_in; again for more.")
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe file, or a recipe that ships: tiny, paper_cvbench, paper_ood.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the results. Default: the recipe's own, else runs/NAME.")
     ] = None,
-    assignment: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE, as in models.NAME.pretrained=PATH; again for more.")
+    overlays: Annotated[
+        list[str] | None, typer.Option("--with", help="A recipe file to lay over the recipe, or stand_in. Repeatable.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every command, and run none.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, or SLURM jobs, that share the cells.")] = 1,
-    cluster: Annotated[str, typer.Option(help="local or slurm, through submitit.")] = "local",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Set a key: KEY=VALUE, as in models.NAME.pretrained=PATH. Repeatable."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every command and run none.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes or SLURM jobs that share the cells.")] = 1,
+    cluster: Annotated[str, typer.Option(help="local (this machine) or slurm.")] = "local",
     slurm: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE for sbatch, gpus_per_node=1, timeout_min=600; again for more.")
+        list[str] | None,
+        typer.Option(
+            help="Setting of the SLURM jobs: KEY=VALUE for sbatch, gpus_per_node=1, timeout_min=600. Repeatable."
+        ),
     ] = None,
 ) -> None:
-    """An experiment from a file: extract, search, evaluate, compare. What is done is kept; a killed run goes on."""
+    """Run an experiment from a file: extract, search, evaluate, compare. Interrupted runs resume."""
     from lmms_steer.recipes.command import run_recipe as run
 
-    # closed by an interrupt between two lines too: what it started ends with it
-    with closing(run(recipe, output, over or (), assignment or (), dry_run, workers, cluster, slurm or ())) as lines:
+    # an interrupt between two lines must close the generator too: that ends the processes that it started
+    with closing(
+        run(recipe, output, overlays or (), assignments or (), dry_run, workers, cluster, slurm or ())
+    ) as lines:
         for line in lines:
             typer.echo(line)
 
 
 demo_app = typer.Typer(
-    help="The recipe `tiny`: extract, choose, evaluate, compare on the tiny model that ships; a table and a page.",
+    help="Run the recipe `tiny` on the tiny model that ships; its result is a table and a page.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -46,10 +56,10 @@ commands.add_typer(demo_app, name="demo")
 @demo_app.callback()
 def demo(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder for the runs, the table and the page.")] = Path("demo"),
-    workers: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes that share the work.")] = 1,
 ) -> None:
-    """The whole line on the tiny model that ships: `lmms-steer run tiny`."""
+    """Run the recipe `tiny` on the tiny model that ships."""
     context.obj = out
     if context.invoked_subcommand is None:
         run_recipe("tiny", output=out, workers=workers)
@@ -58,9 +68,9 @@ def demo(
 @demo_app.command("curve")
 def demo_curve(
     context: typer.Context,
-    folder: Annotated[Path | None, typer.Argument(help="Of the recipe `tiny`; --out's where unsaid.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder of the recipe `tiny`. Default: that of --out.")] = None,
 ) -> None:
-    """P(red) of yellow and orange things against alpha: the vector of a word changes what is seen."""
+    """Measure P(red) of yellow and orange things against alpha: the vector of a word changes what the model sees."""
     from lmms_steer.demo.colour_curve import run_curve as run
 
     for line in run(folder or context.obj):
@@ -70,9 +80,9 @@ def demo_curve(
 @demo_app.command("page")
 def demo_page(
     context: typer.Context,
-    folder: Annotated[Path | None, typer.Argument(help="Of the recipe `tiny`; --out's where unsaid.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder of the recipe `tiny`. Default: that of --out.")] = None,
 ) -> None:
-    """The table and the page of the recipe `tiny`, from what its cells left."""
+    """Write the table and the page of the recipe `tiny` from the output of its cells."""
     from lmms_steer.demo.page import run_page as run
 
     for line in run(folder or context.obj):

@@ -1,4 +1,4 @@
-"""`lmms-steer compare` and `lmms-steer plot`: what runs are worth."""
+"""`lmms-steer compare` and `lmms-steer plot`: compare evaluations and draw the results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,50 +10,54 @@ commands = typer.Typer(rich_markup_mode=None)
 
 @commands.command()
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Folders that lmms-eval or lm-eval wrote, or NAME=FOLDER.")],
-    baseline: Annotated[str | None, typer.Option(help="The run to compare with: its name or folder.")] = None,
-    studies: Annotated[list[Path] | None, typer.Option(help="A search's folder, for its maps; again for more.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write one page that needs no network.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write a table in Markdown.")] = None,
-    latex: Annotated[Path | None, typer.Option(help="Write a table in LaTeX.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write all numbers, with commands and hashes.")] = None,
-    parquet: Annotated[Path | None, typer.Option(help="The same with types.")] = None,
-    metric: Annotated[str | None, typer.Option(help="What to compare by; each task's own where unsaid.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Questions a task on the page, at most.")] = 120,
+    runs: Annotated[list[str], typer.Argument(help="Output folders of lmms-eval or lm-eval, or NAME=FOLDER.")],
+    baseline: Annotated[str | None, typer.Option(help="The run to compare with, by name or folder.")] = None,
+    studies: Annotated[
+        list[Path] | None, typer.Option(help="Folder of a search, to show its maps. Repeatable.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write a Markdown table.")] = None,
+    latex: Annotated[Path | None, typer.Option(help="Write a LaTeX table.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write all numbers, with commands and hashes, as CSV.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write the same numbers, with types, as Parquet.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric to compare by. Default: each task's own.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Maximum number of questions per task on the page.")] = 120,
     pictures: Annotated[
-        str, typer.Option(help="On the page: ours (our tasks' and --include_path's), all (may download) or none.")
+        str,
+        typer.Option(help="Images on the page: ours (of our tasks and --include_path), all (may download) or none."),
     ] = "ours",
     include_path: Annotated[
         Path | None,
-        typer.Option("--include_path", "--include-path", help="A folder of your own tasks, for their pictures."),
+        typer.Option("--include_path", "--include-path", help="Folder of your own tasks, for their images."),
     ] = None,
 ) -> None:
-    """Runs against a baseline, question by question: gains with intervals, p-values, what was fixed and broken."""
+    """Compare runs with a baseline, question by question: gains with intervals, p-values, fixed and broken answers."""
     from lmms_steer.comparison.command import print_line, run_comparison
 
-    shown = (samples, pictures, include_path)
-    for line in run_comparison(runs, baseline, studies or [], html, markdown, latex, csv, parquet, metric, *shown):
+    page = (samples, pictures, include_path)
+    for line in run_comparison(runs, baseline, studies or [], html, markdown, latex, csv, parquet, metric, *page):
         print_line(line)
 
 
 @commands.command()
 def plot(
-    out: Annotated[Path, typer.Option(help="The file to draw into (.png, .svg, .pdf).")],
-    runs: Annotated[list[str] | None, typer.Argument(help="Folders of runs, or NAME=FOLDER.")] = None,
+    out: Annotated[Path, typer.Option(help="File to write the figure to (.png, .svg, .pdf).")],
+    runs: Annotated[list[str] | None, typer.Argument(help="Output folders of runs, or NAME=FOLDER.")] = None,
     kind: Annotated[
         str | None,
         typer.Option(
-            help="gains (with intervals), table (the same as numbers, systems by tasks) or maps (of searches);"
-            " where unsaid, gains of runs and maps of --studies."
+            help="gains (with intervals), table (the same as numbers, systems by tasks) or maps (of searches)."
+            " Default: gains if there are runs, maps if there are only --studies."
         ),
     ] = None,
-    baseline: Annotated[str | None, typer.Option(help="The run to compare with: its name or folder.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The run to compare with, by name or folder.")] = None,
     studies: Annotated[
-        list[Path] | None, typer.Option(help="A search's folder, for maps, and for what it chose on; again for more.")
+        list[Path] | None,
+        typer.Option(help="Folder of a search, for maps and for the task that it chose on. Repeatable."),
     ] = None,
-    metric: Annotated[str | None, typer.Option(help="What to compare by; each task's own where unsaid.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Metric to compare by. Default: each task's own.")] = None,
 ) -> None:
-    """Gains and searches as figures for papers."""
+    """Draw gains and searches as figures for papers."""
     from lmms_steer.comparison.figures import draw_comparison as draw
 
     for line in draw(runs or [], out, kind, baseline, studies or [], metric):

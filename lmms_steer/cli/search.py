@@ -1,55 +1,63 @@
-"""`lmms-steer search` and `lmms-steer inspect`: what a spec does to a model."""
+"""`lmms-steer search` and `lmms-steer inspect`: choose a spec, and look at what it does to a model."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.registry_help import RegistryHelpCommand
+
 commands = typer.Typer(rich_markup_mode=None)
 
 
-@commands.command()
+@commands.command(cls=RegistryHelpCommand)
 def search(
-    model_args: Annotated[str, typer.Option("--model_args", "--model-args", help="The unsteered model: pretrained=…")],
-    vector: Annotated[str, typer.Option(help="A vector, or several with commas.")],
-    task: Annotated[str, typer.Option(help="Held-out questions: cvbench_relation_select, …")],
-    output: Annotated[Path, typer.Option(help="The study's folder; a search goes on where it was.")],
-    model: Annotated[str, typer.Option(help="steered_hf, steered_paligemma or steered_idefics3.")] = "steered_hf",
-    layers: Annotated[str, typer.Option(help="5-20, 0-24:4 or 3,7; all where unsaid.")] = "",
-    alphas: Annotated[str, typer.Option(help="first:last:step, or a list.")] = "0.1:1.0:0.1",
-    tokens: Annotated[str, typer.Option(help="image, text, both, last, …; several with commas.")] = "image,text,both",
+    model_args: Annotated[
+        str, typer.Option("--model_args", "--model-args", help="Arguments of the unsteered model: pretrained=…")
+    ],
+    vector: Annotated[str, typer.Option(help="A vector, or several separated by commas.")],
+    task: Annotated[str, typer.Option(help="Task with held-out questions: cvbench_relation_select, …")],
+    output: Annotated[Path, typer.Option(help="Folder of the study. A search resumes there.")],
+    model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
+    layers: Annotated[str, typer.Option(help="Layers: 5-20, 0-24:4 or 3,7. Default: all.")] = "",
+    alphas: Annotated[str, typer.Option(help="Strengths: first:last:step, or a list.")] = "0.1:1.0:0.1",
+    tokens: Annotated[
+        str, typer.Option(help="Token targets, separated by commas: image, text, both, last, …")
+    ] = "image,text,both",
     strategy: Annotated[
         str,
-        typer.Option(
-            help="grid: everything. race: more questions for the better cells. screen: leave out what gradients give"
-            " no hope for. race+screen. tpe: Optuna proposes, alpha is continuous."
-        ),
+        typer.Option(help="What is tried next. {strategies}."),
     ] = "grid",
     score: Annotated[
         str,
         typer.Option(
-            help="generate: the model writes, the task scores. letters: the next token tells which of a fixed set of"
-            " answers is likeliest. auto: what the task does."
+            help="generate: the task scores the text that the model writes. letters: the likeliest next token decides"
+            " between a fixed set of answers. auto: what the task does."
         ),
     ] = "auto",
-    controls: Annotated[int, typer.Option(min=0, help="Random vectors to search alike.")] = 5,
-    trials: Annotated[int, typer.Option(min=1, help="Of each vector, for tpe.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of the questions' order and of tpe.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions a pass.")] = 16,
-    memory: Annotated[float, typer.Option(help="GiB of a pass to hold; the rest is kept in the study's folder.")] = 4.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first questions only.")] = None,
-    confirm: Annotated[str | None, typer.Option(help="A task to measure the choices on, once.")] = None,
+    controls: Annotated[int, typer.Option(min=0, help="Number of random vectors that go through the same search.")] = 5,
+    trials: Annotated[int, typer.Option(min=1, help="Trials per vector, for tpe.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the questions' order and of tpe.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions per forward pass.")
+    ] = 16,
+    memory: Annotated[
+        float, typer.Option(help="GiB of unsteered activations to keep in memory; the rest is kept in --output.")
+    ] = 4.0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first questions.")] = None,
+    confirm: Annotated[str | None, typer.Option(help="Task to measure the choices on, once, at the end.")] = None,
     include_path: Annotated[
-        Path | None, typer.Option("--include_path", "--include-path", help="A folder of your own tasks.")
+        Path | None, typer.Option("--include_path", "--include-path", help="Folder of your own tasks.")
     ] = None,
     test_known: Annotated[
-        bool, typer.Option("--i-know-this-is-test", help="Choose on test questions; never report a result on them.")
+        bool,
+        typer.Option("--i-know-this-is-test", help="Allow choosing on test questions. Do not report results on them."),
     ] = False,
     keep: Annotated[
-        bool, typer.Option("--keep", help="Keep what wins: the vector's name alone then means it, on this model.")
+        bool, typer.Option("--keep", help="Save the winner as this vector's default for this model.")
     ] = False,
 ) -> None:
-    """Which layer, how strong, which tokens: on held-out questions, with controls."""
+    """Choose the layer, the strength and the tokens of a vector on held-out questions, with controls."""
     from lmms_steer.search.command import run_search as run
     from lmms_steer.search.options import SearchOptions
 
@@ -79,17 +87,20 @@ def search(
         typer.echo(line)
 
 
-@commands.command("inspect")
+@commands.command("inspect", cls=RegistryHelpCommand)
 def inspect_prompt(
-    prompt: Annotated[str, typer.Option(help="The question.")],
+    prompt: Annotated[str, typer.Option(help="The prompt.")],
     model_args: Annotated[
-        str, typer.Option("--model_args", "--model-args", help="As for lmms-eval: pretrained=…,vector=…,layer=…,…")
+        str,
+        typer.Option(
+            "--model_args", "--model-args", help="Arguments as for lmms-eval: pretrained=…,vector=…,layer=…,…"
+        ),
     ],
-    model: Annotated[str, typer.Option(help="steered_hf, steered_paligemma or steered_idefics3.")] = "steered_hf",
-    image: Annotated[list[Path] | None, typer.Option(help="A picture; again for several.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw it into this file (.png, .svg, .pdf).")] = None,
+    model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
+    image: Annotated[list[Path] | None, typer.Option(help="An image. Repeatable.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
 ) -> None:
-    """Which tokens of a prompt are steered, how strongly, and the likeliest answers before and after."""
+    """Show which tokens of a prompt are steered, how strongly, and the likeliest answers without and with steering."""
     from lmms_steer.inspection.command import run_inspect as run
 
     for line in run(model, model_args, prompt, image or [], picture):

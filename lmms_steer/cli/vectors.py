@@ -1,22 +1,27 @@
-"""`lmms-steer vectors`: what is in the stores, and its ways in and out."""
+"""`lmms-steer vectors`: list, show, compare, import, export, upload and download vectors."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-commands = typer.Typer(help="The vectors that a spec can name.", no_args_is_help=True, rich_markup_mode=None)
-Vector = Annotated[str, typer.Argument(help="BACKBONE/CONCEPT/METHOD of a store, or a file.")]
+commands = typer.Typer(
+    help="The vectors that a spec can name: yours and those that ship.", no_args_is_help=True, rich_markup_mode=None
+)
+Vector = Annotated[str, typer.Argument(help="BACKBONE/CONCEPT/METHOD in a store, or a file.")]
 
 
 @commands.command("list")
 def list_vectors(
     name: Annotated[
-        str | None, typer.Argument(help="A part of names, for a row a vector: tiny-gemma2/spatial, spatial, sae.")
+        str | None,
+        typer.Argument(
+            help="List only vectors with this part in their names, one per row: tiny-gemma2/spatial, spatial, sae."
+        ),
     ] = None,
-    names: Annotated[bool, typer.Option("--names", help="Names alone, one a line, for scripts.")] = False,
+    names: Annotated[bool, typer.Option("--names", help="Print only names, one per line, for scripts.")] = False,
 ) -> None:
-    """Every vector that a name reaches, a row a concept; yours hide shipped ones of the same name."""
+    """List all vectors, one row per concept. A vector of yours hides a shipped one of the same name."""
     from lmms_steer.inspection.listing import listing_lines
 
     for line in listing_lines(name, names):
@@ -26,28 +31,28 @@ def list_vectors(
 @commands.command("show")
 def show_vector(
     name: Vector,
-    picture: Annotated[Path | None, typer.Option(help="Also draw it into this file (.png, .svg, .pdf).")] = None,
-    words: Annotated[bool, typer.Option(help="Words by the logit lens: its model is loaded for them.")] = True,
+    picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
+    words: Annotated[bool, typer.Option(help="Show the nearest words (logit lens). This loads the model.")] = True,
 ) -> None:
-    """Where a vector comes from; norm, probe accuracy, cosines with others and words, layer by layer."""
+    """Show a vector's provenance and, per layer, its norm, probe accuracy, cosines with others and nearest words."""
     from lmms_steer.inspection.vectors import describe_vector, description_lines
     from lmms_steer.plots.style import check_figure_suffix
     from lmms_steer.vectors.store import find
 
     if picture is not None:
         check_figure_suffix(picture)
-    shown = describe_vector(find(name, None).path, words)
-    for line in description_lines(shown):
+    description = describe_vector(find(name, None).path, words)
+    for line in description_lines(description):
         typer.echo(line)
     if picture is not None:
         from lmms_steer.inspection.vector_figure import draw_vector
 
-        typer.echo(f"\n{draw_vector(shown, picture)}")
+        typer.echo(f"\n{draw_vector(description, picture)}")
 
 
 @commands.command("compare")
 def compare_vectors(first: Vector, second: Vector) -> None:
-    """The cosine of two vectors at each layer: of two methods, two models, two checkpoints."""
+    """Print the cosine of two vectors at each layer, for example of two methods or two checkpoints."""
     from lmms_steer.inspection.vectors import comparison_lines
     from lmms_steer.vectors.steering_vectors import SteeringVectors
     from lmms_steer.vectors.store import find
@@ -59,12 +64,12 @@ def compare_vectors(first: Vector, second: Vector) -> None:
 @commands.command("export")
 def export_vector(
     name: Vector,
-    to: Annotated[str, typer.Option(help="lm-eval, gguf (llama.cpp, repeng, EasySteer) or pt (a state dict).")],
-    out: Annotated[Path, typer.Option(help="The file to write.")],
-    layer: Annotated[int | None, typer.Option(min=0, help="This layer alone.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Strength to write it with; 1 where unsaid.")] = None,
+    to: Annotated[str, typer.Option(help="Format: lm-eval, gguf (llama.cpp, repeng, EasySteer) or pt (a state dict).")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    layer: Annotated[int | None, typer.Option(min=0, help="Export only this layer.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Strength to scale the vector by. Default: 1.")] = None,
 ) -> None:
-    """Write a vector as another tool's file."""
+    """Export a vector to the format of another tool."""
     from lmms_steer.vectors.formats import export_vector
     from lmms_steer.vectors.steering_vectors import SteeringVectors
     from lmms_steer.vectors.store import find
@@ -75,29 +80,31 @@ def export_vector(
 
 @commands.command("import")
 def import_vector(
-    file: Annotated[Path, typer.Argument(help="The .gguf or .pt.")],
-    backbone: Annotated[str, typer.Option(help="The model that it was made from.")],
-    concept: Annotated[str, typer.Option(help="What it is about.")],
-    method: Annotated[str, typer.Option(help="How it was made.")] = "imported",
-    layer: Annotated[int | None, typer.Option(min=0, help="Where a single tensor belongs.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Store to file it in; yours where unsaid.")] = None,
+    file: Annotated[Path, typer.Argument(help="The .gguf or .pt file.")],
+    backbone: Annotated[str, typer.Option(help="Model that the vector was made from.")],
+    concept: Annotated[str, typer.Option(help="Name of the concept.")],
+    method: Annotated[str, typer.Option(help="Name of the method.")] = "imported",
+    layer: Annotated[int | None, typer.Option(min=0, help="Layer of a single tensor.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Store to write to. Default: yours.")] = None,
 ) -> None:
-    """Read another tool's file (.gguf, .pt) into a store; a .pt is read as tensors only and runs no code."""
+    """Import another tool's file (.gguf, .pt) into a store. Only tensors are read from a .pt; it cannot run code."""
     from lmms_steer._util.formatting import format_shape
     from lmms_steer.vectors.backbones import short_name
     from lmms_steer.vectors.formats import import_vector
     from lmms_steer.vectors.store import save
 
-    made = {"model": short_name(backbone), "model_id": backbone, "concept": concept, "method": method}
-    vectors = import_vector(file, layer, made)
+    provenance = {"model": short_name(backbone), "model_id": backbone, "concept": concept, "method": method}
+    vectors = import_vector(file, layer, provenance)
     typer.echo(f"{vectors.name}: {format_shape(vectors.layers, vectors.hidden_size)} -> {save(vectors, store)}")
 
 
 @commands.command("push")
 def push_vectors(
-    names: Annotated[list[str], typer.Argument(help="Vectors of a store.")],
-    repo: Annotated[str, typer.Option(help="Repository on the Hub: user/name.")],
-    private: Annotated[bool, typer.Option("--private", help="Where it does not exist yet.")] = False,
+    names: Annotated[list[str], typer.Argument(help="Names of vectors in a store.")],
+    repo: Annotated[str, typer.Option(help="Repository on the Hub: USER/NAME.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="Create the repository as private if it does not exist.")
+    ] = False,
 ) -> None:
     """Upload vectors to the Hugging Face Hub, with a card written from their provenance."""
     from lmms_steer.vectors.hub import push_vectors
@@ -108,14 +115,14 @@ def push_vectors(
 
 @commands.command("pull")
 def pull_vectors(
-    repo: Annotated[str, typer.Argument(help="Repository on the Hub: user/name.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the Hub: USER/NAME.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
-    store: Annotated[Path | None, typer.Option(help="Store to file them in; yours where unsaid.")] = None,
+    store: Annotated[Path | None, typer.Option(help="Store to write to. Default: yours.")] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Also where the store has a file of that name with other content.")
+        bool, typer.Option("--replace", help="Replace files of the same name with different content.")
     ] = False,
 ) -> None:
-    """Download every vector of a repository on the Hugging Face Hub."""
+    """Download all vectors of a repository on the Hugging Face Hub."""
     from lmms_steer.vectors.hub import pull_vectors
 
     for line in pull_vectors(repo, revision, store, replace):

@@ -1,1 +1,1 @@
-"""An experiment as a file: validated, planned as commands, run by workers, skipped where done, resumed after a kill."""
+"""Experiments as files: a recipe is validated, planned as commands, run by workers, and resumed when interrupted."""

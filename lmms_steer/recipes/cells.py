@@ -1,6 +1,7 @@
-"""A cell: one command line, what it waits for, and what it leaves.
+"""Cells, the units of work of a recipe, and the marks that say whether a cell is done.
 
-How one sees that a cell is done: its mark, for its command and for the content of what it read and left.
+A cell is one command line with the cells that it waits for and the files that it writes. Its mark, `cells/NAME.json`,
+holds the hashes of its command, its inputs and its output. A cell is done while all of them are unchanged.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,28 @@ from lmms_steer.comparison.samples import read_samples
 from lmms_steer.data.source import data_dir
 from lmms_steer.errors import UserError
 
+KINDS = ("extract", "search", "evaluate", "compare")
+"""Kinds of cells that a recipe's own commands may wait for."""
+HASHED_WHOLE = 2**28
+"""Bytes up to which a file's content is hashed. Larger files, a checkpoint's weights, count by size and time: reading
+them takes minutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One command.
+    """One command of a recipe.
 
     Attributes:
-        name: `KIND/MODEL/…`; it is also where its log and its mark lie.
+        name: `KIND/MODEL/…`, which is also the path of its log and its mark.
         kind: extract, search, evaluate, compare or command.
         command: the words of the command line.
-        needs: cells that must be done before.
-        reads: files and folders of others whose content it depends on.
-        makes: files and folders that it must leave.
-        folder: a folder of its own, with nobody else's files in it.
-        loads: checkpoint and dtype of the multimodal model that it loads, where its memory can be told.
-        answers: questions asked times settings, where that is known.
-        show: whether what it prints is shown at the end.
+        needs: names of the cells that must be done before.
+        reads: files and folders whose content the command depends on and that no cell makes.
+        makes: files and folders that the command must write.
+        folder: a folder that holds nothing but this cell's output; None where there is no such folder.
+        loads: checkpoint and dtype of the multimodal model that the command loads; None where its memory is unknown.
+        answers: number of answers to compute (questions times settings); None where it is unknown.
+        show: whether the command's output is printed at the end of the run.
     """
 
     name: str
@@ -52,17 +59,44 @@ class Cell:
         return shlex.join(self.command)
 
     def as_dict(self) -> dict[str, Any]:
+        """The cell as JSON takes it."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Cell":
-        """Of JSON, where tuples are lists."""
-        words: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
-        return cls(**words)
+        """The cell from JSON, where tuples are lists."""
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What is known of a cell's last run.
+
+    Attributes:
+        command: the command line.
+        state: running, failed or done; "" for a cell that never ran.
+        fingerprint: hash of the command and of everything that it depends on.
+        left: hash of what a finished command wrote.
+        why: one line on why the cell failed.
+        seconds: duration of the run.
+        version: version of this package that ran the cell.
+    """
+
+    command: str = ""
+    state: str = ""
+    fingerprint: str = ""
+    left: str | None = None
+    why: str | None = None
+    seconds: float | None = None
+    version: str | None = None
+
+
+_MARK_FIELDS = frozenset(field.name for field in fields(Mark))
 
 
 class Marks:
-    """What cells leave beside their logs: `cells/NAME.json`.
+    """The logs and marks of a recipe's cells: `cells/NAME.log` and `cells/NAME.json`.
 
     Args:
         root: the recipe's folder.
@@ -72,53 +106,57 @@ class Marks:
         self.root = root / "cells"
 
     def log(self, cell: Cell) -> Path:
+        """Path of a cell's log."""
         return self.root / f"{cell.name}.log"
 
-    def read(self, name: str) -> dict[str, Any]:
-        """A cell's mark; empty where it has none that can be read."""
+    def read(self, name: str) -> Mark:
+        """The mark of a cell; an empty one where there is none that can be read."""
         try:
-            found: dict[str, Any] = json.loads((self.root / f"{name}.json").read_text(encoding="utf-8"))
+            data: Any = json.loads((self.root / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+            return Mark()
+        return Mark(**{key: data[key] for key in _MARK_FIELDS & data.keys()}) if isinstance(data, dict) else Mark()
 
-    def write(self, cell: Cell, **said: Any) -> None:
+    def write(self, cell: Cell, mark: Mark) -> None:
+        """Write a cell's mark; fields that are None are left out."""
         path = self.root / f"{cell.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"command": str(cell), **said}, indent=1).encode())
+        data = {key: value for key, value in asdict(mark).items() if value is not None}
+        write_atomically(path, json.dumps(data, indent=1).encode())
 
     def fingerprint(self, cell: Cell) -> str:
-        """Of the command, of what it reads, and of what the cells before it left."""
-        before = {name: self.read(name).get("left") for name in cell.needs}
-        reads = {path: content_digest([path]) for path in (*cell.reads, *_data(cell))}
-        return _sha256(json.dumps([cell.command, before, reads], sort_keys=True))
+        """Hash of a cell's command, of what it reads, and of what the cells that it needs have written."""
+        left_before = {name: self.read(name).left for name in cell.needs}
+        reads = {path: content_digest([path]) for path in (*cell.reads, *_data_manifests(cell))}
+        return _sha256(json.dumps([cell.command, left_before, reads], sort_keys=True))
 
     def done(self, cell: Cell) -> bool:
-        """Whether it ended well, for this command and these inputs, and what it left is still there."""
+        """Whether the cell finished with this command and these inputs, and its output is unchanged."""
         mark = self.read(cell.name)
         return (
-            mark.get("state") == "done"
-            and mark["fingerprint"] == self.fingerprint(cell)
-            and mark["left"] == content_digest(cell.makes)
+            mark.state == "done"
+            and mark.fingerprint == self.fingerprint(cell)
+            and mark.left == content_digest(cell.makes)
         )
 
     def prepare(self, cell: Cell, fingerprint: str) -> None:
-        """Before it runs: a search that was cut off goes on; anything else begins with an empty folder of its own.
+        """Prepare a cell's folder and mark the cell as running.
 
-        Only what a cell left that did not end well is removed; what nobody knows about, or was done, is put aside.
+        An interrupted search keeps its folder and resumes. Every other cell starts with an empty folder. Only the
+        output of a run that did not finish is deleted; finished output and unknown files are moved to `replaced/`.
         """
         mark, folder = self.read(cell.name), Path(cell.folder or "")
         if cell.folder and folder.exists():
-            same = mark.get("fingerprint") == fingerprint
-            if mark.get("state") not in ("running", "failed") or (cell.kind == "search" and not same):
-                _put_aside(folder, self.root.parent / "replaced", cell)
+            same = mark.fingerprint == fingerprint
+            if mark.state not in ("running", "failed") or (cell.kind == "search" and not same):
+                _move_aside(folder, self.root.parent / "replaced", cell)
             elif cell.kind != "search":
                 shutil.rmtree(folder)
-        self.write(cell, state="running", fingerprint=fingerprint)
+        self.write(cell, Mark(str(cell), "running", fingerprint))
 
 
 def missing_output(cell: Cell) -> str | None:
-    """What a cell that ended did not leave, in one line."""
+    """One line on what a command that has ended should have written and did not; None where nothing is missing."""
     for path in map(Path, cell.makes):
         if not path.exists():
             return f"it did not write {path}"
@@ -130,39 +168,39 @@ def missing_output(cell: Cell) -> str | None:
             read_samples(results, task)
     except UserError as error:
         return str(error)
-    lost = sorted(results.said.get("n-samples", {}).keys() - results.evaluation.samples.keys())
-    if lost:
-        return f"it wrote no samples of {', '.join(lost)}"
+    missing = sorted(results.said.get("n-samples", {}).keys() - results.evaluation.samples.keys())
+    if missing:
+        return f"it wrote no samples of {', '.join(missing)}"
     return None if results.evaluation.samples else "it wrote no samples"
 
 
 def content_digest(paths: Iterable[str]) -> str:
-    """Of files' content; a checkpoint's weights count by size and time, their content takes minutes to read."""
-    found: list[list[object]] = []
+    """Hash of the content of files and folders; files above `HASHED_WHOLE` bytes count by size and time."""
+    entries: list[list[object]] = []
     for path in map(Path, paths):
         below = path.rglob("*") if path.is_dir() else [path]
-        # a folder of tasks is imported from, which leaves these in it
+        # importing a task's utils.py leaves __pycache__ in its folder
         files = sorted(p for p in below if path == p or (p.is_file() and "__pycache__" not in p.parts))
         for file in files:
             name = str(file.relative_to(path)) if file != path else ""
             if not file.is_file():
-                found.append([str(path), None])
-            elif file.stat().st_size > 2**28:
-                found.append([name, file.stat().st_size, file.stat().st_mtime_ns])
+                entries.append([str(path), None])
+            elif file.stat().st_size > HASHED_WHOLE:
+                entries.append([name, file.stat().st_size, file.stat().st_mtime_ns])
             else:
-                found.append([name, hashlib.sha256(file.read_bytes()).hexdigest()])
-    return _sha256(json.dumps(found))
+                entries.append([name, hashlib.sha256(file.read_bytes()).hexdigest()])
+    return _sha256(json.dumps(entries))
 
 
-def _data(cell: Cell) -> list[str]:
-    """What says which local copies of benchmarks there are, for cells that ask questions."""
+def _data_manifests(cell: Cell) -> list[str]:
+    """Manifests of the local copies of benchmarks, for cells that ask questions."""
     root = data_dir()
     if root is None or cell.kind not in ("search", "evaluate"):
         return []
     return [str(path) for path in sorted(root.glob("**/manifest.json"))]
 
 
-def _put_aside(folder: Path, where: Path, cell: Cell) -> None:
+def _move_aside(folder: Path, where: Path, cell: Cell) -> None:
     number = 1
     while (target := where / f"{cell.name.replace('/', '-')}-{number}").exists():
         number += 1

@@ -1,4 +1,4 @@
-"""`lmms-steer run`: check, plan, then run what is not done, and say at the end what became of every cell."""
+"""`lmms-steer run`: validate and plan a recipe, run the cells that are not done, and report how every cell ended."""
 
 import os
 import socket
@@ -11,25 +11,41 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from lmms_steer.errors import UserError, unknown_name
-from lmms_steer.recipes import preflight as cost
 from lmms_steer.recipes.cells import Cell, Marks
 from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
+from lmms_steer.recipes.preflight import cost_lines
 from lmms_steer.recipes.scheduler import CLUSTERS, WorkerPool
-from lmms_steer.recipes.state import ENDED, Ledger, States
+from lmms_steer.recipes.state import CellState, Ledger, States
+
+WORKER_TIMEOUT = 60.0
+"""Seconds that workers of a killed run have to end before a new run starts in the same folder."""
 
 
 def run_recipe(
     name: str,
     output: Path | None = None,
-    over: Sequence[str] = (),
+    overlays: Sequence[str] = (),
     assignments: Sequence[str] = (),
     dry_run: bool = False,
     workers: int = 1,
     cluster: str = "local",
     slurm: Sequence[str] = (),
 ) -> Generator[str]:
-    """Yields what the user should read; closed, or ended by an error, it leaves no process that it started.
+    """Run a recipe. A generator that is closed, or ends with an error, leaves no process that it started.
+
+    Args:
+        name: a file, or the name of a recipe that ships.
+        output: the recipe's folder. Default: the one that the recipe names, else `runs/NAME`, with the overlays' names
+            appended.
+        overlays, assignments: changes to the recipe, as for `load_recipe`.
+        dry_run: print every command and what the plan costs, and run nothing.
+        workers: number of processes or SLURM jobs.
+        cluster: local or slurm.
+        slurm: settings of SLURM jobs, as for `WorkerPool`.
+
+    Yields:
+        Lines for the user.
 
     Raises:
         UserError: before anything runs, for a mistake in the recipe or a folder that is in use; at the end, where cells
@@ -39,124 +55,135 @@ def run_recipe(
         raise unknown_name("cluster", cluster, CLUSTERS)
     if slurm and cluster != "slurm":
         raise UserError(f"--slurm {slurm[0]} is for SLURM jobs: add --cluster slurm")
-    stem, recipe = load_recipe(name, over, assignments)
-    # what stands in for another must not be taken for it
-    root = output or Path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in over)]))
+    stem, recipe = load_recipe(name, overlays, assignments)
+    # a changed recipe must not write into the folder of the original
+    root = output or Path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in overlays)]))
     cells = Planner(recipe, root).cells()
+    states = _states_before(root, cells)
     if dry_run:
-        states = _kept(root, cells)
         for cell in cells:
-            yield f"# {cell.name}{' (done)' if states[cell.name]['state'] == 'kept' else ''}\n{cell}"
-        # last, where a terminal stands when hundreds of commands have gone by
-        yield from (f"# {line}" for line in cost.cost_lines(recipe, cells, states, Marks(root)))
+            yield f"# {cell.name}{' (done)' if states[cell.name].state == 'kept' else ''}\n{cell}"
+        # last, so that hundreds of commands do not push it off the screen
+        yield from (f"# {line}" for line in cost_lines(recipe, cells, states, Marks(root)))
         return
-    yield from cost.cost_lines(recipe, cells, _kept(root, cells), Marks(root))
+    yield from cost_lines(recipe, cells, states, Marks(root))
     yield from run_cells(root, cells, workers, cluster, slurm)
 
 
 def run_cells(
     root: Path, cells: Sequence[Cell], workers: int = 1, cluster: str = "local", slurm: Sequence[str] = ()
 ) -> Generator[str]:
-    """Run the cells that are not done; yields a line for each as it ends, what the last ones printed, and a report.
+    """Run the cells that are not done.
+
+    Args:
+        root: the recipe's folder.
+        cells: each after the cells that it needs.
+        workers, cluster, slurm: as for `run_recipe`.
+
+    Yields:
+        A line for each cell as it ends, the output of the cells that are shown, and a report.
 
     Raises:
         UserError: where the folder is in use, and at the end where cells failed.
     """
     (root / ".run").mkdir(parents=True, exist_ok=True)
-    with _alone(root):
+    with _folder_locked(root):
         ledger = Ledger(root)
         ledger.begin(cells)
         yield f"logs: {root / 'cells'}"
         began = time.monotonic()
         if not ledger.over():
-            yield from _worked(ledger, cells, root, min(workers, len(cells)), cluster, slurm)
+            yield from _run_workers(ledger, cells, root, min(workers, len(cells)), cluster, slurm)
         yield from _report(ledger, cells, root, time.monotonic() - began)
 
 
-def _kept(root: Path, cells: Sequence[Cell]) -> States:
-    """As `Ledger.begin`, but nothing is written."""
+def _states_before(root: Path, cells: Sequence[Cell]) -> States:
+    """The states that `Ledger.begin` would find, without writing them."""
     marks, states = Marks(root), States()
     for cell in cells:
-        before = all(states[name]["state"] == "kept" for name in cell.needs)
-        states[cell.name] = {"state": "kept" if before and marks.done(cell) else "open"}
+        needs_kept = all(states[name].state == "kept" for name in cell.needs)
+        states[cell.name] = CellState("kept" if needs_kept and marks.done(cell) else "open")
     return states
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """The folder's lock; what a killed run left has ended by then.
+def _folder_locked(root: Path) -> Iterator[None]:
+    """Hold the lock of a recipe's folder, after the workers of a killed run have ended.
 
     Raises:
-        UserError: where another run has it.
+        UserError: where another run holds it.
     """
     lock = FileLock(root / ".run" / "lock", blocking=False)
     owner = root / ".run" / "owner"
     try:
         lock.acquire()
     except Timeout as error:
-        whose = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
-        raise UserError(f"{root} is in use by another run ({whose}): wait, or choose another --output") from error
+        holder = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
+        raise UserError(f"{root} is in use by another run ({holder}): wait, or choose another --output") from error
     owner.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     (root / ".run" / "run").write_text("", encoding="utf-8")
     for path in sorted((root / ".run").glob("worker-*.lock")):
         try:
-            with FileLock(path, timeout=60):
+            with FileLock(path, timeout=WORKER_TIMEOUT):
                 pass
         except Timeout as error:
             lock.release()
-            raise UserError(f"a worker of an earlier run is still at work in {root}: wait, or stop it") from error
+            raise UserError(f"a worker of an earlier run is still running in {root}: wait, or stop it") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _worked(
+def _run_workers(
     ledger: Ledger, cells: Sequence[Cell], root: Path, workers: int, cluster: str, slurm: Sequence[str]
 ) -> Iterator[str]:
-    name = uuid.uuid4().hex
-    (root / ".run" / "run").write_text(name, encoding="utf-8")
+    run = uuid.uuid4().hex
+    (root / ".run" / "run").write_text(run, encoding="utf-8")
     (root / ".run" / "alive").touch()
-    crew = WorkerPool(root, name, workers, cluster, slurm)
-    told = {cell for cell, state in ledger.states().items() if state["state"] in ENDED}
+    pool = WorkerPool(root, run, workers, cluster, slurm)
+    reported = {cell for cell, state in ledger.states().items() if state.has_ended}
     try:
-        crew.start()
-        for line in crew.watch(ledger, cells):
+        pool.start()
+        for line in pool.watch(ledger, cells):
             if line:
                 yield line
-            yield from _news(ledger.states(), told)
-        yield from _news(ledger.states(), told)
+            yield from _newly_ended(ledger.states(), reported)
+        yield from _newly_ended(ledger.states(), reported)
     finally:
-        # for jobs on other machines; a full disk must not keep the rest from its end
+        # the signal for jobs on other machines; a full disk must not keep the local workers from being stopped
         with suppress(OSError):
             (root / ".run" / "run").write_text("", encoding="utf-8")
-        crew.stop()
+        pool.stop()
 
 
-def _news(states: States, told: set[str]) -> Iterator[str]:
+def _newly_ended(states: States, reported: set[str]) -> Iterator[str]:
+    """A line for each cell that has ended and is not yet in `reported`, which it is added to."""
     for name, state in states.items():
-        if state["state"] in ENDED and name not in told:
-            told.add(name)
-            more = f" ({state['seconds']} s)" if "seconds" in state else ""
-            yield f"[{len(told)}/{len(states)}] {name}: {state['state']}{more}{_reason(state)}"
+        if state.has_ended and name not in reported:
+            reported.add(name)
+            duration = f" ({state.seconds} s)" if state.seconds is not None else ""
+            yield f"[{len(reported)}/{len(states)}] {name}: {state.state}{duration}{_reason(state)}"
 
 
 def _report(ledger: Ledger, cells: Sequence[Cell], root: Path, seconds: float) -> Iterator[str]:
     states = ledger.states()
     for cell in cells:
-        if cell.show and states[cell.name]["state"] in ("done", "kept"):
+        if cell.show and states[cell.name].has_output:
             yield "\n" + ledger.marks.log(cell).read_text(encoding="utf-8", errors="replace").rstrip()
-    lost = {name: state for name, state in states.items() if state["state"] in ("failed", "skipped")}
+    lost = {name: state for name, state in states.items() if not state.has_output}
     yield f"\n{len(states) - len(lost)} of {len(states)} cells are done in {root}; {seconds / 60:.1f} minutes"
     if not lost:
         return
     for name, state in lost.items():
-        log = f"; {ledger.marks.root / name}.log" if state["state"] == "failed" else ""
-        yield f"{state['state'].upper():8} {name}{_reason(state)}{log}"
-    failed = sum(state["state"] == "failed" for state in lost.values())
+        log = f"; {ledger.marks.root / name}.log" if state.state == "failed" else ""
+        yield f"{state.state.upper():8} {name}{_reason(state)}{log}"
+    failed = sum(state.state == "failed" for state in lost.values())
     noun = "cell" if failed == 1 else "cells"
-    raise UserError(f"{failed} {noun} failed and {len(lost) - failed} were skipped: run it again to try these only")
+    raise UserError(
+        f"{failed} {noun} failed and {len(lost) - failed} were skipped: run the recipe again to try only these"
+    )
 
 
-def _reason(state: dict[str, object]) -> str:
-    return f": {state['why']}" if "why" in state else ""
+def _reason(state: CellState) -> str:
+    return f": {state.why}" if state.why is not None else ""

@@ -1,7 +1,4 @@
-"""Parts of commands: a recipe's words as the words of a command line.
-
-Where a recipe keeps what its cells make.
-"""
+"""Names in a recipe's plan: the folders of its output, its cells, and the parts of command lines."""
 
 import re
 from pathlib import Path
@@ -14,89 +11,114 @@ from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
 from lmms_steer.vectors.backbones import backbone_of, short_name
 
 
-def concept_label(concept: str) -> str:
-    """A concept's name in paths; for a file the one that it says."""
-    return concepts.load(concept).name if Path(concept).suffix else concept
-
-
-def command_cell_name(name: str) -> str:
-    """The name of a command's cell."""
-    return f"command/{name.replace(' ', '_')}"
-
-
-def backbone_name(model: Model) -> str:
-    return model.backbone or backbone_of(model.pretrained) or model.pretrained
-
-
-def model_args_line(model: Model) -> str:
-    return ",".join(f"{key}={value}" for key, value in {"pretrained": model.pretrained, **model.args}.items())
-
-
-def launcher_words(processes: int) -> tuple[str, ...]:
-    if processes == 1:
-        return ("lmms-eval",)
-    return ("torchrun", "--standalone", "--nproc_per_node", str(processes), "-m", "lmms_eval")
-
-
-def option_words(name: str, value: object) -> tuple[str, ...]:
-    return (name, str(value)) if value is not None else ()
-
-
-def local_paths(model: Model) -> tuple[str, ...]:
-    return (model.pretrained,) if Path(model.pretrained).is_dir() else ()
-
-
-def loaded_weights(model: Model) -> tuple[str, str] | None:
-    """Checkpoint and dtype, for the memory that it takes; None where the weights are quantised as they are loaded."""
-    if any(model.args.get(f"load_in_{bits}bit", "").lower() not in ("", "false") for bits in (4, 8)):
-        return None
-    return model.pretrained, model.args.get("dtype", "auto")
-
-
-def cells_searched(model: Model, alphas: str, tokens: str, controls: int) -> int:
-    layers = len(parse_layers(model.layers)) if model.layers else 0
-    return layers * len(parse_alphas(alphas)) * len(parse_targets(tokens)) * (1 + controls)
-
-
 class Layout:
-    """
+    """Paths of what a recipe's cells write.
+
     Args:
-        recipe: checked.
-        output: its folder.
+        recipe: a validated recipe.
+        output: the recipe's folder.
     """
 
     def __init__(self, recipe: Recipe, output: Path) -> None:
         self.recipe, self.output = recipe, output
 
     def vector(self, model: Model, concept: str, method: str) -> Path:
-        return (
-            self.output
-            / "vectors"
-            / short_name(backbone_name(model))
-            / concept_label(concept)
-            / f"{method}.safetensors"
-        )
+        """File of a concept's vector."""
+        folder = self.output / "vectors" / short_name(backbone_name(model)) / concept_label(concept)
+        return folder / f"{method}.safetensors"
 
     def search(self, name: str, study: str, concept: str, method: str) -> Path:
+        """Folder of a search with the model called `name`."""
         return self.output / "search" / name / study / f"{concept_label(concept)}-{method}"
 
     def run(self, name: str, study: str, system: str) -> Path:
+        """Folder of an evaluation of the model called `name`."""
         return self.output / "runs" / name / study / system
 
     def chosen(self, name: str, study_name: str, study: Study, concept: str, method: str) -> Path:
+        """Folder of the search whose choice a study uses, in this recipe or in another."""
         if study.chosen is None:
             return self.search(name, study_name, concept, method)
         return Path(str(self.recipe.chosen_in)) / "search" / name / study.chosen / f"{concept_label(concept)}-{method}"
 
 
 def check_output(recipe: Recipe, output: Path) -> None:
-    """
+    """Check the folder of a recipe's output.
+
     Raises:
-        UserError: for a folder that the commands cannot name, that holds the user's tasks, or that cannot be made or
-            written to.
+        UserError: for a folder whose name a command line cannot hold, that lies inside the folder of the user's tasks,
+            or that cannot be created or written to.
     """
     if re.search(r"[,=\s]", str(output)):
-        raise UserError(f"--output {output}: commands cannot name a folder with ',', '=' or a space in it")
+        raise UserError(f"--output {output}: the folder's name cannot contain ',', '=' or a space")
     if recipe.include_path and output.resolve().is_relative_to(Path(recipe.include_path).resolve()):
-        raise UserError(f"include_path {recipe.include_path} holds the output too: give your tasks their own folder")
-    check_writable(output, "the output folder", "say another with --output")
+        raise UserError(
+            f"include_path {recipe.include_path} also contains the output folder {output}: move your tasks to a folder"
+            " of their own"
+        )
+    check_writable(output, "the output folder", "choose another with --output")
+
+
+def extract_cell_name(model: Model, method: str) -> str:
+    """Name of the cell that extracts the vectors of a model's backbone."""
+    return f"extract/{short_name(backbone_name(model))}/{method}"
+
+
+def search_cell_name(model: str, study: str, concept: str, method: str) -> str:
+    """Name of a search's cell."""
+    return f"search/{model}/{study}/{concept_label(concept)}-{method}"
+
+
+def evaluate_cell_name(model: str, study: str, system: str) -> str:
+    """Name of an evaluation's cell."""
+    return f"evaluate/{model}/{study}/{system}"
+
+
+def command_cell_name(name: str) -> str:
+    """Name of the cell of one of the recipe's own commands."""
+    return f"command/{name.replace(' ', '_')}"
+
+
+def concept_label(concept: str) -> str:
+    """A concept's name in paths. A concept file is called by the name in it."""
+    return concepts.load(concept).name if Path(concept).suffix else concept
+
+
+def backbone_name(model: Model) -> str:
+    """The text model that a model's vectors are extracted from."""
+    return model.backbone or backbone_of(model.pretrained) or model.pretrained
+
+
+def model_args_line(model: Model) -> str:
+    """The value of `--model_args`."""
+    return ",".join(f"{key}={value}" for key, value in {"pretrained": model.pretrained, **model.args}.items())
+
+
+def launcher_words(processes: int) -> tuple[str, ...]:
+    """The words that start lmms-eval in one process or in several."""
+    if processes == 1:
+        return ("lmms-eval",)
+    return ("torchrun", "--standalone", "--nproc_per_node", str(processes), "-m", "lmms_eval")
+
+
+def option_words(name: str, value: object) -> tuple[str, ...]:
+    """An option and its value; nothing where the value is None."""
+    return (name, str(value)) if value is not None else ()
+
+
+def local_paths(model: Model) -> tuple[str, ...]:
+    """The folder of a model's checkpoint, where `pretrained` names one."""
+    return (model.pretrained,) if Path(model.pretrained).is_dir() else ()
+
+
+def loaded_weights(model: Model) -> tuple[str, str] | None:
+    """Checkpoint and dtype, which determine a model's memory; None where the weights are quantised on loading."""
+    if any(model.args.get(f"load_in_{bits}bit", "").lower() not in ("", "false") for bits in (4, 8)):
+        return None
+    return model.pretrained, model.args.get("dtype", "auto")
+
+
+def cells_searched(model: Model, alphas: str, tokens: str, controls: int) -> int:
+    """Number of settings that a grid search tries; 0 where the model's layers are not listed."""
+    layers = len(parse_layers(model.layers)) if model.layers else 0
+    return layers * len(parse_alphas(alphas)) * len(parse_targets(tokens)) * (1 + controls)

@@ -1,151 +1,167 @@
-"""Whether a model fits, told before it is loaded from the headers of its weights; no weight is read.
+"""What is known about a plan before it runs: memory that models need, inputs that are missing, and the likely cost.
 
-What a plan reads that is not on this disk: datasets, and the choices of another recipe.
-
-What a plan costs, as far as it can be told: commands, questions, memory, and the minutes that its like took here.
+Nothing is fetched or loaded. The size of a checkpoint is read from the headers of its weight files.
 """
 
 import json
 import os
-import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 
-from lmms_steer.data import availability as datasets
-from lmms_steer.data.availability import absence_note
-from lmms_steer.recipes import layout as words
+from lmms_steer.data.availability import absence_note, missing_datasets
 from lmms_steer.recipes.cells import Cell, Marks
+from lmms_steer.recipes.layout import backbone_name
 from lmms_steer.recipes.schema import Recipe
 from lmms_steer.recipes.state import States
 from lmms_steer.vectors.backbones import backbone_checkpoint, checkpoint, sae_of
-from lmms_steer.vectors.methods import methods as extraction_methods
-from lmms_steer.vectors.methods import split_method
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
-_LARGEST_HEADER = 100 * 2**20
+MAX_TASKS_NAMED = 2
+"""How many tasks a line names before it says "and N more"."""
+_LOADED_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 
 
-def weight_bytes(pretrained: str, dtype: str, processor: bool = False) -> int | None:
-    """Bytes that a checkpoint's weights take; None where they are not on this disk or cannot be told.
+def cost_lines(recipe: Recipe, cells: Sequence[Cell], states: States, marks: Marks) -> Iterator[str]:
+    """What a plan will cost, in lines for the user: cells, answers, models, missing inputs, minutes.
 
     Args:
-        pretrained: as in `--model_args`.
-        dtype: as in `--model_args`; `auto` is float32 on a processor, and as stored elsewhere.
-        processor: whether it will run on a processor.
+        recipe: the recipe.
+        cells: its plan.
+        states: their states before the run.
+        marks: of the recipe's folder. The minutes are estimated from the cells that have run there.
     """
-    folder = local_checkpoint(pretrained)
-    width = 4 if dtype == "auto" and processor else _BYTES.get(dtype)
-    try:
-        return sum(_tensors(path, width) for path in _weights(folder)) or None if folder else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
-        return None
+    kinds = Counter(cell.kind for cell in cells)
+    remaining = [cell for cell in cells if states[cell.name].state != "kept"]
+    counts = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+    yield f"{len(cells)} cells: {counts}; {len(cells) - len(remaining)} are done"
+    for kind in ("search", "evaluate"):
+        answers = [cell.answers for cell in remaining if cell.kind == kind]
+        if answers and all(answers):
+            yield f"{kind}: {sum(filter(None, answers)):,} answers to compute"
+    for name, model in recipe.models.items():
+        yield f"{name}: {model.pretrained}, {_size(model.pretrained, model.args.get('dtype', 'auto'))}"
+    yield from missing_inputs(recipe, remaining)
+    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for cell in cells:
+        mark = marks.read(cell.name)
+        if mark.state == "done" and mark.seconds is not None:
+            seconds[cell.kind].append(mark.seconds)
+    if remaining and all(seconds[cell.kind] for cell in remaining):
+        total = sum(sum(seconds[cell.kind]) / len(seconds[cell.kind]) for cell in remaining)
+        yield f"estimated from the cells that have run here: {total / 60:.0f} minutes of one worker"
+
+
+def missing_inputs(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
+    """What the cells read that is not on this disk, in lines for the user.
+
+    Args:
+        recipe: the recipe.
+        cells: those of its cells that are not done.
+    """
+    tasks_by_line: dict[str, list[str]] = {}
+    for task in dict.fromkeys(_tasks(recipe)):
+        for line in dict.fromkeys(missing_datasets(task, recipe.include_path)):
+            tasks_by_line.setdefault(line, []).append(task)
+    for line, tasks in tasks_by_line.items():
+        more = f" and {len(tasks) - MAX_TASKS_NAMED} more" if len(tasks) > MAX_TASKS_NAMED else ""
+        yield f"{', '.join(tasks[:MAX_TASKS_NAMED])}{more}: {line}"
+    yield from _missing_for_extraction(recipe, cells)
+    missing = list(dict.fromkeys(path for cell in cells if (path := missing_read(cell))))
+    if missing:
+        remedy = _remedy(recipe.chosen_in) if recipe.chosen_in else "make them first"
+        yield f"WARNING: {len(missing)} files that its cells read do not exist (the first is {missing[0]}): {remedy}"
+
+
+def missing_read(cell: Cell) -> str | None:
+    """The first file that a cell reads, no cell makes, and that does not exist."""
+    return next((path for path in cell.reads if not Path(path).exists()), None)
 
 
 def memory_problem(pretrained: str, dtype: str) -> str | None:
-    """One line where the weights alone are more than there is; None where they fit, or nobody can tell."""
-    import psutil
-    import torch
+    """One line where a model's weights alone need more memory than this machine has; else, or where unknown, None.
 
-    if torch.cuda.is_available():
-        there = sum(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
-        where = f"{torch.cuda.device_count()} accelerator(s)"
-    else:
-        there, where = int(psutil.virtual_memory().total), "memory"
-    need = weight_bytes(pretrained, dtype, not torch.cuda.is_available())
-    if need is None or need <= there:
+    Args:
+        pretrained: as in `--model_args`.
+        dtype: as in `--model_args`.
+    """
+    available, where, on_cpu = _available_memory()
+    needed = weight_bytes(pretrained, dtype, on_cpu)
+    if needed is None or needed <= available:
         return None
     return (
-        f"{pretrained} needs {format_bytes(need)} for its weights (dtype={dtype}), and there are"
-        f" {format_bytes(there)} of {where}: take a smaller dtype or a larger machine"
+        f"{pretrained} needs {format_bytes(needed)} for its weights (dtype={dtype}), and this machine has"
+        f" {format_bytes(available)} of {where}: use a smaller dtype or a larger machine"
     )
 
 
-def format_bytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 10**8 else f"{count / 1e6:.1f} MB"
+def weight_bytes(pretrained: str, dtype: str, on_cpu: bool = False) -> int | None:
+    """Bytes that a checkpoint's weights take in memory; None where they are not on this disk or cannot be read.
+
+    Args:
+        pretrained: as in `--model_args`.
+        dtype: as in `--model_args`. `auto` is float32 on a CPU, and the stored dtype elsewhere.
+        on_cpu: whether the model will run on a CPU.
+    """
+    folder = local_checkpoint(pretrained)
+    if folder is None:
+        return None
+    from safetensors import SafetensorError
+
+    width = 4 if dtype == "auto" and on_cpu else _LOADED_BYTES.get(dtype)
+    try:
+        return sum(_tensor_bytes(path, width) for path in _weight_files(folder)) or None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
+        return None
 
 
 def local_checkpoint(name: str) -> Path | None:
-    """Where a checkpoint's files are, without its weights being read; None for one that is not here."""
+    """The folder of a checkpoint's files on this disk; None for one that is not here."""
     name = checkpoint(name)
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub.constants import HF_HUB_CACHE
 
     snapshots = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
-    found = sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime)
-    return found[-1] if found else None
+    by_age = sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime)
+    return by_age[-1] if by_age else None
 
 
-def _weights(folder: Path) -> list[Path]:
-    """What transformers loads; some checkpoints hold the same weights a second time, in another layout."""
-    index, one = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        return sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    return [one] if one.is_file() else sorted(folder.glob("*.safetensors"))
+def format_bytes(count: int) -> str:
+    """`3.1 GB`, or `12.5 MB` below a tenth of a GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 10**8 else f"{count / 1e6:.1f} MB"
 
 
-def _tensors(path: Path, width: int | None) -> int:
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > _LARGEST_HEADER:
-            raise ValueError(f"{path} is no safetensors file")
-        header = json.loads(file.read(length))
-    tensors = (entry for name, entry in header.items() if name != "__metadata__")
-    return sum(prod(entry["shape"]) * (width or _STORED[entry["dtype"]]) for entry in tensors)
+def _size(pretrained: str, dtype: str) -> str:
+    if not local_checkpoint(pretrained):
+        return absence_note()
+    needed = weight_bytes(pretrained, dtype)
+    return f"{format_bytes(needed)} of weights" if needed else "weights of unknown size"
 
 
-FEW = 2
-"""Tasks that a line names."""
-
-
-def missing_inputs(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
-    """Lines for people; nothing is fetched or loaded."""
-    lines: dict[str, list[str]] = {}
-    for task in dict.fromkeys(_tasks(recipe)):
-        for line in dict.fromkeys(datasets.missing_datasets(task, recipe.include_path)):
-            lines.setdefault(line, []).append(task)
-    for line, tasks in lines.items():
-        more = f" and {len(tasks) - FEW} more" if len(tasks) > FEW else ""
-        yield f"{', '.join(tasks[:FEW])}{more}: {line}"
-    yield from _extractions(recipe, cells)
-    lost = list(dict.fromkeys(path for cell in cells if (path := missing_read(cell))))
-    if lost:
-        first = _how(recipe.chosen_in) if recipe.chosen_in else "make them first"
-        yield f"WARNING: {len(lost)} files that its cells read are not there (the first is {lost[0]}): {first}"
-
-
-def _how(chosen_in: str) -> str:
-    """What to do for choices of another recipe; a run of it with an override lies in a folder of its own."""
+def _remedy(chosen_in: str) -> str:
+    """How to get the choices of another recipe; a run of it with an overlay has its own folder beside the first."""
     folder = Path(chosen_in)
     others = [path for path in sorted(folder.parent.glob(f"{folder.name}-*")) if path.is_dir()]
-    instead = f", or say --set chosen_in={others[0]}" if others else ""
-    return f"run the recipe of {chosen_in} before this one{instead}"
+    alternative = f", or use --set chosen_in={others[0]}" if others else ""
+    return f"run the recipe of {chosen_in} before this one{alternative}"
 
 
-def _extractions(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
+def _missing_for_extraction(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
+    """Backbones, SAEs and the key of a judge, where a cell extracts vectors."""
     if not any(cell.kind == "extract" for cell in cells):
         return
-    with_sae = [
-        settings for name, settings in recipe.methods.items() if extraction_methods.get(split_method(name)[0]).uses_sae
-    ]
-    for backbone in dict.fromkeys(map(words.backbone_name, recipe.models.values())):
+    for backbone in dict.fromkeys(map(backbone_name, recipe.models.values())):
         full = backbone_checkpoint(backbone)
         if not local_checkpoint(full):
-            yield f"the backbone {full} is {datasets.absence_note()}"
-        for saes in {settings.sae or sae_of(backbone) for settings in with_sae}:
+            yield f"the backbone {full} is {absence_note()}"
+        for saes in {settings.sae or sae_of(backbone) for name, settings in recipe.methods.items() if "sae" in name}:
             if saes and not Path(saes).exists():
                 yield f"{backbone}'s SAEs come from {saes}, fetched where they are not on this disk"
-    judges = {settings.judge or "llm" for settings in with_sae}
+    judges = {settings.judge or "llm" for name, settings in recipe.methods.items() if name.startswith("sae")}
     if "llm" in judges and not os.environ.get("OPENAI_API_KEY"):
-        yield "WARNING: OPENAI_API_KEY is not set: SAE features will be taken unchecked; set it, or say judge: none"
-
-
-def missing_read(cell: Cell) -> str | None:
-    """The first file that it reads, and no cell makes, that is not there."""
-    return next((path for path in cell.reads if not Path(path).exists()), None)
+        yield "WARNING: OPENAI_API_KEY is not set: SAE features will be used unchecked; set it, or set judge: none"
 
 
 def _tasks(recipe: Recipe) -> Iterator[str]:
@@ -153,27 +169,30 @@ def _tasks(recipe: Recipe) -> Iterator[str]:
         yield from filter(None, (study.select, *study.test))
 
 
-def cost_lines(recipe: Recipe, cells: Sequence[Cell], states: States, marks: Marks) -> Iterator[str]:
-    """Lines for people."""
-    kinds = Counter(cell.kind for cell in cells)
-    kept = sum(state["state"] == "kept" for state in states.values())
-    yield f"{len(cells)} cells: {', '.join(f'{n} {kind}' for kind, n in kinds.items())}; {kept} are done"
-    for kind in ("search", "evaluate"):
-        answers = [cell.answers for cell in cells if cell.kind == kind and states[cell.name]["state"] != "kept"]
-        if answers and all(answers):
-            yield f"{kind}: {sum(filter(None, answers)):,} answers to compute"
-    for name, model in recipe.models.items():
-        need = weight_bytes(model.pretrained, model.args.get("dtype", "auto"))
-        size = f"{format_bytes(need)} of weights" if need else "of a size that cannot be told"
-        size = size if local_checkpoint(model.pretrained) else absence_note()
-        yield f"{name}: {model.pretrained}, {size}"
-    yield from missing_inputs(recipe, [cell for cell in cells if states[cell.name]["state"] != "kept"])
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for cell in cells:
-        mark = marks.read(cell.name)
-        if mark.get("state") == "done":
-            seconds[cell.kind].append(mark["seconds"])
-    left = [cell.kind for cell in cells if states[cell.name]["state"] != "kept"]
-    if left and all(seconds[kind] for kind in left):
-        total = sum(sum(seconds[kind]) / len(seconds[kind]) for kind in left)
-        yield f"as long as the same took here so far: {total / 60:.0f} minutes of one worker"
+def _available_memory() -> tuple[int, str, bool]:
+    """Bytes of memory for models, what kind of memory it is, and whether it is the CPU's."""
+    import psutil
+    import torch
+
+    if not torch.cuda.is_available():
+        return int(psutil.virtual_memory().total), "memory", True
+    count = torch.cuda.device_count()
+    total = sum(torch.cuda.get_device_properties(number).total_memory for number in range(count))
+    return total, f"memory on {count} GPU(s)", False
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads. Some checkpoints hold the same weights a second time in another layout."""
+    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
+    if index.is_file():
+        return sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def _tensor_bytes(path: Path, width: int | None) -> int:
+    """Bytes of a file's tensors, at `width` bytes a value or as stored."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        tensors = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118  it is no mapping
+        return sum(prod(one.get_shape()) * (width or _STORED_BYTES[one.get_dtype()]) for one in tensors)

@@ -1,53 +1,95 @@
-"""The end of processes and of all that they started: what is told to end is gone when the call returns."""
+"""Processes that end together: find and kill whole process trees, and start programs that end with their parent.
 
+`python -m lmms_steer.recipes.processes PID PROGRAM …` becomes the program, which ends when its parent, process PID,
+dies of SIGKILL. A worker that dies this way cannot end what it started, and its cell is run again. Linux only; on other
+systems the program is started without that.
+"""
+
+import ctypes
+import os
+import signal
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import psutil
 
+PR_SET_PDEATHSIG = 1
+"""The prctl option "parent death signal" of Linux's <sys/prctl.h>."""
+
 
 def process_trees(pids: Iterable[int]) -> list[psutil.Process]:
-    """Those of the processes that are there, and all below them, whatever group or session they are in."""
-    found = []
+    """The processes that exist, with all their descendants, whatever group or session those are in."""
+    trees = []
     for pid in pids:
         with suppress(psutil.NoSuchProcess):
             top = psutil.Process(pid)
-            found += [top, *top.children(recursive=True)]
-    return found
+            trees += [top, *top.children(recursive=True)]
+    return trees
 
 
 def end_processes(processes: Iterable[psutil.Process], limit: float = 30.0) -> None:
-    """Kill them and all below them, and wait until they are gone.
+    """Kill processes and all their descendants, and wait until they are gone.
 
     Args:
-        processes: their order does not matter.
-        limit: seconds after which one that the system does not let go is left (a driver's call can hold it).
+        processes: in any order.
+        limit: seconds to wait. A process inside a driver's call can outlive even SIGKILL for long.
     """
-    found = dict.fromkeys(processes)
-    queue = list(found)
+    doomed = dict.fromkeys(processes)
+    queue = list(doomed)
     for process in queue:
         with suppress(psutil.Error):
-            # stopped first: a process that is killed before what it started could start something in between
+            # suspended first: a process that is killed before its children could start another in between
             process.suspend()
-            queue += [child for child in process.children() if child not in found]
-            found |= dict.fromkeys(queue)
-    for process in found:
+            queue += [child for child in process.children() if child not in doomed]
+            doomed |= dict.fromkeys(queue)
+    for process in doomed:
         with suppress(psutil.Error):
             process.kill()
-    wait_until_gone(found, limit)
+    wait_until_gone(doomed, limit)
+
+
+def kill_children() -> None:
+    """Kill every descendant of this process, in whatever group: torchrun gives each of its processes its own group."""
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def wait_until_gone(processes: Iterable[psutil.Process], limit: float) -> None:
-    """Until all are gone, or for `limit` seconds."""
+    """Wait until all processes are gone, or for `limit` seconds.
+
+    Not `psutil.wait_procs`, which counts a zombie as alive. In a container whose process 1 collects no orphans a killed
+    grandchild stays a zombie for ever.
+    """
     until = time.monotonic() + limit
     while any(map(is_alive, processes)) and time.monotonic() < until:
         time.sleep(0.01)
 
 
 def is_alive(process: psutil.Process) -> bool:
+    """Whether a process still runs; a zombie does not."""
     try:
-        # one that nobody has waited for is still listed
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def tied_command(command: Sequence[str]) -> list[str]:
+    """The command line that starts a program which ends when this process dies of SIGKILL."""
+    return [sys.executable, "-m", __name__, str(os.getpid()), *command]
+
+
+def _become(parent: int, command: Sequence[str]) -> None:
+    if sys.platform == "linux":
+        # SIGTERM, on which torchrun ends its own processes too
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            # the parent died before the line above
+            sys.exit(1)
+    os.execvp(command[0], [*command])  # noqa: S606  the recipe's own command
+
+
+if __name__ == "__main__":
+    _become(int(sys.argv[1]), sys.argv[2:])

@@ -1,4 +1,4 @@
-"""Workers through submitit: processes on this machine, or SLURM jobs on others that share its disk."""
+"""Start and watch workers through submitit: processes on this machine, or SLURM jobs that share its disk."""
 
 import io
 import logging
@@ -18,17 +18,20 @@ from typing import Any
 import psutil
 
 from lmms_steer.errors import UserError, first_line
-from lmms_steer.recipes import processes as ending
 from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.processes import end_processes, process_trees, wait_until_gone
 from lmms_steer.recipes.state import Ledger
 from lmms_steer.recipes.worker import WorkerSpec, run_worker
 
 CLUSTERS = ("local", "slurm")
-A_YEAR = 365 * 24 * 60
-DEATHS = 2
-"""Workers that may die without a cell before the rest is given up."""
-PATIENCE = 5.0
-"""Seconds for workers to end by themselves when all cells have ended."""
+MINUTES_LOCAL = 365 * 24 * 60
+"""Time limit of a worker on this machine. submitit requires one; a year is as good as none."""
+MINUTES_SLURM = 24 * 60
+"""Time limit of a SLURM job without `--slurm timeout_min=…`."""
+MAX_IDLE_DEATHS = 2
+"""How many workers may die while they run no cell before the run is given up."""
+GRACE_SECONDS = 5.0
+"""How long workers have to end by themselves after the last cell."""
 
 
 class WorkerPool:
@@ -36,19 +39,19 @@ class WorkerPool:
 
     Args:
         root: the recipe's folder.
-        run: a name of this run.
-        size: how many.
+        run: id of this run.
+        size: number of workers.
         cluster: local or slurm.
-        slurm: `KEY=VALUE` for sbatch (`partition=gpu`), `gpus_per_node=1`, `timeout_min=600`.
+        slurm: `KEY=VALUE` for sbatch (`partition=gpu`), and submitit's own `gpus_per_node=1`, `timeout_min=600`.
 
     Raises:
-        UserError: where the cluster is not there.
+        UserError: where the cluster is not available.
     """
 
     def __init__(self, root: Path, run: str, size: int, cluster: str, slurm: Sequence[str]) -> None:
         from submitit import AutoExecutor
 
-        # without SLURM's accounting it warns at every look; what a job left behind tells its state then
+        # where SLURM has no accounting, submitit warns at every look and falls back to the job's own files
         logging.getLogger("submitit").setLevel(logging.ERROR)
 
         self.root, self.run, self.size, self.cluster = root, run, size, cluster
@@ -59,119 +62,128 @@ class WorkerPool:
             raise UserError(f"--cluster {cluster}: {first_line(error)}") from error
         self.jobs: dict[int, Any] = {}
         self.idle_deaths = 0
-        self.over = threading.Event()
+        self.stopped = threading.Event()
 
     def start(self) -> None:
-        """All of them, and a sign of life for those on other machines: whoever reads our lines may be slow."""
-        threading.Thread(target=self._sign, daemon=True).start()
+        """Start all workers, and the heartbeat for those on other machines.
+
+        The heartbeat has its own thread because the consumer of this command's lines may be slow.
+        """
+        threading.Thread(target=self._beat, daemon=True).start()
         for number in range(self.size):
             self._start(number)
 
     def watch(self, ledger: Ledger, cells: Sequence[Cell]) -> Iterator[str]:
-        """Until every cell has ended; yields a line for every worker that died."""
+        """Watch until every cell has ended, and replace workers that die.
+
+        Yields:
+            A line for every worker that died, and an empty line at every look.
+        """
         while not ledger.over():
             for number, job in list(self.jobs.items()):
                 if job.done() and not ledger.over():
                     lines = list(ledger.worker_died(number, cells))
                     yield from lines
                     self.idle_deaths += not lines
-                    if self.idle_deaths > DEATHS:
+                    if self.idle_deaths > MAX_IDLE_DEATHS:
                         ledger.give_up(f"the workers die as they start: {_last_line(job)}")
                     elif not ledger.over():
                         self._start(number)
             yield ""
             time.sleep(0.2)
-        # they see it too, and what they clean up as they end is cleaned up
-        ending.wait_until_gone(self._processes(), PATIENCE)
+        # workers see that too; those that end by themselves also clean up
+        wait_until_gone(self._processes(), GRACE_SECONDS)
 
     def stop(self) -> None:
-        """End the cluster's jobs; workers on this machine, and all that they started, are gone when this returns."""
-        self.over.set()
-        # bounded, so a second Ctrl-C may wait for it
-        with _deaf():
-            ending.end_processes(self._processes())
+        """End all workers and everything that they started. Jobs of a cluster are cancelled."""
+        self.stopped.set()
+        # this takes a limited time, so that a second Ctrl-C can wait for it
+        with _interrupts_ignored():
+            end_processes(self._processes())
         for job in self.jobs.values() if self.cluster != "local" else ():
             if not job.done():
                 job.cancel()
 
     def _processes(self) -> list[psutil.Process]:
-        """On this machine, where a job's name is the number of its process."""
+        """The workers' processes on this machine, where a job's id is its process id."""
         local = [job for job in self.jobs.values() if not job.done()] if self.cluster == "local" else []
-        return ending.process_trees(int(job.job_id) for job in local)
+        return process_trees(int(job.job_id) for job in local)
 
-    def _sign(self) -> None:
-        while not self.over.wait(1):
+    def _beat(self) -> None:
+        while not self.stopped.wait(1):
             with suppress(OSError):
                 (self.root / ".run" / "alive").touch()
 
     def _start(self, number: int) -> None:
         local = self.cluster == "local"
         environment = _environment(number, self.size) if local else {}
-        post = WorkerSpec(str(self.root), number, self.run, os.getpid() if local else None, environment)
-        said = io.StringIO()
+        spec = WorkerSpec(str(self.root), number, self.run, os.getpid() if local else None, environment)
         try:
-            # submitit prints what sbatch said, and raises it too
-            with _deaf(), nullcontext() if local else redirect_stderr(said):
-                self.jobs[number] = self.executor.submit(run_worker, post)
+            # submitit prints what sbatch printed, and raises it too
+            with _interrupts_ignored(), nullcontext() if local else redirect_stderr(io.StringIO()):
+                self.jobs[number] = self.executor.submit(run_worker, spec)
         except Exception as error:
-            raise UserError(f"--cluster {self.cluster}: no job could be started: {_reason(error)}") from error
+            raise UserError(f"--cluster {self.cluster}: no job could be started: {_error_line(error)}") from error
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """What is started in here takes no notice of Ctrl-C: it ends when this process does, without a word of its own."""
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C inside the block, also in the processes that it starts: they end with this process, silently."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        # None: whoever put it there did not use Python
-        if before is not None:
-            signal.signal(signal.SIGINT, before)
+        # None: the handler was not installed from Python and cannot be restored
+        if handler is not None:
+            signal.signal(signal.SIGINT, handler)
 
 
 def _parameters(cluster: str, slurm: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"name": "lmms-steer", "timeout_min": A_YEAR if cluster == "local" else 24 * 60}
+    """Parameters of a submitit executor."""
+    minutes = MINUTES_LOCAL if cluster == "local" else MINUTES_SLURM
+    parameters: dict[str, Any] = {"name": "lmms-steer", "timeout_min": minutes}
     for pair in slurm:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"--slurm {pair}: expected KEY=VALUE, as in --slurm partition=gpu")
         common = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
-        found[key if key in common else f"slurm_{key}"] = int(value) if value.isdecimal() else value
-    return found
+        parameters[key if key in common else f"slurm_{key}"] = int(value) if value.isdecimal() else value
+    return parameters
 
 
 def _environment(number: int, size: int) -> dict[str, str]:
-    """Each worker's share of this machine's threads and accelerators."""
-    found = {}
+    """Variables that give a worker its share of this machine's threads and GPUs."""
+    variables = {}
     if size > 1 and "OMP_NUM_THREADS" not in os.environ:
-        found["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // size))
-    there = _accelerators()
-    own = there[number::size] or [there[number % len(there)]] if there else []
-    found["CUDA_VISIBLE_DEVICES"] = ",".join(own)
-    return found
+        variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // size))
+    gpus = _gpus()
+    share = gpus[number::size] or [gpus[number % len(gpus)]] if gpus else []
+    # set even where it changes nothing: submitit hides all GPUs from a job that asked for none
+    variables["CUDA_VISIBLE_DEVICES"] = ",".join(share)
+    return variables
 
 
-def _accelerators() -> list[str]:
-    """Those that this process may use: submitit hides all from a job that asked for none."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [part for part in named.split(",") if part]
-    return _installed()
+def _gpus() -> list[str]:
+    """The GPUs that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [part for part in visible.split(",") if part]
+    return _installed_gpus()
 
 
 @cache
-def _installed() -> list[str]:
+def _installed_gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
-    listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
-    return re.findall(r"^GPU (\d+)", listed, re.MULTILINE)
+    listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False).stdout
+    return re.findall(r"^GPU (\d+)", listing, re.MULTILINE)
 
 
-def _reason(error: Exception) -> str:
-    """The line of sbatch's that is the error; it may warn first."""
+def _error_line(error: Exception) -> str:
+    """The line of sbatch's output that is the error; warnings may come first."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if "error" in line.lower()), first_line(error))
 

@@ -1,121 +1,147 @@
-"""What a recipe may say."""
+"""The schema of a recipe: the keys that a recipe's file may have, their types and their defaults."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 SYSTEMS = ("baseline", "prompted", "calibrated", "steered", "steered_1se", "controls")
-"""The model as it is; with a sentence before the question; with biases on the answer words; with each chosen vector;
-with its weakest cell within one standard error; with random vectors that went through the same choice."""
+"""What a study can evaluate.
+
+`baseline`: the unsteered model. `prompted`: the unsteered model with a sentence before the question. `calibrated`: the
+unsteered model with biases on the answer words. `steered`: the model with each chosen vector. `steered_1se`: the same
+with the weakest cell within one standard error of the chosen one. `controls`: the model with random vectors that went
+through the same choice.
+"""
 
 
-def _listed(value: object) -> object:
+def _split_names(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-def _joined(value: object) -> object:
+def _join_values(value: object) -> object:
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-"""A YAML list, or names with commas between."""
-Range = Annotated[str, BeforeValidator(_joined)]
-"""As on the command line (`5-20`, `0.1:1.0:0.1`), or a YAML list."""
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+"""A YAML list, or one string with commas between the names."""
+Range = Annotated[str, BeforeValidator(_join_values)]
+"""A range as on the command line (`5-20`, `0.1:1.0:0.1`), or a YAML list of values."""
 
 
 class Strict(BaseModel):
-    """No other keys; not changed once it is read."""
+    """Base of the parts of a recipe: unknown keys are errors, and values do not change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Model(Strict):
-    """A multimodal model, and how it is asked."""
+    """A multimodal model and how it is evaluated."""
 
     model: str = "steered_hf"
-    """lmms-eval's `--model`."""
+    """Value of lmms-eval's `--model`."""
     pretrained: str
-    """A Hub id, a folder, or a checkpoint that ships."""
+    """A Hub id, a folder, or the name of a checkpoint that ships with this package."""
     args: dict[str, str] = {}
-    """More of `--model_args`: dtype, attn_implementation, …"""
+    """Further `--model_args`: `dtype`, `attn_implementation`, …"""
     backbone: str | None = None
-    """Where vectors come from; unsaid: the table's, and where that has none the model's own language model."""
+    """Text model that the vectors are extracted from. Default: the one that `backbones.yaml` lists for this model, else
+    the model's own language model."""
     layers: Range = ""
-    """What a search tries; unsaid: all."""
-    batch_size: int = Field(16, ge=1)
-    search_batch_size: int = Field(16, ge=1)
-    processes: int = Field(1, ge=1)
-    """Of each evaluation: more than one goes through torchrun."""
+    """Layers that a search tries. Default: all."""
+    batch_size: int = Field(default=16, ge=1)
+    """Questions per forward pass of an evaluation."""
+    search_batch_size: int = Field(default=16, ge=1)
+    """Questions per forward pass of a search."""
+    processes: int = Field(default=1, ge=1)
+    """Processes per evaluation. More than one are started with torchrun."""
 
 
 class Method(Strict):
-    """How vectors are made, and how strongly they are tried."""
+    """How vectors are extracted, and which strengths a search tries."""
 
     alphas: Range = "0.1:1.0:0.1"
-    controls: int = Field(1, ge=0)
-    """Random vectors of the same norms that go through the same choice."""
+    """Strengths that a search tries, as for `lmms-steer search --alphas`."""
+    controls: int = Field(default=1, ge=0)
+    """Number of random vectors of the same norms that go through the same choice."""
     sae: str | None = None
+    """Source of the SAEs, as for `lmms-steer extract --sae`."""
     judge: str | None = None
+    """Judge of the SAE features, as for `lmms-steer extract --judge`."""
 
 
 class Search(Strict):
-    """How a cell is chosen."""
+    """How the layer, the strength and the tokens are chosen."""
 
     tokens: Range = "image,text,both"
+    """Token targets that a search tries."""
     strategy: str | None = None
-    """grid, race, screen, race+screen or tpe; unsaid: every cell on every question."""
+    """Search strategy, as for `lmms-steer search --strategy`. Default: `grid`, every cell on every question."""
     score: str | None = None
-    """letters, generate or auto; unsaid: auto, what the task does."""
+    """`letters`, `generate` or `auto`. Default: `auto`, which scores as the task does."""
     limit: int | None = Field(default=None, ge=1)
+    """Search on the first questions only."""
 
 
 class Study(Strict):
-    """Vectors, the questions that they are chosen on, and those that the choice is measured on."""
+    """Concepts, the questions that their vectors are chosen on, and the questions that the choice is measured on."""
 
     concepts: Names = Field(min_length=1)
+    """Names of concepts that ship, or concept files."""
     select: str | None = None
-    """A task of held-out questions; unsaid where `chosen` is."""
+    """Task of held-out questions for the choice. Required unless `chosen` is set."""
     chosen: str | None = None
-    """A study of `chosen_in` whose choices are used as they are."""
+    """Name of a study in the recipe `chosen_in` whose choices are used unchanged."""
     test: Names = Field(min_length=1)
+    """Tasks that every system is evaluated on."""
     test_prompted: Names | None = None
-    """What `prompted` is asked; unsaid: each test with `_prompted` behind."""
-    select_questions: int | None = Field(None, ge=1)
-    test_questions: int | None = Field(None, ge=1)
-    """How many there are, for the estimate of what the recipe costs."""
+    """Tasks for the system `prompted`. Default: the name of each test task with `_prompted` appended."""
+    select_questions: int | None = Field(default=None, ge=1)
+    """Number of questions of `select`. Used only to estimate the cost of the recipe."""
+    test_questions: int | None = Field(default=None, ge=1)
+    """Number of questions of each test task. Used only to estimate the cost of the recipe."""
 
 
 class Command(Strict):
-    """A command line of ours or lmms-eval's that belongs to the experiment; `{output}` in it is the recipe's folder."""
+    """An additional command line of lmms-steer or lmms-eval. `{output}` in it stands for the recipe's folder."""
 
     name: str
+    """Name of the command's cell."""
     run: str
+    """The command line."""
     after: Names = ()
-    """Kinds of cells that it waits for: extract, search, evaluate, compare; or the names of other commands."""
+    """What the command waits for: kinds of cells (extract, search, evaluate, compare) or names of earlier commands."""
     makes: Names
-    """Files that it writes."""
+    """Files that the command writes."""
     show: bool = False
-    """Whether what it printed is shown at the end."""
+    """Whether the command's output is printed at the end of the run."""
 
 
 class Recipe(Strict):
-    """models x studies x concepts x methods x systems."""
+    """An experiment: models x studies x concepts x methods x systems."""
 
     about: str = ""
+    """One line about the experiment."""
     output: str | None = None
-    """The folder; unsaid: runs/NAME."""
+    """Folder of the recipe. Default: `runs/NAME`."""
     models: dict[str, Model]
+    """Models by name."""
     methods: dict[str, Method] = Field(min_length=1)
+    """Extraction methods by name."""
     studies: dict[str, Study]
+    """Studies by name."""
     search: Search = Field(default_factory=Search)
+    """Settings of all searches."""
     systems: Names = ("baseline", "prompted", "calibrated", "steered", "controls")
+    """Systems that every study evaluates, of `SYSTEMS`."""
     chosen_in: str | None = None
-    """The folder of another recipe, for studies with `chosen`."""
+    """Folder of another recipe, for studies with `chosen`."""
     include_path: str | None = None
-    """A folder of your own tasks."""
+    """Folder of your own tasks."""
     concepts: Names = ()
-    """Concepts to extract beside those of the studies."""
-    limit: int | None = Field(None, ge=1)
-    """The first questions of every task only."""
+    """Concepts to extract in addition to those of the studies."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only the first questions of every task."""
     compare: bool = True
+    """Whether each study ends with a comparison of its systems."""
     commands: tuple[Command, ...] = ()
+    """Additional commands."""

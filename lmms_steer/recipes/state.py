@@ -1,8 +1,9 @@
-"""Which cell is whose: a small file in the recipe's folder, shared by the workers and the command that watches them."""
+"""The ledger of a run: the state of every cell, in one file that the workers and the watching command share."""
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,46 @@ from lmms_steer._util.io import write_atomically
 from lmms_steer.recipes.cells import Cell, Marks
 
 ENDED = ("kept", "done", "failed", "skipped")
-TRIES = 2
-"""How often a cell is begun whose worker dies under it."""
+MAX_TRIES = 2
+"""How often a cell is started whose worker dies while it runs."""
 
-States = dict[str, dict[str, Any]]
+
+@dataclass(frozen=True, slots=True)
+class CellState:
+    """The state of one cell in this run.
+
+    Attributes:
+        state: open, running, kept (done by an earlier run), done, failed, or skipped (it needs a cell that failed).
+        tries: how often the cell was started.
+        worker: number of the worker that started it last.
+        why: one line on why it failed or was skipped.
+        seconds: duration of its run.
+    """
+
+    state: str = "open"
+    tries: int = 0
+    worker: int | None = None
+    why: str | None = None
+    seconds: float | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the cell's state is final for this run."""
+        return self.state in ENDED
+
+    @property
+    def has_output(self) -> bool:
+        """Whether the cell is done, by this run or an earlier one."""
+        return self.state in ("kept", "done")
+
+
+States = dict[str, CellState]
+"""States by the names of the cells."""
+_STATE_FIELDS = frozenset(field.name for field in fields(CellState))
 
 
 class Ledger:
-    """Cells and their states: open, running, kept (done before), done, failed, skipped (for one that failed).
+    """The cells of a run and their states, in the folder `.run` of the recipe's folder.
 
     Args:
         root: the recipe's folder.
@@ -31,82 +64,94 @@ class Ledger:
         self._lock = FileLock(self.folder / "ledger.lock")
 
     def begin(self, cells: Sequence[Cell]) -> None:
-        """Put all cells down as open, then say which are kept."""
+        """Write down all cells as open, then mark those that are done as kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "plan.json", json.dumps([cell.as_dict() for cell in cells]).encode())
-        self._write({cell.name: {"state": "open", "tries": 0} for cell in cells})
+        self._write({cell.name: CellState() for cell in cells})
         with self._changed() as states:
             for cell in cells:
                 self._settle(cell, states)
 
     @property
     def cells(self) -> list[Cell]:
-        """As they were planned."""
+        """The cells in the order of the plan."""
         plan = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
         return [Cell.from_dict(data) for data in plan]
 
     def states(self) -> States:
-        """Name ▸ state, why, seconds."""
-        found: States = json.loads((self.folder / "ledger.json").read_text(encoding="utf-8"))
-        return found
+        """The current states of all cells."""
+        data: dict[str, dict[str, Any]] = json.loads((self.folder / "ledger.json").read_text(encoding="utf-8"))
+        return {
+            name: CellState(**{key: entry[key] for key in _STATE_FIELDS & entry.keys()}) for name, entry in data.items()
+        }
 
     def over(self) -> bool:
-        return all(state["state"] in ENDED for state in self.states().values())
+        """Whether every cell has ended."""
+        return all(state.has_ended for state in self.states().values())
 
     def take(self, worker: int, cells: Sequence[Cell]) -> Cell | None:
-        """A cell for this worker: the first that is open and waits for nothing; None where there is none at present."""
+        """Give a worker the first open cell that waits for nothing; None where there is none at present."""
         with self._changed() as states:
             for cell in cells:
                 if self._settle(cell, states):
-                    states[cell.name] |= {"state": "running", "worker": worker, "tries": states[cell.name]["tries"] + 1}
+                    states[cell.name] = CellState("running", states[cell.name].tries + 1, worker)
                     return cell
         return None
 
-    def end(self, cell: Cell, **said: Any) -> None:
-        """Its state from now on, and why."""
+    def end(self, cell: Cell, state: str, why: str | None, seconds: float | None) -> None:
+        """Write down how a cell ended."""
         with self._changed() as states:
-            states[cell.name] |= said
+            states[cell.name] = replace(states[cell.name], state=state, why=why, seconds=seconds)
 
     def worker_died(self, worker: int, cells: Sequence[Cell]) -> Iterator[str]:
-        """Open its cell again, once; yields a line."""
+        """Reopen the cell that a dead worker was running, or give it up after `MAX_TRIES`; yields a line for it."""
         with self._changed() as states:
             for cell in cells:
                 state = states[cell.name]
-                if state["state"] == "running" and state["worker"] == worker:
-                    again = state["tries"] < TRIES
-                    state |= {"state": "open"} if again else {"state": "failed", "why": "its worker died twice"}
+                if state.state == "running" and state.worker == worker:
+                    again = state.tries < MAX_TRIES
+                    died_twice = replace(state, state="failed", why="its worker died twice")
+                    states[cell.name] = replace(state, state="open") if again else died_twice
                     yield f"a worker died at {cell.name}: {'it is tried once more' if again else 'given up'}"
 
     def give_up(self, why: str) -> None:
-        """Nothing that is open will be begun."""
+        """Mark every cell that has not ended as failed."""
         with self._changed() as states:
-            for state in states.values():
-                if state["state"] not in ENDED:
-                    state |= {"state": "failed", "why": why}
+            for name, state in states.items():
+                if not state.has_ended:
+                    states[name] = replace(state, state="failed", why=why)
 
     def _settle(self, cell: Cell, states: States) -> bool:
-        """Note a cell that is done already or can never be; True: it can be begun."""
-        mine, before = states[cell.name], {name: states[name]["state"] for name in cell.needs}
-        lost = [name for name, state in before.items() if state in ("failed", "skipped")]
-        if mine["state"] != "open":
+        """Mark a cell as kept or skipped where that is due; returns whether it can be started."""
+        state = states[cell.name]
+        if state.state != "open":
             return False
+        before = {name: states[name] for name in cell.needs}
+        lost = [name for name, needed in before.items() if needed.state in ("failed", "skipped")]
         if lost:
-            first = next((name for name in lost if before[name] == "failed"), None)
-            mine |= {"state": "skipped", "why": f"needs {first or states[lost[0]]['why'].removeprefix('needs ')}"}
+            failed = next((name for name in lost if before[name].state == "failed"), None)
+            # a skipped cell names the failed cell that it needed itself
+            cause = failed or (before[lost[0]].why or "").removeprefix("needs ")
+            states[cell.name] = replace(state, state="skipped", why=f"needs {cause}")
             return False
-        if any(state not in ("kept", "done") for state in before.values()):
+        if not all(needed.has_output for needed in before.values()):
             return False
         if self.marks.done(cell):
-            mine |= {"state": "kept"}
+            states[cell.name] = replace(state, state="kept")
             return False
         return True
 
     @contextmanager
     def _changed(self) -> Iterator[States]:
+        """The states under the ledger's lock; changes to the dictionary are written at the end."""
         with self._lock:
             states = self.states()
             yield states
             self._write(states)
 
     def _write(self, states: States) -> None:
-        write_atomically(self.folder / "ledger.json", json.dumps(states, indent=1).encode())
+        data = {
+            name: {key: value for key, value in asdict(state).items() if value is not None}
+            for name, state in states.items()
+        }
+        write_atomically(self.folder / "ledger.json", json.dumps(data, indent=1).encode())

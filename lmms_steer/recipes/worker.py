@@ -1,4 +1,4 @@
-"""What a worker does: take a cell, run it, say how it ended, until nothing is left. submitit starts it."""
+"""A worker: takes cells from the ledger and runs them until every cell has ended. submitit starts it."""
 
 import gc
 import os
@@ -15,27 +15,26 @@ import psutil
 from filelock import FileLock
 
 from lmms_steer import __version__
-from lmms_steer.recipes import in_process as inside
-from lmms_steer.recipes import preflight as memory
-from lmms_steer.recipes import processes as ending
-from lmms_steer.recipes.cells import Cell, content_digest, missing_output
-from lmms_steer.recipes.preflight import missing_read
+from lmms_steer.recipes.cells import Cell, Mark, content_digest, missing_output
+from lmms_steer.recipes.in_process import failure_reason, run_in_process
+from lmms_steer.recipes.preflight import memory_problem, missing_read
+from lmms_steer.recipes.processes import is_alive, kill_children
 from lmms_steer.recipes.state import Ledger
 
 SILENCE_LIMIT = 600.0
-"""Seconds without a sign of the command that started them, on another machine, after which workers end."""
+"""Seconds without a heartbeat of the command on another machine that started the workers, after which they end."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """A worker's place.
+    """What a worker has to know.
 
     Attributes:
         root: the recipe's folder.
-        number: its own.
-        run: which run of the recipe it belongs to.
-        watcher: process of the command that started it, where that is on this machine.
-        environment: set before torch is imported: threads, accelerators.
+        number: the worker's number.
+        run: id of the run that the worker belongs to.
+        watcher: process id of the command that started it; None where that is on another machine.
+        environment: variables to set before torch is imported: threads, accelerators.
     """
 
     root: str
@@ -45,75 +44,70 @@ class WorkerSpec:
     environment: dict[str, str]
 
 
-def run_worker(post: WorkerSpec) -> int:
-    """Returns the number of cells that it ran."""
-    os.environ.update(post.environment)
-    root = Path(post.root)
-    threading.Thread(target=_watch, args=(post,), daemon=True).start()
+def run_worker(spec: WorkerSpec) -> int:
+    """Run cells until all have ended; returns the number of cells that this worker ran."""
+    os.environ.update(spec.environment)
+    root = Path(spec.root)
+    threading.Thread(target=_watch, args=(spec,), daemon=True).start()
     count = 0
-    # one that still runs for a command that was killed must have ended before another of its number begins
-    with FileLock(root / ".run" / f"worker-{post.number}.lock"):
+    # a worker of the same number that a killed run left behind must end first
+    with FileLock(root / ".run" / f"worker-{spec.number}.lock"):
         ledger = Ledger(root)
         cells = ledger.cells
         while not ledger.over():
-            cell = ledger.take(post.number, cells)
+            cell = ledger.take(spec.number, cells)
             if cell is None:
                 time.sleep(0.2)
                 continue
-            ledger.end(cell, **run_cell(cell, ledger))
+            mark = run_cell(cell, ledger)
+            ledger.end(cell, mark.state, mark.why, mark.seconds)
             count += 1
     return count
 
 
-def run_cell(
-    cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], int] = inside.run_in_process
-) -> dict[str, str | float]:
-    """Run one cell; its state, why it failed, the seconds that it took."""
+def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], int] = run_in_process) -> Mark:
+    """Run one cell, write its mark and return it.
+
+    Args:
+        cell: the cell, whose needs are done.
+        ledger: of the recipe's folder.
+        run: runs a command line with its output in a log file, and returns its exit status.
+    """
     marks, log = ledger.marks, ledger.marks.log(cell)
     began = time.monotonic()
-    # where it fails before there is a new one, its folder still holds what the last one made
-    fingerprint = marks.read(cell.name).get("fingerprint", "")
+    # a cell that fails before its folder is prepared still has the output of its last run there
+    fingerprint = marks.read(cell.name).fingerprint
     try:
-        wrong = f"it reads {lost}, which is not there" if (lost := missing_read(cell)) else None
-        if wrong is None:
+        missing = missing_read(cell)
+        problem = f"it reads {missing}, which is not there" if missing else None
+        if problem is None:
             fingerprint = marks.fingerprint(cell)
             marks.prepare(cell, fingerprint)
-            wrong = memory.memory_problem(*cell.loads) if cell.loads else None
-        if wrong is None:
+            problem = memory_problem(*cell.loads) if cell.loads else None
+        if problem is None:
             status = run(cell.command, log)
-            wrong = inside.failure_reason(log) if status else missing_output(cell)
-            if wrong and not status and log.is_file() and "Error" in (said := inside.failure_reason(log)):
+            problem = failure_reason(log) if status else missing_output(cell)
+            if problem and not status and log.is_file() and "Error" in (logged := failure_reason(log)):
                 # lmms-eval ends with status 0 when an evaluation fails
-                wrong = said
-    except Exception as error:  # noqa: BLE001  one cell's trouble must not end the others
+                problem = logged
+    except Exception as error:  # noqa: BLE001  an error in one cell must not end the others
         traceback.print_exc()
-        wrong = f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {error}"
     seconds = round(time.monotonic() - began, 1)
-    _free()
-    if wrong:
-        marks.write(cell, state="failed", fingerprint=fingerprint, why=wrong, seconds=seconds)
-        return {"state": "failed", "why": wrong, "seconds": seconds}
-    marks.write(
-        cell,
-        state="done",
-        fingerprint=fingerprint,
-        left=content_digest(cell.makes),
-        seconds=seconds,
-        version=__version__,
-    )
-    return {"state": "done", "seconds": seconds}
-
-
-def _free() -> None:
-    gc.collect()
-    if "torch" in sys.modules:
-        import torch
-
-        torch.cuda.empty_cache()
+    _free_memory()
+    if problem:
+        mark = Mark(str(cell), "failed", fingerprint, why=problem, seconds=seconds)
+    else:
+        left = content_digest(cell.makes)
+        mark = Mark(str(cell), "done", fingerprint, left, seconds=seconds, version=__version__)
+    marks.write(cell, mark)
+    return mark
 
 
 class Heartbeat:
-    """When a stamp of another machine last changed, by this one's clock: theirs may be another.
+    """Whether a time stamp that another machine renews has stopped changing.
+
+    Only this machine's clock is read: the clocks of two machines may differ.
 
     Args:
         now: seconds, of `time.monotonic`.
@@ -124,30 +118,38 @@ class Heartbeat:
         self.since = now
 
     def is_old(self, stamp: int | None, now: float) -> bool:
-        """Whether it has not changed for `LONG_AGO`; None is a stamp that could not be read."""
+        """Whether the stamp has not changed for `SILENCE_LIMIT` seconds; None is a stamp that could not be read."""
         if stamp is not None and stamp != self.stamp:
             self.stamp, self.since = stamp, now
         return now - self.since > SILENCE_LIMIT
 
 
-def _watch(post: WorkerSpec) -> None:
-    """End this process and what it started when its command is gone: the next run must find the folder quiet."""
-    folder = Path(post.root) / ".run"
-    sign = Heartbeat(time.monotonic())
+def _free_memory() -> None:
+    gc.collect()
+    if "torch" in sys.modules:
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _watch(spec: WorkerSpec) -> None:
+    """End this process and its children when their command is gone: nothing may write into the next run's folder."""
+    folder = Path(spec.root) / ".run"
+    heartbeat = Heartbeat(time.monotonic())
     while True:
         time.sleep(0.5)
-        mine, stamp = True, None
-        # a disk that is away for a moment says nothing
+        ours, stamp = True, None
+        # a shared disk that cannot be read for a moment says nothing about the command
         with suppress(OSError):
-            mine = (folder / "run").read_text(encoding="utf-8") == post.run
+            ours = (folder / "run").read_text(encoding="utf-8") == spec.run
             stamp = (folder / "alive").stat().st_mtime_ns
-        silent = sign.is_old(stamp, time.monotonic())
-        if not mine or (silent if post.watcher is None else not _alive(post.watcher)):
-            inside.end_children()
+        silent = heartbeat.is_old(stamp, time.monotonic())
+        if not ours or (silent if spec.watcher is None else not _process_exists(spec.watcher)):
+            kill_children()
             os._exit(3)
 
 
-def _alive(pid: int) -> bool:
+def _process_exists(pid: int) -> bool:
     with suppress(psutil.NoSuchProcess):
-        return ending.is_alive(psutil.Process(pid))
+        return is_alive(psutil.Process(pid))
     return False

@@ -66,7 +66,7 @@ def test_a_store_that_cannot_be_written_is_refused_before_the_model_is_loaded(tm
     (tmp_path / "scene.png").write_bytes(b"")
     for root in (tmp_path / "scene.png", tmp_path / "scene.png" / "vectors"):
         refused = extract("--store", str(root))
-        assert isinstance(refused.exception, UserError) and "scene.png' is no folder" in str(refused.exception)
+        assert isinstance(refused.exception, UserError) and "scene.png' is not a folder" in str(refused.exception)
     assert "the model is loaded" in str(extract("--store", str(tmp_path / "new" / "vectors")).exception)
     assert not (tmp_path / "new").exists()
 

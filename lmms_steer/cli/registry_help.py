@@ -1,0 +1,69 @@
+"""Help texts that list what is registered: `{methods}` in an option's help becomes every method with its description.
+
+The command line names no method, strategy or operation itself, so that those of installed extensions appear in its help
+too. The registries are imported only when a help text that lists them is shown.
+"""
+
+import re
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, Protocol
+
+from typer.core import TyperCommand
+
+from lmms_steer.errors import UserError
+from lmms_steer.registry import Registry
+
+SOURCES = {
+    "methods": ("lmms_steer.vectors.methods", "methods"),
+    "controls": ("lmms_steer.vectors.controls", "CONTROLS"),
+    "strategies": ("lmms_steer.search.strategies", "strategies"),
+    "operations": ("lmms_steer.steering.operations", "operations"),
+    "models": ("lmms_steer.harness.plugin", "MODELS"),
+    "benchmarks": ("lmms_steer.data.benchmarks", "benchmarks"),
+}
+"""Placeholder ▸ module and name of the registry, or of the names, that it lists. Imported only for a help text."""
+PLACEHOLDER = re.compile(rf"\{{({'|'.join(SOURCES)})\}}")
+
+
+class _Described(Protocol):
+    description: str
+
+
+class RegistryHelpCommand(TyperCommand):
+    """A command whose options' help texts may contain placeholders."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options into the help, with the placeholders expanded."""
+        expand_help(self)
+        super().format_options(ctx, formatter)
+
+
+def expand_help(command: Any) -> None:
+    """Replace the placeholders in the help texts of a command's parameters."""
+    for parameter in command.params:
+        if getattr(parameter, "help", None):
+            parameter.help = PLACEHOLDER.sub(lambda match: listing(_source(match[1])), parameter.help)
+
+
+def listing(source: "Registry[Any] | Iterable[str]") -> str:
+    """`NAME: description. NAME: description` of a registry's entries; `NAME, NAME` of plain names."""
+    if not isinstance(source, Registry):
+        return ", ".join(source)
+    return ". ".join(f"{name}: {_description(source, name)}" for name in source.names())
+
+
+def _description(registry: "Registry[Any]", name: str) -> str:
+    try:
+        entry: _Described = registry.get(name)
+    except UserError as error:
+        # a broken extension must not take the help away
+        return str(error)
+    return entry.description.rstrip(".")
+
+
+def _source(placeholder: str) -> "Registry[Any] | Iterable[str]":
+    """The registry or the names that a placeholder stands for."""
+    module, name = SOURCES[placeholder]
+    source: Registry[Any] | Iterable[str] = getattr(import_module(module), name)
+    return source

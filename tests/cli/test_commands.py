@@ -1,0 +1,53 @@
+"""What single commands print and write."""
+
+import re
+from pathlib import Path
+
+import typer.testing
+
+from lmms_steer.cli import app
+from lmms_steer.vectors import store
+from tests.helpers.documents import ROOT
+
+
+def test_extracting_twice_gives_the_same_file_and_lists_it(own_cache: Path) -> None:
+    runner = typer.testing.CliRunner()
+    for _ in range(2):
+        done = runner.invoke(app, ["extract", "--backbone", "tiny-gemma2", "--concept", "counting,colour-red"])
+        assert done.exit_code == 0, done.output
+    path = own_cache / "vectors" / "tiny-gemma2" / "counting" / "mean_shift.safetensors"
+    shipped = ROOT / "vector_cache" / "tiny-gemma2" / "counting" / "mean_shift.safetensors"
+    assert path.read_bytes() == shipped.read_bytes()
+    listed = runner.invoke(app, ["vectors", "list"]).output
+    assert re.search(r"^tiny-gemma2/counting +yours +mean_shift$", listed, re.MULTILINE)
+    assert re.search(r"^tiny-gemma2/counting +shipped +linear_probe, pca, ", listed, re.MULTILINE)
+
+
+def test_vectors_are_listed_by_concept_by_part_of_a_name_and_for_scripts() -> None:
+    def listed(*args: str) -> list[str]:
+        done = typer.testing.CliRunner().invoke(app, ["vectors", "list", *args])
+        assert done.exit_code == 0, done.output
+        return done.output.splitlines()
+
+    names = [entry.name for entry in store.entries()]
+    assert listed("--names") == names
+    assert len(listed()) == len({name.rsplit("/", 1)[0] for name in names}) + 2
+    for part, wanted in (("spatial", "/spatial/"), ("tiny-gemma2/spatial", "/spatial/"), ("sae", "/sae/")):
+        assert listed(part, "--names") == [name for name in names if wanted in f"/{name}/"]
+    assert re.match(r"tiny-gemma2/spatial/sae +shipped +2 layers \(1, 3\) x 96 +24 anchors", listed("spatial/sae")[0])
+    mistyped = typer.testing.CliRunner().invoke(app, ["vectors", "list", "tiny-gemma2/spatail"])
+    assert "did you mean 'tiny-gemma2/spatial'" in str(mistyped.exception)
+    unlike = str(typer.testing.CliRunner().invoke(app, ["vectors", "list", "nope"]).exception)
+    assert unlike.startswith("no vector's name has 'nope' in it: the nearest: ")
+    assert set(unlike.split("nearest: ")[1].split(", ")) <= set(names), "methods and backbones are no vectors"
+    damaged = store.user_store() / "tiny-gemma2" / "spatial" / "pca.safetensors"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"half")
+    assert any(re.match(r"tiny-gemma2/spatial +yours +pca \(damaged\)", row) for row in listed())
+    assert "damaged: " in listed("spatial/pca")[0]
+
+
+def test_the_demo_s_folder_may_come_before_its_subcommand(tmp_path: Path) -> None:
+    for words in (["--out", str(tmp_path), "page"], ["page", str(tmp_path)]):
+        done = typer.testing.CliRunner().invoke(app, ["demo", *words])
+        assert str(done.exception).startswith(f"no runs of the recipe tiny in {str(tmp_path)!r}")

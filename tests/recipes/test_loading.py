@@ -1,0 +1,110 @@
+"""Loading a recipe: overlays, single keys, and mistakes that are loaded before anything runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmms_steer import UserError
+from lmms_steer.recipes.command import run_recipe
+from lmms_steer.recipes.loading import load_recipe
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("about", "abuot", "line 1: unknown key 'abuot': did you mean 'about'"),
+        ("    model:", "    modell:", "line 4: unknown key 'modell': did you mean 'model'"),
+        ("steered_paligemma", "steered_paligema", "line 4: unknown model 'steered_paligema': did you mean"),
+        ("mean_shift", "mean_shfit", "line 7: unknown method 'mean_shfit': did you mean 'mean_shift'"),
+        ("10:50:10", "0", "line 7: --alphas 0: a strength of 0 is the baseline"),
+        ("spatial\n    s", "spatail\n    s", "line 10: unknown concept 'spatail': did you mean 'spatial'"),
+        ("test: tiny_spatial", "test: tiny_spatail", "line 12: unknown task 'tiny_spatail': did you mean"),
+        ("    select: tiny_spatial_select\n", "", "line 9: study left: set either select: TASK or chosen: STUDY"),
+        ("select: tiny_spatial_select", "select: cvbench", "line 11: select: cvbench is a group: a choice is made on"),
+        ("steered_paligemma", "steered_litellm", "line 4: litellm runs its model in an engine or behind an API"),
+        ("    pretrained: tiny-paligemma2\n", "", "line 3: models.tiny.pretrained is missing"),
+        ("tiny-paligemma2", "a,b", "line 5: pretrained=a,b: a value in --model_args cannot contain"),
+        ("about: a test", "about: [a", "line 2: not valid YAML"),
+        (
+            "  tiny:",
+            "  ..:",
+            "line 3: '..': a name is made of letters, digits and . _ + -, and starts with no dot",
+        ),
+        ("\n  mean_shift: {alphas: 10:50:10}", " {}", "line 6: methods: dictionary should have at least 1 item"),
+        ("concepts: spatial", "concepts: []", "line 10: studies.left.concepts: tuple should have at least 1 item"),
+        ("about: a test", "commands: [{name: a, run: '', makes: x}]", "line 1: unknown program ''"),
+        ("about: a test", "commands: [{name: a, run: 'a \"', makes: x}]", "line 1: run: No closing quotation"),
+        (
+            "test: tiny_spatial",
+            "test: mmbench_en_dev",
+            "line 12: the system `prompted` needs the task 'mmbench_en_dev_prompted'",
+        ),
+        ("about: a test", "models: {}", "line 2: 'models' is given twice"),
+        (
+            "about: a test",
+            "commands: [{name: a b, run: lmms-eval, makes: x}, {name: a_b, run: lmms-eval, makes: y}]",
+            "line 1: two commands are named 'a_b'",
+        ),
+    ],
+)
+def test_mistakes_are_reported_with_their_line(recipe: Callable[..., str], old: str, new: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipe(old, new))
+    assert expected in str(caught.value) and "r.yaml" in str(caught.value)
+
+
+def test_overlays_and_assignments_set_values_by_key_and_star(recipe: Callable[..., str], tmp_path: Path) -> None:
+    over = tmp_path / "over.yaml"
+    over.write_text('models: {"*": {batch_size: 3}}\nlimit: 5\n')
+    _, loaded = load_recipe(
+        recipe(), [str(over)], ["models.*.pretrained=/a/b", "studies.left.test=tiny_colour,tiny_counting"]
+    )
+    assert loaded.models["tiny"].batch_size == 3 and loaded.limit == 5
+    assert loaded.models["tiny"].pretrained == "/a/b" and loaded.studies["left"].test == (
+        "tiny_colour",
+        "tiny_counting",
+    )
+    # YAML 1.1 would make this a number to base 60
+    assert loaded.methods["mean_shift"].alphas == "10:50:10"
+    second = "  two: {pretrained: tiny-paligemma2}\nmethods:"
+    over.write_text('models: {"*": {args: {dtype: auto}}}')
+    _, loaded = load_recipe(recipe("methods:", second), [str(over)], ["models.two.args.dtype=float32"])
+    assert [model.args["dtype"] for model in loaded.models.values()] == ["auto", "float32"]
+    for wrong, expected in (
+        ("models.tiny.batch_size=0", "--set models.tiny.batch_size=0: models.tiny.batch_size: input should be greater"),
+        ("modls.tiny.batch_size=1", "unknown key 'modls': did you mean 'models'"),
+        ("limit", "expected KEY=VALUE"),
+        ("models.nope.layers=1", "unknown model 'nope': known: tiny; a new model also needs pretrained"),
+        (
+            "studies.lft.select=tiny_spatial_select",
+            "unknown study 'lft': did you mean 'left'? known: left; a new study also needs",
+        ),
+    ):
+        with pytest.raises(UserError, match="--set"):
+            load_recipe(recipe(), (), [wrong])
+        with pytest.raises(UserError) as caught:
+            load_recipe(recipe(), (), [wrong])
+        assert expected in str(caught.value)
+
+
+def test_null_removes_a_name_and_an_overlay_gets_its_own_folder(tmp_path: Path) -> None:
+    over = tmp_path / "less.yaml"
+    over.write_text("methods: {sae: null}")
+    _, loaded = load_recipe("paper_cvbench", [str(over)], ["models.idefics3-8b=null"])
+    assert "idefics3-8b" not in loaded.models and set(loaded.methods) == {"mean_shift", "linear_probe"}
+    lines = "\n".join(run_recipe("paper_cvbench", overlays=["stand_in"], dry_run=True))
+    assert "runs/paper_cvbench-stand_in/" in lines and "runs/paper_cvbench/" not in lines
+
+
+def test_a_folder_is_refused_as_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match="mine is a folder: a recipe is a file, such as mine.yaml"):
+        load_recipe("mine")
+
+
+def test_an_unknown_model_error_names_only_steerable_models(recipe: Callable[..., str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipe("steered_paligemma", "steered_litelm"))
+    assert "unknown model 'steered_litelm': " in str(caught.value) and "litellm" not in str(caught.value)

@@ -1,0 +1,93 @@
+"""Planning a recipe: its cells, their names, and what a dry run says."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lmms_steer import UserError
+from lmms_steer.extraction.extract import METHODS
+from lmms_steer.recipes.command import run_recipe
+from lmms_steer.recipes.loading import load_recipe, shipped_recipes
+from lmms_steer.recipes.plan import Planner
+from lmms_steer.vectors import method_names as names
+
+
+def test_an_unwritable_output_folder_is_refused(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "scene.png"
+    file.touch()
+    for output in (file, file / "below"):
+        with pytest.raises(
+            UserError, match=f"'{output}' cannot be created: '{file}' is not a folder; choose another with --output"
+        ):
+            list(run_recipe(recipe(), output, dry_run=True))
+    with pytest.raises(UserError, match=f"'{file}' is not a folder"):
+        list(run_recipe(recipe("about: a test", f"output: {file}"), dry_run=True))
+    # root may write anywhere
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UserError, match=f"no permission for '{tmp_path}'; choose another with --output"):
+        list(run_recipe(recipe(), tmp_path / "new" / "one", dry_run=True))
+
+
+def test_method_names_match_the_methods() -> None:
+    assert set(names.METHODS) == set(METHODS)
+
+
+@pytest.mark.parametrize("name", sorted(set(shipped_recipes()) - {"stand_in"}))
+def test_cells_of_shipped_recipes_need_the_cells_that_make_their_inputs(name: str) -> None:
+    _, loaded = load_recipe(name)
+    cells = Planner(loaded, Path("out")).cells()
+    assert len({cell.name for cell in cells}) == len(cells)
+    made: dict[str, str] = {}
+    for cell in cells:
+        assert all(need in made.values() for need in cell.needs)
+        made |= dict.fromkeys(cell.makes, cell.name)
+        for word in cell.command:
+            # whatever a command reads from the recipe's folder is made by a cell that it waits for
+            path = word.rpartition("=")[2]
+            if path in made and path not in cell.makes:
+                assert made[path] in cell.needs, (cell.name, path)
+
+
+def test_the_plan_of_the_paper_s_recipe_has_its_searches() -> None:
+    _, loaded = load_recipe("paper_cvbench")
+    cells = Planner(loaded, Path("out")).cells()
+    searches = [cell for cell in cells if cell.kind == "search"]
+    assert len(searches) == 3 * 4 * 4 * 3, "models x concepts x tasks x methods"
+    command = str(next(c for c in searches if c.name == "search/paligemma2-3b/relation/counting-sae"))
+    assert "--layers 5-20 --alphas 10:60:10 --tokens image,text,both" in command
+    assert "out/vectors/gemma-2-2b/counting/sae.safetensors --task cvbench_relation_select" in command
+    lines = list(run_recipe("paper_ood", dry_run=True))
+    assert "steering=runs/paper_cvbench/search/idefics3-8b/count/counting-mean_shift/choice.yaml" in "\n".join(lines)
+    assert not Path("runs/paper_ood").exists()
+
+
+def test_two_cells_or_concepts_with_the_same_name_are_refused(recipe: Callable[..., str], tmp_path: Path) -> None:
+    second = "  two: {model: steered_paligemma, pretrained: tiny-paligemma2, backbone: /b/final}\nmethods:"
+    _, loaded = load_recipe(recipe("methods:", second), (), ["models.tiny.backbone=/a/final"])
+    with pytest.raises(UserError, match=r"extract/final/mean_shift: .*/a/final.*/b/final"):
+        Planner(loaded, tmp_path).cells()
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("name: spatial\nabout: mine\npairs:\n- left: The cup is left of the plate.\n")
+    with pytest.raises(UserError, match=r"line 10: 'spatial' and '.*mine.yaml' are both the concept 'spatial'"):
+        load_recipe(recipe("concepts: spatial", f"concepts: [spatial, {mine}]"))
+
+
+def test_a_dry_run_imports_neither_torch_nor_lmms_eval() -> None:
+    code = (
+        "import sys; from lmms_steer.recipes.command import run_recipe\n"
+        "list(run_recipe('paper_cvbench', dry_run=True))\n"
+        "print([m for m in ('torch', 'transformers', 'lmms_eval', 'submitit') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_slurm_settings_need_the_slurm_cluster(recipe: Callable[..., str]) -> None:
+    with pytest.raises(UserError, match="--slurm partition=gpu is for SLURM jobs: add --cluster slurm"):
+        list(run_recipe(recipe(), slurm=["partition=gpu"], dry_run=True))

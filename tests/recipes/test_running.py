@@ -1,0 +1,108 @@
+"""Running cells: results of several workers, failures, resuming. The cells are shell commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lmms_steer import UserError
+from lmms_steer.recipes.cells import Cell, Marks, missing_output
+from lmms_steer.recipes.command import run_cells
+from lmms_steer.recipes.state import Ledger
+from tests.helpers.recipes import chain, ran, shell, states
+from tests.helpers.runs import STAMP, write_run
+
+
+def test_two_workers_give_the_same_table_as_one_and_done_cells_are_kept(tmp_path: Path) -> None:
+    for name, count in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        list(run_cells(tmp_path / name, chain(tmp_path / name), count))
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert (one / "table.txt").read_text() == (two / "table.txt").read_text() == "0\n0\n1\n1\n2\n2\n3\n3\n"
+    assert sorted(ran(two)) == sorted(cell.name for cell in chain(two)), "no cell ran twice"
+    # another command, and a file that somebody changed: these and what hangs on them run again, the rest is kept
+    (one / "b3.txt").write_text("changed")
+    cells = chain(one)
+    cells[0] = shell("a0", "echo 9 > $OUT", one)
+    list(run_cells(one, cells, 1))
+    assert ran(one)[9:] == ["a0", "b0", "b3", "table"]
+    assert (one / "table.txt").read_text() == "9\n9\n1\n1\n2\n2\n3\n3\n"
+    assert sum(state == "kept" for state in states(one).values()) == 5
+
+
+def test_cells_that_need_a_failed_one_are_skipped_and_the_rest_runs(tmp_path: Path) -> None:
+    cells = chain(tmp_path)
+    cells[1] = shell("a1", "echo 'lmms-steer: no such vector' >&2; exit 2", tmp_path)
+    cells[2] = shell("a2", "true", tmp_path)  # ends well, but leaves nothing
+    lines: list[str] = []
+    with pytest.raises(UserError, match="2 cells failed and 3 were skipped"):
+        lines += run_cells(tmp_path, cells, 1)
+    ended = Ledger(tmp_path).states()
+    assert ended["a1"].why == "no such vector" and ended["b1"].why == ended["table"].why == "needs a1"
+    assert "it did not write" in str(ended["a2"].why)
+    assert states(tmp_path) | {"b0": "done", "b3": "done"} == states(tmp_path)
+    # put right, only these run
+    before = len(ran(tmp_path))
+    list(run_cells(tmp_path, chain(tmp_path), 1))
+    assert sorted(ran(tmp_path)[before:]) == ["a1", "a2", "b1", "b2", "table"]
+
+
+def test_a_cell_with_a_missing_input_fails_before_it_runs(tmp_path: Path) -> None:
+    choice = tmp_path / "choice.yaml"
+    cell = shell("a", "echo > $OUT", tmp_path, reads=(str(choice),))
+    with pytest.raises(UserError, match="1 cell failed"):
+        list(run_cells(tmp_path, [cell], 1))
+    assert Ledger(tmp_path).states()["a"].why == f"it reads {choice}, which is not there"
+    assert not (tmp_path / "ran").exists()
+    choice.touch()
+    list(run_cells(tmp_path, [cell], 1))
+    assert ran(tmp_path) == ["a"]
+
+
+def test_a_failed_search_resumes_in_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    script = f"test -e {folder}/batch && touch {folder}/choice || {{ mkdir {folder}; touch {folder}/batch; exit 1; }}"
+    cell = Cell("search", "search", ("sh", "-c", script), makes=(str(folder / "choice"),), folder=str(folder))
+    with pytest.raises(UserError, match="1 cell failed"):
+        list(run_cells(tmp_path, [cell], 1))
+    before = (folder / "batch").stat().st_mtime_ns
+    list(run_cells(tmp_path, [cell], 1))
+    assert states(tmp_path) == {"search": "done"} and (folder / "batch").stat().st_mtime_ns == before
+
+
+def test_an_unknown_output_folder_is_moved_aside(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "mine").write_text("kept")
+    cell = Cell("c", "command", ("mkdir", str(folder)), makes=(str(folder),), folder=str(folder))
+    list(run_cells(tmp_path, [cell], 1))
+    assert states(tmp_path) == {"c": "done"} and (tmp_path / "replaced" / "c-1" / "mine").read_text() == "kept"
+
+
+def test_an_evaluation_with_missing_samples_is_not_done(tmp_path: Path) -> None:
+    cell = Cell("one", "evaluate", ("lmms-eval",), makes=(str(tmp_path),))
+    assert missing_output(cell) == f"no finished evaluation in {str(tmp_path)!r}: there is no *_results.json"
+    place = write_run(tmp_path, {"a": [1.0, 0.0], "b": [1.0]}) / "tiny"
+    assert missing_output(cell) is None
+    samples = place / f"{STAMP}_samples_a.jsonl"
+    samples.write_text(samples.read_text().splitlines()[0] + "\n")
+    assert "it holds 1 of 2 samples" in (missing_output(cell) or "")
+    samples.unlink()
+    assert missing_output(cell) == "it wrote no samples of a"
+
+
+def test_marks_and_ledger_keep_the_keys_that_earlier_versions_read(tmp_path: Path) -> None:
+    cells = [shell("a", "echo > $OUT", tmp_path), shell("b", "exit 1", tmp_path)]
+    with pytest.raises(UserError, match="1 cell failed"):
+        list(run_cells(tmp_path, cells))
+    marks = [json.loads((tmp_path / "cells" / f"{name}.json").read_text()) for name in "ab"]
+    assert list(marks[0]) == ["command", "state", "fingerprint", "left", "seconds", "version"]
+    assert list(marks[1]) == ["command", "state", "fingerprint", "why", "seconds"]
+    ledger = json.loads((tmp_path / ".run" / "ledger.json").read_text())
+    assert list(ledger["a"]) == ["state", "tries", "worker", "seconds"]
+    assert list(ledger["b"]) == ["state", "tries", "worker", "why", "seconds"]
+    # keys of another version are ignored, and a file that is damaged is no mark
+    (tmp_path / "cells" / "a.json").write_text(json.dumps({**marks[0], "new": 1}))
+    assert Marks(tmp_path).done(cells[0])
+    (tmp_path / "cells" / "a.json").write_text("{")
+    assert not Marks(tmp_path).done(cells[0])

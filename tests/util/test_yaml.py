@@ -1,0 +1,76 @@
+"""Strict YAML: duplicate keys, lines in messages, types, and documents that are too large."""
+
+from pathlib import Path
+
+import pytest
+
+from lmms_steer._util.yaml import MAX_NODES, nodes_below, parse_yaml, read_yaml
+from lmms_steer.errors import UserError
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(8)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1\nb: 2\na: 3", "f.yaml, line 3: 'a' is given twice"),
+        ("a:\n  b: 1\n  b: 2", "f.yaml, line 3: 'b' is given twice"),
+        ("- {a: 1, a: 2}", "f.yaml, line 1: 'a' is given twice"),
+        ("a: 1\n'a': 2", "f.yaml, line 2: 'a' is given twice"),
+        ("a: 1\n? [b, c]\n: 2", "f.yaml, line 2: a key must be a single value, not a list or a mapping"),
+        ("a: [1\nb: 2", "f.yaml, line 2: not valid YAML"),
+        ("a: *b", "f.yaml, line 1: not valid YAML"),
+        ("a: 1\n---\nb: 2", "f.yaml, line 2: not valid YAML"),
+        ("a: \x00", "f.yaml is not valid YAML"),
+        ("[" * 3000, "f.yaml is not valid YAML: nested too deeply"),
+        ("a: &a [*a]", "f.yaml is not valid YAML: nested too deeply"),
+        (BOMB, f"more than {MAX_NODES} values"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(text: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse_yaml(text, "f.yaml")
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_values_are_read_as_text_or_with_their_types() -> None:
+    node = parse_yaml("alphas: 10:50:10\nlimit: 5\non: true\nempty:\nlist: [a, 1.5]", "f.yaml")
+    assert node.text() == {"alphas": "10:50:10", "limit": "5", "on": "true", "empty": None, "list": ["a", "1.5"]}
+    # YAML 1.1: a number to base 60, and a key that is a boolean
+    assert node.typed() == {"alphas": 39010, "limit": 5, True: True, "empty": None, "list": ["a", 1.5]}
+    assert parse_yaml("", "f.yaml").typed() is None
+
+
+@pytest.mark.parametrize("text", ["a: !!python/object/apply:os.abort []", "a: !!python/name:os.abort ''"])
+def test_no_tag_runs_code(text: str) -> None:
+    assert parse_yaml(text, "f.yaml").text() is not None
+    if "apply" not in text:
+        with pytest.raises(UserError, match=r"f.yaml, line 1: could not determine a constructor for the tag"):
+            parse_yaml(text, "f.yaml").typed()
+
+
+@pytest.mark.parametrize("text", ["a: !!int b", "a: !!float b", "a: 2020-13-45", "a: !mine b"])
+def test_a_value_that_does_not_fit_its_tag_is_named_with_its_line(text: str) -> None:
+    with pytest.raises(UserError, match=r"f.yaml, line 2: "):
+        parse_yaml(f"\n{text}", "f.yaml").typed()
+
+
+def test_every_node_knows_its_line() -> None:
+    node = parse_yaml("a:\n  - x\n  - b: 1\n    c: 2\n", "f.yaml")
+    assert node.at(("a", 1, "c")).where == "f.yaml, line 4"
+    assert node.at(("a", 1, "none")).where == node.at(("a", 1)).where == "f.yaml, line 3", "the nearest above"
+    assert node.at(("a", 7)).where == "f.yaml, line 1" and node.at(()) is node
+    assert [below.value for below in nodes_below(node) if isinstance(below.value, str)] == ["x", "1", "2"]
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read the steering file '.*none.yaml': No such file"):
+        read_yaml(tmp_path / "none.yaml", "the steering file")
+    (tmp_path / "latin.yaml").write_bytes("a: \xe4".encode("latin-1"))
+    with pytest.raises(UserError, match=r"cannot read '.*latin.yaml': 'utf-8' codec"):
+        read_yaml(tmp_path / "latin.yaml")
+    # as Windows editors write it
+    (tmp_path / "mark.yaml").write_bytes(b"\xef\xbb\xbfa: 1")
+    assert read_yaml(tmp_path / "mark.yaml").typed() == {"a": 1}
