@@ -28,7 +28,7 @@ REGISTRIES = {
 }
 """The module of each registry. The registry has the name that pages use."""
 
-_PLACE = re.compile(r"<!-- registry:(\w+) -->\n(?:.*?<!-- /registry -->\n?)?", re.DOTALL)
+_PLACE = re.compile(r"<!-- registry:(\w+) -->\n(?:(?:\|.*\n)*<!-- /registry -->\n)?")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -72,7 +72,9 @@ def _cell(text: str) -> str:
 
 def main(check: bool) -> int:
     """Update the copies in the pages, or name those that are out of date; returns the exit status."""
-    outdated = {page: new for page in sorted(DOCS.rglob("*.md")) if (new := fill(text := page.read_text("utf-8"))) != text}
+    outdated = {
+        page: new for page in sorted(DOCS.rglob("*.md")) if (new := fill(text := page.read_text("utf-8"))) != text
+    }
     for page, new in outdated.items():
         sys.stdout.write(f"{page.relative_to(DOCS.parent)}: {'out of date' if check else 'updated'}\n")
         if not check:
