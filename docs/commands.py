@@ -39,7 +39,7 @@ def _parts(command: Any, context: Any, path: tuple[str, ...] = ()) -> Iterator[s
 
 
 def _parameters(command: Any, context: Any) -> Iterator[str]:
-    """Each argument and option as the terminal prints it. `--help` is left out, because every command has it."""
+    """Each argument and option with all that the terminal prints of it, but --help, which all have."""
     for parameter in command.get_params(context):
         name, about = parameter.get_help_record(context)
         if name != "--help":
