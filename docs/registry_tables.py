@@ -3,8 +3,10 @@
 A page marks the place of a table, and holds a copy of it for readers in the repository:
 
     <!-- registry:methods -->
+
     | method | description |
     ...
+
     <!-- /registry -->
 
 The site gets its tables when it is built, so they include the plugins that are installed there. After a change of a
@@ -29,7 +31,7 @@ REGISTRIES = {
 }
 """The module of each registry. The registry has the name that pages use."""
 
-_PLACE = re.compile(r"<!-- registry:(\w+) -->\n(?:(?:\|.*\n)*<!-- /registry -->\n)?")
+_PLACE = re.compile(r"<!-- registry:(\w+) -->\n(?:\n(?:\|.*\n)*\n<!-- /registry -->\n)?")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -47,7 +49,7 @@ def fill(markdown: str, registries: Mapping[str, Any] | None = None) -> str:
 
     def table(place: re.Match[str]) -> str:
         registry = load(place[1]) if registries is None else registries[place[1]]
-        return f"<!-- registry:{place[1]} -->\n{render(registry)}\n<!-- /registry -->\n"
+        return f"<!-- registry:{place[1]} -->\n\n{render(registry)}\n\n<!-- /registry -->\n"
 
     return _PLACE.sub(table, markdown)
 

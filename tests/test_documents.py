@@ -117,11 +117,11 @@ def test_a_page_gets_a_table_of_a_registry_and_a_new_one_when_the_registry_chang
     fill = tables()["fill"]
     page = fill("before\n\n<!-- registry:toys -->\n\nafter\n", {"toys": toys})
     assert fill(f"<!-- registry:toys -->\n\n{page}", {"toys": toys}).count("`top`") == 2
-    assert "| toy | description |\n|---|---|\n| `top` | spins \\| fast |\n<!-- /registry -->\n" in page
+    assert "| toy | description |\n|---|---|\n| `top` | spins \\| fast |\n\n<!-- /registry -->\n" in page
     assert page.startswith("before\n") and page.endswith("\nafter\n")
     assert fill(page, {"toys": toys}) == page
     toys.add("kite", Toy("kite", "flies"))
-    assert "| `kite` | flies |\n<!-- /registry -->" in fill(page, {"toys": toys})
+    assert "| `kite` | flies |\n\n<!-- /registry -->" in fill(page, {"toys": toys})
 
 
 def test_pages_ask_for_tables_of_registries_that_exist() -> None:
