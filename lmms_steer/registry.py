@@ -103,7 +103,7 @@ class Registry(Generic[Entry]):
     def _entry_points(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for point in entry_points(group=self.group):
-            # a package's module that was imported before has registered its own entry already
+            # an entry of this name is the extension's own where its module has been imported already
             taken = point.name in self._entries and point.module not in sys.modules
             if taken or point.name in found:
                 other = _package(found[point.name]) if point.name in found else "lmms-steer"
