@@ -79,8 +79,11 @@ def test_the_commands_of_a_page_run_in_order_and_print_what_it_quotes(
 PLUGINS = """
 import runpy, sys
 from pathlib import Path
-from tests.helpers.documents import EXTENSION_PAGE, install_example_package, lines, parse, run_commands
+from tests.helpers.documents import EXTENSION_PAGE, ROOT, blocks, install_example_package, lines, parse, run_commands
 
+# the page uses the tutorial's scene
+for block in blocks(ROOT / "docs" / "tutorial.md", "python"):
+    exec(block, {})
 scripts = install_example_package(EXTENSION_PAGE, Path.cwd())
 for script in scripts:
     runpy.run_path(str(script))
@@ -92,7 +95,6 @@ sys.stdout.write(run_commands(EXTENSION_PAGE, Path("log")))
 
 @pytest.mark.skipif("register_method" not in lmms_steer.__all__, reason="the decorators are not in the package yet")
 def test_the_plugins_of_the_extension_page_work_from_scripts_and_from_the_command_line(tmp_path: Path) -> None:
-    load_question_set("spatial", "test")[0]["image"].save(tmp_path / "scene.png")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     ended = subprocess.run(
         [sys.executable, "-c", PLUGINS], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
