@@ -134,7 +134,10 @@ def test_pages_ask_for_tables_of_registries_that_exist() -> None:
 @pytest.mark.skipif("register_method" not in lmms_steer.__all__, reason="the registries are not in the package yet")
 def test_the_tables_in_the_pages_are_those_of_the_registries() -> None:
     # in a process of its own: other tests may have registered entries here
-    ended = subprocess.run([sys.executable, str(TABLES), "--check"], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, str(TABLES), "--check"], env=environment, capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
