@@ -14,7 +14,6 @@ Entry points are imported when their entry is asked for, not before, so that lis
 """
 
 import re
-import sys
 from collections.abc import Iterator
 from functools import cached_property
 from importlib import import_module
@@ -103,9 +102,7 @@ class Registry(Generic[Entry]):
     def _entry_points(self) -> dict[str, EntryPoint]:
         found: dict[str, EntryPoint] = {}
         for point in entry_points(group=self.group):
-            # an entry of this name is the extension's own where its module has been imported already
-            taken = point.name in self._entries and point.module not in sys.modules
-            if taken or point.name in found:
+            if point.name in self._entries or point.name in found:
                 other = _package(found[point.name]) if point.name in found else "lmms-steer"
                 raise UserError(
                     f"the {self.kind} {point.name!r} is declared by {_package(point)} and by {other}: uninstall one"
