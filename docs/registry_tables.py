@@ -64,8 +64,9 @@ def load(name: str) -> Any:
 
 
 def render(registry: Any) -> str:
-    """A Markdown table with the name and the description of every entry."""
-    rows = [f"| `{name}` | {_cell(entry.description)} |" for name, entry in registry.entries().items()]
+    """A Markdown table with the name and the description of every entry, sorted by name."""
+    # the registry's own order depends on what was imported first
+    rows = [f"| `{name}` | {_cell(entry.description)} |" for name, entry in sorted(registry.entries().items())]
     return "\n".join([f"| {registry.kind} | description |", "|---|---|", *rows])
 
 

@@ -123,7 +123,7 @@ def test_a_page_gets_a_table_of_a_registry_and_a_new_one_when_the_registry_chang
     assert page.startswith("before\n") and page.endswith("\nafter\n")
     assert fill(page, {"toys": toys}) == page
     toys.add("kite", Toy("kite", "flies"))
-    assert "| `kite` | flies |\n\n<!-- /registry -->" in fill(page, {"toys": toys})
+    assert "| `kite` | flies |\n| `top` |" in fill(page, {"toys": toys})
 
 
 def test_pages_ask_for_tables_of_registries_that_exist() -> None:
