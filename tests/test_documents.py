@@ -15,9 +15,17 @@ import lmms_steer
 from lmms_steer.registry import Registry
 from lmms_steer.tiny_world.question_sets import load_question_set
 from tests.helpers.documents import EXTENSION_PAGE, PAGES, ROOT, Line, blocks, lines, parse, quoted_output, run_commands
+from tests.test_floors import FLOORS, PACKAGE
 
 RUN = [page for page in PAGES if page.name in ("tutorial.md", "vectors.md", "models.md", "concept.md", "recipes.md")]
 TABLES = ROOT / "docs" / "registry_tables.py"
+ROOMS = re.findall(
+    r"^\| (\d*) ?\| `(\w+)` \| .* \| (.*?) ?\|$", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.MULTILINE
+)
+"""Rows of the table of rooms: floor (empty if it is that of the row before), room, main types."""
+needs_registries = pytest.mark.skipif(
+    "register_method" not in lmms_steer.__all__, reason="the registries are not in the package yet"
+)
 
 
 def page_id(page: Path) -> str:
@@ -79,6 +87,7 @@ def test_the_commands_of_a_page_run_in_order_and_print_what_it_quotes(
 PLUGINS = """
 import runpy, sys
 from pathlib import Path
+from tests.test_floors import FLOORS, PACKAGE
 from tests.helpers.documents import EXTENSION_PAGE, ROOT, blocks, install_example_package, lines, parse, run_commands
 
 # the page uses the tutorial's scene
@@ -93,7 +102,7 @@ sys.stdout.write(run_commands(EXTENSION_PAGE, Path("log")))
 """
 
 
-@pytest.mark.skipif("register_method" not in lmms_steer.__all__, reason="the decorators are not in the package yet")
+@needs_registries
 def test_the_plugins_of_the_extension_page_work_from_scripts_and_from_the_command_line(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     ended = subprocess.run(
@@ -131,7 +140,7 @@ def test_pages_ask_for_tables_of_registries_that_exist() -> None:
     assert names == set(tables()["REGISTRIES"])
 
 
-@pytest.mark.skipif("register_method" not in lmms_steer.__all__, reason="the registries are not in the package yet")
+@needs_registries
 def test_the_tables_in_the_pages_are_those_of_the_registries() -> None:
     # in a process of its own: other tests may have registered entries here
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -149,3 +158,22 @@ def test_paths_that_a_page_names_exist(page: Path) -> None:
         r"`((?:lmms_steer|tests|docs|tasks|recipes|benchmarks|training)/[\w./-]*)`", page.read_text("utf-8")
     )
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_architecture_page_has_the_floors_that_are_enforced() -> None:
+    floors: list[list[str]] = []
+    for floor, room, _ in ROOMS:
+        if floor:
+            assert int(floor) == len(floors) + 1
+            floors.append([])
+        floors[-1].append(room)
+    assert [set(rooms) for rooms in floors] == [set(rooms) for rooms in FLOORS]
+
+
+@needs_registries
+@pytest.mark.parametrize(("room", "types"), [row[1:] for row in ROOMS], ids=[row[1] for row in ROOMS])
+def test_a_room_s_main_types_are_defined_in_it(room: str, types: str) -> None:
+    files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").is_file() else sorted((PACKAGE / room).rglob("*.py"))
+    code = "\n".join(file.read_text("utf-8") for file in files)
+    missing = [name for name in re.findall(r"`(\w+)`", types) if not re.search(rf"^(class|def) {name}\b", code, re.M)]
+    assert missing == []
