@@ -1,4 +1,4 @@
-"""For mkdocs: the page of the command line says what every command's `--help` says, from the commands themselves."""
+"""For mkdocs: write the help of every command into the page of the command line."""
 
 import html
 import re
@@ -12,7 +12,7 @@ from lmms_steer.cli.registry_help import expand_help
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str | None:
-    """Put the commands where the page asks for them."""
+    """Replace the page's placeholder by the help of all commands."""
     if page.file.src_uri != "reference/cli.md":
         return None
     command = typer.main.get_command(app)
@@ -31,7 +31,7 @@ def _parts(command: Any, context: Any, path: tuple[str, ...] = ()) -> Iterator[s
         yield "".join(["<ul>", *rows, "</ul>"])
     children = {name: child for name, child in getattr(command, "commands", {}).items() if not child.hidden}
     if children:
-        # the terminal's own list of them is cut to its width
+        # not the terminal's list of commands, because that is cut to the terminal's width
         yield "\n".join(
             f"* [{name}](#{'-'.join((*path, name))}): {_text(child.help)}" for name, child in children.items()
         )
@@ -49,5 +49,5 @@ def _parameters(command: Any, context: Any) -> Iterator[str]:
 
 
 def _text(words: str) -> str:
-    """What is between backticks is code; nothing else is markup."""
+    """Help text as HTML. Text between backticks is code; nothing else is markup."""
     return re.sub(r"`(.+?)`", r"<code>\1</code>", html.escape(words, quote=False))

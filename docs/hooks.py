@@ -1,4 +1,4 @@
-"""For mkdocs: the tasks' own read-mes become pages, so that links to them lead somewhere on the site too."""
+"""For mkdocs: make pages of the READMEs under `tasks/`, so that links to them work on the site too."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """In the repository tasks/ lies beside docs/, on the site within it."""
+    """Adapt links: `tasks/` is next to `docs/` in the repository, and inside it on the site."""
     if page.file.src_uri.startswith("tasks/"):
         return markdown.replace("](../../docs/", "](../../")
     return markdown.replace("](../tasks/", "](tasks/")

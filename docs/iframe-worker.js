@@ -1,5 +1,5 @@
-// From the disk a browser starts no Worker, and the theme searches in one: a hidden frame runs its script instead.
-// The theme's own shim for this would be fetched from another host.
+// Browsers start no Worker for a page that is opened from the disk, and the theme's search needs one. A hidden frame runs
+// the worker's script instead. (The theme's own polyfill for this would be loaded from another host.)
 if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(url) {
@@ -9,7 +9,7 @@ if (location.protocol === "file:") {
       this.scope = frame.contentWindow;
       this.scope.postMessage = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
       const page = this.scope.document;
-      // Firefox would replace the frame's first page, and what was put there, a moment later
+      // without this, Firefox replaces the frame's first page and everything in it a moment later
       page.open();
       page.write("<body></body>");
       page.close();

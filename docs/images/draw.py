@@ -1,4 +1,4 @@
-"""Draw the picture of the README, from what the tiny model does: `python docs/images/draw.py`."""
+"""Draw the figure of the README from what the tiny model does: `python docs/images/draw.py`."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ SPEC = "vector=tiny-gemma2/colour-red,layer=0,alpha=1,tokens=image"
 QUESTION = "what colour is the square ?"
 COLOURS = ("yellow", "orange", "red", "pink")
 POINTS = 7.2
-"""A unit of the drawing."""
+"""Points per unit of the drawing."""
 THEMES: dict[str, dict[str, str]] = {
     "light": {
         "ink": "#1c1f24",
@@ -41,22 +41,22 @@ THEMES: dict[str, dict[str, str]] = {
 }
 
 
-def measured(picture: Image.Image) -> tuple[list[float], list[float]]:
-    """P of each colour word, before and after."""
+def measure(image: Image.Image) -> tuple[list[float], list[float]]:
+    """The probability of each colour word, without and with steering."""
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2")
-    inputs = lm.model_inputs([QUESTION], [[picture]])
+    inputs = lm.model_inputs([QUESTION], [[image]])
     ids = [lm.first_token(word) for word in COLOURS]
 
-    def said() -> list[float]:
+    def probabilities() -> list[float]:
         with torch.inference_mode():
             return lm.model(**inputs).logits[0, -1].softmax(-1)[ids].tolist()
 
-    before = said()
+    before = probabilities()
     with steer(lm.model, SPEC):
-        return before, said()
+        return before, probabilities()
 
 
-def draw(theme: dict[str, str], picture: Image.Image, before: list[float], after: list[float]) -> Figure:
+def draw(theme: dict[str, str], image: Image.Image, before: list[float], after: list[float]) -> Figure:
     figure = Figure(figsize=(10.4, 3.3))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 104), ylim=(0, 33))
     axes.axis("off")
@@ -72,7 +72,7 @@ def draw(theme: dict[str, str], picture: Image.Image, before: list[float], after
     def arrow(start: tuple[float, float], end: tuple[float, float], colour: str) -> None:
         axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=13, color=colour, linewidth=1.6))
 
-    text(1.5, 31, "sentences, no pictures", color=soft)
+    text(1.5, 31, "sentences, no images", color=soft)
     shown = [pair for pair in concepts.load("colour-red").pairs if "red" in pair.sentence.split()[:5]][:3]
     for row, pair in enumerate(shown):
         x, y = 1.5, 27.6 - 2.5 * row
@@ -89,11 +89,11 @@ def draw(theme: dict[str, str], picture: Image.Image, before: list[float], after
     text(14, 14.2, "text-only backbone", ha="center")
     arrow((14, 11), (14, 7.9), theme["mark"])
     text(14, 5.8, "a vector: “red” minus the rest", color=theme["mark"], ha="center", weight="bold")
-    text(14, 3.1, "one direction a layer", color=soft, ha="center", fontsize=9)
+    text(14, 3.1, "one direction per layer", color=soft, ha="center", fontsize=9)
 
-    text(37, 31, "a multimodal model, asked by lmms-eval", color=soft)
+    text(37, 31, "a multimodal model, evaluated by lmms-eval", color=soft)
     inset = figure.add_axes((37 / 104, 12 / 33, 13 / 104, 13 / 33))
-    inset.imshow(picture, interpolation="nearest")
+    inset.imshow(image, interpolation="nearest")
     inset.axis("off")
     text(43.5, 9.6, f"“{QUESTION[:-2]}?”", ha="center", fontsize=9.5)
     arrow((51, 18.5), (54, 18.5), theme["line"])
@@ -120,12 +120,12 @@ def draw(theme: dict[str, str], picture: Image.Image, before: list[float], after
         FancyArrowPatch((27, 5.2), (57, 10.2), arrowstyle="-|>", mutation_scale=13, color=theme["mark"], linewidth=1.6,
                         connectionstyle="arc3,rad=0.16")
     )  # fmt: skip
-    text(46, 2.6, "h' = h + α·v  at the picture's tokens", color=theme["mark"], ha="center", fontsize=9.5)
+    text(46, 2.6, "h' = h + α·v  at the image tokens", color=theme["mark"], ha="center", fontsize=9.5)
     arrow((71, 18.5), (74, 18.5), theme["line"])
 
-    text(77, 31, "what it answers", color=soft)
+    text(77, 31, "its answer", color=soft)
     for title, values, top, colour in (
-        ("as it is", before, 27.6, theme["blue"]),
+        ("unsteered", before, 27.6, theme["blue"]),
         ("steered", after, 14.4, theme["mark"]),
     ):
         text(77, top, title, weight="bold", fontsize=9.5, color=colour)
@@ -138,11 +138,11 @@ def draw(theme: dict[str, str], picture: Image.Image, before: list[float], after
 
 
 def main() -> None:
-    picture = Image.fromarray(render((Thing(4, "yellow", "square"),), STYLES["plain"], 1))
-    before, after = measured(picture)
+    image = Image.fromarray(render((Thing(4, "yellow", "square"),), STYLES["plain"], 1))
+    before, after = measure(image)
     for name, theme in THEMES.items():
         with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": name, "font.family": "sans-serif"}):
-            figure = draw(theme, picture, before, after)
+            figure = draw(theme, image, before, after)
             figure.savefig(HERE / f"line-{name}.svg", transparent=True, metadata={"Date": None})
 
 
