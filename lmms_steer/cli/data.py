@@ -46,7 +46,7 @@ def generate_data(
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 0,
 ) -> None:
     """Write small stand-ins for all releases, in the official formats, to try import and tasks without a download."""
-    from lmms_steer.data.generated import write_stand_ins
+    from lmms_steer.data.stand_ins import write_stand_ins
 
     for name, folder in write_stand_ins(out, questions, seed).items():
         typer.echo(f"lmms-steer data import {name} --from {folder}")

@@ -168,7 +168,7 @@ def missing_output(cell: Cell) -> str | None:
             read_samples(results, task)
     except UserError as error:
         return str(error)
-    missing = sorted(results.said.get("n-samples", {}).keys() - results.evaluation.samples.keys())
+    missing = sorted(results.content.get("n-samples", {}).keys() - results.evaluation.samples.keys())
     if missing:
         return f"it wrote no samples of {', '.join(missing)}"
     return None if results.evaluation.samples else "it wrote no samples"

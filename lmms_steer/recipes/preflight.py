@@ -16,6 +16,7 @@ from lmms_steer.recipes.layout import backbone_name
 from lmms_steer.recipes.schema import Recipe
 from lmms_steer.recipes.state import States
 from lmms_steer.vectors.backbones import backbone_checkpoint, checkpoint, sae_of
+from lmms_steer.vectors.methods import methods, split_method
 
 MAX_TASKS_NAMED = 2
 """How many tasks a line names before it says "and N more"."""
@@ -152,14 +153,15 @@ def _missing_for_extraction(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[s
     """Backbones, SAEs and the key of a judge, where a cell extracts vectors."""
     if not any(cell.kind == "extract" for cell in cells):
         return
+    with_sae = [settings for name, settings in recipe.methods.items() if methods.get(split_method(name)[0]).uses_sae]
     for backbone in dict.fromkeys(map(backbone_name, recipe.models.values())):
         full = backbone_checkpoint(backbone)
         if not local_checkpoint(full):
             yield f"the backbone {full} is {absence_note()}"
-        for saes in {settings.sae or sae_of(backbone) for name, settings in recipe.methods.items() if "sae" in name}:
+        for saes in {settings.sae or sae_of(backbone) for settings in with_sae}:
             if saes and not Path(saes).exists():
                 yield f"{backbone}'s SAEs come from {saes}, fetched where they are not on this disk"
-    judges = {settings.judge or "llm" for name, settings in recipe.methods.items() if name.startswith("sae")}
+    judges = {settings.judge or "llm" for settings in with_sae}
     if "llm" in judges and not os.environ.get("OPENAI_API_KEY"):
         yield "WARNING: OPENAI_API_KEY is not set: SAE features will be used unchecked; set it, or set judge: none"
 

@@ -38,7 +38,7 @@ def test_vectors_are_listed_by_concept_by_part_of_a_name_and_for_scripts() -> No
     mistyped = typer.testing.CliRunner().invoke(app, ["vectors", "list", "tiny-gemma2/spatail"])
     assert "did you mean 'tiny-gemma2/spatial'" in str(mistyped.exception)
     unlike = str(typer.testing.CliRunner().invoke(app, ["vectors", "list", "nope"]).exception)
-    assert unlike.startswith("no vector's name has 'nope' in it: the nearest: ")
+    assert unlike.startswith("no vector's name contains 'nope': the nearest: ")
     assert set(unlike.split("nearest: ")[1].split(", ")) <= set(names), "methods and backbones are no vectors"
     damaged = store.user_store() / "tiny-gemma2" / "spatial" / "pca.safetensors"
     damaged.parent.mkdir(parents=True)

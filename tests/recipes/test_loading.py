@@ -17,7 +17,7 @@ from lmms_steer.recipes.loading import load_recipe
         ("    model:", "    modell:", "line 4: unknown key 'modell': did you mean 'model'"),
         ("steered_paligemma", "steered_paligema", "line 4: unknown model 'steered_paligema': did you mean"),
         ("mean_shift", "mean_shfit", "line 7: unknown method 'mean_shfit': did you mean 'mean_shift'"),
-        ("10:50:10", "0", "line 7: --alphas 0: a strength of 0 is the baseline"),
+        ("10:50:10", "0", "line 7: --alphas 0: an alpha of 0 is the baseline"),
         ("spatial\n    s", "spatail\n    s", "line 10: unknown concept 'spatail': did you mean 'spatial'"),
         ("test: tiny_spatial", "test: tiny_spatail", "line 12: unknown task 'tiny_spatail': did you mean"),
         ("    select: tiny_spatial_select\n", "", "line 9: study left: set either select: TASK or chosen: STUDY"),

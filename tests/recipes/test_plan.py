@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.extraction.extract import METHODS
 from lmms_steer.recipes.command import run_recipe
 from lmms_steer.recipes.loading import load_recipe, shipped_recipes
 from lmms_steer.recipes.plan import Planner
-from lmms_steer.vectors import method_names as names
 
 
 def test_an_unwritable_output_folder_is_refused(
@@ -32,10 +30,6 @@ def test_an_unwritable_output_folder_is_refused(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
     with pytest.raises(UserError, match=f"no permission for '{tmp_path}'; choose another with --output"):
         list(run_recipe(recipe(), tmp_path / "new" / "one", dry_run=True))
-
-
-def test_method_names_match_the_methods() -> None:
-    assert set(names.METHODS) == set(METHODS)
 
 
 @pytest.mark.parametrize("name", sorted(set(shipped_recipes()) - {"stand_in"}))

@@ -8,7 +8,6 @@ finalists; the p-value is computed on them (`selection.corrected_p`).
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import t
 
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.selection import Floats, standard_errors
@@ -79,5 +78,7 @@ def _best_of(vector: str, scores_of: dict[Cell, Floats], images: Ints | None) ->
 def _below(difference: Floats, images: Ints | None) -> bool:
     """Whether the 95% interval of the mean difference lies below 0."""
     # a rung may cover few images: too few for the normal limit
+    from scipy.stats import t
+
     limit = 1.96 if images is None else float(t.ppf(0.975, max(1, len(np.unique(images)) - 1)))
     return bool(difference.mean() + limit * standard_errors(difference[None], images)[0] < 0)
