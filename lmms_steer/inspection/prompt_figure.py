@@ -7,12 +7,13 @@ from typing import Any
 from PIL import Image
 
 from lmms_steer.inspection.prompt import PromptInspection
-from lmms_steer.plots.style import pyplot_for, save_figure
+from lmms_steer.plots.style import GREY, ROLE_COLOURS, figure_style, literal_text, pyplot_for, save_figure
 
-_STEERED, _PLAIN = "#b3592d", "#9aa5b1"
+_STEERED, _PLAIN = ROLE_COLOURS["steered"], GREY
 _MOST_TOKENS = 60
 
 
+@figure_style()
 def draw_inspection(seen: PromptInspection, image: Image.Image | None, path: Path) -> Path:
     """Write the picture; PNG, SVG or PDF by the file's suffix.
 
@@ -71,7 +72,7 @@ def _answers(axes: Any, seen: PromptInspection) -> None:
     places = range(len(words))
     axes.barh([p - 0.2 for p in places], [before.get(w, 0.0) for w in words], 0.38, color=_PLAIN, label="unsteered")
     axes.barh([p + 0.2 for p in places], [after.get(w, 0.0) for w in words], 0.38, color=_STEERED, label="steered")
-    axes.set_yticks(places, [repr(word).replace("$", r"\$") for word in words])
+    axes.set_yticks(places, [literal_text(repr(word)) for word in words])
     axes.invert_yaxis()
     axes.set(title="next token", xlabel="probability", xlim=(0, 1))
     axes.legend(loc="best")
@@ -89,7 +90,7 @@ def _tokens(axes: Any, seen: PromptInspection) -> None:
     axes.bar(range(len(shown)), [norm for _, norm, _ in shown], color=colours)
     for added in seen.added:
         axes.axhline(added, color=_STEERED, linestyle=":")
-    names = [token.replace("$", r"\$") for token, _, _ in shown]
+    names = [literal_text(token) for token, _, _ in shown]
     axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=8)
     rest = f", the first {left_out} left out" if left_out else ""
     dotted = "; dotted line: norm of what is added" if seen.added else ""

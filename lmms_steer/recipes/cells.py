@@ -130,7 +130,7 @@ def missing_output(cell: Cell) -> str | None:
             read_samples(results, task)
     except UserError as error:
         return str(error)
-    lost = sorted(results.said.get("n-samples", {}).keys() - results.evaluation.samples.keys())
+    lost = sorted(results.content.get("n-samples", {}).keys() - results.evaluation.samples.keys())
     if lost:
         return f"it wrote no samples of {', '.join(lost)}"
     return None if results.evaluation.samples else "it wrote no samples"
