@@ -27,12 +27,12 @@ def test_runs_are_drawn_as_gains_by_default(tmp_path: Path) -> None:
     write_run(tmp_path / "runs/baseline", {"a": BASE})
     write_run(tmp_path / "runs/s", {"a": STEERED})
     runs = [str(tmp_path / "runs")]
-    drawn = {
+    texts = {
         kind: Path(draw_comparison(runs, tmp_path / f"{kind}.svg", kind)[-1]).read_text()
         for kind in (None, "gains", "table")
     }
     interval = "gain over the baseline [95%]; filled"
-    assert [interval in text for text in drawn.values()] == [True, True, False]
+    assert [interval in text for text in texts.values()] == [True, True, False]
     with pytest.raises(UserError, match="give --kind gains or table for the runs, or maps"):
         draw_comparison(runs, tmp_path / "p.svg", studies=[tmp_path])
 
@@ -40,8 +40,8 @@ def test_runs_are_drawn_as_gains_by_default(tmp_path: Path) -> None:
 def test_plot_prints_the_warnings_of_a_comparison(tmp_path: Path) -> None:
     runs = write_chosen_runs(tmp_path / "runs", "a", {"chosen_on": "a"})
     write_run(tmp_path / "runs/other", {"b": STEERED})
-    *lines, drawn = draw_comparison([str(runs)], tmp_path / "p.svg")
-    assert drawn == str(tmp_path / "p.svg")
+    *lines, path = draw_comparison([str(runs)], tmp_path / "p.svg")
+    assert path == str(tmp_path / "p.svg")
     assert lines == [str(line) for line in run_comparison([str(runs)]) if isinstance(line, str)]
     assert "WARNING: a:" in lines[-1] and "not compared: other on b" in lines[0]
 
@@ -60,20 +60,20 @@ def test_plots_that_cannot_be_drawn_are_refused_in_one_line(tmp_path: Path) -> N
 
 def test_best_cell_is_the_search_s_choice_and_never_a_dropped_cell(tmp_path: Path) -> None:
     gains = {(0, 0.5): 0.3, (2, 2.0): 0.1, (3, 1.0): 0.1, (4, 1.0): 0.1}
-    (found,) = read_maps([write_study(tmp_path, gains, dropped=[(0, 0.5)])])
-    assert found.best == (3, 1.0)
+    (searched,) = read_maps([write_study(tmp_path, gains, dropped=[(0, 0.5)])])
+    assert searched.best == (3, 1.0)
 
 
 def test_studies_in_folders_of_equal_names_stay_apart(tmp_path: Path) -> None:
     for number, task in enumerate(("spatial", "counting")):
         write_study(tmp_path / f"search/tiny/{task}/concept-mean_shift", {(0, 1.0): number / 100})
-    found = read_maps([tmp_path / "search", tmp_path / "search/tiny/spatial"])
-    assert [(one.study, one.cells) for one in found] == [
+    maps = read_maps([tmp_path / "search", tmp_path / "search/tiny/spatial"])
+    assert [(one.study, one.cells) for one in maps] == [
         ("counting/concept-mean_shift", {(0, 1.0): 0.01}),
         ("spatial/concept-mean_shift", {(0, 1.0): 0.0}),
     ]
-    drawn = Path(draw_comparison([], tmp_path / "maps.svg", studies=[tmp_path])[-1]).read_text()
-    assert "counting/concept-mean_shift" in drawn and "spatial/concept-mean_shift" in drawn
+    text = Path(draw_comparison([], tmp_path / "maps.svg", studies=[tmp_path])[-1]).read_text()
+    assert "counting/concept-mean_shift" in text and "spatial/concept-mean_shift" in text
     assert read_maps([tmp_path / "search/tiny/spatial"])[0].study == "concept-mean_shift"
 
 

@@ -66,17 +66,18 @@ def test_graded_scores_where_less_is_better(tmp_path: Path, logged: str, key: st
     }
     for name, shift in (("baseline", 0.0), ("s", -0.5)):
         scores = [5 + (i % 7) + shift for i in range(50)]
-        write_run(tmp_path / name, {"a": scores}, results=about,
-            sample=lambda i, scores=scores: {"acc": None, "score": None, logged: scores[i]})  # fmt: skip
+        samples = [{"acc": None, "score": None, logged: score} for score in scores]
+        write_run(tmp_path / name, {"a": scores}, results=about, sample=samples.__getitem__)
     row = leaderboard(tmp_path)["a", "s"]
     assert row.gain == pytest.approx(-0.5) and row.low < -0.5 < row.high
     assert (row.fixed, row.broken, row.scale, row.test) == (50, 0, 1, "sign flips")
 
 
-def test_score_of_lmms_eval_s_own_tasks_is_found_and_metric_can_be_write_chosen_runs(tmp_path: Path) -> None:
+def test_score_of_lmms_eval_s_own_tasks_is_found_and_metric_can_be_chosen(tmp_path: Path) -> None:
     for name, scores in (("baseline", BASE), ("s", STEERED)):
-        write_run(tmp_path / name, {"a": scores}, results={"configs": {"a": {"metric_list": [{"metric": "pope"}]}}},
-            sample=lambda i, scores=scores: {"score": None, "pope": {"score": scores[i]}, "other": 1.0})  # fmt: skip
+        samples = [{"score": None, "pope": {"score": score}, "other": 1.0} for score in scores]
+        results = {"configs": {"a": {"metric_list": [{"metric": "pope"}]}}}
+        write_run(tmp_path / name, {"a": scores}, results=results, sample=samples.__getitem__)
     assert leaderboard(tmp_path)["a", "s"].gain == pytest.approx(0.1)
     assert leaderboard(tmp_path, metric="other")["a", "s"].gain == 0
     with pytest.raises(UserError, match="no score on 100 of 100 questions; choose another with --metric"):
@@ -91,7 +92,7 @@ def test_all_samples_of_a_run_are_scored_by_one_metric(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "why"),
+    ("change", "reason"),
     [
         ({"scores": {"a": BASE[:99]}}, "other samples: 99 of its 99 are among the baseline's 100"),
         ({"sample": {"target": "C"}}, "other samples: 0 of its 100"),
@@ -103,14 +104,16 @@ def test_all_samples_of_a_run_are_scored_by_one_metric(tmp_path: Path) -> None:
     ],
 )
 def test_runs_that_cannot_be_paired_are_refused_with_the_reason(
-    tmp_path: Path, changed: dict[str, Any], why: str
+    tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     write_run(tmp_path / "baseline", {"a": BASE}, sample=lambda i: {"images": [f"{i}"]})
-    settings: dict[str, Any] = {"scores": {"a": BASE}, **changed}
+    settings: dict[str, Any] = {"scores": {"a": BASE}, **change}
     write_run(tmp_path / "odd", **settings)
-    with pytest.raises(UserError, match=f"nothing can be compared with the baseline: odd on a: {why}"):
+    with pytest.raises(UserError, match=f"nothing can be compared with the baseline: odd on a: {reason}"):
         leaderboard(tmp_path)
     write_run(tmp_path / "good", {"a": STEERED})
     row = leaderboard(tmp_path)["a", "odd"]
-    assert why in row.refused and np.isnan(row.gain) and row.score > 0
-    assert any(line.startswith(f"not compared: odd on a: {why}") for line in map(str, run_comparison([str(tmp_path)])))
+    assert reason in row.refused and np.isnan(row.gain) and row.score > 0
+    assert any(
+        line.startswith(f"not compared: odd on a: {reason}") for line in map(str, run_comparison([str(tmp_path)]))
+    )

@@ -37,12 +37,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
 )
 def test_title_names_tasks_and_model(tmp_path: Path, tasks: list[str], models: list[str | None], title: str) -> None:
     for name, model in zip(("baseline", "s"), models, strict=True):
-        said = {"results": {"model_name": model}} if model else {}
-        write_run(tmp_path / "runs" / name, {task: [1.0, 0.0] for task in tasks}, spec=None, **said)
+        results = {"model_name": model} if model else None
+        write_run(tmp_path / "runs" / name, {task: [1.0, 0.0] for task in tasks}, spec=None, results=results)
     list(run_comparison([str(tmp_path / "runs")], html=tmp_path / "x.html", pictures="none"))
     text = (tmp_path / "x.html").read_text()
     assert f"<title>{title}</title>" in text and f"<h1>{title}</h1>" in text
-    assert "1 system beside <strong>baseline</strong>. Every gain is paired:" in text
+    assert "1 system compared with <strong>baseline</strong>. Every gain is paired:" in text
 
 
 def test_page_is_small_and_lists_what_is_left_out(page: tuple[Path, list[str]]) -> None:
@@ -61,32 +61,32 @@ def test_images_of_our_tasks_are_found(tmp_path: Path) -> None:
     rows = load_question_set("spatial", "test")
     names = image_ids([rows[3]["image"].convert("RGB")])
     target = rows[3]["answer"].strip("()")
-    found, why = task_images(
+    images, reason = task_images(
         "tiny_spatial", [ImageQuery(3, target, rows[3]["question"], names), ImageQuery(4, target, "other", None)], 10**6
     )
-    assert list(found) == [3] and found[3].startswith("data:image/png;base64,")
-    assert why == "the data on this machine is not what the runs were made on"
+    assert list(images) == [3] and images[3].startswith("data:image/png;base64,")
+    assert reason == "the data on this machine is not what the runs were made on"
     assert task_images("tiny_spatial", [ImageQuery(3, target, "", ["other"])], 10**6)[0] == {}
 
 
-@pytest.mark.parametrize("spelled", ["--include_path", "--include-path"])
-def test_images_of_the_user_s_own_tasks_are_found(tmp_path: Path, spelled: str) -> None:
+@pytest.mark.parametrize("option", ["--include_path", "--include-path"])
+def test_images_of_the_user_s_own_tasks_are_found(tmp_path: Path, option: str) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     for text in blocks(ROOT / "docs/howto/benchmark.md", "yaml", "python"):
         (mine / text.split()[1].rstrip(",").removeprefix("mine/")).write_text(text)
-    pictures = [Image.new("RGB", (32, 32), (9 * number, 0, 0)) for number in range(2)]
-    rows = {"image": pictures, "question": ["what is left?"] * 2, "choices": [["a", "b"]] * 2, "answer": ["A"] * 2}
+    images = [Image.new("RGB", (32, 32), (9 * number, 0, 0)) for number in range(2)]
+    rows = {"image": images, "question": ["what is left?"] * 2, "choices": [["a", "b"]] * 2, "answer": ["A"] * 2}
     Dataset.from_dict(rows).to_parquet(mine / "kitchen.parquet")
-    names = [image_ids([picture]) for picture in pictures]
+    names = [image_ids([image]) for image in images]
     write_run(tmp_path / "runs/baseline", {"kitchen": [1.0, 0.0]}, sample=lambda number: {"images": names[number]})
     words = ["compare", str(tmp_path / "runs"), "--html", str(tmp_path / "x.html")]
     printed = CliRunner().invoke(app, words).output.replace("\n", " ")
     assert "kitchen: no images, not one of our tasks (for your own tasks give --include_path" in printed
     for kind in ("ours", "all"):
-        shown = CliRunner().invoke(app, [*words, spelled, str(mine), "--pictures", kind])
-        assert shown.exit_code == 0 and "kitchen:" not in shown.output, shown.output
-    missing = CliRunner().invoke(app, [*words, spelled, str(mine / "none")])
+        result = CliRunner().invoke(app, [*words, option, str(mine), "--pictures", kind])
+        assert result.exit_code == 0 and "kitchen:" not in result.output, result.output
+    missing = CliRunner().invoke(app, [*words, option, str(mine / "none")])
     assert missing.exit_code != 0 and str(missing.exception) == f"--include_path {mine / 'none'}: no such folder"
 
 

@@ -119,7 +119,7 @@ def test_long_names_differ_controls_have_no_colour_and_row_buttons_are_visible(t
 def test_answers_can_be_browsed_by_keyboard_and_filtered(opened: Page) -> None:
     see = opened.run
     see("BY_ID('samples').scrollIntoView()")
-    assert see("counted('1–12 of 30 (30 of 100 questions are here)')")
+    assert see("counted('1–12 of 30 (30 of 100 questions are on this page)')")
     assert see("document.querySelectorAll('article').length") == 12
     see("BY_ID('samples-on').focus()")
     opened.press("ArrowRight", 39)
@@ -168,9 +168,11 @@ def test_correct_letter_is_shown_with_the_text_of_its_choice(tmp_path: Path) -> 
 
 
 def test_lower_is_fixed_where_less_is_better_and_a_missing_score_is_no_change(tmp_path: Path) -> None:
-    about = {"results": {"higher_is_better": {"errors": {"acc": False}}}}
+    results = {"higher_is_better": {"errors": {"acc": False}}}
     for name, scores in (("baseline", [3, 3, 3, 0]), ("s", [0, 1, 5, 0]), ("lost", [3, 3, 3, float("nan")])):
-        write_run(tmp_path / "runs" / name, {"errors": scores}, **about, spec="" if name == "baseline" else "vector=v")
+        write_run(
+            tmp_path / "runs" / name, {"errors": scores}, spec="" if name == "baseline" else "vector=v", results=results
+        )
     list(run_comparison([str(tmp_path / "runs")], html=tmp_path / "x.html"))
     with answers(tmp_path, 4) as shown:
         for kind, system, count in (("fixed", "s", "of 2"), ("broken", "s", "of 1"), ("broken", "lost", "none of")):

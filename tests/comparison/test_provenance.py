@@ -55,13 +55,13 @@ def test_csv_and_parquet_have_these_columns(tmp_path: Path) -> None:
 
 
 def test_commands_contain_no_keys_or_tokens_of_services(tmp_path: Path) -> None:
-    said = {"resolved_cli_args": {"hf_hub_log_args": "token=hf_secret", "wandb_args": "key=secret", "tasks": "a"}}
-    write_run(tmp_path / "baseline", {"a": BASE}, config=said)
+    config = {"resolved_cli_args": {"hf_hub_log_args": "token=hf_secret", "wandb_args": "key=secret", "tasks": "a"}}
+    write_run(tmp_path / "baseline", {"a": BASE}, config=config)
     assert "secret" not in run_provenance(leaderboard(tmp_path / "baseline")["a", "baseline"].samples[0]).command
 
 
 @pytest.mark.parametrize(
-    ("task", "made", "warned"),
+    ("task", "provenance", "is_warned"),
     [
         ("a", {"chosen_on": "a"}, True),
         ("a_ll", {"chosen_on": "a (500 questions)"}, True),
@@ -71,46 +71,44 @@ def test_commands_contain_no_keys_or_tokens_of_services(tmp_path: Path) -> None:
     ],
 )
 def test_choice_on_the_tested_task_is_a_warning_in_every_output(
-    tmp_path: Path, task: str, made: dict[str, str], warned: bool
+    tmp_path: Path, task: str, provenance: dict[str, str], is_warned: bool
 ) -> None:
-    runs = write_chosen_runs(tmp_path / "runs", task, made)
+    runs = write_chosen_runs(tmp_path / "runs", task, provenance)
     files: dict[str, Any] = {kind: tmp_path / f"x.{kind}" for kind in ("markdown", "latex", "html")}
     lines = [str(line) for line in run_comparison([str(runs)], pictures="none", **files)]
     line = f"WARNING: {task}: layer, alpha and tokens of <b>steered were chosen on questions that they are tested on"
-    assert [one.startswith(line) for one in lines if "WARNING" in one] == [True] * warned
+    assert [one.startswith(line) for one in lines if "WARNING" in one] == [True] * is_warned
     texts = [line, line.replace("_", r"\_").replace("<", "$<$").replace(">", "$>$"), line.replace("<b>", "&lt;b&gt;")]
     for path, text in zip(files.values(), texts, strict=True):
-        assert (text in path.read_text()) == warned, path
+        assert (text in path.read_text()) == is_warned, path
 
 
 def test_choice_on_the_same_questions_of_another_task_is_a_warning(tmp_path: Path) -> None:
-    pictures = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(100)]
-    asked = [
-        Question(number, f"what is {number % 7} ?", [picture], (), 0, {}) for number, picture in enumerate(pictures)
-    ]
+    images = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(100)]
+    questions = [Question(number, f"what is {number % 7} ?", [image], (), 0, {}) for number, image in enumerate(images)]
 
     def sample(number: int) -> dict[str, Any]:
-        return {"input": asked[number].text, "images": image_ids(asked[number].visuals)}
+        return {"input": questions[number].text, "images": image_ids(questions[number].visuals)}
 
-    # the same texts and the same pictures, otherwise paired
-    others = [Question(one.doc_id, one.text, [pictures[one.doc_id - 1]], (), 0, {}) for one in asked]
-    for name, questions, warned in (("these", asked[::-1], True), ("others", others, False)):
-        provenance = {"chosen_on": "b", "some_questions": sample_ids(questions)}
+    # the same texts and the same images, in other pairs
+    others = [Question(one.doc_id, one.text, [images[one.doc_id - 1]], (), 0, {}) for one in questions]
+    for name, searched, is_warned in (("these", questions[::-1], True), ("others", others, False)):
+        provenance = {"chosen_on": "b", "some_questions": sample_ids(searched)}
         runs = write_chosen_runs(tmp_path / name, "a", provenance, sample=sample)
-        assert any("WARNING: a:" in str(line) for line in run_comparison([str(runs)])) == warned, name
+        assert any("WARNING: a:" in str(line) for line in run_comparison([str(runs)])) == is_warned, name
 
 
 def test_search_of_the_vector_on_the_tested_task_is_a_warning(tmp_path: Path) -> None:
     runs = write_chosen_runs(tmp_path / "runs", "a", {})
     (tmp_path / "study/.run").mkdir(parents=True)
-    # a recipe's own plan is no study's
+    # the plan of a recipe is not the plan of a study
     (tmp_path / "study/.run/plan.json").write_text("[]")
     (tmp_path / "study/cells.parquet").touch()
-    for task, sha, warned in (("a", "6" * 64, True), ("a", "7" * 64, False), ("b", "6" * 64, False)):
+    for task, sha, is_warned in (("a", "6" * 64, True), ("a", "7" * 64, False), ("b", "6" * 64, False)):
         (tmp_path / "study/plan.json").write_text(json.dumps({"task": task, "vectors": {"v": sha}}))
         assert (
             any("WARNING: a:" in str(line) for line in run_comparison([str(runs)], studies=[tmp_path / "study"]))
-            == warned
+            == is_warned
         )
     (tmp_path / "study/plan.json").write_text(json.dumps({"task": "a", "vectors": {"v": "6" * 64}}))
     elsewhere = write_chosen_runs(tmp_path / "elsewhere", "a", {"chosen_on": "a_select"})

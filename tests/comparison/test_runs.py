@@ -27,20 +27,20 @@ def test_lm_eval_files_are_read(tmp_path: Path) -> None:
         folder = tmp_path / name / "org__model"
         folder.mkdir(parents=True)
         stamp = "2026-01-01T00-00-00.123456"
-        said: dict[str, Any] = {"results": {"a": {}}}
-        said["config"] = {"model": "hf", "model_args": {"pretrained": "org/model"}}
-        said["config"]["steering"] = {"spec": "" if name == "baseline" else "vector=v,layer=3,alpha=0.5,tokens=text"}
-        (folder / f"results_{stamp}.json").write_text(json.dumps(said))
+        content: dict[str, Any] = {"results": {"a": {}}}
+        content["config"] = {"model": "hf", "model_args": {"pretrained": "org/model"}}
+        content["config"]["steering"] = {"spec": "" if name == "baseline" else "vector=v,layer=3,alpha=0.5,tokens=text"}
+        (folder / f"results_{stamp}.json").write_text(json.dumps(content))
         rows = [
             {"doc_id": i, "target": "x", "prompt_hash": f"p{i}", "filter": kind, "metrics": ["acc"], "acc": score,
              "filtered_resps": ["x"], "arguments": {"gen_args_0": {"arg_0": f"question {i}"}}}
             for kind in ("strict", "loose") for i, score in enumerate(scores)
         ]  # fmt: skip
         (folder / f"samples_a_{stamp}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    rows = leaderboard(tmp_path)
-    assert rows["a", "s"].n == 100 and rows["a", "s"].gain == pytest.approx(0.1)
-    assert rows["a", "s"].role == "steered"
-    provenance = run_provenance(rows["a", "s"].samples[0])
+    compared = leaderboard(tmp_path)
+    assert compared["a", "s"].n == 100 and compared["a", "s"].gain == pytest.approx(0.1)
+    assert compared["a", "s"].role == "steered"
+    provenance = run_provenance(compared["a", "s"].samples[0])
     assert provenance.command == "lm_eval --model hf --model_args pretrained=org/model --tasks a --log_samples"
 
 
@@ -68,11 +68,11 @@ def test_systems_are_named_by_their_shortest_unambiguous_path(tmp_path: Path) ->
 def test_equal_names_below_several_folders_are_preceded_by_the_folder(tmp_path: Path) -> None:
     for place in ("baseline", "mine", "tiny/col/baseline", "tiny/col/steered", "other/col/baseline", "other/col/one"):
         write_run(tmp_path / place, {"a": BASE})
-    typed = [str(tmp_path / name) for name in ("baseline", "mine", "other", "tiny")]
+    folders = [str(tmp_path / name) for name in ("baseline", "mine", "other", "tiny")]
     names = ["baseline", "mine", "other/col/baseline", "col/one", "tiny/col/baseline", "col/steered"]
-    assert list(read_systems(typed, "baseline")) == names
+    assert list(read_systems(folders, "baseline")) == names
     with pytest.raises(UserError, match=r"two runs have the name .*; give the second another name"):
-        read_systems([*typed, str(tmp_path / "tiny")], "baseline")
+        read_systems([*folders, str(tmp_path / "tiny")], "baseline")
 
 
 def test_newest_run_of_a_task_counts_and_other_tasks_stay(tmp_path: Path) -> None:

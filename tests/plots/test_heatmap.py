@@ -1,6 +1,7 @@
 """The heat map of a search: colours, text on them, and the frame of the chosen cell."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from matplotlib.colors import to_rgb
@@ -33,10 +34,12 @@ def test_text_is_readable_on_every_colour() -> None:
 def test_chosen_cell_is_framed_in_a_grid_and_among_points(alphas: tuple[float, ...]) -> None:
     continuous = len(alphas) > 2
     layers = (3,) if continuous else (3, 7)
-    drawn = HeatMap({(layer, alpha): 0.0 for layer in layers for alpha in alphas}, layers, alphas, best=(3, alphas[1]))
-    axes = Figure().subplots()
-    draw_heatmap(axes, drawn, 1)
-    assert drawn.continuous == continuous
+    heatmap = HeatMap(
+        {(layer, alpha): 0.0 for layer in layers for alpha in alphas}, layers, alphas, best=(3, alphas[1])
+    )
+    axes: Any = Figure().subplots()
+    draw_heatmap(axes, heatmap, 1)
+    assert heatmap.continuous == continuous
     if continuous:
         assert [line.get_xydata().tolist() for line in axes.lines] == [[[alphas[1], 3]]]
     else:

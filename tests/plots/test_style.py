@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib import rcParams
@@ -35,10 +36,10 @@ def test_style_applies_inside_a_block_or_function_only() -> None:
 def test_every_role_has_its_own_colour_and_marker() -> None:
     assert ROLE_COLOURS.keys() == ROLE_MARKERS.keys()
     assert len(set(ROLE_COLOURS.values())) == len(set(ROLE_MARKERS.values())) == len(ROLE_COLOURS)
-    axes = Figure().subplots()
+    axes: Any = Figure().subplots()
     draw_interval(axes, 1, 0.5, 0.0, 2.0, "control", filled=False)
     interval, mark = axes.lines
-    assert (list(interval.get_xdata()), list(interval.get_ydata())) == ([0.0, 2.0], [1, 1])
+    assert interval.get_xydata().tolist() == [[0.0, 1.0], [2.0, 1.0]]
     assert (mark.get_marker(), mark.get_markerfacecolor()) == (ROLE_MARKERS["control"], "white")
     assert interval.get_color() == mark.get_markeredgecolor() == ROLE_COLOURS["control"]
 
