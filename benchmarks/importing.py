@@ -1,4 +1,4 @@
-"""Seconds and memory for importing 10,000 CLEVR questions, from a stand-in in the official format.
+"""Time and memory of importing 10,000 CLEVR questions, from a stand-in in the official format.
 
 make bench
 """
@@ -22,8 +22,8 @@ def main() -> None:
         start = time.perf_counter()
         list(importing.import_release("clevr", release, Path(name) / "data"))
         seconds = time.perf_counter() - start
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"{QUESTIONS} CLEVR questions, {QUESTIONS // 4} pictures:   {seconds:.1f} s, at most {most:.0f} MB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{QUESTIONS} CLEVR questions, {QUESTIONS // 4} images:   {seconds:.1f} s, at most {peak:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -192,7 +192,9 @@ QWEN_CHAT = CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
 
 
 def qwen(tok: Any, vision: dict[str, Any], rope: dict[str, Any], **more: Any) -> dict[str, Any]:
-    parameters = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2], **rope}}
+    parameters: dict[str, Any] = {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2], **rope}
+    }
     text = {k: v for k, v in decoder(tok, **parameters, **more).items() if k != "model_type"}
     seen = {"hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 48, **vision}
     names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
