@@ -7,9 +7,11 @@ from typing import Any
 from PIL import Image
 
 from lmms_steer.inspection.prompt import PromptInspection
-from lmms_steer.plots.style import GREY, ROLE_COLOURS, figure_style, literal_text, pyplot_for, save_figure
+from lmms_steer.plots.style import GREY, ROLE_COLOURS, VERMILLION, figure_style, literal_text, pyplot_for, save_figure
 
 _STEERED, _PLAIN = ROLE_COLOURS["steered"], GREY
+# the colour of steered tokens is hard to see as a frame on an image
+_FRAME = VERMILLION
 _MOST_TOKENS = 60
 
 
@@ -63,7 +65,7 @@ def _patches(axes: Any, beside: Any, seen: PromptInspection, image: Image.Image 
 def _rectangle(corner: tuple[float, float], side: float) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle(corner, side, side, fill=False, edgecolor=_STEERED, linewidth=0.8)
+    return Rectangle(corner, side, side, fill=False, edgecolor=_FRAME, linewidth=1)
 
 
 def _answers(axes: Any, seen: PromptInspection) -> None:
