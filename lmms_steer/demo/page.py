@@ -13,7 +13,7 @@ from rich.table import Table
 
 from lmms_steer._util.formatting import format_points
 from lmms_steer._util.io import write_atomically
-from lmms_steer.comparison.page_questions import data_uri
+from lmms_steer.comparison.page_images import data_uri
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.demo.figures import draw_colour_curve, draw_search

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from lmms_steer.cli import app
 from lmms_steer.comparison.command import run_comparison
-from lmms_steer.comparison.page_questions import ImageQuery, task_images
+from lmms_steer.comparison.page_images import ImageQuery, task_images
 from lmms_steer.models.visuals import image_ids
 from lmms_steer.tiny_world.question_sets import load_question_set
 from tests.comparison.page import EVIL, EVIL_NAME, write_hostile_page
