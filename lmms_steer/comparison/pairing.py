@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lmms_steer.comparison.samples import Samples
+from lmms_steer.statistics.arrays import Ints
 from lmms_steer.statistics.clustered import cluster_ids
-from lmms_steer.statistics.paired import Ints
 
 
 def pairing_problem(run: Samples, baseline: Samples, prompt_may_differ: bool = False) -> str:

@@ -6,12 +6,10 @@ summed. Rows (pairs of systems) share their units.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.stats import norm, t
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from lmms_steer.statistics.arrays import Floats, Ints
 
 FLIPS = 9_999
 """The number of random sign flips of `sign_flip_p`."""

@@ -17,7 +17,8 @@ from scipy.optimize.elementwise import find_root
 from scipy.stats import binom, norm
 
 from lmms_steer.errors import UserError
-from lmms_steer.statistics.clustered import Floats, Ints, cluster_interval, cluster_sums, sign_flip_p
+from lmms_steer.statistics.arrays import Floats, Ints
+from lmms_steer.statistics.clustered import cluster_interval, cluster_sums, sign_flip_p
 
 __all__ = [
     "Effects",

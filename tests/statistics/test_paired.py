@@ -13,7 +13,7 @@ def test_gain_and_mid_p_equal_a_hand_count() -> None:
     result = compare_by_document(by_document(BASE), by_document(STEERED))
     assert (result.n, result.fixed, result.broken) == (100, 15, 5)
     assert result.gain == pytest.approx(0.10) and result.accuracy == pytest.approx(0.70)
-    # twice the smaller tail of a fair coin, less what was seen
+    # twice the smaller tail of a fair coin, less the observed outcome
     assert result.p == pytest.approx(2 * binom.cdf(5, 20, 0.5) - binom.pmf(5, 20, 0.5))
     spread = 1.96 * np.std(np.array(STEERED) - np.array(BASE)) / 10
     assert [result.low, result.high] == pytest.approx([0.10 - spread, 0.10 + spread], abs=0.02)
