@@ -1,6 +1,8 @@
 """Finding, naming and reading the runs of a comparison."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +120,10 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     (bare / "tiny" / f"{STAMP}_samples_a.jsonl").unlink()
     with pytest.raises(UserError, match="run 'bare' has no samples: evaluate with --log_samples"):
         leaderboard(good, bare)
+
+
+def test_samples_are_read_without_scipy() -> None:
+    # a recipe checks its cells' samples on every start
+    code = "import sys, lmms_steer.comparison.samples; print('scipy' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
