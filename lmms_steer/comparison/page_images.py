@@ -48,7 +48,7 @@ def task_images(
         include_path: a folder of the user's own tasks, which count as ours.
 
     Returns:
-        doc_id ▸ first image as a data URI, and why not every question has one.
+        doc_id ▸ first image as a data URI, and why some questions have none; "" if all have one.
     """
     own_tasks = our_tasks() | (tasks_in(include_path) if include_path else {})
     if not every and task not in own_tasks:

@@ -13,7 +13,7 @@ from lmms_steer.comparison.page_images import ImageQuery, task_images
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System
 from lmms_steer.scoring.choice import choice_text, choices_of
-from lmms_steer.statistics.arrays import Ints
+from lmms_steer.statistics.arrays import Floats, Ints
 
 MAX_TEXT = 600
 """The largest number of characters of a question or an answer on the page."""
@@ -70,7 +70,7 @@ class PageTask:
         task: its name.
         n: the number of its questions, on the page or not.
         direction: 1 if a higher score is better, else -1.
-        no_images: why not every question has its image; "" if all have.
+        no_images: why some questions have no image; "" if all have one.
         systems: names of the systems.
         questions: those on the page.
     """
@@ -148,8 +148,9 @@ def _choose_questions(base: Samples, runs: list[Samples], count: int) -> Ints:
     return chosen
 
 
-def _most_often_first(times: Any, doc_ids: Ints) -> Any:
-    ranked = np.lexsort((doc_ids, -times))
+def _most_often_first(times: Floats, doc_ids: Ints) -> Ints:
+    """Rank the questions with at least one occurrence, the most first; of equals the lowest document first."""
+    ranked: Ints = np.lexsort((doc_ids, -times))
     return ranked[times[ranked] > 0]
 
 
