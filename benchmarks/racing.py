@@ -1,11 +1,11 @@
-"""What race and screen save, and what they find, over 20 orders of the questions.
+"""The savings and results of the strategies race and screen, over 20 random orders of the questions.
 
 python benchmarks/racing.py [--seeds 20]
 
-On tiny-paligemma2 every cell is measured once; a race then sees of it what it asks for. Costs are runs of decoder
-layers: a replayed cell of layer l costs the layers above it, a base pass and its check all layers twice, a screen three
-times. On made-up studies, one with a planted winner and one with none, cells cost the same each.
-Imports torch, transformers and lmms_steer only.
+On tiny-paligemma2 every cell is measured once, and a race then reads only the scores that it would have measured. Costs
+are runs of decoder layers: a replayed cell of layer l costs the layers above it, a base pass with its check all layers
+twice, a screen all layers three times. In synthetic studies, one with a planted winner and one without, every cell
+costs the same. Imports torch, transformers and lmms_steer only.
 """
 
 import argparse
@@ -40,7 +40,7 @@ SPLITS = ("select", "test", "ood")
 
 
 class Tiny:
-    """The tiny model, with what a search asks of a wrapper."""
+    """The tiny model, with the methods of a wrapper that a search uses."""
 
     def __init__(self) -> None:
         source = checkpoint("tiny-paligemma2")
@@ -58,7 +58,7 @@ class Tiny:
 
 @dataclass
 class Study:
-    """A grid whose every cell is known, and what a strategy has to pay for it."""
+    """A grid of which every cell is known, and the cost of measuring it."""
 
     name: str
     grid: ScoreGrid
@@ -66,15 +66,16 @@ class Study:
     weighted: bool
 
     def cost(self, cells: Sequence[Cell], questions: int) -> float:
+        """Return the cost of measuring some cells."""
         if not self.weighted:
             return len(cells) * questions
         return questions * (sum(LAYERS - 1 - cell.layer for cell in cells) + 2 * LAYERS)
 
-    def found(self, seed: int, screen: bool) -> tuple[ScoreGrid, float]:
-        """What a race finds on the questions in another order, and its cost over the grid's."""
+    def race_once(self, seed: int, screen: bool) -> tuple[ScoreGrid, float]:
+        """Race on the questions in a random order; return the result, and the cost relative to the whole grid's."""
         n = len(self.grid.base)
         order = np.random.default_rng(seed).permutation(n)
-        place = {cell: i for i, cell in enumerate(self.grid.cells)}
+        row_of = {cell: i for i, cell in enumerate(self.grid.cells)}
         cells, spent = list(self.grid.cells), 0.0
         if screen and self.pairs is not None:
             cells = self.pairs(order[: screened_questions(n)].tolist())
@@ -84,7 +85,8 @@ class Study:
             nonlocal spent
             spent += self.cost(rung.cells, len(rung.questions))
             columns = order[rung.questions.start : rung.questions.stop]
-            return self.grid.scores[np.ix_([place[c] for c in rung.cells], columns)], self.grid.base[columns]
+            rows = np.array([row_of[cell] for cell in rung.cells])
+            return self.grid.scores[np.ix_(rows, columns)], self.grid.base[columns]
 
         raced = run_strategy(race(StrategyContext(cells, n)), n, measure)
         first = max(raced.spent, screened_questions(n) if screen else 0)
@@ -92,14 +94,14 @@ class Study:
 
 
 def tiny(lm: Tiny, name: str, task: str, vector: str, keep: Callable[[dict[str, Any]], bool]) -> Study:
-    """A full grid on the tiny model's select split; of few things, on all splits: what is raced is no result."""
+    """Measure a full grid on the tiny model's select split; of a subset of questions on all splits, to have enough."""
     rows = [
         row
         for split in (("select",) if keep is _any else SPLITS)
         for row in load_question_set(task, split)
         if keep(row)
     ]
-    asked = [
+    questions = [
         Question(
             i, row["question"], [row["image"]], tuple(row["choices"]), "ABCDEF".index(row["answer"].strip("()")), row
         )
@@ -108,35 +110,35 @@ def tiny(lm: Tiny, name: str, task: str, vector: str, keep: Callable[[dict[str, 
     vectors = {"v": SteeringVectors.load(store.find(f"tiny-gemma2/{vector}/mean_shift", None).path)}
     cells = [Cell("v", *cell) for cell in product(range(LAYERS), ALPHAS, TOKENS)]
     cells = [cell for cell in cells if not (cell.layer == LAYERS - 1 and cell.tokens == "image")]
-    measure = Measurer(lm, None, vectors, False, TOKENS)
+    measurer = Measurer(lm, None, vectors, False, TOKENS)
 
-    def ask(_: int, rung: Rung) -> tuple[Floats, Floats]:
-        parts = [measure(asked[start : start + 100], rung.cells) for start in range(0, len(asked), 100)]
+    def measure_all(_: int, rung: Rung) -> tuple[Floats, Floats]:
+        parts = [measurer(questions[start : start + 100], rung.cells) for start in range(0, len(questions), 100)]
         return torch.cat([p.scores for p in parts], 1).double().numpy(), torch.cat(
             [p.base for p in parts]
         ).double().numpy()
 
     def pairs(first: Sequence[int]) -> list[Cell]:
-        shares = predicted_shares(lm, vectors, cells, [asked[i] for i in first], 50)
+        shares = predicted_shares(lm, vectors, cells, [questions[i] for i in first], 50)
         return promising(cells, shares)
 
     return Study(
         f"tiny-paligemma2, {name.format(n=len(rows))}",
-        run_strategy(grid(StrategyContext(cells, len(asked))), len(asked), ask),
+        run_strategy(grid(StrategyContext(cells, len(questions))), len(questions), measure_all),
         pairs,
         weighted=True,
     )
 
 
-def made_up(name: str, effect: float, seed: int, n: int = 500) -> Study:
-    """16 layers x 6 alphas x 3 targets; neighbours are alike; one cell gains `effect`, its neighbours less."""
+def synthetic(name: str, effect: float, seed: int, n: int = 500) -> Study:
+    """Draw 16 layers x 6 alphas x 3 targets with similar neighbours; one cell gains `effect`, its neighbours less."""
     rng = np.random.default_rng(seed)
     cells = [Cell("v", *cell) for cell in product(range(16), (0.1, 0.2, 0.4, 0.6, 0.8, 1.0), TOKENS)]
     base = (rng.random(n) < 0.6).astype(float)
     noise = {key: rng.random(n) for key in product(range(16), TOKENS)}
     scores = np.empty((len(cells), n))
     for i, cell in enumerate(cells):
-        # the stronger, the more answers change; a layer's and target's own questions change first
+        # the larger alpha, the more answers change; each layer and target has its own order in which they do
         flips = noise[cell.layer, cell.tokens] < 0.15 * cell.alpha
         scores[i] = np.where(flips, (rng.random(n) < 0.55).astype(float), base)
         near = np.exp(-abs(cell.layer - 9) / 2 - abs(cell.alpha - 0.6) * 3) * (cell.tokens == "image")
@@ -144,12 +146,12 @@ def made_up(name: str, effect: float, seed: int, n: int = 500) -> Study:
     return Study(name, ScoreGrid(cells, scores, base), None, weighted=False)
 
 
-def say(study: Study, seeds: int, screen: bool, studies: Sequence[Study] | None = None) -> None:
-    """Cost, hits of the winner's interval, and claims of a winner over the seeds."""
+def report(study: Study, seeds: int, screen: bool, studies: Sequence[Study] | None = None) -> None:
+    """Print cost, how often the choice is within the winner's interval, and how often a winner is claimed."""
     costs, inside, claims, gains = [], 0, 0, []
     for seed in range(seeds):
         known = studies[seed] if studies else study
-        raced, cost = known.found(seed, screen)
+        raced, cost = known.race_once(seed, screen)
         chosen, winner = best_cell(raced), best_cell(known.grid)
         gain = known.grid.gains[known.grid.cells.index(raced.cells[chosen])]
         inside += bool(gain >= paired_gain(known.grid.base, known.grid.scores[winner]).low)
@@ -158,9 +160,9 @@ def say(study: Study, seeds: int, screen: bool, studies: Sequence[Study] | None 
         gains.append(100 * gain)
     winner = best_cell(study.grid)
     p = corrected_p(study.grid, winner)
-    way = "race+screen" if screen else "race"
+    strategy = "race+screen" if screen else "race"
     print(
-        f"{study.name:44} {way:12} cost {np.mean(costs):.3f} (most {max(costs):.3f})  in the winner's interval"
+        f"{study.name:44} {strategy:12} cost {np.mean(costs):.3f} (most {max(costs):.3f})  in the winner's interval"
         f" {inside}/{seeds}  gain {np.mean(gains):+.1f} (grid {100 * study.grid.gains[winner]:+.1f}, p {p:.3f})"
         f"  called a winner {claims}/{seeds}",
         flush=True,
@@ -186,10 +188,10 @@ def main() -> None:
     studies.append(tiny(lm, "{n} red things, red's vector", "colour", "colour-red", _red))
     for study in studies:
         for screen in (False, True):
-            say(study, seeds, screen)
-    for name, effect in (("made up, a winner of +9 points", 0.25), ("made up, no winner", 0.0)):
-        drawn = [made_up(name, effect, seed) for seed in range(seeds)]
-        say(drawn[0], seeds, False, drawn)
+            report(study, seeds, screen)
+    for name, effect in (("synthetic, a winner of +9 points", 0.25), ("synthetic, no winner", 0.0)):
+        drawn = [synthetic(name, effect, seed) for seed in range(seeds)]
+        report(drawn[0], seeds, False, drawn)
 
 
 if __name__ == "__main__":

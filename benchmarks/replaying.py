@@ -1,14 +1,15 @@
-"""What a search costs by replaying, against a full forward with hooks for each cell; and how that grows.
+"""The cost of a search by replaying, compared with a full hooked forward for each cell, and how it grows.
 
 python benchmarks/replaying.py [--device cuda --dtype bfloat16 --full-size] [--examples 2] [--growth growth.png]
 
-Random weights: a PaliGemma-2-shaped model (27 vision, 26 text layers, a prompt that sees all of itself) and a
-LLaVA-shaped one (causal, text behind the image). The grid is 16 layers x 6 alphas x 3 targets, replayed whole; of the
-ways that it is compared with, whose cells all cost the same, three cells a layer are run.
+The models have random weights: one with PaliGemma 2's shape (27 vision and 26 text layers, full attention within the
+prompt) and one with LLaVA's (causal, text after the image). The grid of 16 layers x 6 alphas x 3 targets is replayed as
+a whole. Of the alternatives, whose cells all cost the same, three cells a layer are run.
 Imports torch, transformers and lmms_steer only.
 """
 
 import argparse
+import math
 import platform
 import statistics
 import time
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
+from lmms_steer.plots.style import BLUE, VERMILLION, figure_style, pyplot_for, save_figure
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.replay import Replay, ReplayOptions
 
@@ -31,7 +33,7 @@ LAYERS, ALPHAS, TARGETS = tuple(range(5, 21)), (0.1, 0.2, 0.4, 0.6, 0.8, 1.0), (
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the models are made, and how large."""
+    """The device and dtype of the models, and their size."""
 
     device: str
     dtype: torch.dtype
@@ -39,7 +41,7 @@ class Machine:
 
 
 def model(kind: str, machine: Machine, patches: int = PATCHES) -> Any:
-    """Random weights; `full_size` is PaliGemma2-3B's shape, else a ninth of its width."""
+    """Make a model with random weights: PaliGemma2-3B's shape if `full_size`, else a ninth of its width."""
     width, heads, deep = (2304, 8, 9216) if machine.full_size else (256, 4, 1024)
     seen, seen_heads, seen_deep = (1152, 16, 4304) if machine.full_size else (128, 4, 512)
     vision = {
@@ -69,7 +71,7 @@ def model(kind: str, machine: Machine, patches: int = PATCHES) -> Any:
 
 
 def prompts(kind: str, count: int, machine: Machine, patches: int = PATCHES) -> dict[str, Tensor]:
-    """An image, then text: the order in which a causal model's image tokens do not depend on the question."""
+    """Make prompts of an image, then text: so a causal model's image tokens do not depend on the question."""
     drawn = torch.Generator().manual_seed(1)
     text = torch.randint(10, 8000, (count, TEXT_TOKENS), generator=drawn)
     ids = torch.cat((torch.full((count, patches), IMAGE_ID), text), 1)
@@ -81,55 +83,58 @@ def prompts(kind: str, count: int, machine: Machine, patches: int = PATCHES) -> 
 
 
 def _side(patches: int) -> int:
-    return PATCH * round(patches**0.5)
+    return PATCH * round(math.sqrt(patches))
 
 
 class Race:
-    """One grid on one batch, replayed and in the ways that it is compared with.
+    """One grid on one batch, replayed and by the alternatives.
 
     Args:
-        made, inputs: the model and its prompts.
-        layers, alphas, targets: the grid.
+        made: the model.
+        inputs: its prompts.
+        layers: of the grid.
+        alphas: of the grid.
+        targets: the token targets of the grid.
     """
 
     def __init__(self, made: Any, inputs: dict[str, Tensor], layers: Sequence[int], alphas: Sequence[float],
-                 targets: Sequence[str]) -> None:  # fmt: skip
+                 targets: tuple[str, ...]) -> None:  # fmt: skip
         self.made, self.inputs, self.layers, self.targets = made, inputs, layers, targets
         self.cells = list(product(alphas, targets))
         self.delta = torch.randn(made.get_decoder().config.hidden_size, generator=torch.Generator().manual_seed(2))
-        self.alone = {name: tensor[:1] for name, tensor in inputs.items()}
+        self.first = {name: tensor[:1] for name, tensor in inputs.items()}
 
     def run(
-        self, ways: dict[str, Callable[[int, str], object]], cells: int = 3
+        self, alternatives: dict[str, Callable[[int, str], object]], cells: int = 3
     ) -> tuple[float, dict[str, list[float]]]:
-        """Seconds of the replayed grid, and, layer by layer beside it, of one cell of each way."""
+        """Return the seconds of the replayed grid, and of single cells of each alternative, measured layer by layer."""
         started = self._now()
         replay = Replay(self.made, self.inputs, ReplayOptions(self.targets))
         spent = self._now() - started
         deltas = torch.stack([self.delta.to(self.inputs["input_ids"].device) * alpha for alpha, _ in self.cells])
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        seconds: dict[str, list[float]] = {name: [] for name in alternatives}
         for layer in self.layers:
             started = self._now()
             replay.steer_all(layer, deltas, [tokens for _, tokens in self.cells])
             spent += self._now() - started
-            for name, way in ways.items():
+            for name, alternative in alternatives.items():
                 for tokens in (self.targets * cells)[:cells]:
                     started = self._now()
-                    way(layer, tokens)
+                    alternative(layer, tokens)
                     seconds[name].append(self._now() - started)
         return spent, seconds
 
     def hooked(self, layer: int, tokens: str) -> None:
-        """A full forward of the batch with a hook."""
+        """Run a full forward of the batch with a hook."""
         HookedBatch(self.made, self.inputs).steer(layer, self.delta, tokens)
 
     def as_the_paper(self, new_tokens: int) -> Callable[[int, str], object]:
-        """One prompt at a time, everything computed again, a text generated."""
+        """Return the paper's way: one prompt at a time, everything computed again, text generated."""
 
         def generate(layer: int, tokens: str) -> None:
             length = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
-            with HookedBatch(self.made, self.alone).steered(layer, self.delta, tokens):
-                self.made.generate(**self.alone, **length)
+            with HookedBatch(self.made, self.first).steered(layer, self.delta, tokens):
+                self.made.generate(**self.first, **length)
 
         return generate
 
@@ -140,35 +145,32 @@ class Race:
 
 
 def table(machine: Machine, examples: int) -> None:
-    """The ratios, median over the layers' cells with quartiles."""
+    """Print the ratios: the median over cells, with quartiles."""
     for kind, targets in (("paligemma2", TARGETS), ("llava", TARGETS), ("llava", ("text",))):
         made, inputs = model(kind, machine), prompts(kind, examples, machine)
         race = Race(made, inputs, LAYERS, ALPHAS, targets)
         HookedBatch(made, inputs).steer(5, race.delta, targets[0])
-        ways = {"hooks": race.hooked, "paper20": race.as_the_paper(20), "paper2": race.as_the_paper(2)}
-        spent, seconds = race.run(ways)
+        alternatives = {"hooks": race.hooked, "paper20": race.as_the_paper(20), "paper2": race.as_the_paper(2)}
+        spent, seconds = race.run(alternatives)
         cells = len(LAYERS) * len(race.cells)
         each = spent / cells / examples
         print(f"\n{kind}, targets {', '.join(targets)}: {cells} cells x {examples} examples")
         print(f"  replayed: {spent:.1f} s, {1 / each:.1f} cells x examples a second")
-        _say("one hooked forward a cell, same batch", [s / examples / each for s in seconds["hooks"]])
-        _say("batch 1, generate 20 tokens (the paper's way)", [s / each for s in seconds["paper20"]])
-        _say("batch 1, generate 2 tokens (a letter and an end)", [s / each for s in seconds["paper2"]])
+        _print_ratios("one hooked forward a cell, same batch", [s / examples / each for s in seconds["hooks"]])
+        _print_ratios("batch 1, generate 20 tokens (the paper's way)", [s / each for s in seconds["paper20"]])
+        _print_ratios("batch 1, generate 2 tokens (a letter and an end)", [s / each for s in seconds["paper2"]])
 
 
-def _say(title: str, ratios: list[float]) -> None:
+def _print_ratios(title: str, ratios: list[float]) -> None:
     low, middle, high = statistics.quantiles(ratios, n=4)
     print(f"  {title + ' / replayed:':60} {middle:5.2f}  (quartiles {low:.2f}-{high:.2f}, {len(ratios)} cells)")
 
 
+@figure_style()
 def growth(machine: Machine, path: Path) -> None:
-    """Seconds of a grid as one of its sizes grows, replayed and hooked."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    usual = {"layers": 4, "alphas": 4, "examples": 2, "image tokens": 256}
+    """Draw the seconds of a grid, replayed and hooked, as one of its sizes grows."""
+    pyplot = pyplot_for(path)
+    default = {"layers": 4, "alphas": 4, "examples": 2, "image tokens": 256}
     sizes = {
         "layers": (2, 4, 8, 13),
         "alphas": (1, 2, 4, 8),
@@ -178,17 +180,15 @@ def growth(machine: Machine, path: Path) -> None:
     figure, axes = pyplot.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
     for ax, (name, values) in zip(axes, sizes.items(), strict=True):
         for kind, style in (("paligemma2", "-"), ("llava", "--")):
-            both = [_cost(kind, machine, {**usual, name: value}) for value in values]
-            for way, colour, seconds in zip(
-                ("replayed", "hooks"), ("#1f6fb4", "#d9670b"), zip(*both, strict=True), strict=True
-            ):
+            both = [_cost(kind, machine, {**default, name: value}) for value in values]
+            ways = (("replayed", BLUE), ("hooks", VERMILLION))
+            for (way, colour), seconds in zip(ways, zip(*both, strict=True), strict=True):
                 ax.plot(values, seconds, style, marker="o", markersize=4, color=colour, label=f"{kind}, {way}")
         ax.set(xlabel=name, ylim=(0, None))
-        ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("seconds of a grid")
-    axes[0].legend(fontsize=7, frameon=False)
-    figure.savefig(path, dpi=140)
-    print(f"\n{path}: others of each panel: {usual}")
+    axes[0].legend(fontsize=7)
+    save_figure(figure, path)
+    print(f"\n{path}: in each panel the other sizes are {default}")
 
 
 def _cost(kind: str, machine: Machine, size: dict[str, int]) -> tuple[float, float]:
@@ -208,16 +208,16 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--full-size", action="store_true")
     parser.add_argument("--examples", type=int, default=2)
     parser.add_argument("--growth", type=Path)
-    said = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    machine = Machine(said.device, getattr(torch, said.dtype), said.full_size)
-    where = torch.cuda.get_device_name() if said.device.startswith("cuda") else f"{platform.machine()}, 1 thread"
-    shape = "PaliGemma2-3B's width" if said.full_size else "a ninth of PaliGemma2-3B's width"
-    print(f"{where}, {said.dtype}, {shape}; {VISION_LAYERS} vision and {TEXT_LAYERS} text layers,")
+    machine = Machine(options.device, getattr(torch, options.dtype), options.full_size)
+    where = torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{platform.machine()}, 1 thread"
+    shape = "PaliGemma2-3B's width" if options.full_size else "a ninth of PaliGemma2-3B's width"
+    print(f"{where}, {options.dtype}, {shape}; {VISION_LAYERS} vision and {TEXT_LAYERS} text layers,")
     print(f"{PATCHES} image and {TEXT_TOKENS} text tokens, layers {LAYERS[0]}-{LAYERS[-1]} steered")
-    table(machine, said.examples)
-    if said.growth is not None:
-        growth(machine, said.growth)
+    table(machine, options.examples)
+    if options.growth is not None:
+        growth(machine, options.growth)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ratios measured in one run: what steering costs, what batching gains, what an import costs.
+"""Ratios measured in one run: the cost of steering, the gain of batching, and the time of an import.
 
 make bench
 """
@@ -21,6 +21,7 @@ ROUNDS = 12
 
 
 def requests(lm: SteeredPaliGemma, rows: list[dict[str, Any]]) -> list[Any]:
+    """Make lmms-eval's requests of questions."""
     lm.task_dict = {"bench": {"test": rows}}
     settings = {"max_new_tokens": 4, "until": ["\n"], "do_sample": False}
     return [
@@ -29,26 +30,28 @@ def requests(lm: SteeredPaliGemma, rows: list[dict[str, Any]]) -> list[Any]:
     ]
 
 
-def seconds(lm: SteeredPaliGemma, asked: list[Any]) -> float:
+def seconds(lm: Any, questions: list[Any]) -> float:
+    """Time the answers of a model to requests."""
     start = time.perf_counter()
-    lm.generate_until(asked)
+    lm.generate_until(questions)
     return time.perf_counter() - start
 
 
 def ratio(a: list[float], b: list[float]) -> str:
-    """Median of the ratios pair by pair, and their quartiles: a drift of the machine's speed is in both of a pair."""
+    """Format the median and quartiles of the ratios of pairs; a drift of the machine's speed affects both of a pair."""
     ratios = [x / y for x, y in zip(a, b, strict=True)]
     low, _, high = statistics.quantiles(ratios, n=4)
     return f"{statistics.median(ratios):.3f}  (quartiles {low:.3f}-{high:.3f}, {len(ratios)} pairs)"
 
 
 def import_seconds(code: str) -> float:
+    """Time a new interpreter that runs some code; the fastest of five."""
     return min(_timed([sys.executable, "-c", code]) for _ in range(5))
 
 
-def _timed(line: list[str]) -> float:
+def _timed(command: list[str]) -> float:
     start = time.perf_counter()
-    subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - start
 
 
@@ -59,21 +62,21 @@ def main() -> None:
     plain = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=16)
     args = dict(pair.split("=") for pair in SPEC.split(","))
     steered = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=16, **args)
-    asked = requests(plain, rows[:320])
+    questions = requests(plain, rows[:320])
     requests(steered, rows[:320])
     for lm in (plain, steered):
-        seconds(lm, asked)
-    pairs = [(seconds(steered, asked), seconds(plain, asked)) for _ in range(ROUNDS)]
+        seconds(lm, questions)
+    pairs = [(seconds(steered, questions), seconds(plain, questions)) for _ in range(ROUNDS)]
     print("steered / unsteered wall time, batch 16:      ", ratio(*map(list, zip(*pairs, strict=True))))
     one = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=1)
     few = requests(one, rows[:320])[:96]
     seconds(one, few)
     pairs = [(seconds(one, few), seconds(plain, few)) for _ in range(4)]
     print("examples a second, batch 16 / batch 1:        ", ratio(*map(list, zip(*pairs, strict=True))))
-    nothing = import_seconds("pass")
-    print(f"import lmms_steer, over an empty interpreter:  {import_seconds('import lmms_steer') - nothing:.3f} s")
-    helped = min(_timed([sys.executable, "-m", "lmms_steer.cli", "--help"]) for _ in range(5))
-    print(f"lmms-steer --help:                             {helped:.3f} s")
+    empty = import_seconds("pass")
+    print(f"import lmms_steer, over an empty interpreter:  {import_seconds('import lmms_steer') - empty:.3f} s")
+    help_seconds = min(_timed([sys.executable, "-m", "lmms_steer.cli", "--help"]) for _ in range(5))
+    print(f"lmms-steer --help:                             {help_seconds:.3f} s")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Examples a second of `steered_hf` against lmms-eval's own wrapper of the same checkpoint, and what steering costs.
+"""Speed of `steered_hf` compared with lmms-eval's own wrapper of the same checkpoint, and the cost of steering.
 
     make bench
 
-A random InternVL of 8 decoder layers, width 256. lmms-eval's `internvl_hf` takes one question at a time.
+The model is a random InternVL with 8 decoder layers of width 256. lmms-eval's `internvl_hf` takes one question at a
+time.
 """
 
 import sys
@@ -28,6 +29,7 @@ SETTINGS = {"max_new_tokens": 8, "until": ["\n\n"], "do_sample": False}
 
 
 def checkpoint(folder: Path) -> None:
+    """Write the model."""
     torch.manual_seed(0)
     model, processor = internvl()
     text = model.config.text_config
@@ -40,13 +42,15 @@ def checkpoint(folder: Path) -> None:
 
 
 def messages(doc: dict[str, Any]) -> list[dict[str, Any]]:
+    """Format a question for lmms-eval's chat wrappers."""
     content = [{"type": "image", "url": doc["image"]}, {"type": "text", "text": doc["question"]}]
     return [{"role": "user", "content": content}]
 
 
 def requests(lm: Any, rows: list[dict[str, Any]], chat: bool) -> list[Any]:
+    """Make lmms-eval's requests of questions, for a chat wrapper or for ours."""
     lm.task_dict = {"bench": {"test": rows}}
-    asked = []
+    made = []
     for i, row in enumerate(rows):
         rest = (i, "bench", "test")
         args = (
@@ -54,8 +58,8 @@ def requests(lm: Any, rows: list[dict[str, Any]], chat: bool) -> list[Any]:
             if chat
             else (row["question"], dict(SETTINGS), lambda doc: [doc["image"]], *rest)
         )
-        asked.append(SimpleNamespace(args=args))
-    return asked
+        made.append(SimpleNamespace(args=args))
+    return made
 
 
 def main() -> None:
@@ -73,15 +77,10 @@ def main() -> None:
         stock.model.float()
         plain = SteeredVlm(pretrained=str(folder / "m"), batch_size=BATCH)
         steered = SteeredVlm(pretrained=str(folder / "m"), batch_size=BATCH, **spec)
-        theirs, ours, changed = (
-            requests(stock, rows, True),
-            requests(plain, rows, False),
-            requests(steered, rows, False),
-        )
-        runs = [(stock, theirs), (plain, ours), (steered, changed)]
-        for lm, asked in runs:
-            seconds(lm, asked)
-        timed = [[seconds(lm, asked) for lm, asked in runs] for _ in range(ROUNDS)]
+        runs = [(lm, requests(lm, rows, chat=lm is stock)) for lm in (stock, plain, steered)]
+        for lm, questions in runs:
+            seconds(lm, questions)
+        timed = [[seconds(lm, questions) for lm, questions in runs] for _ in range(ROUNDS)]
     columns = [list(column) for column in zip(*timed, strict=True)]
     print(
         f"internvl_hf one at a time / steered_hf unsteered, batch {BATCH}, wall time: {ratio(columns[0], columns[1])}"

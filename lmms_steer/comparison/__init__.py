@@ -1,1 +1,1 @@
-"""Read what lmms-eval logged, pair it by document, and say what the difference is worth."""
+"""Compare evaluated runs: read a harness's logs, pair them with a baseline, and report gains with intervals."""

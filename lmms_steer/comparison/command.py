@@ -1,4 +1,4 @@
-"""`lmms-steer compare`: read runs, compare them, write what was asked for."""
+"""`lmms-steer compare`: read runs, compare them with a baseline, and write tables and a page."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,11 +8,12 @@ from rich.console import Console, RenderableType
 from lmms_steer.comparison import tables
 from lmms_steer.comparison.leaderboard import build_leaderboard
 from lmms_steer.comparison.provenance import selection_warnings
-from lmms_steer.comparison.studies import read_searches
+from lmms_steer.comparison.studies import read_searched_vectors
 from lmms_steer.comparison.systems import read_systems
 from lmms_steer.errors import UserError, unknown_name
 
-PICTURES = ("ours", "all", "none")
+IMAGE_SOURCES = ("ours", "all", "none")
+_PIPE_WIDTH = 200
 
 
 def run_comparison(
@@ -29,51 +30,61 @@ def run_comparison(
     pictures: str = "ours",
     include_path: Path | None = None,
 ) -> Iterator[str | RenderableType]:
-    """Yields what is to be printed: a table, a line for each run that was not compared, warnings, each file.
+    """Compare runs with a baseline and write the files that were asked for.
 
     Args:
         runs: folders with a harness's output, or NAME=FOLDER.
-        baseline: a run's name or folder; the one called so, or the only unsteered one, where unsaid.
-        studies: folders of `lmms-steer search`, for their maps, and for what they chose on.
-        html: the page to write; likewise the others.
-        metric: what to compare by; each task's own where unsaid.
-        samples: questions a task on the page, at most.
-        pictures: on the page: of our tasks where their data is here (ours), of every task that loads (all), or none.
-        include_path: the user's own folder of tasks, which count as ours for pictures.
+        baseline: the name or folder of a run; default: the run named `baseline`, else the only unsteered one.
+        studies: folders of `lmms-steer search`, for their heat maps and for warnings about what they chose on.
+        html: the page to write.
+        markdown: the Markdown table to write.
+        latex: the LaTeX table to write.
+        csv: the CSV file to write.
+        parquet: the Parquet file to write.
+        metric: the score to compare by; default: each task's own.
+        samples: the largest number of questions of a task on the page.
+        pictures: the images on the page: of our tasks if their data is on this machine (ours), of every task that
+            loads (all), or none.
+        include_path: a folder of the user's own tasks, which count as ours for images.
+
+    Yields:
+        What to print: a table, a line for each system that is not compared, warnings, and the files.
 
     Raises:
-        UserError: for whatever is wrong with the runs.
+        UserError: for an unknown option's value, runs that cannot be read or compared, or files that cannot be
+            written.
     """
-    if pictures not in PICTURES:
-        raise unknown_name("--pictures", pictures, PICTURES)
+    if pictures not in IMAGE_SOURCES:
+        raise unknown_name("--pictures", pictures, IMAGE_SOURCES)
     if include_path is not None and not include_path.is_dir():
         raise UserError(f"--include_path {include_path}: no such folder")
     systems = read_systems(runs, baseline, metric)
     rows = build_leaderboard(systems)
     yield tables.rich_table(rows)
     yield from tables.refusal_lines(rows)
-    flattered = selection_warnings(systems.values(), read_searches(studies))
-    yield from flattered
+    warnings = selection_warnings(systems.values(), read_searched_vectors(studies))
+    yield from warnings
     if markdown:
-        tables.write_text(tables.markdown(rows, flattered), markdown)
+        tables.write_text(tables.markdown(rows, warnings), markdown)
     if latex:
-        tables.write_text(tables.latex(rows, flattered), latex)
+        tables.write_text(tables.latex(rows, warnings), latex)
     if csv:
         tables.write_csv(rows, csv)
     if parquet:
         tables.write_parquet(rows, parquet)
     if html:
+        # with jinja2, PIL and scoring behind it, which the tables do not need
         from lmms_steer.comparison.page import write_page
 
-        yield from write_page(html, systems, rows, studies, samples, pictures, flattered, include_path)
+        yield from write_page(html, systems, rows, studies, samples, pictures, warnings, include_path)
     written = [str(path) for path in (markdown, latex, csv, parquet, html) if path]
     if written:
         yield f"written: {', '.join(written)}"
 
 
 def print_line(line: str | RenderableType) -> None:
-    """Print a line, or a table over the whole width of the terminal (a pipe gets all columns)."""
+    """Print a line, or a table over the whole width of the terminal; a pipe gets all columns."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 200
+        console.width = _PIPE_WIDTH
     console.print(line, markup=False) if isinstance(line, str) else console.print(line)

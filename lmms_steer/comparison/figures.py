@@ -1,4 +1,4 @@
-"""`lmms-steer plot`: gain tables, gains with intervals and maps of searches, for papers, in one style."""
+"""`lmms-steer plot`: gains with intervals, gain tables, and heat maps of searches, as figures for papers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,31 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from lmms_steer._util import formatting as words
-from lmms_steer.comparison import tables as row_words
-from lmms_steer.comparison.leaderboard import Row, build_leaderboard
+from lmms_steer._util.formatting import format_vector_name
+from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
 from lmms_steer.comparison.provenance import selection_warnings
-from lmms_steer.comparison.studies import read_maps, read_searches
+from lmms_steer.comparison.studies import SearchMap, read_maps, read_searched_vectors
 from lmms_steer.comparison.systems import read_systems
-from lmms_steer.comparison.tables import refusal_lines
+from lmms_steer.comparison.tables import SIGNIFICANT, format_gain, refusal_lines
 from lmms_steer.errors import UserError, unknown_name
-from lmms_steer.plots import heatmap as heat
-from lmms_steer.plots.style import pyplot_for, save_figure
+from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_colour_bar, draw_heatmap, gain_colormap, text_colour
+from lmms_steer.plots.lines import draw_interval, draw_zero_line
+from lmms_steer.plots.style import figure_style, literal_text, pyplot_for, save_figure
 
 KINDS = ("gains", "table", "maps")
-# Okabe and Ito's colours, told apart by colour-blind readers; each role has a mark of its own
-_COLOURS = {"steered": "#0072B2", "control": "#D55E00", "prompted": "#009E73", "other": "#7A5195"}
-_MARKS = {"steered": "o", "control": "D", "prompted": "s", "other": "^"}
-_STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,
-}
+_MAX_COLUMNS = 3
+_SMALL = 8
+_SMALLEST = 6.5
 
 
+@figure_style()
 def draw_comparison(
     runs: Sequence[str],
     out: Path,
@@ -39,146 +32,138 @@ def draw_comparison(
     studies: Sequence[Path] = (),
     metric: str | None = None,
 ) -> list[str]:
-    """Draw one figure.
+    """Draw one figure of runs or of searches.
 
     Args:
-        runs: as for a comparison.
-        out: .png, .svg or .pdf.
-        kind: gains, table or maps; where unsaid, gains of runs and maps of studies.
-        baseline, metric: as for a comparison.
+        runs: folders, as for a comparison.
+        out: the file to write: .png, .svg or .pdf.
+        kind: gains, table or maps; default: gains if runs are given, else maps.
+        baseline: as for a comparison.
         studies: folders of searches.
+        metric: as for a comparison.
 
     Returns:
-        What is to be printed: runs left out and warnings, as a comparison has them, and last the file.
+        The lines to print: systems that are not compared and warnings, as a comparison prints them, then the file.
 
     Raises:
-        UserError: for what cannot be read or drawn.
+        UserError: for an unknown kind, or what cannot be read, compared or written.
     """
     if kind is None and runs and studies:
-        raise UserError("runs and --studies do not go into one figure: say --kind gains or table for the runs, or maps")
+        raise UserError("runs and --studies need different figures: give --kind gains or table for the runs, or maps")
     kind = kind or ("gains" if runs else "maps")
     if kind not in KINDS:
         raise unknown_name("kind of plot", kind, KINDS)
     if kind == "maps" and not studies:
-        raise UserError("maps are of searches: give --studies DIR, or folders of runs for their gains")
+        raise UserError("maps show searches: give --studies DIR, or folders of runs to draw their gains")
     pyplot = pyplot_for(out)
-    with pyplot.rc_context(_STYLE):
-        if kind == "maps":
-            return [str(save_figure(_maps(pyplot, read_maps(studies)), out))]
-        systems = read_systems(runs, baseline, metric)
-        rows = build_leaderboard(systems)
-        drawn = [row for row in rows if row.test]
-        if not drawn:
-            raise UserError("there is nothing to draw: no run but the baseline")
-        told = [*refusal_lines(rows), *selection_warnings(systems.values(), read_searches(studies))]
-        return [*told, str(save_figure((_table if kind == "table" else _gains)(pyplot, drawn), out))]
+    if kind == "maps":
+        return [str(save_figure(_draw_maps(pyplot, read_maps(studies)), out))]
+    systems = read_systems(runs, baseline, metric)
+    rows = build_leaderboard(systems)
+    compared = [row for row in rows if row.test]
+    if not compared:
+        raise UserError("there is nothing to draw: no run but the baseline")
+    lines = [*refusal_lines(rows), *selection_warnings(systems.values(), read_searched_vectors(studies))]
+    figure = _draw_table(pyplot, compared) if kind == "table" else _draw_gains(pyplot, compared)
+    return [*lines, str(save_figure(figure, out))]
 
 
-def _table(pyplot: Any, rows: list[Row]) -> Any:
-    """Systems x tasks: the gain as colour and number, with its interval."""
-    tasks, systems = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("task", "system"))
-    found = {(row.system, row.task): row for row in rows}
-    # tasks that are not scored in shares have units of their own, and no colour beside the others
-    values = [[_points(found.get((system, task))) for task in tasks] for system in systems]
-    most = max(1.0, float(np.nanmax(np.abs(values))) if not np.isnan(values).all() else 1.0)
+def _draw_table(pyplot: Any, rows: list[LeaderboardRow]) -> Any:
+    """Draw systems by tasks: each gain as a colour and as a number with its interval."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    systems = list(dict.fromkeys(row.system for row in rows))
+    cells = {(row.system, row.task): row for row in rows}
+    values = [[_colour_value(cells.get((system, task))) for task in tasks] for system in systems]
+    limit = max(1.0, float(np.nanmax(np.abs(values))) if not np.isnan(values).all() else 1.0)
     size = (1.3 + 0.09 * max(map(len, systems)) + 1.25 * len(tasks), 1.0 + 0.42 * len(systems))
     figure, axes = pyplot.subplots(figsize=size, layout="constrained")
-    axes.imshow(values, cmap=heat.gain_colormap(), vmin=-most, vmax=most, aspect="auto")
+    axes.imshow(values, cmap=gain_colormap(), vmin=-limit, vmax=limit, aspect="auto")
     for y, system in enumerate(systems):
         for x, task in enumerate(tasks):
-            row = found.get((system, task))
+            row = cells.get((system, task))
             if row is not None:
-                gain, _, interval = row_words.format_gain(row).partition(" ")
-                colour = heat.text_colour(values[y][x], most)
-                star = "*" if row.p_holm < 0.05 else ""
-                axes.text(x, y - 0.14, gain + star, ha="center", va="center", color=colour, fontsize=9)
-                axes.text(x, y + 0.24, interval, ha="center", va="center", color=colour, fontsize=6.5)
-    labels = [f"{_plain(task)}\n{_sizes(rows, task)}" for task in tasks]
+                gain, _, interval = format_gain(row).partition(" ")
+                star = "*" if row.p_holm < SIGNIFICANT else ""
+                style = {"ha": "center", "va": "center", "color": text_colour(values[y][x], limit)}
+                axes.text(x, y - 0.14, gain + star, **style)
+                axes.text(x, y + 0.24, interval, fontsize=_SMALLEST, **style)
+    labels = [f"{literal_text(task)}\n{_question_count(rows, task)}" for task in tasks]
     axes.set_xticks(range(len(tasks)), labels)
-    axes.set_yticks(range(len(systems)), [_plain(system) for system in systems])
+    axes.set_yticks(range(len(systems)), [literal_text(system) for system in systems])
     axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    figure.supxlabel("gain in points over the baseline [95%]; * Holm-corrected p < 0.05", fontsize=8)
+    figure.supxlabel("gain in points over the baseline [95%]; * Holm-corrected p < 0.05", fontsize=_SMALL)
     return figure
 
 
-def _gains(pyplot: Any, rows: list[Row]) -> Any:
-    """A panel a task: each system's gain and interval."""
+def _draw_gains(pyplot: Any, rows: list[LeaderboardRow]) -> Any:
+    """Draw one panel a task, with the gain and interval of each system."""
     tasks = list(dict.fromkeys(row.task for row in rows))
-    columns = min(3, len(tasks))
+    columns = min(_MAX_COLUMNS, len(tasks))
     lines = -(-len(tasks) // columns)
-    most = max(sum(row.task == task for row in rows) for task in tasks)
-    size = (1.2 + 2.6 * columns, lines * (0.9 + 0.24 * most))
+    most_systems = max(sum(row.task == task for row in rows) for task in tasks)
+    size = (1.2 + 2.6 * columns, lines * (0.9 + 0.24 * most_systems))
     figure, axes = pyplot.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharex=True)
     for ax in axes.flat[len(tasks) :]:
         ax.axis("off")
     for task, ax in zip(tasks, axes.flat, strict=False):
-        mine = [row for row in rows if row.task == task]
-        ax.axvline(0, color="#555555", linewidth=0.8)
-        for y, row in enumerate(mine):
-            colour, low, high = _COLOURS[row.role], row.low * row.scale, row.high * row.scale
-            ax.plot([low, high], [y, y], color=colour, linewidth=1.6)
-            face = colour if row.p_holm < 0.05 else "white"
-            mark = {"marker": _MARKS[row.role], "markerfacecolor": face, "markeredgecolor": colour}
-            ax.plot(row.gain * row.scale, y, markersize=5.5, **mark)
-        ax.set_yticks(range(len(mine)), [_plain(row.system) for row in mine])
+        task_rows = [row for row in rows if row.task == task]
+        draw_zero_line(ax, vertical=True)
+        for y, row in enumerate(task_rows):
+            gain, low, high = (value * row.scale for value in (row.gain, row.low, row.high))
+            draw_interval(ax, y, gain, low, high, row.role, filled=row.p_holm < SIGNIFICANT)
+        ax.set_yticks(range(len(task_rows)), [literal_text(row.system) for row in task_rows])
         ax.margins(y=0.25)
         ax.invert_yaxis()
-        ax.set_title(f"{_plain(task)} ({_sizes(rows, task)})")
+        ax.set_title(f"{literal_text(task)} ({_question_count(rows, task)})")
         ax.xaxis.set_tick_params(labelbottom=True)
-    figure.supxlabel("gain over the baseline [95%]; filled: Holm-corrected p < 0.05", fontsize=8)
+    figure.supxlabel("gain over the baseline [95%]; filled: Holm-corrected p < 0.05", fontsize=_SMALL)
     return figure
 
 
-def _maps(pyplot: Any, found: list[dict[str, Any]]) -> Any:
-    """A row a vector, a column a token target."""
-    vectors = list(dict.fromkeys((one["study"], one["vector"]) for one in found))
-    targets = list(dict.fromkeys(one["tokens"] for one in found))
-    several = len({study for study, _ in vectors}) > 1
-    maps = {(one["study"], one["vector"], one["tokens"]): _map(one, found) for one in found}
-    sizes = {(one["study"], one["vector"], one["tokens"]): one["n"] for one in found}
-    most = heat.colour_limit(gain for drawn in maps.values() for gain in drawn.cells.values())
-    wide, high = max(drawn.columns for drawn in maps.values()), max(len(drawn.layers) for drawn in maps.values())
-    size = (1.6 + max(1.7, 0.6 + 0.36 * wide) * len(targets), (1.2 + 0.24 * high) * len(vectors))
+def _draw_maps(pyplot: Any, maps: list[SearchMap]) -> Any:
+    """Draw one row a vector and one column a token target."""
+    vectors = list(dict.fromkeys((one.study, one.vector) for one in maps))
+    targets = list(dict.fromkeys(one.tokens for one in maps))
+    several_studies = len({study for study, _ in vectors}) > 1
+    found = {(one.study, one.vector, one.tokens): one for one in maps}
+    heatmaps = {key: _heatmap(one, maps) for key, one in found.items()}
+    limit = colour_limit(gain for heatmap in heatmaps.values() for gain in heatmap.cells.values())
+    width = max(heatmap.columns for heatmap in heatmaps.values())
+    height = max(len(heatmap.layers) for heatmap in heatmaps.values())
+    size = (1.6 + max(1.7, 0.6 + 0.36 * width) * len(targets), (1.2 + 0.24 * height) * len(vectors))
     figure, axes = pyplot.subplots(len(vectors), len(targets), figsize=size, layout="constrained", squeeze=False)
     for (study, vector), line in zip(vectors, axes, strict=True):
         for target, ax in zip(targets, line, strict=True):
-            told = ""
-            if (study, vector, target) in maps:
-                image = heat.draw_heatmap(ax, maps[study, vector, target], most)
+            key, title = (study, vector, target), ""
+            if key in found:
+                image = draw_heatmap(ax, heatmaps[key], limit)
                 ax.set_ylabel("layer")
-                told = f"{target} tokens (n = {sizes[study, vector, target]})"
+                title = f"{target} tokens (n = {found[key].n})"
             else:
                 ax.axis("off")
-            name = f"{study}: {words.format_vector_name(vector)}" if several else words.format_vector_name(vector)
-            # a row's name begins above its first map, and has the whole row's width
-            ax.set_title(f"{_plain(name)}\n{told}" if ax is line[0] else told, fontsize=8, loc="left")
-    heat.draw_colour_bar(figure, image, axes, maps.values())
+            name = f"{study}: {format_vector_name(vector)}" if several_studies else format_vector_name(vector)
+            # the name of a row begins above its first map and may extend over the whole row
+            ax.set_title(f"{literal_text(name)}\n{title}" if ax is line[0] else title, fontsize=_SMALL, loc="left")
+    draw_colour_bar(figure, image, axes, heatmaps.values())
     return figure
 
 
-def _map(one: dict[str, Any], found: list[dict[str, Any]]) -> heat.HeatMap:
-    """One of those found, on the axes of all of its vector."""
-    beside = [other for other in found if (other["study"], other["vector"]) == (one["study"], one["vector"])]
-    layers, alphas = (sorted({x for other in beside for x in other[key]}) for key in ("layers", "alphas"))
-    places = [(layer, alpha) for layer in one["layers"] for alpha in one["alphas"]]
-    gains = [gain for line in one["gains"] for gain in line]
-    return heat.HeatMap(
-        cells={place: 100 * gain for place, gain in zip(places, gains, strict=True) if gain is not None},
-        layers=tuple(layers),
-        alphas=tuple(alphas),
-        best=tuple(one["best"]) if one["best"] else None,
+def _heatmap(one: SearchMap, maps: list[SearchMap]) -> HeatMap:
+    """Put a map on axes that are common to all token targets of its vector."""
+    same_vector = [other for other in maps if (other.study, other.vector) == (one.study, one.vector)]
+    return HeatMap(
+        cells={place: 100 * gain for place, gain in one.cells.items()},
+        layers=tuple(sorted({layer for other in same_vector for layer in other.layers})),
+        alphas=tuple(sorted({alpha for other in same_vector for alpha in other.alphas})),
+        best=one.best,
     )
 
 
-def _points(row: Row | None) -> float:
+def _colour_value(row: LeaderboardRow | None) -> float:
+    """The gain in points; NaN, which has no colour, for tasks that are not scored in shares."""
     return float("nan") if row is None or row.scale == 1 else row.gain * row.scale
 
 
-def _sizes(rows: list[Row], task: str) -> str:
+def _question_count(rows: list[LeaderboardRow], task: str) -> str:
     return f"n = {next(row.n for row in rows if row.task == task)}"
-
-
-def _plain(text: str) -> str:
-    """Without what matplotlib would read as a formula."""
-    return text.replace("$", r"\$")

@@ -1,8 +1,9 @@
-"""The page: one file, no network, everything in it from the runs, escaped."""
+"""Write the page of a comparison: one HTML file that needs no network and shows everything from a run as text."""
 
 import base64
 import gzip
 import json
+import math
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -12,38 +13,45 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from lmms_steer import __version__
-from lmms_steer._util import formatting as words
-from lmms_steer.comparison import tables as row_words
-from lmms_steer.comparison.leaderboard import Row
-from lmms_steer.comparison.page_questions import page_tasks
-from lmms_steer.comparison.provenance import provenance
-from lmms_steer.comparison.studies import read_maps
+from lmms_steer._util.formatting import format_p, format_seconds, format_share
+from lmms_steer.comparison import tables
+from lmms_steer.comparison.leaderboard import LeaderboardRow
+from lmms_steer.comparison.page_questions import PageTask, page_tasks
+from lmms_steer.comparison.provenance import run_provenance
+from lmms_steer.comparison.studies import SearchMap, read_maps
 from lmms_steer.comparison.systems import System
-from lmms_steer.comparison.tables import write_text
-from lmms_steer.plots import heatmap as heat
+from lmms_steer.plots.heatmap import DEEP, GAIN, LOSS
+
+_ASSETS = "page_assets"
+_SCRIPTS = ("common.js", "board.js", "gains.js", "maps.js", "samples.js")
+_TITLE_TASKS = 3
+"""The largest number of tasks that the title names."""
 
 
 def write_page(
     path: Path,
     systems: dict[str, System],
-    rows: list[Row],
+    rows: list[LeaderboardRow],
     studies: Sequence[Path],
     most: int,
     pictures: str,
     warnings: Sequence[str] = (),
     include_path: Path | None = None,
 ) -> Iterator[str]:
-    """Write it; yields what was left out.
+    """Write the page.
 
     Args:
         path: the file.
-        systems: the baseline first.
-        rows: of the board.
-        studies: whose maps are shown.
-        most: questions a task, at most.
-        pictures: ours, all or none.
-        warnings: what a reader must not overlook.
-        include_path: the user's own folder of tasks, for their pictures.
+        systems: name ▸ system, the baseline first.
+        rows: of the leaderboard.
+        studies: folders of searches, for their heat maps.
+        most: the largest number of questions of a task.
+        pictures: which tasks' images to show: ours, all or none.
+        warnings: shown at the top.
+        include_path: a folder of the user's own tasks, for their images.
+
+    Yields:
+        What was left out, a line each.
 
     Raises:
         UserError: for a study that cannot be read, or a file that cannot be written.
@@ -51,96 +59,151 @@ def write_page(
     maps = read_maps(studies)
     tasks = list(page_tasks(systems, most, pictures, include_path))
     left_out = [line for task in tasks for line in _left_out(task)]
-    made: dict[tuple[str, str], dict[str, Any]] = {}
-    board = {
-        "baseline": next(iter(systems)),
-        "rows": [_row(row, made) for row in rows],
-        "made": list(made.values()),
-        "maps": maps,
-        "shades": {"loss": heat.LOSS, "gain": heat.GAIN, "deep": heat.DEEP},
-        "systems": [{"name": system.name, "role": system.role} for system in systems.values()],
-    }
-    parts = {name: files("lmms_steer.comparison").joinpath(f"page_assets/{name}") for name in ("page.html", "page.css")}
-    parts |= {name: files("lmms_steer.comparison").joinpath(f"page_assets/{name}") for name in _SCRIPTS}
-    text = {name: part.read_text(encoding="utf-8") for name, part in parts.items()}
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(text["page.html"])
-    write_text(
-        page.render(
-            title=_title(systems),
-            others=len(systems) - 1,
-            baseline=board["baseline"],
-            # ours, not from a run
-            style=Markup(text["page.css"]),
-            script=Markup("\n".join(text[name] for name in _SCRIPTS)),
-            board=board,
-            tasks=[{"task": task["task"], "packed": _packed(task)} for task in tasks],
-            left_out=left_out,
-            warnings=warnings,
-            caption=row_words.CAPTION,
-            version=__version__,
-            has_maps=bool(maps),
-        ),
-        path,
+    baseline = next(iter(systems))
+    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_asset("page.html"))
+    text = page.render(
+        title=_title(systems),
+        others=len(systems) - 1,
+        baseline=baseline,
+        # our own files, with nothing from a run in them
+        style=Markup(_asset("page.css")),
+        script=Markup("\n".join(map(_asset, _SCRIPTS))),
+        board=_page_data(baseline, systems, rows, maps),
+        tasks=[{"task": task.task, "packed": _packed(_task_json(task))} for task in tasks],
+        left_out=left_out,
+        warnings=warnings,
+        caption=tables.CAPTION,
+        version=__version__,
+        has_maps=bool(maps),
     )
+    tables.write_text(text, path)
     yield from left_out
 
 
+def _asset(name: str) -> str:
+    return files("lmms_steer.comparison").joinpath(f"{_ASSETS}/{name}").read_text(encoding="utf-8")
+
+
 def _title(systems: dict[str, System]) -> str:
+    """`a, b and c on MODEL`; without the model if the runs have several or do not name it."""
     runs = [run for system in systems.values() for run in system.tasks.values()]
     tasks = list(dict.fromkeys(task for system in systems.values() for task in system.tasks))
     models = {run.results.model for run in runs}
-    more = [f"{len(tasks) - 2} more tasks"] if len(tasks) > _MOST_TASKS else tasks[2:]
-    *first, last = [*tasks[:2], *more]
+    others = [f"{len(tasks) - 2} more tasks"] if len(tasks) > _TITLE_TASKS else tasks[2:]
+    *first, last = [*tasks[:2], *others]
     named = f"{', '.join(first)} and {last}" if first else last
     return f"{named} on {models.pop()}" if len(models) == 1 and "" not in models else named
 
 
-_MOST_TASKS = 3
-"""That a title names."""
-_SCRIPTS = ("common.js", "board.js", "gains.js", "maps.js", "samples.js")
+def _left_out(task: PageTask) -> Iterator[str]:
+    shown = len(task.questions)
+    if shown < task.n:
+        yield (
+            f"{task.task}: the page has {shown} of {task.n} questions with their answers, those on which systems"
+            " differ first; the others are in the samples files"
+        )
+    images = sum(bool(question.image) for question in task.questions)
+    if images < shown and task.no_images:
+        yield f"{task.task}: {f'images of {images} of these' if images else 'no images'}, {task.no_images}"
 
 
-def _row(row: Row, made: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
-    for run in row.samples:
-        made.setdefault((row.system, run.task), {"system": row.system, "task": run.task, **provenance(run)})
-    places = {key: place for place, key in enumerate(made)}
+def _page_data(
+    baseline: str, systems: dict[str, System], rows: list[LeaderboardRow], maps: list[SearchMap]
+) -> dict[str, Any]:
+    """The JSON that the page's scripts read: everything but questions and answers."""
+    provenance = {
+        (row.system, run.task): {"system": row.system, "task": run.task, **vars(run_provenance(run))}
+        for row in rows
+        for run in row.samples
+    }
+    index = {key: number for number, key in enumerate(provenance)}
     return {
-        **{key: getattr(row, key) for key in ("task", "scope", "system", "role", "n", "refused", "test")},
-        **{key: _finite(getattr(row, key) * row.scale) for key in ("score", "gain", "low", "high")},
-        **{key: _finite(getattr(row, key)) for key in ("p", "p_holm", "unparsed", "seconds")},
+        "baseline": baseline,
+        "rows": [_row_json(row, [index[row.system, run.task] for run in row.samples]) for row in rows],
+        "made": list(provenance.values()),
+        "maps": [_map_json(one) for one in maps],
+        "shades": {"loss": LOSS, "gain": GAIN, "deep": DEEP},
+        "systems": [{"name": system.name, "role": system.role} for system in systems.values()],
+    }
+
+
+def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
+    """A row's numbers, scaled as they are shown, and under `told` as texts; `provenance`: indices into `made`."""
+    return {
+        "task": row.task,
+        "scope": row.scope,
+        "system": row.system,
+        "role": row.role,
+        "n": row.n,
+        "refused": row.refused,
+        "test": row.test,
+        "score": _finite(row.score * row.scale),
+        "gain": _finite(row.gain * row.scale),
+        "low": _finite(row.low * row.scale),
+        "high": _finite(row.high * row.scale),
+        "p": _finite(row.p),
+        "p_holm": _finite(row.p_holm),
+        "unparsed": _finite(row.unparsed),
+        "seconds": _finite(row.seconds),
         "fixed": row.fixed,
         "broken": row.broken,
-        "made": [places[row.system, run.task] for run in row.samples],
+        "made": provenance,
         "told": {
-            "score": row_words.format_score(row),
-            "gain": row_words.format_gain(row),
-            "p": words.format_p(row.p),
-            "p_holm": row_words.format_holm(row),
-            "n": row_words.format_questions(row),
-            "fixed": row_words.format_differing(row),
-            "unparsed": words.format_share(row.unparsed),
-            "seconds": words.format_seconds(row.seconds),
+            "score": tables.format_score(row),
+            "gain": tables.format_gain(row),
+            "p": format_p(row.p),
+            "p_holm": tables.format_holm(row),
+            "n": tables.format_questions(row),
+            "fixed": tables.format_fixed_broken(row),
+            "unparsed": format_share(row.unparsed),
+            "seconds": format_seconds(row.seconds),
         },
     }
 
 
-def _left_out(task: dict[str, Any]) -> Iterator[str]:
-    shown = len(task["docs"])
-    if shown < task["n"]:
-        yield (
-            f"{task['task']}: the page has {shown} of {task['n']} questions with their answers, those on which systems"
-            " differ first; the others are in the samples files"
-        )
-    images = sum(bool(doc["image"]) for doc in task["docs"])
-    if images < shown and task["no_images"]:
-        yield f"{task['task']}: {f'images of {images} of these' if images else 'no images'}, {task['no_images']}"
+def _map_json(one: SearchMap) -> dict[str, Any]:
+    """A map with its gains as layers x alphas, null where nothing was measured."""
+    return {
+        "study": one.study,
+        "task": one.task,
+        "vector": one.vector,
+        "tokens": one.tokens,
+        "n": one.n,
+        "layers": one.layers,
+        "alphas": one.alphas,
+        "gains": [[one.cells.get((layer, alpha)) for alpha in one.alphas] for layer in one.layers],
+        "best": one.best,
+        "limit": one.limit,
+    }
 
 
-def _packed(task: dict[str, Any]) -> str:
-    """Compressed, and without any character that HTML knows; the page unpacks a task when it is looked at."""
-    raw = json.dumps(task, ensure_ascii=False, separators=(",", ":")).encode()
+def _task_json(task: PageTask) -> dict[str, Any]:
+    return {
+        "task": task.task,
+        "n": task.n,
+        "better": task.direction,
+        "no_images": task.no_images,
+        "systems": task.systems,
+        "docs": [
+            {
+                "id": question.doc_id,
+                "answers": question.answers,
+                "by": question.by,
+                "target": question.target,
+                "meant": question.meaning,
+                "question": question.question,
+                "image": question.image,
+            }
+            for question in task.questions
+        ],
+    }
+
+
+def _packed(content: dict[str, Any]) -> str:
+    """JSON, compressed and without any character that HTML interprets; the page unpacks a task when it is shown."""
+    raw = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode()
 
 
 def _finite(value: float) -> float | None:
-    return round(value, 6) if value == value and abs(value) != float("inf") else None  # noqa: PLR0124
+    return round(value, 6) if math.isfinite(value) else None

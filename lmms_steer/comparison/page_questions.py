@@ -1,170 +1,205 @@
-"""The images of the questions on the page, from the tasks' own data where it is on this machine.
+"""Choose the questions for the page, those on which systems differ first, and read their answers."""
 
-The questions that the page shows with every system's answer: those on which systems differ first.
-"""
-
-import base64
-import io
 import json
+import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from lmms_steer.comparison.page_images import ImageQuery, task_images
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System
-from lmms_steer.errors import first_line
-from lmms_steer.harness.task_files import our_tasks, tasks_in
 from lmms_steer.scoring.choice import choice_text, choices_of
+from lmms_steer.statistics.arrays import Floats, Ints
 
-EDGE = 360
-_PIXEL_ART = 96
-"""Smaller pictures are kept to the pixel."""
+MAX_TEXT = 600
+"""The largest number of characters of a question or an answer on the page."""
+MAX_ANSWERS = 60_000
+"""The largest number of answers on the page, so that it opens at once: with many systems or tasks, fewer questions."""
+MIN_QUESTIONS = 4
+"""Questions of a task that are shown however many answers there are."""
+MAX_IMAGE_CHARACTERS = 6_000_000
+"""The largest number of characters of all images on the page."""
 
 
-def task_images(
-    task: str,
-    asked: Iterable[tuple[int, str, Any, Any]],
-    budget: int,
-    every: bool = False,
-    include_path: Path | None = None,
-) -> tuple[dict[int, str], str]:
-    """Document ▸ its first image as a data URI, and why not every document has one.
+class PageAnswer(NamedTuple):
+    """An answer on the page; written as a JSON array.
 
-    Args:
-        task: its name.
-        asked: doc_id, target, prompt and names of images as logged, which must be those of the data here; the prompt
-            is looked at where the log names no images (None).
-        budget: characters that all of them may take; the first come first.
-        every: tasks of the harness as well, whose data may be downloaded.
-        include_path: the user's own folder of tasks, which count as ours.
+    Attributes:
+        text: the answer.
+        score: its score; None if it has none.
+        unparsed: 1 if no answer could be read, else 0.
     """
-    near = our_tasks() | (tasks_in(include_path) if include_path else {})
-    if not every and task not in near:
-        return {}, "no task of ours (your own: --include_path; lmms-eval's: --pictures all tries to load them)"
-    pictures: dict[int, str] = {}
-    why = ""
-    try:
-        # with torch and lmms-eval behind them, which a comparison without images does not wait for
-        from lmms_steer.harness.tasks import load_task
-        from lmms_steer.models.visuals import image_ids, prepare_visuals
 
-        found, _ = load_task(task, "steered_hf", include_path)
-        docs = found.eval_docs
-        for number, target, prompt, names in asked:
-            doc = docs[number]
-            visuals = prepare_visuals(found.doc_to_visual(doc), task)
-            alike = found.doc_to_text(doc) == prompt if names is None else names == image_ids(visuals)
-            if str(found.doc_to_target(doc)) != target or not alike:
-                why = "the data here is not what the runs were made on"
-            elif visuals and isinstance(visuals[0], Image.Image):
-                pictures[number] = data_uri(visuals[0])
-                budget -= len(pictures[number])
-            if budget < 0:
-                return pictures, "more would make the page large"
-    except Exception as error:  # noqa: BLE001  a task's own code and data may fail in any way; the page does without
-        return pictures, f"the data could not be loaded: {first_line(error)}"
-    return pictures, why
+    text: str
+    score: float | None
+    unparsed: int
 
 
-def data_uri(picture: Image.Image) -> str:
-    """As a page holds it: small enough to be one of hundreds."""
-    picture = picture.convert("RGB")
-    small = max(picture.size) <= _PIXEL_ART
-    picture.thumbnail((EDGE, EDGE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG") if small else picture.save(buffer, "WEBP", quality=75)
-    kind = "png" if small else "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+@dataclass(frozen=True)
+class PageQuestion:
+    """A question on the page, with the answers of all systems.
+
+    Attributes:
+        doc_id: the harness's number of the document.
+        target: the correct answer, as it was logged.
+        meaning: the text of the correct choice, if the target is its letter; else "".
+        question: the prompt, cut to a readable length.
+        answers: the different answers.
+        by: for each system of the task, the index of its answer; -1 if it was not asked.
+        image: the first image, as a data URI; "" if the page has none.
+    """
+
+    doc_id: int
+    target: str
+    meaning: str
+    question: str
+    answers: tuple[PageAnswer, ...]
+    by: tuple[int, ...]
+    image: str
 
 
-LONGEST = 600
-IMAGES = 6_000_000
-"""Characters that all images of a page may take."""
-MOST_ANSWERS = 60_000
-"""On a page, so that it opens at once; more systems or tasks have fewer questions each."""
+@dataclass(frozen=True)
+class PageTask:
+    """A task on the page.
+
+    Attributes:
+        task: its name.
+        n: the number of its questions, on the page or not.
+        direction: 1 if a higher score is better, else -1.
+        no_images: why some questions have no image; "" if all have one.
+        systems: names of the systems.
+        questions: those on the page.
+    """
+
+    task: str
+    n: int
+    direction: int
+    no_images: str
+    systems: tuple[str, ...]
+    questions: tuple[PageQuestion, ...]
+
+
+@dataclass(frozen=True)
+class _BaseQuestion:
+    """A question as the baseline's log has it, without answers; see `PageQuestion`."""
+
+    query: ImageQuery
+    meaning: str
+    prompt: str
 
 
 def page_tasks(
     systems: dict[str, System], most: int, pictures: str, include_path: Path | None = None
-) -> Iterator[dict[str, Any]]:
-    """A dict a task that the baseline has: its questions, and every system's answers.
+) -> Iterator[PageTask]:
+    """Collect the tasks that the baseline has.
 
     Args:
-        systems: the baseline first.
-        most: questions a task.
-        pictures: ours, all or none.
-        include_path: the user's own folder of tasks.
+        systems: name ▸ system, the baseline first.
+        most: the largest number of questions of a task.
+        pictures: which tasks' images to look up: ours, all or none.
+        include_path: a folder of the user's own tasks, for their images.
     """
     baseline = next(iter(systems.values()))
-    answers = sum(len(system.tasks) for system in systems.values())
-    share = max(4, min(most, MOST_ANSWERS // max(answers, 1)))
+    runs_in_all = sum(len(system.tasks) for system in systems.values())
+    count = max(MIN_QUESTIONS, min(most, MAX_ANSWERS // max(runs_in_all, 1)))
     for task, base in baseline.tasks.items():
-        runs = {s.name: s.tasks[task] for s in systems.values() if task in s.tasks}
-        chosen = _choose(base, list(runs.values()), share)
-        documents = _documents(base, runs, chosen)
-        found: dict[int, str] = {}
-        why = "left out"
+        runs = {system.name: system.tasks[task] for system in systems.values() if task in system.tasks}
+        chosen = _choose_questions(base, list(runs.values()), count)
+        questions = list(_base_questions(base, chosen))
+        images: dict[int, str] = {}
+        no_images = "left out"
         if pictures != "none":
-            asked = [(doc["id"], doc["target"], doc.pop("prompt"), doc.pop("images")) for doc in documents]
-            budget = IMAGES // len(baseline.tasks)
-            found, why = task_images(task, asked, budget, pictures == "all", include_path)
-        for doc in documents:
-            doc.pop("prompt", None)
-            doc.pop("images", None)
-            doc["image"] = found.get(doc["id"], "")
-        about = {"task": task, "n": len(base.keys), "better": base.better, "no_images": why}
-        yield {**about, "systems": list(runs), "docs": documents}
+            queries = [question.query for question in questions]
+            budget = MAX_IMAGE_CHARACTERS // len(baseline.tasks)
+            images, no_images = task_images(task, queries, budget, pictures == "all", include_path)
+        yield PageTask(
+            task=task,
+            n=len(base.keys),
+            direction=base.direction,
+            no_images=no_images,
+            systems=tuple(runs),
+            questions=tuple(_with_answers(questions, runs.values(), base.keys[chosen], images)),
+        )
 
 
-def _choose(base: Samples, runs: list[Samples], share: int) -> Any:
-    """Places in `base`: half the most fixed, half the most broken, then others in their order."""
-    better = np.zeros(len(base.keys))
-    worse = np.zeros(len(base.keys))
+def _choose_questions(base: Samples, runs: list[Samples], count: int) -> Ints:
+    """Return indices into `base`: half the most often fixed, half the most often broken, then others in their order."""
+    fixed = np.zeros(len(base.keys))
+    broken = np.zeros(len(base.keys))
     for run in runs:
         if np.array_equal(run.keys, base.keys):
-            change = np.nan_to_num(run.scores - base.scores) * base.better
-            better += change > 0
-            worse += change < 0
-    ranks = [np.lexsort((base.docs, -change)) for change in (better, worse)]
-    ranks = [rank[change[rank] > 0] for rank, change in zip(ranks, (better, worse), strict=True)]
-    half = [ranks[0][: max(share // 2, share - len(ranks[1]))], ranks[1][: max(share // 2, share - len(ranks[0]))]]
-    chosen = np.concatenate([*half, np.argsort(base.docs)])
-    return chosen[np.sort(np.unique(chosen, return_index=True)[1])][:share]
+            change = np.nan_to_num(run.scores - base.scores) * base.direction
+            fixed += change > 0
+            broken += change < 0
+    by_fixed, by_broken = (_most_often_first(times, base.doc_ids) for times in (fixed, broken))
+    half = count // 2
+    candidates = np.concatenate(
+        [
+            by_fixed[: max(half, count - len(by_broken))],
+            by_broken[: max(half, count - len(by_fixed))],
+            np.argsort(base.doc_ids),
+        ]
+    )
+    chosen: Ints = candidates[np.sort(np.unique(candidates, return_index=True)[1])][:count]
+    return chosen
 
 
-def _documents(base: Samples, runs: dict[str, Samples], chosen: Any) -> list[dict[str, Any]]:
-    documents: list[dict[str, Any]] = [{"id": int(base.docs[i]), "answers": [], "by": []} for i in chosen]
-    for run in runs.values():
-        where = {int(key): int(place) for key, place in zip(run.keys, run.places, strict=True)}
-        scores = {int(key): float(score) for key, score in zip(run.keys, run.scores, strict=True)}
-        with run.path.open("rb") as file:
-            for document, key in zip(documents, base.keys[chosen], strict=True):
-                if int(key) not in where:
-                    document["by"].append(-1)
-                    continue
-                file.seek(where[int(key)])
-                sample = json.loads(file.readline())
-                if run is base:
-                    document |= {"target": str(sample["target"]), "images": sample.get("images")}
-                    document["meant"] = _cut(_meant(sample))
-                    document["prompt"] = _asked(sample)
-                    document["question"] = _cut(document["prompt"])
-                answer = [_cut(_said(sample)), _rounded(scores[int(key)]), int(bool(sample.get("unparsed")))]
-                if answer not in document["answers"]:
-                    document["answers"].append(answer)
-                document["by"].append(document["answers"].index(answer))
-    return documents
+def _most_often_first(times: Floats, doc_ids: Ints) -> Ints:
+    """Rank the questions with at least one occurrence, the most first; of equals the lowest document first."""
+    ranked: Ints = np.lexsort((doc_ids, -times))
+    return ranked[times[ranked] > 0]
 
 
-def _meant(sample: dict[str, Any]) -> str:
-    """The text of the right choice, where the target is its letter; our plugin logs choices, lm-eval the document."""
-    return choice_text(str(sample["target"]), choices_of(sample) or choices_of(sample.get("doc") or {}))
+def _base_questions(base: Samples, chosen: Ints) -> Iterator[_BaseQuestion]:
+    for doc_id, sample in zip(base.doc_ids[chosen].tolist(), _read_logged(base, base.keys[chosen]), strict=True):
+        assert sample is not None, "the baseline has its own documents"
+        target, prompt = str(sample["target"]), _prompt(sample)
+        # our plugin logs the choices, lm-eval the whole document
+        choices = choices_of(sample) or choices_of(sample.get("doc") or {})
+        query = ImageQuery(doc_id, target, prompt, sample.get("images"))
+        yield _BaseQuestion(query, _cut(choice_text(target, choices)), _cut(prompt))
 
 
-def _asked(sample: dict[str, Any]) -> Any:
+def _with_answers(
+    questions: list[_BaseQuestion], runs: Iterable[Samples], keys: Ints, images: dict[int, str]
+) -> Iterator[PageQuestion]:
+    answers: list[list[PageAnswer]] = [[] for _ in questions]
+    by: list[list[int]] = [[] for _ in questions]
+    for run in runs:
+        scores = dict(zip(run.keys.tolist(), run.scores.tolist(), strict=True))
+        for i, (key, sample) in enumerate(zip(keys.tolist(), _read_logged(run, keys), strict=True)):
+            if sample is None:
+                by[i].append(-1)
+                continue
+            answer = PageAnswer(_cut(_answer(sample)), _rounded(scores[key]), int(bool(sample.get("unparsed"))))
+            if answer not in answers[i]:
+                answers[i].append(answer)
+            by[i].append(answers[i].index(answer))
+    for i, question in enumerate(questions):
+        query = question.query
+        image = images.get(query.doc_id, "")
+        yield PageQuestion(
+            query.doc_id, query.target, question.meaning, question.prompt, tuple(answers[i]), tuple(by[i]), image
+        )
+
+
+def _read_logged(run: Samples, keys: Ints) -> Iterator[dict[str, Any] | None]:
+    """Read the samples of some documents, one at a time; None for a document that the run does not have."""
+    offsets = dict(zip(run.keys.tolist(), run.offsets.tolist(), strict=True))
+    with run.path.open("rb") as file:
+        for key in keys.tolist():
+            if key not in offsets:
+                yield None
+                continue
+            file.seek(offsets[key])
+            yield json.loads(file.readline())
+
+
+def _prompt(sample: dict[str, Any]) -> Any:
     if "input" in sample:
         return sample["input"]
     # lm-eval: {"gen_args_0": {"arg_0": the prompt, …}, …}
@@ -173,18 +208,18 @@ def _asked(sample: dict[str, Any]) -> Any:
     return first.get("arg_0", "") if isinstance(first, dict) else first
 
 
-def _said(sample: dict[str, Any]) -> Any:
-    said = sample.get("filtered_resps", "")
-    while isinstance(said, list) and len(said) == 1:
-        said = said[0]
+def _answer(sample: dict[str, Any]) -> Any:
+    answer = sample.get("filtered_resps", "")
+    while isinstance(answer, list) and len(answer) == 1:
+        answer = answer[0]
     # of log-likelihoods the choice says more than the numbers
-    return sample["parsed"] if isinstance(said, list) and "parsed" in sample else said
+    return sample["parsed"] if isinstance(answer, list) and "parsed" in sample else answer
 
 
 def _rounded(score: float) -> float | None:
-    return None if np.isnan(score) else round(score, 4)
+    return None if math.isnan(score) else round(score, 4)
 
 
 def _cut(text: Any) -> str:
     text = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters, cut)"
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]} … ({len(text):,} characters, cut)"

@@ -1,15 +1,16 @@
-"""For a number: the command and the hashes that made it, and whether it was chosen on what it is tested on."""
+"""The provenance of a number: its command and hashes, and whether its settings were chosen on the tested questions."""
 
 import shlex
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.comparison.samples import Samples
-from lmms_steer.comparison.systems import System
+from lmms_steer.comparison.systems import PROMPTED_SUFFIX, System
 
-# other options hold keys for services, or nothing that changes an answer
-_OPTIONS: tuple[str, ...] = (
+# other options hold keys of services, or do not change an answer
+_OPTIONS = (
     "model",
     "model_args",
     "tasks",
@@ -19,106 +20,145 @@ _OPTIONS: tuple[str, ...] = (
     "offset",
     "gen_kwargs",
     "seed",
+    "system_instruction",
+    "apply_chat_template",
+    "fewshot_as_multiturn",
+    "repeats",
+    "include_path",
 )
-_OPTIONS += ("system_instruction", "apply_chat_template", "fewshot_as_multiturn", "repeats", "include_path")
-_DEFAULTS: dict[str, Any] = {"offset": 0, "repeats": 1, "seed": [0, 1234, 1234, 1234]}
+_DEFAULTS: dict[str, object] = {"offset": 0, "repeats": 1, "seed": [0, 1234, 1234, 1234]}
+_LIKELIHOOD_SUFFIX = "_ll"
+
+
+@dataclass(frozen=True)
+class RunProvenance:
+    """How a run's numbers on a task were made. All hashes are sha256; what is not known is "".
+
+    Attributes:
+        command: the harness's command line.
+        spec: the steering spec.
+        spec_sha256: its hash.
+        vectors: name ▸ hash of each vector.
+        samples: the name of the samples file.
+        samples_sha256: its hash.
+        results: the name of the results file.
+        results_sha256: its hash.
+        metric: the name of the score.
+        seeds: the harness's seeds.
+        harness: its name and version.
+        date: as the harness wrote it.
+    """
+
+    command: str
+    spec: str
+    spec_sha256: str
+    vectors: dict[str, str]
+    samples: str
+    samples_sha256: str
+    results: str
+    results_sha256: str
+    metric: str
+    seeds: dict[str, object]
+    harness: str
+    date: str
+
+
+def run_provenance(run: Samples) -> RunProvenance:
+    """Collect how a run's numbers on a task were made."""
+    results, content, steering = run.results, run.results.content, run.results.steering
+    version = content.get("lmms_eval_version") or content.get("lm_eval_version") or ""
+    return RunProvenance(
+        command=harness_command(results),
+        spec=steering.get("spec") or "",
+        spec_sha256=steering.get("sha256") or "",
+        vectors={vector["name"]: vector["sha256"] for vector in steering.get("vectors") or ()},
+        samples=run.path.name,
+        samples_sha256=run.sha256,
+        results=results.evaluation.results.name,
+        results_sha256=results.sha256,
+        metric=run.metric,
+        seeds={key.removesuffix("_seed"): value for key, value in results.seeds.items()},
+        harness=f"{results.evaluation.harness} {version}".strip(),
+        date=str(content.get("date", "")),
+    )
 
 
 def harness_command(results: RunResults) -> str:
-    """The harness's command line, from what it logged."""
-    config = results.said.get("config", {})
-    given = {**config, **(config.get("resolved_cli_args") or {})}
-    given.setdefault("tasks", ",".join(results.evaluation.samples))
+    """Rebuild the harness's command line from its log."""
+    config = results.content.get("config", {})
+    options = {**config, **(config.get("resolved_cli_args") or {})}
+    options.setdefault("tasks", ",".join(results.evaluation.samples))
     words = ["lmms-eval" if results.evaluation.harness == "lmms-eval" else "lm_eval"]
     for option in _OPTIONS:
-        value = given.get(option)
+        value = options.get(option)
         if value in (None, "", False) or value == _DEFAULTS.get(option):
             continue
-        words += [f"--{option}"] if value is True else [f"--{option}", _typed(value)]
+        words += [f"--{option}"] if value is True else [f"--{option}", _option_text(value)]
     return shlex.join([*words, "--log_samples"])
 
 
-def _typed(value: Any) -> str:
-    if isinstance(value, dict):
-        return ",".join(f"{key}={_typed(one)}" for key, one in value.items())
-    if isinstance(value, list):
-        return ",".join(map(_typed, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def provenance(run: Samples) -> dict[str, Any]:
-    """What made a run's numbers on a task; hashes are sha256."""
-    results, said = run.results, run.results.said
-    steering = results.steering
-    return {
-        "command": harness_command(results),
-        "spec": steering.get("spec") or "",
-        "spec_sha256": steering.get("sha256") or "",
-        "vectors": {vector["name"]: vector["sha256"] for vector in steering.get("vectors") or ()},
-        "samples": run.path.name,
-        "samples_sha256": run.sha256,
-        "results": results.evaluation.results.name,
-        "results_sha256": results.sha256,
-        "metric": run.metric,
-        "seeds": {key.removesuffix("_seed"): value for key, value in results.seeds.items()},
-        "harness": f"{results.evaluation.harness} {_version(said)}".strip(),
-        "date": str(said.get("date", "")),
-    }
-
-
 def selection_warnings(systems: Iterable[System], searched: Mapping[str, Collection[str]]) -> list[str]:
-    """A line a task on which systems are tested that were chosen on it: the best of many cells gains there by luck.
+    """Warn of systems whose settings were chosen on the questions that they are tested on.
+
+    The best of many cells gains there by chance alone.
 
     Args:
-        systems: of the board.
-        searched: task ▸ sha256 of vectors that were searched on it.
+        systems: of the leaderboard.
+        searched: task ▸ sha256 of the vectors that were searched on it.
+
+    Returns:
+        One line for each such task.
     """
     chosen: dict[str, list[str]] = {}
-    tried: dict[str, list[str]] = {}
+    possibly_chosen: dict[str, list[str]] = {}
     for system in systems:
         for task, run in system.tasks.items():
-            if _chosen_here(run):
+            if _chosen_on_test(run):
                 chosen.setdefault(task, []).append(system.name)
-            elif _searched_here(run, searched):
-                tried.setdefault(task, []).append(system.name)
-    flattered = [
+            elif _searched_on_test(run, searched):
+                possibly_chosen.setdefault(task, []).append(system.name)
+    return [
         f"WARNING: {task}: layer, alpha and tokens of {', '.join(names)} were chosen on questions that they"
-        " are tested on, which makes their gain look larger than it is: test on others"
+        " are tested on, so their gain looks larger than it is: test on other questions"
         for task, names in chosen.items()
-    ]
-    return flattered + [
-        f"WARNING: {task}: the vectors of {', '.join(names)} were searched on it: if layer, alpha and tokens come from"
-        " there, test on others"
-        for task, names in tried.items()
+    ] + [
+        f"WARNING: {task}: the vectors of {', '.join(names)} were searched on this task: if layer, alpha and tokens"
+        " come from that search, test on other questions"
+        for task, names in possibly_chosen.items()
     ]
 
 
-def _chosen_here(run: Samples) -> bool:
-    """By the task's name, or by the questions themselves."""
-    task, made = _plain(run.task), run.results.steering.get("provenance") or {}
-    # a choice that is kept beside its vector says `tiny_spatial_select (500 questions)`
-    if task in {_plain(name.split()[0]) for name in str(made.get("chosen_on") or "").split(",") if name.strip()}:
+def _chosen_on_test(run: Samples) -> bool:
+    """Compare the record of the choice with the run, by the task's name and by hashes of questions."""
+    task, record = _base_task(run.task), run.results.steering.get("provenance") or {}
+    # a choice that is stored beside its vector says `tiny_spatial_select (500 questions)`
+    if task in {_base_task(name.split()[0]) for name in str(record.get("chosen_on") or "").split(",") if name.strip()}:
         return True
-    some = str(made.get("some_questions") or "").split()
-    # a run's questions take as long to hash as to read
-    return bool(some) and not run.questions.isdisjoint(some)
+    some_questions = str(record.get("some_questions") or "").split()
+    # hashing a run's questions takes as long as reading them
+    return bool(some_questions) and not run.question_ids.isdisjoint(some_questions)
 
 
-def _searched_here(run: Samples, searched: Mapping[str, Collection[str]]) -> bool:
-    """Whether one of its vectors was, where nothing says what layer, alpha and tokens were chosen on."""
+def _searched_on_test(run: Samples, searched: Mapping[str, Collection[str]]) -> bool:
+    """Whether a vector of the run was searched on its task, and nothing records where the settings were chosen."""
     steering = run.results.steering
     if (steering.get("provenance") or {}).get("chosen_on"):
         return False
-    tried = {sha for name, shas in searched.items() if _plain(name) == _plain(run.task) for sha in shas}
-    return any(vector.get("sha256") in tried for vector in steering.get("vectors") or ())
+    task = _base_task(run.task)
+    hashes = {sha256 for name, vectors in searched.items() if _base_task(name) == task for sha256 in vectors}
+    return any(vector.get("sha256") in hashes for vector in steering.get("vectors") or ())
 
 
-def _plain(task: str) -> str:
-    """Without what says only how its questions are asked."""
-    for ending in ("_prompted", "_ll"):
-        task = task.removesuffix(ending)
+def _base_task(task: str) -> str:
+    """Remove the suffixes that change only how the questions are asked."""
+    for suffix in (PROMPTED_SUFFIX, _LIKELIHOOD_SUFFIX):
+        task = task.removesuffix(suffix)
     return task
 
 
-def _version(said: dict[str, Any]) -> str:
-    return str(said.get("lmms_eval_version") or said.get("lm_eval_version") or "")
+def _option_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={_option_text(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ",".join(map(_option_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

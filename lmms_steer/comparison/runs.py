@@ -1,7 +1,4 @@
-"""Which files belong to which run: lmms-eval's and lm-eval's output folders, and a name for each system.
-
-A results file: what a harness says of a whole run.
-"""
+"""Find evaluations in the output folders of lmms-eval and lm-eval, name them, and read their results files."""
 
 import hashlib
 import json
@@ -25,11 +22,20 @@ _LAYOUTS = {
         re.compile(rf"samples_(?P<task>.+)_{_LM_EVAL_STAMP}\.jsonl"),
     ),
 }
+"""harness ▸ the names of its results files and of its samples files."""
+_SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One finished call of a harness: its results file, and a samples file a task."""
+    """The files of one finished evaluation.
+
+    Attributes:
+        harness: lmms-eval or lm-eval.
+        stamp: the time in the files' names; sorts by age.
+        results: the results file.
+        samples: task ▸ its samples file.
+    """
 
     harness: str
     stamp: str
@@ -37,139 +43,159 @@ class Evaluation:
     samples: dict[str, Path]
 
 
-def find_runs(runs: Iterable[str]) -> dict[str, list[Evaluation]]:
-    """Name ▸ its evaluations, oldest first.
-
-    Args:
-        runs: folders as a user gives them, `NAME=FOLDER` for a name of one's own. Each folder below that holds results
-            directly is a system; one that stands alone has the name of the folder that was given. Where runs below
-            several folders would be called alike, the given folder's name is put before theirs.
-
-    Raises:
-        UserError: for a folder without results, samples without results, or a name that is claimed twice.
-    """
-    found: dict[str, list[Evaluation]] = {}
-    claims: dict[str, tuple[str, Path]] = {}
-    given = [(run, *below) for run in runs for below in _below(run)]
-    often = Counter(name for _, name, *_ in given)
-    for run, short, longer, place, evaluations_in in given:
-        name = longer if often[short] > 1 else short
-        if name in found:
-            other, theirs = claims[name]
-            raise UserError(
-                f"two runs claim the name {name!r}: one of {other!r} ({theirs}) and one of {run!r} ({place});"
-                f" give the second a name of its own, NAME={place}, or leave its folder out"
-            )
-        found[name], claims[name] = evaluations_in, (run, place)
-    if not found:
-        raise UserError("no runs were given: expected folders that lmms-eval --output_path --log_samples wrote")
-    return found
-
-
-def newest_evaluation(folder: Path) -> Evaluation:
-    """The last evaluation below a folder.
-
-    Raises:
-        UserError: where there is none.
-    """
-    found = [evaluation for below in find_runs([str(folder)]).values() for evaluation in below]
-    return max(found, key=lambda evaluation: evaluation.stamp)
-
-
-def _below(run: str) -> Iterator[tuple[str, str, Path, list[Evaluation]]]:
-    """Of each run: its name, the one to take where others have that, where it lies, its evaluations."""
-    name, said, folder = run.partition("=")
-    if not said or Path(run).exists():
-        name, folder = "", run
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"no such folder: {folder!r}")
-    by_place = {place: evaluations_in(place) for place in sorted({path.parent for path in root.rglob("*.json*")})}
-    by_place = {place: found for place, found in by_place.items() if found}
-    if not by_place:
-        raise UserError(f"no finished evaluation in {folder!r}: there is no *_results.json")
-    if len(by_place) > 1 and name:
-        raise UserError(f"{folder!r} holds {len(by_place)} runs, which cannot all be called {name!r}")
-    for place, found in by_place.items():
-        short = name or _named(root, place, list(by_place))
-        yield short, short if len(by_place) == 1 else f"{root.resolve().name}/{short}", place, found
-
-
-def _named(root: Path, place: Path, places: list[Path]) -> str:
-    """The folder that was given, or as much of the way from there as tells it from the others."""
-    if len(places) == 1:
-        return root.resolve().name
-    way = place.relative_to(root)
-    for short in [*reversed(way.parents), way][1:]:
-        if sum((root / short) in (other, *other.parents) for other in places) == 1:
-            return str(short)
-    return str(way)
-
-
-def evaluations_in(place: Path) -> list[Evaluation]:
-    """The evaluations whose files lie in this folder, oldest first.
-
-    Raises:
-        UserError: for samples without their results.
-    """
-    found = []
-    names = sorted(path.name for path in place.iterdir() if path.is_file())
-    for harness, (results, samples) in _LAYOUTS.items():
-        parts = [match for name in names if (match := samples.fullmatch(name))]
-        stamps = {match["stamp"]: place / name for name in names if (match := results.fullmatch(name))}
-        lost = [match.string for match in parts if match["stamp"] not in stamps]
-        if lost:
-            raise UserError(f"{str(place / lost[0])!r} has no results file beside it: was the run cut off?")
-        for stamp, path in stamps.items():
-            tasks = {match["task"]: place / match.string for match in parts if match["stamp"] == stamp}
-            found.append(Evaluation(harness, stamp, path, tasks))
-    return sorted(found, key=lambda evaluation: evaluation.stamp)
-
-
 @dataclass(frozen=True)
 class RunResults:
-    """A results file, and the hash of what it says."""
+    """A results file.
+
+    Attributes:
+        evaluation: the evaluation that it belongs to.
+        content: the file, as parsed JSON.
+        sha256: of the file.
+    """
 
     evaluation: Evaluation
-    said: dict[str, Any]
+    content: dict[str, Any]
     sha256: str
 
     @property
-    def seeds(self) -> dict[str, Any]:
+    def seeds(self) -> dict[str, object]:
         """The harness's four seeds."""
-        config = self.said.get("config", {})
-        return {key: config.get(key) for key in ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")}
+        config = self.content.get("config", {})
+        return {key: config.get(key) for key in _SEEDS}
 
     @property
     def steering(self) -> dict[str, Any]:
-        """What our models record; empty for others."""
-        # lm-eval keeps what a model says of itself in its config
-        return self.said.get("steering") or (self.said.get("config") or {}).get("steering") or {}
+        """The steering record that our models write; empty for other models."""
+        # lm-eval keeps a model's own record in its config
+        return self.content.get("steering") or (self.content.get("config") or {}).get("steering") or {}
 
     @property
     def model(self) -> str:
-        """Its name without owner or folder; empty where nothing says it."""
-        # lmms-eval's own name of a steered model holds its steering
-        name = str(self.steering.get("model") or self.said.get("model_name") or "")
+        """The model's name without owner or folder; "" if it is not recorded."""
+        # lmms-eval's own name of a steered model contains its steering
+        name = str(self.steering.get("model") or self.content.get("model_name") or "")
         return name.rstrip("/").rpartition("/")[2]
 
     @property
     def seconds(self) -> float:
-        """How long the harness ran, all tasks together; NaN where it does not say."""
-        return float(self.said.get("total_evaluation_time_seconds") or "nan")
+        """The duration of the evaluation, all tasks together; NaN if it is not recorded."""
+        return float(self.content.get("total_evaluation_time_seconds") or "nan")
+
+
+@dataclass(frozen=True, slots=True)
+class _FoundRun:
+    """A folder with evaluations, and the names that it may get."""
+
+    argument: str
+    name: str
+    long_name: str
+    folder: Path
+    evaluations: list[Evaluation]
+
+
+def find_runs(runs: Iterable[str]) -> dict[str, list[Evaluation]]:
+    """Find the evaluations below folders, and name each folder that holds some.
+
+    Args:
+        runs: folders as a user types them, or NAME=FOLDER to choose a name. Each folder below them that holds results
+            files directly is a run. A run that is the only one below a folder is named after that folder, another by
+            its shortest unambiguous path; where two runs would get the same name, both are preceded by the name of
+            the folder that was typed.
+
+    Returns:
+        Name ▸ evaluations, oldest first.
+
+    Raises:
+        UserError: for a folder without results, samples without results, or two runs with the same name.
+    """
+    named: dict[str, _FoundRun] = {}
+    found = [run for argument in runs for run in _runs_below(argument)]
+    count = Counter(run.name for run in found)
+    for run in found:
+        name = run.long_name if count[run.name] > 1 else run.name
+        if name in named:
+            other = named[name]
+            raise UserError(
+                f"two runs have the name {name!r}: {other.folder} (from {other.argument!r}) and {run.folder} (from"
+                f" {run.argument!r}); give the second another name, NAME={run.folder}, or leave its folder out"
+            )
+        named[name] = run
+    if not named:
+        raise UserError("no runs: expected folders that lmms-eval --output_path --log_samples wrote")
+    return {name: run.evaluations for name, run in named.items()}
+
+
+def newest_evaluation(folder: Path) -> Evaluation:
+    """Return the newest evaluation below a folder.
+
+    Raises:
+        UserError: if there is none.
+    """
+    evaluations = [evaluation for run in find_runs([str(folder)]).values() for evaluation in run]
+    return max(evaluations, key=lambda evaluation: evaluation.stamp)
+
+
+def evaluations_in(folder: Path) -> list[Evaluation]:
+    """Return the evaluations whose files lie directly in a folder, oldest first.
+
+    Raises:
+        UserError: for a samples file without a results file.
+    """
+    evaluations = []
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    for harness, (results_name, samples_name) in _LAYOUTS.items():
+        samples = [match for name in names if (match := samples_name.fullmatch(name))]
+        results = {match["stamp"]: folder / name for name in names if (match := results_name.fullmatch(name))}
+        orphans = [match.string for match in samples if match["stamp"] not in results]
+        if orphans:
+            raise UserError(f"{str(folder / orphans[0])!r} has no results file next to it: was the run cut off?")
+        for stamp, path in results.items():
+            tasks = {match["task"]: folder / match.string for match in samples if match["stamp"] == stamp}
+            evaluations.append(Evaluation(harness, stamp, path, tasks))
+    return sorted(evaluations, key=lambda evaluation: evaluation.stamp)
 
 
 def read_results(evaluation: Evaluation) -> RunResults:
     """Read a results file.
 
     Raises:
-        UserError: for one that is cut off.
+        UserError: if it is cut off or is no results file.
     """
     raw = evaluation.results.read_bytes()
     try:
-        said = json.loads(raw)
-        if not isinstance(said.get("results"), dict):
+        content = json.loads(raw)
+        if not isinstance(content.get("results"), dict):
             raise ValueError("it holds no results")
     except (ValueError, AttributeError) as error:
         raise UserError(f"{str(evaluation.results)!r} is cut off or no results file: {error}") from error
-    return RunResults(evaluation, said, hashlib.sha256(raw).hexdigest())
+    return RunResults(evaluation, content, hashlib.sha256(raw).hexdigest())
+
+
+def _runs_below(argument: str) -> Iterator[_FoundRun]:
+    chosen_name, equals, path = argument.partition("=")
+    if not equals or Path(argument).exists():
+        chosen_name, path = "", argument
+    root = Path(path)
+    if not root.is_dir():
+        raise UserError(f"no such folder: {path!r}")
+    folders = {folder: evaluations_in(folder) for folder in sorted({file.parent for file in root.rglob("*.json*")})}
+    folders = {folder: evaluations for folder, evaluations in folders.items() if evaluations}
+    if not folders:
+        raise UserError(f"no finished evaluation in {path!r}: there is no *_results.json")
+    if len(folders) > 1 and chosen_name:
+        raise UserError(f"{path!r} holds {len(folders)} runs, which cannot all have the name {chosen_name!r}")
+    for folder, evaluations in folders.items():
+        name = chosen_name or _shortest_name(root, folder, list(folders))
+        long_name = name if len(folders) == 1 else f"{root.resolve().name}/{name}"
+        yield _FoundRun(argument, name, long_name, folder, evaluations)
+
+
+def _shortest_name(root: Path, folder: Path, folders: list[Path]) -> str:
+    """The root's name for an only folder, else the shortest unambiguous path below the root."""
+    if len(folders) == 1:
+        return root.resolve().name
+    path = folder.relative_to(root)
+    for part in [*reversed(path.parents), path][1:]:
+        if sum((root / part) in (other, *other.parents) for other in folders) == 1:
+            return str(part)
+    return str(path)

@@ -1,7 +1,4 @@
-"""Which entry of a logged sample is its score: harnesses and tasks have many names for it.
-
-A task's samples, as columns: 200 files of 2,600 answers are read in seconds and kept in megabytes.
-"""
+"""Read a task's logged samples as columns: 200 files of 2,600 answers take seconds and a few megabytes."""
 
 import hashlib
 import json
@@ -11,40 +8,174 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.errors import UserError
+from lmms_steer.statistics.arrays import Floats, Ints
 
 
-def score_names(task: str, results: dict[str, Any], sample: dict[str, Any], wanted: str | None) -> list[str]:
-    """Names under which a task's samples may hold their score, the likeliest first.
+@dataclass(frozen=True)
+class Samples:
+    """One task of one run, as columns with one entry a document, in the order of `keys`.
+
+    Attributes:
+        task: its name.
+        results: the results file of the run.
+        path: the samples file.
+        sha256: of the samples file.
+        metric: the name of the score.
+        keys: identify a document in another run, from its doc_id and a checksum of its target (lmms-eval 0.7.3 writes
+            the same doc_hash for all documents).
+        doc_ids: the harness's number of the document.
+        prompts: a hash of each prompt.
+        images: a hash of each question's images; 0 if the log does not name them.
+        images_source: the field that the hashes of images were made from: our models' `images`, which go by content,
+            or lmms-eval's `input_media`, which holds file names.
+        scores: NaN where there is none.
+        unparsed: 1 where no answer could be read; NaN where the task does not record it.
+        offsets: where the document's line begins in the file.
+    """
+
+    task: str
+    results: RunResults
+    path: Path
+    sha256: str
+    metric: str
+    keys: Ints
+    doc_ids: Ints
+    prompts: Ints
+    images: Ints
+    images_source: str
+    scores: Floats
+    unparsed: Floats
+    offsets: Ints
+
+    @cached_property
+    def direction(self) -> int:
+        """1 if a higher score is better, else -1."""
+        return score_direction(self.task, self.results.content, self.metric)
+
+    @property
+    def scores_by_document(self) -> dict[str, float]:
+        """Key ▸ score."""
+        return {str(key): float(score) for key, score in zip(self.keys, self.scores, strict=True)}
+
+    @property
+    def question_ids(self) -> set[str]:
+        """The ids of the questions, as `question_id` makes them from prompts and images."""
+        return {question_id(*pair) for pair in zip(self.prompts.tolist(), self.images.tolist(), strict=True)}
+
+    def read_logged(self) -> Iterator[dict[str, Any]]:
+        """Read the samples again as they were logged, in the order of `keys`."""
+        with self.path.open("rb") as file:
+            for offset in self.offsets.tolist():
+                file.seek(offset)
+                yield json.loads(file.readline())
+
+
+class _Row(NamedTuple):
+    """What is kept of a sample; rows sort by key."""
+
+    key: int
+    doc_id: int
+    prompt: int
+    images: int
+    score: float
+    unparsed: float
+    offset: int
+
+
+def read_samples(results: RunResults, task: str, metric: str | None = None) -> Samples:
+    """Read a task's samples file.
+
+    Args:
+        results: the results file of the run.
+        task: its name.
+        metric: the score to compare by; default: the task's own.
+
+    Raises:
+        UserError: for a file that is cut off or contains a document twice.
+    """
+    path = results.evaluation.samples[task]
+    digest, offset = hashlib.sha256(), 0
+    rows: list[_Row] = []
+    candidates: list[str] = []
+    used_metric, images_source, first_filter = "", "", None
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                digest.update(line)
+                sample = json.loads(line)
+                if not rows:
+                    candidates = score_names(task, results.content, sample, metric)
+                    first_filter = sample.get("filter")
+                    images_source = "images" if "images" in sample else "input_media"
+                # lm-eval writes a row for each of a task's filters
+                if sample.get("filter") == first_filter:
+                    name, score = score_of(sample, [used_metric] if used_metric else candidates)
+                    used_metric = used_metric or name
+                    rows.append(_row_of(sample, images_source, score, offset))
+                offset += len(line)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {error}") from error
+    _check_count(results, task, path, len(rows))
+    rows.sort()
+
+    def integers(field: str) -> Ints:
+        return np.array([getattr(row, field) for row in rows], dtype=np.int64)
+
+    def floats(field: str) -> Floats:
+        return np.array([getattr(row, field) for row in rows], dtype=np.float64)
+
+    keys, doc_ids = integers("key"), integers("doc_id")
+    if not np.diff(keys).all():
+        repeated = doc_ids[:-1][np.diff(keys) == 0][0]
+        raise UserError(f"{str(path)!r} has document {repeated} twice: were two runs written into one file?")
+    return Samples(
+        task=task,
+        results=results,
+        path=path,
+        sha256=digest.hexdigest(),
+        metric=used_metric,
+        keys=keys,
+        doc_ids=doc_ids,
+        prompts=integers("prompt"),
+        images=integers("images"),
+        images_source=images_source,
+        scores=floats("score"),
+        unparsed=floats("unparsed"),
+        offsets=integers("offset"),
+    )
+
+
+def score_names(task: str, results: dict[str, Any], sample: dict[str, Any], metric: str | None) -> list[str]:
+    """List the names under which a task's samples may hold their score, the most likely first.
 
     Args:
         task: its name.
-        results: the results file.
-        sample: the task's first.
-        wanted: the user's choice; then there is no other.
+        results: the content of the results file.
+        sample: the task's first sample.
+        metric: the user's choice; then it is the only name.
     """
-    if wanted:
-        return [wanted]
+    if metric:
+        return [metric]
     config = results.get("configs", {}).get(task, {})
-    listed = [metric.get("metric") for metric in config.get("metric_list") or () if isinstance(metric, dict)]
-    # lmms-eval's own paired test looks at `score_key`, then at what ends in _score
+    listed = [entry.get("metric") for entry in config.get("metric_list") or () if isinstance(entry, dict)]
+    # lmms-eval's own paired test reads `score_key`, then keys that end in _score
     scores = [key for key in sample if key.endswith("_score")]
     names = [config.get("score_key"), "score", *(sample.get("metrics") or ()), *listed, *scores]
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
 def score_of(sample: dict[str, Any], names: Sequence[str]) -> tuple[str, float]:
-    """The first of the names that the sample has a number under, and the number; NaN where there is none."""
+    """Return the first of the names under which the sample has a number, and the number; ("", NaN) if there is none."""
     for name in names:
         value = sample.get(name)
-        # stock tasks log what they aggregate later: {"question_id": …, "score": 1.0}
+        # lmms-eval's own tasks log what they aggregate later: {"question_id": …, "score": 1.0}
         if isinstance(value, dict):
             value = value.get("score")
         try:
@@ -55,150 +186,35 @@ def score_of(sample: dict[str, Any], names: Sequence[str]) -> tuple[str, float]:
 
 
 def score_direction(task: str, results: dict[str, Any], metric: str) -> int:
-    """1 where a higher score is better, else -1.
+    """Return 1 if a higher score is better, else -1.
 
-    The harness says it of the task's metrics; what a sample holds under another name goes their way if they all agree.
+    The harness records the direction of the task's metrics. A score with another name has their direction if all of
+    them agree.
     """
-    said = results.get("higher_is_better", {}).get(task) or {}
-    directions = {said[metric]} if metric in said else set(said.values())
+    recorded = results.get("higher_is_better", {}).get(task) or {}
+    directions = {recorded[metric]} if metric in recorded else set(recorded.values())
     return -1 if directions == {False} else 1
 
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """One task of one run, a row a document, in the order of `keys`.
-
-    Attributes:
-        keys: doc_id and a checksum of the target, which know a document again (lmms-eval 0.7.3 writes one and the same
-            doc_hash for all).
-        docs: doc_id.
-        prompts: hashes of what the model was asked.
-        images: hashes of what it was shown; 0 where the log does not say.
-        images_by: what they were made from: our models' `images`, by content, or lmms-eval's `input_media`, file names.
-        scores: NaN where there is none.
-        unparsed: 1 where no answer could be read; NaN where the task does not say.
-        places: where the row begins in the file.
-    """
-
-    task: str
-    results: RunResults
-    path: Path
-    sha256: str
-    metric: str
-    keys: Ints
-    docs: Ints
-    prompts: Ints
-    images: Ints
-    images_by: str
-    scores: Floats
-    unparsed: Floats
-    places: Ints
-
-    @cached_property
-    def better(self) -> int:
-        """1 where a higher score is better, else -1."""
-        return score_direction(self.task, self.results.said, self.metric)
-
-    @property
-    def by_document(self) -> dict[str, float]:
-        """key ▸ score."""
-        return {str(key): float(score) for key, score in zip(self.keys, self.scores, strict=True)}
-
-    @property
-    def questions(self) -> set[str]:
-        """What was asked, a hash a question."""
-        return {question_id(*asked) for asked in zip(self.prompts.tolist(), self.images.tolist(), strict=True)}
-
-    def said(self) -> Iterator[dict[str, Any]]:
-        """The samples as they were logged, by document."""
-        with self.path.open("rb") as file:
-            for place in self.places.tolist():
-                file.seek(place)
-                yield json.loads(file.readline())
-
-
-def read_samples(results: RunResults, task: str, wanted: str | None = None) -> Samples:
-    """Read a task's samples file.
-
-    Args:
-        results: the results file that it belongs to.
-        task: its name.
-        wanted: the metric to compare by; what the task itself goes by where unsaid.
-
-    Raises:
-        UserError: for a file that is cut off or names a document twice.
-    """
-    path = results.evaluation.samples[task]
-    digest, place = hashlib.sha256(), 0
-    rows: list[tuple[int, int, int, int, float, float, int]] = []
-    names: list[str] = []
-    metric, images_by, first_filter = "", "", None
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                digest.update(line)
-                sample = json.loads(line)
-                if not rows:
-                    names = score_names(task, results.said, sample, wanted)
-                    first_filter = sample.get("filter")
-                    images_by = "images" if "images" in sample else "input_media"
-                # lm-eval writes a row for each of a task's filters
-                if sample.get("filter") == first_filter:
-                    name, score = score_of(sample, [metric] if metric else names)
-                    metric = metric or name
-                    rows.append((*_identity(sample, images_by), score, _number(sample.get("unparsed")), place))
-                place += len(line)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {error}") from error
-    _check_count(results, task, path, len(rows))
-    rows.sort()
-    columns = list(zip(*rows, strict=True))
-    keys, docs, prompts, images, places = (np.array(columns[i], dtype=np.int64) for i in (0, 1, 2, 3, 6))
-    scores, unparsed = (np.array(columns[i], dtype=np.float64) for i in (4, 5))
-    if not np.diff(keys).all():
-        twice = docs[:-1][np.diff(keys) == 0][0]
-        raise UserError(f"{str(path)!r} has document {twice} twice: were two runs written into one file?")
-    return Samples(
-        task,
-        results,
-        path,
-        digest.hexdigest(),
-        metric,
-        keys,
-        docs,
-        prompts,
-        images,
-        images_by,
-        scores,
-        unparsed,
-        places,
+def _row_of(sample: dict[str, Any], images_source: str, score: float, offset: int) -> _Row:
+    doc_id, images = int(sample["doc_id"]), sample.get(images_source)
+    unparsed = sample.get("unparsed")
+    return _Row(
+        key=(doc_id << 32) + zlib.crc32(str(sample["target"]).encode()),
+        doc_id=doc_id,
+        # lm-eval hashes the prompt, lmms-eval writes it out
+        prompt=stable_hash(sample.get("prompt_hash") or sample.get("input")),
+        images=stable_hash(images) if images else 0,
+        score=score,
+        unparsed=float(unparsed) if isinstance(unparsed, int | float) else math.nan,
+        offset=offset,
     )
-
-
-def _identity(sample: dict[str, Any], images_by: str) -> tuple[int, int, int, int]:
-    doc, shown = int(sample["doc_id"]), sample.get(images_by)
-    # lm-eval hashes the prompt, lmms-eval writes it
-    asked = sample.get("prompt_hash") or sample.get("input")
-    return (
-        (doc << 32) + zlib.crc32(str(sample["target"]).encode()),
-        doc,
-        stable_hash(asked),
-        stable_hash(shown) if shown else 0,
-    )
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
 
 
 def _check_count(results: RunResults, task: str, path: Path, count: int) -> None:
-    counts = results.said.get("n-samples", {}).get(task) or {}
-    # with an offset lmms-eval says more than there can be
-    offset = results.said.get("config", {}).get("offset")
+    counts = results.content.get("n-samples", {}).get(task) or {}
+    # with an offset lmms-eval records more documents than there can be
+    offset = results.content.get("config", {}).get("offset")
     expected = count if offset else int(counts.get("effective", count))
     if count == 0 or count < expected:
         raise UserError(f"{str(path)!r} is cut off: it holds {count} of {expected} samples")

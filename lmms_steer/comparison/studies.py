@@ -1,60 +1,97 @@
-"""The maps of `lmms-steer search`: gain over layer and alpha, for each vector and each token target."""
+"""Read what `lmms-steer search` wrote: heat maps of its cells, and the vectors searched on each task."""
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lmms_steer.errors import UserError
-from lmms_steer.plots import heatmap as heat
+from lmms_steer.plots.heatmap import Place, colour_limit
 
 _COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain", "dropped")
 
 
-def read_maps(folders: Iterable[Path]) -> list[dict[str, Any]]:
-    """One dict a study, vector and token target: name, tokens, n, layers, alphas, gains (layers x alphas, None where
-    nothing was measured), best (layer, alpha) or None, limit of the colours, in points, of all targets of the vector.
+@dataclass(frozen=True)
+class SearchMap:
+    """The measured cells of one study, vector and token target.
+
+    Attributes:
+        study: the study's name; unique among the studies that were read together.
+        task: the task of the search; "" if the study has no plan.
+        vector: the vector's name.
+        tokens: the token target.
+        n: questions that the cells were measured on; the largest number, where it differs between cells.
+        layers: the layers with a measured cell, ascending.
+        alphas: likewise.
+        cells: (layer, alpha) ▸ gain, as a share (0.01 is a point).
+        best: the cell of the vector that the search chose; None if it has another token target.
+        limit: of the colours, in points, common to all token targets of the vector.
+    """
+
+    study: str
+    task: str
+    vector: str
+    tokens: str
+    n: int
+    layers: tuple[int, ...]
+    alphas: tuple[float, ...]
+    cells: Mapping[Place, float]
+    best: Place | None
+    limit: float
+
+
+def read_maps(folders: Iterable[Path]) -> list[SearchMap]:
+    """Read the heat maps of studies, one for each study, vector and token target.
 
     Args:
-        folders: of studies, or with studies below them; a study is called by its way from what all have in common.
+        folders: studies, or folders with studies below them. A study is named by its path below the closest folder
+            that holds all of them.
 
     Raises:
-        UserError: for a folder without cells.parquet, or one that is no such table.
+        UserError: if a folder has no cells.parquet, or one cannot be read.
     """
-    paths = list(dict.fromkeys(path.resolve() for folder in folders for path in _cells(folder)))
-    names = _names([path.parent for path in paths])
-    return [found for path, name in zip(paths, names, strict=True) for found in _maps(path, name)]
+    paths = list(dict.fromkeys(path.resolve() for folder in folders for path in _cell_files(folder)))
+    names = _study_names([path.parent for path in paths])
+    return [found for path, name in zip(paths, names, strict=True) for found in _maps_of(path, name)]
 
 
-def read_searches(folders: Iterable[Path]) -> dict[str, set[str]]:
-    """Task ▸ sha256 of the vectors that were searched on it, as far as the studies' plans say."""
-    found: dict[str, set[str]] = {}
-    plans = (path.with_name("plan.json") for folder in folders for path in _cells(folder))
+def read_searched_vectors(folders: Iterable[Path]) -> dict[str, set[str]]:
+    """Read which vectors were searched on which task: task ▸ sha256 of vectors, from the studies' plans.
+
+    Args:
+        folders: as for `read_maps`; studies without a plan are skipped.
+
+    Raises:
+        UserError: if a folder has no cells.parquet, or a plan cannot be read.
+    """
+    searched: dict[str, set[str]] = {}
+    plans = (path.with_name("plan.json") for folder in folders for path in _cell_files(folder))
     for path in filter(Path.is_file, plans):
         try:
             plan = json.loads(path.read_text(encoding="utf-8"))
-            found.setdefault(plan["task"], set()).update(plan["vectors"].values())
+            searched.setdefault(plan["task"], set()).update(plan["vectors"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{str(path)!r} cannot be read as a study's plan: {error}") from error
-    return found
+    return searched
 
 
-def _names(studies: list[Path]) -> list[str]:
+def _study_names(studies: list[Path]) -> list[str]:
     if len(studies) < 2:
         return [study.name for study in studies]
     root = Path(os.path.commonpath(studies))
     return [study.relative_to(root).as_posix() if study != root else root.name for study in studies]
 
 
-def _cells(folder: Path) -> list[Path]:
+def _cell_files(folder: Path) -> list[Path]:
     paths = sorted(folder.rglob("cells.parquet"))
     if not paths:
         raise UserError(f"no study in {str(folder)!r}: there is no cells.parquet; did lmms-steer search finish?")
     return paths
 
 
-def _maps(path: Path, name: str) -> Iterator[dict[str, Any]]:
+def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -65,26 +102,24 @@ def _maps(path: Path, name: str) -> Iterator[dict[str, Any]]:
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise UserError(f"{str(path)!r} cannot be read as a study's cells: {error}") from error
     for vector, tokens in dict.fromkeys((row["vector"], row["tokens"]) for row in rows):
-        mine = [row for row in rows if (row["vector"], row["tokens"]) == (vector, tokens)]
-        layers, alphas = (sorted({row[key] for row in mine}) for key in ("layer", "alpha"))
-        gains = {(row["layer"], row["alpha"]): row["gain"] for row in mine}
-        alike = [row for row in rows if row["vector"] == vector]
-        best = _best(alike)
-        yield {
-            "study": name,
-            "task": task,
-            "vector": vector,
-            "tokens": tokens,
-            "n": max(row["n"] for row in mine),
-            "layers": layers,
-            "alphas": alphas,
-            "gains": [[gains.get((layer, alpha)) for alpha in alphas] for layer in layers],
-            "best": [best["layer"], best["alpha"]] if best and best["tokens"] == tokens else None,
-            "limit": heat.colour_limit(100 * row["gain"] for row in alike),
-        }
+        of_vector = [row for row in rows if row["vector"] == vector]
+        of_map = [row for row in of_vector if row["tokens"] == tokens]
+        best = _best_cell(of_vector)
+        yield SearchMap(
+            study=study,
+            task=task,
+            vector=vector,
+            tokens=tokens,
+            n=max(row["n"] for row in of_map),
+            layers=tuple(sorted({row["layer"] for row in of_map})),
+            alphas=tuple(sorted({row["alpha"] for row in of_map})),
+            cells={(row["layer"], row["alpha"]): row["gain"] for row in of_map},
+            best=(best["layer"], best["alpha"]) if best and best["tokens"] == tokens else None,
+            limit=colour_limit(100 * row["gain"] for row in of_vector),
+        )
 
 
-def _best(cells: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """As the search chooses: the largest gain of those asked everything; of equals the weakest, then the lowest."""
-    asked = (cell for cell in cells if not cell["dropped"])
-    return min(asked, key=lambda cell: (-cell["gain"], abs(cell["alpha"]), cell["layer"]), default=None)
+def _best_cell(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Choose as the search does: the largest gain of cells that saw all questions; of equals the weakest, lowest."""
+    complete = (row for row in rows if not row["dropped"])
+    return min(complete, key=lambda row: (-row["gain"], abs(row["alpha"]), row["layer"]), default=None)

@@ -1,4 +1,4 @@
-"""The systems of a comparison: what each is, and its samples by task."""
+"""The systems of a comparison: the role of each, and its samples by task."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,12 +10,18 @@ from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.errors import UserError, unknown_name
 
 PROMPTED_SUFFIX = "_prompted"
-"""The end of a task's name that asks the same questions with another prompt: a system, not a task."""
+"""The end of the name of a task that asks another task's questions with another prompt: a system, not a task."""
 
 
 @dataclass(frozen=True)
 class System:
-    """A row of the board: `role` is baseline, prompted, steered, control or other."""
+    """A system of the leaderboard.
+
+    Attributes:
+        name: unique in the comparison.
+        role: baseline, prompted, steered, control or other.
+        tasks: task ▸ its samples.
+    """
 
     name: str
     role: str
@@ -23,39 +29,42 @@ class System:
 
 
 def read_systems(runs: Iterable[str], baseline: str | None = None, metric: str | None = None) -> dict[str, System]:
-    """Read runs; the baseline comes first.
+    """Read the systems of a comparison.
 
     Args:
         runs: folders, or NAME=FOLDER.
-        baseline: its name or folder; found where unsaid.
-        metric: what to compare by; each task's own where unsaid.
+        baseline: the name or folder of a run; default: the run named `baseline`, else the only unsteered one.
+        metric: the score to compare by; default: each task's own.
+
+    Returns:
+        Name ▸ system, the baseline first.
 
     Raises:
-        UserError: for files that are not there or cut off, and where no baseline can be told.
+        UserError: for files that are missing or cut off, or if the baseline is not clear.
     """
-    given = list(runs)
-    named = find_runs(given)
-    if baseline and baseline not in named:
-        more = find_runs([baseline]) if "=" in baseline or "/" in baseline or not named else {}
-        named = {**{n: found for n, found in more.items() if found not in named.values()}, **named}
-        same = [n for n, found in named.items() if more and found == next(iter(more.values()))]
+    found = find_runs(list(runs))
+    if baseline and baseline not in found:
+        extra = find_runs([baseline]) if "=" in baseline or "/" in baseline else {}
+        found = {**{name: run for name, run in extra.items() if run not in found.values()}, **found}
+        # a folder given as the baseline may be one of the runs, under another name
+        same = [name for name, run in found.items() if extra and run == next(iter(extra.values()))]
         baseline = same[0] if same else baseline
     read = {}
-    for name, evaluations in tqdm(named.items(), disable=None, desc="reading", unit="run"):
-        read[name] = dict(_tasks(name, evaluations, metric))
-    chosen = _baseline(read, baseline)
+    for name, evaluations in tqdm(found.items(), disable=None, desc="reading", unit="run"):
+        read[name] = dict(_newest_samples(name, evaluations, metric))
+    chosen = _choose_baseline(read, baseline)
     ordered = {chosen: read.pop(chosen), **read}
-    found: dict[str, System] = {}
+    systems: dict[str, System] = {}
     for name, tasks in ordered.items():
-        for system in _split(name, tasks, chosen, set(ordered[chosen])):
-            if system.name in found:
-                raise UserError(f"two runs claim the name {system.name!r}; give one a name of its own, NAME=FOLDER")
-            found[system.name] = system
-    return found
+        for system in _systems_of_run(name, tasks, chosen, set(ordered[chosen])):
+            if system.name in systems:
+                raise UserError(f"two runs have the name {system.name!r}; give one another name, NAME=FOLDER")
+            systems[system.name] = system
+    return systems
 
 
-def _tasks(name: str, evaluations: list[Evaluation], metric: str | None) -> Iterator[tuple[str, Samples]]:
-    """The newest samples of each task."""
+def _newest_samples(name: str, evaluations: list[Evaluation], metric: str | None) -> Iterator[tuple[str, Samples]]:
+    """Read the newest samples of each task of a run."""
     newest: dict[str, RunResults] = {}
     for evaluation in evaluations:
         results = read_results(evaluation)
@@ -66,42 +75,39 @@ def _tasks(name: str, evaluations: list[Evaluation], metric: str | None) -> Iter
         yield task, read_samples(results, task, metric)
 
 
-def _baseline(read: dict[str, dict[str, Samples]], said: str | None) -> str:
-    if said is not None:
-        if said not in read:
-            raise unknown_name("run for --baseline", said, read)
-        return said
+def _choose_baseline(read: dict[str, dict[str, Samples]], baseline: str | None) -> str:
+    if baseline is not None:
+        if baseline not in read:
+            raise unknown_name("run for --baseline", baseline, read)
+        return baseline
     if "baseline" in read:
         return "baseline"
-    plain = [name for name, tasks in read.items() if _role(tasks) == "plain"]
-    if len(plain) != 1:
-        raise UserError(f"which run is the baseline? Say --baseline NAME, one of {', '.join(read)}")
-    return plain[0]
+    unsteered = [name for name, tasks in read.items() if _role_of(tasks) == "unsteered"]
+    if len(unsteered) != 1:
+        raise UserError(f"it is not clear which run is the baseline: give --baseline NAME, one of {', '.join(read)}")
+    return unsteered[0]
 
 
-def _role(tasks: dict[str, Samples]) -> str:
-    """What a run is by its steering record."""
+def _role_of(tasks: dict[str, Samples]) -> str:
+    """The role of a run by its steering record; `unsteered` for our models without a spec."""
     record = next(iter(tasks.values())).results.steering
     if not record:
         return "other"
     if record.get("answer_bias"):
         return "control"
     if not record.get("spec"):
-        return "plain"
+        return "unsteered"
     return "control" if "control=" in record["spec"] else "steered"
 
 
-def _split(name: str, tasks: dict[str, Samples], baseline: str, asked: set[str]) -> Iterator[System]:
-    """A run, and what it answered to other prompts, where the baseline was asked the same questions plainly."""
-    prompted = {
-        task: samples for task, samples in tasks.items() if task.removesuffix(PROMPTED_SUFFIX) in asked - {task}
-    }
-    plain = {task: samples for task, samples in tasks.items() if task not in prompted}
-    role = "baseline" if name == baseline else _role(tasks).replace("plain", "other")
-    if plain:
-        yield System(name, role, plain)
+def _systems_of_run(name: str, tasks: dict[str, Samples], baseline: str, baseline_tasks: set[str]) -> Iterator[System]:
+    """Split a run into itself and a prompted system, where the baseline has the same questions without the prompt."""
+    prompted = [task for task in tasks if task.removesuffix(PROMPTED_SUFFIX) in baseline_tasks - {task}]
+    rest = {task: samples for task, samples in tasks.items() if task not in prompted}
+    role = "baseline" if name == baseline else _role_of(tasks).replace("unsteered", "other")
+    if rest:
+        yield System(name, role, rest)
     if prompted:
-        called = "prompted" if name == baseline else f"{name}, prompted" if plain else name
-        yield System(
-            called, "prompted", {task.removesuffix(PROMPTED_SUFFIX): found for task, found in prompted.items()}
-        )
+        prompted_name = "prompted" if name == baseline else f"{name}, prompted" if rest else name
+        unprompted = {task.removesuffix(PROMPTED_SUFFIX): tasks[task] for task in prompted}
+        yield System(prompted_name, "prompted", unprompted)

@@ -1,187 +1,247 @@
-"""How a row's numbers are written, the same in every output.
-
-The board as a table: terminal, Markdown, LaTeX, CSV, Parquet.
-"""
+"""Write the leaderboard as a table: terminal, Markdown, LaTeX, CSV and Parquet."""
 
 import csv
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from rich.markup import escape
 from rich.table import Table
 
-from lmms_steer._util import formatting as words
-from lmms_steer._util.formatting import format_number, format_p, format_points
-from lmms_steer.comparison.leaderboard import Row
-from lmms_steer.comparison.provenance import provenance
+from lmms_steer._util.formatting import format_number, format_p, format_points, format_seconds, format_share
+from lmms_steer.comparison.leaderboard import LeaderboardRow
+from lmms_steer.comparison.provenance import RunProvenance, run_provenance
 from lmms_steer.errors import UserError
 
+SIGNIFICANT = 0.05
 CAPTION = (
-    "Scores in percent, gains in points against the baseline on the same questions, with 95% intervals. p: McNemar's"
+    "Scores in percent, gains in points over the baseline on the same questions, with 95% intervals. p: McNemar's"
     " mid-p, or sign flips for graded scores, averages and questions that share an image; p (Holm): corrected over all"
     " rows. An asterisk: p (Holm) < 0.05."
 )
+_LATEX_ESCAPES = str.maketrans({character: rf"\{character}" for character in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
+})  # fmt: skip
 
 
-def format_score(row: Row) -> str:
+@dataclass(frozen=True)
+class LeaderboardRecord:
+    """A row of the CSV and Parquet files: unrounded numbers, with the commands and hashes behind them.
+
+    The fields are the columns, in their order. Those up to `refused` are `LeaderboardRow`'s. The others are
+    `RunProvenance`'s; a group or tag has several values, separated by spaces.
+
+    Attributes:
+        vectors: JSON, name ▸ sha256.
+    """
+
+    task: str
+    scope: str
+    system: str
+    role: str
+    n: int
+    images: int | None
+    score: float
+    gain: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    p_exact: float
+    test: str
+    fixed: int | None
+    broken: int | None
+    unparsed: float
+    seconds: float
+    refused: str
+    command: str
+    spec: str
+    spec_sha256: str
+    samples_sha256: str
+    results_sha256: str
+    metric: str
+    vectors: str
+
+
+def leaderboard_record(row: LeaderboardRow) -> LeaderboardRecord:
+    """Return a row with its provenance."""
+    runs = [run_provenance(run) for run in row.samples]
+
+    def joined(value: Callable[[RunProvenance], str]) -> str:
+        return " ".join(dict.fromkeys(map(value, runs)))
+
+    return LeaderboardRecord(
+        task=row.task,
+        scope=row.scope,
+        system=row.system,
+        role=row.role,
+        n=row.n,
+        images=row.images,
+        score=row.score,
+        gain=row.gain,
+        low=row.low,
+        high=row.high,
+        p=row.p,
+        p_holm=row.p_holm,
+        p_exact=row.p_exact,
+        test=row.test,
+        fixed=row.fixed,
+        broken=row.broken,
+        unparsed=row.unparsed,
+        seconds=row.seconds,
+        refused=row.refused,
+        command=joined(lambda run: run.command),
+        spec=joined(lambda run: run.spec),
+        spec_sha256=joined(lambda run: run.spec_sha256),
+        samples_sha256=joined(lambda run: run.samples_sha256),
+        results_sha256=joined(lambda run: run.results_sha256),
+        metric=joined(lambda run: run.metric),
+        vectors=json.dumps({name: sha256 for run in runs for name, sha256 in run.vectors.items()}),
+    )
+
+
+def format_score(row: LeaderboardRow) -> str:
     """`84.0`."""
     return format_number(row.score * row.scale)
 
 
-def format_gain(row: Row) -> str:
-    """`+1.2 [-0.3, +2.7]`; "" where there is none."""
+def format_gain(row: LeaderboardRow) -> str:
+    """`+1.2 [-0.3, +2.7]`; "" where there is no gain."""
     if math.isnan(row.gain):
         return ""
-    told, low, high = (format_points(x * row.scale) for x in (row.gain, row.low, row.high))
-    return f"{told} [{low}, {high}]"
+    gain, low, high = (format_points(value * row.scale) for value in (row.gain, row.low, row.high))
+    return f"{gain} [{low}, {high}]"
 
 
-def format_holm(row: Row) -> str:
-    """The corrected p, with an asterisk below 0.05."""
-    return format_p(row.p_holm) + ("*" if row.p_holm < 0.05 else "")
+def format_holm(row: LeaderboardRow) -> str:
+    """The corrected p, with an asterisk if it is significant."""
+    return format_p(row.p_holm) + ("*" if row.p_holm < SIGNIFICANT else "")
 
 
-def format_differing(row: Row) -> str:
-    """Answers fixed / broken."""
+def format_fixed_broken(row: LeaderboardRow) -> str:
+    """`15 / 5`: questions fixed and broken; "" for a system that is not compared."""
     return "" if row.fixed is None else f"{row.fixed} / {row.broken}"
 
 
-def format_questions(row: Row) -> str:
-    """`200`, and how many images they share."""
+def format_questions(row: LeaderboardRow) -> str:
+    """`200`, and the number of images if questions share them: `200 (50 images)`."""
     return f"{row.n}" if row.images is None else f"{row.n} ({row.images} images)"
 
 
-_COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+_COLUMNS: tuple[tuple[str, Callable[[LeaderboardRow], str]], ...] = (
     ("system", lambda row: f"{row.system} (control)" if row.role == "control" else row.system),
     ("score", format_score),
     ("gain [95%]", format_gain),
-    ("p", lambda row: words.format_p(row.p)),
+    ("p", lambda row: format_p(row.p)),
     ("p (Holm)", format_holm),
     ("n", format_questions),
-    ("fixed / broken", format_differing),
-    ("unparsed", lambda row: words.format_share(row.unparsed)),
-    ("time", lambda row: words.format_seconds(row.seconds)),
+    ("fixed / broken", format_fixed_broken),
+    ("unparsed", lambda row: format_share(row.unparsed)),
+    ("time", lambda row: format_seconds(row.seconds)),
 )
-_LATEX = str.maketrans({character: rf"\{character}" for character in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
-})  # fmt: skip
-_FIELDS: tuple[str, ...] = (
-    "task",
-    "scope",
-    "system",
-    "role",
-    "n",
-    "images",
-    "score",
-    "gain",
-    "low",
-    "high",
-    "p",
-    "p_holm",
-    "p_exact",
-)
-_FIELDS += ("test", "fixed", "broken", "unparsed", "seconds", "refused")
+"""title ▸ how a row is written, after the task's own column."""
 
 
-def _by_task(rows: list[Row]) -> Iterator[tuple[str, list[Row]]]:
-    for task, found in itertools.groupby(rows, lambda row: row.task):
-        listed = list(found)
-        yield task if listed[0].scope == "task" else f"{task} ({listed[0].scope})", listed
-
-
-def rich_table(rows: list[Row]) -> Table:
-    """For a terminal: what is significant after the correction is coloured, and marked with an asterisk."""
+def rich_table(rows: list[LeaderboardRow]) -> Table:
+    """Return a table for a terminal; significant rows are coloured."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title, _ in (("task", None), *_COLUMNS):
+    for title in ("task", *(title for title, _ in _COLUMNS)):
         table.add_column(title, justify="left" if title in ("task", "system") else "right", no_wrap=title != "task")
-    for task, found in _by_task(rows):
-        for number, row in enumerate(found):
-            # a control that gains is no good news
+    for task, task_rows in _by_task(rows):
+        for number, row in enumerate(task_rows):
+            # a gain of a control is not good news
             colour = "yellow" if row.role == "control" else "green" if row.gain > 0 else "red"
-            style = colour if row.p_holm < 0.05 else "dim" if row.refused else ""
+            style = colour if row.p_holm < SIGNIFICANT else "dim" if row.refused else ""
             cells = [escape(write(row)) for _, write in _COLUMNS]
-            table.add_row(escape(task) if number == 0 else "", *cells, style=style, end_section=row is found[-1])
+            table.add_row(escape(task) if number == 0 else "", *cells, style=style, end_section=row is task_rows[-1])
         table.add_row()
     return table
 
 
-def markdown(rows: list[Row], warnings: Sequence[str] = ()) -> str:
-    """A table that GitHub, pandoc and notebooks read."""
+def markdown(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
+    """Return a table that GitHub, pandoc and notebooks read, with caption and warnings below."""
     titles = ["task", *(title for title, _ in _COLUMNS)]
     lines = [f"| {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 2)}"]
-    for task, found in _by_task(rows):
-        for row in found:
+    for task, task_rows in _by_task(rows):
+        for row in task_rows:
             cells = [task, *(write(row) for _, write in _COLUMNS)]
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("*", r"\*"))
     lines += ["", CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *refusal_lines(rows)))]
     return "\n".join(lines) + "\n"
 
 
-def latex(rows: list[Row], warnings: Sequence[str] = ()) -> str:
-    """A table for the booktabs package."""
-    titles = " & ".join(title.translate(_LATEX) for title, _ in _COLUMNS)
+def latex(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
+    """Return a table for the booktabs package, with caption and warnings as its caption."""
+    titles = " & ".join(title.translate(_LATEX_ESCAPES) for title, _ in _COLUMNS)
     lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\\small"]
     lines += [f"\\begin{{tabular}}{{l{'r' * (len(_COLUMNS) - 1)}}}", "\\toprule", f"{titles} \\\\"]
-    for task, found in _by_task(rows):
-        lines += ["\\midrule", f"\\multicolumn{{{len(_COLUMNS)}}}{{l}}{{\\emph{{{task.translate(_LATEX)}}}}} \\\\"]
-        for row in found:
-            cells = [write(row).translate(_LATEX) for _, write in _COLUMNS]
-            # a minus, not a hyphen; and no optional argument of the line before
+    for task, task_rows in _by_task(rows):
+        title = task.translate(_LATEX_ESCAPES)
+        lines += ["\\midrule", f"\\multicolumn{{{len(_COLUMNS)}}}{{l}}{{\\emph{{{title}}}}} \\\\"]
+        for row in task_rows:
+            cells = [write(row).translate(_LATEX_ESCAPES) for _, write in _COLUMNS]
+            # a minus instead of a hyphen, and braces, lest the bracket be read as an argument of the line before
             cells[2] = cells[2].replace("-", "$-$").replace("[", "{[}")
             lines.append(" & ".join(cells) + " \\\\")
-    caption = " ".join([CAPTION, *(f"{line}." for line in (*warnings, *refusal_lines(rows)))]).translate(_LATEX)
-    lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{caption}}}", "\\end{table}"]
+    caption = " ".join([CAPTION, *(f"{line}." for line in (*warnings, *refusal_lines(rows)))])
+    lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{caption.translate(_LATEX_ESCAPES)}}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def records(rows: list[Row]) -> list[dict[str, Any]]:
-    """One dict a row, unrounded, with the command and the hashes."""
-    found = []
-    for row in rows:
-        made = [provenance(run) for run in row.samples]
-        hashes = {
-            key: " ".join(dict.fromkeys(one[key] for one in made))
-            for key in ("command", "spec", "spec_sha256", "samples_sha256", "results_sha256", "metric")
-        }
-        vectors = json.dumps({name: sha for one in made for name, sha in one["vectors"].items()})
-        found.append({**{field: getattr(row, field) for field in _FIELDS}, **hashes, "vectors": vectors})
-    return found
-
-
-def refusal_lines(rows: list[Row]) -> list[str]:
-    """Who was not compared, and why."""
+def refusal_lines(rows: list[LeaderboardRow]) -> list[str]:
+    """Return one line for each system that is not compared on a task, with the reason."""
     return [f"not compared: {row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
 
 
-def write_csv(rows: list[Row], path: Path) -> None:
-    """Raises UserError where the file cannot be written."""
-    found = records(rows)
-    with _opened(path) as file:
-        writer = csv.DictWriter(file, list(found[0]))
+def write_csv(rows: list[LeaderboardRow], path: Path) -> None:
+    """Write all rows, unrounded.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    with _open_for_writing(path) as file:
+        writer = csv.DictWriter(file, [column.name for column in fields(LeaderboardRecord)])
         writer.writeheader()
-        writer.writerows({key: "" if str(value) == "nan" else value for key, value in one.items()} for one in found)
+        for row in rows:
+            values = vars(leaderboard_record(row))
+            writer.writerow({key: "" if str(value) == "nan" else value for key, value in values.items()})
 
 
-def write_parquet(rows: list[Row], path: Path) -> None:
-    """As the CSV, with types. Raises UserError where the file cannot be written."""
+def write_parquet(rows: list[LeaderboardRow], path: Path) -> None:
+    """Write the columns of the CSV with their types.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    _opened(path).close()
-    pq.write_table(pa.Table.from_pylist(records(rows)), path)
+    _open_for_writing(path).close()
+    pq.write_table(pa.Table.from_pylist([vars(leaderboard_record(row)) for row in rows]), path)
 
 
 def write_text(text: str, path: Path) -> None:
-    """Raises UserError where the file cannot be written."""
-    with _opened(path) as file:
+    """Write a text file, and the folders above it.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    with _open_for_writing(path) as file:
         file.write(text)
 
 
-def _opened(path: Path) -> Any:
+def _by_task(rows: list[LeaderboardRow]) -> Iterator[tuple[str, list[LeaderboardRow]]]:
+    for task, group in itertools.groupby(rows, lambda row: row.task):
+        task_rows = list(group)
+        scope = task_rows[0].scope
+        yield task if scope == "task" else f"{task} ({scope})", task_rows
+
+
+def _open_for_writing(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("w", encoding="utf-8", newline="")

@@ -1,1 +1,1 @@
-"""What the recipe `tiny` shows beside a comparison: a word's vector at work, its maps, some scenes, plain verdicts."""
+"""The output of the recipe `tiny` beyond a comparison: one word's vector at work, a table with verdicts, and a page."""

@@ -7,13 +7,16 @@ from typing import Any
 from PIL import Image
 
 from lmms_steer.inspection.prompt import PromptInspection
-from lmms_steer.plots.style import pyplot_for, save_figure
+from lmms_steer.plots.style import GREY, ROLE_COLOURS, VERMILLION, figure_style, literal_text, pyplot_for, save_figure
 
-_STEERED, _UNSTEERED = "#b3592d", "#9aa5b1"
+_STEERED, _UNSTEERED = ROLE_COLOURS["steered"], GREY
+# the colour of steered tokens is hard to see as a frame on an image
+_FRAME = VERMILLION
 _MAX_TOKENS = 60
 _SHOWN_ANSWERS = 5
 
 
+@figure_style()
 def draw_inspection(inspection: PromptInspection, image: Image.Image | None, path: Path) -> Path:
     """Draw the figure.
 
@@ -70,7 +73,7 @@ def _patches(axes: Any, norm_axes: Any, inspection: PromptInspection, image: Ima
 def _rectangle(corner: tuple[float, float], side: float) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle(corner, side, side, fill=False, edgecolor=_STEERED, linewidth=0.8)
+    return Rectangle(corner, side, side, fill=False, edgecolor=_FRAME, linewidth=1)
 
 
 def _answers(axes: Any, inspection: PromptInspection) -> None:
@@ -81,7 +84,7 @@ def _answers(axes: Any, inspection: PromptInspection) -> None:
     places = range(len(words))
     axes.barh([p - 0.2 for p in places], [before.get(w, 0.0) for w in words], 0.38, color=_UNSTEERED, label="unsteered")
     axes.barh([p + 0.2 for p in places], [after.get(w, 0.0) for w in words], 0.38, color=_STEERED, label="steered")
-    axes.set_yticks(places, [repr(word).replace("$", r"\$") for word in words])
+    axes.set_yticks(places, [literal_text(repr(word)) for word in words])
     axes.invert_yaxis()
     axes.set(title="next token", xlabel="probability", xlim=(0, 1))
     axes.legend(loc="best")
@@ -101,7 +104,7 @@ def _tokens(axes: Any, inspection: PromptInspection) -> None:
     axes.bar(range(len(shown)), [norm for _, norm, _ in shown], color=colours)
     for added in inspection.added:
         axes.axhline(added, color=_STEERED, linestyle=":")
-    names = [token.replace("$", r"\$") for token, _, _ in shown]
+    names = [literal_text(token) for token, _, _ in shown]
     axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=8)
     rest = f", the first {left_out} left out" if left_out else ""
     dotted = "; dotted line: norm of the added vector" if inspection.added else ""

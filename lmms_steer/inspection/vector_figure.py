@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer.inspection.vectors import Description
-from lmms_steer.plots.style import pyplot_for, save_figure
+from lmms_steer.plots.style import BLUE, GREY, VERMILLION, figure_style, literal_text, pyplot_for, save_figure
 
 _MAX_OTHERS = 24
 _SHOWN_WORDS = 6
 
 
+@figure_style()
 def draw_vector(shown: Description, path: Path) -> Path:
     """Draw the figure; the file's suffix selects PNG, SVG or PDF.
 
@@ -27,7 +28,7 @@ def draw_vector(shown: Description, path: Path) -> Path:
         layout="constrained",
     )
     figure.suptitle(shown.vectors.name, fontsize=13)
-    axes["norm"].bar([str(layer) for layer in layers], [shown.norms[layer] for layer in layers], color="#4878a8")
+    axes["norm"].bar([str(layer) for layer in layers], [shown.norms[layer] for layer in layers], color=BLUE)
     axes["norm"].set(title="norm of the direction", xlabel="layer")
     _probe(axes["probe"], shown, layers)
     _cosines(axes["cosine"], shown, layers, strongest, figure)
@@ -37,10 +38,10 @@ def draw_vector(shown: Description, path: Path) -> Path:
 
 def _probe(axes: Any, shown: Description, layers: list[int]) -> None:
     axes.set(title="linear probe, held-out balanced accuracy", xlabel="layer", ylim=(0.4, 1.02))
-    axes.axhline(0.5, color="#888888", linewidth=0.8, linestyle=":")
+    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
     if shown.probe:
         known = sorted(shown.probe)
-        axes.plot([str(layer) for layer in known], [shown.probe[layer] for layer in known], "o-", color="#b3592d")
+        axes.plot([str(layer) for layer in known], [shown.probe[layer] for layer in known], "o-", color=VERMILLION)
     else:
         axes.text(0.5, 0.5, "no linear_probe vector of this concept is stored", ha="center", transform=axes.transAxes)
         axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
@@ -67,7 +68,6 @@ def _words(axes: Any, shown: Description, layers: list[int]) -> None:
         axes.text(0.5, 0.5, "the model was not read", ha="center", transform=axes.transAxes)
         return
     for row, layer in enumerate(layers):
-        # matplotlib would read a dollar sign as the start of a formula
-        words = "  ".join(shown.words[layer][0][:_SHOWN_WORDS]).replace("$", r"\$")
+        words = literal_text("  ".join(shown.words[layer][0][:_SHOWN_WORDS]))
         height = 1 - (row + 0.5) / max(len(layers), 12)
         axes.text(0.0, height, f"{layer}   {words}", fontsize=8, va="center", transform=axes.transAxes)

@@ -1,1 +1,1 @@
-"""How numbers are written and maps are drawn, the same wherever they stand."""
+"""One style and a few drawing primitives over plain values, shared by all figures."""

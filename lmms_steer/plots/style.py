@@ -1,48 +1,119 @@
-"""What all pictures have in common: drawn without a screen, saved by the file's suffix."""
+"""The common style of all figures: colours, fonts and axes, and saving by the file's suffix."""
 
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lmms_steer.errors import UserError
 
+# Okabe and Ito's colour-blind safe palette; their purple is too pale for thin lines on white, so ours is darker
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#7A5195"
+GREY, DARK_GREY = "#999999", "#555555"
+
+ROLE_COLOURS = {"baseline": GREY, "steered": BLUE, "control": VERMILLION, "prompted": GREEN, "other": PURPLE}
+"""The colour of each role of a system; where a figure has no roles, blue comes first and vermillion second."""
+ROLE_MARKERS = {"baseline": "_", "steered": "o", "control": "D", "prompted": "s", "other": "^"}
+"""Each role has a marker of its own, so that colour is never the only difference."""
+
+SUFFIXES = (".png", ".svg", ".pdf")
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    # text stays text in SVG and PDF: it can be searched, and edited for a paper
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+}
+_DPI = 140
+
+
+@contextmanager
+def figure_style() -> Iterator[None]:
+    """Apply the common style, without a screen: in a `with` block, or to a whole function as `@figure_style()`."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    with mpl.rc_context(_STYLE):
+        yield
+
 
 def pyplot_for(path: Path) -> Any:
-    """matplotlib's pyplot without a screen.
+    """Return matplotlib's pyplot without a screen, for a figure that will be saved at `path`.
 
     Raises:
-        UserError: where the file's suffix is none of .png, .svg and .pdf.
+        UserError: if the file's suffix is not .png, .svg or .pdf.
     """
     check_figure_suffix(path)
-    import matplotlib
+    import matplotlib as mpl
 
-    matplotlib.use("Agg")
+    mpl.use("Agg")
     from matplotlib import pyplot
 
     return pyplot
 
 
 def check_figure_suffix(path: Path) -> None:
-    """
+    """Check that a figure can be saved under this name.
+
     Raises:
-        UserError: where the file's suffix is none of .png, .svg and .pdf.
+        UserError: if the file's suffix is not .png, .svg or .pdf.
     """
-    if path.suffix not in (".png", ".svg", ".pdf"):
+    if path.suffix not in SUFFIXES:
         raise UserError(f"{str(path)!r}: expected a file that ends in .png, .svg or .pdf")
 
 
-def save_figure(figure: Any, path: Path) -> Path:
-    """Write a figure and close it.
+def save_figure(figure: Any, *paths: Path) -> Path:
+    """Write a figure, in the format that each file's suffix names, and close it.
+
+    Args:
+        figure: matplotlib's figure.
+        paths: the files to write.
+
+    Returns:
+        The last of the paths.
 
     Raises:
-        UserError: for a file that cannot be written.
+        UserError: if a file cannot be written.
     """
     from matplotlib import pyplot
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=140)
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(path, dpi=_DPI)
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
     finally:
         pyplot.close(figure)
     return path
+
+
+def embedded_svg(figure: Any, name: str) -> str:
+    """Return a figure as SVG text to embed in an HTML page; the same figure always gives the same text.
+
+    Args:
+        figure: matplotlib's figure.
+        name: unique on the page; it goes into the ids of the drawing's parts.
+    """
+    import matplotlib as mpl
+
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # every drawing has ids such as axes_1: keep only those that the drawing itself refers to
+    used = set(re.findall(r"#([\w-]+)", text))
+    return re.sub(r' id="([^"]*)"', lambda match: match.group(0) if match.group(1) in used else "", text)
+
+
+def literal_text(text: str) -> str:
+    """Escape `$`, which matplotlib would read as the start of a formula."""
+    return text.replace("$", r"\$")

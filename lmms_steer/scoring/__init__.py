@@ -1,1 +1,1 @@
-"""What a model said ▸ the choice or number that it meant, or nothing: what cannot be read is its own outcome."""
+"""Read the choice or the number from a model's answer; an answer that cannot be read is an outcome of its own."""

@@ -1,4 +1,4 @@
-"""What choices and numbers have in common: cleaning an answer, the part in which it says what it says, number words."""
+"""Helpers for reading answers: remove decoration, find the stated conclusion, and read number words."""
 
 import re
 
@@ -12,8 +12,8 @@ NUMBER_WORD = (
     rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(UNITS[1:10])}))?|{'|'.join(sorted(UNITS, key=len, reverse=True))})"
 )
 
-_WRAPPED = (r"<answer>(.*?)</answer>", r"\\boxed\{([^{}]*)\}")
-_STATED = re.compile(
+_WRAPPERS = (r"<answer>(.*?)</answer>", r"\\boxed\{([^{}]*)\}")
+_CONCLUSION = re.compile(
     r"\b(?:final answer|correct answer|right answer|best answer|answer|correct option|correct choice|option|choice)\b"
     r"(?:\s+(?:is|would be|should be|must be))?\s*[:=]?\s*",
     re.IGNORECASE,
@@ -21,20 +21,19 @@ _STATED = re.compile(
 
 
 def clean_answer(answer: str) -> str:
-    """Without what wraps an answer: `<answer>` tags, `\\boxed{}`, asterisks, quotes, spaces, a final full stop."""
-    for pattern in _WRAPPED:
-        found = re.findall(pattern, answer, re.DOTALL | re.IGNORECASE)
-        if found:
-            answer = found[-1]
+    """Remove decoration: `<answer>` tags, `\\boxed{}`, asterisks, quotes, repeated spaces, a final full stop."""
+    for pattern in _WRAPPERS:
+        wrapped = re.findall(pattern, answer, re.DOTALL | re.IGNORECASE)
+        if wrapped:
+            answer = wrapped[-1]
     answer = re.sub(r"\*\*|__|`", "", answer).strip()
     answer = re.sub(r"\s+", " ", answer)
     return answer.strip("\"'“”‘’ ").rstrip(".").rstrip("\"'“”‘’ ")
 
 
 def stated_answer(answer: str) -> str | None:
-    """What comes after the last `the answer is`, up to the sentence's end; None where nothing is stated."""
-    found = list(_STATED.finditer(answer))
-    for match in reversed(found):
+    """Return what follows the last `the answer is`, up to the end of the sentence; None if nothing is stated."""
+    for match in reversed(list(_CONCLUSION.finditer(answer))):
         rest = re.split(r"[.!?;](?:\s|$)|\n", answer[match.end() :], maxsplit=1)[0].strip()
         if rest:
             return clean_answer(rest)
@@ -42,7 +41,7 @@ def stated_answer(answer: str) -> str | None:
 
 
 def read_number(text: str) -> int | None:
-    """`3`, `3.0`, `1,000`, `three`, `twenty-one` ▸ the number; None for anything else."""
+    """Read a text that is a number (`3`, `3.0`, `1,000`, `three`, `twenty-one`); None for anything else."""
     text = text.strip().lower()
     if re.fullmatch(r"\d{1,3}(?:,\d{3})+|\d+", text):
         return int(text.replace(",", ""))

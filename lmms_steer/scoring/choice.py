@@ -1,4 +1,4 @@
-"""Which of the choices an answer names, by its letter or its text."""
+"""Read which choice of a multiple-choice question an answer names, by its letter or its text."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,53 +12,59 @@ _BARE = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,]?$")
 
 
 def parse_choice(answer: str, choices: Sequence[str]) -> str:
-    """The letter of the one choice that the answer names; "" where it names none, or more than one.
+    """Return the letter of the one choice that an answer names; "" if it names none, or more than one.
 
-    In this order: a letter alone (`C`, `(c)`, `C.`); a choice's own text; a letter with something behind it (`B) 3`),
-    but for another choice's text; the same in what follows `the answer is`; the only letter in parentheses; the only
-    choice whose text occurs; the only capital letter that stands alone (`A` only at the end, as it is also a word).
+    The first of these rules that applies decides:
+
+    1. The answer is a letter (`C`, `(c)`, `C.`).
+    2. The answer is the text of a choice.
+    3. The answer begins with a letter (`B) 3`), and what follows is not the text of another choice.
+    4. Rules 1 to 3 apply to what follows `the answer is`.
+    5. Exactly one letter is in parentheses.
+    6. The text of exactly one choice occurs in the answer.
+    7. Exactly one capital letter stands alone; `A` counts only at the end, as it is also a word.
 
     Args:
-        answer: what the model said.
-        choices: the choices' texts, the first being A.
+        answer: the model's answer.
+        choices: the texts of the choices, the first being A.
     """
     letters = LETTERS[: len(choices)]
     text = clean_answer(answer)
-    named = _direct(text, choices, letters)
-    if named is not None:
-        return named
+    letter = _whole_answer(text, choices, letters)
+    if letter is not None:
+        return letter
     conclusion = stated_answer(text)
     if conclusion is not None:
-        named = _direct(conclusion, choices, letters)
-        if named is None:
-            named = _with_reason(conclusion, letters) or _inside(conclusion, choices, letters)
-        if named:
-            return named
-    return _inside(text, choices, letters)
+        letter = _whole_answer(conclusion, choices, letters)
+        if letter is None:
+            letter = _before_reason(conclusion, letters) or _part_of_answer(conclusion, choices, letters)
+        if letter:
+            return letter
+    return _part_of_answer(text, choices, letters)
 
 
 def choices_of(doc: Mapping[str, Any]) -> list[str]:
-    """The texts of a document's choices, the first being A, from the columns that our benchmarks have; else none."""
-    found = next((doc[key] for key in ("choices", "captions") if doc.get(key)), None)
-    return [str(choice) for choice in found] if isinstance(found, list | tuple) else []
+    """Return the texts of a document's choices, the first being A; [] if it has none of our benchmarks' columns."""
+    choices = next((doc[key] for key in ("choices", "captions") if doc.get(key)), None)
+    return [str(choice) for choice in choices] if isinstance(choices, list | tuple) else []
 
 
 def choice_text(letter: str, choices: Sequence[str]) -> str:
-    """What a letter stands for (`B` or `(B)`); "" where it names no choice, or a choice that is a letter itself."""
+    """Return the text of the choice with a letter (`B` or `(B)`); "" if there is none, or its text is a letter too."""
     bare = letter.strip().strip("()")
-    place = LETTERS.find(bare) if len(bare) == 1 else -1
-    text = choices[place] if 0 <= place < len(choices) else ""
+    index = LETTERS.find(bare) if len(bare) == 1 else -1
+    text = choices[index] if 0 <= index < len(choices) else ""
     return "" if re.fullmatch(r"\(?[A-Z]\)?", text) else text
 
 
-def _direct(text: str, choices: Sequence[str], letters: str) -> str | None:
-    """The whole text is a letter, a choice, or a letter and its choice; "" for a letter and another's choice."""
+def _whole_answer(text: str, choices: Sequence[str], letters: str) -> str | None:
+    """Apply rules 1 to 3; None if none applies, "" for a letter with another choice's text."""
     bare = _BARE.match(text)
     if bare and bare[1].upper() in letters:
         return bare[1].upper()
-    alike = _same_text(text, choices, letters)
-    if alike:
-        return alike
+    same = _same_text(text, choices, letters)
+    if same:
+        return same
     first = _LETTER_FIRST.match(text)
     if first and first[1].upper() in letters and not _bracketed(first[2], letters) - {first[1].upper()}:
         other = _same_text(clean_answer(first[2]), choices, letters)
@@ -66,8 +72,8 @@ def _direct(text: str, choices: Sequence[str], letters: str) -> str | None:
     return None
 
 
-def _with_reason(conclusion: str, letters: str) -> str:
-    """`B because …`; `A` needs the reason's first word, as it is also a word."""
+def _before_reason(conclusion: str, letters: str) -> str:
+    """Read `B because …`; after `A`, which is also a word, the first word of the reason is required."""
     first = re.match(r"([A-Z])(?=,|\s)(?:,|\s+(?:because|since|as|for|and)\b)?", conclusion)
     if first is None or first[1] not in letters or (first[1] == "A" and first[0] == "A"):
         return ""
@@ -75,11 +81,12 @@ def _with_reason(conclusion: str, letters: str) -> str:
 
 
 def _bracketed(text: str, letters: str) -> set[str]:
+    """Return the letters that are in parentheses or brackets."""
     return {letter.upper() for letter in re.findall(r"[(\[]([A-Za-z])[)\]]", text)} & set(letters)
 
 
-def _inside(text: str, choices: Sequence[str], letters: str) -> str:
-    """The text holds one letter or one choice among other words."""
+def _part_of_answer(text: str, choices: Sequence[str], letters: str) -> str:
+    """Apply rules 5 to 7: one letter or one choice among other words."""
     in_brackets = _bracketed(text, letters)
     if in_brackets:
         return in_brackets.pop() if len(in_brackets) == 1 else ""
@@ -95,17 +102,18 @@ def _inside(text: str, choices: Sequence[str], letters: str) -> str:
 
 
 def _same_text(text: str, choices: Sequence[str], letters: str) -> str:
+    """Return the letter of the only choice that is equal to a text, in words or as a number; "" if there is none."""
     wanted, number = _plain(text), read_number(text)
-    alike = [
+    same = [
         letter
         for letter, choice in zip(letters, choices, strict=False)
         if _plain(choice) == wanted or (number is not None and read_number(choice) == number)
     ]
-    return alike[0] if len(alike) == 1 and wanted else ""
+    return same[0] if len(same) == 1 and wanted else ""
 
 
 def _occurring(text: str, choices: Sequence[str], letters: str) -> set[str]:
-    """Choices whose text stands in the answer as whole words, but for those that stand only inside a longer one."""
+    """Return the choices whose text occurs as whole words, without those that occur only inside a longer choice."""
     rest, found = _plain(text), set()
     for letter, choice in sorted(zip(letters, choices, strict=False), key=lambda pair: -len(pair[1])):
         pattern = rf"(?<!\w){re.escape(_plain(choice))}(?!\w)"
@@ -116,4 +124,5 @@ def _occurring(text: str, choices: Sequence[str], letters: str) -> set[str]:
 
 
 def _plain(text: str) -> str:
+    """Fold case and drop punctuation."""
     return re.sub(r"[^\w\s]", " ", text.casefold()).strip().replace("  ", " ")

@@ -1,4 +1,4 @@
-"""Which number an answer gives."""
+"""Read the number that an answer gives."""
 
 import re
 
@@ -7,7 +7,7 @@ from lmms_steer.scoring.answer_text import NUMBER_WORD, clean_answer, read_numbe
 _NUMBER = re.compile(
     rf"(?<![\w.,-])(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d)", re.IGNORECASE
 )
-# "no more than 4" is about 4, "no one" about none, "no idea" about nothing
+# "no one" means 0, but "no more than 4" refers to 4, and "no idea" is not a number
 _NONE = re.compile(
     r"^(?:none$|no (?!idea$|clue$|answer$|way$)\w+$"
     r"|there (?:are|is) (?:no(?: one)?|none|not (?:any|a single|one))\b(?! (?:more|fewer|less|greater) than\b))",
@@ -20,10 +20,13 @@ _TOTAL = re.compile(
 
 
 def parse_number(answer: str) -> int | None:
-    """The one number of an answer, in digits or words; None where it gives none, several, or a fraction.
+    """Return the one number of an answer, in digits or words; None if it has none, several, or a fraction.
 
-    What follows `the answer is`, the last `=` or stands beside `in total` counts before the rest.
-    `There are no …` is 0, and beside another number one of several.
+    A number after `the answer is`, after the last `=` or next to `in total` takes precedence over the others.
+    `There are no …` is the number 0; with another number in the answer it is one of several.
+
+    Args:
+        answer: the model's answer.
     """
     text = clean_answer(answer)
     whole = read_number(text)
@@ -31,20 +34,20 @@ def parse_number(answer: str) -> int | None:
         return whole
     conclusion = stated_answer(text)
     if conclusion is not None:
-        found = _numbers(conclusion)
-        if len(found) == 1:
-            return found.pop()
+        numbers = _numbers(conclusion)
+        if len(numbers) == 1:
+            return numbers.pop()
     none = _NONE.match(text)
-    found = _numbers(text[none.end() :] if none else text)
+    numbers = _numbers(text[none.end() :] if none else text)
     if none and not _FRACTION.search(text):
-        found.add(0)
-    if len(found) == 1:
-        return found.pop()
-    return _total(text) if found else None
+        numbers.add(0)
+    if len(numbers) == 1:
+        return numbers.pop()
+    return _total(text) if numbers else None
 
 
 def _total(text: str) -> int | None:
-    """The number beside the last word that says that a sum follows, or stands before it."""
+    """Return the number after the last `=` or `total`, else the one before it."""
     marks = list(_TOTAL.finditer(text))
     if not marks:
         return None
@@ -57,11 +60,13 @@ def _total(text: str) -> int | None:
 
 
 def _ordered(text: str) -> list[int]:
+    """Return the numbers in their order."""
     values = (read_number(match) for match in _NUMBER.findall(text))
     return [value for value in values if value is not None]
 
 
 def _numbers(text: str) -> set[int]:
+    """Return the different numbers; none for a text with a fraction."""
     if _FRACTION.search(text):
         return set()
     return set(_ordered(text))

@@ -1,4 +1,4 @@
-"""The scorers of the paper's released code, by their rules, for numbers that can stand beside the paper's."""
+"""The scorers of the paper's released code, for numbers that can be compared with the paper's."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,17 @@ from lmms_steer.scoring.choice import LETTERS
 
 
 def paper_choice(answer: str, choices: Sequence[str]) -> str:
-    """Lower case, without `answer:` and a final full stop; `(x)` is x; a bare letter; a choice's exact text."""
+    """Read a choice as the paper's code does: in lower case, without `answer:` and a final full stop.
+
+    The answer must then be a letter, `(x)`, or exactly the text of a choice.
+
+    Args:
+        answer: the model's answer.
+        choices: the texts of the choices, the first being A.
+
+    Returns:
+        The letter; "" if no choice could be read.
+    """
     text = answer.strip().lower().replace("answer:", "").strip().removesuffix(".").strip()
     bracketed = re.fullmatch(r"\(([a-z])\)", text)
     if bracketed:
@@ -21,7 +31,7 @@ def paper_choice(answer: str, choices: Sequence[str]) -> str:
 
 
 def paper_number(answer: str) -> int | None:
-    """The first run of digits; else a bare letter's place in the alphabet, from 0."""
+    """Read a number as the paper's code does: the first run of digits, else a single letter's index in the alphabet."""
     digits = re.search(r"\d+", answer)
     if digits:
         return int(digits[0])

@@ -1,15 +1,18 @@
-"""What a task's `process_results` gives lmms-eval for one document: the same keys for every benchmark.
+"""The functions that a task's YAML names: prompts and targets of multiple-choice questions, and scores of answers.
+
+Every score function returns the same keys for every benchmark, which lmms-eval logs for each document:
 
 | key | |
 |---|---|
-| acc | 1 where the answer that was read is the right one |
+| acc | 1 if the answer that was read is correct, else 0 |
 | score | the same, under the name that lmms-eval's paired test (`--baseline`) looks for |
-| unparsed | 1 where no answer could be read |
-| acc_paper | as the paper's released code scores |
-| parsed | the letter or the number that was read, "" where there is none |
-| letters | how likely each choice is: one for the one that was read, or from the choices' log-likelihoods |
+| unparsed | 1 if no answer could be read, else 0 |
+| acc_paper | the accuracy by the scorer of the paper's released code |
+| parsed | the letter or the number that was read; "" if none |
+| letters | the probability of each choice: 1 for the one that was read, or from the choices' log-likelihoods |
 
-What tasks share whose rows are CV-Bench's and BLINK's: lettered choices, the answer as `(B)`.
+The `doc_to_…` and `process_…` functions are for rows like CV-Bench's and BLINK's: a list of choices, and the answer as
+`(B)`.
 """
 
 import ast
@@ -22,78 +25,93 @@ from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.paper import paper_choice, paper_number
 
 
-def score_choice(answer: str, choices: Sequence[str], right: str) -> dict[str, Any]:
-    """A generated answer to a question with choices; `right`: its letter."""
-    read = parse_choice(answer, choices)
-    paper = float(paper_choice(answer, choices) == right)
-    return {**_of(read, right), "acc_paper": paper, "letters": {read: 1.0} if read else {}}
-
-
-def score_number(answer: str, right: int) -> dict[str, Any]:
-    """A generated answer to a question for a number."""
-    read = parse_number(answer)
-    paper = float(paper_number(answer) == right)
-    return {**_of("" if read is None else str(read), str(right)), "acc_paper": paper}
-
-
-def score_losses(responses: Sequence[Any], right: int, names: Sequence[str] = LETTERS) -> dict[str, Any]:
-    """The choices' losses, (loss, is it greedy) each, as lmms-eval hands them over: as pairs or as their text.
+def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
+    """Return the prompt: the stored one, or question and choices in CV-Bench's wording.
 
     Args:
-        responses: one a choice.
-        right: the place of the right choice.
-        names: what to call the choices.
+        doc: the row.
+        lmms_eval_specific_kwargs: the task's settings for the model; `pre_prompt` is put before the prompt.
     """
-    losses = [_loss(response) for response in responses]
-    best = min(range(len(losses)), key=losses.__getitem__)
-    least = losses[best]
-    weights = [math.exp(least - loss) for loss in losses]
-    shares = {name: round(weight / sum(weights), 6) for name, weight in zip(names, weights, strict=False)}
-    return {**_of(names[best], names[right]), "letters": shares}
-
-
-def _of(read: str, right: str) -> dict[str, Any]:
-    hit = float(read == right)
-    return {"acc": hit, "score": hit, "unparsed": float(not read), "parsed": read}
-
-
-def _loss(response: Any) -> float:
-    # lmms-eval 0.7.3 makes a text of the pair that its own models return
-    pair = ast.literal_eval(response) if isinstance(response, str) else response
-    return float(pair[0])
-
-
-def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    """The prompt as it is stored, else question and choices in CV-Bench's words; behind the model's own opening."""
-    prompt = doc["prompt"] if "prompt" in doc else _written_prompt(doc)
+    prompt = doc["prompt"] if "prompt" in doc else _cvbench_prompt(doc)
     return f"{(lmms_eval_specific_kwargs or {}).get('pre_prompt', '')}{prompt}"
 
 
-def _written_prompt(doc: dict[str, Any]) -> str:
-    listed = "\n".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, doc["choices"], strict=False))
-    return f"{doc['question']} Select from the following choices.\n{listed}"
-
-
 def doc_to_target(doc: dict[str, Any]) -> str:
-    """The right letter."""
+    """Return the letter of the correct choice."""
     return str(doc["answer"]).strip("()")
 
 
 def doc_to_choice(doc: dict[str, Any]) -> list[str]:
-    """The letters that there are."""
+    """Return the letters of the choices."""
     return list(LETTERS[: len(doc["choices"])])
 
 
 def doc_to_index(doc: dict[str, Any]) -> int:
-    """The place of the right letter."""
+    """Return the index of the correct choice."""
     return LETTERS.index(doc_to_target(doc))
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    """A generated answer (`results.of_choice`)."""
+    """Score a generated answer (see `score_choice`)."""
     return score_choice(results[0], doc["choices"], doc_to_target(doc))
 
 
 def process_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    """The letters' log-likelihoods (`results.of_losses`)."""
+    """Score the log-likelihoods of the letters (see `score_losses`)."""
     return score_losses(results, doc_to_index(doc))
+
+
+def score_choice(answer: str, choices: Sequence[str], right: str) -> dict[str, Any]:
+    """Score a generated answer to a multiple-choice question.
+
+    Args:
+        answer: the model's answer.
+        choices: the texts of the choices, the first being A.
+        right: the letter of the correct choice.
+    """
+    parsed = parse_choice(answer, choices)
+    acc_paper = float(paper_choice(answer, choices) == right)
+    return {**_scores(parsed, right), "acc_paper": acc_paper, "letters": {parsed: 1.0} if parsed else {}}
+
+
+def score_number(answer: str, right: int) -> dict[str, Any]:
+    """Score a generated answer to a question that asks for a number.
+
+    Args:
+        answer: the model's answer.
+        right: the correct number.
+    """
+    number = parse_number(answer)
+    acc_paper = float(paper_number(answer) == right)
+    return {**_scores("" if number is None else str(number), str(right)), "acc_paper": acc_paper}
+
+
+def score_losses(responses: Sequence[Any], right: int, names: Sequence[str] = LETTERS) -> dict[str, Any]:
+    """Score a multiple-choice question by the losses of its choices; the lowest is the answer.
+
+    Args:
+        responses: (loss, is it greedy) of each choice, as lmms-eval passes them: pairs, or the text of a pair.
+        right: the index of the correct choice.
+        names: the name of each choice.
+    """
+    losses = [_loss(response) for response in responses]
+    best = min(range(len(losses)), key=losses.__getitem__)
+    weights = [math.exp(losses[best] - loss) for loss in losses]
+    shares = {name: round(weight / sum(weights), 6) for name, weight in zip(names, weights, strict=False)}
+    return {**_scores(names[best], names[right]), "letters": shares}
+
+
+def _scores(parsed: str, right: str) -> dict[str, Any]:
+    correct = float(parsed == right)
+    return {"acc": correct, "score": correct, "unparsed": float(not parsed), "parsed": parsed}
+
+
+def _loss(response: Any) -> float:
+    # lmms-eval 0.7.3 turns the pair that its own models return into text
+    pair = ast.literal_eval(response) if isinstance(response, str) else response
+    return float(pair[0])
+
+
+def _cvbench_prompt(doc: dict[str, Any]) -> str:
+    choices = "\n".join(f"({letter}) {choice}" for letter, choice in zip(LETTERS, doc["choices"], strict=False))
+    return f"{doc['question']} Select from the following choices.\n{choices}"

@@ -7,11 +7,14 @@ import numpy as np
 
 from lmms_steer._util.formatting import format_points, format_vector_name
 from lmms_steer.plots import heatmap as heat
+from lmms_steer.plots.lines import draw_band, draw_curve, draw_zero_line
+from lmms_steer.plots.style import BLUE, VERMILLION, figure_style, save_figure
 from lmms_steer.search.assessment import paired_gain
 from lmms_steer.search.results import CellResult, VectorResult
 from lmms_steer.search.selection import ScoreGrid
 
 
+@figure_style()
 def draw_study(folder: Path, name: str, grid: ScoreGrid, result: VectorResult) -> list[Path]:
     """Write `heatmap.png`, `heatmap.svg`, `alpha.png` and `alpha.svg`.
 
@@ -24,19 +27,14 @@ def draw_study(folder: Path, name: str, grid: ScoreGrid, result: VectorResult) -
     Returns:
         the files.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    written = []
+    written: list[Path] = []
     figures = {"heatmap": _heatmap(pyplot, name, grid, result), "alpha": _curve(pyplot, name, grid, result)}
     for kind, figure in figures.items():
-        for suffix in ("png", "svg"):
-            path = folder / f"{kind}.{suffix}"
-            figure.savefig(path, dpi=140)
-            written.append(path)
-        pyplot.close(figure)
+        paths = [folder / f"{kind}.{suffix}" for suffix in ("png", "svg")]
+        save_figure(figure, *paths)
+        written += paths
     return written
 
 
@@ -96,17 +94,17 @@ def _curve(pyplot: Any, name: str, grid: ScoreGrid, result: VectorResult) -> Any
     alphas = [grid.cells[i].alpha for i in rows]
     mean, low, high = np.array([_gain_points(grid, i) for i in rows]).T
     figure, ax = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
-    ax.fill_between(alphas, low, high, color=heat.GAIN, alpha=0.25, label="95% of the paired gain")
-    ax.plot(alphas, mean, "o-", color=heat.GAIN)
+    draw_band(ax, alphas, low, high, BLUE, label="95% of the paired gain")
+    draw_curve(ax, alphas, mean, BLUE)
     for control in result.controls.values():
-        ax.axhline(100 * control.gain, color=heat.LOSS, linewidth=0.8, linestyle=":")
+        ax.axhline(100 * control.gain, color=VERMILLION, linewidth=0.8, linestyle=":")
     if result.controls:
-        ax.plot([], [], color=heat.LOSS, linewidth=0.8, linestyle=":", label="each random vector's best cell")
-    ax.axhline(0, color="black", linewidth=0.8)
+        ax.plot([], [], color=VERMILLION, linewidth=0.8, linestyle=":", label="each random vector's best cell")
+    draw_zero_line(ax)
     ax.set(
         title=f"{format_vector_name(name)}, layer {best.layer}, {best.tokens} tokens",
         xlabel="alpha",
         ylabel="gain in points",
     )
-    ax.legend(fontsize=8)
+    ax.legend()
     return figure

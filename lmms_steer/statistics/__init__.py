@@ -1,1 +1,1 @@
-"""What a difference between paired scores is worth: intervals and p-values, for boards and for searches."""
+"""Intervals and p-values for differences between paired scores, for leaderboards and searches."""

@@ -1,4 +1,4 @@
-"""Our tasks and models beside lmms-eval's own: one list of tasks, one board, and its loggers carry the spec."""
+"""Our tasks and models with lmms-eval's own: one list of tasks, one leaderboard, and loggers that record the spec."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import lmms_eval
 import pytest
 from datasets import Dataset, Features, Image, Value
-from PIL import Image as Pictures
+from PIL import Image as PilImage
 
 from lmms_steer.comparison.leaderboard import build_leaderboard
 from lmms_steer.comparison.systems import read_systems
@@ -22,17 +22,17 @@ TASKS = ["tiny_spatial", "pope_here"]
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Ours, and lmms-eval's POPE as it is, on questions of our own: two about each picture."""
+    """Our tasks, and lmms-eval's unchanged POPE on questions of our own, two about each image."""
     from lmms_eval.tasks import TaskManager
 
     folder = tmp_path_factory.mktemp("pope")
-    pictures = [Pictures.effect_noise((48, 48), 40 + i).convert("RGB") for i in range(6)]
+    images = [PilImage.effect_noise((48, 48), 40 + i).convert("RGB") for i in range(6)]
     rows = [
         {"question_id": str(i), "question": f"is there a cup {i} ?", "answer": "yes" if i % 3 else "no",
-         "image": pictures[i // 2]} for i in range(12)
+         "image": images[i // 2]} for i in range(12)
     ]  # fmt: skip
-    kinds = {key: Value("string") for key in ("question_id", "question", "answer")}
-    Dataset.from_list(rows, features=Features({**kinds, "image": Image()})).to_parquet(folder / "pope.parquet")
+    columns = {key: Value("string") for key in ("question_id", "question", "answer")}
+    Dataset.from_list(rows, features=Features({**columns, "image": Image()})).to_parquet(folder / "pope.parquet")
     (folder / "pope_here.yaml").write_text(
         f"include: {POPE}\ntask: pope_here\ndataset_path: parquet\n"
         f"dataset_kwargs:\n  data_files:\n    test: {folder}/pope.parquet\n"
@@ -41,7 +41,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def evaluate(model: str, args: str, tasks: Any, out: Path, tracker: Any = None, **more: Any) -> Any:
-    """As `lmms-eval --log_samples --output_path` does it; (results, samples)."""
+    """Evaluate as `lmms-eval --log_samples --output_path` does, and return its results and samples."""
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.loggers import EvaluationTracker
 
@@ -59,7 +59,7 @@ def evaluate(model: str, args: str, tasks: Any, out: Path, tracker: Any = None, 
 
 
 class FakeHub:
-    """What EvaluationTracker asks of huggingface_hub, kept instead of sent."""
+    """The part of huggingface_hub that EvaluationTracker uses; it keeps the files instead of sending them."""
 
     def __init__(self, **_: Any) -> None:
         self.files: dict[str, Any] = {}
@@ -74,7 +74,7 @@ class FakeHub:
         self.folders.append(path_in_repo)
 
 
-def test_one_list_of_tasks_one_board_and_every_logger_carries_the_spec(
+def test_mixed_tasks_give_one_leaderboard_and_every_logger_records_the_spec(
     tasks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lmms_eval.loggers import EvaluationTracker, WandbLogger, evaluation_tracker
@@ -91,7 +91,7 @@ def test_one_list_of_tasks_one_board_and_every_logger_carries_the_spec(
     args = f"pretrained=tiny-paligemma2,vector={vector},layer=0,alpha=9,tokens=image"
     results, samples = evaluate("steered_paligemma", args, tasks, tmp_path, tracker, baseline=str(baseline))
 
-    # the board: both tasks, both kinds of model, POPE by its own score and by picture
+    # the leaderboard: both tasks, both kinds of model, POPE by its own score and by image
     rows = {(row.task, row.system): row for row in build_leaderboard(read_systems([str(tmp_path / "runs")]))}
     assert {row.role for row in rows.values()} == {"baseline", "steered", "other"}
     assert [row.refused for row in rows.values()] == [""] * 6
@@ -99,16 +99,16 @@ def test_one_list_of_tasks_one_board_and_every_logger_carries_the_spec(
     assert (rows["pope_here", "steered"].images, rows["pope_here", "steered"].n) == (6, 12)
     assert rows["tiny_spatial", "steered"].images is None
 
-    # what a letter of our task stands for; POPE's yes and no stand for themselves
+    # the choices are logged for our task's letters; POPE's yes and no need none
     shown = {name: [json.loads(line) for path in (tmp_path / "runs/dummy").rglob(f"*_samples_{name}.jsonl")
                     for line in path.open()] for name in TASKS}  # fmt: skip
     assert all(set(sample["choices"]) & set(sample["input"].split()) for sample in shown["tiny_spatial"])
     assert not any("choices" in sample for sample in shown["pope_here"])
 
-    # a search of these questions would have noted them as the log has them
+    # a search of these questions would record the same ids as the log
     task, _ = load_task("tiny_spatial", "steered_paligemma")
     logged = read_systems([str(tmp_path / "runs")])["baseline"].tasks["tiny_spatial"]
-    assert set(sample_ids(list(load_questions(task, 12))).split()) == logged.questions
+    assert set(sample_ids(list(load_questions(task, 12))).split()) == logged.question_ids
 
     # --baseline
     assert 0 <= results["results"]["tiny_spatial"]["paired_pvalue"] <= 1

@@ -236,7 +236,7 @@ def test_two_processes_give_the_score_of_one(tmp_path: Path) -> None:
     )
     assert one.returncode == two.returncode == 0, two.stderr[-2000:]
     runs = [read_samples(read_results(newest_evaluation(tmp_path / name)), "tiny_counting") for name in ("one", "two")]
-    assert runs[0].by_document == runs[1].by_document
+    assert runs[0].scores_by_document == runs[1].scores_by_document
     assert len(runs[0].keys) == 30
 
 

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its debugging pipe: no driver program and no library are needed."""
+"""A headless Chromium, driven over its debugging pipe; needs no driver program and no library."""
 
 import json
 import os
@@ -20,12 +20,12 @@ class Page:
     """An open page."""
 
     def __init__(self, to: Any, back: Any) -> None:
-        self._to, self._back, self._number, self._session, self._read = to, back, 0, "", b""
+        self._to, self._back, self._number, self._session, self._unread = to, back, 0, "", b""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
     def call(self, method: str, **params: Any) -> Any:
-        """A command of the Chrome DevTools Protocol."""
+        """Call a method of the Chrome DevTools Protocol, and return its result."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params}
         if self._session:
@@ -39,40 +39,41 @@ class Page:
                 return answer["result"]
 
     def _message(self) -> bytes:
-        while b"\0" not in self._read:
+        while b"\0" not in self._unread:
             piece = os.read(self._back.fileno(), 1 << 16)
-            assert piece, "the browser has gone"
-            self._read += piece
-        message, _, self._read = self._read.partition(b"\0")
+            assert piece, "the browser has ended"
+            self._unread += piece
+        message, _, self._unread = self._unread.partition(b"\0")
         return message
 
     def open(self, path: Path) -> None:
+        """Open a file, and wait until it is loaded."""
         self.call("Page.navigate", url=path.as_uri())
         self.run("new Promise((done) => document.readyState === 'complete' ? done() : addEventListener('load', done))")
 
     def run(self, script: str) -> Any:
-        """The value of an expression; a promise is waited for."""
-        done = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in done, done["exceptionDetails"]
-        return done["result"].get("value")
+        """Return the value of a JavaScript expression; promises are awaited."""
+        answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def press(self, key: str, code: int) -> None:
-        """A key of the keyboard, as if a person pressed it."""
+        """Press and release a key of the keyboard."""
         for kind in ("rawKeyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
 
 @contextmanager
 def browser(profile: Path) -> Iterator[Page]:
-    """A page of a browser that ends with the block."""
-    (theirs_in, ours_out), (ours_in, theirs_out) = os.pipe(), os.pipe()
-    line = f'exec "$0" {_QUIET} "--user-data-dir=$1" 3<&{theirs_in} 4>&{theirs_out} 2>/dev/null'
-    running = subprocess.Popen(["bash", "-c", line, BROWSER, str(profile)], pass_fds=(theirs_in, theirs_out))
-    os.close(theirs_in)
-    os.close(theirs_out)
+    """Start a browser with one page; it ends with the block."""
+    (browser_in, our_out), (our_in, browser_out) = os.pipe(), os.pipe()
+    line = f'exec "$0" {_QUIET} "--user-data-dir=$1" 3<&{browser_in} 4>&{browser_out} 2>/dev/null'
+    process = subprocess.Popen(["bash", "-c", line, BROWSER, str(profile)], pass_fds=(browser_in, browser_out))
+    os.close(browser_in)
+    os.close(browser_out)
     try:
-        with os.fdopen(ours_out, "wb") as to, os.fdopen(ours_in, "rb") as back:
+        with os.fdopen(our_out, "wb") as to, os.fdopen(our_in, "rb") as back:
             yield Page(to, back)
     finally:
-        running.terminate()
-        running.wait(20)
+        process.terminate()
+        process.wait(20)

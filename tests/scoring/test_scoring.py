@@ -1,11 +1,11 @@
-"""The scorers on answers as models give them."""
+"""The scorers, on answers like those of real models."""
 
 import pytest
 
-from lmms_steer.scoring import task_results as lettered
 from lmms_steer.scoring.choice import choice_text, parse_choice
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.paper import paper_choice, paper_number
+from lmms_steer.scoring.task_results import doc_to_text
 
 COUNT = ("3", "2", "1", "0")
 SIDES = ("left", "right")
@@ -52,7 +52,7 @@ CHOICES = [
     ("chair leg", THINGS, "C"),
     ("chair", THINGS, "A"),
     ("7", COUNT, ""),
-    # a letter and its choice
+    # a letter and the text of its choice
     ("B) 2", COUNT, "B"),
     ("B. 2", COUNT, "B"),
     ("(B) 2", COUNT, "B"),
@@ -64,7 +64,7 @@ CHOICES = [
     ("(A) right", SIDES, ""),
     ("C - because I count one", COUNT, "C"),
     ("(D) A mug to the right of a table", CAPTIONS, "D"),
-    # an answer that is stated
+    # a stated conclusion
     ("The answer is (C).", COUNT, "C"),
     ("The answer is B", COUNT, "B"),
     ("The answer is B.", SIDES, "B"),
@@ -97,7 +97,7 @@ CHOICES = [
     ("I think it's (B), the second", COUNT, "B"),
     ("Looking at it, B seems right to me", COUNT, "B"),
     ("The mug is shown; a mug under a table, I would say", CAPTIONS, "B"),
-    # nothing, or more than one thing
+    # no choice, or more than one
     ("", COUNT, ""),
     ("   ", SIDES, ""),
     ("apple apple apple", COUNT, ""),
@@ -192,20 +192,20 @@ NUMBERS = [
 
 
 @pytest.mark.parametrize(("answer", "choices", "expected"), CHOICES)
-def test_a_choice_is_read_or_not(answer: str, choices: tuple[str, ...], expected: str) -> None:
+def test_choice_is_read(answer: str, choices: tuple[str, ...], expected: str) -> None:
     assert parse_choice(answer, choices) == expected
 
 
 @pytest.mark.parametrize(("answer", "expected"), NUMBERS)
-def test_a_number_is_read_or_not(answer: str, expected: int | None) -> None:
+def test_number_is_read(answer: str, expected: int | None) -> None:
     assert parse_number(answer) == expected
 
 
-def test_there_are_enough_of_them() -> None:
+def test_there_are_at_least_100_answers() -> None:
     assert len(CHOICES) + len(NUMBERS) >= 100
 
 
-def test_the_paper_s_own_rules() -> None:
+def test_rules_of_the_paper_s_code() -> None:
     for answer, expected in {
         "Answer: (b).": "B",
         "b": "B",
@@ -215,17 +215,17 @@ def test_the_paper_s_own_rules() -> None:
         "the left": "",
     }.items():
         assert paper_choice(answer, SIDES) == expected
-    for answer, expected in {"there are 3 and 4": 3, "b": 1, "(C)": 2, "three": None}.items():
-        assert paper_number(answer) == expected
+    for answer, number in {"there are 3 and 4": 3, "b": 1, "(C)": 2, "three": None}.items():
+        assert paper_number(answer) == number
 
 
-def test_a_choice_of_capitals_is_a_text_of_its_own() -> None:
+def test_choice_that_is_a_letter_has_no_text() -> None:
     assert [choice_text(letter, ["NO", "(B)", "C"]) for letter in "ABCD"] == ["NO", "", "", ""]
 
 
-def test_rows_without_a_stored_prompt_are_asked_in_cv_bench_s_words() -> None:
+def test_rows_without_a_stored_prompt_get_cv_bench_s_wording() -> None:
     row = {"question": "How many organs are in the image?", "choices": ["3", "2"], "answer": "(A)"}
     # CV-Bench's first sample, as its card prints it
-    asked = "How many organs are in the image? Select from the following choices.\n(A) 3\n(B) 2"
-    assert lettered.doc_to_text(row) == asked
-    assert lettered.doc_to_text(row | {"prompt": "as stored"}, {"pre_prompt": "answer en "}) == "answer en as stored"
+    prompt = "How many organs are in the image? Select from the following choices.\n(A) 3\n(B) 2"
+    assert doc_to_text(row) == prompt
+    assert doc_to_text(row | {"prompt": "as stored"}, {"pre_prompt": "answer en "}) == "answer en as stored"

@@ -135,12 +135,12 @@ def test_the_vector_of_red_changes_answers_to_red_and_controls_do_not(tmp_path: 
             ExtractionSettings(),
         )
     )
-    p = measure(folders, scenes=60)["p_red"]
-    red, at_one = p["red"]["0"], ALPHAS.index(1.0)
+    p = measure(folders, scenes=60).p_red
+    red, at_one = p["red"][0], ALPHAS.index(1.0)
     assert red[0] < 0.05 and red[at_one] > 0.9
     assert red == sorted(red)
-    assert max(p["blue"]["0"]) < 0.05
-    assert max(p[f"random-{seed}"]["0"][at_one] for seed in SEEDS) < 0.2
+    assert max(p["blue"][0]) < 0.05
+    assert max(p[f"random-{seed}"][0][at_one] for seed in SEEDS) < 0.2
 
 
 def test_retraining_runs_from_end_to_end_and_resumes(tmp_path: Path) -> None:

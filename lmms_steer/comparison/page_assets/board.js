@@ -3,14 +3,14 @@ const COLUMNS = [
   ["n", "n"], ["fixed", "fixed / broken"], ["unparsed", "unparsed"], ["seconds", "time"],
 ];
 const FIRST = 200;
-const board = { by: null, down: false, all: false };
+const view = { by: null, down: false, all: false };
 const widest = Math.max(1, ...DATA.rows.filter((row) => row.gain !== null).flatMap((row) => [Math.abs(row.low), Math.abs(row.high)]));
 
 function sorted(rows) {
-  if (!board.by) return rows;
-  const sign = board.down ? -1 : 1;
+  if (!view.by) return rows;
+  const sign = view.down ? -1 : 1;
   return [...rows].sort((one, two) => {
-    const [a, b] = [one[board.by], two[board.by]];
+    const [a, b] = [one[view.by], two[view.by]];
     if (a === null || b === null) return (a === null) - (b === null);
     return sign * (typeof a === "string" ? a.localeCompare(b) : a - b);
   });
@@ -23,6 +23,7 @@ function shownRows() {
     && (!sure || (row.p_holm !== null && row.p_holm < 0.05))));
 }
 
+/** The gain with its interval, as a small bar in the row. */
 function bar(row) {
   const x = (value) => 55 + 54 * Math.max(-1, Math.min(1, value / widest));
   const colour = `var(--${row.role})`;
@@ -34,8 +35,8 @@ function bar(row) {
 
 function line(row, first) {
   const sure = row.p_holm !== null && row.p_holm < 0.05;
-  // a control that gains is no good news, and one that loses no bad one
-  const found = sure && row.role !== "control";
+  // a gain of a control is not good news, and a loss of one is not bad news
+  const coloured = sure && row.role !== "control";
   const cells = COLUMNS.map(([key, label]) => {
     if (key === "task") {
       const scope = row.scope === "task" ? null : make("span", { class: "scope" }, ` ${row.scope}`);
@@ -44,38 +45,38 @@ function line(row, first) {
     if (key === "system") return make("td", { class: "text system" }, named(row.system, row.role));
     if (key === "gain" && row.refused) return make("td", { class: "gain whole text soft" }, `not compared: ${row.refused}`);
     if (key === "gain" && row.gain !== null) {
-      return make("td", { class: `gain whole ${found ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
+      return make("td", { class: `gain whole ${coloured ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
     }
-    const told = row.told[key] ?? "";
-    return make("td", told ? { "data-label": label } : {}, told);
+    const text = row.told[key] ?? "";
+    return make("td", text ? { "data-label": label } : {}, text);
   });
-  const how = make("button", { class: "made", type: "button", "aria-label": `How ${row.system} on ${row.task} was made`, click: () => showMade(row) }, "…");
-  return make("tr", { class: `${row.role} ${found ? "sure" : ""} ${first ? "first" : ""}` }, ...cells, make("td", { class: "how" }, how));
+  const how = make("button", { class: "made", type: "button", "aria-label": `Provenance of ${row.system} on ${row.task}`, click: () => showProvenance(row) }, "…");
+  return make("tr", { class: `${row.role} ${coloured ? "sure" : ""} ${first ? "first" : ""}` }, ...cells, make("td", { class: "how" }, how));
 }
 
-function drawBoard() {
+function drawLeaderboard() {
   const rows = shownRows();
-  const shown = board.all ? rows : rows.slice(0, FIRST);
+  const shown = view.all ? rows : rows.slice(0, FIRST);
   BY_ID("board-table").tBodies[0].replaceChildren(
-    ...shown.map((row, i) => line(row, !board.by && i > 0 && shown[i - 1].task !== row.task)));
+    ...shown.map((row, i) => line(row, !view.by && i > 0 && shown[i - 1].task !== row.task)));
   BY_ID("board-count").textContent = `${shown.length} of ${DATA.rows.length} rows`;
   BY_ID("board-more").hidden = shown.length === rows.length;
   for (const head of BY_ID("board-table").tHead.rows[0].cells) {
-    if (head.dataset.key && head.dataset.key === board.by) head.setAttribute("aria-sort", board.down ? "descending" : "ascending");
+    if (head.dataset.key && head.dataset.key === view.by) head.setAttribute("aria-sort", view.down ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   }
 }
 
 function sortBy(key) {
   const text = key === "task" || key === "system";
-  // first the interesting end, then the other, then as it came
-  if (board.by !== key) Object.assign(board, { by: key, down: !text && !key.startsWith("p") });
-  else if (board.down === (!text && !key.startsWith("p"))) board.down = !board.down;
-  else board.by = null;
-  drawBoard();
+  // first click: the interesting end first; second: the other end first; third: the original order
+  if (view.by !== key) Object.assign(view, { by: key, down: !text && !key.startsWith("p") });
+  else if (view.down === (!text && !key.startsWith("p"))) view.down = !view.down;
+  else view.by = null;
+  drawLeaderboard();
 }
 
-function showMade(row) {
+function showProvenance(row) {
   BY_ID("made-title").textContent = `${row.system} on ${row.task}`;
   const bases = DATA.rows.filter((other) => other.task === row.task && other.role === "baseline" && other !== row);
   const parts = [...row.made, ...bases.flatMap((other) => other.made)].map((place) => {
@@ -84,8 +85,8 @@ function showMade(row) {
       "spec": one.spec, "spec, sha256": one.spec_sha256,
       ...Object.fromEntries(Object.entries(one.vectors).map(([name, hash]) => [`vector ${name}, sha256`, hash])),
       "samples": one.samples, "samples, sha256": one.samples_sha256, "results": one.results, "results, sha256": one.results_sha256,
-      "scored by": one.metric, "seeds": Object.entries(one.seeds).map(([name, seed]) => `${name} ${seed}`).join(", "),
-      "made with": one.harness, "when": one.date,
+      "metric": one.metric, "seeds": Object.entries(one.seeds).map(([name, seed]) => `${name} ${seed}`).join(", "),
+      "harness": one.harness, "date": one.date,
     };
     const list = make("dl");
     for (const [name, value] of Object.entries(facts)) if (value) list.append(make("dt", {}, name), make("dd", {}, value));
@@ -98,11 +99,11 @@ function showMade(row) {
 
 BY_ID("board-table").tHead.rows[0].append(...COLUMNS.map(([key, label]) =>
   make("th", { scope: "col", class: key === "task" || key === "system" ? "text" : "", "data-key": key }, make("button", { type: "button", click: () => sortBy(key) }, label))),
-  make("th", { scope: "col", class: "how", "aria-label": "how it was made" }));
+  make("th", { scope: "col", class: "how", "aria-label": "provenance" }));
 options(BY_ID("board-task"), ["", ...rowsTasks.map(([task]) => task)], ["all", ...rowsTasks.map(([task, scope]) => (scope === "task" ? task : `${task} (${scope})`))]);
-for (const id of ["board-task", "board-find", "board-sure"]) BY_ID(id).addEventListener("input", drawBoard);
-options(BY_ID("board-sort"), ["", ...COLUMNS.map(([key]) => key)], ["the runs", ...COLUMNS.map(([, label]) => label)]);
-BY_ID("board-sort").addEventListener("input", (event) => { board.by = null; if (event.target.value) sortBy(event.target.value); else drawBoard(); });
-BY_ID("board-more").addEventListener("click", () => { board.all = true; drawBoard(); });
-BY_ID("key").append(...[...new Set(DATA.rows.map((row) => row.role))].map((role) => named(MEANT[role], role)));
-drawBoard();
+for (const id of ["board-task", "board-find", "board-sure"]) BY_ID(id).addEventListener("input", drawLeaderboard);
+options(BY_ID("board-sort"), ["", ...COLUMNS.map(([key]) => key)], ["order of the runs", ...COLUMNS.map(([, label]) => label)]);
+BY_ID("board-sort").addEventListener("input", (event) => { view.by = null; if (event.target.value) sortBy(event.target.value); else drawLeaderboard(); });
+BY_ID("board-more").addEventListener("click", () => { view.all = true; drawLeaderboard(); });
+BY_ID("key").append(...[...new Set(DATA.rows.map((row) => row.role))].map((role) => named(ROLE_LABELS[role], role)));
+drawLeaderboard();

@@ -4,12 +4,12 @@ const SHAPES = {
   steered: "M7 1a6 6 0 1 0 0 12a6 6 0 1 0 0-12z", control: "M7 0l7 7l-7 7l-7-7z", prompted: "M1.5 1.5h11v11h-11z",
   other: "M7 .5l6.8 12.5h-13.6z", baseline: "M0 6h14v2h-14z",
 };
-const MEANT = {
+const ROLE_LABELS = {
   baseline: "baseline", steered: "steered", prompted: "prompted: another prompt, no steering",
-  control: "control: a vector that means nothing, or a bias on answers", other: "another model",
+  control: "control: a vector without the concept, or a bias on answers", other: "another model",
 };
 
-/** An element with text; whatever comes from a run gets onto the page here, as text. */
+/** Make an element. Everything from a run is added to the page by this function, as text. */
 function make(tag, attributes = {}, ...children) {
   const svg = ["svg", "path", "line", "rect", "text", "g", "title"].includes(tag);
   const element = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);

@@ -2,7 +2,7 @@ const MOST_LINES = 30;
 
 const SHORT = [21, 28, 35, 42];
 
-/** Names that fit beside a plot: without their middles where they are long, and never two alike that could be told apart. */
+/** Shorten long names to fit next to a plot, by leaving out their middles; different names stay different if possible. */
 function shortened(names) {
   const different = [...new Set(names)];
   let found;
@@ -17,7 +17,7 @@ function shortened(names) {
   return found;
 }
 
-/** One panel a task: systems below each other, gain and interval, all panels on one scale. */
+/** Draw the panel of a task: the gain and interval of each system, with the same scale in all panels. */
 function panel(task, scope, rows) {
   const chosen = new Set([...rows].sort((a, b) => Math.abs(b.gain) - Math.abs(a.gain)).slice(0, MOST_LINES));
   const shown = rows.filter((row) => chosen.has(row));
@@ -25,8 +25,8 @@ function panel(task, scope, rows) {
   const [width, step, top] = [left + 270, 24, 8];
   const height = top + step * shown.length + 26;
   const x = (value) => left + (width - left - 12) * (value - gainScale[0]) / (gainScale[1] - gainScale[0]);
-  const told = shown.map((row) => `${row.system} ${row.told.gain}`).join("; ");
-  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Gains on ${task}: ${told}` });
+  const summary = shown.map((row) => `${row.system} ${row.told.gain}`).join("; ");
+  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Gains on ${task}: ${summary}` });
   for (const tick of gainTicks) {
     svg.append(make("line", { x1: x(tick), x2: x(tick), y1: top, y2: height - 22, stroke: tick ? "var(--line)" : "var(--soft)", "stroke-width": tick ? 1 : 1.5 }),
       make("text", { x: x(tick), y: height - 6, "text-anchor": "middle", class: "axis" }, tick > 0 ? `+${tick}` : `${tick}`));

@@ -1,4 +1,4 @@
-/** The shares and colours of comparison/heat.py: a figure and this page show a map alike. */
+/** The background colour of a cell; the same as in figures (lmms_steer/plots/heatmap.py). */
 function shade(share) {
   const strength = Math.round(100 * Math.min(1, Math.abs(share)));
   return `color-mix(in srgb, ${share >= 0 ? DATA.shades.gain : DATA.shades.loss} ${strength}%, var(--card))`;

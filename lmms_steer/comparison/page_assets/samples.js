@@ -3,6 +3,7 @@ const unpacked = {};
 const samples = { at: 0 };
 const roles = Object.fromEntries(DATA.systems.map((system) => [system.name, system.role]));
 
+/** The questions of a task, unpacked once. */
 async function taskSamples(name) {
   if (!unpacked[name]) {
     const packed = [...document.querySelectorAll(".packed")].find((part) => part.dataset.task === name).textContent;
@@ -13,6 +14,7 @@ async function taskSamples(name) {
   return unpacked[name];
 }
 
+/** "fixed" or "broken" if a system's score differs from the baseline's, else "". */
 function change(doc, task, place, base) {
   if (doc.by[place] < 0 || doc.by[base] < 0 || place === base) return "";
   const [after, before] = [doc.answers[doc.by[place]][1], doc.answers[doc.by[base]][1]];
@@ -38,7 +40,7 @@ function card(doc, task, base) {
     });
     const graded = task.better < 0 || (score !== 0 && score !== 1);
     const worth = unparsed ? "– unparsed" : score === null ? "" : graded ? `scores ${score}` : score ? "✓ correct" : "✗ wrong";
-    return make("li", {}, make("span", { class: "said" }, said === "" ? "(nothing)" : said), ` ${worth}`, make("div", { class: "who" }, ...chips));
+    return make("li", {}, make("span", { class: "said" }, said === "" ? "(empty)" : said), ` ${worth}`, make("div", { class: "who" }, ...chips));
   });
   const image = doc.image && doc.image.startsWith("data:image/") ? make("img", { src: doc.image, alt: `image of question ${doc.id}`, class: doc.image.startsWith("data:image/png") ? "small" : "", loading: "lazy" }) : null;
   return make("article", {}, image, make("div", {}, make("h3", {}, doc.question),
@@ -48,7 +50,7 @@ function card(doc, task, base) {
 async function drawSamples() {
   const name = BY_ID("samples-task").value;
   const task = await taskSamples(name);
-  // another was chosen while this one was unpacked
+  // the user chose another task while this one was being unpacked
   if (BY_ID("samples-task").value !== name) return;
   const base = task.systems.indexOf(DATA.baseline);
   const [filter, system] = [BY_ID("samples-filter").value, BY_ID("samples-system").value];
@@ -58,7 +60,7 @@ async function drawSamples() {
   const shown = found.slice(samples.at, samples.at + PAGE);
   BY_ID("samples-list").replaceChildren(...shown.map((doc) => card(doc, task, base)));
   BY_ID("samples-count").textContent = found.length
-    ? `${samples.at + 1}–${samples.at + shown.length} of ${found.length} (${task.docs.length} of ${task.n} questions are here)` : `none of the ${task.docs.length} questions here`;
+    ? `${samples.at + 1}–${samples.at + shown.length} of ${found.length} (${task.docs.length} of ${task.n} questions are on this page)` : `none of the ${task.docs.length} questions on this page`;
   BY_ID("samples-back").disabled = samples.at === 0;
   BY_ID("samples-on").disabled = samples.at + PAGE >= found.length;
 }
@@ -81,7 +83,7 @@ BY_ID("samples").addEventListener("keydown", (event) => {
   if (event.key === "ArrowLeft" && !BY_ID("samples-back").disabled) turn(-1);
   if (event.key === "ArrowRight" && !BY_ID("samples-on").disabled) turn(1);
 });
-// what is below the fold is unpacked when it comes near
+// unpack the answers only when they come close to the visible part of the page
 new IntersectionObserver((seen, watcher) => {
   if (seen.some((one) => one.isIntersecting) && withSamples.length) { watcher.disconnect(); drawSamples(); }
 }, { rootMargin: "600px" }).observe(BY_ID("samples"));

@@ -1,0 +1,76 @@
+"""Decide whether two runs can be compared question by question, and which questions share an image."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lmms_steer.comparison.samples import Samples
+from lmms_steer.statistics.arrays import Ints
+from lmms_steer.statistics.clustered import cluster_ids
+
+
+def pairing_problem(run: Samples, baseline: Samples, prompt_may_differ: bool = False) -> str:
+    """Explain why a run's task cannot be compared with the baseline's, question by question; "" if it can.
+
+    Args:
+        run: the samples to compare.
+        baseline: the samples to compare with.
+        prompt_may_differ: whether the system is another prompt.
+    """
+    n = len(run.keys)
+    if not np.array_equal(run.keys, baseline.keys):
+        common = len(np.intersect1d(run.keys, baseline.keys, assume_unique=True))
+        return f"other samples: {common} of its {n} are among the baseline's {len(baseline.keys)}"
+    seeds = _differences(run.results.seeds, baseline.results.seeds)
+    if seeds:
+        return f"other seeds: {seeds}"
+    setting = _differences(_prompt_setting(run), _prompt_setting(baseline))
+    if setting and not prompt_may_differ:
+        return f"other prompts: {setting}"
+    prompts = int((run.prompts != baseline.prompts).sum())
+    if prompts and not prompt_may_differ:
+        return f"other prompts: on {prompts} of {n} questions"
+    images = int(((run.images != baseline.images) & (run.images != 0) & (baseline.images != 0)).sum())
+    if images and run.images_source == baseline.images_source:
+        return f"other images: on {images} of {n} questions"
+    if run.metric != baseline.metric:
+        return f"another score: {run.metric or 'none'}, the baseline's is {baseline.metric or 'none'}"
+    missing = int(np.isnan(run.scores + baseline.scores).sum())
+    if missing:
+        return f"no score on {missing} of {n} questions; choose another with --metric"
+    return ""
+
+
+def shared_images(tasks: Sequence[Mapping[str, Samples]]) -> Ints | None:
+    """Number the images of all questions of one or more tasks.
+
+    Args:
+        tasks: for each task, system ▸ its samples; one system that logs images is enough.
+
+    Returns:
+        The image of each question, as 0, 1, …, for the tasks' questions in turn; None if no two questions share an
+        image, or no log names images.
+    """
+    columns = []
+    for number, runs in enumerate(tasks):
+        by_content_first = sorted(runs.values(), key=lambda run: run.images_source != "images")
+        known = [run.images for run in by_content_first if run.images.all()]
+        count = len(next(iter(runs.values())).keys)
+        # where all images have the same name, it does not tell them apart
+        usable = known and len(np.unique(known[0])) > 1
+        columns.append(known[0] if usable else np.arange(count) - (number + 2) * 10_000_000)
+    return cluster_ids(np.concatenate(columns))
+
+
+def _prompt_setting(run: Samples) -> dict[str, object]:
+    """What shapes the prompt and is not part of the logged text."""
+    content = run.results.content
+    return {
+        "shots": content.get("n-shot", {}).get(run.task),
+        "version of the task": content.get("versions", {}).get(run.task),
+        "system instruction": content.get("system_instruction_sha"),
+    }
+
+
+def _differences(run: Mapping[str, object], baseline: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {run[key]}, the baseline's {baseline[key]}" for key in run if run[key] != baseline[key])

@@ -1,0 +1,89 @@
+"""`lmms-steer plot`: figures of runs and of searches."""
+
+from pathlib import Path
+
+import pytest
+
+from lmms_steer import UserError
+from lmms_steer.comparison.command import run_comparison
+from lmms_steer.comparison.figures import draw_comparison
+from lmms_steer.comparison.studies import read_maps
+from tests.helpers.runs import BASE, STEERED, write_chosen_runs, write_run, write_study
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("table", "svg"), ("gains", "pdf"), ("gains", "png")])
+def test_gains_are_drawn_in_every_format(tmp_path: Path, kind: str, suffix: str) -> None:
+    write_run(tmp_path / "runs/baseline", {"a$b": BASE, "c": BASE})
+    write_run(tmp_path / "runs/s", {"a$b": STEERED, "c": [2.5 * score for score in BASE]})
+    out = tmp_path / f"p.{suffix}"
+    assert draw_comparison([str(tmp_path / "runs")], out, kind) == [str(out)]
+    start = {"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[suffix]
+    assert out.read_bytes().startswith(start)
+    if suffix == "svg":
+        assert "+10.0" in out.read_text()
+
+
+def test_runs_are_drawn_as_gains_by_default(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/baseline", {"a": BASE})
+    write_run(tmp_path / "runs/s", {"a": STEERED})
+    runs = [str(tmp_path / "runs")]
+    texts = {
+        kind: Path(draw_comparison(runs, tmp_path / f"{kind}.svg", kind)[-1]).read_text()
+        for kind in (None, "gains", "table")
+    }
+    interval = "gain over the baseline [95%]; filled"
+    assert [interval in text for text in texts.values()] == [True, True, False]
+    with pytest.raises(UserError, match="give --kind gains or table for the runs, or maps"):
+        draw_comparison(runs, tmp_path / "p.svg", studies=[tmp_path])
+
+
+def test_plot_prints_the_warnings_of_a_comparison(tmp_path: Path) -> None:
+    runs = write_chosen_runs(tmp_path / "runs", "a", {"chosen_on": "a"})
+    write_run(tmp_path / "runs/other", {"b": STEERED})
+    *lines, path = draw_comparison([str(runs)], tmp_path / "p.svg")
+    assert path == str(tmp_path / "p.svg")
+    assert lines == [str(line) for line in run_comparison([str(runs)]) if isinstance(line, str)]
+    assert "WARNING: a:" in lines[-1] and "not compared: other on b" in lines[0]
+
+
+def test_plots_that_cannot_be_drawn_are_refused_in_one_line(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE})
+    with pytest.raises(UserError, match="no run but the baseline"):
+        draw_comparison([str(tmp_path)], tmp_path / "p.png")
+    with pytest.raises(UserError, match="ends in .png, .svg or .pdf"):
+        draw_comparison([str(tmp_path)], tmp_path / "p.gif")
+    with pytest.raises(UserError, match="unknown kind of plot 'tabel': did you mean 'table'"):
+        draw_comparison([str(tmp_path)], tmp_path / "p.png", "tabel")
+    with pytest.raises(UserError, match="give --studies DIR, or folders of runs"):
+        draw_comparison([], tmp_path / "p.png")
+
+
+def test_best_cell_is_the_search_s_choice_and_never_a_dropped_cell(tmp_path: Path) -> None:
+    gains = {(0, 0.5): 0.3, (2, 2.0): 0.1, (3, 1.0): 0.1, (4, 1.0): 0.1}
+    (searched,) = read_maps([write_study(tmp_path, gains, dropped=[(0, 0.5)])])
+    assert searched.best == (3, 1.0)
+
+
+def test_studies_in_folders_of_equal_names_stay_apart(tmp_path: Path) -> None:
+    for number, task in enumerate(("spatial", "counting")):
+        write_study(tmp_path / f"search/tiny/{task}/concept-mean_shift", {(0, 1.0): number / 100})
+    maps = read_maps([tmp_path / "search", tmp_path / "search/tiny/spatial"])
+    assert [(one.study, one.cells) for one in maps] == [
+        ("counting/concept-mean_shift", {(0, 1.0): 0.01}),
+        ("spatial/concept-mean_shift", {(0, 1.0): 0.0}),
+    ]
+    text = Path(draw_comparison([], tmp_path / "maps.svg", studies=[tmp_path])[-1]).read_text()
+    assert "counting/concept-mean_shift" in text and "spatial/concept-mean_shift" in text
+    assert read_maps([tmp_path / "search/tiny/spatial"])[0].study == "concept-mean_shift"
+
+
+def test_folders_that_are_no_study_are_refused_in_one_line(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/baseline", {"a": [1.0, 0.0]})
+    (tmp_path / "study").mkdir()
+    with pytest.raises(UserError, match=r"no study in .*there is no cells.parquet"):
+        list(run_comparison([str(tmp_path / "runs")], studies=[tmp_path / "study"], html=tmp_path / "x.html"))
+    (tmp_path / "study/cells.parquet").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"cells.parquet' cannot be read as a study's cells"):
+        list(run_comparison([str(tmp_path / "runs")], studies=[tmp_path / "study"], html=tmp_path / "x.html"))
+    with pytest.raises(UserError, match="unknown --pictures 'our'"):
+        list(run_comparison([str(tmp_path / "runs")], pictures="our"))

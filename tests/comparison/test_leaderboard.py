@@ -1,0 +1,119 @@
+"""The leaderboard: pairing with the baseline, scores, gains, groups and tags."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+from statsmodels.stats.multitest import multipletests
+
+from lmms_steer import UserError
+from lmms_steer.comparison.command import run_comparison
+from tests.helpers.runs import BASE, STEERED, leaderboard, write_run
+
+
+def test_every_system_is_paired_with_the_baseline(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE, "a_prompted": STEERED})
+    write_run(tmp_path / "mean_shift", {"a": STEERED}, spec="vector=v,layer=1")
+    write_run(tmp_path / "luck", {"a": BASE[::-1]}, spec="vector=v,layer=1,control=random:0")
+    other = write_run(tmp_path.parent / f"{tmp_path.name}-x", {"a": BASE}, spec=None)
+    rows = leaderboard(tmp_path, f"other={other}")
+    assert {key: row.role for key, row in rows.items()} == {
+        ("a", "baseline"): "baseline",
+        ("a", "prompted"): "prompted",
+        ("a", "luck"): "control",
+        ("a", "mean_shift"): "steered",
+        ("a", "other"): "other",
+    }
+    steered = rows["a", "mean_shift"]
+    assert (steered.n, steered.fixed, steered.broken) == (100, 15, 5)
+    assert (steered.score, steered.gain, steered.seconds) == pytest.approx((0.7, 0.1, 5.5))
+    assert steered.p_exact == pytest.approx(2 * binom.cdf(5, 20, 0.5)) and steered.p < steered.p_exact
+    tested = [row for row in rows.values() if row.test]
+    corrected = multipletests([row.p for row in tested], method="holm")[1]
+    assert [row.p_holm for row in tested] == pytest.approx(list(corrected))
+
+
+def test_groups_and_tags_weight_tasks_equally_and_cluster_by_shared_images(tmp_path: Path) -> None:
+    about = {"group_subtasks": {"g": ["a", "b"]}, "configs": {"a": {"tag": ["t"]}, "b": {"tag": "t"}, "c": {}}}
+
+    def sample(number: int) -> dict[str, Any]:
+        return {"images": [f"{number // 4}"]}
+
+    scores = {"a": BASE, "b": BASE[:40], "c": BASE[:20]}
+    write_run(tmp_path / "baseline", scores, sample=sample)
+    write_run(tmp_path / "s", {"a": STEERED, "b": [0.0] + BASE[1:40], "c": BASE[:20]}, results=about, sample=sample)
+    rows = leaderboard(tmp_path)
+    group = rows["g", "s"]
+    assert (group.scope, group.n, group.images) == ("group", 140, 25)
+    assert group.gain == pytest.approx((0.1 - 1 / 40) / 2)
+    assert (rows["a", "s"].images, rows["a", "s"].test) == (25, "sign flips by image")
+    assert rows["t", "s"].scope == "tag" and rows["t", "s"].gain == group.gain
+
+
+def test_one_name_for_all_images_does_not_identify_an_image(tmp_path: Path) -> None:
+    for name, scores in (("baseline", BASE), ("s", STEERED)):
+        write_run(tmp_path / name, {"a": scores}, sample={"input_media": ["image.png"]})
+    assert leaderboard(tmp_path)["a", "s"].images is None
+
+
+@pytest.mark.parametrize(("logged", "key"), [("wer", "score"), ("score", "score"), ("wer", "wer")])
+def test_graded_scores_where_less_is_better(tmp_path: Path, logged: str, key: str) -> None:
+    about = {
+        "configs": {"a": {"metric_list": [{"metric": "wer"}], "score_key": key}},
+        "higher_is_better": {"a": {"wer": False}},
+    }
+    for name, shift in (("baseline", 0.0), ("s", -0.5)):
+        scores = [5 + (i % 7) + shift for i in range(50)]
+        samples = [{"acc": None, "score": None, logged: score} for score in scores]
+        write_run(tmp_path / name, {"a": scores}, results=about, sample=samples.__getitem__)
+    row = leaderboard(tmp_path)["a", "s"]
+    assert row.gain == pytest.approx(-0.5) and row.low < -0.5 < row.high
+    assert (row.fixed, row.broken, row.scale, row.test) == (50, 0, 1, "sign flips")
+
+
+def test_score_of_lmms_eval_s_own_tasks_is_found_and_metric_can_be_chosen(tmp_path: Path) -> None:
+    for name, scores in (("baseline", BASE), ("s", STEERED)):
+        samples = [{"score": None, "pope": {"score": score}, "other": 1.0} for score in scores]
+        results = {"configs": {"a": {"metric_list": [{"metric": "pope"}]}}}
+        write_run(tmp_path / name, {"a": scores}, results=results, sample=samples.__getitem__)
+    assert leaderboard(tmp_path)["a", "s"].gain == pytest.approx(0.1)
+    assert leaderboard(tmp_path, metric="other")["a", "s"].gain == 0
+    with pytest.raises(UserError, match="no score on 100 of 100 questions; choose another with --metric"):
+        leaderboard(tmp_path, metric="nothing")
+
+
+def test_all_samples_of_a_run_are_scored_by_one_metric(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE})
+    write_run(tmp_path / "s", {"a": STEERED}, sample=lambda i: {"score": None} if i == 70 else {})
+    with pytest.raises(UserError, match="s on a: no score on 1 of 100 questions"):
+        leaderboard(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"scores": {"a": BASE[:99]}}, "other samples: 99 of its 99 are among the baseline's 100"),
+        ({"sample": {"target": "C"}}, "other samples: 0 of its 100"),
+        ({"sample": {"input": "Look. Is it?"}}, "other prompts: on 100 of 100 questions"),
+        ({"config": {"torch_seed": 7}}, "other seeds: torch_seed 7, the baseline's 1234"),
+        ({"results": {"n-shot": {"a": 2}}}, "other prompts: shots 2, the baseline's 0"),
+        ({"results": {"versions": {"a": 2.0}}}, "other prompts: version of the task 2.0"),
+        ({"sample": {"images": ["other"]}}, "other images: on 100 of 100"),
+    ],
+)
+def test_runs_that_cannot_be_paired_are_refused_with_the_reason(
+    tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE}, sample=lambda i: {"images": [f"{i}"]})
+    settings: dict[str, Any] = {"scores": {"a": BASE}, **change}
+    write_run(tmp_path / "odd", **settings)
+    with pytest.raises(UserError, match=f"nothing can be compared with the baseline: odd on a: {reason}"):
+        leaderboard(tmp_path)
+    write_run(tmp_path / "good", {"a": STEERED})
+    row = leaderboard(tmp_path)["a", "odd"]
+    assert reason in row.refused and np.isnan(row.gain) and row.score > 0
+    assert any(
+        line.startswith(f"not compared: odd on a: {reason}") for line in map(str, run_comparison([str(tmp_path)]))
+    )

@@ -1,0 +1,118 @@
+"""The outputs of a comparison: the numbers, their provenance, and warnings about settings chosen on the test."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from lmms_steer import UserError
+from lmms_steer.comparison.command import run_comparison
+from lmms_steer.comparison.provenance import run_provenance
+from lmms_steer.models.visuals import image_ids
+from lmms_steer.search.questions import Question, sample_ids
+from tests.helpers.runs import BASE, STEERED, leaderboard, write_chosen_runs, write_run
+
+
+def test_every_output_has_the_numbers_and_their_provenance(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/baseline", {"task_a": BASE})
+    write_run(tmp_path / "runs/s|x_1", {"task_a": STEERED}, spec="vector=v,layer=1")
+    outputs: dict[str, Any] = {kind: tmp_path / f"out/x.{kind}" for kind in ("markdown", "latex", "csv", "parquet")}
+    table, *lines = run_comparison([str(tmp_path / "runs")], **outputs)
+    text = io.StringIO()
+    Console(file=text, width=200).print(table)
+    for piece in ("s|x_1", "70.0", "+10.0 [+1.", "0.027", "15 / 5", "6 s", "100"):
+        assert piece in text.getvalue()
+    assert str(lines[-1]).startswith("written: ")
+    assert "| task_a | s\\|x_1 | 70.0 | +10.0 [+1." in outputs["markdown"].read_text()
+    assert "s$|$x" in (tex := outputs["latex"].read_text()) or "s|x\\_1 & 70.0 & +10.0 {[}+1." in tex
+    (row,) = [one for one in csv.DictReader(outputs["csv"].open()) if one["role"] == "steered"]
+    (typed,) = [one for one in pq.read_table(outputs["parquet"]).to_pylist() if one["role"] == "steered"]
+    assert float(row["gain"]) == typed["gain"] == pytest.approx(0.1)
+    assert row["spec_sha256"] == "5" * 64 and len(row["samples_sha256"]) == 64
+    assert row["command"].startswith("lmms-eval --model steered_paligemma --model_args pretrained=tiny,vector=v")
+    with pytest.raises(UserError, match="cannot write"):
+        list(run_comparison([str(tmp_path / "runs")], csv=outputs["csv"] / "below"))
+
+
+def test_csv_and_parquet_have_these_columns(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/baseline", {"a": BASE})
+    write_run(tmp_path / "runs/s", {"a": STEERED})
+    list(run_comparison([str(tmp_path / "runs")], csv=tmp_path / "x.csv", parquet=tmp_path / "x.parquet"))
+    columns = (
+        "task,scope,system,role,n,images,score,gain,low,high,p,p_holm,p_exact,test,fixed,broken,unparsed,seconds,refused,"
+        "command,spec,spec_sha256,samples_sha256,results_sha256,metric,vectors"
+    )
+    header, baseline, _ = (tmp_path / "x.csv").read_text().splitlines()
+    assert header == columns
+    assert baseline.startswith("a,task,baseline,baseline,100,,0.6,,,,,,,,,,0.0,5.5,,")
+    assert pq.read_schema(tmp_path / "x.parquet").names == columns.split(",")
+
+
+def test_commands_contain_no_keys_or_tokens_of_services(tmp_path: Path) -> None:
+    config = {"resolved_cli_args": {"hf_hub_log_args": "token=hf_secret", "wandb_args": "key=secret", "tasks": "a"}}
+    write_run(tmp_path / "baseline", {"a": BASE}, config=config)
+    assert "secret" not in run_provenance(leaderboard(tmp_path / "baseline")["a", "baseline"].samples[0]).command
+
+
+@pytest.mark.parametrize(
+    ("task", "provenance", "is_warned"),
+    [
+        ("a", {"chosen_on": "a"}, True),
+        ("a_ll", {"chosen_on": "a (500 questions)"}, True),
+        ("a", {"chosen_on": "b, a_prompted"}, True),
+        ("a", {"chosen_on": "a_select"}, False),
+        ("a", {}, False),
+    ],
+)
+def test_choice_on_the_tested_task_is_a_warning_in_every_output(
+    tmp_path: Path, task: str, provenance: dict[str, str], is_warned: bool
+) -> None:
+    runs = write_chosen_runs(tmp_path / "runs", task, provenance)
+    files: dict[str, Any] = {kind: tmp_path / f"x.{kind}" for kind in ("markdown", "latex", "html")}
+    lines = [str(line) for line in run_comparison([str(runs)], pictures="none", **files)]
+    line = f"WARNING: {task}: layer, alpha and tokens of <b>steered were chosen on questions that they are tested on"
+    assert [one.startswith(line) for one in lines if "WARNING" in one] == [True] * is_warned
+    texts = [line, line.replace("_", r"\_").replace("<", "$<$").replace(">", "$>$"), line.replace("<b>", "&lt;b&gt;")]
+    for path, text in zip(files.values(), texts, strict=True):
+        assert (text in path.read_text()) == is_warned, path
+
+
+def test_choice_on_the_same_questions_of_another_task_is_a_warning(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (4, 4), (number, 0, 0)) for number in range(100)]
+    questions = [Question(number, f"what is {number % 7} ?", [image], (), 0, {}) for number, image in enumerate(images)]
+
+    def sample(number: int) -> dict[str, Any]:
+        return {"input": questions[number].text, "images": image_ids(questions[number].visuals)}
+
+    # the same texts and the same images, in other pairs
+    others = [Question(one.doc_id, one.text, [images[one.doc_id - 1]], (), 0, {}) for one in questions]
+    for name, searched, is_warned in (("these", questions[::-1], True), ("others", others, False)):
+        provenance = {"chosen_on": "b", "some_questions": sample_ids(searched)}
+        runs = write_chosen_runs(tmp_path / name, "a", provenance, sample=sample)
+        assert any("WARNING: a:" in str(line) for line in run_comparison([str(runs)])) == is_warned, name
+
+
+def test_search_of_the_vector_on_the_tested_task_is_a_warning(tmp_path: Path) -> None:
+    runs = write_chosen_runs(tmp_path / "runs", "a", {})
+    (tmp_path / "study/.run").mkdir(parents=True)
+    # the plan of a recipe is not the plan of a study
+    (tmp_path / "study/.run/plan.json").write_text("[]")
+    (tmp_path / "study/cells.parquet").touch()
+    for task, sha, is_warned in (("a", "6" * 64, True), ("a", "7" * 64, False), ("b", "6" * 64, False)):
+        (tmp_path / "study/plan.json").write_text(json.dumps({"task": task, "vectors": {"v": sha}}))
+        assert (
+            any("WARNING: a:" in str(line) for line in run_comparison([str(runs)], studies=[tmp_path / "study"]))
+            == is_warned
+        )
+    (tmp_path / "study/plan.json").write_text(json.dumps({"task": "a", "vectors": {"v": "6" * 64}}))
+    elsewhere = write_chosen_runs(tmp_path / "elsewhere", "a", {"chosen_on": "a_select"})
+    assert not any("WARNING" in str(line) for line in run_comparison([str(elsewhere)], studies=[tmp_path / "study"]))
+    (tmp_path / "study/plan.json").write_text("{")
+    with pytest.raises(UserError, match=r"plan.json' cannot be read as a study's plan"):
+        list(run_comparison([str(runs)], studies=[tmp_path / "study"]))

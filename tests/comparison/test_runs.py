@@ -1,0 +1,129 @@
+"""Finding, naming and reading the runs of a comparison."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmms_steer import UserError
+from lmms_steer.comparison.provenance import run_provenance
+from lmms_steer.comparison.runs import newest_evaluation, read_results
+from lmms_steer.comparison.samples import read_samples
+from lmms_steer.comparison.systems import read_systems
+from tests.helpers.runs import BASE, STAMP, STEERED, leaderboard, write_run
+
+
+def test_answers_may_contain_unicode_line_separators(tmp_path: Path) -> None:
+    place = write_run(tmp_path / "baseline", {"a": BASE}, answer=lambda i, score: "one LINE two") / "tiny"
+    path = place / f"{STAMP}_samples_a.jsonl"
+    path.write_text(path.read_text().replace("LINE", "\u2028\u0085"), encoding="utf-8")
+    samples = read_samples(read_results(newest_evaluation(tmp_path)), "a")
+    assert [row["filtered_resps"] for row in samples.read_logged()] == ["one \u2028\u0085 two"] * 100
+
+
+def test_lm_eval_files_are_read(tmp_path: Path) -> None:
+    for name, scores in (("baseline", BASE), ("s", STEERED)):
+        folder = tmp_path / name / "org__model"
+        folder.mkdir(parents=True)
+        stamp = "2026-01-01T00-00-00.123456"
+        content: dict[str, Any] = {"results": {"a": {}}}
+        content["config"] = {"model": "hf", "model_args": {"pretrained": "org/model"}}
+        content["config"]["steering"] = {"spec": "" if name == "baseline" else "vector=v,layer=3,alpha=0.5,tokens=text"}
+        (folder / f"results_{stamp}.json").write_text(json.dumps(content))
+        rows = [
+            {"doc_id": i, "target": "x", "prompt_hash": f"p{i}", "filter": kind, "metrics": ["acc"], "acc": score,
+             "filtered_resps": ["x"], "arguments": {"gen_args_0": {"arg_0": f"question {i}"}}}
+            for kind in ("strict", "loose") for i, score in enumerate(scores)
+        ]  # fmt: skip
+        (folder / f"samples_a_{stamp}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    compared = leaderboard(tmp_path)
+    assert compared["a", "s"].n == 100 and compared["a", "s"].gain == pytest.approx(0.1)
+    assert compared["a", "s"].role == "steered"
+    provenance = run_provenance(compared["a", "s"].samples[0])
+    assert provenance.command == "lm_eval --model hf --model_args pretrained=org/model --tasks a --log_samples"
+
+
+def test_baseline_is_found_or_asked_for(tmp_path: Path) -> None:
+    write_run(tmp_path / "plain", {"a": BASE})
+    write_run(tmp_path / "s", {"a": STEERED}, spec="vector=v")
+    assert leaderboard(tmp_path)["a", "plain"].role == "baseline"
+    assert leaderboard(tmp_path, baseline="s")["a", "plain"].gain == pytest.approx(-0.1)
+    assert leaderboard(tmp_path / "s", baseline=str(tmp_path / "plain"))["a", "s"].gain == pytest.approx(0.1)
+    write_run(tmp_path / "another", {"a": BASE})
+    with pytest.raises(UserError, match="which run is the baseline: give --baseline NAME, one of another, plain, s"):
+        leaderboard(tmp_path)
+    with pytest.raises(UserError, match="unknown run for --baseline 'plian': did you mean 'plain'"):
+        leaderboard(tmp_path, baseline="plian")
+
+
+def test_systems_are_named_by_their_shortest_unambiguous_path(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE})
+    write_run(tmp_path / "x/one", {"a": BASE})
+    write_run(tmp_path / "x/two", {"a": BASE})
+    assert list(read_systems([str(tmp_path)])) == ["baseline", "x/one", "x/two"]
+    assert list(read_systems([str(tmp_path / "x/one"), f"mine={tmp_path}/baseline"], "mine")) == ["mine", "one"]
+
+
+def test_equal_names_below_several_folders_are_preceded_by_the_folder(tmp_path: Path) -> None:
+    for place in ("baseline", "mine", "tiny/col/baseline", "tiny/col/steered", "other/col/baseline", "other/col/one"):
+        write_run(tmp_path / place, {"a": BASE})
+    folders = [str(tmp_path / name) for name in ("baseline", "mine", "other", "tiny")]
+    names = ["baseline", "mine", "other/col/baseline", "col/one", "tiny/col/baseline", "col/steered"]
+    assert list(read_systems(folders, "baseline")) == names
+    with pytest.raises(UserError, match=r"two runs have the name .*; give the second another name"):
+        read_systems([*folders, str(tmp_path / "tiny")], "baseline")
+
+
+def test_newest_run_of_a_task_counts_and_other_tasks_stay(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE, "b": BASE})
+    write_run(tmp_path / "s", {"a": BASE, "b": BASE})
+    write_run(tmp_path / "s", {"a": STEERED}, stamp="20260102_000000")
+    rows = leaderboard(tmp_path)
+    assert (rows["a", "s"].fixed, rows["b", "s"].fixed) == (15, 0)
+
+
+def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no finished evaluation in .*empty"):
+        leaderboard(tmp_path / "empty")
+    with pytest.raises(UserError, match="no such folder: .*nowhere"):
+        leaderboard(tmp_path / "nowhere")
+    good = write_run(tmp_path / "baseline", {"a": BASE})
+    with pytest.raises(
+        UserError,
+        match="two runs have the name 'baseline': .*; give the second another name, NAME=.*again",
+    ):
+        leaderboard(good, f"baseline={write_run(tmp_path / 'again', {'a': BASE})}")
+    place = write_run(tmp_path / "cut", {"a": BASE}) / "tiny"
+    samples = place / f"{STAMP}_samples_a.jsonl"
+    whole = samples.read_text()
+    samples.write_text(whole[:5_000])
+    with pytest.raises(UserError, match=r"samples_a.jsonl' is cut off after 15 samples"):
+        leaderboard(good, tmp_path / "cut")
+    samples.write_text("\n".join(whole.splitlines()[:70]) + "\n")
+    with pytest.raises(UserError, match="is cut off: it holds 70 of 100 samples"):
+        leaderboard(good, tmp_path / "cut")
+    samples.write_text(whole + whole.splitlines()[3] + "\n")
+    with pytest.raises(UserError, match="has document 3 twice"):
+        leaderboard(good, tmp_path / "cut")
+    results = place / f"{STAMP}_results.json"
+    results.write_text(results.read_text()[:-30])
+    with pytest.raises(UserError, match="_results.json' is cut off"):
+        leaderboard(good, tmp_path / "cut")
+    results.unlink()
+    with pytest.raises(UserError, match="samples_a.jsonl' has no results file next to it"):
+        leaderboard(good, tmp_path / "cut")
+    bare = write_run(tmp_path / "bare", {"a": BASE})
+    (bare / "tiny" / f"{STAMP}_samples_a.jsonl").unlink()
+    with pytest.raises(UserError, match="run 'bare' has no samples: evaluate with --log_samples"):
+        leaderboard(good, bare)
+
+
+def test_samples_are_read_without_scipy() -> None:
+    # a recipe checks its cells' samples on every start
+    code = "import sys, lmms_steer.comparison.samples; print('scipy' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

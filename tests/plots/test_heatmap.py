@@ -1,0 +1,46 @@
+"""The heat map of a search: colours, text on them, and the frame of the chosen cell."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_heatmap, gain_colormap, text_colour
+
+
+def test_colour_limit_is_symmetric_and_ignores_ruinous_alphas() -> None:
+    assert colour_limit([0.1, -0.2]) == colour_limit([float("nan")]) == colour_limit([]) == 1
+    assert colour_limit([6.0, *[0.5] * 20]) == 6 and colour_limit([-6.0, *[0.5] * 20]) == 1
+    ruined = [-70.0] * 10 + [-3.0, 2.0] * 30
+    assert colour_limit(ruined) == 3
+    image = draw_heatmap(Figure().subplots(), HeatMap({(0, 1.0): -9.0, (0, 2.0): 4.0}, (0,), (1.0, 2.0)), 4)
+    assert (image.norm.vmin, image.norm.vmax) == (-4, 4)
+    assert image.cmap(0.5)[:3] == pytest.approx((1, 1, 1), abs=0.01)
+
+
+def test_text_is_readable_on_every_colour() -> None:
+    def brightness(colour: Sequence[float]) -> float:
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in colour]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05
+
+    for share in (number / 100 for number in range(-100, 101)):
+        shades = brightness(gain_colormap()(0.5 + share / 2)), brightness(to_rgb(text_colour(share, 1.0)))
+        assert max(shades) / min(shades) > 4, share
+
+
+@pytest.mark.parametrize("alphas", [(0.5, 1.0), tuple(number / 20 for number in range(1, 17))])
+def test_chosen_cell_is_framed_in_a_grid_and_among_points(alphas: tuple[float, ...]) -> None:
+    continuous = len(alphas) > 2
+    layers = (3,) if continuous else (3, 7)
+    heatmap = HeatMap(
+        {(layer, alpha): 0.0 for layer in layers for alpha in alphas}, layers, alphas, best=(3, alphas[1])
+    )
+    axes: Any = Figure().subplots()
+    draw_heatmap(axes, heatmap, 1)
+    assert heatmap.continuous == continuous
+    if continuous:
+        assert [line.get_xydata().tolist() for line in axes.lines] == [[[alphas[1], 3]]]
+    else:
+        assert [(frame.get_center().tolist(), frame.get_fill()) for frame in axes.patches] == [([1, 0], False)]
