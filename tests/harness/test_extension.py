@@ -1,16 +1,12 @@
-"""An installed package that adds an operation and a prompt format, found by the real command line."""
+"""An installed package whose extension cannot be imported."""
 
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from lmms_steer import UserError
 from lmms_steer.steering.operations import operations
-from tests.helpers.models import vectors
 
 MODULE = """
 from lmms_steer import register_operation, register_prompt_format
@@ -45,21 +41,6 @@ def extension(tmp_path: Path) -> Path:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lmms-steer-extension\nVersion: 0.1\n")
     (info / "entry_points.txt").write_text(ENTRY_POINTS)
     return folder
-
-
-def test_the_command_line_uses_the_operation_and_the_prompt_format(extension: Path, tmp_path: Path) -> None:
-    path = vectors(5, 96, model="tiny-gemma2").save(tmp_path / "v.safetensors")
-    Image.effect_noise((64, 64), 80).save(tmp_path / "x.png")
-    args = f"pretrained=tiny-paligemma2,vector={path},layer=1,tokens=image,operation=sink,prompt_format=polite"
-    line = ["inspect", "--prompt", "the square ?", "--image", str(tmp_path / "x.png"), "--model_args"]
-    code = f"import sys; sys.path.insert(0, {str(extension)!r}); from lmms_steer.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, *line, args], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "along v is subtracted twice" in done.stdout and "alpha=3,tokens=image,operation=sink" in done.stdout
-    assert "<bos> is the square ?" in done.stdout
-    wrong = args.replace("operation=sink", "operation=snik")
-    done = subprocess.run([sys.executable, "-c", code, *line, wrong], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "unknown operation 'snik': did you mean 'sink'" in done.stderr
 
 
 def test_a_package_that_cannot_be_imported_is_named(extension: Path, monkeypatch: pytest.MonkeyPatch) -> None:
