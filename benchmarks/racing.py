@@ -25,11 +25,12 @@ from lmms_steer.search.margins import predicted_shares
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question
-from lmms_steer.search.selection import LEVEL, Floats, ScoreGrid, best_cell, corrected_p
+from lmms_steer.search.selection import LEVEL, ScoreGrid, best_cell, corrected_p
 from lmms_steer.search.strategies import Rung, StrategyContext, run_strategy
 from lmms_steer.search.strategies.grid import grid
 from lmms_steer.search.strategies.halving import race
 from lmms_steer.search.strategies.screen import promising, screened_questions
+from lmms_steer.statistics import Floats
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import checkpoint

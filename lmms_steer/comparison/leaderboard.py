@@ -11,7 +11,7 @@ from lmms_steer.comparison.pairing import pairing_problem, shared_images
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System
 from lmms_steer.errors import UserError
-from lmms_steer.statistics.arrays import Ints
+from lmms_steer.statistics import Ints
 from lmms_steer.statistics.paired import Effects, average_effects, task_effects
 
 

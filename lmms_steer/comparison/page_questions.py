@@ -13,7 +13,7 @@ from lmms_steer.comparison.page_images import ImageQuery, task_images
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System
 from lmms_steer.scoring.choice import choice_text, choices_of
-from lmms_steer.statistics.arrays import Floats, Ints
+from lmms_steer.statistics import Floats, Ints
 
 MAX_TEXT = 600
 """The largest number of characters of a question or an answer on the page."""

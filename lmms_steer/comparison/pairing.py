@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lmms_steer.comparison.samples import Samples
-from lmms_steer.statistics.arrays import Ints
+from lmms_steer.statistics import Ints
 from lmms_steer.statistics.clustered import cluster_ids
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.errors import UserError
-from lmms_steer.statistics.arrays import Floats, Ints
+from lmms_steer.statistics import Floats, Ints
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from lmms_steer.search.results import (
     SearchResult,
     VectorResult,
 )
-from lmms_steer.search.selection import LEVEL, Floats, ScoreGrid, best_cell, cautious_cell, corrected_p
-from lmms_steer.statistics.paired import Ints, compare_scores
+from lmms_steer.search.selection import LEVEL, ScoreGrid, best_cell, cautious_cell, corrected_p
+from lmms_steer.statistics import Floats, Ints
+from lmms_steer.statistics.paired import compare_scores
 
 
 def assess_search(plan: Plan, grid: ScoreGrid, calibrated: Calibration | None) -> SearchResult:

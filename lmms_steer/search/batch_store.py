@@ -25,8 +25,8 @@ from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question
-from lmms_steer.search.selection import Floats
 from lmms_steer.search.strategies import Rung
+from lmms_steer.statistics import Floats
 
 POLL_SECONDS = 0.2
 CHECK_EVERY = 8

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmms_steer.search.questions import Question
-from lmms_steer.search.selection import Floats
+from lmms_steer.statistics import Floats
 
 MAX_WORDS = 64
 """With more different answers than this, none comes often enough for a preference to show."""

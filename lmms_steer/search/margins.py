@@ -17,7 +17,7 @@ from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question
 from lmms_steer.search.scorers import LetterScorer
-from lmms_steer.search.selection import Floats
+from lmms_steer.statistics import Floats
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids
 from lmms_steer.steering.positions import token_mask
 from lmms_steer.vectors.steering_vectors import SteeringVectors

@@ -13,8 +13,8 @@ from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer.errors import UserError
 from lmms_steer.models.visuals import Visual, image_ids, prepare_visuals
 from lmms_steer.scoring.choice import choices_of
+from lmms_steer.statistics import Ints
 from lmms_steer.statistics.clustered import cluster_ids
-from lmms_steer.statistics.paired import Ints
 
 LETTERS = "ABCDEFGHIJ"
 SAMPLED = 16

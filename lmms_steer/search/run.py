@@ -17,7 +17,6 @@ from lmms_steer.search.assessment import assess_confirmation, assess_search
 from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.calibration import Calibration, calibrate
 from lmms_steer.search.figures import draw_study
-from lmms_steer.search.journal import write_journal
 from lmms_steer.search.measure import REFUTED_FILE, Measurer
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell, Plan
@@ -145,7 +144,7 @@ class SearchRun:
 
     def _write_journal(self, grid: ScoreGrid) -> None:
         with FileLock(self.options.output / ".journal.lock"):
-            write_journal(self.options.output, grid)
+            study_files.write_journal(self.options.output, grid)
 
     def _confirm(self, result: SearchResult, task: Any) -> tuple[ConfirmationResult, list[str]]:
         """Measure the choices on questions that had no part in them; also why batches were hooked."""

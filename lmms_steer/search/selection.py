@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_steer.search.plan import Cell
+from lmms_steer.statistics import Floats, Ints
 from lmms_steer.statistics.clustered import cluster_ids, cluster_sums
-from lmms_steer.statistics.paired import Ints
 
-Floats = npt.NDArray[np.float64]
 PERMUTATIONS = 2000
 LEVEL = 0.05
 """The best cell is a winner if its corrected p-value is below this."""

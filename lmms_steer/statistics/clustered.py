@@ -7,7 +7,7 @@ summed. Rows (pairs of systems) share their units.
 
 import numpy as np
 
-from lmms_steer.statistics.arrays import Floats, Ints
+from lmms_steer.statistics import Floats, Ints
 
 FLIPS = 9_999
 """The number of random sign flips of `sign_flip_p`."""

@@ -15,22 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lmms_steer.errors import UserError
-from lmms_steer.statistics.arrays import Floats, Ints
+from lmms_steer.statistics import Floats, Ints
 from lmms_steer.statistics.clustered import cluster_interval, cluster_sums, sign_flip_p
-
-__all__ = [
-    "Effects",
-    "Floats",
-    "Ints",
-    "PairedComparison",
-    "average_effects",
-    "compare_by_document",
-    "compare_scores",
-    "mcnemar_exact_p",
-    "mcnemar_mid_p",
-    "tango_interval",
-    "task_effects",
-]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ import pytest
 
 from lmms_steer.search.assessment import cell_result
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.selection import Floats, ScoreGrid, best_cell, cautious_cell, corrected_p
+from lmms_steer.search.selection import ScoreGrid, best_cell, cautious_cell, corrected_p
 from lmms_steer.search.strategies import Rung, StrategyContext, run_strategy
 from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.search.strategies.halving import FINALISTS, planned_answers, race
 from lmms_steer.search.strategies.screen import promising
 from lmms_steer.search.strategies.tpe import tpe
+from lmms_steer.statistics import Floats
 from lmms_steer.statistics.clustered import cluster_ids
 
 CELLS = [Cell("v", *cell) for cell in product(range(8), (0.25, 0.5, 0.75, 1.0), ("image", "text"))]

@@ -28,8 +28,8 @@ from lmms_steer.errors import UserError
 from lmms_steer.registry import Registry
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question
-from lmms_steer.search.selection import Floats, ScoreGrid
-from lmms_steer.statistics.paired import Ints
+from lmms_steer.search.selection import ScoreGrid
+from lmms_steer.statistics import Floats, Ints
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 

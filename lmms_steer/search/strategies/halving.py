@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.selection import Floats, standard_errors
+from lmms_steer.search.selection import standard_errors
 from lmms_steer.search.strategies import Rung, Strategy, StrategyContext, register_strategy
-from lmms_steer.statistics.paired import Ints
+from lmms_steer.statistics import Floats, Ints
 
 RUNG_ENDS = (1 / 12, 1 / 6, 1 / 3, 1.0)
 """The share of the questions that has been asked at the end of each rung."""
