@@ -61,6 +61,7 @@ def test_a_misspelt_command_is_refused(wrong: str) -> None:
         parse(Line("page", tuple(wrong.split())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN, ids=page_id)
 def test_the_commands_of_a_page_run_in_order_and_print_what_it_quotes(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -102,6 +103,7 @@ sys.stdout.write(run_commands(EXTENSION_PAGE, Path("log")))
 """
 
 
+@pytest.mark.slow
 @needs_registries
 def test_the_plugins_of_the_extension_page_work_from_scripts_and_from_the_command_line(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
@@ -140,6 +142,7 @@ def test_pages_ask_for_tables_of_registries_that_exist() -> None:
     assert names == set(tables()["REGISTRIES"])
 
 
+@pytest.mark.slow
 @needs_registries
 def test_the_tables_in_the_pages_are_those_of_the_registries() -> None:
     # in a process of its own: other tests may have registered entries here

@@ -72,6 +72,7 @@ AT_ONCE = [
 ]
 
 
+@pytest.mark.slow
 def test_mistyped_names_are_refused_before_torch_is_imported(tmp_path: Path) -> None:
     plan: dict[str, object] = {
         "model": "steered_paligemma",

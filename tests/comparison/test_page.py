@@ -45,6 +45,7 @@ def test_title_names_tasks_and_model(tmp_path: Path, tasks: list[str], models: l
     assert "1 system compared with <strong>baseline</strong>. Every gain is paired:" in text
 
 
+@pytest.mark.slow
 def test_page_is_small_and_lists_what_is_left_out(page: tuple[Path, list[str]]) -> None:
     out, lines = page
     text = out.read_text()
@@ -57,6 +58,7 @@ def test_page_is_small_and_lists_what_is_left_out(page: tuple[Path, list[str]]) 
     assert "no images, not one of our tasks" in text
 
 
+@pytest.mark.slow
 def test_images_of_our_tasks_are_found(tmp_path: Path) -> None:
     rows = load_question_set("spatial", "test")
     names = image_ids([rows[3]["image"].convert("RGB")])

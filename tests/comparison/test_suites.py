@@ -74,6 +74,7 @@ class FakeHub:
         self.folders.append(path_in_repo)
 
 
+@pytest.mark.slow
 def test_mixed_tasks_give_one_leaderboard_and_every_logger_records_the_spec(
     tasks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

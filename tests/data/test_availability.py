@@ -25,6 +25,7 @@ def test_without_copies_the_datasets_of_the_hub_are_missing(monkeypatch: pytest.
     assert line.startswith("superclevr is not on the Hub: set LMMS_STEER_DATA=DIR, lmms-steer data import superclevr")
 
 
+@pytest.mark.slow
 def test_with_copies_nothing_is_missing(data: Path) -> None:
     assert not list(missing_datasets("text_steers_vision"))
     assert not list(missing_datasets("superclevr"))

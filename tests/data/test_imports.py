@@ -156,6 +156,7 @@ def test_superclevr_keeps_test_images_only_and_distinguishes_kinds(copies: Path)
     assert {row["answer"] for row in rows if row["kind"] == "exist"} == {"yes"}
 
 
+@pytest.mark.slow
 def test_ten_thousand_questions_are_imported(tmp_path: Path) -> None:
     (tmp_path / "images/val").mkdir(parents=True)
     program = [{"function": "scene", "inputs": []}] * 12 + [{"function": "count", "inputs": [11]}]

@@ -30,6 +30,7 @@ def test_every_benchmark_that_ships_is_registered() -> None:
     assert official_rows()["cvbench"] == {"test": 2638}
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path) -> None:
     folders = write_stand_ins(tmp_path / "a", questions=3, seed=1)
     assert list(folders) == NAMES
@@ -43,6 +44,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path
     assert {name for name in first if first[name] == other[name]} == captions
 
 
+@pytest.mark.slow
 def test_registered_benchmark_is_imported_and_generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def import_nothing(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
         yield from ()

@@ -116,6 +116,7 @@ def wrong_answer(target: str) -> str:
     return others.get(target, "A" if len(target) == 1 else "no such thing")
 
 
+@pytest.mark.slow
 def test_oracle_scores_one_and_wrong_model_zero(data: Path, manager: Any) -> None:
     names = task_names()
     assert len(names) == 12 + 2 + 14 + 4
@@ -130,6 +131,7 @@ def test_oracle_scores_one_and_wrong_model_zero(data: Path, manager: Any) -> Non
     assert {results[name]["unparsed"] for name in names} == {0.0}
 
 
+@pytest.mark.slow
 def test_log_likelihood_variants_score_the_lowest_loss(data: Path, manager: Any) -> None:
     names = task_names("_ll")
     for losses, expected in (({True: 0.5, False: 2.0}, 1.0), ({True: 2.0, False: 0.5}, 0.0)):
@@ -137,6 +139,7 @@ def test_log_likelihood_variants_score_the_lowest_loss(data: Path, manager: Any)
         assert {name: results[name]["acc"] for name in names} == dict.fromkeys(names, expected)
 
 
+@pytest.mark.slow
 def test_constant_letter_scores_its_share_in_tasks_and_groups(data: Path, manager: Any) -> None:
     results = evaluate(manager, ["cvbench", "steer_blink", "whatsup_a", "whatsup_b"], lambda target: "A")
     stored = pq.read_table(data / "cvbench/test-00000.parquet").to_pylist()
@@ -215,6 +218,7 @@ def test_no_name_is_also_one_of_lmms_evals() -> None:
     assert set(members) <= ours
 
 
+@pytest.mark.slow
 def test_steered_model_runs_the_benchmarks_from_the_command_line(data: Path, tmp_path: Path) -> None:
     spec = "pretrained=tiny-paligemma2,vector=spatial,layer=1,alpha=0.5,tokens=image"
     command = [str(BIN / "lmms-eval"), "--model", "steered_paligemma", "--model_args", spec, "--limit", "4"]

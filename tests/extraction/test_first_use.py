@@ -37,6 +37,7 @@ def test_only_vectors_that_are_stored_or_can_be_extracted_are_accepted() -> None
         check_vectors(SteeringSpec.parse("vector=spatial"), "tiny-paligema2")
 
 
+@pytest.mark.slow
 def test_two_processes_that_need_the_same_vector_extract_it_once() -> None:
     code = (
         "from lmms_steer import SteeringSpec; from lmms_steer.extraction.first_use import extract_missing;"

@@ -132,6 +132,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(tmp_path)}
 
 
+@pytest.mark.slow
 def test_a_method_of_an_installed_package_is_found_by_the_command_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_after_three_unusable_answers_a_feature_is_unchecked(endpoint: Any) -> N
     assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "means"),
     [
@@ -114,6 +115,7 @@ def test_an_incomplete_answer_is_unusable_and_the_reason_is_optional(endpoint: A
     assert verdict.means is means and len(requests) == (3 if means is None else 1) and verdict.reason != "None"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [b"", b'{"id": "1", "cho', b"\xff"])
 def test_after_three_truncated_replies_a_feature_is_unchecked(endpoint: Any, body: bytes) -> None:
     requests = endpoint(lambda request: (200, body))
@@ -184,6 +186,7 @@ def test_without_a_judge_features_are_unchecked_and_kept_with_a_warning(
     assert not (own_cache / "verdicts").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_check_continues_where_it_stopped(backbone: Backbone, endpoint: Any, own_cache: Path) -> None:
     requests: list[dict[str, Any]] = endpoint(
         lambda request: (200, '{"means": true, "reason": "r"}') if len(requests) <= 10 else (500, "down")

@@ -23,6 +23,7 @@ def inspected(*args: str) -> Any:
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_inspect_shows_which_tokens_are_steered(tmp_path: Path) -> None:
     Image.effect_noise((64, 64), 80).save(tmp_path / "x.png")
     spec = "pretrained=tiny-paligemma2,vector=colour-red,layer=0,alpha=1,tokens=image"

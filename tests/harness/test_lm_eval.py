@@ -64,6 +64,7 @@ def test_in_prefill_the_scored_continuation_is_not_steered() -> None:
     assert ours() != ours(phase="all") != ours(alpha=0)
 
 
+@pytest.mark.slow
 def test_a_multimodal_model_is_steered(tmp_path: Path) -> None:
     model, processor = build("idefics3")
     model.save_pretrained(tmp_path / "m")
@@ -79,6 +80,7 @@ def test_a_multimodal_model_is_steered(tmp_path: Path) -> None:
     assert lm.get_model_info()["steering"]["spec"].endswith("layer=1,alpha=3,tokens=image")
 
 
+@pytest.mark.slow
 def test_our_command_line_runs_lm_eval_with_our_models(tmp_path: Path) -> None:
     rows = [{"q": "the cup is left", "a": " of it", "b": " car the"}, {"q": "there are two", "a": " cups", "b": " the"}]
     (tmp_path / "rows.json").write_text("\n".join(map(json.dumps, rows)))

@@ -52,6 +52,7 @@ def answers(results: Any, task: str) -> list[Any]:
     return [(s["doc_id"], s["filtered_resps"], s["score"]) for s in results["samples"][task]]
 
 
+@pytest.mark.slow
 def test_the_command_line_finds_our_model_and_task_and_its_output_names_the_spec(tmp_path: Path) -> None:
     store.save(vectors(5, 96, model="tiny-gemma2", scale=0.3))
     done = command(
@@ -70,6 +71,7 @@ def test_the_command_line_finds_our_model_and_task_and_its_output_names_the_spec
     assert len(read_samples(results, "tiny_spatial").keys) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
@@ -113,6 +115,7 @@ def test_arguments_that_only_lmms_eval_can_parse_are_not_checked() -> None:
     assert check_model_args("steered_hf", f'{TINY},prompt_prefix="a,b=c"') == (None, SteeringSpec())
 
 
+@pytest.mark.slow
 def test_every_task_of_lmms_eval_is_known_without_importing_it() -> None:
     from lmms_eval.tasks import TaskManager
 
@@ -137,6 +140,7 @@ def test_a_vector_name_alone_prints_the_values_filled_in_and_their_source() -> N
     assert SteeredPaliGemma.default_pretrained == "google/paligemma2-3b-mix-448"
 
 
+@pytest.mark.slow
 def test_alpha_zero_gives_the_baselines_samples_and_batches_change_no_answer(lmms_eval: Any) -> None:
     base = lmms_eval(TINY, "tiny_counting")
     zero = lmms_eval(f"{TINY},vector=counting,layer=2,alpha=0,tokens=both", "tiny_counting")
@@ -147,6 +151,7 @@ def test_alpha_zero_gives_the_baselines_samples_and_batches_change_no_answer(lmm
     assert answers(many, "tiny_counting") == answers(one, "tiny_counting") != answers(base, "tiny_counting")
 
 
+@pytest.mark.slow
 def test_log_likelihoods_choose_the_answer_that_is_generated(lmms_eval: Any) -> None:
     spec = f"{TINY},vector=spatial,layer=1,alpha=1,tokens=text"
     for args in (TINY, spec):
@@ -158,6 +163,7 @@ def test_log_likelihoods_choose_the_answer_that_is_generated(lmms_eval: Any) -> 
         assert all(generated[i]["acc"] == scored[i] for i in named)
 
 
+@pytest.mark.slow
 def test_until_is_honoured_and_tokens_are_counted(lmms_eval: Any) -> None:
     plain = lmms_eval(TINY, "tiny_spatial", limit=8)
     cut = lmms_eval(TINY, "tiny_spatial", limit=8, gen_kwargs="until=t")
@@ -167,6 +173,7 @@ def test_until_is_honoured_and_tokens_are_counted(lmms_eval: Any) -> None:
         assert a["token_counts"][0]["input_tokens"] == 16 + 1 + len(a["arguments"][0].split()) + 1
 
 
+@pytest.mark.slow
 def test_a_changed_vector_gives_no_stale_answers_from_the_response_cache(lmms_eval: Any, tmp_path: Path) -> None:
     path = tmp_path / "v.safetensors"
     args = f"{TINY},vector={path},layer=1,alpha=1,tokens=both"
@@ -179,6 +186,7 @@ def test_a_changed_vector_gives_no_stale_answers_from_the_response_cache(lmms_ev
         lmms_eval(TINY, "tiny_spatial_ll", use_cache=str(tmp_path / "cache2"))
 
 
+@pytest.mark.slow
 def test_an_answer_bias_changes_which_answer_is_given(lmms_eval: Any, tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("six: 50.0\n")
     results = lmms_eval(f"{TINY},answer_bias={tmp_path / 'b.yaml'}", "tiny_counting", limit=8)
@@ -194,6 +202,7 @@ def test_an_answer_bias_changes_which_answer_is_given(lmms_eval: Any, tmp_path: 
         SteeredPaliGemma.create_from_arg_string(f"{TINY},answer_bias={tmp_path / 'b.yaml'}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["prefill", "all"])
 def test_scoring_an_answer_is_steered_like_generating_it(phase: str) -> None:
     lm = SteeredPaliGemma.create_from_arg_string(f"{TINY},vector=counting,layer=1,alpha=2,tokens=text,phase={phase}")
@@ -210,6 +219,7 @@ def test_scoring_an_answer_is_steered_like_generating_it(phase: str) -> None:
     assert scored.text[0] == pytest.approx(float(expected), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_score_of_one(tmp_path: Path) -> None:
     args = (
         "-m",
@@ -240,6 +250,7 @@ def test_two_processes_give_the_score_of_one(tmp_path: Path) -> None:
     assert len(runs[0].keys) == 30
 
 
+@pytest.mark.slow
 def test_a_process_group_opened_after_the_model_is_closed_at_exit() -> None:
     """On a busy machine, the threads of an open group abort some exits after the results are written."""
     program = f"""

@@ -61,6 +61,7 @@ def test_a_steered_wrapper_without_a_spec_gives_the_answers_of_the_original(tmp_
     assert answers("steered_internvl_hf", plain) == stock != answers("steered:internvl_hf", f"{plain},{spec}")
 
 
+@pytest.mark.slow
 def test_a_steered_wrapper_runs_from_the_command_line_and_records_the_spec(tmp_path: Path) -> None:
     folder = saved("internvl", tmp_path)
     vector = vectors().save(tmp_path / "v.safetensors")

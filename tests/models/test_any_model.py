@@ -106,6 +106,7 @@ def test_a_batch_gives_the_answers_of_single_questions_with_any_number_of_images
             generated(lm, (QUESTIONS[0], []))
 
 
+@pytest.mark.slow
 def test_steering_by_arguments_changes_answers_and_alpha_0_attaches_no_hooks(folder: Path, lm: SteeredVlm) -> None:
     path = vectors(scale=5).save(folder.parent / "v.safetensors")
     questions = tuple((q, [picture(i)]) for i, q in enumerate(QUESTIONS))

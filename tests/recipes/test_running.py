@@ -13,6 +13,7 @@ from tests.helpers.recipes import chain, ran, shell, states
 from tests.helpers.runs import STAMP, write_run
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_table_as_one_and_done_cells_are_kept(tmp_path: Path) -> None:
     for name, count in (("one", 1), ("two", 2)):
         (tmp_path / name).mkdir()
@@ -30,6 +31,7 @@ def test_two_workers_give_the_same_table_as_one_and_done_cells_are_kept(tmp_path
     assert sum(state == "kept" for state in states(one).values()) == 5
 
 
+@pytest.mark.slow
 def test_cells_that_need_a_failed_one_are_skipped_and_the_rest_runs(tmp_path: Path) -> None:
     cells = chain(tmp_path)
     cells[1] = shell("a1", "echo 'lmms-steer: no such vector' >&2; exit 2", tmp_path)

@@ -17,6 +17,7 @@ from lmms_steer.recipes.worker import SILENCE_LIMIT, Heartbeat
 from tests.helpers.recipes import at_work, chain, ran, shell, started, states
 
 
+@pytest.mark.slow
 def test_the_cell_of_a_dead_worker_is_tried_once_more(tmp_path: Path) -> None:
     once = f"test -e {tmp_path}/died || {{ touch {tmp_path}/died; kill -9 $PPID; sleep 1; }}; echo ok > $OUT"
     cells = [shell("once", once, tmp_path), shell("always", "kill -9 $PPID; sleep 1", tmp_path)]
@@ -29,6 +30,7 @@ def test_the_cell_of_a_dead_worker_is_tried_once_more(tmp_path: Path) -> None:
     assert ran(tmp_path).count("once") == 2 and ran(tmp_path).count("always") == 2
 
 
+@pytest.mark.slow
 def test_a_run_killed_by_sigkill_resumes_and_a_second_run_is_refused(tmp_path: Path) -> None:
     cells = chain(tmp_path)
     gate = tmp_path / "gate"
@@ -47,6 +49,7 @@ def test_a_run_killed_by_sigkill_resumes_and_a_second_run_is_refused(tmp_path: P
     assert ran(tmp_path).count("a0") == ran(tmp_path).count("a1") == 1 and ran(tmp_path).count("a2") == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_prints_one_line_and_ends_every_process(tmp_path: Path) -> None:
     gate, below = tmp_path / "gate", tmp_path / "below.py"
     os.mkfifo(gate)

@@ -33,6 +33,7 @@ def limited_to(rows: int) -> Iterator[None]:
         handle.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "score"), [("grid", "letters"), ("grid", "generate"), ("race+screen", "letters")])
 def test_batches_that_do_not_fit_are_measured_in_parts_and_give_the_same_study(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], strategy: str, score: str
@@ -55,6 +56,7 @@ def test_batches_that_do_not_fit_are_measured_in_parts_and_give_the_same_study(
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_search_is_resumed_in_smaller_parts(tmp_path: Path) -> None:
     search_into(tmp_path, **SETTINGS)
     whole = (tmp_path / "cells.parquet").read_bytes(), result_of(tmp_path)["vectors"]
@@ -64,6 +66,7 @@ def test_a_search_is_resumed_in_smaller_parts(tmp_path: Path) -> None:
     assert ((tmp_path / "cells.parquet").read_bytes(), result_of(tmp_path)["vectors"]) == whole
 
 
+@pytest.mark.slow
 def test_a_part_replayed_before_a_wrong_replay_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

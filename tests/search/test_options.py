@@ -9,6 +9,7 @@ from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets,
 from tests.helpers.searches import result_of, search_into
 
 
+@pytest.mark.slow
 def test_a_search_that_cannot_run_is_refused_in_one_line(finished_study: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"another search: --controls 1 there, 0 here: take another --output$"):
         search_into(finished_study, controls=0)
@@ -25,6 +26,7 @@ def test_a_search_that_cannot_run_is_refused_in_one_line(finished_study: Path, t
     assert "WARNING: 8 questions: a 95% interval is about ±35 points wide" in search_into(tmp_path / "few", limit=8)
 
 
+@pytest.mark.slow
 def test_a_search_on_one_question_is_refused_and_a_repeated_vector_counts_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--limit 1: a search needs at least 2 questions"):
         search_into(tmp_path, limit=1)

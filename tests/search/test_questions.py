@@ -23,6 +23,7 @@ def test_a_task_without_fixed_answers_needs_generated_text() -> None:
     assert [question.answers for question in load_questions(task, None, fixed=False)] == [()]
 
 
+@pytest.mark.slow
 def test_the_target_of_a_multiple_choice_task_is_a_place_among_its_choices() -> None:
     task, _ = lmms_eval_tasks.load_task("tiny_counting_ll", "steered_paligemma")
     for question, row in zip(load_questions(task, 20), load_question_set("counting", "test"), strict=False):

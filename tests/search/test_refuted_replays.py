@@ -8,6 +8,7 @@ import pytest
 from tests.helpers.searches import batch_files, reject_replays, result_of, search_into
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["grid", "race"])
 def test_everything_is_measured_with_hooks_after_a_wrong_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
@@ -23,6 +24,7 @@ def test_everything_is_measured_with_hooks_after_a_wrong_replay(
         assert pq.read_schema(path).metadata[b"hooked"], path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [0, 3], ids=["in the search", "in the confirmation"])
 def test_a_wrong_replay_affects_the_search_and_its_confirmation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int

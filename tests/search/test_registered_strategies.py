@@ -60,6 +60,7 @@ def registered() -> Iterator[None]:
         strategies._entries.pop(name)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_a_registered_strategy_is_a_strategy_of_the_command(tmp_path: Path) -> None:
     args = "--model steered_paligemma --model_args pretrained=tiny-paligemma2 --vector counting --strategy halves"
@@ -73,6 +74,7 @@ def test_a_registered_strategy_is_a_strategy_of_the_command(tmp_path: Path) -> N
     assert '"strategy": "halves"' in (tmp_path / "plan.json").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_a_registered_strategy_is_resumed_after_a_kill(tmp_path: Path) -> None:
     settings = {"strategy": "halves", "batch_size": 2, **SMALL}
@@ -88,6 +90,7 @@ def test_a_registered_strategy_is_resumed_after_a_kill(tmp_path: Path) -> None:
     assert result_of(tmp_path / "killed") == result_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_a_filter_goes_before_any_strategy(tmp_path: Path) -> None:
     lines = search_into(tmp_path / "screened", strategy="halves+screen", **{**SMALL, "layers": "0-3"})
@@ -106,6 +109,7 @@ def test_a_filter_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
         search_into(tmp_path, strategy="images", **{**SMALL, "tokens": "text"})
 
 
+@pytest.mark.slow
 def test_a_function_is_taken_where_a_name_is(tmp_path: Path) -> None:
     search_into(tmp_path, strategy=halves, **SMALL)
     assert result_of(tmp_path)["vectors"]["counting"]["best"]["finalists"] == 3
@@ -113,6 +117,7 @@ def test_a_function_is_taken_where_a_name_is(tmp_path: Path) -> None:
     assert "halves" not in strategies
 
 
+@pytest.mark.slow
 def test_a_strategy_that_finishes_no_cell_is_refused(tmp_path: Path) -> None:
     def unfinished(search: StrategyContext) -> Strategy:
         yield Rung(search.cells, range(search.n // 2))

@@ -69,6 +69,7 @@ def test_a_base_pass_that_exceeds_the_memory_bound_is_stored_on_disk(name: str, 
     assert not list(tmp_path.iterdir()), "a killed search leaves no files"
 
 
+@pytest.mark.slow
 def test_text_generated_after_a_replayed_prompt_is_that_of_the_model_with_hooks(vlm: Any) -> None:
     name, model, processor = vlm
     batch = batch_of(name, processor, *PADDED)
@@ -119,6 +120,7 @@ class Ignoring(Replay):
         return super()._steered_output(layer, torch.zeros_like(deltas), targets, start)
 
 
+@pytest.mark.slow
 def test_the_check_in_bfloat16_accepts_correct_replays_and_rejects_one_that_does_not_steer() -> None:
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2", dtype="bfloat16")
     rows, v = load_question_set("spatial", "select")[:8], store.find("spatial", "tiny-gemma2")
@@ -143,6 +145,7 @@ def test_the_check_in_bfloat16_accepts_correct_replays_and_rejects_one_that_does
         assert within >= 2, "some cells' whole effect is within the rounding tolerance"
 
 
+@pytest.mark.slow
 def test_the_check_accepts_correct_replays_in_bfloat16_on_every_architecture(vlm: Any) -> None:
     name, trained, processor = vlm
     model = copy.deepcopy(trained).to(torch.bfloat16)

@@ -15,6 +15,7 @@ from lmms_steer.vectors import store
 from tests.helpers.searches import exit_status, result_of, search_in_fork, search_into
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["race+screen", "tpe"])
 def test_a_search_killed_ten_times_equals_an_uninterrupted_one(tmp_path: Path, strategy: str) -> None:
     settings = {"strategy": strategy, "batch_size": 8, "trials": 10, "layers": "1-3"}
@@ -38,6 +39,7 @@ def test_a_search_killed_ten_times_equals_an_uninterrupted_one(tmp_path: Path, s
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["grid", "race"])
 def test_two_processes_give_the_results_of_one(finished_study: Path, tmp_path: Path, strategy: str) -> None:
     one = tmp_path / "one"
@@ -50,6 +52,7 @@ def test_two_processes_give_the_results_of_one(finished_study: Path, tmp_path: P
     assert (tmp_path / "two" / "cells.parquet").read_bytes() == (one / "cells.parquet").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_batch_is_named_in_the_error(tmp_path: Path) -> None:
     search_into(tmp_path, limit=32)
     (batch,) = list((tmp_path / "batches").glob("*-00000.parquet"))
@@ -58,6 +61,7 @@ def test_a_damaged_batch_is_named_in_the_error(tmp_path: Path) -> None:
         search_into(tmp_path, limit=32)
 
 
+@pytest.mark.slow
 def test_a_batch_of_other_cells_is_refused(tmp_path: Path) -> None:
     search_into(tmp_path, limit=16, controls=0)
     (batch,) = (tmp_path / "batches").glob("*.parquet")
@@ -68,6 +72,7 @@ def test_a_batch_of_other_cells_is_refused(tmp_path: Path) -> None:
         search_into(tmp_path, limit=16, controls=0)
 
 
+@pytest.mark.slow
 def test_a_study_of_a_changed_vector_or_changed_questions_is_refused_before_loading(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ from lmms_steer.vectors import store
 from tests.helpers.searches import result_of, search_into
 
 
+@pytest.mark.slow
 def test_every_cell_s_answers_are_those_of_the_model_with_hooks(finished_study: Path) -> None:
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2")
     rows = load_question_set("counting", "select")[:64]
@@ -69,6 +70,7 @@ def test_a_search_writes_its_choice_for_lmms_eval_and_its_figures(finished_study
     )
 
 
+@pytest.mark.slow
 def test_generated_answers_are_scored_as_in_lmms_eval_s_own_run(tmp_path: Path) -> None:
     lines = search_into(
         tmp_path, score="generate", limit=24, tokens="image,last", layers="1", controls=0, alphas="0.5,20"
@@ -104,6 +106,7 @@ def test_generated_answers_are_scored_as_in_lmms_eval_s_own_run(tmp_path: Path) 
         assert cell["accuracy"] == pytest.approx(np.mean([a == b for a, b in zip(answers, right, strict=True)])), cell
 
 
+@pytest.mark.slow
 def test_every_strategy_writes_the_same_files_and_reports_when_nothing_won(tmp_path: Path) -> None:
     for strategy in ("race", "screen", "tpe"):
         folder = tmp_path / strategy
@@ -118,6 +121,7 @@ def test_every_strategy_writes_the_same_files_and_reports_when_nothing_won(tmp_p
         assert any(cell["dropped"] for cell in cells) == strategy.startswith("race")
 
 
+@pytest.mark.slow
 def test_a_vector_whose_path_has_an_equals_sign_is_searched_to_the_end(tmp_path: Path) -> None:
     path = tmp_path / "runs" / "a=1" / "v.safetensors"
     path.parent.mkdir(parents=True)
@@ -127,6 +131,7 @@ def test_a_vector_whose_path_has_an_equals_sign_is_searched_to_the_end(tmp_path:
     assert (tmp_path / "study" / "control_random_1.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_a_saved_winner_becomes_its_vector_s_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
@@ -151,6 +156,7 @@ def test_a_choice_holds_layer_alpha_and_tokens_alone() -> None:
             save_choice(SteeringSpec.parse(line), "tiny-paligemma2")
 
 
+@pytest.mark.slow
 def test_a_choice_for_another_vector_causes_a_warning(tmp_path: Path) -> None:
     search_into(tmp_path, limit=32)
     path = tmp_path / "choice.yaml"

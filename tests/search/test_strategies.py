@@ -129,6 +129,7 @@ def sharing(rng: np.random.Generator, effect: float = 0.0) -> ScoreGrid:
     return ScoreGrid(CELLS, scores.astype(float), base, images=IMAGES)
 
 
+@pytest.mark.slow
 def test_the_corrected_p_holds_its_level_where_questions_share_images() -> None:
     rng = np.random.default_rng(0)
     null = [sharing(rng) for _ in range(200)]

@@ -59,6 +59,7 @@ def test_no_scene_is_in_two_splits_and_no_answer_dominates(task: str) -> None:
     assert len(set(scenes)) == len(scenes)
 
 
+@pytest.mark.slow
 def test_the_script_writes_the_stored_questions_again(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "lmms_steer.tiny_world.question_sets", str(tmp_path)], check=True)
     for path in DATA.iterdir():
@@ -103,6 +104,7 @@ def test_training_sentences_are_like_the_concepts_own_but_never_one_of_them() ->
     assert len(drawn) > 2500 and not drawn & shipped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "least"), [("spatial", 0.8), ("counting", 0.8), ("colour", 0.88)])
 def test_the_tiny_mllm_answers_from_the_image(task: str, least: float) -> None:
     folder = weights_dir("tiny-paligemma2")
@@ -121,6 +123,7 @@ def test_the_recipe_tiny_makes_every_file_that_the_demo_reads(tmp_path: Path) ->
     assert {str(path) for path in (folders.curve, folders.results, folders.page)} <= made
 
 
+@pytest.mark.slow
 def test_the_vector_of_red_changes_answers_to_red_and_controls_do_not(tmp_path: Path) -> None:
     folders = Folders(tmp_path)
     list(
@@ -143,6 +146,7 @@ def test_the_vector_of_red_changes_answers_to_red_and_controls_do_not(tmp_path: 
     assert max(p[f"random-{seed}"][0][at_one] for seed in SEEDS) < 0.2
 
 
+@pytest.mark.slow
 def test_retraining_runs_from_end_to_end_and_resumes(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "training", "--quick", "--out", str(tmp_path)]
     first = subprocess.run(line, capture_output=True, text=True, check=True)

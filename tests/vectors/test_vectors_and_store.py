@@ -41,6 +41,7 @@ def test_a_saved_file_round_trips_and_safetensors_reads_it(tmp_path: Path) -> No
         assert torch.equal(file.get_tensor("layer.2"), torch.from_numpy(made[2]))
 
 
+@pytest.mark.slow
 def test_same_inputs_give_the_same_bytes_in_another_process() -> None:
     code = "from tests.helpers.models import vectors; print(vectors().sha256)"
     other = subprocess.run(
