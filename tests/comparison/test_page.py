@@ -71,6 +71,7 @@ def test_images_of_our_tasks_are_found(tmp_path: Path) -> None:
     assert task_images("tiny_spatial", [ImageQuery(3, target, "", ["other"])], 10**6)[0] == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--include_path", "--include-path"])
 def test_images_of_the_user_s_own_tasks_are_found(tmp_path: Path, option: str) -> None:
     mine = tmp_path / "mine"
@@ -92,6 +93,7 @@ def test_images_of_the_user_s_own_tasks_are_found(tmp_path: Path, option: str) -
     assert missing.exit_code != 0 and str(missing.exception) == f"--include_path {mine / 'none'}: no such folder"
 
 
+@pytest.mark.slow
 def test_scripts_of_the_page_get_these_keys(page: tuple[Path, list[str]]) -> None:
     text = page[0].read_text()
     (data,) = re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)

@@ -71,6 +71,7 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
 def test_damaged_release_is_named_by_file_and_row_and_leaves_no_copy(
     release: dict[str, Path], tmp_path: Path, name: str, damage: Callable[[Path], Any], message: str

@@ -176,6 +176,7 @@ def test_cvbench_split_is_the_papers(count: int) -> None:
     assert test[-3:] == [270, 435, 102]
 
 
+@pytest.mark.slow
 def test_prompts_are_the_papers_and_the_prompted_variant_adds_a_hint(manager: Any, data: Path) -> None:
     names = ["cvbench_relation", "cvbench_relation_prompted", "clevr_count", "whatsup_a"]
     texts = {}

@@ -35,6 +35,7 @@ def unit(v: Any) -> Any:
     return v / np.linalg.norm(v)
 
 
+@pytest.mark.slow
 def test_the_probe_equals_logistic_regression_by_hand(backbone: Backbone, spatial: Activations) -> None:
     vectors = backbone.vectors(concepts.load("spatial"), "linear_probe", spatial)
     rows = np.concatenate([spatial.anchors, spatial.controls]).astype(np.float64)
@@ -222,6 +223,7 @@ def test_an_sae_that_does_not_fit_is_refused(
         backbone.vectors(concepts.load("spatial"), "sae", spatial, settings)
 
 
+@pytest.mark.slow
 def test_an_unknown_sae_and_a_backbone_without_one_are_refused(backbone: Backbone, spatial: Activations) -> None:
     concept = concepts.load("spatial")
     with pytest.raises(UserError, match="neither a folder nor a release of sae-lens"):

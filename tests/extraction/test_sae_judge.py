@@ -146,6 +146,7 @@ def extracted(backbone: Backbone, **settings: Any) -> Any:
     return backbone.extract(concept, "sae", backbone.read(concept), ExtractionSettings(**settings))
 
 
+@pytest.mark.slow
 def test_verdicts_are_stored_and_a_person_s_edit_changes_the_vector(
     backbone: Backbone, endpoint: Any, own_cache: Path
 ) -> None:

@@ -59,6 +59,7 @@ def generated(lm: SteeredVlm, *questions: tuple[str, list[Any]]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_the_unsteered_model_generates_the_same_tokens_as_plain_transformers(
     vlm: Any, folder: Path, lm: SteeredVlm
 ) -> None:
@@ -73,6 +74,7 @@ def test_the_unsteered_model_generates_the_same_tokens_as_plain_transformers(
     assert generated(lm, *((q, [picture(i)]) for i, q in enumerate(QUESTIONS))) == expected
 
 
+@pytest.mark.slow
 def test_the_log_likelihood_of_an_answer_is_that_of_generating_it(vlm: Any, folder: Path, lm: SteeredVlm) -> None:
     name, _, _ = vlm
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
@@ -94,6 +96,7 @@ def test_the_log_likelihood_of_an_answer_is_that_of_generating_it(vlm: Any, fold
         assert result.text[0] == pytest.approx(-float(torch.stack(scores).mean()), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_gives_the_answers_of_single_questions_with_any_number_of_images(vlm: Any, lm: SteeredVlm) -> None:
     name, _, _ = vlm
     questions = [(QUESTIONS[0], [picture(0)]), (QUESTIONS[1], [picture(1), picture(2)]), (QUESTIONS[1], [picture(1)])]
@@ -140,6 +143,7 @@ def test_norms_are_measured_again_for_other_weights_and_image_settings(tmp_path:
     assert len(list((store.cache_dir() / "norms").iterdir())) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["CMYK", "P", "L", "RGBA", "1"])
 def test_images_of_any_mode_and_size_are_accepted(vlm: Any, lm: SteeredVlm, mode: str) -> None:
     images = prepare_visuals([Image.new(mode, size) for size in ((1, 1), (300, 7))], "t")
@@ -171,6 +175,7 @@ def test_video_frames_reach_a_model_with_videos(checkpoints: dict[str, Any], tmp
     assert generated(lm, (QUESTIONS[0], [frames]))
 
 
+@pytest.mark.slow
 def test_an_empty_prompt_is_answered_and_one_beyond_the_context_refused(lm: SteeredVlm) -> None:
     assert generated(lm, ("", [picture(0)]))
     text = lm.config.get_text_config(decoder=True)

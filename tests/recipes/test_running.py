@@ -49,6 +49,7 @@ def test_cells_that_need_a_failed_one_are_skipped_and_the_rest_runs(tmp_path: Pa
     assert sorted(ran(tmp_path)[before:]) == ["a1", "a2", "b1", "b2", "table"]
 
 
+@pytest.mark.slow
 def test_a_cell_with_a_missing_input_fails_before_it_runs(tmp_path: Path) -> None:
     choice = tmp_path / "choice.yaml"
     cell = shell("a", "echo > $OUT", tmp_path, reads=(str(choice),))
@@ -61,6 +62,7 @@ def test_a_cell_with_a_missing_input_fails_before_it_runs(tmp_path: Path) -> Non
     assert ran(tmp_path) == ["a"]
 
 
+@pytest.mark.slow
 def test_a_failed_search_resumes_in_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "study"
     script = f"test -e {folder}/batch && touch {folder}/choice || {{ mkdir {folder}; touch {folder}/batch; exit 1; }}"

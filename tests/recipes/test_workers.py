@@ -118,6 +118,7 @@ def test_a_heartbeat_is_old_when_its_stamp_stops_changing_whatever_the_clock() -
     assert sign.is_old(6, 1003.0 + 2 * SILENCE_LIMIT) and sign.is_old(None, 1003.0 + 2 * SILENCE_LIMIT)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system tells a process that its parent died")
 def test_a_worker_s_program_ends_when_the_worker_is_killed(tmp_path: Path) -> None:
     gate = tmp_path / "gate"

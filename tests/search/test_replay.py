@@ -26,6 +26,7 @@ EVEN = ("where is the cat ?", "where is the dog ?")
 TARGETS = ("image", "text", "both", "last", "text_paper", "both_paper")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("texts", [PADDED, EVEN], ids=["padded", "even"])
 def test_stacked_cells_equal_the_hooks_at_every_layer_and_target(vlm: Any, texts: tuple[str, ...]) -> None:
     name, model, processor = vlm

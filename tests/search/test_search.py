@@ -49,6 +49,7 @@ def test_every_cell_s_answers_are_those_of_the_model_with_hooks(finished_study: 
         assert found[cell] == pytest.approx(accuracy)
 
 
+@pytest.mark.slow
 def test_a_search_writes_its_choice_for_lmms_eval_and_its_figures(finished_study: Path) -> None:
     best = result_of(finished_study)["vectors"]["counting"]["best"]
     (intervention,) = SteeringSpec.from_yaml(finished_study / "choice.yaml").interventions

@@ -49,6 +49,7 @@ def formula(operation: str, h: Any) -> Any:
     return np.cos(0.5) * h + np.sin(0.5) * norm * across / across.norm(dim=-1, keepdim=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", ["norm_preserving", "clamp", "ablate", "rotate"])
 def test_an_operation_computes_its_formula(vlm: Any, operation: str) -> None:
     before, after, changed, batch = before_and_after(vlm, operation=operation)

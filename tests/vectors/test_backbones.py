@@ -1,8 +1,11 @@
 """The table of MLLMs, text backbones and SAEs."""
 
+import pytest
+
 from lmms_steer.vectors.backbones import backbone_of, sae_of, table
 
 
+@pytest.mark.slow
 def test_the_table_names_a_backbone_and_saes_that_sae_lens_has() -> None:
     from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
