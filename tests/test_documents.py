@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import lmms_steer
 from lmms_steer.registry import Registry
 from lmms_steer.tiny_world.question_sets import load_question_set
 from tests.helpers.documents import EXTENSION_PAGE, PAGES, ROOT, Line, blocks, lines, parse, quoted_output, run_commands
@@ -23,9 +22,6 @@ ROOMS = re.findall(
     r"^\| (\d*) ?\| `(\w+)` \| .* \| (.*?) ?\|$", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.MULTILINE
 )
 """Rows of the table of rooms: floor (empty if it is that of the row before), room, main types."""
-needs_registries = pytest.mark.skipif(
-    "register_method" not in lmms_steer.__all__, reason="the registries are not in the package yet"
-)
 
 
 def page_id(page: Path) -> str:
@@ -104,7 +100,6 @@ sys.stdout.write(run_commands(EXTENSION_PAGE, Path("log")))
 
 
 @pytest.mark.slow
-@needs_registries
 def test_the_plugins_of_the_extension_page_work_from_scripts_and_from_the_command_line(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
     ended = subprocess.run(
@@ -143,7 +138,6 @@ def test_pages_ask_for_tables_of_registries_that_exist() -> None:
 
 
 @pytest.mark.slow
-@needs_registries
 def test_the_tables_in_the_pages_are_those_of_the_registries() -> None:
     # in a process of its own: other tests may have registered entries here
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -173,7 +167,6 @@ def test_the_architecture_page_has_the_floors_that_are_enforced() -> None:
     assert [set(rooms) for rooms in floors] == [set(rooms) for rooms in FLOORS]
 
 
-@needs_registries
 @pytest.mark.parametrize(("room", "types"), [row[1:] for row in ROOMS], ids=[row[1] for row in ROOMS])
 def test_a_room_s_main_types_are_defined_in_it(room: str, types: str) -> None:
     files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").is_file() else sorted((PACKAGE / room).rglob("*.py"))

@@ -20,6 +20,7 @@ is a race over the cells that the screen keeps. Importing this package or its bu
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
@@ -147,8 +148,9 @@ class SearchStrategy:
     adaptive: bool = False
 
 
-BUILTINS = tuple(f"lmms_steer.search.strategies.{name}" for name in ("tpe", "screen", "halving", "grid"))
-strategies = Registry[SearchStrategy]("strategy", "lmms_steer.strategies", BUILTINS)
+strategies: Registry[SearchStrategy] = Registry(
+    "strategy", "lmms_steer.strategies", tuple(f"{__name__}.{module.name}" for module in iter_modules(__path__))
+)
 
 
 def register_strategy(
