@@ -25,10 +25,10 @@ from lmms_steer.search.margins import predicted_shares
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question
-from lmms_steer.search.selection import LEVEL, ScoreGrid, best_cell, corrected_p
+from lmms_steer.search.selection import LEVEL, ScoreGrid, best_index, corrected_p
 from lmms_steer.search.strategies import Rung, StrategyContext, run_strategy
 from lmms_steer.search.strategies.grid import grid
-from lmms_steer.search.strategies.halving import race
+from lmms_steer.search.strategies.race import race
 from lmms_steer.search.strategies.screen import promising, screened_questions
 from lmms_steer.statistics import Floats
 from lmms_steer.tiny_world.question_sets import load_question_set
@@ -153,13 +153,13 @@ def report(study: Study, seeds: int, screen: bool, studies: Sequence[Study] | No
     for seed in range(seeds):
         known = studies[seed] if studies else study
         raced, cost = known.race_once(seed, screen)
-        chosen, winner = best_cell(raced), best_cell(known.grid)
+        chosen, winner = best_index(raced), best_index(known.grid)
         gain = known.grid.gains[known.grid.cells.index(raced.cells[chosen])]
         inside += bool(gain >= paired_gain(known.grid.base, known.grid.scores[winner]).low)
         claims += bool(gain > 0 and corrected_p(raced, chosen, seed) < LEVEL)
         costs.append(cost)
         gains.append(100 * gain)
-    winner = best_cell(study.grid)
+    winner = best_index(study.grid)
     p = corrected_p(study.grid, winner)
     strategy = "race+screen" if screen else "race"
     print(

@@ -49,7 +49,7 @@ def search(
     include_path: Annotated[
         Path | None, typer.Option("--include_path", "--include-path", help="Folder of your own tasks.")
     ] = None,
-    test_known: Annotated[
+    allow_test: Annotated[
         bool,
         typer.Option("--i-know-this-is-test", help="Allow choosing on test questions. Do not report results on them."),
     ] = False,
@@ -79,7 +79,7 @@ def search(
         memory=memory,
         limit=limit,
         confirm=confirm,
-        test_known=test_known,
+        allow_test=allow_test,
         keep=keep,
         include_path=include_path,
     )

@@ -9,8 +9,8 @@ SYSTEMS = ("baseline", "prompted", "calibrated", "steered", "steered_1se", "cont
 
 `baseline`: the unsteered model. `prompted`: the unsteered model with a sentence before the question. `calibrated`: the
 unsteered model with biases on the answer words. `steered`: the model with each chosen vector. `steered_1se`: the same
-with the weakest cell within one standard error of the chosen one. `controls`: the model with random vectors that went
-through the same choice.
+with the cell of the smallest |alpha| within one standard error of the chosen one. `controls`: the model with random
+vectors that went through the same choice.
 """
 
 

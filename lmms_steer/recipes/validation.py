@@ -22,7 +22,7 @@ from lmms_steer.recipes.layout import command_cell_name, concept_label
 from lmms_steer.recipes.preflight import local_checkpoint
 from lmms_steer.recipes.schema import SYSTEMS, Recipe
 from lmms_steer.search.options import SCORES, is_test_task, parse_alphas, parse_layers, parse_targets
-from lmms_steer.search.strategies import check_strategy
+from lmms_steer.search.strategies import parse_strategy
 from lmms_steer.vectors.backbones import checkpoint
 from lmms_steer.vectors.methods import check_method
 
@@ -108,7 +108,7 @@ def _check_search(recipe: Recipe, tree: YamlNode) -> None:
     search = recipe.search
     _check_value(tree, ("search", "tokens"), parse_targets, search.tokens)
     if search.strategy is not None:
-        _check_value(tree, ("search", "strategy"), check_strategy, search.strategy)
+        _check_value(tree, ("search", "strategy"), parse_strategy, search.strategy)
     _check_known(tree, ("search", "score"), "score", filter(None, [search.score]), SCORES)
 
 

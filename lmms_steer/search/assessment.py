@@ -15,7 +15,7 @@ from lmms_steer.search.results import (
     SearchResult,
     VectorResult,
 )
-from lmms_steer.search.selection import LEVEL, ScoreGrid, best_cell, cautious_cell, corrected_p
+from lmms_steer.search.selection import LEVEL, ScoreGrid, best_index, cautious_index, corrected_p
 from lmms_steer.statistics import Floats, Ints
 from lmms_steer.statistics.paired import compare_scores
 
@@ -76,7 +76,7 @@ def paired_gain(base: Floats, scores: Floats, images: Ints | None = None) -> Gai
 
 def _assess_vector(plan: Plan, grid: ScoreGrid, name: str) -> VectorResult:
     own = grid.of(name)
-    best = best_cell(own)
+    best = best_index(own)
     p = corrected_p(own, best)
     return VectorResult(
         best=cell_result(own, best),
@@ -85,13 +85,13 @@ def _assess_vector(plan: Plan, grid: ScoreGrid, name: str) -> VectorResult:
         cells_tried=len(own.cells),
         finalists=len(own.finalists),
         counted_on=len(own.unspent),
-        one_standard_error=cell_result(own, cautious_cell(own)),
+        one_standard_error=cell_result(own, cautious_index(own)),
         controls={control: _best_of(grid.of(full)) for control, full in plan.controls_of(name).items()},
     )
 
 
 def _best_of(grid: ScoreGrid) -> CellResult:
-    return cell_result(grid, best_cell(grid))
+    return cell_result(grid, best_index(grid))
 
 
 def _assess_calibration(calibrated: Calibration, images: Ints | None) -> CalibrationResult:

@@ -1,72 +1,13 @@
 """The unsteered pass of a batch, recorded layer by layer: what a replay starts from."""
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-
-class TensorStore:
-    """A mapping of names to tensors, each written once: in memory up to a bound, in files beyond it.
-
-    Args:
-        budget: bytes to hold in memory; None holds everything.
-        folder: where the rest goes, in files without a name that vanish with the process; None for the system's
-            temporary folder.
-    """
-
-    def __init__(self, budget: int | None = None, folder: Path | None = None) -> None:
-        self.budget, self.folder = budget, folder
-        self.held: dict[str, Tensor] = {}
-        self.spilled: dict[str, tuple[IO[bytes], torch.device]] = {}
-        self.bytes = 0
-
-    def __setitem__(self, name: str, tensor: Tensor) -> None:
-        size = tensor.element_size() * tensor.nelement()
-        if self.budget is None or self.bytes + size <= self.budget:
-            self.held[name] = tensor
-            self.bytes += size
-            return
-        file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115  lives as long as this object
-        file.write(safetensors.torch.save({"tensor": tensor.contiguous().cpu()}))
-        file.flush()
-        self.spilled[name] = file, tensor.device
-
-    def __getitem__(self, name: str) -> Tensor:
-        """Return a tensor, on the device that it was on.
-
-        Raises:
-            KeyError: for a name that was never set.
-        """
-        if name not in self.spilled:
-            return self.held[name]
-        file, device = self.spilled[name]
-        file.seek(0)
-        return safetensors.torch.load(file.read())["tensor"].to(device)
-
-
-class RecordingCache:
-    """Takes the place of a key-value cache in the base pass and records each layer's keys and values.
-
-    Args:
-        tensors: where they go, as `key0`, `value0`, …
-    """
-
-    def __init__(self, tensors: TensorStore) -> None:
-        self.tensors = tensors
-
-    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Record a layer's keys and values and return them unchanged."""
-        self.tensors[f"key{layer}"], self.tensors[f"value{layer}"] = key, value
-        return key, value
-
-    def get_seq_length(self, layer: int = 0) -> int:  # noqa: ARG002
-        """The length of an empty cache: the base pass begins at position 0."""
-        return 0
+from lmms_steer.search.kv_cache import RecordingCache
+from lmms_steer.search.tensor_store import TensorStore
 
 
 class BasePass:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,9 +32,16 @@ POLL_SECONDS = 0.2
 CHECK_EVERY = 8
 """One batch in this many is checked against the model with hooks."""
 
-Row = tuple[list[float], float, list[float], float, list[float], str]
-"""One question: each cell's score; the unsteered score; whether each cell's answer was unparsed; whether the unsteered
-one was; the unsteered logits of its answers; why it was measured with hooks."""
+
+class Row(NamedTuple):
+    """What was measured on one question; the attributes as in `Measurement`, where cells come first."""
+
+    scores: list[float]
+    base: float
+    unparsed: list[float]
+    base_unparsed: float
+    answer_logits: list[float]
+    why_not_replayed: str
 
 
 class BatchStore:
@@ -51,7 +58,7 @@ class BatchStore:
         answers: place of a question ▸ the unsteered logits of its answers, of all batches that were read.
         unparsed: for each cell, and for None (the unsteered model), 1 where no answer could be read, float [questions];
             NaN where that is unknown.
-        hooked: for each batch that was not replayed, why.
+        why_not_replayed: for each batch that was measured with hooks, why.
         replayed: how many batches were.
     """
 
@@ -62,7 +69,7 @@ class BatchStore:
         self.batch_size, self.bar = batch_size, bar
         self.answers: dict[int, list[float]] = {}
         self.unparsed: dict[Cell | None, Floats] = {}
-        self.hooked: list[str] = []
+        self.why_not_replayed: list[str] = []
         self.replayed = 0
         self._runner = ShrinkingRunner()
         for name in ("batches", "locks"):
@@ -92,9 +99,9 @@ class BatchStore:
         return self._read(number, batches, rung)
 
     @property
-    def refuted(self) -> bool:
+    def has_refuted_batches(self) -> bool:
         """Whether some batches were replayed although a replay has been found wrong since."""
-        return self.replayed > 0 and self.measure.refuted.is_file()
+        return self.replayed > 0 and self.measure.refuted_file.is_file()
 
     def forget_replayed(self) -> None:
         """Delete the batches that were replayed."""
@@ -111,36 +118,37 @@ class BatchStore:
         try:
             with FileLock(self.folder / "locks" / path.stem, blocking=False):
                 if not path.is_file():
-                    self._measure(path, batch, rung, check=place % CHECK_EVERY == 0)
+                    self._write_batch(path, batch, rung, check=place % CHECK_EVERY == 0)
                 return True
         except Timeout:
             return False
 
-    def _measure(self, path: Path, batch: Sequence[int], rung: Rung, check: bool) -> None:
+    def _write_batch(self, path: Path, batch: Sequence[int], rung: Rung, check: bool) -> None:
         rows = self._runner.run(batch, partial(self._rows, rung.cells, check))
-        scores, base, unparsed, base_unparsed, answers, hooked = zip(*rows, strict=True)
         columns = {
             "question": pa.array(list(batch), pa.int32()),
             "doc_id": pa.array([self.questions[i].doc_id for i in batch], pa.int64()),
             "right": pa.array([self.questions[i].right for i in batch], pa.int32()),
-            "answers": pa.array(answers, pa.list_(pa.float32())),
-            "base": pa.array(base, pa.float32()),
-            "scores": pa.array(scores, pa.list_(pa.float32())),
+            "answers": pa.array([row.answer_logits for row in rows], pa.list_(pa.float32())),
+            "base": pa.array([row.base for row in rows], pa.float32()),
+            "scores": pa.array([row.scores for row in rows], pa.list_(pa.float32())),
         }
+        base_unparsed = [row.base_unparsed for row in rows]
         if not np.isnan(base_unparsed).all():
             columns["base_unparsed"] = pa.array(base_unparsed, pa.float32())
-            columns["unparsed"] = pa.array(unparsed, pa.list_(pa.float32()))
+            columns["unparsed"] = pa.array([row.unparsed for row in rows], pa.list_(pa.float32()))
         # a batch whose first half was replayed before a replay was found wrong counts as replayed
-        metadata = {"cells": _cells_json(rung.cells), "hooked": hooked[0]}
+        metadata = {"cells": _cells_json(rung.cells), "hooked": rows[0].why_not_replayed}
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), buffer)
         write_atomically(path, buffer.getvalue().to_pybytes())
 
     def _rows(self, cells: Sequence[Cell], check: bool, batch: Sequence[int]) -> list[Row]:
         measured = self.measure([self.questions[i] for i in batch], cells, check)
-        columns = (measured.scores.T, measured.base, measured.unparsed.T, measured.base_unparsed)
-        hooked = [measured.hooked] * len(batch)
-        return list(zip(*(column.tolist() for column in columns), measured.answer_logits, hooked, strict=True))
+        scores, unparsed = measured.scores.T.tolist(), measured.unparsed.T.tolist()
+        base, base_unparsed = measured.base.tolist(), measured.base_unparsed.tolist()
+        columns = zip(scores, base, unparsed, base_unparsed, measured.answer_logits, strict=True)
+        return [Row(*values, measured.why_not_replayed) for values in columns]
 
     def _read(self, number: int, batches: Sequence[Sequence[int]], rung: Rung) -> tuple[Floats, Floats]:
         scores, base = np.empty((len(rung.cells), len(rung.questions))), np.empty(len(rung.questions))
@@ -158,9 +166,9 @@ class BatchStore:
             if table.schema.metadata[b"cells"].decode() != _cells_json(rung.cells) or rows["doc_id"] != documents:
                 raise UserError(f"{str(path)!r} is of other cells or questions: take another folder")
             self.answers |= dict(zip(batch, rows["answers"], strict=True))
-            reason = table.schema.metadata[b"hooked"].decode()
-            self.hooked += [reason] if reason else []
-            self.replayed += not reason
+            why = table.schema.metadata[b"hooked"].decode()
+            self.why_not_replayed += [why] if why else []
+            self.replayed += not why
             columns = np.array(batch) - rung.questions.start
             scores[:, columns], base[columns] = np.array(rows["scores"]).T, rows["base"]
             # absent where the task does not report it, and in batches of older versions

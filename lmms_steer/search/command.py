@@ -32,23 +32,26 @@ def run_search(options: SearchOptions) -> Iterator[str]:
         UserError: before the model is loaded, for a grid, task, vector or folder that cannot be searched.
     """
     planned = _planned_options(options)
-    _check_quickly(options, planned)
+    _check_before_imports(options, planned)
+    options.output.mkdir(parents=True, exist_ok=True)
     from lmms_steer.harness.steered import load_named_model
     from lmms_steer.harness.tasks import load_task
     from lmms_steer.search.confirmation import check_confirmation_task
     from lmms_steer.search.questions import load_questions, questions_sha256, shuffle_by_image
 
     task, split = load_task(options.task, options.model, options.include_path)
-    refuse_test(options.task, split, options.test_known)
-    to_confirm = load_task(options.confirm, options.model, options.include_path)[0] if options.confirm else None
+    refuse_test(options.task, split, options.allow_test)
+    confirmation_task = load_task(options.confirm, options.model, options.include_path)[0] if options.confirm else None
     generates = task.config.output_type == "generate_until"
     score = ("generate" if generates else "letters") if options.score == "auto" else options.score
-    fixed = score == "letters" or options.chosen_strategy.needs_letters
+    require_answer_set = score == "letters" or options.chosen_strategy.needs_answer_set
     # strategies look at the first questions first, so those should be like the rest
-    questions = shuffle_by_image(list(load_questions(task, options.limit, fixed)), options.seed)
+    questions = shuffle_by_image(list(load_questions(task, options.limit, require_answer_set)), options.seed)
     if len(questions) < MIN_QUESTIONS:
         raise UserError(f"{options.task} has {len(questions)} questions: a search needs at least {MIN_QUESTIONS}")
-    confirmation = check_confirmation_task(to_confirm, questions, score) if to_confirm is not None else []
+    confirmation_questions = (
+        check_confirmation_task(confirmation_task, questions, score) if confirmation_task is not None else []
+    )
     about_questions: dict[str, Any] = {"n": len(questions), "questions": questions_sha256(questions), "score": score}
     check_same_plan(options.output, about_questions)
     lm = load_named_model(options.model, options.model_args)
@@ -78,11 +81,11 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     from lmms_steer.search.run import SearchRun
     from lmms_steer.search.scorers import LetterScorer
 
-    if score == "letters" and confirmation:
+    if score == "letters" and confirmation_questions:
         # refuses answers that the model cannot tell apart before the search, not after it
-        LetterScorer(lm, confirmation)
+        LetterScorer(lm, confirmation_questions)
     try:
-        yield from SearchRun(options, plan, lm, task, vectors, questions).run(to_confirm)
+        yield from SearchRun(options, plan, lm, task, vectors, questions).run(confirmation_task)
     except OutOfMemoryError as error:
         raise UserError(
             f"out of memory with one question and one cell at a time: {first_line(error)}. Try --memory 0, or load the"
@@ -105,7 +108,7 @@ def _planned_options(options: SearchOptions) -> dict[str, Any]:
     }
 
 
-def _check_quickly(options: SearchOptions, planned: Mapping[str, Any]) -> None:
+def _check_before_imports(options: SearchOptions, planned: Mapping[str, Any]) -> None:
     """Refuse what can be refused before torch and lmms-eval are imported, which takes ten seconds."""
     if options.layers:
         parse_layers(options.layers)
@@ -124,7 +127,6 @@ def _check_quickly(options: SearchOptions, planned: Mapping[str, Any]) -> None:
     if options.confirm == options.task:
         raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
     check_same_plan(options.output, {**planned, "vectors": _known_hashes(options, pretrained)})
-    options.output.mkdir(parents=True, exist_ok=True)
 
 
 def _known_hashes(options: SearchOptions, pretrained: str | None) -> dict[str, str | None]:

@@ -33,7 +33,7 @@ def check_confirmation_task(task: Any, questions: Sequence[Question], score: str
         )
     known = {one for question in questions for one in question_ids(question)}
     count, shared, answer_sets = 0, 0, dict[tuple[str, ...], Question]()
-    for question in load_questions(task, None, fixed=score == "letters"):
+    for question in load_questions(task, None, require_answer_set=score == "letters"):
         count += 1
         shared += not known.isdisjoint(question_ids(question))
         answer_sets.setdefault(question.answers, replace(question, visuals=[], doc=None))

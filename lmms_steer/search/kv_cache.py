@@ -1,7 +1,8 @@
 """Reuse a base pass for the positions before the first steered one: their keys and values do not change.
 
-That holds in causal models only (`sees_ahead`). A layer is then called on the later positions alone, with arguments cut
-to them (`layer_call`) and the recorded keys and values in front (`PrefixCache`).
+That holds in causal models only (`sees_ahead`). The base pass records keys and values (`RecordingCache`). A replay calls
+a layer on the later positions alone, with arguments cut to them (`layer_call`) and the recorded keys and values in
+front (`PrefixCache`).
 """
 
 from collections.abc import Mapping
@@ -10,13 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmms_steer.search.base_pass import TensorStore
+from lmms_steer.search.tensor_store import TensorStore
 
 BLOCKED = -1e4
 """An additive attention mask hides a position where it is below this."""
 
 KeysAndValues = dict[int, tuple[Tensor, Tensor]]
 """Layer ▸ keys and values, each [batch, heads, positions, width]."""
+
+
+class RecordingCache:
+    """Takes the place of a key-value cache in the base pass and records each layer's keys and values.
+
+    Args:
+        tensors: where they go, as `key0`, `value0`, …
+    """
+
+    def __init__(self, tensors: TensorStore) -> None:
+        self.tensors = tensors
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Record a layer's keys and values and return them unchanged."""
+        self.tensors[f"key{layer}"], self.tensors[f"value{layer}"] = key, value
+        return key, value
+
+    def get_seq_length(self, layer: int = 0) -> int:  # noqa: ARG002
+        """The length of an empty cache: the base pass begins at position 0."""
+        return 0
 
 
 class PrefixCache:

@@ -36,7 +36,7 @@ class Measurement:
             questions].
         base_unparsed: the same for the unsteered model, float [questions].
         answer_logits: the unsteered logits of each question's answers; empty where they have no fixed set.
-        hooked: why the batch was not replayed; empty where it was.
+        why_not_replayed: why the batch was measured with hooks; empty where it was replayed.
     """
 
     scores: Tensor
@@ -44,7 +44,7 @@ class Measurement:
     unparsed: Tensor
     base_unparsed: Tensor
     answer_logits: list[list[float]]
-    hooked: str
+    why_not_replayed: str
 
 
 class Measurer:
@@ -58,20 +58,20 @@ class Measurer:
         targets: the token targets of all cells.
         budget: bytes of a base pass to hold in memory; None holds all.
         folder: where to store the rest.
-        refuted: the file by which the study's processes tell each other, and later ones, that a replay was found wrong.
+        refuted_file: the file by which the study's processes tell each other, and later ones, that a replay was found wrong.
 
     Attributes:
-        hook_reason: why batches are not replayed any more; empty while they are.
+        why_not_replayed: why batches are not replayed any more; empty while they are.
     """
 
     def __init__(
         self, lm: Any, task: Any, vectors: Mapping[str, SteeringVectors], generates: bool, targets: Sequence[str],
-        budget: int | None = None, folder: Path | None = None, refuted: Path = Path(REFUTED_FILE),
+        budget: int | None = None, folder: Path | None = None, refuted_file: Path = Path(REFUTED_FILE),
     ) -> None:  # fmt: skip
         self.lm, self.task, self.vectors = lm, task, vectors
         special = tuple(getattr(lm.tokenizer, "all_special_ids", ()))
         self.options = ReplayOptions(tuple(targets), special, budget, folder, generates, StackRunner(lm.model.device))
-        self.hook_reason, self.refuted = "", refuted
+        self.why_not_replayed, self.refuted_file = "", refuted_file
 
     def __call__(self, batch: Sequence[Question], cells: Sequence[Cell], check: bool = False) -> Measurement:
         """Measure all cells on all questions.
@@ -81,8 +81,8 @@ class Measurer:
             cells: the cells.
             check: run some cells again with hooks; if they differ, this batch and all later ones use hooks.
         """
-        if self.refuted.is_file():
-            self.hook_reason = self.refuted.read_text(encoding="utf-8")
+        if self.refuted_file.is_file():
+            self.why_not_replayed = self.refuted_file.read_text(encoding="utf-8")
         inputs = self.lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
         scorer = (
             GenerationScorer(self.lm, self.task, batch, inputs)
@@ -91,33 +91,34 @@ class Measurer:
         )
         hooked = HookedBatch(self.lm.model, inputs, self.options.special_ids)
         source = self._replay(inputs) or hooked
-        measured = torch.zeros(2, len(cells), len(batch))
+        scores, unparsed = torch.zeros(2, len(cells), len(batch))
         for layer in sorted({cell.layer for cell in cells}):
             rows = [i for i, cell in enumerate(cells) if cell.layer == layer]
             deltas = torch.stack([self._delta(cells[i]) for i in rows])
-            measured[:, rows] = scorer.scores(source, layer, deltas, [cells[i].tokens for i in rows])
+            targets = [cells[i].tokens for i in rows]
+            scores[rows], unparsed[rows] = scorer.scores(source, layer, deltas, targets)
         if check and isinstance(source, Replay):
             for cell in self._sample(cells, batch):
                 if not scorer.agrees(source, hooked, cell.layer, self._delta(cell), cell.tokens):
-                    self.hook_reason = f"{cell} replayed is not what the model with hooks gives"
-                    write_atomically(self.refuted, self.hook_reason.encode())
+                    self.why_not_replayed = f"{cell} replayed is not what the model with hooks gives"
+                    write_atomically(self.refuted_file, self.why_not_replayed.encode())
                     return self(batch, cells)
-        reason = "" if isinstance(source, Replay) else self.hook_reason
-        (scores, unparsed), (base, base_unparsed) = measured, scorer.base(source)
-        return Measurement(scores, base, unparsed, base_unparsed, scorer.answer_logits(source), reason)
+        why_not_replayed = "" if isinstance(source, Replay) else self.why_not_replayed
+        base, base_unparsed = scorer.base(source)
+        return Measurement(scores, base, unparsed, base_unparsed, scorer.answer_logits(source), why_not_replayed)
 
     def _delta(self, cell: Cell) -> Tensor:
         return torch.from_numpy(self.vectors[cell.vector][cell.layer].copy()) * cell.alpha
 
     def _replay(self, inputs: dict[str, Any]) -> Replay | None:
-        if not self.hook_reason:
+        if not self.why_not_replayed:
             try:
                 return Replay(self.lm.model, inputs, self.options)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, AttributeError, TypeError, LookupError) as error:
                 # a model may need more of its cache than `RecordingCache` offers, or call its layers differently
-                self.hook_reason = first_line(error)
+                self.why_not_replayed = first_line(error)
         return None
 
     @staticmethod

@@ -33,7 +33,7 @@ class SearchOptions:
         memory: GiB of a base pass to hold in memory; the rest goes to the study's folder.
         limit: search on the first questions only.
         confirm: a task to measure the choices on, once.
-        test_known: allow choosing on test questions.
+        allow_test: allow choosing on test questions.
         include_path: the user's own folder of tasks.
         keep: save a winner's layer, alpha and tokens as its vector's default for this model.
 
@@ -58,7 +58,7 @@ class SearchOptions:
     memory: float = 4.0
     limit: int | None = None
     confirm: str | None = None
-    test_known: bool = False
+    allow_test: bool = False
     include_path: Path | None = None
     keep: bool = False
 
@@ -148,18 +148,18 @@ def parse_targets(text: str) -> tuple[str, ...]:
     return targets
 
 
-def refuse_test(task: str, split: str, known: bool) -> None:
+def refuse_test(task: str, split: str, allow_test: bool) -> None:
     """Refuse to choose on the questions that a result is then reported on, which would make the result worthless.
 
     Args:
         task: the task's name.
         split: the split that its questions come from.
-        known: whether the user has confirmed that these are test questions.
+        allow_test: whether the user allows choosing on test questions.
 
     Raises:
-        UserError: for a task of a test split, unless `known`.
+        UserError: for a task of a test split, unless `allow_test`.
     """
-    if not known and is_test_task(task, split):
+    if not allow_test and is_test_task(task, split):
         raise UserError(
             f"{task} uses the split {split!r}: choose on held-out questions (…_select), or add --i-know-this-is-test"
         )

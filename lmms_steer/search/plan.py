@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -72,12 +72,12 @@ class Plan:
     @property
     def user_vectors(self) -> list[str]:
         """The user's vectors, without their controls."""
-        return [name for name in self.vectors if ",control=" not in name]
+        return _user_vectors(self.vectors)
 
     def controls_of(self, name: str) -> dict[str, str]:
         """A vector's controls by their own names: `random:0` ▸ `spatial,control=random:0`, …"""
-        parts = ((other, *other.partition(",control=")) for other in self.vectors)
-        return {control: other for other, vector, _, control in parts if control and vector == name}
+        parts = ((other, *split_control(other)) for other in self.vectors)
+        return {control: other for other, vector, control in parts if control is not None and vector == name}
 
     def folder(self, output: Path, name: str) -> Path:
         """Where a vector's files are: the study's folder, or a folder in it if there are several vectors."""
@@ -96,6 +96,12 @@ class Plan:
         """
         if not check_same_plan(folder, asdict(self)):
             write_atomically(folder / PLAN_FILE, json.dumps(asdict(self), indent=1).encode())
+
+
+def split_control(name: str) -> tuple[str, str | None]:
+    """Split a name that cells use: `spatial,control=random:0` ▸ `spatial` and `random:0`; `spatial` and None."""
+    vector, _, control = name.partition(",control=")
+    return vector, control or None
 
 
 def check_same_plan(folder: Path, mine: Mapping[str, Any]) -> bool:
@@ -140,7 +146,7 @@ def _differences(key: str, theirs: Any, mine: Any) -> Iterator[str]:
 
 def _vector_differences(theirs: Mapping[str, str], mine: Mapping[str, str | None]) -> Iterator[str]:
     """How the vectors differ. A control changes with its vector, so only the vector is named."""
-    own = [[name for name in names if ",control=" not in name] for names in (theirs, mine)]
+    own = [_user_vectors(names) for names in (theirs, mine)]
     changed = [name for name in mine if name in theirs and mine[name] not in (None, theirs[name])]
     if own[0] != own[1]:
         yield f"--vector {_plain(own[0])} there, {_plain(own[1])} here"
@@ -150,6 +156,10 @@ def _vector_differences(theirs: Mapping[str, str], mine: Mapping[str, str | None
     elif changed:
         name = changed[0]
         yield f"the vector {name} has changed since ({_hashes(theirs[name], mine[name])})"
+
+
+def _user_vectors(names: Iterable[str]) -> list[str]:
+    return [name for name in names if split_control(name)[1] is None]
 
 
 def _hashes(theirs: str | None, mine: str | None) -> str:

@@ -12,11 +12,10 @@ import numpy as np
 from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer.errors import UserError
 from lmms_steer.models.visuals import Visual, image_ids, prepare_visuals
-from lmms_steer.scoring.choice import choices_of
+from lmms_steer.scoring.choice import LETTERS, choices_of
 from lmms_steer.statistics import Ints
 from lmms_steer.statistics.clustered import cluster_ids
 
-LETTERS = "ABCDEFGHIJ"
 SAMPLED = 16
 """How many questions' ids a choice carries."""
 NUMBERS = 21
@@ -48,13 +47,13 @@ class Question:
         object.__setattr__(self, "image", stable_hash(image_ids(self.visuals)) if self.visuals else 0)
 
 
-def load_questions(task: Any, limit: int | None, fixed: bool = True) -> Iterator[Question]:
+def load_questions(task: Any, limit: int | None, require_answer_set: bool = True) -> Iterator[Question]:
     """Read a task's questions.
 
     Args:
         task: an lmms-eval task, from `harness.tasks.load_task`.
         limit: read the first questions only; None reads all.
-        fixed: whether every question must have a fixed set of answers.
+        require_answer_set: whether every question must have a fixed set of answers.
 
     Raises:
         UserError: for a question without a fixed set of answers, where it must have one.
@@ -72,7 +71,7 @@ def load_questions(task: Any, limit: int | None, fixed: bool = True) -> Iterator
             answers, right = choices, target if 0 <= target < len(choices) else None
         else:
             answers, right = _fixed_answers(doc, text, target)
-        if right is None and fixed:
+        if right is None and require_answer_set:
             raise UserError(
                 f"{name}, document {number}: the answer {target!r} is no letter, number or choice:"
                 " use --score generate, so that the model generates text and the task scores it"

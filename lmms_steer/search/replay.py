@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from lmms_steer.models.batches import StackRunner
-from lmms_steer.search.base_pass import BasePass, TensorStore
+from lmms_steer.search.base_pass import BasePass
 from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, sees_ahead
+from lmms_steer.search.tensor_store import TensorStore
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, text_config
 from lmms_steer.steering.operations import add_masked
 from lmms_steer.steering.positions import token_mask
@@ -80,9 +81,10 @@ class Replay:
         self.base, self.rounding = unsteered.run(inputs, self.generates), dict[int, float]()
         self._calls, self._added = unsteered.calls, unsteered.added
         later = {start for start in self.starts.values() if start}
-        if later and not (self._causal(later) and not any(map(self._error, later))):
+        reusable = self._causal(later) and not any(self._measure_error(start) for start in later)
+        if not reusable:
             self.starts = dict.fromkeys(self.starts, 0)
-        if 0 in self.starts.values() and (error := self._error(0)):
+        if 0 in self.starts.values() and (error := self._measure_error(0)):
             raise RuntimeError(f"a replay of {type(model).__name__} without steering is off by {error:.3g}")
 
     def steer(self, layer: int, delta: Tensor, tokens: str) -> Tensor:
@@ -192,8 +194,12 @@ class Replay:
         capped: Tensor = logits if cap is None else torch.tanh(logits / cap) * cap
         return capped.reshape(copies, self.batch, -1)
 
-    def _error(self, start: int) -> float:
-        """Largest error of a replay without steering against the model's own logits; 0 if rounding explains it."""
+    def _measure_error(self, start: int) -> float:
+        """Replay without steering, and store the difference from the model's own logits in `rounding`.
+
+        Returns:
+            the largest difference of a logit; 0 if rounding explains it.
+        """
         try:
             replayed = self._finish(0, self.tensors["out0"][:, start:], start, 1)[0]
         except (KeyError, TypeError):

@@ -16,14 +16,14 @@ from lmms_steer.search.results import (
 
 
 def report_lines(
-    plan: Plan, result: SearchResult, output: Path, confirmed: bool, adaptive: bool = False
+    plan: Plan, result: SearchResult, output: Path, confirmation_requested: bool, adaptive: bool = False
 ) -> Iterator[str]:
     """The choice for each vector, the controls for comparison, and where the files are.
 
     Args:
         plan, result: the search.
         output: the study's folder.
-        confirmed: whether the user asked for a confirmation.
+        confirmation_requested: whether the user asked for a confirmation.
         adaptive: whether the strategy proposed later cells from earlier scores.
     """
     images = f", {result.images} images," if result.images is not None else ""
@@ -38,7 +38,7 @@ def report_lines(
         yield _bias_line(plan, result.calibrated)
     else:
         yield "no answer biases: the answers are not of one small set of words"
-    if not confirmed:
+    if not confirmation_requested:
         yield ("the choice was made on these questions: measure it on others before you report it (--confirm TASK)")
 
 
@@ -67,7 +67,8 @@ def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[s
     caveat = "; does not account for later trials following earlier ones" if adaptive else ""
     chance = f"probability of a gain this large in {scope} if none had an effect"
     yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{counted}{caveat})"
-    yield f"  the weakest cell within one standard error of the best: {format_cell(cautious)}: {format_gain(cautious)}"
+    rule = "the cell with the smallest |alpha| within one standard error of the best"
+    yield f"  {rule}: {format_cell(cautious)}: {format_gain(cautious)}"
     if vector.controls:
         yield f"  random vectors of the same norms, searched in the same way: {_gains(vector.controls.values())}"
 

@@ -66,7 +66,7 @@ class VectorResult:
         cells_tried: number of cells.
         finalists: number of cells that were measured on all questions.
         counted_on: number of questions that `p_corrected` is computed on.
-        one_standard_error: the weakest cell within one standard error of the best.
+        one_standard_error: the cell with the smallest |alpha| within one standard error of the best.
         controls: control ▸ its best cell, found in the same way.
     """
 

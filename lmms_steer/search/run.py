@@ -54,11 +54,11 @@ class SearchRun:
         self.images = image_clusters(questions)
         self.chosen = options.chosen_strategy
 
-    def run(self, to_confirm: Any | None) -> Iterator[str]:
+    def run(self, confirmation_task: Any | None) -> Iterator[str]:
         """Search, choose, write the files, and confirm the choices on another task if one is given.
 
         Args:
-            to_confirm: the other lmms-eval task; None without one.
+            confirmation_task: the other lmms-eval task; None without one.
 
         Yields:
             the lines that the user should read.
@@ -76,10 +76,10 @@ class SearchRun:
         yield self.chosen.strategy.summary(context)
         if "image" in self.plan.tokens and last_layer in self.plan.layers:
             yield "image tokens of the last layer are left out: steering them cannot change an answer"
-        result, hooked = self._search(context, to_confirm)
-        if hooked:
-            reasons = "; ".join(sorted(set(hooked)))
-            yield f"{len(hooked)} batches were measured with hooks instead of by replay: {reasons}"
+        result, why_not_replayed = self._search(context, confirmation_task)
+        if why_not_replayed:
+            reasons = "; ".join(sorted(set(why_not_replayed)))
+            yield f"{len(why_not_replayed)} batches were measured with hooks instead of by replay: {reasons}"
         adaptive = self.chosen.strategy.adaptive
         yield from report_lines(self.plan, result, self.options.output, self.options.confirm is not None, adaptive)
         if self.options.keep:
@@ -99,7 +99,7 @@ class SearchRun:
             alphas=plan.alphas,
             tokens=plan.tokens,
         )
-        if self.chosen.filter is None:
+        if self.chosen.filtered_by is None:
             return context
         decided_by = FilterContext(cells, self.lm, self.vectors, self.questions, plan.batch_size, folder)
         kept = self.chosen.filtered(decided_by)
@@ -107,23 +107,28 @@ class SearchRun:
             raise UserError(f"the filter of {self.chosen.name} keeps no cell: there is nothing to search")
         return context.restricted_to(kept)
 
-    def _search(self, context: StrategyContext, to_confirm: Any | None) -> tuple[SearchResult, list[str]]:
-        """The result, which is then written, and why batches were hooked."""
-        grid, store = _measure_again_if_refuted(partial(self._measure_cells, context))
-        hooked, calibrated = list(store.hooked), calibrate(self.questions, store.answers, self.lm.first_token)
-        with FileLock(self.options.output / ".result.lock"):
-            result = assess_search(self.plan, grid, calibrated)
-            self._write(grid, result, calibrated)
-            if to_confirm is not None:
-                confirmed, hooked_there = self._confirm(result, to_confirm)
-                hooked += hooked_there
-                result = replace(result, confirmed=confirmed)
-                result.write(self.options.output)
-        if store.refuted:
-            # the confirmation found a replay wrong; those that the choice was made by were no better
+    def _search(self, context: StrategyContext, confirmation_task: Any | None) -> tuple[SearchResult, list[str]]:
+        """Measure, assess, write and confirm.
+
+        Returns:
+            the result; for each batch that was measured with hooks, why.
+        """
+        while True:
+            grid, store = _measure_again_if_refuted(partial(self._measure_cells, context))
+            why_not_replayed = list(store.why_not_replayed)
+            calibrated = calibrate(self.questions, store.answers, self.lm.first_token)
+            with FileLock(self.options.output / ".result.lock"):
+                result = assess_search(self.plan, grid, calibrated)
+                self._write(grid, result, calibrated)
+                if confirmation_task is not None:
+                    confirmed, why_not_replayed_there = self._confirm(result, confirmation_task)
+                    why_not_replayed += why_not_replayed_there
+                    result = replace(result, confirmed=confirmed)
+                    result.write(self.options.output)
+            if not store.has_refuted_batches:
+                return result, why_not_replayed
+            # the confirmation found a replay wrong: the replays that the choice was based on are not trusted either
             store.forget_replayed()
-            return self._search(context, to_confirm)
-        return result, hooked
 
     def _measure_cells(self, context: StrategyContext) -> Measured:
         output, strategy = self.options.output, self.chosen.strategy
@@ -139,16 +144,16 @@ class SearchRun:
 
     def _measurer(self, task: Any, folder: Path) -> Measurer:
         generates, budget = self.plan.score == "generate", int(self.options.memory * GIB)
-        refuted = self.options.output / REFUTED_FILE
-        return Measurer(self.lm, task, self.vectors, generates, self.plan.tokens, budget, folder, refuted)
+        refuted_file = self.options.output / REFUTED_FILE
+        return Measurer(self.lm, task, self.vectors, generates, self.plan.tokens, budget, folder, refuted_file)
 
     def _write_journal(self, grid: ScoreGrid) -> None:
         with FileLock(self.options.output / ".journal.lock"):
             study_files.write_journal(self.options.output, grid)
 
     def _confirm(self, result: SearchResult, task: Any) -> tuple[ConfirmationResult, list[str]]:
-        """Measure the choices on questions that had no part in them; also why batches were hooked."""
-        questions = list(load_questions(task, None, fixed=self.plan.score == "letters"))
+        """Measure the choices on questions that had no part in them; also why batches were not replayed."""
+        questions = list(load_questions(task, None, require_answer_set=self.plan.score == "letters"))
         chosen = {}
         for name, vector in result.vectors.items():
             controls = {f"{name},control={control}": cell for control, cell in vector.controls.items()}
@@ -156,7 +161,7 @@ class SearchRun:
                 chosen[vector_name] = Cell(vector_name, cell.layer, cell.alpha, cell.tokens)
         cells = list(chosen.values())
         grid, store = _measure_again_if_refuted(partial(self._measure_confirmation, task, questions, cells))
-        return assess_confirmation(str(task.config.task), grid), store.hooked
+        return assess_confirmation(str(task.config.task), grid), store.why_not_replayed
 
     def _measure_confirmation(self, task: Any, questions: Sequence[Question], cells: Sequence[Cell]) -> Measured:
         # a folder of its own for these questions (a task's data may be imported anew) and these cells
@@ -185,7 +190,7 @@ class SearchRun:
 def _measure_again_if_refuted(measure: Callable[[], Measured]) -> Measured:
     """Measure; if a replay was found wrong meanwhile, measure everything again with hooks."""
     grid, store = measure()
-    while store.refuted:
+    while store.has_refuted_batches:
         store.forget_replayed()
         grid, store = measure()
     return grid, store

@@ -5,7 +5,7 @@ Both scorers take a replay or a batch with hooks, and return scores together wit
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,18 @@ from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
 
 Source = Replay | HookedBatch
+
+
+class Scored(NamedTuple):
+    """Scores of one batch, of the unsteered model or of several cells.
+
+    Attributes:
+        scores: float [questions] or [cells, questions].
+        unparsed: 1 where no answer could be read, NaN where that is unknown; of the same shape.
+    """
+
+    scores: Tensor
+    unparsed: Tensor
 
 
 class LetterScorer:
@@ -47,20 +59,20 @@ class LetterScorer:
         self._possible = torch.tensor([[True] * len(own) + [False] * (width - len(own)) for own in token_ids])
         self._right = torch.tensor([question.right for question in batch])
 
-    def base(self, source: Source) -> Tensor:
+    def base(self, source: Source) -> Scored:
         """Score the unsteered model.
 
         Returns:
-            float [2, questions]: 1 where the answer is correct; NaN, as one of the answers is always taken.
+            scores [questions], 1 where the answer is correct; `unparsed` is NaN, as one of the answers is always taken.
         """
-        return _with_nan(self._correct(source.base[None, :, self._columns])[0])
+        return _always_parsed(self._correct(source.base[None, :, self._columns])[0])
 
     def answer_logits(self, source: Source) -> list[list[float]]:
         """The unsteered logits of each question's answers."""
         logits = self._logits_of_answers(source.base[None, :, self._columns])[0]
         return [row[possible].tolist() for row, possible in zip(logits, self._possible, strict=True)]
 
-    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
+    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
         """Score several cells of one layer.
 
         Args:
@@ -70,9 +82,9 @@ class LetterScorer:
             targets: the token target of each cell.
 
         Returns:
-            as `base`, float [2, cells, questions].
+            as `base`, [cells, questions].
         """
-        return _with_nan(self._correct(source.steer_all(layer, deltas, targets, self._columns)))
+        return _always_parsed(self._correct(source.steer_all(layer, deltas, targets, self._columns)))
 
     def margin(self, logits: Tensor) -> Tensor:
         """The correct answer's logit minus the largest other one, [questions]; `logits` are [questions, vocabulary]."""
@@ -118,11 +130,11 @@ class GenerationScorer:
         self.settings = generation_settings(task_settings) | {"do_sample": False}
         self._metric = str(task.config.metric_list[0]["metric"])
 
-    def base(self, source: Source) -> Tensor:  # noqa: ARG002  the interface of `LetterScorer`
+    def base(self, source: Source) -> Scored:  # noqa: ARG002  the interface of `LetterScorer`
         """Score the unsteered model.
 
         Returns:
-            float [2, questions]: the score; 1 where no answer could be read, NaN where the task does not report it.
+            [questions]; `unparsed` is NaN where the task does not report it.
         """
         return self._scores(self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :])
 
@@ -130,9 +142,10 @@ class GenerationScorer:
         """The unsteered logits of each question's answers; empty where they have no fixed set."""
         return self._letters.answer_logits(source) if self._letters is not None else [[] for _ in self.batch]
 
-    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
-        """Score several cells of one layer, as `LetterScorer.scores`; float [2, cells, questions], as `base`."""
-        return torch.stack([self._scores(ids) for ids in self.generate(source, layer, deltas, targets)], 1)
+    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
+        """Score several cells of one layer, as `LetterScorer.scores`; [cells, questions], otherwise as `base`."""
+        cells = [self._scores(ids) for ids in self.generate(source, layer, deltas, targets)]
+        return Scored(torch.stack([cell.scores for cell in cells]), torch.stack([cell.unparsed for cell in cells]))
 
     def agrees(self, replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
         """Whether a replayed cell gives the text of the model with hooks, and changes the first token's logits alike.
@@ -180,8 +193,9 @@ class GenerationScorer:
             )
         return output[:, self._length :]  # type: ignore[no-any-return]
 
-    def _scores(self, ids: Tensor) -> Tensor:
-        return torch.tensor([self._score(q, row) for q, row in zip(self.batch, ids.tolist(), strict=True)]).T
+    def _scores(self, ids: Tensor) -> Scored:
+        pairs = [self._score(q, row) for q, row in zip(self.batch, ids.tolist(), strict=True)]
+        return Scored(*torch.tensor(pairs).T)
 
     def _until_end(self, row: list[int]) -> list[int]:
         ends = self.lm.model.generation_config.eos_token_id
@@ -201,8 +215,8 @@ class GenerationScorer:
         return int(self.inputs["input_ids"].shape[1])
 
 
-def _with_nan(scores: Tensor) -> Tensor:
-    return torch.stack((scores, torch.full_like(scores, torch.nan)))
+def _always_parsed(scores: Tensor) -> Scored:
+    return Scored(scores, torch.full_like(scores, torch.nan))
 
 
 def _has_distinct_first_tokens(lm: Any, batch: Sequence[Question]) -> bool:

@@ -70,20 +70,21 @@ class ScoreGrid:
         return later if self.images is None else later[~np.isin(self.images[later], self.images[: self.spent])]
 
 
-def best_cell(grid: ScoreGrid) -> int:
+def best_index(grid: ScoreGrid) -> int:
     """Place of the finalist with the highest accuracy.
 
-    Among equals it is the weakest, as in the paper, then the one of the lowest layer.
+    Among equals it is the one with the smallest |alpha|, as in the paper, then the one of the lowest layer.
     """
     return min(grid.finalists, key=lambda i: (-grid.gains[i], abs(grid.cells[i].alpha), grid.cells[i].layer, i))
 
 
-def cautious_cell(grid: ScoreGrid) -> int:
-    """Place of the weakest finalist within one standard error of the best, by the paired difference of the two.
+def cautious_index(grid: ScoreGrid) -> int:
+    """Place of the finalist with the smallest |alpha| within one standard error of the best.
 
-    A cell that loses against the baseline is not chosen, unless the best does too.
+    The standard error is that of the paired difference of the two. A cell that loses against the baseline is not
+    chosen, unless the best does too.
     """
-    leader, gains = best_cell(grid), grid.gains
+    leader, gains = best_index(grid), grid.gains
     differences = grid.scores[leader] - grid.scores
     errors = standard_errors(differences, grid.images)
     least = min(0.0, gains[leader])
@@ -111,7 +112,7 @@ def standard_errors(differences: Floats, images: Ints | None = None) -> Floats:
     return clustered
 
 
-def corrected_p(grid: ScoreGrid, cell: int, seed: int = 0) -> float:
+def corrected_p(grid: ScoreGrid, index: int, seed: int = 0) -> float:
     """Probability of a gain as large as a finalist's in any finalist if none had an effect.
 
     Max-T by sign flips (Westfall and Young 1993): the differences of one question from the baseline change their sign
@@ -121,7 +122,7 @@ def corrected_p(grid: ScoreGrid, cell: int, seed: int = 0) -> float:
 
     Args:
         grid: the scores of one vector's cells.
-        cell: place of a finalist.
+        index: place of a finalist.
         seed: seed of the sign flips.
     """
     finalists, unspent = grid.finalists, grid.unspent
@@ -132,7 +133,7 @@ def corrected_p(grid: ScoreGrid, cell: int, seed: int = 0) -> float:
         own = np.unique(grid.images[unspent], return_inverse=True)[1]
         differences = cluster_sums(differences, np.ones(len(unspent)), own)
     squares = (differences**2).mean(1)
-    observed = _t(differences.mean(1), squares, differences.shape[1])[finalists.index(cell)]
+    observed = _t(differences.mean(1), squares, differences.shape[1])[finalists.index(index)]
     generator = np.random.default_rng(seed)
     signs = generator.choice((-1.0, 1.0), size=(PERMUTATIONS, differences.shape[1]))
     largest = _t(signs @ differences.T / differences.shape[1], squares, differences.shape[1]).max(1)

@@ -16,7 +16,7 @@ import yaml
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError
 from lmms_steer.search.calibration import Calibration
-from lmms_steer.search.plan import Plan
+from lmms_steer.search.plan import Plan, split_control
 from lmms_steer.search.report import format_cell
 from lmms_steer.search.results import CellResult, SearchResult, VectorResult
 from lmms_steer.search.selection import ScoreGrid
@@ -35,29 +35,31 @@ def study_sha256(plan: Plan, grid: ScoreGrid) -> str:
     return digest.hexdigest()
 
 
-def choice_spec(plan: Plan, study: str, questions: str, name: str, cell: CellResult) -> SteeringSpec:
+def choice_spec(plan: Plan, study: str, question_ids: str, name: str, cell: CellResult) -> SteeringSpec:
     """A chosen cell as a spec, with its provenance.
 
     Args:
         plan: the search.
         study: hash of the study.
-        questions: ids of some of its questions (`questions.sample_ids`), by which a leaderboard recognises them.
+        question_ids: ids of some of its questions (`questions.sample_ids`), by which a leaderboard recognises them.
         name: the vector, or a control by the name that cells use.
         cell: the chosen cell.
     """
-    vector, _, control = name.partition(",control=")
+    vector, control = split_control(name)
     provenance = {"chosen_on": plan.task, "questions": plan.n, "model": f"{plan.model} {plan.model_args}",
-                  "study": study, "vector_sha256": plan.vectors[name], "some_questions": questions}  # fmt: skip
-    intervention = Intervention(vector, cell.layer, cell.alpha, cell.tokens, control=control or None)
+                  "study": study, "vector_sha256": plan.vectors[name], "some_questions": question_ids}  # fmt: skip
+    intervention = Intervention(vector, cell.layer, cell.alpha, cell.tokens, control=control)
     return SteeringSpec((intervention,), provenance)
 
 
-def write_choices(folder: Path, plan: Plan, questions: str, name: str, grid: ScoreGrid, result: VectorResult) -> None:
+def write_choices(
+    folder: Path, plan: Plan, question_ids: str, name: str, grid: ScoreGrid, result: VectorResult
+) -> None:
     """Write the specs that `--model_args steering=…` takes: the choice, the cautious choice, each control's choice.
 
     Args:
         folder: the vector's folder.
-        plan, questions, name: as for `choice_spec`.
+        plan, question_ids, name: as for `choice_spec`.
         grid: the scores of all vectors.
         result: the vector's result.
     """
@@ -66,7 +68,7 @@ def write_choices(folder: Path, plan: Plan, questions: str, name: str, grid: Sco
     for control, cell in result.controls.items():
         files[f"control_{control.replace(':', '_')}"] = (f"{name},control={control}", cell)
     for file, (vector, cell) in files.items():
-        spec = choice_spec(plan, study, questions, vector, cell)
+        spec = choice_spec(plan, study, question_ids, vector, cell)
         write_atomically(folder / f"{file}.yaml", spec.to_yaml().encode())
 
 

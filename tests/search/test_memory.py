@@ -72,13 +72,13 @@ def test_a_part_replayed_before_a_wrong_replay_is_measured_again(
 ) -> None:
     # the first part's cells pass, the second's do not
     compared = reject_replays(monkeypatch, after=3)
-    measure, measured = BatchStore._measure, list[str]()
+    write_batch, measured = BatchStore._write_batch, list[str]()
 
     def recorded(store: BatchStore, path: Path, *args: Any, **more: Any) -> None:
         measured.append(path.name)
-        measure(store, path, *args, **more)
+        write_batch(store, path, *args, **more)
 
-    monkeypatch.setattr(BatchStore, "_measure", recorded)
+    monkeypatch.setattr(BatchStore, "_write_batch", recorded)
     with limited_to(8):
         search_into(tmp_path, **SETTINGS)
     assert measured == ["000-00000.parquet", "000-00001.parquet", "000-00000.parquet"]

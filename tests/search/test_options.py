@@ -46,8 +46,8 @@ def test_ranges_are_parsed_and_invalid_ones_refused() -> None:
             parse_alphas(text)
     with pytest.raises(UserError, match="unknown token target 'images': did you mean 'image'"):
         parse_targets("images")
-    refuse_test("cvbench_relation_select", "test", known=False)
+    refuse_test("cvbench_relation_select", "test", allow_test=False)
     for task in ("cvbench_relation", "cvbench_relation_test"):
         with pytest.raises(UserError, match="choose on held-out questions"):
-            refuse_test(task, "test", known=False)
-        refuse_test(task, "test", known=True)
+            refuse_test(task, "test", allow_test=False)
+        refuse_test(task, "test", allow_test=True)

@@ -20,7 +20,17 @@ def test_a_task_without_fixed_answers_needs_generated_text() -> None:
     task.doc_to_visual = lambda _: [Image.new("RGB", (8, 8))]
     with pytest.raises(UserError, match=r"captions, document 0: .* 'a red cat' is no letter.*--score generate"):
         list(load_questions(task, None))
-    assert [question.answers for question in load_questions(task, None, fixed=False)] == [()]
+    assert [question.answers for question in load_questions(task, None, require_answer_set=False)] == [()]
+
+
+def test_letters_beyond_the_tenth_are_answers() -> None:
+    choices = [f"colour {i}" for i in range(11)]
+    docs = [{"question": "which ? (A) colour 0", "choices": choices, "answer": "(K)"}]
+    task = SimpleNamespace(config=SimpleNamespace(task="colours"), has_test_docs=lambda: True, test_docs=lambda: docs)
+    task.doc_to_text, task.doc_to_target = (lambda doc: doc["question"]), (lambda doc: doc["answer"])
+    task.doc_to_visual = lambda _: []
+    (question,) = load_questions(task, None)
+    assert question.answers == tuple("ABCDEFGHIJK") and question.right == 10
 
 
 @pytest.mark.slow

@@ -22,7 +22,6 @@ from lmms_steer.search.strategies import (
     Rung,
     Strategy,
     StrategyContext,
-    check_strategy,
     parse_strategy,
     register_strategy,
     strategies,
@@ -137,27 +136,27 @@ def test_a_strategy_that_finishes_no_cell_is_refused(tmp_path: Path) -> None:
         ("rase+screen", "unknown strategy 'rase': did you mean 'race'"),
         ("race+scren", "unknown strategy 'scren': did you mean 'screen'"),
         ("race+grid", r"'race\+grid': 'grid' is no filter: expected one of screen after the '\+'"),
-        ("screen+race", r"'screen\+race': 'screen' is a filter itself and can only stand last"),
+        ("screen+race", r"'screen\+race': 'screen' is a filter, which is written last and runs first"),
     ],
 )
 def test_an_unknown_strategy_is_refused_with_the_nearest(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         SearchOptions("steered_hf", "pretrained=x", ("v",), "task", tmp_path, strategy=name)
     with pytest.raises(UserError, match=message):
-        check_strategy(name)
+        parse_strategy(name)
 
 
 def test_the_built_in_strategies_are_listed_with_a_description() -> None:
     assert strategies.names()[:4] == ("grid", "race", "screen", "tpe")
     assert all(entry.description and "\n" not in entry.description for entry in strategies.entries().values())
     chosen = parse_strategy("race+screen")
-    assert (chosen.strategy.name, chosen.filter and chosen.filter.name, chosen.needs_letters) == (
+    assert (chosen.strategy.name, chosen.filtered_by and chosen.filtered_by.name, chosen.needs_answer_set) == (
         "race",
         "screen",
         True,
     )
     assert parse_strategy("screen").questions_spent(240) == parse_strategy("race+screen").questions_spent(240) == 20
-    assert not parse_strategy("race").needs_letters and parse_strategy("tpe").strategy.adaptive
+    assert not parse_strategy("race").needs_answer_set and parse_strategy("tpe").strategy.adaptive
 
 
 def test_a_taken_name_is_refused() -> None:
@@ -193,7 +192,7 @@ def test_an_installed_package_adds_a_strategy_by_an_entry_point(tmp_path: Path) 
 
 def test_looking_up_a_strategy_imports_no_torch() -> None:
     code = (
-        "import sys; from lmms_steer.search.strategies import check_strategy, strategies; strategies.entries();"
-        " check_strategy('race+screen'); sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
+        "import sys; from lmms_steer.search.strategies import parse_strategy, strategies; strategies.entries();"
+        " parse_strategy('race+screen'); sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -3,7 +3,7 @@
 import numpy as np
 
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.selection import ScoreGrid, best_cell, cautious_cell, corrected_p
+from lmms_steer.search.selection import ScoreGrid, best_index, cautious_index, corrected_p
 
 
 def simulated(rng: np.random.Generator, cells: int, questions: int, effect: float = 0.0) -> ScoreGrid:
@@ -18,13 +18,13 @@ def simulated(rng: np.random.Generator, cells: int, questions: int, effect: floa
 def test_the_corrected_p_holds_its_rate_with_no_effect_and_finds_a_planted_one() -> None:
     rng = np.random.default_rng(0)
     null = [simulated(rng, 40, 200) for _ in range(200)]
-    low = np.mean([corrected_p(g, best_cell(g)) < 0.05 for g in null])
+    low = np.mean([corrected_p(g, best_index(g)) < 0.05 for g in null])
     assert low <= 0.085, "5% of 200, and three standard errors"
     planted = [simulated(rng, 40, 300, effect=0.3) for _ in range(20)]
-    assert all(best_cell(g) == 0 and corrected_p(g, 0) < 0.05 for g in planted)
+    assert all(best_index(g) == 0 and corrected_p(g, 0) < 0.05 for g in planted)
 
 
-def test_the_one_standard_error_rule_takes_the_weakest_cell_near_the_best() -> None:
+def test_the_one_standard_error_rule_takes_the_smallest_alpha_near_the_best() -> None:
     base = np.zeros(100)
     scores = np.zeros((3, 100))
     scores[0, :10] = 1  # far below
@@ -33,4 +33,4 @@ def test_the_one_standard_error_rule_takes_the_weakest_cell_near_the_best() -> N
     compared = ScoreGrid(
         [Cell("v", 0, 0.1, "image"), Cell("v", 0, 0.5, "image"), Cell("v", 0, 1.0, "image")], scores, base
     )
-    assert best_cell(compared) == 2 and cautious_cell(compared) == 1
+    assert best_index(compared) == 2 and cautious_index(compared) == 1

@@ -9,10 +9,10 @@ import pytest
 
 from lmms_steer.search.assessment import cell_result
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.selection import ScoreGrid, best_cell, cautious_cell, corrected_p
+from lmms_steer.search.selection import ScoreGrid, best_index, cautious_index, corrected_p
 from lmms_steer.search.strategies import Rung, StrategyContext, run_strategy
 from lmms_steer.search.strategies.grid import grid as full_grid
-from lmms_steer.search.strategies.halving import FINALISTS, planned_answers, race
+from lmms_steer.search.strategies.race import MIN_FINALISTS, planned_answers, race
 from lmms_steer.search.strategies.screen import promising
 from lmms_steer.search.strategies.tpe import tpe
 from lmms_steer.statistics import Floats
@@ -50,9 +50,9 @@ def test_a_race_finds_a_planted_winner_for_a_fifth_of_the_grid() -> None:
         full, answers = simulated(seed, effect=0.5), list[int]()
         raced = run_strategy(race(StrategyContext(CELLS, 300)), 300, reader(full, answers))
         assert sum(answers) <= planned_answers(StrategyContext(CELLS, 300)) <= 300 * len(CELLS) / 5
-        assert len(raced.cells) == len(CELLS) and len(raced.finalists) <= FINALISTS and raced.spent == 100
-        chosen = best_cell(raced)
-        assert raced.cells[cautious_cell(raced)] in [raced.cells[i] for i in raced.finalists]
+        assert len(raced.cells) == len(CELLS) and len(raced.finalists) <= MIN_FINALISTS and raced.spent == 100
+        chosen = best_index(raced)
+        assert raced.cells[cautious_index(raced)] in [raced.cells[i] for i in raced.finalists]
         found += raced.cells[chosen] == WINNER and corrected_p(raced, chosen) < 0.05
     assert found >= 9
 
@@ -61,7 +61,7 @@ def test_a_race_without_an_effect_rarely_claims_a_winner() -> None:
     claims = 0
     for seed in range(150):
         raced = run_strategy(race(StrategyContext(CELLS, 300)), 300, reader(simulated(seed, effect=0.0)))
-        claims += corrected_p(raced, best_cell(raced)) < 0.05
+        claims += corrected_p(raced, best_index(raced)) < 0.05
     assert claims / 150 <= 0.104, "5%, and three standard errors"
 
 
@@ -69,14 +69,21 @@ def test_each_vector_has_a_race_of_its_own() -> None:
     both = [*CELLS, *(Cell("weak", c.layer, c.alpha, c.tokens) for c in CELLS)]
     raced = run_strategy(race(StrategyContext(both, 300)), 300, reader(simulated(0, effect=0.5, cells=both)))
     assert {raced.cells[i].vector for i in raced.finalists} == {"v", "weak"}
-    assert raced.of("weak").cells[0].vector == "weak" and raced.of("v").cells[best_cell(raced.of("v"))] == WINNER
+    assert raced.of("weak").cells[0].vector == "weak" and raced.of("v").cells[best_index(raced.of("v"))] == WINNER
 
 
 def test_a_grid_measures_everything_and_a_small_study_drops_no_cell() -> None:
     grid = run_strategy(full_grid(StrategyContext(CELLS, 300)), 300, reader(simulated(0, 0.5)))
-    assert len(grid.finalists) == len(CELLS) and grid.spent == 0 and grid.cells[best_cell(grid)] == WINNER
+    assert len(grid.finalists) == len(CELLS) and grid.spent == 0 and grid.cells[best_index(grid)] == WINNER
     few = run_strategy(race(StrategyContext(CELLS, 12)), 12, reader(simulated(0, 0.5, n=12)))
     assert len(few.finalists) == len(CELLS), "with fewer questions than a first rung, every cell is measured on all"
+
+
+def proposing(layers: Sequence[int], left_out: Sequence[tuple[int, str]] = ()) -> StrategyContext:
+    """What `tpe` proposes from, without some layers' targets."""
+    alphas, tokens = (0.1, 1.0), ("image", "text")
+    cells = [Cell("v", *cell) for cell in product(layers, alphas, tokens) if (cell[0], cell[2]) not in left_out]
+    return StrategyContext(cells, 4, None, 3, 48, ["v"], layers, alphas, tokens)
 
 
 def test_tpe_approaches_the_best_alpha_and_is_deterministic() -> None:
@@ -85,18 +92,30 @@ def test_tpe_approaches_the_best_alpha_and_is_deterministic() -> None:
         return np.array(value), np.zeros(4)
 
     def run() -> ScoreGrid:
-        search = StrategyContext(
-            [], 4, seed=3, trials=48, vectors=["v"], layers=(5, 6, 7, 9), alphas=(0.1, 1.0), tokens=("image", "text")
-        )
-        return run_strategy(tpe(search), 4, measure)
+        return run_strategy(tpe(proposing((5, 6, 7, 9))), 4, measure)
 
     first, again = run(), run()
     assert list(first.cells) == list(again.cells) and len(first.cells) == 48
-    chosen = first.cells[best_cell(first)]
+    chosen = first.cells[best_index(first)]
     assert chosen.layer == 7 and abs(chosen.alpha - 0.6) < 0.05
     assert np.mean([abs(c.alpha - 0.6) for c in first.cells[-16:]]) < np.mean(
         [abs(c.alpha - 0.6) for c in first.cells[:16]]
     )
+
+
+def test_tpe_proposes_nothing_that_the_grid_leaves_out() -> None:
+    layers = (5, 6, 7, 9)
+
+    def measure(_: int, rung: Rung) -> tuple[Floats, Floats]:
+        # the best cells would be at the place that is left out
+        return np.array([[0.1 * c.layer + (c.tokens == "image")] * 4 for c in rung.cells]), np.zeros(4)
+
+    whole = run_strategy(tpe(proposing(layers)), 4, measure)
+    assert any((cell.layer, cell.tokens) == (9, "image") for cell in whole.cells)
+    for left_out in ([(9, "image")], [(9, "image"), (9, "text")], [*product((5, 6, 7), ("image", "text"))]):
+        first, again = (run_strategy(tpe(proposing(layers, left_out)), 4, measure) for _ in range(2))
+        assert list(first.cells) == list(again.cells) and len(first.cells) == 48
+        assert not {(cell.layer, cell.tokens) for cell in first.cells} & set(left_out)
 
 
 def test_a_screen_keeps_the_most_promising_third_of_each_vector() -> None:
@@ -133,15 +152,17 @@ def sharing(rng: np.random.Generator, effect: float = 0.0) -> ScoreGrid:
 def test_the_corrected_p_holds_its_level_where_questions_share_images() -> None:
     rng = np.random.default_rng(0)
     null = [sharing(rng) for _ in range(200)]
-    low = np.mean([corrected_p(grid, best_cell(grid)) < 0.05 for grid in null])
+    low = np.mean([corrected_p(grid, best_index(grid)) < 0.05 for grid in null])
     assert low == pytest.approx(0.05, abs=0.046), "three standard errors"
-    alone = [corrected_p(replace(grid, images=None), best_cell(grid)) < 0.05 for grid in null]
+    alone = [corrected_p(replace(grid, images=None), best_index(grid)) < 0.05 for grid in null]
     assert np.mean(alone) > 0.3, "without clustering by image the level is far exceeded"
     assert np.mean([cell_result(grid, 0).p < 0.05 for grid in null]) <= 0.096
     covered = [cell_result(grid, 0).low <= 0 <= cell_result(grid, 0).high for grid in null]
     assert np.mean(covered) >= 0.9
     planted = [sharing(rng, effect=1.0) for _ in range(20)]
-    assert all(best_cell(grid) == CELLS.index(WINNER) and corrected_p(grid, best_cell(grid)) < 0.05 for grid in planted)
+    assert all(
+        best_index(grid) == CELLS.index(WINNER) and corrected_p(grid, best_index(grid)) < 0.05 for grid in planted
+    )
 
 
 def test_a_race_over_shared_images_holds_its_level() -> None:
@@ -150,7 +171,7 @@ def test_a_race_over_shared_images_holds_its_level() -> None:
         grid = sharing(rng)
         raced = run_strategy(race(StrategyContext(CELLS, 320, IMAGES)), 320, reader(grid), images=IMAGES)
         assert raced.spent == 107 and len(raced.unspent) == 208, "an image on both sides of the boundary is left out"
-        claims += corrected_p(raced, best_cell(raced)) < 0.05
+        claims += corrected_p(raced, best_index(raced)) < 0.05
     assert claims / 150 <= 0.104, "5%, and three standard errors"
 
 
@@ -165,7 +186,7 @@ def test_without_shared_images_the_numbers_do_not_change() -> None:
         cells = [Cell("v", i, 1.0 + i, "image") for i in range(12)]
         plain = ScoreGrid(cells, hits, base, spent)
         graded = ScoreGrid(cells, np.round(hits * rng.random(hits.shape), 3), base * rng.random(300), spent)
-        found += [(best_cell(g), cautious_cell(g), corrected_p(g, best_cell(g))) for g in (plain, graded)]
+        found += [(best_index(g), cautious_index(g), corrected_p(g, best_index(g))) for g in (plain, graded)]
     assert found == [(0, 0, 0.033483258370814596), (10, 0, 0.5172413793103449), (0, 0, 0.9185407296351824),
                      (4, 0, 0.09195402298850575)]  # fmt: skip
     assert cluster_ids(rng.permutation(300)) is None

@@ -13,8 +13,9 @@ to be measured on all questions. `register_strategy` adds one:
 The command line and recipes find the strategies of installed packages, which declare an entry point of the group
 `lmms_steer.strategies` (see `lmms_steer.registry`). `SearchOptions` also takes the function itself.
 
-A strategy with a `filter` drops cells before anything is measured. Its name can follow another one's: `race+screen`
-is a race over the cells that the screen keeps. Importing this package or its built-in strategies imports no torch.
+A strategy with a `filter` drops cells before anything is measured. Its name can follow another one's: in `race+screen`
+the screen is written last and runs first, and the race is over the cells that it keeps. Importing this package or its
+built-in strategies imports no torch.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -132,7 +133,7 @@ class SearchStrategy:
         filter: drops cells before the first rung; None for a strategy that drops none.
         questions_spent: n ▸ how many of the first of n questions decided which cells are measured on the others.
             The p-value is then computed without them. What the rungs' own ranges show need not be repeated.
-        needs_letters: whether every question needs a fixed set of answers, as gradients of an answer's logit do.
+        needs_answer_set: whether every question needs a fixed set of answers, as gradients of an answer's logit do.
         adaptive: whether later cells are proposed from earlier scores on the same questions. The report then says
             that the p-value does not account for it.
     """
@@ -144,7 +145,7 @@ class SearchStrategy:
     summary: Callable[[StrategyContext], str] = _describe_grid
     filter: CellFilter | None = None
     questions_spent: Callable[[int], int] = _none_spent
-    needs_letters: bool = False
+    needs_answer_set: bool = False
     adaptive: bool = False
 
 
@@ -161,7 +162,7 @@ def register_strategy(
     summary: Callable[[StrategyContext], str] = _describe_grid,
     filter: CellFilter | None = None,  # noqa: A002  the name of the entry's attribute
     questions_spent: Callable[[int], int] = _none_spent,
-    needs_letters: bool = False,
+    needs_answer_set: bool = False,
     adaptive: bool = False,
 ) -> Callable[[StrategyBuilder], StrategyBuilder]:
     """Register the decorated generator function as a strategy.
@@ -169,8 +170,8 @@ def register_strategy(
     Args:
         name: what users type: lower-case letters, digits and underscores.
         description: one plain line for help and documentation.
-        planned_answers, summary, filter, questions_spent, needs_letters, adaptive: see `SearchStrategy`. By default the
-            strategy counts as one that measures every cell on every question.
+        planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive: see `SearchStrategy`. By default
+            the strategy counts as one that measures every cell on every question.
 
     Returns:
         a decorator that returns the function unchanged.
@@ -181,7 +182,7 @@ def register_strategy(
 
     def register(build: StrategyBuilder) -> StrategyBuilder:
         entry = SearchStrategy(
-            name, description, build, planned_answers, summary, filter, questions_spent, needs_letters, adaptive
+            name, description, build, planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive
         )
         strategies.add(name, entry)
         return build
@@ -196,27 +197,27 @@ class ChosenStrategy:
     Attributes:
         name: as typed, and as a study's plan stores it.
         strategy: what runs.
-        filter: the strategy whose filter goes first; None without one.
+        filtered_by: the strategy whose filter runs first; None without one.
     """
 
     name: str
     strategy: SearchStrategy
-    filter: SearchStrategy | None
+    filtered_by: SearchStrategy | None
 
     @property
-    def needs_letters(self) -> bool:
-        return self.strategy.needs_letters or (self.filter is not None and self.filter.needs_letters)
+    def needs_answer_set(self) -> bool:
+        return self.strategy.needs_answer_set or (self.filtered_by is not None and self.filtered_by.needs_answer_set)
 
     def questions_spent(self, n: int) -> int:
         """How many of the first of n questions decided, beyond the rungs, which cells are measured on the others."""
-        by_filter = self.filter.questions_spent(n) if self.filter is not None else 0
+        by_filter = self.filtered_by.questions_spent(n) if self.filtered_by is not None else 0
         return max(self.strategy.questions_spent(n), by_filter)
 
     def filtered(self, context: FilterContext) -> list[Cell]:
         """The cells that the filter keeps; all of them without a filter."""
-        if self.filter is None or self.filter.filter is None:
+        if self.filtered_by is None or self.filtered_by.filter is None:
             return list(context.cells)
-        return self.filter.filter(context)
+        return self.filtered_by.filter(context)
 
 
 def parse_strategy(strategy: str | StrategyBuilder) -> ChosenStrategy:
@@ -234,21 +235,12 @@ def parse_strategy(strategy: str | StrategyBuilder) -> ChosenStrategy:
     if not plus:
         return ChosenStrategy(strategy, chosen, chosen if chosen.filter is not None else None)
     if chosen.filter is not None:
-        raise UserError(f"strategy {strategy!r}: {first!r} is a filter itself and can only stand last")
+        raise UserError(f"strategy {strategy!r}: {first!r} is a filter, which is written last and runs first")
     after = strategies.get(second)
     if after.filter is None:
         filters = ", ".join(name for name, entry in strategies.entries().items() if entry.filter is not None)
         raise UserError(f"strategy {strategy!r}: {second!r} is no filter: expected one of {filters} after the '+'")
     return ChosenStrategy(strategy, chosen, after)
-
-
-def check_strategy(name: str) -> None:
-    """Check a strategy's name.
-
-    Raises:
-        UserError: as `parse_strategy`.
-    """
-    parse_strategy(name)
 
 
 def run_strategy(

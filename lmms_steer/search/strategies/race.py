@@ -18,9 +18,10 @@ RUNG_ENDS = (1 / 12, 1 / 6, 1 / 3, 1.0)
 """The share of the questions that has been asked at the end of each rung."""
 SURVIVING_SHARE = 1 / 4
 """The share of a vector's cells that goes on to the next rung."""
-FINALISTS = 4
-FIRST_RUNG = 20
-"""Fewer questions than this cannot order cells."""
+MIN_FINALISTS = 4
+"""At least this many cells of a vector go on, except those whose difference from the leader is clearly below 0."""
+MIN_FIRST_RUNG = 20
+"""The first rung has at least this many questions: fewer cannot order cells."""
 
 
 def planned_answers(search: StrategyContext) -> int:
@@ -61,11 +62,11 @@ def race(search: StrategyContext) -> Strategy:
 
 def rung_ends(n: int) -> list[int]:
     """After how many of `n` questions each rung ends."""
-    return sorted({min(n, max(FIRST_RUNG, round(share * n))) for share in RUNG_ENDS})
+    return sorted({min(n, max(MIN_FIRST_RUNG, round(share * n))) for share in RUNG_ENDS})
 
 
 def _survivors(alive: int) -> int:
-    return min(alive, max(FINALISTS, round(SURVIVING_SHARE * alive)))
+    return min(alive, max(MIN_FINALISTS, round(SURVIVING_SHARE * alive)))
 
 
 def _best_of(vector: str, scores_of: dict[Cell, Floats], images: Ints | None) -> list[Cell]:
