@@ -33,9 +33,9 @@ def assess_search(plan: Plan, grid: ScoreGrid, calibrated: Calibration | None) -
         baseline=float(grid.base.mean()),
         baseline_unparsed=_known(grid.unparsed_by(None)),
         cells=len(grid.cells),
-        images=None if grid.images is None else len(np.unique(grid.images)),
+        n_images=None if grid.image_of is None else len(np.unique(grid.image_of)),
         vectors={name: _assess_vector(plan, grid, name) for name in plan.user_vectors},
-        calibrated=None if calibrated is None else _assess_calibration(calibrated, grid.images),
+        calibrated=None if calibrated is None else _assess_calibration(calibrated, grid.image_of),
     )
 
 
@@ -58,19 +58,19 @@ def cell_result(grid: ScoreGrid, index: int) -> CellResult:
         index: the cell's place in the grid.
     """
     cell = grid.cells[index]
-    gain = paired_gain(grid.base, grid.scores[index], grid.images)
+    gain = paired_gain(grid.base, grid.scores[index], grid.image_of)
     unparsed = _known(grid.unparsed_by(cell))
     return CellResult(**asdict(gain), layer=cell.layer, alpha=cell.alpha, tokens=cell.tokens, unparsed=unparsed)
 
 
-def paired_gain(base: Floats, scores: Floats, images: Ints | None = None) -> Gain:
+def paired_gain(base: Floats, scores: Floats, image_of: Ints | None = None) -> Gain:
     """Compare scores with the baseline's on the same questions.
 
     Args:
         base, scores: float [questions].
-        images: the image of each question, numbered from 0; None where no two questions share one.
+        image_of: the image of each question, numbered from 0; None where no two questions share one.
     """
-    paired = compare_scores(base, scores, images)
+    paired = compare_scores(base, scores, image_of)
     return Gain(paired.accuracy, paired.gain, paired.low, paired.high, paired.p, paired.fixed, paired.broken)
 
 
@@ -94,8 +94,8 @@ def _best_of(grid: ScoreGrid) -> CellResult:
     return cell_result(grid, best_index(grid))
 
 
-def _assess_calibration(calibrated: Calibration, images: Ints | None) -> CalibrationResult:
-    gain = paired_gain(calibrated.base, calibrated.scores, images)
+def _assess_calibration(calibrated: Calibration, image_of: Ints | None) -> CalibrationResult:
+    gain = paired_gain(calibrated.base, calibrated.scores, image_of)
     return CalibrationResult(**asdict(gain), baseline=float(calibrated.base.mean()))
 
 

@@ -41,8 +41,8 @@ def draw_study(folder: Path, name: str, grid: ScoreGrid, result: VectorResult) -
 def _gain_points(grid: ScoreGrid, i: int) -> tuple[float, float, float]:
     """A cell's gain in points and its 95% interval, on the questions that it was measured on."""
     measured = ~np.isnan(grid.scores[i])
-    images = None if grid.images is None else grid.images[measured]
-    gain = paired_gain(grid.base[measured], grid.scores[i][measured], images)
+    image_of = None if grid.image_of is None else grid.image_of[measured]
+    gain = paired_gain(grid.base[measured], grid.scores[i][measured], image_of)
     return 100 * gain.gain, 100 * gain.low, 100 * gain.high
 
 

@@ -1,8 +1,8 @@
 """Reuse a base pass for the positions before the first steered one: their keys and values do not change.
 
-That holds in causal models only (`sees_ahead`). The base pass records keys and values (`RecordingCache`). A replay calls
-a layer on the later positions alone, with arguments cut to them (`layer_call`) and the recorded keys and values in
-front (`PrefixCache`).
+That holds in causal models only (`sees_ahead`). The base pass records keys and values (`RecordingCache`). A replay
+calls a layer on the later positions alone, with arguments cut to them (`layer_call`) and the recorded keys and values
+in front (`PrefixCache`).
 """
 
 from collections.abc import Mapping

@@ -58,7 +58,7 @@ class Measurer:
         targets: the token targets of all cells.
         budget: bytes of a base pass to hold in memory; None holds all.
         folder: where to store the rest.
-        refuted_file: the file by which the study's processes tell each other, and later ones, that a replay was found wrong.
+        refuted_file: written when a replay is found wrong, and read by the study's other and later processes.
 
     Attributes:
         why_not_replayed: why batches are not replayed any more; empty while they are.

@@ -118,10 +118,10 @@ def shuffle_by_image(questions: Sequence[Question], seed: int) -> list[Question]
         questions: in the task's order.
         seed: seed of the order.
     """
-    images = image_clusters(questions)
+    image_of = image_clusters(questions)
     groups: dict[int, list[Question]] = {}
     for place, question in enumerate(questions):
-        groups.setdefault(place if images is None else int(images[place]), []).append(question)
+        groups.setdefault(place if image_of is None else int(image_of[place]), []).append(question)
     shuffled = list(groups.values())
     random.Random(seed).shuffle(shuffled)
     return [question for group in shuffled for question in group]

@@ -26,7 +26,7 @@ def report_lines(
         confirmation_requested: whether the user asked for a confirmation.
         adaptive: whether the strategy proposed later cells from earlier scores.
     """
-    images = f", {result.images} images," if result.images is not None else ""
+    images = f", {result.n_images} images," if result.n_images is not None else ""
     unparsed = _unparsed(result.baseline_unparsed)
     yield f"baseline {result.baseline:.3f} on {plan.n} questions{images} of {plan.task}{unparsed}"
     for name, vector in result.vectors.items():

@@ -120,7 +120,7 @@ class SearchResult:
         baseline: accuracy of the unsteered model.
         baseline_unparsed: the share of its answers that could not be read; None where that is unknown.
         cells: number of cells that were tried, those of controls included.
-        images: number of images; None where no two questions share one.
+        n_images: number of images; None where no two questions share one.
         vectors: the user's vectors.
         calibrated: the answer biases; None where the answers are not of one small set of words.
         confirmed: the choices on another task; None without one.
@@ -130,14 +130,16 @@ class SearchResult:
     baseline: float
     baseline_unparsed: float | None
     cells: int
-    images: int | None
+    n_images: int | None
     vectors: Mapping[str, VectorResult]
     calibrated: CalibrationResult | None = None
     confirmed: ConfirmationResult | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The content of `result.json`."""
-        data = {"version": VERSION, **asdict(self)}
+        data = {"version": VERSION} | {
+            "images" if key == "n_images" else key: value for key, value in asdict(self).items()
+        }
         data["vectors"] = {name: _vector_to_json(vector) for name, vector in self.vectors.items()}
         if self.calibrated is not None:
             data["calibrated"] = _ordered(self.calibrated, "scored_by", "baseline")
@@ -162,7 +164,7 @@ class SearchResult:
                 baseline=data["baseline"],
                 baseline_unparsed=data.get("baseline_unparsed"),
                 cells=data["cells"],
-                images=data.get("images"),
+                n_images=data.get("images"),
                 vectors={name: _vector_from_json(vector) for name, vector in data["vectors"].items()},
                 calibrated=CalibrationResult(**data["calibrated"]) if data.get("calibrated") else None,
                 confirmed=_confirmation_from_json(data["confirmed"]) if data.get("confirmed") else None,

@@ -51,7 +51,7 @@ class SearchRun:
     ) -> None:  # fmt: skip
         self.options, self.plan, self.lm, self.task = options, plan, lm, task
         self.vectors, self.questions = vectors, questions
-        self.images = image_clusters(questions)
+        self.image_of = image_clusters(questions)
         self.chosen = options.chosen_strategy
 
     def run(self, confirmation_task: Any | None) -> Iterator[str]:
@@ -91,7 +91,7 @@ class SearchRun:
         context = StrategyContext(
             cells=cells,
             n=len(self.questions),
-            images=self.images,
+            image_of=self.image_of,
             seed=plan.seed,
             trials=plan.trials,
             vectors=tuple(plan.vectors),
@@ -134,7 +134,7 @@ class SearchRun:
         output, strategy = self.options.output, self.chosen.strategy
         with tqdm(total=strategy.planned_answers(context), desc="search", unit=" answers", disable=None) as bar:
             store = BatchStore(output, self._measurer(self.task, output), self.questions, self.plan.batch_size, bar)
-            grid = run_strategy(strategy.build(context), context.n, store, self._write_journal, self.images)
+            grid = run_strategy(strategy.build(context), context.n, store, self._write_journal, self.image_of)
             bar.total = bar.n
         for name in self.plan.vectors:
             if not grid.of(name).finalists:
@@ -171,7 +171,7 @@ class SearchRun:
         with tqdm(total=len(cells) * n, desc="confirm", unit=" answers", disable=None) as bar:
             store = BatchStore(folder, self._measurer(task, folder), questions, self.plan.batch_size, bar)
             strategy = full_grid(StrategyContext(cells, n))
-            grid = run_strategy(strategy, n, store, images=image_clusters(questions))
+            grid = run_strategy(strategy, n, store, image_of=image_clusters(questions))
             return replace(grid, unparsed=store.unparsed), store
 
     def _write(self, grid: ScoreGrid, result: SearchResult, calibrated: Calibration | None) -> None:

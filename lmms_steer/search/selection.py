@@ -24,7 +24,7 @@ class ScoreGrid:
         scores: float [cells, questions], from 0 to 1; NaN where a cell was not measured on a question.
         base: scores of the unsteered model, float [questions].
         spent: how many of the first questions decided which cells were measured on the others.
-        images: the image of each question, numbered from 0; None where no two questions share one.
+        image_of: the image of each question, numbered from 0; None where no two questions share one.
         unparsed: for each cell, and for None (the unsteered model), 1 where no answer could be read, float [questions];
             NaN where that is unknown.
     """
@@ -33,7 +33,7 @@ class ScoreGrid:
     scores: Floats
     base: Floats
     spent: int = 0
-    images: Ints | None = None
+    image_of: Ints | None = None
     unparsed: Mapping[Cell | None, Floats] = field(default_factory=dict)
 
     def of(self, vector: str) -> "ScoreGrid":
@@ -67,7 +67,7 @@ class ScoreGrid:
     def unspent(self) -> Ints:
         """Places of the questions that had no part in dropping cells, and whose image had none either."""
         later = np.arange(self.spent, self.scores.shape[1])
-        return later if self.images is None else later[~np.isin(self.images[later], self.images[: self.spent])]
+        return later if self.image_of is None else later[~np.isin(self.image_of[later], self.image_of[: self.spent])]
 
 
 def best_index(grid: ScoreGrid) -> int:
@@ -86,21 +86,21 @@ def cautious_index(grid: ScoreGrid) -> int:
     """
     leader, gains = best_index(grid), grid.gains
     differences = grid.scores[leader] - grid.scores
-    errors = standard_errors(differences, grid.images)
+    errors = standard_errors(differences, grid.image_of)
     least = min(0.0, gains[leader])
     near = [i for i in grid.finalists if differences[i].mean() <= errors[i] + 1e-9 and gains[i] >= least]
     return min(near, key=lambda i: (abs(grid.cells[i].alpha), -gains[i], grid.cells[i].layer, i))
 
 
-def standard_errors(differences: Floats, images: Ints | None = None) -> Floats:
+def standard_errors(differences: Floats, image_of: Ints | None = None) -> Floats:
     """Standard error of each row's mean, float [rows].
 
     Args:
         differences: float [rows, questions].
-        images: the image of each question, for errors clustered by image; None where no two questions share one.
+        image_of: the image of each question, for errors clustered by image; None where no two questions share one.
     """
     n = differences.shape[1]
-    own = cluster_ids(images) if images is not None else None
+    own = cluster_ids(image_of) if image_of is not None else None
     if own is None:
         errors: Floats = differences.std(1, ddof=1) / np.sqrt(n)
         return errors
@@ -129,8 +129,8 @@ def corrected_p(grid: ScoreGrid, index: int, seed: int = 0) -> float:
     if not len(unspent):
         return 1.0  # every question had a part in choosing the finalists: none is left to test on
     differences = (grid.scores[finalists] - grid.base)[:, unspent]
-    if grid.images is not None:
-        own = np.unique(grid.images[unspent], return_inverse=True)[1]
+    if grid.image_of is not None:
+        own = np.unique(grid.image_of[unspent], return_inverse=True)[1]
         differences = cluster_sums(differences, np.ones(len(unspent)), own)
     squares = (differences**2).mean(1)
     observed = _t(differences.mean(1), squares, differences.shape[1])[finalists.index(index)]

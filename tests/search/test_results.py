@@ -47,7 +47,7 @@ def test_a_result_of_the_first_release_is_read_and_written_with_the_same_content
     result = SearchResult.from_json(old)
     counting = result.vectors["counting"]
     assert (counting.best.layer, counting.best.gain, counting.p_corrected, counting.winner) == (3, 0.125, 0.04, True)
-    assert counting.controls["random:0"].tokens == "text" and result.images == 40
+    assert counting.controls["random:0"].tokens == "text" and result.n_images == 40
     assert result.confirmed is not None and result.confirmed.vectors["counting"].unparsed == 0.002
     assert result.calibrated is not None and result.calibrated.baseline == 0.625
     assert result.to_json() == {**old, "version": 2}
@@ -55,7 +55,7 @@ def test_a_result_of_the_first_release_is_read_and_written_with_the_same_content
 
 def test_unknown_values_are_left_out_of_the_file_and_read_as_none(tmp_path: Path) -> None:
     result = SearchResult.from_json(minimal())
-    assert result.images is None and result.confirmed is None and result.vectors["v"].best.unparsed is None
+    assert result.n_images is None and result.confirmed is None and result.vectors["v"].best.unparsed is None
     assert result.vectors["v"].controls["random:0"].unparsed == 0.25
     result.write(tmp_path)
     assert json.loads((tmp_path / "result.json").read_text()) == minimal(version=2)

@@ -145,7 +145,7 @@ def sharing(rng: np.random.Generator, effect: float = 0.0) -> ScoreGrid:
     scores = np.where(flips, np.repeat(rng.random((len(CELLS), 40)) < 0.5, 8, axis=1), base)
     row = CELLS.index(WINNER)
     scores[row] = np.where(np.repeat(rng.random(40) < effect, 8), 1.0, scores[row])
-    return ScoreGrid(CELLS, scores.astype(float), base, images=IMAGES)
+    return ScoreGrid(CELLS, scores.astype(float), base, image_of=IMAGES)
 
 
 @pytest.mark.slow
@@ -154,7 +154,7 @@ def test_the_corrected_p_holds_its_level_where_questions_share_images() -> None:
     null = [sharing(rng) for _ in range(200)]
     low = np.mean([corrected_p(grid, best_index(grid)) < 0.05 for grid in null])
     assert low == pytest.approx(0.05, abs=0.046), "three standard errors"
-    alone = [corrected_p(replace(grid, images=None), best_index(grid)) < 0.05 for grid in null]
+    alone = [corrected_p(replace(grid, image_of=None), best_index(grid)) < 0.05 for grid in null]
     assert np.mean(alone) > 0.3, "without clustering by image the level is far exceeded"
     assert np.mean([cell_result(grid, 0).p < 0.05 for grid in null]) <= 0.096
     covered = [cell_result(grid, 0).low <= 0 <= cell_result(grid, 0).high for grid in null]
@@ -169,7 +169,7 @@ def test_a_race_over_shared_images_holds_its_level() -> None:
     rng, claims = np.random.default_rng(1), 0
     for _ in range(150):
         grid = sharing(rng)
-        raced = run_strategy(race(StrategyContext(CELLS, 320, IMAGES)), 320, reader(grid), images=IMAGES)
+        raced = run_strategy(race(StrategyContext(CELLS, 320, IMAGES)), 320, reader(grid), image_of=IMAGES)
         assert raced.spent == 107 and len(raced.unspent) == 208, "an image on both sides of the boundary is left out"
         claims += corrected_p(raced, best_index(raced)) < 0.05
     assert claims / 150 <= 0.104, "5%, and three standard errors"

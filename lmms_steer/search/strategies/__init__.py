@@ -59,7 +59,7 @@ class StrategyContext:
     Attributes:
         cells: the grid: every combination of vector, layer, alpha and tokens, without those that cannot have an effect.
         n: number of questions. Their order is random, except that questions about one image stand together.
-        images: the image of each question, numbered from 0; None where no two questions share one.
+        image_of: the image of each question, numbered from 0; None where no two questions share one.
         seed: seed for everything that the strategy draws.
         trials: number of trials for each vector, for strategies that propose cells themselves.
         vectors: names of the user's vectors and their controls, as cells use them.
@@ -68,7 +68,7 @@ class StrategyContext:
 
     cells: Sequence[Cell]
     n: int
-    images: Ints | None = None
+    image_of: Ints | None = None
     seed: int = 0
     trials: int = 64
     vectors: Sequence[str] = ()
@@ -248,7 +248,7 @@ def run_strategy(
     n: int,
     measure: Callable[[int, Rung], tuple[Floats, Floats]],
     after_rung: Callable[[ScoreGrid], None] | None = None,
-    images: Ints | None = None,
+    image_of: Ints | None = None,
 ) -> ScoreGrid:
     """Run a strategy to its end.
 
@@ -257,14 +257,14 @@ def run_strategy(
         n: number of questions.
         measure: (number of the rung, rung) ▸ its scores, as the generator is sent them.
         after_rung: called with all scores so far after each rung.
-        images: the image of each question, numbered from 0; None where no two questions share one.
+        image_of: the image of each question, numbered from 0; None where no two questions share one.
 
     Returns:
         the scores of all cells that were measured; NaN where a cell was not measured on a question.
     """
     rows: dict[Cell, Floats] = {}
     base = np.full(n, np.nan)
-    grid = ScoreGrid([], np.empty((0, n)), base, images=images)
+    grid = ScoreGrid([], np.empty((0, n)), base, image_of=image_of)
     number, spent, rung = 0, 0, next(strategy, None)
     while rung is not None:
         spent = max(spent, rung.questions.start)
@@ -272,7 +272,7 @@ def run_strategy(
         for cell, row in zip(rung.cells, scores, strict=True):
             rows.setdefault(cell, np.full(n, np.nan))[rung.questions] = row
         base[rung.questions] = unsteered
-        grid = ScoreGrid(list(rows), np.array(list(rows.values())), base, spent, images)
+        grid = ScoreGrid(list(rows), np.array(list(rows.values())), base, spent, image_of)
         if after_rung is not None:
             after_rung(grid)
         try:

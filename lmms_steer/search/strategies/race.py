@@ -55,9 +55,9 @@ def race(search: StrategyContext) -> Strategy:
         scores, _ = yield Rung(alive, range(first, end))
         scores_of = {cell: np.concatenate((scores_of[cell], row)) for cell, row in zip(alive, scores, strict=True)}
         if end < search.n:
-            images = None if search.images is None else search.images[:end]
+            image_of = None if search.image_of is None else search.image_of[:end]
             vectors = dict.fromkeys(cell.vector for cell in alive)
-            alive = [cell for vector in vectors for cell in _best_of(vector, scores_of, images)]
+            alive = [cell for vector in vectors for cell in _best_of(vector, scores_of, image_of)]
 
 
 def rung_ends(n: int) -> list[int]:
@@ -69,17 +69,17 @@ def _survivors(alive: int) -> int:
     return min(alive, max(MIN_FINALISTS, round(SURVIVING_SHARE * alive)))
 
 
-def _best_of(vector: str, scores_of: dict[Cell, Floats], images: Ints | None) -> list[Cell]:
+def _best_of(vector: str, scores_of: dict[Cell, Floats], image_of: Ints | None) -> list[Cell]:
     own = {cell: row for cell, row in scores_of.items() if cell.vector == vector}
     order: Sequence[Cell] = sorted(own, key=lambda cell: (-own[cell].mean(), abs(cell.alpha), cell))
     leader = own[order[0]]
-    return [cell for cell in order[: _survivors(len(order))] if not _below(own[cell] - leader, images)]
+    return [cell for cell in order[: _survivors(len(order))] if not _below(own[cell] - leader, image_of)]
 
 
-def _below(difference: Floats, images: Ints | None) -> bool:
+def _below(difference: Floats, image_of: Ints | None) -> bool:
     """Whether the 95% interval of the mean difference lies below 0."""
     # a rung may cover few images: too few for the normal limit
     from scipy.stats import t
 
-    limit = 1.96 if images is None else float(t.ppf(0.975, max(1, len(np.unique(images)) - 1)))
-    return bool(difference.mean() + limit * standard_errors(difference[None], images)[0] < 0)
+    limit = 1.96 if image_of is None else float(t.ppf(0.975, max(1, len(np.unique(image_of)) - 1)))
+    return bool(difference.mean() + limit * standard_errors(difference[None], image_of)[0] < 0)
