@@ -13,18 +13,21 @@ There is one instance for each kind of extension. Entries are added in three way
 An entry point is imported only when its entry is requested, so that listing the names is cheap.
 """
 
+import logging
 import re
 import sys
 from collections.abc import Iterator
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from threading import RLock
 from typing import Generic, TypeVar
 
 from lmms_steer.errors import UserError, first_line, unknown_name
 
 Entry = TypeVar("Entry")
 
+logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -41,6 +44,7 @@ class Registry(Generic[Entry]):
         self.kind, self.group = kind, group
         self._builtins = list(builtins)
         self._entries: dict[str, Entry] = {}
+        self._lock, self._is_loading = RLock(), False
 
     def add(self, name: str, entry: Entry) -> None:
         """Register an entry.
@@ -61,11 +65,12 @@ class Registry(Generic[Entry]):
         """Return the entry of a name.
 
         Raises:
-            UserError: for an unknown name, with the nearest known one; for an entry point that cannot be loaded.
+            UserError: for an unknown name, with the nearest known one; for an entry point that cannot be loaded, or
+                that two packages declare.
         """
         self._load_builtins()
         if name not in self._entries and name in self._entry_points:
-            self._load(self._entry_points[name])
+            self._load(name, self._entry_points[name])
         if name not in self._entries:
             raise unknown_name(self.kind, name, self.names())
         return self._entries[name]
@@ -82,37 +87,71 @@ class Registry(Generic[Entry]):
         return iter(self.names())
 
     def entries(self) -> dict[str, Entry]:
-        """All entries by name. This loads the entries of other packages."""
-        return {name: self.get(name) for name in self.names()}
+        """All entries by name. This loads the entries of other packages; a broken one is left out with a warning."""
+        found = {}
+        for name in self.names():
+            try:
+                found[name] = self.get(name)
+            except UserError as error:
+                logger.warning("%s", error)
+        return found
+
+    def loaded(self) -> dict[str, Entry]:
+        """The entries that are registered by now: the built-in ones, and others that were imported."""
+        self._load_builtins()
+        return dict(self._entries)
 
     def _load_builtins(self) -> None:
-        while self._builtins:
-            import_module(self._builtins.pop(0))
+        if not self._builtins:
+            return
+        # other threads wait here until all built-in modules are imported
+        with self._lock:
+            if self._is_loading:
+                # a built-in module asks while it is imported
+                return
+            self._is_loading = True
+            try:
+                while self._builtins:
+                    self._import_builtin(self._builtins[0])
+                    # only now, so that a module that cannot be imported is tried again
+                    self._builtins.pop(0)
+            finally:
+                self._is_loading = False
 
-    def _load(self, point: EntryPoint) -> None:
+    def _import_builtin(self, module: str) -> None:
+        try:
+            import_module(module)
+        except ValueError as error:
+            # a script may register its entry before the built-in ones are loaded
+            raise UserError(f"{first_line(error)}: it is the name of a built-in {self.kind}, rename yours") from error
+
+    def _load(self, name: str, points: list[EntryPoint]) -> None:
+        if len(points) > 1:
+            packages = " and by ".join(_package(point) for point in points)
+            raise UserError(f"the {self.kind} {name!r} is declared by {packages}: uninstall one")
+        point = points[0]
         try:
             point.load()
         except Exception as error:
             raise UserError(
-                f"the {self.kind} {point.name!r} of {_package(point)} cannot be loaded: {first_line(error)}"
+                f"the {self.kind} {name!r} of {_package(point)} cannot be loaded: {first_line(error)}"
             ) from error
-        if point.name not in self._entries:
+        if name not in self._entries:
             raise UserError(
-                f"{_package(point)} declares the {self.kind} {point.name!r} ({point.value}) but does not register it"
+                f"{_package(point)} declares the {self.kind} {name!r} ({point.value}) but does not register it"
             )
 
     @cached_property
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
+    def _entry_points(self) -> dict[str, list[EntryPoint]]:
+        """Other packages' entry points by name, without those whose names cannot be registered."""
+        found: dict[str, list[EntryPoint]] = {}
         for point in entry_points(group=self.group):
             # a package's module that was imported before has registered its own entry already
-            taken = point.name in self._entries and point.module not in sys.modules
-            if taken or point.name in found:
-                other = _package(found[point.name]) if point.name in found else "lmms-steer"
-                raise UserError(
-                    f"the {self.kind} {point.name!r} is declared by {_package(point)} and by {other}: uninstall one"
-                )
-            found[point.name] = point
+            if not _NAME.fullmatch(point.name) or (point.name in self._entries and point.module not in sys.modules):
+                reason = "is taken" if point.name in self._entries else "is not a valid name"
+                logger.warning("ignoring the %s %r of %s: it %s", self.kind, point.name, _package(point), reason)
+            else:
+                found.setdefault(point.name, []).append(point)
         return found
 
 

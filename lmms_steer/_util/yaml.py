@@ -12,10 +12,13 @@ from typing import Any
 
 import yaml
 
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, first_line, shorten
 
 STR = "tag:yaml.org,2002:str"
 NULL = "tag:yaml.org,2002:null"
+MAP = "tag:yaml.org,2002:map"
+SEQ = "tag:yaml.org,2002:seq"
+MERGE = "tag:yaml.org,2002:merge"
 MAX_NODES = 200_000
 """Limit of the number of values. Aliases are expanded, so a file of a few lines can stand for billions of values."""
 
@@ -101,11 +104,15 @@ def parse_yaml(text: str, source: str) -> YamlNode:
         return YamlNode(None, f"{source}, line 1", NULL) if root is None else _Builder(source).node(root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{source}, line {line}: not valid YAML: {error.problem}") from error
+        raise YamlSyntaxError(f"{source}, line {line}: not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {first_line(error)}") from error
+        raise YamlSyntaxError(f"{source} is not valid YAML: {first_line(error)}") from error
     except RecursionError as error:
         raise UserError(f"{source} is not valid YAML: nested too deeply") from error
+
+
+class YamlSyntaxError(UserError):
+    """A text that is not valid YAML at all."""
 
 
 def nodes_below(node: YamlNode) -> Iterator[YamlNode]:
@@ -127,6 +134,8 @@ class _Builder:
         where = f"{self.source}, line {node.start_mark.line + 1}"
         if self.count > MAX_NODES:
             raise UserError(f"{where}: more than {MAX_NODES} values")
+        if isinstance(node, yaml.CollectionNode) and node.tag not in (MAP, SEQ):
+            raise UserError(f"{where}: the tag {node.tag!r} is not supported")
         if isinstance(node, yaml.MappingNode):
             return YamlNode(self._mapping(node), where, node.tag)
         if isinstance(node, yaml.SequenceNode):
@@ -135,20 +144,38 @@ class _Builder:
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, YamlNode]:
         children: dict[str, YamlNode] = {}
+        merged: dict[str, YamlNode] = {}
         for key, value in node.value:
             where = f"{self.source}, line {key.start_mark.line + 1}"
             if not isinstance(key, yaml.ScalarNode):
                 raise UserError(f"{where}: a key must be a single value, not a list or a mapping")
+            if key.tag == MERGE:
+                merged = {**self._merged(value, where), **merged}
+                continue
             if key.value in children:
                 raise UserError(f"{where}: {key.value!r} is given twice")
             child = self.node(value)
             child.where, child.key_tag = where, key.tag
             children[key.value] = child
-        return children
+        return {**merged, **children}
+
+    def _merged(self, value: yaml.Node, where: str) -> dict[str, YamlNode]:
+        """The keys that `<<` takes over; of several mappings the first one wins."""
+        found: dict[str, YamlNode] = {}
+        for part in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            if not isinstance(part, yaml.MappingNode):
+                raise UserError(f"{where}: << takes a mapping, or a list of mappings")
+            found = {**self._mapping(part), **found}
+        return found
 
 
 def _typed(text: str | None, tag: str, where: str) -> Any:
     try:
         return yaml.constructor.SafeConstructor().construct_object(yaml.ScalarNode(tag, text or ""))
-    except (yaml.YAMLError, ValueError, TypeError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"{where}: {first_line(error)}") from error
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        # what the constructors of PyYAML's own tags raise
+        raise UserError(
+            f"{where}: {shorten(text)!r} is not a valid {tag.rpartition(':')[2]}: {first_line(error)}"
+        ) from error

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -14,7 +13,10 @@ from lmms_steer.comparison.runs import RunResults, newest_evaluation, read_resul
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.demo.layout import METHOD, RANDOM, SPLITS, SYSTEMS, Folders, task_names
 from lmms_steer.errors import UserError
+from lmms_steer.search.results import SearchResult
 from lmms_steer.statistics.paired import compare_by_document
+
+_CELL_KEYS = ("layer", "alpha", "tokens", "gain")
 
 
 @dataclass(frozen=True)
@@ -126,15 +128,12 @@ def write_rows(rows: Sequence[DemoRow], path: Path) -> None:
 
 def read_search(folder: Path) -> SearchSummary:
     """Read the study of one concept's vector."""
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    ((vector, found),) = result["vectors"].items()
+    result = SearchResult.read(folder)
+    ((vector, found),) = result.vectors.items()
     rows = pq.read_table(folder / "cells.parquet").to_pylist()
-    return SearchSummary(
-        n=result["n"],
-        baseline=result["baseline"],
-        best=_cell(found["best"]),
-        cells=tuple(_cell(row) for row in rows if row["vector"] == vector),
-    )
+    cells = (SearchedCell(**{key: row[key] for key in _CELL_KEYS}) for row in rows if row["vector"] == vector)
+    best = SearchedCell(found.best.layer, found.best.alpha, found.best.tokens, found.best.gain)
+    return SearchSummary(result.n, result.baseline, best, tuple(cells))
 
 
 def write_curve(curve: ColourCurve, path: Path) -> None:
@@ -149,10 +148,6 @@ def read_curve(path: Path) -> ColourCurve:
         vector: {int(layer): values for layer, values in layers.items()} for vector, layers in content["p_red"].items()
     }
     return ColourCurve(content["n"], tuple(content["alphas"]), p_red)
-
-
-def _cell(content: dict[str, Any]) -> SearchedCell:
-    return SearchedCell(content["layer"], content["alpha"], content["tokens"], content["gain"])
 
 
 def _row(

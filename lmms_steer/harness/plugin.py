@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError, first_line
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ def manifests() -> "list[ModelManifest]":
         for name, path in MODELS.items():
             listed.setdefault(name, path)
     except Exception as error:  # noqa: BLE001  an error here would cost every other plugin its models
+        if "lmms_eval.__main__" in sys.modules:
+            print_notes()
         logging.getLogger(__name__).warning(
             "lmms-steer's tasks could not be added (%s): use --include_path", first_line(error)
         )

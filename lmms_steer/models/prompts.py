@@ -116,7 +116,7 @@ def find_prompt_format(prompt_format: str | PromptFormat | PromptFunction) -> Pr
         return prompt_format
     if not callable(prompt_format):
         return prompt_formats.get(str(prompt_format))
-    for registered in prompt_formats.entries().values():
+    for registered in prompt_formats.loaded().values():
         if registered.function is prompt_format:
             return registered
     name = getattr(prompt_format, "__name__", type(prompt_format).__name__)

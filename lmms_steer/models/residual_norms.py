@@ -70,7 +70,7 @@ def _cache_key(model: Any, processor: Any, prompt_format: PromptFormat) -> str:
     images = getattr(processor, "image_processor", None)
     image_settings = images.to_dict() if images is not None else None
     facts = [model.config.to_dict(), image_settings, getattr(processor, "chat_template", None)]
-    if not prompt_format.matches(processor):
+    if not _is_default(prompt_format, processor):
         facts.append(prompt_format.name)
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for weights in model.parameters():
@@ -79,6 +79,14 @@ def _cache_key(model: Any, processor: Any, prompt_format: PromptFormat) -> str:
             flat = weights.detach().reshape(-1)
             digest.update(flat[:: max(1, flat.numel() // SAMPLED)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:8]
+
+
+def _is_default(prompt_format: PromptFormat, processor: Any) -> bool:
+    """Whether this built-in format is the one that a processor gets; old caches do not name it."""
+    try:
+        return prompt_format == prompt_format_for(processor)
+    except UserError:
+        return False
 
 
 def _scene_batches(model: Any, processor: Any, prompt_format: PromptFormat) -> Iterator[dict[str, Any]]:

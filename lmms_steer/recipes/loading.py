@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ValidationError
 
 from lmms_steer._util.io import shipped_folder
-from lmms_steer._util.yaml import YamlNode, nodes_below, parse_yaml, read_yaml
+from lmms_steer._util.yaml import YamlNode, YamlSyntaxError, nodes_below, parse_yaml, read_yaml
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.recipes.schema import Command, Method, Model, Recipe, Search, Study
 from lmms_steer.recipes.validation import check_recipe
@@ -117,9 +117,10 @@ def set_key(tree: YamlNode, assignment: str) -> None:
     where = f"--set {assignment}"
     try:
         value = parse_yaml(text, where)
-    except UserError:
+    except YamlSyntaxError:
         value = YamlNode(text, where)
-    if value.value is None and text.strip() == "":
+    if value.value is None and text.strip().lower() not in ("null", "~"):
+        # empty, or what YAML takes for a comment
         value = YamlNode(text, where)
     for node in (value, *nodes_below(value)):
         node.where = where

@@ -130,7 +130,7 @@ def find_operation(operation: "str | Operation | OperationFunction") -> Operatio
         return operation
     if not callable(operation):
         return operations.get(str(operation))
-    for registered in operations.entries().values():
+    for registered in operations.loaded().values():
         if registered.function is operation:
             return registered
     name = getattr(operation, "__name__", type(operation).__name__)
@@ -149,8 +149,20 @@ def apply_operation(operation: Operation, hidden: "Tensor", vector: ScaledVector
 
     Returns:
         [batch, positions, width] in the dtype of `hidden`.
+
+    Raises:
+        RuntimeError: if the operation returns another shape.
     """
-    changed = operation.function(hidden.float() if operation.in_float32 else hidden, vector)
+    given = hidden.float() if operation.in_float32 else hidden
+    if operation.in_float32 and given is hidden:
+        # a function that changes its argument in place must not reach the other positions
+        given = hidden.clone()
+    changed = operation.function(given, vector)
+    if changed.shape != hidden.shape:
+        raise RuntimeError(
+            f"operation {operation.name!r} returned shape {list(changed.shape)} for hidden states of shape"
+            f" {list(hidden.shape)}"
+        )
     return changed.to(hidden.dtype).where(mask.unsqueeze(-1), hidden)
 
 

@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import marshal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -66,7 +67,7 @@ class ResolvedSpec:
         if self.relative:
             parts.append({str(i.layer): dict((self.norms or {}).get(i.layer or 0, {})) for i, _ in pairs})
         if self.operation is not None:
-            parts.append({"operation": self.operation.name})
+            parts.append({"operation": self.operation.name, "code": _code_hash(self.operation.function)})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -160,6 +161,13 @@ def with_operation(resolved: ResolvedSpec, operation: str | Operation | Operatio
         return resolved
     spec, custom = _replace_operation(resolved.spec, operation)
     return replace(resolved, spec=spec, operation=custom)
+
+
+def _code_hash(function: Any) -> str:
+    """Tells functions of one name apart, for hashes of specs; what a function closes over does not count."""
+    code = getattr(function, "__code__", None)
+    where = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    return hashlib.sha256(where.encode() + (marshal.dumps(code) if code is not None else b"")).hexdigest()
 
 
 def explicit_fields(intervention: Intervention) -> dict[str, Any]:

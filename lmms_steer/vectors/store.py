@@ -200,16 +200,16 @@ def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
 def _stored_choices(entry: Entry, model: str) -> Iterator[tuple[Path, Any]]:
     for path in dict.fromkeys((choices_path(entry), entry.path.with_suffix(".choices.yaml"))):
         if path.is_file():
-            try:
-                choice = _read_choices(path).get(short_name(model))
-            except UserError as error:
-                raise _damaged(path, error) from error
+            choice = _read_choices(path).get(short_name(model))
             if choice is not None:
                 yield path, choice
 
 
 def _read_choices(path: Path) -> dict[str, Any]:
-    choices = read_yaml(path).typed()
+    try:
+        choices = read_yaml(path).typed()
+    except UserError as error:
+        raise _damaged(path, error) from error
     if not isinstance(choices, dict):
         raise _damaged(path, ValueError("expected 'model: {layer: …, alpha: …, tokens: …}'"))
     return choices

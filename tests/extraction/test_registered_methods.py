@@ -158,3 +158,8 @@ def test_a_script_may_import_an_installed_package_before_or_after_the_methods(
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "mine\n", done.stderr
+
+
+def test_a_control_s_name_is_no_method_s() -> None:
+    with pytest.raises(ValueError, match="method 'random' is the name of a control"):
+        register_method("random", description="d")

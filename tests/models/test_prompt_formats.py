@@ -72,10 +72,14 @@ def test_a_format_is_named_in_model_args_or_given_as_a_function() -> None:
         SteeredPaliGemma.create_from_arg_string(args.replace("shout", "3"))
 
 
-def test_norms_are_measured_in_the_named_format_and_cached_apart(tmp_path: Path, own_cache: Path) -> None:
+@pytest.mark.parametrize("matches", [False, True], ids=["matches no processor", "matches every processor"])
+def test_norms_are_measured_in_the_named_format_and_cached_apart(
+    tmp_path: Path, own_cache: Path, matches: bool
+) -> None:
+    named = PromptFormat("shouting", "louder", shouting, matches=lambda processor: matches)
     path = vectors(5, 96, model="tiny-gemma2").save(tmp_path / "v.safetensors")
     spec = {"vector": str(path), "layer": 1, "alpha": 1, "tokens": "text", "scale": "relative"}
-    norms = [SteeredVlm(pretrained=TINY, **spec, **more).resolved.norms for more in ({}, {"prompt_format": shouting})]
+    norms = [SteeredVlm(pretrained=TINY, **spec, **more).resolved.norms for more in ({}, {"prompt_format": named})]
     assert norms[0] != norms[1] and len(list((own_cache / "norms").iterdir())) == 2
     assert torch.isfinite(torch.tensor([n[1]["text"] for n in norms if n is not None])).all()
 

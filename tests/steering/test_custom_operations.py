@@ -101,7 +101,7 @@ def test_an_operation_of_another_package_is_found_by_its_entry_point(
     )
     monkeypatch.syspath_prepend(tmp_path)
     point = EntryPoint("negate", "foreign_steering:negate", "lmms_steer.operations")
-    monkeypatch.setitem(vars(operations), "_entry_points", {"negate": point})
+    monkeypatch.setitem(vars(operations), "_entry_points", {"negate": [point]})
     assert Intervention("v", operation="negate").operation == "negate"
     with pytest.raises(UserError, match="length plays no part"):
         Intervention("v", operation="negate", scale="unit")
@@ -178,3 +178,32 @@ def test_operations_and_specs_are_read_without_torch() -> None:
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_two_functions_of_one_name_have_two_hashes() -> None:
+    spec = SteeringSpec.parse("vector=v,layer=1,alpha=1,tokens=both")
+    facts = ModelFacts("some-backbone", 4, 48)
+    hashes = {
+        resolve(spec, facts, {"v": V}, operation=function).sha256
+        for function in (lambda hidden, vector: hidden + vector.delta, lambda hidden, vector: hidden - vector.delta)
+    }
+    assert len(hashes) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_function_that_changes_its_argument_in_place_reaches_no_other_position(dtype: torch.dtype) -> None:
+    def in_place(hidden: torch.Tensor, vector: ScaledVector) -> torch.Tensor:
+        return hidden.add_(vector.delta)
+
+    hidden, mask = torch.zeros(1, 3, 4, dtype=dtype), torch.tensor([[False, True, False]])
+    vector = ScaledVector(torch.ones(4), torch.ones(4) / 2, 2.0, 1.0)
+    changed = apply_operation(find_operation(in_place), hidden, vector, mask)
+    assert changed[0, :, 0].tolist() == [0, 1, 0] and not hidden.any()
+
+
+def test_an_operation_that_returns_another_shape_is_refused() -> None:
+    vector = ScaledVector(torch.ones(4), torch.ones(4) / 2, 2.0, 1.0)
+    with pytest.raises(RuntimeError, match=r"returned shape \[4\] for hidden states of shape \[1, 3, 4\]"):
+        apply_operation(
+            find_operation(lambda hidden, vector: vector.delta), torch.zeros(1, 3, 4), vector, torch.ones(1, 3).bool()
+        )

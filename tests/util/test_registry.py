@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -122,15 +124,73 @@ def test_a_broken_package_is_one_line_and_costs_no_other_entry(
     assert fruits.get("apple").description == "round" and fruits.names() == ("apple", "quince")
 
 
-def test_a_name_that_two_packages_declare_is_refused(install: Callable[..., None]) -> None:
+def test_a_name_that_two_packages_declare_is_refused_when_it_is_requested(install: Callable[..., None]) -> None:
+    fruits.add("apple", Fruit("apple", "round"))
     install("orchard", "quince")
     install("garden", "quince")
+    assert fruits.names() == ("apple", "quince"), "listing names works"
     with pytest.raises(UserError, match=r"'quince' is declared by (orchard and by garden|garden and by orchard)"):
-        fruits.names()
+        fruits.get("quince")
 
 
-def test_a_package_may_not_take_a_built_in_name(install: Callable[..., None]) -> None:
+@pytest.mark.parametrize(("name", "reason"), [("apple", "is taken"), ("Bad-Name", "is not a valid name")])
+def test_a_package_cannot_take_a_name_or_use_an_invalid_one(
+    install: Callable[..., None], caplog: pytest.LogCaptureFixture, name: str, reason: str
+) -> None:
     fruits.add("apple", Fruit("apple", "round"))
-    install("orchard", "apple")
-    with pytest.raises(UserError, match="'apple' is declared by orchard and by lmms-steer: uninstall one"):
-        fruits.names()
+    install("orchard", name)
+    assert fruits.names() == ("apple",) and fruits.get("apple").description == "round"
+    assert f"ignoring the fruit '{name}' of orchard: it {reason}" in caplog.text
+
+
+def test_a_broken_package_is_left_out_of_all_entries_with_a_warning(
+    install: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    fruits.add("apple", Fruit("apple", "round"))
+    install("orchard", "quince", "import no_such_module")
+    assert list(fruits.loaded()) == ["apple"] and not caplog.text
+    assert list(fruits.entries()) == ["apple"]
+    assert "the fruit 'quince' of orchard cannot be loaded" in caplog.text
+
+
+def builtin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """A registry whose one built-in module has this code."""
+    global fruits  # noqa: PLW0603
+    (tmp_path / "extension_builtins.py").write_text(f"from tests.util import test_registry\n{code}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    fruits = Registry("fruit", GROUP, ("extension_builtins",))
+
+
+ADD_APPLE = "test_registry.fruits.add('apple', test_registry.Fruit('apple', 'built in'))"
+
+
+gate = Event()
+
+
+def test_threads_wait_for_the_built_in_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate.clear()
+    builtin(tmp_path, monkeypatch, f"test_registry.gate.wait(60)\n{ADD_APPLE}")
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(fruits.get, "apple") for _ in range(2)]
+        assert not wait(both, timeout=0.05).done, "neither answers before the module is imported"
+        gate.set()
+        assert [future.result().description for future in both] == ["built in"] * 2
+
+
+def test_a_built_in_module_that_cannot_be_imported_keeps_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builtin(tmp_path, monkeypatch, "import no_such_module")
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+            fruits.get("apple")
+
+
+def test_a_script_that_takes_a_built_in_name_is_told_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builtin(tmp_path, monkeypatch, ADD_APPLE)
+    fruits.add("apple", Fruit("apple", "mine"))
+    for _ in range(2):
+        with pytest.raises(UserError, match="'apple' is already registered: it is the name of a built-in fruit"):
+            fruits.names()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lmms_steer._util.yaml import MAX_NODES, nodes_below, parse_yaml, read_yaml
 from lmms_steer.errors import UserError
@@ -44,15 +45,44 @@ def test_values_are_read_as_text_or_with_their_types() -> None:
     assert parse_yaml("", "f.yaml").typed() is None
 
 
-@pytest.mark.parametrize("text", ["a: !!python/object/apply:os.abort []", "a: !!python/name:os.abort ''"])
-def test_no_tag_runs_code(text: str) -> None:
-    assert parse_yaml(text, "f.yaml").text() is not None
-    if "apply" not in text:
-        with pytest.raises(UserError, match=r"f.yaml, line 1: could not determine a constructor for the tag"):
-            parse_yaml(text, "f.yaml").typed()
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: !!python/object/apply:os.abort []", "f.yaml, line 1: the tag .* is not supported"),
+        ("a: !!python/object:os.X {b: 1}", "f.yaml, line 1: the tag .* is not supported"),
+        ("a: !!python/tuple [1, 2]", "f.yaml, line 1: the tag .* is not supported"),
+        ("a: !!set {b}", "f.yaml, line 1: the tag .* is not supported"),
+        ("a: !!python/name:os.abort ''", "f.yaml, line 1: could not determine a constructor for the tag"),
+    ],
+)
+def test_no_tag_runs_code(text: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        parse_yaml(text, "f.yaml").typed()
 
 
-@pytest.mark.parametrize("text", ["a: !!int b", "a: !!float b", "a: 2020-13-45", "a: !mine b"])
+def test_merge_keys_are_taken_over_and_explicit_keys_win() -> None:
+    text = "- &a {x: 1, y: 2}\n- &b {y: 3, z: 4}\n- {<<: *a, y: 5}\n- <<: [*a, *b]\n"
+    assert (
+        parse_yaml(text, "f.yaml").typed()[2:]
+        == yaml.safe_load(text)[2:]
+        == [{"x": 1, "y": 5}, {"x": 1, "y": 2, "z": 4}]
+    )
+    with pytest.raises(UserError, match="f.yaml, line 1: << takes a mapping, or a list of mappings"):
+        parse_yaml("<<: 3", "f.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: !!int b",
+        "a: !!float b",
+        "a: 2020-13-45",
+        "a: !mine b",
+        "a: !!bool maybe",
+        "a: !!int ''",
+        "a: !!timestamp foo",
+    ],
+)
 def test_a_value_that_does_not_fit_its_tag_is_named_with_its_line(text: str) -> None:
     with pytest.raises(UserError, match=r"f.yaml, line 2: "):
         parse_yaml(f"\n{text}", "f.yaml").typed()

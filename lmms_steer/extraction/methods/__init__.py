@@ -24,6 +24,7 @@ from lmms_steer.extraction.job import (
     MethodFunction,
     MethodResult,
 )
+from lmms_steer.vectors.controls import CONTROLS
 from lmms_steer.vectors.methods import ExtractionMethod, methods
 
 __all__ = [
@@ -48,8 +49,10 @@ def register_method(
         uses_sae: whether the method reads a sparse autoencoder.
 
     Raises:
-        ValueError: for a name that is taken or malformed.
+        ValueError: for a name that is taken, malformed or that of a control.
     """
+    if name in CONTROLS:
+        raise ValueError(f"method {name!r} is the name of a control")
 
     def register(function: MethodFunction) -> MethodFunction:
         methods.add(name, ExtractionMethod(name, description, function, uses_sae))
