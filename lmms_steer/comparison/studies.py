@@ -120,6 +120,6 @@ def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
 
 
 def _best_cell(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Choose as the search does: the largest gain of cells that saw all questions, then the smallest |alpha|."""
+    """Choose as the search does: the largest gain on all questions, then the smallest |alpha|, the lowest layer."""
     complete = (row for row in rows if not row["dropped"])
     return min(complete, key=lambda row: (-row["gain"], abs(row["alpha"]), row["layer"]), default=None)

@@ -34,7 +34,10 @@ CHECK_EVERY = 8
 
 
 class Row(NamedTuple):
-    """What was measured on one question; the attributes as in `Measurement`, where cells come first."""
+    """What was measured on one question; `scores` and `unparsed` have a value for each cell.
+
+    The attributes are those of `Measurement`.
+    """
 
     scores: list[float]
     base: float
@@ -59,7 +62,7 @@ class BatchStore:
         unparsed: for each cell, and for None (the unsteered model), 1 where no answer could be read, float [questions];
             NaN where that is unknown.
         why_not_replayed: for each batch that was measured with hooks, why.
-        replayed: how many batches were.
+        replayed: how many batches were replayed.
     """
 
     def __init__(

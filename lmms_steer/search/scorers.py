@@ -134,7 +134,7 @@ class GenerationScorer:
         """Score the unsteered model.
 
         Returns:
-            [questions]; `unparsed` is NaN where the task does not report it.
+            scores [questions]; `unparsed` is NaN where the task does not report it.
         """
         return self._scores(self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :])
 
