@@ -149,12 +149,14 @@ class SearchResult:
         return _without_unknown(data)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "SearchResult":
+    def from_json(cls, data: Any) -> "SearchResult":
         """Read the content of `result.json`, of this version or of the one before.
 
         Raises:
             UserError: for a version that is not known, or content that is no search's result.
         """
+        if not isinstance(data, Mapping):
+            raise UserError(f"{RESULT_FILE} is not the result of a search: expected an object")
         version = data.get("version", 1)
         if version not in (1, VERSION):
             raise UserError(f"{RESULT_FILE} has version {version!r}: this lmms-steer reads 1 and {VERSION}")

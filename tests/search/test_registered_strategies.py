@@ -159,6 +159,11 @@ def test_the_built_in_strategies_are_listed_with_a_description() -> None:
     assert not parse_strategy("race").needs_answer_set and parse_strategy("tpe").strategy.adaptive
 
 
+def test_the_function_of_a_registered_strategy_stands_for_its_name() -> None:
+    assert parse_strategy(strategies.get("tpe").build) == parse_strategy("tpe")
+    assert parse_strategy(strategies.get("screen").build).filtered_by is strategies.get("screen")
+
+
 def test_a_taken_name_is_refused() -> None:
     with pytest.raises(ValueError, match="'race' is already registered"):
         register_strategy("race", description="another race")(halves)

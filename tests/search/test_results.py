@@ -69,6 +69,7 @@ def test_unknown_values_are_left_out_of_the_file_and_read_as_none(tmp_path: Path
         ("half", "is the search finished"),
         ('{"version": 3}', "has version 3: this lmms-steer reads 1 and 2"),
         ('{"n": 3}', "is not the result of a search"),
+        ("[]", "is not the result of a search: expected an object"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: str | None, message: str) -> None:

@@ -221,12 +221,15 @@ class ChosenStrategy:
 
 
 def parse_strategy(strategy: str | StrategyBuilder) -> ChosenStrategy:
-    """Look up a strategy: `race`, `race+screen`, or a generator function that is registered nowhere.
+    """Look up a strategy: `race`, `race+screen`, or a generator function, registered or not.
 
     Raises:
         UserError: for an unknown name, with the nearest known one; for a second part that has no filter.
     """
     if not isinstance(strategy, str):
+        registered = next((entry for entry in strategies.loaded().values() if entry.build is strategy), None)
+        if registered is not None:
+            return parse_strategy(registered.name)
         named = strategy if hasattr(strategy, "__qualname__") else type(strategy)
         name = f"{named.__module__}.{named.__qualname__}"
         return ChosenStrategy(name, SearchStrategy(name, "", strategy), None)
