@@ -134,7 +134,7 @@ class LmmsEvalSteering(SteeringMixin):
         return lm
 
 
-def load_named_model(model: str, model_args: str, **more: Any) -> Any:
+def create_model(model: str, model_args: str, **more: Any) -> Any:
     """One of this package's models by its `--model` name and `--model_args`, outside of lmms-eval.
 
     Args:
@@ -148,6 +148,10 @@ def load_named_model(model: str, model_args: str, **more: Any) -> Any:
     check_model(model)
     module, name = MODELS[model].rsplit(".", 1)
     return getattr(import_module(module), name)(**_merge_args(model_args, more))
+
+
+load_named_model = create_model
+"""Former name, which `lmms_steer.search.command` still uses."""
 
 
 def _merge_args(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
