@@ -23,8 +23,10 @@ SOURCES = {
     "recipes": ("lmms_steer.recipes.loading", "complete_recipes"),
     "benchmarks": ("lmms_steer.data.benchmarks", "benchmarks"),
 }
-"""Placeholder ▸ module and name of a registry, names, or a function that returns names. Imported only
-for a help text."""
+"""Placeholder ▸ module and name of a registry, of names or of a function that returns names.
+
+They are imported only for a help text.
+"""
 PLACEHOLDER = re.compile(rf"\{{({'|'.join(SOURCES)})\}}")
 
 

@@ -40,7 +40,7 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
 
 
 def check_model(model: str) -> None:
-    """Check that `--model` names one of this package's own models, which load without lmms-eval.
+    """Check that `--model` names one of this package's own models.
 
     Raises:
         UserError: for another model; also for a steered wrapper of lmms-eval (`steered_qwen2_5_vl`).

@@ -55,5 +55,7 @@ def test_inspect_shows_which_tokens_are_steered(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="cannot open the image .*: it is not an image of a known format"):
         open_image(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"cannot open the image '[^']*none.png': No such file or directory$"):
+        open_image(tmp_path / "none.png")
     with pytest.raises(UserError, match="unknown model 'steered_nothing'"):
         create_model("steered_nothing", spec)

@@ -144,7 +144,7 @@ def test_names_find_the_file_and_your_vector_hides_the_shipped_one(own_cache: Pa
             "yet: lmms-steer extract --backbone gemma-2-2b --concept shade.yaml (shade.yaml:",
         ),
         ("gemma-2-2b/spatail", None, "did you mean 'gemma-2-2b/spatial'? otherwise it is not extracted yet: "),
-        ("spatail", "tiny-gemma2", "did you mean 'spatial'? known: spatial, "),
+        ("spatail", "tiny-gemma2", "unknown vector 'spatail': did you mean 'spatial'? known: spatial, "),
         ("spatail", "tiny-gemma2", "vectors list); otherwise it is not extracted yet: lmms-steer extract "),
         ("tiny-gema2/spatial", None, "did you mean 'tiny-gemma2/spatial'? otherwise"),
         ("my-llama/shade", None, "extract --backbone my-llama --concept shade.yaml (my-llama: its Hub id or folder;"),
