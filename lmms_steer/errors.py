@@ -16,28 +16,35 @@ class UserError(ValueError):
     """
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> UserError:
+def unknown_name(kind: str, name: object, known: Iterable[str], where: str = "") -> UserError:
     """The error for an unknown name. Its message lists the known names and suggests the nearest one.
 
     Args:
         kind: kind of thing that the name should refer to, in the singular ("method").
         name: what the user typed.
         known: all names that are allowed.
+        where: the place of the name, if the user cannot see it from the command ("in --model_args").
     """
     names = sorted(known)
+    unknown = f"unknown {kind} {str(name)!r}{f' {where}' if where else ''}"
     nearest = get_close_matches(str(name), names, n=5 if len(names) > MAX_LISTED else 1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     if len(names) > MAX_LISTED:
         others = f"or {', '.join(nearest[1:])}; " if nearest[1:] else ""
-        return UserError(f"unknown {kind} {str(name)!r}: {hint}{others}{len(names)} are known")
+        return UserError(f"{unknown}: {hint}{others}{len(names)} are known")
     listed = ", ".join(names) if names else "none"
-    return UserError(f"unknown {kind} {str(name)!r}: {hint}known: {listed}")
+    return UserError(f"{unknown}: {hint}known: {listed}")
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message that is not empty, for errors of other libraries."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, for a message that names the file: without the path and the number of a system error."""
+    return getattr(error, "strerror", None) or first_line(error)
 
 
 def shorten(value: object) -> str:

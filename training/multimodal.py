@@ -149,7 +149,7 @@ def _collate(rows: list[tuple[str, list[tuple[str, bool]]]]) -> dict[str, Tensor
 def train(
     seed: int, backbone: Path, tower: Path, phases: tuple[Phase, ...] = PHASES, bank: int = BANK
 ) -> PaliGemmaForConditionalGeneration:
-    """Train the MLLM.
+    """Train the multimodal model.
 
     Args:
         seed: of every random choice.

@@ -36,7 +36,7 @@ def accuracy(folder: Path, task: str, style: str, count: int, shuffled: bool = F
     """The share of questions whose first generated word is the correct answer.
 
     Args:
-        folder: of the MLLM.
+        folder: of the multimodal model.
         task: one of `TASKS`.
         style: of the images.
         count: of questions.

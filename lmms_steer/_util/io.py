@@ -6,7 +6,7 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, reason
 
 _FOLDERS_IN_A_CHECKOUT = {"recipe_files": "recipes"}
 """Folders whose name in a checkout differs from that in the installed package."""
@@ -57,7 +57,7 @@ def write_atomically(path: Path, data: bytes) -> Path:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
     return path
 
 

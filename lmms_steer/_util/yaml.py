@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lmms_steer.errors import UserError, first_line, shorten
+from lmms_steer.errors import UserError, first_line, reason, shorten
 
 STR = "tag:yaml.org,2002:str"
 NULL = "tag:yaml.org,2002:null"
@@ -39,9 +39,9 @@ class YamlNode:
     tag: str = STR
     key_tag: str = STR
 
-    def text(self) -> Any:
+    def untyped(self) -> Any:
         """The content as dicts, lists, strings and None. YAML 1.1 would read `10:50:10` as a base-60 number."""
-        return self._plain(lambda text, tag, where: text)  # noqa: ARG005
+        return self._plain(lambda scalar, tag, where: scalar)  # noqa: ARG005
 
     def typed(self) -> Any:
         """The content with the types of YAML 1.1: dicts, lists, numbers, booleans, dates, strings and None.
@@ -84,8 +84,7 @@ def read_yaml(path: Path, what: str = "") -> YamlNode:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"cannot read {f'{what} ' if what else ''}{str(path)!r}: {reason}") from error
+        raise UserError(f"cannot read {f'{what} ' if what else ''}{str(path)!r}: {reason(error)}") from error
     return parse_yaml(text, str(path))
 
 

@@ -57,7 +57,9 @@ def extract(
             "--paper-exact", help="Use the arithmetic of the paper's released code for sae, including its errors."
         ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Sentences per forward pass.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", "--batch-size", min=1, help="Sentences per forward pass.")
+    ] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0, …")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, … Default: float32 on a CPU.")] = None,
 ) -> None:

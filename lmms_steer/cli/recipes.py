@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.registry_help import RegistryHelpCommand
+
 commands = typer.Typer(rich_markup_mode=None)
 
 
-@commands.command("run")
+@commands.command("run", cls=RegistryHelpCommand)
 def run_recipe(
-    recipe: Annotated[
-        str, typer.Argument(help="A recipe file, or a recipe that ships: tiny, paper_cvbench, paper_ood.")
-    ],
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a recipe that ships: {recipes}.")],
     output: Annotated[
         Path | None, typer.Option(help="Folder for the results. Default: the recipe's own, else runs/NAME.")
     ] = None,
@@ -56,19 +56,21 @@ commands.add_typer(demo_app, name="demo")
 @demo_app.callback()
 def demo(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("demo"),
+    output: Annotated[Path, typer.Option("--output", "--out", help="Folder for the results.")] = Path("demo"),
     workers: Annotated[int, typer.Option(min=1, help="Number of processes that share the work.")] = 1,
 ) -> None:
     """Run the recipe `tiny` on the tiny model that ships."""
-    context.obj = out
+    context.obj = output
     if context.invoked_subcommand is None:
-        run_recipe("tiny", output=out, workers=workers)
+        run_recipe("tiny", output=output, workers=workers)
 
 
 @demo_app.command("curve")
 def demo_curve(
     context: typer.Context,
-    folder: Annotated[Path | None, typer.Argument(help="Folder of the recipe `tiny`. Default: that of --out.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of the recipe `tiny`. Default: that of --output.")
+    ] = None,
 ) -> None:
     """Measure P(red) of yellow and orange things against alpha: the vector of a word changes what the model sees."""
     from lmms_steer.demo.colour_curve import run_curve as run
@@ -80,7 +82,9 @@ def demo_curve(
 @demo_app.command("page")
 def demo_page(
     context: typer.Context,
-    folder: Annotated[Path | None, typer.Argument(help="Folder of the recipe `tiny`. Default: that of --out.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of the recipe `tiny`. Default: that of --output.")
+    ] = None,
 ) -> None:
     """Write the table and the page of the recipe `tiny` from the output of its cells."""
     from lmms_steer.demo.page import run_page as run

@@ -1,11 +1,11 @@
 """Help texts that list what is registered: `{methods}` in an option's help becomes every method with its description.
 
-The command line names no method, strategy or operation itself, so that those of installed extensions appear in its help
-too. The registries are imported only when a help text that lists them is shown.
+Lists of names come from the registries, so that those of installed extensions appear in the help too. The registries
+are imported only when a help text that lists them is shown.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -20,9 +20,13 @@ SOURCES = {
     "strategies": ("lmms_steer.search.strategies", "strategies"),
     "operations": ("lmms_steer.steering.operations", "operations"),
     "models": ("lmms_steer.harness.plugin", "MODELS"),
+    "recipes": ("lmms_steer.recipes.loading", "complete_recipes"),
     "benchmarks": ("lmms_steer.data.benchmarks", "benchmarks"),
 }
-"""Placeholder ▸ module and name of the registry, or of the names, that it lists. Imported only for a help text."""
+"""Placeholder ▸ module and name of a registry, of names or of a function that returns names.
+
+They are imported only for a help text.
+"""
 PLACEHOLDER = re.compile(rf"\{{({'|'.join(SOURCES)})\}}")
 
 
@@ -65,5 +69,5 @@ def _description(registry: "Registry[Any]", name: str) -> str:
 def _source(placeholder: str) -> "Registry[Any] | Iterable[str]":
     """The registry or the names that a placeholder stands for."""
     module, name = SOURCES[placeholder]
-    source: Registry[Any] | Iterable[str] = getattr(import_module(module), name)
-    return source
+    source: Registry[Any] | Iterable[str] | Callable[[], Iterable[str]] = getattr(import_module(module), name)
+    return source() if callable(source) else source

@@ -13,7 +13,8 @@ def compare(
     runs: Annotated[list[str], typer.Argument(help="Output folders of lmms-eval or lm-eval, or NAME=FOLDER.")],
     baseline: Annotated[str | None, typer.Option(help="The run to compare with, by name or folder.")] = None,
     studies: Annotated[
-        list[Path] | None, typer.Option(help="Folder of a search, to show its maps. Repeatable.")
+        list[Path] | None,
+        typer.Option("--study", "--studies", help="Folder of a search, to show its maps. Repeatable."),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a self-contained HTML page.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a Markdown table.")] = None,
@@ -41,24 +42,26 @@ def compare(
 
 @commands.command()
 def plot(
-    out: Annotated[Path, typer.Option(help="File to write the figure to (.png, .svg, .pdf).")],
+    output: Annotated[Path, typer.Option("--output", "--out", help="File to write the figure to (.png, .svg, .pdf).")],
     runs: Annotated[list[str] | None, typer.Argument(help="Output folders of runs, or NAME=FOLDER.")] = None,
     kind: Annotated[
         str | None,
         typer.Option(
             help="gains (with intervals), table (the same as numbers, systems by tasks) or maps (of searches)."
-            " Default: gains if there are runs, maps if there are only --studies."
+            " Default: gains if there are runs, maps if there are only searches (--study)."
         ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="The run to compare with, by name or folder.")] = None,
     studies: Annotated[
         list[Path] | None,
-        typer.Option(help="Folder of a search, for maps and for the task that it chose on. Repeatable."),
+        typer.Option(
+            "--study", "--studies", help="Folder of a search, for maps and for the task that it chose on. Repeatable."
+        ),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="Metric to compare by. Default: each task's own.")] = None,
 ) -> None:
     """Draw gains and searches as figures for papers."""
     from lmms_steer.comparison.figures import draw_comparison as draw
 
-    for line in draw(runs or [], out, kind, baseline, studies or [], metric):
+    for line in draw(runs or [], output, kind, baseline, studies or [], metric):
         typer.echo(line)

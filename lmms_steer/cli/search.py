@@ -26,7 +26,7 @@ def search(
     ] = "image,text,both",
     strategy: Annotated[
         str,
-        typer.Option(help="What is tried next. {strategies}."),
+        typer.Option(help="Which cells are tried on which questions. {strategies}. NAME+screen runs the screen first."),
     ] = "grid",
     score: Annotated[
         str,
@@ -36,8 +36,8 @@ def search(
         ),
     ] = "auto",
     controls: Annotated[int, typer.Option(min=0, help="Number of random vectors that go through the same search.")] = 5,
-    trials: Annotated[int, typer.Option(min=1, help="Trials per vector, for tpe.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the questions' order and of tpe.")] = 0,
+    trials: Annotated[int, typer.Option(min=1, help="Trials per vector, for strategies that propose cells.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the questions' order and of the strategy.")] = 0,
     batch_size: Annotated[
         int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions per forward pass.")
     ] = 16,

@@ -65,7 +65,7 @@ def compare_vectors(first: Vector, second: Vector) -> None:
 def export_vector(
     name: Vector,
     to: Annotated[str, typer.Option(help="Format: lm-eval, gguf (llama.cpp, repeng, EasySteer) or pt (a state dict).")],
-    out: Annotated[Path, typer.Option(help="File to write.")],
+    output: Annotated[Path, typer.Option("--output", "--out", help="File to write.")],
     layer: Annotated[int | None, typer.Option(min=0, help="Export only this layer.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Strength to scale the vector by. Default: 1.")] = None,
 ) -> None:
@@ -74,7 +74,7 @@ def export_vector(
     from lmms_steer.vectors.steering_vectors import SteeringVectors
     from lmms_steer.vectors.store import find
 
-    for line in export_vector(SteeringVectors.load(find(name, None).path), to, out, layer, alpha):
+    for line in export_vector(SteeringVectors.load(find(name, None).path), to, output, layer, alpha):
         typer.echo(line)
 
 

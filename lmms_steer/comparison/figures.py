@@ -49,12 +49,12 @@ def draw_comparison(
         UserError: for an unknown kind, or what cannot be read, compared or written.
     """
     if kind is None and runs and studies:
-        raise UserError("runs and --studies need different figures: give --kind gains or table for the runs, or maps")
+        raise UserError("runs and --study need different figures: give --kind gains or table for the runs, or maps")
     kind = kind or ("gains" if runs else "maps")
     if kind not in KINDS:
         raise unknown_name("kind of plot", kind, KINDS)
     if kind == "maps" and not studies:
-        raise UserError("maps show searches: give --studies DIR, or folders of runs to draw their gains")
+        raise UserError("maps show searches: give --study DIR, or folders of runs to draw their gains")
     pyplot = pyplot_for(out)
     if kind == "maps":
         return [str(save_figure(_draw_maps(pyplot, read_maps(studies)), out))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, reason
 from lmms_steer.plots.heatmap import Place, colour_limit
 
 _COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain", "dropped")
@@ -73,7 +73,7 @@ def read_searched_vectors(folders: Iterable[Path]) -> dict[str, set[str]]:
             plan = json.loads(path.read_text(encoding="utf-8"))
             searched.setdefault(plan["task"], set()).update(plan["vectors"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{str(path)!r} cannot be read as a study's plan: {error}") from error
+            raise UserError(f"{str(path)!r} cannot be read as a study's plan: {reason(error)}") from error
     return searched
 
 
@@ -100,7 +100,7 @@ def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
         plan = path.with_name("plan.json")
         task = str(json.loads(plan.read_text(encoding="utf-8")).get("task", "")) if plan.is_file() else ""
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise UserError(f"{str(path)!r} cannot be read as a study's cells: {error}") from error
+        raise UserError(f"{str(path)!r} cannot be read as a study's cells: {reason(error)}") from error
     for vector, tokens in dict.fromkeys((row["vector"], row["tokens"]) for row in rows):
         of_vector = [row for row in rows if row["vector"] == vector]
         of_map = [row for row in of_vector if row["tokens"] == tokens]

@@ -15,7 +15,7 @@ from rich.table import Table
 from lmms_steer._util.formatting import format_number, format_p, format_points, format_seconds, format_share
 from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.provenance import RunProvenance, run_provenance
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, reason
 
 SIGNIFICANT = 0.05
 CAPTION = (
@@ -246,4 +246,4 @@ def _open_for_writing(path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer._util.yaml import STR, YamlNode, parse_yaml
-from lmms_steer.errors import UserError, first_line, unknown_name
+from lmms_steer.errors import UserError, first_line, reason, unknown_name
 
 SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
 _EXPECTED_YAML = "expected 'name:' and 'pairs:' with a list of 'anchor: sentence'"
@@ -118,7 +118,7 @@ def read(path: Path) -> Concept:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the concept {str(path)!r}: {first_line(error)}") from error
+        raise UserError(f"cannot read the concept {str(path)!r}: {reason(error)}") from error
     if path.suffix in (".yaml", ".yml"):
         return parse_concept(text, str(path))
     rows = list(_jsonl(text, str(path)) if path.suffix == ".jsonl" else _csv(text, str(path)))

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, reason
 from lmms_steer.harness.task_files import kind_of, task_file, tasks_dir, tasks_with_tag
 
 
@@ -57,7 +57,7 @@ def read_task_file(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, An
         with path.open(encoding="utf-8") as file:
             keys = yaml.load(file, Loader=_TaskLoader) or {}  # noqa: S506  a SafeLoader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as a task: {first_line(error)}") from error
+        raise UserError(f"{path} cannot be read as a task: {reason(error)}") from error
     if not isinstance(keys, dict):
         raise UserError(f"{path} cannot be read as a task: it holds no keys")
     included: dict[str, Any] = {}

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from lmms_steer._util.io import write_atomically
 from lmms_steer.data.benchmarks import official_rows
 from lmms_steer.data.source import MANIFEST, Manifest, read_manifest
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, reason
 
 ROWS_PER_PART = 2000
 """Rows of a parquet file: the most that an import does again after it was killed."""
@@ -115,8 +115,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or first_line(error)
-        raise UserError(f"cannot write {str(path)!r}: {reason}") from error
+        raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
 
 
 def check_copies(root: Path) -> Iterator[tuple[bool, str]]:

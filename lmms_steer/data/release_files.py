@@ -13,7 +13,7 @@ import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, first_line, reason
 from lmms_steer.scoring.choice import LETTERS
 
 
@@ -49,7 +49,7 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]
         for batch in file.iter_batches(batch_size=100, columns=list(columns)):
             yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{str(path)!r} is cut off or not a parquet file: {first_line(error)}") from error
+        raise UserError(f"{str(path)!r} is cut off or not a parquet file: {reason(error)}") from error
 
 
 def lettered_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -96,7 +96,7 @@ def json_items(path: Path, prefix: str, noun: str) -> Iterator[tuple[str, Any]]:
     except ijson.JSONError as error:
         raise UserError(f"{str(path)!r} is cut off or not JSON after {noun} {number}: {first_line(error)}") from error
     except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {str(path)!r}: {reason(error)}") from error
     if not number:
         raise UserError(f"{str(path)!r} holds no {noun}")
 

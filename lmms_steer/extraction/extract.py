@@ -12,10 +12,10 @@ import torch
 from lmms_steer import __version__, concepts
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.concepts import Concept
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError
 from lmms_steer.extraction.activations import Activations, read_activations
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, MethodFunction, MethodResult
-from lmms_steer.models.loading import usable_device
+from lmms_steer.models.loading import loading_problem, usable_device
 from lmms_steer.steering.anatomy import text_config
 from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
@@ -32,11 +32,11 @@ class Extracted:
 
 
 class Backbone:
-    """A text model, or an MLLM's language model, and its tokenizer: loaded once for many concepts.
+    """A text model, or a multimodal model's language model, and its tokenizer: loaded once for many concepts.
 
     Args:
-        name: a Hub id, a folder, `tiny-gemma2`, or the short name of a backbone in the table; an MLLM is read through
-            its own language model.
+        name: a Hub id, a folder, `tiny-gemma2`, or the short name of a backbone in the table; a multimodal
+            model is read through its own language model.
         revision: of a Hub id.
         device: where to run; by default a GPU if there is one.
         dtype: of the weights; by default float32 on a CPU, and the checkpoint's own on other devices.
@@ -63,7 +63,7 @@ class Backbone:
                 dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
                 model = loader.from_pretrained(self.checkpoint, dtype=dtype, **options)
         except (OSError, ValueError) as error:
-            raise UserError(f"cannot load the backbone {name!r}: {first_line(error)}") from error
+            raise UserError(f"cannot load the backbone {name!r}: {loading_problem(error)}") from error
         self.model = model.to(self.device).eval()
         self.source = {
             "model": self.name,
@@ -79,7 +79,7 @@ class Backbone:
         return read_activations(self.model, self.tokenizer, concept, batch_size)
 
     def read_image_pairs(self, path: Path, name: str, batch_size: int = 16) -> tuple[Concept, Activations]:
-        """Read pairs of contrasting questions about images in an MLLM (`lmms_steer.extraction.image_pairs`).
+        """Read pairs of contrasting questions about images in a multimodal model (`lmms_steer.extraction.image_pairs`).
 
         Raises:
             UserError: for a text model, or a file that contains no such questions.

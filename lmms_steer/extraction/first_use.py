@@ -1,6 +1,6 @@
-"""Extract on first use: `vector=spatial` for a known MLLM, where no store has the vector yet.
+"""Extract on first use: `vector=spatial` for a known multimodal model, where no store has the vector yet.
 
-The vector is extracted from the MLLM's text backbone, and stored; a line tells the user.
+The vector is extracted from the multimodal model's text backbone, and stored; a line tells the user.
 """
 
 from collections.abc import Iterator

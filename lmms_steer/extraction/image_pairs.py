@@ -1,4 +1,4 @@
-"""Vectors from the MLLM itself: pairs of questions about an image, one about the concept and one not.
+"""Vectors from the multimodal model itself: pairs of questions about an image, one about the concept and one not.
 
     {"image": "kitchen.jpg", "prompt": "What is left of the pan?", "contrast": "What colour is the pan?"}
 
@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, reason
 from lmms_steer.extraction.activations import Activations, Rows
 from lmms_steer.extraction.tokens import TokenSpan
 from lmms_steer.models.prompts import prompt_format_for
+from lmms_steer.models.visuals import open_image
 from lmms_steer.steering.recording import record_layers
 
 
@@ -44,7 +44,7 @@ def read_image_pairs(path: Path) -> list[ImagePair]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the questions {str(path)!r}: {first_line(error)}") from error
+        raise UserError(f"cannot read the questions {str(path)!r}: {reason(error)}") from error
     pairs = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -96,18 +96,10 @@ def _read(model: Any, processor: Any, texts: list[str], pairs: list[ImagePair], 
     processor.tokenizer.padding_side = "left"
     rows = []
     for start in tqdm(range(0, len(texts), batch_size), desc="images", disable=None, leave=False):
-        images = [[_open(pair.image)] for pair in pairs[start : start + batch_size]]
+        images = [[open_image(pair.image)] for pair in pairs[start : start + batch_size]]
         batch = make_inputs(processor, texts[start : start + batch_size], images, None).to(device)
         inputs = {k: v.to(model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
         with record_layers(model) as outputs, torch.inference_mode():
             model(**inputs, logits_to_keep=1)
         rows.append(torch.stack([output[:, -1] for output in outputs], dim=1).float().cpu().numpy())
     return np.concatenate(rows)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot open the image {str(path)!r}: {first_line(error)}") from error

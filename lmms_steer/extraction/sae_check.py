@@ -43,8 +43,8 @@ class FeatureCheck:
             for feature, verdict, contexts in self._ask(reader, unjudged, self._contexts):
                 verdicts[feature] = self._stored.add(reader.name, feature, verdict, contexts)
         for verdict in verdicts.values():
-            self._counts[{True: "kept", False: "dropped", None: "unchecked"}[verdict.means]] += 1
-            if verdict.means is None:
+            self._counts[{True: "kept", False: "dropped", None: "unchecked"}[verdict.means_concept]] += 1
+            if verdict.means_concept is None:
                 self._reasons[verdict.reason] += 1
         return verdicts
 

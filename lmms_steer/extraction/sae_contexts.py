@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lmms_steer import concepts
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, reason
 from lmms_steer.extraction.activations import Activations, Rows
 from lmms_steer.extraction.job import ExtractionJob
 from lmms_steer.extraction.tokens import TokenSpan
@@ -36,7 +36,7 @@ def neutral_concept(job: ExtractionJob) -> Concept:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the neutral text {str(path)!r}: {first_line(error)}") from error
+        raise UserError(f"cannot read the neutral text {str(path)!r}: {reason(error)}") from error
     # the activations of every token are used here, so any word will do as the anchor
     words = ((re.search(r"\w+", line), line) for line in lines)
     pairs = [Pair(word[0], line.strip()) for word, line in words if word]

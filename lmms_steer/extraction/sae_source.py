@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_steer._util.logging import quiet_in_logs
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, first_line, reason
 from lmms_steer.extraction.activations import Rows
 from lmms_steer.extraction.job import ExtractionJob
 from lmms_steer.vectors.backbones import sae_of
@@ -153,7 +153,7 @@ def _folders(folder: Path) -> dict[int, Path]:
         try:
             metadata = json.loads(config.read_text(encoding="utf-8")).get("metadata") or {}
         except (OSError, ValueError) as error:
-            raise UserError(f"{str(config)!r} is not the configuration of an SAE: {first_line(error)}") from error
+            raise UserError(f"{str(config)!r} is not the configuration of an SAE: {reason(error)}") from error
         hook = str(metadata.get("hook_name") or "")
         layer = _layer_of(hook) if hook else _layer_of_id(config.parent.name)
         if layer is None:

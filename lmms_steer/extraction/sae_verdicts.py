@@ -27,12 +27,12 @@ class Verdict:
     """Whether a feature means the concept.
 
     Attributes:
-        means: yes, no, or None: unchecked.
+        means_concept: yes, no, or None: unchecked.
         reason: the judge's, or why there is no verdict.
         by: the judge: a model's name, `person`, or `none` if there was no judge.
     """
 
-    means: bool | None
+    means_concept: bool | None
     reason: str
     by: str
 
@@ -68,7 +68,7 @@ class Verdicts:
         Returns:
             The verdict that counts: one that another process has stored in the meantime, else `verdict`.
         """
-        if verdict.means is None:
+        if verdict.means_concept is None:
             return verdict
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(self.path.with_name(f".{self.path.stem}.lock")):
@@ -76,7 +76,7 @@ class Verdicts:
             stored = self.get(sae, feature)
             if stored is not None:
                 return stored
-            entry = {"means": verdict.means, "reason": verdict.reason, "by": verdict.by, "contexts": contexts}
+            entry = {"means": verdict.means_concept, "reason": verdict.reason, "by": verdict.by, "contexts": contexts}
             self._entries.setdefault(sae, {})[feature] = entry
             text = yaml.safe_dump(self._entries, sort_keys=True, allow_unicode=True, width=120)
             write_atomically(self.path, (_HEADER + text).encode())

@@ -28,7 +28,7 @@ ENGINES = ("vllm", "sglang", "api", "openai", "gemini", "claude", "gpt", "litell
 
 
 @cache
-def wrapped_names() -> frozenset[str]:
+def steered_names_on_disk() -> frozenset[str]:
     """`steered_NAME` for each of lmms-eval's wrappers, from file names: importing the registry takes seconds."""
     spec = find_spec("lmms_eval")
     root = Path(spec.submodule_search_locations[0]) / "models" if spec and spec.submodule_search_locations else None
@@ -68,11 +68,11 @@ def manifests() -> "list[ModelManifest]":
         )
     ours = [ModelManifest(name, simple_class_path=path) for name, path in MODELS.items()]
     return ours + [
-        manifest for name in _wrapper_names() if (manifest := _steered_manifest(name)).model_id not in MODELS
+        manifest for name in _lmms_eval_names() if (manifest := _steered_manifest(name)).model_id not in MODELS
     ]
 
 
-def _wrapper_names() -> list[str]:
+def _lmms_eval_names() -> list[str]:
     """The names of lmms-eval's own wrappers."""
     models = sys.modules.get("lmms_eval.models")
     tables = (getattr(models, f"AVAILABLE_{kind}_MODELS", {}) for kind in ("SIMPLE", "CHAT_TEMPLATE"))

@@ -134,7 +134,7 @@ class LmmsEvalSteering(SteeringMixin):
         return lm
 
 
-def load_named_model(model: str, model_args: str, **more: Any) -> Any:
+def create_model(model: str, model_args: str, **more: Any) -> Any:
     """One of this package's models by its `--model` name and `--model_args`, outside of lmms-eval.
 
     Args:

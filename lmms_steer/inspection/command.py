@@ -3,11 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
-from lmms_steer.errors import UserError, first_line
 from lmms_steer.harness.arguments import check_model_args
-from lmms_steer.models.visuals import prepare_visuals
+from lmms_steer.models.visuals import open_image
 from lmms_steer.plots.style import check_figure_suffix
 
 
@@ -26,30 +23,14 @@ def run_inspect(model: str, model_args: str, prompt: str, images: list[Path], pi
     if picture is not None:
         check_figure_suffix(picture)
     check_model_args(model, model_args)
-    opened = open_images(images)
+    opened = [open_image(path) for path in images]
     # these import torch
-    from lmms_steer.harness.steered import load_named_model
+    from lmms_steer.harness.steered import create_model
     from lmms_steer.inspection.prompt import inspect_prompt, inspection_lines
 
-    inspection = inspect_prompt(load_named_model(model, model_args), opened, prompt)
+    inspection = inspect_prompt(create_model(model, model_args), opened, prompt)
     yield from inspection_lines(inspection)
     if picture is not None:
         from lmms_steer.inspection.prompt_figure import draw_inspection
 
         yield f"\n{draw_inspection(inspection, opened[0] if opened else None, picture)}"
-
-
-def open_images(paths: list[Path]) -> list[Image.Image]:
-    """Read image files, as RGB.
-
-    Raises:
-        UserError: for a file that is not an image.
-    """
-    opened = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                opened += prepare_visuals([image], str(path))
-        except OSError as error:
-            raise UserError(f"cannot open the image {str(path)!r}: {first_line(error)}") from error
-    return [image for image in opened if isinstance(image, Image.Image)]

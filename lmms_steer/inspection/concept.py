@@ -9,7 +9,7 @@ from typing import Any
 from lmms_steer import concepts
 from lmms_steer._util.formatting import count_noun
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError
 from lmms_steer.extraction.tokens import SentenceTokens, check_token_counts, classify_tokens, token_warnings, tokenize
 from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 
@@ -120,7 +120,9 @@ def _summary(
 def _tokenizer(backbone: str) -> Any:
     from transformers import AutoTokenizer
 
+    from lmms_steer.models.loading import loading_problem
+
     try:
         return AutoTokenizer.from_pretrained(backbone_checkpoint(backbone))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load the tokenizer of {backbone!r}: {first_line(error)}") from error
+        raise UserError(f"cannot load the tokenizer of {backbone!r}: {loading_problem(error)}") from error

@@ -30,7 +30,7 @@ class PromptInspection:
         image: whether each token is an image token.
         steered: whether each token's residual changed at the layer: measured, not computed from the mask.
         norms: |h| of each token at the layer, unsteered.
-        done: the effect of each intervention at the layer, one line each.
+        effects: the effect of each intervention at the layer, one line each.
         added: the norm of the added vector, of each intervention at the layer that adds one.
         before, after: the most likely next tokens with their probabilities, unsteered and steered.
     """
@@ -41,7 +41,7 @@ class PromptInspection:
     image: list[bool]
     steered: list[bool]
     norms: list[float]
-    done: list[str]
+    effects: list[str]
     added: list[float]
     before: list[tuple[str, float]]
     after: list[tuple[str, float]]
@@ -73,7 +73,7 @@ def inspect_prompt(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Pr
         image=[token in image_ids for token in ids.tolist()],
         steered=(unsteered[layer] != steered[layer]).any(-1)[0].tolist(),
         norms=unsteered[layer][0].float().norm(dim=-1).tolist(),
-        done=[f"{i.tokens}: {operation.describe(vector)}" for i, operation, vector in active],
+        effects=[f"{i.tokens}: {operation.describe(vector)}" for i, operation, vector in active],
         added=[abs(vector.strength) for _, operation, vector in active if operation.adds_delta],
         before=_most_likely(lm, before),
         after=_most_likely(lm, after),
@@ -83,7 +83,7 @@ def inspect_prompt(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Pr
 def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
     """The inspection as text, with steered tokens in [brackets] and a count of equal image tokens."""
     yield f"spec: {inspection.spec or 'none (the baseline)'}"
-    yield f"layer {inspection.layer}, {'; '.join(inspection.done) or 'nothing is done'}"
+    yield f"layer {inspection.layer}, {'; '.join(inspection.effects) or 'nothing is done'}"
     for kind, wanted in (("image", True), ("text", False)):
         norms = [n for n, image in zip(inspection.norms, inspection.image, strict=True) if image is wanted]
         steered = sum(s for s, image in zip(inspection.steered, inspection.image, strict=True) if image is wanted)

@@ -92,7 +92,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         super().__init__()
         for name in image_settings:
             if name not in IMAGE_SETTINGS:
-                raise unknown_name("model_arg", name, self.known_args())
+                raise unknown_name("key", name, self.known_args(), "in --model_args")
         if pretrained is None and self.default_pretrained is None:
             raise UserError("no model: add pretrained=NAME to --model_args, a Hub id or a folder")
         self.pretrained = str(pretrained or self.default_pretrained)

@@ -5,10 +5,12 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError, first_line, unknown_name
+from lmms_steer.tiny_world.checkpoints import TINY_MODELS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 MAX_NEW_TOKENS = 1024
@@ -57,7 +59,15 @@ def load_or_refuse(name: str, load: Callable[..., Any], source: str, **options: 
     try:
         return load(source, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UserError(f"cannot load the checkpoint {name!r}: {first_line(error)}") from error
+        raise UserError(f"cannot load the checkpoint {name!r}: {loading_problem(error)}") from error
+
+
+def loading_problem(error: Exception) -> str:
+    """Why a `from_pretrained` function failed, in one line; it can be a name that is no folder and not on the Hub."""
+    cause = error.__cause__
+    if isinstance(cause, LocalEntryNotFoundError | RepositoryNotFoundError) and not isinstance(cause, GatedRepoError):
+        return f"neither a folder nor reachable on the Hub ({' and '.join(TINY_MODELS)} ship with this package)"
+    return first_line(error)
 
 
 def load_model(name: str, source: str, device: torch.device, device_map: str | None, **options: Any) -> Any:

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, first_line, reason
 
 Visual = Image.Image | list[Image.Image] | str
 """An image, the frames of a video, or the path of a video."""
@@ -42,6 +42,21 @@ def prepare_visuals(visuals: Any, where: str) -> list[Visual]:
         else:
             raise UserError(f"{where} gives a {type(visual).__name__} as visual: expected images or videos")
     return prepared
+
+
+def open_image(path: Path) -> Image.Image:
+    """Read an image file, as RGB.
+
+    Raises:
+        UserError: for a file that is missing, truncated or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise UserError(f"cannot open the image {str(path)!r}: it is not an image of a known format") from error
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot open the image {str(path)!r}: {reason(error)}") from error
 
 
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, reason
 
 # Okabe and Ito's colour-blind safe palette; their purple is too pale for thin lines on white, so ours is darker
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#7A5195"
@@ -89,7 +89,7 @@ def save_figure(figure: Any, *paths: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, dpi=_DPI)
     except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
     finally:
         pyplot.close(figure)
     return path

@@ -20,7 +20,7 @@ from lmms_steer.comparison.samples import read_samples
 from lmms_steer.data.source import data_dir
 from lmms_steer.errors import UserError
 
-KINDS = ("extract", "search", "evaluate", "compare")
+WAITABLE_KINDS = ("extract", "search", "evaluate", "compare")
 """Kinds of cells that a recipe's own commands may wait for."""
 HASHED_WHOLE = 2**28
 """Bytes up to which a file's content is hashed. Larger files, a checkpoint's weights, count by size and time: reading
@@ -77,7 +77,7 @@ class Mark:
         command: the command line.
         state: running, failed or done; "" for a cell that never ran.
         fingerprint: hash of the command and of everything that it depends on.
-        left: hash of what a finished command wrote.
+        output_sha256: hash of what a finished command wrote; its key in the file is `left`.
         why: one line on why the cell failed.
         seconds: duration of the run.
         version: version of this package that ran the cell.
@@ -86,13 +86,14 @@ class Mark:
     command: str = ""
     state: str = ""
     fingerprint: str = ""
-    left: str | None = None
+    output_sha256: str | None = None
     why: str | None = None
     seconds: float | None = None
     version: str | None = None
 
 
-_MARK_FIELDS = frozenset(field.name for field in fields(Mark))
+_MARK_KEYS = {field.name: "left" if field.name == "output_sha256" else field.name for field in fields(Mark)}
+"""Field of a mark ▸ its key in the file."""
 
 
 class Marks:
@@ -115,20 +116,22 @@ class Marks:
             data: Any = json.loads((self.root / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return Mark()
-        return Mark(**{key: data[key] for key in _MARK_FIELDS & data.keys()}) if isinstance(data, dict) else Mark()
+        if not isinstance(data, dict):
+            return Mark()
+        return Mark(**{name: data[key] for name, key in _MARK_KEYS.items() if key in data})
 
     def write(self, cell: Cell, mark: Mark) -> None:
         """Write a cell's mark; fields that are None are left out."""
         path = self.root / f"{cell.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        data = {key: value for key, value in asdict(mark).items() if value is not None}
+        data = {_MARK_KEYS[name]: value for name, value in asdict(mark).items() if value is not None}
         write_atomically(path, json.dumps(data, indent=1).encode())
 
     def fingerprint(self, cell: Cell) -> str:
         """Hash of a cell's command, of what it reads, and of what the cells that it needs have written."""
-        left_before = {name: self.read(name).left for name in cell.needs}
+        outputs = {name: self.read(name).output_sha256 for name in cell.needs}
         reads = {path: content_digest([path]) for path in (*cell.reads, *_data_manifests(cell))}
-        return _sha256(json.dumps([cell.command, left_before, reads], sort_keys=True))
+        return _sha256(json.dumps([cell.command, outputs, reads], sort_keys=True))
 
     def done(self, cell: Cell) -> bool:
         """Whether the cell finished with this command and these inputs, and its output is unchanged."""
@@ -136,7 +139,7 @@ class Marks:
         return (
             mark.state == "done"
             and mark.fingerprint == self.fingerprint(cell)
-            and mark.left == content_digest(cell.makes)
+            and mark.output_sha256 == content_digest(cell.makes)
         )
 
     def prepare(self, cell: Cell, fingerprint: str) -> None:

@@ -12,11 +12,11 @@ from filelock import FileLock, Timeout
 
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.recipes.cells import Cell, Marks
+from lmms_steer.recipes.ledger import CellState, Ledger, States
 from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.preflight import cost_lines
 from lmms_steer.recipes.scheduler import CLUSTERS, WorkerPool
-from lmms_steer.recipes.state import CellState, Ledger, States
 
 WORKER_TIMEOUT = 60.0
 """Seconds that workers of a killed run have to end before a new run starts in the same folder."""
@@ -146,7 +146,7 @@ def _run_workers(
     try:
         pool.start()
         for line in pool.watch(ledger, cells):
-            if line:
+            if line is not None:
                 yield line
             yield from _newly_ended(ledger.states(), reported)
         yield from _newly_ended(ledger.states(), reported)

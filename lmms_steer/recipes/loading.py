@@ -51,11 +51,9 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
     for assignment in assignments:
         set_key(tree, assignment)
     try:
-        recipe = Recipe.model_validate(tree.text())
+        recipe = Recipe.model_validate(tree.untyped())
     except ValidationError as error:
-        # unknown keys first: a missing key may be a misspelt one
-        first = min(error.errors(), key=lambda details: details["type"] != "extra_forbidden")
-        raise _validation_error(tree, first) from error
+        raise _validation_error(tree, error.errors()) from error
     check_recipe(recipe, tree)
     return path.stem, recipe
 
@@ -82,6 +80,12 @@ def shipped_recipes() -> dict[str, Path]:
     """The files of the recipes that ship with this package, overlays included, by name."""
     folder = shipped_folder("recipe_files")
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def complete_recipes() -> tuple[str, ...]:
+    """Names of the recipes that ship and can be run by themselves; the other files are overlays."""
+    required = {name for name, field in Recipe.model_fields.items() if field.is_required()}
+    return tuple(name for name, path in shipped_recipes().items() if required <= _read_recipe(path).untyped().keys())
 
 
 def lay_over(tree: YamlNode, overlay: YamlNode) -> None:
@@ -161,16 +165,23 @@ def _read_recipe(path: Path) -> YamlNode:
     return tree
 
 
-def _validation_error(tree: YamlNode, details: ErrorDetails) -> UserError:
-    """The error for a value that does not fit the schema."""
+def _validation_error(tree: YamlNode, mistakes: Sequence[ErrorDetails]) -> UserError:
+    """The error for the first of the values that do not fit the schema."""
+    # unknown keys first: a missing key may be a misspelt one
+    details = min(mistakes, key=lambda mistake: mistake["type"] != "extra_forbidden")
     path = details["loc"]
+    # but an unknown key of a misspelt model says less than the model's name
+    siblings = [other["loc"] for other in mistakes if other["type"] == "missing" and other["loc"][:2] == path[:2]]
+    misspelt = _misspelt_name(tree, siblings[0]) if siblings else None
+    if misspelt is not None:
+        return misspelt
     where = tree.at(path).where
     if details["type"] == "extra_forbidden":
         part = _PARTS[path[0]] if len(path) > 1 else Recipe
         return UserError(f"{where}: {unknown_name('key', path[-1], part.model_fields)}")
     place = ".".join(map(str, path))
     if details["type"] == "missing":
-        return _misspelt_name(tree, path) or UserError(f"{where}: {place} is missing")
+        return UserError(f"{where}: {place} is missing")
     message = details["msg"]
     return UserError(f"{where}: {place}: {message[0].lower()}{message[1:]}, not {details['input']!r}")
 

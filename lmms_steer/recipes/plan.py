@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmms_steer.errors import UserError
-from lmms_steer.recipes.cells import KINDS, Cell
+from lmms_steer.recipes.cells import WAITABLE_KINDS, Cell
 from lmms_steer.recipes.layout import (
     Layout,
     backbone_name,
@@ -201,7 +201,7 @@ class Planner:
                 command=tuple(shlex.split(command.run.replace("{output}", str(self.output)))),
                 needs=(
                     *(cell.name for cell in others if cell.kind in command.after),
-                    *(command_cell_name(name) for name in command.after if name not in KINDS),
+                    *(command_cell_name(name) for name in command.after if name not in WAITABLE_KINDS),
                 ),
                 makes=tuple(path.replace("{output}", str(self.output)) for path in command.makes),
                 show=command.show,

@@ -13,8 +13,8 @@ from pathlib import Path
 from lmms_steer.data.availability import absence_note, missing_datasets
 from lmms_steer.recipes.cells import Cell, Marks
 from lmms_steer.recipes.layout import backbone_name
+from lmms_steer.recipes.ledger import States
 from lmms_steer.recipes.schema import Recipe
-from lmms_steer.recipes.state import States
 from lmms_steer.vectors.backbones import backbone_checkpoint, checkpoint, sae_of
 from lmms_steer.vectors.methods import methods, split_method
 

@@ -19,8 +19,8 @@ import psutil
 
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.processes import end_processes, process_trees, wait_until_gone
-from lmms_steer.recipes.state import Ledger
 from lmms_steer.recipes.worker import WorkerSpec, run_worker
 
 CLUSTERS = ("local", "slurm")
@@ -73,11 +73,11 @@ class WorkerPool:
         for number in range(self.size):
             self._start(number)
 
-    def watch(self, ledger: Ledger, cells: Sequence[Cell]) -> Iterator[str]:
+    def watch(self, ledger: Ledger, cells: Sequence[Cell]) -> Iterator[str | None]:
         """Watch until every cell has ended, and replace workers that die.
 
         Yields:
-            A line for every worker that died, and an empty line at every look.
+            A line for every worker that died, and None at every look.
         """
         while not ledger.over():
             for number, job in list(self.jobs.items()):
@@ -89,7 +89,7 @@ class WorkerPool:
                         ledger.give_up(f"the workers die as they start: {_last_line(job)}")
                     elif not ledger.over():
                         self._start(number)
-            yield ""
+            yield None
             time.sleep(0.2)
         # workers see that too; those that end by themselves also clean up
         wait_until_gone(self._processes(), GRACE_SECONDS)

@@ -15,8 +15,8 @@ from lmms_steer._util.yaml import YamlNode
 from lmms_steer.data.availability import read_task_file
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.harness import task_files
-from lmms_steer.harness.plugin import MODELS, engine_error, runs_in_engine, wrapped_names
-from lmms_steer.recipes.cells import KINDS
+from lmms_steer.harness.plugin import MODELS, engine_error, runs_in_engine, steered_names_on_disk
+from lmms_steer.recipes.cells import WAITABLE_KINDS
 from lmms_steer.recipes.in_process import PROGRAMS
 from lmms_steer.recipes.layout import command_cell_name, concept_label
 from lmms_steer.recipes.preflight import local_checkpoint
@@ -75,7 +75,7 @@ def _check_model_name(model: str) -> None:
     Raises:
         UserError: for a name that lmms-eval's `--model` does not take, or a model that cannot be steered.
     """
-    wrapper, known = model.replace(":", "_", 1).removeprefix("steered_"), wrapped_names()
+    wrapper, known = model.replace(":", "_", 1).removeprefix("steered_"), steered_names_on_disk()
     if model in MODELS:
         return
     if f"steered_{wrapper}" not in known or not model.startswith("steered_"):
@@ -188,7 +188,7 @@ def _check_commands(recipe: Recipe, tree: YamlNode) -> None:
         except ValueError as error:
             raise _with_line(tree, (*path, "run"), UserError(f"run: {error}")) from error
         _check_known(tree, (*path, "run"), "program", [program], PROGRAMS)
-        _check_known(tree, (*path, "after"), "cell", command.after, (*KINDS, *names[:number]))
+        _check_known(tree, (*path, "after"), "cell", command.after, (*WAITABLE_KINDS, *names[:number]))
 
 
 def _check_known(tree: YamlNode, path: KeyPath, kind: str, names: Iterable[str], known: Iterable[str]) -> None:

@@ -17,9 +17,9 @@ from filelock import FileLock
 from lmms_steer import __version__
 from lmms_steer.recipes.cells import Cell, Mark, content_digest, missing_output
 from lmms_steer.recipes.in_process import failure_reason, run_in_process
+from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.preflight import memory_problem, missing_read
 from lmms_steer.recipes.processes import is_alive, kill_children
-from lmms_steer.recipes.state import Ledger
 
 SILENCE_LIMIT = 600.0
 """Seconds without a heartbeat of the command on another machine that started the workers, after which they end."""
@@ -98,8 +98,8 @@ def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], 
     if problem:
         mark = Mark(str(cell), "failed", fingerprint, why=problem, seconds=seconds)
     else:
-        left = content_digest(cell.makes)
-        mark = Mark(str(cell), "done", fingerprint, left, seconds=seconds, version=__version__)
+        output_sha256 = content_digest(cell.makes)
+        mark = Mark(str(cell), "done", fingerprint, output_sha256, seconds=seconds, version=__version__)
     marks.write(cell, mark)
     return mark
 

@@ -34,7 +34,7 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     planned = _planned_options(options)
     _check_before_imports(options, planned)
     options.output.mkdir(parents=True, exist_ok=True)
-    from lmms_steer.harness.steered import load_named_model
+    from lmms_steer.harness.steered import create_model
     from lmms_steer.harness.tasks import load_task
     from lmms_steer.search.confirmation import check_confirmation_task
     from lmms_steer.search.questions import load_questions, questions_sha256, shuffle_by_image
@@ -54,7 +54,7 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     )
     about_questions: dict[str, Any] = {"n": len(questions), "questions": questions_sha256(questions), "score": score}
     check_same_plan(options.output, about_questions)
-    lm = load_named_model(options.model, options.model_args)
+    lm = create_model(options.model, options.model_args)
     _refuse_spec(lm.resolved.spec)
     n_layers = len(lm.model.get_decoder().layers)
     facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)

@@ -29,21 +29,21 @@ def cluster_ids(images: Ints) -> Ints | None:
     return None if len(distinct) == len(images) else numbers
 
 
-def cluster_sums(differences: Floats, weights: Floats, cluster_ids: Ints) -> Floats:
+def cluster_sums(differences: Floats, weights: Floats, clusters: Ints) -> Floats:
     """Sum weighted differences by cluster.
 
     Args:
         differences: rows x questions.
         weights: one a question.
-        cluster_ids: the cluster of each question, as 0, 1, ….
+        clusters: the cluster of each question, as 0, 1, ….
 
     Returns:
         rows x clusters.
     """
-    shape = (int(cluster_ids.max()) + 1, len(cluster_ids))
+    shape = (int(clusters.max()) + 1, len(clusters))
     from scipy.sparse import coo_array
 
-    sums: Floats = coo_array((weights, (cluster_ids, np.arange(len(cluster_ids)))), shape=shape) @ differences.T
+    sums: Floats = coo_array((weights, (clusters, np.arange(len(clusters)))), shape=shape) @ differences.T
     return sums.T
 
 

@@ -22,7 +22,7 @@ def active_interventions(resolved: ResolvedSpec) -> list[tuple[Intervention, Sca
     pairs = zip(resolved.spec.interventions, resolved.vectors, strict=True)
     # the norm is that of the tokens before the split, so that gammas near 1 have nearly the effect of 1
     return [
-        (part, _scale(part, vector, _unit_length(whole, resolved.norms)))
+        (part, _scale(part, vector, _strength_at_alpha_1(whole, resolved.norms)))
         for whole, vector in pairs
         for part in _split_by_gamma(whole)
         if part.alpha != 0
@@ -44,7 +44,7 @@ def _split_by_gamma(intervention: Intervention) -> list[Intervention]:
     return [text_part] if intervention.phase == "decode" else [replace(image_part, tokens="image"), text_part]
 
 
-def _unit_length(intervention: Intervention, norms: Norms | None) -> float:
+def _strength_at_alpha_1(intervention: Intervention, norms: Norms | None) -> float:
     """The strength of alpha 1 in the residual's units, for the scales `unit` and `relative`."""
     if intervention.scale != "relative":
         return 1.0
@@ -57,7 +57,7 @@ def _unit_length(intervention: Intervention, norms: Norms | None) -> float:
     return norms[intervention.layer][intervention.tokens.removesuffix("_paper")]
 
 
-def _scale(intervention: Intervention, vector: SteeringVectors, unit_length: float) -> ScaledVector:
+def _scale(intervention: Intervention, vector: SteeringVectors, strength_at_alpha_1: float) -> ScaledVector:
     """The vector of an intervention's layer at the intervention's strength."""
     assert intervention.layer is not None and intervention.alpha is not None
     direction = torch.from_numpy(vector[intervention.layer].copy())
@@ -67,7 +67,7 @@ def _scale(intervention: Intervention, vector: SteeringVectors, unit_length: flo
         # alpha · v itself, because the length times a rounded unit vector would differ in the last bits
         scaled = ScaledVector(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)
     else:
-        strength = intervention.alpha * unit_length
+        strength = intervention.alpha * strength_at_alpha_1
         scaled = ScaledVector(unit * strength, unit, strength, intervention.alpha)
     if not torch.isfinite(scaled.delta).all():
         raise UserError(f"alpha={intervention.alpha:g}: the scaled vector {intervention.vector!r} overflows float32")

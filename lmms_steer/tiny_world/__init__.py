@@ -1,1 +1,1 @@
-"""The tiny world: a tiny text backbone and a tiny MLLM that ship, and the scenes and questions they were trained on."""
+"""The tiny world: a text backbone and a multimodal model that ship, their training scenes and their questions."""

@@ -1,4 +1,4 @@
-"""The table of MLLMs, their text backbones and the backbones' SAEs (`backbones.yaml`), and names of checkpoints."""
+"""The table of multimodal models, their text backbones and SAEs (`backbones.yaml`), and names of checkpoints."""
 
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -21,7 +21,7 @@ def _tables() -> dict[str, dict[str, str]]:
 
 
 def table() -> dict[str, str]:
-    """MLLM (with `*` for any text) ▸ text backbone, both by their full names."""
+    """Multimodal model (with `*` for any text) ▸ text backbone, both by their full names."""
     return _tables()["mllms"]
 
 
@@ -31,7 +31,7 @@ def short_name(model: str) -> str:
 
 
 def backbone_of(model: str) -> str | None:
-    """The short name of an MLLM's text backbone, or of a backbone itself; None for a model that the table lacks."""
+    """The short name of a multimodal model's text backbone, or of a backbone itself; None for an unknown model."""
     for mllm, backbone in table().items():
         if fnmatchcase(model, mllm) or fnmatchcase(short_name(model), short_name(mllm)):
             return short_name(backbone)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from lmms_steer import __version__
 from lmms_steer._util.formatting import count_noun
 from lmms_steer._util.io import write_atomically
-from lmms_steer.errors import UserError, first_line, unknown_name
+from lmms_steer.errors import UserError, reason, unknown_name
 from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
 
 FORMATS = ("lm-eval", "gguf", "pt")
@@ -132,7 +132,7 @@ def _to_gguf(vectors: SteeringVectors, out: Path, alpha: float) -> Iterator[str]
         temporary.replace(out)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {str(out)!r}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {str(out)!r}: {reason(error)}") from error
 
 
 def _from_gguf(path: Path) -> dict[int, npt.NDArray[np.float32]]:
@@ -142,7 +142,7 @@ def _from_gguf(path: Path) -> dict[int, npt.NDArray[np.float32]]:
         tensors = {t.name: np.array(t.data, dtype=np.float32).reshape(-1) for t in reader.tensors}
         architecture = reader.get_field("general.architecture").contents()
     except (OSError, ValueError, AttributeError, IndexError, KeyError) as error:
-        raise UserError(f"{str(path)!r} is cut off or no GGUF file: {first_line(error)}") from error
+        raise UserError(f"{str(path)!r} is cut off or no GGUF file: {reason(error)}") from error
     directions = {
         int(n.removeprefix("direction.")): t for n, t in tensors.items() if n.removeprefix("direction.").isdecimal()
     }
@@ -161,7 +161,7 @@ def _from_pt(path: Path, layer: int | None) -> dict[int, npt.NDArray[np.float32]
     except pickle.UnpicklingError as error:
         raise UserError(f"{str(path)!r} contains more than tensors and plain values: it is not read") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is cut off or no .pt file: {first_line(error)}") from error
+        raise UserError(f"{str(path)!r} is cut off or no .pt file: {reason(error)}") from error
     if isinstance(data, torch.Tensor):
         return _from_tensor(data, layer, path)
     if not isinstance(data, dict) or not data:

@@ -84,11 +84,11 @@ def _missing(
     elif parts[0] not in own_concepts and parts[0] not in concepts.names():
         close = get_close_matches(parts[0], sorted(own_concepts | set(concepts.names())), n=1)
         nearest = [prefix + "/".join((concept, *parts[1:])) for concept in close]
-        others = f"; known: {_listed(name, own)}" if own else ""
+        others = f"known: {_listed(name, own)}; " if own else ""
     command = _extract_command(backbone, parts, backbone in backbones)
     otherwise = "otherwise " if nearest else ""
     return UserError(
-        f"unknown vector {name!r}: {_suggestion(nearest)}{otherwise}it is not extracted yet: {command}{others}"
+        f"unknown vector {name!r}: {_suggestion(nearest)}{others}{otherwise}it is not extracted yet: {command}"
     )
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from lmms_steer._util.formatting import format_layers
 from lmms_steer._util.io import write_atomically
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, first_line, reason
 
 Direction = npt.NDArray[np.float32]
 FORMAT = "lmms-steer/vectors/1"
@@ -146,7 +146,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, "numpy") as file:
             yield file
     except OSError as error:
-        raise UserError(f"cannot read the vector {str(path)!r}: {error.strerror or error}") from error
+        raise UserError(f"cannot read the vector {str(path)!r}: {reason(error)}") from error
     except SafetensorError as error:
         raise UserError(f"{str(path)!r} is cut off or no safetensors file: {first_line(error)}") from error
     except (KeyError, ValueError, TypeError, IndexError) as error:

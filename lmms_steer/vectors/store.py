@@ -1,8 +1,8 @@
 """Stores: folders of vectors, in which a vector is found by its name.
 
 A store is a folder of `<backbone>/<concept>/<method>.safetensors`. The user's store comes first, then the vectors that
-ship with the package. Next to a vector there may be a `<method>.choices.yaml`: for each MLLM the layer, alpha and
-tokens that a search on held-out questions chose.
+ship with the package. Next to a vector there may be a `<method>.choices.yaml`: for each multimodal model the layer,
+alpha and tokens that a search on held-out questions chose.
 """
 
 import os
@@ -16,7 +16,7 @@ import yaml
 
 from lmms_steer._util.io import shipped_folder, write_atomically
 from lmms_steer._util.yaml import read_yaml
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, first_line, reason
 from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.methods import DEFAULT_METHOD
 from lmms_steer.vectors.not_found import not_a_vector_file, unknown_vector
@@ -145,7 +145,7 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
 
     Args:
         entry: the vector.
-        model: the MLLM's name or path.
+        model: the multimodal model's name or path.
         sha256: the vector's; a choice that was made for another version of the vector does not count.
 
     Returns:
@@ -179,7 +179,7 @@ def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
 
     Args:
         path: as `choices_path` returned it.
-        model: the MLLM's name or path.
+        model: the multimodal model's name or path.
         choice: `layer`, `alpha`, `tokens`, `chosen_on` and `vector_sha256`.
 
     Raises:
@@ -194,7 +194,7 @@ def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
             text = yaml.safe_dump({**choices, short_name(model): choice}, sort_keys=True)
             write_atomically(path, text.encode())
     except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
 
 
 def _stored_choices(entry: Entry, model: str) -> Iterator[tuple[Path, Any]]:

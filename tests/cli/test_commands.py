@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import pytest
 import typer.testing
 
+from lmms_steer import UserError
 from lmms_steer.cli import app
 from lmms_steer.vectors import store
 from tests.helpers.documents import ROOT
@@ -48,6 +50,24 @@ def test_vectors_are_listed_by_concept_by_part_of_a_name_and_for_scripts() -> No
 
 
 def test_the_demo_s_folder_may_come_before_its_subcommand(tmp_path: Path) -> None:
-    for words in (["--out", str(tmp_path), "page"], ["page", str(tmp_path)]):
+    for words in (["--output", str(tmp_path), "page"], ["--out", str(tmp_path), "page"], ["page", str(tmp_path)]):
         done = typer.testing.CliRunner().invoke(app, ["demo", *words])
         assert str(done.exception).startswith(f"no runs of the recipe tiny in {str(tmp_path)!r}")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "former"),
+    [
+        ("extract --backbone tiny-gemma2 --concept no.yaml", "--batch_size 4", "--batch-size 4"),
+        ("vectors export no/such/vector --to gguf", "--output x.gguf", "--out x.gguf"),
+        ("compare no_such_run", "--study no_such_study", "--studies no_such_study"),
+        ("plot --output x.pdf", "--study no_such_study", "--studies no_such_study"),
+        ("plot no_such_run", "--output x.pdf", "--out x.pdf"),
+    ],
+)
+def test_an_option_has_the_spelling_of_the_other_commands_beside_its_former_one(
+    command: str, option: str, former: str
+) -> None:
+    for words in (option, former):
+        done = typer.testing.CliRunner().invoke(app, [*command.split(), *words.split()])
+        assert isinstance(done.exception, UserError), done.output

@@ -65,6 +65,19 @@ def test_an_extension_that_cannot_be_loaded_does_not_take_the_help_away(monkeypa
     assert registry_help.listing(("a", "b")) == "a, b"
 
 
+def test_the_help_of_run_names_the_recipes_that_ship_but_no_overlay() -> None:
+    words = " ".join(typer.testing.CliRunner().invoke(cli.app, ["run", "--help"]).output.split())
+    assert "a recipe that ships: paper_cvbench, paper_ood, tiny. " in words
+
+
+def test_the_help_of_search_describes_the_strategies() -> None:
+    words = " ".join(typer.testing.CliRunner().invoke(cli.app, ["search", "--help"]).output.split())
+    assert "Which cells are tried on which questions. grid: " in words
+    assert "NAME+screen runs the screen first. [default: grid]" in words
+    assert "Trials per vector, for strategies that propose cells." in words
+    assert "questions' order and of the strategy." in words
+
+
 def commands() -> list[str]:
     """Every command and group, as words."""
 

@@ -54,7 +54,7 @@ def test_plots_that_cannot_be_drawn_are_refused_in_one_line(tmp_path: Path) -> N
         draw_comparison([str(tmp_path)], tmp_path / "p.gif")
     with pytest.raises(UserError, match="unknown kind of plot 'tabel': did you mean 'table'"):
         draw_comparison([str(tmp_path)], tmp_path / "p.png", "tabel")
-    with pytest.raises(UserError, match="give --studies DIR, or folders of runs"):
+    with pytest.raises(UserError, match="give --study DIR, or folders of runs"):
         draw_comparison([], tmp_path / "p.png")
 
 

@@ -88,7 +88,7 @@ def test_an_answer_is_read_and_the_question_shows_contexts_and_words(endpoint: A
 def test_after_three_unusable_answers_a_feature_is_unchecked(endpoint: Any) -> None:
     requests = endpoint(lambda request: (200, "I would rather not say"))
     verdict = LlmJudge()(QUESTION)
-    assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
+    assert verdict.means_concept is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_after_three_unusable_answers_a_feature_is_unchecked(endpoint: Any) -> N
 def test_an_incomplete_answer_is_unusable_and_the_reason_is_optional(endpoint: Any, content: Any, means: Any) -> None:
     requests = endpoint(lambda request: (200, content))
     verdict = LlmJudge()(QUESTION)
-    assert verdict.means is means and len(requests) == (3 if means is None else 1) and verdict.reason != "None"
+    assert verdict.means_concept is means and len(requests) == (3 if means is None else 1) and verdict.reason != "None"
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_an_incomplete_answer_is_unusable_and_the_reason_is_optional(endpoint: A
 def test_after_three_truncated_replies_a_feature_is_unchecked(endpoint: Any, body: bytes) -> None:
     requests = endpoint(lambda request: (200, body))
     verdict = LlmJudge()(QUESTION)
-    assert verdict.means is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
+    assert verdict.means_concept is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
@@ -129,7 +129,7 @@ def test_a_refused_request_is_unchecked_with_its_status_and_without_the_key(endp
     judge = LlmJudge()
     judge.client = judge.client.with_options(max_retries=0)
     verdict = judge(QUESTION)
-    assert verdict.means is None and str(status) in verdict.reason
+    assert verdict.means_concept is None and str(status) in verdict.reason
     assert "secret" not in verdict.reason
 
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from lmms_steer import SteeringVectors, UserError
-from lmms_steer.harness.steered import load_named_model
-from lmms_steer.inspection.command import open_images
+from lmms_steer.harness.steered import create_model
 from lmms_steer.inspection.prompt import inspect_prompt, inspection_lines
+from lmms_steer.models.visuals import open_image
 from lmms_steer.vectors import store
 
 BIN = Path(sys.executable).parent
@@ -35,7 +35,7 @@ def test_inspect_shows_which_tokens_are_steered(tmp_path: Path) -> None:
     norm = float(np.linalg.norm(vector[0]))
     assert f"layer 0, image: {norm:.4g} along v is added\n" in done.stdout
     assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
-    x = open_images([tmp_path / "x.png"])
+    x = [open_image(tmp_path / "x.png")]
     for args, expected in (
         (spec.replace("image", "last"), ("image tokens: 0 of 16 steered", "text tokens: 1 of")),
         ("pretrained=tiny-paligemma2", ("none (the baseline)", "nothing is done", "image tokens: 0 of 16 steered")),
@@ -49,13 +49,13 @@ def test_inspect_shows_which_tokens_are_steered(tmp_path: Path) -> None:
         ),
     ):
         printed = "\n".join(
-            inspection_lines(
-                inspect_prompt(load_named_model("steered_paligemma", args), x, "what colour is the square ?")
-            )
+            inspection_lines(inspect_prompt(create_model("steered_paligemma", args), x, "what colour is the square ?"))
         )
         assert all(text in printed for text in expected)
     (tmp_path / "x.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="cannot open the image"):
-        open_images([tmp_path / "x.png"])
+    with pytest.raises(UserError, match="cannot open the image .*: it is not an image of a known format"):
+        open_image(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"cannot open the image '[^']*none.png': No such file or directory$"):
+        open_image(tmp_path / "none.png")
     with pytest.raises(UserError, match="unknown model 'steered_nothing'"):
-        load_named_model("steered_nothing", spec)
+        create_model("steered_nothing", spec)

@@ -75,7 +75,7 @@ def test_the_command_line_finds_our_model_and_task_and_its_output_names_the_spec
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ("vector=spatial,aplha=0.5", "unknown model_arg 'aplha': did you mean 'alpha'"),
+        ("vector=spatial,aplha=0.5", "unknown key 'aplha' in --model_args: did you mean 'alpha'"),
         ("vector=spatail", "unknown vector 'spatail': did you mean 'spatial'"),
     ],
 )
@@ -126,7 +126,7 @@ def test_every_task_of_lmms_eval_is_known_without_importing_it() -> None:
 
 
 def test_a_checkpoint_that_does_not_exist_is_one_line() -> None:
-    with pytest.raises(UserError, match="cannot load the checkpoint 'no/such'"):
+    with pytest.raises(UserError, match="cannot load the checkpoint 'no/such': neither a folder nor reachable"):
         SteeredPaliGemma.create_from_arg_string("pretrained=no/such")
 
 

@@ -17,7 +17,7 @@ import typer
 
 from lmms_steer.cli import app
 from lmms_steer.harness import task_files
-from lmms_steer.harness.plugin import MODELS, wrapped_names
+from lmms_steer.harness.plugin import MODELS, steered_names_on_disk
 from lmms_steer.recipes.in_process import run_in_process
 from lmms_steer.steering.spec import SteeringSpec
 
@@ -173,7 +173,7 @@ def _parse_lmms_eval(args: list[str]) -> None:
 def _check_model_args(model: str, model_args: str) -> None:
     from lmms_steer.harness.steered import SteeredVlm
 
-    assert model in MODELS or model in wrapped_names(), model
+    assert model in MODELS or model in steered_names_on_disk(), model
     given = dict(pair.split("=", 1) for pair in model_args.split(","))
     assert set(given) <= set(SteeredVlm.known_args()), given
     if "vector" in given:

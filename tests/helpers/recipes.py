@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from lmms_steer.recipes.cells import Cell
-from lmms_steer.recipes.state import Ledger
+from lmms_steer.recipes.ledger import Ledger
 
 RECIPE = """\
 about: a test

@@ -76,6 +76,8 @@ def test_overlays_and_assignments_set_values_by_key_and_star(recipe: Callable[..
         ("modls.tiny.batch_size=1", "unknown key 'modls': did you mean 'models'"),
         ("limit", "expected KEY=VALUE"),
         ("models.nope.layers=1", "unknown model 'nope': known: tiny; a new model also needs pretrained"),
+        ("models.tinny.layer=1", "unknown model 'tinny': did you mean 'tiny'? known: tiny; a new model also needs"),
+        ("models.tiny.layer=1", "unknown key 'layer': did you mean 'layers'"),
         (
             "studies.lft.select=tiny_spatial_select",
             "unknown study 'lft': did you mean 'left'? known: left; a new study also needs",

@@ -10,10 +10,10 @@ import pytest
 from lmms_steer.recipes import layout, preflight
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.command import run_recipe
+from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.schema import Model
-from lmms_steer.recipes.state import Ledger
 from lmms_steer.recipes.worker import run_cell
 
 

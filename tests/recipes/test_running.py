@@ -8,7 +8,7 @@ import pytest
 from lmms_steer import UserError
 from lmms_steer.recipes.cells import Cell, Marks, missing_output
 from lmms_steer.recipes.command import run_cells
-from lmms_steer.recipes.state import Ledger
+from lmms_steer.recipes.ledger import Ledger
 from tests.helpers.recipes import chain, ran, shell, states
 from tests.helpers.runs import STAMP, write_run
 

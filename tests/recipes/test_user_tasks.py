@@ -10,8 +10,8 @@ from lmms_steer import UserError
 from lmms_steer.data.availability import missing_datasets
 from lmms_steer.harness import task_files
 from lmms_steer.recipes.command import run_recipe
+from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.loading import load_recipe
-from lmms_steer.recipes.state import Ledger
 from tests.helpers.documents import ROOT, blocks
 from tests.helpers.recipes import RECIPE, states
 
@@ -20,7 +20,7 @@ from tests.helpers.recipes import RECIPE, states
     ("files", "expected"),
     [
         ({"a.yaml": "task: mine\ninclude: b.yaml", "b.yaml": "include: a.yaml"}, "a.yaml includes itself"),
-        ({"a.yaml": "task: mine\ninclude: none"}, "none cannot be read as a task: [Errno 2]"),
+        ({"a.yaml": "task: mine\ninclude: none"}, "none cannot be read as a task: No such file or directory"),
         ({"a.yaml": "task: mine\ndataset_path: [x"}, "a.yaml cannot be read as a task: while parsing"),
         ({"a.yaml": "task: mine\ndataset_path: !!python/object/apply:os.abort []"}, "a.yaml cannot be read as a task"),
         ({"a.yaml": "task: mine\ndataset_path: !function utils.gone", "utils.py": "raise SystemExit(9)"}, None),

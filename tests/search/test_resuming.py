@@ -81,7 +81,7 @@ def test_a_study_of_a_changed_vector_or_changed_questions_is_refused_before_load
     settings = {"vectors": (str(path),), "limit": 16, "layers": "1", "controls": 1}
     search_into(study, **settings)
     search_into(study, **settings)
-    monkeypatch.setattr(steered, "load_named_model", lambda *_: pytest.fail("the model is loaded"))
+    monkeypatch.setattr(steered, "create_model", lambda *_: pytest.fail("the model is loaded"))
     with pytest.raises(UserError, match=r"another search: number of questions 16 there, 8 here; the task's questions"):
         search_into(study, **{**settings, "limit": 8})
     with pytest.raises(UserError, match=r"another search: --alphas 0.5,1.5 there, 0.5 here: take"):

@@ -87,7 +87,7 @@ def test_a_registered_operation_is_used_through_model_args_and_inspected(doubled
     assert json.dumps(lm.steering_record["spec"]).endswith('operation=double"')
     inspection = inspect_prompt(lm, [picture(0)], "what colour is the square ?")
     strength = 0.25 * float(torch.from_numpy(lm.resolved.vectors[0][1]).norm())
-    assert inspection.done == [f"image: {strength:.4g} along v is added twice"]
+    assert inspection.effects == [f"image: {strength:.4g} along v is added twice"]
     assert sum(inspection.steered) == sum(inspection.image) == 16
 
 

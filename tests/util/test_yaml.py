@@ -39,7 +39,7 @@ def test_a_mistake_is_one_line_with_its_place(text: str, expected: str) -> None:
 
 def test_values_are_read_as_text_or_with_their_types() -> None:
     node = parse_yaml("alphas: 10:50:10\nlimit: 5\non: true\nempty:\nlist: [a, 1.5]", "f.yaml")
-    assert node.text() == {"alphas": "10:50:10", "limit": "5", "on": "true", "empty": None, "list": ["a", "1.5"]}
+    assert node.untyped() == {"alphas": "10:50:10", "limit": "5", "on": "true", "empty": None, "list": ["a", "1.5"]}
     # YAML 1.1: a number to base 60, and a key that is a boolean
     assert node.typed() == {"alphas": 39010, "limit": 5, True: True, "empty": None, "list": ["a", 1.5]}
     assert parse_yaml("", "f.yaml").typed() is None

@@ -1,4 +1,4 @@
-"""The table of MLLMs, text backbones and SAEs."""
+"""The table of multimodal models, text backbones and SAEs."""
 
 import pytest
 

@@ -14,16 +14,30 @@ from lmms_steer.extraction.sae_check import FeatureCheck
 from lmms_steer.extraction.sae_source import SaeSource
 from lmms_steer.extraction.sae_verdicts import Verdict
 
-# The paper's values.
 TOP_PER_ANCHOR = 20
-"""How many of its strongest features each anchor lists."""
+"""How many of its strongest features each anchor lists (the paper's value)."""
 MAX_CANDIDATES = 16
-"""How many candidate features a layer has at most."""
+"""How many candidate features a layer has at most (the paper's value)."""
 MIN_ANCHORS = 2
-"""How many anchors must list a feature to make it a candidate."""
-
+"""How many anchors must list a feature to make it a candidate (the paper's value)."""
 DENOISED_FEATURES = 32
+"""How many features `sae_denoised` rebuilds the mean shift from."""
 _LIBRARIES = ("sae-lens",)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A feature that fires on anchors.
+
+    Attributes:
+        feature: its number in the SAE.
+        count: how many anchors have it among their 20 strongest features.
+        score: the sum over those anchors of 1 - (rank - 1) / 20; rank 1 is the anchor's strongest feature.
+    """
+
+    feature: int
+    count: int
+    score: float
 
 
 @register_method("sae", description="mean decoder direction of SAE features that fire on anchors", uses_sae=True)
@@ -46,7 +60,7 @@ def sae(activations: Activations, job: ExtractionJob) -> MethodResult:
         fired = reader.encode(activations.anchors[:, layer - 1 if exact else layer], without_threshold=exact)
         candidates = candidate_features(fired, include_silent=exact)
         verdicts = check.verdicts(reader, [candidate.feature for candidate in candidates])
-        kept = [c.feature for c in candidates if verdicts[c.feature].means is not False]
+        kept = [c.feature for c in candidates if verdicts[c.feature].means_concept is not False]
         features[str(layer)] = {"sae": reader.name, "features": [_row(c, verdicts[c.feature]) for c in candidates]}
         if kept:
             directions[layer] = mean_direction(reader.decoder, kept)
@@ -79,21 +93,6 @@ def sae_denoised(activations: Activations, job: ExtractionJob) -> MethodResult:
     if not directions:
         raise UserError(f"concept {job.concept.name!r}: no feature of {source.name!r} fires on its sentences")
     return MethodResult(directions, {"sae": source.name, "features": DENOISED_FEATURES}, (), _LIBRARIES)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A feature that fires on anchors.
-
-    Attributes:
-        feature: its number in the SAE.
-        count: how many anchors have it among their 20 strongest features.
-        score: the sum over those anchors of 1 - (rank - 1) / 20; rank 1 is the anchor's strongest feature.
-    """
-
-    feature: int
-    count: int
-    score: float
 
 
 def candidate_features(activations: Rows, include_silent: bool = False) -> list[Candidate]:
@@ -149,6 +148,6 @@ def _row(candidate: Candidate, verdict: Verdict) -> dict[str, Any]:
         "feature": candidate.feature,
         "count": candidate.count,
         "score": candidate.score,
-        "means": verdict.means,
+        "means": verdict.means_concept,
         "by": verdict.by,
     }

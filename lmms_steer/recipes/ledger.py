@@ -110,9 +110,9 @@ class Ledger:
                 state = states[cell.name]
                 if state.state == "running" and state.worker == worker:
                     again = state.tries < MAX_TRIES
-                    died_twice = replace(state, state="failed", why="its worker died twice")
-                    states[cell.name] = replace(state, state="open") if again else died_twice
-                    yield f"a worker died at {cell.name}: {'it is tried once more' if again else 'given up'}"
+                    given_up = replace(state, state="failed", why=f"its worker died {MAX_TRIES} times")
+                    states[cell.name] = replace(state, state="open") if again else given_up
+                    yield f"a worker died at {cell.name}: {'it is tried again' if again else 'given up'}"
 
     def give_up(self, why: str) -> None:
         """Mark every cell that has not ended as failed."""

@@ -1,0 +1,25 @@
+"""The wording that errors share."""
+
+from pathlib import Path
+
+import pytest
+
+from lmms_steer.errors import reason, unknown_name
+
+
+def test_the_reason_of_a_system_error_has_neither_path_nor_number(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        (tmp_path / "none").read_text()
+    assert reason(caught.value) == "No such file or directory"
+
+
+def test_the_reason_of_another_error_is_its_first_line() -> None:
+    assert reason(ValueError("\n  not a number\nline 2")) == "not a number"
+    assert reason(OSError("cut off")) == "cut off"
+    assert reason(ValueError()) == "ValueError"
+
+
+def test_an_unknown_name_comes_before_its_place_and_the_known_names() -> None:
+    error = unknown_name("key", "vectr", ["vector", "alpha"], "in --model_args")
+    assert str(error) == "unknown key 'vectr' in --model_args: did you mean 'vector'? known: alpha, vector"
+    assert str(unknown_name("key", "x", ["alpha"])) == "unknown key 'x': known: alpha"
