@@ -11,6 +11,7 @@ from lmms_steer.comparison.studies import read_maps
 from tests.helpers.runs import BASE, STEERED, write_chosen_runs, write_run, write_study
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "suffix"), [("table", "svg"), ("gains", "pdf"), ("gains", "png")])
 def test_gains_are_drawn_in_every_format(tmp_path: Path, kind: str, suffix: str) -> None:
     write_run(tmp_path / "runs/baseline", {"a$b": BASE, "c": BASE})

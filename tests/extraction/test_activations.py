@@ -64,6 +64,7 @@ def test_batch_size_and_padding_change_nothing(backbone: Backbone) -> None:
     assert max(np.abs(one[layer] - many[layer]).max() for layer in one) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_tiny_tokenizer_knows_every_word_of_the_shipped_concepts(backbone: Backbone) -> None:
     for concept in concepts.shipped():
         assert len(concept.pairs) >= 20

@@ -12,6 +12,7 @@ from lmms_steer.steering.resolve import ModelFacts, resolve
 TINY = ModelFacts("tiny-paligemma2", 5, 96)
 
 
+@pytest.mark.slow
 def test_a_missing_vector_is_extracted_on_first_use_and_stored() -> None:
     spec = SteeringSpec.parse("vector=spatial/linear_probe,layer=1,alpha=1,tokens=image,control=shuffled")
     lines = list(extract_missing(spec, "tiny-paligemma2"))

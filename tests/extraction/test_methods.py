@@ -130,6 +130,7 @@ def test_denoised_is_close_to_the_mean_shift_but_not_equal(backbone: Backbone, s
         assert 0.5 < np.linalg.norm(vectors[layer]) / np.linalg.norm(shift[layer]) < 1.5
 
 
+@pytest.mark.slow
 def test_same_inputs_same_bytes_for_every_method(backbone: Backbone) -> None:
     concept = concepts.load("counting")
     for method in ("mean_shift", "linear_probe", "pca", "sae", "sae_denoised", "random", "shuffled", "sae-random"):
@@ -162,6 +163,7 @@ def test_shuffling_permutes_labels_within_sentences(spatial: Activations) -> Non
     assert not np.array_equal(mixed.anchors, spatial.anchors)
 
 
+@pytest.mark.slow
 def test_vectors_from_an_mllm_itself_by_sentences_and_by_images(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -78,6 +78,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list
         server.shutdown()
 
 
+@pytest.mark.slow
 def test_an_answer_is_read_and_the_question_shows_contexts_and_words(endpoint: Any) -> None:
     requests = endpoint(lambda request: (200, 'Sure: {"means": true, "reason": "words of place"}'))
     assert LlmJudge()(QUESTION) == Verdict(True, "words of place", "judge-1")
@@ -133,6 +134,7 @@ def test_a_refused_request_is_unchecked_with_its_status_and_without_the_key(endp
     assert "secret" not in verdict.reason
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_hangs_is_given_up_after_three_requests(endpoint: Any) -> None:
     requests = endpoint(lambda request: None)
     judge = LlmJudge()

@@ -40,6 +40,7 @@ def test_phase_all_agrees_with_lm_eval_s_own_steered_model(tmp_path: Path) -> No
     assert ours(phase="all") == theirs.loglikelihood(requests())
 
 
+@pytest.mark.slow
 def test_in_prefill_the_scored_continuation_is_not_steered() -> None:
     lm = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **SPEC)
     v = torch.from_numpy(lm.resolved.vectors[0][3].copy()) * 0.5

@@ -52,6 +52,7 @@ def answers(model: str, args: str) -> list[str]:
     return [str(getattr(answer, "text", answer)) for answer in lm.generate_until(requests)]
 
 
+@pytest.mark.slow
 def test_a_steered_wrapper_without_a_spec_gives_the_answers_of_the_original(tmp_path: Path) -> None:
     folder = saved("internvl", tmp_path)
     vector = vectors(scale=20).save(tmp_path / "v.safetensors")

@@ -15,6 +15,7 @@ from lmms_steer.vectors import store
 from tests.helpers.models import vectors
 
 
+@pytest.mark.slow
 def test_a_vector_is_described_as_computed_by_hand(tmp_path: Path) -> None:
     entry = store.find("tiny-gemma2/colour-red/mean_shift", None)
     shown, made = describe_vector(entry.path), SteeringVectors.load(entry.path)

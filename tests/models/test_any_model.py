@@ -124,6 +124,7 @@ def test_steering_by_arguments_changes_answers_and_alpha_0_attaches_no_hooks(fol
     assert again.resolved.norms == norms and again.resolved.sha256 == relative.resolved.sha256
 
 
+@pytest.mark.slow
 def test_norms_are_measured_again_for_other_weights_and_image_settings(tmp_path: Path) -> None:
     from tests.helpers.checkpoints import build
 

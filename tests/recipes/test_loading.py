@@ -90,6 +90,7 @@ def test_overlays_and_assignments_set_values_by_key_and_star(recipe: Callable[..
         assert expected in str(caught.value)
 
 
+@pytest.mark.slow
 def test_null_removes_a_name_and_an_overlay_gets_its_own_folder(tmp_path: Path) -> None:
     over = tmp_path / "less.yaml"
     over.write_text("methods: {sae: null}")

@@ -72,6 +72,7 @@ def test_two_cells_or_concepts_with_the_same_name_are_refused(recipe: Callable[.
         load_recipe(recipe("concepts: spatial", f"concepts: [spatial, {mine}]"))
 
 
+@pytest.mark.slow
 def test_a_dry_run_imports_neither_torch_nor_lmms_eval() -> None:
     code = (
         "import sys; from lmms_steer.recipes.command import run_recipe\n"

@@ -17,6 +17,7 @@ from lmms_steer.recipes.schema import Model
 from lmms_steer.recipes.worker import run_cell
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_missing_backbones_saes_and_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -29,6 +30,7 @@ def test_a_dry_run_lists_missing_backbones_saes_and_keys(monkeypatch: pytest.Mon
     assert "OPENAI_API_KEY" not in plan and "secret" not in plan
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_missing_datasets_and_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("LMMS_STEER_DATA", str(tmp_path / "data"))

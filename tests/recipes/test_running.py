@@ -95,6 +95,7 @@ def test_an_evaluation_with_missing_samples_is_not_done(tmp_path: Path) -> None:
     assert missing_output(cell) == "it wrote no samples of a"
 
 
+@pytest.mark.slow
 def test_marks_and_ledger_keep_the_keys_that_earlier_versions_read(tmp_path: Path) -> None:
     cells = [shell("a", "echo > $OUT", tmp_path), shell("b", "exit 1", tmp_path)]
     with pytest.raises(UserError, match="1 cell failed"):

@@ -86,6 +86,7 @@ def test_a_part_replayed_before_a_wrong_replay_is_measured_again(
     assert all(pq.read_schema(path).metadata[b"hooked"] for path in (tmp_path / "batches").iterdir())
 
 
+@pytest.mark.slow
 def test_a_single_question_that_does_not_fit_is_an_error_in_one_line(tmp_path: Path) -> None:
     with limited_to(0), pytest.raises(UserError, match="out of memory with one question.* 1 rows") as caught:
         search_into(tmp_path, **SETTINGS)

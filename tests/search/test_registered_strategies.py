@@ -102,6 +102,7 @@ def test_a_filter_goes_before_any_strategy(tmp_path: Path) -> None:
         assert {cell["tokens"] for cell in cells} == {"image"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_a_filter_that_keeps_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the filter of images keeps no cell"):

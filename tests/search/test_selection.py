@@ -1,6 +1,7 @@
 """The choice of a cell and its corrected p-value, on simulated scores."""
 
 import numpy as np
+import pytest
 
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.selection import ScoreGrid, best_index, cautious_index, corrected_p
@@ -15,6 +16,7 @@ def simulated(rng: np.random.Generator, cells: int, questions: int, effect: floa
     return ScoreGrid([Cell("v", i, 1.0 + i, "image") for i in range(cells)], scores, base)
 
 
+@pytest.mark.slow
 def test_the_corrected_p_holds_its_rate_with_no_effect_and_finds_a_planted_one() -> None:
     rng = np.random.default_rng(0)
     null = [simulated(rng, 40, 200) for _ in range(200)]

@@ -57,6 +57,7 @@ def test_a_race_finds_a_planted_winner_for_a_fifth_of_the_grid() -> None:
     assert found >= 9
 
 
+@pytest.mark.slow
 def test_a_race_without_an_effect_rarely_claims_a_winner() -> None:
     claims = 0
     for seed in range(150):
@@ -165,6 +166,7 @@ def test_the_corrected_p_holds_its_level_where_questions_share_images() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_race_over_shared_images_holds_its_level() -> None:
     rng, claims = np.random.default_rng(1), 0
     for _ in range(150):

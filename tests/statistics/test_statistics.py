@@ -67,6 +67,7 @@ def test_sign_flips_equal_scipy_s_permutation_test() -> None:
         assert sign_flip_p((after - before)[row][None])[0] == pytest.approx(exact, abs=0.015)
 
 
+@pytest.mark.slow
 def test_many_units_use_the_normal_limit() -> None:
     rows = np.random.default_rng(0).normal(0.012, 1, (1, 12_000))
     assert sign_flip_p(rows)[0] == pytest.approx(sign_flip_p(rows[:, :9_999])[0], abs=0.1)
@@ -108,6 +109,7 @@ def simulated(kind: str, effect: float, rng: np.random.Generator) -> tuple[Any, 
     return np.where(alike, images, own).reshape(REPEATS, -1), np.arange(240) // 4, 0.3 * effect
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["answers, few", "answers", "graded", "shared images"])
 def test_error_rates_are_nominal(kind: str) -> None:
     rng = np.random.default_rng(7)

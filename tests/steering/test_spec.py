@@ -72,6 +72,7 @@ def test_a_mistake_is_one_line_with_the_value(line: str, expected: str) -> None:
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
