@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # the names of _MODULE_OF, for type checkers
+    from lmms_steer.errors import SteeringError as SteeringError
     from lmms_steer.errors import UserError as UserError
     from lmms_steer.extraction.extract import Backbone as Backbone
     from lmms_steer.extraction.methods import register_method as register_method
     from lmms_steer.models.prompts import register_prompt_format as register_prompt_format
     from lmms_steer.search.strategies import register_strategy as register_strategy
+    from lmms_steer.steering.calls import continuation as continuation
     from lmms_steer.steering.hooks import steer as steer
     from lmms_steer.steering.intervention import Intervention as Intervention
     from lmms_steer.steering.operations import register_operation as register_operation
@@ -32,7 +34,9 @@ _MODULE_OF = {
     "Intervention": "lmms_steer.steering.intervention",
     "SteeringSpec": "lmms_steer.steering.spec",
     "SteeringVectors": "lmms_steer.vectors.steering_vectors",
+    "SteeringError": "lmms_steer.errors",
     "UserError": "lmms_steer.errors",
+    "continuation": "lmms_steer.steering.calls",
     "register_method": "lmms_steer.extraction.methods",
     "register_operation": "lmms_steer.steering.operations",
     "register_prompt_format": "lmms_steer.models.prompts",

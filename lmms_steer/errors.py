@@ -1,4 +1,4 @@
-"""The error that a user's mistake raises, and the wording that all such errors share."""
+"""The errors for a user's mistake and for a call that cannot be steered, and the wording that all errors share."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -14,6 +14,10 @@ class UserError(ValueError):
 
     The command lines print the line and exit with status 2; in a script it is an ordinary `ValueError`.
     """
+
+
+class SteeringError(UserError, RuntimeError):
+    """A forward call that cannot be steered as the spec says. Raised instead of a result that would be a guess."""
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str], where: str = "") -> UserError:

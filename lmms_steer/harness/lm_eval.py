@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from lmms_steer._util.logging import print_notes
 from lmms_steer.harness.steered import SteeringMixin
 from lmms_steer.models.loading import load_or_refuse
-from lmms_steer.steering.positions import continuation
+from lmms_steer.steering.calls import continuation
 from lmms_steer.vectors.backbones import checkpoint
 
 
@@ -67,7 +67,7 @@ class SteeredHFLM(_SteeredLmEval, HFLM):  # type: ignore[misc]
             self._answer_lengths.clear()
 
     def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not self.handles or not self._answer_lengths:
+        if not self.attachment or not self._answer_lengths:
             return super()._model_call(inps, *args, **kwargs)
         with continuation(torch.tensor([self._answer_length(row) for row in inps.tolist()])):
             return super()._model_call(inps, *args, **kwargs)

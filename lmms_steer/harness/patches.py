@@ -36,6 +36,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.models.visuals import shown_images
 from lmms_steer.scoring.choice import choice_text, choices_of
+from lmms_steer.steering.hooks import Attachment
 from lmms_steer.steering.resolve import ResolvedSpec
 
 _MARK = "_lmms_steer"
@@ -65,6 +66,7 @@ class SteeredModel(Protocol):
     """What the patches need of a model."""
 
     resolved: ResolvedSpec
+    attachment: Attachment
     response_cache_in_use: bool
 
     @property
@@ -168,6 +170,10 @@ def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
     def evaluate(lm: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             results = original(lm, *args, **kwargs)
+            # some of lmms-eval's wrappers catch every exception and go on with an empty answer
+            failure = lm.attachment.failure if hasattr(lm, "steering_record") else None
+            if failure is not None:
+                raise failure
         except UserError as error:
             end_command_line(error)
             raise

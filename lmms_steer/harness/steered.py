@@ -25,7 +25,7 @@ from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.models.vlm import HfVlm
-from lmms_steer.steering.hooks import attach
+from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.resolve import ModelFacts, ResolvedSpec, resolve
 from lmms_steer.steering.spec import SteeringSpec
@@ -43,7 +43,7 @@ class SteeringMixin:
         pretrained: the checkpoint as the user named it.
         spec: the spec as the user gave it.
         resolved: the spec that is applied.
-        handles: the handles of the attached hooks.
+        attachment: the attached hooks.
         answer_bias: biases on answer words, or None.
         response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
@@ -51,7 +51,7 @@ class SteeringMixin:
     pretrained: str
     spec: SteeringSpec = SteeringSpec()
     resolved: ResolvedSpec = ResolvedSpec()
-    handles: list[Any]
+    attachment: Attachment = Attachment()
     answer_bias: AnswerBias | None = None
     response_cache_in_use: bool = False
 
@@ -96,7 +96,8 @@ class SteeringMixin:
         """
         self.resolved = with_residual_norms(self.resolved, model, processor, self.pretrained, prompt_format)
         tokenizer = getattr(processor, "tokenizer", processor)
-        self.handles = attach(model, self.resolved, getattr(tokenizer, "all_special_ids", ()))
+        special_ids = getattr(tokenizer, "all_special_ids", None)
+        self.attachment = attach(model, self.resolved, special_ids, on_failure=patches.end_command_line)
 
     @property
     def steering_record(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ The classes are made when they are first used, as attributes of this module: `st
 import inspect
 from typing import Any
 
+from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from lmms_steer.errors import UserError, first_line
@@ -13,6 +14,7 @@ from lmms_steer.harness import patches
 from lmms_steer.harness.plugin import engine_error, runs_in_engine
 from lmms_steer.harness.steered import LmmsEvalSteering
 from lmms_steer.models.loading import load_or_refuse
+from lmms_steer.steering.anatomy import unwrap
 from lmms_steer.vectors.backbones import checkpoint
 
 CHECKPOINT = ("pretrained", "model_id_name")
@@ -71,8 +73,7 @@ def steered_class(model: str, simple: bool = False) -> type[LmmsEvalSteering]:
         base.__init__(self, **model_args)
         attributes = vars(self)
         loaded = next((m for m in (attributes.get("_model"), attributes.get("model")) if m is not None), None)
-        loaded = getattr(loaded, "module", loaded)
-        if not isinstance(loaded, PreTrainedModel):
+        if not isinstance(loaded, nn.Module) or not isinstance(unwrap(loaded), PreTrainedModel):
             raise UserError(f"{model} has no transformers model ({type(loaded).__name__}): it cannot be steered")
         names = ("processor", "_processor", "_tokenizer")
         self.attach_to(loaded, next((attributes[name] for name in names if attributes.get(name)), None))

@@ -57,10 +57,9 @@ def inspect_prompt(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Pr
     """
     interventions = lm.resolved.spec.interventions
     inputs = lm.model_inputs([prompt], [images])
-    for handle in lm.handles:
-        handle.remove()
+    lm.attachment.remove()
     unsteered, before = _run(lm.model, inputs)
-    lm.handles = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
+    lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
     steered, after = _run(lm.model, inputs)
     layer = min((i.layer for i in interventions if i.layer is not None), default=len(unsteered) // 2)
     ids = inputs["input_ids"][0]

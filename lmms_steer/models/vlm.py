@@ -14,7 +14,7 @@ from lmms_steer.models.batches import run_grouped
 from lmms_steer.models.checkpoint import HfCheckpoint
 from lmms_steer.models.loading import cut_at, generation_settings
 from lmms_steer.models.visuals import Visual, image_ids, prepare_visuals, shown_images
-from lmms_steer.steering.positions import continuation
+from lmms_steer.steering.calls import continuation
 
 
 class HfVlm(HfCheckpoint):

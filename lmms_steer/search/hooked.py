@@ -32,7 +32,7 @@ class HookedBatch:
         model, inputs, special_ids: as for `Replay`.
     """
 
-    def __init__(self, model: Any, inputs: dict[str, Any], special_ids: Collection[int] = ()) -> None:
+    def __init__(self, model: Any, inputs: dict[str, Any], special_ids: Collection[int] | None = None) -> None:
         self.model, self.inputs, self.special_ids = model, inputs, special_ids
 
     @cached_property

@@ -110,7 +110,7 @@ def _margin_slopes(
     margin, gradients = gradients_of_margin(lm.model, inputs, LetterScorer(lm, batch))
     ids, attention = inputs["input_ids"], inputs.get("attention_mask")
     image_ids = image_token_ids(lm.model.config)
-    special = getattr(lm.tokenizer, "all_special_ids", ())
+    special = getattr(lm.tokenizer, "all_special_ids", None)
     masks = {t: token_mask(ids, attention, image_ids, t, special_ids=special) for t in {c.tokens for c in cells}}
     slopes = {}
     for vector, layer, tokens in {(c.vector, c.layer, c.tokens) for c in cells}:

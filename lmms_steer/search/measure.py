@@ -69,7 +69,7 @@ class Measurer:
         budget: int | None = None, folder: Path | None = None, refuted_file: Path = Path(REFUTED_FILE),
     ) -> None:  # fmt: skip
         self.lm, self.task, self.vectors = lm, task, vectors
-        special = tuple(getattr(lm.tokenizer, "all_special_ids", ()))
+        special = getattr(lm.tokenizer, "all_special_ids", None)
         self.options = ReplayOptions(tuple(targets), special, budget, folder, generates, StackRunner(lm.model.device))
         self.why_not_replayed, self.refuted_file = "", refuted_file
 

@@ -39,7 +39,7 @@ class ReplayOptions:
     """
 
     targets: Sequence[str] = ("image", "text", "both")
-    special_ids: Collection[int] = ()
+    special_ids: Collection[int] | None = None
     budget: int | None = None
     folder: Path | None = None
     generates: bool = False

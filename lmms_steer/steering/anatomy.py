@@ -8,6 +8,21 @@ from lmms_steer.errors import UserError
 from lmms_steer.steering.resolve import ModelFacts
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The transformers model inside the wrappers of torch (compiled, parallel) and PEFT; any other model itself."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(
+            model, "_fsdp_wrapped_module"
+        ):
+            inner = model.module
+        elif callable(getattr(model, "get_base_model", None)):
+            inner = model.get_base_model()  # type: ignore[operator]
+        if not isinstance(inner, nn.Module) or inner is model:
+            return model
+        model = inner
+
+
 def text_config(model: nn.Module) -> Any:
     """The decoder's config: the language model's part in a multimodal model, the whole config in a text model."""
     return model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]
@@ -20,8 +35,11 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     is the vision tower.
 
     Raises:
-        UserError: for a model that has no such decoder, or not the number of layers that its config states.
+        UserError: for a model that has no such decoder, or not the number of layers that its config states, and for an
+            encoder-decoder model, whose `input_ids` are not its decoder's.
     """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise UserError(f"cannot steer a {type(model).__name__}: it has an encoder and a decoder")
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]
     layers = getattr(decoder, "layers", None)
     expected = text_config(model).num_hidden_layers if hasattr(model, "config") else None

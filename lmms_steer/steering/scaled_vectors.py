@@ -6,7 +6,7 @@ import torch
 
 from lmms_steer.errors import UserError
 from lmms_steer.steering.intervention import Intervention
-from lmms_steer.steering.operations import ScaledVector
+from lmms_steer.steering.operations import Operation, ScaledVector
 from lmms_steer.steering.resolve import Norms, ResolvedSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -27,6 +27,25 @@ def active_interventions(resolved: ResolvedSpec) -> list[tuple[Intervention, Sca
         for part in _split_by_gamma(whole)
         if part.alpha != 0
     ]
+
+
+def check_in_dtype(intervention: Intervention, vector: ScaledVector, operation: Operation, dtype: torch.dtype) -> None:
+    """Check that the model's dtype can hold what an operation adds.
+
+    Raises:
+        UserError: if it overflows to infinity or is rounded to zero.
+    """
+    if not operation.adds_delta:
+        return
+    added = vector.delta.to(dtype)
+    name = str(dtype).removeprefix("torch.")
+    if not torch.isfinite(added).all():
+        raise UserError(f"alpha={intervention.alpha:g}: the scaled vector {intervention.vector!r} overflows {name}")
+    if not added.any():
+        raise UserError(
+            f"alpha={intervention.alpha:g}: the scaled vector {intervention.vector!r} is zero in {name}: it would"
+            " change nothing"
+        )
 
 
 def _split_by_gamma(intervention: Intervention) -> list[Intervention]:

@@ -54,8 +54,7 @@ def test_in_prefill_the_scored_continuation_is_not_steered() -> None:
             changed[:, :n] += v
             return changed
 
-        for handle in lm.handles:
-            handle.remove()
+        lm.attachment.remove()
         handle = lm.model.get_decoder().layers[3].register_forward_hook(change)
         with torch.no_grad():
             scores = lm.model(ids).logits.log_softmax(-1)[0, len(context) - 1 : -1]

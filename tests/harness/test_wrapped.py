@@ -116,7 +116,7 @@ def test_a_wrapper_may_name_its_checkpoint_differently_or_pass_it_to_a_parent(
     vector = str(vectors().save(tmp_path / "v.safetensors"))
     spec = {"vector": vector, "layer": 1, "alpha": 1, "tokens": "text_paper"}
     lm: Any = made(model_id_name=str(saved("llava", tmp_path)), **spec)
-    assert len(lm.handles) == 3 and lm.pretrained == str(tmp_path / "llava")
+    assert lm.attachment and lm.pretrained == str(tmp_path / "llava")
     with pytest.raises(UserError, match="no model: add model_id_name=NAME"):
         made(**spec)
 

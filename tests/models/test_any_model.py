@@ -116,7 +116,7 @@ def test_steering_by_arguments_changes_answers_and_alpha_0_attaches_no_hooks(fol
     steered = SteeredVlm(pretrained=str(folder), vector=str(path), layer=1, alpha=2, tokens="both")
     zero = SteeredVlm(pretrained=str(folder), vector=str(path), layer=1, alpha=0, tokens="both")
     assert generated(zero, *questions) == generated(lm, *questions) != generated(steered, *questions)
-    assert len(steered.handles) == 3 and not zero.handles
+    assert steered.attachment and not zero.attachment
     relative = SteeredVlm(pretrained=str(folder), vector=str(path), layer=1, alpha=2, tokens="image", scale="relative")
     norms = relative.resolved.norms
     assert norms is not None and norms[1]["image"] > 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lmms_steer import SteeringSpec, UserError, steer
-from lmms_steer.steering.positions import continuation
+from lmms_steer.steering.calls import continuation
 from tests.helpers.models import batch_of, record, vectors
 
 TEXTS = ("where is the cat ?", "how many cups are on the table ?")

@@ -1,0 +1,248 @@
+"""Know what a forward call of the whole model runs on: which of its positions are prompt, and which were generated.
+
+A decoder layer in transformers 5 does not know where in the sequence it is. A hook on the whole model does:
+
+* Inside `generate`, the prompt is known when it is called (`lmms_steer.steering.generation`), and the cache tells where
+  in the sequence a forward call begins.
+* In a forward call of the user's own, everything is prompt, except the positions that `continuation` marks.
+* A call that goes on after a filled cache could be either. `continuation` must say which.
+
+What is known belongs to one call in one thread, and is not kept on the model.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lmms_steer.errors import SteeringError
+from lmms_steer.steering.generation import Generation, current_generation
+from lmms_steer.steering.positions import token_mask
+
+_continuation: ContextVar[Tensor | int | None] = ContextVar("lmms_steer_continuation", default=None)
+
+
+@contextmanager
+def continuation(lengths: Tensor | int) -> Iterator[None]:
+    """Mark the last positions of every forward call in the block, and in this thread, as generated.
+
+    A scored answer is marked so that scoring it and generating it see the same steering. A loop that feeds generated
+    tokens to a cache marks them with 1, and the pieces of a long prompt with 0. Calls of `generate` are not affected.
+
+    Args:
+        lengths: how many positions, counted from the right end: int [batch], or one number for all rows.
+    """
+    token = _continuation.set(lengths)
+    try:
+        yield
+    finally:
+        _continuation.reset(token)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ForwardCall:
+    """One forward call of the whole model.
+
+    Attributes:
+        input_ids: [batch, positions].
+        attention_mask: [batch, positions], or None if nothing is padded.
+        offset: the position in the sequence where the call begins: the length of the cache.
+        generated: bool [batch, positions], the positions after the prompt; None if there are none.
+        all_generated: whether no position is prompt.
+        generation: the call of `generate` that this one is part of.
+        known: whether the caller said what is prompt; if not, `generated` is a guess.
+        mask_known: whether the attention mask shows which positions are padding.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor | None
+    offset: int = 0
+    generated: Tensor | None = None
+    all_generated: bool = False
+    generation: Generation | None = None
+    known: bool = True
+    mask_known: bool = True
+
+    def steered(
+        self, tokens: str, phase: str, image_ids: tuple[int, ...], special_ids: Collection[int] | None
+    ) -> Tensor | None:
+        """The positions of this call that an intervention changes.
+
+        Args:
+            tokens, phase: as in `lmms_steer.steering.intervention`.
+            image_ids: the placeholder ids of `anatomy.image_token_ids`.
+            special_ids: the tokenizer's special ids, for the paper's masks.
+
+        Returns:
+            bool [batch, positions], or None for no position.
+
+        Raises:
+            SteeringError: if the positions are not known.
+        """
+        if not self.known and (phase != "all" or tokens not in ("image", "text", "both")):
+            raise SteeringError(
+                f"tokens={tokens},phase={phase}: this forward call goes on after a filled cache, and nothing says"
+                " whether its tokens are prompt or generated. Use model.generate, or put the call into"
+                " `with lmms_steer.continuation(n):`, where n is the number of generated tokens at its end"
+            )
+        # generated tokens are text, whatever their ids
+        after = self.generated if phase != "prefill" and tokens != "image" else None
+        if phase == "decode" or self.all_generated:
+            return after
+        before = self._in_prompt(tokens, image_ids, special_ids)
+        return before if after is None else before | after
+
+    def _in_prompt(self, tokens: str, image_ids: tuple[int, ...], special_ids: Collection[int] | None) -> Tensor:
+        if self.generation is not None:
+            prompt = self.generation.mask(image_ids, tokens, special_ids).to(self.input_ids.device)
+            batch, positions = self.input_ids.shape
+            part = self.generation.columns(prompt, self.offset, batch)[:, :positions]
+            return nn.functional.pad(part, (0, positions - part.shape[1]))
+        if tokens not in ("image", "text", "both"):
+            if self.offset:
+                raise SteeringError(
+                    f"tokens={tokens} counts from the end of the prompt, but this prompt comes in pieces: use"
+                    " model.generate, tokens=text or tokens=both"
+                )
+            if not self.mask_known:
+                raise SteeringError(f"tokens={tokens}: this attention mask does not show the padding, pass a 2D mask")
+        before = None if self.generated is None else ~self.generated
+        mask = token_mask(self.input_ids, self.attention_mask, image_ids, tokens, before, special_ids)
+        return mask if before is None else mask & before
+
+
+_calls: ContextVar[dict[int, ForwardCall]] = ContextVar("lmms_steer_calls", default={})  # noqa: B039
+"""id of a `CallTracker` ▸ its forward call in this thread; never changed in place."""
+
+
+class CallTracker:
+    """Hooks on the whole model that show its layers' hooks the forward call in progress.
+
+    Args:
+        model: the transformers model, which may be inside of a wrapper.
+        on_failure: called with the error of a call that cannot be steered, before it is raised.
+
+    Attributes:
+        failure: the first error that a hook of this attachment raised. Some callers swallow exceptions.
+    """
+
+    def __init__(self, model: nn.Module, on_failure: Callable[[SteeringError], None] | None = None) -> None:
+        self.model, self.on_failure = model, on_failure
+        self.failure: SteeringError | None = None
+
+    @property
+    def call(self) -> ForwardCall | None:
+        """The forward call in progress in this thread."""
+        return _calls.get().get(id(self))
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The forward pre-hook.
+
+        Raises:
+            SteeringError: for a call whose positions are not known.
+        """
+        with self.watch_failures():
+            if getattr(module, "_is_replica", False):
+                raise SteeringError(
+                    "DataParallel on several devices runs copies of the model, which cannot be steered: use one process"
+                    " for each device (DistributedDataParallel, accelerate launch)"
+                )
+            _calls.set({**_calls.get(), id(self): self._read(args, kwargs)})
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
+        """The forward hook, which also runs after a forward that failed."""
+        _calls.set({key: call for key, call in _calls.get().items() if key != id(self)})
+
+    @contextmanager
+    def watch_failures(self) -> Iterator[None]:
+        """Keep an error that is raised in the block, because some callers swallow every exception."""
+        try:
+            yield
+        except SteeringError as error:
+            self.failure = self.failure or error
+            if self.on_failure is not None:
+                self.on_failure(error)
+            raise
+
+    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ForwardCall:
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if not isinstance(ids, Tensor):
+            raise SteeringError("steering needs input_ids: inputs_embeds do not show which positions are images")
+        if kwargs.get("cu_seq_lens_q") is not None:
+            raise SteeringError("packed sequences and continuous batching cannot be steered: use a padded batch")
+        cache = kwargs.get("past_key_values")
+        offset = 0 if cache is None else int(cache.get_seq_length())
+        generation = current_generation(self.model)
+        if generation is not None:
+            return _in_generation(ids, offset, generation)
+        attention_mask = kwargs.get("attention_mask")
+        mask_known = attention_mask is None or (isinstance(attention_mask, Tensor) and attention_mask.dim() == 2)
+        if mask_known and attention_mask is not None:
+            attention_mask = _columns_of_call(attention_mask, ids, offset)
+        lengths = _continuation.get()
+        if lengths is None:
+            return ForwardCall(
+                ids, attention_mask if mask_known else None, offset, known=not offset, mask_known=mask_known
+            )
+        generated = _last_positions(ids, lengths)
+        return ForwardCall(
+            ids,
+            attention_mask if mask_known else None,
+            offset,
+            generated,
+            all_generated=generated is not None and bool(generated.all()),
+            mask_known=mask_known,
+        )
+
+
+def _in_generation(ids: Tensor, offset: int, generation: Generation) -> ForwardCall:
+    """A forward call inside `generate`.
+
+    Raises:
+        SteeringError: if it runs on other ids than the prompt's at the prompt's positions.
+    """
+    batch, positions = ids.shape
+    in_prompt = min(max(generation.end - offset, 0), positions)
+    if in_prompt:
+        expected = generation.columns(generation.known_ids().to(ids.device), offset, batch)[:, :in_prompt]
+        if not torch.equal(expected, ids[:, :in_prompt]):
+            raise SteeringError(
+                "inside generate, the model runs on other tokens than the prompt that generate was given: this way of"
+                " generating cannot be steered"
+            )
+    generated = None
+    if in_prompt < positions:
+        generated = torch.arange(positions, device=ids.device).expand(batch, -1) >= in_prompt
+    return ForwardCall(ids, None, offset, generated, all_generated=not in_prompt, generation=generation)
+
+
+def _columns_of_call(attention_mask: Tensor, ids: Tensor, offset: int) -> Tensor:
+    """The columns of a 2D mask that belong to the call's positions; the mask may be longer, for a static cache.
+
+    Raises:
+        SteeringError: for a mask that does not reach to the end of the call.
+    """
+    positions = ids.shape[1]
+    if attention_mask.shape[1] < offset + positions:
+        raise SteeringError(
+            f"the attention mask has {attention_mask.shape[1]} columns, but the call ends at position"
+            f" {offset + positions} of the sequence"
+        )
+    return attention_mask[:, offset : offset + positions]
+
+
+def _last_positions(ids: Tensor, lengths: Tensor | int) -> Tensor | None:
+    """bool [batch, positions]: the last `lengths[row]` positions of each row; None if there are none."""
+    batch, positions = ids.shape
+    if isinstance(lengths, int):
+        if not lengths:
+            return None
+        lengths = torch.full((batch,), lengths)
+    if lengths.shape != (batch,):
+        raise SteeringError(f"continuation has lengths for {len(lengths)} rows, but the batch has {batch}")
+    place = torch.arange(positions, device=ids.device).expand(batch, -1)
+    return place >= positions - lengths.to(ids.device).unsqueeze(1)
