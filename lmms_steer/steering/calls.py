@@ -10,7 +10,7 @@ A decoder layer in transformers 5 does not know where in the sequence it is. A h
 What is known belongs to one call in one thread, and is not kept on the model.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class ForwardCall:
     mask_known: bool = True
 
     def steered(
-        self, tokens: str, phase: str, image_ids: tuple[int, ...], special_ids: Collection[int] | None
+        self, tokens: str, phase: str, image_ids: tuple[int, ...], special_ids: frozenset[int] | None
     ) -> Tensor | None:
         """The positions of this call that an intervention changes.
 
@@ -96,7 +96,7 @@ class ForwardCall:
         before = self._in_prompt(tokens, image_ids, special_ids)
         return before if after is None else before | after
 
-    def _in_prompt(self, tokens: str, image_ids: tuple[int, ...], special_ids: Collection[int] | None) -> Tensor:
+    def _in_prompt(self, tokens: str, image_ids: tuple[int, ...], special_ids: frozenset[int] | None) -> Tensor:
         if self.generation is not None:
             prompt = self.generation.mask(image_ids, tokens, special_ids).to(self.input_ids.device)
             batch, positions = self.input_ids.shape

@@ -5,7 +5,7 @@ call and in the calling thread only, and does nothing for a model without steeri
 """
 
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmms_steer.errors import SteeringError
+from lmms_steer.errors import SteeringError, UserError
 from lmms_steer.steering.positions import token_mask
 
 _MARK = "_lmms_steer_watched"
@@ -54,9 +54,9 @@ class Generation:
             )
         return self.input_ids
 
-    def mask(self, image_ids: tuple[int, ...], tokens: str, special_ids: Collection[int] | None) -> Tensor:
+    def mask(self, image_ids: tuple[int, ...], tokens: str, special_ids: frozenset[int] | None) -> Tensor:
         """The positions of the prompt that `tokens` selects, bool [batch, positions]."""
-        key = image_ids, tokens
+        key = image_ids, tokens, special_ids
         if key not in self._masks:
             self._masks[key] = token_mask(
                 self.known_ids(), self.attention_mask, image_ids, tokens, special_ids=special_ids
@@ -98,7 +98,15 @@ def watch_generate(model: nn.Module, is_steered: Callable[[nn.Module], bool]) ->
     Args:
         model: its class and the classes that it inherits from are searched.
         is_steered: whether a model has steering hooks at the time of a call.
+
+    Raises:
+        UserError: for a model whose own `generate` was replaced, as a repository's `custom_generate` does.
     """
+    if "generate" in vars(model):
+        raise UserError(
+            f"cannot steer this {type(model).__name__}: its generate was replaced (custom_generate), so that what is"
+            " prompt would not be known"
+        )
     for owner in type(model).__mro__:
         original = vars(owner).get("generate")
         if original is not None and not hasattr(original, _MARK):

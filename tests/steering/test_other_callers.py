@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from threading import Barrier, Thread
 from typing import Any
 
@@ -282,6 +283,13 @@ def test_generate_without_input_ids_and_steered_assistants_are_refused(model: An
             model.generate(inputs_embeds=embedded, max_new_tokens=2)
         with pytest.raises(SteeringError, match="cannot be another model's assistant"):
             llama().generate(BATCH["input_ids"][:1], assistant_model=model, max_new_tokens=2)
+
+
+def test_a_generate_that_was_replaced_is_refused() -> None:
+    made = llama()
+    made.generate = partial(print, model=made)
+    with pytest.raises(UserError, match="its generate was replaced"), steer(made, line("text", "all"), {"v": V}):
+        pass
 
 
 def test_continuous_batching_is_refused(model: Any) -> None:
