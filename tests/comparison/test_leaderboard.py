@@ -10,7 +10,7 @@ from statsmodels.stats.multitest import multipletests
 
 from lmms_steer import UserError
 from lmms_steer.comparison.command import run_comparison
-from tests.helpers.runs import BASE, STEERED, leaderboard, write_run
+from tests.helpers.runs import BASE, STEERED, TASK_CONFIG, leaderboard, write_run
 
 
 def test_every_system_is_paired_with_the_baseline(tmp_path: Path) -> None:
@@ -36,7 +36,10 @@ def test_every_system_is_paired_with_the_baseline(tmp_path: Path) -> None:
 
 
 def test_groups_and_tags_weight_tasks_equally_and_cluster_by_shared_images(tmp_path: Path) -> None:
-    about = {"group_subtasks": {"g": ["a", "b"]}, "configs": {"a": {"tag": ["t"]}, "b": {"tag": "t"}, "c": {}}}
+    about = {
+        "group_subtasks": {"g": ["a", "b"]},
+        "configs": {"a": {**TASK_CONFIG, "tag": ["t"]}, "b": {**TASK_CONFIG, "tag": "t"}, "c": TASK_CONFIG},
+    }
 
     def sample(number: int) -> dict[str, Any]:
         return {"images": [f"{number // 4}"]}

@@ -12,7 +12,7 @@ from lmms_steer import UserError
 from lmms_steer.comparison.provenance import run_provenance
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
-from lmms_steer.comparison.systems import read_systems
+from lmms_steer.comparison.systems import read_comparison
 from tests.helpers.runs import BASE, STAMP, STEERED, leaderboard, write_run
 
 
@@ -63,8 +63,9 @@ def test_systems_are_named_by_their_shortest_unambiguous_path(tmp_path: Path) ->
     write_run(tmp_path / "baseline", {"a": BASE})
     write_run(tmp_path / "x/one", {"a": BASE})
     write_run(tmp_path / "x/two", {"a": BASE})
-    assert list(read_systems([str(tmp_path)])) == ["baseline", "x/one", "x/two"]
-    assert list(read_systems([str(tmp_path / "x/one"), f"mine={tmp_path}/baseline"], "mine")) == ["mine", "one"]
+    assert list(read_comparison([str(tmp_path)]).systems) == ["baseline", "x/one", "x/two"]
+    named = read_comparison([str(tmp_path / "x/one"), f"mine={tmp_path}/baseline"], "mine")
+    assert list(named.systems) == ["mine", "one"]
 
 
 def test_equal_names_below_several_folders_are_preceded_by_the_folder(tmp_path: Path) -> None:
@@ -72,9 +73,9 @@ def test_equal_names_below_several_folders_are_preceded_by_the_folder(tmp_path: 
         write_run(tmp_path / place, {"a": BASE})
     folders = [str(tmp_path / name) for name in ("baseline", "mine", "other", "tiny")]
     names = ["baseline", "mine", "other/col/baseline", "col/one", "tiny/col/baseline", "col/steered"]
-    assert list(read_systems(folders, "baseline")) == names
+    assert list(read_comparison(folders, "baseline").systems) == names
     with pytest.raises(UserError, match=r"two runs have the name .*; give the second another name"):
-        read_systems([*folders, str(tmp_path / "tiny")], "baseline")
+        read_comparison([*folders, str(tmp_path / "tiny")], "baseline")
 
 
 def test_newest_run_of_a_task_counts_and_other_tasks_stay(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PilImage
 
 from lmms_steer.comparison.leaderboard import build_leaderboard
-from lmms_steer.comparison.systems import read_systems
+from lmms_steer.comparison.systems import read_comparison
 from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.harness.tasks import load_task
 from lmms_steer.search.questions import load_questions, sample_ids
@@ -93,7 +93,7 @@ def test_mixed_tasks_give_one_leaderboard_and_every_logger_records_the_spec(
     results, samples = evaluate("steered_paligemma", args, tasks, tmp_path, tracker, baseline=str(baseline))
 
     # the leaderboard: both tasks, both kinds of model, POPE by its own score and by image
-    rows = {(row.task, row.system): row for row in build_leaderboard(read_systems([str(tmp_path / "runs")]))}
+    rows = {(row.task, row.system): row for row in build_leaderboard(read_comparison([str(tmp_path / "runs")]).systems)}
     assert {row.role for row in rows.values()} == {"baseline", "steered", "other"}
     assert [row.refused for row in rows.values()] == [""] * 6
     assert rows["pope_here", "dummy"].score == pytest.approx(results_of(tmp_path / "runs/dummy", "pope_accuracy"))
@@ -108,7 +108,7 @@ def test_mixed_tasks_give_one_leaderboard_and_every_logger_records_the_spec(
 
     # a search of these questions would record the same ids as the log
     task, _ = load_task("tiny_spatial", "steered_paligemma")
-    logged = read_systems([str(tmp_path / "runs")])["baseline"].tasks["tiny_spatial"]
+    logged = read_comparison([str(tmp_path / "runs")]).systems["baseline"].tasks["tiny_spatial"]
     assert set(sample_ids(list(load_questions(task, 12))).split()) == logged.question_ids
 
     # --baseline
