@@ -75,6 +75,25 @@ class FakeHub:
 
 
 @pytest.mark.slow
+def test_runs_with_other_decoding_or_another_prefix_are_recognised_in_what_lmms_eval_writes(
+    tasks: Any, tmp_path: Path
+) -> None:
+    tiny = "pretrained=tiny-paligemma2"
+    for name, args, more in (
+        ("baseline", tiny, {}),
+        ("hot", tiny, {"gen_kwargs": "temperature=5.0,do_sample=True"}),
+        ("prefix", f"{tiny},prompt_prefix=look", {}),
+        ("same", tiny, {}),
+    ):
+        evaluate("steered_paligemma", args, tasks, tmp_path / "runs" / name, **more)
+    systems = read_comparison([str(tmp_path / "runs")], "baseline").systems
+    rows = {(row.task, row.system): row for row in build_leaderboard(systems)}
+    assert "decoding: do_sample True, the baseline's False, temperature 5.0" in rows["tiny_spatial", "hot"].refused
+    assert rows["tiny_spatial", "prefix"].refused.startswith("other prompts: prompt_prefix look, the")
+    assert (rows["tiny_spatial", "same"].refused, rows["tiny_spatial", "same"].differences) == ("", ())
+
+
+@pytest.mark.slow
 def test_mixed_tasks_give_one_leaderboard_and_every_logger_records_the_spec(
     tasks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
