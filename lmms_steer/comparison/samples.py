@@ -111,9 +111,14 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
         metric: the score to compare by; default: the task's own.
 
     Raises:
-        UserError: for a file that is cut off or contains a document twice.
+        UserError: for a file that is cut off, contains a document twice, or is of a task that the run did not have.
     """
     path = results.evaluation.samples[task]
+    evaluated = {*results.content["results"], *(results.content.get("configs") or ())}
+    if task not in evaluated:
+        raise UserError(
+            f"{str(path)!r} does not belong to {results.evaluation.results.name!r}, which has no task {task!r}"
+        )
     digest, offset = hashlib.sha256(), 0
     rows: list[_Row] = []
     candidates: list[str] = []

@@ -111,7 +111,13 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     samples.write_text(whole + whole.splitlines()[3] + "\n")
     with pytest.raises(UserError, match="has document 3 twice"):
         leaderboard(good, tmp_path / "cut")
+    samples.write_text(whole)
     results = place / f"{STAMP}_results.json"
+    other = place / f"{STAMP}_samples_b.jsonl"
+    other.write_text(whole)
+    with pytest.raises(UserError, match="samples_b.jsonl' does not belong to .*, which has no task 'b'"):
+        leaderboard(good, tmp_path / "cut")
+    other.unlink()
     results.write_text(results.read_text()[:-30])
     with pytest.raises(UserError, match="_results.json' is cut off"):
         leaderboard(good, tmp_path / "cut")

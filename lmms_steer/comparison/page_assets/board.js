@@ -45,7 +45,7 @@ function line(row, first) {
       return make("td", { class: "text task" }, row.task, scope);
     }
     if (key === "system") return make("td", { class: "text system" }, named(row.system, row.role),
-      row.different ? make("span", { class: "different" }, ` other ${row.different}`) : null);
+      row.different ? make("span", { class: "different" }, `other ${row.different}`) : null);
     if (key === "gain" && row.refused) return make("td", { class: "gain whole text soft" }, `not compared: ${row.refused}`);
     if (key === "gain" && row.gain !== null) {
       return make("td", { class: `gain whole ${coloured ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
