@@ -7,6 +7,19 @@ import typer
 
 commands = typer.Typer(rich_markup_mode=None)
 
+_AllowDifferent = Annotated[
+    str,
+    typer.Option(
+        "--allow-different",
+        help="What may differ between a run and the baseline, separated by commas: prompts, decoding, seeds,"
+        " image_settings, model. The result says what does.",
+    ),
+]
+
+
+def _kinds(allow_different: str) -> list[str]:
+    return [kind.strip() for kind in allow_different.split(",") if kind.strip()]
+
 
 @commands.command()
 def compare(
@@ -31,11 +44,12 @@ def compare(
         Path | None,
         typer.Option("--include_path", "--include-path", help="Folder of your own tasks, for their images."),
     ] = None,
+    allow_different: _AllowDifferent = "",
 ) -> None:
     """Compare runs with a baseline, question by question: gains with intervals, p-values, fixed and broken answers."""
     from lmms_steer.comparison.command import print_line, run_comparison
 
-    page = (samples, pictures, include_path)
+    page = (samples, pictures, include_path, _kinds(allow_different))
     for line in run_comparison(runs, baseline, studies or [], html, markdown, latex, csv, parquet, metric, *page):
         print_line(line)
 
@@ -59,9 +73,10 @@ def plot(
         ),
     ] = None,
     metric: Annotated[str | None, typer.Option(help="Metric to compare by. Default: each task's own.")] = None,
+    allow_different: _AllowDifferent = "",
 ) -> None:
     """Draw gains and searches as figures for papers."""
     from lmms_steer.comparison.figures import draw_comparison as draw
 
-    for line in draw(runs or [], output, kind, baseline, studies or [], metric):
+    for line in draw(runs or [], output, kind, baseline, studies or [], metric, _kinds(allow_different)):
         typer.echo(line)

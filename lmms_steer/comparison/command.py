@@ -7,9 +7,8 @@ from rich.console import Console, RenderableType
 
 from lmms_steer.comparison import tables
 from lmms_steer.comparison.leaderboard import build_leaderboard
-from lmms_steer.comparison.provenance import selection_warnings
-from lmms_steer.comparison.studies import read_searched_vectors
-from lmms_steer.comparison.systems import read_systems
+from lmms_steer.comparison.row_notes import comparison_warnings
+from lmms_steer.comparison.systems import read_comparison
 from lmms_steer.errors import UserError, unknown_name
 
 IMAGE_SOURCES = ("ours", "all", "none")
@@ -29,6 +28,7 @@ def run_comparison(
     samples: int = 120,
     pictures: str = "ours",
     include_path: Path | None = None,
+    allow_different: Sequence[str] = (),
 ) -> Iterator[str | RenderableType]:
     """Compare runs with a baseline and write the files that were asked for.
 
@@ -46,6 +46,7 @@ def run_comparison(
         pictures: the images on the page: of our tasks if their data is on this machine (ours), of every task that
             loads (all), or none.
         include_path: a folder of the user's own tasks, which count as ours for images.
+        allow_different: kinds of settings that may differ from the baseline (`settings.DECISIVE`); rows say what does.
 
     Yields:
         What to print: a table, a line for each system that is not compared, warnings, and the files.
@@ -58,11 +59,13 @@ def run_comparison(
         raise unknown_name("--pictures", pictures, IMAGE_SOURCES)
     if include_path is not None and not include_path.is_dir():
         raise UserError(f"--include_path {include_path}: no such folder")
-    systems = read_systems(runs, baseline, metric)
-    rows = build_leaderboard(systems)
+    comparison = read_comparison(runs, baseline, metric)
+    systems = comparison.systems
+    rows = build_leaderboard(systems, allow_different)
     yield tables.rich_table(rows)
-    yield from tables.refusal_lines(rows)
-    warnings = selection_warnings(systems.values(), read_searched_vectors(studies))
+    yield from tables.note_lines(rows)
+    yield from (f"left out: {line}" for line in comparison.no_runs)
+    warnings = comparison_warnings(comparison, rows, studies)
     yield from warnings
     if markdown:
         tables.write_text(tables.markdown(rows, warnings), markdown)

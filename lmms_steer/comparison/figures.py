@@ -8,10 +8,10 @@ import numpy as np
 
 from lmms_steer._util.formatting import format_vector_name
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
-from lmms_steer.comparison.provenance import selection_warnings
-from lmms_steer.comparison.studies import SearchMap, read_maps, read_searched_vectors
-from lmms_steer.comparison.systems import read_systems
-from lmms_steer.comparison.tables import SIGNIFICANT, format_gain, refusal_lines
+from lmms_steer.comparison.row_notes import comparison_warnings
+from lmms_steer.comparison.studies import SearchMap, read_maps
+from lmms_steer.comparison.systems import read_comparison
+from lmms_steer.comparison.tables import SIGNIFICANT, format_gain, note_lines
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_colour_bar, draw_heatmap, gain_colormap, text_colour
 from lmms_steer.plots.lines import draw_interval, draw_zero_line
@@ -31,6 +31,7 @@ def draw_comparison(
     baseline: str | None = None,
     studies: Sequence[Path] = (),
     metric: str | None = None,
+    allow_different: Sequence[str] = (),
 ) -> list[str]:
     """Draw one figure of runs or of searches.
 
@@ -41,6 +42,7 @@ def draw_comparison(
         baseline: as for a comparison.
         studies: folders of searches.
         metric: as for a comparison.
+        allow_different: as for a comparison.
 
     Returns:
         The lines to print: systems that are not compared and warnings, as a comparison prints them, then the file.
@@ -58,12 +60,16 @@ def draw_comparison(
     pyplot = pyplot_for(out)
     if kind == "maps":
         return [str(save_figure(_draw_maps(pyplot, read_maps(studies)), out))]
-    systems = read_systems(runs, baseline, metric)
-    rows = build_leaderboard(systems)
+    comparison = read_comparison(runs, baseline, metric)
+    rows = build_leaderboard(comparison.systems, allow_different)
     compared = [row for row in rows if row.test]
     if not compared:
         raise UserError("there is nothing to draw: no run but the baseline")
-    lines = [*refusal_lines(rows), *selection_warnings(systems.values(), read_searched_vectors(studies))]
+    lines = [
+        *note_lines(rows),
+        *(f"left out: {line}" for line in comparison.no_runs),
+        *comparison_warnings(comparison, rows, studies),
+    ]
     figure = _draw_table(pyplot, compared) if kind == "table" else _draw_gains(pyplot, compared)
     return [*lines, str(save_figure(figure, out))]
 

@@ -2,13 +2,14 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from lmms_steer.comparison.pairing import pairing_problem, shared_images
-from lmms_steer.comparison.samples import Samples
+from lmms_steer.comparison.samples import READINGS, Samples
+from lmms_steer.comparison.settings import Difference, check_kinds, setting_differences
 from lmms_steer.comparison.systems import System
 from lmms_steer.errors import UserError
 from lmms_steer.statistics import Ints
@@ -38,7 +39,9 @@ class LeaderboardRow:
         unparsed: the share of answers that could not be read.
         images: the number of images, where questions share them and the statistics go by image; else None.
         seconds: the duration of the whole runs that the row comes from.
+        readings: strict or lenient ▸ the score and the gain by that reading of the answers, where all tasks log it.
         refused: why the system is not compared with the baseline; "" if it is.
+        differences: settings other than the system's own in which it differs from the baseline.
         scale: 100 if all scores of the task are shares, which are shown in percent and points; else 1.
         samples: the samples that the row was computed from.
     """
@@ -61,32 +64,42 @@ class LeaderboardRow:
     unparsed: float = math.nan
     images: int | None = None
     seconds: float = math.nan
+    readings: dict[str, tuple[float, float]] = field(default_factory=dict)
     refused: str = ""
+    differences: tuple[Difference, ...] = ()
     scale: float = 1.0
     samples: tuple[Samples, ...] = field(default=(), repr=False)
 
+    @property
+    def different(self) -> str:
+        """The kinds of settings that differ and were allowed to, `prompts, decoding`; "" for a refused system."""
+        kinds = dict.fromkeys(one.kind for one in self.differences if one.decisive)
+        return "" if self.refused else ", ".join(kinds).replace("_", " ")
 
-def build_leaderboard(systems: dict[str, System]) -> list[LeaderboardRow]:
+
+def build_leaderboard(systems: dict[str, System], allowed: Collection[str] = ()) -> list[LeaderboardRow]:
     """Compare all systems with the baseline.
 
     Args:
         systems: name ▸ system, the baseline first.
+        allowed: kinds of differences from the baseline that do not prevent a comparison (`settings.DECISIVE`).
 
     Returns:
         The rows, task by task, then groups and tags.
 
     Raises:
-        UserError: if no system can be compared with the baseline.
+        UserError: for an unknown kind, or if no system can be compared with the baseline.
     """
+    check_kinds(allowed)
     baseline = next(iter(systems.values()))
     paired: dict[str, dict[str, Samples]] = {}
     rows: list[LeaderboardRow] = []
     for task in dict.fromkeys(itertools.chain(*(system.tasks for system in systems.values()))):
-        task_rows, paired[task] = _task_rows(task, systems, baseline)
+        task_rows, paired[task] = _task_rows(task, systems, baseline, allowed)
         rows += task_rows
     runs = [run for system in systems.values() for run in system.tasks.values()]
     for scope, name, tasks in groups_of(runs, set(baseline.tasks)):
-        rows += _group_rows(scope, name, tasks, systems, paired)
+        rows += _group_rows(scope, name, tasks, systems, paired, rows)
     refused = [f"{row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
     if refused and all(math.isnan(row.p) for row in rows):
         raise UserError("nothing can be compared with the baseline: " + "; ".join(refused))
@@ -120,7 +133,7 @@ def groups_of(runs: Iterable[Samples], known: set[str]) -> Iterator[tuple[str, s
 
 
 def _task_rows(
-    task: str, systems: dict[str, System], baseline: System
+    task: str, systems: dict[str, System], baseline: System, allowed: Collection[str]
 ) -> tuple[list[LeaderboardRow], dict[str, Samples]]:
     """Compare on one task; also returns the samples of the systems that can be compared, the baseline included."""
     base = baseline.tasks.get(task)
@@ -130,30 +143,44 @@ def _task_rows(
         if task not in system.tasks:
             continue
         run = system.tasks[task]
-        if base is None:
-            problem = "the baseline was not evaluated on it"
-        else:
-            problem = pairing_problem(run, base, prompt_may_differ=system.role == "prompted")
+        problem, differences = "the baseline was not evaluated on it", list[Difference]()
+        if base is not None:
+            differences = setting_differences(run, base) if run is not base else []
+            problem = pairing_problem(run, base, differences, allowed, text_may_differ=system.role == "prompted")
         if not problem:
             paired[system.name] = run
-        rows[system.name] = _unpaired_row(task, "task", system, (run,), problem)
+        row = _unpaired_row(task, "task", system, (run,), problem)
+        rows[system.name] = replace(row, differences=tuple(differences))
     others = [name for name in paired if name != baseline.name]
     if base is not None and others:
         images = shared_images([paired])
-        differences = np.array([(paired[name].scores - base.scores) * base.direction for name in others])
-        effects = task_effects(differences, images)
+        changes = np.array([(paired[name].scores - base.scores) * base.direction for name in others])
+        effects = task_effects(changes, images)
         for index, name in enumerate(others):
-            rows[name] = _with_effect(rows[name], effects, index, base.direction, images)
+            row = _with_effect(rows[name], effects, index, base.direction, images)
+            rows[name] = _with_reading_gains(row, rows[baseline.name])
     return list(rows.values()), paired
 
 
 def _group_rows(
-    scope: str, name: str, tasks: list[str], systems: dict[str, System], paired: dict[str, dict[str, Samples]]
+    scope: str,
+    name: str,
+    tasks: list[str],
+    systems: dict[str, System],
+    paired: dict[str, dict[str, Samples]],
+    task_rows: list[LeaderboardRow],
 ) -> list[LeaderboardRow]:
     """Average over tasks, each counting the same, for the systems that can be compared on all of them."""
+    of_tasks = [row for row in task_rows if row.scope == "task" and row.task in tasks]
     complete = [system for system in systems.values() if all(system.name in paired[task] for task in tasks)]
     rows = [
-        _unpaired_row(name, scope, system, tuple(paired[task][system.name] for task in tasks)) for system in complete
+        replace(
+            _unpaired_row(name, scope, system, tuple(paired[task][system.name] for task in tasks)),
+            differences=tuple(
+                dict.fromkeys(one for row in of_tasks if row.system == system.name for one in row.differences)
+            ),
+        )
+        for system in complete
     ]
     if len(complete) < 2:
         return rows
@@ -166,7 +193,7 @@ def _group_rows(
     images = shared_images([paired[task] for task in tasks])
     effects = average_effects(differences, images)
     compared = [_with_effect(row, effects, index, 1, images) for index, row in enumerate(rows[1:])]
-    return [rows[0], *compared]
+    return [rows[0], *(_with_reading_gains(row, rows[0]) for row in compared)]
 
 
 def _unpaired_row(
@@ -182,9 +209,21 @@ def _unpaired_row(
         score=float(np.mean([run.scores.mean() for run in samples])),
         unparsed=float(np.mean([run.unparsed.mean() for run in samples])),
         seconds=sum({run.results.sha256: run.results.seconds for run in samples}.values()),
+        readings={
+            name: (float(np.mean([run.readings[name].mean() for run in samples])), math.nan)
+            for name in READINGS
+            if all(name in run.readings for run in samples)
+        },
         refused=refused,
         samples=samples,
     )
+
+
+def _with_reading_gains(row: LeaderboardRow, base: LeaderboardRow) -> LeaderboardRow:
+    """Fill in the gains by the other readings of the answers, for a row that is compared with the baseline's."""
+    gains = {name: score - base.readings[name][0] for name, (score, _) in row.readings.items() if name in base.readings}
+    readings = {name: (score, gains.get(name, math.nan)) for name, (score, _) in row.readings.items()}
+    return replace(row, readings=readings)
 
 
 def _with_effect(

@@ -18,6 +18,7 @@ from lmms_steer.comparison import tables
 from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.page_questions import PageTask, page_tasks
 from lmms_steer.comparison.provenance import run_provenance
+from lmms_steer.comparison.row_notes import difference_lines
 from lmms_steer.comparison.studies import SearchMap, read_maps
 from lmms_steer.comparison.systems import System
 from lmms_steer.plots.heatmap import DEEP, GAIN, LOSS
@@ -73,6 +74,8 @@ def write_page(
         left_out=left_out,
         warnings=warnings,
         caption=tables.CAPTION,
+        different=any(row.different for row in rows),
+        notes=difference_lines(rows),
         version=__version__,
         has_maps=bool(maps),
     )
@@ -136,6 +139,8 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "role": row.role,
         "n": row.n,
         "refused": row.refused,
+        "different": row.different,
+        "differences": [vars(one) for one in row.differences],
         "test": row.test,
         "score": _finite(row.score * row.scale),
         "gain": _finite(row.gain * row.scale),
@@ -144,12 +149,14 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "p": _finite(row.p),
         "p_holm": _finite(row.p_holm),
         "unparsed": _finite(row.unparsed),
+        **{name: _finite(score * row.scale) for name, (score, _) in row.readings.items()},
         "seconds": _finite(row.seconds),
         "fixed": row.fixed,
         "broken": row.broken,
         "made": provenance,
         "told": {
             "score": tables.format_score(row),
+            **{name: tables.format_reading(row, name) for name in row.readings},
             "gain": tables.format_gain(row),
             "p": format_p(row.p),
             "p_holm": tables.format_holm(row),

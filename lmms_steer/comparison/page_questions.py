@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmms_steer.comparison.page_images import ImageQuery, task_images
-from lmms_steer.comparison.samples import Samples
+from lmms_steer.comparison.samples import Samples, logged_prompt
 from lmms_steer.comparison.systems import System
 from lmms_steer.scoring.choice import choice_text, choices_of
 from lmms_steer.statistics import Floats, Ints
@@ -157,7 +157,7 @@ def _most_often_first(times: Floats, doc_ids: Ints) -> Ints:
 def _base_questions(base: Samples, chosen: Ints) -> Iterator[_BaseQuestion]:
     for doc_id, sample in zip(base.doc_ids[chosen].tolist(), _read_logged(base, base.keys[chosen]), strict=True):
         assert sample is not None, "the baseline has its own documents"
-        target, prompt = str(sample["target"]), _prompt(sample)
+        target, prompt = str(sample["target"]), logged_prompt(sample)
         # our plugin logs the choices, lm-eval the whole document
         choices = choices_of(sample) or choices_of(sample.get("doc") or {})
         query = ImageQuery(doc_id, target, prompt, sample.get("images"))
@@ -197,15 +197,6 @@ def _read_logged(run: Samples, keys: Ints) -> Iterator[dict[str, Any] | None]:
                 continue
             file.seek(offsets[key])
             yield json.loads(file.readline())
-
-
-def _prompt(sample: dict[str, Any]) -> Any:
-    if "input" in sample:
-        return sample["input"]
-    # lm-eval: {"gen_args_0": {"arg_0": the prompt, …}, …}
-    arguments = sample.get("arguments") or {}
-    first = next(iter(arguments.values()), "") if isinstance(arguments, dict) else arguments[0]
-    return first.get("arg_0", "") if isinstance(first, dict) else first
 
 
 def _answer(sample: dict[str, Any]) -> Any:

@@ -1,35 +1,43 @@
 """Decide whether two runs can be compared question by question, and which questions share an image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from lmms_steer.comparison.samples import Samples
+from lmms_steer.comparison.settings import Difference, describe
 from lmms_steer.statistics import Ints
 from lmms_steer.statistics.clustered import cluster_ids
 
 
-def pairing_problem(run: Samples, baseline: Samples, prompt_may_differ: bool = False) -> str:
+def pairing_problem(
+    run: Samples,
+    baseline: Samples,
+    differences: Sequence[Difference],
+    allowed: Collection[str],
+    text_may_differ: bool = False,
+) -> str:
     """Explain why a run's task cannot be compared with the baseline's, question by question; "" if it can.
 
     Args:
         run: the samples to compare.
         baseline: the samples to compare with.
-        prompt_may_differ: whether the system is another prompt.
+        differences: between the two.
+        allowed: kinds of differences that do not prevent a comparison.
+        text_may_differ: whether the system is another prompt.
     """
     n = len(run.keys)
     if not np.array_equal(run.keys, baseline.keys):
         common = len(np.intersect1d(run.keys, baseline.keys, assume_unique=True))
         return f"other samples: {common} of its {n} are among the baseline's {len(baseline.keys)}"
-    seeds = _differences(run.results.seeds, baseline.results.seeds)
-    if seeds:
-        return f"other seeds: {seeds}"
-    setting = _differences(_prompt_setting(run), _prompt_setting(baseline))
-    if setting and not prompt_may_differ:
-        return f"other prompts: {setting}"
-    prompts = int((run.prompts != baseline.prompts).sum())
-    if prompts and not prompt_may_differ:
-        return f"other prompts: on {prompts} of {n} questions"
+    refused = [
+        one
+        for one in differences
+        if one.decisive and one.kind not in allowed and not (text_may_differ and one.questions)
+    ]
+    if refused:
+        kinds = ",".join(dict.fromkeys([*allowed, *(one.kind for one in refused)]))
+        return f"{describe(refused)} (--allow-different {kinds} compares them anyway)"
     images = int(((run.images != baseline.images) & (run.images != 0) & (baseline.images != 0)).sum())
     if images and run.images_source == baseline.images_source:
         return f"other images: on {images} of {n} questions"
@@ -60,17 +68,3 @@ def shared_images(tasks: Sequence[Mapping[str, Samples]]) -> Ints | None:
         usable = known and len(np.unique(known[0])) > 1
         columns.append(known[0] if usable else np.arange(count) - (number + 2) * 10_000_000)
     return cluster_ids(np.concatenate(columns))
-
-
-def _prompt_setting(run: Samples) -> dict[str, object]:
-    """What shapes the prompt and is not part of the logged text."""
-    content = run.results.content
-    return {
-        "shots": content.get("n-shot", {}).get(run.task),
-        "version of the task": content.get("versions", {}).get(run.task),
-        "system instruction": content.get("system_instruction_sha"),
-    }
-
-
-def _differences(run: Mapping[str, object], baseline: Mapping[str, object]) -> str:
-    return ", ".join(f"{key} {run[key]}, the baseline's {baseline[key]}" for key in run if run[key] != baseline[key])

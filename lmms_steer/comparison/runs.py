@@ -82,6 +82,21 @@ class RunResults:
         return float(self.content.get("total_evaluation_time_seconds") or "nan")
 
 
+@dataclass(frozen=True)
+class FoundRuns:
+    """The runs below the folders that were typed.
+
+    Attributes:
+        evaluations: name ▸ evaluations, oldest first.
+        empty: folders without an evaluation, a line each.
+        no_runs: what is no run and was not meant as one, a line each: studies of a search, and files.
+    """
+
+    evaluations: dict[str, list[Evaluation]]
+    empty: tuple[str, ...]
+    no_runs: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class _FoundRun:
     """A folder with evaluations, and the names that it may get."""
@@ -93,7 +108,7 @@ class _FoundRun:
     evaluations: list[Evaluation]
 
 
-def find_runs(runs: Iterable[str]) -> dict[str, list[Evaluation]]:
+def find_runs(runs: Iterable[str]) -> FoundRuns:
     """Find the evaluations below folders, and name each folder that holds some.
 
     Args:
@@ -102,14 +117,22 @@ def find_runs(runs: Iterable[str]) -> dict[str, list[Evaluation]]:
             its shortest unambiguous path; where two runs would get the same name, both are preceded by the name of
             the folder that was typed.
 
-    Returns:
-        Name ▸ evaluations, oldest first.
-
     Raises:
-        UserError: for a folder without results, samples without results, or two runs with the same name.
+        UserError: if nothing is a run, or for samples without results, or two runs with the same name.
     """
     named: dict[str, _FoundRun] = {}
-    found = [run for argument in runs for run in _runs_below(argument)]
+    found: list[_FoundRun] = []
+    empty: list[str] = []
+    no_runs: list[str] = []
+    for argument in runs:
+        below = list(_runs_below(argument))
+        found += below
+        if not below:
+            path = _split_argument(argument)[1]
+            if what_else := _what_else(path):
+                no_runs.append(what_else)
+            else:
+                empty.append(f"no finished evaluation in {path!r}: there is no *_results.json")
     count = Counter(run.name for run in found)
     for run in found:
         name = run.long_name if count[run.name] > 1 else run.name
@@ -121,8 +144,9 @@ def find_runs(runs: Iterable[str]) -> dict[str, list[Evaluation]]:
             )
         named[name] = run
     if not named:
-        raise UserError("no runs: expected folders that lmms-eval --output_path --log_samples wrote")
-    return {name: run.evaluations for name, run in named.items()}
+        expected = "expected folders that lmms-eval --output_path --log_samples wrote"
+        raise UserError("; ".join([*empty, *no_runs]) or f"no runs: {expected}")
+    return FoundRuns({name: run.evaluations for name, run in named.items()}, tuple(empty), tuple(no_runs))
 
 
 def newest_evaluation(folder: Path) -> Evaluation:
@@ -131,7 +155,7 @@ def newest_evaluation(folder: Path) -> Evaluation:
     Raises:
         UserError: if there is none.
     """
-    evaluations = [evaluation for run in find_runs([str(folder)]).values() for evaluation in run]
+    evaluations = [evaluation for run in find_runs([str(folder)]).evaluations.values() for evaluation in run]
     return max(evaluations, key=lambda evaluation: evaluation.stamp)
 
 
@@ -172,22 +196,35 @@ def read_results(evaluation: Evaluation) -> RunResults:
 
 
 def _runs_below(argument: str) -> Iterator[_FoundRun]:
-    chosen_name, equals, path = argument.partition("=")
-    if not equals or Path(argument).exists():
-        chosen_name, path = "", argument
+    chosen_name, path = _split_argument(argument)
     root = Path(path)
-    if not root.is_dir():
+    if not root.exists():
         raise UserError(f"no such folder: {path!r}")
+    if not root.is_dir():
+        return
     folders = {folder: evaluations_in(folder) for folder in sorted({file.parent for file in root.rglob("*.json*")})}
     folders = {folder: evaluations for folder, evaluations in folders.items() if evaluations}
-    if not folders:
-        raise UserError(f"no finished evaluation in {path!r}: there is no *_results.json")
     if len(folders) > 1 and chosen_name:
         raise UserError(f"{path!r} holds {len(folders)} runs, which cannot all have the name {chosen_name!r}")
     for folder, evaluations in folders.items():
         name = chosen_name or _shortest_name(root, folder, list(folders))
         long_name = name if len(folders) == 1 else f"{root.resolve().name}/{name}"
         yield _FoundRun(argument, name, long_name, folder, evaluations)
+
+
+def _split_argument(argument: str) -> tuple[str, str]:
+    """Return the name that was chosen, "" if none was, and the folder."""
+    chosen_name, equals, path = argument.partition("=")
+    return ("", argument) if not equals or Path(argument).exists() else (chosen_name, path)
+
+
+def _what_else(path: str) -> str:
+    """Say what a path is that holds no runs, of the things that lie among runs; "" for other folders."""
+    if Path(path).is_file():
+        return f"{path!r} is a file, not a run's folder"
+    if any(next(Path(path).rglob(name), None) for name in ("plan.json", "cells.parquet")):
+        return f"{path!r} is a study of lmms-steer search, not a run: --study {path} shows its maps"
+    return ""
 
 
 def _shortest_name(root: Path, folder: Path, folders: list[Path]) -> str:

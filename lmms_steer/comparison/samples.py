@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,9 @@ from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.errors import UserError
 from lmms_steer.statistics import Floats, Ints
+
+READINGS = ("strict", "lenient")
+"""Our scorers log `acc_strict` and `acc_lenient`: the accuracy by another reading of the answer than that of `acc`."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Samples:
             or lmms-eval's `input_media`, which holds file names.
         scores: NaN where there is none.
         unparsed: 1 where no answer could be read; NaN where the task does not record it.
+        readings: other readings of the answers that the task records, strict or lenient ▸ scores, as in `READINGS`.
         offsets: where the document's line begins in the file.
     """
 
@@ -52,6 +56,7 @@ class Samples:
     images_source: str
     scores: Floats
     unparsed: Floats
+    readings: dict[str, Floats]
     offsets: Ints
 
     @cached_property
@@ -76,6 +81,13 @@ class Samples:
                 file.seek(offset)
                 yield json.loads(file.readline())
 
+    def read_one(self, index: int) -> dict[str, Any]:
+        """Read one sample again as it was logged, by its place in `keys`."""
+        with self.path.open("rb") as file:
+            file.seek(int(self.offsets[index]))
+            sample: dict[str, Any] = json.loads(file.readline())
+            return sample
+
 
 class _Row(NamedTuple):
     """What is kept of a sample; rows sort by key."""
@@ -86,6 +98,7 @@ class _Row(NamedTuple):
     images: int
     score: float
     unparsed: float
+    readings: tuple[float, ...]
     offset: int
 
 
@@ -98,9 +111,14 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
         metric: the score to compare by; default: the task's own.
 
     Raises:
-        UserError: for a file that is cut off or contains a document twice.
+        UserError: for a file that is cut off, contains a document twice, or is of a task that the run did not have.
     """
     path = results.evaluation.samples[task]
+    evaluated = {*results.content["results"], *(results.content.get("configs") or ())}
+    if task not in evaluated:
+        raise UserError(
+            f"{str(path)!r} does not belong to {results.evaluation.results.name!r}, which has no task {task!r}"
+        )
     digest, offset = hashlib.sha256(), 0
     rows: list[_Row] = []
     candidates: list[str] = []
@@ -118,7 +136,7 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
                 if sample.get("filter") == first_filter:
                     name, score = score_of(sample, [used_metric] if used_metric else candidates)
                     used_metric = used_metric or name
-                    rows.append(_row_of(sample, images_source, score, offset))
+                    rows.append(_row_of(sample, images_source, used_metric, score, offset))
                 offset += len(line)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {error}") from error
@@ -148,6 +166,7 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
         images_source=images_source,
         scores=floats("score"),
         unparsed=floats("unparsed"),
+        readings=_readings(used_metric, [row.readings for row in rows]),
         offsets=integers("offset"),
     )
 
@@ -196,9 +215,21 @@ def score_direction(task: str, results: dict[str, Any], metric: str) -> int:
     return -1 if directions == {False} else 1
 
 
-def _row_of(sample: dict[str, Any], images_source: str, score: float, offset: int) -> _Row:
+def logged_prompt(sample: Mapping[str, Any]) -> Any:
+    """Return the prompt of a logged sample; "" if the log has none."""
+    if "input" in sample:
+        return sample["input"]
+    # lm-eval: {"gen_args_0": {"arg_0": the prompt, …}, …}
+    arguments = sample.get("arguments") or {}
+    first = next(iter(arguments.values()), "") if isinstance(arguments, dict) else arguments[0]
+    return first.get("arg_0", "") if isinstance(first, dict) else first
+
+
+def _row_of(sample: dict[str, Any], images_source: str, metric: str, score: float, offset: int) -> _Row:
     doc_id, images = int(sample["doc_id"]), sample.get(images_source)
-    unparsed = sample.get("unparsed")
+    # a reading as the chosen metric has unread answers of its own
+    reading = metric.removeprefix("acc_")
+    unparsed = sample.get(f"unparsed_{reading}" if reading in READINGS else "unparsed")
     return _Row(
         key=(doc_id << 32) + zlib.crc32(str(sample["target"]).encode()),
         doc_id=doc_id,
@@ -206,9 +237,22 @@ def _row_of(sample: dict[str, Any], images_source: str, score: float, offset: in
         prompt=stable_hash(sample.get("prompt_hash") or sample.get("input")),
         images=stable_hash(images) if images else 0,
         score=score,
-        unparsed=float(unparsed) if isinstance(unparsed, int | float) else math.nan,
+        unparsed=_number(unparsed),
+        readings=tuple(_number(sample.get(f"acc_{name}")) for name in READINGS),
         offset=offset,
     )
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _readings(metric: str, rows: list[tuple[float, ...]]) -> dict[str, Floats]:
+    """Return the readings that every sample has, for a score that is one; {} for another metric."""
+    if metric not in ("acc", "score"):
+        return {}
+    columns = zip(READINGS, np.array(rows, dtype=np.float64).reshape(-1, len(READINGS)).T, strict=True)
+    return {name: column for name, column in columns if len(column) and not np.isnan(column).any()}
 
 
 def _check_count(results: RunResults, task: str, path: Path, count: int) -> None:

@@ -28,30 +28,58 @@ class System:
     tasks: dict[str, Samples] = field(default_factory=dict)
 
 
-def read_systems(runs: Iterable[str], baseline: str | None = None, metric: str | None = None) -> dict[str, System]:
-    """Read the systems of a comparison.
+@dataclass(frozen=True)
+class Comparison:
+    """The systems of a comparison, and what was left out of it.
+
+    Attributes:
+        systems: name ▸ system, the baseline first.
+        left_out: runs and tasks of runs that could not be compared, a line each.
+        no_runs: folders and files that are no runs, a line each.
+    """
+
+    systems: dict[str, System]
+    left_out: tuple[str, ...] = ()
+    no_runs: tuple[str, ...] = ()
+
+
+def read_comparison(runs: Iterable[str], baseline: str | None = None, metric: str | None = None) -> Comparison:
+    """Read the systems of a comparison. Runs without samples are left out.
 
     Args:
         runs: folders, or NAME=FOLDER.
         baseline: the name or folder of a run; default: the run named `baseline`, else the only unsteered one.
         metric: the score to compare by; default: each task's own.
 
-    Returns:
-        Name ▸ system, the baseline first.
-
     Raises:
-        UserError: for files that are missing or cut off, or if the baseline is not clear.
+        UserError: for files that are missing or cut off, if the baseline is not clear or left out, or if runs were left
+            out and only one is left.
     """
-    found = find_runs(list(runs))
+    typed = find_runs(list(runs))
+    found = typed.evaluations
     if baseline and baseline not in found:
-        extra = find_runs([baseline]) if "=" in baseline or "/" in baseline else {}
+        extra = find_runs([baseline]).evaluations if "=" in baseline or "/" in baseline else {}
         found = {**{name: run for name, run in extra.items() if run not in found.values()}, **found}
         # a folder given as the baseline may be one of the runs, under another name
         same = [name for name, run in found.items() if extra and run == next(iter(extra.values()))]
         baseline = same[0] if same else baseline
-    read = {}
+    read: dict[str, dict[str, Samples]] = {}
+    left_out: dict[str, str] = {}
     for name, evaluations in tqdm(found.items(), disable=None, desc="reading", unit="run"):
-        read[name] = dict(_newest_samples(name, evaluations, metric))
+        newest = _newest_results(evaluations)
+        unlogged = [task for task, results in newest.items() if task not in results.evaluation.samples]
+        if unlogged or not newest:
+            of_tasks = f" of {', '.join(unlogged)}" if len(unlogged) < len(newest) else ""
+            folder = evaluations[-1].results.parent
+            left_out[name] = f"run {name!r} has no samples{of_tasks}: evaluate with --log_samples ({folder})"
+        samples = {task: read_samples(newest[task], task, metric) for task in newest if task not in unlogged}
+        if samples:
+            read[name] = samples
+    lines = (*typed.empty, *left_out.values())
+    # another run must not silently take the place of the one that is called baseline
+    wanted = baseline or "baseline"
+    if not read or (wanted in left_out and wanted not in read):
+        raise UserError(left_out.get(wanted) or "; ".join(lines))
     chosen = _choose_baseline(read, baseline)
     ordered = {chosen: read.pop(chosen), **read}
     systems: dict[str, System] = {}
@@ -60,19 +88,18 @@ def read_systems(runs: Iterable[str], baseline: str | None = None, metric: str |
             if system.name in systems:
                 raise UserError(f"two runs have the name {system.name!r}; give one another name, NAME=FOLDER")
             systems[system.name] = system
-    return systems
+    if lines and len(systems) == 1:
+        raise UserError(f"nothing can be compared with {chosen}: {'; '.join(lines)}")
+    return Comparison(systems, lines, typed.no_runs)
 
 
-def _newest_samples(name: str, evaluations: list[Evaluation], metric: str | None) -> Iterator[tuple[str, Samples]]:
-    """Read the newest samples of each task of a run."""
+def _newest_results(evaluations: list[Evaluation]) -> dict[str, RunResults]:
+    """Read the newest results of each task of a run, with samples or without."""
     newest: dict[str, RunResults] = {}
     for evaluation in evaluations:
         results = read_results(evaluation)
-        newest.update(dict.fromkeys(evaluation.samples, results))
-    if not newest:
-        raise UserError(f"run {name!r} has no samples: evaluate with --log_samples")
-    for task, results in newest.items():
-        yield task, read_samples(results, task, metric)
+        newest.update(dict.fromkeys([*evaluation.samples, *(results.content.get("configs") or ())], results))
+    return newest
 
 
 def _choose_baseline(read: dict[str, dict[str, Samples]], baseline: str | None) -> str:

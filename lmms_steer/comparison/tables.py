@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +16,8 @@ from rich.table import Table
 from lmms_steer._util.formatting import format_number, format_p, format_points, format_seconds, format_share
 from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.provenance import RunProvenance, run_provenance
+from lmms_steer.comparison.row_notes import difference_lines
+from lmms_steer.comparison.samples import READINGS
 from lmms_steer.errors import UserError, reason
 
 SIGNIFICANT = 0.05
@@ -37,6 +40,8 @@ class LeaderboardRecord:
 
     Attributes:
         vectors: JSON, name ▸ sha256.
+        readings: JSON, strict or lenient ▸ the score by that reading of the answers.
+        differences: JSON, what differs from the baseline: a list of objects with kind, key, baseline and run.
     """
 
     task: str
@@ -65,6 +70,8 @@ class LeaderboardRecord:
     results_sha256: str
     metric: str
     vectors: str
+    readings: str
+    differences: str
 
 
 def leaderboard_record(row: LeaderboardRow) -> LeaderboardRecord:
@@ -101,6 +108,8 @@ def leaderboard_record(row: LeaderboardRow) -> LeaderboardRecord:
         results_sha256=joined(lambda run: run.results_sha256),
         metric=joined(lambda run: run.metric),
         vectors=json.dumps({name: sha256 for run in runs for name, sha256 in run.vectors.items()}),
+        readings=json.dumps({name: score for name, (score, _) in row.readings.items()}),
+        differences=json.dumps([vars(one) for one in row.differences]),
     )
 
 
@@ -115,6 +124,15 @@ def format_gain(row: LeaderboardRow) -> str:
         return ""
     gain, low, high = (format_points(value * row.scale) for value in (row.gain, row.low, row.high))
     return f"{gain} [{low}, {high}]"
+
+
+def format_reading(row: LeaderboardRow, name: str) -> str:
+    """`81.2 (+0.4)`: the score and the gain by another reading of the answers; "" where it is not logged."""
+    if name not in row.readings:
+        return ""
+    score, gain = row.readings[name]
+    points = "" if math.isnan(gain) else f" ({format_points(gain * row.scale)})"
+    return f"{format_number(score * row.scale)}{points}"
 
 
 def format_holm(row: LeaderboardRow) -> str:
@@ -146,17 +164,28 @@ _COLUMNS: tuple[tuple[str, Callable[[LeaderboardRow], str]], ...] = (
 """title ▸ how a row is written, after the task's own column."""
 
 
+def _columns(rows: list[LeaderboardRow]) -> list[tuple[str, Callable[[LeaderboardRow], str]]]:
+    """Return the columns, with those that only some leaderboards need: other readings, and settings that differ."""
+    columns = list(_COLUMNS)
+    readings = [name for name in READINGS if any(name in row.readings for row in rows)]
+    columns[3:3] = [(f"{name} reading", partial(format_reading, name=name)) for name in readings]
+    if any(row.different for row in rows):
+        columns.append(("different", lambda row: row.different))
+    return columns
+
+
 def rich_table(rows: list[LeaderboardRow]) -> Table:
     """Return a table for a terminal; significant rows are coloured."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("task", *(title for title, _ in _COLUMNS)):
+    columns = _columns(rows)
+    for title in ("task", *(title for title, _ in columns)):
         table.add_column(title, justify="left" if title in ("task", "system") else "right", no_wrap=title != "task")
     for task, task_rows in _by_task(rows):
         for number, row in enumerate(task_rows):
             # a gain of a control is not good news
             colour = "yellow" if row.role == "control" else "green" if row.gain > 0 else "red"
             style = colour if row.p_holm < SIGNIFICANT else "dim" if row.refused else ""
-            cells = [escape(write(row)) for _, write in _COLUMNS]
+            cells = [escape(write(row)) for _, write in columns]
             table.add_row(escape(task) if number == 0 else "", *cells, style=style, end_section=row is task_rows[-1])
         table.add_row()
     return table
@@ -164,37 +193,43 @@ def rich_table(rows: list[LeaderboardRow]) -> Table:
 
 def markdown(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
     """Return a table that GitHub, pandoc and notebooks read, with caption and warnings below."""
-    titles = ["task", *(title for title, _ in _COLUMNS)]
+    columns = _columns(rows)
+    titles = ["task", *(title for title, _ in columns)]
     lines = [f"| {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 2)}"]
     for task, task_rows in _by_task(rows):
         for row in task_rows:
-            cells = [task, *(write(row) for _, write in _COLUMNS)]
+            cells = [task, *(write(row) for _, write in columns)]
             lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("*", r"\*"))
-    lines += ["", CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *refusal_lines(rows)))]
+    lines += ["", CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *note_lines(rows)))]
     return "\n".join(lines) + "\n"
 
 
 def latex(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
     """Return a table for the booktabs package, with caption and warnings as its caption."""
-    titles = " & ".join(title.translate(_LATEX_ESCAPES) for title, _ in _COLUMNS)
+    columns = _columns(rows)
+    titles = " & ".join(title.translate(_LATEX_ESCAPES) for title, _ in columns)
     lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\\small"]
-    lines += [f"\\begin{{tabular}}{{l{'r' * (len(_COLUMNS) - 1)}}}", "\\toprule", f"{titles} \\\\"]
+    lines += [f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", "\\toprule", f"{titles} \\\\"]
     for task, task_rows in _by_task(rows):
         title = task.translate(_LATEX_ESCAPES)
-        lines += ["\\midrule", f"\\multicolumn{{{len(_COLUMNS)}}}{{l}}{{\\emph{{{title}}}}} \\\\"]
+        lines += ["\\midrule", f"\\multicolumn{{{len(columns)}}}{{l}}{{\\emph{{{title}}}}} \\\\"]
         for row in task_rows:
-            cells = [write(row).translate(_LATEX_ESCAPES) for _, write in _COLUMNS]
+            cells = [write(row).translate(_LATEX_ESCAPES) for _, write in columns]
             # a minus instead of a hyphen, and braces, lest the bracket be read as an argument of the line before
-            cells[2] = cells[2].replace("-", "$-$").replace("[", "{[}")
+            cells = [
+                cell.replace("-", "$-$").replace("[", "{[}") if title == "gain [95%]" or "reading" in title else cell
+                for cell, (title, _) in zip(cells, columns, strict=True)
+            ]
             lines.append(" & ".join(cells) + " \\\\")
-    caption = " ".join([CAPTION, *(f"{line}." for line in (*warnings, *refusal_lines(rows)))])
+    caption = " ".join([CAPTION, *(f"{line}." for line in (*warnings, *note_lines(rows)))])
     lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{caption.translate(_LATEX_ESCAPES)}}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 
 
-def refusal_lines(rows: list[LeaderboardRow]) -> list[str]:
-    """Return one line for each system that is not compared on a task, with the reason."""
-    return [f"not compared: {row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
+def note_lines(rows: list[LeaderboardRow]) -> list[str]:
+    """Return a line for each system that is not compared on a task, and lines for what differs from the baseline."""
+    refused = [f"not compared: {row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
+    return [*refused, *difference_lines(rows)]
 
 
 def write_csv(rows: list[LeaderboardRow], path: Path) -> None:

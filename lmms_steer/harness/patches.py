@@ -6,6 +6,7 @@ Each patch wraps one function and is applied once. For our models and tasks:
 |---|---|---|
 | `TaskManager.initialize_tasks` | indexes our task folder | otherwise every command needs `--include_path` |
 | `TaskManager.load_task_or_group` | a `UserError` ends the command | missing data is a user's mistake |
+| `TaskManager.load_task_or_group` | checks a user's rows | an answer that is no choice always scores 0 |
 | `evaluator.evaluate` | adds `steering` to the results | a result must name its spec |
 | `evaluator.evaluate` | a `UserError` ends the command | `cli_evaluate` catches every `Exception` and exits with 0 |
 | `GeneralConfigTracker._get_model_name` | names the output folder by the spec | two runs must not share a folder |
@@ -15,6 +16,7 @@ For the samples and wandb logs of every model that is evaluated in the process:
 
 | Patched | Effect | Why |
 |---|---|---|
+| `evaluator.evaluate` | warns of answers that could not be read | they count as wrong |
 | `evaluator.evaluate` | removes metrics without a value | wandb cannot log the empty `score` of our tasks |
 | `evaluator._process_document_results` | adds `images` to samples of our models | shows which questions share one |
 | `evaluator._process_document_results` | adds `choices` to a sample | shows what a target's letter stands for |
@@ -27,17 +29,23 @@ In addition, the process group that the evaluator opens under torchrun is closed
 
 import atexit
 import functools
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
+from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError
 from lmms_steer.harness.task_files import tasks_dir
+from lmms_steer.harness.tasks import check_choices
 from lmms_steer.models.visuals import shown_images
 from lmms_steer.scoring.choice import choice_text, choices_of
+from lmms_steer.scoring.unparsed import unparsed_warning
 from lmms_steer.steering.hooks import Attachment
 from lmms_steer.steering.resolve import ResolvedSpec
+
+logger = logging.getLogger(__name__)
 
 _MARK = "_lmms_steer"
 """Attribute of a patched function: the names of the wrappers that were applied to it."""
@@ -157,10 +165,12 @@ def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
     def load_task_or_group(self: Any, *args: Any, **kwargs: Any) -> Any:
         install_logging()
         try:
-            return original(self, *args, **kwargs)
+            loaded = original(self, *args, **kwargs)
+            check_choices(loaded)
         except UserError as error:
             end_command_line(error)
             raise
+        return loaded
 
     return load_task_or_group
 
@@ -214,12 +224,22 @@ def _without_empty_metrics(original: Callable[..., Any]) -> Callable[..., Any]:
     def evaluate(*args: Any, **kwargs: Any) -> Any:
         shown_images.clear()
         results = original(*args, **kwargs)
-        for metrics in (results or {}).get("results", {}).values():
+        for task, metrics in (results or {}).get("results", {}).items():
+            _warn_of_unparsed(task, metrics)
             for name in [name for name, value in metrics.items() if not isinstance(value, str) and _is_empty(value)]:
                 del metrics[name]
         return results
 
     return evaluate
+
+
+def _warn_of_unparsed(task: str, metrics: dict[str, Any]) -> None:
+    share = metrics.get("unparsed,none")
+    warning = unparsed_warning(task, {"": share}) if isinstance(share, float) else ""
+    if warning:
+        if is_command_line():
+            print_notes()
+        logger.warning(warning)
 
 
 def _is_empty(value: Any) -> bool:

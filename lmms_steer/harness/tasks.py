@@ -1,5 +1,6 @@
 """Load a task of lmms-eval by its name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import yaml
 
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.harness.task_files import our_tasks, tasks_dir, tasks_in
+from lmms_steer.scoring.rows import check_rows, reads_choices
 
 
 def load_task(task: str, model: str, include_path: Path | None = None) -> tuple[Any, str]:
@@ -33,12 +35,37 @@ def load_task(task: str, model: str, include_path: Path | None = None) -> tuple[
         raise unknown_name("task", task, manager.all_tasks)
     try:
         loaded = manager.load_task_or_group([task], "simple")
+        check_choices(loaded)
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"the questions of {task} cannot be loaded: {_cause(error)}") from error
     if list(loaded) != [task]:
         raise UserError(f"{task} is a group: search on one task")
     config = loaded[task].config
     return loaded[task], str(config.test_split or config.validation_split)
+
+
+def check_choices(loaded: Mapping[Any, Any]) -> None:
+    """Check the questions of the user's own tasks that use this package's scorers, before a model answers them.
+
+    Args:
+        loaded: name ▸ task, as lmms-eval loads tasks; groups are nested.
+
+    Raises:
+        UserError: for a row whose choices or answer are malformed.
+    """
+    for name, task in loaded.items():
+        if isinstance(task, Mapping):
+            check_choices(task)
+        # the data of our own tasks is checked when it is imported
+        elif name not in our_tasks() and _reads_choices(task):
+            check_rows(str(task.config.task), task.eval_docs_no_media)
+
+
+def _reads_choices(task: Any) -> bool:
+    config = getattr(task, "config", None)
+    return config is not None and reads_choices(config.doc_to_target, config.process_results)
 
 
 def _cause(error: Exception) -> str:

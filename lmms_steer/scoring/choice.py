@@ -11,7 +11,7 @@ _LETTER_FIRST = re.compile(r"^[(\[]?([A-Za-z])[)\].:,\-]+\s*(.*)$", re.DOTALL)
 _BARE = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,]?$")
 
 
-def parse_choice(answer: str, choices: Sequence[str]) -> str:
+def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> str:
     """Return the letter of the one choice that an answer names; "" if it names none, or more than one.
 
     The first of these rules that applies decides:
@@ -24,9 +24,13 @@ def parse_choice(answer: str, choices: Sequence[str]) -> str:
     6. The text of exactly one choice occurs in the answer.
     7. Exactly one capital letter stands alone; `A` counts only at the end, as it is also a word.
 
+    The strict reading stops after rule 4: of an answer like `I would not say left` it reads nothing, where the lenient
+    reading finds the choice `left`.
+
     Args:
         answer: the model's answer.
         choices: the texts of the choices, the first being A.
+        strict: whether to read strictly.
     """
     letters = LETTERS[: len(choices)]
     text = clean_answer(answer)
@@ -37,10 +41,12 @@ def parse_choice(answer: str, choices: Sequence[str]) -> str:
     if conclusion is not None:
         letter = _whole_answer(conclusion, choices, letters)
         if letter is None:
-            letter = _before_reason(conclusion, letters) or _part_of_answer(conclusion, choices, letters)
+            letter = _before_reason(conclusion, letters)
+            if not letter and not strict:
+                letter = _part_of_answer(conclusion, choices, letters)
         if letter:
             return letter
-    return _part_of_answer(text, choices, letters)
+    return "" if strict else _part_of_answer(text, choices, letters)
 
 
 def choices_of(doc: Mapping[str, Any]) -> list[str]:

@@ -19,20 +19,24 @@ _TOTAL = re.compile(
 )
 
 
-def parse_number(answer: str) -> int | None:
+def parse_number(answer: str, strict: bool = False) -> int | None:
     """Return the one number of an answer, in digits or words; None if it has none, several, or a fraction.
 
     A number after `the answer is`, after the last `=` or next to `in total` takes precedence over the others.
-    `There are no …` is the number 0; with another number in the answer it is one of several.
+    `There are no …` is the number 0; with another number in the answer it is one of several. The strict reading takes
+    an answer that is a number, or where a number and nothing else follows `the answer is`.
 
     Args:
         answer: the model's answer.
+        strict: whether to read strictly.
     """
     text = clean_answer(answer)
     whole = read_number(text)
     if whole is not None:
         return whole
     conclusion = stated_answer(text)
+    if strict:
+        return None if conclusion is None else read_number(conclusion)
     if conclusion is not None:
         numbers = _numbers(conclusion)
         if len(numbers) == 1:

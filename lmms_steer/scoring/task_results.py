@@ -4,9 +4,11 @@ Every score function returns the same keys for every benchmark, which lmms-eval 
 
 | key | |
 |---|---|
-| acc | 1 if the answer that was read is correct, else 0 |
+| acc | 1 if the answer that was read is correct, else 0; by the lenient reading, except in `process_results_strict` |
 | score | the same, under the name that lmms-eval's paired test (`--baseline`) looks for |
-| unparsed | 1 if no answer could be read, else 0 |
+| unparsed | 1 if no answer could be read, else 0; by the reading of `acc` |
+| acc_strict, unparsed_strict | the same by the strict reading, for generated answers (see `parse_choice`) |
+| acc_lenient, unparsed_lenient | the same by the lenient reading, where `acc` is strict |
 | acc_paper | the accuracy by the scorer of the paper's released code |
 | parsed | the letter or the number that was read; "" if none |
 | letters | the probability of each choice: 1 for the one that was read, or from the choices' log-likelihoods |
@@ -56,22 +58,29 @@ def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     return score_choice(results[0], doc["choices"], doc_to_target(doc))
 
 
+def process_results_strict(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+    """Score a generated answer by the strict reading, and by the lenient one as `acc_lenient`."""
+    return score_choice(results[0], doc["choices"], doc_to_target(doc), strict=True)
+
+
 def process_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
     """Score the log-likelihoods of the letters (see `score_losses`)."""
     return score_losses(results, doc_to_index(doc))
 
 
-def score_choice(answer: str, choices: Sequence[str], right: str) -> dict[str, Any]:
+def score_choice(answer: str, choices: Sequence[str], right: str, strict: bool = False) -> dict[str, Any]:
     """Score a generated answer to a multiple-choice question.
 
     Args:
         answer: the model's answer.
         choices: the texts of the choices, the first being A.
         right: the letter of the correct choice.
+        strict: whether `acc` is by the strict reading.
     """
-    parsed = parse_choice(answer, choices)
+    parsed, other = (parse_choice(answer, choices, reading) for reading in (strict, not strict))
     acc_paper = float(paper_choice(answer, choices) == right)
-    return {**_scores(parsed, right), "acc_paper": acc_paper, "letters": {parsed: 1.0} if parsed else {}}
+    scores = {**_scores(parsed, right), **other_reading(other, right, "lenient" if strict else "strict")}
+    return {**scores, "acc_paper": acc_paper, "letters": {parsed: 1.0} if parsed else {}}
 
 
 def score_number(answer: str, right: int) -> dict[str, Any]:
@@ -81,9 +90,9 @@ def score_number(answer: str, right: int) -> dict[str, Any]:
         answer: the model's answer.
         right: the correct number.
     """
-    number = parse_number(answer)
+    parsed, strict = (_text(parse_number(answer, strict)) for strict in (False, True))
     acc_paper = float(paper_number(answer) == right)
-    return {**_scores("" if number is None else str(number), str(right)), "acc_paper": acc_paper}
+    return {**_scores(parsed, str(right)), **other_reading(strict, str(right), "strict"), "acc_paper": acc_paper}
 
 
 def score_losses(responses: Sequence[Any], right: int, names: Sequence[str] = LETTERS) -> dict[str, Any]:
@@ -104,6 +113,21 @@ def score_losses(responses: Sequence[Any], right: int, names: Sequence[str] = LE
 def _scores(parsed: str, right: str) -> dict[str, Any]:
     correct = float(parsed == right)
     return {"acc": correct, "score": correct, "unparsed": float(not parsed), "parsed": parsed}
+
+
+def other_reading(parsed: str, right: str, name: str) -> dict[str, float]:
+    """Score an answer by another reading than that of `acc`.
+
+    Args:
+        parsed: what was read; "" if nothing.
+        right: the correct answer.
+        name: strict or lenient.
+    """
+    return {f"acc_{name}": float(parsed == right), f"unparsed_{name}": float(not parsed)}
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)
 
 
 def _loss(response: Any) -> float:

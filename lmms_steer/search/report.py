@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lmms_steer._util.formatting import format_points, format_share
+from lmms_steer.scoring.unparsed import unparsed_warning
 from lmms_steer.search.plan import Plan
 from lmms_steer.search.results import (
     CalibrationResult,
@@ -34,6 +35,7 @@ def report_lines(
         if result.confirmed is not None:
             yield _confirmation_line(plan, name, result.confirmed)
         yield f"  -> {plan.folder(output, name) / 'choice.yaml'}, for --model_args steering=…"
+    yield from _unparsed_warnings(plan, result)
     if result.calibrated is not None:
         yield _bias_line(plan, result.calibrated)
     else:
@@ -87,6 +89,18 @@ def _bias_line(plan: Plan, calibrated: CalibrationResult) -> str:
         return line
     among = f"among the choices only (baseline there {calibrated.baseline:.3f})"
     return f"{line} {among}; evaluate with answer_bias.yaml to see the effect on generated answers"
+
+
+def _unparsed_warnings(plan: Plan, result: SearchResult) -> Iterator[str]:
+    measured: dict[str, dict[str, float | None]] = {plan.task: {"baseline": result.baseline_unparsed}}
+    measured[plan.task] |= {name: vector.best.unparsed for name, vector in result.vectors.items()}
+    if result.confirmed is not None:
+        confirmed = {name: cell.unparsed for name, cell in result.confirmed.vectors.items()}
+        measured[result.confirmed.task] = {"baseline": result.confirmed.baseline_unparsed, **confirmed}
+    for task, shares in measured.items():
+        warning = unparsed_warning(task, {name: share for name, share in shares.items() if share is not None})
+        if warning:
+            yield f"WARNING: {warning}"
 
 
 def _unparsed(share: float | None, baseline: float | None = None) -> str:

@@ -12,7 +12,7 @@ from lmms_steer.data.documents import doc_to_text, doc_to_visual, with_pre_promp
 from lmms_steer.data.source import find_source, with_images
 from lmms_steer.scoring.choice import LETTERS, parse_choice
 from lmms_steer.scoring.number import parse_number
-from lmms_steer.scoring.task_results import score_losses, score_number
+from lmms_steer.scoring.task_results import other_reading, score_losses, score_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -104,14 +104,15 @@ def doc_to_index(doc: dict[str, Any]) -> int:
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """Accuracy, also under the name of the question's kind, and with its family for `by_family`."""
     correct_answer = doc["answer"]
-    if correct_answer.isdecimal():
-        number = parse_number(results[0])
-        parsed = "" if number is None else str(number)
-    else:
-        parsed = _parse_word(results[0], correct_answer)
+    parsed, strict = (_parse(results[0], correct_answer, reading) for reading in (False, True))
     correct = float(parsed == correct_answer)
     scores = {"acc": correct, "score": correct, "unparsed": float(not parsed), "parsed": parsed}
-    return {**scores, f"acc_{doc['kind']}": correct, "acc_family": [doc["family"], correct]}
+    return {
+        **scores,
+        **other_reading(strict, correct_answer, "strict"),
+        f"acc_{doc['kind']}": correct,
+        "acc_family": [doc["family"], correct],
+    }
 
 
 def process_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
@@ -130,12 +131,19 @@ def _number_choices(correct_answer: str) -> list[str]:
     return NUMBERS if correct_answer in NUMBERS else [*NUMBERS, correct_answer]
 
 
-def _parse_word(answer: str, correct_answer: str) -> str:
+def _parse(answer: str, correct_answer: str, strict: bool) -> str:
+    if correct_answer.isdecimal():
+        number = parse_number(answer, strict)
+        return "" if number is None else str(number)
+    return _parse_word(answer, correct_answer, strict)
+
+
+def _parse_word(answer: str, correct_answer: str, strict: bool) -> str:
     """The answer that a model gave to a question whose correct answer is not a number; empty if none is found."""
     for group in ANSWERS:
         if correct_answer in group:
             # the question has no lettered choices, so a bare letter is not an answer
-            letter = "" if re.fullmatch(r"\W*[A-Za-z]\W*", answer) else parse_choice(answer, group)
+            letter = "" if re.fullmatch(r"\W*[A-Za-z]\W*", answer) else parse_choice(answer, group, strict)
             return group[LETTERS.index(letter)] if letter else ""
     # Super-CLEVR also asks for vehicles and their parts: their names are compared literally
     words = " ".join(re.sub(r"[^\w\s-]", " ", answer.lower()).split())

@@ -10,7 +10,7 @@ from statsmodels.stats.multitest import multipletests
 
 from lmms_steer import UserError
 from lmms_steer.comparison.command import run_comparison
-from tests.helpers.runs import BASE, STEERED, leaderboard, write_run
+from tests.helpers.runs import BASE, STEERED, TASK_CONFIG, leaderboard, write_run
 
 
 def test_every_system_is_paired_with_the_baseline(tmp_path: Path) -> None:
@@ -36,7 +36,10 @@ def test_every_system_is_paired_with_the_baseline(tmp_path: Path) -> None:
 
 
 def test_groups_and_tags_weight_tasks_equally_and_cluster_by_shared_images(tmp_path: Path) -> None:
-    about = {"group_subtasks": {"g": ["a", "b"]}, "configs": {"a": {"tag": ["t"]}, "b": {"tag": "t"}, "c": {}}}
+    about = {
+        "group_subtasks": {"g": ["a", "b"]},
+        "configs": {"a": {**TASK_CONFIG, "tag": ["t"]}, "b": {**TASK_CONFIG, "tag": "t"}, "c": TASK_CONFIG},
+    }
 
     def sample(number: int) -> dict[str, Any]:
         return {"images": [f"{number // 4}"]}
@@ -117,3 +120,37 @@ def test_runs_that_cannot_be_paired_are_refused_with_the_reason(
     assert any(
         line.startswith(f"not compared: odd on a: {reason}") for line in map(str, run_comparison([str(tmp_path)]))
     )
+
+
+def test_other_readings_of_the_answers_are_shown_with_their_gains(tmp_path: Path) -> None:
+    def samples(scores: list[float]) -> Any:
+        return lambda i: {"acc_strict": scores[i] * (i % 2), "unparsed_strict": 1 - i % 2}
+
+    for name, scores in (("baseline", BASE), ("s", STEERED)):
+        write_run(tmp_path / name, {"a": scores}, sample=samples(scores))
+    row = leaderboard(tmp_path)["a", "s"]
+    odd = [sum(scores[1::2]) / 100 for scores in (BASE, STEERED)]
+    assert row.readings == {"strict": pytest.approx((odd[1], odd[1] - odd[0]))}
+    by_strict = leaderboard(tmp_path, metric="acc_strict")["a", "s"]
+    assert by_strict.gain == pytest.approx(odd[1] - odd[0])
+    assert (by_strict.unparsed, row.unparsed, by_strict.readings) == (0.5, 0.0, {})
+    list(run_comparison([str(tmp_path)], markdown=tmp_path / "x.md"))
+    assert f"| {100 * odd[1]:.1f} (+{100 * (odd[1] - odd[0]):.1f}) |" in (tmp_path / "x.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "warned"),
+    [(0.04, 0.04, []), (0.05, 0.0, ["5.0% (baseline)"]), (0.3, 0.1, ["30.0% (baseline), 10.0% (s)", "trust"])],
+)
+def test_many_unread_answers_and_gains_that_may_come_from_them_are_warned_of(
+    tmp_path: Path, before: float, after: float, warned: list[str]
+) -> None:
+    for name, scores, share in (("baseline", BASE, before), ("s", STEERED, after)):
+        write_run(
+            tmp_path / name,
+            {"a": scores},
+            sample=[{"unparsed": float(i < 100 * share)} for i in range(100)].__getitem__,
+        )
+    lines = [line for line in map(str, run_comparison([str(tmp_path)])) if line.startswith("WARNING: a: ")]
+    assert all(part in lines[0] for part in warned) and bool(lines) == bool(warned)
+    assert any("the gain of s (+10.0) may be one of format" in line for line in lines) == (before - after >= 0.1)

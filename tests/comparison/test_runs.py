@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from lmms_steer import UserError
+from lmms_steer.comparison.command import run_comparison
 from lmms_steer.comparison.provenance import run_provenance
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
-from lmms_steer.comparison.systems import read_systems
-from tests.helpers.runs import BASE, STAMP, STEERED, leaderboard, write_run
+from lmms_steer.comparison.systems import read_comparison
+from tests.helpers.runs import BASE, STAMP, STEERED, leaderboard, write_run, write_study
 
 
 def test_answers_may_contain_unicode_line_separators(tmp_path: Path) -> None:
@@ -63,8 +64,9 @@ def test_systems_are_named_by_their_shortest_unambiguous_path(tmp_path: Path) ->
     write_run(tmp_path / "baseline", {"a": BASE})
     write_run(tmp_path / "x/one", {"a": BASE})
     write_run(tmp_path / "x/two", {"a": BASE})
-    assert list(read_systems([str(tmp_path)])) == ["baseline", "x/one", "x/two"]
-    assert list(read_systems([str(tmp_path / "x/one"), f"mine={tmp_path}/baseline"], "mine")) == ["mine", "one"]
+    assert list(read_comparison([str(tmp_path)]).systems) == ["baseline", "x/one", "x/two"]
+    named = read_comparison([str(tmp_path / "x/one"), f"mine={tmp_path}/baseline"], "mine")
+    assert list(named.systems) == ["mine", "one"]
 
 
 def test_equal_names_below_several_folders_are_preceded_by_the_folder(tmp_path: Path) -> None:
@@ -72,9 +74,9 @@ def test_equal_names_below_several_folders_are_preceded_by_the_folder(tmp_path: 
         write_run(tmp_path / place, {"a": BASE})
     folders = [str(tmp_path / name) for name in ("baseline", "mine", "other", "tiny")]
     names = ["baseline", "mine", "other/col/baseline", "col/one", "tiny/col/baseline", "col/steered"]
-    assert list(read_systems(folders, "baseline")) == names
+    assert list(read_comparison(folders, "baseline").systems) == names
     with pytest.raises(UserError, match=r"two runs have the name .*; give the second another name"):
-        read_systems([*folders, str(tmp_path / "tiny")], "baseline")
+        read_comparison([*folders, str(tmp_path / "tiny")], "baseline")
 
 
 def test_newest_run_of_a_task_counts_and_other_tasks_stay(tmp_path: Path) -> None:
@@ -109,7 +111,13 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     samples.write_text(whole + whole.splitlines()[3] + "\n")
     with pytest.raises(UserError, match="has document 3 twice"):
         leaderboard(good, tmp_path / "cut")
+    samples.write_text(whole)
     results = place / f"{STAMP}_results.json"
+    other = place / f"{STAMP}_samples_b.jsonl"
+    other.write_text(whole)
+    with pytest.raises(UserError, match="samples_b.jsonl' does not belong to .*, which has no task 'b'"):
+        leaderboard(good, tmp_path / "cut")
+    other.unlink()
     results.write_text(results.read_text()[:-30])
     with pytest.raises(UserError, match="_results.json' is cut off"):
         leaderboard(good, tmp_path / "cut")
@@ -120,6 +128,58 @@ def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     (bare / "tiny" / f"{STAMP}_samples_a.jsonl").unlink()
     with pytest.raises(UserError, match="run 'bare' has no samples: evaluate with --log_samples"):
         leaderboard(good, bare)
+
+
+def test_a_run_without_samples_is_left_out_and_the_rest_is_compared(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE, "b": BASE})
+    write_run(tmp_path / "s", {"a": STEERED, "b": STEERED})
+    bare = write_run(tmp_path / "bare", {"a": BASE}) / "tiny"
+    (bare / f"{STAMP}_samples_a.jsonl").unlink()
+    (tmp_path / "s/tiny" / f"{STAMP}_samples_b.jsonl").unlink()
+    lines = [str(line) for line in run_comparison([str(tmp_path)], html=tmp_path / "x.html", pictures="none")]
+    warning = f"WARNING: left out: run 'bare' has no samples: evaluate with --log_samples ({bare})"
+    assert warning in lines
+    assert any("run 's' has no samples of b: evaluate with --log_samples" in line for line in lines)
+    assert "left out: run &#39;bare&#39; has no samples: evaluate" in (tmp_path / "x.html").read_text()
+    rows = leaderboard(tmp_path)
+    assert set(rows) == {("a", "baseline"), ("b", "baseline"), ("a", "s")} and rows["a", "s"].fixed == 15
+
+
+def test_another_run_does_not_take_the_place_of_a_baseline_without_samples(tmp_path: Path) -> None:
+    for name, spec in (("baseline", ""), ("plain", ""), ("s", "vector=v")):
+        write_run(tmp_path / name, {"a": BASE}, spec=spec)
+    (tmp_path / f"baseline/tiny/{STAMP}_samples_a.jsonl").unlink()
+    with pytest.raises(UserError, match="run 'baseline' has no samples: evaluate with --log_samples"):
+        leaderboard(tmp_path)
+    assert leaderboard(tmp_path, baseline="plain")["a", "plain"].role == "baseline"
+
+
+def test_newer_results_without_samples_are_not_replaced_by_older_ones(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE})
+    write_run(tmp_path / "s", {"a": STEERED})
+    write_run(tmp_path / "s", {"a": BASE}, stamp="20260102_000000")
+    (tmp_path / "s/tiny/20260102_000000_samples_a.jsonl").unlink()
+    with pytest.raises(UserError, match="nothing can be compared with baseline: run 's' has no samples"):
+        leaderboard(tmp_path)
+
+
+def test_studies_files_and_empty_folders_among_runs_are_left_out_in_a_line_each(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_run(runs / "baseline", {"a": BASE})
+    write_run(runs / "s", {"a": STEERED})
+    write_study(runs / "kitchen", {(1, 0.5): 0.1})
+    (runs / "begun").mkdir()
+    (runs / "begun/plan.json").write_text("{}")
+    (runs / "empty").mkdir()
+    (runs / "board.html").write_text("")
+    lines = [str(line) for line in run_comparison(sorted(map(str, runs.iterdir())))]
+    for name in ("kitchen", "begun"):
+        study = f"'{runs / name}' is a study of lmms-steer search, not a run: --study {runs / name} shows its maps"
+        assert f"left out: {study}" in lines
+    assert f"left out: '{runs / 'board.html'}' is a file, not a run's folder" in lines
+    assert f"WARNING: left out: no finished evaluation in '{runs / 'empty'}': there is no *_results.json" in lines
+    with pytest.raises(UserError, match="is a study of lmms-steer search, not a run"):
+        leaderboard(runs / "kitchen")
 
 
 def test_samples_are_read_without_scipy() -> None:

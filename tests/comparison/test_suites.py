@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PilImage
 
 from lmms_steer.comparison.leaderboard import build_leaderboard
-from lmms_steer.comparison.systems import read_systems
+from lmms_steer.comparison.systems import read_comparison
 from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.harness.tasks import load_task
 from lmms_steer.search.questions import load_questions, sample_ids
@@ -75,6 +75,25 @@ class FakeHub:
 
 
 @pytest.mark.slow
+def test_runs_with_other_decoding_or_another_prefix_are_recognised_in_what_lmms_eval_writes(
+    tasks: Any, tmp_path: Path
+) -> None:
+    tiny = "pretrained=tiny-paligemma2"
+    for name, args, more in (
+        ("baseline", tiny, {}),
+        ("hot", tiny, {"gen_kwargs": "temperature=5.0,do_sample=True"}),
+        ("prefix", f"{tiny},prompt_prefix=look", {}),
+        ("same", tiny, {}),
+    ):
+        evaluate("steered_paligemma", args, tasks, tmp_path / "runs" / name, **more)
+    systems = read_comparison([str(tmp_path / "runs")], "baseline").systems
+    rows = {(row.task, row.system): row for row in build_leaderboard(systems)}
+    assert "decoding: do_sample True, the baseline's False, temperature 5.0" in rows["tiny_spatial", "hot"].refused
+    assert rows["tiny_spatial", "prefix"].refused.startswith("other prompts: prompt_prefix look, the")
+    assert (rows["tiny_spatial", "same"].refused, rows["tiny_spatial", "same"].differences) == ("", ())
+
+
+@pytest.mark.slow
 def test_mixed_tasks_give_one_leaderboard_and_every_logger_records_the_spec(
     tasks: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +112,7 @@ def test_mixed_tasks_give_one_leaderboard_and_every_logger_records_the_spec(
     results, samples = evaluate("steered_paligemma", args, tasks, tmp_path, tracker, baseline=str(baseline))
 
     # the leaderboard: both tasks, both kinds of model, POPE by its own score and by image
-    rows = {(row.task, row.system): row for row in build_leaderboard(read_systems([str(tmp_path / "runs")]))}
+    rows = {(row.task, row.system): row for row in build_leaderboard(read_comparison([str(tmp_path / "runs")]).systems)}
     assert {row.role for row in rows.values()} == {"baseline", "steered", "other"}
     assert [row.refused for row in rows.values()] == [""] * 6
     assert rows["pope_here", "dummy"].score == pytest.approx(results_of(tmp_path / "runs/dummy", "pope_accuracy"))
@@ -108,7 +127,7 @@ def test_mixed_tasks_give_one_leaderboard_and_every_logger_records_the_spec(
 
     # a search of these questions would record the same ids as the log
     task, _ = load_task("tiny_spatial", "steered_paligemma")
-    logged = read_systems([str(tmp_path / "runs")])["baseline"].tasks["tiny_spatial"]
+    logged = read_comparison([str(tmp_path / "runs")]).systems["baseline"].tasks["tiny_spatial"]
     assert set(sample_ids(list(load_questions(task, 12))).split()) == logged.question_ids
 
     # --baseline

@@ -9,13 +9,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
-from lmms_steer.comparison.systems import read_systems
+from lmms_steer.comparison.systems import read_comparison
 
 STAMP = "20260101_000000"
 BASE = [1.0] * 60 + [0.0] * 40
 """Scores of a baseline on 100 questions."""
 STEERED = [1.0] * 55 + [0.0] * 5 + [1.0] * 15 + [0.0] * 25
 """Scores that fix 15 of the questions and break 5."""
+
+
+TASK_CONFIG: dict[str, Any] = {
+    "metric_list": [{"metric": "acc"}],
+    "score_key": "score",
+    "output_type": "generate_until",
+    "generation_kwargs": {"max_new_tokens": 20, "do_sample": False, "until": ["\n\n"]},
+    "repeats": 1,
+}
+"""What a results file says of a task."""
 
 
 def write_run(
@@ -47,7 +57,10 @@ def write_run(
     args = {"model": "steered_paligemma", "model_args": "pretrained=tiny,vector=v", "tasks": ",".join(scores)}
     content: dict[str, Any] = {
         "results": {task: {"alias": task, "acc,none": sum(s) / len(s)} for task, s in scores.items()},
-        "configs": {task: {"metric_list": [{"metric": "acc"}], "score_key": "score"} for task in scores},
+        "configs": {task: {**TASK_CONFIG, "task": task} for task in scores},
+        "system_instruction": None,
+        "chat_template_sha": None,
+        "fewshot_as_multiturn": False,
         "versions": dict.fromkeys(scores, 1.0),
         "n-shot": dict.fromkeys(scores, 0),
         "higher_is_better": {task: {"acc": True} for task in scores},
@@ -110,9 +123,11 @@ def write_study(folder: Path, gains: dict[tuple[int, float], float], dropped: Se
     return folder
 
 
-def leaderboard(*runs: Path | str, **options: Any) -> dict[tuple[str, str], LeaderboardRow]:
-    """Compare runs: (task, system) ▸ row. The options are those of `read_systems`."""
-    rows = build_leaderboard(read_systems([str(run) for run in runs], **options))
+def leaderboard(
+    *runs: Path | str, allowed: Sequence[str] = (), **options: Any
+) -> dict[tuple[str, str], LeaderboardRow]:
+    """Compare runs: (task, system) ▸ row. `allowed` is for `build_leaderboard`, the rest for `read_comparison`."""
+    rows = build_leaderboard(read_comparison([str(run) for run in runs], **options).systems, allowed)
     return {(row.task, row.system): row for row in rows}
 
 

@@ -1,11 +1,16 @@
 """The scorers, on answers like those of real models."""
 
+from typing import Any
+
 import pytest
 
+from lmms_steer import UserError
 from lmms_steer.scoring.choice import choice_text, parse_choice
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.paper import paper_choice, paper_number
-from lmms_steer.scoring.task_results import doc_to_text
+from lmms_steer.scoring.rows import check_rows, reads_choices
+from lmms_steer.scoring.task_results import doc_to_text, process_results, process_results_strict, score_number
+from lmms_steer.scoring.unparsed import unparsed_warning
 
 COUNT = ("3", "2", "1", "0")
 SIDES = ("left", "right")
@@ -229,3 +234,83 @@ def test_rows_without_a_stored_prompt_get_cv_bench_s_wording() -> None:
     prompt = "How many organs are in the image? Select from the following choices.\n(A) 3\n(B) 2"
     assert doc_to_text(row) == prompt
     assert doc_to_text(row | {"prompt": "as stored"}, {"pre_prompt": "answer en "}) == "answer en as stored"
+
+
+@pytest.mark.parametrize(("answer", "choices", "lenient"), CHOICES)
+def test_strict_reading_agrees_with_the_lenient_one_or_reads_nothing(
+    answer: str, choices: tuple[str, ...], lenient: str
+) -> None:
+    assert parse_choice(answer, choices, strict=True) in (lenient, "")
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "strict"),
+    [
+        ("C", COUNT, "C"),
+        ("left", SIDES, "A"),
+        ("B) 2", COUNT, "B"),
+        ("The answer is B because it is right of it", SIDES, "B"),
+        ("The correct answer is (A) left.", SIDES, "A"),
+        ("I would not say it is left", SIDES, ""),
+        ("I think it's (B), the second", COUNT, ""),
+        ("The answer is on the left side", SIDES, ""),
+        ("Looking at it, B seems right to me", COUNT, ""),
+    ],
+)
+def test_strict_reading_takes_no_choice_from_among_other_words(
+    answer: str, choices: tuple[str, ...], strict: str
+) -> None:
+    assert parse_choice(answer, choices, strict=True) == strict
+
+
+def test_strict_reading_of_numbers() -> None:
+    read = {"3": 3, "Three.": 3, "The answer is 5.": 5, "There are 3 apples.": None, "5 + 3 = 8": None}
+    assert {answer: parse_number(answer, strict=True) for answer in read} == read
+    scores = score_number("There are 3 apples.", 3)
+    assert (scores["acc"], scores["acc_strict"], scores["unparsed_strict"]) == (1.0, 0.0, 1.0)
+
+
+def test_both_readings_are_counted_and_a_task_may_choose_the_strict_one() -> None:
+    doc, wordy = {"choices": ["left", "right"], "answer": "A"}, ["I would not say it is left"]
+    scores, strict = process_results(doc, wordy), process_results_strict(doc, wordy)
+    names = ("acc", "score", "unparsed", "parsed", "acc_strict", "unparsed_strict")
+    assert [scores[name] for name in names] == [1.0, 1.0, 0.0, "A", 0.0, 1.0]
+    names = ("acc", "score", "unparsed", "parsed", "acc_lenient", "unparsed_lenient")
+    assert [strict[name] for name in names] == [0.0, 0.0, 1.0, "", 1.0, 0.0]
+
+
+GOOD = {"question": "what is left?", "choices": ["cup", "fork", "plate", "spoon"], "answer": "(D)"}
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"answer": "E"}, "the answer is 'E', but its choices have the letters A to D"),
+        ({"answer": "b"}, "the answer is 'b', but"),
+        ({"answer": 1}, "the answer is 1, but"),
+        ({"answer": None}, "the answer is None, but"),
+        ({"answer": ""}, "the answer is '', but"),
+        ({"answer": "AB"}, "the answer is 'AB', but"),
+        ({"choices": []}, r"choices are \[\]: expected a list of 1 to 26 texts"),
+        ({"choices": None}, "choices are None: expected a list"),
+        ({"choices": "cup"}, "choices are cup: expected a list"),
+        ({"choices": ["cup", " "]}, "choice B is empty"),
+        ({"choices": ["cup", 3]}, "choice B is 3: expected a text"),
+        ({"choices": ["cup", "fork", "Cup "]}, "choices A and C are both 'Cup '"),
+    ],
+)
+def test_malformed_rows_are_named_by_their_number(change: dict[str, Any], problem: str) -> None:
+    check_rows("kitchen", [GOOD, {**GOOD, "answer": "A"}])
+    with pytest.raises(UserError, match=f"^kitchen, document 2: {problem}"):
+        check_rows("kitchen", [GOOD, GOOD, {**GOOD, **change}])
+
+
+def test_only_tasks_that_read_choices_are_checked() -> None:
+    assert reads_choices(process_results) and reads_choices("{{answer}}", process_results_strict)
+    assert not reads_choices(None, "text", doc_to_text)
+
+
+def test_the_warning_says_from_when_on_scores_are_not_to_be_trusted() -> None:
+    assert unparsed_warning("a", {"s": 0.0499, "t": float("nan")}) == ""
+    assert unparsed_warning("a", {"s": 0.05, "t": 0.0}).startswith("a: 5.0% (s) of the answers could not be read")
+    assert "trust" not in unparsed_warning("a", {"": 0.19}) and "trust" in unparsed_warning("a", {"": 0.2})

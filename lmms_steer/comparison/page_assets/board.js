@@ -1,5 +1,7 @@
 const COLUMNS = [
-  ["task", "task"], ["system", "system"], ["score", "score"], ["gain", "gain [95%]"], ["p", "p"], ["p_holm", "p (Holm)"],
+  ["task", "task"], ["system", "system"], ["score", "score"], ["gain", "gain [95%]"],
+  ...["strict", "lenient"].filter((name) => DATA.rows.some((row) => name in row.told)).map((name) => [name, `${name} reading`]),
+  ["p", "p"], ["p_holm", "p (Holm)"],
   ["n", "n"], ["fixed", "fixed / broken"], ["unparsed", "unparsed"], ["seconds", "time"],
 ];
 const FIRST = 200;
@@ -42,7 +44,8 @@ function line(row, first) {
       const scope = row.scope === "task" ? null : make("span", { class: "scope" }, ` ${row.scope}`);
       return make("td", { class: "text task" }, row.task, scope);
     }
-    if (key === "system") return make("td", { class: "text system" }, named(row.system, row.role));
+    if (key === "system") return make("td", { class: "text system" }, named(row.system, row.role),
+      row.different ? make("span", { class: "different" }, `other ${row.different}`) : null);
     if (key === "gain" && row.refused) return make("td", { class: "gain whole text soft" }, `not compared: ${row.refused}`);
     if (key === "gain" && row.gain !== null) {
       return make("td", { class: `gain whole ${coloured ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
@@ -92,8 +95,11 @@ function showProvenance(row) {
     for (const [name, value] of Object.entries(facts)) if (value) list.append(make("dt", {}, name), make("dd", {}, value));
     return make("div", {}, make("h3", {}, `${one.system} on ${one.task}`), make("pre", {}, one.command), list);
   });
+  const differences = row.differences.length ? [make("h3", {}, `Different from ${DATA.baseline}`),
+    make("dl", {}, ...row.differences.flatMap((one) => [make("dt", {}, one.key),
+      make("dd", {}, one.run === one.baseline ? one.run : `${one.run} (${DATA.baseline}: ${one.baseline})`)]))] : [];
   const test = row.test ? [make("p", {}, `p: ${row.test}. ${row.told.gain} points, p ${row.told.p}, after Holm ${row.told.p_holm}.`)] : [];
-  BY_ID("made").querySelector("div").replaceChildren(...test, ...parts);
+  BY_ID("made").querySelector("div").replaceChildren(...test, ...differences, ...parts);
   BY_ID("made").showModal();
 }
 

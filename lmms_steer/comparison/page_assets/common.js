@@ -6,7 +6,7 @@ const SHAPES = {
 };
 const ROLE_LABELS = {
   baseline: "baseline", steered: "steered", prompted: "prompted: another prompt, no steering",
-  control: "control: a vector without the concept, or a bias on answers", other: "another model",
+  control: "control: a vector without the concept, or a bias on answers", other: "another model, or the same in another setting",
 };
 
 /** Make an element. Everything from a run is added to the page by this function, as text. */
