@@ -22,9 +22,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from lmms_steer.scoring import paper
 from lmms_steer.scoring.choice import LETTERS, parse_choice
 from lmms_steer.scoring.number import parse_number
-from lmms_steer.scoring.paper import paper_choice, paper_number
 
 
 def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
@@ -68,7 +68,14 @@ def process_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
     return score_losses(results, doc_to_index(doc))
 
 
-def score_choice(answer: str, choices: Sequence[str], right: str, strict: bool = False) -> dict[str, Any]:
+def score_choice(
+    answer: str,
+    choices: Sequence[str],
+    right: str,
+    strict: bool = False,
+    benchmark: str = "CV-Bench",
+    row_index: int = 0,
+) -> dict[str, Any]:
     """Score a generated answer to a multiple-choice question.
 
     Args:
@@ -76,9 +83,10 @@ def score_choice(answer: str, choices: Sequence[str], right: str, strict: bool =
         choices: the texts of the choices, the first being A.
         right: the letter of the correct choice.
         strict: whether `acc` is by the strict reading.
+        benchmark, row_index: for `acc_paper`, as in `lmms_steer.scoring.paper.is_right`.
     """
     parsed, other = (parse_choice(answer, choices, reading) for reading in (strict, not strict))
-    acc_paper = float(paper_choice(answer, choices) == right)
+    acc_paper = paper.is_right(benchmark, answer, choices, right, row_index)
     scores = {**_scores(parsed, right), **other_reading(other, right, "lenient" if strict else "strict")}
     return {**scores, "acc_paper": acc_paper, "letters": {parsed: 1.0} if parsed else {}}
 
@@ -91,7 +99,7 @@ def score_number(answer: str, right: int) -> dict[str, Any]:
         right: the correct number.
     """
     parsed, strict = (_text(parse_number(answer, strict)) for strict in (False, True))
-    acc_paper = float(paper_number(answer) == right)
+    acc_paper = paper.is_right("CLEVR", answer, (), str(right))
     return {**_scores(parsed, str(right)), **other_reading(strict, str(right), "strict"), "acc_paper": acc_paper}
 
 

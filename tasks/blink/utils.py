@@ -9,7 +9,7 @@ from lmms_steer.scoring.task_results import (
     doc_to_target,
     doc_to_text,
     process_losses,
-    process_results,
+    score_choice,
 )
 
 HUB = "BLINK-Benchmark/BLINK"
@@ -18,6 +18,10 @@ HUB = "BLINK-Benchmark/BLINK"
 def __getattr__(name: str) -> Any:
     """`path_CONFIG`, `name_CONFIG` and `kwargs_CONFIG`, with `__` for the hyphen in a configuration's name."""
     return task_attribute("blink", "val", HUB, name.replace("__", "-"))
+
+
+def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
+    return score_choice(results[0], doc["choices"], doc_to_target(doc), benchmark="BLINK")
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Any]:

@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(dataset: "Dataset", letter: str) -> "Dataset":
-    """Rows with the columns `image`, `captions` and `right` (the correct letter).
+    """Rows with the columns `image`, `captions`, `right` (the correct letter) and `row`, their place in the release.
 
     In the release the correct caption always comes first, so the captions of row i are rotated by i mod 4.
     """
@@ -55,7 +55,8 @@ def documents(dataset: "Dataset", letter: str) -> "Dataset":
     rotated = [options[row % 4 :] + options[: row % 4] for row, options in enumerate(captions)]
     correct = [LETTERS[(target - row) % 4] for row, target in enumerate(targets)]
     dataset = dataset.remove_columns([name for name in dataset.column_names if name != "image"])
-    return dataset.add_column("captions", rotated).add_column("right", correct)
+    rows = list(range(len(dataset)))
+    return dataset.add_column("captions", rotated).add_column("right", correct).add_column("row", rows)
 
 
 def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
@@ -77,7 +78,7 @@ def doc_to_index(doc: dict[str, Any]) -> int:
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """As `score_choice`, with what `pairs` and `sets` need: the names of the question's pair and set."""
-    scores = score_choice(results[0], doc["captions"], doc["right"])
+    scores = score_choice(results[0], doc["captions"], doc["right"], benchmark="WhatsUp", row_index=doc["row"])
     # the four images of the same two things have the same four captions
     image_set = "|".join(sorted(doc["captions"]))
     pair = PAIRS.get(relation(doc["captions"][doc_to_index(doc)]), "")

@@ -160,7 +160,8 @@ def test_pairs_and_sets_are_all_or_nothing() -> None:
     utils = import_module("lmms_steer.tasks.whatsup.utils")
     captions = [f"A mug {phrase} a table" for phrase in ("on", "under", "to the left of", "to the right of")]
     rows = [
-        utils.process_results({"captions": captions, "right": "ABCD"[i]}, ["ABCD"[i] if i else "B"]) for i in range(4)
+        utils.process_results({"captions": captions, "right": "ABCD"[i], "row": 0}, ["ABCD"[i] if i else "B"])
+        for i in range(4)
     ]
     assert utils.pairs([row["pair_acc"] for row in rows]) == 0.5
     assert utils.sets([row["set_acc"] for row in rows]) == 0.0

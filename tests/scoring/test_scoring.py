@@ -7,7 +7,6 @@ import pytest
 from lmms_steer import UserError
 from lmms_steer.scoring.choice import choice_text, parse_choice
 from lmms_steer.scoring.number import parse_number
-from lmms_steer.scoring.paper import paper_choice, paper_number
 from lmms_steer.scoring.rows import check_rows, reads_choices
 from lmms_steer.scoring.task_results import doc_to_text, process_results, process_results_strict, score_number
 from lmms_steer.scoring.unparsed import unparsed_warning
@@ -208,20 +207,6 @@ def test_number_is_read(answer: str, expected: int | None) -> None:
 
 def test_there_are_at_least_100_answers() -> None:
     assert len(CHOICES) + len(NUMBERS) >= 100
-
-
-def test_rules_of_the_paper_s_code() -> None:
-    for answer, expected in {
-        "Answer: (b).": "B",
-        "b": "B",
-        "left": "A",
-        "Left.": "A",
-        "B) right": "",
-        "the left": "",
-    }.items():
-        assert paper_choice(answer, SIDES) == expected
-    for answer, number in {"there are 3 and 4": 3, "b": 1, "(C)": 2, "three": None}.items():
-        assert paper_number(answer) == number
 
 
 def test_choice_that_is_a_letter_has_no_text() -> None:
