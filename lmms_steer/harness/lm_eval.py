@@ -4,10 +4,14 @@
 entry points for models, so `lmms-steer lm-eval …` registers both and then runs lm-eval's own command line.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
+from lm_eval._cli.utils import MergeDictAction, split_top_level
 from lm_eval.api.registry import model_registry
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
@@ -15,10 +19,37 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from lmms_steer._util.logging import print_notes
+from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.harness.arguments import check_repeated
+from lmms_steer.harness.patches import wrap_once
 from lmms_steer.harness.steered import SteeringMixin
+from lmms_steer.models.generation import SETTINGS, SWITCHES, TRANSFORMERS
 from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.steering.positions import continuation
 from lmms_steer.vectors.backbones import checkpoint
+
+_CACHE_OWNER = "lmms_steer"
+"""The key in lm-eval's cache of answers under which their model and spec are noted."""
+
+
+def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of lm-eval's own generating functions, with the settings of `generate` among them checked.
+
+    Raises:
+        UserError: for a setting that `generate` does not have, or a wrong value.
+    """
+    checked = dict(kwargs)
+    for name, value in kwargs.items():
+        if name in SETTINGS and value is not None:
+            checked[name] = SETTINGS[name].read(name, value)
+        elif name in SWITCHES and not isinstance(value, bool):
+            raise UserError(f"generation_kwargs: {name}={value}: expected True or False")
+        elif name not in (*TRANSFORMERS, "context", "attention_mask", "stop"):
+            raise unknown_name("key", name, {*TRANSFORMERS, "until", "max_gen_toks"}, "in generation_kwargs")
+    if checked.get("temperature") == 0:
+        # transformers refuses it, and lm-eval takes it for greedy only if do_sample is not given
+        checked["do_sample"] = False
+    return checked
 
 
 class _SteeredLmEval(SteeringMixin):
@@ -37,6 +68,41 @@ class _SteeredLmEval(SteeringMixin):
         super().__init__(pretrained=source, **model_args)  # type: ignore[call-arg]
         wrapper: Any = self
         self.attach_to(wrapper.model, getattr(self, "processor", None) or wrapper.tokenizer)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Self:
+        """Create the model, as lm-eval does.
+
+        Raises:
+            UserError: also for a key that is given several times.
+        """
+        check_repeated([part for part in arg_string.split(",") if part], "model_args")
+        parent: Any = super()
+        model: Self = parent.create_from_arg_string(arg_string, additional_config)
+        return model
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Refuse a cache of answers of another model or spec: lm-eval's key is the question alone.
+
+        Raises:
+            UserError: for such a cache.
+        """
+        answers = cache_hook.dbdict
+        if answers is not None:
+            own = json.dumps([self.pretrained, self.cache_key])
+            if answers.get(_CACHE_OWNER, own if not len(answers) else None) != own:
+                raise UserError("--use_cache holds answers of another model or spec: give each one a cache of its own")
+            answers[_CACHE_OWNER] = own
+        parent: Any = super()
+        parent.set_cache_hook(cache_hook)
+
+    def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
+        parent: Any = super()
+        return parent._model_generate(*args, **_checked(kwargs))
+
+    def _model_multimodal_generate(self, *args: Any, **kwargs: Any) -> Any:
+        parent: Any = super()
+        return parent._model_multimodal_generate(*args, **_checked(kwargs))
 
     def get_model_info(self) -> dict[str, Any]:
         """The `config` entry of the results file: lm-eval's own, and the record of the steering."""
@@ -105,6 +171,29 @@ def run(arguments: list[str]) -> None:
     from lm_eval.__main__ import cli_evaluate
 
     register()
+    wrap_once(MergeDictAction, "__call__", _with_each_key_once)
     print_notes()
     sys.argv = ["lm-eval", *arguments]
     cli_evaluate()
+
+
+def _with_each_key_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    """For an option of lm-eval whose key=value pairs are merged into a dict: the last of equal keys would win."""
+
+    @functools.wraps(original)
+    def __call__(self: Any, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        texts = [str(value) for value in values or []]
+        pairs = [f"{name}={value}" for name, value in (getattr(namespace, self.dest, None) or {}).items()]
+
+        def check(found: list[tuple[str, Any]]) -> dict[str, Any]:
+            check_repeated([f"{name}={value}" for name, value in found], str(option_string))
+            return dict(found)
+
+        # lm-eval, too, takes a first value for JSON if it can be read as such
+        with contextlib.suppress(json.JSONDecodeError):
+            read = json.loads("".join(texts[:1]), object_pairs_hook=check)
+            texts = [f"{name}={value}" for name, value in read.items()] if isinstance(read, dict) else texts
+        check_repeated([*pairs, *(pair for text in texts for pair in split_top_level(text))], str(option_string))
+        original(self, parser, namespace, values, option_string)
+
+    return __call__
