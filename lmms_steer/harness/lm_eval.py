@@ -5,6 +5,7 @@ entry points for models, so `lmms-steer lm-eval …` registers both and then run
 """
 
 import contextlib
+import copy
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,27 +29,29 @@ from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.steering.positions import continuation
 from lmms_steer.vectors.backbones import checkpoint
 
+_OWN_SETTINGS = ("until", "max_gen_toks", "max_tokens", "max_completion_tokens")
+"""Settings of lm-eval besides those of `generate`."""
 _CACHE_OWNER = "lmms_steer"
 """The key in lm-eval's cache of answers under which their model and spec are noted."""
 
 
-def _checked(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of lm-eval's own generating functions, with the settings of `generate` among them checked.
+def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's `generation_kwargs`, with their numbers as `generate` takes them.
 
     Raises:
-        UserError: for a setting that `generate` does not have, or a wrong value.
+        UserError: for a setting that `generate` does not have, a wrong value, or sampling at temperature 0, which
+            transformers refuses.
     """
-    checked = dict(kwargs)
-    for name, value in kwargs.items():
+    checked = dict(settings)
+    for name, value in settings.items():
         if name in SETTINGS and value is not None:
             checked[name] = SETTINGS[name].read(name, value)
         elif name in SWITCHES and not isinstance(value, bool):
             raise UserError(f"generation_kwargs: {name}={value}: expected True or False")
-        elif name not in (*TRANSFORMERS, "context", "attention_mask", "stop"):
-            raise unknown_name("key", name, {*TRANSFORMERS, "until", "max_gen_toks"}, "in generation_kwargs")
-    if checked.get("temperature") == 0:
-        # transformers refuses it, and lm-eval takes it for greedy only if do_sample is not given
-        checked["do_sample"] = False
+        elif name not in (*TRANSFORMERS, *_OWN_SETTINGS):
+            raise unknown_name("key", name, {*SETTINGS, *SWITCHES, *_OWN_SETTINGS}, "in generation_kwargs")
+    if checked.get("do_sample") and not checked.get("temperature"):
+        raise UserError("generation_kwargs: do_sample=True needs a temperature above 0; lm-eval's default is 0")
     return checked
 
 
@@ -96,13 +99,19 @@ class _SteeredLmEval(SteeringMixin):
         parent: Any = super()
         parent.set_cache_hook(cache_hook)
 
-    def _model_generate(self, *args: Any, **kwargs: Any) -> Any:
-        parent: Any = super()
-        return parent._model_generate(*args, **_checked(kwargs))
+    def generate_until(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        """The generated text of each request.
 
-    def _model_multimodal_generate(self, *args: Any, **kwargs: Any) -> Any:
+        Raises:
+            UserError: for a wrong setting among a task's `generation_kwargs`.
+        """
+        # copies, because a cache looks the answers up by the original settings
+        checked = [copy.copy(request) for request in requests]
+        for request in checked:
+            question, settings, *rest = request.args
+            request.arguments = (question, _checked(settings), *rest)
         parent: Any = super()
-        return parent._model_multimodal_generate(*args, **_checked(kwargs))
+        return parent.generate_until(checked, *args, **kwargs)
 
     def get_model_info(self) -> dict[str, Any]:
         """The `config` entry of the results file: lm-eval's own, and the record of the steering."""
