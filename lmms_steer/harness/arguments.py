@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.extraction.first_use import check_vectors
-from lmms_steer.harness.plugin import MODELS, engine_error, runs_in_engine, steered_names_on_disk
+from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steered_names_on_disk
 from lmms_steer.models import MODEL_ARGS
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.spec import SteeringSpec

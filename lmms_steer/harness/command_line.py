@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from lmms_steer.errors import UserError
-from lmms_steer.harness.plugin import MODELS, steered_names_on_disk
+from lmms_steer.harness.names import MODELS, steered_names_on_disk
 
 _MODULE = "lmms_eval.__main__"
 

@@ -22,7 +22,7 @@ from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.harness import patches
 from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_model, is_quoted, split_args, unquote
 from lmms_steer.harness.command_line import end_command_line, is_command_line
-from lmms_steer.harness.plugin import MODELS
+from lmms_steer.harness.names import MODELS
 from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
@@ -172,7 +172,7 @@ def create_model(model: str, model_args: str, **more: Any) -> Any:
     """One of this package's models by its `--model` name and `--model_args`, outside of lmms-eval.
 
     Args:
-        model: a key of `lmms_steer.harness.plugin.MODELS`.
+        model: a key of `lmms_steer.harness.names.MODELS`.
         model_args: as on the command line.
         **more: further arguments.
 

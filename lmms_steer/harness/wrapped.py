@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.harness.command_line import end_command_line
-from lmms_steer.harness.plugin import engine_error, runs_in_engine
+from lmms_steer.harness.names import engine_error, runs_in_engine
 from lmms_steer.harness.steered import LmmsEvalSteering
 from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.vectors.backbones import checkpoint

@@ -140,7 +140,12 @@ def test_settings_are_checked_and_read_as_generate_takes_them(monkeypatch: pytes
     lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS)
     seen: list[Any] = []
     generate = lm.model.generate
-    monkeypatch.setattr(lm.model, "generate", lambda **kwargs: (seen.append(kwargs), generate(**kwargs))[1])
+
+    def noted(**kwargs: Any) -> Any:
+        seen.append(kwargs)
+        return generate(**kwargs)
+
+    monkeypatch.setattr(lm.model, "generate", noted)
 
     def ask(**settings: Any) -> None:
         lm.generate_until([Instance("generate_until", {}, ("the cup", {"max_gen_toks": 2, **settings}), 0)])

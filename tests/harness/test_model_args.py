@@ -1,5 +1,6 @@
 """How `--model_args` are split and checked, and that nothing in them is dropped in silence."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,11 @@ def test_an_option_and_an_argument_that_disagree_are_refused() -> None:
 
 def test_a_wrapper_that_ignores_unknown_arguments_does_not_hide_a_misspelt_key(tmp_path: Path) -> None:
     wrapper: Any = steered_class("internvl_hf")
-    for make in (
+    makers: tuple[Callable[[], Any], ...] = (
         lambda: wrapper.create_from_arg_string(f"pretrained={tmp_path},vector=spatial,layer=1,aplha=0.5"),
         lambda: wrapper(pretrained=str(tmp_path), vector="spatial", layer=1, aplha=0.5),
-    ):
+    )
+    for make in makers:
         with pytest.raises(UserError, match="unknown key 'aplha' in --model_args: did you mean 'alpha'"):
             make()
     assert wrapper.takes("max_patches") and wrapper.takes("alpha") and not wrapper.takes("kwargs")
