@@ -19,7 +19,7 @@ SOURCES = {
     "controls": ("lmms_steer.vectors.controls", "CONTROLS"),
     "strategies": ("lmms_steer.search.strategies", "strategies"),
     "operations": ("lmms_steer.steering.operations", "operations"),
-    "models": ("lmms_steer.harness.plugin", "MODELS"),
+    "models": ("lmms_steer.harness.names", "MODELS"),
     "recipes": ("lmms_steer.recipes.loading", "complete_recipes"),
     "benchmarks": ("lmms_steer.data.benchmarks", "benchmarks"),
 }

@@ -1,8 +1,10 @@
-"""Check `--model` and `--model_args` without importing torch or lmms-eval, which takes ten seconds."""
+"""Split and check `--model` and `--model_args` without importing torch or lmms-eval, which takes ten seconds."""
 
-from lmms_steer.errors import UserError, unknown_name
+from collections.abc import Iterable
+
+from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.extraction.first_use import check_vectors
-from lmms_steer.harness.plugin import MODELS, engine_error, runs_in_engine, steered_names_on_disk
+from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steered_names_on_disk
 from lmms_steer.models import MODEL_ARGS
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.spec import SteeringSpec
@@ -16,20 +18,17 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
 
     Args:
         model: of `--model`.
-        model_args: of `--model_args`. If it has quotes or brackets, only lmms-eval's own parser can split it, and it is
-            not checked.
+        model_args: of `--model_args`.
 
     Returns:
-        the checkpoint and the spec; None and the empty spec for arguments that are not checked.
+        the checkpoint, or None if it is not given; and the spec.
 
     Raises:
-        UserError: for a model that is not ours, an unknown argument, a spec that cannot be read, or a vector that
-            neither exists nor can be extracted.
+        UserError: for a model that is not ours, an argument that is unknown or given twice, a spec that cannot be read,
+            or a vector that neither exists nor can be extracted.
     """
     check_model(model)
-    if set("\"'[]{}") & set(model_args):
-        return None, SteeringSpec()
-    args = dict(part.strip().split("=", 1) for part in model_args.split(",") if "=" in part)
+    args = {name: unquote(value) for name, value in split_args(model_args, "--model_args").items()}
     for name in args:
         if name not in STEERED_MODEL_ARGS:
             raise unknown_name("key", name, STEERED_MODEL_ARGS, "in --model_args")
@@ -37,6 +36,69 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
     if "pretrained" in args:
         check_vectors(spec, args["pretrained"])
     return args.get("pretrained"), spec
+
+
+def split_args(text: str, option: str) -> dict[str, str]:
+    """The key=value pairs of an option's value, as lmms-eval splits them: at commas outside of quotes and brackets.
+
+    Args:
+        text: the option's value.
+        option: its name, for the message.
+
+    Raises:
+        UserError: for a part that is not a pair, a key that is given several times, or a quote or bracket that is not
+            closed, which would make what follows it part of one value.
+    """
+    parts = _split_at_commas(text, option)
+    if not all("=" in part for part in parts):
+        raise UserError(
+            f"cannot read {option} {shorten(repr(text))}: expected key=value pairs separated by commas; a value with a"
+            " comma in it needs quotes"
+        )
+    check_repeated(parts, option)
+    return {name.strip(): value.strip() for name, value in (part.split("=", 1) for part in parts)}
+
+
+def check_repeated(parts: Iterable[str], option: str) -> None:
+    """Check that every key of some key=value pairs is given once.
+
+    Raises:
+        UserError: for a key that is given several times, with all its values.
+    """
+    given: dict[str, list[str]] = {}
+    for part in parts:
+        given.setdefault(part.split("=", 1)[0].strip(), []).append(part.strip())
+    for name, pairs in given.items():
+        if len(pairs) > 1:
+            values = " and ".join(shorten(pair) for pair in pairs)
+            raise UserError(f"{name} is given {len(pairs)} times in {option} ({values}): give it once")
+
+
+def unquote(value: str) -> str:
+    """A value without the quotes around it, which keep its commas from separating arguments."""
+    return value[1:-1] if is_quoted(value) else value
+
+
+def is_quoted(value: str) -> bool:
+    """Whether a value stands in quotes, and is therefore text even if it looks like a number."""
+    return len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+
+
+def _split_at_commas(text: str, option: str) -> list[str]:
+    parts, depth, quote = [""], 0, ""
+    for before, char in zip(f" {text}", text, strict=False):
+        if char in "\"'" and before != "\\" and quote in ("", char):
+            quote = "" if quote else char
+        elif not quote:
+            depth += (char in "[{") - (char in "]}")
+            if char == "," and depth == 0:
+                parts.append("")
+                continue
+        parts[-1] += char
+    if (quote or depth) and "," in parts[-1]:
+        what = f"the quote {quote}" if quote else "a bracket"
+        raise UserError(f"{what} in {option} is not closed, so {shorten(parts[-1])} would be one value")
+    return [part for part in parts if part.strip()]
 
 
 def check_model(model: str) -> None:

@@ -4,10 +4,15 @@
 entry points for models, so `lmms-steer lm-eval …` registers both and then runs lm-eval's own command line.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import contextlib
+import copy
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
+from lm_eval._cli.utils import MergeDictAction, split_top_level
 from lm_eval.api.registry import model_registry
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
@@ -15,10 +20,39 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from lmms_steer._util.logging import print_notes
+from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.harness.arguments import check_repeated
+from lmms_steer.harness.patches import wrap_once
 from lmms_steer.harness.steered import SteeringMixin
+from lmms_steer.models.generation import SETTINGS, SWITCHES, TRANSFORMERS
 from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.steering.calls import continuation
 from lmms_steer.vectors.backbones import checkpoint
+
+_OWN_SETTINGS = ("until", "max_gen_toks", "max_tokens", "max_completion_tokens")
+"""Settings of lm-eval besides those of `generate`."""
+_CACHE_OWNER = "lmms_steer"
+"""The key in lm-eval's cache of answers under which their model and spec are noted."""
+
+
+def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's `generation_kwargs`, with their numbers as `generate` takes them.
+
+    Raises:
+        UserError: for a setting that `generate` does not have, a wrong value, or sampling at temperature 0, which
+            transformers refuses.
+    """
+    checked = dict(settings)
+    for name, value in settings.items():
+        if name in SETTINGS and value is not None:
+            checked[name] = SETTINGS[name].read(name, value)
+        elif name in SWITCHES and not isinstance(value, bool):
+            raise UserError(f"generation_kwargs: {name}={value}: expected True or False")
+        elif name not in (*TRANSFORMERS, *_OWN_SETTINGS):
+            raise unknown_name("key", name, {*SETTINGS, *SWITCHES, *_OWN_SETTINGS}, "in generation_kwargs")
+    if checked.get("do_sample") and not checked.get("temperature"):
+        raise UserError("generation_kwargs: do_sample=True needs a temperature above 0; lm-eval's default is 0")
+    return checked
 
 
 class _SteeredLmEval(SteeringMixin):
@@ -37,6 +71,47 @@ class _SteeredLmEval(SteeringMixin):
         super().__init__(pretrained=source, **model_args)  # type: ignore[call-arg]
         wrapper: Any = self
         self.attach_to(wrapper.model, getattr(self, "processor", None) or wrapper.tokenizer)
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Self:
+        """Create the model, as lm-eval does.
+
+        Raises:
+            UserError: also for a key that is given several times.
+        """
+        check_repeated([part for part in arg_string.split(",") if part], "model_args")
+        parent: Any = super()
+        model: Self = parent.create_from_arg_string(arg_string, additional_config)
+        return model
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Refuse a cache of answers of another model or spec: lm-eval's key is the question alone.
+
+        Raises:
+            UserError: for such a cache.
+        """
+        answers = cache_hook.dbdict
+        if answers is not None:
+            own = json.dumps([self.pretrained, self.cache_key])
+            if answers.get(_CACHE_OWNER, own if not len(answers) else None) != own:
+                raise UserError("--use_cache holds answers of another model or spec: give each one a cache of its own")
+            answers[_CACHE_OWNER] = own
+        parent: Any = super()
+        parent.set_cache_hook(cache_hook)
+
+    def generate_until(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        """The generated text of each request.
+
+        Raises:
+            UserError: for a wrong setting among a task's `generation_kwargs`.
+        """
+        # copies, because a cache looks the answers up by the original settings
+        checked = [copy.copy(request) for request in requests]
+        for request in checked:
+            question, settings, *rest = request.args
+            request.arguments = (question, _checked(settings), *rest)
+        parent: Any = super()
+        return parent.generate_until(checked, *args, **kwargs)
 
     def get_model_info(self) -> dict[str, Any]:
         """The `config` entry of the results file: lm-eval's own, and the record of the steering."""
@@ -105,6 +180,29 @@ def run(arguments: list[str]) -> None:
     from lm_eval.__main__ import cli_evaluate
 
     register()
+    wrap_once(MergeDictAction, "__call__", _with_each_key_once)
     print_notes()
     sys.argv = ["lm-eval", *arguments]
     cli_evaluate()
+
+
+def _with_each_key_once(original: Callable[..., Any]) -> Callable[..., Any]:
+    """For an option of lm-eval whose key=value pairs are merged into a dict: the last of equal keys would win."""
+
+    @functools.wraps(original)
+    def __call__(self: Any, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        texts = [str(value) for value in values or []]
+        pairs = [f"{name}={value}" for name, value in (getattr(namespace, self.dest, None) or {}).items()]
+
+        def check(found: list[tuple[str, Any]]) -> dict[str, Any]:
+            check_repeated([f"{name}={value}" for name, value in found], str(option_string))
+            return dict(found)
+
+        # lm-eval, too, takes a first value for JSON if it can be read as such
+        with contextlib.suppress(json.JSONDecodeError):
+            read = json.loads("".join(texts[:1]), object_pairs_hook=check)
+            texts = [f"{name}={value}" for name, value in read.items()] if isinstance(read, dict) else texts
+        check_repeated([*pairs, *(pair for text in texts for pair in split_top_level(text))], str(option_string))
+        original(self, parser, namespace, values, option_string)
+
+    return __call__

@@ -5,11 +5,12 @@ Each patch wraps one function and is applied once. For our models and tasks:
 | Patched | Effect | Why |
 |---|---|---|
 | `TaskManager.initialize_tasks` | indexes our task folder | otherwise every command needs `--include_path` |
+| `TaskManager.initialize_tasks` | a failed run ends the command | `cli_evaluate` catches exceptions and exits with 0 |
 | `TaskManager.load_task_or_group` | a `UserError` ends the command | missing data is a user's mistake |
 | `TaskManager.load_task_or_group` | checks a user's rows | an answer that is no choice always scores 0 |
-| `evaluator.evaluate` | adds `steering` to the results | a result must name its spec |
-| `evaluator.evaluate` | a `UserError` ends the command | `cli_evaluate` catches every `Exception` and exits with 0 |
-| `GeneralConfigTracker._get_model_name` | names the output folder by the spec | two runs must not share a folder |
+| `evaluator.evaluate` | checks the options, adds `steering` to the results | a result must name its spec |
+| `GeneralConfigTracker.log_experiment_args` | names the output folder by the spec | two runs must not share a folder |
+| `EvaluationTracker.save_results_aggregated` | raises if there is no file | it only logs that it could not write |
 | `ResponseCache.create` | adds a hash of vectors and biases to the key | a changed file must not give stale answers |
 
 For the samples and wandb logs of every model that is evaluated in the process:
@@ -17,7 +18,7 @@ For the samples and wandb logs of every model that is evaluated in the process:
 | Patched | Effect | Why |
 |---|---|---|
 | `evaluator.evaluate` | warns of answers that could not be read | they count as wrong |
-| `evaluator.evaluate` | removes metrics without a value | wandb cannot log the empty `score` of our tasks |
+| `evaluator.consolidate_results` | removes metrics without a value | they can be neither averaged nor logged |
 | `evaluator._process_document_results` | adds `images` to samples of our models | shows which questions share one |
 | `evaluator._process_document_results` | adds `choices` to a sample | shows what a target's letter stands for |
 | `EvaluationTracker.save_results_samples` | gets copies | it strips samples that `--wandb_log_samples` reads later |
@@ -32,11 +33,13 @@ import functools
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError
+from lmms_steer.harness.command_line import end_command_line, end_failed_runs, is_command_line, is_ours
 from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.harness.tasks import check_choices
 from lmms_steer.models.visuals import shown_images
@@ -98,48 +101,41 @@ def index_our_tasks() -> None:
     wrap_once(TaskManager, "load_task_or_group", _with_errors_ending)
 
 
-def install(lm: SteeredModel, arg_string: str) -> None:
-    """Apply the patches for a model of ours. Called for every one that lmms-eval makes from its arguments."""
-    from lmms_eval import evaluator
-    from lmms_eval.caching.response_cache import ResponseCache
-    from lmms_eval.loggers.evaluation_tracker import GeneralConfigTracker
-
+def remember(lm: SteeredModel, arg_string: str) -> None:
+    """Note which model was made from which `--model_args`. Called for every model that lmms-eval makes from them."""
     _by_args[arg_string] = lm
     lm.response_cache_in_use = False
-    install_logging()
-    wrap_once(evaluator, "evaluate", _with_record)
-    wrap_once(GeneralConfigTracker, "_get_model_name", _with_spec_in_name, kind=staticmethod)
-    wrap_once(ResponseCache, "create", _with_spec_in_key, kind=classmethod)
     # registered this late, because the evaluator opens the group after the model is made
     atexit.register(_close_process_group)
 
 
-def install_logging() -> None:
-    """Apply the patches for samples and wandb. Called when tasks are loaded; does nothing outside of an evaluation."""
+def _made_from(model: object, model_args: object) -> SteeredModel | None:
+    """The model of ours that was made for this run, if it is one of ours."""
+    return _by_args.get(model_args) if isinstance(model_args, str) and is_ours(model) else None
+
+
+def install() -> None:
+    """Apply the other patches, if lmms-eval's evaluator is imported.
+
+    Called when a model of ours is made, and when tasks are loaded, since the evaluator may be imported in between.
+    """
     if "lmms_eval.evaluator" not in sys.modules:
         return
     from lmms_eval import evaluator
-    from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
+    from lmms_eval.caching.response_cache import ResponseCache
+    from lmms_eval.loggers.evaluation_tracker import EvaluationTracker, GeneralConfigTracker
     from lmms_eval.loggers.wandb_logger import WandbLogger
 
-    wrap_once(evaluator, "evaluate", _without_empty_metrics)
+    wrap_once(evaluator, "evaluate", _with_warnings)
+    wrap_once(evaluator, "consolidate_results", _without_empty_metrics)
     wrap_once(evaluator, "_process_document_results", _with_images_and_choices)
     wrap_once(EvaluationTracker, "save_results_samples", _with_copies)
     wrap_once(WandbLogger, "post_init", _with_text_versions)
     wrap_once(WandbLogger, "_get_config", _with_spec_in_config)
-
-
-def is_command_line() -> bool:
-    """Whether lmms-eval runs as a command in this process, rather than as a library."""
-    return "lmms_eval.__main__" in sys.modules
-
-
-def end_command_line(error: UserError) -> None:
-    """Print the error and exit with status 2 if lmms-eval runs as a command; return if it is used as a library."""
-    if is_command_line():
-        sys.stdout.flush()
-        print(f"lmms-steer: {error}", file=sys.stderr, flush=True)  # noqa: T201
-        raise SystemExit(2) from error
+    wrap_once(evaluator, "evaluate", _with_record)
+    wrap_once(GeneralConfigTracker, "log_experiment_args", _with_spec_in_name)
+    wrap_once(EvaluationTracker, "save_results_aggregated", _with_file)
+    wrap_once(ResponseCache, "create", _with_spec_in_key, kind=classmethod)
 
 
 def _close_process_group() -> None:
@@ -155,6 +151,7 @@ def _with_our_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
     def initialize_tasks(self: Any, include_path: Any = None, include_defaults: bool = True) -> Any:
         paths = [include_path] if isinstance(include_path, str) else list(include_path or [])
         ours = [] if tasks_dir() in paths else [tasks_dir()]
+        end_failed_runs(getattr(self, "model_name", None))
         return original(self, include_path=[*paths, *ours], include_defaults=include_defaults)
 
     return initialize_tasks
@@ -163,7 +160,7 @@ def _with_our_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
 def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load_task_or_group(self: Any, *args: Any, **kwargs: Any) -> Any:
-        install_logging()
+        install()
         try:
             loaded = original(self, *args, **kwargs)
             check_choices(loaded)
@@ -177,17 +174,22 @@ def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def evaluate(lm: Any, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(lm: Any, task_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        if not hasattr(lm, "steering_record"):
+            return original(lm, task_dict, *args, **kwargs)
+        # imports torch
+        from lmms_steer.harness.run_checks import check_run
+
         try:
-            results = original(lm, *args, **kwargs)
+            check_run(lm, task_dict, kwargs.get("cli_args"))
+            results = original(lm, task_dict, *args, **kwargs)
             # some of lmms-eval's wrappers catch every exception and go on with an empty answer
-            failure = lm.attachment.failure if hasattr(lm, "steering_record") else None
-            if failure is not None:
-                raise failure
+            if lm.attachment.failure is not None:
+                raise lm.attachment.failure
         except UserError as error:
             end_command_line(error)
             raise
-        if results is not None and hasattr(lm, "steering_record"):
+        if results is not None:
             results["steering"] = lm.steering_record
         return results
 
@@ -196,41 +198,70 @@ def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _with_spec_in_name(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def _get_model_name(model_args: str) -> str:
-        lm = _by_args.get(model_args)
-        if lm is None:
-            return str(original(model_args))
-        name: str = lm.steering_record["model"]
-        return f"{name}__{lm.resolved.tag}" if lm.resolved.spec else name
+    def log_experiment_args(self: Any, model_source: Any, model_args: Any, *args: Any, **kwargs: Any) -> None:
+        lm = model_source if hasattr(model_source, "steering_record") else _made_from(model_source, model_args)
+        # a model that was given as an object would be copied into the results
+        source = model_source if isinstance(model_source, str) else type(model_source).__name__
+        original(self, source, model_args, *args, **kwargs)
+        if lm is not None:
+            from lmms_eval.utils import sanitize_model_name
 
-    return _get_model_name
+            model = lm.steering_record["model"]
+            self.model_name = f"{model}__{lm.resolved.tag}" if lm.resolved.spec else model
+            self.model_name_sanitized = sanitize_model_name(self.model_name)
+
+    return log_experiment_args
+
+
+def _with_file(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def save_results_aggregated(self: Any, results: Any, samples: Any, datetime_str: str) -> None:
+        original(self, results, samples, datetime_str)
+        if self.output_path and "steering" in results:
+            folder = Path(self.output_path, self.general_config_tracker.model_name_sanitized)
+            if not (folder / f"{datetime_str.replace(':', '-')}_results.json").exists():
+                raise UserError(f"the results could not be written to {str(folder)!r}")
+
+    return save_results_aggregated
 
 
 def _with_spec_in_key(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def create(cls: Any, cache_root: str, *, model_args: Any = "", **kwargs: Any) -> Any:
-        lm = _by_args.get(model_args) if isinstance(model_args, str) else None
+    def create(cls: Any, cache_root: str, *, model: Any = "", model_args: Any = "", **kwargs: Any) -> Any:
+        if hasattr(model, "steering_record"):
+            raise UserError("use_cache cannot tell models apart that are given as objects: give model and model_args")
+        lm = _made_from(model, model_args)
         if lm is not None:
             lm.response_cache_in_use = True
             if lm.cache_key is not None:
                 model_args = f"{model_args},steering_sha256={lm.cache_key}"
-        return original(cls, cache_root, model_args=model_args, **kwargs)
+        return original(cls, cache_root, model=model, model_args=model_args, **kwargs)
 
     return create
 
 
-def _without_empty_metrics(original: Callable[..., Any]) -> Callable[..., Any]:
+def _with_warnings(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def evaluate(*args: Any, **kwargs: Any) -> Any:
         shown_images.clear()
         results = original(*args, **kwargs)
         for task, metrics in (results or {}).get("results", {}).items():
             _warn_of_unparsed(task, metrics)
-            for name in [name for name, value in metrics.items() if not isinstance(value, str) and _is_empty(value)]:
-                del metrics[name]
         return results
 
     return evaluate
+
+
+def _without_empty_metrics(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def consolidate_results(*args: Any, **kwargs: Any) -> Any:
+        results, *others = original(*args, **kwargs)
+        for metrics in results.values():
+            for name in [name for name, value in metrics.items() if not isinstance(value, str) and _is_empty(value)]:
+                del metrics[name]
+        return results, *others
+
+    return consolidate_results
 
 
 def _warn_of_unparsed(task: str, metrics: dict[str, Any]) -> None:

@@ -7,20 +7,22 @@ format.
 """
 
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, Self
 
-from lmms_eval.utils import simple_parse_args_string
+from lmms_eval.utils import handle_arg_string
 
 from lmms_steer._util.logging import print_notes
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.harness import patches
-from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_model
-from lmms_steer.harness.plugin import MODELS
+from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_model, is_quoted, split_args, unquote
+from lmms_steer.harness.command_line import end_command_line, is_command_line
+from lmms_steer.harness.names import MODELS
 from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
@@ -31,6 +33,9 @@ from lmms_steer.steering.resolve import ModelFacts, ResolvedSpec, resolve
 from lmms_steer.steering.spec import SteeringSpec
 
 logger = logging.getLogger(__name__)
+
+_FROM_OPTIONS = ("batch_size", "max_batch_size", "device")
+"""Arguments that lmms-eval gives to every model, whether or not it has them."""
 
 
 class SteeringMixin:
@@ -97,7 +102,7 @@ class SteeringMixin:
         self.resolved = with_residual_norms(self.resolved, model, processor, self.pretrained, prompt_format)
         tokenizer = getattr(processor, "tokenizer", processor)
         special_ids = getattr(tokenizer, "all_special_ids", None)
-        self.attachment = attach(model, self.resolved, special_ids, on_failure=patches.end_command_line)
+        self.attachment = attach(model, self.resolved, special_ids, on_failure=end_command_line)
 
     @property
     def steering_record(self) -> dict[str, Any]:
@@ -124,24 +129,53 @@ class LmmsEvalSteering(SteeringMixin):
 
         A `UserError` ends lmms-eval's command line with status 2 and one line that says what is wrong.
         """
-        if patches.is_command_line():
+        if is_command_line():
             print_notes()
         try:
             lm = cls(**_merge_args(arg_string, additional_config or {}))
         except UserError as error:
-            patches.end_command_line(error)
+            end_command_line(error)
             raise
-        patches.install(lm, arg_string)
+        patches.remember(lm, arg_string)
         return lm
+
+    def take_spec(self, model_args: dict[str, Any]) -> None:
+        """As `SteeringMixin.take_spec`; prepares lmms-eval for the model, which may be given to it as an object.
+
+        Raises:
+            UserError: also for an argument that the model does not have; some wrappers of lmms-eval ignore such.
+        """
+        patches.install()
+        super().take_spec(model_args)
+        for name in model_args:
+            if name not in _FROM_OPTIONS and not self.takes(name):
+                raise unknown_name("key", name, self.known_args(), "in --model_args")
+
+    @classmethod
+    def known_args(cls) -> tuple[str, ...]:
+        """The arguments that `--model_args` may contain: the keys of a spec, and those of lmms-eval's constructors."""
+        names = {name: None for init in cls._constructors() for name in inspect.signature(init).parameters}
+        return ("steering", *FIELDS, *(name for name in names if name not in ("self", "args", "kwargs")))
+
+    @classmethod
+    def takes(cls, name: str) -> bool:
+        """Whether `--model_args` may contain an argument; wrappers may read some from their `**kwargs`, by name."""
+        sources = (inspect.getsource(init) for init in cls._constructors())
+        return name in cls.known_args() or any(f"{quote}{name}{quote}" in text for text in sources for quote in "'\"")
+
+    @classmethod
+    def _constructors(cls) -> list[Any]:
+        theirs = [parent for parent in cls.__mro__ if not issubclass(parent, SteeringMixin) and parent is not object]
+        return [vars(parent)["__init__"] for parent in theirs if inspect.isfunction(vars(parent).get("__init__"))]
 
 
 def create_model(model: str, model_args: str, **more: Any) -> Any:
     """One of this package's models by its `--model` name and `--model_args`, outside of lmms-eval.
 
     Args:
-        model: a key of `lmms_steer.harness.plugin.MODELS`.
+        model: a key of `lmms_steer.harness.names.MODELS`.
         model_args: as on the command line.
-        **more: further arguments; those in `model_args` take precedence.
+        **more: further arguments.
 
     Raises:
         UserError: for another model, or wrong arguments.
@@ -152,17 +186,16 @@ def create_model(model: str, model_args: str, **more: Any) -> Any:
 
 
 def _merge_args(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        args: dict[str, Any] = simple_parse_args_string(arg_string)
-    except ValueError as error:
-        raise UserError(
-            f"cannot read --model_args {arg_string!r}: expected key=value pairs separated by commas"
-        ) from error
-    for key, value in additional.items():
+    given = split_args(arg_string, "--model_args")
+    args = {name: unquote(text) if is_quoted(text) else handle_arg_string(text) for name, text in given.items()}
+    for name, value in additional.items():
         if value is None:
             continue
-        # --batch_size always has a value, so one in model_args must be the user's
-        args.setdefault(key, value)
+        # --batch_size is 1 unless it is given
+        default = name == "batch_size" and str(value) == "1"
+        if name in args and not default and str(args[name]) != str(value):
+            raise UserError(f"{name}={args[name]} in --model_args, but --{name} {value}: give one of them")
+        args.setdefault(name, value)
     return args
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from lmms_steer.errors import UserError, first_line
-from lmms_steer.harness import patches
-from lmms_steer.harness.plugin import engine_error, runs_in_engine
+from lmms_steer.harness.command_line import end_command_line
+from lmms_steer.harness.names import engine_error, runs_in_engine
 from lmms_steer.harness.steered import LmmsEvalSteering
 from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.steering.anatomy import unwrap
@@ -31,7 +31,7 @@ def __getattr__(name: str) -> type[LmmsEvalSteering]:
     try:
         steered = steered_class(name.removeprefix("steered_").removesuffix("_simple"), simple)
     except UserError as error:
-        patches.end_command_line(error)
+        end_command_line(error)
         raise
     globals()[name] = steered
     return steered

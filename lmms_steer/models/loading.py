@@ -1,6 +1,6 @@
-"""Load weights onto a device, and check the arguments of `--model_args` and of a task's `generation_kwargs`."""
+"""Load weights onto a device, and check the arguments of `--model_args`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,18 +13,6 @@ from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.tiny_world.checkpoints import TINY_MODELS
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-MAX_NEW_TOKENS = 1024
-"""Default of `max_new_tokens` for tasks that do not set it."""
-_GENERATION_KEYS = (
-    "max_new_tokens",
-    "min_new_tokens",
-    "num_beams",
-    "top_k",
-    "repetition_penalty",
-    "length_penalty",
-    "no_repeat_ngram_size",
-)
-_SAMPLING_KEYS = ("temperature", "top_p")
 
 
 def usable_device(name: str) -> torch.device:
@@ -164,24 +152,3 @@ def check_positive(name: str, value: int | str) -> int:
     if number < 1:
         raise UserError(f"{name}={value}: expected a whole number from 1 up")
     return number
-
-
-def generation_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Options of `generate` from a task's `generation_kwargs`.
-
-    Decoding is greedy unless the task asks for sampling. Unknown keys are ignored.
-    """
-    options = {key: settings[key] for key in _GENERATION_KEYS if settings.get(key) is not None}
-    temperature = settings.get("temperature")
-    sample = bool(settings.get("do_sample", (temperature or 0) > 0))
-    if sample:
-        options |= {k: settings[k] for k in _SAMPLING_KEYS if settings.get(k) is not None}
-    return {"max_new_tokens": MAX_NEW_TOKENS, **options, "do_sample": sample}
-
-
-def cut_at(text: str, until: str | Sequence[str]) -> str:
-    """A text up to the first of the strings that end it; empty strings are ignored."""
-    for stop in [until] if isinstance(until, str) else until:
-        if stop:
-            text = text.split(stop, maxsplit=1)[0]
-    return text

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from lmms_steer.errors import UserError
 from lmms_steer.models.batches import run_grouped
 from lmms_steer.models.checkpoint import HfCheckpoint
-from lmms_steer.models.loading import cut_at, generation_settings
+from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
 from lmms_steer.models.visuals import Visual, image_ids, prepare_visuals, shown_images
 from lmms_steer.steering.calls import continuation
 
@@ -38,7 +38,7 @@ class HfVlm(HfCheckpoint):
     def _generate(
         self, batch: Sequence[tuple[str, Sequence[Visual]]], settings: dict[str, Any]
     ) -> list[GenerationResult]:
-        kwargs = generation_settings(settings)
+        kwargs, until = generation_settings(settings), stop_strings(settings)
         questions = [question for question, _ in batch]
         inputs = self.model_inputs(questions, [visuals for _, visuals in batch])
         positions = inputs["input_ids"].shape[1]
@@ -49,7 +49,7 @@ class HfVlm(HfCheckpoint):
         results = []
         for row, prompt_length in zip(output[:, positions:], prompt_lengths, strict=True):
             generated = int((row != self.tokenizer.pad_token_id).sum())
-            text = cut_at(self.tokenizer.decode(row, skip_special_tokens=True), settings.get("until") or [])
+            text = cut_at(self.tokenizer.decode(row, skip_special_tokens=True), until)
             results.append(GenerationResult(text, TokenCounts(int(prompt_length), generated)))
         return results
 

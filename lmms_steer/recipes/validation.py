@@ -15,7 +15,7 @@ from lmms_steer._util.yaml import YamlNode
 from lmms_steer.data.availability import read_task_file
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.harness import task_files
-from lmms_steer.harness.plugin import MODELS, engine_error, runs_in_engine, steered_names_on_disk
+from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steered_names_on_disk
 from lmms_steer.recipes.cells import WAITABLE_KINDS
 from lmms_steer.recipes.in_process import PROGRAMS
 from lmms_steer.recipes.layout import command_cell_name, concept_label

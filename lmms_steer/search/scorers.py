@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lmms_steer.errors import UserError
-from lmms_steer.models.loading import cut_at, generation_settings
+from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
 from lmms_steer.search.hooked import HookedBatch, same_effect, same_logits
 from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
@@ -126,7 +126,7 @@ class GenerationScorer:
         self.lm, self.task, self.batch, self.inputs = lm, task, batch, inputs
         self._letters = LetterScorer(lm, batch) if batch and _has_distinct_first_tokens(lm, batch) else None
         task_settings = dict(task.config.generation_kwargs or {})
-        self._until = task_settings.get("until") or []
+        self._until = stop_strings(task_settings)
         self.settings = generation_settings(task_settings) | {"do_sample": False}
         self._metric = str(task.config.metric_list[0]["metric"])
 

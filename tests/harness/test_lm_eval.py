@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
 from lm_eval.models.hf_steered import SteeredModel
 
-from lmms_steer import SteeringVectors, concepts
-from lmms_steer.harness.lm_eval import SteeredHFLM, SteeredHFMultimodalLM
+from lmms_steer import SteeringVectors, UserError, concepts
+from lmms_steer.harness.lm_eval import SteeredHFLM, SteeredHFMultimodalLM, run
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store
 from lmms_steer.vectors.formats import export_vector
@@ -114,3 +115,86 @@ def test_our_command_line_runs_lm_eval_with_our_models(tmp_path: Path) -> None:
     (results,) = (tmp_path / "o").rglob("results*.json")
     record = json.loads(results.read_text())["config"]["steering"]
     assert record["spec"] == "vector=tiny-gemma2/spatial/mean_shift,layer=3,alpha=0.5,tokens=text" and record["sha256"]
+
+
+def test_a_key_that_is_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = r"alpha is given 2 times in --model_args \(alpha=0.5 and alpha=1.0\)"
+    line = ["run", "--model", "steered_hf", "--tasks", "own", "--model_args"]
+    monkeypatch.setattr(sys, "argv", ["lm-eval"])
+    for args in (
+        ["pretrained=tiny-gemma2,alpha=0.5,alpha=1.0"],
+        ["alpha=0.5", "alpha=1.0"],
+        ["alpha=0.5", "--model_args", "alpha=1.0"],
+        ['{"alpha": 0.5, "alpha": 1.0}'],
+    ):
+        with pytest.raises(UserError, match=twice):
+            run([*line, *args])
+    with pytest.raises(UserError, match=r"top_k is given 2 times in --gen_kwargs"):
+        run([*line, "alpha=1", "--gen_kwargs", "top_k=1,top_k=2"])
+    with pytest.raises(UserError, match="alpha is given 2 times in model_args"):
+        SteeredHFLM.create_from_arg_string("pretrained=tiny-gemma2,alpha=0.5,alpha=1.0")
+
+
+def test_settings_are_checked_and_read_as_generate_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS)
+    seen: list[Any] = []
+    generate = lm.model.generate
+
+    def noted(**kwargs: Any) -> Any:
+        seen.append(kwargs)
+        return generate(**kwargs)
+
+    monkeypatch.setattr(lm.model, "generate", noted)
+
+    def ask(**settings: Any) -> None:
+        lm.generate_until([Instance("generate_until", {}, ("the cup", {"max_gen_toks": 2, **settings}), 0)])
+
+    ask(do_sample=True, temperature=1, top_p="0.9", top_k=3.0)
+    assert [(seen[0][name], type(seen[0][name])) for name in ("temperature", "top_p", "top_k")] == [
+        (1.0, float),
+        (0.9, float),
+        (3, int),
+    ]
+    for settings, expected in (
+        ({"max_new_tokenz": 5}, "unknown key 'max_new_tokenz' in generation_kwargs: did you mean 'max_new_tokens'"),
+        ({"top_p": 2}, "top_p=2: expected a number from 0 to 1"),
+        ({"do_sample": True, "temperature": 0}, "do_sample=True needs a temperature above 0"),
+        ({"do_sample": "yes"}, "do_sample=yes: expected True or False"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            ask(**settings)
+    assert len(seen) == 1
+
+
+def test_a_cache_of_answers_belongs_to_one_spec(tmp_path: Path) -> None:
+    def cached(**spec: Any) -> Any:
+        lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **spec)
+        return CachingLM(lm, str(tmp_path / "cache.db")).loglikelihood(requests()[:1])
+
+    assert cached(**SPEC) == cached(**SPEC)
+    for other in ({}, {**SPEC, "alpha": 1}):
+        with pytest.raises(UserError, match="--use_cache holds answers of another model or spec"):
+            cached(**other)
+
+
+@pytest.mark.slow
+def test_models_that_are_given_as_objects_are_recorded_each_with_its_own_spec(tmp_path: Path) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    (tmp_path / "rows.json").write_text(json.dumps({"q": "the cup is left", "a": " of it", "b": " car the"}))
+    task = {
+        "task": "own",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{tmp_path}/rows.json"}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{q}}",
+        "doc_to_choice": ["{{a}}", "{{b}}"],
+        "doc_to_target": 0,
+        "metric_list": [{"metric": "acc"}],
+    }
+    for layer in (2, 3):
+        lm = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, "layer": layer})
+        results = simple_evaluate(model=lm, tasks=[dict(task)], task_manager=TaskManager(include_defaults=False))
+        assert results["config"]["steering"]["spec"].endswith(f"layer={layer},alpha=0.5,tokens=both")

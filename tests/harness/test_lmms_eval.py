@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from lmms_steer import SteeringSpec, UserError
+from lmms_steer import UserError
 from lmms_steer._util.logging import print_notes
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
-from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.harness.task_files import check_task, harness_tasks, our_tasks, tasks_dir
 from lmms_steer.tiny_world.question_sets import load_question_set
@@ -108,11 +107,6 @@ def test_mistakes_in_model_args_are_one_line(args: str, expected: str) -> None:
     with pytest.raises(UserError, match=expected) as caught:
         SteeredPaliGemma.create_from_arg_string(f"{TINY},{args}")
     assert "\n" not in str(caught.value)
-
-
-def test_arguments_that_only_lmms_eval_can_parse_are_not_checked() -> None:
-    assert check_model_args("steered_hf", f"{TINY},vector=spatial,layer=1")[0] == "tiny-paligemma2"
-    assert check_model_args("steered_hf", f'{TINY},prompt_prefix="a,b=c"') == (None, SteeringSpec())
 
 
 @pytest.mark.slow

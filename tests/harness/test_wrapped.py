@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_steer import UserError
-from lmms_steer.harness.plugin import MODELS
+from lmms_steer.harness.names import MODELS
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, vectors
 

@@ -17,7 +17,7 @@ import typer
 
 from lmms_steer.cli import app
 from lmms_steer.harness import task_files
-from lmms_steer.harness.plugin import MODELS, steered_names_on_disk
+from lmms_steer.harness.names import MODELS, steered_names_on_disk
 from lmms_steer.recipes.in_process import run_in_process
 from lmms_steer.steering.spec import SteeringSpec
 

@@ -1,0 +1,54 @@
+"""How lmms-eval's command line ends: it catches every exception and exits with status 0, which no run of ours may."""
+
+import sys
+import traceback
+from types import ModuleType
+from typing import Any, NoReturn
+
+from lmms_steer.errors import UserError
+from lmms_steer.harness.names import MODELS, steered_names_on_disk
+
+_MODULE = "lmms_eval.__main__"
+
+
+def is_command_line() -> bool:
+    """Whether lmms-eval runs as a command in this process, rather than as a library."""
+    return _MODULE in sys.modules
+
+
+def end_command_line(error: UserError) -> None:
+    """Print the error and exit with status 2 if lmms-eval runs as a command; return if it is used as a library."""
+    if is_command_line():
+        sys.stdout.flush()
+        print(f"lmms-steer: {error}", file=sys.stderr, flush=True)  # noqa: T201
+        raise SystemExit(2) from error
+
+
+def end_failed_runs(model: object) -> None:
+    """Make the command line end when a run of one of our models fails. Does nothing when lmms-eval is a library.
+
+    Args:
+        model: the model of the run that begins; a config file may list runs of several.
+    """
+    module: Any = sys.modules.get(_MODULE)
+    if module is not None:
+        module.traceback = _EndingTraceback(traceback.__name__) if is_ours(model) else traceback
+
+
+def is_ours(model: object) -> bool:
+    """Whether `--model` names one of this package's models, steered wrappers of lmms-eval's included."""
+    name = str(model)
+    return name in MODELS or name.replace(":", "_", 1) in steered_names_on_disk()
+
+
+class _EndingTraceback(ModuleType):
+    """Stands in for the module `traceback` in lmms-eval's command line, whose only handler prints the exception."""
+
+    @staticmethod
+    def print_exc() -> NoReturn:
+        """Print the exception that is being handled and exit: with one line and status 2 for a user's mistake."""
+        error = sys.exception()
+        if isinstance(error, UserError):
+            end_command_line(error)
+        traceback.print_exc()
+        raise SystemExit(1)
