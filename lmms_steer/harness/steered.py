@@ -7,11 +7,12 @@ format.
 """
 
 import hashlib
+import inspect
 import json
 import logging
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from lmms_eval.utils import simple_parse_args_string
 
@@ -19,7 +20,7 @@ from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.harness import patches
-from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_model
+from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_keys, check_model
 from lmms_steer.harness.plugin import MODELS
 from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.prompts import PromptFormat
@@ -31,6 +32,9 @@ from lmms_steer.steering.resolve import ModelFacts, ResolvedSpec, resolve
 from lmms_steer.steering.spec import SteeringSpec
 
 logger = logging.getLogger(__name__)
+
+_FROM_HARNESS = ("batch_size", "max_batch_size", "device")
+"""Arguments that lmms-eval and lm-eval add to those of every model."""
 
 
 class SteeringMixin:
@@ -54,13 +58,24 @@ class SteeringMixin:
     handles: list[Any]
     answer_bias: AnswerBias | None = None
     response_cache_in_use: bool = False
+    takes_other_args: ClassVar[bool] = True
+    """Whether the model may take arguments that `known_args` does not name, as classes with `**kwargs` may."""
+
+    @classmethod
+    def known_args(cls) -> tuple[str, ...]:
+        """The arguments that `--model_args` may hold: the keys of a spec, and what the class and its parents name."""
+        inits = [vars(parent)["__init__"] for parent in cls.__mro__[:-1] if "__init__" in vars(parent)]
+        declared = [one for init in inits for one in list(inspect.signature(init).parameters.values())[1:]]
+        named = [one.name for one in declared if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        return tuple(dict.fromkeys(("steering", *FIELDS, *_FROM_HARNESS, *named)))
 
     def take_spec(self, model_args: dict[str, Any]) -> None:
         """Remove the keys of a spec from the arguments, and read the spec.
 
         Raises:
-            UserError: for a spec that cannot be read.
+            UserError: for a misspelled argument, or a spec that cannot be read.
         """
+        check_keys(model_args, self.known_args(), self.takes_other_args)
         self.spec = SteeringSpec.from_args({k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args})
 
     def resolve_for(self, config: Any, rank: int = 0) -> None:
@@ -172,6 +187,8 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
         **model_args: those of `HfCheckpoint`, and either `steering`, a YAML file of interventions, or the fields of one
             intervention (`lmms_steer.steering.intervention.Intervention`).
     """
+
+    takes_other_args = False
 
     def __init__(self, **model_args: Any) -> None:
         self.take_spec(model_args)
