@@ -31,6 +31,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/wrappers.py 2>/dev/null
 	$(BIN)/python benchmarks/importing.py
 	$(BIN)/python benchmarks/racing.py
+	$(BIN)/python benchmarks/few_questions.py --studies 20
 	$(BIN)/python benchmarks/replaying.py --growth growth.png
 	$(BIN)/python benchmarks/comparing.py
 

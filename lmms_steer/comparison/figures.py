@@ -16,6 +16,7 @@ from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_colour_bar, draw_heatmap, gain_colormap, text_colour
 from lmms_steer.plots.lines import draw_interval, draw_zero_line
 from lmms_steer.plots.style import figure_style, literal_text, pyplot_for, save_figure
+from lmms_steer.plots.ticks import draw_caption
 
 KINDS = ("gains", "table", "maps")
 _MAX_COLUMNS = 3
@@ -81,7 +82,8 @@ def _draw_table(pyplot: Any, rows: list[LeaderboardRow]) -> Any:
     cells = {(row.system, row.task): row for row in rows}
     values = [[_colour_value(cells.get((system, task))) for task in tasks] for system in systems]
     limit = max(1.0, float(np.nanmax(np.abs(values))) if not np.isnan(values).all() else 1.0)
-    size = (1.3 + 0.09 * max(map(len, systems)) + 1.25 * len(tasks), 1.0 + 0.42 * len(systems))
+    column = max(1.25, 0.095 * max(map(len, tasks)))
+    size = (1.3 + 0.09 * max(map(len, systems)) + column * len(tasks), 1.0 + 0.42 * len(systems))
     figure, axes = pyplot.subplots(figsize=size, layout="constrained")
     axes.imshow(values, cmap=gain_colormap(), vmin=-limit, vmax=limit, aspect="auto")
     for y, system in enumerate(systems):
@@ -98,7 +100,7 @@ def _draw_table(pyplot: Any, rows: list[LeaderboardRow]) -> Any:
     axes.set_yticks(range(len(systems)), [literal_text(system) for system in systems])
     axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    figure.supxlabel("gain in points over the baseline [95%]; * Holm-corrected p < 0.05", fontsize=_SMALL)
+    draw_caption(figure, "gain in points over the baseline [95%]; * Holm-corrected p < 0.05", _SMALL)
     return figure
 
 
@@ -123,7 +125,7 @@ def _draw_gains(pyplot: Any, rows: list[LeaderboardRow]) -> Any:
         ax.invert_yaxis()
         ax.set_title(f"{literal_text(task)} ({_question_count(rows, task)})")
         ax.xaxis.set_tick_params(labelbottom=True)
-    figure.supxlabel("gain over the baseline [95%]; filled: Holm-corrected p < 0.05", fontsize=_SMALL)
+    draw_caption(figure, "gain over the baseline [95%]; filled: Holm-corrected p < 0.05", _SMALL)
     return figure
 
 

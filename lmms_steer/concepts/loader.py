@@ -65,6 +65,21 @@ class Concept:
         content = [[[p.anchor, p.sentence] for p in pairs] for pairs in (self.pairs, self.contrast)]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()
 
+    @property
+    def repeated(self) -> list[tuple[int, int]]:
+        """Pairs that repeat an earlier one of the concept, or of its contrast: (its number, the first one's), from 0.
+
+        Numbers of the contrast go on after those of `pairs`. Case and spaces make no difference.
+        """
+        first: dict[tuple[bool, str, str], int] = {}
+        found: list[tuple[int, int]] = []
+        for number, pair in enumerate((*self.pairs, *self.contrast)):
+            text = " ".join(pair.sentence.casefold().split())
+            place = first.setdefault((number < len(self.pairs), pair.anchor.casefold(), text), number)
+            if place != number:
+                found.append((number, place))
+        return found
+
 
 def load(name: str | Path) -> Concept:
     """Load a concept that ships, by its name, or a user's own, by the path of its YAML, JSONL or CSV file.

@@ -3,7 +3,7 @@
 torch is imported by the functions that run a model, so that the data class is available without it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,14 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.extraction.tokens import SentenceTokens, TokenSpan, check_token_counts, classify_tokens, tokenize
+from lmms_steer.extraction.tokens import (
+    SentenceTokens,
+    TokenSpan,
+    check_token_counts,
+    classify_tokens,
+    token_warnings,
+    tokenize,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +59,13 @@ class Activations:
     def control_sentence(self) -> npt.NDArray[np.int64]:
         """The number of each control row's sentence."""
         return np.array([place.sentence for place in self.control_places])
+
+    def warnings(self, concept: Concept, tokenizer: str) -> Iterator[str]:
+        """Warnings about what was read of a concept (`lmms_steer.extraction.tokens.token_warnings`), a line each."""
+        anchors = [self.texts[place.sentence][place.start : place.end] for place in self.anchor_places]
+        # several questions about an image may have one contrasting question, whose text is not among these
+        repeated = [(number, first) for number, first in concept.repeated if number < len(self.texts)]
+        yield from token_warnings(concept, tokenizer, self.skipped, self.unknown_words, anchors, repeated)
 
 
 @dataclass(slots=True)

@@ -69,7 +69,6 @@ def extract_to_store(
     check_store_conflicts(backbone, wanted, methods, root, replace)
     # these import torch and transformers, which takes seconds
     from lmms_steer.extraction.extract import Backbone
-    from lmms_steer.extraction.tokens import token_warnings
 
     if questions is not None:
         from lmms_steer.extraction.image_pairs import image_pair_concept, read_image_pairs
@@ -83,11 +82,10 @@ def extract_to_store(
         readings = ((concept, source.read(concept, batch_size)) for concept in wanted)
     names = []
     for concept, activations in readings:
-        anchors = [activations.texts[p.sentence][p.start : p.end] for p in activations.anchor_places]
-        yield from token_warnings(concept, source.name, activations.skipped, activations.unknown_words, anchors)
+        yield from activations.warnings(concept, source.name)
         counts = f"{count_noun(len(activations.anchors), 'anchor')}, {count_noun(len(activations.controls), 'control')}"
         for method in methods:
-            extracted = source.extract(concept, method, activations, settings)
+            extracted = source.extract(concept, method, activations, settings, log_warnings=False)
             vectors = extracted.vectors
             path = store.save(vectors, root)
             names.append(vectors.name)

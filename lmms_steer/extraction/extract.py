@@ -1,5 +1,6 @@
 """Extract steering vectors: load a backbone, read a concept's sentences, apply a method, record the provenance."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -21,6 +22,8 @@ from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Backbone:
     ) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
+        self._warned_of: set[str] = set()
         self.name = short_name(name)
         self.checkpoint = backbone_checkpoint(name)
         self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -110,8 +114,12 @@ class Backbone:
         method: str | MethodFunction,
         activations: Activations,
         settings: ExtractionSettings = DEFAULT_SETTINGS,
+        log_warnings: bool = True,
     ) -> Extracted:
         """Compute a concept's vectors from activations that `read` returned.
+
+        Sentences that were left out or given twice, unknown words and too few anchors are logged as warnings, once for
+        each concept.
 
         Args:
             concept: the concept whose sentences were read.
@@ -119,10 +127,15 @@ class Backbone:
                 stands for the method in the vector's name.
             activations: of the concept, in this backbone.
             settings: what the user chose.
+            log_warnings: False for a caller that prints `Activations.warnings` itself.
 
         Raises:
             UserError: for a method that does not exist, or one that finds no direction in these activations.
         """
+        if log_warnings and concept.sentences_sha256 not in self._warned_of:
+            self._warned_of.add(concept.sentences_sha256)
+            for line in activations.warnings(concept, self.name):
+                logger.warning(line.removeprefix("WARNING: "))
         function: MethodFunction
         if isinstance(method, str):
             base, control = split_method(method)

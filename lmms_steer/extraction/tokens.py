@@ -1,12 +1,12 @@
 """Which tokens of a concept's sentences are anchors and which are controls. A tokenizer is enough to find out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lmms_steer._util.formatting import count_noun
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, shorten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,20 +125,33 @@ def check_token_counts(concept: Concept, anchors: int, controls: int, skipped: I
 
 
 def token_warnings(
-    concept: Concept, tokenizer: str, skipped: Iterable[str], unknown: Iterable[str], anchors: Iterable[str]
+    concept: Concept,
+    tokenizer: str,
+    skipped: Iterable[str],
+    unknown: Iterable[str],
+    anchors: Iterable[str],
+    repeated: Sequence[tuple[int, int]],
 ) -> Iterator[str]:
     """Warnings about a concept's tokens.
 
-    Yields a line for each sentence that was left out, one for the words that the tokenizer does not know, and one for
-    too few anchors.
+    Yields a line for each sentence that was left out, one for sentences that are given twice, one for the words that
+    the tokenizer does not know, and one for too few anchors.
 
     Args:
         concept: whose sentences were read.
         tokenizer: its name.
         skipped, unknown: as in `Activations`.
         anchors: the text of each anchor that was read.
+        repeated: as `Concept.repeated`.
     """
     yield from (f"skipped, {concept.name} {line}" for line in skipped)
+    if repeated:
+        number, first = repeated[0]
+        sentence = (*concept.pairs, *concept.contrast)[number].sentence
+        yield (
+            f"WARNING: {concept.name}: {count_noun(len(repeated), 'sentence')} given before, which count more than"
+            f" the others; the first: sentence {number + 1} is sentence {first + 1}, {shorten(sentence)!r}"
+        )
     words = list(dict.fromkeys(unknown))
     if words:
         all_anchors = dict.fromkeys(pair.anchor.lower() for pair in (*concept.pairs, *concept.contrast))

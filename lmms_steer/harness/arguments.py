@@ -1,6 +1,7 @@
 """Split and check `--model` and `--model_args` without importing torch or lmms-eval, which takes ten seconds."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.extraction.first_use import check_vectors
@@ -11,6 +12,9 @@ from lmms_steer.steering.spec import SteeringSpec
 
 STEERED_MODEL_ARGS = ("steering", *FIELDS, *MODEL_ARGS)
 """The arguments that the `--model_args` of our models may contain."""
+SPELLING_CUTOFF = 0.75
+"""An unknown argument that is as similar to a known one (difflib's ratio) is a misspelling of it: `vecter` and `vector`
+have 0.83, `aplha` and `alpha` 0.8; `max_length`, which wrappers of lmms-eval read undeclared, has at most 0.6."""
 
 
 def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringSpec]:
@@ -29,9 +33,7 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
     """
     check_model(model)
     args = {name: unquote(value) for name, value in split_args(model_args, "--model_args").items()}
-    for name in args:
-        if name not in STEERED_MODEL_ARGS:
-            raise unknown_name("key", name, STEERED_MODEL_ARGS, "in --model_args")
+    check_keys(args, STEERED_MODEL_ARGS)
     spec = SteeringSpec.from_args(args)
     if "pretrained" in args:
         check_vectors(spec, args["pretrained"])
@@ -99,6 +101,24 @@ def _split_at_commas(text: str, option: str) -> list[str]:
         what = f"the quote {quote}" if quote else "a bracket"
         raise UserError(f"{what} in {option} is not closed, so {shorten(parts[-1])} would be one value")
     return [part for part in parts if part.strip()]
+
+
+def check_keys(given: Iterable[str], known: Collection[str], takes_others: bool = False) -> None:
+    """Check the names of arguments, so that a misspelled one is neither ignored nor blamed on another one.
+
+    Args:
+        given: the names in `--model_args`.
+        known: the names that the model declares, the keys of a spec included.
+        takes_others: whether the model also takes arguments that it does not declare. Of those, only a misspelling of a
+            known one is refused.
+
+    Raises:
+        UserError: for an unknown name, with the nearest known one.
+    """
+    for name in given:
+        if name in known or (takes_others and not get_close_matches(name, known, n=1, cutoff=SPELLING_CUTOFF)):
+            continue
+        raise unknown_name("key", name, known, "in --model_args")
 
 
 def check_model(model: str) -> None:

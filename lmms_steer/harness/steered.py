@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from lmms_eval.utils import handle_arg_string
 
@@ -20,7 +20,7 @@ from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.harness import patches
-from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_model, is_quoted, split_args, unquote
+from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_keys, check_model, is_quoted, split_args, unquote
 from lmms_steer.harness.command_line import end_command_line, is_command_line
 from lmms_steer.harness.names import MODELS
 from lmms_steer.models.answer_bias import AnswerBias
@@ -34,8 +34,8 @@ from lmms_steer.steering.spec import SteeringSpec
 
 logger = logging.getLogger(__name__)
 
-_FROM_OPTIONS = ("batch_size", "max_batch_size", "device")
-"""Arguments that lmms-eval gives to every model, whether or not it has them."""
+_FROM_HARNESS = ("batch_size", "max_batch_size", "device")
+"""Arguments that lmms-eval and lm-eval add to those of every model."""
 
 
 class SteeringMixin:
@@ -59,13 +59,24 @@ class SteeringMixin:
     attachment: Attachment = Attachment()
     answer_bias: AnswerBias | None = None
     response_cache_in_use: bool = False
+    takes_other_args: ClassVar[bool] = True
+    """Whether the model may take arguments that `known_args` does not name, as classes with `**kwargs` may."""
+
+    @classmethod
+    def known_args(cls) -> tuple[str, ...]:
+        """The arguments that `--model_args` may hold: the keys of a spec, and what the class and its parents name."""
+        inits = [vars(parent)["__init__"] for parent in cls.__mro__[:-1] if "__init__" in vars(parent)]
+        declared = [one for init in inits for one in list(inspect.signature(init).parameters.values())[1:]]
+        named = [one.name for one in declared if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        return tuple(dict.fromkeys(("steering", *FIELDS, *_FROM_HARNESS, *named)))
 
     def take_spec(self, model_args: dict[str, Any]) -> None:
         """Remove the keys of a spec from the arguments, and read the spec.
 
         Raises:
-            UserError: for a spec that cannot be read.
+            UserError: for a misspelled argument, or a spec that cannot be read.
         """
+        check_keys(model_args, self.known_args(), self.takes_other_args)
         self.spec = SteeringSpec.from_args({k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args})
 
     def resolve_for(self, config: Any, rank: int = 0) -> None:
@@ -148,25 +159,16 @@ class LmmsEvalSteering(SteeringMixin):
         patches.install()
         super().take_spec(model_args)
         for name in model_args:
-            if name not in _FROM_OPTIONS and not self.takes(name):
+            if name not in _FROM_HARNESS and not self.takes(name):
                 raise unknown_name("key", name, self.known_args(), "in --model_args")
-
-    @classmethod
-    def known_args(cls) -> tuple[str, ...]:
-        """The arguments that `--model_args` may contain: the keys of a spec, and those of lmms-eval's constructors."""
-        names = {name: None for init in cls._constructors() for name in inspect.signature(init).parameters}
-        return ("steering", *FIELDS, *(name for name in names if name not in ("self", "args", "kwargs")))
 
     @classmethod
     def takes(cls, name: str) -> bool:
         """Whether `--model_args` may contain an argument; wrappers may read some from their `**kwargs`, by name."""
-        sources = (inspect.getsource(init) for init in cls._constructors())
-        return name in cls.known_args() or any(f"{quote}{name}{quote}" in text for text in sources for quote in "'\"")
-
-    @classmethod
-    def _constructors(cls) -> list[Any]:
         theirs = [parent for parent in cls.__mro__ if not issubclass(parent, SteeringMixin) and parent is not object]
-        return [vars(parent)["__init__"] for parent in theirs if inspect.isfunction(vars(parent).get("__init__"))]
+        inits = [vars(parent).get("__init__") for parent in theirs]
+        sources = (inspect.getsource(init) for init in inits if inspect.isfunction(init))
+        return name in cls.known_args() or any(f"{quote}{name}{quote}" in text for text in sources for quote in "'\"")
 
 
 def create_model(model: str, model_args: str, **more: Any) -> Any:
@@ -206,6 +208,8 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
         **model_args: those of `HfCheckpoint`, and either `steering`, a YAML file of interventions, or the fields of one
             intervention (`lmms_steer.steering.intervention.Intervention`).
     """
+
+    takes_other_args = False
 
     def __init__(self, **model_args: Any) -> None:
         self.take_spec(model_args)

@@ -34,7 +34,7 @@ def show_concept(name: str, backbone: str | None) -> Iterator[str]:
         if not pairs:
             continue
         count = sum(len(pair.spans) for pair in pairs) if tokenizer is None else _count_anchors(groups[-1])
-        yield f"\n{count_noun(len(pairs), 'sentence')}, {count_noun(count, title)}"
+        yield f"\n{_count_sentences(pairs, None if tokenizer is None else groups[-1])}, {count_noun(count, title)}"
         if tokenizer is None:
             yield from (f"  {mark_anchors(pair)}" for pair in pairs)
         else:
@@ -85,6 +85,19 @@ def _count_anchors(sentences: Sequence[SentenceTokens]) -> int:
     return sum(len(tokens.anchors) for tokens in sentences)
 
 
+def _count_sentences(pairs: Sequence[Pair], sentences: Sequence[SentenceTokens] | None) -> str:
+    """`12 sentences`, or `11 of 12 sentences (left out: sentence 3, …)` where some have no anchor that is read."""
+    if sentences is None:
+        missing = [f"sentence {i}: {p.anchor!r} is not in it" for i, p in enumerate(pairs, start=1) if not p.spans]
+    else:
+        missing = [tokens.skipped[0] for tokens in sentences if not tokens.anchors]
+    total = count_noun(len(pairs), "sentence")
+    if not missing:
+        return total
+    more = f"; and {len(missing) - 1} more, marked below" if len(missing) > 1 else ""
+    return f"{len(pairs) - len(missing)} of {total} (left out: {missing[0]}{more})"
+
+
 def _summary(
     concept: Concept, backbone: str, tokenizer: Any, pairs: list[SentenceTokens], contrast: list[SentenceTokens]
 ) -> Iterator[str]:
@@ -105,7 +118,7 @@ def _summary(
         for pair, tokens in zip(concept.pairs, pairs, strict=True)
         for place, _ in tokens.anchors
     ]
-    yield from token_warnings(concept, backbone, skipped, unknown, anchors)
+    yield from token_warnings(concept, backbone, skipped, unknown, anchors, concept.repeated)
     if split:
         verbs = "is more than one token and counts" if len(split) == 1 else "are more than one token and count"
         yield f"WARNING: {count_noun(len(split), 'anchor')} {verbs} once, as the mean: {', '.join(split.values())}"

@@ -33,7 +33,7 @@ def draw_inspection(inspection: PromptInspection, image: Image.Image | None, pat
         [["image", "norms", "answers"], ["tokens", "tokens", "tokens"]],
         figsize=(14, 8), height_ratios=[1.5, 1], layout="constrained",
     )  # fmt: skip
-    figure.suptitle(inspection.spec or "no spec: the baseline", fontsize=11)
+    figure.suptitle(literal_text(inspection.spec) or "no spec: the baseline", fontsize=11)
     _patches(axes["image"], axes["norms"], inspection, image)
     _answers(axes["answers"], inspection)
     _tokens(axes["tokens"], inspection)

@@ -5,9 +5,11 @@ from typing import Any
 
 from lmms_steer.inspection.vectors import Description
 from lmms_steer.plots.style import BLUE, GREY, VERMILLION, figure_style, literal_text, pyplot_for, save_figure
+from lmms_steer.plots.ticks import label_numbers
 
 _MAX_OTHERS = 24
 _SHOWN_WORDS = 6
+_TICK_SIZE = 9
 
 
 @figure_style()
@@ -27,9 +29,10 @@ def draw_vector(shown: Description, path: Path) -> Path:
         height_ratios=[2.4, height - 3.4],
         layout="constrained",
     )
-    figure.suptitle(shown.vectors.name, fontsize=13)
-    axes["norm"].bar([str(layer) for layer in layers], [shown.norms[layer] for layer in layers], color=BLUE)
+    figure.suptitle(literal_text(shown.vectors.name), fontsize=13)
+    axes["norm"].bar(range(len(layers)), [shown.norms[layer] for layer in layers], color=BLUE)
     axes["norm"].set(title="norm of the direction", xlabel="layer")
+    _label_layers(axes["norm"], layers)
     _probe(axes["probe"], shown, layers)
     _cosines(axes["cosine"], shown, layers, strongest, figure)
     _words(axes["words"], shown, layers)
@@ -41,10 +44,11 @@ def _probe(axes: Any, shown: Description, layers: list[int]) -> None:
     axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
     if shown.probe:
         known = sorted(shown.probe)
-        axes.plot([str(layer) for layer in known], [shown.probe[layer] for layer in known], "o-", color=VERMILLION)
+        axes.plot(range(len(known)), [shown.probe[layer] for layer in known], "o-", color=VERMILLION)
+        _label_layers(axes, known)
     else:
         axes.text(0.5, 0.5, "no linear_probe vector of this concept is stored", ha="center", transform=axes.transAxes)
-        axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+        _label_layers(axes, layers)
 
 
 def _cosines(axes: Any, shown: Description, layers: list[int], names: list[str], figure: Any) -> None:
@@ -55,10 +59,14 @@ def _cosines(axes: Any, shown: Description, layers: list[int], names: list[str],
         return
     grid = [[shown.cosines[name].get(layer, float("nan")) for layer in layers] for name in names]
     image = axes.imshow(grid, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    _label_layers(axes, layers)
+    axes.set_yticks(range(len(names)), list(map(literal_text, names)), fontsize=8)
     axes.set_xlabel("layer")
     figure.colorbar(image, ax=axes, shrink=0.8)
+
+
+def _label_layers(axes: Any, layers: list[int]) -> None:
+    label_numbers(axes, "x", list(map(str, layers)), _TICK_SIZE)
 
 
 def _words(axes: Any, shown: Description, layers: list[int]) -> None:

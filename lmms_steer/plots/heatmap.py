@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lmms_steer._util.formatting import format_points
 from lmms_steer.plots.style import DARK_GREY, GREY
+from lmms_steer.plots.ticks import label_numbers
 
 LOSS, GAIN = "#a84300", "#0b5c9e"
 """Orange and blue, with the background's own colour at 0; colour-blind readers can distinguish them."""
@@ -129,8 +130,8 @@ def _draw_grid(ax: Any, heatmap: HeatMap, style: dict[str, Any]) -> Any:
         x, y = alphas.index(heatmap.best[1]), layers.index(heatmap.best[0])
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2, zorder=3))
     ax.set_facecolor(_NOT_MEASURED)
-    ax.set_xticks(range(len(alphas)), [f"{alpha:.3g}" for alpha in alphas], rotation=90, fontsize=_TICK_SIZE)
-    ax.set_yticks(range(len(layers)), [str(layer) for layer in layers], fontsize=_TICK_SIZE)
+    label_numbers(ax, "x", [f"{alpha:.3g}" for alpha in alphas], _TICK_SIZE, rotated=True)
+    label_numbers(ax, "y", list(map(str, layers)), _TICK_SIZE)
     return image
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer.errors import UserError, reason
+from lmms_steer.plots.glyphs import choose_fonts, no_glyph_warnings
 
 # Okabe and Ito's colour-blind safe palette; their purple is too pale for thin lines on white, so ours is darker
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#7A5195"
@@ -85,14 +86,17 @@ def save_figure(figure: Any, *paths: Path) -> Path:
     from matplotlib import pyplot
 
     try:
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, dpi=_DPI)
+        # SVG first, as it keeps characters that the other formats need escapes for
+        for file in sorted(paths, key=lambda path: path.suffix != ".svg"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            choose_fonts(figure, escape=file.suffix != ".svg")
+            with no_glyph_warnings():
+                figure.savefig(file, dpi=_DPI)
     except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
+        raise UserError(f"cannot write {str(file)!r}: {reason(error)}") from error
     finally:
         pyplot.close(figure)
-    return path
+    return paths[-1]
 
 
 def embedded_svg(figure: Any, name: str) -> str:
@@ -105,7 +109,8 @@ def embedded_svg(figure: Any, name: str) -> str:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}):
+    choose_fonts(figure, escape=False)
+    with mpl.rc_context({"svg.hashsalt": name}), no_glyph_warnings():
         figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

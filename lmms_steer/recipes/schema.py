@@ -96,7 +96,8 @@ class Study(Strict):
     test_prompted: Names | None = None
     """Tasks for the system `prompted`. Default: the name of each test task with `_prompted` appended."""
     select_questions: int | None = Field(default=None, ge=1)
-    """Number of questions of `select`. Used only to estimate the cost of the recipe."""
+    """Number of questions of `select`. Used only to estimate the cost of the recipe, and to refuse at once a strategy
+    that needs more."""
     test_questions: int | None = Field(default=None, ge=1)
     """Number of questions of each test task. Used only to estimate the cost of the recipe."""
 

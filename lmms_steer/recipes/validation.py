@@ -109,7 +109,18 @@ def _check_search(recipe: Recipe, tree: YamlNode) -> None:
     _check_value(tree, ("search", "tokens"), parse_targets, search.tokens)
     if search.strategy is not None:
         _check_value(tree, ("search", "strategy"), parse_strategy, search.strategy)
+        _check_question_counts(recipe, tree, search.strategy)
     _check_known(tree, ("search", "score"), "score", filter(None, [search.score]), SCORES)
+
+
+def _check_question_counts(recipe: Recipe, tree: YamlNode, strategy: str) -> None:
+    """Check that a strategy has enough questions in every study, as far as the recipe says how many there are."""
+    limit = recipe.search.limit or recipe.limit
+    for name, study in recipe.studies.items():
+        known = [n for n in (limit, study.select_questions) if n is not None]
+        if study.select and known:
+            check = parse_strategy(strategy).check_questions
+            _check_value(tree, ("search", "strategy"), check, min(known), f"the study {name}")
 
 
 def _check_studies(recipe: Recipe, tree: YamlNode) -> None:

@@ -1,8 +1,9 @@
 """`lmms-steer search`: check what was asked for, load the model once, and run the search."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -15,8 +16,11 @@ from lmms_steer.search.plan import FEW_QUESTIONS, MIN_QUESTIONS, PLAN_FILE, Plan
 from lmms_steer.steering.resolve import ModelFacts, resolve
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
-from lmms_steer.vectors.backbones import backbone_of
+from lmms_steer.vectors.backbones import backbone_of, checkpoint
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+if TYPE_CHECKING:
+    from lmms_steer.search.questions import Question
 
 
 def run_search(options: SearchOptions) -> Iterator[str]:
@@ -32,28 +36,19 @@ def run_search(options: SearchOptions) -> Iterator[str]:
         UserError: before the model is loaded, for a grid, task, vector or folder that cannot be searched.
     """
     planned = _planned_options(options)
-    _check_before_imports(options, planned)
+    known = {**planned, **_check_before_imports(options)}
     options.output.mkdir(parents=True, exist_ok=True)
     from lmms_steer.harness.steered import create_model
-    from lmms_steer.harness.tasks import load_task
-    from lmms_steer.search.confirmation import check_confirmation_task
-    from lmms_steer.search.questions import load_questions, questions_sha256, shuffle_by_image
 
-    task, split = load_task(options.task, options.model, options.include_path)
-    refuse_test(options.task, split, options.allow_test)
-    confirmation_task = load_task(options.confirm, options.model, options.include_path)[0] if options.confirm else None
-    generates = task.config.output_type == "generate_until"
-    score = ("generate" if generates else "letters") if options.score == "auto" else options.score
-    require_answer_set = score == "letters" or options.chosen_strategy.needs_answer_set
-    # strategies look at the first questions first, so those should be like the rest
-    questions = shuffle_by_image(list(load_questions(task, options.limit, require_answer_set)), options.seed)
-    if len(questions) < MIN_QUESTIONS:
-        raise UserError(f"{options.task} has {len(questions)} questions: a search needs at least {MIN_QUESTIONS}")
-    confirmation_questions = (
-        check_confirmation_task(confirmation_task, questions, score) if confirmation_task is not None else []
-    )
-    about_questions: dict[str, Any] = {"n": len(questions), "questions": questions_sha256(questions), "score": score}
-    check_same_plan(options.output, about_questions)
+    try:
+        asked = _ask(options)
+    except UserError:
+        # the folder of another search is the better reason, as this one may come from what differs
+        check_same_plan(options.output, known)
+        raise
+    task, questions, score = asked.task, asked.questions, asked.score
+    about_questions: dict[str, Any] = {"n": len(questions), "questions": asked.questions_sha256, "score": score}
+    check_same_plan(options.output, {**known, **about_questions, **_known_layers(options)})
     lm = create_model(options.model, options.model_args)
     _refuse_spec(lm.resolved.spec)
     n_layers = len(lm.model.get_decoder().layers)
@@ -66,7 +61,7 @@ def run_search(options: SearchOptions) -> Iterator[str]:
         yield f"layers where a vector has no direction are left out: {', '.join(map(str, sorted(missing)))}"
     hashes = {name: vector.sha256 for name, vector in vectors.items()}
     plan = Plan(**planned, vectors=hashes, layers=layers, **about_questions)
-    if generates and score == "letters":
+    if asked.generates and score == "letters":
         yield (
             "WARNING: in this task the model generates text; a cell may favour the correct letter and yet generate"
             " something else"
@@ -81,16 +76,66 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     from lmms_steer.search.run import SearchRun
     from lmms_steer.search.scorers import LetterScorer
 
-    if score == "letters" and confirmation_questions:
+    if score == "letters" and asked.confirmation_questions:
         # refuses answers that the model cannot tell apart before the search, not after it
-        LetterScorer(lm, confirmation_questions)
+        LetterScorer(lm, asked.confirmation_questions)
     try:
-        yield from SearchRun(options, plan, lm, task, vectors, questions).run(confirmation_task)
+        yield from SearchRun(options, plan, lm, task, vectors, questions).run(asked.confirmation_task)
     except OutOfMemoryError as error:
         raise UserError(
             f"out of memory with one question and one cell at a time: {first_line(error)}. Try --memory 0, or load the"
             " model smaller, for example with load_in_8bit=True; finished batches are kept"
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a search asks.
+
+    Attributes:
+        task, confirmation_task: lmms-eval's tasks; no confirmation is None.
+        questions: in the study's order.
+        questions_sha256: their hash.
+        confirmation_questions: those of the confirmation.
+        generates: whether the model generates text in the task.
+        score: how answers are scored.
+    """
+
+    task: Any
+    confirmation_task: Any | None
+    questions: "Sequence[Question]"
+    questions_sha256: str
+    confirmation_questions: "Sequence[Question]"
+    generates: bool
+    score: str
+
+
+def _ask(options: SearchOptions) -> _Asked:
+    """Load the tasks and their questions.
+
+    Raises:
+        UserError: for a task or questions that cannot be searched.
+    """
+    from lmms_steer.harness.tasks import load_task
+    from lmms_steer.search.confirmation import check_confirmation_task
+    from lmms_steer.search.questions import load_questions, questions_sha256, shuffle_by_image
+
+    task, split = load_task(options.task, options.model, options.include_path)
+    refuse_test(options.task, split, options.allow_test)
+    confirmation_task = load_task(options.confirm, options.model, options.include_path)[0] if options.confirm else None
+    generates = task.config.output_type == "generate_until"
+    score = ("generate" if generates else "letters") if options.score == "auto" else options.score
+    require_answer_set = score == "letters" or options.chosen_strategy.needs_answer_set
+    # strategies look at the first questions first, so those should be like the rest
+    questions = shuffle_by_image(list(load_questions(task, options.limit, require_answer_set)), options.seed)
+    if len(questions) < MIN_QUESTIONS:
+        raise UserError(f"{options.task} has {len(questions)} questions: a search needs at least {MIN_QUESTIONS}")
+    options.chosen_strategy.check_questions(len(questions), "the search" if options.limit else options.task)
+    confirmation_questions = (
+        check_confirmation_task(confirmation_task, questions, score) if confirmation_task is not None else []
+    )
+    sha256 = questions_sha256(questions)
+    return _Asked(task, confirmation_task, questions, sha256, confirmation_questions, generates, score)
 
 
 def _planned_options(options: SearchOptions) -> dict[str, Any]:
@@ -108,8 +153,14 @@ def _planned_options(options: SearchOptions) -> dict[str, Any]:
     }
 
 
-def _check_before_imports(options: SearchOptions, planned: Mapping[str, Any]) -> None:
-    """Refuse what can be refused before torch and lmms-eval are imported, which takes ten seconds."""
+def _check_before_imports(options: SearchOptions) -> dict[str, Any]:
+    """Refuse what can be refused before torch and lmms-eval are imported, which takes ten seconds.
+
+    Returns:
+        the part of a plan that is known of the vectors, for `check_same_plan`.
+    """
+    if options.limit is not None:
+        options.chosen_strategy.check_questions(options.limit, "a search with --limit")
     if options.layers:
         parse_layers(options.layers)
     pretrained, spec = check_model_args(options.model, options.model_args)
@@ -126,18 +177,38 @@ def _check_before_imports(options: SearchOptions, planned: Mapping[str, Any]) ->
             raise UserError(f"{task} is a group: search on one task")
     if options.confirm == options.task:
         raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
-    check_same_plan(options.output, {**planned, "vectors": _known_hashes(options, pretrained)})
+    vectors = _known_vectors(options)
+    hashes = {name: vectors[name].sha256 if name in vectors else None for name in options.names}
+    return {"vectors": hashes}
 
 
-def _known_hashes(options: SearchOptions, pretrained: str | None) -> dict[str, str | None]:
-    """Hashes of vectors that exist already; None for others, and for controls, which need the model's width."""
-    hashes: dict[str, str | None] = dict.fromkeys(options.names)
+def _known_vectors(options: SearchOptions) -> dict[str, SteeringVectors]:
+    """The user's vectors that exist already, where the folder holds a study to compare them with."""
+    pretrained, _ = check_model_args(options.model, options.model_args)
+    vectors = {}
     if pretrained is not None and (options.output / PLAN_FILE).is_file():
         for name in options.vectors:
             with suppress(UserError):
-                path = store.find(name, backbone_of(pretrained)).path
-                hashes[name] = SteeringVectors.load(path).sha256
-    return hashes
+                vectors[name] = SteeringVectors.load(store.find(name, backbone_of(pretrained)).path)
+    return vectors
+
+
+def _known_layers(options: SearchOptions) -> dict[str, Any]:
+    """The layers that will be searched, where they are known before the weights are loaded, for `check_same_plan`."""
+    vectors = _known_vectors(options)
+    pretrained, _ = check_model_args(options.model, options.model_args)
+    if pretrained is None or len(vectors) < len(options.vectors):
+        return {}
+    from transformers import AutoConfig
+
+    from lmms_steer.models.loading import load_or_refuse
+
+    with suppress(UserError):
+        config = load_or_refuse(pretrained, AutoConfig.from_pretrained, checkpoint(pretrained))
+        n_layers = config.get_text_config(decoder=True).num_hidden_layers
+        layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
+        return {"layers": [layer for layer in layers if all(layer in v.directions for v in vectors.values())]}
+    return {}
 
 
 def _refuse_spec(spec: SteeringSpec) -> None:

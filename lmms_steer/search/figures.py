@@ -8,7 +8,7 @@ import numpy as np
 from lmms_steer._util.formatting import format_points, format_vector_name
 from lmms_steer.plots import heatmap as heat
 from lmms_steer.plots.lines import draw_band, draw_curve, draw_zero_line
-from lmms_steer.plots.style import BLUE, VERMILLION, figure_style, save_figure
+from lmms_steer.plots.style import BLUE, VERMILLION, figure_style, literal_text, save_figure
 from lmms_steer.search.assessment import paired_gain
 from lmms_steer.search.results import CellResult, VectorResult
 from lmms_steer.search.selection import ScoreGrid
@@ -65,7 +65,7 @@ def _heatmap(pyplot: Any, name: str, grid: ScoreGrid, result: VectorResult) -> A
     dropped = " · dot: dropped early" if any(drawn.dropped for drawn in squares) else ""
     untried = " · grey: not tried" if any(len(d.cells) < len(d.layers) * len(d.alphas) for d in squares) else ""
     best = f"best {format_points(100 * result.best.gain)} points (framed)"
-    figure.suptitle(f"{format_vector_name(name)}: {best}{random}{dropped}{untried}", fontsize=10)
+    figure.suptitle(f"{literal_text(format_vector_name(name))}: {best}{random}{dropped}{untried}", fontsize=10)
     return figure
 
 
@@ -102,7 +102,7 @@ def _curve(pyplot: Any, name: str, grid: ScoreGrid, result: VectorResult) -> Any
         ax.plot([], [], color=VERMILLION, linewidth=0.8, linestyle=":", label="each random vector's best cell")
     draw_zero_line(ax)
     ax.set(
-        title=f"{format_vector_name(name)}, layer {best.layer}, {best.tokens} tokens",
+        title=f"{literal_text(format_vector_name(name))}, layer {best.layer}, {best.tokens} tokens",
         xlabel="alpha",
         ylabel="gain in points",
     )

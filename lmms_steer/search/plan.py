@@ -18,6 +18,8 @@ FEW_QUESTIONS = 30
 PLAN_FILE = "plan.json"
 SHOWN_HASH = 8
 """How many characters of a hash messages show."""
+_DECIDE_QUESTIONS = ("model", "task", "n", "seed")
+"""The keys of a plan that decide which questions are asked, and in which order."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -118,19 +120,34 @@ def check_same_plan(folder: Path, mine: Mapping[str, Any]) -> bool:
     Raises:
         UserError: for the folder of another search; the message names what differs.
     """
+    differences = plan_differences(folder, mine)
+    if differences:
+        listed = "; ".join(differences)
+        raise UserError(f"{str(folder)!r} is the study of another search: {listed}: take another --output")
+    return differences is not None
+
+
+def plan_differences(folder: Path, mine: Mapping[str, Any]) -> list[str] | None:
+    """Everything in which this search differs from the one that a folder belongs to; None where it holds no study.
+
+    Args:
+        folder, mine: as for `check_same_plan`.
+
+    Raises:
+        UserError: for a plan that cannot be read.
+    """
     path = folder / PLAN_FILE
     if not path.is_file():
-        return False
+        return None
     try:
         theirs = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} is damaged: take another --output") from error
     as_stored = json.loads(json.dumps(mine))
-    differences = [line for key, value in as_stored.items() for line in _differences(key, theirs.get(key), value)]
-    if differences:
-        listed = "; ".join(differences)
-        raise UserError(f"{str(folder)!r} is the study of another search: {listed}: take another --output")
-    return True
+    # other questions, or the same in another order, have another hash, which then says nothing more
+    explained = any(theirs.get(key) != as_stored.get(key, theirs.get(key)) for key in _DECIDE_QUESTIONS)
+    keys = [key for key in as_stored if not (key == "questions" and explained)]
+    return [line for key in keys for line in _differences(key, theirs.get(key), as_stored[key])]
 
 
 def _differences(key: str, theirs: Any, mine: Any) -> Iterator[str]:
@@ -141,20 +158,20 @@ def _differences(key: str, theirs: Any, mine: Any) -> Iterator[str]:
         yield f"the task's questions have changed since ({_hashes(theirs, mine)})"
     elif theirs != mine:
         option = "number of questions" if key == "n" else f"--{key}"
-        yield f"{option} {_plain(theirs)} there, {_plain(mine)} here"
+        write = _ranges if key == "layers" else _plain
+        yield f"{option} {write(theirs)} there, {write(mine)} here"
 
 
 def _vector_differences(theirs: Mapping[str, str], mine: Mapping[str, str | None]) -> Iterator[str]:
     """How the vectors differ. A control changes with its vector, so only the vector is named."""
     own = [_user_vectors(names) for names in (theirs, mine)]
+    controls = [len(names) // max(1, len(users)) - 1 for names, users in zip((theirs, mine), own, strict=True)]
     changed = [name for name in mine if name in theirs and mine[name] not in (None, theirs[name])]
     if own[0] != own[1]:
         yield f"--vector {_plain(own[0])} there, {_plain(own[1])} here"
-    elif list(theirs) != list(mine):
-        there, here = (len(names) // len(own[0]) - 1 for names in (theirs, mine))
-        yield f"--controls {there} there, {here} here"
-    elif changed:
-        name = changed[0]
+    if controls[0] != controls[1]:
+        yield f"--controls {controls[0]} there, {controls[1]} here"
+    for name in _user_vectors(changed) or changed[:1]:
         yield f"the vector {name} has changed since ({_hashes(theirs[name], mine[name])})"
 
 
@@ -164,6 +181,17 @@ def _user_vectors(names: Iterable[str]) -> list[str]:
 
 def _hashes(theirs: str | None, mine: str | None) -> str:
     return f"sha {str(theirs)[:SHOWN_HASH]}… ▸ {str(mine)[:SHOWN_HASH]}…"
+
+
+def _ranges(layers: Any) -> str:
+    """Layers, as `--layers` takes them: `0-3,7`."""
+    runs: list[list[int]] = []
+    for layer in layers if isinstance(layers, list) else []:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _plain(value: Any) -> str:

@@ -67,6 +67,13 @@ def test_a_damaged_concept_file_is_refused_with_the_place(text: str, expected: s
         concepts.load(path)
 
 
+def test_repeated_sentences_are_found_in_pairs_and_contrast() -> None:
+    left, other = Pair("left", "It is left of it."), Pair("it", "It is left of it.")
+    concept = concepts.Concept("x", "", (left, other, Pair("Left", "it is left  of it.")), (left, other, left, left))
+    assert concept.repeated == [(2, 0), (5, 3), (6, 3)]
+    assert not any(shipped.repeated for shipped in concepts.shipped())
+
+
 def test_eight_concepts_ship_with_twenty_sentences_or_more_and_varied_anchors() -> None:
     names = "spatial counting attribute entity action temporal comparison negation".split()
     for name in names:

@@ -142,3 +142,24 @@ def test_random_controls_have_the_norms_and_the_seed(backbone: Backbone) -> None
     for layer in v:
         assert np.linalg.norm(a[layer]) == pytest.approx(np.linalg.norm(v[layer]), rel=1e-5)
     assert a.provenance["settings"]["seed"] == 1 and a.provenance["method"] == "random-1"
+
+
+def test_the_python_interface_logs_the_warnings_of_the_command_once_for_each_concept(
+    backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    twice = Pair("left", "The lamp is left.")
+    few = Concept("few", "", (Pair("left", "It is left of it."), twice, twice, Pair("up", "The lamp is left.")))
+    activations = backbone.read(few)
+    for method in ("mean_shift", "pca"):
+        backbone.extract(few, method, activations)
+    backbone.vectors(concepts.load("spatial"), "mean_shift", backbone.read(concepts.load("spatial")))
+    assert [(record.name, record.levelname) for record in caplog.records] == [
+        ("lmms_steer.extraction.extract", "WARNING")
+    ] * 3
+    assert [record.getMessage().partition(":")[2] for record in caplog.records] == [
+        " 'up' is not in 'The lamp is left.'",
+        " 1 sentence given before, which count more than the others; the first: sentence 3 is sentence 2,"
+        " 'The lamp is left.'",
+        " 3 anchors that tiny-gemma2 knows, fewer than 10: the direction mostly reflects what else these few sentences"
+        " say; write more of them",
+    ]

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_steer import UserError
 from lmms_steer.harness.names import MODELS
+from lmms_steer.harness.steered import SteeredVlm
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, vectors
 
@@ -130,3 +131,21 @@ def test_wrappers_without_a_checkpoint_are_refused() -> None:
     with pytest.raises(UserError, match="lmms-eval's bagel cannot be imported"):
         steered_class("bagel")
     assert steered_class("phi3v").__name__ == "SteeredPhi3v"
+
+
+def test_a_misspelled_key_is_named_and_not_the_keys_that_then_lack_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lmms_eval.models
+
+    from lmms_steer.harness.wrapped import steered_class
+
+    monkeypatch.setattr(lmms_eval.models, "get_model", lambda *_, **__: PassingOnOtherNames)
+    for made in (steered_class("phi3v"), SteeredVlm):
+        for wrong, right in (("vecter", "vector"), ("tokns", "tokens"), ("stering", "steering")):
+            with pytest.raises(UserError, match=f"unknown key '{wrong}' in --model_args: did you mean '{right}'"):
+                made.create_from_arg_string(f"{wrong}=spatial,layer=2")
+    with pytest.raises(UserError, match="'model_id_nam' in --model_args: did you mean 'model_id_name'"):
+        steered_class("phi3v").create_from_arg_string("model_id_nam=x")
+    # what lmms-eval adds is no misspelling
+    with pytest.raises(UserError, match="no such|cannot load|is no"):
+        made = steered_class("phi3v")
+        made.create_from_arg_string("model_id_name=./none", {"max_batch_size": 4, "batch_size": 1})

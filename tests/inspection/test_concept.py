@@ -82,8 +82,28 @@ def test_an_anchor_that_is_not_in_its_sentence_is_not_counted(tmp_path: Path) ->
     )
     skipped = "skipped, mine sentence 2: 'up' is not in 'The lamp is left.'"
     assert skipped in shown.output.splitlines() and skipped in extracted.output.splitlines()
-    assert "2 sentences, 1 anchor\n" in shown.output and "every anchor" not in shown.output
+    counted = "1 of 2 sentences (left out: sentence 2: 'up' is not in 'The lamp is left.'), 1 anchor\n"
+    assert counted in shown.output and "every anchor" not in shown.output
     assert shown.exit_code == extracted.exit_code == 0
+
+
+def test_sentences_that_are_left_out_are_not_counted_without_a_tokenizer_either(tmp_path: Path) -> None:
+    text = "name: mine\npairs:\n - left: It is left.\n - up: It is left.\n - up: It is on.\n"
+    (heading,) = (
+        line for line in show_concept(str(concept_file(tmp_path / "mine.yaml", text)), None) if "of 3" in line
+    )
+    assert heading == "\n1 of 3 sentences (left out: sentence 2: 'up' is not in it; and 1 more, marked below), 1 anchor"
+
+
+def test_sentences_given_twice_are_one_warning(tmp_path: Path) -> None:
+    rows = " - left: It is left of the lamp.\n - left: It is  LEFT of the lamp.\n - lamp: It is left of the lamp.\n"
+    shown, extracted = shown_and_extracted(tmp_path, f"name: mine\npairs:\n{rows} - left: It is left of the lamp.\n")
+    warning = (
+        "WARNING: mine: 2 sentences given before, which count more than the others; the first: sentence 2 is"
+        " sentence 1, 'It is  LEFT of the lamp.'"
+    )
+    for done in (shown, extracted):
+        assert warning in done.output.splitlines() and done.output.count("given before") == 1 and done.exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -99,4 +119,4 @@ def test_a_concept_that_extract_refuses_is_refused_after_its_sentences(
 ) -> None:
     shown, extracted = shown_and_extracted(tmp_path, f"name: mine\npairs:\n{pairs}")
     assert isinstance(shown.exception, UserError) and expected in str(shown.exception)
-    assert str(shown.exception) == str(extracted.exception) and "1 sentence, " in shown.output
+    assert str(shown.exception) == str(extracted.exception) and "1 sentence" in shown.output

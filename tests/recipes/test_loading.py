@@ -54,6 +54,32 @@ def test_mistakes_are_reported_with_their_line(recipe: Callable[..., str], old: 
     assert expected in str(caught.value) and "r.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("search", "select", "expected"),
+    [
+        (
+            "{strategy: race}",
+            450,
+            "r.yaml, line 1: the strategy race needs at least 1000 questions, and the study left",
+        ),
+        ("{strategy: race+screen, limit: 64}", 2000, "needs at least 1000 questions, and the study left has 64"),
+        ("{strategy: race}", 1000, ""),
+        ("{strategy: tpe}", 450, ""),
+    ],
+)
+def test_a_strategy_on_too_few_questions_is_refused_before_anything_runs(
+    recipe: Callable[..., str], search: str, select: int, expected: str
+) -> None:
+    path = Path(recipe("about: a test", f"search: {search}"))
+    path.write_text(path.read_text() + f"    select_questions: {select}\n")
+    if not expected:
+        assert load_recipe(str(path))
+        return
+    with pytest.raises(UserError) as caught:
+        load_recipe(str(path))
+    assert expected in str(caught.value) and "use the strategy grid" in str(caught.value)
+
+
 def test_overlays_and_assignments_set_values_by_key_and_star(recipe: Callable[..., str], tmp_path: Path) -> None:
     over = tmp_path / "over.yaml"
     over.write_text('models: {"*": {batch_size: 3}}\nlimit: 5\n')

@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lmms_steer.cli import app
+from lmms_steer.search.strategies import ChosenStrategy
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,9 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.exit_code == 0, done.output
     assert "24 cells x 64 questions" in done.output and "measure it on others" in done.output
     return folder
+
+
+@pytest.fixture
+def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strategies run on fewer questions than they need to be useful, for tests of how they run."""
+    monkeypatch.setattr(ChosenStrategy, "check_questions", lambda *_: None)

@@ -34,6 +34,7 @@ def limited_to(rows: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_questions")
 @pytest.mark.parametrize(("strategy", "score"), [("grid", "letters"), ("grid", "generate"), ("race+screen", "letters")])
 def test_batches_that_do_not_fit_are_measured_in_parts_and_give_the_same_study(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], strategy: str, score: str

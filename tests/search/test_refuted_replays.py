@@ -9,6 +9,7 @@ from tests.helpers.searches import batch_files, reject_replays, result_of, searc
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_questions")
 @pytest.mark.parametrize("strategy", ["grid", "race"])
 def test_everything_is_measured_with_hooks_after_a_wrong_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str

@@ -1,6 +1,7 @@
 """Strategies of other packages: registered by name, given as a function, combined with a filter, resumed."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typer.testing import CliRunner
 
 from lmms_steer import UserError
 from lmms_steer.cli import app
+from lmms_steer.harness import steered
+from lmms_steer.harness import tasks as lmms_eval_tasks
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.strategies import (
@@ -55,8 +58,8 @@ def registered() -> Iterator[None]:
     images = register_strategy("images", description="image tokens only", filter=only_image_tokens)
     images(strategies.get("grid").build)
     yield
-    for name in ("halves", "images"):
-        strategies._entries.pop(name)
+    for name in ("halves", "images", "careful"):
+        strategies._entries.pop(name, None)
 
 
 @pytest.mark.slow
@@ -90,7 +93,7 @@ def test_a_registered_strategy_is_resumed_after_a_kill(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("registered")
+@pytest.mark.usefixtures("registered", "few_questions")
 def test_a_filter_goes_before_any_strategy(tmp_path: Path) -> None:
     lines = search_into(tmp_path / "screened", strategy="halves+screen", **{**SMALL, "layers": "0-3"})
     # a third of 4 layers x 3 targets, for the vector and its control
@@ -158,6 +161,40 @@ def test_the_built_in_strategies_are_listed_with_a_description() -> None:
     )
     assert parse_strategy("screen").questions_spent(240) == parse_strategy("race+screen").questions_spent(240) == 20
     assert not parse_strategy("race").needs_answer_set and parse_strategy("tpe").strategy.adaptive
+
+
+@pytest.mark.parametrize("strategy", ["race", "screen", "race+screen"])
+def test_a_strategy_on_too_few_questions_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    monkeypatch.setattr(lmms_eval_tasks, "load_task", lambda *_: pytest.fail("the task is loaded"))
+    message = (
+        f"the strategy {strategy} needs at least 1000 questions, and a search with --limit has 42: on fewer it"
+        " loses gains that the grid finds; use the strategy grid (--strategy grid)"
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        search_into(tmp_path / "study", strategy=strategy, limit=42)
+    assert not (tmp_path / "study").exists()
+    parse_strategy(strategy).check_questions(1000, "it")
+
+
+@pytest.mark.usefixtures("registered")
+def test_a_registered_strategy_is_refused_only_below_the_minimum_that_it_declares() -> None:
+    parse_strategy("halves").check_questions(2, "it")
+    register_strategy("careful", description="every cell", min_questions=50)(lambda search: halves(search))
+    parse_strategy("careful").check_questions(50, "it")
+    for name, needed in (("careful", 50), ("careful+screen", 1000), ("halves+screen", 1000)):
+        with pytest.raises(UserError, match=f"needs at least {needed} questions, and it has {needed - 1}"):
+            parse_strategy(name).check_questions(needed - 1, "it")
+
+
+@pytest.mark.slow
+def test_a_task_of_too_few_questions_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steered, "create_model", lambda *_: pytest.fail("the model is loaded"))
+    with pytest.raises(UserError, match=r"race\+screen needs .* 1000 questions, and tiny_counting_select has 500"):
+        search_into(tmp_path, strategy="race+screen", limit=None)
 
 
 def test_the_function_of_a_registered_strategy_stands_for_its_name() -> None:

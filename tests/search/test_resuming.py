@@ -1,21 +1,25 @@
 """Studies that are interrupted, shared by processes, damaged, or of another search."""
 
+import json
 import os
 import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from lmms_steer import UserError
 from lmms_steer.harness import steered
+from lmms_steer.search.plan import plan_differences
 from lmms_steer.vectors import store
 from tests.helpers.searches import exit_status, result_of, search_in_fork, search_into
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_questions")
 @pytest.mark.parametrize("strategy", ["race+screen", "tpe"])
 def test_a_search_killed_ten_times_equals_an_uninterrupted_one(tmp_path: Path, strategy: str) -> None:
     settings = {"strategy": strategy, "batch_size": 8, "trials": 10, "layers": "1-3"}
@@ -40,6 +44,7 @@ def test_a_search_killed_ten_times_equals_an_uninterrupted_one(tmp_path: Path, s
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_questions")
 @pytest.mark.parametrize("strategy", ["grid", "race"])
 def test_two_processes_give_the_results_of_one(finished_study: Path, tmp_path: Path, strategy: str) -> None:
     one = tmp_path / "one"
@@ -82,7 +87,7 @@ def test_a_study_of_a_changed_vector_or_changed_questions_is_refused_before_load
     search_into(study, **settings)
     search_into(study, **settings)
     monkeypatch.setattr(steered, "create_model", lambda *_: pytest.fail("the model is loaded"))
-    with pytest.raises(UserError, match=r"another search: number of questions 16 there, 8 here; the task's questions"):
+    with pytest.raises(UserError, match=r"another search: number of questions 16 there, 8 here: take"):
         search_into(study, **{**settings, "limit": 8})
     with pytest.raises(UserError, match=r"another search: --alphas 0.5,1.5 there, 0.5 here: take"):
         search_into(study, **{**settings, "alphas": "0.5"})
@@ -92,3 +97,48 @@ def test_a_study_of_a_changed_vector_or_changed_questions_is_refused_before_load
         match=r"another search: the vector \S+ has changed since \(sha \w{8}… ▸ \w{8}…\): take another --output$",
     ):
         search_into(study, **settings)
+
+
+@pytest.mark.slow
+def test_everything_that_differs_is_named_at_once(
+    finished_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steered, "create_model", lambda *_: pytest.fail("the model is loaded"))
+    study = tmp_path / "study"
+    study.mkdir()
+    plan = json.loads((finished_study / "plan.json").read_text())
+    (study / "plan.json").write_text(json.dumps({**plan, "model_args": f"{plan['model_args']},dtype=bfloat16"}))
+    other = {"layers": "0-3", "tokens": "image", "alphas": "0.5", "controls": 2, "limit": 32, "score": "generate",
+             "strategy": "tpe", "trials": 9, "batch_size": 8, "vectors": ("spatial",)}  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        search_into(study, **other)
+    assert str(caught.value).partition(" is the study of another search: ")[2] == (
+        "--model_args pretrained=tiny-paligemma2,dtype=bfloat16 there, pretrained=tiny-paligemma2 here;"
+        " --batch_size 16 there, 8 here; --strategy grid there, tpe here; --trials 64 there, 9 here;"
+        " --alphas 0.5,1.5 there, 0.5 here; --tokens image,text,both there, image here;"
+        " --vector counting there, spatial here; --controls 1 there, 2 here; number of questions 64 there, 32 here;"
+        " --score letters there, generate here; --layers 1,3 there, 0-3 here: take another --output"
+    )
+    assert json.loads((study / "plan.json").read_text())["layers"] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("mine", "expected"),
+    [
+        ({"questions": "b" * 64}, ["the task's questions have changed since (sha aaaaaaaa… ▸ bbbbbbbb…)"]),
+        ({"questions": "b" * 64, "seed": 1}, ["--seed 0 there, 1 here"]),
+        ({"task": "t2", "n": 9, "questions": "b" * 64},
+         ["--task t there, t2 here", "number of questions 4 there, 9 here"]),
+        ({"vectors": {"v": "d", "w": "e"}},
+         ["the vector v has changed since (sha a… ▸ d…)", "the vector w has changed since (sha b… ▸ e…)"]),
+        ({"layers": [0, 1, 2, 5]}, ["--layers 0-3 there, 0-2,5 here"]),
+        ({}, []),
+    ],
+)  # fmt: skip
+def test_a_consequence_of_a_difference_is_not_named_as_another_one(
+    tmp_path: Path, mine: dict[str, Any], expected: list[str]
+) -> None:
+    theirs = {"task": "t", "n": 4, "seed": 0, "questions": "a" * 64, "vectors": {"v": "a", "w": "b"}}
+    (tmp_path / "plan.json").write_text(json.dumps({**theirs, "model": "m", "layers": [0, 1, 2, 3]}))
+    assert plan_differences(tmp_path, mine) == expected
+    assert plan_differences(tmp_path / "none", mine) is None

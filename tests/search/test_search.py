@@ -108,6 +108,7 @@ def test_generated_answers_are_scored_as_in_lmms_eval_s_own_run(tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_questions")
 def test_every_strategy_writes_the_same_files_and_reports_when_nothing_won(tmp_path: Path) -> None:
     for strategy in ("race", "screen", "tpe"):
         folder = tmp_path / strategy

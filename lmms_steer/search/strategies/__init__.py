@@ -136,6 +136,8 @@ class SearchStrategy:
         needs_answer_set: whether every question needs a fixed set of answers, as gradients of an answer's logit do.
         adaptive: whether later cells are proposed from earlier scores on the same questions. The report then says
             that the p-value does not account for it.
+        min_questions: the fewest questions to use it on. A search or a recipe with fewer is refused before the model
+            is loaded.
     """
 
     name: str
@@ -147,6 +149,7 @@ class SearchStrategy:
     questions_spent: Callable[[int], int] = _none_spent
     needs_answer_set: bool = False
     adaptive: bool = False
+    min_questions: int = 0
 
 
 strategies: Registry[SearchStrategy] = Registry(
@@ -164,14 +167,15 @@ def register_strategy(
     questions_spent: Callable[[int], int] = _none_spent,
     needs_answer_set: bool = False,
     adaptive: bool = False,
+    min_questions: int = 0,
 ) -> Callable[[StrategyBuilder], StrategyBuilder]:
     """Register the decorated generator function as a strategy.
 
     Args:
         name: what users type: lower-case letters, digits and underscores.
         description: one plain line for help and documentation.
-        planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive: see `SearchStrategy`. By default
-            the strategy counts as one that measures every cell on every question.
+        planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive, min_questions: see
+            `SearchStrategy`. By default the strategy counts as one that measures every cell on every question.
 
     Returns:
         a decorator that returns the function unchanged.
@@ -182,8 +186,9 @@ def register_strategy(
 
     def register(build: StrategyBuilder) -> StrategyBuilder:
         entry = SearchStrategy(
-            name, description, build, planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive
-        )
+            name, description, build, planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive,
+            min_questions,
+        )  # fmt: skip
         strategies.add(name, entry)
         return build
 
@@ -207,6 +212,28 @@ class ChosenStrategy:
     @property
     def needs_answer_set(self) -> bool:
         return self.strategy.needs_answer_set or (self.filtered_by is not None and self.filtered_by.needs_answer_set)
+
+    @property
+    def min_questions(self) -> int:
+        """The fewest questions to use it on: what the strategy needs, or its filter if that needs more."""
+        by_filter = self.filtered_by.min_questions if self.filtered_by is not None else 0
+        return max(self.strategy.min_questions, by_filter)
+
+    def check_questions(self, n: int, where: str) -> None:
+        """Check that there are enough questions.
+
+        Args:
+            n: number of questions, or an upper limit of it.
+            where: what sets this number, for the message.
+
+        Raises:
+            UserError: for fewer than `min_questions`.
+        """
+        if n < self.min_questions:
+            raise UserError(
+                f"the strategy {self.name} needs at least {self.min_questions} questions, and {where} has {n}: on fewer"
+                " it loses gains that the grid finds; use the strategy grid (--strategy grid)"
+            )
 
     def questions_spent(self, n: int) -> int:
         """How many of the first of n questions decided, beyond the rungs, which cells are measured on the others."""

@@ -13,7 +13,7 @@ from filelock import FileLock
 from lmms_steer._util.io import write_atomically
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.strategies import FilterContext, Rung, Strategy, StrategyContext, register_strategy
-from lmms_steer.search.strategies.race import rung_ends
+from lmms_steer.search.strategies.race import MIN_QUESTIONS, rung_ends
 
 KEPT_SHARE = 1 / 3
 """The share of a vector's pairs of layer and target that is kept."""
@@ -62,6 +62,8 @@ def promising(cells: Sequence[Cell], shares: Sequence[float]) -> list[Cell]:
     filter=screen_cells,
     questions_spent=screened_questions,
     needs_answer_set=True,
+    # it decides by as many questions as a race's first rung
+    min_questions=MIN_QUESTIONS,
 )
 def screen(search: StrategyContext) -> Strategy:
     """Every remaining cell on every question."""
