@@ -12,8 +12,12 @@ MAX_VALUE_LENGTH = 80
 class UserError(ValueError):
     """A mistake in the user's input. Its message is one line: what is wrong, the value, and what would be right.
 
-    The command lines print the line and exit with status 2; in a script it is an ordinary `ValueError`.
+    The command lines print the line and exit with status 2; in a script it is an ordinary `ValueError`. Characters that
+    would act on a terminal or begin another line, which a name or a file may contain, are written as escapes.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)))
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str], where: str = "") -> UserError:
@@ -45,6 +49,13 @@ def first_line(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
     """Why something failed, for a message that names the file: without the path and the number of a system error."""
     return getattr(error, "strerror", None) or first_line(error)
+
+
+def printable(text: str) -> str:
+    """A text with `\\x1b` or `\\n` in place of each character that is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shorten(value: object) -> str:

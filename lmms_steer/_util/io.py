@@ -1,7 +1,9 @@
-"""Write files atomically, check that a folder is writable, and find the folders that ship with the package."""
+"""Read files within a limit, write them atomically, and find the folders that ship with the package."""
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +30,35 @@ def check_writable(folder: Path, what: str, remedy: str) -> None:
         raise UserError(f"{what} {str(folder)!r} cannot be created: {str(existing)!r} is not a folder; {remedy}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{what} {str(folder)!r} cannot be written to: no permission for {str(existing)!r}; {remedy}")
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Read a regular file of a limited size.
+
+    A pipe would block for as long as nobody writes to it, and a device such as `/dev/zero` has no end.
+
+    Args:
+        path: the file; a symbolic link is followed.
+        limit: the largest size in bytes.
+
+    Raises:
+        OSError: for a file that cannot be opened, is larger, or is a folder, a pipe or a device.
+    """
+    # O_NONBLOCK: opening a pipe that nobody writes to would block as well
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "a pipe or a device, not a regular file")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(handle)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB")
+    return data
 
 
 def write_atomically(path: Path, data: bytes) -> Path:

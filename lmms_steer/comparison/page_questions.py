@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmms_steer._util.json import parse_json
 from lmms_steer.comparison.page_images import ImageQuery, task_images
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System
@@ -196,7 +197,7 @@ def _read_logged(run: Samples, keys: Ints) -> Iterator[dict[str, Any] | None]:
                 yield None
                 continue
             file.seek(offsets[key])
-            yield json.loads(file.readline())
+            yield parse_json(file.readline())
 
 
 def _prompt(sample: dict[str, Any]) -> Any:

@@ -1,7 +1,6 @@
 """Find evaluations in the output folders of lmms-eval and lm-eval, name them, and read their results files."""
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_steer._util.json import parse_json
 from lmms_steer.errors import UserError
 
 _LM_EVAL_STAMP = r"(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)"
@@ -163,7 +163,7 @@ def read_results(evaluation: Evaluation) -> RunResults:
     """
     raw = evaluation.results.read_bytes()
     try:
-        content = json.loads(raw)
+        content = parse_json(raw)
         if not isinstance(content.get("results"), dict):
             raise ValueError("it holds no results")
     except (ValueError, AttributeError) as error:

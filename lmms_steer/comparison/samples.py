@@ -1,7 +1,6 @@
 """Read a task's logged samples as columns: 200 files of 2,600 answers take seconds and a few megabytes."""
 
 import hashlib
-import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmms_steer._util.hashing import question_id, stable_hash
+from lmms_steer._util.json import parse_json
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.errors import UserError
 from lmms_steer.statistics import Floats, Ints
@@ -74,7 +74,7 @@ class Samples:
         with self.path.open("rb") as file:
             for offset in self.offsets.tolist():
                 file.seek(offset)
-                yield json.loads(file.readline())
+                yield parse_json(file.readline())
 
 
 class _Row(NamedTuple):
@@ -109,7 +109,7 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
         with path.open("rb") as file:
             for line in file:
                 digest.update(line)
-                sample = json.loads(line)
+                sample = parse_json(line)
                 if not rows:
                     candidates = score_names(task, results.content, sample, metric)
                     first_filter = sample.get("filter")

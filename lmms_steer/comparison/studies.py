@@ -1,12 +1,12 @@
 """Read what `lmms-steer search` wrote: heat maps of its cells, and the vectors searched on each task."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError, reason
 from lmms_steer.plots.heatmap import Place, colour_limit
 
@@ -70,7 +70,7 @@ def read_searched_vectors(folders: Iterable[Path]) -> dict[str, set[str]]:
     plans = (path.with_name("plan.json") for folder in folders for path in _cell_files(folder))
     for path in filter(Path.is_file, plans):
         try:
-            plan = json.loads(path.read_text(encoding="utf-8"))
+            plan = read_json(path)
             searched.setdefault(plan["task"], set()).update(plan["vectors"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{str(path)!r} cannot be read as a study's plan: {reason(error)}") from error
@@ -98,7 +98,7 @@ def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
     try:
         rows = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
         plan = path.with_name("plan.json")
-        task = str(json.loads(plan.read_text(encoding="utf-8")).get("task", "")) if plan.is_file() else ""
+        task = str(read_json(plan).get("task", "")) if plan.is_file() else ""
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise UserError(f"{str(path)!r} cannot be read as a study's cells: {reason(error)}") from error
     for vector, tokens in dict.fromkeys((row["vector"], row["tokens"]) for row in rows):

@@ -20,7 +20,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lmms_steer._util.yaml import STR, YamlNode, parse_yaml
+from lmms_steer._util.io import read_limited
+from lmms_steer._util.json import parse_json
+from lmms_steer._util.yaml import MAX_BYTES, STR, YamlNode, parse_yaml
 from lmms_steer.errors import UserError, first_line, reason, unknown_name
 
 SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
@@ -116,8 +118,8 @@ def read(path: Path) -> Concept:
         UserError: for a file that cannot be read or is not a concept, with the number of the wrong line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_limited(path, MAX_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the concept {str(path)!r}: {reason(error)}") from error
     if path.suffix in (".yaml", ".yml"):
         return parse_concept(text, str(path))
@@ -183,7 +185,7 @@ def _jsonl(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise UserError(f"{source!r}, line {number}: not JSON: {first_line(error)}") from error
         if not isinstance(row, dict):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from lmms_steer._util.io import shipped_folder
 from lmms_steer._util.yaml import YamlNode, YamlSyntaxError, nodes_below, parse_yaml, read_yaml
-from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.recipes.schema import Command, Method, Model, Recipe, Search, Study
 from lmms_steer.recipes.validation import check_recipe
 
@@ -28,6 +28,10 @@ _PARTS: dict[str | int, type[BaseModel]] = {
     "commands": Command,
     "search": Search,
 }
+
+
+MAX_OVERLAY_STEPS = 2_000_000
+"""Limit of the product of the sizes of a recipe and an overlay, whose key `*` copies values under every key."""
 
 
 def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[str] = ()) -> tuple[str, Recipe]:
@@ -47,7 +51,10 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
     path = find_recipe(name)
     tree = _read_recipe(path)
     for overlay in overlays:
-        lay_over(tree, _read_recipe(find_recipe(overlay)))
+        above = _read_recipe(find_recipe(overlay))
+        if _count(tree) * _count(above) > MAX_OVERLAY_STEPS:
+            raise UserError(f"the recipe {name!r} and the overlay {overlay!r} are too large to be laid over each other")
+        lay_over(tree, above)
     for assignment in assignments:
         set_key(tree, assignment)
     try:
@@ -56,6 +63,10 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
         raise _validation_error(tree, error.errors()) from error
     check_recipe(recipe, tree)
     return path.stem, recipe
+
+
+def _count(tree: YamlNode) -> int:
+    return 1 + sum(1 for _ in nodes_below(tree))
 
 
 def find_recipe(name: str) -> Path:
@@ -183,7 +194,7 @@ def _validation_error(tree: YamlNode, mistakes: Sequence[ErrorDetails]) -> UserE
     if details["type"] == "missing":
         return UserError(f"{where}: {place} is missing")
     message = details["msg"]
-    return UserError(f"{where}: {place}: {message[0].lower()}{message[1:]}, not {details['input']!r}")
+    return UserError(f"{where}: {place}: {message[0].lower()}{message[1:]}, not {shorten(repr(details['input']))}")
 
 
 def _misspelt_name(tree: YamlNode, path: tuple[str | int, ...]) -> UserError | None:

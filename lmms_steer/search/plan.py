@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer._util.io import write_atomically
+from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError
 
 MIN_QUESTIONS = 2
@@ -122,7 +123,7 @@ def check_same_plan(folder: Path, mine: Mapping[str, Any]) -> bool:
     if not path.is_file():
         return False
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} is damaged: take another --output") from error
     as_stored = json.loads(json.dumps(mine))

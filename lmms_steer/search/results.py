@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer._util.io import write_atomically
+from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError
 
 RESULT_FILE = "result.json"
@@ -187,7 +188,7 @@ class SearchResult:
         """
         path = folder / RESULT_FILE
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {str(path)!r}: is the search finished?") from error
         return cls.from_json(data)
