@@ -5,6 +5,8 @@ from difflib import get_close_matches
 
 MAX_LISTED = 150
 """An error lists all known names up to this number, and only the nearest of more."""
+MAX_MESSAGE_LENGTH = 10_000
+"""Maximum number of characters of an error; a list of `MAX_LISTED` names is shorter."""
 MAX_VALUE_LENGTH = 80
 """Maximum number of characters of a value in an error."""
 
@@ -17,7 +19,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(printable(str(message)))
+        super().__init__(printable(str(message)[:MAX_MESSAGE_LENGTH]))
 
 
 def unknown_name(kind: str, name: object, known: Iterable[str], where: str = "") -> UserError:

@@ -32,6 +32,35 @@ def check_writable(folder: Path, what: str, remedy: str) -> None:
         raise UserError(f"{what} {str(folder)!r} cannot be written to: no permission for {str(existing)!r}; {remedy}")
 
 
+def is_regular_file(path: Path) -> bool:
+    """Whether a path is that of an existing file; False for a path that no file can have, such as one too long."""
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path) -> bool:
+    """As `is_regular_file`, for a folder."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def user_path(text: str) -> Path:
+    """The path that a user typed, with `~` expanded.
+
+    Raises:
+        UserError: for the home folder of a user who does not exist.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text!r}: there is no home folder of that name") from error
+
+
 def read_limited(path: Path, limit: int) -> bytes:
     """Read a regular file of a limited size.
 

@@ -162,7 +162,7 @@ class BoundedComposer(yaml.SafeLoader):
         Raises:
             UserError: beyond `MAX_NODES` values or `MAX_DEPTH` levels, and for an alias inside its own anchor.
         """
-        event, before = self.peek_event(), self._total
+        event, before = self.peek_event(), self._total  # type: ignore[no-untyped-call]
         where = f"{self.source}, line {event.start_mark.line + 1}"
         if isinstance(event, yaml.AliasEvent):
             node = super().compose_node(parent, index)

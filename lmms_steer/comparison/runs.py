@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_steer._util.json import parse_json
-from lmms_steer.errors import UserError
+from lmms_steer._util.io import read_limited
+from lmms_steer._util.json import MAX_BYTES, parse_json
+from lmms_steer.comparison.results_shape import checked_results
+from lmms_steer.errors import UserError, reason
 
 _LM_EVAL_STAMP = r"(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)"
 _LAYOUTS = {
@@ -79,7 +81,10 @@ class RunResults:
     @property
     def seconds(self) -> float:
         """The duration of the evaluation, all tasks together; NaN if it is not recorded."""
-        return float(self.content.get("total_evaluation_time_seconds") or "nan")
+        try:
+            return float(self.content.get("total_evaluation_time_seconds") or "nan")
+        except (ValueError, TypeError):
+            return float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +166,11 @@ def read_results(evaluation: Evaluation) -> RunResults:
     Raises:
         UserError: if it is cut off or is no results file.
     """
-    raw = evaluation.results.read_bytes()
     try:
-        content = parse_json(raw)
-        if not isinstance(content.get("results"), dict):
-            raise ValueError("it holds no results")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{str(evaluation.results)!r} is cut off or no results file: {error}") from error
+        raw = read_limited(evaluation.results, MAX_BYTES)
+        content = checked_results(parse_json(raw))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(evaluation.results)!r} is cut off or no results file: {reason(error)}") from error
     return RunResults(evaluation, content, hashlib.sha256(raw).hexdigest())
 
 

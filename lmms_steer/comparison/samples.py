@@ -14,8 +14,11 @@ import numpy as np
 from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer._util.json import parse_json
 from lmms_steer.comparison.runs import RunResults
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, first_line, shorten
 from lmms_steer.statistics import Floats, Ints
+
+MAX_LINE = 1 << 28
+"""Longest line of a samples file, 256 MiB."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,9 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
     used_metric, images_source, first_filter = "", "", None
     try:
         with path.open("rb") as file:
-            for line in file:
+            while line := file.readline(MAX_LINE + 1):
+                if len(line) > MAX_LINE:
+                    raise ValueError(f"the next line is longer than {MAX_LINE >> 20} MiB")
                 digest.update(line)
                 sample = parse_json(line)
                 if not rows:
@@ -120,8 +125,8 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
                     used_metric = used_metric or name
                     rows.append(_row_of(sample, images_source, score, offset))
                 offset += len(line)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {first_line(error)}") from error
     _check_count(results, task, path, len(rows))
     rows.sort()
 
@@ -198,6 +203,8 @@ def score_direction(task: str, results: dict[str, Any], metric: str) -> int:
 
 def _row_of(sample: dict[str, Any], images_source: str, score: float, offset: int) -> _Row:
     doc_id, images = int(sample["doc_id"]), sample.get(images_source)
+    if not 0 <= doc_id < 1 << 31 or isinstance(sample["doc_id"], float):
+        raise ValueError(f"doc_id is {shorten(sample['doc_id'])}")
     unparsed = sample.get("unparsed")
     return _Row(
         key=(doc_id << 32) + zlib.crc32(str(sample["target"]).encode()),

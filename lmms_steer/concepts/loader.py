@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,13 @@ def names() -> list[str]:
     return [concept.name for concept in shipped()]
 
 
-def shipped() -> Iterator[Concept]:
+@cache
+def shipped() -> tuple[Concept, ...]:
     """Every concept that ships, in the order of the files' names."""
+    return tuple(_read_shipped())
+
+
+def _read_shipped() -> Iterator[Concept]:
     for entry in sorted(files("lmms_steer.concepts").iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".yaml"):
             text = entry.read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from lmms_steer._util.io import shipped_folder
+from lmms_steer._util.io import is_folder, is_regular_file, shipped_folder, user_path
 from lmms_steer._util.yaml import YamlNode, YamlSyntaxError, nodes_below, parse_yaml, read_yaml
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.recipes.schema import Command, Method, Model, Recipe, Search, Study
@@ -75,10 +75,10 @@ def find_recipe(name: str) -> Path:
     Raises:
         UserError: where there is neither.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = user_path(name)
+    if is_regular_file(path):
         return path
-    if path.is_dir():
+    if is_folder(path):
         raise UserError(f"{name} is a folder: a recipe is a file, such as {name.rstrip('/')}.yaml")
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1:
         if name not in shipped_recipes():
