@@ -37,6 +37,11 @@ def is_regular_file(path: Path) -> bool:
     return stat.S_ISREG(_mode(path))
 
 
+def exists(path: Path) -> bool:
+    """As `is_regular_file`, for anything."""
+    return _mode(path) != 0
+
+
 def is_folder(path: Path) -> bool:
     """As `is_regular_file`, for a folder."""
     return stat.S_ISDIR(_mode(path))

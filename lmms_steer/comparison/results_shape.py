@@ -38,6 +38,12 @@ def checked_results(content: object) -> dict[str, Any]:
         raise ValueError("it holds no results")
     content = {key: value for key, value in content.items() if value is not None}
     _check(content, _SHAPE, "")
+    for group, members in content.get("group_subtasks", {}).items():
+        if not all(isinstance(member, str) for member in members):
+            raise ValueError(f"group_subtasks.{shorten(group)} is not a list of names")
+    for task, config in content.get("configs", {}).items():
+        if isinstance(config.get("tag"), list) and not all(isinstance(tag, str) for tag in config["tag"]):
+            raise ValueError(f"configs.{shorten(task)}.tag is not a list of names")
     for task, metrics in content.get("higher_is_better", {}).items():
         if not all(isinstance(value, bool | _NONE) for value in (metrics or {}).values()):
             raise ValueError(f"higher_is_better.{shorten(task)} is not of true and false")

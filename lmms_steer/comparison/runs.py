@@ -11,7 +11,7 @@ from typing import Any
 from lmms_steer._util.io import read_limited
 from lmms_steer._util.json import MAX_BYTES, parse_json
 from lmms_steer.comparison.results_shape import checked_results
-from lmms_steer.errors import UserError, reason
+from lmms_steer.errors import UserError, printable, reason
 
 _LM_EVAL_STAMP = r"(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)"
 _LAYOUTS = {
@@ -151,6 +151,9 @@ def evaluations_in(folder: Path) -> list[Evaluation]:
     for harness, (results_name, samples_name) in _LAYOUTS.items():
         samples = [match for name in names if (match := samples_name.fullmatch(name))]
         results = {match["stamp"]: folder / name for name in names if (match := results_name.fullmatch(name))}
+        for name in (*(path.name for path in results.values()), *(match.string for match in samples)):
+            if not name.isprintable():
+                raise UserError(f"{str(folder)!r} has a file with control characters in its name: {name!r}")
         orphans = [match.string for match in samples if match["stamp"] not in results]
         if orphans:
             raise UserError(f"{str(folder / orphans[0])!r} has no results file next to it: was the run cut off?")
@@ -190,7 +193,7 @@ def _runs_below(argument: str) -> Iterator[_FoundRun]:
     for folder, evaluations in folders.items():
         name = chosen_name or _shortest_name(root, folder, list(folders))
         long_name = name if len(folders) == 1 else f"{root.resolve().name}/{name}"
-        yield _FoundRun(argument, name, long_name, folder, evaluations)
+        yield _FoundRun(argument, printable(name), printable(long_name), folder, evaluations)
 
 
 def _shortest_name(root: Path, folder: Path, folders: list[Path]) -> str:

@@ -75,7 +75,10 @@ def read_searched_vectors(folders: Iterable[Path]) -> dict[str, set[str]]:
     for path in filter(Path.is_file, plans):
         try:
             plan = read_json(path)
-            searched.setdefault(plan["task"], set()).update(plan["vectors"].values())
+            task, hashes = plan["task"], list(plan["vectors"].values())
+            if not all(isinstance(value, str) for value in (task, *hashes)):
+                raise TypeError("its task or a vector's hash is not a text")
+            searched.setdefault(task, set()).update(hashes)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{str(path)!r} cannot be read as a study's plan: {reason(error)}") from error
     return searched
