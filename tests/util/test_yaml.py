@@ -1,11 +1,12 @@
 """Strict YAML: duplicate keys, lines in messages, types, and documents that are too large."""
 
+import os
 from pathlib import Path
 
 import pytest
 import yaml
 
-from lmms_steer._util.yaml import MAX_NODES, nodes_below, parse_yaml, read_yaml
+from lmms_steer._util.yaml import MAX_BYTES, MAX_NODES, nodes_below, parse_yaml, read_yaml
 from lmms_steer.errors import UserError
 
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -124,3 +125,19 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     # as Windows editors write it
     (tmp_path / "mark.yaml").write_bytes(b"\xef\xbb\xbfa: 1")
     assert read_yaml(tmp_path / "mark.yaml").typed() == {"a": 1}
+
+
+def test_what_is_not_a_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "zero.yaml").symlink_to("/dev/zero")
+    (tmp_path / "large.yaml").write_bytes(b"#" * (MAX_BYTES + 1))
+    for name, expected in {
+        "pipe.yaml": "a pipe or a device",
+        "zero.yaml": "a pipe or a device",
+        "large.yaml": "larger than 2 MiB",
+        ".": "Is a directory",
+        "x" * 300: "File name too long",
+        "a\0b": "null",
+    }.items():
+        with pytest.raises(UserError, match=f"cannot read .*{expected}"):
+            read_yaml(tmp_path / name)
