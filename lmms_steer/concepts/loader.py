@@ -24,7 +24,7 @@ from typing import Any
 from lmms_steer._util.io import read_limited
 from lmms_steer._util.json import parse_json
 from lmms_steer._util.yaml import MAX_BYTES, STR, YamlNode, parse_yaml
-from lmms_steer.errors import UserError, first_line, reason, unknown_name
+from lmms_steer.errors import UserError, first_line, reason, shorten, unknown_name
 
 SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
 _EXPECTED_YAML = "expected 'name:' and 'pairs:' with a list of 'anchor: sentence'"
@@ -204,11 +204,10 @@ def _jsonl(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
 def _csv(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
     """As `_jsonl`."""
     reader = csv.DictReader(io.StringIO(text), strict=True)
-    if reader.fieldnames is None or not {"anchor", "sentence"} <= set(reader.fieldnames):
-        raise UserError(
-            f"{source!r}, line 1: expected the columns anchor,sentence, got {','.join(reader.fieldnames or [])!r}"
-        )
     try:
+        columns = ",".join(reader.fieldnames or [])
+        if not {"anchor", "sentence"} <= set(reader.fieldnames or []):
+            raise UserError(f"{source!r}, line 1: expected the columns anchor,sentence, got {shorten(repr(columns))}")
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(

@@ -124,6 +124,8 @@ def check_same_plan(folder: Path, mine: Mapping[str, Any]) -> bool:
         return False
     try:
         theirs = read_json(path)
+        if not isinstance(theirs, dict) or not isinstance(theirs.get("vectors") or {}, dict):
+            raise ValueError("it is not an object with the vectors' hashes")
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} is damaged: take another --output") from error
     as_stored = json.loads(json.dumps(mine))

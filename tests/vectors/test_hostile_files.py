@@ -154,9 +154,9 @@ def test_a_direction_of_norm_0_is_refused_where_it_would_be_attached(tmp_path: P
 
 def test_values_and_layers_that_no_vector_has_are_refused() -> None:
     with pytest.raises(UserError, match="needs one direction per layer"):
-        SteeringVectors({0: np.ones(0)}, {})
+        SteeringVectors({0: np.ones(0, np.float32)}, {})
     with pytest.raises(UserError, match="not finite at layer 0"):
-        SteeringVectors({0: np.array([1.0, np.inf])}, {})
+        SteeringVectors({0: np.array([1.0, np.inf], np.float32)}, {})
 
 
 def test_a_name_that_no_file_can_have_is_one_line(own_cache: Path) -> None:
