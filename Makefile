@@ -17,7 +17,7 @@ test: $(READY)
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-# damaged files for every reader, other ones each time: FUZZ_EXAMPLES for each reader, ten minutes on two cores
+# damaged files for every reader, other ones each time: FUZZ_EXAMPLES for each reader
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz
 
