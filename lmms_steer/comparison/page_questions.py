@@ -160,7 +160,8 @@ def _base_questions(base: Samples, chosen: Ints) -> Iterator[_BaseQuestion]:
         assert sample is not None, "the baseline has its own documents"
         target, prompt = str(sample["target"]), _prompt(sample)
         # our plugin logs the choices, lm-eval the whole document
-        choices = choices_of(sample) or choices_of(sample.get("doc") or {})
+        doc = sample.get("doc")
+        choices = choices_of(sample) or choices_of(doc if isinstance(doc, dict) else {})
         query = ImageQuery(doc_id, target, prompt, sample.get("images"))
         yield _BaseQuestion(query, _cut(choice_text(target, choices)), _cut(prompt))
 
