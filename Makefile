@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast check docs bench vectors retrain clean
+FUZZ_EXAMPLES ?= 1000
+
+.PHONY: demo test test-fast fuzz check docs bench vectors retrain clean
 
 demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
@@ -14,6 +16,10 @@ test: $(READY)
 # all but the tests that load several models, train, or start evaluations: a minute on two cores
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# damaged files for every reader, other ones each time: FUZZ_EXAMPLES for each reader
+fuzz: $(READY)
+	HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz
 
 check: $(READY)
 	$(BIN)/ruff check

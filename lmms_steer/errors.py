@@ -5,6 +5,8 @@ from difflib import get_close_matches
 
 MAX_LISTED = 150
 """An error lists all known names up to this number, and only the nearest of more."""
+MAX_MESSAGE_LENGTH = 10_000
+"""Maximum number of characters of an error; a list of `MAX_LISTED` names is shorter."""
 MAX_VALUE_LENGTH = 80
 """Maximum number of characters of a value in an error."""
 
@@ -12,8 +14,12 @@ MAX_VALUE_LENGTH = 80
 class UserError(ValueError):
     """A mistake in the user's input. Its message is one line: what is wrong, the value, and what would be right.
 
-    The command lines print the line and exit with status 2; in a script it is an ordinary `ValueError`.
+    The command lines print the line and exit with status 2; in a script it is an ordinary `ValueError`. Characters that
+    would act on a terminal or begin another line, which a name or a file may contain, are written as escapes.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(printable(str(message)[:MAX_MESSAGE_LENGTH]))
 
 
 class SteeringError(UserError, RuntimeError):
@@ -49,6 +55,13 @@ def first_line(error: BaseException) -> str:
 def reason(error: BaseException) -> str:
     """Why something failed, for a message that names the file: without the path and the number of a system error."""
     return getattr(error, "strerror", None) or first_line(error)
+
+
+def printable(text: str) -> str:
+    """A text with `\\x1b` or `\\n` in place of each character that is not printable."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shorten(value: object) -> str:

@@ -14,9 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lmms_steer._util.logging import LOGGER
 from tests.helpers.checkpoints import BUILDERS, build
+
+# `HYPOTHESIS_PROFILE=long` looks for new failures; `ci` runs the same few examples every time
+_COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True)
+settings.register_profile("ci", _COMMON, derandomize=True, max_examples=25)
+settings.register_profile("long", _COMMON, max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1000")))
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,9 @@
-"""Write files atomically, check that a folder is writable, and find the folders that ship with the package."""
+"""Read files within a limit, write them atomically, and find the folders that ship with the package."""
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -28,6 +30,69 @@ def check_writable(folder: Path, what: str, remedy: str) -> None:
         raise UserError(f"{what} {str(folder)!r} cannot be created: {str(existing)!r} is not a folder; {remedy}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{what} {str(folder)!r} cannot be written to: no permission for {str(existing)!r}; {remedy}")
+
+
+def is_regular_file(path: Path) -> bool:
+    """Whether a path is that of an existing file; False for a path that no file can have, such as one too long."""
+    return stat.S_ISREG(_mode(path))
+
+
+def exists(path: Path) -> bool:
+    """As `is_regular_file`, for anything."""
+    return _mode(path) != 0
+
+
+def is_folder(path: Path) -> bool:
+    """As `is_regular_file`, for a folder."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except (OSError, ValueError):
+        return 0
+
+
+def user_path(text: str) -> Path:
+    """The path that a user typed, with `~` expanded.
+
+    Raises:
+        UserError: for the home folder of a user who does not exist.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text!r}: there is no home folder of that name") from error
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """Read a regular file of a limited size.
+
+    A pipe would block for as long as nobody writes to it, and a device such as `/dev/zero` has no end.
+
+    Args:
+        path: the file; a symbolic link is followed.
+        limit: the largest size in bytes.
+
+    Raises:
+        OSError: for a file that cannot be opened, is larger, or is a folder, a pipe or a device.
+    """
+    # O_NONBLOCK: opening a pipe that nobody writes to would block as well
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "a pipe or a device, not a regular file")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(handle)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit >> 20} MiB")
+    return data
 
 
 def write_atomically(path: Path, data: bytes) -> Path:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lmms_steer.errors import printable
+
 LOGGER = logging.getLogger("lmms_steer")
 
 
@@ -18,7 +20,7 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = "WARNING" if record.levelno >= logging.WARNING else "note"
-        print(f"lmms-steer {kind}: {record.getMessage()}", file=sys.stderr)  # noqa: T201
+        print(f"lmms-steer {kind}: {printable(record.getMessage())}", file=sys.stderr)  # noqa: T201
 
 
 def print_notes() -> None:

@@ -30,7 +30,10 @@ app.add_typer(harnesses.commands)
 
 INTERRUPTED = 130
 """Exit status after an interrupt."""
-UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+UNUSABLE_PATH = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
 """System errors that a path given by the user causes."""
 
 

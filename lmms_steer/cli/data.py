@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.output import echo
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 from lmms_steer.errors import UserError
 
@@ -22,7 +23,7 @@ def import_data(
     from lmms_steer.data.importing import import_release
 
     for line in import_release(benchmark, release, _data_dir(to), limit):
-        typer.echo(line)
+        echo(line)
 
 
 @commands.command("check")
@@ -34,7 +35,7 @@ def check_data(
 
     copies = list(check_copies(_data_dir(to)))
     for intact, line in copies:
-        typer.echo(f"{'' if intact else 'DAMAGED  '}{line}")
+        echo(f"{'' if intact else 'DAMAGED  '}{line}")
     if not all(intact for intact, _ in copies):
         raise typer.Exit(1)
 
@@ -49,7 +50,7 @@ def generate_data(
     from lmms_steer.data.stand_ins import write_stand_ins
 
     for name, folder in write_stand_ins(out, questions, seed).items():
-        typer.echo(f"lmms-steer data import {name} --from {folder}")
+        echo(f"lmms-steer data import {name} --from {folder}")
 
 
 def _data_dir(to: Path | None) -> Path:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.output import echo
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -71,7 +72,7 @@ def extract(
     for line in run(
         backbone, concept.split(","), method.split(","), store, batch_size, device, dtype, settings, questions, replace
     ):
-        typer.echo(line)
+        echo(line)
 
 
 @concepts_app.command("list")
@@ -80,7 +81,7 @@ def list_concepts() -> None:
     from lmms_steer import concepts
 
     for concept in concepts.shipped():
-        typer.echo(f"{concept.name:14} {len(concept.pairs):3} pairs  {concept.about}")
+        echo(f"{concept.name:14} {len(concept.pairs):3} pairs  {concept.about}")
 
 
 @concepts_app.command("show")
@@ -92,4 +93,4 @@ def show_concept(
     from lmms_steer.inspection.concept import show_concept
 
     for line in show_concept(name, backbone):
-        typer.echo(line)
+        echo(line)

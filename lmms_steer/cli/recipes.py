@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.output import echo
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -42,7 +43,7 @@ def run_recipe(
         run(recipe, output, overlays or (), assignments or (), dry_run, workers, cluster, slurm or ())
     ) as lines:
         for line in lines:
-            typer.echo(line)
+            echo(line)
 
 
 demo_app = typer.Typer(
@@ -76,7 +77,7 @@ def demo_curve(
     from lmms_steer.demo.colour_curve import run_curve as run
 
     for line in run(folder or context.obj):
-        typer.echo(line)
+        echo(line)
 
 
 @demo_app.command("page")
@@ -90,4 +91,4 @@ def demo_page(
     from lmms_steer.demo.page import run_page as run
 
     for line in run(folder or context.obj):
-        typer.echo(line)
+        echo(line)

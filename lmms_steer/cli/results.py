@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.output import echo
+
 commands = typer.Typer(rich_markup_mode=None)
 
 _AllowDifferent = Annotated[
@@ -79,4 +81,4 @@ def plot(
     from lmms_steer.comparison.figures import draw_comparison as draw
 
     for line in draw(runs or [], output, kind, baseline, studies or [], metric, _kinds(allow_different)):
-        typer.echo(line)
+        echo(line)

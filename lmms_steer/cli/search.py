@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.output import echo
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -84,7 +85,7 @@ def search(
         include_path=include_path,
     )
     for line in run(options):
-        typer.echo(line)
+        echo(line)
 
 
 @commands.command("inspect", cls=RegistryHelpCommand)
@@ -104,4 +105,4 @@ def inspect_prompt(
     from lmms_steer.inspection.command import run_inspect as run
 
     for line in run(model, model_args, prompt, image or [], picture):
-        typer.echo(line)
+        echo(line)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.output import echo
+
 commands = typer.Typer(
     help="The vectors that a spec can name: yours and those that ship.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -25,7 +27,7 @@ def list_vectors(
     from lmms_steer.inspection.listing import listing_lines
 
     for line in listing_lines(name, names):
-        typer.echo(line)
+        echo(line)
 
 
 @commands.command("show")
@@ -43,11 +45,11 @@ def show_vector(
         check_figure_suffix(picture)
     description = describe_vector(find(name, None).path, words)
     for line in description_lines(description):
-        typer.echo(line)
+        echo(line)
     if picture is not None:
         from lmms_steer.inspection.vector_figure import draw_vector
 
-        typer.echo(f"\n{draw_vector(description, picture)}")
+        echo(f"\n{draw_vector(description, picture)}")
 
 
 @commands.command("compare")
@@ -58,7 +60,7 @@ def compare_vectors(first: Vector, second: Vector) -> None:
     from lmms_steer.vectors.store import find
 
     for line in comparison_lines(*(SteeringVectors.load(find(name, None).path) for name in (first, second))):
-        typer.echo(line)
+        echo(line)
 
 
 @commands.command("export")
@@ -75,7 +77,7 @@ def export_vector(
     from lmms_steer.vectors.store import find
 
     for line in export_vector(SteeringVectors.load(find(name, None).path), to, output, layer, alpha):
-        typer.echo(line)
+        echo(line)
 
 
 @commands.command("import")
@@ -95,7 +97,7 @@ def import_vector(
 
     provenance = {"model": short_name(backbone), "model_id": backbone, "concept": concept, "method": method}
     vectors = import_vector(file, layer, provenance)
-    typer.echo(f"{vectors.name}: {format_shape(vectors.layers, vectors.hidden_size)} -> {save(vectors, store)}")
+    echo(f"{vectors.name}: {format_shape(vectors.layers, vectors.hidden_size)} -> {save(vectors, store)}")
 
 
 @commands.command("push")
@@ -110,7 +112,7 @@ def push_vectors(
     from lmms_steer.vectors.hub import push_vectors
 
     for line in push_vectors(names, repo, private):
-        typer.echo(line)
+        echo(line)
 
 
 @commands.command("pull")
@@ -126,4 +128,4 @@ def pull_vectors(
     from lmms_steer.vectors.hub import pull_vectors
 
     for line in pull_vectors(repo, revision, store, replace):
-        typer.echo(line)
+        echo(line)

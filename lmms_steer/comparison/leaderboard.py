@@ -126,7 +126,7 @@ def groups_of(runs: Iterable[Samples], known: set[str]) -> Iterator[tuple[str, s
     seen = set()
     for scope, members in (("group", groups), ("tag", tags)):
         for name in members:
-            tasks = sorted(_tasks_below(name, members, set()) & known)
+            tasks = sorted(_tasks_below(name, members) & known)
             if len(tasks) > 1 and (name, *tasks) not in seen:
                 seen.add((name, *tasks))
                 yield scope, name, tasks
@@ -261,9 +261,13 @@ def _holm_corrected(rows: list[LeaderboardRow]) -> list[LeaderboardRow]:
     return corrected
 
 
-def _tasks_below(name: str, members: dict[str, list[str]], above: set[str]) -> set[str]:
-    """Resolve nested groups; `above` guards against groups that contain themselves."""
-    below = [member for member in members.get(name, []) if member not in above]
-    if not below:
-        return {name}
-    return set().union(*(_tasks_below(member, members, above | {name}) for member in below))
+def _tasks_below(name: str, members: dict[str, list[str]]) -> set[str]:
+    """Resolve nested groups. Each is visited once: groups may contain themselves, and each other in many ways."""
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        member = waiting.pop()
+        if member not in seen:
+            seen.add(member)
+            waiting += members.get(member, [])
+    return {member for member in seen if not set(members.get(member, [])) - {member}}

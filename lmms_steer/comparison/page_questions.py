@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmms_steer._util.json import parse_json
 from lmms_steer.comparison.page_images import ImageQuery, task_images
 from lmms_steer.comparison.samples import Samples, logged_prompt
 from lmms_steer.comparison.systems import System
@@ -159,7 +160,8 @@ def _base_questions(base: Samples, chosen: Ints) -> Iterator[_BaseQuestion]:
         assert sample is not None, "the baseline has its own documents"
         target, prompt = str(sample["target"]), logged_prompt(sample)
         # our plugin logs the choices, lm-eval the whole document
-        choices = choices_of(sample) or choices_of(sample.get("doc") or {})
+        doc = sample.get("doc")
+        choices = choices_of(sample) or choices_of(doc if isinstance(doc, dict) else {})
         query = ImageQuery(doc_id, target, prompt, sample.get("images"))
         yield _BaseQuestion(query, _cut(choice_text(target, choices)), _cut(prompt))
 
@@ -196,7 +198,7 @@ def _read_logged(run: Samples, keys: Ints) -> Iterator[dict[str, Any] | None]:
                 yield None
                 continue
             file.seek(offsets[key])
-            yield json.loads(file.readline())
+            yield parse_json(file.readline())
 
 
 def _answer(sample: dict[str, Any]) -> Any:

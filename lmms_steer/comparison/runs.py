@@ -1,7 +1,6 @@
 """Find evaluations in the output folders of lmms-eval and lm-eval, name them, and read their results files."""
 
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmms_steer.errors import UserError
+from lmms_steer._util.io import read_limited
+from lmms_steer._util.json import MAX_BYTES, parse_json
+from lmms_steer.comparison.results_shape import checked_results
+from lmms_steer.errors import UserError, printable, reason
 
 _LM_EVAL_STAMP = r"(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(?:\.\d+)?)"
 _LAYOUTS = {
@@ -79,7 +81,10 @@ class RunResults:
     @property
     def seconds(self) -> float:
         """The duration of the evaluation, all tasks together; NaN if it is not recorded."""
-        return float(self.content.get("total_evaluation_time_seconds") or "nan")
+        try:
+            return float(self.content.get("total_evaluation_time_seconds") or "nan")
+        except (ValueError, TypeError):
+            return float("nan")
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,9 @@ def evaluations_in(folder: Path) -> list[Evaluation]:
     for harness, (results_name, samples_name) in _LAYOUTS.items():
         samples = [match for name in names if (match := samples_name.fullmatch(name))]
         results = {match["stamp"]: folder / name for name in names if (match := results_name.fullmatch(name))}
+        for name in (*(path.name for path in results.values()), *(match.string for match in samples)):
+            if not name.isprintable():
+                raise UserError(f"{str(folder)!r} has a file with control characters in its name: {name!r}")
         orphans = [match.string for match in samples if match["stamp"] not in results]
         if orphans:
             raise UserError(f"{str(folder / orphans[0])!r} has no results file next to it: was the run cut off?")
@@ -185,13 +193,11 @@ def read_results(evaluation: Evaluation) -> RunResults:
     Raises:
         UserError: if it is cut off or is no results file.
     """
-    raw = evaluation.results.read_bytes()
     try:
-        content = json.loads(raw)
-        if not isinstance(content.get("results"), dict):
-            raise ValueError("it holds no results")
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{str(evaluation.results)!r} is cut off or no results file: {error}") from error
+        raw = read_limited(evaluation.results, MAX_BYTES)
+        content = checked_results(parse_json(raw))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(evaluation.results)!r} is cut off or no results file: {reason(error)}") from error
     return RunResults(evaluation, content, hashlib.sha256(raw).hexdigest())
 
 
@@ -209,7 +215,7 @@ def _runs_below(argument: str) -> Iterator[_FoundRun]:
     for folder, evaluations in folders.items():
         name = chosen_name or _shortest_name(root, folder, list(folders))
         long_name = name if len(folders) == 1 else f"{root.resolve().name}/{name}"
-        yield _FoundRun(argument, name, long_name, folder, evaluations)
+        yield _FoundRun(argument, printable(name), printable(long_name), folder, evaluations)
 
 
 def _split_argument(argument: str) -> tuple[str, str]:

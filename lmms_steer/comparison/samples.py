@@ -1,7 +1,6 @@
 """Read a task's logged samples as columns: 200 files of 2,600 answers take seconds and a few megabytes."""
 
 import hashlib
-import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lmms_steer._util.hashing import question_id, stable_hash
+from lmms_steer._util.json import parse_json
 from lmms_steer.comparison.runs import RunResults
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, first_line, shorten
 from lmms_steer.statistics import Floats, Ints
 
 READINGS = ("strict", "lenient")
 """Our scorers log `acc_strict` and `acc_lenient`: the accuracy by another reading of the answer than that of `acc`."""
+MAX_LINE = 1 << 28
+"""Longest line of a samples file, 256 MiB."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,13 @@ class Samples:
         with self.path.open("rb") as file:
             for offset in self.offsets.tolist():
                 file.seek(offset)
-                yield json.loads(file.readline())
+                yield parse_json(file.readline())
 
     def read_one(self, index: int) -> dict[str, Any]:
         """Read one sample again as it was logged, by its place in `keys`."""
         with self.path.open("rb") as file:
             file.seek(int(self.offsets[index]))
-            sample: dict[str, Any] = json.loads(file.readline())
+            sample: dict[str, Any] = parse_json(file.readline())
             return sample
 
 
@@ -125,9 +127,11 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
     used_metric, images_source, first_filter = "", "", None
     try:
         with path.open("rb") as file:
-            for line in file:
+            while line := file.readline(MAX_LINE + 1):
+                if len(line) > MAX_LINE:
+                    raise ValueError(f"the next line is longer than {MAX_LINE >> 20} MiB")
                 digest.update(line)
-                sample = json.loads(line)
+                sample = parse_json(line)
                 if not rows:
                     candidates = score_names(task, results.content, sample, metric)
                     first_filter = sample.get("filter")
@@ -138,8 +142,8 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
                     used_metric = used_metric or name
                     rows.append(_row_of(sample, images_source, used_metric, score, offset))
                 offset += len(line)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {first_line(error)}") from error
     _check_count(results, task, path, len(rows))
     rows.sort()
 
@@ -227,6 +231,8 @@ def logged_prompt(sample: Mapping[str, Any]) -> Any:
 
 def _row_of(sample: dict[str, Any], images_source: str, metric: str, score: float, offset: int) -> _Row:
     doc_id, images = int(sample["doc_id"]), sample.get(images_source)
+    if not 0 <= doc_id < 1 << 31 or isinstance(sample["doc_id"], float):
+        raise ValueError(f"doc_id is {shorten(sample['doc_id'])}")
     # a reading as the chosen metric has unread answers of its own
     reading = metric.removeprefix("acc_")
     unparsed = sample.get(f"unparsed_{reading}" if reading in READINGS else "unparsed")

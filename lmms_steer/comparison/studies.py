@@ -1,15 +1,19 @@
 """Read what `lmms-steer search` wrote: heat maps of its cells, and the vectors searched on each task."""
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError, reason
 from lmms_steer.plots.heatmap import Place, colour_limit
 
+MAX_CELLS = 200_000
+"""Most rows of `cells.parquet`."""
+MAX_TEXT = 1 << 28
+"""Most bytes of all names in its rows."""
 _COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain", "dropped")
 
 
@@ -70,8 +74,11 @@ def read_searched_vectors(folders: Iterable[Path]) -> dict[str, set[str]]:
     plans = (path.with_name("plan.json") for folder in folders for path in _cell_files(folder))
     for path in filter(Path.is_file, plans):
         try:
-            plan = json.loads(path.read_text(encoding="utf-8"))
-            searched.setdefault(plan["task"], set()).update(plan["vectors"].values())
+            plan = read_json(path)
+            task, hashes = plan["task"], list(plan["vectors"].values())
+            if not all(isinstance(value, str) for value in (task, *hashes)):
+                raise TypeError("its task or a vector's hash is not a text")
+            searched.setdefault(task, set()).update(hashes)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{str(path)!r} cannot be read as a study's plan: {reason(error)}") from error
     return searched
@@ -93,13 +100,12 @@ def _cell_files(folder: Path) -> list[Path]:
 
 def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(path, columns=list(_COLUMNS)).to_pylist()
+        rows = _read_cells(path)
         plan = path.with_name("plan.json")
-        task = str(json.loads(plan.read_text(encoding="utf-8")).get("task", "")) if plan.is_file() else ""
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        task = str(read_json(plan).get("task", "")) if plan.is_file() else ""
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(f"{str(path)!r} cannot be read as a study's cells: {reason(error)}") from error
     for vector, tokens in dict.fromkeys((row["vector"], row["tokens"]) for row in rows):
         of_vector = [row for row in rows if row["vector"] == vector]
@@ -117,6 +123,39 @@ def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
             best=(best["layer"], best["alpha"]) if best and best["tokens"] == tokens else None,
             limit=colour_limit(100 * row["gain"] for row in of_vector),
         )
+
+
+def _read_cells(path: Path) -> list[dict[str, Any]]:
+    """The rows of `cells.parquet`, with the types that a search writes.
+
+    Raises:
+        ArrowException, OSError, ValueError: for a damaged file, other types, or more rows than a search has cells.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, read_dictionary=["vector", "tokens"]) as file:
+        # a few bytes can stand for any number of equal rows, and of equal texts
+        if file.metadata.num_rows > MAX_CELLS:
+            raise ValueError(f"{file.metadata.num_rows} rows, more than {MAX_CELLS}")
+        table = file.read(columns=list(_COLUMNS))
+    texts = [chunk.dictionary for name in ("vector", "tokens") for chunk in table.column(name).chunks]
+    longest = max((pc.max(pc.binary_length(text)).as_py() or 0 for text in texts), default=0)
+    if longest * table.num_rows > MAX_TEXT:
+        raise ValueError(f"{table.num_rows} rows with names of up to {longest} bytes")
+    table = table.cast(pa.schema(zip(_COLUMNS, _types(), strict=True)))
+    numbers = [table.column(name) for name in ("alpha", "gain")]
+    if any(column.null_count for column in table.columns) or not all(pc.all(pc.is_finite(n)).as_py() for n in numbers):
+        raise ValueError("a row has no value, or one that is not finite")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def _types() -> tuple[Any, ...]:
+    import pyarrow as pa
+
+    return pa.string(), pa.int64(), pa.float64(), pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
 
 def _best_cell(rows: list[dict[str, Any]]) -> dict[str, Any] | None:

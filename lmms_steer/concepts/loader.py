@@ -16,12 +16,15 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lmms_steer._util.yaml import STR, YamlNode, parse_yaml
-from lmms_steer.errors import UserError, first_line, reason, unknown_name
+from lmms_steer._util.io import read_limited
+from lmms_steer._util.json import parse_json
+from lmms_steer._util.yaml import MAX_BYTES, STR, YamlNode, parse_yaml
+from lmms_steer.errors import UserError, first_line, reason, shorten, unknown_name
 
 SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
 _EXPECTED_YAML = "expected 'name:' and 'pairs:' with a list of 'anchor: sentence'"
@@ -100,8 +103,13 @@ def names() -> list[str]:
     return [concept.name for concept in shipped()]
 
 
-def shipped() -> Iterator[Concept]:
+@cache
+def shipped() -> tuple[Concept, ...]:
     """Every concept that ships, in the order of the files' names."""
+    return tuple(_read_shipped())
+
+
+def _read_shipped() -> Iterator[Concept]:
     for entry in sorted(files("lmms_steer.concepts").iterdir(), key=lambda e: e.name):
         if entry.name.endswith(".yaml"):
             text = entry.read_text(encoding="utf-8")
@@ -131,8 +139,8 @@ def read(path: Path) -> Concept:
         UserError: for a file that cannot be read or is not a concept, with the number of the wrong line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_limited(path, MAX_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the concept {str(path)!r}: {reason(error)}") from error
     if path.suffix in (".yaml", ".yml"):
         return parse_concept(text, str(path))
@@ -198,7 +206,7 @@ def _jsonl(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise UserError(f"{source!r}, line {number}: not JSON: {first_line(error)}") from error
         if not isinstance(row, dict):
@@ -211,11 +219,10 @@ def _jsonl(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
 def _csv(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
     """As `_jsonl`."""
     reader = csv.DictReader(io.StringIO(text), strict=True)
-    if reader.fieldnames is None or not {"anchor", "sentence"} <= set(reader.fieldnames):
-        raise UserError(
-            f"{source!r}, line 1: expected the columns anchor,sentence, got {','.join(reader.fieldnames or [])!r}"
-        )
     try:
+        columns = ",".join(reader.fieldnames or [])
+        if not {"anchor", "sentence"} <= set(reader.fieldnames or []):
+            raise UserError(f"{source!r}, line 1: expected the columns anchor,sentence, got {shorten(repr(columns))}")
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(

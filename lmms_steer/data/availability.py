@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from lmms_steer._util.io import read_limited
+from lmms_steer._util.yaml import MAX_BYTES, VALUE_ERRORS, BoundedComposer
 from lmms_steer.errors import UserError, reason
 from lmms_steer.harness.task_files import kind_of, task_file, tasks_dir, tasks_with_tag
 
@@ -54,26 +56,30 @@ def read_task_file(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, An
     if path in includers:
         raise UserError(f"{path} includes itself")
     try:
-        with path.open(encoding="utf-8") as file:
-            keys = yaml.load(file, Loader=_TaskLoader) or {}  # noqa: S506  a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = read_limited(path, MAX_BYTES).decode("utf-8")
+        keys = _TaskLoader(text, str(path)).get_single_data() or {}
+    except UserError:
+        raise
+    except (OSError, yaml.YAMLError, *VALUE_ERRORS) as error:
         raise UserError(f"{path} cannot be read as a task: {reason(error)}") from error
     if not isinstance(keys, dict):
         raise UserError(f"{path} cannot be read as a task: it holds no keys")
     included: dict[str, Any] = {}
-    includes = keys.pop("include", [])
+    includes = keys.pop("include", None) or []
+    if not isinstance(includes, str | list) or not all(isinstance(name, str) for name in includes):
+        raise UserError(f"{path}: include: expected the name of a file, or a list of names")
     # as in lmms-eval: the file's own keys come first, then those of the first file included
     for name in reversed([includes] if isinstance(includes, str) else includes):
         included.update(read_task_file(path.parent / name, (*includers, path)))
     return included | keys
 
 
-class _TaskLoader(yaml.SafeLoader):
+class _TaskLoader(BoundedComposer):
     """Reads task files; see `read_task_file` for `!function`."""
 
 
 def _function(loader: Any, node: Any) -> Any:
-    folder = Path(loader.name).parent
+    folder = Path(loader.source).parent
     module, _, attribute = str(node.value).rpartition(".")
     if folder.parent != Path(tasks_dir()) or attribute.partition("_")[0] != "path":
         return None

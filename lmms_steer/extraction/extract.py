@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from lmms_steer import __version__, concepts
+from lmms_steer._util.formatting import format_layers
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
@@ -187,7 +188,15 @@ class Backbone:
             "skipped": list(activations.skipped),
             "versions": {"lmms-steer": __version__, "torch": torch.__version__, **versions},
         }
-        return Extracted(SteeringVectors(result.directions, provenance), result.notes)
+        vectors = SteeringVectors(result.directions, provenance)
+        zero = tuple(layer for layer in vectors if not vectors[layer].any())
+        if zero == vectors.layers:
+            raise UserError(
+                f"{job.concept.name}, {method}: the direction has norm 0 at every layer: do the anchors differ from the"
+                " controls?"
+            )
+        notes = [f"{vectors.name}: norm 0 at layer {format_layers(zero)}: it cannot steer there"] if zero else []
+        return Extracted(vectors, (*result.notes, *notes))
 
 
 def _function_name(function: MethodFunction) -> str:

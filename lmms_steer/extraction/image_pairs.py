@@ -8,7 +8,6 @@ out by sentence, the two rows of a line belong to one sentence.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from lmms_steer._util.json import parse_json
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, reason
 from lmms_steer.extraction.activations import Activations, Rows
@@ -50,7 +50,7 @@ def read_image_pairs(path: Path) -> list[ImagePair]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             values = [row[key] for key in ("image", "prompt", "contrast")]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{str(path)!r}, line {number}: expected image, prompt and contrast in JSON") from error

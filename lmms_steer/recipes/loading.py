@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from lmms_steer._util.io import shipped_folder
+from lmms_steer._util.io import is_folder, is_regular_file, shipped_folder, user_path
 from lmms_steer._util.yaml import YamlNode, YamlSyntaxError, nodes_below, parse_yaml, read_yaml
-from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.recipes.schema import Command, Method, Model, Recipe, Search, Study
 from lmms_steer.recipes.validation import check_recipe
 
@@ -28,6 +28,10 @@ _PARTS: dict[str | int, type[BaseModel]] = {
     "commands": Command,
     "search": Search,
 }
+
+
+MAX_OVERLAY_STEPS = 2_000_000
+"""Limit of the product of the sizes of a recipe and an overlay, whose key `*` copies values under every key."""
 
 
 def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[str] = ()) -> tuple[str, Recipe]:
@@ -47,7 +51,10 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
     path = find_recipe(name)
     tree = _read_recipe(path)
     for overlay in overlays:
-        lay_over(tree, _read_recipe(find_recipe(overlay)))
+        above = _read_recipe(find_recipe(overlay))
+        if _count(tree) * _count(above) > MAX_OVERLAY_STEPS:
+            raise UserError(f"the recipe {name!r} and the overlay {overlay!r} are too large to be laid over each other")
+        lay_over(tree, above)
     for assignment in assignments:
         set_key(tree, assignment)
     try:
@@ -58,16 +65,20 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
     return path.stem, recipe
 
 
+def _count(tree: YamlNode) -> int:
+    return 1 + sum(1 for _ in nodes_below(tree))
+
+
 def find_recipe(name: str) -> Path:
     """The file of a recipe: a path, or the name of one that ships.
 
     Raises:
         UserError: where there is neither.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    path = user_path(name)
+    if is_regular_file(path):
         return path
-    if path.is_dir():
+    if is_folder(path):
         raise UserError(f"{name} is a folder: a recipe is a file, such as {name.rstrip('/')}.yaml")
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1:
         if name not in shipped_recipes():
@@ -183,7 +194,7 @@ def _validation_error(tree: YamlNode, mistakes: Sequence[ErrorDetails]) -> UserE
     if details["type"] == "missing":
         return UserError(f"{where}: {place} is missing")
     message = details["msg"]
-    return UserError(f"{where}: {place}: {message[0].lower()}{message[1:]}, not {details['input']!r}")
+    return UserError(f"{where}: {place}: {message[0].lower()}{message[1:]}, not {shorten(repr(details['input']))}")
 
 
 def _misspelt_name(tree: YamlNode, path: tuple[str | int, ...]) -> UserError | None:

@@ -25,6 +25,9 @@ from lmms_steer.recipes.layout import (
 )
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 
+MAX_CELLS = 20_000
+"""Most cells of a recipe; they are the product of what it names."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedSystem:
@@ -68,12 +71,29 @@ class Planner:
             UserError: where two different cells would have the same name, and so the same files. Backbones in folders
                 of the same name do that.
         """
+        self._check_size()
         by_name: dict[str, Cell] = {}
         for cell in self._studies_cells():
             if by_name.setdefault(cell.name, cell) != cell:
                 both = f"`{by_name[cell.name]}` and `{cell}`"
                 raise UserError(f"two different cells would be {cell.name}: {both}: rename what they read")
         return [*by_name.values(), *self._command_cells(list(by_name.values()))]
+
+    def _check_size(self) -> None:
+        """
+        Raises:
+            UserError: for more than `MAX_CELLS` cells, before any of them is made.
+        """
+        recipe = self.recipe
+        concepts = len(recipe.concepts) + sum(len(study.concepts) for study in recipe.studies.values())
+        controls = sum(settings.controls for settings in recipe.methods.values())
+        each = len(recipe.systems) + 1
+        vectors = len(recipe.models) * concepts * (len(recipe.methods) * each + controls)
+        if vectors > MAX_CELLS:
+            raise UserError(
+                f"the recipe has up to {vectors} cells, more than {MAX_CELLS}: {len(recipe.models)} models times"
+                f" {concepts} concepts, {len(recipe.methods)} methods and {len(recipe.systems)} systems"
+            )
 
     def _studies_cells(self) -> Iterator[Cell]:
         yield from self._extract_cells()

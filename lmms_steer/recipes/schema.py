@@ -61,7 +61,7 @@ class Method(Strict):
 
     alphas: Range = "0.1:1.0:0.1"
     """Strengths that a search tries, as for `lmms-steer search --alphas`."""
-    controls: int = Field(default=1, ge=0)
+    controls: int = Field(default=1, ge=0, le=1000)
     """Number of random vectors of the same norms that go through the same choice."""
     sae: str | None = None
     """Source of the SAEs, as for `lmms-steer extract --sae`."""

@@ -126,6 +126,14 @@ def _check_question_counts(recipe: Recipe, tree: YamlNode, strategy: str) -> Non
 def _check_studies(recipe: Recipe, tree: YamlNode) -> None:
     if recipe.include_path is not None and not Path(recipe.include_path).is_dir():
         raise _with_line(tree, ("include_path",), UserError(f"no such folder of tasks: {recipe.include_path!r}"))
+    passed: set[tuple[object, ...]] = set()
+
+    def check_once(path: KeyPath, check: Callable[..., object], *args: str | None) -> None:
+        # studies share their tasks, and a check reads the task's files
+        if (check, *args) not in passed:
+            _check_value(tree, path, check, *args)
+            passed.add((check, *args))
+
     for name, study in recipe.studies.items():
         path = ("studies", name)
         for concept in study.concepts:
@@ -133,12 +141,12 @@ def _check_studies(recipe: Recipe, tree: YamlNode) -> None:
         tasks = {"select": (study.select,), "test": study.test, "test_prompted": study.test_prompted or ()}
         for key, names in tasks.items():
             for task in filter(None, names):
-                _check_value(tree, (*path, key), task_files.check_task, task, recipe.include_path)
+                check_once((*path, key), task_files.check_task, task, recipe.include_path)
         if study.select:
-            _check_value(tree, (*path, "select"), _check_select, study.select, recipe.include_path)
+            check_once((*path, "select"), _check_select, study.select, recipe.include_path)
         if "prompted" in recipe.systems and not study.test_prompted:
             for task in study.test:
-                _check_value(tree, (*path, "test"), _check_prompted, f"{task}_prompted", recipe.include_path)
+                check_once((*path, "test"), _check_prompted, f"{task}_prompted", recipe.include_path)
         if (study.select is None) == (study.chosen is None):
             raise _with_line(tree, path, UserError(f"study {name}: set either select: TASK or chosen: STUDY"))
         if study.chosen is not None and recipe.chosen_in is None:

@@ -5,12 +5,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.search.plan import MIN_QUESTIONS
 from lmms_steer.search.strategies import ChosenStrategy, StrategyBuilder, parse_strategy
 from lmms_steer.steering.intervention import TOKENS
 
 SCORES = ("auto", "letters", "generate")
+MAX_VALUES = 10_000
+"""Most layers or alphas that a range may stand for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +98,18 @@ def parse_layers(text: str, n_layers: int | None = None) -> tuple[int, ...]:
     """
     layers: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+)(?::(\d+))?)?\s*", part)
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?\s*", part)
         if match is None or (match[3] and int(match[3]) == 0):
-            raise UserError(f"--layers {text}: expected layers such as 5-20, 0-24:4 or 3,7")
+            raise UserError(f"--layers {shorten(text)}: expected layers such as 5-20, 0-24:4 or 3,7")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise UserError(f"--layers {text}: {part.strip()} runs backwards")
-        layers += range(first, last + 1, int(match[3] or 1))
+            raise UserError(f"--layers {shorten(text)}: {part.strip()} runs backwards")
+        found = range(first, last + 1, int(match[3] or 1))
+        if len(layers) + len(found) > MAX_VALUES:
+            raise UserError(f"--layers {shorten(text)}: more than {MAX_VALUES} layers")
+        layers += found
     if n_layers is not None and max(layers) >= n_layers:
-        raise UserError(f"--layers {text}: the model has the layers 0-{n_layers - 1}")
+        raise UserError(f"--layers {shorten(text)}: the model has the layers 0-{n_layers - 1}")
     return tuple(dict.fromkeys(layers))
 
 
@@ -118,20 +123,22 @@ def parse_alphas(text: str) -> tuple[float, ...]:
         if ":" in text:
             first, last, step = map(float, text.split(":"))
             if (last - first) / step < 0:
-                raise UserError(f"--alphas {text}: a step of {step:g} does not lead from {first:g} to {last:g}")
+                raise UserError(f"--alphas {shorten(text)}: step {step:g} does not lead from {first:g} to {last:g}")
             count = int((last - first) / step + 1e-9) + 1
+            if count > MAX_VALUES:
+                raise UserError(f"--alphas {shorten(text)}: {count} values, more than {MAX_VALUES}")
             alphas = [round(first + i * step, 10) for i in range(count)]
         else:
             alphas = [float(part) for part in text.split(",")]
     except UserError:
         raise
     except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise UserError(f"--alphas {text}: expected first:last:step, such as 0.1:1.0:0.1, or a list") from error
+        raise UserError(f"--alphas {shorten(text)}: expected first:last:step, as in 0.1:1.0:0.1, or a list") from error
     if not all(map(math.isfinite, alphas)):
-        raise UserError(f"--alphas {text}: expected finite numbers")
+        raise UserError(f"--alphas {shorten(text)}: expected finite numbers")
     nonzero = tuple(dict.fromkeys(alpha for alpha in alphas if alpha != 0))
     if not nonzero:
-        raise UserError(f"--alphas {text}: an alpha of 0 is the baseline, so there is nothing to search")
+        raise UserError(f"--alphas {shorten(text)}: an alpha of 0 is the baseline, so there is nothing to search")
     return nonzero
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer._util.io import write_atomically
+from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError
 
 MIN_QUESTIONS = 2
@@ -140,7 +141,9 @@ def plan_differences(folder: Path, mine: Mapping[str, Any]) -> list[str] | None:
     if not path.is_file():
         return None
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = read_json(path)
+        if not isinstance(theirs, dict) or not isinstance(theirs.get("vectors") or {}, dict):
+            raise ValueError("it is not an object with the vectors' hashes")
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} is damaged: take another --output") from error
     as_stored = json.loads(json.dumps(mine))

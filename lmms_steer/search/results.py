@@ -6,12 +6,13 @@ the keys of version 1, whose files carry no `version`, so that readers of either
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lmms_steer._util.io import write_atomically
-from lmms_steer.errors import UserError
+from lmms_steer._util.json import read_json
+from lmms_steer.errors import UserError, shorten
 
 RESULT_FILE = "result.json"
 VERSION = 2
@@ -162,16 +163,16 @@ class SearchResult:
             raise UserError(f"{RESULT_FILE} has version {version!r}: this lmms-steer reads 1 and {VERSION}")
         try:
             return cls(
-                n=data["n"],
-                baseline=data["baseline"],
+                n=_number(data["n"]),
+                baseline=_number(data["baseline"]),
                 baseline_unparsed=data.get("baseline_unparsed"),
                 cells=data["cells"],
                 n_images=data.get("images"),
                 vectors={name: _vector_from_json(vector) for name, vector in data["vectors"].items()},
-                calibrated=CalibrationResult(**data["calibrated"]) if data.get("calibrated") else None,
+                calibrated=_gain(CalibrationResult, data["calibrated"]) if data.get("calibrated") else None,
                 confirmed=_confirmation_from_json(data["confirmed"]) if data.get("confirmed") else None,
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{RESULT_FILE} is not the result of a search: {error!r}") from error
 
     def write(self, folder: Path) -> None:
@@ -187,7 +188,7 @@ class SearchResult:
         """
         path = folder / RESULT_FILE
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {str(path)!r}: is the search finished?") from error
         return cls.from_json(data)
@@ -207,6 +208,7 @@ def _without_unknown(data: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in data.items() if not (key in _OPTIONAL and value is None)}
 
 
+G = TypeVar("G", bound=Gain)
 _BEST_KEYS = ("p_corrected", "winner", "cells_tried", "finalists", "counted_on")
 """Attributes of a vector that the file keeps with its best cell."""
 
@@ -220,17 +222,44 @@ def _vector_to_json(vector: VectorResult) -> dict[str, Any]:
     }
 
 
+def _number(value: Any) -> Any:
+    """
+    Raises:
+        TypeError: for anything but a number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{shorten(repr(value))} is not a number")
+    return value
+
+
+def _gain(kind: type[G], data: Mapping[str, Any]) -> G:
+    """A gain from JSON, whose numbers are numbers.
+
+    Raises:
+        TypeError: for other keys or values.
+    """
+    made = kind(**data)
+    for field in fields(made):
+        value = getattr(made, field.name)
+        if field.name in ("tokens", "scored_by"):
+            if not isinstance(value, str):
+                raise TypeError(f"{field.name} is {shorten(repr(value))}")
+        elif value is not None:
+            _number(value)
+    return made
+
+
 def _vector_from_json(data: Mapping[str, Any]) -> VectorResult:
     best = dict(data["best"])
     about_best = {key: best.pop(key) for key in _BEST_KEYS}
     return VectorResult(
-        best=CellResult(**best),
-        one_standard_error=CellResult(**data["one_standard_error"]),
-        controls={name: CellResult(**cell) for name, cell in data["controls"].items()},
+        best=_gain(CellResult, best),
+        one_standard_error=_gain(CellResult, data["one_standard_error"]),
+        controls={name: _gain(CellResult, cell) for name, cell in data["controls"].items()},
         **about_best,
     )
 
 
 def _confirmation_from_json(data: Mapping[str, Any]) -> ConfirmationResult:
-    cells = {name: CellResult(**cell) for name, cell in data["vectors"].items()}
+    cells = {name: _gain(CellResult, cell) for name, cell in data["vectors"].items()}
     return ConfirmationResult(data["task"], data["n"], data["baseline"], data.get("baseline_unparsed"), cells)

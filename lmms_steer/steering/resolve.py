@@ -271,7 +271,7 @@ def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFact
             f" but {short_name(model.name)}'s hidden size is {model.hidden_size}: it was made from another model"
             f" ({vector.provenance.get('model', 'unknown')})"
         )
-    vector[intervention.layer]
+    vector.check_norm(intervention.layer)
 
 
 def _warn_of_changed_vector(intervention: Intervention, vector: SteeringVectors, spec: SteeringSpec) -> list[str]:

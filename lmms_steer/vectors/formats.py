@@ -10,7 +10,7 @@ In all of them layer N is the output of the 0-based block N, as in lmms-steer.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ import numpy.typing as npt
 
 from lmms_steer import __version__
 from lmms_steer._util.formatting import count_noun
-from lmms_steer._util.io import write_atomically
-from lmms_steer.errors import UserError, reason, unknown_name
+from lmms_steer._util.io import is_regular_file, write_atomically
+from lmms_steer.errors import UserError, reason, shorten, unknown_name
+from lmms_steer.vectors.gguf_file import read_gguf
+from lmms_steer.vectors.pt_file import read_pt
 from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
 
 FORMATS = ("lm-eval", "gguf", "pt")
-_LAYER = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+MAX_LAYER = 9_999
+_DIRECTION = re.compile(r"direction\.([0-9]{1,9})")
 
 
 def export_vector(
@@ -72,9 +75,16 @@ def import_vector(path: Path, layer: int | None, provenance: dict[str, Any]) -> 
     Raises:
         UserError: when the file cannot be read, or contains anything but additions to layers' outputs.
     """
-    if not path.is_file():
+    if not is_regular_file(path):
         raise UserError(f"no such file: {str(path)!r}")
-    directions = _from_gguf(path) if path.suffix == ".gguf" else _from_pt(path, layer)
+    if path.suffix == ".gguf":
+        if layer is not None:
+            raise UserError(f"{str(path)!r} names its layers itself: leave --layer out")
+        directions = _from_gguf(path)
+    else:
+        directions = _by_layer(path, read_pt(path, layer))
+    if max(directions) > MAX_LAYER:
+        raise UserError(f"{str(path)!r} has a direction for layer {max(directions)}: no model has so many")
     whole_provenance = {
         **provenance,
         "hidden_size": len(next(iter(directions.values()))),
@@ -136,69 +146,36 @@ def _to_gguf(vectors: SteeringVectors, out: Path, alpha: float) -> Iterator[str]
 
 
 def _from_gguf(path: Path) -> dict[int, npt.NDArray[np.float32]]:
-    gguf = _gguf()
     try:
-        reader = gguf.GGUFReader(path)
-        tensors = {t.name: np.array(t.data, dtype=np.float32).reshape(-1) for t in reader.tensors}
-        architecture = reader.get_field("general.architecture").contents()
-    except (OSError, ValueError, AttributeError, IndexError, KeyError) as error:
-        raise UserError(f"{str(path)!r} is cut off or no GGUF file: {reason(error)}") from error
-    directions = {
-        int(n.removeprefix("direction.")): t for n, t in tensors.items() if n.removeprefix("direction.").isdecimal()
-    }
-    if architecture != "controlvector" or not directions:
-        raise UserError(f"{str(path)!r} is a GGUF file of {architecture!r}, not a control vector")
+        metadata, tensors = read_gguf(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(path)!r} is cut off or no GGUF file that can be read: {reason(error)}") from error
+    architecture = metadata.get("general.architecture")
+    if architecture != "controlvector" or not tensors:
+        raise UserError(
+            f"{str(path)!r} is a GGUF file of {shorten(repr(architecture))} with {count_noun(len(tensors), 'tensor')},"
+            " not a control vector"
+        )
+    return _by_layer(path, ((name, _DIRECTION.fullmatch(name), tensor) for name, tensor in tensors.items()))
+
+
+def _by_layer(
+    path: Path, found: Iterable[tuple[object, re.Match[str] | None, npt.NDArray[np.float32]]]
+) -> dict[int, npt.NDArray[np.float32]]:
+    """Layer ▸ direction, from names with the match of their layer's number.
+
+    Raises:
+        UserError: for a name without a number, and for two names of one layer.
+    """
+    directions: dict[int, npt.NDArray[np.float32]] = {}
+    for name, match, direction in found:
+        if match is None:
+            raise UserError(f"{str(path)!r}: {shorten(repr(name))} is not the direction of a numbered layer")
+        layer = int(match[1])
+        if layer in directions:
+            raise UserError(f"{str(path)!r} has two directions for layer {layer}, the second is {shorten(repr(name))}")
+        directions[layer] = direction
     return directions
-
-
-def _from_pt(path: Path, layer: int | None) -> dict[int, npt.NDArray[np.float32]]:
-    import pickle
-
-    import torch
-
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{str(path)!r} contains more than tensors and plain values: it is not read") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is cut off or no .pt file: {reason(error)}") from error
-    if isinstance(data, torch.Tensor):
-        return _from_tensor(data, layer, path)
-    if not isinstance(data, dict) or not data:
-        raise UserError(
-            f"{str(path)!r} contains a {type(data).__name__}: expected a tensor, or a tensor for each layer"
-        )
-    directions = {}
-    for key, value in data.items():
-        match = _LAYER.search(str(key))
-        tensor = _scaled_vector(value, key, path) if isinstance(value, dict) else value
-        if match is None or not isinstance(tensor, torch.Tensor) or tensor.squeeze().ndim != 1:
-            raise UserError(f"{str(path)!r}: {str(key)!r} is not the direction of a numbered layer")
-        directions[int(match[1])] = tensor.squeeze().float().numpy()
-    return directions
-
-
-def _scaled_vector(entry: dict[str, Any], key: object, path: Path) -> Any:
-    """The vector of an entry of lm-eval's, times its coefficient."""
-    if entry.get("action") != "add" or entry.get("bias") is not None or entry.get("head_index") is not None:
-        raise UserError(
-            f"{str(path)!r}: {str(key)!r} is not a plain addition: expected action=add without bias and head_index"
-        )
-    return entry["steering_vector"].float() * float(entry.get("steering_coefficient", 1.0))
-
-
-def _from_tensor(data: Any, layer: int | None, path: Path) -> dict[int, npt.NDArray[np.float32]]:
-    rows = data.float().numpy()
-    if rows.ndim == 2 and layer is None:
-        return dict(enumerate(rows))
-    rows = rows.squeeze()
-    if rows.ndim != 1:
-        raise UserError(
-            f"{str(path)!r} contains a tensor of shape {list(data.shape)}: expected [width] or [layers, width]"
-        )
-    if layer is None:
-        raise UserError(f"{str(path)!r} contains one direction: add --layer with the number of its layer")
-    return {layer: rows}
 
 
 def _gguf() -> Any:

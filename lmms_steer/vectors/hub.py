@@ -1,6 +1,7 @@
 """Vectors on the Hugging Face Hub: a repository laid out like a store, with a model card made from the provenance."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,9 +10,13 @@ import yaml
 
 from lmms_steer._util.formatting import format_layers
 from lmms_steer._util.io import write_atomically
-from lmms_steer.errors import UserError, first_line
+from lmms_steer.errors import UserError, first_line, printable
 from lmms_steer.vectors import store
+from lmms_steer.vectors.file_checks import MAX_FILE
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+MAX_FILES = 10_000
+"""Most files of a repository."""
 
 
 def push_vectors(names: Sequence[str], repo: str, private: bool) -> Iterator[str]:
@@ -33,14 +38,14 @@ def push_vectors(names: Sequence[str], repo: str, private: bool) -> Iterator[str
         root = Path(folder)
         api = _request(lambda hub: hub.HfApi(), repo)
         _request(lambda _: api.create_repo(repo, private=private, exist_ok=True), repo)
-        files = _request(lambda _: api.list_repo_files(repo), repo)
+        sizes = _file_sizes(repo, None)
         old = [
-            name for name in files if name.endswith(".safetensors") and name.removesuffix(".safetensors") not in vectors
+            name for name in sizes if name.endswith(".safetensors") and name.removesuffix(".safetensors") not in vectors
         ]
         on_card = []
-        for path in [_download(repo, name, None) for name in old]:
+        for name in old:
             try:
-                on_card.append(SteeringVectors.load(path))
+                on_card.append(SteeringVectors.load(_download(repo, name, None, sizes[name])))
             except UserError as error:
                 yield f"not on the card: {error}"
         for name, entry in vectors.items():
@@ -72,11 +77,11 @@ def pull_vectors(repo: str, revision: str | None, root: Path | None, replace: bo
         UserError: when the repository cannot be read, or has no vector; when a file cannot be written.
     """
     root = root if root is not None else store.user_store()
-    files = _request(lambda hub: hub.HfApi().list_repo_files(repo, revision=revision), repo)
+    sizes = _file_sizes(repo, revision)
     count = 0
-    for name in (name for name in files if name.endswith(".safetensors")):
+    for name in (name for name in sizes if name.endswith(".safetensors")):
         try:
-            vector = SteeringVectors.load(_download(repo, name, revision))
+            vector = SteeringVectors.load(_download(repo, name, revision, sizes[name]))
             path = store.path_in_store(vector, root)
         except UserError as error:
             yield f"left out: {error}"
@@ -88,8 +93,13 @@ def pull_vectors(repo: str, revision: str | None, root: Path | None, replace: bo
         store.save(vector, root)
         yield f"{vector.name} -> {path}"
         choices = name.removesuffix(".safetensors") + ".choices.yaml"
-        if choices in files:
-            data, path = _download(repo, choices, revision).read_bytes(), path.with_suffix(".choices.yaml")
+        if choices in sizes:
+            try:
+                data = store.checked_choices(_download(repo, choices, revision, sizes[choices]))
+            except UserError as error:
+                yield f"left out: {error}"
+                continue
+            path = path.with_suffix(".choices.yaml")
             if not replace and _has_other_content(path, data):
                 yield _left_out(path)
             else:
@@ -120,7 +130,7 @@ def model_card(vectors: Sequence[SteeringVectors], repo: str) -> str:
             settings.get("controls", "-"), str(provenance.get("revision") or "-")[:12],
             str(provenance.get("sentences_sha256", "-"))[:12], vector.sha256[:12],
         ]  # fmt: skip
-        lines.append("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(printable(str(cell)).replace("|", r"\|") for cell in cells) + " |")
     lines += [
         "",
         "A direction is added to the output of the 0-based decoder block of its number: `h' = h + alpha · v`.",
@@ -137,7 +147,30 @@ def _left_out(path: Path) -> str:
     return f"left out: you have {str(path)!r} with other content: --replace takes the Hub's"
 
 
-def _download(repo: str, name: str, revision: str | None) -> Path:
+def _file_sizes(repo: str, revision: str | None) -> dict[str, int]:
+    """The size of each file of a repository, by its path."""
+
+    def listed(hub: Any) -> dict[str, int]:
+        tree = hub.HfApi().list_repo_tree(repo, recursive=True, revision=revision)
+        return {item.path: item.size for item in islice(tree, MAX_FILES + 1) if hasattr(item, "size")}
+
+    sizes: dict[str, int] = _request(listed, repo)
+    if len(sizes) > MAX_FILES:
+        raise UserError(f"the Hub's {repo!r} has more than {MAX_FILES} files: it is no store of vectors")
+    return sizes
+
+
+def _download(repo: str, name: str, revision: str | None, size: int) -> Path:
+    """Download a file.
+
+    Raises:
+        UserError: for a file that is too large to be a vector, so that pulling from a model's repository does not
+            download the model; for a path that leads out of the repository.
+    """
+    if size > MAX_FILE:
+        raise UserError(f"{name!r} has {size} bytes, and no vector has so many")
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise UserError(f"{name!r} is not a path inside a repository")
     return Path(_request(lambda hub: hub.hf_hub_download(repo, name, revision=revision), repo))
 
 

@@ -5,6 +5,7 @@ from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 
 from lmms_steer import concepts
+from lmms_steer._util.io import exists, is_folder
 from lmms_steer.errors import UserError
 from lmms_steer.tiny_world.checkpoints import TINY_MODELS
 from lmms_steer.vectors.backbones import short_name, table
@@ -14,6 +15,8 @@ MAX_LISTED = 12
 """Of more known names than this an error lists only the nearest."""
 NEAREST = 5
 """How many of the nearest names an error lists."""
+MAX_COMPARED = 200
+"""So many characters of a name are compared; the time grows with the square."""
 CLOSE = 0.75
 """The similarity (of `difflib`) from which a name is suggested."""
 
@@ -29,7 +32,7 @@ def unknown_vector(name: str, backbone: str | None, known: Collection[str]) -> U
     parts = [part for part in name.split("/") if part]
     backbones = {*(short_name(model) for model in table().values()), *TINY_MODELS, *(k.split("/")[0] for k in known)}
     known_concepts = {k.split("/")[1] for k in known} | set(concepts.names())
-    if parts and parts[0] not in backbones | known_concepts and Path(name).exists():
+    if parts and parts[0] not in backbones | known_concepts and exists(Path(name)):
         return not_a_vector_file(name)
     has_backbone = bool(parts) and (parts[0] in backbones or _is_new_backbone(parts, backbone, known_concepts))
     if has_backbone:
@@ -49,7 +52,7 @@ def unknown_vector(name: str, backbone: str | None, known: Collection[str]) -> U
 
 def not_a_vector_file(name: str) -> UserError:
     """The error for a path that exists and is not a vector's file."""
-    kind = "is a folder, and no safetensors file" if Path(name).is_dir() else "is no safetensors file"
+    kind = "is a folder, and no safetensors file" if is_folder(Path(name)) else "is no safetensors file"
     return UserError(f"{name!r} {kind}: expected a vector's file or name (lmms-steer vectors list)")
 
 
@@ -132,4 +135,4 @@ def _listed(name: str, known: Collection[str]) -> str:
 
 def _similarity(name: str, known: str) -> float:
     """The ratio of `difflib` to the known name or to its most similar part."""
-    return max(SequenceMatcher(None, name, part).ratio() for part in (known, *known.split("/")))
+    return max(SequenceMatcher(None, name[:MAX_COMPARED], part).ratio() for part in (known, *known.split("/")))

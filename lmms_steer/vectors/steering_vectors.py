@@ -5,6 +5,7 @@ Reading one needs numpy and safetensors only, so that listing a store imports no
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,15 @@ import numpy.typing as npt
 
 from lmms_steer._util.formatting import format_layers
 from lmms_steer._util.io import write_atomically
-from lmms_steer.errors import UserError, first_line, reason
+from lmms_steer.errors import UserError, first_line, reason, shorten
+from lmms_steer.vectors.file_checks import (
+    MAX_LAYERS,
+    NotAVector,
+    check_header,
+    check_width,
+    layer_of_key,
+    read_metadata,
+)
 
 Direction = npt.NDArray[np.float32]
 FORMAT = "lmms-steer/vectors/1"
@@ -44,7 +53,7 @@ class SteeringVectors:
     def __post_init__(self) -> None:
         arrays = {int(k): np.asarray(v, dtype=np.float32) for k, v in sorted(self.directions.items())}
         shapes = {a.shape for a in arrays.values()}
-        if not arrays or len(shapes) != 1 or len(next(iter(shapes))) != 1:
+        if not arrays or len(shapes) != 1 or len(next(iter(shapes))) != 1 or (0,) in shapes:
             raise UserError(
                 f"a vector needs one direction per layer, all of one width, got the shapes {sorted(shapes)}"
             )
@@ -57,6 +66,15 @@ class SteeringVectors:
         if layer not in self.directions:
             raise UserError(f"layer={layer}: {self.name} has the layers {format_layers(self.layers)}")
         return self.directions[layer]
+
+    def check_norm(self, layer: int) -> None:
+        """Check that a layer has a direction to steer with.
+
+        Raises:
+            UserError: for a layer without a direction, or with one of norm 0.
+        """
+        if not self[layer].any():
+            raise UserError(f"vector {self.name} has norm 0 at layer {layer}: it would steer nothing")
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.directions)
@@ -109,10 +127,10 @@ class SteeringVectors:
             raise UserError(
                 f"{str(path)!r} is a pickle, which can run code when it is read: lmms-steer reads safetensors"
             )
-        with _opened(path) as file:
-            metadata, keys = _metadata(file), file.keys()
-            directions = {_layer(key): file.get_tensor(key) for key in keys}
-        return cls(directions, {key: value for key, value in metadata.items() if key != "format"})
+        with _opened(path) as (file, metadata, keys):
+            directions = {layer: file.get_tensor(key) for layer, key in keys.items()}
+            with np.errstate(over="ignore"):
+                return cls(directions, {key: value for key, value in metadata.items() if key != "format"})
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
@@ -123,42 +141,52 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: as `SteeringVectors.load`.
     """
-    with _opened(Path(path)) as file:
-        metadata, keys = _metadata(file), file.keys()
-        shapes = {_layer(key): file.get_slice(key).get_shape() for key in keys}
-        last = max(shapes)
-        defaults = {"n_layers": last + 1, "hidden_size": shapes[last][0], "settings": {}}
-    return defaults | metadata | {"layers": sorted(shapes)}
+    with _opened(Path(path)) as (file, metadata, keys):
+        last = max(keys)
+        defaults = {"n_layers": last + 1, "hidden_size": file.get_slice(keys[last]).get_shape()[0], "settings": {}}
+    return defaults | metadata | {"layers": sorted(keys)}
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, memory-mapped; errors inside the block are explained.
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any], dict[int, str]]]:
+    """A safetensors file, memory-mapped; its metadata; and layer ▸ the tensor's name. Errors inside are explained.
 
     Raises:
         UserError: for a file that is missing, cut off, not safetensors, or not written by lmms-steer.
     """
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        raise UserError(f"cannot read the vector {str(path)!r}: there is no such file")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"cannot read the vector {str(path)!r}: it is a folder, a pipe or a device")
+        check_header(path)
         with safe_open(path, "numpy") as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"cannot read the vector {str(path)!r}: {reason(error)}") from error
+            yield file, *_read_names(file)
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read the vector {str(path)!r}: there is no such file") from error
     except SafetensorError as error:
         raise UserError(f"{str(path)!r} is cut off or no safetensors file: {first_line(error)}") from error
-    except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"{str(path)!r} is a safetensors file, but not one of lmms-steer's vectors") from error
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{str(path)!r}: {error}") from error
+    except NotAVector as error:
+        raise UserError(
+            f"{str(path)!r} is a safetensors file, but not one of lmms-steer's vectors: {first_line(error)}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the vector {str(path)!r}: {reason(error)}") from error
 
 
-def _metadata(file: Any) -> dict[str, Any]:
-    metadata = json.loads((file.metadata() or {})[_METADATA_KEY])
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("settings", {}), dict):
-        raise TypeError
-    return metadata
-
-
-def _layer(key: str) -> int:
-    return int(key.removeprefix("layer."))
+def _read_names(file: Any) -> tuple[dict[str, Any], dict[int, str]]:
+    metadata, keys = (file.metadata() or {}).get(_METADATA_KEY), file.keys()
+    if metadata is None:
+        raise NotAVector(f"it has no metadata {_METADATA_KEY!r}")
+    if not 0 < len(keys) <= MAX_LAYERS:
+        raise NotAVector(f"it has {len(keys)} tensors")
+    slices = {key: file.get_slice(key) for key in keys}
+    layers = {layer_of_key(key, part.get_dtype()): key for key, part in slices.items()}
+    shapes = {tuple(part.get_shape()) for part in slices.values()}
+    if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+        raise NotAVector(f"its tensors have the shapes {shorten(sorted(shapes))}, not all one width")
+    content = read_metadata(metadata)
+    check_width(content, next(iter(shapes))[0])
+    return content, layers

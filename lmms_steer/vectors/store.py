@@ -14,15 +14,17 @@ from typing import Any
 
 import yaml
 
-from lmms_steer._util.io import shipped_folder, write_atomically
-from lmms_steer._util.yaml import read_yaml
-from lmms_steer.errors import UserError, first_line, reason
+from lmms_steer._util.io import is_folder, is_regular_file, read_limited, shipped_folder, user_path, write_atomically
+from lmms_steer._util.yaml import MAX_BYTES, read_yaml
+from lmms_steer.errors import UserError, first_line, reason, shorten
 from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.methods import DEFAULT_METHOD
 from lmms_steer.vectors.not_found import not_a_vector_file, unknown_vector
 from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
 
 _PART = r"(?!\.)[\w.+-]+"
+MAX_PART = 200
+"""Most bytes of a part of a name. The name of a file may have 255, and the files next to a vector have longer names."""
 _NAME = re.compile(f"{_PART}/{_PART}/{_PART}")
 
 
@@ -78,10 +80,10 @@ def find(name: str, backbone: str | None) -> Entry:
         UserError: for a name of no vector, with the nearest name or the command that extracts it.
     """
     if name.endswith((".safetensors", ".pt", ".pth", ".bin", ".pkl")) or name.startswith((".", "/", "~")):
-        path = Path(name).expanduser()
-        if path.is_dir():
+        path = user_path(name)
+        if is_folder(path):
             raise not_a_vector_file(str(path))
-        if not path.is_file():
+        if not is_regular_file(path):
             raise UserError(f"no such vector file: {name!r}")
         return Entry(str(path), path, "file")
     known = {entry.name: entry for entry in entries()}
@@ -118,6 +120,12 @@ def path_in_store(vectors: SteeringVectors, root: Path) -> Path:
     """
     if not _NAME.fullmatch(vectors.name):
         raise UserError(f"{vectors.name!r} cannot be the name of a vector: expected backbone/concept/method")
+    longest = max(vectors.name.split("/"), key=lambda part: len(part.encode()))
+    if len(longest.encode()) > MAX_PART:
+        raise UserError(
+            f"{shorten(vectors.name)!r} cannot be the name of a vector: {shorten(longest)!r} has more than {MAX_PART}"
+            " bytes"
+        )
     return root / f"{vectors.name}.safetensors"
 
 
@@ -203,6 +211,16 @@ def _stored_choices(entry: Entry, model: str) -> Iterator[tuple[Path, Any]]:
             choice = _read_choices(path).get(short_name(model))
             if choice is not None:
                 yield path, choice
+
+
+def checked_choices(path: Path) -> bytes:
+    """The content of a choices file that another person wrote.
+
+    Raises:
+        UserError: when it is damaged.
+    """
+    _read_choices(path)
+    return read_limited(path, MAX_BYTES)
 
 
 def _read_choices(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_steer.errors import reason, unknown_name
+from lmms_steer.errors import MAX_MESSAGE_LENGTH, UserError, reason, unknown_name
 
 
 def test_the_reason_of_a_system_error_has_neither_path_nor_number(tmp_path: Path) -> None:
@@ -23,3 +23,8 @@ def test_an_unknown_name_comes_before_its_place_and_the_known_names() -> None:
     error = unknown_name("key", "vectr", ["vector", "alpha"], "in --model_args")
     assert str(error) == "unknown key 'vectr' in --model_args: did you mean 'vector'? known: alpha, vector"
     assert str(unknown_name("key", "x", ["alpha"])) == "unknown key 'x': known: alpha"
+
+
+def test_an_error_is_one_line_without_control_characters() -> None:
+    assert str(UserError("a\x1b[31m\nb\u2028\ud800é")) == r"a\x1b[31m\nb\u2028\ud800é"
+    assert len(str(UserError("x" * 10**6))) == MAX_MESSAGE_LENGTH

@@ -217,7 +217,7 @@ def test_pull_leaves_your_files_alone_without_replace(
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     theirs, yours, root = vectors(), vectors(seed=1), tmp_path / "store"
     small_hub[f"{theirs.name}.safetensors"] = theirs.to_bytes()
-    small_hub[f"{theirs.name}.choices.yaml"] = b"theirs"
+    small_hub[f"{theirs.name}.choices.yaml"] = b"theirs: {}"
     path = store.save(yours, root)
     choices = path.with_suffix(".choices.yaml")
 
@@ -233,7 +233,7 @@ def test_pull_leaves_your_files_alone_without_replace(
     assert choices.read_bytes() == b"yours"
     store.save(yours, root)
     assert pulled(replace=True) == pulled() == [f"{theirs.name} -> {path}"], "equal content is not reported"
-    assert path.read_bytes() == theirs.to_bytes() and choices.read_bytes() == b"theirs"
+    assert path.read_bytes() == theirs.to_bytes() and choices.read_bytes() == b"theirs: {}"
 
 
 def test_a_damaged_file_does_not_block_push_or_pull(
