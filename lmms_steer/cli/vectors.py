@@ -86,16 +86,23 @@ def import_vector(
     method: Annotated[str, typer.Option(help="Name of the method.")] = "imported",
     layer: Annotated[int | None, typer.Option(min=0, help="Layer of a single tensor.")] = None,
     store: Annotated[Path | None, typer.Option(help="Store to write to. Default: yours.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name in the store. Default: the end of --backbone.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a vector of the same name with other content.")
+    ] = False,
 ) -> None:
     """Import another tool's file (.gguf, .pt) into a store. Only tensors are read from a .pt; it cannot run code."""
     from lmms_steer._util.formatting import format_shape
-    from lmms_steer.vectors.backbones import short_name
     from lmms_steer.vectors.formats import import_vector
-    from lmms_steer.vectors.store import save
+    from lmms_steer.vectors.ownership import save_imported
+    from lmms_steer.vectors.weights import model_source
 
-    provenance = {"model": short_name(backbone), "model_id": backbone, "concept": concept, "method": method}
-    vectors = import_vector(file, layer, provenance)
-    typer.echo(f"{vectors.name}: {format_shape(vectors.layers, vectors.hidden_size)} -> {save(vectors, store)}")
+    source = model_source(backbone, store_name=name)
+    vectors = import_vector(file, layer, {**source, "concept": concept, "method": method})
+    path = save_imported(vectors, store, replace)
+    typer.echo(f"{vectors.name}: {format_shape(vectors.layers, vectors.hidden_size)} -> {path}")
 
 
 @commands.command("push")

@@ -14,6 +14,7 @@ from lmms_steer import concepts
 from lmms_steer.errors import UserError
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, find_operation, operations
+from lmms_steer.steering.origin import other_model_warnings
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of, short_name
@@ -147,7 +148,7 @@ def resolve(
         if intervention.control is not None:
             vector = make_control(vector, intervention.control, _load_from_store, concepts.names())
         _check(intervention, vector, model)
-        warnings += _warn_of_other_backbone(intervention, vector, model)
+        warnings += other_model_warnings(intervention.vector, vector.provenance, model.name)
         warnings += _warn_of_changed_vector(typed, vector, spec)
         interventions.append(intervention)
         vectors.append(vector)
@@ -280,13 +281,3 @@ def _warn_of_changed_vector(intervention: Intervention, vector: SteeringVectors,
     if chosen_for in (None, vector.sha256) or len(spec.interventions) > 1:
         return []
     return [f"vector {intervention.vector!r} is not the one that layer, alpha and tokens were chosen for"]
-
-
-def _warn_of_other_backbone(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> list[str]:
-    """A warning if the vector was made from a model that is not this model's text backbone."""
-    source = vector.provenance.get("model")
-    own = backbone_of(model.name)
-    if source is None or source in (own, short_name(model.name)):
-        return []
-    expected = f"whose backbone is {own}" if own else "whose backbone is not known"
-    return [f"vector {intervention.vector!r} was made from {source}, not for {short_name(model.name)}, {expected}"]

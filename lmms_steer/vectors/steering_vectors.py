@@ -30,9 +30,9 @@ class SteeringVectors:
 
     Attributes:
         directions: layer ▸ float32 array [hidden_size], in the residual stream's own units.
-        provenance: what the vector was made from, as plain JSON: `model`, `model_id`, `revision`, `dtype`,
-            `hidden_size`, `n_layers`, `layer_convention`, `method`, `settings`, `concept`, `sentences_sha256`,
-            `skipped`, `versions`.
+        provenance: what the vector was made from, as plain JSON: `model`, `model_id`, `revision`, `model_path` and
+            `weights_sha256` (`lmms_steer.vectors.weights`), `dtype`, `hidden_size`, `n_layers`, `layer_convention`,
+            `method`, `settings`, `concept`, `sentences_sha256`, `skipped`, `versions`.
 
     Raises:
         UserError: for no direction, directions of different widths, or values that are not finite.
@@ -78,8 +78,18 @@ class SteeringVectors:
 
     @property
     def sha256(self) -> str:
-        """The hash of the file's bytes: equal directions and provenance have equal hashes, whatever the file's name."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        """The hash of the file's content: equal directions and provenance have equal hashes, whatever the file's name.
+
+        The folder of the model does not count, as the hash of its weights does.
+        """
+        return hashlib.sha256(self.without_path().to_bytes()).hexdigest()
+
+    def without_path(self) -> "SteeringVectors":
+        """The same vector without the model's folder on this machine, to be shared with others."""
+        if "model_path" not in self.provenance:
+            return self
+        provenance = {key: value for key, value in self.provenance.items() if key != "model_path"}
+        return SteeringVectors(self.directions, provenance)
 
     def to_bytes(self) -> bytes:
         """The content of the safetensors file. Same inputs give the same bytes: one metadata entry with sorted keys."""
