@@ -32,16 +32,19 @@ def list_vectors(
 def show_vector(
     name: Vector,
     picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
-    words: Annotated[bool, typer.Option(help="Show the nearest words (logit lens). This loads the model.")] = True,
+    words: Annotated[bool, typer.Option(help="Show the words it is like and promotes. Loads the model.")] = True,
+    backbone: Annotated[
+        str | None, typer.Option(help="Model to read the words in. Default: the one that the vector was made from.")
+    ] = None,
 ) -> None:
-    """Show a vector's provenance and, per layer, its norm, probe accuracy, cosines with others and nearest words."""
+    """Show a vector's provenance and, per layer, its norm, probe accuracy, cosines with others and words."""
     from lmms_steer.inspection.vectors import describe_vector, description_lines
     from lmms_steer.plots.style import check_figure_suffix
     from lmms_steer.vectors.store import find
 
     if picture is not None:
         check_figure_suffix(picture)
-    description = describe_vector(find(name, None).path, words)
+    description = describe_vector(find(name, None).path, words, backbone)
     for line in description_lines(description):
         typer.echo(line)
     if picture is not None:

@@ -33,7 +33,7 @@ Norms = Mapping[int, Mapping[str, float]]
 """layer ▸ `image`, `text`, `both`, `last` ▸ mean norm of the residual there (`lmms_steer.steering.recording`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ResolvedSpec:
     """A complete spec with its vectors.
 
@@ -53,6 +53,12 @@ class ResolvedSpec:
     warnings: tuple[str, ...] = ()
     norms: Norms | None = None
     operation: Operation | None = None
+
+    def __repr__(self) -> str:
+        if not self.spec:
+            return "ResolvedSpec (empty: the unsteered model)"
+        operation = f", operation {self.operation.name}" if self.operation is not None else ""
+        return f"ResolvedSpec {self.spec} (sha256 {self.sha256[:8]}{operation})"
 
     @property
     def relative(self) -> bool:

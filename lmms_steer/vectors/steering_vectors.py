@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lmms_steer._util.formatting import format_layers
+from lmms_steer._util.formatting import count_noun, format_layers
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, first_line, reason
 
@@ -24,7 +24,7 @@ LAYER_CONVENTION = "output of the 0-based decoder block, before the final norm"
 _METADATA_KEY = "lmms_steer"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SteeringVectors:
     """One direction per layer, and its provenance.
 
@@ -60,6 +60,14 @@ class SteeringVectors:
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.directions)
+
+    def __repr__(self) -> str:
+        model, concept, method = (self.provenance.get(key, "unknown") for key in ("model", "concept", "method"))
+        settings = self.provenance.get("settings")
+        anchors = settings.get("anchors") if isinstance(settings, Mapping) else None
+        made_of = f", {count_noun(anchors, 'anchor')}" if isinstance(anchors, int) else ""
+        layers = f"layer{'s' if len(self.layers) > 1 else ''} {format_layers(self.layers)}"
+        return f"SteeringVectors {concept}, {method} from {model} ({layers}, width {self.hidden_size}{made_of})"
 
     @property
     def layers(self) -> tuple[int, ...]:

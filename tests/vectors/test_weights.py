@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError
 from lmms_steer.cli import app
-from lmms_steer.inspection.vectors import describe_vector
 from lmms_steer.steering.resolve import ModelFacts, resolve
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store, weights
@@ -151,7 +150,7 @@ def test_two_folders_of_one_name_never_overwrite_each_other(fine_tunes: Path) ->
             assert part in str(refused.exception)
     assert extract(b, "--name", "b-500").exit_code == 0
     other = SteeringVectors.load(store.find("b-500/spatial", None).path)
-    assert SteeringVectors.load(path) == first and other.provenance["model_path"] == str(b)
+    assert SteeringVectors.load(path).sha256 == first.sha256 and other.provenance["model_path"] == str(b)
     assert other.sha256 != first.sha256
     replaced = extract(b, "--replace")
     assert replaced.exit_code == 0 and "are of other weights" in replaced.stderr and "spatial/random" in replaced.stderr
@@ -231,9 +230,3 @@ def test_an_import_replaces_no_other_content(tmp_path: Path) -> None:
 def test_shared_vectors_do_not_name_a_folder_of_this_machine() -> None:
     made = vectors(model_path="/home/me/m")
     assert b"/home/me" not in made.without_path().to_bytes() and made.without_path().sha256 == made.sha256
-
-
-def test_a_description_says_when_the_weights_are_not_recorded() -> None:
-    path = store.save(vectors(model="m", model_id="m"))
-    shown = describe_vector(path)
-    assert any("the folder that it was made from is not recorded" in note for note in shown.notes)
