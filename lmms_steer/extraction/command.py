@@ -18,8 +18,8 @@ from lmms_steer.extraction.sae_judge import get_judge
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.methods import check_method
-from lmms_steer.vectors.ownership import check_name_is_free, save_own, warn_of_mixed_names
-from lmms_steer.vectors.steering_vectors import read_provenance
+from lmms_steer.vectors.ownership import check_name_is_free, have_same_directions, save_own, warn_of_mixed_names
+from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
 from lmms_steer.vectors.weights import model_source
 
 
@@ -130,7 +130,7 @@ def check_store_conflicts(
 
 
 def shadowing_note(names: Sequence[str], root: Path) -> str | None:
-    """A note on vectors in the user's store that hide shipped vectors of the same names with other content."""
+    """A note on vectors in the user's store that hide shipped vectors of the same names with other directions."""
     if root.resolve() != store.user_store().resolve():
         return None
     hidden = [name for name in dict.fromkeys(names) if _differs(root, store.shipped_store(), name)]
@@ -153,4 +153,6 @@ def _is_of_other_sentences(path: Path, concept: Concept) -> bool:
 
 def _differs(root: Path, shipped: Path, name: str) -> bool:
     mine, theirs = (folder / f"{name}.safetensors" for folder in (root, shipped))
-    return mine.is_file() and theirs.is_file() and mine.read_bytes() != theirs.read_bytes()
+    if not (mine.is_file() and theirs.is_file()):
+        return False
+    return not have_same_directions(SteeringVectors.load(mine), SteeringVectors.load(theirs))

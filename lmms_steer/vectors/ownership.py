@@ -101,6 +101,13 @@ def save_imported(vectors: SteeringVectors, root: Path | None = None, replace: b
     return save_own(vectors, root, replace)
 
 
+def have_same_directions(one: SteeringVectors, other: SteeringVectors) -> bool:
+    """Whether two vectors have the same directions up to rounding, which differs between machines."""
+    if one.layers != other.layers or one.hidden_size != other.hidden_size:
+        return False
+    return all(np.allclose(one[k], other[k], rtol=0, atol=ROUNDING * float(np.abs(other[k]).max())) for k in one)
+
+
 _WAYS_OUT = "extract with another --name, choose another --store, or replace vectors of the same names with --replace"
 
 
@@ -110,7 +117,7 @@ def _check_unrecorded(vectors: SteeringVectors, path: Path) -> None:
         stored = SteeringVectors.load(path)
     except UserError:
         return  # missing or damaged: there is nothing to lose
-    if same_weights(vectors.provenance, stored.provenance) is None and not _are_alike(vectors, stored):
+    if same_weights(vectors.provenance, stored.provenance) is None and not have_same_directions(vectors, stored):
         raise UserError(
             f"{str(path)!r} differs, and does not record whether it was made from these weights,"
             f" {describe_source(vectors.provenance)}; {_WAYS_OUT}"
@@ -119,15 +126,9 @@ def _check_unrecorded(vectors: SteeringVectors, path: Path) -> None:
 
 def _has_directions(path: Path, vectors: SteeringVectors) -> bool:
     try:
-        return _are_alike(vectors, SteeringVectors.load(path))
+        return have_same_directions(vectors, SteeringVectors.load(path))
     except UserError:
         return True  # damaged: there is nothing to lose
-
-
-def _are_alike(one: SteeringVectors, other: SteeringVectors) -> bool:
-    if one.layers != other.layers or one.hidden_size != other.hidden_size:
-        return False
-    return all(np.allclose(one[k], other[k], rtol=0, atol=ROUNDING * float(np.abs(other[k]).max())) for k in one)
 
 
 def _under_name(model: str, root: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:

@@ -77,7 +77,12 @@ def test_a_large_file_is_hashed_once_and_again_after_any_change(
     monkeypatch.setattr(weights, "CACHED_FROM", 1)
     hashed: list[Path] = []
     digest = weights._digest
-    monkeypatch.setattr(weights, "_digest", lambda path: (hashed.append(path), digest(path))[1])
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return digest(path)
+
+    monkeypatch.setattr(weights, "_digest", counted)
     folder = checkpoint(tmp_path / "m", b"abc")
     monkeypatch.setattr(weights, "SETTLED_SECONDS", 3600)
     assert weights_sha256(folder) == weights_sha256(folder) and len(hashed) == 2, "it may be written just now"
@@ -190,7 +195,7 @@ def test_a_race_of_two_models_is_won_by_the_first_vector(tmp_path: Path) -> None
 def test_an_old_file_without_weights_is_replaced_only_by_the_same_directions(tmp_path: Path) -> None:
     old = vectors(model="m", model_id="m")
     path = old.save(store.path_in_store(old, tmp_path))
-    new = {"model": "m", "model_id": "m", "weights_sha256": "a", "model_path": "/a/m"}
+    new: dict[str, Any] = {"model": "m", "model_id": "m", "weights_sha256": "a", "model_path": "/a/m"}
     with pytest.raises(UserError, match="does not record whether it was made from these weights, '/a/m'"):
         save_own(vectors(seed=1, **new), tmp_path)
     assert path.read_bytes() == old.to_bytes()
@@ -203,8 +208,8 @@ def test_a_vector_of_other_weights_than_the_steered_model_s_is_a_warning(tmp_pat
     folder = checkpoint(tmp_path / "b" / "checkpoint-500", b"abc")
     facts, sha256 = ModelFacts(str(folder), 4, 48), hashlib.sha256(b"abc").hexdigest()
     spec = SteeringSpec.parse("vector=a,layer=1,alpha=1,tokens=image")
-    for recorded, expected in ({"weights_sha256": "c" * 64}, 1), ({"weights_sha256": sha256}, 0), ({}, 0):
-        made = vectors(model="checkpoint-500", model_path="/a/checkpoint-500", **recorded)
+    for recorded, expected in ("c" * 64, 1), (sha256, 0), (None, 0):
+        made = vectors(model="checkpoint-500", model_path="/a/checkpoint-500", weights_sha256=recorded)
         warnings = resolve(spec, facts, {"a": made}).warnings
         assert len(warnings) == expected
     mine = vectors(5, 96, model="tiny-gemma2", model_id="tiny-gemma2", model_path="/r/t", weights_sha256="c" * 64)
