@@ -138,7 +138,7 @@ def test_specs_and_vectors_say_in_one_line_what_they_are() -> None:
     assert repr(SteeringSpec()) == "SteeringSpec (empty: the unsteered model)"
     made = vectors(5, 64, model="tiny-gemma2", settings={"anchors": 20})
     assert repr(made) == "SteeringVectors spatial, mean_shift from tiny-gemma2 (layers 0-4, width 64, 20 anchors)"
-    assert str(SteeringVectors({3: np.ones(8)}, {})).endswith("from unknown (layer 3, width 8)")
+    assert str(SteeringVectors({3: np.ones(8, np.float32)}, {})).endswith("from unknown (layer 3, width 8)")
     resolved = resolve(SteeringSpec.parse("vector=v,layer=1,alpha=2,tokens=image"), ModelFacts("m", 5, 64), {"v": made})
     assert str(resolved) == f"ResolvedSpec vector=v,layer=1,alpha=2,tokens=image (sha256 {resolved.sha256[:8]})"
     assert repr(ResolvedSpec()) == "ResolvedSpec (empty: the unsteered model)"
