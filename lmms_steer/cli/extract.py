@@ -35,8 +35,13 @@ def extract(
     ] = "mean_shift",
     store: Annotated[Path | None, typer.Option(help="Store to write to. Default: yours.")] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace vectors of the same name that were made from other sentences.")
+        bool,
+        typer.Option("--replace", help="Replace vectors of the same names made from other sentences or weights."),
     ] = False,
+    name: Annotated[
+        str | None,
+        typer.Option(help="The model's name in the store, where others have the same. Default: the end of --backbone."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     sae: Annotated[
         str | None,
@@ -70,8 +75,9 @@ def extract(
 
     settings = ExtractionSettings(seed=seed, paper_exact=paper_exact, sae=sae, judge=judge, neutral=neutral)
     for line in run(
-        backbone, concept.split(","), method.split(","), store, batch_size, device, dtype, settings, questions, replace
-    ):
+        backbone, concept.split(","), method.split(","), store, batch_size, device, dtype, settings, questions, replace,
+        name,
+    ):  # fmt: skip
         echo(line)
 
 

@@ -34,16 +34,19 @@ def list_vectors(
 def show_vector(
     name: Vector,
     picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
-    words: Annotated[bool, typer.Option(help="Show the nearest words (logit lens). This loads the model.")] = True,
+    words: Annotated[bool, typer.Option(help="Show the words it is like and promotes. Loads the model.")] = True,
+    backbone: Annotated[
+        str | None, typer.Option(help="Model to read the words in. Default: the one that the vector was made from.")
+    ] = None,
 ) -> None:
-    """Show a vector's provenance and, per layer, its norm, probe accuracy, cosines with others and nearest words."""
+    """Show a vector's provenance and, per layer, its norm, probe accuracy, cosines with others and words."""
     from lmms_steer.inspection.vectors import describe_vector, description_lines
     from lmms_steer.plots.style import check_figure_suffix
     from lmms_steer.vectors.store import find
 
     if picture is not None:
         check_figure_suffix(picture)
-    description = describe_vector(find(name, None).path, words)
+    description = describe_vector(find(name, None).path, words, backbone)
     for line in description_lines(description):
         echo(line)
     if picture is not None:
@@ -88,16 +91,23 @@ def import_vector(
     method: Annotated[str, typer.Option(help="Name of the method.")] = "imported",
     layer: Annotated[int | None, typer.Option(min=0, help="Layer of a single tensor.")] = None,
     store: Annotated[Path | None, typer.Option(help="Store to write to. Default: yours.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The model's name in the store. Default: the end of --backbone.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace a vector of the same name with other content.")
+    ] = False,
 ) -> None:
     """Import another tool's file (.gguf, .pt) into a store. Only tensors are read from a .pt; it cannot run code."""
     from lmms_steer._util.formatting import format_shape
-    from lmms_steer.vectors.backbones import short_name
     from lmms_steer.vectors.formats import import_vector
-    from lmms_steer.vectors.store import save
+    from lmms_steer.vectors.ownership import save_imported
+    from lmms_steer.vectors.weights import model_source
 
-    provenance = {"model": short_name(backbone), "model_id": backbone, "concept": concept, "method": method}
-    vectors = import_vector(file, layer, provenance)
-    echo(f"{vectors.name}: {format_shape(vectors.layers, vectors.hidden_size)} -> {save(vectors, store)}")
+    source = model_source(backbone, store_name=name)
+    vectors = import_vector(file, layer, {**source, "concept": concept, "method": method})
+    path = save_imported(vectors, store, replace)
+    echo(f"{vectors.name}: {format_shape(vectors.layers, vectors.hidden_size)} -> {path}")
 
 
 @commands.command("push")

@@ -1,7 +1,7 @@
 """`lmms-steer extract`: read each concept once in one backbone, store one vector per concept and method.
 
 Everything that can be refused is refused before torch is imported and the model is loaded; so is a vector that would
-replace one made from other sentences.
+replace one made from other sentences or weights.
 """
 
 import logging
@@ -16,9 +16,11 @@ from lmms_steer.errors import UserError
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings
 from lmms_steer.extraction.sae_judge import get_judge
 from lmms_steer.vectors import store
-from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
+from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.methods import check_method
-from lmms_steer.vectors.steering_vectors import read_provenance
+from lmms_steer.vectors.ownership import check_name_is_free, have_same_directions, save_own, warn_of_mixed_names
+from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
+from lmms_steer.vectors.weights import model_source
 
 
 def extract_to_store(
@@ -32,6 +34,7 @@ def extract_to_store(
     settings: ExtractionSettings = DEFAULT_SETTINGS,
     questions: Path | None = None,
     replace: bool = False,
+    store_name: str | None = None,
 ) -> Iterator[str]:
     """Extract vectors into a store.
 
@@ -45,14 +48,16 @@ def extract_to_store(
         settings: for the methods.
         questions: a file of questions about images (`lmms_steer.extraction.image_pairs`), read instead of a concept's
             sentences; the concept's name then only names the vectors.
-        replace: also replace vectors that were made from other sentences.
+        replace: also replace vectors that were made from other sentences or from other weights.
+        store_name: the name that the vectors are stored under, in place of the backbone's own.
 
     Yields:
         A line for every stored vector, and for every sentence that was skipped.
 
     Raises:
         UserError: before the backbone is loaded: for a concept, method, judge or tiny model that does not exist, a
-            store that cannot be written, or, without `replace`, a stored vector of that name from other sentences.
+            store that cannot be written, or, without `replace`, a stored vector of that name from other sentences or a
+            store in which the backbone's name belongs to other weights.
     """
     if questions is not None and (len(concept_names) != 1 or concept_names[0] == "all"):
         raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
@@ -63,10 +68,14 @@ def extract_to_store(
     for method in methods:
         check_method(method)
     get_judge(settings.judge)
-    backbone_checkpoint(backbone)
+    name = store_name or short_name(backbone)
+    if not store.is_name_part(name):
+        raise UserError(f"{name!r} cannot be a model's name in a store: name the model with --name")
     root = root if root is not None else store.user_store()
     check_writable(root, "the store", "name another with --store")
-    check_store_conflicts(backbone, wanted, methods, root, replace)
+    check_store_conflicts(name, wanted, methods, root, replace)
+    if not replace:
+        check_name_is_free(model_source(backbone, store_name=store_name), root)
     # these import torch and transformers, which takes seconds
     from lmms_steer.extraction.extract import Backbone
 
@@ -74,29 +83,31 @@ def extract_to_store(
         from lmms_steer.extraction.image_pairs import image_pair_concept, read_image_pairs
 
         concept = image_pair_concept(concept_names[0], read_image_pairs(questions))
-        check_store_conflicts(backbone, [concept], methods, root, replace)
-    source = Backbone(backbone, device=device, dtype=dtype)
+        check_store_conflicts(name, [concept], methods, root, replace)
+    source = Backbone(backbone, device=device, dtype=dtype, store_name=store_name)
     if questions is not None:
         readings = iter([source.read_image_pairs(questions, concept_names[0], batch_size)])
     else:
         readings = ((concept, source.read(concept, batch_size)) for concept in wanted)
-    names = []
+    names, paths = [], []
     for concept, activations in readings:
         yield from activations.warnings(concept, source.name)
         counts = f"{count_noun(len(activations.anchors), 'anchor')}, {count_noun(len(activations.controls), 'control')}"
         for method in methods:
             extracted = source.extract(concept, method, activations, settings, log_warnings=False)
             vectors = extracted.vectors
-            path = store.save(vectors, root)
+            path = save_own(vectors, root, replace)
             names.append(vectors.name)
+            paths.append(path)
             yield from extracted.notes
             yield f"{vectors.name}: {counts}, {format_shape(vectors.layers, vectors.hidden_size)} -> {path}"
+    warn_of_mixed_names(source.source, root, paths)
     if note := shadowing_note(names, root):
         logging.getLogger(__name__).info(note)
 
 
 def check_store_conflicts(
-    backbone: str, wanted: Sequence[Concept], methods: Sequence[str], root: Path, replace: bool
+    model: str, wanted: Sequence[Concept], methods: Sequence[str], root: Path, replace: bool
 ) -> None:
     """Check that no vector would replace one that was made from other sentences.
 
@@ -108,7 +119,7 @@ def check_store_conflicts(
     for concept in wanted:
         if hashes.setdefault(concept.name, concept.sentences_sha256) != concept.sentences_sha256:
             raise UserError(f"two of the concepts are named {concept.name!r}: one's vectors would replace the other's")
-        for path in [] if replace else _paths(root, backbone, concept, methods):
+        for path in [] if replace else _paths(root, model, concept, methods):
             if _is_of_other_sentences(path, concept):
                 raise UserError(
                     f"{str(path)!r} was made from other sentences than this {concept.name!r}: give the concept another"
@@ -117,7 +128,7 @@ def check_store_conflicts(
 
 
 def shadowing_note(names: Sequence[str], root: Path) -> str | None:
-    """A note on vectors in the user's store that hide shipped vectors of the same names with other content."""
+    """A note on vectors in the user's store that hide shipped vectors of the same names with other directions."""
     if root.resolve() != store.user_store().resolve():
         return None
     hidden = [name for name in dict.fromkeys(names) if _differs(root, store.shipped_store(), name)]
@@ -126,9 +137,9 @@ def shadowing_note(names: Sequence[str], root: Path) -> str | None:
     return f"these vectors in {str(root)!r} now hide the shipped ones of the same names: {', '.join(hidden)}"
 
 
-def _paths(root: Path, backbone: str, concept: Concept, methods: Sequence[str]) -> Iterator[Path]:
+def _paths(root: Path, model: str, concept: Concept, methods: Sequence[str]) -> Iterator[Path]:
     for method in methods:
-        yield root / short_name(backbone) / concept.name / f"{method}.safetensors"
+        yield root / model / concept.name / f"{method}.safetensors"
 
 
 def _is_of_other_sentences(path: Path, concept: Concept) -> bool:
@@ -140,4 +151,6 @@ def _is_of_other_sentences(path: Path, concept: Concept) -> bool:
 
 def _differs(root: Path, shipped: Path, name: str) -> bool:
     mine, theirs = (folder / f"{name}.safetensors" for folder in (root, shipped))
-    return mine.is_file() and theirs.is_file() and mine.read_bytes() != theirs.read_bytes()
+    if not (mine.is_file() and theirs.is_file()):
+        return False
+    return not have_same_directions(SteeringVectors.load(mine), SteeringVectors.load(theirs))

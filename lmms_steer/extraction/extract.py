@@ -23,6 +23,7 @@ from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
+from lmms_steer.vectors.weights import model_source
 
 logger = logging.getLogger(__name__)
 
@@ -44,21 +45,28 @@ class Backbone:
         revision: of a Hub id.
         device: where to run; by default a GPU if there is one.
         dtype: of the weights; by default float32 on a CPU, and the checkpoint's own on other devices.
+        store_name: the name that its vectors are stored under; by default the last part of `name`.
 
     Raises:
-        UserError: when it cannot be loaded.
+        UserError: when it cannot be loaded, or the files of its weights change meanwhile.
     """
 
     def __init__(
-        self, name: str, revision: str | None = None, device: str | None = None, dtype: str | None = None
+        self,
+        name: str,
+        revision: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        store_name: str | None = None,
     ) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
         self._warned_of: set[str] = set()
-        self.name = short_name(name)
+        self.name = store_name or short_name(name)
         self.checkpoint = backbone_checkpoint(name)
         self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
+        before = model_source(name, revision, store_name)
         try:
             with quiet_in_logs():
                 config = AutoConfig.from_pretrained(self.checkpoint, **options)
@@ -70,10 +78,13 @@ class Backbone:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load the backbone {name!r}: {loading_problem(error)}") from error
         self.model = model.to(self.device).eval()
+        revision = getattr(self.model.config, "_commit_hash", None) or revision
+        source = model_source(name, revision, store_name)
+        if "model_path" in source and source != before:
+            raise UserError(f"the weights in {source['model_path']!r} changed while they were read: try again")
         self.source = {
-            "model": self.name,
-            "model_id": short_name(self.checkpoint) if Path(self.checkpoint).is_dir() else self.checkpoint,
-            "revision": getattr(self.model.config, "_commit_hash", None) or revision,
+            **source,
+            "revision": revision,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "hidden_size": text_config(self.model).hidden_size,
             "n_layers": text_config(self.model).num_hidden_layers,

@@ -13,6 +13,8 @@ from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of
 from lmms_steer.vectors.controls import parse_control, wrong_concept_name
 from lmms_steer.vectors.methods import DEFAULT_METHOD, check_method
+from lmms_steer.vectors.ownership import check_name_is_free, save_own
+from lmms_steer.vectors.weights import model_source
 
 
 def extract_missing(spec: SteeringSpec, model: str) -> Iterator[str]:
@@ -22,7 +24,8 @@ def extract_missing(spec: SteeringSpec, model: str) -> Iterator[str]:
     be made here are left to `resolve`, whose error says what is missing.
 
     Raises:
-        UserError: when the backbone cannot be loaded or the method finds nothing.
+        UserError: when the backbone cannot be loaded, its name in the user's store belongs to other weights, or the
+            method finds nothing.
     """
     missing = [name for name in dict.fromkeys(_names(spec, backbone_of(model))) if not _stored(name)]
     if not missing:
@@ -57,12 +60,13 @@ def check_vectors(spec: SteeringSpec, model: str) -> None:
 def _extract(parts: list[list[str]]) -> Iterator[str]:
     from lmms_steer.extraction.extract import Backbone
 
+    check_name_is_free(model_source(parts[0][0]), store.user_store())
     source = Backbone(parts[0][0])
     for _, name, method in parts:
         concept = concepts.load(name)
         extracted = source.extract(concept, method, source.read(concept))
         yield from extracted.notes
-        yield f"{extracted.vectors.name} -> {store.save(extracted.vectors)}"
+        yield f"{extracted.vectors.name} -> {save_own(extracted.vectors, store.user_store())}"
 
 
 def _names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:

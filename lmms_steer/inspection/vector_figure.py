@@ -1,5 +1,6 @@
 """The figure of `lmms-steer vectors show --picture FILE`: norms, probe accuracy, cosines and words."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ from lmms_steer.plots.ticks import label_numbers
 _MAX_OTHERS = 24
 _SHOWN_WORDS = 6
 _TICK_SIZE = 9
+_WORD_COLUMNS = ((0.07, "like", "whose states it is like"), (0.55, "promoted", "promoted as next (logit lens)"))
+"""Horizontal place, attribute of `Words` and title of each kind of words."""
+_MAX_WIDTH = 34
+"""Letters in a row of words."""
 
 
 @figure_style()
@@ -25,7 +30,7 @@ def draw_vector(shown: Description, path: Path) -> Path:
     height = 3.4 + max(0.22 * len(strongest), 0.26 * len(layers) + 0.6, 1.5)
     figure, axes = pyplot.subplot_mosaic(
         [["norm", "probe"], ["cosine", "words"]],
-        figsize=(11, height),
+        figsize=(14, height),
         height_ratios=[2.4, height - 3.4],
         layout="constrained",
     )
@@ -71,11 +76,27 @@ def _label_layers(axes: Any, layers: list[int]) -> None:
 
 def _words(axes: Any, shown: Description, layers: list[int]) -> None:
     axes.axis("off")
-    axes.set_title("words that the direction promotes (logit lens)")
+    axes.set_title("words, by layer")
     if not shown.words:
         axes.text(0.5, 0.5, "the model was not read", ha="center", transform=axes.transAxes)
         return
-    for row, layer in enumerate(layers):
-        words = literal_text("  ".join(shown.words[layer][0][:_SHOWN_WORDS]))
-        height = 1 - (row + 0.5) / max(len(layers), 12)
-        axes.text(0.0, height, f"{layer}   {words}", fontsize=8, va="center", transform=axes.transAxes)
+    rows = max(len(layers), 12) + 1
+    for row, layer in enumerate(layers, start=1):
+        axes.text(0.0, 1 - (row + 0.5) / rows, str(layer), fontsize=8, va="center", transform=axes.transAxes)
+    for place, kind, title in _WORD_COLUMNS:
+        axes.text(place, 1 - 0.5 / rows, title, fontsize=8, va="center", style="italic", transform=axes.transAxes)
+        for row, layer in enumerate(layers, start=1):
+            words = _fitting(getattr(shown.words[layer], kind)[:_SHOWN_WORDS])
+            height = 1 - (row + 0.5) / rows
+            axes.text(place, height, literal_text(words), fontsize=8, va="center", transform=axes.transAxes)
+
+
+def _fitting(words: Sequence[str]) -> str:
+    """As many of the words as fit into a column."""
+    text = ""
+    for word in words:
+        longer = f"{text}  {word}" if text else word
+        if len(longer) > _MAX_WIDTH:
+            break
+        text = longer
+    return text or words[0][:_MAX_WIDTH]

@@ -1,11 +1,12 @@
 """`lmms-steer vectors show` and `vectors compare`: norms, probe accuracy, cosines and words, layer by layer.
 
-Only the words need a model, and so torch (`lmms_steer.inspection.logit_lens`).
+Only the words need a model, and so torch (`lmms_steer.inspection.words`).
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
@@ -14,6 +15,11 @@ from lmms_steer._util.formatting import format_layers
 from lmms_steer.errors import UserError
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+from lmms_steer.vectors.weights import recorded_sha256
+
+if TYPE_CHECKING:
+    # it imports torch
+    from lmms_steer.inspection.words import Words
 
 NEAREST = 3
 """How many of the most similar vectors are listed per layer."""
@@ -29,37 +35,42 @@ class Description:
         norms: layer ▸ norm of the direction.
         probe: layer ▸ held-out balanced accuracy of the concept's linear probe in this backbone, if one is stored.
         cosines: name of another vector of the same model ▸ layer ▸ cosine.
-        words: layer ▸ (promoted words, suppressed words); empty if the model was not read.
-        notes: why something is missing.
+        words: layer ▸ its words; empty if the model was not read.
+        notes: why something is missing, or what else to know.
     """
 
     vectors: SteeringVectors
     norms: dict[int, float]
     probe: dict[int, float]
     cosines: dict[str, dict[int, float]]
-    words: dict[int, tuple[list[str], list[str]]]
+    words: "dict[int, Words]"
     notes: tuple[str, ...]
 
 
-def describe_vector(path: Path, with_words: bool = True) -> Description:
+def describe_vector(path: Path, with_words: bool = True, backbone: str | None = None) -> Description:
     """Read a vector, and compare it with the stored vectors and its model's vocabulary.
 
     Args:
         path: of the vector's file.
         with_words: whether to load the model for the words.
+        backbone: that model; None: the one that the vector was made from, if it is recorded and still the same.
 
     Raises:
-        UserError: when the vector cannot be read.
+        UserError: when the vector, or the `backbone` that is given, cannot be read.
     """
     vectors = SteeringVectors.load(path)
     notes: list[str] = []
     words = {}
     if with_words:
-        from lmms_steer.inspection.logit_lens import logit_lens
+        from lmms_steer.inspection.words import read_words, source_model
 
         try:
-            words = logit_lens(vectors)
+            source, warning = source_model(vectors, backbone)
+            words = read_words(vectors, source)
+            notes += [f"the words are read in another model: {warning}"] if warning else []
         except UserError as error:
+            if backbone is not None:
+                raise
             notes.append(f"no words: {error}")
     probe = _probe(vectors)
     if not probe:
@@ -86,6 +97,8 @@ def cosine_by_layer(a: SteeringVectors, b: SteeringVectors) -> dict[int, float]:
 def description_lines(shown: Description) -> Iterator[str]:
     """The description as text: the provenance, then one row per layer."""
     provenance = {"name": shown.vectors.name, "sha256": shown.vectors.sha256, **shown.vectors.provenance}
+    if recorded_sha256(provenance) is None and not provenance.get("revision"):
+        provenance["weights_sha256"] = "not recorded"
     yield yaml.safe_dump(_with_short_features(provenance), sort_keys=False, allow_unicode=True, width=110).rstrip()
     yield ""
     yield f"{'layer':>5}  {'norm':>8}  {'probe':>5}  nearest other vectors (cosine)"
@@ -101,9 +114,14 @@ def description_lines(shown: Description) -> Iterator[str]:
             " sentences that it was not fitted on (0.5 is chance); the same whichever vector is shown"
         )
     if shown.words:
-        yield "\nwords that the direction promotes (+) and suppresses (-) through the unembedding"
-        for layer, (promoted, suppressed) in shown.words.items():
-            yield f"{layer:>5}  + {' '.join(promoted)}\n       - {' '.join(suppressed)}"
+        yield (
+            "\nwords like the direction (=): tokens whose own states, after the first block, have the largest cosines"
+            " with it (the first one's in brackets)\nnext words: what the direction promotes (+) and suppresses (-)"
+            " through the final norm and the unembedding (logit lens)"
+        )
+        for layer, words in shown.words.items():
+            yield f"{layer:>5}  = {' '.join(words.like)}  ({words.cosine:.2f})"
+            yield f"       + {' '.join(words.promoted)}\n       - {' '.join(words.suppressed)}"
     yield from (f"\n{note}" for note in shown.notes)
 
 

@@ -3,7 +3,6 @@
 Nothing is fetched or loaded. The size of a checkpoint is read from the headers of its weight files.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from lmms_steer.recipes.ledger import States
 from lmms_steer.recipes.schema import Recipe
 from lmms_steer.vectors.backbones import backbone_checkpoint, checkpoint, sae_of
 from lmms_steer.vectors.methods import methods, split_method
+from lmms_steer.vectors.weights import weight_files
 
 MAX_TASKS_NAMED = 2
 """How many tasks a line names before it says "and N more"."""
@@ -112,7 +112,7 @@ def weight_bytes(pretrained: str, dtype: str, on_cpu: bool = False) -> int | Non
 
     width = 4 if dtype == "auto" and on_cpu else _LOADED_BYTES.get(dtype)
     try:
-        return sum(_tensor_bytes(path, width) for path in _weight_files(folder)) or None
+        return sum(_tensor_bytes(path, width) for path in weight_files(folder)) or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None
 
@@ -181,14 +181,6 @@ def _available_memory() -> tuple[int, str, bool]:
     count = torch.cuda.device_count()
     total = sum(torch.cuda.get_device_properties(number).total_memory for number in range(count))
     return total, f"memory on {count} GPU(s)", False
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers loads. Some checkpoints hold the same weights a second time in another layout."""
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        return sorted({folder / name for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def _tensor_bytes(path: Path, width: int | None) -> int:

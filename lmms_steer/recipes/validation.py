@@ -18,12 +18,12 @@ from lmms_steer.harness import task_files
 from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steered_names_on_disk
 from lmms_steer.recipes.cells import WAITABLE_KINDS
 from lmms_steer.recipes.in_process import PROGRAMS
-from lmms_steer.recipes.layout import command_cell_name, concept_label
+from lmms_steer.recipes.layout import backbone_name, command_cell_name, concept_label
 from lmms_steer.recipes.preflight import local_checkpoint
 from lmms_steer.recipes.schema import SYSTEMS, Recipe
 from lmms_steer.search.options import SCORES, is_test_task, parse_alphas, parse_layers, parse_targets
 from lmms_steer.search.strategies import parse_strategy
-from lmms_steer.vectors.backbones import checkpoint
+from lmms_steer.vectors.backbones import checkpoint, short_name
 from lmms_steer.vectors.methods import check_method
 
 KeyPath = tuple[str | int, ...]
@@ -68,6 +68,21 @@ def _check_models(recipe: Recipe, tree: YamlNode) -> None:
                 raise _with_line(tree, (*path, key if key == "pretrained" else "args"), error)
         if model.layers:
             _check_value(tree, (*path, "layers"), parse_layers, model.layers, _number_of_layers(model.pretrained))
+    _check_backbone_names(recipe, tree)
+
+
+def _check_backbone_names(recipe: Recipe, tree: YamlNode) -> None:
+    """Refuse two backbones of one name, because the recipe's folder keeps vectors by the backbone's name."""
+    backbones: dict[str, str] = {}
+    for name, model in recipe.models.items():
+        backbone = backbone_name(model).rstrip("/")
+        other = backbones.setdefault(short_name(backbone), backbone)
+        if other != backbone:
+            error = UserError(
+                f"the backbones {other!r} and {backbone!r} have the same name, and so would their vectors: rename one"
+                " of the folders, or put the models into two recipes"
+            )
+            raise _with_line(tree, ("models", name), error)
 
 
 def _check_model_name(model: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from lmms_steer._util.formatting import count_noun, format_p, format_points
 from lmms_steer._util.io import write_atomically
 from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError, shorten
@@ -56,7 +57,7 @@ class CellResult(Gain):
     unparsed: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class VectorResult:
     """What was found for one of the user's vectors.
 
@@ -79,6 +80,15 @@ class VectorResult:
     counted_on: int
     one_standard_error: CellResult
     controls: Mapping[str, CellResult]
+
+    def __repr__(self) -> str:
+        best = self.best
+        cell = f"layer={best.layer},alpha={best.alpha:g},tokens={best.tokens}"
+        verdict = "winner" if self.winner else "no winner"
+        return (
+            f"VectorResult {cell}, {format_points(100 * best.gain)} points"
+            f" ({verdict} of {count_noun(self.cells_tried, 'cell')}, corrected p {format_p(self.p_corrected)})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +122,7 @@ class ConfirmationResult:
     vectors: Mapping[str, CellResult]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SearchResult:
     """Everything that a search finds.
 
@@ -135,6 +145,11 @@ class SearchResult:
     vectors: Mapping[str, VectorResult]
     calibrated: CalibrationResult | None = None
     confirmed: ConfirmationResult | None = None
+
+    def __repr__(self) -> str:
+        found = "; ".join(f"{name}: {repr(vector).partition(' ')[2]}" for name, vector in self.vectors.items())
+        size = f"{count_noun(self.cells, 'cell')} on {count_noun(self.n, 'question')}"
+        return f"SearchResult of {size}, baseline {self.baseline:.3f}; {found or 'no vectors'}"
 
     def to_json(self) -> dict[str, Any]:
         """The content of `result.json`."""

@@ -14,6 +14,7 @@ from lmms_steer import concepts
 from lmms_steer.errors import UserError
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, find_operation, operations
+from lmms_steer.steering.origin import other_model_warnings
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of, short_name
@@ -32,7 +33,7 @@ Norms = Mapping[int, Mapping[str, float]]
 """layer ▸ `image`, `text`, `both`, `last` ▸ mean norm of the residual there (`lmms_steer.steering.recording`)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ResolvedSpec:
     """A complete spec with its vectors.
 
@@ -52,6 +53,12 @@ class ResolvedSpec:
     warnings: tuple[str, ...] = ()
     norms: Norms | None = None
     operation: Operation | None = None
+
+    def __repr__(self) -> str:
+        if not self.spec:
+            return "ResolvedSpec (empty: the unsteered model)"
+        operation = f", operation {self.operation.name}" if self.operation is not None else ""
+        return f"ResolvedSpec {self.spec} (sha256 {self.sha256[:8]}{operation})"
 
     @property
     def relative(self) -> bool:
@@ -147,7 +154,7 @@ def resolve(
         if intervention.control is not None:
             vector = make_control(vector, intervention.control, _load_from_store, concepts.names())
         _check(intervention, vector, model)
-        warnings += _warn_of_other_backbone(intervention, vector, model)
+        warnings += other_model_warnings(intervention.vector, vector.provenance, model.name)
         warnings += _warn_of_changed_vector(typed, vector, spec)
         interventions.append(intervention)
         vectors.append(vector)
@@ -280,13 +287,3 @@ def _warn_of_changed_vector(intervention: Intervention, vector: SteeringVectors,
     if chosen_for in (None, vector.sha256) or len(spec.interventions) > 1:
         return []
     return [f"vector {intervention.vector!r} is not the one that layer, alpha and tokens were chosen for"]
-
-
-def _warn_of_other_backbone(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> list[str]:
-    """A warning if the vector was made from a model that is not this model's text backbone."""
-    source = vector.provenance.get("model")
-    own = backbone_of(model.name)
-    if source is None or source in (own, short_name(model.name)):
-        return []
-    expected = f"whose backbone is {own}" if own else "whose backbone is not known"
-    return [f"vector {intervention.vector!r} was made from {source}, not for {short_name(model.name)}, {expected}"]

@@ -24,7 +24,7 @@ _EXAMPLE = "vector=spatial,layer=3,alpha=0.5,tokens=image"
 _PAIR = re.compile(r'\s*(\w+)\s*=\s*("(?:[^"\\]|\\.)*"|[^,;"]*)\s*([,;]|$)')
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SteeringSpec:
     """One or more interventions. An empty spec is the baseline, the unsteered model.
 
@@ -42,6 +42,9 @@ class SteeringSpec:
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.interventions))
+
+    def __repr__(self) -> str:
+        return f"SteeringSpec {str(self) or '(empty: the unsteered model)'}"
 
     @property
     def complete(self) -> bool:

@@ -13,6 +13,7 @@ from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, first_line, printable
 from lmms_steer.vectors import store
 from lmms_steer.vectors.file_checks import MAX_FILE
+from lmms_steer.vectors.ownership import save_own
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 MAX_FILES = 10_000
@@ -49,7 +50,7 @@ def push_vectors(names: Sequence[str], repo: str, private: bool) -> Iterator[str
             except UserError as error:
                 yield f"not on the card: {error}"
         for name, entry in vectors.items():
-            vector = SteeringVectors.load(entry.path)
+            vector = SteeringVectors.load(entry.path).without_path()
             vector.save(store.path_in_store(vector, root))
             on_card.append(vector)
             choices = store.choices_path(entry)
@@ -87,10 +88,15 @@ def pull_vectors(repo: str, revision: str | None, root: Path | None, replace: bo
             yield f"left out: {error}"
             continue
         count += 1
-        if not replace and _has_other_content(path, vector.to_bytes()):
-            yield _left_out(path)
-            continue
-        store.save(vector, root)
+        if not _has_vector(path, vector):
+            if not replace and path.is_file():
+                yield _left_out(path)
+                continue
+            try:
+                save_own(vector, root, replace)
+            except UserError as error:
+                yield f"left out: {error}"
+                continue
         yield f"{vector.name} -> {path}"
         choices = name.removesuffix(".safetensors") + ".choices.yaml"
         if choices in sizes:
@@ -137,6 +143,14 @@ def model_card(vectors: Sequence[SteeringVectors], repo: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _has_vector(path: Path, vector: SteeringVectors) -> bool:
+    """Whether a file has this vector, if perhaps with the model's folder on this machine."""
+    try:
+        return SteeringVectors.load(path).sha256 == vector.sha256
+    except UserError:
+        return False  # missing or damaged
 
 
 def _has_other_content(path: Path, data: bytes) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lmms_steer._util.formatting import format_layers
+from lmms_steer._util.formatting import count_noun, format_layers
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, first_line, reason, shorten
 from lmms_steer.vectors.file_checks import (
@@ -33,15 +33,15 @@ LAYER_CONVENTION = "output of the 0-based decoder block, before the final norm"
 _METADATA_KEY = "lmms_steer"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SteeringVectors:
     """One direction per layer, and its provenance.
 
     Attributes:
         directions: layer ▸ float32 array [hidden_size], in the residual stream's own units.
-        provenance: what the vector was made from, as plain JSON: `model`, `model_id`, `revision`, `dtype`,
-            `hidden_size`, `n_layers`, `layer_convention`, `method`, `settings`, `concept`, `sentences_sha256`,
-            `skipped`, `versions`.
+        provenance: what the vector was made from, as plain JSON: `model`, `model_id`, `revision`, `model_path` and
+            `weights_sha256` (`lmms_steer.vectors.weights`), `dtype`, `hidden_size`, `n_layers`, `layer_convention`,
+            `method`, `settings`, `concept`, `sentences_sha256`, `skipped`, `versions`.
 
     Raises:
         UserError: for no direction, directions of different widths, or values that are not finite.
@@ -79,6 +79,14 @@ class SteeringVectors:
     def __iter__(self) -> Iterator[int]:
         return iter(self.directions)
 
+    def __repr__(self) -> str:
+        model, concept, method = (self.provenance.get(key, "unknown") for key in ("model", "concept", "method"))
+        settings = self.provenance.get("settings")
+        anchors = settings.get("anchors") if isinstance(settings, Mapping) else None
+        made_of = f", {count_noun(anchors, 'anchor')}" if isinstance(anchors, int) else ""
+        layers = f"layer{'s' if len(self.layers) > 1 else ''} {format_layers(self.layers)}"
+        return f"SteeringVectors {concept}, {method} from {model} ({layers}, width {self.hidden_size}{made_of})"
+
     @property
     def layers(self) -> tuple[int, ...]:
         """The layers that have a direction, in order."""
@@ -96,8 +104,18 @@ class SteeringVectors:
 
     @property
     def sha256(self) -> str:
-        """The hash of the file's bytes: equal directions and provenance have equal hashes, whatever the file's name."""
-        return hashlib.sha256(self.to_bytes()).hexdigest()
+        """The hash of the file's content: equal directions and provenance have equal hashes, whatever the file's name.
+
+        The folder of the model does not count, as the hash of its weights does.
+        """
+        return hashlib.sha256(self.without_path().to_bytes()).hexdigest()
+
+    def without_path(self) -> "SteeringVectors":
+        """The same vector without the model's folder on this machine, to be shared with others."""
+        if "model_path" not in self.provenance:
+            return self
+        provenance = {key: value for key, value in self.provenance.items() if key != "model_path"}
+        return SteeringVectors(self.directions, provenance)
 
     def to_bytes(self) -> bytes:
         """The content of the safetensors file. Same inputs give the same bytes: one metadata entry with sorted keys."""

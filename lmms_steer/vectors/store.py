@@ -7,7 +7,7 @@ alpha and tokens that a search on held-out questions chose.
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,19 +96,29 @@ def find(name: str, backbone: str | None) -> Entry:
     raise unknown_vector(name, backbone, known)
 
 
-def save(vectors: SteeringVectors, root: Path | None = None) -> Path:
-    """Save a vector in a store under its own name, and update the store's index.
+def save(vectors: SteeringVectors, root: Path | None = None, check: Callable[[Path], None] = lambda _: None) -> Path:
+    """Save a vector in a store under its own name, and update the store's index. Processes take turns.
 
     Args:
         vectors: to save.
         root: the store; None: the user's.
+        check: called with the file's path before it is written, while no other process writes to the store.
 
     Raises:
-        UserError: when the file cannot be written; as `path_in_store`.
+        UserError: when the file cannot be written; as `path_in_store`; whatever `check` raises.
     """
+    from filelock import FileLock
+
     root = root if root is not None else user_store()
-    path = vectors.save(path_in_store(vectors, root))
-    write_atomically(root / "index.yaml", index(root).encode())
+    path = path_in_store(vectors, root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".store.lock"):
+            check(path)
+            vectors.save(path)
+            write_atomically(root / "index.yaml", index(root).encode())
+    except OSError as error:
+        raise UserError(f"cannot write to the store {str(root)!r}: {reason(error)}") from error
     return path
 
 
@@ -127,6 +137,11 @@ def path_in_store(vectors: SteeringVectors, root: Path) -> Path:
             " bytes"
         )
     return root / f"{vectors.name}.safetensors"
+
+
+def is_name_part(text: str) -> bool:
+    """Whether a text can be a part of a vector's name: letters, digits and `_.+-`, not beginning with a dot."""
+    return re.fullmatch(_PART, text) is not None
 
 
 def index(root: Path) -> str:

@@ -30,8 +30,14 @@ def test_a_vector_is_described_as_computed_by_hand(tmp_path: Path) -> None:
     with torch.no_grad():
         logits = model.lm_head.weight @ (torch.from_numpy(made[2].copy()) * scale)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert shown.words[2][0] == [tokenizer.decode([i]).strip() for i in logits.topk(8).indices]
-    assert "red" in shown.words[2][0]
+    assert shown.words[2].promoted == tuple(tokenizer.decode([i]).strip() for i in logits.topk(8).indices)
+    assert "red" in shown.words[2].promoted
+    with torch.no_grad():
+        texts = [[tokenizer.bos_token_id, i] for i in range(len(tokenizer))]
+        states = model(torch.tensor(texts), output_hidden_states=True).hidden_states[1][:, 1]
+    cosines = torch.nn.functional.cosine_similarity(states - states.mean(0), torch.from_numpy(made[2].copy())[None])
+    assert shown.words[2].like == tuple(tokenizer.decode([i]).strip() for i in cosines.topk(8).indices)
+    assert shown.words[2].like[0] == "red" and shown.words[2].cosine == pytest.approx(cosines.max().item(), abs=1e-4)
     assert shown.probe == {
         int(k): v
         for k, v in SteeringVectors.load(store.find("tiny-gemma2/colour-red/linear_probe", None).path)
@@ -39,7 +45,7 @@ def test_a_vector_is_described_as_computed_by_hand(tmp_path: Path) -> None:
         .items()
     }
     text = "\n".join(description_lines(shown))
-    assert "sentences_sha256" in text and "words that the direction promotes" in text
+    assert "sentences_sha256" in text and "words like the direction (=)" in text and "next words:" in text
     assert "probe: balanced accuracy" in text and "not fitted on (0.5 is chance)" in text
     assert draw_vector(shown, tmp_path / "v.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="ends in .png"):

@@ -42,6 +42,12 @@ from lmms_steer.recipes.loading import load_recipe
         ),
         ("about: a test", "models: {}", "line 2: 'models' is given twice"),
         (
+            "methods:",
+            "  a: {model: steered_hf, pretrained: x, backbone: a/m}\n"
+            "  b: {model: steered_hf, pretrained: y, backbone: b/m}\nmethods:",
+            "line 7: the backbones 'a/m' and 'b/m' have the same name",
+        ),
+        (
             "about: a test",
             "commands: [{name: a b, run: lmms-eval, makes: x}, {name: a_b, run: lmms-eval, makes: y}]",
             "line 1: two commands are named 'a_b'",

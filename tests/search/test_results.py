@@ -82,3 +82,17 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: str | No
 def test_a_gain_that_rounds_to_zero_has_no_sign() -> None:
     gain = Gain(accuracy=0.5, gain=-0.0001, low=-0.012, high=0.0004, p=1.0, fixed=1, broken=1)
     assert format_gain(gain) == "0.0 points [-1.2, 0.0]"
+
+
+def test_a_result_says_in_one_line_what_was_found() -> None:
+    result = SearchResult.from_json(json.loads(FIRST_RELEASE))
+    assert (
+        repr(result)
+        == str(result)
+        == (
+            "SearchResult of 24 cells on 64 questions, baseline 0.625; counting: layer=3,alpha=0.5,tokens=image,"
+            " +12.5 points (winner of 12 cells, corrected p 0.040)"
+        )
+    )
+    assert "(no winner of 2 cells, corrected p 0.200)" in repr(SearchResult.from_json(minimal()))
+    assert result == SearchResult.from_json(result.to_json())

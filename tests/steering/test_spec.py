@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lmms_steer import Intervention, SteeringSpec, UserError
+from lmms_steer import Intervention, SteeringSpec, SteeringVectors, UserError
 from lmms_steer.errors import unknown_name
+from lmms_steer.steering.resolve import ModelFacts, ResolvedSpec, resolve
+from tests.helpers.models import vectors
 
 
 @pytest.mark.parametrize(
@@ -127,3 +130,16 @@ def test_the_nearest_name_is_suggested() -> None:
         unknown_name("concept", "spatail", ["spatial", "counting"])
     )
     assert "did you mean" not in str(unknown_name("concept", "zzz", ["spatial"]))
+
+
+def test_specs_and_vectors_say_in_one_line_what_they_are() -> None:
+    spec = SteeringSpec.parse("vector=spatial,layer=1; vector=counting")
+    assert repr(spec) == f"SteeringSpec {spec}" == "SteeringSpec vector=spatial,layer=1; vector=counting"
+    assert repr(SteeringSpec()) == "SteeringSpec (empty: the unsteered model)"
+    made = vectors(5, 64, model="tiny-gemma2", settings={"anchors": 20})
+    assert repr(made) == "SteeringVectors spatial, mean_shift from tiny-gemma2 (layers 0-4, width 64, 20 anchors)"
+    assert str(SteeringVectors({3: np.ones(8, np.float32)}, {})).endswith("from unknown (layer 3, width 8)")
+    resolved = resolve(SteeringSpec.parse("vector=v,layer=1,alpha=2,tokens=image"), ModelFacts("m", 5, 64), {"v": made})
+    assert str(resolved) == f"ResolvedSpec vector=v,layer=1,alpha=2,tokens=image (sha256 {resolved.sha256[:8]})"
+    assert repr(ResolvedSpec()) == "ResolvedSpec (empty: the unsteered model)"
+    assert ResolvedSpec() == ResolvedSpec() and ResolvedSpec() != resolved
