@@ -99,9 +99,30 @@ def inspect_prompt(
     model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
     image: Annotated[list[Path] | None, typer.Option(help="An image. Repeatable.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
+    alphas: Annotated[
+        str | None,
+        typer.Option(
+            help="Strengths at which the model continues the prompt: 0.5,1,2. Default for a text model: 0, half, once"
+            " and twice the spec's alpha."
+        ),
+    ] = None,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--new_tokens",
+            "--new-tokens",
+            min=0,
+            help="Tokens that the model writes at each strength. Default: 24 for a text model or with --alphas, else 0.",
+        ),
+    ] = None,
 ) -> None:
-    """Show which tokens of a prompt are steered, how strongly, and the likeliest answers without and with steering."""
-    from lmms_steer.inspection.command import run_inspect as run
+    """Show which tokens of a prompt are steered, how strongly, and the likeliest answers without and with steering.
 
-    for line in run(model, model_args, prompt, image or [], picture):
+    A text model (--model steered_hf) also continues the prompt at several strengths.
+    """
+    from lmms_steer.inspection.command import run_inspect as run
+    from lmms_steer.search.options import parse_alphas
+
+    strengths = parse_alphas(alphas) if alphas is not None else None
+    for line in run(model, model_args, prompt, image or [], picture, strengths, new_tokens):
         typer.echo(line)

@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from lmms_eval.utils import simple_parse_args_string
 
@@ -45,6 +45,7 @@ class SteeringMixin:
         resolved: the spec that is applied.
         handles: the handles of the attached hooks.
         answer_bias: biases on answer words, or None.
+        text_only: whether the model is evaluated on text without images; residual norms are then measured on text.
         response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
 
@@ -53,6 +54,7 @@ class SteeringMixin:
     resolved: ResolvedSpec = ResolvedSpec()
     handles: list[Any]
     answer_bias: AnswerBias | None = None
+    text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
 
     def take_spec(self, model_args: dict[str, Any]) -> None:
@@ -94,7 +96,9 @@ class SteeringMixin:
         Raises:
             UserError: as `lmms_steer.steering.hooks.attach`.
         """
-        self.resolved = with_residual_norms(self.resolved, model, processor, self.pretrained, prompt_format)
+        self.resolved = with_residual_norms(
+            self.resolved, model, processor, self.pretrained, prompt_format, self.text_only
+        )
         tokenizer = getattr(processor, "tokenizer", processor)
         self.handles = attach(model, self.resolved, getattr(tokenizer, "all_special_ids", ()))
 
@@ -150,13 +154,23 @@ def create_model(model: str, model_args: str, **more: Any) -> Any:
     return getattr(import_module(module), name)(**_merge_args(model_args, more))
 
 
-def _merge_args(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
+def read_model_args(arg_string: str) -> dict[str, Any]:
+    """Read `--model_args` as lmms-eval does.
+
+    Raises:
+        UserError: for text that is not a list of key=value pairs.
+    """
     try:
         args: dict[str, Any] = simple_parse_args_string(arg_string)
     except ValueError as error:
         raise UserError(
             f"cannot read --model_args {arg_string!r}: expected key=value pairs separated by commas"
         ) from error
+    return args
+
+
+def _merge_args(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
+    args = read_model_args(arg_string)
     for key, value in additional.items():
         if value is None:
             continue
