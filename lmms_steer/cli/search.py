@@ -22,8 +22,12 @@ def search(
     layers: Annotated[str, typer.Option(help="Layers: 5-20, 0-24:4 or 3,7. Default: all.")] = "",
     alphas: Annotated[str, typer.Option(help="Strengths: first:last:step, or a list.")] = "0.1:1.0:0.1",
     tokens: Annotated[
-        str, typer.Option(help="Token targets, separated by commas: image, text, both, last, …")
-    ] = "image,text,both",
+        str,
+        typer.Option(
+            help="Token targets, separated by commas: image, text, both, last, … Default: image,text,both; with lm-eval"
+            " both,last."
+        ),
+    ] = "",
     strategy: Annotated[
         str,
         typer.Option(help="Which cells are tried on which questions. {strategies}. NAME+screen runs the screen first."),
@@ -56,6 +60,17 @@ def search(
     keep: Annotated[
         bool, typer.Option("--keep", help="Save the winner as this vector's default for this model.")
     ] = False,
+    harness: Annotated[
+        str, typer.Option(help="Whose task it is: lmms-eval, or lm-eval for a text model.")
+    ] = "lmms-eval",
+    metric: Annotated[str | None, typer.Option(help="With lm-eval: the score that counts. Default: the first.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With lm-eval: the split that the questions come from. Default: the task's.")
+    ] = None,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option("--num_fewshot", "--num-fewshot", min=0, help="With lm-eval: examples in front of each question."),
+    ] = None,
 ) -> None:
     """Choose the layer, the strength and the tokens of a vector on held-out questions, with controls."""
     from lmms_steer.search.command import run_search as run
@@ -82,6 +97,10 @@ def search(
         allow_test=allow_test,
         keep=keep,
         include_path=include_path,
+        harness=harness,
+        metric=metric,
+        split=split,
+        num_fewshot=num_fewshot,
     )
     for line in run(options):
         typer.echo(line)
@@ -112,7 +131,7 @@ def inspect_prompt(
             "--new_tokens",
             "--new-tokens",
             min=0,
-            help="Tokens that the model writes at each strength. Default: 24 for a text model or with --alphas, else 0.",
+            help="Tokens to write at each strength. Default: 24 for a text model or with --alphas, else 0.",
         ),
     ] = None,
 ) -> None:

@@ -44,7 +44,9 @@ def specs_by_strength(spec: SteeringSpec, alphas: Sequence[float] | None) -> dic
     if not parts:
         return {"unsteered": spec}
     if len(parts) > 1:
-        return {f"alphas x {factor:g}": _with_alphas(spec, [factor * (i.alpha or 0) for i in parts]) for factor in FACTORS}
+        return {
+            f"alphas x {factor:g}": _with_alphas(spec, [factor * (i.alpha or 0) for i in parts]) for factor in FACTORS
+        }
     chosen = [factor * (parts[0].alpha or 0) for factor in FACTORS] if alphas is None else [0.0, *alphas]
     return {f"alpha {alpha:g}": _with_alphas(spec, [alpha]) for alpha in chosen}
 

@@ -112,7 +112,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         self.processor = load_or_refuse(self.pretrained, AutoProcessor.from_pretrained, source, **options)
         if not hasattr(self.processor, "image_processor"):
             raise UserError(
-                f"{self.pretrained} takes no images ({type(self.processor).__name__}): evaluate a text model in lm-eval,"
+                f"{self.pretrained} takes no images ({type(self.processor).__name__}): evaluate a text model with"
                 " lmms-steer lm-eval run --model steered_hf, and search with --harness lm-eval"
             )
         self.processor.tokenizer.padding_side = "left"

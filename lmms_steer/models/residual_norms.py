@@ -1,9 +1,9 @@
-"""Measure a model's residual norms once, on generated images or fixed sentences, and cache them for `scale=relative`."""
+"""Measure a model's residual norms once, on drawn images or fixed sentences, and cache them for `scale=relative`."""
 
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -68,7 +68,8 @@ def measure_norms(model: Any, processor: Any, prompt_format: PromptFormat | None
     text_only = not _sees_images(processor)
     if text_only and image_token_ids(model.config):
         raise UserError(
-            f"measure_norms: a {type(model).__name__} takes images: pass its processor, not a {type(processor).__name__}"
+            f"measure_norms: a {type(model).__name__} takes images, so pass its processor and not a"
+            f" {type(processor).__name__}"
         )
     norms = _cached_norms(model, processor, model_facts(model).name, prompt_format, text_only)
     remember_norms(model, norms)
@@ -104,12 +105,13 @@ def with_residual_norms(
     return replace(resolved, norms=_cached_norms(model, processor, name, prompt_format, text_only))
 
 
-def _cached_norms(
-    model: Any, processor: Any, name: str, prompt_format: PromptFormat | None, text_only: bool
-) -> Norms:
+def _cached_norms(model: Any, processor: Any, name: str, prompt_format: PromptFormat | None, text_only: bool) -> Norms:
+    batches: Iterable[dict[str, Any]]
     if text_only:
-        batches = [dict(processor(sentence, return_tensors="pt").to(model.device)) for sentence in SENTENCES]
-        facts = [model.config.to_dict(), "text", [batch["input_ids"].tolist() for batch in batches]]
+        batches = sentences = [
+            dict(processor(sentence, return_tensors="pt").to(model.device)) for sentence in SENTENCES
+        ]
+        facts = [model.config.to_dict(), "text", [batch["input_ids"].tolist() for batch in sentences]]
         # the first position is left out: see `measure_norms`
         skipped, measured_on = 1, f"{len(SENTENCES)} sentences, without their first position"
     else:

@@ -16,6 +16,11 @@ MIN_QUESTIONS = 2
 FEW_QUESTIONS = 30
 """Fewer questions than this get a warning about the width of the interval."""
 PLAN_FILE = "plan.json"
+LMMS_EVAL, LM_EVAL = "lmms-eval", "lm-eval"
+HARNESSES = (LMMS_EVAL, LM_EVAL)
+"""The harnesses whose tasks can be searched on."""
+_ADDED = {"harness": LMMS_EVAL, "metric": None, "split": None, "num_fewshot": None}
+"""Keys that files of older versions do not have, and their defaults."""
 SHOWN_HASH = 8
 """How many characters of a hash messages show."""
 
@@ -38,15 +43,17 @@ class Plan:
         model: the wrapper, as `--model` names it.
         model_args: arguments of the unsteered model.
         vectors: name ▸ sha256; the user's vectors and their controls.
-        task: the lmms-eval task.
+        task: the task.
         n: number of questions.
         questions: sha256 of the questions.
         layers, alphas, tokens: the grid.
         batch_size: questions in one base pass.
         strategy: the strategy's name, with its filter (`race+screen`).
-        score: `letters` or `generate`.
+        score: `letters`, `generate` or `likelihood`.
         trials: trials of each vector, for strategies that propose cells.
         seed: seed of the questions' order and of the strategy.
+        harness: `lmms-eval` or `lm-eval`, whose task it is.
+        metric, split, num_fewshot: as the user chose them; None for the task's own.
     """
 
     model: str
@@ -63,6 +70,10 @@ class Plan:
     score: str
     trials: int
     seed: int
+    harness: str = LMMS_EVAL
+    metric: str | None = None
+    split: str | None = None
+    num_fewshot: int | None = None
 
     def cells(self, last_layer: int) -> list[Cell]:
         """The whole grid, without image tokens at the last layer: steering them cannot reach the answer."""
@@ -83,10 +94,14 @@ class Plan:
         """Where a vector's files are: the study's folder, or a folder in it if there are several vectors."""
         return output / name.replace("/", "_") if len(self.user_vectors) > 1 else output
 
+    def to_json(self) -> dict[str, Any]:
+        """The content of the plan's file, without later additions to it that are at their defaults."""
+        return {key: value for key, value in asdict(self).items() if key not in _ADDED or value != _ADDED[key]}
+
     @property
     def sha256(self) -> str:
         """Hash of the whole plan."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def write_or_check(self, folder: Path) -> None:
         """Write the plan into a new study's folder, or check that the folder belongs to this plan.
@@ -95,7 +110,7 @@ class Plan:
             UserError: for the folder of another search; the message names what differs.
         """
         if not check_same_plan(folder, asdict(self)):
-            write_atomically(folder / PLAN_FILE, json.dumps(asdict(self), indent=1).encode())
+            write_atomically(folder / PLAN_FILE, json.dumps(self.to_json(), indent=1).encode())
 
 
 def split_control(name: str) -> tuple[str, str | None]:
@@ -126,7 +141,9 @@ def check_same_plan(folder: Path, mine: Mapping[str, Any]) -> bool:
     except (OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} is damaged: take another --output") from error
     as_stored = json.loads(json.dumps(mine))
-    differences = [line for key, value in as_stored.items() for line in _differences(key, theirs.get(key), value)]
+    differences = [
+        line for key, value in as_stored.items() for line in _differences(key, theirs.get(key, _ADDED.get(key)), value)
+    ]
     if differences:
         listed = "; ".join(differences)
         raise UserError(f"{str(folder)!r} is the study of another search: {listed}: take another --output")

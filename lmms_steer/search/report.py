@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lmms_steer._util.formatting import format_points, format_share
-from lmms_steer.search.plan import Plan
+from lmms_steer.search.plan import LMMS_EVAL, Plan
 from lmms_steer.search.results import (
     CalibrationResult,
     CellResult,
@@ -36,7 +36,7 @@ def report_lines(
         yield f"  -> {plan.folder(output, name) / 'choice.yaml'}, for --model_args steering=…"
     if result.calibrated is not None:
         yield _bias_line(plan, result.calibrated)
-    else:
+    elif plan.harness == LMMS_EVAL:
         yield "no answer biases: the answers are not of one small set of words"
     if not confirmation_requested:
         yield ("the choice was made on these questions: measure it on others before you report it (--confirm TASK)")
