@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lmms_steer.extraction.extract import Backbone as Backbone
     from lmms_steer.extraction.methods import register_method as register_method
     from lmms_steer.models.prompts import register_prompt_format as register_prompt_format
+    from lmms_steer.models.residual_norms import measure_norms as measure_norms
     from lmms_steer.search.strategies import register_strategy as register_strategy
     from lmms_steer.steering.calls import continuation as continuation
     from lmms_steer.steering.hooks import steer as steer
@@ -37,6 +38,7 @@ _MODULE_OF = {
     "SteeringError": "lmms_steer.errors",
     "UserError": "lmms_steer.errors",
     "continuation": "lmms_steer.steering.calls",
+    "measure_norms": "lmms_steer.models.residual_norms",
     "register_method": "lmms_steer.extraction.methods",
     "register_operation": "lmms_steer.steering.operations",
     "register_prompt_format": "lmms_steer.models.prompts",

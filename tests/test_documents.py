@@ -16,7 +16,11 @@ from lmms_steer.tiny_world.question_sets import load_question_set
 from tests.helpers.documents import EXTENSION_PAGE, PAGES, ROOT, Line, blocks, lines, parse, quoted_output, run_commands
 from tests.test_floors import FLOORS, PACKAGE
 
-RUN = [page for page in PAGES if page.name in ("tutorial.md", "vectors.md", "models.md", "concept.md", "recipes.md")]
+RUN = [
+    page
+    for page in PAGES
+    if page.name in ("tutorial.md", "vectors.md", "models.md", "concept.md", "recipes.md", "in-python.md", "text.md")
+]
 TABLES = ROOT / "docs" / "registry_tables.py"
 ROOMS = re.findall(
     r"^\| (\d*) ?\| `(\w+)` \| .* \| (.*?) ?\|$", (ROOT / "docs" / "architecture.md").read_text("utf-8"), re.MULTILINE
@@ -70,9 +74,9 @@ def test_the_commands_of_a_page_run_in_order_and_print_what_it_quotes(
             Path(name).write_text(block)
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), {})  # noqa: S102  the page's own
-    log = tmp_path / "log"
+    printed, log = capfd.readouterr().out, tmp_path / "log"
     with capfd.disabled():
-        printed = run_commands(page, log)
+        printed += run_commands(page, log)
     assert [line for line in quoted_output(page) if line not in printed] == []
     if page.name == "tutorial.md":
         # following it in a clone leaves nothing that git would add

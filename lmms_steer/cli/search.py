@@ -23,8 +23,12 @@ def search(
     layers: Annotated[str, typer.Option(help="Layers: 5-20, 0-24:4 or 3,7. Default: all.")] = "",
     alphas: Annotated[str, typer.Option(help="Strengths: first:last:step, or a list.")] = "0.1:1.0:0.1",
     tokens: Annotated[
-        str, typer.Option(help="Token targets, separated by commas: image, text, both, last, …")
-    ] = "image,text,both",
+        str,
+        typer.Option(
+            help="Token targets, separated by commas: image, text, both, last, … Default: image,text,both; with lm-eval"
+            " both,last."
+        ),
+    ] = "",
     strategy: Annotated[
         str,
         typer.Option(help="Which cells are tried on which questions. {strategies}. NAME+screen runs the screen first."),
@@ -57,6 +61,17 @@ def search(
     keep: Annotated[
         bool, typer.Option("--keep", help="Save the winner as this vector's default for this model.")
     ] = False,
+    harness: Annotated[
+        str, typer.Option(help="Whose task it is: lmms-eval, or lm-eval for a text model.")
+    ] = "lmms-eval",
+    metric: Annotated[str | None, typer.Option(help="With lm-eval: the score that counts. Default: the first.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="With lm-eval: the split that the questions come from. Default: the task's.")
+    ] = None,
+    num_fewshot: Annotated[
+        int | None,
+        typer.Option("--num_fewshot", "--num-fewshot", min=0, help="With lm-eval: examples in front of each question."),
+    ] = None,
 ) -> None:
     """Choose the layer, the strength and the tokens of a vector on held-out questions, with controls."""
     from lmms_steer.search.command import run_search as run
@@ -83,6 +98,10 @@ def search(
         allow_test=allow_test,
         keep=keep,
         include_path=include_path,
+        harness=harness,
+        metric=metric,
+        split=split,
+        num_fewshot=num_fewshot,
     )
     for line in run(options):
         echo(line)
@@ -100,9 +119,30 @@ def inspect_prompt(
     model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
     image: Annotated[list[Path] | None, typer.Option(help="An image. Repeatable.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
+    alphas: Annotated[
+        str | None,
+        typer.Option(
+            help="Strengths at which the model continues the prompt: 0.5,1,2. Default for a text model: 0, half, once"
+            " and twice the spec's alpha."
+        ),
+    ] = None,
+    new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--new_tokens",
+            "--new-tokens",
+            min=0,
+            help="Tokens to write at each strength. Default: 24 for a text model or with --alphas, else 0.",
+        ),
+    ] = None,
 ) -> None:
-    """Show which tokens of a prompt are steered, how strongly, and the likeliest answers without and with steering."""
-    from lmms_steer.inspection.command import run_inspect as run
+    """Show which tokens of a prompt are steered, how strongly, and the likeliest answers without and with steering.
 
-    for line in run(model, model_args, prompt, image or [], picture):
+    A text model (--model steered_hf) also continues the prompt at several strengths.
+    """
+    from lmms_steer.inspection.command import run_inspect as run
+    from lmms_steer.search.options import parse_alphas
+
+    strengths = parse_alphas(alphas) if alphas is not None else None
+    for line in run(model, model_args, prompt, image or [], picture, strengths, new_tokens):
         echo(line)

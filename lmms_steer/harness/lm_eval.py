@@ -126,6 +126,8 @@ class SteeredHFLM(_SteeredLmEval, HFLM):  # type: ignore[misc]
     steers every position, as phase `all` does.)
     """
 
+    text_only = True
+
     def __init__(self, pretrained: Any, **model_args: Any) -> None:
         # input ids of a request ▸ how many of the last of them are the answer's
         self._answer_lengths: dict[tuple[int, ...], int] = {}

@@ -50,6 +50,7 @@ class SteeringMixin:
         resolved: the spec that is applied.
         attachment: the attached hooks.
         answer_bias: biases on answer words, or None.
+        text_only: whether the model is evaluated on text without images; residual norms are then measured on text.
         response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
 
@@ -58,6 +59,7 @@ class SteeringMixin:
     resolved: ResolvedSpec = ResolvedSpec()
     attachment: Attachment = Attachment()
     answer_bias: AnswerBias | None = None
+    text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
     takes_other_args: ClassVar[bool] = True
     """Whether the model may take arguments that `known_args` does not name, as classes with `**kwargs` may."""
@@ -110,7 +112,9 @@ class SteeringMixin:
         Raises:
             UserError: as `lmms_steer.steering.hooks.attach`.
         """
-        self.resolved = with_residual_norms(self.resolved, model, processor, self.pretrained, prompt_format)
+        self.resolved = with_residual_norms(
+            self.resolved, model, processor, self.pretrained, prompt_format, self.text_only
+        )
         tokenizer = getattr(processor, "tokenizer", processor)
         special_ids = getattr(tokenizer, "all_special_ids", None)
         self.attachment = attach(model, self.resolved, special_ids, on_failure=end_command_line)
@@ -187,9 +191,18 @@ def create_model(model: str, model_args: str, **more: Any) -> Any:
     return getattr(import_module(module), name)(**_merge_args(model_args, more))
 
 
-def _merge_args(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
+def read_model_args(arg_string: str) -> dict[str, Any]:
+    """Read `--model_args` as lmms-eval does.
+
+    Raises:
+        UserError: for text that is not a list of key=value pairs, or a key that is given twice.
+    """
     given = split_args(arg_string, "--model_args")
-    args = {name: unquote(text) if is_quoted(text) else handle_arg_string(text) for name, text in given.items()}
+    return {name: unquote(text) if is_quoted(text) else handle_arg_string(text) for name, text in given.items()}
+
+
+def _merge_args(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
+    args = read_model_args(arg_string)
     for name, value in additional.items():
         if value is None:
             continue

@@ -1,6 +1,6 @@
 """What a spec does to one prompt: which tokens are steered, how strongly, and which next tokens become more likely."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -10,6 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from lmms_steer.harness.steered import SteeredVlm
+from lmms_steer.harness.steered_text import SteeredText
+from lmms_steer.inspection.continuations import Continuation, continuations
 from lmms_steer.steering.anatomy import image_token_ids
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.recording import record_layers
@@ -31,8 +33,11 @@ class PromptInspection:
         steered: whether each token's residual changed at the layer: measured, not computed from the mask.
         norms: |h| of each token at the layer, unsteered.
         effects: the effect of each intervention at the layer, one line each.
-        added: the norm of the added vector, of each intervention at the layer that adds one.
+        added: kind of tokens (`image`, `text`) ▸ the norms of the vectors that are added to them at the layer.
         before, after: the most likely next tokens with their probabilities, unsteered and steered.
+        skipped: tokens at the beginning that do not count in means: the first one of a text model, as for
+            `scale=relative` (`lmms_steer.models.residual_norms.measure_norms`).
+        continuations: what the model writes at several strengths; empty if that was not asked for.
     """
 
     spec: str
@@ -42,23 +47,37 @@ class PromptInspection:
     steered: list[bool]
     norms: list[float]
     effects: list[str]
-    added: list[float]
+    added: Mapping[str, Sequence[float]]
     before: list[tuple[str, float]]
     after: list[tuple[str, float]]
+    skipped: int = 0
+    continuations: Sequence[Continuation] = ()
 
 
-def inspect_prompt(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> PromptInspection:
+def inspect_prompt(
+    lm: SteeredVlm | SteeredText,
+    images: list[Image.Image],
+    prompt: str,
+    alphas: Sequence[float] | None = None,
+    new_tokens: int = 0,
+) -> PromptInspection:
     """Run the prompt with and without the model's spec.
 
     Args:
         lm: the model, with its spec.
         images: of the prompt.
         prompt: the question.
+        alphas: strengths at which the model continues the prompt; None for 0, half, once and twice the spec's.
+        new_tokens: how many tokens it writes at most; 0 for no continuations.
+
+    Raises:
+        UserError: for alphas, but a spec of none or several interventions.
     """
     interventions = lm.resolved.spec.interventions
     inputs = lm.model_inputs([prompt], [images])
     lm.attachment.remove()
     unsteered, before = _run(lm.model, inputs)
+    written = continuations(lm, inputs, alphas, new_tokens) if new_tokens else []
     lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
     steered, after = _run(lm.model, inputs)
     layer = min((i.layer for i in interventions if i.layer is not None), default=len(unsteered) // 2)
@@ -73,9 +92,18 @@ def inspect_prompt(lm: SteeredVlm, images: list[Image.Image], prompt: str) -> Pr
         steered=(unsteered[layer] != steered[layer]).any(-1)[0].tolist(),
         norms=unsteered[layer][0].float().norm(dim=-1).tolist(),
         effects=[f"{i.tokens}: {operation.describe(vector)}" for i, operation, vector in active],
-        added=[abs(vector.strength) for _, operation, vector in active if operation.adds_delta],
+        added={
+            kind: [
+                abs(vector.strength)
+                for intervention, operation, vector in active
+                if operation.adds_delta and _changes(str(intervention.tokens), kind)
+            ]
+            for kind in ("image", "text")
+        },
         before=_most_likely(lm, before),
         after=_most_likely(lm, after),
+        skipped=int(lm.text_only and len(ids) > 1),
+        continuations=written,
     )
 
 
@@ -84,20 +112,40 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
     yield f"spec: {inspection.spec or 'none (the baseline)'}"
     yield f"layer {inspection.layer}, {'; '.join(inspection.effects) or 'nothing is done'}"
     for kind, wanted in (("image", True), ("text", False)):
-        norms = [n for n, image in zip(inspection.norms, inspection.image, strict=True) if image is wanted]
-        steered = sum(s for s, image in zip(inspection.steered, inspection.image, strict=True) if image is wanted)
-        mean = f"mean |h| = {sum(norms) / len(norms):.4g}" if norms else "none"
-        yield f"  {kind} tokens: {steered} of {len(norms)} steered, {mean}"
+        if kind == "text" or any(inspection.image) or not inspection.skipped:
+            yield _kind_line(inspection, kind, wanted)
     yield ""
     yield " ".join(_runs(inspection))
     yield ""
     if not inspection.spec:
         yield "unsteered"
         yield from (f"{p:6.3f}  {word!r}" for word, p in inspection.before)
-        return
-    yield f"{'unsteered':24}  steered"
-    for (word, p), (other, q) in zip(inspection.before, inspection.after, strict=True):
-        yield f"{p:6.3f}  {word!r:16}  {q:6.3f}  {other!r}"
+    else:
+        yield f"{'unsteered':24}  steered"
+        for (word, p), (other, q) in zip(inspection.before, inspection.after, strict=True):
+            yield f"{p:6.3f}  {word!r:16}  {q:6.3f}  {other!r}"
+    if inspection.continuations:
+        yield ""
+        yield "greedy continuations"
+        width = max(len(one.strength) for one in inspection.continuations)
+        # quoted, so that each stays on its line
+        yield from (f"  {one.strength:{width}}  {one.text!r}" for one in inspection.continuations)
+
+
+def _kind_line(inspection: PromptInspection, kind: str, wanted: bool) -> str:
+    """How many image or text tokens are steered, their mean norm, and how much is added relative to it."""
+    places = [place for place, image in enumerate(inspection.image) if image is wanted]
+    steered = sum(inspection.steered[place] for place in places)
+    line = f"  {kind} tokens: {steered} of {len(places)} steered, "
+    norms = [inspection.norms[place] for place in places if place >= inspection.skipped]
+    if not norms:
+        return f"{line}none"
+    mean = sum(norms) / len(norms)
+    line += f"mean |h| = {mean:.4g}"
+    if inspection.skipped:
+        line += f" (without the first token, {inspection.norms[0]:.4g})"
+    shares = [f"{strength / mean:.2g}" for strength in inspection.added.get(kind, []) if mean] if steered else []
+    return f"{line}; {' and '.join(shares)} of that is added" if shares else line
 
 
 def _runs(inspection: PromptInspection) -> Iterator[str]:
@@ -117,6 +165,11 @@ def _run(model: Any, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
     return outputs, logits
 
 
-def _most_likely(lm: SteeredVlm, logits: Tensor) -> list[tuple[str, float]]:
+def _changes(tokens: str, kind: str) -> bool:
+    """Whether an intervention on `tokens` can change tokens of a kind; the last token and so on are text."""
+    return tokens.startswith("both") or (tokens == "image") == (kind == "image")
+
+
+def _most_likely(lm: SteeredVlm | SteeredText, logits: Tensor) -> list[tuple[str, float]]:
     top = logits.float().softmax(-1).topk(ANSWERS)
     return [(lm.tokenizer.decode([i]), p) for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]

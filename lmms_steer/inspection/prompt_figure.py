@@ -14,6 +14,8 @@ _STEERED, _UNSTEERED = ROLE_COLOURS["steered"], GREY
 _FRAME = VERMILLION
 _MAX_TOKENS = 60
 _SHOWN_ANSWERS = 5
+_OFF_SCALE = 3
+"""A text model's first token is cut off if its norm exceeds all others by this factor."""
 
 
 @figure_style()
@@ -29,12 +31,17 @@ def draw_inspection(inspection: PromptInspection, image: Image.Image | None, pat
         UserError: for another suffix, or a file that cannot be written.
     """
     pyplot = pyplot_for(path)
-    figure, axes = pyplot.subplot_mosaic(
-        [["image", "norms", "answers"], ["tokens", "tokens", "tokens"]],
-        figsize=(14, 8), height_ratios=[1.5, 1], layout="constrained",
-    )  # fmt: skip
+    if any(inspection.image) or image is not None:
+        figure, axes = pyplot.subplot_mosaic(
+            [["image", "norms", "answers"], ["tokens", "tokens", "tokens"]],
+            figsize=(14, 8), height_ratios=[1.5, 1], layout="constrained",
+        )  # fmt: skip
+        _patches(axes["image"], axes["norms"], inspection, image)
+    else:
+        figure, axes = pyplot.subplot_mosaic(
+            [["tokens", "answers"]], figsize=(14, 4.5), width_ratios=[2, 1], layout="constrained"
+        )
     figure.suptitle(literal_text(inspection.spec) or "no spec: the baseline", fontsize=11)
-    _patches(axes["image"], axes["norms"], inspection, image)
     _answers(axes["answers"], inspection)
     _tokens(axes["tokens"], inspection)
     return save_figure(figure, path)
@@ -102,10 +109,16 @@ def _tokens(axes: Any, inspection: PromptInspection) -> None:
     shown = shown[left_out:]
     colours = [_STEERED if steered else _UNSTEERED for _, _, steered in shown]
     axes.bar(range(len(shown)), [norm for _, norm, _ in shown], color=colours)
-    for added in inspection.added:
+    strengths = sorted({strength for strengths in inspection.added.values() for strength in strengths})
+    for added in strengths:
         axes.axhline(added, color=_STEERED, linestyle=":")
     names = [literal_text(token) for token, _, _ in shown]
     axes.set_xticks(range(len(shown)), names, rotation=60, ha="right", fontsize=8)
     rest = f", the first {left_out} left out" if left_out else ""
-    dotted = "; dotted line: norm of the added vector" if inspection.added else ""
+    dotted = "; dotted line: norm of the added vector" if strengths else ""
+    others = [norm for _, norm, _ in shown[inspection.skipped :]] + strengths
+    if inspection.skipped and not left_out and shown[0][1] > _OFF_SCALE * max(others):
+        # its bar would hide all others
+        axes.set_ylim(0, 1.1 * max(others))
+        rest = f", the first one off the scale: {shown[0][1]:.4g}"
     axes.set(title=f"text tokens: |h| at layer {inspection.layer} (coloured: steered{dotted}{rest})", ylabel="norm")

@@ -111,7 +111,10 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         self.prepare()
         self.processor = load_or_refuse(self.pretrained, AutoProcessor.from_pretrained, source, **options)
         if not hasattr(self.processor, "image_processor"):
-            raise UserError(f"{self.pretrained} takes no images ({type(self.processor).__name__}): it is a text model")
+            raise UserError(
+                f"{self.pretrained} takes no images ({type(self.processor).__name__}): evaluate a text model with"
+                " lmms-steer lm-eval run --model steered_hf, and search with --harness lm-eval"
+            )
         self.processor.tokenizer.padding_side = "left"
         configure_images(self.processor, image_settings)
         prompt_format = prompt_format if prompt_format is not None else self.default_prompt_format

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError, first_line, unknown_name
@@ -58,8 +59,18 @@ def loading_problem(error: Exception) -> str:
     return first_line(error)
 
 
-def load_model(name: str, source: str, device: torch.device, device_map: str | None, **options: Any) -> Any:
+def load_model(
+    name: str, source: str, device: torch.device, device_map: str | None,
+    auto_class: Any = AutoModelForImageTextToText, **options: Any,
+) -> Any:  # fmt: skip
     """Load a model in eval mode, on its device or spread over devices by `device_map`.
+
+    Args:
+        name, source: as for `load_or_refuse`.
+        device: where to load it; without effect if `device_map` is given.
+        device_map: as in transformers; None for one device.
+        auto_class: the class of transformers that loads it.
+        **options: for `from_pretrained`.
 
     Raises:
         UserError: when it cannot be loaded.
@@ -67,10 +78,15 @@ def load_model(name: str, source: str, device: torch.device, device_map: str | N
     if device_map is not None:
         options["device_map"] = device_map
     with quiet_in_logs():
-        model = load_or_refuse(name, AutoModelForImageTextToText.from_pretrained, source, **options)
+        model = load_or_refuse(name, auto_class.from_pretrained, source, **options)
     if device_map is None and "quantization_config" not in options:
         model = model.to(device)
     return model.eval()
+
+
+def is_text_config(config: Any) -> bool:
+    """Whether a config is of a model that takes no images."""
+    return type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not hasattr(config, "vision_config")
 
 
 def refuse_encoder_decoder(name: str, config: Any) -> None:

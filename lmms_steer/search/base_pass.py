@@ -10,6 +10,21 @@ from lmms_steer.search.kv_cache import RecordingCache
 from lmms_steer.search.tensor_store import TensorStore
 
 
+def last_logits(model: Any, inputs: dict[str, Any], kept: int | None) -> Tensor:
+    """One forward pass.
+
+    Args:
+        model: the model.
+        inputs: the batch.
+        kept: how many last positions' logits are returned; None for the last one's alone.
+
+    Returns:
+        [batch, kept, vocabulary]; [batch, vocabulary] if `kept` is None.
+    """
+    logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=kept or 1).logits
+    return logits[:, -1] if kept is None else logits[:, -kept:]
+
+
 class BasePass:
     """One recorded forward pass.
 
@@ -18,14 +33,17 @@ class BasePass:
         layers: its decoder layers.
         tensors: where each layer's output goes, as `out0`, …; with `keys`, keys and values too.
         keys: whether to record keys and values.
+        kept: how many last positions' logits are returned; None for the last one's alone.
 
     Attributes:
         calls: the keyword arguments of each layer's call.
         added: what the model adds before each layer (Qwen3-VL's deepstack); None where it adds nothing.
     """
 
-    def __init__(self, model: nn.Module, layers: Iterable[nn.Module], tensors: TensorStore, keys: bool) -> None:
-        self.model, self.layers, self.tensors, self.keys = model, layers, tensors, keys
+    def __init__(
+        self, model: nn.Module, layers: Iterable[nn.Module], tensors: TensorStore, keys: bool, kept: int | None = None
+    ) -> None:
+        self.model, self.layers, self.tensors, self.keys, self.kept = model, layers, tensors, keys, kept
         self.calls: list[dict[str, Any]] = []
         self.added: list[Tensor | None] = []
         self._last_output: Tensor | None = None
@@ -38,7 +56,7 @@ class BasePass:
             generates: whether text will be generated after the prompt.
 
         Returns:
-            the logits of the next token, [batch, vocabulary].
+            the logits of the next token, [batch, vocabulary]; with `kept`, [batch, kept, vocabulary].
         """
         handles = [layer.register_forward_pre_hook(self._record_call, with_kwargs=True) for layer in self.layers]
         handles += [layer.register_forward_hook(self._record_output) for layer in self.layers]
@@ -51,8 +69,7 @@ class BasePass:
 
     def _next_token(self, inputs: dict[str, Any], generates: bool) -> Tensor:
         if not generates:
-            logits: Tensor = self.model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
-            return logits
+            return last_logits(self.model, inputs, self.kept)
         # generate numbers positions in its own way, which the generated tokens have to continue
         output = self.model.generate(  # type: ignore[operator]
             **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True

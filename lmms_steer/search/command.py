@@ -10,9 +10,17 @@ from filelock import FileLock
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.harness import task_files
-from lmms_steer.harness.arguments import check_model_args
-from lmms_steer.search.options import SearchOptions, parse_alphas, parse_layers, parse_targets, refuse_test
-from lmms_steer.search.plan import FEW_QUESTIONS, MIN_QUESTIONS, PLAN_FILE, Plan, check_same_plan
+from lmms_steer.search.harnesses import check_arguments, create, load
+from lmms_steer.search.options import SearchOptions, parse_alphas, parse_layers, refuse_test
+from lmms_steer.search.plan import (
+    FEW_QUESTIONS,
+    LM_EVAL,
+    LMMS_EVAL,
+    MIN_QUESTIONS,
+    PLAN_FILE,
+    Plan,
+    check_same_plan,
+)
 from lmms_steer.steering.resolve import ModelFacts, resolve
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
@@ -38,8 +46,6 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     planned = _planned_options(options)
     known = {**planned, **_check_before_imports(options)}
     options.output.mkdir(parents=True, exist_ok=True)
-    from lmms_steer.harness.steered import create_model
-
     try:
         asked = _ask(options)
     except UserError:
@@ -49,7 +55,7 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     task, questions, score = asked.task, asked.questions, asked.score
     about_questions: dict[str, Any] = {"n": len(questions), "questions": asked.questions_sha256, "score": score}
     check_same_plan(options.output, {**known, **about_questions, **_known_layers(options)})
-    lm = create_model(options.model, options.model_args)
+    lm = create(options)
     _refuse_spec(lm.resolved.spec)
     n_layers = len(lm.model.get_decoder().layers)
     facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
@@ -93,7 +99,7 @@ class _Asked:
     """What a search asks.
 
     Attributes:
-        task, confirmation_task: lmms-eval's tasks; no confirmation is None.
+        task, confirmation_task: the harness's tasks; no confirmation is None.
         questions: in the study's order.
         questions_sha256: their hash.
         confirmation_questions: those of the confirmation.
@@ -116,15 +122,15 @@ def _ask(options: SearchOptions) -> _Asked:
     Raises:
         UserError: for a task or questions that cannot be searched.
     """
-    from lmms_steer.harness.tasks import load_task
     from lmms_steer.search.confirmation import check_confirmation_task
     from lmms_steer.search.questions import load_questions, questions_sha256, shuffle_by_image
 
-    task, split = load_task(options.task, options.model, options.include_path)
+    task, split = load(options, options.task, options.split)
     refuse_test(options.task, split, options.allow_test)
-    confirmation_task = load_task(options.confirm, options.model, options.include_path)[0] if options.confirm else None
+    confirmation_task = load(options, options.confirm)[0] if options.confirm else None
     generates = task.config.output_type == "generate_until"
-    score = ("generate" if generates else "letters") if options.score == "auto" else options.score
+    choosing = "likelihood" if options.harness == LM_EVAL else "letters"
+    score = ("generate" if generates else choosing) if options.score == "auto" else options.score
     require_answer_set = score == "letters" or options.chosen_strategy.needs_answer_set
     # strategies look at the first questions first, so those should be like the rest
     questions = shuffle_by_image(list(load_questions(task, options.limit, require_answer_set)), options.seed)
@@ -149,7 +155,11 @@ def _planned_options(options: SearchOptions) -> dict[str, Any]:
         "trials": options.trials,
         "seed": options.seed,
         "alphas": parse_alphas(options.alphas),
-        "tokens": parse_targets(options.tokens),
+        "tokens": options.targets,
+        "harness": options.harness,
+        "metric": options.metric,
+        "split": options.split,
+        "num_fewshot": options.num_fewshot,
     }
 
 
@@ -163,19 +173,19 @@ def _check_before_imports(options: SearchOptions) -> dict[str, Any]:
         options.chosen_strategy.check_questions(options.limit, "a search with --limit")
     if options.layers:
         parse_layers(options.layers)
-    pretrained, spec = check_model_args(options.model, options.model_args)
+    pretrained, spec = check_arguments(options)
     _refuse_spec(spec)
     if pretrained is not None:
         for vector in options.vectors:
             check_vectors(SteeringSpec.parse(f"vector={vector}"), pretrained)
     if options.include_path is not None and not options.include_path.is_dir():
         raise UserError(f"--include_path {options.include_path}: no such folder")
-    for task in filter(None, (options.task, options.confirm)):
+    for task in filter(None, (options.task, options.confirm) if options.harness == LMMS_EVAL else ()):
         own = str(options.include_path) if options.include_path else None
         task_files.check_task(task, own)
         if task_files.kind_of(task, own) == "group":
             raise UserError(f"{task} is a group: search on one task")
-    if options.confirm == options.task:
+    if options.confirm == options.task and options.split is None:
         raise UserError(f"--confirm {options.confirm}: the choice is made on these questions, confirm it on others")
     vectors = _known_vectors(options)
     hashes = {name: vectors[name].sha256 if name in vectors else None for name in options.names}
@@ -184,7 +194,7 @@ def _check_before_imports(options: SearchOptions) -> dict[str, Any]:
 
 def _known_vectors(options: SearchOptions) -> dict[str, SteeringVectors]:
     """The user's vectors that exist already, where the folder holds a study to compare them with."""
-    pretrained, _ = check_model_args(options.model, options.model_args)
+    pretrained, _ = check_arguments(options)
     vectors = {}
     if pretrained is not None and (options.output / PLAN_FILE).is_file():
         for name in options.vectors:
@@ -196,7 +206,7 @@ def _known_vectors(options: SearchOptions) -> dict[str, SteeringVectors]:
 def _known_layers(options: SearchOptions) -> dict[str, Any]:
     """The layers that will be searched, where they are known before the weights are loaded, for `check_same_plan`."""
     vectors = _known_vectors(options)
-    pretrained, _ = check_model_args(options.model, options.model_args)
+    pretrained, _ = check_arguments(options)
     if pretrained is None or len(vectors) < len(options.vectors):
         return {}
     from transformers import AutoConfig

@@ -26,10 +26,15 @@ def check_confirmation_task(task: Any, questions: Sequence[Question], score: str
         UserError: for a task that cannot be scored in this way, has too few questions, or repeats some of `questions`.
     """
     name = str(task.config.task)
-    if score == "generate" and task.config.output_type != "generate_until":
+    generates = task.config.output_type == "generate_until"
+    if score == "generate" and not generates:
         raise UserError(
             f"--confirm {name} is {task.config.output_type}: this search lets the model generate text, so confirm it on"
             " a task of generate_until"
+        )
+    if score == "likelihood" and generates:
+        raise UserError(
+            f"--confirm {name} is generate_until: this search scores likelihoods, so confirm it on a task that does"
         )
     known = {one for question in questions for one in question_ids(question)}
     count, shared, answer_sets = 0, 0, dict[tuple[str, ...], Question]()
@@ -53,7 +58,8 @@ def question_ids(question: Question) -> set[str]:
     One id is of its images and prompt, one of its images and document: another prompt leaves the document as it is, and
     another file of the same questions may number its documents differently.
     """
-    return {question_id(stable_hash(part), question.image) for part in (question.text, _without_images(question.doc))}
+    parts = (question.logged or question.text, _without_images(question.doc))
+    return {question_id(stable_hash(part), question.image) for part in parts}
 
 
 def _without_images(value: Any) -> Any:

@@ -4,15 +4,17 @@ The check compares what steering changes in the logits, not only the logits: in 
 may be smaller than the rounding of the logits, so that a replay that does not steer at all would pass.
 """
 
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmms_steer.search.replay import Replay, tolerance
+from lmms_steer.search.base_pass import last_logits
+from lmms_steer.search.replay import Replay, kept_positions, tolerance
+from lmms_steer.steering.calls import continuation
 from lmms_steer.steering.hooks import steer
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.resolve import ResolvedSpec
@@ -29,15 +31,21 @@ class HookedBatch:
     """One batch of prompts, with the interface of `Replay`; every cell is one full forward pass.
 
     Args:
-        model, inputs, special_ids: as for `Replay`.
+        model, inputs, special_ids, scored: as for `Replay` and its options.
     """
 
-    def __init__(self, model: Any, inputs: dict[str, Any], special_ids: Collection[int] | None = None) -> None:
-        self.model, self.inputs, self.special_ids = model, inputs, special_ids
+    def __init__(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        special_ids: Collection[int] | None = None,
+        scored: Tensor | None = None,
+    ) -> None:
+        self.model, self.inputs, self.special_ids, self.scored = model, inputs, special_ids, scored
 
     @cached_property
     def base(self) -> Tensor:
-        """The unsteered logits of the next token, [batch, vocabulary]."""
+        """The unsteered logits of the next token, as `Replay.base`."""
         return self._logits()
 
     def steered(self, layer: int, delta: Tensor, tokens: str) -> AbstractContextManager[Any]:
@@ -53,13 +61,20 @@ class HookedBatch:
 
     def steer_all(self, layer: int, deltas: Tensor, targets: Sequence[str], columns: Tensor | None = None) -> Tensor:
         """Steer several cells of one layer, as `Replay.steer_all` does."""
-        logits = [self.steer(layer, delta, tokens) for delta, tokens in zip(deltas, targets, strict=True)]
-        return torch.stack([one if columns is None else one[:, columns.to(one.device)] for one in logits])
+        selected = slice(None) if columns is None else columns.to(self.base.device)
+        return self.reduce_all(layer, deltas, targets, lambda logits: logits[..., selected])
+
+    def reduce_all(
+        self, layer: int, deltas: Tensor, targets: Sequence[str], reduce: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Steer several cells of one layer, as `Replay.reduce_all` does."""
+        cells = zip(deltas, targets, strict=True)
+        return torch.cat([reduce(self.steer(layer, delta, tokens)[None]) for delta, tokens in cells])
 
     @torch.inference_mode()
     def _logits(self) -> Tensor:
-        logits: Tensor = self.model(**self.inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
-        return logits
+        with nullcontext() if self.scored is None else continuation(self.scored):
+            return last_logits(self.model, self.inputs, kept_positions(self.scored))
 
 
 def same_logits(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from lmms_steer.models.batches import ShrinkingRunner
+from lmms_steer.search.base_pass import last_logits
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.questions import Question
+from lmms_steer.search.questions import OtherTask, PreparedBatch, Question
+from lmms_steer.search.replay import kept_positions, prompt_mask
 from lmms_steer.search.scorers import LetterScorer
 from lmms_steer.statistics import Floats
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids
-from lmms_steer.steering.positions import token_mask
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 Slopes = dict[tuple[str, int, str], Tensor]
@@ -32,6 +33,7 @@ def predicted_shares(
     cells: Sequence[Cell],
     questions: Sequence[Question],
     batch_size: int,
+    task: Any = None,
 ) -> list[float]:
     """For each cell, the share of questions that it would answer correctly if margins were straight lines.
 
@@ -41,16 +43,19 @@ def predicted_shares(
         cells: the cells.
         questions: the questions, each with a fixed set of answers.
         batch_size: questions in one pass; fewer after an out-of-memory error.
+        task: the task, if it is not one of lmms-eval.
     """
     correct, runner = np.zeros(len(cells)), ShrinkingRunner()
     for first in range(0, len(questions), batch_size):
         batch = questions[first : first + batch_size]
-        correct += np.sum(runner.run(batch, partial(_predicted_correct, lm, vectors, cells)), axis=0)
+        correct += np.sum(runner.run(batch, partial(_predicted_correct, lm, vectors, cells, task)), axis=0)
     shares: list[float] = (correct / len(questions)).tolist()
     return shares
 
 
-def gradients_of_margin(model: Any, inputs: Mapping[str, Any], letters: LetterScorer) -> tuple[Tensor, list[Tensor]]:
+def gradients_of_margin(
+    model: Any, inputs: dict[str, Any], letters: Any, kept: int | None = None
+) -> tuple[Tensor, list[Tensor]]:
     """The gradient of the correct answer's margin at each layer's output.
 
     The model's parameters are frozen meanwhile.
@@ -58,11 +63,12 @@ def gradients_of_margin(model: Any, inputs: Mapping[str, Any], letters: LetterSc
     Args:
         model: an image-text-to-text model of transformers.
         inputs: a batch, as its processor gives it.
-        letters: the answers of the batch's questions.
+        letters: the answers of the batch's questions: a `LetterScorer`, or another object with its method `margin`.
+        kept: how many last positions' logits `margin` takes; None for the last one's alone.
 
     Returns:
         the margin of the correct answer over the best other, float [questions]; for each layer the gradient of their
-        sum, float [questions, positions, width].
+        sum, float [rows, positions, width], a row a question unless its answers have one each.
     """
     layers = decoder_layers(model)
     outputs: list[Tensor] = []
@@ -83,7 +89,7 @@ def gradients_of_margin(model: Any, inputs: Mapping[str, Any], letters: LetterSc
         parameter.requires_grad_(False)
     try:
         with torch.enable_grad():
-            margin = letters.margin(model(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1])
+            margin: Tensor = letters.margin(last_logits(model, inputs, kept))
             margin.sum().backward()  # type: ignore[no-untyped-call]
     finally:
         for handle in handles:
@@ -94,27 +100,36 @@ def gradients_of_margin(model: Any, inputs: Mapping[str, Any], letters: LetterSc
 
 
 def _predicted_correct(
-    lm: Any, vectors: Mapping[str, SteeringVectors], cells: Sequence[Cell], batch: Sequence[Question]
+    lm: Any, vectors: Mapping[str, SteeringVectors], cells: Sequence[Cell], task: Any, batch: Sequence[Question]
 ) -> list[Floats]:
     """For each question, float [cells]: 1 where the predicted margin is above 0."""
-    margin, slopes = _margin_slopes(lm, vectors, cells, batch)
+    margin, slopes = _margin_slopes(lm, vectors, cells, task, batch)
     lines = [margin + cell.alpha * slopes[cell.vector, cell.layer, cell.tokens] for cell in cells]
     return [(column > 0).double().numpy() for column in torch.stack(lines, 1)]
 
 
 def _margin_slopes(
-    lm: Any, vectors: Mapping[str, SteeringVectors], cells: Sequence[Cell], batch: Sequence[Question]
+    lm: Any, vectors: Mapping[str, SteeringVectors], cells: Sequence[Cell], task: Any, batch: Sequence[Question]
 ) -> tuple[Tensor, Slopes]:
     """The correct answer's margin, float [questions], and its slopes."""
-    inputs = lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
-    margin, gradients = gradients_of_margin(lm.model, inputs, LetterScorer(lm, batch))
+    if isinstance(task, OtherTask):
+        prepared = task.prepare(lm, batch)
+    else:
+        inputs = lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
+        prepared = PreparedBatch(inputs, LetterScorer(lm, batch))
+    inputs, scored = prepared.inputs, prepared.scored
+    margin, gradients = gradients_of_margin(lm.model, inputs, prepared.scorer, kept_positions(scored))
     ids, attention = inputs["input_ids"], inputs.get("attention_mask")
     image_ids = image_token_ids(lm.model.config)
     special = getattr(lm.tokenizer, "all_special_ids", None)
-    masks = {t: token_mask(ids, attention, image_ids, t, special_ids=special) for t in {c.tokens for c in cells}}
+    masks = {t: prompt_mask(ids, attention, image_ids, t, special, scored) for t in {c.tokens for c in cells}}
     slopes = {}
     for vector, layer, tokens in {(c.vector, c.layer, c.tokens) for c in cells}:
         gradient = gradients[layer].float()
         direction = torch.from_numpy(vectors[vector][layer].copy()).to(gradient)
-        slopes[vector, layer, tokens] = ((gradient @ direction) * masks[tokens]).sum(1).cpu()
+        of_rows = ((gradient @ direction) * masks[tokens]).sum(1).cpu()
+        if prepared.question_of is None:
+            slopes[vector, layer, tokens] = of_rows
+        else:
+            slopes[vector, layer, tokens] = torch.zeros(len(batch)).index_add(0, prepared.question_of, of_rows)
     return margin, slopes

@@ -1,7 +1,7 @@
 """Measure many cells on one batch of questions: by replay where the model allows it, with hooks otherwise."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from lmms_steer.errors import first_line
 from lmms_steer.models.batches import StackRunner
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.questions import Question
+from lmms_steer.search.questions import OtherTask, PreparedBatch, Question
 from lmms_steer.search.replay import Replay, ReplayOptions
 from lmms_steer.search.scorers import GenerationScorer, LetterScorer
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -52,7 +52,7 @@ class Measurer:
 
     Args:
         lm: the unsteered model.
-        task: the lmms-eval task; used only if `generates`.
+        task: the task; for one of lmms-eval used only if `generates`.
         vectors: the vectors by the names that cells use.
         generates: whether the model generates text that the task scores; otherwise the next token decides.
         targets: the token targets of all cells.
@@ -83,14 +83,10 @@ class Measurer:
         """
         if self.refuted_file.is_file():
             self.why_not_replayed = self.refuted_file.read_text(encoding="utf-8")
-        inputs = self.lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
-        scorer = (
-            GenerationScorer(self.lm, self.task, batch, inputs)
-            if self.options.generates
-            else LetterScorer(self.lm, batch)
-        )
-        hooked = HookedBatch(self.lm.model, inputs, self.options.special_ids)
-        source = self._replay(inputs) or hooked
+        prepared = self._prepare(batch)
+        inputs, scorer = prepared.inputs, prepared.scorer
+        hooked = HookedBatch(self.lm.model, inputs, self.options.special_ids, prepared.scored)
+        source = self._replay(prepared) or hooked
         scores, unparsed = torch.zeros(2, len(cells), len(batch))
         for layer in sorted({cell.layer for cell in cells}):
             rows = [i for i, cell in enumerate(cells) if cell.layer == layer]
@@ -110,10 +106,18 @@ class Measurer:
     def _delta(self, cell: Cell) -> Tensor:
         return torch.from_numpy(self.vectors[cell.vector][cell.layer].copy()) * cell.alpha
 
-    def _replay(self, inputs: dict[str, Any]) -> Replay | None:
+    def _prepare(self, batch: Sequence[Question]) -> PreparedBatch:
+        if isinstance(self.task, OtherTask):
+            return self.task.prepare(self.lm, batch)
+        inputs = self.lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
+        if self.options.generates:
+            return PreparedBatch(inputs, GenerationScorer(self.lm, self.task, batch, inputs))
+        return PreparedBatch(inputs, LetterScorer(self.lm, batch))
+
+    def _replay(self, prepared: PreparedBatch) -> Replay | None:
         if not self.why_not_replayed:
             try:
-                return Replay(self.lm.model, inputs, self.options)
+                return Replay(self.lm.model, prepared.inputs, replace(self.options, scored=prepared.scored))
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, AttributeError, TypeError, LookupError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmms_steer.errors import UserError, shorten, unknown_name
-from lmms_steer.search.plan import MIN_QUESTIONS
+from lmms_steer.search.plan import HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
 from lmms_steer.search.strategies import ChosenStrategy, StrategyBuilder, parse_strategy
 from lmms_steer.steering.intervention import TOKENS
 
@@ -20,11 +20,12 @@ class SearchOptions:
     """What `lmms-steer search` takes.
 
     Attributes:
-        model, model_args: the unsteered model, as lmms-eval names it.
+        model, model_args: the unsteered model, as its harness names it.
         vectors: names or files.
         task: a task of held-out questions.
         output: the study's folder.
-        layers, alphas, tokens: the grid, as typed; no layers means all layers.
+        layers, alphas, tokens: the grid, as typed; no layers means all layers, no tokens `image,text,both`, or
+            `both,last` in lm-eval.
         strategy: a registered strategy, with a filter after a `+` if wanted (`race+screen`), or a generator function.
         score: `generate` (the model generates text and the task scores it), `letters` (the likeliest of a fixed set of
             answers counts), or `auto`: what the task does.
@@ -38,6 +39,9 @@ class SearchOptions:
         allow_test: allow choosing on test questions.
         include_path: the user's own folder of tasks.
         keep: save a winner's layer, alpha and tokens as its vector's default for this model.
+        harness: whose task it is, `lmms-eval` or `lm-eval`. With lm-eval the model is a text model.
+        metric, split, num_fewshot: of a task of lm-eval: the score that counts, the split that the questions come from,
+            and the number of examples in front of each question. None for the task's own.
 
     Raises:
         UserError: for an unknown strategy or score, or a number out of range.
@@ -50,7 +54,7 @@ class SearchOptions:
     output: Path
     layers: str = ""
     alphas: str = "0.1:1.0:0.1"
-    tokens: str = "image,text,both"
+    tokens: str = ""
     strategy: str | StrategyBuilder = "grid"
     score: str = "auto"
     controls: int = 5
@@ -63,12 +67,21 @@ class SearchOptions:
     allow_test: bool = False
     include_path: Path | None = None
     keep: bool = False
+    harness: str = LMMS_EVAL
+    metric: str | None = None
+    split: str | None = None
+    num_fewshot: int | None = None
 
     @property
     def names(self) -> list[str]:
         """The vectors, each followed by its controls, by the names that cells use."""
         controls = [f"control=random:{seed}" for seed in range(self.controls)]
         return [name for vector in self.vectors for name in (vector, *(f"{vector},{one}" for one in controls))]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The token targets of the grid."""
+        return parse_targets(self.tokens or ("both,last" if self.harness == LM_EVAL else "image,text,both"))
 
     @property
     def chosen_strategy(self) -> ChosenStrategy:
@@ -82,6 +95,15 @@ class SearchOptions:
             raise unknown_name("score", self.score, SCORES)
         if self.limit is not None and self.limit < MIN_QUESTIONS:
             raise UserError(f"--limit {self.limit}: a search needs at least {MIN_QUESTIONS} questions")
+        if self.harness not in HARNESSES:
+            raise unknown_name("harness", self.harness, HARNESSES)
+        if self.harness == LM_EVAL and self.score != "auto":
+            raise UserError(f"--score {self.score}: lm-eval's tasks score answers themselves, so leave it out")
+        if self.harness == LM_EVAL and "image" in self.targets:
+            raise UserError("--tokens image: a text model has no image tokens")
+        for name in ("metric", "split", "num_fewshot"):
+            if self.harness == LMMS_EVAL and getattr(self, name) is not None:
+                raise UserError(f"--{name} {getattr(self, name)}: only for tasks of lm-eval, --harness lm-eval")
         if self.memory < 0:
             raise UserError(f"--memory {self.memory:g}: expected GiB, 0 or more")
 

@@ -17,9 +17,14 @@ MIN_QUESTIONS = 2
 FEW_QUESTIONS = 30
 """Fewer questions than this get a warning about the width of the interval."""
 PLAN_FILE = "plan.json"
+LMMS_EVAL, LM_EVAL = "lmms-eval", "lm-eval"
+HARNESSES = (LMMS_EVAL, LM_EVAL)
+"""The harnesses whose tasks can be searched on."""
+_ADDED = {"harness": LMMS_EVAL, "metric": None, "split": None, "num_fewshot": None}
+"""Keys that files of older versions do not have, and their defaults."""
 SHOWN_HASH = 8
 """How many characters of a hash messages show."""
-_DECIDE_QUESTIONS = ("model", "task", "n", "seed")
+_DECIDE_QUESTIONS = ("model", "task", "n", "seed", "harness", "split", "num_fewshot")
 """The keys of a plan that decide which questions are asked, and in which order."""
 
 
@@ -41,15 +46,17 @@ class Plan:
         model: the wrapper, as `--model` names it.
         model_args: arguments of the unsteered model.
         vectors: name ▸ sha256; the user's vectors and their controls.
-        task: the lmms-eval task.
+        task: the task.
         n: number of questions.
         questions: sha256 of the questions.
         layers, alphas, tokens: the grid.
         batch_size: questions in one base pass.
         strategy: the strategy's name, with its filter (`race+screen`).
-        score: `letters` or `generate`.
+        score: `letters`, `generate` or `likelihood`.
         trials: trials of each vector, for strategies that propose cells.
         seed: seed of the questions' order and of the strategy.
+        harness: `lmms-eval` or `lm-eval`, whose task it is.
+        metric, split, num_fewshot: as the user chose them; None for the task's own.
     """
 
     model: str
@@ -66,6 +73,10 @@ class Plan:
     score: str
     trials: int
     seed: int
+    harness: str = LMMS_EVAL
+    metric: str | None = None
+    split: str | None = None
+    num_fewshot: int | None = None
 
     def cells(self, last_layer: int) -> list[Cell]:
         """The whole grid, without image tokens at the last layer: steering them cannot reach the answer."""
@@ -86,10 +97,14 @@ class Plan:
         """Where a vector's files are: the study's folder, or a folder in it if there are several vectors."""
         return output / name.replace("/", "_") if len(self.user_vectors) > 1 else output
 
+    def to_json(self) -> dict[str, Any]:
+        """The content of the plan's file, without later additions to it that are at their defaults."""
+        return {key: value for key, value in asdict(self).items() if key not in _ADDED or value != _ADDED[key]}
+
     @property
     def sha256(self) -> str:
         """Hash of the whole plan."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def write_or_check(self, folder: Path) -> None:
         """Write the plan into a new study's folder, or check that the folder belongs to this plan.
@@ -98,7 +113,7 @@ class Plan:
             UserError: for the folder of another search; the message names what differs.
         """
         if not check_same_plan(folder, asdict(self)):
-            write_atomically(folder / PLAN_FILE, json.dumps(asdict(self), indent=1).encode())
+            write_atomically(folder / PLAN_FILE, json.dumps(self.to_json(), indent=1).encode())
 
 
 def split_control(name: str) -> tuple[str, str | None]:
@@ -148,6 +163,7 @@ def plan_differences(folder: Path, mine: Mapping[str, Any]) -> list[str] | None:
         raise UserError(f"{str(path)!r} is damaged: take another --output") from error
     as_stored = json.loads(json.dumps(mine))
     # other questions, or the same in another order, have another hash, which then says nothing more
+    theirs = {**_ADDED, **theirs}
     explained = any(theirs.get(key) != as_stored.get(key, theirs.get(key)) for key in _DECIDE_QUESTIONS)
     keys = [key for key in as_stored if not (key == "questions" and explained)]
     return [line for key in keys for line in _differences(key, theirs.get(key), as_stored[key])]

@@ -3,6 +3,7 @@
 import hashlib
 import random
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,8 @@ class Question:
         answers: the possible answers; empty where any text can be an answer.
         right: the place of the correct answer among them.
         doc: the task's document.
+        requests: what lm-eval asks the model about this question; empty in lmms-eval.
+        logged: by what the harness's log identifies the prompt, if not by its text.
         image: a hash of the visuals; 0 without any.
     """
 
@@ -41,23 +44,72 @@ class Question:
     answers: tuple[str, ...]
     right: int
     doc: Any
+    requests: tuple[Any, ...] = ()
+    logged: str | None = None
     image: int = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image", stable_hash(image_ids(self.visuals)) if self.visuals else 0)
 
 
+@dataclass(frozen=True)
+class PreparedBatch:
+    """A batch of questions as a model takes it, with what scores it.
+
+    Attributes:
+        inputs: of the model.
+        scorer: a `LetterScorer`, or another object with its methods.
+        scored: how many of each row's last positions are an answer's to be scored, int [rows]; None without answers.
+        question_of: the question of each row, as a place in the batch, int [rows].
+    """
+
+    inputs: dict[str, Any]
+    scorer: Any
+    scored: Any = None
+    question_of: Any = None
+
+
+class OtherTask(ABC):
+    """A task of another harness than lmms-eval, as a search needs it.
+
+    Attributes:
+        config: with lmms-eval's attributes `task` and `output_type`.
+    """
+
+    config: Any
+
+    @abstractmethod
+    def questions(self, limit: int | None, require_answer_set: bool) -> Iterator[Question]:
+        """Read the task's questions; arguments as for `load_questions`."""
+
+    @abstractmethod
+    def prepare(self, lm: Any, batch: Sequence[Question]) -> PreparedBatch:
+        """Make a batch of some of its questions for a model of its harness."""
+
+    @abstractmethod
+    def score(self, question: Question, responses: Sequence[Any]) -> float:
+        """The score of one of its questions, from 0 to 1.
+
+        Args:
+            question: the question.
+            responses: one for each of the question's requests.
+        """
+
+
 def load_questions(task: Any, limit: int | None, require_answer_set: bool = True) -> Iterator[Question]:
     """Read a task's questions.
 
     Args:
-        task: an lmms-eval task, from `harness.tasks.load_task`.
+        task: an lmms-eval task, from `harness.tasks.load_task`, or a task of another harness.
         limit: read the first questions only; None reads all.
         require_answer_set: whether every question must have a fixed set of answers.
 
     Raises:
         UserError: for a question without a fixed set of answers, where it must have one.
     """
+    if isinstance(task, OtherTask):
+        yield from task.questions(limit, require_answer_set)
+        return
     docs = task.test_docs() if task.has_test_docs() else task.validation_docs()
     name = task.config.task
     for number in range(min(len(docs), limit or len(docs))):
@@ -93,7 +145,7 @@ def questions_sha256(questions: Sequence[Question]) -> str:
 
 def sample_ids(questions: Sequence[Question]) -> str:
     """Ids of 16 of the questions, independent of their order, by which a leaderboard recognises what was chosen on."""
-    ids = (question_id(stable_hash(question.text), question.image) for question in questions)
+    ids = (question_id(stable_hash(question.logged or question.text), question.image) for question in questions)
     return " ".join(sorted(ids)[:SAMPLED])
 
 

@@ -36,6 +36,8 @@ class ReplayOptions:
         folder: where the rest goes.
         generates: whether text will be generated after replayed prompts, which needs all keys and values.
         runner: chooses how many cells run at once; shared by replays on one device. None makes a new one.
+        scored: for prompts that are followed by answers to be scored: how many of each row's last positions are its
+            answer's, int [batch]. They are not steered. None for prompts alone.
     """
 
     targets: Sequence[str] = ("image", "text", "both")
@@ -44,6 +46,7 @@ class ReplayOptions:
     folder: Path | None = None
     generates: bool = False
     runner: StackRunner | None = None
+    scored: Tensor | None = None
 
 
 class Replay:
@@ -55,7 +58,8 @@ class Replay:
         options: how it is set up; None for the defaults.
 
     Attributes:
-        base: the unsteered logits of the next token, [batch, vocabulary].
+        base: the unsteered logits of the next token, [batch, vocabulary]; of scored answers, those of every token of
+            the longest answer, [batch, tokens, vocabulary].
         starts: target ▸ the first position that is replayed; the positions before it are reused.
         rounding: start ▸ norm of the difference between `base` and a replay from there without steering.
 
@@ -72,12 +76,15 @@ class Replay:
         self.batch, self.positions = ids.shape
         image_ids = image_token_ids(model.config)
         self.masks = {
-            tokens: token_mask(ids, attention, image_ids, tokens, special_ids=options.special_ids)
+            tokens: prompt_mask(ids, attention, image_ids, tokens, options.special_ids, options.scored)
             for tokens in options.targets
         }
-        self.starts = {tokens: _first_position(mask) for tokens, mask in self.masks.items()}
+        self.kept = kept_positions(options.scored)
+        latest = self.positions - (self.kept or 1)
+        self.starts = {tokens: min(_first_position(mask), latest) for tokens, mask in self.masks.items()}
         self.generates, self._runner = options.generates, options.runner or StackRunner(ids.device)
-        unsteered = BasePass(model, self.layers, self.tensors, keys=self.generates or any(self.starts.values()))
+        keys = self.generates or any(self.starts.values())
+        unsteered = BasePass(model, self.layers, self.tensors, keys, self.kept)
         self.base, self.rounding = unsteered.run(inputs, self.generates), dict[int, float]()
         self._calls, self._added = unsteered.calls, unsteered.added
         later = {start for start in self.starts.values() if start}
@@ -114,12 +121,27 @@ class Replay:
             the logits of the next token, [cells, batch, columns].
         """
         selected = slice(None) if columns is None else columns.to(self.base.device)
+        return self.reduce_all(layer, deltas, targets, lambda logits: logits[..., selected])
 
-        def logits(start: int, cells: list[int]) -> list[Tensor]:
+    @torch.inference_mode()
+    def reduce_all(
+        self, layer: int, deltas: Tensor, targets: Sequence[str], reduce: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Steer several cells of one layer, and keep only what is computed from their logits.
+
+        Args:
+            layer, deltas, targets: as for `steer_all`.
+            reduce: logits like `base`, with a first dimension of cells ▸ what is kept, with that dimension.
+
+        Returns:
+            what `reduce` returns, for all cells.
+        """
+
+        def reduced(start: int, cells: list[int]) -> list[Tensor]:
             hidden = self._steered_output(layer, deltas[cells], [targets[i] for i in cells], start)
-            return list(self._finish(layer, hidden, start, len(cells))[..., selected])
+            return list(reduce(self._finish(layer, hidden, start, len(cells))))
 
-        return torch.stack(self.in_stacks(targets, logits))
+        return torch.stack(self.in_stacks(targets, reduced))
 
     @torch.inference_mode()
     def steer_with_cache(
@@ -175,7 +197,7 @@ class Replay:
             sink: filled with these layers' keys and values; None if they are not needed.
 
         Returns:
-            the logits of the next token, [copies, batch, vocabulary].
+            logits like `base`, with a first dimension of copies.
         """
         last = len(self.layers) - 1
         for number in range(layer + 1, last + 1):
@@ -185,14 +207,15 @@ class Replay:
             call = layer_call(self._calls[number], self.batch, start, copies)
             if start or sink is not None:
                 call["past_key_values"] = PrefixCache(self.tensors, start, copies, sink)
-            with _mlp_at_last_position(self.layers[number]) if number == last else nullcontext():
+            only_last = number == last and self.kept is None
+            with _mlp_at_last_position(self.layers[number]) if only_last else nullcontext():
                 out = self.layers[number](hidden, **call)
             hidden = out[0] if isinstance(out, tuple) else out
-        hidden = self.model.get_decoder().norm(hidden[:, -1:])  # type: ignore[operator, union-attr]
-        logits: Tensor = self.model.get_output_embeddings()(hidden)[:, -1]  # type: ignore[operator]
+        hidden = self.model.get_decoder().norm(hidden[:, -(self.kept or 1) :])  # type: ignore[operator, union-attr]
+        logits: Tensor = self.model.get_output_embeddings()(hidden)  # type: ignore[operator]
         cap = getattr(text_config(self.model), "final_logit_softcapping", None)
         capped: Tensor = logits if cap is None else torch.tanh(logits / cap) * cap
-        return capped.reshape(copies, self.batch, -1)
+        return capped.reshape(copies, *self.base.shape)
 
     def _measure_error(self, start: int) -> float:
         """Replay without steering, and store the difference from the model's own logits in `rounding`.
@@ -226,6 +249,32 @@ def _mlp_at_last_position(layer: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def kept_positions(scored: Tensor | None) -> int | None:
+    """How many last positions predict a token of some scored answer; None without scored answers.
+
+    The last prompt position predicts an answer's first token, and its last token predicts nothing.
+    """
+    return None if scored is None else int(scored.max()) + 1
+
+
+def prompt_mask(
+    ids: Tensor, attention: Tensor | None, image_ids: Sequence[int], tokens: str, special_ids: Collection[int] | None,
+    scored: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """The positions that are steered, bool [batch, positions]: those of a target, without scored answers.
+
+    Args:
+        ids, attention: of the batch.
+        image_ids, tokens, special_ids: as for `lmms_steer.steering.positions.token_mask`.
+        scored: as in `ReplayOptions`.
+    """
+    if scored is None:
+        return token_mask(ids, attention, image_ids, tokens, special_ids=special_ids)
+    places = torch.arange(ids.shape[1], device=ids.device)
+    prompt = places < (ids.shape[1] - scored.to(ids.device))[:, None]
+    return token_mask(ids, attention, image_ids, tokens, prompt, special_ids) & prompt
 
 
 def tolerance(logits: Tensor) -> float:

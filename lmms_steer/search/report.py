@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lmms_steer._util.formatting import format_points, format_share
 from lmms_steer.scoring.unparsed import unparsed_warning
-from lmms_steer.search.plan import Plan
+from lmms_steer.search.plan import LMMS_EVAL, Plan
 from lmms_steer.search.results import (
     CalibrationResult,
     CellResult,
@@ -38,7 +38,7 @@ def report_lines(
     yield from _unparsed_warnings(plan, result)
     if result.calibrated is not None:
         yield _bias_line(plan, result.calibrated)
-    else:
+    elif plan.harness == LMMS_EVAL:
         yield "no answer biases: the answers are not of one small set of words"
     if not confirmation_requested:
         yield ("the choice was made on these questions: measure it on others before you report it (--confirm TASK)")

@@ -20,7 +20,14 @@ from lmms_steer.search.figures import draw_study
 from lmms_steer.search.measure import REFUTED_FILE, Measurer
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell, Plan
-from lmms_steer.search.questions import Question, image_clusters, load_questions, questions_sha256, sample_ids
+from lmms_steer.search.questions import (
+    OtherTask,
+    Question,
+    image_clusters,
+    load_questions,
+    questions_sha256,
+    sample_ids,
+)
 from lmms_steer.search.report import report_lines
 from lmms_steer.search.results import ConfirmationResult, SearchResult
 from lmms_steer.search.selection import ScoreGrid
@@ -40,7 +47,7 @@ class SearchRun:
     Args:
         options, plan: what to search.
         lm: the unsteered model.
-        task: the lmms-eval task.
+        task: the task.
         vectors: the vectors by the names that cells use.
         questions: the questions, in the study's order.
     """
@@ -101,7 +108,7 @@ class SearchRun:
         )
         if self.chosen.filtered_by is None:
             return context
-        decided_by = FilterContext(cells, self.lm, self.vectors, self.questions, plan.batch_size, folder)
+        decided_by = FilterContext(cells, self.lm, self.vectors, self.questions, plan.batch_size, folder, self.task)
         kept = self.chosen.filtered(decided_by)
         if not kept:
             raise UserError(f"the filter of {self.chosen.name} keeps no cell: there is nothing to search")
@@ -116,7 +123,9 @@ class SearchRun:
         while True:
             grid, store = _measure_again_if_refuted(partial(self._measure_cells, context))
             why_not_replayed = list(store.why_not_replayed)
-            calibrated = calibrate(self.questions, store.answers, self.lm.first_token)
+            # lm-eval's answers have no single first token, and no `answer_bias`
+            biases_apply = not isinstance(self.task, OtherTask)
+            calibrated = calibrate(self.questions, store.answers, self.lm.first_token) if biases_apply else None
             with FileLock(self.options.output / ".result.lock"):
                 result = assess_search(self.plan, grid, calibrated)
                 self._write(grid, result, calibrated)

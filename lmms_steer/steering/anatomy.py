@@ -1,11 +1,15 @@
 """Find the decoder layers of a transformers model, and the input ids that stand for images."""
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
 from lmms_steer.errors import UserError
-from lmms_steer.steering.resolve import ModelFacts
+from lmms_steer.steering.resolve import ModelFacts, Norms
+
+_known_norms: WeakKeyDictionary[nn.Module, Norms] = WeakKeyDictionary()
+"""Loaded model ▸ its residual norms, for `scale=relative`."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -67,4 +71,9 @@ def model_facts(model: nn.Module, name: str | None = None) -> ModelFacts:
     """
     config = text_config(model)
     model_name = name if name is not None else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
-    return ModelFacts(model_name, config.num_hidden_layers, config.hidden_size)
+    return ModelFacts(model_name, config.num_hidden_layers, config.hidden_size, _known_norms.get(model))
+
+
+def remember_norms(model: nn.Module, norms: Norms) -> None:
+    """Keep a loaded model's residual norms, so that `model_facts` knows them as long as the model exists."""
+    _known_norms[model] = norms

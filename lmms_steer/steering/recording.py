@@ -38,12 +38,13 @@ def record_layers(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @torch.inference_mode()
-def residual_norms(model: nn.Module, batches: Iterable[dict[str, Any]]) -> Norms:
+def residual_norms(model: nn.Module, batches: Iterable[dict[str, Any]], skipped: int = 0) -> Norms:
     """The mean Euclidean norm of each layer's output, in float32, over the tokens of each kind in all batches.
 
     Args:
         model: unsteered.
         batches: the processor's outputs, left-padded.
+        skipped: positions at the beginning of every batch that do not count.
 
     Returns:
         layer ▸ kind of tokens ▸ mean norm, to six digits. A kind that does not occur is left out (image tokens of a
@@ -56,10 +57,10 @@ def residual_norms(model: nn.Module, batches: Iterable[dict[str, Any]]) -> Norms
         with record_layers(model) as outputs:
             model(**batch, use_cache=False, logits_to_keep=1)
         for kind in TOKEN_KINDS:
-            mask = token_mask(batch["input_ids"], batch.get("attention_mask"), image_ids, kind)
+            mask = token_mask(batch["input_ids"], batch.get("attention_mask"), image_ids, kind)[:, skipped:]
             counts[kind] = counts.get(kind, 0) + int(mask.sum())
             for layer, output in enumerate(outputs):
-                norms = output.float().norm(dim=-1)
+                norms = output[:, skipped:].float().norm(dim=-1)
                 sums[layer, kind] = sums.get((layer, kind), 0.0) + float(norms[mask.to(norms.device)].sum())
     layers = range(len(decoder_layers(model)))
     return {

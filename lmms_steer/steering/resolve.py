@@ -107,11 +107,18 @@ class ResolvedSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What `resolve` needs to know about a model: the name it was loaded by, and the shape of its decoder."""
+    """What `resolve` needs to know about a model: the name it was loaded by, and the shape of its decoder.
+
+    Attributes:
+        name: the name it was loaded by.
+        n_layers, hidden_size: of its decoder.
+        norms: its residual norms, where they were measured already.
+    """
 
     name: str
     n_layers: int
     hidden_size: int
+    norms: Norms | None = None
 
 
 def resolve(
@@ -158,8 +165,9 @@ def resolve(
         warnings += _warn_of_changed_vector(typed, vector, spec)
         interventions.append(intervention)
         vectors.append(vector)
-    resolved = SteeringSpec(tuple(interventions), provenance)
-    return ResolvedSpec(resolved, tuple(vectors), tuple(notes), tuple(warnings), operation=custom)
+    complete = SteeringSpec(tuple(interventions), provenance)
+    resolved = ResolvedSpec(complete, tuple(vectors), tuple(notes), tuple(warnings), operation=custom)
+    return replace(resolved, norms=model.norms) if resolved.relative else resolved
 
 
 def with_operation(resolved: ResolvedSpec, operation: str | Operation | OperationFunction | None) -> ResolvedSpec:

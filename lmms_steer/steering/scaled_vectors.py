@@ -69,11 +69,17 @@ def _strength_at_alpha_1(intervention: Intervention, norms: Norms | None) -> flo
         return 1.0
     if norms is None:
         raise UserError(
-            "scale=relative: the residual norms of this model were not measured"
-            " (lmms_steer.steering.recording.residual_norms)"
+            "scale=relative: the residual norms of this model were not measured: call"
+            " lmms_steer.measure_norms(model, processor) first, for a text model with its tokenizer"
         )
     assert intervention.layer is not None and intervention.tokens is not None
-    return norms[intervention.layer][intervention.tokens.removesuffix("_paper")]
+    kind = intervention.tokens.removesuffix("_paper")
+    if kind not in norms[intervention.layer]:
+        raise UserError(
+            f"scale=relative,tokens={intervention.tokens}: the residual norms were measured on text alone, without"
+            f" {kind} tokens"
+        )
+    return norms[intervention.layer][kind]
 
 
 def _scale(intervention: Intervention, vector: SteeringVectors, strength_at_alpha_1: float) -> ScaledVector:

@@ -138,7 +138,7 @@ def _parse_lmms_steer(args: list[str]) -> None:
         command.main(args, prog_name="lmms-steer", standalone_mode=False)
     if given.get("model_args"):
         _check_model_args(given["model"], given["model_args"])
-    if given.get("task") and not given["include_path"]:
+    if given.get("task") and not given["include_path"] and given["harness"] == "lmms-eval":
         assert given["task"] in task_files.our_tasks(), given["task"]
     if args[0] == "lm-eval":
         assert args[1] == "run" and args[args.index("--model") + 1] in ("steered_hf", "steered_hf_multimodal")
@@ -187,7 +187,9 @@ def runnable(line: Line) -> tuple[str, ...] | None:
         command = " ".join(args[:2]) if args[0] in ("vectors", "concepts", "data") else args[0]
         if command == "run":
             return line.words if "--dry-run" in args else None
-        foreign = re.search(r"[\w-]+/(?!tiny)[\w.-]+-\d|Qwen|gemma-2-2b|google|\byou/|DOWNLOADED|CLEVR", " ".join(args))
+        foreign = re.search(
+            r"[\w-]+/(?!tiny)[\w.-]+-\d|Qwen|gemma-2-2b|google|smollm2|\byou/|DOWNLOADED|CLEVR", " ".join(args)
+        )
         if command not in QUICK or foreign or "all" in args:
             return None
         return (*line.words, "--limit", "4", *_fewer_controls(args)) if command == "search" else line.words

@@ -94,6 +94,7 @@ class FilterContext:
         questions: the questions, in the study's order.
         batch_size: questions in one forward pass.
         folder: the study's folder, where a filter may store what it computed.
+        task: the task that the questions are of.
     """
 
     cells: Sequence[Cell]
@@ -102,6 +103,7 @@ class FilterContext:
     questions: Sequence[Question]
     batch_size: int
     folder: Path
+    task: Any = None
 
 
 StrategyBuilder = Callable[[StrategyContext], Strategy]

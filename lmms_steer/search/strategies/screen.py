@@ -32,7 +32,9 @@ def screen_cells(context: FilterContext) -> list[Cell]:
             from lmms_steer.search.margins import predicted_shares
 
             first = context.questions[: screened_questions(len(context.questions))]
-            shares = predicted_shares(context.lm, context.vectors, context.cells, first, context.batch_size)
+            shares = predicted_shares(
+                context.lm, context.vectors, context.cells, first, context.batch_size, context.task
+            )
             write_atomically(path, json.dumps(shares).encode())
         return promising(context.cells, json.loads(path.read_text(encoding="utf-8")))
 
