@@ -29,14 +29,14 @@ _REQUIRED = {"name", "sha256"}
 
 
 def checked_results(content: object) -> dict[str, Any]:
-    """The content of a results file without the entries that are null.
+    """The content of a results file without the entries of a known shape that are null.
 
     Raises:
         ValueError: for content that is no results file, or an entry of another type.
     """
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):
         raise ValueError("it holds no results")
-    content = {key: value for key, value in content.items() if value is not None}
+    content = {key: value for key, value in content.items() if value is not None or key not in _SHAPE}
     _check(content, _SHAPE, "")
     for group, members in content.get("group_subtasks", {}).items():
         if not all(isinstance(member, str) for member in members):

@@ -20,7 +20,7 @@ SURVIVING_SHARE = 1 / 4
 """The share of a vector's cells that goes on to the next rung."""
 MIN_FINALISTS = 4
 """At least this many cells of a vector go on, except those whose difference from the leader is clearly below 0."""
-MIN_FIRST_RUNG = 20
+MIN_FIRST_RUNG = 100
 """The first rung has at least this many questions: fewer cannot order cells."""
 MIN_QUESTIONS = 1000
 """Fewer questions than this are refused. From here on race, screen and race+screen find a gain of 8 points at least 95%
