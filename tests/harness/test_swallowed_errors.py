@@ -49,6 +49,6 @@ def test_the_command_line_ends_with_status_2_and_writes_no_results(tmp_path: Pat
 
 def test_an_evaluation_in_a_library_raises_the_error() -> None:
     lm: Any = SimpleNamespace(attachment=SimpleNamespace(failure=SteeringError("lost")), steering_record={})
-    evaluate = patches._with_record(lambda lm: {"results": {}})
+    evaluate = patches._with_record(lambda lm, tasks: {"results": {}})
     with pytest.raises(SteeringError, match="lost"):
-        evaluate(lm)
+        evaluate(lm, {})

@@ -159,7 +159,7 @@ def test_the_built_in_strategies_are_listed_with_a_description() -> None:
         "screen",
         True,
     )
-    assert parse_strategy("screen").questions_spent(240) == parse_strategy("race+screen").questions_spent(240) == 20
+    assert parse_strategy("screen").questions_spent(240) == parse_strategy("race+screen").questions_spent(240) == 100
     assert not parse_strategy("race").needs_answer_set and parse_strategy("tpe").strategy.adaptive
 
 

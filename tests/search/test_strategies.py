@@ -47,10 +47,10 @@ def reader(grid: ScoreGrid, answers: list[int] | None = None) -> Measure:
 def test_a_race_finds_a_planted_winner_for_a_fifth_of_the_grid() -> None:
     found = 0
     for seed in range(10):
-        full, answers = simulated(seed, effect=0.5), list[int]()
-        raced = run_strategy(race(StrategyContext(CELLS, 300)), 300, reader(full, answers))
-        assert sum(answers) <= planned_answers(StrategyContext(CELLS, 300)) <= 300 * len(CELLS) / 5
-        assert len(raced.cells) == len(CELLS) and len(raced.finalists) <= MIN_FINALISTS and raced.spent == 100
+        full, answers = simulated(seed, 0.5, 1200), list[int]()
+        raced = run_strategy(race(StrategyContext(CELLS, 1200)), 1200, reader(full, answers))
+        assert sum(answers) <= planned_answers(StrategyContext(CELLS, 1200)) <= 1200 * len(CELLS) / 5
+        assert len(raced.cells) == len(CELLS) and len(raced.finalists) <= MIN_FINALISTS and raced.spent == 400
         chosen = best_index(raced)
         assert raced.cells[cautious_index(raced)] in [raced.cells[i] for i in raced.finalists]
         found += raced.cells[chosen] == WINNER and corrected_p(raced, chosen) < 0.05
