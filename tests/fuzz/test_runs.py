@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmms_steer.comparison.command import run_comparison
+from lmms_steer.comparison.settings import DECISIVE
 from lmms_steer.search.plan import check_same_plan
 from lmms_steer.search.results import SearchResult
 from tests.fuzz.mutations import damaged_bytes, damaged_tree, to_json, write
@@ -54,7 +55,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compare(runs: Path, out: Path) -> None:
     page = out / "page.html"
     arguments = [str(runs / name) for name in ("baseline", "steered")]
-    list(run_comparison(arguments, None, [runs / "study"], page, csv=out / "rows.csv", pictures="none"))
+    list(
+        run_comparison(
+            arguments, None, [runs / "study"], page, csv=out / "rows.csv", pictures="none", allow_different=DECISIVE
+        )
+    )
     assert "\x1b" not in page.read_text(encoding="utf-8", errors="surrogatepass")
 
 
