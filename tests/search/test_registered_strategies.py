@@ -169,13 +169,13 @@ def test_a_strategy_on_too_few_questions_is_refused_before_anything_is_loaded(
 ) -> None:
     monkeypatch.setattr(lmms_eval_tasks, "load_task", lambda *_: pytest.fail("the task is loaded"))
     message = (
-        f"the strategy {strategy} needs at least 1000 questions, and a search with --limit has 42: on fewer it"
+        f"the strategy {strategy} needs at least 450 questions, and a search with --limit has 42: on fewer it"
         " loses gains that the grid finds; use the strategy grid (--strategy grid)"
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         search_into(tmp_path / "study", strategy=strategy, limit=42)
     assert not (tmp_path / "study").exists()
-    parse_strategy(strategy).check_questions(1000, "it")
+    parse_strategy(strategy).check_questions(450, "it")
 
 
 @pytest.mark.usefixtures("registered")
@@ -183,18 +183,20 @@ def test_a_registered_strategy_is_refused_only_below_the_minimum_that_it_declare
     parse_strategy("halves").check_questions(2, "it")
     register_strategy("careful", description="every cell", min_questions=50)(lambda search: halves(search))
     parse_strategy("careful").check_questions(50, "it")
-    for name, needed in (("careful", 50), ("careful+screen", 1000), ("halves+screen", 1000)):
+    for name, needed in (("careful", 50), ("careful+screen", 450), ("halves+screen", 450)):
         with pytest.raises(UserError, match=f"needs at least {needed} questions, and it has {needed - 1}"):
             parse_strategy(name).check_questions(needed - 1, "it")
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("registered")
 def test_a_task_of_too_few_questions_is_refused_before_the_model_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    register_strategy("careful", description="every cell", min_questions=501)(lambda search: halves(search))
     monkeypatch.setattr(steered, "create_model", lambda *_: pytest.fail("the model is loaded"))
-    with pytest.raises(UserError, match=r"race\+screen needs .* 1000 questions, and tiny_counting_select has 500"):
-        search_into(tmp_path, strategy="race+screen", limit=None)
+    with pytest.raises(UserError, match="careful needs .* 501 questions, and tiny_counting_select has 500"):
+        search_into(tmp_path, strategy="careful", limit=None)
 
 
 def test_the_function_of_a_registered_strategy_stands_for_its_name() -> None:

@@ -21,7 +21,7 @@ SURVIVING_SHARE = 1 / 4
 MIN_FINALISTS = 4
 """At least this many cells of a vector go on, except those whose difference from the leader is clearly below 0."""
 MIN_FIRST_RUNG = 100
-"""The first rung has at least this many questions: with 20 of them a race lost one gain of 8 points in ten."""
+"""The first rung has at least this many questions: with 20, a race over 450 lost one gain of 8 points in eight."""
 MIN_QUESTIONS = 450
 """Fewer questions than this are refused. From here on a race and a screen find a gain of 8 points at least 95% as often
 as the grid does on the same questions, both together at least 90% as often (simulated by
