@@ -1,12 +1,13 @@
-"""Write files atomically, check that a folder is writable, and find the folders that ship with the package."""
+"""Write files atomically, put damaged ones aside, check that a folder is writable, find the folders that ship."""
 
 import contextlib
+import logging
 import os
 import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from lmms_steer.errors import UserError, reason
+from lmms_steer.errors import UserError, reason, shorten
 
 _FOLDERS_IN_A_CHECKOUT = {"recipe_files": "recipes"}
 """Folders whose name in a checkout differs from that in the installed package."""
@@ -59,6 +60,27 @@ def write_atomically(path: Path, data: bytes) -> Path:
                 Path(temporary).unlink()
         raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
     return path
+
+
+def put_aside(path: Path, why: BaseException | str) -> None:
+    """Rename a damaged file to `NAME.damaged`, so that it can be made again, and warn in one line.
+
+    Does nothing where the file is gone: another process was faster.
+
+    Args:
+        path: of the file.
+        why: how the damage showed.
+    """
+    target, number = path.with_name(f"{path.name}.damaged"), 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.damaged-{number}")
+    try:
+        path.rename(target)
+    except FileNotFoundError:
+        return
+    detail = why if isinstance(why, str) else reason(why)
+    logging.getLogger(__name__).warning("%r is damaged (%s): put aside as %r", str(path), shorten(detail), target.name)
 
 
 def shipped_folder(name: str) -> Path:
