@@ -18,6 +18,8 @@ For the samples and wandb logs of every model that is evaluated in the process:
 | `evaluator.evaluate` | removes metrics without a value | wandb cannot log the empty `score` of our tasks |
 | `evaluator._process_document_results` | adds `images` to samples of our models | shows which questions share one |
 | `evaluator._process_document_results` | adds `choices` to a sample | shows what a target's letter stands for |
+| `evaluator.evaluate` | checks the output folder first | hours of work must have a place to go |
+| `EvaluationTracker.save_results_…` | saves all or nothing, else ends the command | it swallows a full disk |
 | `EvaluationTracker.save_results_samples` | gets copies | it strips samples that `--wandb_log_samples` reads later |
 | `WandbLogger.post_init` | makes task versions text | wandb refuses a column of numbers and texts |
 | `WandbLogger._get_config` | adds `steering` to the run's config | a run must name its spec |
@@ -33,6 +35,7 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from lmms_steer.errors import UserError
+from lmms_steer.harness.saving import check_output, saved_with_results, saved_with_samples
 from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.models.visuals import shown_images
 from lmms_steer.scoring.choice import choice_text, choices_of
@@ -114,7 +117,10 @@ def install_logging() -> None:
 
     wrap_once(evaluator, "evaluate", _without_empty_metrics)
     wrap_once(evaluator, "_process_document_results", _with_images_and_choices)
+    wrap_once(evaluator, "evaluate", _with_output_checked)
     wrap_once(EvaluationTracker, "save_results_samples", _with_copies)
+    wrap_once(EvaluationTracker, "save_results_samples", _saved_with_results)
+    wrap_once(EvaluationTracker, "save_results_aggregated", _saved_with_samples)
     wrap_once(WandbLogger, "post_init", _with_text_versions)
     wrap_once(WandbLogger, "_get_config", _with_spec_in_config)
 
@@ -154,23 +160,47 @@ def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def load_task_or_group(self: Any, *args: Any, **kwargs: Any) -> Any:
         install_logging()
+        return _ending(original)(self, *args, **kwargs)
+
+    return load_task_or_group
+
+
+def _ending(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a user's mistake end lmms-eval's command line, which would go on after an `Exception`."""
+
+    @functools.wraps(function)
+    def ending(*args: Any, **kwargs: Any) -> Any:
         try:
-            return original(self, *args, **kwargs)
+            return function(*args, **kwargs)
         except UserError as error:
             end_command_line(error)
             raise
 
-    return load_task_or_group
+    return ending
+
+
+def _saved_with_samples(original: Callable[..., Any]) -> Callable[..., Any]:
+    return _ending(saved_with_samples(original))
+
+
+def _saved_with_results(original: Callable[..., Any]) -> Callable[..., Any]:
+    return _ending(saved_with_results(original))
+
+
+def _with_output_checked(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def evaluate(lm: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(lm, "rank", 0) == 0:
+            _ending(check_output)(kwargs.get("cli_args"))
+        return original(lm, *args, **kwargs)
+
+    return evaluate
 
 
 def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def evaluate(lm: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            results = original(lm, *args, **kwargs)
-        except UserError as error:
-            end_command_line(error)
-            raise
+        results = _ending(original)(lm, *args, **kwargs)
         if results is not None and hasattr(lm, "steering_record"):
             results["steering"] = lm.steering_record
         return results
