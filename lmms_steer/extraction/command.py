@@ -69,6 +69,7 @@ def extract_to_store(
     check_store_conflicts(backbone, wanted, methods, root, replace)
     # these import torch and transformers, which takes seconds
     from lmms_steer.extraction.extract import Backbone
+    from lmms_steer.extraction.progress import Progress
     from lmms_steer.extraction.tokens import token_warnings
 
     if questions is not None:
@@ -77,22 +78,31 @@ def extract_to_store(
         concept = image_pair_concept(concept_names[0], read_image_pairs(questions))
         check_store_conflicts(backbone, [concept], methods, root, replace)
     source = Backbone(backbone, device=device, dtype=dtype)
+    progress = Progress(root, source, settings, batch_size)
+    kept = progress.kept(wanted, methods)
+    yield from (f"{name}: resumed, stored before the interruption -> {path}" for name, path in kept.items())
     if questions is not None:
         readings = iter([source.read_image_pairs(questions, concept_names[0], batch_size)])
     else:
-        readings = ((concept, source.read(concept, batch_size)) for concept in wanted)
-    names = []
-    for concept, activations in readings:
-        anchors = [activations.texts[p.sentence][p.start : p.end] for p in activations.anchor_places]
-        yield from token_warnings(concept, source.name, activations.skipped, activations.unknown_words, anchors)
-        counts = f"{count_noun(len(activations.anchors), 'anchor')}, {count_noun(len(activations.controls), 'control')}"
-        for method in methods:
-            extracted = source.extract(concept, method, activations, settings)
-            vectors = extracted.vectors
-            path = store.save(vectors, root)
-            names.append(vectors.name)
-            yield from extracted.notes
-            yield f"{vectors.name}: {counts}, {format_shape(vectors.layers, vectors.hidden_size)} -> {path}"
+        unfinished = [c for c in wanted if any(f"{source.name}/{c.name}/{method}" not in kept for method in methods)]
+        readings = ((concept, source.read(concept, batch_size)) for concept in unfinished)
+    names = list(kept)
+    with progress:
+        for concept, activations in readings:
+            anchors = [activations.texts[p.sentence][p.start : p.end] for p in activations.anchor_places]
+            yield from token_warnings(concept, source.name, activations.skipped, activations.unknown_words, anchors)
+            found = count_noun(len(activations.anchors), "anchor"), count_noun(len(activations.controls), "control")
+            for method in methods:
+                if f"{source.name}/{concept.name}/{method}" in kept:
+                    continue
+                extracted = source.extract(concept, method, activations, settings)
+                vectors = extracted.vectors
+                path = store.save(vectors, root)
+                progress.record(vectors, path)
+                names.append(vectors.name)
+                yield from extracted.notes
+                shape = format_shape(vectors.layers, vectors.hidden_size)
+                yield f"{vectors.name}: {', '.join(found)}, {shape} -> {path}"
     if note := shadowing_note(names, root):
         logging.getLogger(__name__).info(note)
 
