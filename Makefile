@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-fast check docs bench vectors retrain clean
+.PHONY: demo test test-fast torture check docs bench vectors retrain clean
 
 demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
@@ -14,6 +14,10 @@ test: $(READY)
 # all but the tests that load several models, train, or start evaluations: a minute on two cores
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# kills the long commands and takes their disk away, twenty times each, and compares what they end with
+torture: $(READY)
+	$(BIN)/python -m tests.torture
 
 check: $(READY)
 	$(BIN)/ruff check
