@@ -109,8 +109,8 @@ def _is_readable(path: Path) -> bool:
         return False
     try:
         SteeringVectors.load(path)
-    except UserError as error:
-        put_aside(path, error)
+    except UserError:
+        put_aside(path, "it is cut off, or no vector of lmms-steer's")
         return False
     return True
 

@@ -206,8 +206,8 @@ class BatchStore:
                 pq.read_table(path)
             except FileNotFoundError:
                 pass
-            except (OSError, pa.ArrowInvalid) as still:
-                put_aside(path, still)
+            except (OSError, pa.ArrowInvalid):
+                put_aside(path, "no whole Parquet file")
 
     def _path(self, number: int, place: int) -> Path:
         return self.folder / "batches" / f"{number:03d}-{place:05d}.parquet"

@@ -107,10 +107,11 @@ def _stored_vectors(out: Path, printed: str) -> Done:
 
 
 def _measured_batches(out: Path, printed: str) -> Done:
-    finished = ["result.json"] if "-> out/choice.yaml" in printed else []
-    return {
-        str(p.relative_to(out)): _identity(p) for p in (*out.glob("batches/*.parquet"), *map(out.joinpath, finished))
-    }
+    done: dict[str, object] = {str(path.relative_to(out)): _identity(path) for path in out.glob("batches/*.parquet")}
+    if "-> out/choice.yaml" in printed:
+        # every run writes it anew from the batches
+        done |= {"result.json": None} | _files(out, "result.json")
+    return done
 
 
 def _finished_cells(out: Path, printed: str) -> Done:
