@@ -8,6 +8,7 @@ the files are moved to their place, the results last: where there are results, t
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,7 +136,11 @@ def _publish_when_complete(tracker: Any, files: dict[Path, bytes]) -> None:
 def _staged(tracker: Any) -> Iterator[Callable[[], dict[Path, bytes]]]:
     """Let a tracker write into a temporary folder inside the block; a function that reads what it wrote."""
     output = tracker.output_path
-    with TemporaryDirectory(prefix="lmms-steer-") as folder:
+    try:
+        staging = TemporaryDirectory(prefix="lmms-steer-")
+    except OSError as error:
+        raise _not_saved(tracker) from error
+    with staging as folder:
         tracker.output_path = folder
         try:
             yield lambda: {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
@@ -144,11 +149,10 @@ def _staged(tracker: Any) -> Iterator[Callable[[], dict[Path, bytes]]]:
 
 
 def _not_saved(tracker: Any) -> UserError:
-    from tempfile import gettempdir
-
+    where = os.environ.get("TMPDIR") or "the temporary folder"
     return UserError(
-        f"lmms-eval could not write its results in {gettempdir()!r}, from where they go to {tracker.output_path!r}: is"
-        " that disk full? Its log has the error; TMPDIR names another folder"
+        f"lmms-eval could not write its results in {where}, from where they go to {tracker.output_path!r}: is that disk"
+        " full? Its log has the error; TMPDIR names another folder"
     )
 
 
