@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 FUZZ_EXAMPLES ?= 1000
 
-.PHONY: demo test test-fast fuzz check docs bench vectors retrain clean
+.PHONY: demo test test-fast fuzz torture check docs bench vectors retrain clean
 
 demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
@@ -20,6 +20,10 @@ test-fast: $(READY)
 # damaged files for every reader, other ones each time: FUZZ_EXAMPLES for each reader
 fuzz: $(READY)
 	HYPOTHESIS_PROFILE=long FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/fuzz
+
+# kills the long commands and takes their disk away, twenty times each, and compares what they end with
+torture: $(READY)
+	$(BIN)/python -m tests.torture
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -1,21 +1,22 @@
-"""Read files within a limit, write them atomically, and find the folders that ship with the package."""
+"""Read files within a limit, write them atomically, put damaged ones aside, and find the folders that ship."""
 
 import contextlib
 import errno
+import logging
 import os
 import stat
 import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from lmms_steer.errors import UserError, reason
+from lmms_steer.errors import UserError, reason, shorten
 
 _FOLDERS_IN_A_CHECKOUT = {"recipe_files": "recipes"}
 """Folders whose name in a checkout differs from that in the installed package."""
 
 
 def check_writable(folder: Path, what: str, remedy: str) -> None:
-    """Check that files can be written to a folder. Nothing is created.
+    """Check that files can be written to a folder. Nothing stays in it.
 
     Args:
         folder: need not exist.
@@ -30,6 +31,11 @@ def check_writable(folder: Path, what: str, remedy: str) -> None:
         raise UserError(f"{what} {str(folder)!r} cannot be created: {str(existing)!r} is not a folder; {remedy}")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"{what} {str(folder)!r} cannot be written to: no permission for {str(existing)!r}; {remedy}")
+    try:
+        # permissions do not tell of a file system that takes no files
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise UserError(f"{what} {str(folder)!r} cannot be written to: {error.strerror}; {remedy}") from error
 
 
 def is_regular_file(path: Path) -> bool:
@@ -124,6 +130,27 @@ def write_atomically(path: Path, data: bytes) -> Path:
                 Path(temporary).unlink()
         raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
     return path
+
+
+def put_aside(path: Path, why: BaseException | str) -> None:
+    """Rename a damaged file to `NAME.damaged`, so that it can be made again, and warn in one line.
+
+    Does nothing where the file is gone: another process was faster.
+
+    Args:
+        path: of the file.
+        why: how the damage showed.
+    """
+    target, number = path.with_name(f"{path.name}.damaged"), 1
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.damaged-{number}")
+    try:
+        path.rename(target)
+    except FileNotFoundError:
+        return
+    detail = why if isinstance(why, str) else reason(why)
+    logging.getLogger(__name__).warning("%r is damaged (%s): put aside as %r", str(path), shorten(detail), target.name)
 
 
 def shipped_folder(name: str) -> Path:

@@ -78,6 +78,7 @@ def extract_to_store(
         check_name_is_free(model_source(backbone, store_name=store_name), root)
     # these import torch and transformers, which takes seconds
     from lmms_steer.extraction.extract import Backbone
+    from lmms_steer.extraction.progress import Progress
 
     if questions is not None:
         from lmms_steer.extraction.image_pairs import image_pair_concept, read_image_pairs
@@ -85,23 +86,32 @@ def extract_to_store(
         concept = image_pair_concept(concept_names[0], read_image_pairs(questions))
         check_store_conflicts(name, [concept], methods, root, replace)
     source = Backbone(backbone, device=device, dtype=dtype, store_name=store_name)
+    progress = Progress(root, source, settings, batch_size)
+    kept = progress.kept(wanted, methods)
+    yield from (f"{name}: resumed, stored before the interruption -> {path}" for name, path in kept.items())
     if questions is not None:
         readings = iter([source.read_image_pairs(questions, concept_names[0], batch_size)])
     else:
-        readings = ((concept, source.read(concept, batch_size)) for concept in wanted)
-    names, paths = [], []
-    for concept, activations in readings:
-        yield from activations.warnings(concept, source.name)
-        counts = f"{count_noun(len(activations.anchors), 'anchor')}, {count_noun(len(activations.controls), 'control')}"
-        for method in methods:
-            extracted = source.extract(concept, method, activations, settings, log_warnings=False)
-            vectors = extracted.vectors
-            path = save_own(vectors, root, replace)
-            names.append(vectors.name)
-            paths.append(path)
-            yield from extracted.notes
-            yield f"{vectors.name}: {counts}, {format_shape(vectors.layers, vectors.hidden_size)} -> {path}"
-    warn_of_mixed_names(source.source, root, paths)
+        unfinished = [c for c in wanted if any(f"{source.name}/{c.name}/{method}" not in kept for method in methods)]
+        readings = ((concept, source.read(concept, batch_size)) for concept in unfinished)
+    stored = dict(kept)
+    with progress:
+        for concept, activations in readings:
+            yield from activations.warnings(concept, source.name)
+            found = count_noun(len(activations.anchors), "anchor"), count_noun(len(activations.controls), "control")
+            for method in methods:
+                if f"{source.name}/{concept.name}/{method}" in kept:
+                    continue
+                extracted = source.extract(concept, method, activations, settings, log_warnings=False)
+                vectors = extracted.vectors
+                path = save_own(vectors, root, replace)
+                progress.record(vectors, path)
+                stored[vectors.name] = path
+                yield from extracted.notes
+                shape = format_shape(vectors.layers, vectors.hidden_size)
+                yield f"{vectors.name}: {', '.join(found)}, {shape} -> {path}"
+    warn_of_mixed_names(source.source, root, stored.values())
+    names = list(stored)
     if note := shadowing_note(names, root):
         logging.getLogger(__name__).info(note)
 

@@ -10,7 +10,6 @@ Each patch wraps one function and is applied once. For our models and tasks:
 | `TaskManager.load_task_or_group` | checks a user's rows | an answer that is no choice always scores 0 |
 | `evaluator.evaluate` | checks the options, adds `steering` to the results | a result must name its spec |
 | `GeneralConfigTracker.log_experiment_args` | names the output folder by the spec | two runs must not share a folder |
-| `EvaluationTracker.save_results_aggregated` | raises if there is no file | it only logs that it could not write |
 | `ResponseCache.create` | adds a hash of vectors and biases to the key | a changed file must not give stale answers |
 
 For the samples and wandb logs of every model that is evaluated in the process:
@@ -21,6 +20,8 @@ For the samples and wandb logs of every model that is evaluated in the process:
 | `evaluator.consolidate_results` | removes metrics without a value | they can be neither averaged nor logged |
 | `evaluator._process_document_results` | adds `images` to samples of our models | shows which questions share one |
 | `evaluator._process_document_results` | adds `choices` to a sample | shows what a target's letter stands for |
+| `evaluator.evaluate` | checks the output folder first | hours of work must have a place to go |
+| `EvaluationTracker.save_results_…` | saves all or nothing, else ends the command | it swallows a full disk |
 | `EvaluationTracker.save_results_samples` | gets copies | it strips samples that `--wandb_log_samples` reads later |
 | `WandbLogger.post_init` | makes task versions text | wandb refuses a column of numbers and texts |
 | `WandbLogger._get_config` | adds `steering` to the run's config | a run must name its spec |
@@ -33,13 +34,13 @@ import functools
 import logging
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError
 from lmms_steer.harness.command_line import end_command_line, end_failed_runs, is_command_line, is_ours
+from lmms_steer.harness.saving import check_output, saved_with_results, saved_with_samples
 from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.harness.tasks import check_choices
 from lmms_steer.models.visuals import shown_images
@@ -129,12 +130,14 @@ def install() -> None:
     wrap_once(evaluator, "evaluate", _with_warnings)
     wrap_once(evaluator, "consolidate_results", _without_empty_metrics)
     wrap_once(evaluator, "_process_document_results", _with_images_and_choices)
+    wrap_once(evaluator, "evaluate", _with_output_checked)
     wrap_once(EvaluationTracker, "save_results_samples", _with_copies)
+    wrap_once(EvaluationTracker, "save_results_samples", _saved_with_results)
+    wrap_once(EvaluationTracker, "save_results_aggregated", _saved_with_samples)
     wrap_once(WandbLogger, "post_init", _with_text_versions)
     wrap_once(WandbLogger, "_get_config", _with_spec_in_config)
     wrap_once(evaluator, "evaluate", _with_record)
     wrap_once(GeneralConfigTracker, "log_experiment_args", _with_spec_in_name)
-    wrap_once(EvaluationTracker, "save_results_aggregated", _with_file)
     wrap_once(ResponseCache, "create", _with_spec_in_key, kind=classmethod)
 
 
@@ -158,77 +161,103 @@ def _with_our_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loaded = original(self, *args, **kwargs)
+        check_choices(loaded)
+        return loaded
+
     @functools.wraps(original)
     def load_task_or_group(self: Any, *args: Any, **kwargs: Any) -> Any:
         install()
-        try:
-            loaded = original(self, *args, **kwargs)
-            check_choices(loaded)
-        except UserError as error:
-            end_command_line(error)
-            raise
-        return loaded
+        return _ending(checked)(self, *args, **kwargs)
 
     return load_task_or_group
 
 
-def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def evaluate(lm: Any, task_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        if not hasattr(lm, "steering_record"):
-            return original(lm, task_dict, *args, **kwargs)
-        # imports torch
-        from lmms_steer.harness.run_checks import check_run
+def _ending(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a user's mistake end lmms-eval's command line, which would go on after an `Exception`."""
 
+    @functools.wraps(function)
+    def ending(*args: Any, **kwargs: Any) -> Any:
         try:
-            check_run(lm, task_dict, kwargs.get("cli_args"))
-            results = original(lm, task_dict, *args, **kwargs)
-            # some of lmms-eval's wrappers catch every exception and go on with an empty answer
-            if lm.attachment.failure is not None:
-                raise lm.attachment.failure
+            return function(*args, **kwargs)
         except UserError as error:
             end_command_line(error)
             raise
+
+    return ending
+
+
+def _saved_with_samples(original: Callable[..., Any]) -> Callable[..., Any]:
+    return _ending(saved_with_samples(original))
+
+
+def _saved_with_results(original: Callable[..., Any]) -> Callable[..., Any]:
+    return _ending(saved_with_results(original))
+
+
+def _with_output_checked(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def evaluate(lm: Any, *args: Any, **kwargs: Any) -> Any:
+        if getattr(lm, "rank", 0) == 0:
+            _ending(check_output)(kwargs.get("cli_args"), _output_name(lm) if is_steered(lm) else None)
+        return original(lm, *args, **kwargs)
+
+    return evaluate
+
+
+def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
+    def checked(lm: Any, task_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        # imports torch
+        from lmms_steer.harness.run_checks import check_run
+
+        check_run(lm, task_dict, kwargs.get("cli_args"))
+        results = original(lm, task_dict, *args, **kwargs)
+        # some of lmms-eval's wrappers catch every exception and go on with an empty answer
+        if lm.attachment.failure is not None:
+            raise lm.attachment.failure
         if results is not None:
             results["steering"] = lm.steering_record
         return results
 
+    @functools.wraps(original)
+    def evaluate(lm: Any, task_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        return _ending(checked if is_steered(lm) else original)(lm, task_dict, *args, **kwargs)
+
     return evaluate
+
+
+def is_steered(lm: object) -> bool:
+    """Whether a model is one of ours."""
+    return hasattr(lm, "steering_record")
+
+
+def _output_name(lm: SteeredModel) -> str:
+    """The name of a run's output folder: the model, and what is done to it."""
+    model: str = lm.steering_record["model"]
+    return f"{model}__{lm.resolved.tag}" if lm.resolved.spec else model
 
 
 def _with_spec_in_name(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def log_experiment_args(self: Any, model_source: Any, model_args: Any, *args: Any, **kwargs: Any) -> None:
-        lm = model_source if hasattr(model_source, "steering_record") else _made_from(model_source, model_args)
+        lm = model_source if is_steered(model_source) else _made_from(model_source, model_args)
         # a model that was given as an object would be copied into the results
         source = model_source if isinstance(model_source, str) else type(model_source).__name__
         original(self, source, model_args, *args, **kwargs)
         if lm is not None:
             from lmms_eval.utils import sanitize_model_name
 
-            model = lm.steering_record["model"]
-            self.model_name = f"{model}__{lm.resolved.tag}" if lm.resolved.spec else model
+            self.model_name = _output_name(lm)
             self.model_name_sanitized = sanitize_model_name(self.model_name)
 
     return log_experiment_args
 
 
-def _with_file(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def save_results_aggregated(self: Any, results: Any, samples: Any, datetime_str: str) -> None:
-        original(self, results, samples, datetime_str)
-        if self.output_path and "steering" in results:
-            folder = Path(self.output_path, self.general_config_tracker.model_name_sanitized)
-            if not (folder / f"{datetime_str.replace(':', '-')}_results.json").exists():
-                raise UserError(f"the results could not be written to {str(folder)!r}")
-
-    return save_results_aggregated
-
-
 def _with_spec_in_key(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def create(cls: Any, cache_root: str, *, model: Any = "", model_args: Any = "", **kwargs: Any) -> Any:
-        if hasattr(model, "steering_record"):
+        if is_steered(model):
             raise UserError("use_cache cannot tell models apart that are given as objects: give model and model_args")
         lm = _made_from(model, model_args)
         if lm is not None:

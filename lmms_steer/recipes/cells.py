@@ -113,7 +113,7 @@ class Marks:
     def read(self, name: str) -> Mark:
         """The mark of a cell; an empty one where there is none that can be read."""
         try:
-            data: Any = json.loads((self.root / f"{name}.json").read_text(encoding="utf-8"))
+            data: Any = json.loads(self._path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return Mark()
         if not isinstance(data, dict):
@@ -122,10 +122,13 @@ class Marks:
 
     def write(self, cell: Cell, mark: Mark) -> None:
         """Write a cell's mark; fields that are None are left out."""
-        path = self.root / f"{cell.name}.json"
+        path = self._path(cell.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         data = {_MARK_KEYS[name]: value for name, value in asdict(mark).items() if value is not None}
         write_atomically(path, json.dumps(data, indent=1).encode())
+
+    def _path(self, name: str) -> Path:
+        return self.root / f"{name}.json"
 
     def fingerprint(self, cell: Cell) -> str:
         """Hash of a cell's command, of what it reads, and of what the cells that it needs have written."""
@@ -141,6 +144,15 @@ class Marks:
             and mark.fingerprint == self.fingerprint(cell)
             and mark.output_sha256 == content_digest(cell.makes)
         )
+
+    def why_again(self, cell: Cell) -> str | None:
+        """Why a cell that was started before is not done; None for a new one, or where its inputs have changed."""
+        mark = self.read(cell.name)
+        if mark.state == "running":
+            return "it was interrupted"
+        if mark.state == "done" and mark.output_sha256 != content_digest(cell.makes):
+            return "its output is damaged or was changed"
+        return "its mark is damaged" if not mark.state and self._path(cell.name).exists() else None
 
     def prepare(self, cell: Cell, fingerprint: str) -> None:
         """Prepare a cell's folder and mark the cell as running.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lmms_steer._util.formatting import count_noun
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.recipes.cells import Cell, Marks
 from lmms_steer.recipes.ledger import CellState, Ledger, States
@@ -91,10 +92,23 @@ def run_cells(
         ledger = Ledger(root)
         ledger.begin(cells)
         yield f"logs: {root / 'cells'}"
+        yield from _found(ledger, cells)
         began = time.monotonic()
         if not ledger.over():
             yield from _run_workers(ledger, cells, root, min(workers, len(cells)), cluster, slurm)
         yield from _report(ledger, cells, root, time.monotonic() - began)
+
+
+def _found(ledger: Ledger, cells: Sequence[Cell]) -> Iterator[str]:
+    """What an earlier run has left: how many cells are done, and why others that it started are run again."""
+    states = ledger.states()
+    kept = sum(state.has_output for state in states.values())
+    again = {
+        cell.name: why for cell in cells if not states[cell.name].has_output and (why := ledger.marks.why_again(cell))
+    }
+    if kept or again:
+        listed = f"; run again: {'; '.join(f'{name} ({why})' for name, why in again.items())}" if again else ""
+        yield f"resumed: {kept} of {count_noun(len(cells), 'cell')} done before{listed}"
 
 
 def _states_before(root: Path, cells: Sequence[Cell]) -> States:

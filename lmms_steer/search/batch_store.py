@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lmms_steer._util.io import write_atomically
+from lmms_steer._util.io import put_aside, write_atomically
 from lmms_steer.errors import UserError
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.search.measure import Measurer
@@ -56,6 +56,7 @@ class BatchStore:
         questions: all questions, in the study's order.
         batch_size: questions in a batch.
         bar: advances by one for each answer (one cell, one question).
+        plan: hash of the study's plan, which every batch names.
 
     Attributes:
         answers: place of a question ▸ the unsteered logits of its answers, of all batches that were read.
@@ -66,10 +67,11 @@ class BatchStore:
     """
 
     def __init__(
-        self, folder: Path, measure: Measurer, questions: Sequence[Question], batch_size: int, bar: "tqdm[Any]"
-    ) -> None:
+        self, folder: Path, measure: Measurer, questions: Sequence[Question], batch_size: int, bar: "tqdm[Any]",
+        plan: str,
+    ) -> None:  # fmt: skip
         self.folder, self.measure, self.questions = folder, measure, questions
-        self.batch_size, self.bar = batch_size, bar
+        self.batch_size, self.bar, self.plan = batch_size, bar, plan
         self.answers: dict[int, list[float]] = {}
         self.unparsed: dict[Cell | None, Floats] = {}
         self.why_not_replayed: list[str] = []
@@ -109,7 +111,8 @@ class BatchStore:
     def forget_replayed(self) -> None:
         """Delete the batches that were replayed."""
         for path in sorted((self.folder / "batches").glob("*.parquet")):
-            with contextlib.suppress(FileNotFoundError):
+            # one that is damaged is put aside when it is read
+            with contextlib.suppress(OSError, pa.ArrowInvalid):
                 if not pq.read_schema(path).metadata[b"hooked"]:
                     path.unlink()
 
@@ -141,7 +144,7 @@ class BatchStore:
             columns["base_unparsed"] = pa.array(base_unparsed, pa.float32())
             columns["unparsed"] = pa.array([row.unparsed for row in rows], pa.list_(pa.float32()))
         # a batch whose first half was replayed before a replay was found wrong counts as replayed
-        metadata = {"cells": _cells_json(rung.cells), "hooked": rows[0].why_not_replayed}
+        metadata = {"cells": _cells_json(rung.cells), "hooked": rows[0].why_not_replayed, "plan": self.plan}
         buffer = pa.BufferOutputStream()
         pq.write_table(pa.table(columns).replace_schema_metadata(metadata), buffer)
         write_atomically(path, buffer.getvalue().to_pybytes())
@@ -156,18 +159,8 @@ class BatchStore:
     def _read(self, number: int, batches: Sequence[Sequence[int]], rung: Rung) -> tuple[Floats, Floats]:
         scores, base = np.empty((len(rung.cells), len(rung.questions))), np.empty(len(rung.questions))
         for place, batch in enumerate(batches):
-            path = self._path(number, place)
-            try:
-                table = pq.read_table(path)
-            except FileNotFoundError:
-                # another process found a replay wrong and deleted the batch to measure it again
-                return self(number, rung)
-            except (OSError, pa.ArrowInvalid) as error:
-                raise UserError(f"{str(path)!r} is damaged: delete it, and search again") from error
+            table = self._table(number, place, batch, rung)
             rows = table.to_pydict()
-            documents = [self.questions[i].doc_id for i in batch]
-            if table.schema.metadata[b"cells"].decode() != _cells_json(rung.cells) or rows["doc_id"] != documents:
-                raise UserError(f"{str(path)!r} is of other cells or questions: take another folder")
             self.answers |= dict(zip(batch, rows["answers"], strict=True))
             why = table.schema.metadata[b"hooked"].decode()
             self.why_not_replayed += [why] if why else []
@@ -180,6 +173,41 @@ class BatchStore:
                 for cell, row in zip((None, *rung.cells), unparsed.T, strict=True):
                     self.unparsed.setdefault(cell, np.full(len(self.questions), np.nan))[batch] = row
         return scores, base
+
+    def _table(self, number: int, place: int, batch: Sequence[int], rung: Rung) -> pa.Table:
+        """A batch from the disk; measured again where it is damaged, or where another process has deleted it."""
+        path = self._path(number, place)
+        while True:
+            try:
+                table = pq.read_table(path)
+                break
+            except FileNotFoundError:
+                # another process found a replay wrong and deleted the batch to measure it again
+                pass
+            except (OSError, pa.ArrowInvalid) as error:
+                self._put_aside(path, error)
+            if not self._finish(number, place, batch, rung):
+                time.sleep(POLL_SECONDS)
+        metadata = table.schema.metadata or {}
+        documents = [self.questions[i].doc_id for i in batch]
+        cells = metadata.get(b"cells", b"").decode()
+        # batches of older versions do not name their plan
+        same_plan = metadata.get(b"plan", self.plan.encode()) == self.plan.encode()
+        if not same_plan or cells != _cells_json(rung.cells) or table["doc_id"].to_pylist() != documents:
+            raise UserError(f"{str(path)!r} is of other cells or questions: take another folder")
+        return table
+
+    def _put_aside(self, path: Path, error: OSError | pa.ArrowInvalid) -> None:
+        """Put a damaged batch aside, unless another process has, or the system could not read it."""
+        if getattr(error, "errno", None):
+            raise error
+        with FileLock(self.folder / "locks" / path.stem):
+            try:
+                pq.read_table(path)
+            except FileNotFoundError:
+                pass
+            except (OSError, pa.ArrowInvalid):
+                put_aside(path, "no whole Parquet file")
 
     def _path(self, number: int, place: int) -> Path:
         return self.folder / "batches" / f"{number:03d}-{place:05d}.parquet"

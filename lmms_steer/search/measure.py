@@ -82,7 +82,8 @@ class Measurer:
             check: run some cells again with hooks; if they differ, this batch and all later ones use hooks.
         """
         if self.refuted_file.is_file():
-            self.why_not_replayed = self.refuted_file.read_text(encoding="utf-8")
+            # empty where the disk was full, or the file was cut
+            self.why_not_replayed = self.refuted_file.read_text(encoding="utf-8") or "a replay was found wrong before"
         prepared = self._prepare(batch)
         inputs, scorer = prepared.inputs, prepared.scorer
         hooked = HookedBatch(self.lm.model, inputs, self.options.special_ids, prepared.scored)

@@ -8,9 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from lmms_steer._util.io import write_atomically
+from lmms_steer._util.io import put_aside, write_atomically
 from lmms_steer._util.json import read_json
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, reason
 
 MIN_QUESTIONS = 2
 """Fewer questions than this have no spread."""
@@ -113,7 +113,22 @@ class Plan:
             UserError: for the folder of another search; the message names what differs.
         """
         if not check_same_plan(folder, asdict(self)):
+            self._check_batches(folder)
             write_atomically(folder / PLAN_FILE, json.dumps(self.to_json(), indent=1).encode())
+
+    def _check_batches(self, folder: Path) -> None:
+        """Check that the batches in a folder whose plan was damaged are this plan's."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        for path in sorted(folder.rglob("batches/*.parquet")):
+            try:
+                metadata = pq.read_schema(path).metadata or {}
+            except (OSError, pa.ArrowInvalid):
+                # damaged, too: put aside when it is read
+                continue
+            if metadata.get(b"plan") != self.sha256.encode():
+                raise UserError(f"{str(path)!r} is of another search, or of an older version: take another --output")
 
 
 def split_control(name: str) -> tuple[str, str | None]:
@@ -131,7 +146,8 @@ def check_same_plan(folder: Path, mine: Mapping[str, Any]) -> bool:
             known yet.
 
     Returns:
-        whether the folder holds a study at all.
+        whether the folder holds a study at all. A damaged plan is put aside: the batches name the plan that they
+        belong to.
 
     Raises:
         UserError: for the folder of another search; the message names what differs.
@@ -159,8 +175,11 @@ def plan_differences(folder: Path, mine: Mapping[str, Any]) -> list[str] | None:
         theirs = read_json(path)
         if not isinstance(theirs, dict) or not isinstance(theirs.get("vectors") or {}, dict):
             raise ValueError("it is not an object with the vectors' hashes")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is damaged: take another --output") from error
+    except OSError as error:
+        raise UserError(f"cannot read {str(path)!r}: {reason(error)}") from error
+    except ValueError as error:
+        put_aside(path, error)
+        return None
     as_stored = json.loads(json.dumps(mine))
     # other questions, or the same in another order, have another hash, which then says nothing more
     theirs = {**_ADDED, **theirs}

@@ -77,6 +77,8 @@ class SearchRun:
         cells = self.plan.cells(last_layer)
         if not cells:
             raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
+        if finished := len(list((self.options.output / "batches").glob("*.parquet"))):
+            yield f"resumed: {finished} measured {'batch' if finished == 1 else 'batches'} of questions found"
         context = self._context(cells)
         if len(context.cells) < len(cells):
             yield f"the filter of {self.plan.strategy} keeps {len(context.cells)} of {len(cells)} cells"
@@ -142,7 +144,7 @@ class SearchRun:
     def _measure_cells(self, context: StrategyContext) -> Measured:
         output, strategy = self.options.output, self.chosen.strategy
         with tqdm(total=strategy.planned_answers(context), desc="search", unit=" answers", disable=None) as bar:
-            store = BatchStore(output, self._measurer(self.task, output), self.questions, self.plan.batch_size, bar)
+            store = self._store(output, self.task, self.questions, bar)
             grid = run_strategy(strategy.build(context), context.n, store, self._write_journal, self.image_of)
             bar.total = bar.n
         for name in self.plan.vectors:
@@ -150,6 +152,10 @@ class SearchRun:
                 raise UserError(f"the strategy {self.chosen.name} measured no cell of {name} on all questions")
         spent = max(grid.spent, self.chosen.questions_spent(context.n))
         return replace(grid, spent=spent, unparsed=store.unparsed), store
+
+    def _store(self, folder: Path, task: Any, questions: Sequence[Question], bar: "tqdm[Any]") -> BatchStore:
+        measurer = self._measurer(task, folder)
+        return BatchStore(folder, measurer, questions, self.plan.batch_size, bar, self.plan.sha256)
 
     def _measurer(self, task: Any, folder: Path) -> Measurer:
         generates, budget = self.plan.score == "generate", int(self.options.memory * GIB)
@@ -178,7 +184,7 @@ class SearchRun:
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         folder, n = self.options.output / "confirm" / f"{task.config.task}-{digest}", len(questions)
         with tqdm(total=len(cells) * n, desc="confirm", unit=" answers", disable=None) as bar:
-            store = BatchStore(folder, self._measurer(task, folder), questions, self.plan.batch_size, bar)
+            store = self._store(folder, task, questions, bar)
             strategy = full_grid(StrategyContext(cells, n))
             grid = run_strategy(strategy, n, store, image_of=image_clusters(questions))
             return replace(grid, unparsed=store.unparsed), store

@@ -153,7 +153,7 @@ def write_journal(folder: Path, grid: ScoreGrid) -> None:
     a pruned one. Intermediate values are its accuracy after so many questions.
 
     Args:
-        folder: the study's folder.
+        folder: the study's folder, where no other process may write the journal at the same time.
         grid: the scores so far.
     """
     import optuna
@@ -165,6 +165,9 @@ def write_journal(folder: Path, grid: ScoreGrid) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     unfinished, path = folder / "study.log.unfinished", folder / "study.log"
     unfinished.unlink(missing_ok=True)
+    # a process that was killed while it wrote leaves Optuna's lock, on which the next one would wait, perhaps for ever;
+    # the caller's own lock, which ends with its process, keeps others out
+    unfinished.with_name(f"{unfinished.name}.lock").unlink(missing_ok=True)
     storage = JournalStorage(JournalFileBackend(str(unfinished)))
     study = optuna.create_study(storage=storage, study_name="lmms-steer", direction="maximize")
     layers, alphas = [cell.layer for cell in grid.cells], [cell.alpha for cell in grid.cells]

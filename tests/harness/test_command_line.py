@@ -62,7 +62,7 @@ def test_what_cannot_be_done_ends_with_one_line_status_2_and_no_results(run: Run
         (("--gen_kwargs", "top_k=1"), "tiny_spatial_ll", "--gen_kwargs has no effect: none of the tasks generates"),
         (("--limit", "0"), "tiny_spatial", "--limit 0 leaves no questions"),
         (("--model_args", f"{TINY},alpha=1,alpha=2"), "tiny_spatial", "alpha is given 2 times in --model_args"),
-        (("--output_path", "/proc/none"), "tiny_spatial", "the results could not be written to '/proc/none/tiny"),
+        (("--output_path", "/proc/none"), "tiny_spatial", "the output folder '/proc/none' cannot be written to"),
     ):
         status, err, results = run(*args, tasks=tasks)
         assert (status, results, len(lines(err))) == (2, [], 1), (args, err)

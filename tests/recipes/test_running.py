@@ -74,6 +74,22 @@ def test_a_failed_search_resumes_in_its_folder(tmp_path: Path) -> None:
     assert states(tmp_path) == {"search": "done"} and (folder / "batch").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
+def test_a_resumed_run_says_what_it_found(tmp_path: Path) -> None:
+    cells = [shell(name, "echo > $OUT", tmp_path) for name in "abcde"]
+    assert not any(line.startswith("resumed") for line in run_cells(tmp_path, cells, 1))
+    mark = tmp_path / "cells" / "b.json"
+    mark.write_text(mark.read_text().replace('"done"', '"running"'))
+    (tmp_path / "cells" / "c.json").write_text('{"command": ')
+    (tmp_path / "d.txt").write_text("")
+    lines = list(run_cells(tmp_path, cells, 1))
+    assert lines[1] == (
+        "resumed: 2 of 5 cells done before; run again: b (it was interrupted); c (its mark is damaged); d (its output"
+        " is damaged or was changed)"
+    )
+    assert states(tmp_path) == {"a": "kept", "b": "done", "c": "done", "d": "done", "e": "kept"}
+
+
 def test_an_unknown_output_folder_is_moved_aside(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     folder.mkdir()

@@ -3,17 +3,22 @@
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from lmms_steer import UserError
 from lmms_steer.harness import steered
-from lmms_steer.search.plan import plan_differences
+from lmms_steer.search.plan import Cell, plan_differences
+from lmms_steer.search.selection import ScoreGrid
+from lmms_steer.search.strategies.screen import _stored_shares
+from lmms_steer.search.study_files import write_journal
 from lmms_steer.vectors import store
 from tests.helpers.searches import exit_status, result_of, search_in_fork, search_into
 
@@ -58,23 +63,89 @@ def test_two_processes_give_the_results_of_one(finished_study: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_damaged_batch_is_named_in_the_error(tmp_path: Path) -> None:
-    search_into(tmp_path, limit=32)
-    (batch,) = list((tmp_path / "batches").glob("*-00000.parquet"))
-    batch.write_bytes(b"half")
-    with pytest.raises(UserError, match=r"000-00000.parquet' is damaged: delete it"):
-        search_into(tmp_path, limit=32)
+def test_damaged_files_of_a_study_are_put_aside_and_made_again(
+    finished_study: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(finished_study, tmp_path / "study"))
+    damaged, *others = sorted((folder / "batches").glob("*.parquet"))
+    stamps = [path.stat().st_mtime_ns for path in others]
+    for path in (damaged, folder / "plan.json"):
+        path.write_bytes(path.read_bytes()[:-20])
+    lines = search_into(folder)
+    assert lines[1] == f"resumed: {1 + len(others)} measured batches of questions found"
+    assert [message.split(" is damaged (")[0] for message in caplog.messages] == [
+        repr(str(path)) for path in (folder / "plan.json", damaged)
+    ]
+    assert (folder / "plan.json.damaged").is_file() and damaged.with_name(f"{damaged.name}.damaged").is_file()
+    assert [path.stat().st_mtime_ns for path in others] == stamps, "only the damaged batch is measured again"
+    for name in ("result.json", "cells.parquet", "plan.json", f"batches/{damaged.name}"):
+        assert (folder / name).read_bytes() == (finished_study / name).read_bytes()
+
+
+def test_a_journal_that_a_killed_process_had_locked_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = ScoreGrid([Cell("v", 1, 0.5, "image"), Cell("v", 2, 0.5, "image")], np.eye(2), np.zeros(2))
+    monkeypatch.chdir(tmp_path)
+    folder = Path("study")
+    folder.mkdir()
+    # Optuna's lock, from a run in a relative folder: a link that points nowhere
+    (folder / "study.log.unfinished").write_text('{"op_code": 0')
+    (folder / "study.log.unfinished.lock").symlink_to("study/study.log.unfinished")
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError("it waits for the lock")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(60)
+    try:
+        write_journal(folder, grid)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert sorted(path.name for path in folder.iterdir()) == ["study.log"]
 
 
 @pytest.mark.slow
-def test_a_batch_of_other_cells_is_refused(tmp_path: Path) -> None:
-    search_into(tmp_path, limit=16, controls=0)
-    (batch,) = (tmp_path / "batches").glob("*.parquet")
-    table = pq.read_table(batch)
+def test_batches_of_other_cells_or_of_another_plan_are_refused(finished_study: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished_study, tmp_path / "study"))
+    batch = min((folder / "batches").glob("*.parquet"))
+    whole, table = batch.read_bytes(), pq.read_table(batch)
     other = {**table.schema.metadata, b"cells": b'[["counting", 0, 9.0, "image"]]'}
     pq.write_table(table.replace_schema_metadata(other), batch)
     with pytest.raises(UserError, match=r"000-00000.parquet' is of other cells or questions"):
-        search_into(tmp_path, limit=16, controls=0)
+        search_into(folder)
+    batch.write_bytes(whole)
+    (folder / "plan.json").write_text("")
+    with pytest.raises(UserError, match=r"000-00000.parquet' is of another search, or of an older version: take"):
+        search_into(folder, seed=1)
+    # batches of older versions do not name their plan
+    older = {key: value for key, value in table.schema.metadata.items() if key != b"plan"}
+    pq.write_table(table.replace_schema_metadata(older), batch)
+    with pytest.raises(UserError, match=r"000-00000.parquet' is of another search, or of an older version: take"):
+        search_into(folder)
+    assert not (folder / "plan.json").exists()
+    shutil.copy(finished_study / "plan.json", folder)
+    search_into(folder)
+
+
+@pytest.mark.slow
+def test_an_empty_record_of_a_refuted_replay_still_refutes_it(tmp_path: Path) -> None:
+    settings = {"limit": 8, "controls": 0, "layers": "1"}
+    search_into(tmp_path / "whole", **settings)
+    folder = Path(shutil.copytree(tmp_path / "whole", tmp_path / "study"))
+    (folder / "hooked.txt").touch()
+    assert any(
+        "measured with hooks instead of by replay: a replay was" in line for line in search_into(folder, **settings)
+    )
+
+
+def test_a_damaged_screen_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "screen.json"
+    assert _stored_shares(path, 2) is None and not caplog.messages
+    for content in ("[0.5, 0.", "[0.5]", ""):
+        path.write_text(content)
+        assert _stored_shares(path, 2) is None and "screen.json' is damaged (" in caplog.messages[-1]
+    path.write_text("[0.5, 0.25]")
+    assert _stored_shares(path, 2) == [0.5, 0.25] and len(caplog.messages) == 3
 
 
 @pytest.mark.slow
