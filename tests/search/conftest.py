@@ -27,3 +27,4 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strategies run on fewer questions than they need to be useful, for tests of how they run."""
     monkeypatch.setattr(ChosenStrategy, "check_questions", lambda *_: None)
+    monkeypatch.setattr("lmms_steer.search.strategies.race.MIN_FIRST_RUNG", 20)

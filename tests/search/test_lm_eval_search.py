@@ -155,6 +155,7 @@ def test_a_slope_equals_the_effect_of_a_small_alpha_on_the_answers_margin(llama:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_questions")
 def test_a_finished_search_is_resumed_confirmed_screened_and_kept(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
