@@ -192,12 +192,12 @@ SUBJECTS = {
             (
                 *("lmms-steer", "search", *_MODEL, "pretrained=tiny-paligemma2", *_TASK, "--task", SELECT),
                 *("--vector", "counting", "--layers", "1-3:2", "--alphas", "0.5,1.5", "--controls", "1"),
-                *("--score", "letters", "--batch_size", "4", "--strategy", "race+screen", "--output", OUT),
+                *("--score", "letters", "--batch_size", "4", "--strategy", "grid", "--output", OUT),
             ),
             _measured_batches,
             lambda out: _files(out, "result.json", "cells.parquet", "*.yaml", "batches/*.parquet"),
             ("batches/*.parquet", "*.json", "hooked.txt", "*.yaml", "cells.parquet", "study.log"),
-            mentioned=("batches/*.parquet", "plan.json", "screen.json"),
+            mentioned=("batches/*.parquet", "plan.json"),
             touches=lambda name, path: name == "result.json",
         ),
         Subject(
