@@ -20,12 +20,11 @@ from lmms_steer.steering.eager import run_eagerly
 from lmms_steer.steering.generation import watch_generate
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, ScaledVector, apply_operation
+from lmms_steer.steering.positions import require_special_ids
 from lmms_steer.steering.resolve import ResolvedSpec, resolve, with_operation
 from lmms_steer.steering.scaled_vectors import active_interventions, check_in_dtype
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
-
-PAPER_TOKENS = ("text_paper", "both_paper")
 
 
 @contextmanager
@@ -126,11 +125,7 @@ def attach(
             raise UserError(f"layer={intervention.layer}: {type(inner).__name__} has the layers 0-{len(layers) - 1}")
         if intervention.tokens == "image" and not image_ids:
             raise UserError(f"tokens=image: {type(inner).__name__} has no image tokens, choose tokens=text")
-        if intervention.tokens in PAPER_TOKENS and special_ids is None:
-            raise UserError(
-                f"tokens={intervention.tokens} leaves out special tokens, which only the tokenizer knows: pass"
-                " special_ids=tokenizer.all_special_ids"
-            )
+        require_special_ids(str(intervention.tokens), special_ids)
     active = active_interventions(resolved)
     if not active:
         return Attachment()

@@ -50,17 +50,29 @@ def token_mask(
     in_prompt = real if prompt is None else real & prompt
     if tokens == "last":
         return _last_true(in_prompt)
-    if special_ids is None:
-        raise UserError(
-            f"tokens={tokens} leaves out special tokens, which only the tokenizer knows: pass"
-            " special_ids=tokenizer.all_special_ids"
-        )
+    special_ids = require_special_ids(tokens, special_ids)
     special = torch.zeros_like(image)
     for special_id in special_ids:
         special |= input_ids == special_id
     plain = in_prompt & ~image & ~special
     text = plain & ~_last_true(plain)
     return text if tokens == "text_paper" else text | image
+
+
+def require_special_ids(tokens: str, special_ids: Collection[int] | None) -> Collection[int]:
+    """The special ids, which one of the paper's masks needs; () for the other tokens.
+
+    Raises:
+        UserError: for one of the paper's masks without them.
+    """
+    if not tokens.endswith("_paper"):
+        return ()
+    if special_ids is None:
+        raise UserError(
+            f"tokens={tokens} leaves out special tokens, which only the tokenizer knows: pass"
+            " special_ids=tokenizer.all_special_ids"
+        )
+    return special_ids
 
 
 def _last_true(mask: Tensor) -> Tensor:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from threading import Barrier, Thread
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lmms_steer import SteeringError, UserError, continuation, steer
 from lmms_steer.steering.anatomy import model_facts
@@ -101,7 +102,15 @@ def test_blocks_that_overlap_restore_the_compiler_when_the_last_one_ends(model: 
     second.remove()
 
 
-@pytest.mark.parametrize("wrapped", ["peft", "DataParallel"])
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("wrapped", ["peft", "DataParallel", "DistributedDataParallel"])
 def test_a_wrapped_model_is_steered(model: Any, wrapped: str) -> None:
     import peft
 
@@ -109,7 +118,7 @@ def test_a_wrapped_model_is_steered(model: Any, wrapped: str) -> None:
     made: Any = (
         peft.get_peft_model(inner, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=True))
         if wrapped == "peft"
-        else nn.DataParallel(inner)
+        else getattr(nn.parallel, wrapped)(inner)
     ).eval()
     with steer(made, line("text", "prefill"), {"v": V}):
         assert close(last_logits(made), expected_last(plain))
