@@ -51,7 +51,7 @@ class ForwardCall:
         input_ids: [batch, positions].
         attention_mask: [batch, positions], or None if nothing is padded.
         offset: the position in the sequence where the call begins: the length of the cache.
-        generated: bool [batch, positions], the positions after the prompt; None if there are none.
+        generated: bool [batch, positions], the positions after the prompt; None if there are none, or no others.
         all_generated: whether no position is prompt.
         generation: the call of `generate` that this one is part of.
         known: whether the caller said what is prompt; if not, `generated` is a guess.
@@ -90,18 +90,22 @@ class ForwardCall:
                 " `with lmms_steer.continuation(n):`, where n is the number of generated tokens at its end"
             )
         # generated tokens are text, whatever their ids
-        after = self.generated if phase != "prefill" and tokens != "image" else None
+        after = self._after_prompt() if phase != "prefill" and tokens != "image" else None
         if phase == "decode" or self.all_generated:
             return after
         before = self._in_prompt(tokens, image_ids, special_ids)
         return before if after is None else before | after
+
+    def _after_prompt(self) -> Tensor | None:
+        return torch.ones_like(self.input_ids, dtype=torch.bool) if self.all_generated else self.generated
 
     def _in_prompt(self, tokens: str, image_ids: tuple[int, ...], special_ids: frozenset[int] | None) -> Tensor:
         if self.generation is not None:
             prompt = self.generation.mask(image_ids, tokens, special_ids).to(self.input_ids.device)
             batch, positions = self.input_ids.shape
             part = self.generation.columns(prompt, self.offset, batch)[:, :positions]
-            return nn.functional.pad(part, (0, positions - part.shape[1]))
+            missing = positions - part.shape[1]
+            return nn.functional.pad(part, (0, missing)) if missing else part
         if tokens not in ("image", "text", "both"):
             if self.offset:
                 raise SteeringError(
@@ -215,7 +219,7 @@ def _in_generation(ids: Tensor, offset: int, generation: Generation) -> ForwardC
                 " generating cannot be steered"
             )
     generated = None
-    if in_prompt < positions:
+    if 0 < in_prompt < positions:
         generated = torch.arange(positions, device=ids.device).expand(batch, -1) >= in_prompt
     return ForwardCall(ids, None, offset, generated, all_generated=not in_prompt, generation=generation)
 

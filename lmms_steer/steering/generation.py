@@ -80,7 +80,8 @@ class Generation:
                 f"the model runs on {batch} rows from position {offset} on, but generate was given {rows} prompts"
                 f" from position {self.start} on"
             )
-        return values[:, offset - self.start :].repeat_interleave(batch // rows, 0)
+        part = values[:, offset - self.start :]
+        return part if batch == rows else part.repeat_interleave(batch // rows, 0)
 
 
 _generations: ContextVar[dict[int, Generation]] = ContextVar("lmms_steer_generations", default={})  # noqa: B039
