@@ -1,6 +1,6 @@
 """Patches to lmms-eval 0.7.3, where it has no extension point for a plugin.
 
-Each patch wraps one function and is applied once. For our models and tasks:
+Each patch wraps one function and is applied once. The last two concern every model, the others only ours:
 
 | Patched | Effect | Why |
 |---|---|---|
@@ -11,45 +11,28 @@ Each patch wraps one function and is applied once. For our models and tasks:
 | `evaluator.evaluate` | checks the options, adds `steering` to the results | a result must name its spec |
 | `GeneralConfigTracker.log_experiment_args` | names the output folder by the spec | two runs must not share a folder |
 | `ResponseCache.create` | adds a hash of vectors and biases to the key | a changed file must not give stale answers |
-
-For the samples and wandb logs of every model that is evaluated in the process:
-
-| Patched | Effect | Why |
-|---|---|---|
-| `evaluator.evaluate` | warns of answers that could not be read | they count as wrong |
-| `evaluator.consolidate_results` | removes metrics without a value | they can be neither averaged nor logged |
-| `evaluator._process_document_results` | adds `images` to samples of our models | shows which questions share one |
-| `evaluator._process_document_results` | adds `choices` to a sample | shows what a target's letter stands for |
 | `evaluator.evaluate` | checks the output folder first | hours of work must have a place to go |
 | `EvaluationTracker.save_results_…` | saves all or nothing, else ends the command | it swallows a full disk |
-| `EvaluationTracker.save_results_samples` | gets copies | it strips samples that `--wandb_log_samples` reads later |
-| `WandbLogger.post_init` | makes task versions text | wandb refuses a column of numbers and texts |
-| `WandbLogger._get_config` | adds `steering` to the run's config | a run must name its spec |
 
 In addition, the process group that the evaluator opens under torchrun is closed at exit: lmms-eval leaves it open.
+What is changed in samples and wandb logs is in `sample_patches`.
 """
 
 import atexit
 import functools
-import logging
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError
-from lmms_steer.harness.command_line import end_command_line, end_failed_runs, is_command_line, is_ours
+from lmms_steer.harness import sample_patches
+from lmms_steer.harness.command_line import end_command_line, end_failed_runs, is_ours
 from lmms_steer.harness.saving import check_output, saved_with_results, saved_with_samples
 from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.harness.tasks import check_choices
-from lmms_steer.models.visuals import shown_images
-from lmms_steer.scoring.choice import choice_text, choices_of
-from lmms_steer.scoring.unparsed import unparsed_warning
 from lmms_steer.steering.hooks import Attachment
 from lmms_steer.steering.resolve import ResolvedSpec
-
-logger = logging.getLogger(__name__)
 
 _MARK = "_lmms_steer"
 """Attribute of a patched function: the names of the wrappers that were applied to it."""
@@ -127,15 +110,15 @@ def install() -> None:
     from lmms_eval.loggers.evaluation_tracker import EvaluationTracker, GeneralConfigTracker
     from lmms_eval.loggers.wandb_logger import WandbLogger
 
-    wrap_once(evaluator, "evaluate", _with_warnings)
-    wrap_once(evaluator, "consolidate_results", _without_empty_metrics)
-    wrap_once(evaluator, "_process_document_results", _with_images_and_choices)
+    wrap_once(evaluator, "evaluate", sample_patches.with_warnings)
+    wrap_once(evaluator, "consolidate_results", sample_patches.without_empty_metrics)
+    wrap_once(evaluator, "_process_document_results", sample_patches.with_images_and_choices)
     wrap_once(evaluator, "evaluate", _with_output_checked)
-    wrap_once(EvaluationTracker, "save_results_samples", _with_copies)
+    wrap_once(EvaluationTracker, "save_results_samples", sample_patches.with_copies)
     wrap_once(EvaluationTracker, "save_results_samples", _saved_with_results)
     wrap_once(EvaluationTracker, "save_results_aggregated", _saved_with_samples)
-    wrap_once(WandbLogger, "post_init", _with_text_versions)
-    wrap_once(WandbLogger, "_get_config", _with_spec_in_config)
+    wrap_once(WandbLogger, "post_init", sample_patches.with_text_versions)
+    wrap_once(WandbLogger, "_get_config", sample_patches.with_spec_in_config)
     wrap_once(evaluator, "evaluate", _with_record)
     wrap_once(GeneralConfigTracker, "log_experiment_args", _with_spec_in_name)
     wrap_once(ResponseCache, "create", _with_spec_in_key, kind=classmethod)
@@ -267,83 +250,3 @@ def _with_spec_in_key(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(cls, cache_root, model=model, model_args=model_args, **kwargs)
 
     return create
-
-
-def _with_warnings(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def evaluate(*args: Any, **kwargs: Any) -> Any:
-        shown_images.clear()
-        results = original(*args, **kwargs)
-        for task, metrics in (results or {}).get("results", {}).items():
-            _warn_of_unparsed(task, metrics)
-        return results
-
-    return evaluate
-
-
-def _without_empty_metrics(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def consolidate_results(*args: Any, **kwargs: Any) -> Any:
-        results, *others = original(*args, **kwargs)
-        for metrics in results.values():
-            for name in [name for name, value in metrics.items() if not isinstance(value, str) and _is_empty(value)]:
-                del metrics[name]
-        return results, *others
-
-    return consolidate_results
-
-
-def _warn_of_unparsed(task: str, metrics: dict[str, Any]) -> None:
-    share = metrics.get("unparsed,none")
-    warning = unparsed_warning(task, {"": share}) if isinstance(share, float) else ""
-    if warning:
-        if is_command_line():
-            print_notes()
-        logger.warning(warning)
-
-
-def _is_empty(value: Any) -> bool:
-    return hasattr(value, "__len__") and len(value) == 0
-
-
-def _with_images_and_choices(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def _process_document_results(item: Any, *, task: Any, **kwargs: Any) -> Any:
-        processed = original(item, task=task, **kwargs)
-        sample = processed.logged_sample
-        if sample is not None:
-            images, choices = shown_images.get((task.config.task, item[0])), choices_of(item[1])
-            if images:
-                sample.setdefault("images", images)
-            if choice_text(str(sample["target"]), choices):
-                sample.setdefault("choices", choices)
-        return processed
-
-    return _process_document_results
-
-
-def _with_copies(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def save_results_samples(self: Any, task_name: str, samples: Any) -> Any:
-        return original(self, task_name, [dict(sample) for sample in samples])
-
-    return save_results_samples
-
-
-def _with_text_versions(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def post_init(self: Any, results: dict[str, Any]) -> None:
-        original(self, results)
-        self.results["versions"] = {task: str(version) for task, version in results.get("versions", {}).items()}
-
-    return post_init
-
-
-def _with_spec_in_config(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def _get_config(self: Any) -> Any:
-        config = original(self)
-        record = self.results.get("steering")
-        return {**config, "steering": record} if record else config
-
-    return _get_config
