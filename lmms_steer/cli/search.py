@@ -1,4 +1,4 @@
-"""`lmms-steer search` and `lmms-steer inspect`: choose a spec, and look at what it does to a model."""
+"""`lmms-steer search`, `curve` and `inspect`: choose a spec, and look at what a vector does to a model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -145,4 +145,48 @@ def inspect_prompt(
 
     strengths = parse_alphas(alphas) if alphas is not None else None
     for line in run(model, model_args, prompt, image or [], picture, strengths, new_tokens):
+        echo(line)
+
+
+@commands.command(cls=RegistryHelpCommand)
+def curve(
+    model_args: Annotated[
+        str, typer.Option("--model_args", "--model-args", help="Arguments of the unsteered model: pretrained=…")
+    ],
+    vector: Annotated[
+        str, typer.Option(help="The word's vector, then vectors of other words for comparison: colour-red,colour-blue.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for curve.csv, curve.svg and curve.png.")],
+    model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
+    word: Annotated[
+        str, typer.Option(help="The answer whose probability is measured. Default: red for colour-red.")
+    ] = "",
+    layers: Annotated[
+        str, typer.Option(help="Layers, one at a time: 5-20, 0-24:4 or 3,7. Default: four of them.")
+    ] = "",
+    alphas: Annotated[str, typer.Option(help="Strengths: first:last:step, or a list; 0 is added.")] = "0.25:2:0.25",
+    tokens: Annotated[str, typer.Option(help="Token target: image, text, both, last, …")] = "image",
+    controls: Annotated[int, typer.Option(min=0, help="Number of random vectors of the first vector's norms.")] = 3,
+    prompt: Annotated[
+        str, typer.Option(help="The question. {shape} stands for the thing on the picture: circle, square, …")
+    ] = "What colour is the {shape}? Answer with one word.",
+    pictures: Annotated[int, typer.Option(min=2, help="Number of pictures that are drawn.")] = 96,
+    shown: Annotated[str, typer.Option(help="Colours of the things on the pictures.")] = "yellow,orange",
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A picture of your own, instead of drawn ones. Repeatable.")
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions per forward pass.")
+    ] = 16,
+) -> None:
+    """Measure how probable a word becomes as an answer when its vector is added, beside other and random vectors.
+
+    The toy experiment of the paper's Section 3, on any model: pictures of yellow and orange things, the vector of red.
+    """
+    from lmms_steer.search.word_curve_command import CurveOptions, run_curve
+
+    names = tuple(dict.fromkeys(name.strip() for name in vector.split(",")))
+    pictured = (prompt, pictures, shown, tuple(image or ()), batch_size)
+    options = CurveOptions(model, model_args, names, output, word, layers, alphas, tokens, controls, *pictured)
+    for line in run_curve(options):
         echo(line)

@@ -17,6 +17,23 @@ from lmms_steer.statistics.paired import Effects, average_effects, task_effects
 
 
 @dataclass(frozen=True)
+class OtherReading:
+    """What another reading of the same answers gives.
+
+    Attributes:
+        score: the mean score.
+        gain: the mean difference from the baseline by this reading; NaN where there is none.
+        lost: answers that score less than by the row's own metric.
+        won: answers that score more.
+    """
+
+    score: float
+    gain: float = math.nan
+    lost: int = 0
+    won: int = 0
+
+
+@dataclass(frozen=True)
 class LeaderboardRow:
     """One system on one task, group or tag. Shares are between 0 and 1; what does not apply is NaN, None or "".
 
@@ -39,7 +56,7 @@ class LeaderboardRow:
         unparsed: the share of answers that could not be read.
         images: the number of images, where questions share them and the statistics go by image; else None.
         seconds: the duration of the whole runs that the row comes from.
-        readings: strict or lenient ▸ the score and the gain by that reading of the answers, where all tasks log it.
+        readings: name of `READINGS` ▸ what that reading of the answers gives, where all tasks log it.
         refused: why the system is not compared with the baseline; "" if it is.
         differences: settings other than the system's own in which it differs from the baseline.
         scale: 100 if all scores of the task are shares, which are shown in percent and points; else 1.
@@ -64,7 +81,7 @@ class LeaderboardRow:
     unparsed: float = math.nan
     images: int | None = None
     seconds: float = math.nan
-    readings: dict[str, tuple[float, float]] = field(default_factory=dict)
+    readings: dict[str, OtherReading] = field(default_factory=dict)
     refused: str = ""
     differences: tuple[Difference, ...] = ()
     scale: float = 1.0
@@ -210,7 +227,11 @@ def _unpaired_row(
         unparsed=float(np.mean([run.unparsed.mean() for run in samples])),
         seconds=sum({run.results.sha256: run.results.seconds for run in samples}.values()),
         readings={
-            name: (float(np.mean([run.readings[name].mean() for run in samples])), math.nan)
+            name: OtherReading(
+                score=float(np.mean([run.readings[name].mean() for run in samples])),
+                lost=sum(int((run.readings[name] < run.scores).sum()) for run in samples),
+                won=sum(int((run.readings[name] > run.scores).sum()) for run in samples),
+            )
             for name in READINGS
             if all(name in run.readings for run in samples)
         },
@@ -221,8 +242,10 @@ def _unpaired_row(
 
 def _with_reading_gains(row: LeaderboardRow, base: LeaderboardRow) -> LeaderboardRow:
     """Fill in the gains by the other readings of the answers, for a row that is compared with the baseline's."""
-    gains = {name: score - base.readings[name][0] for name, (score, _) in row.readings.items() if name in base.readings}
-    readings = {name: (score, gains.get(name, math.nan)) for name, (score, _) in row.readings.items()}
+    readings = {
+        name: replace(reading, gain=reading.score - base.readings[name].score) if name in base.readings else reading
+        for name, reading in row.readings.items()
+    }
     return replace(row, readings=readings)
 
 

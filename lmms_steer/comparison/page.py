@@ -73,6 +73,7 @@ def write_page(
         tasks=[{"task": task.task, "packed": _packed(_task_json(task))} for task in tasks],
         left_out=left_out,
         warnings=warnings,
+        readings=tables.shown_readings(rows),
         caption=tables.CAPTION,
         different=any(row.different for row in rows),
         notes=difference_lines(rows),
@@ -122,6 +123,7 @@ def _page_data(
     index = {key: number for number, key in enumerate(provenance)}
     return {
         "baseline": baseline,
+        "readings": list(tables.shown_readings(rows).items()),
         "rows": [_row_json(row, [index[row.system, run.task] for run in row.samples]) for row in rows],
         "made": list(provenance.values()),
         "maps": [_map_json(one) for one in maps],
@@ -149,7 +151,7 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "p": _finite(row.p),
         "p_holm": _finite(row.p_holm),
         "unparsed": _finite(row.unparsed),
-        **{name: _finite(score * row.scale) for name, (score, _) in row.readings.items()},
+        **{name: _finite(reading.score * row.scale) for name, reading in row.readings.items()},
         "seconds": _finite(row.seconds),
         "fixed": row.fixed,
         "broken": row.broken,

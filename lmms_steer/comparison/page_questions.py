@@ -33,11 +33,13 @@ class PageAnswer(NamedTuple):
         text: the answer.
         score: its score; None if it has none.
         unparsed: 1 if no answer could be read, else 0.
+        paper: its score by the paper's scorer where that is another one, else None.
     """
 
     text: str
     score: float | None
     unparsed: int
+    paper: float | None
 
 
 @dataclass(frozen=True)
@@ -173,11 +175,15 @@ def _with_answers(
     by: list[list[int]] = [[] for _ in questions]
     for run in runs:
         scores = dict(zip(run.keys.tolist(), run.scores.tolist(), strict=True))
+        by_paper = dict(zip(run.keys.tolist(), run.readings.get("paper", np.array([])).tolist(), strict=False))
         for i, (key, sample) in enumerate(zip(keys.tolist(), _read_logged(run, keys), strict=True)):
             if sample is None:
                 by[i].append(-1)
                 continue
-            answer = PageAnswer(_cut(_answer(sample)), _rounded(scores[key]), int(bool(sample.get("unparsed"))))
+            score, paper = _rounded(scores[key]), by_paper.get(key, math.nan)
+            by_paper_differs = not math.isnan(paper) and paper != scores[key]
+            unparsed = int(bool(sample.get("unparsed")))
+            answer = PageAnswer(_cut(_answer(sample)), score, unparsed, _rounded(paper) if by_paper_differs else None)
             if answer not in answers[i]:
                 answers[i].append(answer)
             by[i].append(answers[i].index(answer))

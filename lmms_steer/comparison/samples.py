@@ -17,8 +17,9 @@ from lmms_steer.comparison.runs import RunResults
 from lmms_steer.errors import UserError, first_line, shorten
 from lmms_steer.statistics import Floats, Ints
 
-READINGS = ("strict", "lenient")
-"""Our scorers log `acc_strict` and `acc_lenient`: the accuracy by another reading of the answer than that of `acc`."""
+READINGS = ("strict", "lenient", "paper")
+"""Our scorers log `acc_strict`, `acc_lenient` and `acc_paper`: the accuracy by another reading of the answer than that
+of `acc`. `paper` is the scorer of the paper's released code."""
 MAX_LINE = 1 << 28
 """Longest line of a samples file, 256 MiB."""
 
@@ -42,7 +43,7 @@ class Samples:
             or lmms-eval's `input_media`, which holds file names.
         scores: NaN where there is none.
         unparsed: 1 where no answer could be read; NaN where the task does not record it.
-        readings: other readings of the answers that the task records, strict or lenient ▸ scores, as in `READINGS`.
+        readings: other readings of the answers that the task records, name of `READINGS` ▸ scores.
         offsets: where the document's line begins in the file.
     """
 

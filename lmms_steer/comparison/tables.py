@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lmms_steer._util.formatting import format_number, format_p, format_points, format_seconds, format_share
-from lmms_steer.comparison.leaderboard import LeaderboardRow
+from lmms_steer.comparison.leaderboard import LeaderboardRow, OtherReading
 from lmms_steer.comparison.provenance import RunProvenance, run_provenance
 from lmms_steer.comparison.row_notes import difference_lines
 from lmms_steer.comparison.samples import READINGS
@@ -40,7 +40,7 @@ class LeaderboardRecord:
 
     Attributes:
         vectors: JSON, name ▸ sha256.
-        readings: JSON, strict or lenient ▸ the score by that reading of the answers.
+        readings: JSON, name of `READINGS` ▸ `OtherReading`'s fields.
         differences: JSON, what differs from the baseline: a list of objects with kind, key, baseline and run.
     """
 
@@ -108,7 +108,7 @@ def leaderboard_record(row: LeaderboardRow) -> LeaderboardRecord:
         results_sha256=joined(lambda run: run.results_sha256),
         metric=joined(lambda run: run.metric),
         vectors=json.dumps({name: sha256 for run in runs for name, sha256 in run.vectors.items()}),
-        readings=json.dumps({name: score for name, (score, _) in row.readings.items()}),
+        readings=json.dumps({name: _finite_fields(reading) for name, reading in row.readings.items()}),
         differences=json.dumps([vars(one) for one in row.differences]),
     )
 
@@ -127,12 +127,25 @@ def format_gain(row: LeaderboardRow) -> str:
 
 
 def format_reading(row: LeaderboardRow, name: str) -> str:
-    """`81.2 (+0.4)`: the score and the gain by another reading of the answers; "" where it is not logged."""
+    """`81.2 (+0.4), 9 differ`: score, gain and number of answers that differ by another reading; "" without one."""
     if name not in row.readings:
         return ""
-    score, gain = row.readings[name]
-    points = "" if math.isnan(gain) else f" ({format_points(gain * row.scale)})"
-    return f"{format_number(score * row.scale)}{points}"
+    reading = row.readings[name]
+    points = "" if math.isnan(reading.gain) else f" ({format_points(reading.gain * row.scale)})"
+    count = reading.lost + reading.won
+    return f"{format_number(reading.score * row.scale)}{points}{f', {count} differ' if count else ''}"
+
+
+def shown_readings(rows: Sequence[LeaderboardRow]) -> dict[str, str]:
+    """Name ▸ title of the readings that get a column; the paper's scorer only where it scores an answer differently."""
+    found = [name for name in READINGS if any(name in row.readings for row in rows)]
+    differs = any(row.readings["paper"].lost + row.readings["paper"].won for row in rows if "paper" in row.readings)
+    titles = {name: "paper's scorer" if name == "paper" else f"{name} reading" for name in found}
+    return {name: title for name, title in titles.items() if name != "paper" or differs}
+
+
+def _finite_fields(reading: OtherReading) -> dict[str, float]:
+    return {name: value for name, value in vars(reading).items() if math.isfinite(value)}
 
 
 def format_holm(row: LeaderboardRow) -> str:
@@ -167,8 +180,7 @@ _COLUMNS: tuple[tuple[str, Callable[[LeaderboardRow], str]], ...] = (
 def _columns(rows: list[LeaderboardRow]) -> list[tuple[str, Callable[[LeaderboardRow], str]]]:
     """Return the columns, with those that only some leaderboards need: other readings, and settings that differ."""
     columns = list(_COLUMNS)
-    readings = [name for name in READINGS if any(name in row.readings for row in rows)]
-    columns[3:3] = [(f"{name} reading", partial(format_reading, name=name)) for name in readings]
+    columns[3:3] = [(title, partial(format_reading, name=name)) for name, title in shown_readings(rows).items()]
     if any(row.different for row in rows):
         columns.append(("different", lambda row: row.different))
     return columns
@@ -208,6 +220,7 @@ def latex(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
     """Return a table for the booktabs package, with caption and warnings as its caption."""
     columns = _columns(rows)
     titles = " & ".join(title.translate(_LATEX_ESCAPES) for title, _ in columns)
+    with_gains = ("gain [95%]", *shown_readings(rows).values())
     lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\\small"]
     lines += [f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", "\\toprule", f"{titles} \\\\"]
     for task, task_rows in _by_task(rows):
@@ -217,7 +230,7 @@ def latex(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
             cells = [write(row).translate(_LATEX_ESCAPES) for _, write in columns]
             # a minus instead of a hyphen, and braces, lest the bracket be read as an argument of the line before
             cells = [
-                cell.replace("-", "$-$").replace("[", "{[}") if title == "gain [95%]" or "reading" in title else cell
+                cell.replace("-", "$-$").replace("[", "{[}") if title in with_gains else cell
                 for cell, (title, _) in zip(cells, columns, strict=True)
             ]
             lines.append(" & ".join(cells) + " \\\\")

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from lmms_steer._util.io import write_atomically
-from lmms_steer.errors import first_line
 from lmms_steer.models.batches import StackRunner
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import OtherTask, PreparedBatch, Question
-from lmms_steer.search.replay import Replay, ReplayOptions
+from lmms_steer.search.replay import Replay, ReplayOptions, try_replay
 from lmms_steer.search.scorers import GenerationScorer, LetterScorer
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -116,15 +115,11 @@ class Measurer:
         return PreparedBatch(inputs, LetterScorer(self.lm, batch))
 
     def _replay(self, prepared: PreparedBatch) -> Replay | None:
-        if not self.why_not_replayed:
-            try:
-                return Replay(self.lm.model, prepared.inputs, replace(self.options, scored=prepared.scored))
-            except torch.OutOfMemoryError:
-                raise
-            except (RuntimeError, AttributeError, TypeError, LookupError) as error:
-                # a model may need more of its cache than `RecordingCache` offers, or call its layers differently
-                self.why_not_replayed = first_line(error)
-        return None
+        if self.why_not_replayed:
+            return None
+        options = replace(self.options, scored=prepared.scored)
+        replay, self.why_not_replayed = try_replay(self.lm.model, prepared.inputs, options)
+        return replay
 
     @staticmethod
     def _sample(cells: Sequence[Cell], batch: Sequence[Question]) -> list[Cell]:

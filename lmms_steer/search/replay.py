@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lmms_steer.errors import first_line
 from lmms_steer.models.batches import StackRunner
 from lmms_steer.search.base_pass import BasePass
 from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, sees_ahead
@@ -235,6 +236,17 @@ class Replay:
     def _causal(self, starts: Collection[int]) -> bool:
         masks = {id(mask): mask for mask in (call.get("attention_mask") for call in self._calls)}
         return not any(sees_ahead(mask, start) for mask in masks.values() for start in starts)
+
+
+def try_replay(model: nn.Module, inputs: dict[str, Any], options: ReplayOptions) -> tuple[Replay | None, str]:
+    """Prepare a replay of a batch; None, and why, for a model that needs hooks."""
+    try:
+        return Replay(model, inputs, options), ""
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AttributeError, TypeError, LookupError) as error:
+        # a model may need more of its cache than `RecordingCache` offers, or call its layers differently
+        return None, first_line(error)
 
 
 @contextmanager

@@ -130,12 +130,28 @@ def test_other_readings_of_the_answers_are_shown_with_their_gains(tmp_path: Path
         write_run(tmp_path / name, {"a": scores}, sample=samples(scores))
     row = leaderboard(tmp_path)["a", "s"]
     odd = [sum(scores[1::2]) / 100 for scores in (BASE, STEERED)]
-    assert row.readings == {"strict": pytest.approx((odd[1], odd[1] - odd[0]))}
+    reading = row.readings["strict"]
+    assert (reading.score, reading.gain) == pytest.approx((odd[1], odd[1] - odd[0]))
+    even = int(sum(STEERED[::2]))
+    assert (reading.lost, reading.won, list(row.readings)) == (even, 0, ["strict"])
     by_strict = leaderboard(tmp_path, metric="acc_strict")["a", "s"]
     assert by_strict.gain == pytest.approx(odd[1] - odd[0])
     assert (by_strict.unparsed, row.unparsed, by_strict.readings) == (0.5, 0.0, {})
     list(run_comparison([str(tmp_path)], markdown=tmp_path / "x.md"))
-    assert f"| {100 * odd[1]:.1f} (+{100 * (odd[1] - odd[0]):.1f}) |" in (tmp_path / "x.md").read_text()
+    assert f"| {100 * odd[1]:.1f} (+{100 * (odd[1] - odd[0]):.1f}), {even} differ |" in (tmp_path / "x.md").read_text()
+
+
+def test_the_papers_scorer_has_a_column_where_it_scores_an_answer_differently(tmp_path: Path) -> None:
+    by_paper = [1 - STEERED[0], *STEERED[1:]]
+    for name, scores, paper in (("baseline", BASE, BASE), ("s", STEERED, STEERED), ("odd", STEERED, by_paper)):
+        write_run(tmp_path / name, {"a": scores}, sample=lambda i, paper=paper: {"acc_paper": paper[i]})
+    both = [f"{name}={tmp_path / name}" for name in ("baseline", "s")]
+    list(run_comparison(both, markdown=tmp_path / "same.md"))
+    assert "paper's scorer" not in (tmp_path / "same.md").read_text()
+    page = tmp_path / "x.html"
+    list(run_comparison([*both, f"odd={tmp_path / 'odd'}"], markdown=tmp_path / "x.md", html=page))
+    assert "paper's scorer" in (tmp_path / "x.md").read_text() and ", 1 differ |" in (tmp_path / "x.md").read_text()
+    assert "the paper&#39;s scorer differs" in page.read_text() or "the paper's scorer differs" in page.read_text()
 
 
 @pytest.mark.parametrize(

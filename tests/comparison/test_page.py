@@ -99,7 +99,7 @@ def test_scripts_of_the_page_get_these_keys(page: tuple[Path, list[str]]) -> Non
     (data,) = re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)
     (packed,) = re.findall(r'data-task="tiny_spatial">([^<]*)<', text)
     content = json.loads(data)
-    assert set(content) == {"baseline", "rows", "made", "maps", "shades", "systems"}
+    assert set(content) == {"baseline", "readings", "rows", "made", "maps", "shades", "systems"}
     numbers = {"n", "score", "gain", "low", "high", "p", "p_holm", "unparsed", "seconds", "fixed", "broken"}
     texts = {"score", "gain", "p", "p_holm", "n", "fixed", "unparsed", "seconds"}
     assert set(content["rows"][0]) == numbers | {
@@ -117,4 +117,4 @@ def test_scripts_of_the_page_get_these_keys(page: tuple[Path, list[str]]) -> Non
     task = json.loads(gzip.decompress(base64.b64decode(packed)))
     assert set(task) == {"task", "n", "better", "no_images", "systems", "docs"}
     assert set(task["docs"][0]) == {"id", "answers", "by", "target", "meant", "question", "image"}
-    assert len(task["docs"]) == 30 and len(task["docs"][0]["answers"][0]) == 3
+    assert len(task["docs"]) == 30 and len(task["docs"][0]["answers"][0]) == 4

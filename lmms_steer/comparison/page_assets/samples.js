@@ -25,13 +25,14 @@ function change(doc, task, place, base) {
 function matches(doc, task, place, base, filter) {
   if (doc.by[place] < 0) return false;
   if (filter === "all") return true;
+  if (filter === "paper") return doc.answers[doc.by[place]][3] !== null;
   if (filter === "unparsed") return doc.answers[doc.by[place]][2] === 1;
   if (filter === "changed") return doc.by[place] !== doc.by[base];
   return change(doc, task, place, base) === filter;
 }
 
 function card(doc, task, base) {
-  const answers = doc.answers.map(([said, score, unparsed], number) => {
+  const answers = doc.answers.map(([said, score, unparsed, paper], number) => {
     const who = task.systems.map((name, place) => [name, place]).filter(([, place]) => doc.by[place] === number);
     const chips = who.map(([name, place]) => {
       const kind = change(doc, task, place, base);
@@ -40,7 +41,8 @@ function card(doc, task, base) {
     });
     const graded = task.better < 0 || (score !== 0 && score !== 1);
     const worth = unparsed ? "– unparsed" : score === null ? "" : graded ? `scores ${score}` : score ? "✓ correct" : "✗ wrong";
-    return make("li", {}, make("span", { class: "said" }, said === "" ? "(empty)" : said), ` ${worth}`, make("div", { class: "who" }, ...chips));
+    const byPaper = paper === null ? "" : ` (paper's scorer: ${paper === 1 ? "correct" : paper === 0 ? "wrong" : paper})`;
+    return make("li", {}, make("span", { class: "said" }, said === "" ? "(empty)" : said), ` ${worth}${byPaper}`, make("div", { class: "who" }, ...chips));
   });
   const image = doc.image && doc.image.startsWith("data:image/") ? make("img", { src: doc.image, alt: `image of question ${doc.id}`, class: doc.image.startsWith("data:image/png") ? "small" : "", loading: "lazy" }) : null;
   return make("article", {}, image, make("div", {}, make("h3", {}, doc.question),

@@ -1,0 +1,215 @@
+"""The probability of a word as an answer against alpha, as in the paper's Section 3: does a text vector reach an image?
+
+Pictures of one coloured thing are shown, and the model is asked for its colour. The vector of another colour is added
+at one layer; beside it stand the vectors of other words, and random ones of the same norms.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from lmms_steer._util.io import write_atomically
+from lmms_steer.errors import UserError, shorten
+from lmms_steer.models.batches import StackRunner
+from lmms_steer.search.hooked import HookedBatch
+from lmms_steer.search.replay import ReplayOptions, try_replay
+from lmms_steer.tiny_world.scenes import CELLS, COLOURS, SHAPES, STYLES, Thing, random_seed, render
+from lmms_steer.vectors.controls import random_like
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+PICTURES_SEED = 77
+_Z95 = 1.96
+
+Questions = Sequence[tuple[str, Image.Image]]
+Curves = dict[str, dict[int, "Points"]]
+"""Vector ▸ layer ▸ its points."""
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """P(word) of one vector at one layer.
+
+    Attributes:
+        each: of every alpha and question, float [alphas, questions].
+    """
+
+    each: npt.NDArray[np.float32]
+
+    @property
+    def mean(self) -> list[float]:
+        """The mean over the questions at each alpha."""
+        return [float(row.mean()) for row in self.each]
+
+    @property
+    def margin(self) -> list[float]:
+        """Half the width of the mean's 95% interval at each alpha."""
+        return [float(_Z95 * row.std(ddof=1) / len(row) ** 0.5) for row in self.each.astype(np.float64)]
+
+
+@dataclass(frozen=True)
+class WordCurve:
+    """P(word) against alpha.
+
+    Attributes:
+        word: the answer whose probability was measured.
+        vectors: the names of the vectors; the word's own comes first.
+        alphas: ascending, 0 among them.
+        tokens: the token target.
+        curves: by vector, random ones included.
+        why_not_replayed: why hooks were used instead of a replay; empty where they were not.
+    """
+
+    word: str
+    vectors: tuple[str, ...]
+    alphas: tuple[float, ...]
+    tokens: str
+    curves: Curves = field(repr=False)
+    why_not_replayed: str = ""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers of the word's own vector."""
+        return tuple(self.curves[self.vectors[0]])
+
+    @property
+    def random_names(self) -> tuple[str, ...]:
+        """The names of the random vectors."""
+        return tuple(name for name in self.curves if name not in self.vectors)
+
+    def random_range(self, layer: int) -> tuple[list[float], list[float]]:
+        """The smallest and the largest mean of the random vectors at each alpha; empty without random vectors."""
+        means = np.array([self.curves[name][layer].mean for name in self.random_names])
+        return ([], []) if not len(means) else (means.min(0).tolist(), means.max(0).tolist())
+
+    def write_csv(self, path: Path) -> None:
+        """Write a row for each vector, layer and alpha.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+        lines = ["word,vector,layer,alpha,tokens,p,low,high,questions"]
+        for name, layers in self.curves.items():
+            for layer, points in layers.items():
+                for alpha, mean, margin in zip(self.alphas, points.mean, points.margin, strict=True):
+                    numbers = f"{mean:.6f},{max(mean - margin, 0):.6f},{min(mean + margin, 1):.6f},{points.each.shape[1]}"
+                    lines.append(f"{self.word},{name},{layer},{alpha:g},{self.tokens},{numbers}")
+        write_atomically(path, "\n".join([*lines, ""]).encode())
+
+
+def coloured_things(count: int, colours: Sequence[str], prompt: str) -> list[tuple[str, Image.Image]]:
+    """Draw pictures of one thing each, with the question about it.
+
+    Args:
+        count: the number of pictures.
+        colours: the colours of the things.
+        prompt: the question; `{shape}` in it stands for the thing's shape.
+
+    Raises:
+        UserError: for a colour that cannot be drawn.
+    """
+    for colour in colours:
+        if colour not in COLOURS:
+            raise UserError(f"the colour {shorten(repr(colour))} cannot be drawn: choose from {', '.join(COLOURS)}")
+    rng, questions = random.Random(PICTURES_SEED), []
+    for _ in range(count):
+        thing = Thing(rng.randrange(CELLS), rng.choice(colours), rng.choice(SHAPES))
+        picture = Image.fromarray(render((thing,), STYLES["plain"], random_seed(rng)))
+        questions.append((prompt.replace("{shape}", thing.shape), picture))
+    return questions
+
+
+def with_random(vectors: Mapping[str, SteeringVectors], count: int) -> dict[str, SteeringVectors]:
+    """The vectors, followed by `count` random ones with the norms of the first."""
+    first = next(iter(vectors.values()))
+    return {**vectors, **{f"random-{seed}": random_like(first, seed) for seed in range(count)}}
+
+
+def measure_curve(
+    lm: Any, questions: Questions, word_id: int, vectors: Mapping[str, SteeringVectors], layers: Sequence[int],
+    alphas: Sequence[float], tokens: str, batch_size: int,
+) -> tuple[Curves, str]:  # fmt: skip
+    """Measure P(word), over the whole vocabulary, as the first token of the answer.
+
+    Args:
+        lm: the unsteered model.
+        questions: prompts with their image.
+        word_id: the word's first token where an answer begins.
+        vectors: by name; a layer that a vector has no direction for is left out.
+        layers: the steered layers, one at a time.
+        alphas: the strengths.
+        tokens: the token target.
+        batch_size: questions in one forward pass.
+
+    Returns:
+        the curves, and why hooks were used instead of a replay ("" where they were not).
+    """
+    special = getattr(lm.tokenizer, "all_special_ids", None)
+    options = ReplayOptions((tokens,), special, runner=StackRunner(lm.model.device))
+    parts: dict[tuple[str, int], list[torch.Tensor]] = {}
+    why_not_replayed = ""
+    starts = range(0, len(questions), batch_size)
+    with tqdm(total=len(starts) * len(layers) * len(vectors), desc="curve", disable=None) as bar:
+        for start in starts:
+            batch = questions[start : start + batch_size]
+            inputs = lm.model_inputs([prompt for prompt, _ in batch], [[image] for _, image in batch])
+            replay, why = (None, why_not_replayed) if why_not_replayed else try_replay(lm.model, inputs, options)
+            why_not_replayed = why
+            source = replay or HookedBatch(lm.model, inputs, special)
+            for layer in layers:
+                for name, vector in vectors.items():
+                    if layer in vector.directions:
+                        direction = torch.from_numpy(vector[layer].copy())
+                        deltas = torch.stack([direction * alpha for alpha in alphas])
+                        found = source.reduce_all(layer, deltas, [tokens] * len(alphas), lambda x: _p(x, word_id))
+                        parts.setdefault((name, layer), []).append(found.float().cpu())
+                    bar.update()
+    curves: Curves = {name: {} for name in vectors}
+    for (name, layer), found_parts in parts.items():
+        curves[name][layer] = Points(torch.cat(found_parts, 1).numpy())
+    return curves, why_not_replayed
+
+
+def _p(logits: torch.Tensor, word_id: int) -> torch.Tensor:
+    return logits.float().softmax(-1)[..., word_id]
+
+
+def curve_lines(curve: WordCurve) -> Iterator[str]:
+    """The curve as a table in text: a block for each layer, a column for each alpha."""
+    first, *others = curve.vectors
+    width = max(len(name) for name in (*curve.vectors, f"{len(curve.random_names)} random, largest"))
+    n = next(iter(curve.curves[first].values())).each.shape[1]
+    yield f"P({curve.word}) on {n} pictures, {curve.tokens} tokens steered; ± is half a 95% interval"
+    for layer in curve.layers:
+        yield ""
+        yield f"{f'layer {layer}, alpha':{width}}  " + "  ".join(f"{alpha:>10g}" for alpha in curve.alphas)
+        for name in (first, *others):
+            if layer in curve.curves[name]:
+                points = curve.curves[name][layer]
+                cells = zip(points.mean, points.margin, strict=True)
+                yield f"{name:{width}}  " + "  ".join(f"{mean:.3f}±{margin:.3f}".rjust(10) for mean, margin in cells)
+        largest = curve.random_range(layer)[1]
+        if largest:
+            label = f"{len(curve.random_names)} random, largest"
+            yield f"{label:{width}}  " + "  ".join(f"{value:.3f}".rjust(10) for value in largest)
+    yield ""
+    yield _summary(curve)
+
+
+def _summary(curve: WordCurve) -> str:
+    own = curve.curves[curve.vectors[0]]
+    p, layer, place = max((mean, layer, i) for layer, points in own.items() for i, mean in enumerate(points.mean))
+    zero = curve.alphas.index(0.0)
+    line = f"unsteered P({curve.word}) = {own[layer].mean[zero]:.3f}; largest with {curve.vectors[0]}: {p:.3f}"
+    line += f" (layer {layer}, alpha {curve.alphas[place]:g})"
+    beside = [f"{name} {curve.curves[name][layer].mean[place]:.3f}" for name in curve.vectors[1:]]
+    largest = curve.random_range(layer)[1]
+    beside += [f"random at most {largest[place]:.3f}"] if largest else []
+    return f"{line}; there {', '.join(beside)}" if beside else line

@@ -1,0 +1,127 @@
+"""`lmms-steer curve`: measure P(word) against alpha, print it, and write a table and a figure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lmms_steer._util.io import check_writable
+from lmms_steer.errors import UserError
+from lmms_steer.extraction.first_use import check_vectors, extract_missing
+from lmms_steer.harness.arguments import check_model_args
+from lmms_steer.models.visuals import open_image
+from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
+from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.spec import SteeringSpec
+
+PANELS = 4
+"""Layers that are measured if the user names none: from the first to the last but one, equally spaced."""
+SHOWN = ("yellow", "orange")
+"""The colours of the things on the pictures, unless a vector is of one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurveOptions:
+    """What `lmms-steer curve` takes.
+
+    Attributes:
+        model, model_args: the unsteered model.
+        vectors: names or files; the first is the word's own.
+        output: the folder for `curve.csv`, `curve.svg` and `curve.png`.
+        word: the answer; empty for the word after `-` in the first vector's name (`red` of `colour-red`).
+        layers, alphas, tokens: as typed; no layers means `PANELS` of them.
+        controls: number of random vectors with the norms of the first.
+        prompt: the question; `{shape}` stands for the shape of the thing on the picture.
+        pictures: how many pictures are drawn.
+        shown: the colours of the things on them, with commas between.
+        images: the user's own pictures, about each of which the prompt is asked, instead of drawn ones.
+        batch_size: questions in one forward pass.
+    """
+
+    model: str
+    model_args: str
+    vectors: tuple[str, ...]
+    output: Path
+    word: str = ""
+    layers: str = ""
+    alphas: str = "0.25:2:0.25"
+    tokens: str = "image"
+    controls: int = 3
+    prompt: str = "What colour is the {shape}? Answer with one word."
+    pictures: int = 96
+    shown: str = ",".join(SHOWN)
+    images: tuple[Path, ...] = ()
+    batch_size: int = 16
+
+
+def run_curve(options: CurveOptions) -> Iterator[str]:
+    """Measure the curve; yields lines for the user.
+
+    Raises:
+        UserError: for an invalid option, before the model is loaded where that is possible.
+    """
+    alphas = tuple(sorted({0.0, *parse_alphas(options.alphas)}))
+    tokens = parse_targets(options.tokens)
+    if len(tokens) != 1:
+        raise UserError(f"--tokens {options.tokens}: a curve has one token target")
+    word = options.word or _word_of(options.vectors[0])
+    pretrained, spec = check_model_args(options.model, options.model_args)
+    if spec:
+        raise UserError(
+            "--model_args of a curve must name the unsteered model: give vector, layers and alphas as options"
+        )
+    if pretrained is not None:
+        for vector in options.vectors:
+            check_vectors(SteeringSpec.parse(f"vector={vector}"), pretrained)
+    check_writable(options.output, "the output folder", "choose another with --output")
+    if len(options.images) == 1:
+        raise UserError("--image: an interval needs at least two pictures, so give the option again for each")
+    images = [open_image(path) for path in options.images]
+    # these import torch
+    from lmms_steer.harness.steered import create_model
+    from lmms_steer.search.word_curve import WordCurve, coloured_things, curve_lines, measure_curve, with_random
+    from lmms_steer.search.word_curve_figure import draw_word_curve
+
+    drawn = None if images else coloured_things(options.pictures, options.shown.split(","), options.prompt)
+    questions = drawn or [(options.prompt, image) for image in images]
+    lm = create_model(options.model, options.model_args)
+    n_layers = len(lm.model.get_decoder().layers)
+    layers = parse_layers(options.layers, n_layers) if options.layers else _spread(n_layers)
+    facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
+    vectors = {}
+    for name in options.vectors:
+        spec = SteeringSpec.parse(f"vector={name},layer={layers[0]},alpha=1,tokens=text")
+        yield from extract_missing(spec, lm.pretrained)
+        vectors[name] = resolve(spec, facts).vectors[0]
+    all_vectors = with_random(vectors, options.controls)
+    word_id = lm.first_token(word)
+    curves, why = measure_curve(lm, questions, word_id, all_vectors, layers, alphas, tokens[0], options.batch_size)
+    curve = WordCurve(word, options.vectors, alphas, tokens[0], curves, why)
+    if why:
+        yield f"measured with hooks instead of by replay: {why}"
+    yield from _token_note(lm, word, word_id)
+    yield from curve_lines(curve)
+    options.output.mkdir(parents=True, exist_ok=True)
+    table = options.output / "curve.csv"
+    curve.write_csv(table)
+    figure = draw_word_curve(curve, options.output / "curve.svg", options.output / "curve.png")
+    yield f"written: {table}, {figure.with_suffix('.svg')}, {figure}"
+
+
+def _word_of(vector: str) -> str:
+    name = next((part for part in Path(vector).with_suffix("").parts if "-" in part and "mean_" not in part), "")
+    if not name:
+        raise UserError(f"--word is missing: {vector} does not name a word, as colour-red does")
+    return name.split("-", 1)[1]
+
+
+def _token_note(lm: Any, word: str, word_id: int) -> Iterator[str]:
+    """Say if the probability is that of a part of the word."""
+    token = str(lm.tokenizer.decode([word_id])).strip()
+    if token != word:
+        yield f"WARNING: an answer {word!r} begins with the token {token!r}, whose probability is measured"
+
+
+def _spread(n_layers: int) -> tuple[int, ...]:
+    last = max(n_layers - 2, 0)
+    return tuple(sorted({round(i * last / (PANELS - 1)) for i in range(PANELS)}))

@@ -1,0 +1,65 @@
+"""The figure of `lmms-steer curve`: P(word) against alpha, a panel for each layer."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmms_steer.plots.lines import draw_band, draw_curve
+from lmms_steer.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    PURPLE,
+    VERMILLION,
+    figure_style,
+    literal_text,
+    pyplot_for,
+    save_figure,
+)
+from lmms_steer.search.word_curve import WordCurve
+
+COLUMNS = 4
+_OTHERS = ((VERMILLION, "s"), (GREEN, "D"), (PURPLE, "^"))
+"""Colour and marker of the vectors of other words, in turn."""
+
+
+@figure_style()
+def draw_word_curve(curve: WordCurve, *paths: Path) -> Path:
+    """Draw the curve into files; returns the last of them."""
+    pyplot = pyplot_for(paths[0])
+    columns = min(COLUMNS, len(curve.layers))
+    rows = math.ceil(len(curve.layers) / columns)
+    size = (max(2.6 * columns, 4.2), 2.4 * rows + 0.5)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axis, layer in zip(axes.flat, curve.layers, strict=False):
+        _draw_layer(axis, curve, layer)
+    for axis in axes.flat[len(curve.layers) :]:
+        axis.set_axis_off()
+    for axis in axes[:, 0]:
+        axis.set_ylabel(f"P({literal_text(curve.word)})")
+    # a panel below which there is none has the axis's name and numbers
+    for place in range(max(0, len(curve.layers) - columns), len(curve.layers)):
+        axes.flat[place].set_xlabel("alpha")
+        axes.flat[place].tick_params(labelbottom=True)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)))
+    figure.set_layout_engine("constrained")
+    return save_figure(figure, *paths)
+
+
+def _draw_layer(axis: Any, curve: WordCurve, layer: int) -> None:
+    low, high = curve.random_range(layer)
+    if high:
+        draw_band(axis, curve.alphas, low, high, GREY)
+        axis.plot(curve.alphas, high, color=GREY, linestyle=":", label=f"largest of {len(curve.random_names)} random")
+    names = [*curve.vectors[1:], curve.vectors[0]]
+    looks = [*(_OTHERS[i % len(_OTHERS)] for i in range(len(names) - 1)), (BLUE, "o")]
+    for name, (colour, marker) in zip(names, looks, strict=True):
+        if layer in curve.curves[name]:
+            points = curve.curves[name][layer]
+            mean, margin = np.array(points.mean), np.array(points.margin)
+            draw_band(axis, curve.alphas, mean - margin, mean + margin, colour)
+            draw_curve(axis, curve.alphas, mean, colour, marker, label=literal_text(name))
+    axis.set(title=f"layer {layer}", ylim=(-0.03, 1.03))

@@ -1,0 +1,66 @@
+"""`lmms-steer curve`: its probabilities against the model with hooks, and what it refuses."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from lmms_steer import UserError, steer
+from lmms_steer.cli import app
+from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.search.word_curve import coloured_things
+from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors import store
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+COMMAND = ("curve", "--model", "steered_paligemma", "--model_args", "pretrained=tiny-paligemma2")
+SMALL = ("--vector", "colour-red,colour-blue", "--prompt", "what colour is the {shape} ?", "--pictures", "10")
+
+
+def invoke(*words: str) -> str:
+    done = CliRunner().invoke(app, [*COMMAND, *words])
+    if isinstance(done.exception, UserError):
+        return str(done.exception)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_the_curve_is_what_the_model_with_hooks_gives(tmp_path: Path) -> None:
+    output = invoke(*SMALL, "--layers", "1", "--alphas", "0.5", "--batch_size", "4", "--output", str(tmp_path / "o"))
+    lm = SteeredPaliGemma(pretrained="tiny-paligemma2")
+    vector = SteeringVectors.load(store.find("colour-red", "tiny-gemma2").path)
+    questions = coloured_things(10, ["yellow", "orange"], "what colour is the {shape} ?")
+    red, expected = lm.tokenizer("red", add_special_tokens=False)["input_ids"][0], []
+    with torch.inference_mode(), steer(lm.model, SteeringSpec.parse("vector=v,layer=1,alpha=0.5,tokens=image"), {"v": vector}):
+        for prompt, image in questions:
+            logits = lm.model(**lm.model_inputs([prompt], [[image]])).logits[0, -1]
+            expected.append(float(logits.softmax(-1)[red]))
+    rows = list(csv.DictReader((tmp_path / "o" / "curve.csv").open()))
+    (row,) = [row for row in rows if row["vector"] == "colour-red" and row["alpha"] == "0.5"]
+    values = torch.tensor(expected)
+    assert float(row["p"]) == pytest.approx(float(values.mean()), abs=2e-5)
+    margin = 1.96 * float(values.std()) / 10**0.5
+    assert float(row["high"]) == pytest.approx(min(1.0, float(values.mean()) + margin), abs=2e-5)
+    # at alpha 0 every vector is the unsteered model, and random ones have no curve of their own in the text
+    assert len({row["p"] for row in rows if row["alpha"] == "0"}) == 1
+    assert {row["vector"] for row in rows} == {"colour-red", "colour-blue", "random-0", "random-1", "random-2"}
+    assert f"{float(row['p']):.3f}" in output and "3 random, largest" in output
+    assert (tmp_path / "o" / "curve.svg").is_file() and (tmp_path / "o" / "curve.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--vector", "spatial"), "--word is missing: spatial does not name a word, as colour-red does"),
+        (("--vector", "colour-rad"), "did you mean 'colour-red'"),
+        (("--vector", "colour-red", "--shown", "yellow,teal"), "the colour 'teal' cannot be drawn: choose from red"),
+        (("--vector", "colour-red", "--tokens", "image,text"), "--tokens image,text: a curve has one token target"),
+        (("--vector", "colour-red", "--layers", "7"), "--layers 7: the model has the layers 0-4"),
+        (("--vector", "colour-red", "--image", "no.png"), "--image: an interval needs at least two pictures"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    assert message in invoke(*words, "--output", str(tmp_path / "o"))
+    assert not (tmp_path / "o").exists() or not any((tmp_path / "o").iterdir())
