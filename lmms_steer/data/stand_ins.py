@@ -47,8 +47,8 @@ def write_stand_ins(folder: Path, questions: int = 24, seed: int = 0) -> dict[st
 
     Args:
         folder: the folder to write to.
-        questions: the number of questions of each task (What'sUp: rounded up to whole sets of four; CV-Bench: plus 150
-            for the test split).
+        questions: the number of questions of each task (CV-Bench, What'sUp and the counting questions of CLEVR: plus
+            150, so that the paper's splits have both parts; What'sUp: rounded up to whole sets of four).
         seed: of all random choices.
 
     Returns:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from lmms_steer.data.benchmarks import Benchmark, register_benchmark
 from lmms_steer.data.importing import copy_rows
 from lmms_steer.data.local_copy import LocalCopy
+from lmms_steer.data.paper_split import HELD_OUT
 from lmms_steer.data.release_files import (
     checked_image_name,
     find_files,
@@ -234,10 +235,10 @@ def _write_questions(path: Path, items: list[dict[str, Any]]) -> None:
 
 
 def write_clevr_count(folder: Path, questions: int, rng: random.Random) -> None:
-    """Write a release with this number of questions of each split."""
+    """Write a release with this number of questions of each split, plus those that the paper's split holds out."""
     for split in ("train", "test"):
         rows = []
-        for number in range(questions):
+        for number in range(questions + HELD_OUT):
             scene = sample_scene(rng)
             rows.append(
                 {
