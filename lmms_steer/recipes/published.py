@@ -1,6 +1,6 @@
 """What is known of the paper's tables: their rows and columns, and the few gains that were found in print.
 
-The paper is arXiv 2505.14071. Its tables themselves were not found, so that most of their numbers are not known. The gains
+The paper is arXiv 2505.14071. Its tables themselves were not found, so most of their numbers are not known. The gains
 here are those of its abstract and of the authors' summaries.
 """
 
@@ -27,8 +27,8 @@ class PaperTask:
 
     Attributes:
         title: its name in tables.
-        questions: our task ▸ how many questions it has. Where there are two, the released code tests on what it does not
-            hold out, or on all (`val_size` 0); which one the paper used is not known.
+        questions: our task ▸ how many questions it has. Where there are two tasks, the released code tests on what it
+            does not hold out, or on all (`val_size` 0); which one the paper used is not known.
     """
 
     title: str

@@ -14,8 +14,8 @@ def published_table(rows: Sequence[ReportRow]) -> str:
     titles = ["published", "gain", "here: the largest", "of", "row"]
     cells = [[gain.what, gain.wording, *_largest(gain, rows)] for gain in GAINS]
     explanation = (
-        "The paper's tables were not found; these gains are those of its abstract and summaries, without model, concept or"
-        " target. The largest of many rows is larger than its interval says: compare it with those of random vectors."
+        "The paper's tables were not found; these gains are those of its abstract and summaries, without model, concept"
+        " or target. The largest of many rows looks better than it is: compare it with the gains of random vectors."
     )
     return "\n".join(["## Published gains", "", *aligned([titles, *cells]), "", explanation])
 

@@ -184,7 +184,7 @@ def _steered(row: LeaderboardRow) -> _Steered | None:
 
 
 def _train_result(searches: Path, own: _Steered) -> tuple[float, float]:
-    """Gain and corrected p-value of a choice on the questions that it was made on; NaN where there is no such search."""
+    """Gain and corrected p-value of a choice on the questions that it was made on; NaN without such a search."""
     folder = searches / f"{own.concept}-{own.method}"
     if not (folder / RESULT_FILE).is_file():
         return math.nan, math.nan

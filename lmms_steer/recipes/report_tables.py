@@ -1,6 +1,7 @@
 """The tables of a report, in Markdown: for each task models x methods x token targets, a column a concept."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 
 from lmms_steer._util.formatting import format_number, format_points
@@ -38,8 +39,7 @@ def format_gain(row: ReportRow) -> str:
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a Markdown table whose columns line up as plain text; the first row has the titles."""
-    # an asterisk and a bar mean something in Markdown
-    escaped = [[cell.replace("*", r"\*").replace("|", r"\|") for cell in row] for row in cells]
+    escaped = [[re.sub(r"([*|<`])", r"\\\1", cell) for cell in row] for row in cells]
     widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in escaped]
     rule = " | ".join("-" * width for width in widths)

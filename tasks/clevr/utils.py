@@ -13,7 +13,7 @@ from lmms_steer.data.paper_split import PARTS, paper_part
 from lmms_steer.data.source import find_source, with_images
 from lmms_steer.scoring.choice import LETTERS, parse_choice
 from lmms_steer.scoring.number import parse_number
-from lmms_steer.scoring.task_results import other_reading, score_losses, score_number
+from lmms_steer.scoring.task_results import first_paragraph, other_reading, score_losses, score_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,7 +84,7 @@ def count_to_index(doc: dict[str, Any]) -> int:
 
 
 def count_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    return score_number(results[0], int(count_to_target(doc)))
+    return score_number(first_paragraph(results[0]), int(count_to_target(doc)), whole=results[0])
 
 
 def count_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:

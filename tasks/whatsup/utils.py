@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from lmms_steer.data.documents import doc_to_visual, with_pre_prompt
 from lmms_steer.data.paper_split import PARTS, paper_part
 from lmms_steer.data.source import find_source, with_images
-from lmms_steer.scoring.task_results import score_choice, score_losses
+from lmms_steer.scoring.task_results import first_paragraph, score_choice, score_losses
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -83,7 +83,9 @@ def doc_to_index(doc: dict[str, Any]) -> int:
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """As `score_choice`, with what `pairs` and `sets` need: the names of the question's pair and set."""
-    scores = score_choice(results[0], doc["captions"], doc["right"], benchmark="WhatsUp", row_index=doc["row"])
+    whole, row = results[0], doc["row"]
+    answer = first_paragraph(whole)
+    scores = score_choice(answer, doc["captions"], doc["right"], benchmark="WhatsUp", row_index=row, whole=whole)
     # the four images of the same two things have the same four captions
     image_set = "|".join(sorted(doc["captions"]))
     pair = PAIRS.get(relation(doc["captions"][doc_to_index(doc)]), "")

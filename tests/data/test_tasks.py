@@ -18,7 +18,7 @@ from lmms_eval.api.model import lmms
 from lmms_steer.harness.task_files import tasks_dir
 
 FOLDERS = ("cvbench", "whatsup", "blink", "clevr")
-SUFFIXES = ("_ll", "_prompted")
+SUFFIXES = ("_ll", "_prompted", "_prompted_paper")
 BIN = Path(sys.executable).parent
 
 
@@ -119,7 +119,7 @@ def wrong_answer(target: str) -> str:
 @pytest.mark.slow
 def test_oracle_scores_one_and_wrong_model_zero(data: Path, manager: Any) -> None:
     names = task_names()
-    assert len(names) == 12 + 2 + 14 + 4
+    assert len(names) == 12 + 6 + 14 + 8
     answers: list[tuple[Callable[[str], str], float]] = [(lambda target: target, 1.0), (lambda target: "", 0.0)]
     for answer, expected in answers:
         results = evaluate(manager, names, answer)
