@@ -51,6 +51,10 @@ TASKS = (
 )
 
 
+OTHER_BENCHMARKS = ("VSR", "VTabFact", "ChartQA", "DocVQA", "VQAv2", "COCO captions")
+"""Of the paper too; this package has no tasks with its splits for them."""
+
+
 def paper_task(task: str) -> PaperTask | None:
     """The task of the paper that one of ours is."""
     return next((one for one in TASKS if task in one.questions), None)

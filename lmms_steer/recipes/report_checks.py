@@ -3,8 +3,18 @@
 import math
 from collections.abc import Sequence
 
-from lmms_steer.recipes.published import GAINS, METHODS, METRIC, MODELS, TARGETS, TASKS, WITHOUT_SAE, PublishedGain
-from lmms_steer.recipes.published import paper_task as known_task
+from lmms_steer.recipes.published import (
+    GAINS,
+    METHODS,
+    METRIC,
+    MODELS,
+    OTHER_BENCHMARKS,
+    TARGETS,
+    TASKS,
+    WITHOUT_SAE,
+    PublishedGain,
+    paper_task,
+)
 from lmms_steer.recipes.report_rows import BEST, ReportRow
 from lmms_steer.recipes.report_tables import aligned, format_gain
 
@@ -34,7 +44,7 @@ def incomparable(rows: Sequence[ReportRow]) -> list[str]:
         *(
             f"not the paper's: {known.title} was run on {n} questions, not on {known.questions[task]}"
             for task, n in counts
-            if (known := known_task(task)) and n != known.questions[task]
+            if (known := paper_task(task)) and n != known.questions[task]
         ),
         *(f"not the paper's: answers were scored by {metric}, not by {METRIC}" for metric in metrics),
     ]
@@ -64,6 +74,7 @@ def not_run(rows: Sequence[ReportRow]) -> list[str]:
                 lines.append(_line(f"{model}, {method}", of_method[targets[0]]))
             else:
                 lines += [_line(f"{model}, {method}, {target}", tasks) for target, tasks in of_method.items()]
+    lines.append(f"not run: {', '.join(OTHER_BENCHMARKS)}: there are no tasks with the paper's splits of these")
     return list(filter(None, lines))
 
 
@@ -91,7 +102,7 @@ def _largest(published: PublishedGain, rows: Sequence[ReportRow]) -> list[str]:
 
 
 def _is_paper_s(row: ReportRow) -> bool:
-    known = known_task(row.task)
+    known = paper_task(row.task)
     return (
         row.metric == METRIC
         and MODELS.get(row.model) == row.checkpoint

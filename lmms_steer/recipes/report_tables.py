@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from lmms_steer._util.formatting import format_number, format_points
-from lmms_steer.recipes.published import MODELS, TASKS
+from lmms_steer.recipes.published import METHODS, MODELS, TARGETS, TASKS
 from lmms_steer.recipes.report_rows import ReportRow
 
 SIGNIFICANT = 0.05
@@ -50,10 +50,14 @@ def _table(rows: Sequence[ReportRow]) -> list[str]:
     concepts = list(dict.fromkeys(row.concept for row in rows if row.concept))
     titles = ["model", "method", "target", _NO_VECTOR, *concepts]
     keys = dict.fromkeys((row.model, row.method, row.target) for row in rows)
-    place = {model: number for number, model in enumerate(MODELS)}
     cells = {(row.model, row.method, row.target, row.concept): format_gain(row) for row in rows}
     lines = [
-        [*key, *(cells.get((*key, concept), "") for concept in ("", *concepts))]
-        for key in sorted(keys, key=lambda key: place.get(key[0], len(place)))
+        [*key, *(cells.get((*key, concept), "") for concept in ("", *concepts))] for key in sorted(keys, key=_place)
     ]
     return aligned([titles, *lines])
+
+
+def _place(key: tuple[str, str, str]) -> tuple[int, ...]:
+    """The place of a row: models, methods and targets in the paper's order, what has no vector before them."""
+    orders = (tuple(MODELS), ("baseline", "prompting", "answer bias", *METHODS), TARGETS)
+    return tuple(order.index(name) if name in order else len(order) for name, order in zip(key, orders, strict=True))

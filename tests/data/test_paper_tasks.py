@@ -66,9 +66,18 @@ def stored_rows(data: Path, task: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "before"), [("steered_hf", ""), ("steered_paligemma", "answer en ")])
-def test_every_prompt_is_the_released_code_s_to_the_character(data: Path, model: str, before: str) -> None:
-    for task, loaded in task_manager(model).load_task_or_group(list(TASKS), "simple").items():
+@pytest.mark.parametrize(
+    ("model", "before", "names"),
+    [
+        ("steered_paligemma", "answer en ", tuple(TASKS)),
+        # one task of each template
+        ("steered_idefics3", "", ("cvbench_relation", "whatsup_a", "steer_blink_counting", "clevr_count")),
+    ],
+)
+def test_every_prompt_is_the_released_code_s_to_the_character(
+    data: Path, model: str, before: str, names: tuple[str, ...]
+) -> None:
+    for task, loaded in task_manager(model).load_task_or_group(list(names), "simple").items():
         rows, write = stored_rows(data, task), TASKS[task][1]
         prompts = [loaded.doc_to_text(doc) for doc in loaded.eval_docs_no_media]
         assert prompts == [before + write(row, index) for index, row in enumerate(rows)], task

@@ -120,7 +120,7 @@ def test_the_plan_counts_the_answers_of_the_strategy_that_runs(
         ("about: a test", "report: papr", "line 1: unknown report 'papr': did you mean 'paper'"),
         ("about: a test", "report: paper\nsystems: steered", "line 1: a report compares with the baseline"),
         ("    model:", "    methods: pca\n    model:", "line 4: unknown method of this recipe 'pca'"),
-        ("select: tiny_spatial_select", "chosen: right", "line 11: unknown study that chooses 'right': known: none; for a"),
+        ("select: tiny_spatial_select", "chosen: right", "line 11: unknown study that chooses 'right': known: none"),
         (
             "test: tiny_spatial\n",
             "test: tiny_spatial\n  two: {concepts: counting, chosen: left, test: tiny_counting}\n",

@@ -62,6 +62,8 @@ def test_rows_are_models_methods_and_targets_with_intervals_and_random_vectors(t
     titles, _, *rows = table_of(lines, "CV-Bench Relation")
     assert titles == ["model", "method", "target", "no vector", "counting", "spatial"]
     found = {tuple(row[:3]): row[3:] for row in rows}
+    order = ["baseline", "prompting", "mean_shift image", "mean_shift text_paper", "sae image"]
+    assert [" ".join(key[1:]).strip() for key in found] == order
     assert found["paligemma2-3b", "baseline", ""] == ["66.7", "", ""]
     assert found["paligemma2-3b", "prompting", ""][0].startswith("+2.0 [")
     image = found["paligemma2-3b", "mean_shift", "image"][2]
@@ -98,13 +100,20 @@ def test_rows_of_the_paper_that_were_not_run_are_one_line_each(tmp_path: Path) -
     assert "* not run: paligemma2-3b, mean_shift, both_paper: every task" in lines
     (image,) = [line for line in lines if line.startswith("* not run: paligemma2-3b, mean_shift, image: ")]
     assert "CV-Bench Count" in image and "CV-Bench Relation" not in image
+    assert any("not run: VSR, VTabFact, ChartQA" in line for line in lines)
     assert not any("gemma3-4b, sae" in line for line in lines), "the paper has no such row"
 
 
 @pytest.mark.parametrize(
     ("place", "task", "values", "more", "expected"),
     [
-        ("paligemma2-3b/relation", "cvbench_relation_test", 8, {}, "CV-Bench Relation was run on 8 questions, not on 150"),
+        (
+            "paligemma2-3b/relation",
+            "cvbench_relation_test",
+            8,
+            {},
+            "CV-Bench Relation was run on 8 questions, not on 150",
+        ),
         (
             "paligemma2-3b/relation",
             "cvbench_relation_test",
@@ -134,8 +143,8 @@ def test_another_score_is_not_set_beside_published_gains(tmp_path: Path) -> None
 
 def test_the_gain_on_the_training_questions_and_its_p_are_those_of_the_target(tmp_path: Path) -> None:
     write_recipe_folder(tmp_path)
-    cell = {"layer": 12, "alpha": 0.4, "tokens": "image", "accuracy": 0.7, "gain": 0.02, "low": 0, "high": 0.1, "p": 0.2,
-            "fixed": 3, "broken": 1}  # fmt: skip
+    cell = {"layer": 12, "alpha": 0.4, "tokens": "image", "accuracy": 0.7, "gain": 0.02, "low": 0, "high": 0.1,
+            "p": 0.2, "fixed": 3, "broken": 1}  # fmt: skip
     more = {"winner": False, "cells_tried": 3, "finalists": 3, "counted_on": 150}
     target = {"best": {**cell, **more, "p_corrected": 0.25}, "one_standard_error": cell, "controls": {}}
     whole = {**target, "best": {**cell, **more, "gain": 0.5, "p_corrected": 0.5}, "targets": {"image": target}}

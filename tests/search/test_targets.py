@@ -42,7 +42,8 @@ def correct(n: int) -> list[float]:
 def plan() -> Plan:
     return Plan(
         model="m", model_args="pretrained=x", vectors={"v": "a", RANDOM: "b"}, task="t", n=20, questions="q",
-        layers=(1,), alphas=(0.1, 0.2, 0.4), tokens=TARGETS, batch_size=1, strategy="grid", score="generate", trials=1, seed=0,
+        layers=(1,), alphas=(0.1, 0.2, 0.4), tokens=TARGETS, batch_size=1, strategy="grid", score="generate", trials=1,
+        seed=0,
     )  # fmt: skip
 
 
