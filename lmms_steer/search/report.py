@@ -43,7 +43,9 @@ def report_lines(
     elif plan.harness == LMMS_EVAL:
         yield "no answer biases: the answers are not of one small set of words"
     if not confirmation_requested:
-        yield ("the choice was made on these questions: measure it on others before you report it (--confirm TASK)")
+        per_target = any(vector.targets for vector in result.vectors.values())
+        how = "evaluate each choice_TARGET.yaml there" if per_target else "--confirm TASK"
+        yield f"the choice was made on these questions: measure it on others before you report it ({how})"
 
 
 def format_cell(cell: CellResult) -> str:

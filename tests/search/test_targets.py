@@ -71,6 +71,7 @@ def test_each_target_has_the_best_of_its_own_cells_and_so_have_the_controls(tmp_
     assert SearchResult.from_json(result.to_json()) == result
     lines = list(report_lines(plan(), result, tmp_path, confirmation_requested=False))
     assert any(line.startswith("  tokens=image: layer=1,alpha=0.2: +15.0 points [") for line in lines)
+    assert lines[-1].endswith("(evaluate each choice_TARGET.yaml there)"), "not --confirm, which is refused"
 
 
 def test_a_search_for_one_choice_writes_what_it_wrote_before(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from lmms_steer.data.release_files import (
     json_items,
     parquet_rows,
 )
-from lmms_steer.data.stand_ins import image_cell, write_parquet, write_png
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, image_cell, write_parquet, write_png
 from lmms_steer.errors import UserError
 from lmms_steer.tiny_world.scenes import sample_scene
 
@@ -239,12 +239,12 @@ def write_clevr_count(folder: Path, questions: int, rng: random.Random) -> None:
     for split in ("train", "test"):
         rows = []
         for number in range(questions + HELD_OUT):
-            scene = sample_scene(rng)
+            scene, sizes = sample_scene(rng), SIZES if number < questions else SMALL_SIZES
             rows.append(
                 {
                     "problem": "<image>How many different items are there in the image?",
                     "answer": str(len(scene)),
-                    "images": [image_cell(rng, scene, number, "png")],
+                    "images": [image_cell(rng, scene, number, "png", sizes)],
                 }
             )
         write_parquet(folder / "data" / f"{split}-00000-of-00001.parquet", rows, COUNT_SCHEMA)
