@@ -141,3 +141,15 @@ def test_a_choice_of_another_recipe_that_lacks_a_target_is_named_before_anything
     cells = Planner(recipe, Path("out")).cells()
     reads = [path for cell in cells if cell.name == "evaluate/idefics3-8b/clevr/sae-image" for path in cell.reads]
     assert reads == ["runs/paper_cvbench/search/idefics3-8b/count/counting-sae/choice_image.yaml"]
+
+
+def test_our_protocol_races_for_one_choice_and_does_not_race_over_the_few_questions_of_stand_ins() -> None:
+    cells = planned("paper")
+    search = str(cells["search/paligemma2-10b/depth/spatial-sae"])
+    assert "--layers 15-30" in search and "--strategy race" in search and "--choose" not in search
+    assert "--tokens image,text,both " in search and " --controls 3 " in search
+    assert "evaluate/gemma3-4b/clevr/mean_shift" in cells and "evaluate/gemma3-4b/clevr/calibrated" not in cells
+    for name in ("paper", "paper_exact"):
+        _, stand_in = load_recipe(name, ["stand_in"])
+        commands = {str(cell) for cell in Planner(stand_in, Path("out")).cells() if cell.kind == "search"}
+        assert not any("--strategy" in command or "google/" in command for command in commands)

@@ -41,6 +41,8 @@ def write_recipe_folder(root: Path) -> None:
     random = spec("spatial", "image", ",control=random:0")
     write_system(root, f"{study}/spatial-mean_shift-image-random-0", task, scores(102), random)
     write_system(root, f"{study}/counting-mean_shift-text_paper", task, scores(99), spec("counting", "text_paper"))
+    random = spec("counting", "text_paper", ",control=random:0")
+    write_system(root, f"{study}/counting-mean_shift-text_paper-random-0", task, scores(90), random)
     sae = spec("spatial", "image", method="sae")
     write_system(root, f"{study}/spatial-sae-image", task, scores(129), sae)
 
@@ -68,7 +70,8 @@ def test_rows_are_models_methods_and_targets_with_intervals_and_random_vectors(t
     assert found["paligemma2-3b", "prompting", ""][0].startswith("+2.0 [")
     image = found["paligemma2-3b", "mean_shift", "image"][2]
     assert image.startswith("+7.3 [") and image.endswith("]*; +1.3")
-    assert found["paligemma2-3b", "mean_shift", "text_paper"][1].startswith("-0.7 [")
+    text = found["paligemma2-3b", "mean_shift", "text_paper"][1]
+    assert text.startswith("-0.7 [") and text.endswith("]; -6.7")
     assert found["paligemma2-3b", "mean_shift", "text_paper"][2] == ""
     assert (tmp_path / "report.md").read_text().splitlines() == lines[:-1]
     (row,) = [
