@@ -17,11 +17,8 @@ def test_both_positions_of_a_prompt_are_systems_of_their_own(tmp_path: Path) -> 
     write_run(tmp_path / "baseline", {"a": BASE, "a_prompted": STEERED, "a_prompted_paper": BASE})
     write_run(tmp_path / "words", {"a_prompted_paper": STEERED})
     rows = leaderboard(tmp_path)
-    assert {system: (row.role, row.gain) for (_, system), row in rows.items() if system != "baseline"} == {
-        "prompted": ("prompted", pytest.approx(0.1)),
-        "prompted_paper": ("prompted", pytest.approx(0.0)),
-        "words": ("prompted", pytest.approx(0.1)),
-    }
+    gains = {system: row.gain for (_, system), row in rows.items() if row.role == "prompted"}
+    assert gains == pytest.approx({"prompted": 0.1, "prompted_paper": 0.0, "words": 0.1})
 
 
 def test_every_system_is_paired_with_the_baseline(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def write_recipe_folder(root: Path) -> None:
 
 def table_of(lines: list[str], title: str) -> list[list[str]]:
     first = next(number for number, line in enumerate(lines) if line.startswith(f"## {title}"))
-    rows = []
+    rows: list[list[str]] = []
     for line in lines[first + 2 :]:
         if not line.startswith("|"):
             return rows
