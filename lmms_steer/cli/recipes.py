@@ -46,6 +46,18 @@ def run_recipe(
             echo(line)
 
 
+@commands.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a recipe, as `run` wrote it.")],
+    metric: Annotated[str | None, typer.Option(help="Metric to compare by. Default: each task's own.")] = None,
+) -> None:
+    """Write a recipe's results as the paper's tables, models x methods x token targets, next to the published gains."""
+    from lmms_steer.recipes.report import run_report as run
+
+    for line in run(folder, metric):
+        echo(line)
+
+
 demo_app = typer.Typer(
     help="Run the recipe `tiny` on the tiny model that ships; its result is a table and a page.",
     invoke_without_command=True,

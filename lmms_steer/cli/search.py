@@ -64,7 +64,9 @@ def search(
     harness: Annotated[
         str, typer.Option(help="Whose task it is: lmms-eval, or lm-eval for a text model.")
     ] = "lmms-eval",
-    metric: Annotated[str | None, typer.Option(help="With lm-eval: the score that counts. Default: the first.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The task's score that counts: acc, acc_paper, … Default: the first in its list.")
+    ] = None,
     split: Annotated[
         str | None, typer.Option(help="With lm-eval: the split that the questions come from. Default: the task's.")
     ] = None,
@@ -72,6 +74,12 @@ def search(
         int | None,
         typer.Option("--num_fewshot", "--num-fewshot", min=0, help="With lm-eval: examples in front of each question."),
     ] = None,
+    choose: Annotated[
+        str,
+        typer.Option(
+            help="overall: the best cell. per_target: also the best cell of each token target, in choice_TARGET.yaml."
+        ),
+    ] = "overall",
 ) -> None:
     """Choose the layer, the strength and the tokens of a vector on held-out questions, with controls."""
     from lmms_steer.search.command import run_search as run
@@ -102,6 +110,7 @@ def search(
         metric=metric,
         split=split,
         num_fewshot=num_fewshot,
+        choose=choose,
     )
     for line in run(options):
         echo(line)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.comparison.samples import Samples
-from lmms_steer.comparison.systems import PROMPTED_SUFFIX, System
+from lmms_steer.comparison.systems import System, split_prompted
 
 # other options hold keys of services, or do not change an answer
 _OPTIONS = (
@@ -151,9 +151,7 @@ def _searched_on_test(run: Samples, searched: Mapping[str, Collection[str]]) -> 
 
 def _base_task(task: str) -> str:
     """Remove the suffixes that change only how the questions are asked."""
-    for suffix in (PROMPTED_SUFFIX, _LIKELIHOOD_SUFFIX):
-        task = task.removesuffix(suffix)
-    return task
+    return split_prompted(task)[0].removesuffix(_LIKELIHOOD_SUFFIX)
 
 
 def _option_text(value: Any) -> str:

@@ -9,8 +9,8 @@ from lmms_steer.comparison.runs import Evaluation, RunResults, find_runs, read_r
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.errors import UserError, unknown_name
 
-PROMPTED_SUFFIX = "_prompted"
-"""The end of the name of a task that asks another task's questions with another prompt: a system, not a task."""
+PROMPTED_SUFFIXES = ("_prompted_paper", "_prompted")
+"""Ends of the names of tasks that ask another task's questions with another prompt: systems, not tasks."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +129,23 @@ def _role_of(tasks: dict[str, Samples]) -> str:
 
 def _systems_of_run(name: str, tasks: dict[str, Samples], baseline: str, baseline_tasks: set[str]) -> Iterator[System]:
     """Split a run into itself and a prompted system, where the baseline has the same questions without the prompt."""
-    prompted = [task for task in tasks if task.removesuffix(PROMPTED_SUFFIX) in baseline_tasks - {task}]
-    rest = {task: samples for task, samples in tasks.items() if task not in prompted}
+    prompted: dict[str, dict[str, Samples]] = {}
+    rest: dict[str, Samples] = {}
+    for task, samples in tasks.items():
+        plain, suffix = split_prompted(task)
+        if suffix and plain in baseline_tasks:
+            prompted.setdefault(suffix.removeprefix("_"), {})[plain] = samples
+        else:
+            rest[task] = samples
     role = "baseline" if name == baseline else _role_of(tasks).replace("unsteered", "other")
     if rest:
         yield System(name, role, rest)
-    if prompted:
-        prompted_name = "prompted" if name == baseline else f"{name}, prompted" if rest else name
-        unprompted = {task.removesuffix(PROMPTED_SUFFIX): tasks[task] for task in prompted}
-        yield System(prompted_name, "prompted", unprompted)
+    for variant, unprompted in prompted.items():
+        alone = not rest and len(prompted) == 1
+        yield System(variant if name == baseline else name if alone else f"{name}, {variant}", "prompted", unprompted)
+
+
+def split_prompted(task: str) -> tuple[str, str]:
+    """Split the name of a task with another prompt into that of the plain task and the suffix; "" without one."""
+    suffix = next((suffix for suffix in PROMPTED_SUFFIXES if task.endswith(suffix)), "")
+    return task.removesuffix(suffix), suffix

@@ -18,6 +18,9 @@ from lmms_steer.data.local_copy import disk_errors
 from lmms_steer.scoring.choice import LETTERS
 from lmms_steer.tiny_world.scenes import STYLES, Scene, render
 
+SIZES = range(40, 200)
+SMALL_SIZES = range(40, 48)
+"""Of the images of the many questions that a split holds out, so that they are quick to make."""
 _IMAGE_FORMATS = (
     ("RGB", "JPEG", "jpg"),
     ("RGB", "PNG", "png"),
@@ -47,8 +50,8 @@ def write_stand_ins(folder: Path, questions: int = 24, seed: int = 0) -> dict[st
 
     Args:
         folder: the folder to write to.
-        questions: the number of questions of each task (What'sUp: rounded up to whole sets of four; CV-Bench: plus 150
-            for the test split).
+        questions: the number of questions of each task (CV-Bench, What'sUp and the counting questions of CLEVR: plus
+            150, so that the paper's splits have both parts; What'sUp: rounded up to whole sets of four).
         seed: of all random choices.
 
     Returns:
@@ -65,7 +68,9 @@ def write_stand_ins(folder: Path, questions: int = 24, seed: int = 0) -> dict[st
     return folders
 
 
-def draw_image(rng: random.Random, scene: Scene, number: int, suffix: str | None = None) -> tuple[bytes, str]:
+def draw_image(
+    rng: random.Random, scene: Scene, number: int, suffix: str | None = None, sizes: range = SIZES
+) -> tuple[bytes, str]:
     """Draw a scene as an image file of random size; consecutive numbers cycle through modes and formats.
 
     Args:
@@ -73,22 +78,25 @@ def draw_image(rng: random.Random, scene: Scene, number: int, suffix: str | None
         scene: to draw.
         number: picks mode and format, and seeds the rendering.
         suffix: `jpg` or `png`: only formats with this suffix. None: any.
+        sizes: of its sides, in pixels.
 
     Returns:
         The file's bytes and its suffix.
     """
     formats = [entry for entry in _IMAGE_FORMATS if suffix in (None, entry[2])]
     mode, file_format, chosen_suffix = formats[number % len(formats)]
-    width, height = rng.randrange(40, 200), rng.randrange(40, 200)
+    width, height = rng.choice(sizes), rng.choice(sizes)
     image = Image.fromarray(render(scene, STYLES["plain"], number)).resize((width, height)).convert(mode)
     buffer = BytesIO()
     image.save(buffer, file_format)
     return buffer.getvalue(), chosen_suffix
 
 
-def image_cell(rng: random.Random, scene: Scene, number: int, suffix: str | None = None) -> dict[str, Any]:
+def image_cell(
+    rng: random.Random, scene: Scene, number: int, suffix: str | None = None, sizes: range = SIZES
+) -> dict[str, Any]:
     """A drawn image as a value of a parquet file's image column; arguments as of `draw_image`."""
-    data, chosen_suffix = draw_image(rng, scene, number, suffix)
+    data, chosen_suffix = draw_image(rng, scene, number, suffix, sizes)
     return {"bytes": data, "path": f"{number}.{chosen_suffix}"}
 
 

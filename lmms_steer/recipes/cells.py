@@ -33,7 +33,7 @@ class Cell:
 
     Attributes:
         name: `KIND/MODEL/…`, which is also the path of its log and its mark.
-        kind: extract, search, evaluate, compare or command.
+        kind: extract, search, evaluate, compare, command or report.
         command: the words of the command line.
         needs: names of the cells that must be done before.
         reads: files and folders whose content the command depends on and that no cell makes.

@@ -37,8 +37,8 @@ class Layout:
 
     def chosen(self, name: str, study_name: str, study: Study, concept: str, method: str) -> Path:
         """Folder of the search whose choice a study uses, in this recipe or in another."""
-        if study.chosen is None:
-            return self.search(name, study_name, concept, method)
+        if study.chosen is None or self.recipe.chosen_in is None:
+            return self.search(name, study.chosen or study_name, concept, method)
         return Path(str(self.recipe.chosen_in)) / "search" / name / study.chosen / f"{concept_label(concept)}-{method}"
 
 

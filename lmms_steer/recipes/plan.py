@@ -2,18 +2,16 @@
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from lmms_steer.errors import UserError
+from lmms_steer.recipes.answers import search_answers
 from lmms_steer.recipes.cells import WAITABLE_KINDS, Cell
 from lmms_steer.recipes.layout import (
     Layout,
     backbone_name,
-    cells_searched,
     check_output,
     command_cell_name,
-    concept_label,
     evaluate_cell_name,
     extract_cell_name,
     launcher_words,
@@ -24,28 +22,12 @@ from lmms_steer.recipes.layout import (
     search_cell_name,
 )
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
+from lmms_steer.recipes.systems import methods_of, planned_systems, search_files
+from lmms_steer.search.options import parse_targets
 
+REPORT_FILES = ("report.md", "report.csv")
 MAX_CELLS = 20_000
 """Most cells of a recipe; they are the product of what it names."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedSystem:
-    """One system of a study: the baseline, or what is compared with it.
-
-    Attributes:
-        name: name in tables.
-        args: added to `--model_args`.
-        tests: tasks.
-        needs: names of the cells that must be done before.
-        reads: files that no cell of this recipe makes.
-    """
-
-    name: str
-    args: str
-    tests: tuple[str, ...]
-    needs: tuple[str, ...] = ()
-    reads: tuple[str, ...] = ()
 
 
 class Planner:
@@ -77,7 +59,8 @@ class Planner:
             if by_name.setdefault(cell.name, cell) != cell:
                 both = f"`{by_name[cell.name]}` and `{cell}`"
                 raise UserError(f"two different cells would be {cell.name}: {both}: rename what they read")
-        return [*by_name.values(), *self._command_cells(list(by_name.values()))]
+        cells = list(by_name.values())
+        return [*cells, *self._command_cells(cells), *self._report_cell(cells)]
 
     def _check_size(self) -> None:
         """
@@ -88,7 +71,8 @@ class Planner:
         concepts = len(recipe.concepts) + sum(len(study.concepts) for study in recipe.studies.values())
         controls = sum(settings.controls for settings in recipe.methods.values())
         each = len(recipe.systems) + 1
-        vectors = len(recipe.models) * concepts * (len(recipe.methods) * each + controls)
+        targets = 1 if recipe.search.choose == "overall" else len(parse_targets(recipe.search.tokens))
+        vectors = len(recipe.models) * concepts * (len(recipe.methods) * each + controls) * targets
         if vectors > MAX_CELLS:
             raise UserError(
                 f"the recipe has up to {vectors} cells, more than {MAX_CELLS}: {len(recipe.models)} models times"
@@ -110,7 +94,7 @@ class Planner:
             return
         for model in self.recipe.models.values():
             backbone = backbone_name(model)
-            for method, settings in self.recipe.methods.items():
+            for method, settings in methods_of(self.recipe, model).items():
                 yield Cell(
                     name=extract_cell_name(model, method),
                     kind="extract",
@@ -129,16 +113,15 @@ class Planner:
         if study.select is None:
             return
         for concept in study.concepts:
-            for method, settings in self.recipe.methods.items():
+            for method, settings in methods_of(self.recipe, model).items():
                 folder = self.layout.search(name, study_name, concept, method)
-                written = ("choice.yaml", "choice_1se.yaml", "result.json", *_control_files(settings))
                 yield Cell(
                     name=search_cell_name(name, study_name, concept, method),
                     kind="search",
                     command=self._search_command(model, study.select, concept, method, folder),
                     needs=(extract_cell_name(model, method),),
                     reads=(*self.include_path[1:], *local_paths(model)),
-                    makes=tuple(str(folder / file) for file in written),
+                    makes=tuple(str(folder / file) for file in search_files(self.recipe, settings)),
                     folder=str(folder),
                     loads=loaded_weights(model),
                     answers=self._search_answers(model, study, settings),
@@ -156,18 +139,19 @@ class Planner:
             *option_words("--score", search.score),
             *("--controls", str(settings.controls), "--batch_size", str(model.search_batch_size)),
             *option_words("--limit", search.limit or self.recipe.limit),
+            *option_words("--metric", self.recipe.metric),
+            *option_words("--choose", search.choose if search.choose != "overall" else None),
             *("--output", str(folder)),
         )
 
     def _search_answers(self, model: Model, study: Study, settings: Method) -> int | None:
         questions = study.select_questions or 0
         limit = self.recipe.search.limit or self.recipe.limit or questions
-        cells = cells_searched(model, settings.alphas, self.recipe.search.tokens, settings.controls)
-        return cells * min(questions, limit) or None
+        return search_answers(model, self.recipe.search, settings, min(questions, limit))
 
     def _evaluate_cells(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
         questions = study.test_questions
-        for system in _planned_systems(self.recipe, self.layout, name, study_name, study):
+        for system in planned_systems(self.recipe, self.layout, name, study_name):
             folder = self.layout.run(name, study_name, system.name)
             model_args = ",".join(filter(None, (model_args_line(model), system.args)))
             yield Cell(
@@ -191,7 +175,7 @@ class Planner:
     def _compare_cells(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
         if not self.recipe.compare or "baseline" not in self.recipe.systems:
             return
-        systems = [system.name for system in _planned_systems(self.recipe, self.layout, name, study_name, study)]
+        systems = [system.name for system in planned_systems(self.recipe, self.layout, name, study_name)]
         searches = list(self._search_cells(name, model, study_name, study))
         page = self.output / "boards" / name / f"{study_name}.html"
         yield Cell(
@@ -201,6 +185,7 @@ class Planner:
                 *("lmms-steer", "compare"),
                 *(f"{system}={self.layout.run(name, study_name, system)}" for system in systems),
                 *("--baseline", "baseline"),
+                *option_words("--metric", self.recipe.metric),
                 *self.include_path,
                 *(word for cell in searches for word in ("--studies", str(cell.folder))),
                 *("--html", str(page), "--csv", str(page.with_suffix(".csv"))),
@@ -210,6 +195,19 @@ class Planner:
                 *(cell.name for cell in searches),
             ),
             makes=(str(page), str(page.with_suffix(".csv"))),
+            # the tables of a report hold these numbers
+            show=self.recipe.report is None,
+        )
+
+    def _report_cell(self, others: list[Cell]) -> Iterator[Cell]:
+        if self.recipe.report is None:
+            return
+        yield Cell(
+            name="report",
+            kind="report",
+            command=("lmms-steer", "report", str(self.output), *option_words("--metric", self.recipe.metric)),
+            needs=tuple(cell.name for cell in others if cell.kind in ("search", "evaluate")),
+            makes=tuple(str(self.output / file) for file in REPORT_FILES),
             show=True,
         )
 
@@ -226,43 +224,3 @@ class Planner:
                 makes=tuple(path.replace("{output}", str(self.output)) for path in command.makes),
                 show=command.show,
             )
-
-
-def _planned_systems(
-    recipe: Recipe, layout: Layout, model: str, study_name: str, study: Study
-) -> Iterator[PlannedSystem]:
-    """All systems that a study evaluates with the model called `model`."""
-    wanted, tests = recipe.systems, study.test
-    if "baseline" in wanted:
-        yield PlannedSystem("baseline", "", tests)
-    if "prompted" in wanted:
-        yield PlannedSystem("prompted", "", study.test_prompted or tuple(f"{test}_prompted" for test in tests))
-    if "calibrated" in wanted and study.select:
-        # every search of a study asks the same questions, so the biases of the first one serve for all
-        concept, method = study.concepts[0], next(iter(recipe.methods))
-        bias = layout.search(model, study_name, concept, method) / "answer_bias.yaml"
-        search = search_cell_name(model, study_name, concept, method)
-        yield PlannedSystem("calibrated", f"answer_bias={bias}", tests, (search,))
-    for concept in study.concepts:
-        for method in recipe.methods:
-            folder = layout.chosen(model, study_name, study, concept, method)
-            needs = (search_cell_name(model, study_name, concept, method),) if study.select else ()
-            label = method if len(study.concepts) == 1 else f"{concept_label(concept)}-{method}"
-            for name, file in _choices(recipe, method, label):
-                path = str(folder / file)
-                yield PlannedSystem(name, f"steering={path}", tests, needs, () if needs else (path,))
-
-
-def _choices(recipe: Recipe, method: str, label: str) -> Iterator[tuple[str, str]]:
-    """Name of each steered system, and the file of a search that holds its spec."""
-    if "steered" in recipe.systems:
-        yield label, "choice.yaml"
-    if "steered_1se" in recipe.systems:
-        yield f"{label}-1se", "choice_1se.yaml"
-    if "controls" in recipe.systems:
-        for seed, file in enumerate(_control_files(recipe.methods[method])):
-            yield f"{label}-random-{seed}", file
-
-
-def _control_files(settings: Method) -> list[str]:
-    return [f"control_random_{seed}.yaml" for seed in range(settings.controls)]

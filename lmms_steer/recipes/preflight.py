@@ -13,7 +13,8 @@ from lmms_steer.data.availability import absence_note, missing_datasets
 from lmms_steer.recipes.cells import Cell, Marks
 from lmms_steer.recipes.layout import backbone_name
 from lmms_steer.recipes.ledger import States
-from lmms_steer.recipes.schema import Recipe
+from lmms_steer.recipes.schema import Method, Recipe
+from lmms_steer.recipes.systems import methods_of
 from lmms_steer.vectors.backbones import backbone_checkpoint, checkpoint, sae_of
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.weights import weight_files
@@ -153,15 +154,19 @@ def _missing_for_extraction(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[s
     """Backbones, SAEs and the key of a judge, where a cell extracts vectors."""
     if not any(cell.kind == "extract" for cell in cells):
         return
-    with_sae = [settings for name, settings in recipe.methods.items() if methods.get(split_method(name)[0]).uses_sae]
-    for backbone in dict.fromkeys(map(backbone_name, recipe.models.values())):
+    of_backbones: dict[str, list[Method]] = {}
+    for model in recipe.models.values():
+        used = methods_of(recipe, model).items()
+        with_sae = [settings for name, settings in used if methods.get(split_method(name)[0]).uses_sae]
+        of_backbones.setdefault(backbone_name(model), []).extend(with_sae)
+    for backbone, with_sae in of_backbones.items():
         full = backbone_checkpoint(backbone)
         if not local_checkpoint(full):
             yield f"the backbone {full} is {absence_note()}"
         for saes in {settings.sae or sae_of(backbone) for settings in with_sae}:
             if saes and not Path(saes).exists():
                 yield f"{backbone}'s SAEs come from {saes}, fetched where they are not on this disk"
-    judges = {settings.judge or "llm" for settings in with_sae}
+    judges = {settings.judge or "llm" for with_sae in of_backbones.values() for settings in with_sae}
     if "llm" in judges and not os.environ.get("OPENAI_API_KEY"):
         yield "WARNING: OPENAI_API_KEY is not set: SAE features will be used unchecked; set it, or set judge: none"
 

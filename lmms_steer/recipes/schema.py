@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+REPORTS = ("paper",)
 SYSTEMS = ("baseline", "prompted", "calibrated", "steered", "steered_1se", "controls")
 """What a study can evaluate.
 
@@ -46,6 +47,8 @@ class Model(Strict):
     backbone: str | None = None
     """Text model that the vectors are extracted from. Default: the one that `backbones.yaml` lists for this model, else
     the model's own language model."""
+    methods: Names | None = Field(default=None, min_length=1)
+    """Names of the recipe's methods that are used with this model. Default: all."""
     layers: Range = ""
     """Layers that a search tries. Default: all."""
     batch_size: int = Field(default=16, ge=1)
@@ -74,6 +77,8 @@ class Search(Strict):
 
     tokens: Range = "image,text,both"
     """Token targets that a search tries."""
+    choose: str = "overall"
+    """`overall`: the best cell of all. `per_target`: the best cell of each token target, each of them a system."""
     strategy: str | None = None
     """Search strategy, as for `lmms-steer search --strategy`. Default: `grid`, every cell on every question."""
     score: str | None = None
@@ -90,7 +95,7 @@ class Study(Strict):
     select: str | None = None
     """Task of held-out questions for the choice. Required unless `chosen` is set."""
     chosen: str | None = None
-    """Name of a study in the recipe `chosen_in` whose choices are used unchanged."""
+    """Name of a study whose choices are used unchanged: of the recipe `chosen_in` if that is set, else of this one."""
     test: Names = Field(min_length=1)
     """Tasks that every system is evaluated on."""
     test_prompted: Names | None = None
@@ -142,6 +147,10 @@ class Recipe(Strict):
     """Concepts to extract in addition to those of the studies."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first questions of every task."""
+    metric: str | None = None
+    """The score that choices are made by and systems compared by. Default: each task's own."""
+    report: str | None = None
+    """`paper`: end with `report.md` and `report.csv`, tables of models, methods and token targets for each task."""
     compare: bool = True
     """Whether each study ends with a comparison of its systems."""
     commands: tuple[Command, ...] = ()

@@ -20,8 +20,9 @@ from lmms_steer.recipes.cells import WAITABLE_KINDS
 from lmms_steer.recipes.in_process import PROGRAMS
 from lmms_steer.recipes.layout import backbone_name, command_cell_name, concept_label
 from lmms_steer.recipes.preflight import local_checkpoint
-from lmms_steer.recipes.schema import SYSTEMS, Recipe
-from lmms_steer.search.options import SCORES, is_test_task, parse_alphas, parse_layers, parse_targets
+from lmms_steer.recipes.schema import REPORTS, SYSTEMS, Recipe, Study
+from lmms_steer.search.metric import check_metric
+from lmms_steer.search.options import CHOICES, SCORES, is_test_task, parse_alphas, parse_layers, parse_targets
 from lmms_steer.search.strategies import parse_strategy
 from lmms_steer.vectors.backbones import checkpoint, short_name
 from lmms_steer.vectors.methods import check_method
@@ -53,6 +54,9 @@ def check_recipe(recipe: Recipe, tree: YamlNode) -> None:
     _check_studies(recipe, tree)
     _check_commands(recipe, tree)
     _check_known(tree, ("systems",), "system", recipe.systems, SYSTEMS)
+    _check_known(tree, ("report",), "report", filter(None, [recipe.report]), REPORTS)
+    if recipe.report and "baseline" not in recipe.systems:
+        raise _with_line(tree, ("report",), UserError("a report compares with the baseline: add it to systems:"))
     if not recipe.models or not recipe.studies:
         raise UserError(f"{tree.where}: the recipe has no models or no studies, so there is nothing to do")
 
@@ -66,6 +70,7 @@ def _check_models(recipe: Recipe, tree: YamlNode) -> None:
             if re.search(r"[,=\s]", value):
                 error = UserError(f"{key}={value}: a value in --model_args cannot contain ',', '=' or a space")
                 raise _with_line(tree, (*path, key if key == "pretrained" else "args"), error)
+        _check_known(tree, (*path, "methods"), "method of this recipe", model.methods or (), recipe.methods)
         if model.layers:
             _check_value(tree, (*path, "layers"), parse_layers, model.layers, _number_of_layers(model.pretrained))
     _check_backbone_names(recipe, tree)
@@ -126,6 +131,12 @@ def _check_search(recipe: Recipe, tree: YamlNode) -> None:
         _check_value(tree, ("search", "strategy"), parse_strategy, search.strategy)
         _check_question_counts(recipe, tree, search.strategy)
     _check_known(tree, ("search", "score"), "score", filter(None, [search.score]), SCORES)
+    _check_known(tree, ("search", "choose"), "choose:", [search.choose], CHOICES)
+    if search.choose == "per_target":
+        _check_value(tree, ("search", "choose"), parse_strategy(search.strategy or "grid").check_targets)
+    if recipe.metric is not None and search.score == "letters":
+        error = UserError(f"metric: {recipe.metric}: with score: letters the likeliest letter counts: leave one out")
+        raise _with_line(tree, ("metric",), error)
 
 
 def _check_question_counts(recipe: Recipe, tree: YamlNode, strategy: str) -> None:
@@ -165,8 +176,10 @@ def _check_studies(recipe: Recipe, tree: YamlNode) -> None:
         if (study.select is None) == (study.chosen is None):
             raise _with_line(tree, path, UserError(f"study {name}: set either select: TASK or chosen: STUDY"))
         if study.chosen is not None and recipe.chosen_in is None:
-            missing = UserError("chosen needs chosen_in: FOLDER, the folder of the recipe that made the choice")
-            raise _with_line(tree, (*path, "chosen"), missing)
+            _check_chosen(recipe, tree, name, study)
+    tasks_asked = (task for study in recipe.studies.values() for task in (study.select, *study.test) if task)
+    for task in tasks_asked if recipe.metric is not None else ():
+        check_once(("metric",), _check_metric, recipe.metric, task, recipe.include_path)
     for concept in recipe.concepts:
         _check_concept(tree, ("concepts",), concept)
     _check_labels(recipe, tree)
@@ -187,6 +200,31 @@ def _check_select(task: str, include_path: str | None) -> None:
     split = str(config.get("test_split") or config.get("validation_split"))
     if is_test_task(task, split):
         raise UserError(f"select: {task} asks the split {split!r}: choose on held-out questions (…_select)")
+
+
+def _check_chosen(recipe: Recipe, tree: YamlNode, name: str, study: Study) -> None:
+    """Check that a study of this recipe makes the choices that another one uses."""
+    path = ("studies", name, "chosen")
+    choosing = {key: one for key, one in recipe.studies.items() if one.select}
+    if study.chosen not in choosing:
+        hint = "; for a choice of another recipe, set chosen_in: FOLDER"
+        unknown = unknown_name("study that chooses", study.chosen, choosing)
+        raise _with_line(tree, path, UserError(f"{unknown}{hint}"))
+    missing = [concept for concept in study.concepts if concept not in choosing[study.chosen].concepts]
+    if missing:
+        raise _with_line(tree, path, UserError(f"the study {study.chosen} chooses nothing for {', '.join(missing)}"))
+
+
+def _check_metric(metric: str, task: str, include_path: str | None) -> None:
+    kind, file = task_files.task_file(task, include_path)
+    if kind != "task":
+        return
+    try:
+        listed = read_task_file(file).get("metric_list")
+    except UserError:
+        # data that is missing; the plan reports it
+        return
+    check_metric(metric, task, listed)
 
 
 def _check_prompted(task: str, include_path: str | None) -> None:

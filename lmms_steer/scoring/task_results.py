@@ -75,6 +75,7 @@ def score_choice(
     strict: bool = False,
     benchmark: str = "CV-Bench",
     row_index: int = 0,
+    whole: str | None = None,
 ) -> dict[str, Any]:
     """Score a generated answer to a multiple-choice question.
 
@@ -84,23 +85,33 @@ def score_choice(
         right: the letter of the correct choice.
         strict: whether `acc` is by the strict reading.
         benchmark, row_index: for `acc_paper`, as in `lmms_steer.scoring.paper.is_right`.
+        whole: what `acc_paper` scores, where `answer` is only its first paragraph; None for `answer`.
     """
     parsed, other = (parse_choice(answer, choices, reading) for reading in (strict, not strict))
-    acc_paper = paper.is_right(benchmark, answer, choices, right, row_index)
+    acc_paper = paper.is_right(benchmark, answer if whole is None else whole, choices, right, row_index)
     scores = {**_scores(parsed, right), **other_reading(other, right, "lenient" if strict else "strict")}
     return {**scores, "acc_paper": acc_paper, "letters": {parsed: 1.0} if parsed else {}}
 
 
-def score_number(answer: str, right: int) -> dict[str, Any]:
+def score_number(answer: str, right: int, whole: str | None = None) -> dict[str, Any]:
     """Score a generated answer to a question that asks for a number.
 
     Args:
         answer: the model's answer.
         right: the correct number.
+        whole: as for `score_choice`.
     """
     parsed, strict = (_text(parse_number(answer, strict)) for strict in (False, True))
-    acc_paper = paper.is_right("CLEVR", answer, (), str(right))
+    acc_paper = paper.is_right("CLEVR", answer if whole is None else whole, (), str(right))
     return {**_scores(parsed, str(right)), **other_reading(strict, str(right), "strict"), "acc_paper": acc_paper}
+
+
+def first_paragraph(answer: str) -> str:
+    """The answer up to the first empty line, where lmms-eval ends answers unless a task says otherwise.
+
+    The tasks that ship generate on, because `acc_paper` is of the whole text, but read choices and numbers from this.
+    """
+    return answer.split("\n\n", maxsplit=1)[0]
 
 
 def score_losses(responses: Sequence[Any], right: int, names: Sequence[str] = LETTERS) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Assess what a search measured: the choice for each vector, its gain, and the controls for comparison."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -20,13 +20,17 @@ from lmms_steer.statistics import Floats, Ints
 from lmms_steer.statistics.paired import compare_scores
 
 
-def assess_search(plan: Plan, grid: ScoreGrid, calibrated: Calibration | None) -> SearchResult:
+def assess_search(
+    plan: Plan, grid: ScoreGrid, calibrated: Calibration | None, per_target: bool = False
+) -> SearchResult:
     """The result of a search, not yet confirmed.
 
     Args:
         plan: the search.
         grid: the scores of all cells; some cell of each vector and control was measured on all questions.
         calibrated: answer biases that were fitted on the same questions.
+        per_target: choose a cell for each token target as well; then some cell of each target was measured on all
+            questions.
     """
     return SearchResult(
         n=plan.n,
@@ -34,7 +38,7 @@ def assess_search(plan: Plan, grid: ScoreGrid, calibrated: Calibration | None) -
         baseline_unparsed=_known(grid.unparsed_by(None)),
         cells=len(grid.cells),
         n_images=None if grid.image_of is None else len(np.unique(grid.image_of)),
-        vectors={name: _assess_vector(plan, grid, name) for name in plan.user_vectors},
+        vectors={name: _assess_targets(plan, grid, name, per_target) for name in plan.user_vectors},
         calibrated=None if calibrated is None else _assess_calibration(calibrated, grid.image_of),
     )
 
@@ -72,6 +76,12 @@ def paired_gain(base: Floats, scores: Floats, image_of: Ints | None = None) -> G
     """
     paired = compare_scores(base, scores, image_of)
     return Gain(paired.accuracy, paired.gain, paired.low, paired.high, paired.p, paired.fixed, paired.broken)
+
+
+def _assess_targets(plan: Plan, grid: ScoreGrid, name: str, per_target: bool) -> VectorResult:
+    targets = plan.tokens if per_target else ()
+    found = {tokens: _assess_vector(plan, grid.of_target(tokens), name) for tokens in targets}
+    return replace(_assess_vector(plan, grid, name), targets=found)
 
 
 def _assess_vector(plan: Plan, grid: ScoreGrid, name: str) -> VectorResult:

@@ -11,6 +11,7 @@ from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.harness import task_files
 from lmms_steer.search.harnesses import check_arguments, create, load
+from lmms_steer.search.metric import check_metric
 from lmms_steer.search.options import SearchOptions, parse_alphas, parse_layers, refuse_test
 from lmms_steer.search.plan import (
     FEW_QUESTIONS,
@@ -140,6 +141,11 @@ def _ask(options: SearchOptions) -> _Asked:
     confirmation_questions = (
         check_confirmation_task(confirmation_task, questions, score) if confirmation_task is not None else []
     )
+    if options.harness == LMMS_EVAL and options.metric is not None:
+        for one in filter(None, (task, confirmation_task)):
+            check_metric(options.metric, one.config.task, one.config.metric_list)
+        if score == "letters":
+            raise UserError(f"--metric {options.metric}: in {options.task} the likeliest letter counts: leave it out")
     sha256 = questions_sha256(questions)
     return _Asked(task, confirmation_task, questions, sha256, confirmation_questions, generates, score)
 

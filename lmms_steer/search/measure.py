@@ -58,6 +58,7 @@ class Measurer:
         budget: bytes of a base pass to hold in memory; None holds all.
         folder: where to store the rest.
         refuted_file: written when a replay is found wrong, and read by the study's other and later processes.
+        metric: the score of generated text that counts; None for the first in the task's list.
 
     Attributes:
         why_not_replayed: why batches are not replayed any more; empty while they are.
@@ -66,11 +67,12 @@ class Measurer:
     def __init__(
         self, lm: Any, task: Any, vectors: Mapping[str, SteeringVectors], generates: bool, targets: Sequence[str],
         budget: int | None = None, folder: Path | None = None, refuted_file: Path = Path(REFUTED_FILE),
+        metric: str | None = None,
     ) -> None:  # fmt: skip
         self.lm, self.task, self.vectors = lm, task, vectors
         special = getattr(lm.tokenizer, "all_special_ids", None)
         self.options = ReplayOptions(tuple(targets), special, budget, folder, generates, StackRunner(lm.model.device))
-        self.why_not_replayed, self.refuted_file = "", refuted_file
+        self.why_not_replayed, self.refuted_file, self.metric = "", refuted_file, metric
 
     def __call__(self, batch: Sequence[Question], cells: Sequence[Cell], check: bool = False) -> Measurement:
         """Measure all cells on all questions.
@@ -111,7 +113,7 @@ class Measurer:
             return self.task.prepare(self.lm, batch)
         inputs = self.lm.model_inputs([q.text for q in batch], [q.visuals for q in batch])
         if self.options.generates:
-            return PreparedBatch(inputs, GenerationScorer(self.lm, self.task, batch, inputs))
+            return PreparedBatch(inputs, GenerationScorer(self.lm, self.task, batch, inputs, self.metric))
         return PreparedBatch(inputs, LetterScorer(self.lm, batch))
 
     def _replay(self, prepared: PreparedBatch) -> Replay | None:

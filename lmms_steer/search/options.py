@@ -11,6 +11,7 @@ from lmms_steer.search.strategies import ChosenStrategy, StrategyBuilder, parse_
 from lmms_steer.steering.intervention import TOKENS
 
 SCORES = ("auto", "letters", "generate")
+CHOICES = ("overall", "per_target")
 MAX_VALUES = 10_000
 """Most layers or alphas that a range may stand for."""
 
@@ -40,11 +41,13 @@ class SearchOptions:
         include_path: the user's own folder of tasks.
         keep: save a winner's layer, alpha and tokens as its vector's default for this model.
         harness: whose task it is, `lmms-eval` or `lm-eval`. With lm-eval the model is a text model.
-        metric, split, num_fewshot: of a task of lm-eval: the score that counts, the split that the questions come from,
-            and the number of examples in front of each question. None for the task's own.
+        metric: the score that counts; None for the first in the task's list.
+        split, num_fewshot: of a task of lm-eval: the split that the questions come from, and the number of examples in
+            front of each question. None for the task's own.
+        choose: `overall`, the best cell of all, or `per_target`, also the best cell of each token target.
 
     Raises:
-        UserError: for an unknown strategy or score, or a number out of range.
+        UserError: for an unknown strategy, score or choice, options that exclude each other, or a number out of range.
     """
 
     model: str
@@ -71,6 +74,12 @@ class SearchOptions:
     metric: str | None = None
     split: str | None = None
     num_fewshot: int | None = None
+    choose: str = "overall"
+
+    @property
+    def per_target(self) -> bool:
+        """Whether a cell is chosen for each token target."""
+        return self.choose == "per_target"
 
     @property
     def names(self) -> list[str]:
@@ -101,11 +110,27 @@ class SearchOptions:
             raise UserError(f"--score {self.score}: lm-eval's tasks score answers themselves, so leave it out")
         if self.harness == LM_EVAL and "image" in self.targets:
             raise UserError("--tokens image: a text model has no image tokens")
-        for name in ("metric", "split", "num_fewshot"):
+        if self.harness == LMMS_EVAL and self.score == "letters" and self.metric is not None:
+            raise UserError(f"--metric {self.metric}: with --score letters the likeliest letter counts: leave one out")
+        self._check_choose()
+        for name in ("split", "num_fewshot"):
             if self.harness == LMMS_EVAL and getattr(self, name) is not None:
                 raise UserError(f"--{name} {getattr(self, name)}: only for tasks of lm-eval, --harness lm-eval")
         if self.memory < 0:
             raise UserError(f"--memory {self.memory:g}: expected GiB, 0 or more")
+
+    def _check_choose(self) -> None:
+        if self.choose not in CHOICES:
+            raise unknown_name("--choose", self.choose, CHOICES)
+        if not self.per_target:
+            return
+        self.chosen_strategy.check_targets()
+        for option in ("confirm", "keep"):
+            if getattr(self, option):
+                raise UserError(
+                    f"--{option} takes one cell, and --choose per_target chooses one for each token target: evaluate"
+                    " choice_TARGET.yaml instead"
+                )
 
 
 def parse_layers(text: str, n_layers: int | None = None) -> tuple[int, ...]:

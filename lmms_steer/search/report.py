@@ -32,6 +32,8 @@ def report_lines(
     yield f"baseline {result.baseline:.3f} on {plan.n} questions{images} of {plan.task}{unparsed}"
     for name, vector in result.vectors.items():
         yield from _choice_lines(name, vector, adaptive)
+        for tokens, target in vector.targets.items():
+            yield _target_line(tokens, target)
         if result.confirmed is not None:
             yield _confirmation_line(plan, name, result.confirmed)
         yield f"  -> {plan.folder(output, name) / 'choice.yaml'}, for --model_args steering=…"
@@ -41,7 +43,9 @@ def report_lines(
     elif plan.harness == LMMS_EVAL:
         yield "no answer biases: the answers are not of one small set of words"
     if not confirmation_requested:
-        yield ("the choice was made on these questions: measure it on others before you report it (--confirm TASK)")
+        per_target = any(vector.targets for vector in result.vectors.values())
+        how = "evaluate each choice_TARGET.yaml there" if per_target else "--confirm TASK"
+        yield f"the choice was made on these questions: measure it on others before you report it ({how})"
 
 
 def format_cell(cell: CellResult) -> str:
@@ -73,6 +77,14 @@ def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[s
     yield f"  {rule}: {format_cell(cautious)}: {format_gain(cautious)}"
     if vector.controls:
         yield f"  random vectors of the same norms, searched in the same way: {_gains(vector.controls.values())}"
+
+
+def _target_line(tokens: str, target: VectorResult) -> str:
+    best = target.best
+    random = f"; random: {_gains(target.controls.values())}" if target.controls else ""
+    p = f"p = {target.p_corrected:.3g} among the {target.cells_tried} cells of this target"
+    cell = f"layer={best.layer},alpha={best.alpha:g}"
+    return f"  tokens={tokens}: {cell}: {format_gain(best)}, {p}{random} -> choice_{tokens}.yaml"
 
 
 def _confirmation_line(plan: Plan, name: str, confirmed: ConfirmationResult) -> str:

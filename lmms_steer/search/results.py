@@ -6,7 +6,7 @@ the keys of version 1, whose files carry no `version`, so that readers of either
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -70,6 +70,7 @@ class VectorResult:
         counted_on: number of questions that `p_corrected` is computed on.
         one_standard_error: the cell with the smallest |alpha| within one standard error of the best.
         controls: control ▸ its best cell, found in the same way.
+        targets: token target ▸ the same for the cells of this target alone; empty where one cell was chosen of all.
     """
 
     best: CellResult
@@ -80,6 +81,7 @@ class VectorResult:
     counted_on: int
     one_standard_error: CellResult
     controls: Mapping[str, CellResult]
+    targets: Mapping[str, "VectorResult"] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         best = self.best
@@ -230,10 +232,12 @@ _BEST_KEYS = ("p_corrected", "winner", "cells_tried", "finalists", "counted_on")
 
 def _vector_to_json(vector: VectorResult) -> dict[str, Any]:
     about_best = {key: getattr(vector, key) for key in _BEST_KEYS}
+    targets = {name: _vector_to_json(target) for name, target in vector.targets.items()}
     return {
         "best": _cell_to_json(vector.best) | about_best,
         "one_standard_error": _cell_to_json(vector.one_standard_error),
         "controls": {name: _cell_to_json(cell) for name, cell in vector.controls.items()},
+        **({"targets": targets} if targets else {}),
     }
 
 
@@ -254,23 +258,27 @@ def _gain(kind: type[G], data: Mapping[str, Any]) -> G:
         TypeError: for other keys or values.
     """
     made = kind(**data)
-    for field in fields(made):
-        value = getattr(made, field.name)
-        if field.name in ("tokens", "scored_by"):
+    for one in fields(made):
+        value = getattr(made, one.name)
+        if one.name in ("tokens", "scored_by"):
             if not isinstance(value, str):
-                raise TypeError(f"{field.name} is {shorten(repr(value))}")
+                raise TypeError(f"{one.name} is {shorten(repr(value))}")
         elif value is not None:
             _number(value)
     return made
 
 
-def _vector_from_json(data: Mapping[str, Any]) -> VectorResult:
+def _vector_from_json(data: Mapping[str, Any], of_target: bool = False) -> VectorResult:
+    # a target has no targets of its own, whatever its file says
+    listed = {} if of_target else data.get("targets") or {}
+    targets = {name: _vector_from_json(target, of_target=True) for name, target in listed.items()}
     best = dict(data["best"])
     about_best = {key: best.pop(key) for key in _BEST_KEYS}
     return VectorResult(
         best=_gain(CellResult, best),
         one_standard_error=_gain(CellResult, data["one_standard_error"]),
         controls={name: _gain(CellResult, cell) for name, cell in data["controls"].items()},
+        targets=targets,
         **about_best,
     )
 

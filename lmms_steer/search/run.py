@@ -77,6 +77,12 @@ class SearchRun:
         cells = self.plan.cells(last_layer)
         if not cells:
             raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
+        for tokens in self.plan.tokens if self.options.per_target else ():
+            if all(cell.tokens != tokens for cell in cells):
+                raise UserError(
+                    f"tokens={tokens} has no cell to choose: steering image tokens of the last layer cannot change an"
+                    " answer; add a layer to --layers"
+                )
         if finished := len(list((self.options.output / "batches").glob("*.parquet"))):
             yield f"resumed: {finished} measured {'batch' if finished == 1 else 'batches'} of questions found"
         context = self._context(cells)
@@ -129,7 +135,7 @@ class SearchRun:
             biases_apply = not isinstance(self.task, OtherTask)
             calibrated = calibrate(self.questions, store.answers, self.lm.first_token) if biases_apply else None
             with FileLock(self.options.output / ".result.lock"):
-                result = assess_search(self.plan, grid, calibrated)
+                result = assess_search(self.plan, grid, calibrated, self.options.per_target)
                 self._write(grid, result, calibrated)
                 if confirmation_task is not None:
                     confirmed, why_not_replayed_there = self._confirm(result, confirmation_task)
@@ -150,6 +156,12 @@ class SearchRun:
         for name in self.plan.vectors:
             if not grid.of(name).finalists:
                 raise UserError(f"the strategy {self.chosen.name} measured no cell of {name} on all questions")
+            for tokens in self.plan.tokens if self.options.per_target else ():
+                if not grid.of(name).of_target(tokens).finalists:
+                    raise UserError(
+                        f"the strategy {self.chosen.name} measured no cell of {name} with tokens={tokens} on all"
+                        " questions, so none can be chosen for this target: use --strategy grid"
+                    )
         spent = max(grid.spent, self.chosen.questions_spent(context.n))
         return replace(grid, spent=spent, unparsed=store.unparsed), store
 
@@ -160,7 +172,8 @@ class SearchRun:
     def _measurer(self, task: Any, folder: Path) -> Measurer:
         generates, budget = self.plan.score == "generate", int(self.options.memory * GIB)
         refuted_file = self.options.output / REFUTED_FILE
-        return Measurer(self.lm, task, self.vectors, generates, self.plan.tokens, budget, folder, refuted_file)
+        targets, metric = self.plan.tokens, self.plan.metric
+        return Measurer(self.lm, task, self.vectors, generates, targets, budget, folder, refuted_file, metric)
 
     def _write_journal(self, grid: ScoreGrid) -> None:
         with FileLock(self.options.output / ".journal.lock"):

@@ -115,12 +115,15 @@ class GenerationScorer:
         task: an lmms-eval task with `output_type: generate_until`.
         batch: the questions.
         inputs: the batch as the model takes it.
+        metric: the score that counts; None for the first in the task's list.
 
     Raises:
         UserError: for a task of another output type.
     """
 
-    def __init__(self, lm: Any, task: Any, batch: Sequence[Question], inputs: dict[str, Any]) -> None:
+    def __init__(
+        self, lm: Any, task: Any, batch: Sequence[Question], inputs: dict[str, Any], metric: str | None = None
+    ) -> None:
         if task.config.output_type != "generate_until":
             raise UserError(f"{task.config.task} is {task.config.output_type}: --score generate needs generate_until")
         self.lm, self.task, self.batch, self.inputs = lm, task, batch, inputs
@@ -128,7 +131,7 @@ class GenerationScorer:
         task_settings = dict(task.config.generation_kwargs or {})
         self._until = stop_strings(task_settings)
         self.settings = generation_settings(task_settings) | {"do_sample": False}
-        self._metric = str(task.config.metric_list[0]["metric"])
+        self._metric = metric or str(task.config.metric_list[0]["metric"])
 
     def base(self, source: Source) -> Scored:  # noqa: ARG002  the interface of `LetterScorer`
         """Score the unsteered model.

@@ -41,6 +41,11 @@ class ScoreGrid:
         rows = [i for i, cell in enumerate(self.cells) if cell.vector == vector]
         return replace(self, cells=[self.cells[i] for i in rows], scores=self.scores[rows])
 
+    def of_target(self, tokens: str) -> "ScoreGrid":
+        """The cells of one token target."""
+        rows = [i for i, cell in enumerate(self.cells) if cell.tokens == tokens]
+        return replace(self, cells=[self.cells[i] for i in rows], scores=self.scores[rows])
+
     def unparsed_by(self, cell: Cell | None) -> float:
         """The share of a cell's answers (None: the unsteered model's) that could not be read; NaN where unknown."""
         unparsed = self.unparsed.get(cell)

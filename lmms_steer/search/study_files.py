@@ -57,6 +57,8 @@ def write_choices(
 ) -> None:
     """Write the specs that `--model_args steering=…` takes: the choice, the cautious choice, each control's choice.
 
+    Where a cell was chosen for each token target, the files of a target end in its name: `choice_image.yaml`.
+
     Args:
         folder: the vector's folder.
         plan, question_ids, name: as for `choice_spec`.
@@ -64,9 +66,11 @@ def write_choices(
         result: the vector's result.
     """
     study = study_sha256(plan, grid)
-    files = {"choice": (name, result.best), "choice_1se": (name, result.one_standard_error)}
-    for control, cell in result.controls.items():
-        files[f"control_{control.replace(':', '_')}"] = (f"{name},control={control}", cell)
+    files: dict[str, tuple[str, CellResult]] = {}
+    for suffix, found in {"": result, **{f"_{tokens}": target for tokens, target in result.targets.items()}}.items():
+        files[f"choice{suffix}"], files[f"choice_1se{suffix}"] = (name, found.best), (name, found.one_standard_error)
+        for control, cell in found.controls.items():
+            files[f"control_{control.replace(':', '_')}{suffix}"] = (f"{name},control={control}", cell)
     for file, (vector, cell) in files.items():
         spec = choice_spec(plan, study, question_ids, vector, cell)
         write_atomically(folder / f"{file}.yaml", spec.to_yaml().encode())

@@ -8,6 +8,7 @@ from lmms_steer.scoring.task_results import (
     doc_to_index,
     doc_to_target,
     doc_to_text,
+    first_paragraph,
     process_losses,
     score_choice,
 )
@@ -21,7 +22,8 @@ def __getattr__(name: str) -> Any:
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    return score_choice(results[0], doc["choices"], doc_to_target(doc), benchmark="BLINK")
+    whole = results[0]
+    return score_choice(first_paragraph(whole), doc["choices"], doc_to_target(doc), benchmark="BLINK", whole=whole)
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Any]:

@@ -9,15 +9,17 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from lmms_steer.data.documents import doc_to_text, doc_to_visual, with_pre_prompt
+from lmms_steer.data.paper_split import PARTS, paper_part
 from lmms_steer.data.source import find_source, with_images
 from lmms_steer.scoring.choice import LETTERS, parse_choice
 from lmms_steer.scoring.number import parse_number
-from lmms_steer.scoring.task_results import other_reading, score_losses, score_number
+from lmms_steer.scoring.task_results import first_paragraph, other_reading, score_losses, score_number
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 COUNT_HUB = "BUAADreamer/clevr_count_70k"
+COUNT_TASKS = {"train": "clevr_count", "test": "superclevr_count"}
 NUMBERS = [str(number) for number in range(11)]
 ANSWERS = (
     ["yes", "no"],
@@ -33,9 +35,12 @@ def __getattr__(name: str) -> Any:
     """`path_…`, `name_…` and `kwargs_…` of the data, and `docs_…`.
 
     After the underscore: `train` and `test` of the counting questions, `clevr`, `superclevr`. `docs_…` exists for the
-    last two.
+    last two, and for the parts of the paper's split of the others: `docs_train_select`, `docs_train_test`, ….
     """
     field, _, data = name.partition("_")
+    split, _, part = data.partition("_")
+    if field == "docs" and split in ("train", "test") and part in PARTS:
+        return lambda dataset: paper_part(COUNT_TASKS[split], part)(first_500(dataset))
     if field == "docs" and data in ("clevr", "superclevr"):
         return lambda dataset: documents(dataset, data)
     if field not in ("path", "name", "kwargs") or data not in ("train", "test", "clevr", "superclevr"):
@@ -62,7 +67,8 @@ def count_to_visual(doc: dict[str, Any]) -> list[Any]:
 
 
 def count_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    return with_pre_prompt(doc["problem"].replace("<image>", "").strip(), lmms_eval_specific_kwargs)
+    # not stripped, as in the paper's released code
+    return with_pre_prompt(doc["problem"].replace("<image>", ""), lmms_eval_specific_kwargs)
 
 
 def count_to_target(doc: dict[str, Any]) -> str:
@@ -78,7 +84,7 @@ def count_to_index(doc: dict[str, Any]) -> int:
 
 
 def count_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    return score_number(results[0], int(count_to_target(doc)))
+    return score_number(first_paragraph(results[0]), int(count_to_target(doc)), whole=results[0])
 
 
 def count_losses(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:

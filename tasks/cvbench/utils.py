@@ -8,8 +8,15 @@ import numpy as np
 
 from lmms_steer.data.documents import doc_to_visual
 from lmms_steer.data.source import task_attribute
-from lmms_steer.scoring import task_results
-from lmms_steer.scoring.task_results import doc_to_choice, doc_to_index, doc_to_target, doc_to_text, process_losses
+from lmms_steer.scoring.task_results import (
+    doc_to_choice,
+    doc_to_index,
+    doc_to_target,
+    doc_to_text,
+    first_paragraph,
+    process_losses,
+    score_choice,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -79,6 +86,7 @@ def total(values: list[float]) -> float:
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
-    """As `task_results.process_results`, with the question's part of the official score."""
-    scores = task_results.process_results(doc, results)
+    """As `score_choice`, with the question's part of the official score."""
+    whole = results[0]
+    scores = score_choice(first_paragraph(whole), doc["choices"], doc_to_target(doc), whole=whole)
     return {**scores, "official": scores["acc"] * doc["official_weight"]}

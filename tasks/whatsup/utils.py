@@ -4,8 +4,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from lmms_steer.data.documents import doc_to_visual, with_pre_prompt
+from lmms_steer.data.paper_split import PARTS, paper_part
 from lmms_steer.data.source import find_source, with_images
-from lmms_steer.scoring.task_results import score_choice, score_losses
+from lmms_steer.scoring.task_results import first_paragraph, score_choice, score_losses
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,12 +34,16 @@ PAIRS = {
 
 
 def __getattr__(name: str) -> Any:
-    """`path_a`, `name_a`, `kwargs_a` and `docs_a` of set A; the same with `_b` of set B."""
-    field, _, letter = name.partition("_")
-    if letter not in ("a", "b") or field not in ("path", "name", "kwargs", "docs"):
+    """`path_a`, `name_a`, `kwargs_a` and `docs_a` of set A; the same with `_b` of set B.
+
+    `docs_a_select` and `docs_a_test` are the parts of the paper's split.
+    """
+    field, letter, part = (*name.split("_"), "", "")[:3]
+    if letter not in ("a", "b") or field not in ("path", "name", "kwargs", "docs") or part not in ("", *PARTS):
         raise AttributeError(name)
     if field == "docs":
-        return lambda dataset: documents(dataset, letter)
+        # the captions are rotated by their row in the release, before the split
+        return lambda dataset: paper_part(f"whatsup_{letter}", part)(documents(dataset, letter))
     source = find_source(f"whatsup_{letter}", f"Controlled_Images_{letter.upper()}", HUB.format(letter))
     return getattr(source, field)
 
@@ -78,7 +83,9 @@ def doc_to_index(doc: dict[str, Any]) -> int:
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """As `score_choice`, with what `pairs` and `sets` need: the names of the question's pair and set."""
-    scores = score_choice(results[0], doc["captions"], doc["right"], benchmark="WhatsUp", row_index=doc["row"])
+    whole, row = results[0], doc["row"]
+    answer = first_paragraph(whole)
+    scores = score_choice(answer, doc["captions"], doc["right"], benchmark="WhatsUp", row_index=row, whole=whole)
     # the four images of the same two things have the same four captions
     image_set = "|".join(sorted(doc["captions"]))
     pair = PAIRS.get(relation(doc["captions"][doc_to_index(doc)]), "")

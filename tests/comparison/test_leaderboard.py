@@ -13,6 +13,14 @@ from lmms_steer.comparison.command import run_comparison
 from tests.helpers.runs import BASE, STEERED, TASK_CONFIG, leaderboard, write_run
 
 
+def test_both_positions_of_a_prompt_are_systems_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE, "a_prompted": STEERED, "a_prompted_paper": BASE})
+    write_run(tmp_path / "words", {"a_prompted_paper": STEERED})
+    rows = leaderboard(tmp_path)
+    gains = {system: row.gain for (_, system), row in rows.items() if row.role == "prompted"}
+    assert gains == pytest.approx({"prompted": 0.1, "prompted_paper": 0.0, "words": 0.1})
+
+
 def test_every_system_is_paired_with_the_baseline(tmp_path: Path) -> None:
     write_run(tmp_path / "baseline", {"a": BASE, "a_prompted": STEERED})
     write_run(tmp_path / "mean_shift", {"a": STEERED}, spec="vector=v,layer=1")

@@ -66,6 +66,7 @@ def test_commands_contain_no_keys_or_tokens_of_services(tmp_path: Path) -> None:
         ("a", {"chosen_on": "a"}, True),
         ("a_ll", {"chosen_on": "a (500 questions)"}, True),
         ("a", {"chosen_on": "b, a_prompted"}, True),
+        ("a", {"chosen_on": "a_prompted_paper"}, True),
         ("a", {"chosen_on": "a_select"}, False),
         ("a", {}, False),
     ],

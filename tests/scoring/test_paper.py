@@ -5,6 +5,7 @@
 
 import csv
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_tasks_report_it_next_to_their_own_accuracy() -> None:
     assert (scores["acc"], scores["acc_paper"]) == (1.0, 0.0)
     assert score_choice("yes", ["yes", "no"], "A", benchmark="BLINK")["acc_paper"] == 0.0
     assert (score_number("b", 2)["acc"], score_number("b", 2)["acc_paper"]) == (0.0, 1.0)
+
+
+def test_tasks_score_all_that_was_generated_and_read_its_first_paragraph() -> None:
+    cvbench, clevr = (import_module(f"lmms_steer.tasks.{name}.utils") for name in ("cvbench", "clevr"))
+    row = {"choices": ["left", "right"], "answer": "(B)", "official_weight": 1.0}
+    scores = cvbench.process_results(row, ["B\n\nIt is on the right of the bag."])
+    assert (scores["acc"], scores["acc_paper"]) == (1.0, 0.0)
+    scores = cvbench.process_results(row, ["\n\nB"])
+    assert (scores["unparsed"], scores["acc_paper"]) == (1.0, 1.0)
+    scores = clevr.count_results({"answer": "4"}, ["four\n\n3 cubes and a sphere"])
+    assert (scores["acc"], scores["acc_paper"]) == (1.0, 0.0)
 
 
 def test_an_unknown_benchmark_is_refused() -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from lmms_steer.data.benchmarks import Benchmark, register_benchmark
 from lmms_steer.data.importing import copy_rows
 from lmms_steer.data.local_copy import LocalCopy
+from lmms_steer.data.paper_split import HELD_OUT
 from lmms_steer.data.release_files import (
     checked_image_name,
     find_files,
@@ -26,7 +27,7 @@ from lmms_steer.data.release_files import (
     json_items,
     parquet_rows,
 )
-from lmms_steer.data.stand_ins import image_cell, write_parquet, write_png
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, image_cell, write_parquet, write_png
 from lmms_steer.errors import UserError
 from lmms_steer.tiny_world.scenes import sample_scene
 
@@ -234,16 +235,16 @@ def _write_questions(path: Path, items: list[dict[str, Any]]) -> None:
 
 
 def write_clevr_count(folder: Path, questions: int, rng: random.Random) -> None:
-    """Write a release with this number of questions of each split."""
+    """Write a release with this number of questions of each split, plus those that the paper's split holds out."""
     for split in ("train", "test"):
         rows = []
-        for number in range(questions):
-            scene = sample_scene(rng)
+        for number in range(questions + HELD_OUT):
+            scene, sizes = sample_scene(rng), SIZES if number < questions else SMALL_SIZES
             rows.append(
                 {
                     "problem": "<image>How many different items are there in the image?",
                     "answer": str(len(scene)),
-                    "images": [image_cell(rng, scene, number, "png")],
+                    "images": [image_cell(rng, scene, number, "png", sizes)],
                 }
             )
         write_parquet(folder / "data" / f"{split}-00000-of-00001.parquet", rows, COUNT_SCHEMA)

@@ -15,8 +15,9 @@ import pyarrow as pa
 from lmms_steer.data.benchmarks import Benchmark, register_benchmark
 from lmms_steer.data.importing import copy_rows
 from lmms_steer.data.local_copy import LocalCopy
+from lmms_steer.data.paper_split import HELD_OUT
 from lmms_steer.data.release_files import checked_image_name, find_files, find_image, json_items
-from lmms_steer.data.stand_ins import draw_image
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, draw_image
 from lmms_steer.errors import UserError
 from lmms_steer.tiny_world.scenes import sample_scene
 
@@ -80,15 +81,19 @@ def _rows(path: Path, copy: LocalCopy) -> Iterator[dict[str, Any]]:
 
 
 def write_stand_in(folder: Path, questions: int, rng: random.Random) -> None:
-    """Write a release with this number of questions of each set, rounded up to whole sets of four."""
+    """Write a release with this number of questions of each set, plus those that the paper's split holds out.
+
+    The sum is rounded up to whole sets of four.
+    """
     for letter, name in FOLDERS.items():
         records = []
         (folder / name).mkdir(exist_ok=True)
-        for number in range((questions + 3) // 4 * 4):
+        for number in range((questions + HELD_OUT + 3) // 4 * 4):
             thing, place = f"mug {number // 4}", "table"
             correct = _RELATIONS[letter][number % 4]
             captions = {relation: f"A {thing} {_PHRASES[relation]} a {place}" for relation in _RELATIONS[letter]}
-            image, _ = draw_image(rng, sample_scene(rng), number, "jpg")
+            sizes = SIZES if number < questions else SMALL_SIZES
+            image, _ = draw_image(rng, sample_scene(rng), number, "jpg", sizes)
             file = f"{thing}_{correct}_{place}".replace(" ", "-") + ".jpeg"
             (folder / name / file).write_bytes(image)
             options = [captions.pop(correct), *captions.values()]

@@ -122,6 +122,10 @@ def _none_spent(_: int) -> int:
     return 0
 
 
+def _all_cells(cells: Sequence[Cell]) -> Sequence[Cell]:
+    return cells
+
+
 @dataclass(frozen=True, slots=True)
 class SearchStrategy:
     """A registered strategy.
@@ -140,6 +144,9 @@ class SearchStrategy:
             that the p-value does not account for it.
         min_questions: the fewest questions to use it on. A search or a recipe with fewer is refused before the model
             is loaded.
+        drops_targets: whether a token target of a vector may be left without a cell that is measured on all questions.
+            Such a strategy cannot choose a cell for each target.
+        kept_cells: cells ▸ as many of them as the filter will keep, for an estimate of the cost before it runs.
     """
 
     name: str
@@ -152,6 +159,8 @@ class SearchStrategy:
     needs_answer_set: bool = False
     adaptive: bool = False
     min_questions: int = 0
+    drops_targets: bool = False
+    kept_cells: Callable[[Sequence[Cell]], Sequence[Cell]] = _all_cells
 
 
 strategies: Registry[SearchStrategy] = Registry(
@@ -170,14 +179,17 @@ def register_strategy(
     needs_answer_set: bool = False,
     adaptive: bool = False,
     min_questions: int = 0,
+    drops_targets: bool = False,
+    kept_cells: Callable[[Sequence[Cell]], Sequence[Cell]] = _all_cells,
 ) -> Callable[[StrategyBuilder], StrategyBuilder]:
     """Register the decorated generator function as a strategy.
 
     Args:
         name: what users type: lower-case letters, digits and underscores.
         description: one plain line for help and documentation.
-        planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive, min_questions: see
-            `SearchStrategy`. By default the strategy counts as one that measures every cell on every question.
+        planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive, min_questions, drops_targets,
+            kept_cells: see `SearchStrategy`. By default the strategy counts as one that measures every cell on every
+            question.
 
     Returns:
         a decorator that returns the function unchanged.
@@ -189,7 +201,7 @@ def register_strategy(
     def register(build: StrategyBuilder) -> StrategyBuilder:
         entry = SearchStrategy(
             name, description, build, planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive,
-            min_questions,
+            min_questions, drops_targets, kept_cells,
         )  # fmt: skip
         strategies.add(name, entry)
         return build
@@ -236,6 +248,23 @@ class ChosenStrategy:
                 f"the strategy {self.name} needs at least {self.min_questions} questions, and {where} has {n}: on fewer"
                 " it loses gains that the grid finds; use the strategy grid (--strategy grid)"
             )
+
+    def check_targets(self) -> None:
+        """Check that a cell can be chosen for each token target.
+
+        Raises:
+            UserError: for a strategy that may measure no cell of a target on all questions.
+        """
+        if self.strategy.drops_targets or (self.filtered_by is not None and self.filtered_by.drops_targets):
+            raise UserError(
+                f"the strategy {self.name} may drop every cell of a token target, so it cannot choose one for each"
+                " (choose per_target): use the strategy grid"
+            )
+
+    def planned_answers(self, context: StrategyContext) -> int:
+        """The largest number of answers, one cell and one question each, after the filter if there is one."""
+        kept = context.cells if self.filtered_by is None else self.filtered_by.kept_cells(context.cells)
+        return self.strategy.planned_answers(context.restricted_to(kept))
 
     def questions_spent(self, n: int) -> int:
         """How many of the first of n questions decided, beyond the rungs, which cells are measured on the others."""

@@ -50,6 +50,7 @@ def summary(search: StrategyContext) -> str:
     planned_answers=planned_answers,
     summary=summary,
     min_questions=MIN_QUESTIONS,
+    drops_targets=True,
 )
 def race(search: StrategyContext) -> Strategy:
     """Race the cells of each vector against each other; every vector has a race of its own."""

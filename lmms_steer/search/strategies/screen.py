@@ -83,6 +83,9 @@ def promising(cells: Sequence[Cell], shares: Sequence[float]) -> list[Cell]:
     needs_answer_set=True,
     # it decides by as many questions as a race's first rung
     min_questions=MIN_QUESTIONS,
+    drops_targets=True,
+    # the number does not depend on the shares
+    kept_cells=lambda cells: promising(cells, [0.0] * len(cells)),
 )
 def screen(search: StrategyContext) -> Strategy:
     """Every remaining cell on every question."""

@@ -36,6 +36,7 @@ def summary(search: StrategyContext) -> str:
     planned_answers=planned_answers,
     summary=summary,
     adaptive=True,
+    drops_targets=True,
 )
 def tpe(search: StrategyContext) -> Strategy:
     """Propose trials in rounds. The smallest and the largest of `alphas` bound alpha."""

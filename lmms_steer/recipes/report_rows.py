@@ -1,0 +1,193 @@
+"""Read a recipe's folder for its report: one row for each task, model, method, concept and token target."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
+from lmms_steer.comparison.systems import read_comparison
+from lmms_steer.errors import UserError
+from lmms_steer.recipes.published import paper_task
+from lmms_steer.search.results import RESULT_FILE, SearchResult
+from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.spec import SteeringSpec
+
+BEST = "best of all"
+"""The target of a choice among all token targets."""
+_UNSTEERED = {"baseline": "baseline", "prompted": "prompting", "control": "answer bias"}
+"""Role of a system without a vector ▸ what a report calls it."""
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One system on one task. The fields are the columns of `report.csv`; shares are between 0 and 1.
+
+    Attributes:
+        title: the task's name in the paper, else its own.
+        task: the task.
+        study: the study of the recipe.
+        model: the model's name in the recipe.
+        checkpoint: the checkpoint that was run, without owner or folder.
+        method: the method; baseline, prompting or answer bias for a system without a vector.
+        concept: the concept; "" without a vector.
+        target: the token target that the cell was chosen for; "" without a vector.
+        n: questions.
+        metric: the score.
+        score: its mean.
+        gain: the mean difference from the baseline, question by question; NaN for the baseline.
+        low: the lower end of its 95% interval.
+        high: the upper end.
+        p: the p-value of the gain.
+        p_holm: p, corrected over all systems of the model's study.
+        random: the gains of the random vectors that went through the same choice.
+        tokens: the tokens that are steered.
+        layer, alpha: the chosen cell.
+        train_gain: its gain on the questions that it was chosen on; NaN where another study chose it.
+        train_p: p-value of that gain, corrected for all cells that were tried (max-T).
+    """
+
+    title: str
+    task: str
+    study: str
+    model: str
+    checkpoint: str
+    method: str
+    concept: str
+    target: str
+    n: int
+    metric: str
+    score: float
+    gain: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    random: tuple[float, ...] = ()
+    tokens: str = ""
+    layer: int | None = None
+    alpha: float = math.nan
+    train_gain: float = math.nan
+    train_p: float = math.nan
+
+
+class _Steered(NamedTuple):
+    """What tells the steered systems of a study apart."""
+
+    method: str
+    concept: str
+    target: str
+
+
+def read_report(root: Path, metric: str | None) -> tuple[list[ReportRow], list[str]]:
+    """Read the evaluations of a recipe.
+
+    Args:
+        root: the recipe's folder.
+        metric: the score to compare by; None for each task's own.
+
+    Returns:
+        the rows, by model and study; a line for everything that could not be compared.
+
+    Raises:
+        UserError: for a folder without evaluations.
+    """
+    folders = sorted(path for path in (root / "runs").glob("*/*") if path.is_dir())
+    if not folders:
+        raise UserError(f"no evaluations of a recipe in {str(root)!r}: expected {root / 'runs'}/MODEL/STUDY/SYSTEM")
+    rows: list[ReportRow] = []
+    lines: list[str] = []
+    for folder in folders:
+        model, study = folder.parts[-2:]
+        try:
+            comparison = read_comparison(_runs_in(folder), "baseline", metric)
+            board = [row for row in build_leaderboard(comparison.systems) if row.scope == "task"]
+        except UserError as error:
+            lines.append(f"not compared: {model}, {study}: {error}")
+            continue
+        lines += [f"not compared: {model}, {study}: {line}" for line in comparison.left_out]
+        lines += [f"not compared: {model}, {row.system} on {row.task}: {row.refused}" for row in board if row.refused]
+        rows += _rows_of(root, model, study, [row for row in board if not row.refused])
+    return rows, lines
+
+
+def _runs_in(folder: Path) -> list[str]:
+    return [f"{path.name}={path}" for path in sorted(folder.iterdir()) if path.is_dir()]
+
+
+def _rows_of(root: Path, model: str, study: str, board: list[LeaderboardRow]) -> Iterator[ReportRow]:
+    steered = {id(row): _steered(row) for row in board}
+    for row in board:
+        own = steered[id(row)]
+        if own is None:
+            yield _report_row(row, model, study, _Steered(_UNSTEERED.get(row.role, row.system), "", ""))
+        elif row.role == "steered":
+            controls = [other for other in board if other.role == "control" and other.task == row.task]
+            random = tuple(other.gain for other in controls if steered[id(other)] == own)
+            train = _train_result(root / "search" / model / study, own)
+            yield _report_row(row, model, study, own, random, train)
+
+
+def _report_row(
+    row: LeaderboardRow,
+    model: str,
+    study: str,
+    own: _Steered,
+    random: tuple[float, ...] = (),
+    train: tuple[float, float] = (math.nan, math.nan),
+) -> ReportRow:
+    run, cell, known = row.samples[0], _intervention(row), paper_task(row.task)
+    return ReportRow(
+        title=known.title if known else row.task,
+        task=row.task,
+        study=study,
+        model=model,
+        checkpoint=run.results.model,
+        method=own.method,
+        concept=own.concept,
+        target=own.target,
+        n=row.n,
+        metric=run.metric,
+        score=row.score,
+        gain=row.gain,
+        low=row.low,
+        high=row.high,
+        p=row.p,
+        p_holm=row.p_holm,
+        random=random,
+        tokens=str(cell.tokens) if cell else "",
+        layer=cell.layer if cell else None,
+        alpha=float(cell.alpha) if cell and cell.alpha is not None else math.nan,
+        train_gain=train[0],
+        train_p=train[1],
+    )
+
+
+def _intervention(row: LeaderboardRow) -> Intervention | None:
+    line = row.samples[0].results.steering.get("spec")
+    return SteeringSpec.parse(line).interventions[0] if line else None
+
+
+def _steered(row: LeaderboardRow) -> _Steered | None:
+    """Method, concept and target of a steered system or of its control; None for a system without a vector."""
+    cell = _intervention(row)
+    if cell is None:
+        return None
+    # the recipe's folder keeps vectors as BACKBONE/CONCEPT/METHOD.safetensors
+    vector = Path(cell.vector)
+    label = row.system.partition("-random-")[0]
+    cautious = label.endswith("-1se")
+    per_target = label.removesuffix("-1se").endswith(f"-{cell.tokens}")
+    method = f"{vector.stem} (1 SE)" if cautious else vector.stem
+    return _Steered(method, vector.parent.name, str(cell.tokens) if per_target else BEST)
+
+
+def _train_result(searches: Path, own: _Steered) -> tuple[float, float]:
+    """Gain and corrected p-value of a choice on the questions that it was made on; NaN without such a search."""
+    folder = searches / f"{own.concept}-{own.method}"
+    if not (folder / RESULT_FILE).is_file():
+        return math.nan, math.nan
+    (found,) = SearchResult.read(folder).vectors.values()
+    chosen = found if own.target == BEST else found.targets.get(own.target)
+    return (chosen.best.gain, chosen.p_corrected) if chosen is not None else (math.nan, math.nan)

@@ -1,0 +1,179 @@
+"""`lmms-steer report`: the paper's tables from a recipe's runs, and what they cannot be compared with."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lmms_steer import UserError
+from lmms_steer.cli import app
+from lmms_steer.recipes.report import run_report
+from tests.helpers.runs import write_run
+
+PALIGEMMA = "google/paligemma2-3b-mix-448"
+
+
+def scores(right: int, n: int = 150) -> list[float]:
+    return [1.0] * right + [0.0] * (n - right)
+
+
+def write_system(
+    root: Path, place: str, task: str, values: list[float], spec: str = "", checkpoint: str = PALIGEMMA, **more: Any
+) -> None:
+    # acc disagrees with acc_paper: the report must use the latter
+    paper = {"sample": lambda number: {"acc": 0.0, "score": 0.0, "acc_paper": values[number]}}
+    record = {"model": checkpoint, "spec": spec or None, "sha256": "5" * 64 if spec else None, "vectors": [], **more}
+    write_run(root / "runs" / place, {task: values}, spec=None, results={"steering": record}, **paper)  # type: ignore[arg-type]
+
+
+def spec(concept: str, tokens: str, more: str = "", method: str = "mean_shift") -> str:
+    return f"vector=out/vectors/gemma-2-2b/{concept}/{method}.safetensors,layer=12,alpha=0.4,tokens={tokens}{more}"
+
+
+def write_recipe_folder(root: Path) -> None:
+    task, study = "cvbench_relation_test", "paligemma2-3b/relation"
+    write_system(root, f"{study}/baseline", task, scores(100))
+    write_system(root, f"{study}/prompted", f"{task}_prompted_paper", scores(103))
+    write_system(root, f"{study}/spatial-mean_shift-image", task, scores(111), spec("spatial", "image"))
+    random = spec("spatial", "image", ",control=random:0")
+    write_system(root, f"{study}/spatial-mean_shift-image-random-0", task, scores(102), random)
+    write_system(root, f"{study}/counting-mean_shift-text_paper", task, scores(99), spec("counting", "text_paper"))
+    random = spec("counting", "text_paper", ",control=random:0")
+    write_system(root, f"{study}/counting-mean_shift-text_paper-random-0", task, scores(90), random)
+    sae = spec("spatial", "image", method="sae")
+    write_system(root, f"{study}/spatial-sae-image", task, scores(129), sae)
+
+
+def table_of(lines: list[str], title: str) -> list[list[str]]:
+    first = next(number for number, line in enumerate(lines) if line.startswith(f"## {title}"))
+    rows: list[list[str]] = []
+    for line in lines[first + 2 :]:
+        if not line.startswith("|"):
+            return rows
+        rows.append([cell.strip().replace("\\", "") for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+def test_rows_are_models_methods_and_targets_with_intervals_and_random_vectors(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    lines = list(run_report(tmp_path, "acc_paper"))
+    assert "## CV-Bench Relation (`cvbench_relation_test`, 150 questions, acc_paper)" in lines
+    titles, _, *rows = table_of(lines, "CV-Bench Relation")
+    assert titles == ["model", "method", "target", "no vector", "counting", "spatial"]
+    found = {tuple(row[:3]): row[3:] for row in rows}
+    order = ["baseline", "prompting", "mean_shift image", "mean_shift text_paper", "sae image"]
+    assert [" ".join(key[1:]).strip() for key in found] == order
+    assert found["paligemma2-3b", "baseline", ""] == ["66.7", "", ""]
+    assert found["paligemma2-3b", "prompting", ""][0].startswith("+2.0 [")
+    image = found["paligemma2-3b", "mean_shift", "image"][2]
+    assert image.startswith("+7.3 [") and image.endswith("]*; +1.3")
+    text = found["paligemma2-3b", "mean_shift", "text_paper"][1]
+    assert text.startswith("-0.7 [") and text.endswith("]; -6.7")
+    assert found["paligemma2-3b", "mean_shift", "text_paper"][2] == ""
+    assert (tmp_path / "report.md").read_text().splitlines() == lines[:-1]
+    (row,) = [
+        row
+        for row in csv.DictReader((tmp_path / "report.csv").open())
+        if (row["method"], row["target"]) == ("mean_shift", "image")
+    ]
+    assert (row["layer"], row["alpha"], row["n"], row["metric"]) == ("12", "0.4", "150", "acc_paper")
+    assert float(row["gain"]) == pytest.approx(11 / 150) and float(row["random"]) == pytest.approx(2 / 150)
+
+
+def test_a_published_gain_stands_beside_the_largest_of_its_rows_and_none_is_invented(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    _, _, *rows = table_of(list(run_report(tmp_path, "acc_paper")), "Published gains")
+    published = {row[0]: row[1:] for row in rows}
+    # the abstract's and summaries' four numbers; the SAE's larger gain is not of the mean shift
+    assert [row[0] for row in published.values()] == ["up to +7.3", "up to +3.3", "+34.2", "+15.8"]
+    gain, here, count, row = published["CV-Bench Relation, mean shift"]
+    assert here.startswith("+7.3 [") and count == "2 rows"
+    assert row == "CV-Bench Relation: paligemma2-3b, spatial, mean_shift, image"
+    assert published["CLEVR counting"][1] == "not run"
+
+
+def test_rows_of_the_paper_that_were_not_run_are_one_line_each(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    lines = [line for line in run_report(tmp_path, "acc_paper") if line.startswith("* ")]
+    assert "* not run: idefics3-8b: every task" in lines
+    assert "* not run: paligemma2-3b, linear_probe: every task" in lines
+    assert "* not run: paligemma2-3b, mean_shift, both_paper: every task" in lines
+    (image,) = [line for line in lines if line.startswith("* not run: paligemma2-3b, mean_shift, image: ")]
+    assert "CV-Bench Count" in image and "CV-Bench Relation" not in image
+    assert any("not run: VSR, VTabFact, ChartQA" in line for line in lines)
+    assert not any("gemma3-4b, sae" in line for line in lines), "the paper has no such row"
+
+
+@pytest.mark.parametrize(
+    ("place", "task", "values", "more", "expected"),
+    [
+        (
+            "paligemma2-3b/relation",
+            "cvbench_relation_test",
+            8,
+            {},
+            "CV-Bench Relation was run on 8 questions, not on 150",
+        ),
+        (
+            "paligemma2-3b/relation",
+            "cvbench_relation_test",
+            150,
+            {"checkpoint": "tiny-paligemma2"},
+            "paligemma2-3b was run with tiny-paligemma2, not with paligemma2-3b-mix-448",
+        ),
+    ],
+)  # fmt: skip
+def test_stand_ins_are_named_and_not_set_beside_published_gains(
+    tmp_path: Path, place: str, task: str, values: int, more: dict[str, Any], expected: str
+) -> None:
+    write_system(tmp_path, f"{place}/baseline", task, scores(4, values), **more)
+    write_system(tmp_path, f"{place}/mean_shift-image", task, scores(6, values), spec("spatial", "image"), **more)
+    lines = list(run_report(tmp_path, "acc_paper"))
+    assert f"* not the paper's: {expected}" in lines
+    _, _, first, *_ = table_of(lines, "Published gains")
+    assert first[2] == "no row is of the paper's model, questions and scorer"
+
+
+def test_another_score_is_not_set_beside_published_gains(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    lines = list(run_report(tmp_path))
+    assert "* not the paper's: answers were scored by score, not by acc_paper" in lines
+    assert "no row is of the paper's model" in next(line for line in lines if "CV-Bench Relation, mean shift" in line)
+
+
+def test_the_gain_on_the_training_questions_and_its_p_are_those_of_the_target(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    cell = {"layer": 12, "alpha": 0.4, "tokens": "image", "accuracy": 0.7, "gain": 0.02, "low": 0, "high": 0.1,
+            "p": 0.2, "fixed": 3, "broken": 1}  # fmt: skip
+    more = {"winner": False, "cells_tried": 3, "finalists": 3, "counted_on": 150}
+    target = {"best": {**cell, **more, "p_corrected": 0.25}, "one_standard_error": cell, "controls": {}}
+    whole = {**target, "best": {**cell, **more, "gain": 0.5, "p_corrected": 0.5}, "targets": {"image": target}}
+    folder = tmp_path / "search/paligemma2-3b/relation/spatial-mean_shift"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"n": 9, "baseline": 0.5, "cells": 3, "vectors": {"v": whole}}))
+    list(run_report(tmp_path, "acc_paper"))
+    rows = list(csv.DictReader((tmp_path / "report.csv").open()))
+    (image,) = [row for row in rows if (row["method"], row["target"]) == ("mean_shift", "image")]
+    assert (image["train_gain"], image["train_p"]) == ("0.02", "0.25")
+
+
+def test_runs_that_cannot_be_compared_are_one_line_each(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    write_system(
+        tmp_path, "idefics3-8b/depth/mean_shift-image", "cvbench_depth_test", scores(9), spec("spatial", "image")
+    )
+    lines = list(run_report(tmp_path, "acc_paper"))
+    assert any(
+        line.startswith("* not compared: idefics3-8b, depth: unknown run for --baseline 'baseline'") for line in lines
+    )
+    with pytest.raises(UserError, match="no evaluations of a recipe in"):
+        list(run_report(tmp_path / "none"))
+
+
+def test_the_command_prints_the_tables(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    done = CliRunner().invoke(app, ["report", str(tmp_path), "--metric", "acc_paper"])
+    assert done.exit_code == 0 and "## Published gains" in done.output

@@ -1,0 +1,131 @@
+"""A cell for each token target: the paper's rule for the choice, its files, and what cannot choose so."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lmms_steer import SteeringSpec, UserError
+from lmms_steer.search.assessment import assess_search
+from lmms_steer.search.metric import check_metric
+from lmms_steer.search.options import SearchOptions
+from lmms_steer.search.plan import Cell, Plan
+from lmms_steer.search.report import report_lines
+from lmms_steer.search.results import SearchResult
+from lmms_steer.search.scorers import GenerationScorer
+from lmms_steer.search.selection import ScoreGrid
+from lmms_steer.search.study_files import write_choices
+
+TARGETS = ("image", "text_paper", "both_paper")
+RANDOM = "v,control=random:0"
+# vector, target ▸ alpha ▸ correct answers of 20; the baseline has 10
+CORRECT = {
+    ("v", "image"): {0.1: 12, 0.2: 13, 0.4: 13},
+    ("v", "text_paper"): {0.1: 15, 0.2: 11, 0.4: 15},
+    ("v", "both_paper"): {0.1: 8, 0.2: 7, 0.4: 9},
+    (RANDOM, "image"): {0.1: 10, 0.2: 9, 0.4: 11},
+    (RANDOM, "text_paper"): {0.1: 12, 0.2: 10, 0.4: 10},
+    (RANDOM, "both_paper"): {0.1: 10, 0.2: 12, 0.4: 12},
+}
+# by the released code's rule: the best train gain, and of equal ones the smallest alpha
+CHOSEN = {("v", "image"): 0.2, ("v", "text_paper"): 0.1, ("v", "both_paper"): 0.4}
+CHOSEN_FOR_RANDOM = {"image": 0.4, "text_paper": 0.1, "both_paper": 0.2}
+
+
+def correct(n: int) -> list[float]:
+    return [1.0] * n + [0.0] * (20 - n)
+
+
+def plan() -> Plan:
+    return Plan(
+        model="m", model_args="pretrained=x", vectors={"v": "a", RANDOM: "b"}, task="t", n=20, questions="q",
+        layers=(1,), alphas=(0.1, 0.2, 0.4), tokens=TARGETS, batch_size=1, strategy="grid", score="generate", trials=1,
+        seed=0,
+    )  # fmt: skip
+
+
+def grid() -> ScoreGrid:
+    # the larger alphas first, so that a tie is not broken by the order
+    cells = [Cell(v, 1, alpha, t) for (v, t), counts in CORRECT.items() for alpha in sorted(counts, reverse=True)]
+    scores = [correct(CORRECT[cell.vector, cell.tokens][cell.alpha]) for cell in cells]
+    return ScoreGrid(cells, np.array(scores), np.array(correct(10)))
+
+
+def test_each_target_has_the_best_of_its_own_cells_and_so_have_the_controls(tmp_path: Path) -> None:
+    result = assess_search(plan(), grid(), None, per_target=True)
+    found = result.vectors["v"]
+    assert (found.best.tokens, found.best.alpha) == ("text_paper", 0.1), "the best of all targets is chosen as before"
+    assert {("v", t): one.best.alpha for t, one in found.targets.items()} == CHOSEN
+    assert {t: one.controls["random:0"].alpha for t, one in found.targets.items()} == CHOSEN_FOR_RANDOM
+    assert [one.cells_tried for one in found.targets.values()] == [3, 3, 3]
+    write_choices(tmp_path, plan(), "ids", "v", grid(), found)
+    for tokens in TARGETS:
+        (chosen,) = SteeringSpec.from_yaml(tmp_path / f"choice_{tokens}.yaml").interventions
+        assert (chosen.tokens, chosen.alpha, chosen.control) == (tokens, CHOSEN["v", tokens], None)
+        (random,) = SteeringSpec.from_yaml(tmp_path / f"control_random_0_{tokens}.yaml").interventions
+        assert (random.tokens, random.alpha, random.control) == (tokens, CHOSEN_FOR_RANDOM[tokens], "random:0")
+        assert (tmp_path / f"choice_1se_{tokens}.yaml").is_file()
+    assert SearchResult.from_json(result.to_json()) == result
+    lines = list(report_lines(plan(), result, tmp_path, confirmation_requested=False))
+    assert any(line.startswith("  tokens=image: layer=1,alpha=0.2: +15.0 points [") for line in lines)
+    assert lines[-1].endswith("(evaluate each choice_TARGET.yaml there)"), "not --confirm, which is refused"
+
+
+def test_a_search_for_one_choice_writes_what_it_wrote_before(tmp_path: Path) -> None:
+    result = assess_search(plan(), grid(), None)
+    assert not result.vectors["v"].targets and "targets" not in result.to_json()["vectors"]["v"]
+    write_choices(tmp_path, plan(), "ids", "v", grid(), result.vectors["v"])
+    assert {path.name for path in tmp_path.iterdir()} == {"choice.yaml", "choice_1se.yaml", "control_random_0.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ({"choose": "per_targt"}, "unknown --choose 'per_targt': did you mean 'per_target'"),
+        ({"choose": "per_target", "strategy": "race"}, "the strategy race may drop every cell of a token target"),
+        ({"choose": "per_target", "strategy": "grid+screen"}, "the strategy grid.screen may drop every cell"),
+        ({"choose": "per_target", "strategy": "tpe"}, "the strategy tpe may drop every cell of a token target"),
+        ({"choose": "per_target", "confirm": "x"}, "--confirm takes one cell, and --choose per_target chooses one for"),
+        ({"choose": "per_target", "keep": True}, "--keep takes one cell"),
+        ({"metric": "acc_paper", "score": "letters"}, "with --score letters the likeliest letter counts"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(tmp_path: Path, more: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        SearchOptions("steered_hf", "pretrained=x", ("v",), "task", tmp_path, **more)
+
+
+class Words:
+    """A model that generates one word, and its tokenizer."""
+
+    generation_config = SimpleNamespace(eos_token_id=0)
+
+    def generate(self, input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.cat([input_ids, torch.full((len(input_ids), 1), 5)], 1)
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return f"word {ids[0]}"
+
+
+@pytest.mark.parametrize(("metric", "expected"), [(None, 0.25), ("acc_paper", 1.0)])
+def test_the_named_metric_of_generated_text_counts_and_else_the_first(metric: str | None, expected: float) -> None:
+    config = SimpleNamespace(
+        output_type="generate_until", generation_kwargs={}, metric_list=[{"metric": "acc"}], task="t"
+    )
+    task = SimpleNamespace(config=config, process_results=lambda doc, results: {"acc": 0.25, "acc_paper": 1.0})  # noqa: ARG005
+    lm = SimpleNamespace(model=Words(), tokenizer=Words(), first_token=len)
+    question: Any = SimpleNamespace(answers=(), doc=None)
+    scorer = GenerationScorer(lm, task, [question], {"input_ids": torch.ones(1, 2, dtype=torch.long)}, metric)
+    assert scorer.base(None).scores.tolist() == [expected]  # type: ignore[arg-type]
+
+
+def test_a_metric_that_the_task_lacks_or_minimises_is_refused() -> None:
+    listed = [{"metric": "acc", "higher_is_better": True}, {"metric": "unparsed", "higher_is_better": False}]
+    check_metric("acc", "t", listed)
+    with pytest.raises(UserError, match="unknown metric of t 'ac': did you mean 'acc'"):
+        check_metric("ac", "t", listed)
+    with pytest.raises(UserError, match=r"t: a smaller unparsed is better: choose another metric \(acc\)"):
+        check_metric("unparsed", "t", listed)
