@@ -16,12 +16,15 @@ from lmms_steer.recipes.layout import (
     concept_label,
     evaluate_cell_name,
     extract_cell_name,
+    extracted_concepts,
+    extracted_layers,
     launcher_words,
     loaded_weights,
     local_paths,
     model_args_line,
     option_words,
     search_cell_name,
+    uses_sae,
 )
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 
@@ -103,9 +106,7 @@ class Planner:
                     yield from plan(name, model, study_name, study)
 
     def _extract_cells(self) -> Iterator[Cell]:
-        concepts = [*self.recipe.concepts]
-        concepts += [c for study in self.recipe.studies.values() if study.select for c in study.concepts]
-        concepts = list(dict.fromkeys(concepts))
+        concepts = extracted_concepts(self.recipe)
         if not concepts:
             return
         for model in self.recipe.models.values():
@@ -120,6 +121,13 @@ class Planner:
                         *("--store", str(self.output / "vectors"), "--replace"),
                         *option_words("--sae", settings.sae),
                         *option_words("--judge", settings.judge),
+                        *(("--paper-exact",) if settings.paper_exact else ()),
+                        *(
+                            option_words("--layers", extracted_layers(self.recipe, backbone))
+                            if uses_sae(method)
+                            else ()
+                        ),
+                        *option_words("--dtype", model.backbone_dtype),
                     ),
                     reads=tuple(path for path in (*concepts, backbone) if Path(path).exists()),
                     makes=tuple(str(self.layout.vector(model, concept, method)) for concept in concepts),

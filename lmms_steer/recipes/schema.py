@@ -46,6 +46,8 @@ class Model(Strict):
     backbone: str | None = None
     """Text model that the vectors are extracted from. Default: the one that `backbones.yaml` lists for this model, else
     the model's own language model."""
+    backbone_dtype: str | None = None
+    """Dtype of the backbone while vectors are extracted, as for `lmms-steer extract --dtype`."""
     layers: Range = ""
     """Layers that a search tries. Default: all."""
     batch_size: int = Field(default=16, ge=1)
@@ -67,6 +69,8 @@ class Method(Strict):
     """Source of the SAEs, as for `lmms-steer extract --sae`."""
     judge: str | None = None
     """Judge of the SAE features, as for `lmms-steer extract --judge`."""
+    paper_exact: bool = False
+    """Select SAE features as the paper's released code does, as for `lmms-steer extract --paper-exact`."""
 
 
 class Search(Strict):

@@ -14,7 +14,7 @@ import yaml
 from lmms_steer import UserError, concepts
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.extraction.methods import ExtractionSettings
-from lmms_steer.extraction.sae_judge import JudgeQuestion, LlmJudge
+from lmms_steer.extraction.sae_judge import JudgeQuestion, get_judge
 from lmms_steer.extraction.sae_verdicts import Verdict, Verdicts
 
 QUESTION = JudgeQuestion(
@@ -81,14 +81,14 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list
 @pytest.mark.slow
 def test_an_answer_is_read_and_the_question_shows_contexts_and_words(endpoint: Any) -> None:
     requests = endpoint(lambda request: (200, 'Sure: {"means": true, "reason": "words of place"}'))
-    assert LlmJudge()(QUESTION) == Verdict(True, "words of place", "judge-1")
+    assert get_judge("llm")(QUESTION) == Verdict(True, "words of place", "judge-1")
     shown = requests[0]["messages"][1]["content"]
     assert "<<left>>" in shown and "positions" in shown and "above" in shown and requests[0]["model"] == "judge-1"
 
 
 def test_after_three_unusable_answers_a_feature_is_unchecked(endpoint: Any) -> None:
     requests = endpoint(lambda request: (200, "I would rather not say"))
-    verdict = LlmJudge()(QUESTION)
+    verdict = get_judge("llm")(QUESTION)
     assert verdict.means_concept is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
 
 
@@ -112,7 +112,7 @@ def test_after_three_unusable_answers_a_feature_is_unchecked(endpoint: Any) -> N
 )
 def test_an_incomplete_answer_is_unusable_and_the_reason_is_optional(endpoint: Any, content: Any, means: Any) -> None:
     requests = endpoint(lambda request: (200, content))
-    verdict = LlmJudge()(QUESTION)
+    verdict = get_judge("llm")(QUESTION)
     assert verdict.means_concept is means and len(requests) == (3 if means is None else 1) and verdict.reason != "None"
 
 
@@ -120,14 +120,14 @@ def test_an_incomplete_answer_is_unusable_and_the_reason_is_optional(endpoint: A
 @pytest.mark.parametrize("body", [b"", b'{"id": "1", "cho', b"\xff"])
 def test_after_three_truncated_replies_a_feature_is_unchecked(endpoint: Any, body: bytes) -> None:
     requests = endpoint(lambda request: (200, body))
-    verdict = LlmJudge()(QUESTION)
+    verdict = get_judge("llm")(QUESTION)
     assert verdict.means_concept is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
 def test_a_refused_request_is_unchecked_with_its_status_and_without_the_key(endpoint: Any, status: int) -> None:
     endpoint(lambda request: (status, "Incorrect API key provided: sk-very-secret-key"))
-    judge = LlmJudge()
+    judge: Any = get_judge("llm")
     judge.client = judge.client.with_options(max_retries=0)
     verdict = judge(QUESTION)
     assert verdict.means_concept is None and str(status) in verdict.reason
@@ -137,7 +137,7 @@ def test_a_refused_request_is_unchecked_with_its_status_and_without_the_key(endp
 @pytest.mark.slow
 def test_an_endpoint_that_hangs_is_given_up_after_three_requests(endpoint: Any) -> None:
     requests = endpoint(lambda request: None)
-    judge = LlmJudge()
+    judge: Any = get_judge("llm")
     judge.client = judge.client.with_options(max_retries=0, timeout=0.2)
     verdicts = [judge(QUESTION) for _ in range(5)]
     assert len(requests) == 3 and "Timeout" in verdicts[0].reason and "not asked" in verdicts[4].reason
