@@ -11,9 +11,10 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from lmms_steer.errors import UserError, reason
 
@@ -44,9 +45,13 @@ class JudgeEndpoint:
     timeout: int
 
     def __str__(self) -> str:
+        return f"{self.model} at {self.address}"
+
+    @property
+    def address(self) -> str:
+        """The URL without a user and a password, which that of a private server may contain."""
         parts = urlsplit(self.url)
-        # without a user and a password, which the address of a private server may contain
-        return f"{self.model} at {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
     def problem(self, seconds: float) -> str | None:
         """Ask for one token, and say in one line why the judge cannot be used; None if it answers.
@@ -84,10 +89,13 @@ class JudgeEndpoint:
         return problem
 
     def _post(self, request: dict[str, Any], seconds: float) -> bytes:
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key or 'none'}"}
+        login = urlsplit(self.url).netloc.rpartition("@")[0]
+        # as the openai client does
+        basic, bearer = f"Basic {b64encode(unquote(login).encode()).decode()}", f"Bearer {self.key or 'none'}"
+        headers = {"Content-Type": "application/json", "Authorization": basic if login else bearer}
         data = json.dumps({"model": self.model, **request}).encode()
-        url = f"{self.url.rstrip('/')}/chat/completions"
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=seconds) as reply:
+        asking = urllib.request.Request(f"{self.address}/chat/completions", data, headers)
+        with urllib.request.urlopen(asking, timeout=seconds) as reply:
             content: bytes = reply.read(1_000_000)
         return content
 
