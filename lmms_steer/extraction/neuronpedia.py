@@ -59,8 +59,8 @@ class Explanations:
         """
         if neuronpedia is None or self._site == "none":
             return Explanation()
-        if self._failures >= _GIVE_UP_AFTER:
-            return self._counted(Explanation(problem=self._problem))
+        if self.outage is not None:
+            return self._counted(Explanation(problem=self.outage))
         try:
             page = _fetch(f"{self._site}/api/feature/{neuronpedia}/{feature}")
         except _NoAnswerError as error:
@@ -71,6 +71,11 @@ class Explanations:
     def failed(self) -> bool:
         """Whether the site did not answer for some feature."""
         return self._counts["not fetched"] > 0
+
+    @property
+    def outage(self) -> str | None:
+        """Why the site is not asked any more; None while it is."""
+        return self._problem if self._failures >= _GIVE_UP_AFTER else None
 
     def summary(self) -> str:
         """How many explanations were found, do not exist, and could not be fetched; "" if the site was not asked."""

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from lmms_steer.errors import UserError
 from lmms_steer.extraction.activations import Activations
 from lmms_steer.extraction.job import ExtractionJob
 from lmms_steer.extraction.neuronpedia import SITE_VARIABLE, Explanations
@@ -35,7 +36,11 @@ class FeatureCheck:
         self._reasons: Counter[str] = Counter()
 
     def verdicts(self, reader: Sae, features: list[int]) -> dict[int, Verdict]:
-        """The verdict on each of one layer's features."""
+        """The verdict on each of one layer's features.
+
+        Raises:
+            UserError: when Neuronpedia is down; the verdicts that were reached are stored.
+        """
         if self._contexts is None:
             verdicts = {feature: self._judge(JudgeQuestion(self._job.concept, "", [], None)) for feature in features}
         else:
@@ -43,11 +48,21 @@ class FeatureCheck:
             unjudged = [feature for feature in features if feature not in verdicts]
             for feature, verdict, contexts in self._ask(reader, unjudged, self._contexts):
                 verdicts[feature] = self._stored.add(reader.name, feature, verdict, contexts)
+            self._refuse_outage()
         for verdict in verdicts.values():
             self._counts[{True: "kept", False: "dropped", None: "unchecked"}[verdict.means_concept]] += 1
             if verdict.means_concept is None:
                 self._reasons[verdict.reason] += 1
         return verdicts
+
+    def _refuse_outage(self) -> None:
+        outage = self._explanations.outage
+        if outage is not None and self._job.settings.judge == "llm":
+            raise UserError(
+                f"{self._job.concept.name}: Neuronpedia does not answer ({outage}): run the command again when it does,"
+                f" which keeps the verdicts in {str(self._stored.path)!r}, or set {SITE_VARIABLE}=none to check SAE"
+                " features without its explanations"
+            )
 
     def note(self) -> str:
         """One line for the user; a warning with a remedy if the judge could not check all features."""

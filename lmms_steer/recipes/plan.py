@@ -27,6 +27,7 @@ from lmms_steer.recipes.layout import (
     uses_sae,
 )
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
+from lmms_steer.vectors.backbones import backbone_checkpoint
 
 MAX_CELLS = 20_000
 """Most cells of a recipe; they are the product of what it names."""
@@ -131,6 +132,7 @@ class Planner:
                     ),
                     reads=tuple(path for path in (*concepts, backbone) if Path(path).exists()),
                     makes=tuple(str(self.layout.vector(model, concept, method)) for concept in concepts),
+                    loads=(backbone_checkpoint(backbone), model.backbone_dtype or "auto"),
                 )
 
     def _search_cells(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lmms_steer import concepts
+from lmms_steer import UserError, concepts
 from lmms_steer.extraction import neuronpedia, sae_check
 from lmms_steer.extraction.extract import Backbone, Extracted
 from lmms_steer.extraction.methods import ExtractionSettings
@@ -80,6 +80,7 @@ def test_a_site_that_is_down_is_given_up_after_three_features(site: Site, pauses
     found = [explanations.of(SAE, feature) for feature in range(6)]
     assert asked == [feature for feature in range(3) for _ in range(4)] and pauses == [1.0, 2.0, 4.0] * 3
     assert [one.problem for one in found] == ["status 500", "status 501", *["status 502"] * 4]
+    assert explanations.outage == "status 502"
     assert explanations.summary() == "Neuronpedia: 0 explanations, 6 not fetched"
 
 
@@ -136,6 +137,12 @@ def test_features_without_an_answer_are_unchecked_and_only_they_are_checked_next
     assert f"Neuronpedia: {len(features) - 1} explanations, 1 not fetched" in note
     (stored,) = yaml.safe_load((own_cache / "verdicts/tiny-gemma2/spatial.yaml").read_text()).values()
     assert lost not in stored and len(stored) == len(features) - 1
+    (own_cache / "verdicts/tiny-gemma2/spatial.yaml").unlink()
+    down = [f["feature"] for f in features[2:]]
+    site(lambda feature, before: (502, b"", {}) if feature in down else (200, PAGE, {}))
+    with pytest.raises(UserError, match=r"spatial: Neuronpedia does not answer \(status 502\): run the command again"):
+        extracted()
+    assert {q.feature for q in questions} == {f"layer 3, feature {f['feature']}" for f in features[:2]}
     site(lambda feature, before: (200, PAGE, {}))
     assert "WARNING" not in extracted().notes[0]
-    assert [q.feature for q in questions] == [f"layer 3, feature {lost}"]
+    assert {q.feature for q in questions} == {f"layer 3, feature {feature}" for feature in down}
