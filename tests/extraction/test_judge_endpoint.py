@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -74,6 +75,14 @@ def test_an_endpoint_that_hangs_or_is_not_there_is_given_up_in_time() -> None:
     assert problem == f"the judge judge-1 at {address}/v1 does not answer within 0.2 s"
     gone = JudgeEndpoint("http://me:password@127.0.0.1:9/v1", KEY, "judge-1", 60).problem(5)
     assert gone == "the judge judge-1 at http://127.0.0.1:9/v1 cannot be reached (Connection refused)"
+
+
+def test_a_host_name_that_is_looked_up_for_too_long_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: over.wait(10))
+    problem = endpoint("http://judge.example").problem(0.2)
+    over.set()
+    assert problem == "the judge judge-1 at http://judge.example/v1 does not answer within 0.2 s"
 
 
 def test_the_environment_names_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
