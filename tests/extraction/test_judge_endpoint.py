@@ -14,8 +14,8 @@ from lmms_steer.extraction.sae_endpoint import DEFAULT_JUDGE_MODEL, JudgeEndpoin
 from lmms_steer.extraction.sae_verdicts import Verdict, Verdicts
 from tests.helpers.servers import Answer, http_server
 
-ANSWERS = (200, b'{"choices": [{"message": {"content": "ok"}}]}', {})
-HTML = (200, b"<!doctype html><title>Log in</title>", {"Content-Type": "text/html"})
+ANSWERS: Answer = (200, b'{"choices": [{"message": {"content": "ok"}}]}', {})
+HTML: Answer = (200, b"<!doctype html><title>Log in</title>", {"Content-Type": "text/html"})
 KEY = "sk-very-secret-key"
 
 
@@ -79,7 +79,12 @@ def test_an_endpoint_that_hangs_or_is_not_there_is_given_up_in_time() -> None:
 
 def test_a_host_name_that_is_looked_up_for_too_long_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     over = Event()
-    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: over.wait(10))
+
+    def look_up(*_: Any, **__: Any) -> None:
+        over.wait(10)
+        raise OSError("no such host")
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
     problem = endpoint("http://judge.example").problem(0.2)
     over.set()
     assert problem == "the judge judge-1 at http://judge.example/v1 does not answer within 0.2 s"

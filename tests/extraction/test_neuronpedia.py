@@ -29,7 +29,7 @@ Site = Callable[[Callable[[int, int], Answer | None]], list[int]]
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The seconds that were waited for; no time passes."""
     waited: list[float] = []
-    monkeypatch.setattr(neuronpedia.time, "sleep", waited.append)
+    monkeypatch.setattr("lmms_steer.extraction.neuronpedia.time.sleep", waited.append)
     return waited
 
 
