@@ -43,6 +43,10 @@ def extract(
         typer.Option(help="The model's name in the store, where others have the same. Default: the end of --backbone."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Layers of the vector, as in 5-20 or 3,7. Default: all. Other layers' SAEs are not read."),
+    ] = None,
     sae: Annotated[
         str | None,
         typer.Option(help="A sae-lens release, RELEASE:ID with {layer} in it, or a folder. Default: known SAEs."),
@@ -60,20 +64,24 @@ def extract(
     paper_exact: Annotated[
         bool,
         typer.Option(
-            "--paper-exact", help="Use the arithmetic of the paper's released code for sae, including its errors."
+            "--paper-exact", help="Select SAE features as the paper's released code does, including its errors."
         ),
     ] = False,
     batch_size: Annotated[
         int, typer.Option("--batch_size", "--batch-size", min=1, help="Sentences per forward pass.")
     ] = 16,
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0, …")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, … Default: float32 on a CPU.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16. Default: float32 on a CPU.")] = None,
 ) -> None:
     """Extract a concept's vectors from a text model, for all layers in one pass."""
     from lmms_steer.extraction.command import extract_to_store as run
     from lmms_steer.extraction.methods import ExtractionSettings
+    from lmms_steer.search.options import parse_layers
 
-    settings = ExtractionSettings(seed=seed, paper_exact=paper_exact, sae=sae, judge=judge, neutral=neutral)
+    wanted = parse_layers(layers) if layers is not None else None
+    settings = ExtractionSettings(
+        seed=seed, layers=wanted, paper_exact=paper_exact, sae=sae, judge=judge, neutral=neutral
+    )
     for line in run(
         backbone, concept.split(","), method.split(","), store, batch_size, device, dtype, settings, questions, replace,
         name,

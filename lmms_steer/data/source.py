@@ -46,7 +46,9 @@ def data_dir() -> Path | None:
     return Path(value).expanduser() if value else None
 
 
-def find_source(copy: str, split: str, hub: str | None, config: str | None = None) -> Source:
+def find_source(
+    copy: str, split: str, hub: str | None, config: str | None = None, hub_files: str | None = None
+) -> Source:
     """Find the data of one task.
 
     Args:
@@ -54,6 +56,7 @@ def find_source(copy: str, split: str, hub: str | None, config: str | None = Non
         split: the split that the task reads.
         hub: the dataset's id on the Hub. None: it is not there, so the official release has to be imported.
         config: the dataset's configuration on the Hub.
+        hub_files: the only file of the dataset that is read from the Hub, for a task that needs no others.
 
     Raises:
         UserError: if there is neither a local copy nor a dataset on the Hub, or the copy's import was not finished, or
@@ -68,7 +71,7 @@ def find_source(copy: str, split: str, hub: str | None, config: str | None = Non
             raise UserError(f"{str(folder)!r} has no split {split!r}: import {benchmark} again")
         return Source("parquet", None, {"data_files": {split: [str(folder / file) for file in files[split]]}})
     if hub is not None and (folder is None or not folder.exists()):
-        return Source(hub, config, {})
+        return Source(hub, config, {"data_files": {split: hub_files}} if hub_files is not None else {})
     if folder is None:
         raise UserError(
             f"{benchmark} is not on the Hub: set LMMS_STEER_DATA=DIR, lmms-steer data import {benchmark} --from RELEASE"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from lmms_steer.concepts import Concept, Pair
+from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.tokens import (
     SentenceTokens,
     TokenSpan,
@@ -23,6 +24,8 @@ from lmms_steer.extraction.tokens import (
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from lmms_steer.models.batches import ShrinkingRunner
 
 Rows = npt.NDArray[np.float32]
 
@@ -91,16 +94,33 @@ class _PairRows:
             self.other_places.append(place)
 
 
-def read_activations(model: "nn.Module", tokenizer: Any, concept: Concept, batch_size: int = 16) -> Activations:
+def read_activations(
+    model: "nn.Module",
+    tokenizer: Any,
+    concept: Concept,
+    batch_size: int = 16,
+    runner: "ShrinkingRunner | None" = None,
+) -> Activations:
     """Run the concept's sentences through a text model.
 
+    Args:
+        model: the text model.
+        tokenizer: its tokenizer.
+        concept: the concept.
+        batch_size: sentences per forward pass; fewer after an out-of-memory error.
+        runner: remembers, from concept to concept, how many sentences fitted into memory.
+
     Raises:
-        UserError: when no anchor is found in any sentence, or there is no control token.
+        UserError: when no anchor is found in any sentence, there is no control token, or a single sentence does not fit
+            into memory.
     """
-    own = _read_pairs(model, tokenizer, concept.pairs, batch_size, concept.name)
+    from lmms_steer.models.batches import ShrinkingRunner
+
+    runner = runner or ShrinkingRunner("sentences")
+    own = _read_pairs(model, tokenizer, concept.pairs, batch_size, concept.name, runner)
     controls, places = own.others, own.other_places
     if concept.contrast:
-        contrast = _read_pairs(model, tokenizer, concept.contrast, batch_size, f"{concept.name} contrast")
+        contrast = _read_pairs(model, tokenizer, concept.contrast, batch_size, f"{concept.name} contrast", runner)
         # numbered after the concept's own sentences, so that a number means one sentence
         controls = contrast.anchors
         places = [replace(place, sentence=len(concept.pairs) + place.sentence) for place in contrast.anchor_places]
@@ -118,22 +138,37 @@ def read_activations(model: "nn.Module", tokenizer: Any, concept: Concept, batch
     )
 
 
-def _read_pairs(model: "nn.Module", tokenizer: Any, pairs: Sequence[Pair], batch_size: int, title: str) -> _PairRows:
+def out_of_memory(error: Exception, when: str) -> UserError:
+    """The error for a model that does not fit into memory even with one sentence or question at a time."""
+    remedy = "load the model smaller, with --dtype bfloat16, or use a --device with more memory"
+    return UserError(f"out of memory {when}: {first_line(error)}; {remedy}")
+
+
+def _read_pairs(
+    model: "nn.Module", tokenizer: Any, pairs: Sequence[Pair], batch_size: int, title: str, runner: "ShrinkingRunner"
+) -> _PairRows:
     import torch
 
     from lmms_steer.steering.recording import record_layers
 
-    rows = _PairRows([], [], [], [], [], [])
-    for start in tqdm(range(0, len(pairs), batch_size), desc=title, disable=None, leave=False):
-        chunk = pairs[start : start + batch_size]
-        batch = tokenize(tokenizer, [pair.sentence for pair in chunk])
+    def read(numbers: list[int]) -> list[tuple[SentenceTokens, Rows]]:
+        batch = tokenize(tokenizer, [pairs[number].sentence for number in numbers])
         with record_layers(model) as outputs, torch.inference_mode():
             device = next(model.parameters()).device
             # the decoder without its head: logits over the whole vocabulary would only take memory
             decoder: Any = model.get_decoder()  # type: ignore[operator]
             decoder(input_ids=batch["input_ids"].to(device), attention_mask=batch["attention_mask"].to(device))
         states = torch.stack(outputs, dim=2).float().cpu().numpy()  # [batch, positions, layers, width]
-        for row, pair in enumerate(chunk):
-            tokens = classify_tokens(pair, start + row, batch, row, tokenizer.unk_token_id)
-            rows.add(pair, tokens, states[row])
+        unknown = tokenizer.unk_token_id
+        tokens = [classify_tokens(pairs[number], number, batch, row, unknown) for row, number in enumerate(numbers)]
+        return list(zip(tokens, states, strict=True))
+
+    rows = _PairRows([], [], [], [], [], [])
+    for start in tqdm(range(0, len(pairs), batch_size), desc=title, disable=None, leave=False):
+        chunk = range(len(pairs))[start : start + batch_size]
+        try:
+            for number, (tokens, states) in zip(chunk, runner.run(chunk, read), strict=True):
+                rows.add(pairs[number], tokens, states)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, "with one sentence at a time") from error
     return rows

@@ -14,13 +14,19 @@ from lmms_steer._util.io import check_writable
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings
+from lmms_steer.extraction.sae_endpoint import configured_endpoint
 from lmms_steer.extraction.sae_judge import get_judge
+from lmms_steer.extraction.sae_verdicts import Verdicts
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import short_name
-from lmms_steer.vectors.methods import check_method
+from lmms_steer.vectors.methods import check_method, split_method
+from lmms_steer.vectors.methods import methods as method_registry
 from lmms_steer.vectors.ownership import check_name_is_free, have_same_directions, save_own, warn_of_mixed_names
 from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
 from lmms_steer.vectors.weights import model_source
+
+CHECK_SECONDS = 20.0
+"""How long to wait for a judge's first answer: a local server may still be loading its model."""
 
 
 def extract_to_store(
@@ -56,8 +62,8 @@ def extract_to_store(
 
     Raises:
         UserError: before the backbone is loaded: for a concept, method, judge or tiny model that does not exist, a
-            store that cannot be written, or, without `replace`, a stored vector of that name from other sentences or a
-            store in which the backbone's name belongs to other weights.
+            judge's endpoint that does not answer, a store that cannot be written, or, without `replace`, a stored
+            vector of that name from other sentences or a store in which the backbone's name belongs to other weights.
     """
     if questions is not None and (len(concept_names) != 1 or concept_names[0] == "all"):
         raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
@@ -67,8 +73,8 @@ def extract_to_store(
         wanted = list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names]
     for method in methods:
         check_method(method)
-    get_judge(settings.judge)
     name = store_name or short_name(backbone)
+    _check_judge(settings, name, [concept.name for concept in wanted] or concept_names, methods)
     if not store.is_name_part(name):
         raise UserError(f"{name!r} cannot be a model's name in a store: name the model with --name")
     root = root if root is not None else store.user_store()
@@ -114,6 +120,24 @@ def extract_to_store(
     names = list(stored)
     if note := shadowing_note(names, root):
         logging.getLogger(__name__).info(note)
+
+
+def _check_judge(
+    settings: ExtractionSettings, model: str, concept_names: Sequence[str], methods: Sequence[str]
+) -> None:
+    """Check that the judge exists, and that its endpoint answers where a concept has no verdicts yet.
+
+    Raises:
+        UserError: when it does not.
+    """
+    get_judge(settings.judge)
+    uses_judge = any(method_registry.get(split_method(name)[0]).uses_judge for name in methods)
+    if settings.judge != "llm" or not uses_judge or all(Verdicts(model, name).path.is_file() for name in concept_names):
+        return
+    endpoint = configured_endpoint()
+    problem = endpoint.problem(CHECK_SECONDS) if endpoint is not None else None
+    if problem:
+        raise UserError(f"{problem}; or use --judge ask (you check the features) or --judge none (all are kept)")
 
 
 def check_store_conflicts(

@@ -15,9 +15,10 @@ from lmms_steer._util.formatting import format_layers
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
-from lmms_steer.extraction.activations import Activations, read_activations
+from lmms_steer.extraction.activations import Activations, out_of_memory, read_activations
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, MethodFunction, MethodResult
-from lmms_steer.models.loading import loading_problem, usable_device
+from lmms_steer.models.batches import ShrinkingRunner
+from lmms_steer.models.loading import loading_problem, resolve_dtype, usable_device
 from lmms_steer.steering.anatomy import text_config
 from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
@@ -44,11 +45,13 @@ class Backbone:
             model is read through its own language model.
         revision: of a Hub id.
         device: where to run; by default a GPU if there is one.
-        dtype: of the weights; by default float32 on a CPU, and the checkpoint's own on other devices.
+        dtype: of the weights: auto, float32, bfloat16 or float16; auto, the default, is float32 on a CPU, and the
+            checkpoint's own on other devices.
         store_name: the name that its vectors are stored under; by default the last part of `name`.
 
     Raises:
-        UserError: when it cannot be loaded, or the files of its weights change meanwhile.
+        UserError: for an unknown device or dtype; when it cannot be loaded, does not fit into memory, or the files of
+            its weights change meanwhile.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class Backbone:
         self.name = store_name or short_name(name)
         self.checkpoint = backbone_checkpoint(name)
         self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        dtype = resolve_dtype(dtype or "auto", self.device)
+        self._runner = ShrinkingRunner("sentences")
         options: dict[str, Any] = {} if revision is None else {"revision": revision}
         before = model_source(name, revision, store_name)
         try:
@@ -73,11 +78,12 @@ class Backbone:
                 self.is_mllm = hasattr(config, "vision_config")
                 self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint, **options)
                 loader = AutoModelForImageTextToText if self.is_mllm else AutoModelForCausalLM
-                dtype = dtype or ("float32" if self.device.type == "cpu" else "auto")
                 model = loader.from_pretrained(self.checkpoint, dtype=dtype, **options)
+                self.model = model.to(self.device).eval()
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, f"while loading {name!r} with dtype {dtype}") from error
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load the backbone {name!r}: {loading_problem(error)}") from error
-        self.model = model.to(self.device).eval()
         revision = getattr(self.model.config, "_commit_hash", None) or revision
         source = model_source(name, revision, store_name)
         if "model_path" in source and source != before:
@@ -92,7 +98,7 @@ class Backbone:
 
     def read(self, concept: Concept, batch_size: int = 16) -> Activations:
         """Read the concept's sentences in one pass; every method can use the result."""
-        return read_activations(self.model, self.tokenizer, concept, batch_size)
+        return read_activations(self.model, self.tokenizer, concept, batch_size, self._runner)
 
     def read_image_pairs(self, path: Path, name: str, batch_size: int = 16) -> tuple[Concept, Activations]:
         """Read pairs of contrasting questions about images in a multimodal model (`lmms_steer.extraction.image_pairs`).
@@ -108,7 +114,9 @@ class Backbone:
             raise UserError(f"--questions needs a model that takes images, and {self.name} is a text model")
         pairs = read_image_pairs(path)
         processor = AutoProcessor.from_pretrained(self.checkpoint)
-        return image_pair_concept(name, pairs), read_image_pair_activations(self.model, processor, pairs, batch_size)
+        runner = ShrinkingRunner("questions")
+        activations = read_image_pair_activations(self.model, processor, pairs, batch_size, runner)
+        return image_pair_concept(name, pairs), activations
 
     def vectors(
         self,
@@ -142,8 +150,12 @@ class Backbone:
             log_warnings: False for a caller that prints `Activations.warnings` itself.
 
         Raises:
-            UserError: for a method that does not exist, or one that finds no direction in these activations.
+            UserError: for a method that does not exist, one that finds no direction in these activations, or layers
+                that the backbone does not have.
         """
+        n_layers = self.source["n_layers"]
+        if settings.layers is not None and max(settings.layers) >= n_layers:
+            raise UserError(f"--layers {format_layers(settings.layers)}: {self.name} has the layers 0-{n_layers - 1}")
         if log_warnings and concept.sentences_sha256 not in self._warned_of:
             self._warned_of.add(concept.sentences_sha256)
             for line in activations.warnings(concept, self.name):
@@ -199,7 +211,12 @@ class Backbone:
             "skipped": list(activations.skipped),
             "versions": {"lmms-steer": __version__, "torch": torch.__version__, **versions},
         }
-        vectors = SteeringVectors(result.directions, provenance)
+        layers = job.settings.layers
+        directions = {layer: v for layer, v in result.directions.items() if layers is None or layer in layers}
+        if not directions:
+            wanted, made = (format_layers(tuple(numbers)) for numbers in (layers or (), result.directions))
+            raise UserError(f"{job.concept.name}, {method}: no direction at --layers {wanted}, only at {made}")
+        vectors = SteeringVectors(directions, provenance)
         zero = tuple(layer for layer in vectors if not vectors[layer].any())
         if zero == vectors.layers:
             raise UserError(

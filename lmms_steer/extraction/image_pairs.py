@@ -19,8 +19,9 @@ from tqdm import tqdm
 from lmms_steer._util.json import parse_json
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, reason
-from lmms_steer.extraction.activations import Activations, Rows
+from lmms_steer.extraction.activations import Activations, Rows, out_of_memory
 from lmms_steer.extraction.tokens import TokenSpan
+from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.prompts import prompt_format_for
 from lmms_steer.models.visuals import open_image
 from lmms_steer.steering.recording import record_layers
@@ -78,28 +79,45 @@ def image_pair_concept(name: str, pairs: list[ImagePair]) -> Concept:
     return Concept(name, "contrasting questions about images", tuple(prompts), tuple(contrasts))
 
 
-def read_image_pair_activations(model: Any, processor: Any, pairs: list[ImagePair], batch_size: int) -> Activations:
+def read_image_pair_activations(
+    model: Any, processor: Any, pairs: list[ImagePair], batch_size: int, runner: ShrinkingRunner
+) -> Activations:
     """Read every layer's output at the last prompt token: anchors and controls [questions, layers, width].
 
+    Args:
+        model, processor: of the multimodal model.
+        pairs: the questions.
+        batch_size: questions per forward pass; fewer after an out-of-memory error.
+        runner: remembers how many questions fitted into memory.
+
     Raises:
-        UserError: when an image cannot be opened.
+        UserError: when an image cannot be opened, or a single question does not fit into memory.
     """
     sides = [[pair.prompt for pair in pairs], [pair.contrast for pair in pairs]]
-    anchors, controls = (_read(model, processor, texts, pairs, batch_size) for texts in sides)
+    anchors, controls = (_read(model, processor, texts, pairs, batch_size, runner) for texts in sides)
     places = [tuple(TokenSpan(i, 0, len(text)) for i, text in enumerate(texts)) for texts in sides]
     return Activations(anchors, controls, places[0], places[1], tuple(sides[0]))
 
 
-def _read(model: Any, processor: Any, texts: list[str], pairs: list[ImagePair], batch_size: int) -> Rows:
+def _read(
+    model: Any, processor: Any, texts: list[str], pairs: list[ImagePair], batch_size: int, runner: ShrinkingRunner
+) -> Rows:
     """Each layer's output at the last token of each text: float32 [texts, layers, width]."""
     make_inputs, device = prompt_format_for(processor), next(model.parameters()).device
     processor.tokenizer.padding_side = "left"
-    rows = []
-    for start in tqdm(range(0, len(texts), batch_size), desc="images", disable=None, leave=False):
-        images = [[open_image(pair.image)] for pair in pairs[start : start + batch_size]]
-        batch = make_inputs(processor, texts[start : start + batch_size], images, None).to(device)
+
+    def read(numbers: list[int]) -> list[Rows]:
+        images = [[open_image(pairs[number].image)] for number in numbers]
+        batch = make_inputs(processor, [texts[number] for number in numbers], images, None).to(device)
         inputs = {k: v.to(model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
         with record_layers(model) as outputs, torch.inference_mode():
             model(**inputs, logits_to_keep=1)
-        rows.append(torch.stack([output[:, -1] for output in outputs], dim=1).float().cpu().numpy())
-    return np.concatenate(rows)
+        return list(torch.stack([output[:, -1] for output in outputs], dim=1).float().cpu().numpy())
+
+    rows: list[Rows] = []
+    for start in tqdm(range(0, len(texts), batch_size), desc="images", disable=None, leave=False):
+        try:
+            rows += runner.run(range(len(texts))[start : start + batch_size], read)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, "with one question at a time") from error
+    return np.stack(rows)

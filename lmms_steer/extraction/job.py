@@ -18,7 +18,8 @@ class ExtractionSettings:
 
     Attributes:
         seed: of every random choice.
-        paper_exact: for `sae`: the arithmetic of the paper's released code, where ours corrects it.
+        layers: the decoder blocks that the vector is made for; None: all of them.
+        paper_exact: for `sae`: select features as the paper's released code does, where ours corrects it.
         sae: an SAE release of sae-lens, or a folder with one SAE that sae-lens saved per layer; None: the default for
             the backbone.
         judge: how SAE features are checked: `llm`, `ask` or `none`.
@@ -27,6 +28,7 @@ class ExtractionSettings:
     """
 
     seed: int = 0
+    layers: tuple[int, ...] | None = None
     paper_exact: bool = False
     sae: str | None = None
     judge: str = "llm"

@@ -1,9 +1,6 @@
-"""What a judge sees of an SAE feature: the sentences in which it fires most, and Neuronpedia's explanation of it."""
+"""The sentences in which an SAE feature fires most, for a judge to read."""
 
-import json
 import re
-import urllib.request
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +14,6 @@ from lmms_steer.extraction.tokens import TokenSpan
 
 MAX_CONTEXTS = 6
 _PAIRS_PER_CONCEPT = 8
-_NEURONPEDIA_URL = "https://www.neuronpedia.org/api/feature/{sae}/{feature}"
-_TIMEOUT_SECONDS = 10
 
 
 def neutral_concept(job: ExtractionJob) -> Concept:
@@ -81,32 +76,3 @@ class Contexts:
                 marked = f"{text[: place.start]}<<{text[place.start : place.end]}>>{text[place.end :]}"
                 shown[text] = f"{marked} ({activations[row]:.2g})"
         return list(shown.values())
-
-
-@dataclass(slots=True)
-class Explanations:
-    """Neuronpedia's explanations of features. After the site has failed once, it is not asked again.
-
-    Attributes:
-        reachable: whether the site has not failed yet.
-    """
-
-    reachable: bool = True
-
-    def of(self, neuronpedia: str | None, feature: int) -> str | None:
-        """The explanation of a feature, or None.
-
-        Args:
-            neuronpedia: the SAE's id there, such as `gemma-2-2b/12-gemmascope-res-16k`; None: it has none.
-            feature: its number in the SAE.
-        """
-        if neuronpedia is None or not self.reachable:
-            return None
-        try:
-            url = _NEURONPEDIA_URL.format(sae=neuronpedia, feature=feature)
-            with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as reply:
-                explanations = json.load(reply).get("explanations") or []
-            return str(explanations[0]["description"])[:500] if explanations else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            self.reachable = False
-            return None

@@ -1,24 +1,22 @@
 """Judges that check whether an SAE feature means a concept: a language model, or a person.
 
-The language model answers at an OpenAI-compatible endpoint, which the environment names: `OPENAI_API_KEY`,
-`OPENAI_BASE_URL`, `LMMS_STEER_JUDGE_MODEL` (default: the paper's o3-mini) and `LMMS_STEER_JUDGE_TIMEOUT` (seconds,
-default: 60).
+The language model answers at an OpenAI-compatible endpoint, which the environment names
+(`lmms_steer.extraction.sae_endpoint`).
 """
 
 import json
-import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.extraction.sae_endpoint import JudgeEndpoint, configured_endpoint, describe_text
 from lmms_steer.extraction.sae_verdicts import Verdict
 
 JUDGES = ("llm", "ask", "none")
-PAPER_MODEL = "o3-mini-2025-01-31"
 _TRIES = 3
 """How often a judge is asked for a usable answer about one feature."""
 _GIVE_UP_AFTER = 3
@@ -81,10 +79,11 @@ def get_judge(name: str) -> Judge:
         if not sys.stdin.isatty():
             raise UserError("--judge ask needs a terminal to ask in: use --judge llm or --judge none")
         return ask_person
-    if not os.environ.get("OPENAI_API_KEY") and not os.environ.get("OPENAI_BASE_URL"):
+    endpoint = configured_endpoint()
+    if endpoint is None:
         reason = "no judge: neither OPENAI_API_KEY nor OPENAI_BASE_URL is set"
         return lambda question: Verdict(None, reason, "none")  # noqa: ARG005
-    return LlmJudge()
+    return LlmJudge(endpoint)
 
 
 def ask_person(question: JudgeQuestion) -> Verdict:
@@ -105,12 +104,12 @@ class LlmJudge:
     endpoint that hangs does not block the extraction.
 
     Attributes:
-        model: the judge's name at the endpoint.
-        client: an OpenAI client; by default one made from the environment.
+        endpoint: where the judge answers.
+        client: an OpenAI client for the endpoint.
         failures: of the endpoint, in a row.
     """
 
-    model: str = field(default_factory=lambda: os.environ.get("LMMS_STEER_JUDGE_MODEL") or PAPER_MODEL)
+    endpoint: JudgeEndpoint
     client: Any = None
     failures: int = 0
 
@@ -118,12 +117,14 @@ class LlmJudge:
         if self.client is None:
             from openai import OpenAI
 
-            timeout = os.environ.get("LMMS_STEER_JUDGE_TIMEOUT") or "60"
-            if not timeout.isdecimal() or int(timeout) == 0:
-                raise UserError(f"LMMS_STEER_JUDGE_TIMEOUT={timeout}: expected whole seconds")
+            url, timeout = self.endpoint.url, float(self.endpoint.timeout)
             # a local endpoint needs no key, but the client does
-            key = os.environ.get("OPENAI_API_KEY") or "none"
-            self.client = OpenAI(api_key=key, timeout=float(timeout), max_retries=_TRIES)
+            self.client = OpenAI(api_key=self.endpoint.key or "none", base_url=url, timeout=timeout, max_retries=_TRIES)
+
+    @property
+    def model(self) -> str:
+        """The judge's name at the endpoint."""
+        return self.endpoint.model
 
     def __call__(self, question: JudgeQuestion) -> Verdict:
         from openai import APIError
@@ -134,6 +135,10 @@ class LlmJudge:
         for _ in range(_TRIES):
             try:
                 reply = self.client.chat.completions.create(model=self.model, messages=messages)
+                if isinstance(reply, str):
+                    # the client returns the text of a reply that does not call itself JSON
+                    self.failures += 1
+                    return Verdict(None, f"the judge {self.endpoint} {describe_text(reply)}", self.model)
                 content = reply.choices[0].message.content
             except APIError as error:
                 self.failures += 1

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lmms_steer._util.formatting import format_layers
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError, first_line, reason
 from lmms_steer.extraction.activations import Rows
@@ -42,27 +43,13 @@ class Sae:
         rows: Rows = self.module.W_dec.detach().float().cpu().numpy()
         return rows
 
-    def encode(self, rows: npt.NDArray[Any], without_threshold: bool = False) -> Rows:
-        """Compute feature activations.
-
-        Args:
-            rows: outputs of the layer [rows, width].
-            without_threshold: set JumpReLU's threshold to 0 first, as the paper's released code does.
-
-        Returns:
-            float32 [rows, features].
-        """
+    def encode(self, rows: npt.NDArray[Any]) -> Rows:
+        """Compute feature activations: float32 [rows, features]. rows: outputs of the layer [rows, width]."""
         import torch
 
-        threshold: Any = getattr(self.module, "threshold", None)
         with torch.inference_mode():
-            original = None if threshold is None or not without_threshold else threshold.clone()
-            if original is not None:
-                threshold.zero_()
             inputs = torch.from_numpy(np.ascontiguousarray(rows)).to(self.module.device, self.module.dtype)
             encoded: Rows = self.module.encode(inputs).float().cpu().numpy()
-            if original is not None:
-                threshold.copy_(original)
         return encoded
 
 
@@ -89,11 +76,12 @@ class SaeSource:
         self._release, _, template = name.partition(":")
         self._ids = {} if folder.is_dir() else _ids(self._release, template)
         if not self.layers:
-            raise UserError(f"--sae {name!r} has no SAE for any of the layers 0-{job.n_layers - 1} of {job.model}")
+            wanted = format_layers(job.settings.layers or tuple(range(job.n_layers)))
+            raise UserError(f"--sae {name!r} has no SAE for any of the layers {wanted} of {job.model}")
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The decoder blocks that have an SAE.
+        """The decoder blocks that have an SAE and were asked for. No other SAE is downloaded.
 
         Raises:
             UserError: when the SAEs were made for a model with more layers.
@@ -104,7 +92,8 @@ class SaeSource:
                 f"the SAEs of {self.name!r} go up to layer {layers[-1]}, {self._job.model} has the layers"
                 f" 0-{self._job.n_layers - 1}: they were made for another model"
             )
-        return tuple(layers)
+        wanted = self._job.settings.layers
+        return tuple(layer for layer in layers if wanted is None or layer in wanted)
 
     def load(self, layer: int) -> Sae:
         """Load one layer's SAE and check that it reads the output of that layer.

@@ -30,7 +30,7 @@ from lmms_steer.harness import sample_patches
 from lmms_steer.harness.command_line import end_command_line, end_failed_runs, is_ours
 from lmms_steer.harness.saving import check_output, saved_with_results, saved_with_samples
 from lmms_steer.harness.task_files import tasks_dir
-from lmms_steer.harness.tasks import check_choices
+from lmms_steer.harness.tasks import check_choices, loading_mistake
 from lmms_steer.steering.hooks import Attachment
 from lmms_steer.steering.resolve import ResolvedSpec
 
@@ -145,7 +145,13 @@ def _with_our_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
     def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
-        loaded = original(self, *args, **kwargs)
+        try:
+            loaded = original(self, *args, **kwargs)
+        except Exception as error:
+            mistake = loading_mistake(error)
+            if mistake is None:
+                raise
+            raise mistake from error
         check_choices(loaded)
         return loaded
 

@@ -1,5 +1,6 @@
 """Load a task of lmms-eval by its name."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,31 @@ def load_task(task: str, model: str, include_path: Path | None = None) -> tuple[
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"the questions of {task} cannot be loaded: {_cause(error)}") from error
+        mistake = loading_mistake(error)
+        raise mistake or UserError(f"the questions of {task} cannot be loaded: {_cause(error)}") from error
     if list(loaded) != [task]:
         raise UserError(f"{task} is a group: search on one task")
     config = loaded[task].config
     return loaded[task], str(config.test_split or config.validation_split)
+
+
+def loading_mistake(error: BaseException) -> UserError | None:
+    """The user error behind an error of loading a task, which lmms-eval's retries hide; None for any other error.
+
+    A file that a task names and that its dataset does not have is one: the dataset has changed, or the name is wrong.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        missing = re.match(r"Unable to find '(?:hf://datasets/)?([^']+)'", str(cause))
+        if isinstance(cause, FileNotFoundError) and missing:
+            return UserError(
+                f"the task reads {missing[1]!r}, which does not exist: the dataset's files have changed, or the name in"
+                " the task is wrong; a local copy (lmms-steer data import) does not depend on them"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def check_choices(loaded: Mapping[Any, Any]) -> None:

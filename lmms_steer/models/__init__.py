@@ -9,3 +9,5 @@ MODEL_ARGS = (
 )
 """The `--model_args` of our models besides the keys of a spec. They stand here so that they can be read without torch;
 `lmms_steer.models.checkpoint.HfCheckpoint` describes them."""
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+"""The dtypes that weights can be loaded in."""

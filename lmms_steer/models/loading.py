@@ -11,9 +11,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError, first_line, unknown_name
+from lmms_steer.models import DTYPES
 from lmms_steer.tiny_world.checkpoints import TINY_MODELS
-
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def usable_device(name: str) -> torch.device:

@@ -39,7 +39,7 @@ class Cell:
         reads: files and folders whose content the command depends on and that no cell makes.
         makes: files and folders that the command must write.
         folder: a folder that holds nothing but this cell's output; None where there is no such folder.
-        loads: checkpoint and dtype of the multimodal model that the command loads; None where its memory is unknown.
+        loads: checkpoint and dtype of the model that the command loads; None where its memory is unknown.
         answers: number of answers to compute (questions times settings); None where it is unknown.
         show: whether the command's output is printed at the end of the run.
     """

@@ -9,6 +9,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.recipes.schema import Model, Recipe, Study
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
 from lmms_steer.vectors.backbones import backbone_of, short_name
+from lmms_steer.vectors.methods import methods, split_method
 
 
 class Layout:
@@ -87,6 +88,23 @@ def concept_label(concept: str) -> str:
 def backbone_name(model: Model) -> str:
     """The text model that a model's vectors are extracted from."""
     return model.backbone or backbone_of(model.pretrained) or model.pretrained
+
+
+def extracted_concepts(recipe: Recipe) -> list[str]:
+    """The concepts that a recipe extracts vectors of, each once."""
+    concepts = [c for study in recipe.studies.values() if study.select for c in study.concepts]
+    return list(dict.fromkeys((*recipe.concepts, *concepts)))
+
+
+def extracted_layers(recipe: Recipe, backbone: str) -> str | None:
+    """The layers that the models with this backbone search, as one range; None where one of them searches all."""
+    ranges = [model.layers for model in recipe.models.values() if backbone_name(model) == backbone]
+    return ",".join(dict.fromkeys(ranges)) if all(ranges) else None
+
+
+def uses_sae(method: str) -> bool:
+    """Whether a method, with or without a control, reads an SAE."""
+    return methods.get(split_method(method)[0]).uses_sae
 
 
 def model_args_line(model: Model) -> str:

@@ -14,16 +14,20 @@ from lmms_steer.recipes.layout import (
     command_cell_name,
     evaluate_cell_name,
     extract_cell_name,
+    extracted_concepts,
+    extracted_layers,
     launcher_words,
     loaded_weights,
     local_paths,
     model_args_line,
     option_words,
     search_cell_name,
+    uses_sae,
 )
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.recipes.systems import methods_of, planned_systems, search_files
 from lmms_steer.search.options import parse_targets
+from lmms_steer.vectors.backbones import backbone_checkpoint
 
 REPORT_FILES = ("report.md", "report.csv")
 MAX_CELLS = 20_000
@@ -87,9 +91,7 @@ class Planner:
                     yield from plan(name, model, study_name, study)
 
     def _extract_cells(self) -> Iterator[Cell]:
-        concepts = [*self.recipe.concepts]
-        concepts += [c for study in self.recipe.studies.values() if study.select for c in study.concepts]
-        concepts = list(dict.fromkeys(concepts))
+        concepts = extracted_concepts(self.recipe)
         if not concepts:
             return
         for model in self.recipe.models.values():
@@ -104,9 +106,17 @@ class Planner:
                         *("--store", str(self.output / "vectors"), "--replace"),
                         *option_words("--sae", settings.sae),
                         *option_words("--judge", settings.judge),
+                        *(("--paper-exact",) if settings.paper_exact else ()),
+                        *(
+                            option_words("--layers", extracted_layers(self.recipe, backbone))
+                            if uses_sae(method)
+                            else ()
+                        ),
+                        *option_words("--dtype", model.backbone_dtype),
                     ),
                     reads=tuple(path for path in (*concepts, backbone) if Path(path).exists()),
                     makes=tuple(str(self.layout.vector(model, concept, method)) for concept in concepts),
+                    loads=(backbone_checkpoint(backbone), model.backbone_dtype or "auto"),
                 )
 
     def _search_cells(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:

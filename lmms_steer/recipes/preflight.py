@@ -1,9 +1,9 @@
 """What is known about a plan before it runs: memory that models need, inputs that are missing, and the likely cost.
 
-Nothing is fetched or loaded. The size of a checkpoint is read from the headers of its weight files.
+Nothing is downloaded or loaded. The size of a checkpoint is read from the headers of its weight files. A judge is asked
+for one token, to see whether it answers.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -11,14 +11,23 @@ from pathlib import Path
 
 from lmms_steer.data.availability import absence_note, missing_datasets
 from lmms_steer.recipes.cells import Cell, Marks
-from lmms_steer.recipes.layout import backbone_name
+from lmms_steer.recipes.layout import (
+    backbone_name,
+    extract_cell_name,
+    extracted_concepts,
+    extracted_layers,
+    uses_sae,
+)
 from lmms_steer.recipes.ledger import States
 from lmms_steer.recipes.schema import Method, Recipe
 from lmms_steer.recipes.systems import methods_of
+from lmms_steer.search.options import parse_layers
 from lmms_steer.vectors.backbones import backbone_checkpoint, checkpoint, sae_of
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.weights import weight_files
 
+JUDGE_SECONDS = 2.0
+"""How long a plan waits for a judge's answer."""
 MAX_TASKS_NAMED = 2
 """How many tasks a line names before it says "and N more"."""
 _LOADED_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -157,7 +166,7 @@ def _missing_for_extraction(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[s
     of_backbones: dict[str, list[Method]] = {}
     for model in recipe.models.values():
         used = methods_of(recipe, model).items()
-        with_sae = [settings for name, settings in used if methods.get(split_method(name)[0]).uses_sae]
+        with_sae = [settings for name, settings in used if uses_sae(name)]
         of_backbones.setdefault(backbone_name(model), []).extend(with_sae)
     for backbone, with_sae in of_backbones.items():
         full = backbone_checkpoint(backbone)
@@ -166,9 +175,41 @@ def _missing_for_extraction(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[s
         for saes in {settings.sae or sae_of(backbone) for settings in with_sae}:
             if saes and not Path(saes).exists():
                 yield f"{backbone}'s SAEs come from {saes}, fetched where they are not on this disk"
-    judges = {settings.judge or "llm" for with_sae in of_backbones.values() for settings in with_sae}
-    if "llm" in judges and not os.environ.get("OPENAI_API_KEY"):
+    yield from _judge_lines(recipe, {cell.name for cell in cells})
+
+
+def _judge_lines(recipe: Recipe, remaining: set[str]) -> Iterator[str]:
+    """How many features the judge will be asked about, and whether it answers.
+
+    Args:
+        recipe: the recipe.
+        remaining: the names of the cells that are not done.
+    """
+    judged = [
+        (backbone, name)
+        for backbone, model in {backbone_name(model): model for model in recipe.models.values()}.items()
+        for name, settings in methods_of(recipe, model).items()
+        if (settings.judge or "llm") == "llm"
+        and methods.get(split_method(name)[0]).uses_judge
+        and extract_cell_name(model, name) in remaining
+    ]
+    if not judged:
+        return
+    from lmms_steer.extraction.methods.sae import MAX_CANDIDATES
+    from lmms_steer.extraction.sae_endpoint import configured_endpoint
+
+    endpoint = configured_endpoint()
+    ranges = [extracted_layers(recipe, backbone) for backbone, _ in judged]
+    each = MAX_CANDIDATES * len(extracted_concepts(recipe))
+    if all(ranges):
+        number = f"{sum(each * len(parse_layers(layers)) for layers in ranges if layers):,} features"
+    else:
+        number = f"{each} features of each layer"
+    yield f"judge: up to {number} to check, one request each{f', by {endpoint}' if endpoint else ''}"
+    if endpoint is None:
         yield "WARNING: OPENAI_API_KEY is not set: SAE features will be used unchecked; set it, or set judge: none"
+    elif problem := endpoint.problem(JUDGE_SECONDS):
+        yield f"WARNING: {problem}; or set judge: none, which keeps all features"
 
 
 def _tasks(recipe: Recipe) -> Iterator[str]:

@@ -49,6 +49,8 @@ class Model(Strict):
     the model's own language model."""
     methods: Names | None = Field(default=None, min_length=1)
     """Names of the recipe's methods that are used with this model. Default: all."""
+    backbone_dtype: str | None = None
+    """Dtype of the backbone while vectors are extracted, as for `lmms-steer extract --dtype`."""
     layers: Range = ""
     """Layers that a search tries. Default: all."""
     batch_size: int = Field(default=16, ge=1)
@@ -70,6 +72,8 @@ class Method(Strict):
     """Source of the SAEs, as for `lmms-steer extract --sae`."""
     judge: str | None = None
     """Judge of the SAE features, as for `lmms-steer extract --judge`."""
+    paper_exact: bool = False
+    """Select SAE features as the paper's released code does, as for `lmms-steer extract --paper-exact`."""
 
 
 class Search(Strict):

@@ -16,6 +16,7 @@ from lmms_steer.data.availability import read_task_file
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.harness import task_files
 from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steered_names_on_disk
+from lmms_steer.models import DTYPES
 from lmms_steer.recipes.cells import WAITABLE_KINDS
 from lmms_steer.recipes.in_process import PROGRAMS
 from lmms_steer.recipes.layout import backbone_name, command_cell_name, concept_label
@@ -73,12 +74,15 @@ def _check_models(recipe: Recipe, tree: YamlNode) -> None:
         _check_known(tree, (*path, "methods"), "method of this recipe", model.methods or (), recipe.methods)
         if model.layers:
             _check_value(tree, (*path, "layers"), parse_layers, model.layers, _number_of_layers(model.pretrained))
+        if model.backbone_dtype is not None:
+            _check_known(tree, (*path, "backbone_dtype"), "dtype", [model.backbone_dtype], DTYPES)
     _check_backbone_names(recipe, tree)
 
 
 def _check_backbone_names(recipe: Recipe, tree: YamlNode) -> None:
-    """Refuse two backbones of one name, because the recipe's folder keeps vectors by the backbone's name."""
+    """Refuse two backbones of one name, or one with two dtypes: vectors are kept by the backbone's name."""
     backbones: dict[str, str] = {}
+    dtypes: dict[str, str | None] = {}
     for name, model in recipe.models.items():
         backbone = backbone_name(model).rstrip("/")
         other = backbones.setdefault(short_name(backbone), backbone)
@@ -86,6 +90,12 @@ def _check_backbone_names(recipe: Recipe, tree: YamlNode) -> None:
             error = UserError(
                 f"the backbones {other!r} and {backbone!r} have the same name, and so would their vectors: rename one"
                 " of the folders, or put the models into two recipes"
+            )
+            raise _with_line(tree, ("models", name), error)
+        first = dtypes.setdefault(backbone, model.backbone_dtype)
+        if first != model.backbone_dtype:
+            error = UserError(
+                f"the models on the backbone {backbone!r} share its vectors: give all of them the same backbone_dtype"
             )
             raise _with_line(tree, ("models", name), error)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from lmms_steer._util.formatting import format_layers
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.harness import task_files
@@ -61,11 +62,11 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     n_layers = len(lm.model.get_decoder().layers)
     facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
     layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
-    vectors = {name: _load_vector(name, layers[0], facts) for name in options.names}
-    missing = {layer for layer in layers for vector in vectors.values() if layer not in vector.directions}
-    if missing:
-        layers = tuple(layer for layer in layers if layer not in missing)
-        yield f"layers where a vector has no direction are left out: {', '.join(map(str, sorted(missing)))}"
+    steerable = _steerable_layers(options.vectors, layers, facts)
+    if missing := sorted(set(layers) - set(steerable)):
+        layers = steerable
+        yield f"layers where a vector has no direction are left out: {', '.join(map(str, missing))}"
+    vectors = {name: _resolved_vector(name, layers[0], facts) for name in options.names}
     hashes = {name: vector.sha256 for name, vector in vectors.items()}
     plan = Plan(**planned, vectors=hashes, layers=layers, **about_questions)
     if asked.generates and score == "letters":
@@ -223,7 +224,7 @@ def _known_layers(options: SearchOptions) -> dict[str, Any]:
         config = load_or_refuse(pretrained, AutoConfig.from_pretrained, checkpoint(pretrained))
         n_layers = config.get_text_config(decoder=True).num_hidden_layers
         layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
-        return {"layers": [layer for layer in layers if all(layer in v.directions for v in vectors.values())]}
+        return {"layers": [layer for layer in layers if all(v.can_steer(layer) for v in vectors.values())]}
     return {}
 
 
@@ -234,7 +235,27 @@ def _refuse_spec(spec: SteeringSpec) -> None:
         )
 
 
-def _load_vector(name: str, layer: int, facts: ModelFacts) -> SteeringVectors:
-    spec = SteeringSpec.parse(f"vector={name},layer={layer},alpha=1,tokens=text")
-    list(extract_missing(spec, facts.name))
-    return resolve(spec, facts).vectors[0]
+def _steerable_layers(names: Sequence[str], layers: Sequence[int], facts: ModelFacts) -> tuple[int, ...]:
+    """Those of the layers where every vector has a direction; vectors that are in no store are extracted first.
+
+    Raises:
+        UserError: for a vector that does not exist, or where no layer is left.
+    """
+    steerable = tuple(layers)
+    for name in names:
+        list(extract_missing(SteeringSpec.parse(f"vector={name}"), facts.name))
+        vector = SteeringVectors.load(store.find(name, backbone_of(facts.name)).path)
+        left = tuple(layer for layer in steerable if vector.can_steer(layer))
+        if not left:
+            has = format_layers(tuple(layer for layer in vector if vector.can_steer(layer))) or "none"
+            raise UserError(
+                f"vector {name!r} has a direction at layer {has}, and at none of the layers to search,"
+                f" {format_layers(steerable)}: choose others with --layers"
+            )
+        steerable = left
+    return steerable
+
+
+def _resolved_vector(name: str, layer: int, facts: ModelFacts) -> SteeringVectors:
+    """A vector or its control, checked against the model. layer: any at which the vector has a direction."""
+    return resolve(SteeringSpec.parse(f"vector={name},layer={layer},alpha=1,tokens=text"), facts).vectors[0]

@@ -31,12 +31,14 @@ class ExtractionMethod:
         description: one plain line, for help texts and the docs.
         function: computes the directions; its type is `lmms_steer.extraction.methods.MethodFunction`.
         uses_sae: whether it reads a sparse autoencoder, which has to be there, and may have to be downloaded.
+        uses_judge: whether it asks a judge about the autoencoder's features.
     """
 
     name: str
     description: str
     function: Callable[..., Any]
     uses_sae: bool = False
+    uses_judge: bool = False
 
 
 methods: Registry[ExtractionMethod] = Registry("method", "lmms_steer.methods", ("lmms_steer.extraction.methods",))

@@ -67,6 +67,10 @@ class SteeringVectors:
             raise UserError(f"layer={layer}: {self.name} has the layers {format_layers(self.layers)}")
         return self.directions[layer]
 
+    def can_steer(self, layer: int) -> bool:
+        """Whether a layer has a direction, and one that is not of norm 0."""
+        return layer in self.directions and bool(self.directions[layer].any())
+
     def check_norm(self, layer: int) -> None:
         """Check that a layer has a direction to steer with.
 

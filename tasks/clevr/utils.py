@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmms_steer.data.documents import doc_to_text, doc_to_visual, with_pre_prompt
 from lmms_steer.data.paper_split import PARTS, paper_part
-from lmms_steer.data.source import find_source, with_images
+from lmms_steer.data.source import Source, find_source, with_images
+from lmms_steer.errors import UserError
 from lmms_steer.scoring.choice import LETTERS, parse_choice
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.task_results import first_paragraph, other_reading, score_losses, score_number
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 COUNT_HUB = "BUAADreamer/clevr_count_70k"
 COUNT_TASKS = {"train": "clevr_count", "test": "superclevr_count"}
+COUNT_FILES = {"train": "data/train-00000-of-00021.parquet", "test": "data/test-00000-of-00001.parquet"}
+"""The files that the tasks read, 497 and 56 MB. The first has over 3000 of the 70000 training questions."""
+PAPER_QUESTIONS = 500
 NUMBERS = [str(number) for number in range(11)]
 ANSWERS = (
     ["yes", "no"],
@@ -46,7 +50,7 @@ def __getattr__(name: str) -> Any:
     if field not in ("path", "name", "kwargs") or data not in ("train", "test", "clevr", "superclevr"):
         raise AttributeError(name)
     if data in ("train", "test"):
-        return getattr(find_source("clevr_count", data, COUNT_HUB), field)
+        return getattr(_count_source(data), field)
     return getattr(find_source(data, "val" if data == "clevr" else "test", None), field)
 
 
@@ -58,8 +62,21 @@ def documents(dataset: "Dataset", copy: str) -> "Dataset":
 
 
 def first_500(dataset: "Dataset") -> "Dataset":
-    """The questions that the paper uses as CLEVR."""
-    return dataset.select(range(min(500, len(dataset))))
+    """The questions that the paper uses as CLEVR: the first 500, or those of a local copy that has fewer.
+
+    Raises:
+        UserError: if the dataset on the Hub has fewer.
+    """
+    if len(dataset) < PAPER_QUESTIONS and _count_source("train").path != "parquet":
+        raise UserError(
+            f"{COUNT_HUB} has changed: {COUNT_FILES['train']} has {len(dataset)} questions, the paper's are its first"
+            f" {PAPER_QUESTIONS}"
+        )
+    return dataset.select(range(min(PAPER_QUESTIONS, len(dataset))))
+
+
+def _count_source(split: str) -> Source:
+    return find_source("clevr_count", split, COUNT_HUB, hub_files=COUNT_FILES[split])
 
 
 def count_to_visual(doc: dict[str, Any]) -> list[Any]:

@@ -15,6 +15,9 @@ from lmms_steer.extraction.activations import Activations
 from lmms_steer.extraction.extract import Backbone, shuffle_labels
 from lmms_steer.extraction.methods import ExtractionJob, ExtractionSettings
 from lmms_steer.extraction.methods.linear_probe import BATCH, EPOCHS, LEARNING_RATE, linear_probe
+from lmms_steer.extraction.sae_judge import JudgeQuestion
+from lmms_steer.extraction.sae_source import Sae, SaeSource
+from lmms_steer.extraction.sae_verdicts import Verdict
 from lmms_steer.extraction.tokens import TokenSpan
 from lmms_steer.tiny_world.checkpoints import TINY_SAE, weights_dir
 
@@ -105,20 +108,65 @@ def test_the_sae_vector_equals_the_paper_s_recipe_by_hand(backbone: Backbone, sp
         assert np.abs(vectors[layer] - unit(np.mean([unit(w_dec[f]) for f in chosen], 0))).max() < 1e-5
 
 
-def test_paper_exact_reads_a_layer_lower_without_thresholds(backbone: Backbone, spatial: Activations) -> None:
+def test_paper_exact_reads_a_layer_lower_with_thresholds_and_lists_silent_features(
+    backbone: Backbone, spatial: Activations
+) -> None:
     exact = backbone.vectors(concepts.load("spatial"), "sae", spatial, replace(UNCHECKED, paper_exact=True))
     sae = SAE.load_from_disk(weights_dir(TINY_SAE) / "layer_3", dtype="float32")
-    w_enc, b_enc, b_dec = (getattr(sae, n).detach().numpy() for n in ("W_enc", "b_enc", "b_dec"))
-    fired = np.maximum((spatial.anchors[:, 2] - b_dec) @ w_enc + b_enc, 0)
-    scores: dict[int, float] = {}
-    for row in fired:
-        for rank, feature in enumerate(np.argsort(-row, kind="stable")[:20].tolist()):
-            scores[feature] = scores.get(feature, 0) + 1 - rank / 20
-    best = max(scores, key=lambda f: scores[f])
-    assert exact.provenance["settings"]["layers"]["3"]["features"][0]["feature"] == best
-    again = SAE.load_from_disk(weights_dir(TINY_SAE) / "layer_3", dtype="float32")
-    assert float(again.threshold.detach().max()) > 0
+    w_enc, b_enc, threshold, b_dec = (
+        getattr(sae, name).detach().numpy().astype(np.float64) for name in ("W_enc", "b_enc", "threshold", "b_dec")
+    )
+    before = (spatial.anchors[:, 2] - b_dec) @ w_enc + b_enc
+
+    def selected(fired: Any) -> list[int]:
+        listed: dict[int, list[float]] = {}
+        for row in fired:
+            for rank, feature in enumerate(sorted(range(len(row)), key=lambda f: (-row[f], f))[:20]):
+                listed.setdefault(feature, []).append(1 - rank / 20)
+        often = {feature: sum(weights) for feature, weights in listed.items() if len(weights) >= 2}
+        return sorted(often, key=lambda f: (-round(often[f], 6), f))[:16]
+
+    features = [f["feature"] for f in exact.provenance["settings"]["layers"]["3"]["features"]]
+    with_thresholds = np.where(before > threshold, before, 0.0)
+    assert features == selected(with_thresholds)
+    assert features != selected(np.maximum(before, 0.0)), "the models that intervene have no thresholds, selection has"
+    assert (with_thresholds[:, features].max(0) == 0).any(), "a feature that never fires"
     assert exact.sha256 != backbone.vectors(concepts.load("spatial"), "sae", spatial, UNCHECKED).sha256
+
+
+def test_only_the_wanted_layers_are_made_and_only_their_saes_are_loaded(
+    backbone: Backbone, spatial: Activations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    concept, true, loaded = concepts.load("spatial"), SaeSource.load, list[int]()
+
+    def load(source: SaeSource, layer: int) -> Sae:
+        loaded.append(layer)
+        return true(source, layer)
+
+    whole = {method: backbone.vectors(concept, method, spatial, UNCHECKED) for method in ("sae", "mean_shift")}
+    monkeypatch.setattr(SaeSource, "load", load)
+    for method, vectors in whole.items():
+        made = backbone.vectors(concept, method, spatial, replace(UNCHECKED, layers=(2, 3)))
+        assert made.layers == ((3,) if method == "sae" else (2, 3))
+        assert all(np.array_equal(made[layer], vectors[layer]) for layer in made)
+    assert backbone.vectors(concept, "sae_denoised", spatial, replace(UNCHECKED, layers=(3,))).layers == (3,)
+    assert loaded == [3, 3]
+    with pytest.raises(UserError, match="has no SAE for any of the layers 2 of tiny-gemma2"):
+        backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, layers=(2,)))
+    with pytest.raises(UserError, match="--layers 3, 7: tiny-gemma2 has the layers 0-4"):
+        backbone.vectors(concept, "mean_shift", spatial, replace(UNCHECKED, layers=(3, 7)))
+
+
+def test_a_layer_without_a_kept_feature_is_left_out_and_named(
+    backbone: Backbone, spatial: Activations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(question: JudgeQuestion) -> Verdict:
+        return Verdict("layer 3" in question.feature, "r", "judge-1")
+
+    monkeypatch.setattr("lmms_steer.extraction.sae_check.get_judge", lambda name: judge)
+    made = backbone.extract(concepts.load("spatial"), "sae", spatial)
+    assert made.vectors.layers == (3,)
+    assert "spatial: no SAE feature is left at layer 1" in made.notes
 
 
 def test_denoised_is_close_to_the_mean_shift_but_not_equal(backbone: Backbone, spatial: Activations) -> None:

@@ -2,9 +2,8 @@
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,16 @@ import yaml
 from lmms_steer import UserError, concepts
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.extraction.methods import ExtractionSettings
-from lmms_steer.extraction.sae_judge import JudgeQuestion, LlmJudge
+from lmms_steer.extraction.sae_judge import JudgeQuestion, get_judge
 from lmms_steer.extraction.sae_verdicts import Verdict, Verdicts
+from tests.helpers.servers import Answer, http_server
 
 QUESTION = JudgeQuestion(
     concepts.load("spatial"), "layer 3, feature 8", ["The cup is <<left>> of it. (4.1)"], "positions"
 )
 ANCHORS = {pair.anchor for pair in QUESTION.concept.pairs}
 Reply = Callable[[dict[str, Any]], tuple[int, Any] | None]
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -35,60 +36,47 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list
 
     Content in bytes is the whole body as it is.
     """
-    servers: list[ThreadingHTTPServer] = []
-    stop = threading.Event()
+    with ExitStack() as servers:
 
-    def serve(reply: Reply) -> list[dict[str, Any]]:
-        requests: list[dict[str, Any]] = []
+        def serve(reply: Reply) -> list[dict[str, Any]]:
+            requests: list[dict[str, Any]] = []
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            def answer(path: str, body: bytes) -> Answer | None:
+                request = json.loads(body)
                 requests.append(request)
-                answer = reply(request)
-                if answer is None:
-                    stop.wait(20)
-                    return
-                status, content = answer
-                message = {"role": "assistant", "content": str(content) if isinstance(content, bytes) else content}
-                body = {"id": "1", "object": "chat.completion", "created": 0, "model": "m"}
+                replied = reply(request)
+                if replied is None:
+                    return None
+                status, content = replied
+                if isinstance(content, bytes):
+                    return status, content, JSON
+                message = {"role": "assistant", "content": content}
                 choice = {"index": 0, "finish_reason": "stop", "message": message}
-                data = json.dumps({**body, "choices": [choice]} if status == 200 else {"error": {"message": content}})
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.end_headers()
-                self.wfile.write(content if isinstance(content, bytes) else data.encode())
+                completion = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+                data = completion if status == 200 else {"error": {"message": content}}
+                return status, json.dumps(data).encode(), JSON
 
-            def log_message(self, *args: object) -> None:
-                pass
+            address = servers.enter_context(http_server(answer))
+            monkeypatch.setenv("OPENAI_BASE_URL", f"{address}/v1")
+            monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
+            monkeypatch.setenv("LMMS_STEER_JUDGE_MODEL", "judge-1")
+            monkeypatch.setenv("LMMS_STEER_JUDGE_TIMEOUT", "1")
+            return requests
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-key")
-        monkeypatch.setenv("LMMS_STEER_JUDGE_MODEL", "judge-1")
-        monkeypatch.setenv("LMMS_STEER_JUDGE_TIMEOUT", "1")
-        return requests
-
-    yield serve
-    stop.set()
-    for server in servers:
-        server.shutdown()
+        yield serve
 
 
 @pytest.mark.slow
 def test_an_answer_is_read_and_the_question_shows_contexts_and_words(endpoint: Any) -> None:
     requests = endpoint(lambda request: (200, 'Sure: {"means": true, "reason": "words of place"}'))
-    assert LlmJudge()(QUESTION) == Verdict(True, "words of place", "judge-1")
+    assert get_judge("llm")(QUESTION) == Verdict(True, "words of place", "judge-1")
     shown = requests[0]["messages"][1]["content"]
     assert "<<left>>" in shown and "positions" in shown and "above" in shown and requests[0]["model"] == "judge-1"
 
 
 def test_after_three_unusable_answers_a_feature_is_unchecked(endpoint: Any) -> None:
     requests = endpoint(lambda request: (200, "I would rather not say"))
-    verdict = LlmJudge()(QUESTION)
+    verdict = get_judge("llm")(QUESTION)
     assert verdict.means_concept is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
 
 
@@ -112,7 +100,7 @@ def test_after_three_unusable_answers_a_feature_is_unchecked(endpoint: Any) -> N
 )
 def test_an_incomplete_answer_is_unusable_and_the_reason_is_optional(endpoint: Any, content: Any, means: Any) -> None:
     requests = endpoint(lambda request: (200, content))
-    verdict = LlmJudge()(QUESTION)
+    verdict = get_judge("llm")(QUESTION)
     assert verdict.means_concept is means and len(requests) == (3 if means is None else 1) and verdict.reason != "None"
 
 
@@ -120,14 +108,14 @@ def test_an_incomplete_answer_is_unusable_and_the_reason_is_optional(endpoint: A
 @pytest.mark.parametrize("body", [b"", b'{"id": "1", "cho', b"\xff"])
 def test_after_three_truncated_replies_a_feature_is_unchecked(endpoint: Any, body: bytes) -> None:
     requests = endpoint(lambda request: (200, body))
-    verdict = LlmJudge()(QUESTION)
+    verdict = get_judge("llm")(QUESTION)
     assert verdict.means_concept is None and "no usable answer in 3 tries" in verdict.reason and len(requests) == 3
 
 
 @pytest.mark.parametrize("status", [401, 429, 500])
 def test_a_refused_request_is_unchecked_with_its_status_and_without_the_key(endpoint: Any, status: int) -> None:
     endpoint(lambda request: (status, "Incorrect API key provided: sk-very-secret-key"))
-    judge = LlmJudge()
+    judge: Any = get_judge("llm")
     judge.client = judge.client.with_options(max_retries=0)
     verdict = judge(QUESTION)
     assert verdict.means_concept is None and str(status) in verdict.reason
@@ -137,10 +125,25 @@ def test_a_refused_request_is_unchecked_with_its_status_and_without_the_key(endp
 @pytest.mark.slow
 def test_an_endpoint_that_hangs_is_given_up_after_three_requests(endpoint: Any) -> None:
     requests = endpoint(lambda request: None)
-    judge = LlmJudge()
+    judge: Any = get_judge("llm")
     judge.client = judge.client.with_options(max_retries=0, timeout=0.2)
     verdicts = [judge(QUESTION) for _ in range(5)]
     assert len(requests) == 3 and "Timeout" in verdicts[0].reason and "not asked" in verdicts[4].reason
+
+
+def test_a_web_page_instead_of_an_answer_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths: list[str] = []
+
+    def answer(path: str, body: bytes) -> Answer:
+        paths.append(path)
+        return 200, b"<!doctype html><title>Log in</title>", {"Content-Type": "text/html"}
+
+    with http_server(answer) as address:
+        monkeypatch.setenv("OPENAI_BASE_URL", address)
+        judge: Any = get_judge("llm")
+        verdicts = [judge(QUESTION) for _ in range(4)]
+    assert f"at {address} answers with a web page (HTML): is OPENAI_BASE_URL right?" in verdicts[0].reason
+    assert paths == ["/chat/completions"] * 3 and "not asked" in verdicts[3].reason
 
 
 def extracted(backbone: Backbone, **settings: Any) -> Any:

@@ -61,6 +61,29 @@ def test_the_plan_of_the_paper_s_recipe_has_its_searches() -> None:
     assert not Path("runs/paper_ood").exists()
 
 
+def test_only_the_saes_of_the_searched_layers_are_read_and_settings_are_passed_on(
+    recipe: Callable[..., str], tmp_path: Path
+) -> None:
+    methods = "methods:\n  sae: {judge: none, paper_exact: true}\n"
+    second = "  two: {model: steered_paligemma, pretrained: tiny-paligemma2, layers: '3,4', backbone_dtype: bfloat16}\n"
+    settings = ["models.tiny.layers=1-3", "models.tiny.backbone_dtype=bfloat16"]
+
+    def commands(*assignments: str) -> dict[str, str]:
+        _, loaded = load_recipe(recipe("methods:", second + methods), (), assignments)
+        return {cell.name: str(cell) for cell in Planner(loaded, tmp_path).cells() if cell.kind == "extract"}
+
+    made = commands(*settings)
+    assert made["extract/tiny-gemma2/sae"].endswith("--judge none --paper-exact --layers 1-3,3,4 --dtype bfloat16")
+    # all layers of a mean shift cost nothing
+    assert made["extract/tiny-gemma2/mean_shift"].endswith("--replace --dtype bfloat16")
+    # one of the models searches all of its layers
+    assert "--layers" not in commands(settings[1])["extract/tiny-gemma2/sae"]
+    with pytest.raises(UserError, match="the backbone 'tiny-gemma2' share its vectors: give all of them the same back"):
+        commands(settings[0])
+    with pytest.raises(UserError, match=r"unknown dtype 'bf16'"):
+        commands(settings[0], "models.tiny.backbone_dtype=bf16")
+
+
 def test_two_cells_or_concepts_with_the_same_name_are_refused(recipe: Callable[..., str], tmp_path: Path) -> None:
     second = "  two: {model: steered_paligemma, pretrained: tiny-paligemma2, backbone: /b/final}\nmethods:"
     with pytest.raises(UserError, match=r"the backbones '/a/final' and '/b/final' have the same name"):

@@ -4,6 +4,7 @@ import json
 import os
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.schema import Model
 from lmms_steer.recipes.worker import run_cell
+from tests.helpers.servers import Answer, http_server
 
 
 @pytest.mark.slow
@@ -25,9 +27,27 @@ def test_a_dry_run_lists_missing_backbones_saes_and_keys(monkeypatch: pytest.Mon
     assert "# the backbone google/gemma-2-9b is not on this disk" in plan
     assert "# gemma-2-2b's SAEs come from gemma-scope-2b-pt-res-canonical" in plan
     assert "# WARNING: OPENAI_API_KEY is not set" in plan
+    assert "# judge: up to 3,840 features to check, one request each\n" in plan, "16 for 60 layers and 4 concepts"
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("LMMS_STEER_JUDGE_MODEL", "judge-1")
+    tokens = list[Any]()
+
+    def answer(path: str, body: bytes) -> Answer:
+        tokens.append(json.loads(body)["max_completion_tokens"])
+        return 200, b'{"choices": [{"message": {"content": "ok"}}]}', {}
+
+    with http_server(answer) as address:
+        monkeypatch.setenv("OPENAI_BASE_URL", address)
+        plan = "\n".join(run_recipe("paper_cvbench", dry_run=True))
+        unjudged = "\n".join(run_recipe("paper_cvbench", None, (), ["methods.sae.judge=none"], dry_run=True))
+    assert "OPENAI_API_KEY" not in plan and "secret" not in plan and "WARNING" not in plan
+    assert f"# judge: up to 3,840 features to check, one request each, by judge-1 at {address}" in plan
+    assert tokens == [1], "a plan spends one token, and none where nothing is judged"
+    assert "# judge:" not in unjudged
     plan = "\n".join(run_recipe("paper_cvbench", dry_run=True))
-    assert "OPENAI_API_KEY" not in plan and "secret" not in plan
+    assert (
+        f"# WARNING: the judge judge-1 at {address} cannot be reached (Connection refused); or set judge: none" in plan
+    )
 
 
 @pytest.mark.slow

@@ -1,36 +1,18 @@
 """`lmms-steer search` on a device with too little memory: smaller batches and stacks, the same study."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import torch
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lmms_steer import UserError
 from lmms_steer._util.logging import print_notes
 from lmms_steer.search.batch_store import BatchStore
+from tests.helpers.memory import limited_to
 from tests.helpers.searches import reject_replays, result_of, search_into
 
 SETTINGS = {"limit": 32, "batch_size": 16, "controls": 1}
-
-
-@contextmanager
-def limited_to(rows: int) -> Iterator[None]:
-    """Decoder layers run out of memory with more rows than this."""
-
-    def entering(module: Any, args: tuple[Any, ...]) -> None:
-        if type(module).__name__ == "Gemma2DecoderLayer" and args[0].shape[0] > rows:
-            raise torch.OutOfMemoryError(f"CUDA out of memory: {args[0].shape[0]} rows\nand more lines")
-
-    handle = register_module_forward_pre_hook(entering)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @pytest.mark.slow

@@ -33,7 +33,10 @@ def test_the_curve_is_what_the_model_with_hooks_gives(tmp_path: Path) -> None:
     vector = SteeringVectors.load(store.find("colour-red", "tiny-gemma2").path)
     questions = coloured_things(10, ["yellow", "orange"], "what colour is the {shape} ?")
     red, expected = lm.tokenizer("red", add_special_tokens=False)["input_ids"][0], []
-    with torch.inference_mode(), steer(lm.model, SteeringSpec.parse("vector=v,layer=1,alpha=0.5,tokens=image"), {"v": vector}):
+    with (
+        torch.inference_mode(),
+        steer(lm.model, SteeringSpec.parse("vector=v,layer=1,alpha=0.5,tokens=image"), {"v": vector}),
+    ):
         for prompt, image in questions:
             logits = lm.model(**lm.model_inputs([prompt], [[image]])).logits[0, -1]
             expected.append(float(logits.softmax(-1)[red]))

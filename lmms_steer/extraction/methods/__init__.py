@@ -39,7 +39,7 @@ __all__ = [
 
 
 def register_method(
-    name: str, *, description: str, uses_sae: bool = False
+    name: str, *, description: str, uses_sae: bool = False, uses_judge: bool = False
 ) -> Callable[[MethodFunction], MethodFunction]:
     """Register a function as an extraction method; the decorator returns the function unchanged.
 
@@ -47,6 +47,7 @@ def register_method(
         name: in lower case, as it is to stand in specs, file names and `--method`.
         description: one plain line, for help texts and the docs.
         uses_sae: whether the method reads a sparse autoencoder.
+        uses_judge: whether the method asks a judge about its features.
 
     Raises:
         ValueError: for a name that is taken, malformed or that of a control.
@@ -55,7 +56,7 @@ def register_method(
         raise ValueError(f"method {name!r} is the name of a control")
 
     def register(function: MethodFunction) -> MethodFunction:
-        methods.add(name, ExtractionMethod(name, description, function, uses_sae))
+        methods.add(name, ExtractionMethod(name, description, function, uses_sae, uses_judge))
         return function
 
     return register

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from lmms_steer._util.formatting import format_layers
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.activations import Rows
 from lmms_steer.extraction.methods import Activations, ExtractionJob, MethodResult, register_method
@@ -40,11 +41,22 @@ class Candidate:
     score: float
 
 
-@register_method("sae", description="mean decoder direction of SAE features that fire on anchors", uses_sae=True)
+@register_method(
+    "sae",
+    description="mean decoder direction of SAE features that fire on anchors",
+    uses_sae=True,
+    uses_judge=True,
+)
 def sae(activations: Activations, job: ExtractionJob) -> MethodResult:
     """At each layer with an SAE: find features that fire on anchors, check them, average the kept decoder rows.
 
-    Features that could not be checked stay in the vector; a note counts them, and the provenance names them.
+    Features that could not be checked stay in the vector; a note counts them, and the provenance names them. A layer of
+    which no feature is left has no direction; a note names it.
+
+    With `paper_exact` the features are ranked as in the paper's released `get_features_sae.py`: its layer l reads the
+    residual at the input of block l, with the SAE of the output, and a feature that does not fire can still be listed
+    where fewer than 20 fire. The thresholds of JumpReLU stay: that code sets them to 0 only in the models that
+    intervene, where adding a direction does not depend on them.
 
     Raises:
         UserError: when no feature of any layer is kept.
@@ -57,7 +69,7 @@ def sae(activations: Activations, job: ExtractionJob) -> MethodResult:
         if exact and layer == 0:
             continue  # the released code reads a layer's input, and the input of layer 0 is no layer's output
         reader = source.load(layer)
-        fired = reader.encode(activations.anchors[:, layer - 1 if exact else layer], without_threshold=exact)
+        fired = reader.encode(activations.anchors[:, layer - 1 if exact else layer])
         candidates = candidate_features(fired, include_silent=exact)
         verdicts = check.verdicts(reader, [candidate.feature for candidate in candidates])
         kept = [c.feature for c in candidates if verdicts[c.feature].means_concept is not False]
@@ -68,8 +80,10 @@ def sae(activations: Activations, job: ExtractionJob) -> MethodResult:
         raise UserError(
             f"concept {job.concept.name!r}: no feature of {source.name!r} is left at any layer ({check.summary()})"
         )
+    empty = tuple(layer for layer in map(int, features) if layer not in directions)
     settings = {"sae": source.name, "paper_exact": exact, "judge": job.settings.judge, "layers": features}
-    return MethodResult(directions, settings, (check.note(),), _LIBRARIES)
+    notes = [f"{job.concept.name}: no SAE feature is left at layer {format_layers(empty)}"] if empty else []
+    return MethodResult(directions, settings, (check.note(), *notes), _LIBRARIES)
 
 
 @register_method("sae_denoised", description="mean shift rebuilt from the most separating SAE features", uses_sae=True)
