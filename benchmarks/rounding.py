@@ -2,8 +2,8 @@
 
 python benchmarks/rounding.py [--device cuda] [--layers 4]
 
-Three models write short texts: tiny-paligemma2 as it ships, and two with random weights at half the width of PaliGemma 2
-3B and of Llama 3.1 8B. A GPU chooses the kernel of a matrix product by the number of its rows, so a cell in a stack
+Three models write short texts: tiny-paligemma2 as it ships, and two with random weights at half the width of PaliGemma
+2 3B and of Llama 3.1 8B. A GPU chooses the kernel of a matrix product by the number of its rows, so a cell in a stack
 rounds differently from one alone. CPU kernels do not, so on a CPU products are summed in 1 to 4 parts, by the number of
 rows. Prints the share of batches that were replayed, and the time of the same batches with hooks relative to theirs.
 Imports torch, transformers and lmms_steer only.
@@ -102,7 +102,9 @@ class Tiny:
 
     def model_inputs(self, texts: Sequence[str], visuals: Sequence[Any]) -> dict[str, Any]:  # noqa: ARG002
         rows = [self.rows[int(text)] for text in texts]
-        inputs = dict(paligemma_prefix(self.processor, [r["question"] for r in rows], [[r["image"]] for r in rows], None))
+        inputs = dict(
+            paligemma_prefix(self.processor, [r["question"] for r in rows], [[r["image"]] for r in rows], None)
+        )
         moved = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
         return {n: x.bfloat16() if x.is_floating_point() else x for n, x in moved.items()}
 

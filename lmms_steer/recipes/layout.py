@@ -7,7 +7,6 @@ from lmms_steer import concepts
 from lmms_steer._util.io import check_writable
 from lmms_steer.errors import UserError
 from lmms_steer.recipes.schema import Model, Recipe, Study
-from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
 from lmms_steer.vectors.backbones import backbone_of, short_name
 
 
@@ -116,9 +115,3 @@ def loaded_weights(model: Model) -> tuple[str, str] | None:
     if any(model.args.get(f"load_in_{bits}bit", "").lower() not in ("", "false") for bits in (4, 8)):
         return None
     return model.pretrained, model.args.get("dtype", "auto")
-
-
-def cells_searched(model: Model, alphas: str, tokens: str, controls: int) -> int:
-    """Number of settings that a grid search tries; 0 where the model's layers are not listed."""
-    layers = len(parse_layers(model.layers)) if model.layers else 0
-    return layers * len(parse_alphas(alphas)) * len(parse_targets(tokens)) * (1 + controls)

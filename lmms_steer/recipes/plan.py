@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmms_steer.errors import UserError
+from lmms_steer.recipes.answers import search_answers
 from lmms_steer.recipes.cells import WAITABLE_KINDS, Cell
 from lmms_steer.recipes.layout import (
     Layout,
     backbone_name,
-    cells_searched,
     check_output,
     command_cell_name,
     concept_label,
@@ -141,7 +141,7 @@ class Planner:
                     makes=tuple(str(folder / file) for file in written),
                     folder=str(folder),
                     loads=loaded_weights(model),
-                    answers=self._search_answers(model, study, settings),
+                    answers=search_answers(self.recipe, model, study, settings),
                 )
 
     def _search_command(self, model: Model, task: str, concept: str, method: str, folder: Path) -> tuple[str, ...]:
@@ -158,12 +158,6 @@ class Planner:
             *option_words("--limit", search.limit or self.recipe.limit),
             *("--output", str(folder)),
         )
-
-    def _search_answers(self, model: Model, study: Study, settings: Method) -> int | None:
-        questions = study.select_questions or 0
-        limit = self.recipe.search.limit or self.recipe.limit or questions
-        cells = cells_searched(model, settings.alphas, self.recipe.search.tokens, settings.controls)
-        return cells * min(questions, limit) or None
 
     def _evaluate_cells(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
         questions = study.test_questions
