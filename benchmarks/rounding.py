@@ -112,13 +112,15 @@ class Tiny:
 @contextmanager
 def kernels_by_rows() -> Iterator[None]:
     """Sum matrix products in parts whose number depends on the number of rows, and round each part."""
-    true = F.linear
+    true, in_float32 = F.linear, dict[Tensor, Tensor]()
 
     def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         count = rows.numel() // rows.shape[-1]
         parts = 4 if count < 32 else 3 if count < 128 else 2 if count < 300 else 1
         size = -(-rows.shape[-1] // parts)
-        pairs = zip(rows.float().split(size, -1), weight.float().split(size, -1), strict=True)
+        if weight not in in_float32:
+            in_float32[weight] = weight.float()
+        pairs = zip(rows.float().split(size, -1), in_float32[weight].split(size, -1), strict=True)
         total = torch.stack([(a @ b.T).to(rows.dtype).float() for a, b in pairs]).sum(0)
         return (total if bias is None else total + bias.float()).to(rows.dtype)
 

@@ -129,6 +129,7 @@ def estimate_lines(recipe: Recipe, cells: Sequence[Cell], speed: Speed) -> Itera
         hours = work.hours(shape, shape.weight_bytes(model.args), speed)
         totals = [total + more for total, more in zip(totals, hours, strict=True)]
         yield f"  {name}: {_range(hours)} GPU-hours; {_memory_line(shape, model, speed.memory, generates)}"
+    yield from _extraction_lines(recipe, cells, speed.memory)
     yield f"  in all {_range(totals)} GPU-hours for searches and evaluations"
     yield from _download_lines(recipe, cells)
     yield from _judge_lines(recipe, cells)
@@ -207,6 +208,21 @@ def _memory_line(shape: Shape, model: Model, available: float, generates: bool) 
 
 def _generates(recipe: Recipe) -> bool:
     return recipe.search.score != "letters"
+
+
+def _extraction_lines(recipe: Recipe, cells: Sequence[Cell], available: float) -> Iterator[str]:
+    """Backbones that do not fit on the card."""
+    if not any(cell.kind == "extract" for cell in cells):
+        return
+    for name, model in recipe.models.items():
+        backbone = backbone_name(model)
+        shape = find_shape(backbone)
+        if shape is None:
+            continue
+        width = {"float32": 4, None: shape.stored}.get(model.backbone_dtype, 2)
+        if (needed := width * shape.parameters) > available:
+            half = " set backbone_dtype: bfloat16" if width == 4 else " take a larger card"
+            yield f"  {name}: extracting from {backbone} loads {needed / 1e9:.1f} GB: TOO MUCH,{half}"
 
 
 def _download_lines(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:

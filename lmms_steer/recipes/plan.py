@@ -118,6 +118,7 @@ class Planner:
                         *("lmms-steer", "extract", "--backbone", backbone),
                         *("--concept", ",".join(concepts), "--method", method),
                         *("--store", str(self.output / "vectors"), "--replace"),
+                        *option_words("--dtype", model.backbone_dtype),
                         *option_words("--sae", settings.sae),
                         *option_words("--judge", settings.judge),
                     ),

@@ -1,6 +1,6 @@
 """The schema of a recipe: the keys that a recipe's file may have, their types and their defaults."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -46,6 +46,9 @@ class Model(Strict):
     backbone: str | None = None
     """Text model that the vectors are extracted from. Default: the one that `backbones.yaml` lists for this model, else
     the model's own language model."""
+    backbone_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Dtype that the backbone is loaded in, as for `lmms-steer extract --dtype`. Default: float32 on a CPU, and the
+    checkpoint's own elsewhere."""
     layers: Range = ""
     """Layers that a search tries. Default: all."""
     batch_size: int = Field(default=16, ge=1)

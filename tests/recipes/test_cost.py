@@ -142,7 +142,12 @@ def test_the_papers_grid_costs_what_was_worked_out_by_hand_and_a_race_a_quarter(
     assert "google/gemma-2-9b 37.0 GB" in plan and "HuggingFaceM4/Idefics3-8B-Llama3 16.9 GB" in plan
     assert "calls of the judge" not in plan_lines("paper_cvbench", "methods.sae.judge=none", gpu="h100")
     small = plan_lines("paper_cvbench", gpu="4090")
-    assert "paligemma2-10b: " in small and "TOO MUCH" in small
+    assert "about 28 GB in a search: TOO MUCH, set search_batch_size to 3" in small
+    assert "paligemma2-10b: extracting from gemma-2-9b loads 37.0 GB: TOO MUCH, set backbone_dtype: bfloat16" in small
+    fitting = ["search_batch_size=3", "args.load_in_4bit=True", "backbone_dtype=bfloat16"]
+    fitted = plan_lines("paper_cvbench", *(f"models.paligemma2-10b.{setting}" for setting in fitting), gpu="4090")
+    assert "TOO MUCH" not in fitted
+    assert "--backbone gemma-2-9b" in fitted and "--dtype bfloat16" in fitted
 
 
 RACED = 480 * 100 + 120 * (167 - 100) + 30 * (500 - 167)
