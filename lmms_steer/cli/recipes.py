@@ -34,13 +34,20 @@ def run_recipe(
             help="Setting of the SLURM jobs: KEY=VALUE for sbatch, gpus_per_node=1, timeout_min=600. Repeatable."
         ),
     ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(help="With --dry-run: estimate GPU-hours, memory and downloads for this card (h100, a100, 4090)."),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="With --dry-run: measure this machine's device, and estimate for it.")
+    ] = False,
 ) -> None:
     """Run an experiment from a file: extract, search, evaluate, compare. Interrupted runs resume."""
     from lmms_steer.recipes.command import run_recipe as run
 
     # an interrupt between two lines must close the generator too: that ends the processes that it started
     with closing(
-        run(recipe, output, overlays or (), assignments or (), dry_run, workers, cluster, slurm or ())
+        run(recipe, output, overlays or (), assignments or (), dry_run, workers, cluster, slurm or (), gpu, calibrate)
     ) as lines:
         for line in lines:
             echo(line)

@@ -1,38 +1,55 @@
-"""The number of answers that a search will compute, by the strategy that runs."""
+"""How many answers a recipe's searches ask for, by the strategy that runs. One answer is one cell on one question."""
 
 from functools import cache
 from itertools import product
 
 from lmms_steer.recipes.layout import cells_searched
-from lmms_steer.recipes.schema import Method, Model, Search
+from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.strategies import StrategyContext, parse_strategy
+from lmms_steer.search.strategies.screen import KEPT_SHARE, screened_questions
 
 MAX_CELLS_COUNTED = 100_000
 """A strategy counts its answers from the cells, of which there may not be too many."""
 
 
-def search_answers(model: Model, search: Search, settings: Method, questions: int) -> int | None:
-    """The largest number of answers, one cell and one question each; None where it is not known.
+def searched_questions(recipe: Recipe, study: Study) -> int:
+    """How many questions a study's searches have; 0 where the recipe does not say."""
+    questions = study.select_questions or 0
+    return min(questions, recipe.search.limit or recipe.limit or questions)
 
-    Args:
-        model, search, settings: of the recipe. The layers must be listed.
-        questions: number of questions.
-    """
-    cells = cells_searched(model, settings.alphas, search.tokens, settings.controls)
-    if search.strategy in (None, "grid") or not cells:
-        return cells * questions or None
-    if cells > MAX_CELLS_COUNTED:
+
+def search_answers(recipe: Recipe, model: Model, study: Study, settings: Method) -> int | None:
+    """The largest number of answers that a search asks for; None where its questions or layers are not known."""
+    questions = searched_questions(recipe, study)
+    if not questions or not model.layers:
         return None
-    return _by_strategy(search.strategy, model.layers, settings.alphas, search.tokens, 1 + settings.controls, questions)
+    search = recipe.search
+    if search.strategy in (None, "grid"):
+        return cells_searched(model, settings.alphas, search.tokens, settings.controls) * questions
+    if cells_searched(model, settings.alphas, search.tokens, settings.controls) > MAX_CELLS_COUNTED:
+        return None
+    return _planned(search.strategy, model.layers, settings.alphas, search.tokens, settings.controls, questions)
+
+
+def filtered_questions(recipe: Recipe, questions: int) -> int:
+    """On how many of a search's questions gradients are computed first."""
+    chosen = parse_strategy(recipe.search.strategy or "grid")
+    return screened_questions(questions) if chosen.filtered_by is not None else 0
 
 
 @cache
-def _by_strategy(strategy: str, layers: str, alphas: str, tokens: str, vectors: int, questions: int) -> int:
-    # hundreds of searches of a recipe have the same size
-    grid = (parse_layers(layers), parse_alphas(alphas), parse_targets(tokens))
-    names = tuple(map(str, range(vectors)))
-    cells = [Cell(*cell) for cell in product(names, *grid)]
-    context = StrategyContext(cells, questions, vectors=names, layers=grid[0], alphas=grid[1], tokens=grid[2])
-    return parse_strategy(strategy).planned_answers(context)
+def _planned(strategy: str, layers: str, alphas: str, tokens: str, controls: int, questions: int) -> int:
+    chosen = parse_strategy(strategy)
+    vectors = ("v", *(f"v,control=random:{seed}" for seed in range(controls)))
+    values = parse_layers(layers), parse_alphas(alphas), parse_targets(tokens)
+    places = list(product(values[0], values[2]))
+    if chosen.filtered_by is not None and chosen.filtered_by.name == "screen":
+        # which of them is not known before it ran
+        places = places[: max(1, round(KEPT_SHARE * len(places)))]
+    cells = [
+        Cell(vector, layer, alpha, target) for vector in vectors for layer, target in places for alpha in values[1]
+    ]
+    context = StrategyContext(cells, questions, vectors=vectors, layers=values[0], alphas=values[1], tokens=values[2])
+    return chosen.strategy.planned_answers(context)

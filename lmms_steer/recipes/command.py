@@ -12,12 +12,15 @@ from filelock import FileLock, Timeout
 
 from lmms_steer._util.formatting import count_noun
 from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.recipes.calibration import measured_speed
 from lmms_steer.recipes.cells import Cell, Marks
+from lmms_steer.recipes.cost import speed_of
 from lmms_steer.recipes.ledger import CellState, Ledger, States
 from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.preflight import cost_lines
 from lmms_steer.recipes.scheduler import CLUSTERS, WorkerPool
+from lmms_steer.recipes.shapes import find_card
 
 WORKER_TIMEOUT = 60.0
 """Seconds that workers of a killed run have to end before a new run starts in the same folder."""
@@ -32,6 +35,8 @@ def run_recipe(
     workers: int = 1,
     cluster: str = "local",
     slurm: Sequence[str] = (),
+    gpu: str | None = None,
+    calibrate: bool = False,
 ) -> Generator[str]:
     """Run a recipe. A generator that is closed, or ends with an error, leaves no process that it started.
 
@@ -44,6 +49,8 @@ def run_recipe(
         workers: number of processes or SLURM jobs.
         cluster: local or slurm.
         slurm: settings of SLURM jobs, as for `WorkerPool`.
+        gpu: with `dry_run`, a card of `costs.yaml` that the cost is estimated for.
+        calibrate: with `dry_run`, estimate the cost for this machine's device, by what is measured on it.
 
     Yields:
         Lines for the user.
@@ -56,6 +63,11 @@ def run_recipe(
         raise unknown_name("cluster", cluster, CLUSTERS)
     if slurm and cluster != "slurm":
         raise UserError(f"--slurm {slurm[0]} is for SLURM jobs: add --cluster slurm")
+    if (gpu or calibrate) and not dry_run:
+        raise UserError(f"{'--calibrate' if calibrate else '--gpu'} estimates the cost of a plan: add --dry-run")
+    if gpu and calibrate:
+        raise UserError("--gpu is for a card that is not here, --calibrate for this machine's: give one of them")
+    speed = speed_of(find_card(gpu)) if gpu else None
     stem, recipe = load_recipe(name, overlays, assignments)
     # a changed recipe must not write into the folder of the original
     root = output or Path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in overlays)]))
@@ -64,8 +76,10 @@ def run_recipe(
     if dry_run:
         for cell in cells:
             yield f"# {cell.name}{' (done)' if states[cell.name].state == 'kept' else ''}\n{cell}"
+        if calibrate:
+            speed = measured_speed([model.pretrained for model in recipe.models.values()])
         # last, so that hundreds of commands do not push it off the screen
-        yield from (f"# {line}" for line in cost_lines(recipe, cells, states, Marks(root)))
+        yield from (f"# {line}" for line in cost_lines(recipe, cells, states, Marks(root), speed))
         return
     yield from cost_lines(recipe, cells, states, Marks(root))
     yield from run_cells(root, cells, workers, cluster, slurm)

@@ -24,7 +24,7 @@ from lmms_steer.recipes.layout import (
     search_cell_name,
     uses_sae,
 )
-from lmms_steer.recipes.schema import Method, Model, Recipe, Study
+from lmms_steer.recipes.schema import Model, Recipe, Study
 from lmms_steer.recipes.systems import methods_of, planned_systems, search_files
 from lmms_steer.search.options import parse_targets
 from lmms_steer.vectors.backbones import backbone_checkpoint
@@ -134,7 +134,7 @@ class Planner:
                     makes=tuple(str(folder / file) for file in search_files(self.recipe, settings)),
                     folder=str(folder),
                     loads=loaded_weights(model),
-                    answers=self._search_answers(model, study, settings),
+                    answers=search_answers(self.recipe, model, study, settings),
                 )
 
     def _search_command(self, model: Model, task: str, concept: str, method: str, folder: Path) -> tuple[str, ...]:
@@ -153,11 +153,6 @@ class Planner:
             *option_words("--choose", search.choose if search.choose != "overall" else None),
             *("--output", str(folder)),
         )
-
-    def _search_answers(self, model: Model, study: Study, settings: Method) -> int | None:
-        questions = study.select_questions or 0
-        limit = self.recipe.search.limit or self.recipe.limit or questions
-        return search_answers(model, self.recipe.search, settings, min(questions, limit))
 
     def _evaluate_cells(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
         questions = study.test_questions

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lmms_steer.data.availability import absence_note, missing_datasets
 from lmms_steer.recipes.cells import Cell, Marks
+from lmms_steer.recipes.cost import Speed, estimate_lines
 from lmms_steer.recipes.layout import (
     backbone_name,
     extract_cell_name,
@@ -34,14 +35,17 @@ _LOADED_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 
 
-def cost_lines(recipe: Recipe, cells: Sequence[Cell], states: States, marks: Marks) -> Iterator[str]:
-    """What a plan will cost, in lines for the user: cells, answers, models, missing inputs, minutes.
+def cost_lines(
+    recipe: Recipe, cells: Sequence[Cell], states: States, marks: Marks, speed: Speed | None = None
+) -> Iterator[str]:
+    """What a plan will cost, in lines for the user: cells, answers, models, missing inputs, GPU-hours, minutes.
 
     Args:
         recipe: the recipe.
         cells: its plan.
         states: their states before the run.
         marks: of the recipe's folder. The minutes are estimated from the cells that have run there.
+        speed: of the card that GPU-hours are estimated for; None estimates none.
     """
     kinds = Counter(cell.kind for cell in cells)
     remaining = [cell for cell in cells if states[cell.name].state != "kept"]
@@ -54,6 +58,10 @@ def cost_lines(recipe: Recipe, cells: Sequence[Cell], states: States, marks: Mar
     for name, model in recipe.models.items():
         yield f"{name}: {model.pretrained}, {_size(model.pretrained, model.args.get('dtype', 'auto'))}"
     yield from missing_inputs(recipe, remaining)
+    if speed is not None:
+        yield from estimate_lines(recipe, remaining, speed)
+    elif remaining and not all(local_checkpoint(model.pretrained) for model in recipe.models.values()):
+        yield "for GPU-hours, memory and downloads add --dry-run --gpu h100, or another card"
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for cell in cells:
         mark = marks.read(cell.name)

@@ -50,7 +50,8 @@ class Model(Strict):
     methods: Names | None = Field(default=None, min_length=1)
     """Names of the recipe's methods that are used with this model. Default: all."""
     backbone_dtype: str | None = None
-    """Dtype of the backbone while vectors are extracted, as for `lmms-steer extract --dtype`."""
+    """Dtype that the backbone is loaded in, as for `lmms-steer extract --dtype`. Default: float32 on a CPU, and the
+    checkpoint's own elsewhere."""
     layers: Range = ""
     """Layers that a search tries. Default: all."""
     batch_size: int = Field(default=16, ge=1)

@@ -25,6 +25,23 @@ def last_logits(model: Any, inputs: dict[str, Any], kept: int | None) -> Tensor:
     return logits[:, -1] if kept is None else logits[:, -kept:]
 
 
+def next_token_logits(model: Any, inputs: dict[str, Any], kept: int | None, generates: bool) -> Tensor:
+    """One forward pass as a search needs it.
+
+    Args:
+        model, inputs, kept: as for `last_logits`.
+        generates: whether text will be generated after the prompt.
+    """
+    if not generates:
+        return last_logits(model, inputs, kept)
+    # generate numbers positions in its own way, which the generated tokens have to continue
+    output = model.generate(
+        **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True
+    )
+    first: Tensor = output.logits[0]
+    return first
+
+
 class BasePass:
     """One recorded forward pass.
 
@@ -61,21 +78,11 @@ class BasePass:
         handles = [layer.register_forward_pre_hook(self._record_call, with_kwargs=True) for layer in self.layers]
         handles += [layer.register_forward_hook(self._record_output) for layer in self.layers]
         try:
-            return self._next_token(inputs, generates)
+            return next_token_logits(self.model, inputs, self.kept, generates)
         finally:
             for handle in handles:
                 handle.remove()
             self._last_output = None
-
-    def _next_token(self, inputs: dict[str, Any], generates: bool) -> Tensor:
-        if not generates:
-            return last_logits(self.model, inputs, self.kept)
-        # generate numbers positions in its own way, which the generated tokens have to continue
-        output = self.model.generate(  # type: ignore[operator]
-            **inputs, max_new_tokens=1, do_sample=False, return_dict_in_generate=True, output_logits=True
-        )
-        first: Tensor = output.logits[0]
-        return first
 
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
         # a cache of the base pass would grow with every replay

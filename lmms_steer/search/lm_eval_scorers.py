@@ -14,10 +14,11 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from torch import Tensor
 
 from lmms_steer.errors import UserError
-from lmms_steer.search.hooked import HookedBatch, same_logits
+from lmms_steer.search.agreement import Source, agrees, next_logits
+from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.questions import OtherTask, Question
 from lmms_steer.search.replay import Replay
-from lmms_steer.search.scorers import GenerationScorer, Scored, Source
+from lmms_steer.search.scorers import GenerationScorer, Scored
 
 GREEDY_SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
 """Settings of generation that are understood, and have no effect on greedy decoding apart from the first two."""
@@ -102,7 +103,7 @@ class LikelihoodScorer:
     @staticmethod
     def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
         """Whether a replayed cell has the logits of the model with hooks."""
-        return same_logits(replay, hooked, layer, delta, tokens)
+        return agrees(replay, hooked, layer, delta, tokens, next_logits)
 
     def _likelihoods(self, logits: Tensor) -> Tensor:
         """The log-likelihood of every answer of every question, and 1 if it is the greedy one.

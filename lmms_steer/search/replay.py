@@ -9,7 +9,7 @@ keys and values are recorded, and only the later positions run.
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from lmms_steer.errors import first_line
 from lmms_steer.models.batches import StackRunner
-from lmms_steer.search.base_pass import BasePass
+from lmms_steer.search.base_pass import BasePass, next_token_logits
 from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, sees_ahead
+from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
 from lmms_steer.search.tensor_store import TensorStore
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, text_config
 from lmms_steer.steering.operations import add_masked
@@ -62,10 +63,10 @@ class Replay:
         base: the unsteered logits of the next token, [batch, vocabulary]; of scored answers, those of every token of
             the longest answer, [batch, tokens, vocabulary].
         starts: target ▸ the first position that is replayed; the positions before it are reused.
-        rounding: start ▸ norm of the difference between `base` and a replay from there without steering.
 
     Raises:
-        RuntimeError: if a replay without steering does not give the model's own logits. Such a model needs hooks.
+        RuntimeError: if a replay without steering does not give the model's own logits, up to rounding. Such a model
+            needs hooks.
     """
 
     @torch.inference_mode()
@@ -86,14 +87,21 @@ class Replay:
         self.generates, self._runner = options.generates, options.runner or StackRunner(ids.device)
         keys = self.generates or any(self.starts.values())
         unsteered = BasePass(model, self.layers, self.tensors, keys, self.kept)
-        self.base, self.rounding = unsteered.run(inputs, self.generates), dict[int, float]()
+        self.base = unsteered.run(inputs, self.generates)
         self._calls, self._added = unsteered.calls, unsteered.added
+
+        @cache
+        def rounded() -> Tensor:
+            with random_rounding(model):
+                return next_token_logits(model, inputs, self.kept, self.generates)
+
         later = {start for start in self.starts.values() if start}
-        reusable = self._causal(later) and not any(self._measure_error(start) for start in later)
+        reusable = self._causal(later) and all(self._noise_ratio(start, rounded) <= MAX_NOISE_RATIO for start in later)
         if not reusable:
             self.starts = dict.fromkeys(self.starts, 0)
-        if 0 in self.starts.values() and (error := self._measure_error(0)):
-            raise RuntimeError(f"a replay of {type(model).__name__} without steering is off by {error:.3g}")
+        if 0 in self.starts.values() and (ratio := self._noise_ratio(0, rounded)) > MAX_NOISE_RATIO:
+            name = type(model).__name__
+            raise RuntimeError(f"a replay of {name} without steering is off by {ratio:.3g} times its rounding")
 
     def steer(self, layer: int, delta: Tensor, tokens: str) -> Tensor:
         """Steer one cell.
@@ -139,7 +147,7 @@ class Replay:
         """
 
         def reduced(start: int, cells: list[int]) -> list[Tensor]:
-            hidden = self._steered_output(layer, deltas[cells], [targets[i] for i in cells], start)
+            hidden = self.steered_output(layer, deltas[cells], [targets[i] for i in cells], start)
             return list(reduce(self._finish(layer, hidden, start, len(cells))))
 
         return torch.stack(self.in_stacks(targets, reduced))
@@ -161,7 +169,7 @@ class Replay:
         below = ((self.tensors[f"key{n}"], self.tensors[f"value{n}"]) for n in range(layer + 1))
         copies = len(targets)
         sink = {n: (k.repeat(copies, 1, 1, 1), v.repeat(copies, 1, 1, 1)) for n, (k, v) in enumerate(below)}
-        hidden = self._steered_output(layer, deltas, targets, start)
+        hidden = self.steered_output(layer, deltas, targets, start)
         return self._finish(layer, hidden, start, copies, sink), sink
 
     def in_stacks(self, targets: Sequence[str], run: Callable[[int, list[int]], list[Tensor]]) -> list[Tensor]:
@@ -181,8 +189,13 @@ class Replay:
             results |= zip(cells, stacked, strict=True)
         return [results[i] for i in range(len(targets))]
 
-    def _steered_output(self, layer: int, deltas: Tensor, targets: Sequence[str], start: int) -> Tensor:
-        """The layer's steered outputs from `start` on, [cells * batch, positions - start, width]."""
+    def steered_output(self, layer: int, deltas: Tensor, targets: Sequence[str], start: int) -> Tensor:
+        """The steered layer's outputs from `start` on, [cells * batch, positions - start, width].
+
+        Args:
+            layer, deltas, targets: as for `steer_all`.
+            start: the position that all of them are replayed from.
+        """
         output = self.tensors[f"out{layer}"][:, start:]
         masks = torch.stack([self.masks[tokens][:, start:] for tokens in targets])
         return add_masked(output, deltas.to(output)[:, None, None], masks).flatten(0, 1)
@@ -218,20 +231,21 @@ class Replay:
         capped: Tensor = logits if cap is None else torch.tanh(logits / cap) * cap
         return capped.reshape(copies, *self.base.shape)
 
-    def _measure_error(self, start: int) -> float:
-        """Replay without steering, and store the difference from the model's own logits in `rounding`.
+    def _noise_ratio(self, start: int, rounded: Callable[[], Tensor]) -> float:
+        """How far a replay without steering is from the model's own logits, in units of their rounding.
 
-        Returns:
-            the largest difference of a logit; 0 if rounding explains it.
+        Args:
+            start: the first position that is replayed.
+            rounded: gives the model's own logits under `random_rounding`; not called where nothing differs.
         """
         try:
             replayed = self._finish(0, self.tensors["out0"][:, start:], start, 1)[0]
         except (KeyError, TypeError):
             # the model's attention does not use a cache of this kind, so nothing was recorded
             return float("inf")
-        difference = (replayed - self.base).float()
-        error, self.rounding[start] = float(difference.abs().max()), float(difference.norm())
-        return 0.0 if error <= tolerance(self.base) else error
+        if torch.equal(replayed.to(self.base), self.base):
+            return 0.0
+        return noise_ratio(replayed, self.base, rounded())
 
     def _causal(self, starts: Collection[int]) -> bool:
         masks = {id(mask): mask for mask in (call.get("attention_mask") for call in self._calls)}
@@ -287,12 +301,6 @@ def prompt_mask(
     places = torch.arange(ids.shape[1], device=ids.device)
     prompt = places < (ids.shape[1] - scored.to(ids.device))[:, None]
     return token_mask(ids, attention, image_ids, tokens, prompt, special_ids) & prompt
-
-
-def tolerance(logits: Tensor) -> float:
-    """Largest difference that rounding explains: 1e-4 of the largest logit in float32, 5% of it in lower precision."""
-    share = 1e-4 if logits.dtype == torch.float32 else 5e-2
-    return share * max(1.0, float(logits.abs().max()))
 
 
 def _first_position(mask: Tensor) -> int:

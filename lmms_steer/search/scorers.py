@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
 
 from lmms_steer.errors import UserError
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
-from lmms_steer.search.hooked import HookedBatch, same_effect, same_logits
+from lmms_steer.search.agreement import Source, agrees, next_logits
+from lmms_steer.search.hooked import HookedBatch
+from lmms_steer.search.kv_cache import KeysAndValues
 from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
-
-Source = Replay | HookedBatch
 
 
 class Scored(NamedTuple):
@@ -96,7 +96,7 @@ class LetterScorer:
     @staticmethod
     def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
         """Whether a replayed cell has the logits of the model with hooks."""
-        return same_logits(replay, hooked, layer, delta, tokens)
+        return agrees(replay, hooked, layer, delta, tokens, next_logits)
 
     def _logits_of_answers(self, logits: Tensor) -> Tensor:
         """[cells, questions, columns] ▸ [cells, questions, most answers]."""
@@ -151,14 +151,8 @@ class GenerationScorer:
         return Scored(torch.stack([cell.scores for cell in cells]), torch.stack([cell.unparsed for cell in cells]))
 
     def agrees(self, replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
-        """Whether a replayed cell gives the text of the model with hooks, and changes the first token's logits alike.
-
-        The text alone would seldom reveal a wrong replay of a weak cell.
-        """
-        if not same_effect(replay, hooked, layer, delta, tokens):
-            return False
-        ours, theirs = (self.generate(source, layer, delta[None], [tokens])[0].tolist() for source in (replay, hooked))
-        return [self._until_end(row) for row in ours] == [self._until_end(row) for row in theirs]
+        """Whether a replayed cell has the logits of the model with hooks, at each token of the text that it writes."""
+        return agrees(replay, hooked, layer, delta, tokens, self._written_logits)
 
     def generate(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> list[Tensor]:
         """The generated token ids of each cell, each [questions, new tokens]; arguments as `LetterScorer.scores`."""
@@ -179,22 +173,55 @@ class GenerationScorer:
             return self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :]  # type: ignore[no-any-return]
 
     @torch.inference_mode()
-    def _continue(self, first: Tensor, keys_and_values: Mapping[int, tuple[Tensor, Tensor]], copies: int) -> Tensor:
+    def _written_logits(
+        self, source: Source, layer: int, delta: Tensor, tokens: str, written: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The logits that precede each token of a text; see `lmms_steer.search.agreement.LogitsOf`.
+
+        Returns:
+            [tokens of all questions, vocabulary], and the text's ids [questions, new tokens].
+        """
+        settings = {**self.settings, **_writing(written, self._length)}
+        settings |= {"return_dict_in_generate": True, "output_logits": True}
+        if isinstance(source, HookedBatch):
+            with source.steered(layer, delta, tokens):
+                output = self.lm.model.generate(**self.inputs, **settings)
+            steps, text = output.logits, output.sequences[:, self._length :]
+        else:
+            text = written if written is not None else self.generate(source, layer, delta[None], [tokens])[0]
+            logits, cache = source.steer_with_cache(layer, delta[None], [tokens], source.starts[tokens])
+            steps = (logits[0],)
+            if text.shape[1] > 1:
+                more = {**settings, "max_new_tokens": text.shape[1]}
+                output = self._generate_after(text[:, :1], cache, 1, more | _writing(text, self._length))
+                steps += output.logits
+        lengths = [len(self._until_end(row)) + 1 for row in text.tolist()]
+        rows = [steps[n][row] for row, length in enumerate(lengths) for n in range(min(length, len(steps)))]
+        return torch.stack(rows), text
+
+    def _continue(self, first: Tensor, keys_and_values: KeysAndValues, copies: int) -> Tensor:
         """Generate after the first tokens [copies * questions, 1]; returns them with the tokens that follow."""
+        ids: Tensor = self._generate_after(first, keys_and_values, copies, self.settings)
+        return ids[:, self._length :]
+
+    @torch.inference_mode()
+    def _generate_after(
+        self, first: Tensor, keys_and_values: KeysAndValues, copies: int, settings: Mapping[str, Any]
+    ) -> Any:
+        """What `generate` returns after the first tokens [copies * questions, 1]."""
         cache = DynamicCache(config=self.lm.model.config.get_text_config(decoder=True))
         for layer in sorted(keys_and_values):
             cache.update(*keys_and_values[layer], layer)
         types = {name: self.inputs[name] for name in ("token_type_ids", "mm_token_type_ids") if name in self.inputs}
         longer = {name: _extended(tensor, torch.zeros_like(first), copies) for name, tensor in types.items()}
         with _stacked_rope_deltas(self.lm.model, copies):
-            output = self.lm.model.generate(
+            return self.lm.model.generate(
                 input_ids=_extended(self.inputs["input_ids"], first, copies),
                 attention_mask=_extended(self.inputs["attention_mask"], torch.ones_like(first), copies),
                 past_key_values=cache,
                 **longer,
-                **{**self.settings, "max_new_tokens": int(self.settings["max_new_tokens"]) - 1},
+                **{**settings, "max_new_tokens": int(settings["max_new_tokens"]) - 1},
             )
-        return output[:, self._length :]  # type: ignore[no-any-return]
 
     def _scores(self, ids: Tensor) -> Scored:
         pairs = [self._score(q, row) for q, row in zip(self.batch, ids.tolist(), strict=True)]
@@ -216,6 +243,30 @@ class GenerationScorer:
     @property
     def _length(self) -> int:
         return int(self.inputs["input_ids"].shape[1])
+
+
+class _Write(LogitsProcessor):
+    """Makes `generate` write given ids.
+
+    Args:
+        ids: [rows, new tokens].
+        start: length of the prompt.
+    """
+
+    def __init__(self, ids: Tensor, start: int) -> None:
+        self.ids, self.start = ids, start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Leave only the given token possible."""
+        token = self.ids[:, input_ids.shape[1] - self.start, None]
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+
+
+def _writing(ids: Tensor | None, start: int) -> dict[str, Any]:
+    """Options that make `generate` write given ids; none where `ids` is None."""
+    if ids is None:
+        return {}
+    return {"logits_processor": LogitsProcessorList([_Write(ids, start)]), "max_new_tokens": ids.shape[1]}
 
 
 def _always_parsed(scores: Tensor) -> Scored:

@@ -151,8 +151,12 @@ def test_other_readings_of_the_answers_are_shown_with_their_gains(tmp_path: Path
 
 def test_the_papers_scorer_has_a_column_where_it_scores_an_answer_differently(tmp_path: Path) -> None:
     by_paper = [1 - STEERED[0], *STEERED[1:]]
+
+    def samples(paper: list[float]) -> Any:
+        return lambda i: {"acc_paper": paper[i]}
+
     for name, scores, paper in (("baseline", BASE, BASE), ("s", STEERED, STEERED), ("odd", STEERED, by_paper)):
-        write_run(tmp_path / name, {"a": scores}, sample=lambda i, paper=paper: {"acc_paper": paper[i]})
+        write_run(tmp_path / name, {"a": scores}, sample=samples(paper))
     both = [f"{name}={tmp_path / name}" for name in ("baseline", "s")]
     list(run_comparison(both, markdown=tmp_path / "same.md"))
     assert "paper's scorer" not in (tmp_path / "same.md").read_text()

@@ -1,7 +1,6 @@
 """A replay equals the model with hooks: every architecture, target and layer, stacked, on disk, with generated text."""
 
 import copy
-from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,14 +9,10 @@ import pytest
 import torch
 
 from lmms_steer import steer
-from lmms_steer.harness.steered import SteeredPaliGemma
-from lmms_steer.search.hooked import HookedBatch, same_effect, same_logits
+from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.margins import gradients_of_margin
-from lmms_steer.search.replay import Replay, ReplayOptions, tolerance
+from lmms_steer.search.replay import Replay, ReplayOptions
 from lmms_steer.search.scorers import GenerationScorer, LetterScorer
-from lmms_steer.tiny_world.question_sets import load_question_set
-from lmms_steer.vectors import store
-from lmms_steer.vectors.steering_vectors import SteeringVectors
 from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, vectors
 
@@ -114,49 +109,19 @@ def test_a_slope_equals_the_effect_of_a_small_alpha_on_the_margin(vlm: Any) -> N
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-class Ignoring(Replay):
-    """A replay that does not steer."""
-
-    def _steered_output(self, layer: int, deltas: torch.Tensor, targets: Any, start: int) -> torch.Tensor:
-        return super()._steered_output(layer, torch.zeros_like(deltas), targets, start)
-
-
-@pytest.mark.slow
-def test_the_check_in_bfloat16_accepts_correct_replays_and_rejects_one_that_does_not_steer() -> None:
-    lm = SteeredPaliGemma(pretrained="tiny-paligemma2", dtype="bfloat16")
-    rows, v = load_question_set("spatial", "select")[:8], store.find("spatial", "tiny-gemma2")
-    directions = SteeringVectors.load(v.path)
-    inputs = lm.model_inputs([row["question"] for row in rows], [[row["image"]] for row in rows])
-    config = SimpleNamespace(output_type="generate_until", generation_kwargs={"max_new_tokens": 1}, task="t")
-    config.metric_list = [{"metric": "acc"}]
-    for generates in (False, True):
-        options = ReplayOptions(generates=generates)
-        correct, ignoring = (kind(lm.model, inputs, options) for kind in (Replay, Ignoring))
-        hooked = HookedBatch(lm.model, inputs)
-        scorer = GenerationScorer(SimpleNamespace(model=lm.model), SimpleNamespace(config=config), [], inputs)
-        same = scorer.agrees if generates else LetterScorer.agrees
-        cells = [(layer, a, t) for layer in (0, 3) for a in (0.25, 1.0) for t in ("image", "text", "both")]
-        within = 0
-        for layer, alpha, tokens in cells:
-            delta = torch.from_numpy(directions[layer].copy()) * alpha
-            assert same(correct, hooked, layer, delta, tokens), (generates, layer, alpha, tokens)
-            assert not same(ignoring, hooked, layer, delta, tokens), (generates, layer, alpha, tokens)
-            effect = hooked.steer(layer, delta, tokens) - hooked.base
-            within += float(effect.abs().max()) <= tolerance(hooked.base)
-        assert within >= 2, "some cells' whole effect is within the rounding tolerance"
-
-
 @pytest.mark.slow
 def test_the_check_accepts_correct_replays_in_bfloat16_on_every_architecture(vlm: Any) -> None:
     name, trained, processor = vlm
     model = copy.deepcopy(trained).to(torch.bfloat16)
     batch = batch_of(name, processor, *PADDED)
     batch = {key: x.to(torch.bfloat16) if x.is_floating_point() else x for key, x in batch.items()}
-    targets, v = ("image", "text", "both", "last"), vectors()
+    config = SimpleNamespace(output_type="generate_until", generation_kwargs={"max_new_tokens": 3}, task="t")
+    config.metric_list = [{"metric": "acc"}]
+    texts = GenerationScorer(SimpleNamespace(model=model), SimpleNamespace(config=config), [], batch)
+    v, hooked = vectors(), HookedBatch(model, batch)
     for generates in (False, True):
-        replay, hooked = Replay(model, batch, ReplayOptions(targets, generates=generates)), HookedBatch(model, batch)
-        for layer in (0, 2):
-            for alpha, tokens in product((0.02, 0.1, 0.7), targets):
-                delta = torch.from_numpy(v[layer].copy()) * alpha
-                assert same_effect(replay, hooked, layer, delta, tokens), (generates, layer, alpha, tokens)
-                assert generates or same_logits(replay, hooked, layer, delta, tokens)
+        replay = Replay(model, batch, ReplayOptions(("image", "text", "both", "last"), generates=generates))
+        agrees = texts.agrees if generates else LetterScorer.agrees
+        for layer, alpha, tokens in ((0, 0.02, "image"), (0, 0.7, "text"), (2, 0.1, "both"), (2, 0.7, "last")):
+            delta = torch.from_numpy(v[layer].copy()) * alpha
+            assert agrees(replay, hooked, layer, delta, tokens), (generates, layer, alpha, tokens)

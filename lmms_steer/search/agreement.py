@@ -1,0 +1,77 @@
+"""Whether a replay is what the model with hooks gives, in any dtype: the check that a search makes while it runs.
+
+What is compared are logits, not texts or scores: where two answers are nearly tied, rounding alone decides between
+them. A replay agrees if its logits lie no further from the hooked ones than rounding moves those
+(`lmms_steer.search.rounding`). The effect of a weak cell may be smaller than that, so that a replay that does not steer
+would pass. Each cell is therefore compared a second time with its vector as long as the activations that it is added
+to, and the positions where it is added are compared too.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lmms_steer.search.hooked import HookedBatch
+from lmms_steer.search.replay import Replay
+from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
+
+Source = Replay | HookedBatch
+
+LogitsOf = Callable[[Source, int, Tensor, str, Tensor | None], tuple[Tensor, Tensor | None]]
+"""(source, layer, delta, tokens, text) ▸ the logits of a cell [..., vocabulary], and the text that they precede.
+
+Where the model writes text, it writes its own if `text` is None, and the given one otherwise.
+"""
+
+
+def next_logits(
+    source: Source,
+    layer: int,
+    delta: Tensor,
+    tokens: str,
+    text: Tensor | None,  # noqa: ARG001  as `LogitsOf`
+) -> tuple[Tensor, None]:
+    """The logits of the next token, or of the answers to be scored: `LogitsOf` where no text is written."""
+    return source.steer(layer, delta, tokens), None
+
+
+def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str, logits_of: LogitsOf) -> bool:
+    """Whether a replayed cell is that of the model with hooks, up to rounding.
+
+    Args:
+        replay, hooked: the same batch.
+        layer, delta, tokens: the cell, as for `Replay.steer`.
+        logits_of: the logits to compare. A replay is asked for those of the text that the model with hooks writes.
+    """
+    longer = _as_long_as_activations(replay, layer, delta, tokens)
+    if not _same_positions(replay, hooked, layer, longer, tokens):
+        return False
+    for added in (delta, longer):
+        theirs, text = logits_of(hooked, layer, added, tokens, None)
+        with random_rounding(hooked.model):
+            rounded, _ = logits_of(hooked, layer, added, tokens, text)
+        ours, _ = logits_of(replay, layer, added, tokens, text)
+        if noise_ratio(ours, theirs, rounded) > MAX_NOISE_RATIO:
+            return False
+    return True
+
+
+def _as_long_as_activations(replay: Replay, layer: int, delta: Tensor, tokens: str) -> Tensor:
+    """The vector, scaled to the median norm of the activations that it is added to."""
+    steered = replay.tensors[f"out{layer}"][replay.masks[tokens]].float()
+    norm = float(delta.norm())
+    if not norm or not len(steered):
+        return delta
+    return delta * (float(steered.norm(dim=-1).median()) / norm)
+
+
+def _same_positions(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+    """Whether a replay adds the vector at the positions where the hooks add it."""
+    start = replay.starts[tokens]
+    ours, theirs = replay.tensors[f"out{layer}"].float(), hooked.steered_output(layer, delta, tokens).float()
+    later = replay.steered_output(layer, delta[None], [tokens], start).float()
+    ours = torch.cat((ours[:, :start], later), 1)
+    along = delta.to(ours)
+    shares = (ours - theirs) @ along / along.square().sum()
+    return bool((shares.abs() < 1 / 2).all())
