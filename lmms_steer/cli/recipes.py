@@ -47,9 +47,7 @@ def run_recipe(
 
     # an interrupt between two lines must close the generator too: that ends the processes that it started
     with closing(
-        run(
-            recipe, output, overlays or (), assignments or (), dry_run, workers, cluster, slurm or (), gpu, calibrate
-        )
+        run(recipe, output, overlays or (), assignments or (), dry_run, workers, cluster, slurm or (), gpu, calibrate)
     ) as lines:
         for line in lines:
             echo(line)
