@@ -67,10 +67,9 @@ def _layer_seconds(shape: Shape, device: "torch.device") -> list[float]:
         "gate_up": (2 * shape.mlp, shape.width),
         "down": (shape.width, shape.mlp),
     }
-    made = {"device": device, "dtype": torch.bfloat16}
-    weights = {name: torch.full(size, 0.01, **made) for name, size in sizes.items()}
+    weights = {name: torch.full(size, 0.01, device=device, dtype=torch.bfloat16) for name, size in sizes.items()}
     rows = TOKENS.get(device.type, TOKENS_ELSEWHERE) // PROMPT_TOKENS
-    hidden = torch.ones((rows, PROMPT_TOKENS, shape.width), **made)
+    hidden = torch.ones((rows, PROMPT_TOKENS, shape.width), device=device, dtype=torch.bfloat16)
 
     def run() -> None:
         projected = F.linear(hidden, weights["qkv"]).unflatten(-1, (-1, shape.head)).transpose(1, 2)

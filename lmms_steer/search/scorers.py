@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList
+from transformers import DynamicCache
 
 from lmms_steer.errors import UserError
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
@@ -18,6 +18,7 @@ from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.kv_cache import KeysAndValues
 from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
+from lmms_steer.search.written_text import writing
 
 
 class Scored(NamedTuple):
@@ -181,7 +182,7 @@ class GenerationScorer:
         Returns:
             [tokens of all questions, vocabulary], and the text's ids [questions, new tokens].
         """
-        settings = {**self.settings, **_writing(written, self._length)}
+        settings = {**self.settings, **writing(written, self._length)}
         settings |= {"return_dict_in_generate": True, "output_logits": True}
         if isinstance(source, HookedBatch):
             with source.steered(layer, delta, tokens):
@@ -193,7 +194,7 @@ class GenerationScorer:
             steps = (logits[0],)
             if text.shape[1] > 1:
                 more = {**settings, "max_new_tokens": text.shape[1]}
-                output = self._generate_after(text[:, :1], cache, 1, more | _writing(text, self._length))
+                output = self._generate_after(text[:, :1], cache, 1, more | writing(text, self._length))
                 steps += output.logits
         lengths = [len(self._until_end(row)) + 1 for row in text.tolist()]
         rows = [steps[n][row] for row, length in enumerate(lengths) for n in range(min(length, len(steps)))]
@@ -243,30 +244,6 @@ class GenerationScorer:
     @property
     def _length(self) -> int:
         return int(self.inputs["input_ids"].shape[1])
-
-
-class _Write(LogitsProcessor):
-    """Makes `generate` write given ids.
-
-    Args:
-        ids: [rows, new tokens].
-        start: length of the prompt.
-    """
-
-    def __init__(self, ids: Tensor, start: int) -> None:
-        self.ids, self.start = ids, start
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Leave only the given token possible."""
-        token = self.ids[:, input_ids.shape[1] - self.start, None]
-        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
-
-
-def _writing(ids: Tensor | None, start: int) -> dict[str, Any]:
-    """Options that make `generate` write given ids; none where `ids` is None."""
-    if ids is None:
-        return {}
-    return {"logits_processor": LogitsProcessorList([_Write(ids, start)]), "max_new_tokens": ids.shape[1]}
 
 
 def _always_parsed(scores: Tensor) -> Scored:

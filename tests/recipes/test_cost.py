@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def gemma3() -> Any:
     return tf.Gemma3ForConditionalGeneration(tf.Gemma3Config(text_config=text, vision_config=vision))
 
 
-MODELS = {
+MODELS: dict[str, Callable[[], Any]] = {
     "google/paligemma2-3b-mix-448": lambda: paligemma2("2b"),
     "google/paligemma2-10b-mix-448": lambda: paligemma2("9b"),
     "HuggingFaceM4/Idefics3-8B-Llama3": idefics3,
