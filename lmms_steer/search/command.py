@@ -62,11 +62,11 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     n_layers = len(lm.model.get_decoder().layers)
     facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
     layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
-    steerable = _steerable_layers(options.vectors, layers, facts)
+    steerable = steerable_layers(options.vectors, layers, facts)
     if missing := sorted(set(layers) - set(steerable)):
         layers = steerable
         yield f"layers where a vector has no direction are left out: {', '.join(map(str, missing))}"
-    vectors = {name: _resolved_vector(name, layers[0], facts) for name in options.names}
+    vectors = {name: resolved_vector(name, layers[0], facts) for name in options.names}
     hashes = {name: vector.sha256 for name, vector in vectors.items()}
     plan = Plan(**planned, vectors=hashes, layers=layers, **about_questions)
     if asked.generates and score == "letters":
@@ -235,7 +235,7 @@ def _refuse_spec(spec: SteeringSpec) -> None:
         )
 
 
-def _steerable_layers(names: Sequence[str], layers: Sequence[int], facts: ModelFacts) -> tuple[int, ...]:
+def steerable_layers(names: Sequence[str], layers: Sequence[int], facts: ModelFacts) -> tuple[int, ...]:
     """Those of the layers where every vector has a direction; vectors that are in no store are extracted first.
 
     Raises:
@@ -256,6 +256,6 @@ def _steerable_layers(names: Sequence[str], layers: Sequence[int], facts: ModelF
     return steerable
 
 
-def _resolved_vector(name: str, layer: int, facts: ModelFacts) -> SteeringVectors:
+def resolved_vector(name: str, layer: int, facts: ModelFacts) -> SteeringVectors:
     """A vector or its control, checked against the model. layer: any at which the vector has a direction."""
     return resolve(SteeringSpec.parse(f"vector={name},layer={layer},alpha=1,tokens=text"), facts).vectors[0]

@@ -99,10 +99,9 @@ class WordCurve:
         for name, layers in self.curves.items():
             for layer, points in layers.items():
                 for alpha, mean, margin in zip(self.alphas, points.mean, points.margin, strict=True):
-                    numbers = (
-                        f"{mean:.6f},{max(mean - margin, 0):.6f},{min(mean + margin, 1):.6f},{points.each.shape[1]}"
-                    )
-                    lines.append(f"{self.word},{name},{layer},{alpha:g},{self.tokens},{numbers}")
+                    interval = f"{max(mean - margin, 0):.6f},{min(mean + margin, 1):.6f}"
+                    cell = f"{self.word},{name},{layer},{alpha:g},{self.tokens}"
+                    lines.append(f"{cell},{mean:.6f},{interval},{points.each.shape[1]}")
         write_atomically(path, "\n".join([*lines, ""]).encode())
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from lmms_steer._util.io import check_writable
 from lmms_steer.errors import UserError
-from lmms_steer.extraction.first_use import check_vectors, extract_missing
+from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.models.visuals import open_image
+from lmms_steer.search.command import resolved_vector, steerable_layers
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.resolve import ModelFacts
 from lmms_steer.steering.spec import SteeringSpec
 
 PANELS = 4
@@ -88,14 +89,13 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     n_layers = len(lm.model.get_decoder().layers)
     layers = parse_layers(options.layers, n_layers) if options.layers else _spread(n_layers)
     facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
-    vectors = {}
-    for name in options.vectors:
-        spec = SteeringSpec.parse(f"vector={name},layer={layers[0]},alpha=1,tokens=text")
-        yield from extract_missing(spec, lm.pretrained)
-        vectors[name] = resolve(spec, facts).vectors[0]
+    steerable = steerable_layers(options.vectors, layers, facts)
+    if missing := sorted(set(layers) - set(steerable)):
+        yield f"layers where a vector has no direction are left out: {', '.join(map(str, missing))}"
+    vectors = {name: resolved_vector(name, steerable[0], facts) for name in options.vectors}
     all_vectors = with_random(vectors, options.controls)
     word_id = lm.first_token(word)
-    curves, why = measure_curve(lm, questions, word_id, all_vectors, layers, alphas, tokens[0], options.batch_size)
+    curves, why = measure_curve(lm, questions, word_id, all_vectors, steerable, alphas, tokens[0], options.batch_size)
     curve = WordCurve(word, options.vectors, alphas, tokens[0], curves, why)
     if why:
         yield f"measured with hooks instead of by replay: {why}"
