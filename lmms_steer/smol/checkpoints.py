@@ -1,0 +1,32 @@
+"""Names and folders of the checkpoints that are made on this machine from a package and an adapter. Imports no torch."""
+
+from pathlib import Path
+
+from lmms_steer._util.io import cache_dir
+
+BACKBONE = "smollm2-135m"
+MLLM = "smol-idefics3"
+SMOL_MODELS = (BACKBONE, MLLM)
+
+
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint in the cache, which need not exist."""
+    return cache_dir() / "models" / name
+
+
+def checkpoint(name: str) -> Path:
+    """The folder of a checkpoint, which is made first if it is not there.
+
+    Args:
+        name: one of `SMOL_MODELS`.
+
+    Raises:
+        UserError: if the checkpoint is not there and cannot be made.
+    """
+    if name == BACKBONE:
+        from lmms_steer.smol import backbone
+
+        return backbone.checkpoint()
+    from lmms_steer.smol import mllm
+
+    return mllm.checkpoint()
