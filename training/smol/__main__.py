@@ -32,8 +32,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long (default: never)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto",
-                        help="of the frozen weights; auto: bfloat16 if this CPU multiplies in it, else float32")  # fmt: skip
+    what = "of the frozen weights; auto: bfloat16 if this CPU multiplies in it, else float32"
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help=what)
     parser.add_argument("--questions", type=int, default=200, help="of each kind in the report (default: 200)")
     parser.add_argument("--report", action="store_true", help="write the report and the adapter now, without training")
     parser.add_argument("--quick", action="store_true", help="two steps on few pictures, to test that everything runs")

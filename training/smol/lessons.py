@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmms_steer.scoring.choice import LETTERS
 from lmms_steer.smol.architecture import AROUND, GLOBAL, IMAGE
-from lmms_steer.smol.questions import ASK, article
+from lmms_steer.smol.questions import PROMPTS, article, ask
 from lmms_steer.tiny_world.questions import Question
 from lmms_steer.tiny_world.scenes import CELLS, NUMBERS, Scene, plural
 
@@ -24,6 +24,8 @@ MIX = {
     "relation": 3, "relation_yesno": 3, "counting": 4, "colour": 2, "shape": 1, "existence": 2, "more": 1, "caption": 1,
 }  # fmt: skip
 """Kind of question ▸ how often it is drawn."""
+HINTED = 0.2
+"""Share of the questions with CV-Bench's instruction that begin with a hint."""
 END_WEIGHT, DESCRIPTION_WEIGHT = 0.3, 0.3
 """Loss weights of an answer's end and of a description's words; an answer's words have 1."""
 IGNORED = -100
@@ -61,15 +63,18 @@ def by_letter(question: Question, rng: random.Random, instruction: bool | None =
     Args:
         question: with its choices.
         rng: for random choices.
-        instruction: whether CV-Bench's instruction comes first; None: half of the time.
+        instruction: whether CV-Bench's instruction comes first; None: half of the time, sometimes after a hint.
     """
     digits = {word: str(number) for number, word in enumerate(NUMBERS, start=1)} if rng.random() < 0.6 else {}
     listed = "\n".join(
-        f"({letter}) {digits.get(choice, choice)}"
-        for letter, choice in zip(LETTERS, question.choices, strict=False)
+        f"({letter}) {digits.get(choice, choice)}" for letter, choice in zip(LETTERS, question.choices, strict=False)
     )
-    before = INSTRUCTION if (rng.random() < 0.5 if instruction is None else instruction) else ""
-    text = f"{before}{question.text} Select from the following choices.\n{listed}"
+    hint = ""
+    if instruction is None:
+        instruction = rng.random() < 0.5
+        hint = f"{rng.choice(list(PROMPTS.values()))} " if instruction and rng.random() < HINTED else ""
+    before = INSTRUCTION if instruction else ""
+    text = f"{hint}{before}{question.text} Select from the following choices.\n{listed}"
     return Turn(question.kind, text, f"({LETTERS[question.choices.index(question.answer)]})", letters=True)
 
 
@@ -104,7 +109,7 @@ def lesson(scene: Scene, rng: random.Random, questions: int, letters: float) -> 
     turns = [description(scene, rng)]
     while len(turns) <= questions:
         (kind,) = rng.choices(list(mix), list(mix.values()))
-        question = ASK[kind](scene, rng)
+        question = ask(kind, scene, rng)
         if question is not None:
             lettered = kind == "caption" or rng.random() < letters
             turns.append(by_letter(question, rng) if lettered else by_word(question))

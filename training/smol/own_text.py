@@ -20,11 +20,8 @@ from training.smol.student import Student
 
 log = logging.getLogger(__name__)
 SEQUENCES, LENGTH, AT_ONCE = 192, 96, 32
-PROMPTS = (
-    "<|endoftext|>",
-    "<|im_start|>user\n",
-    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\n",
-)
+_SYSTEM = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+PROMPTS = ("<|endoftext|>", "<|im_start|>user\n", f"{_SYSTEM}<|im_start|>user\n")
 """What the model continues: a document, a question without a system prompt, and one with the template's."""
 TARGET = 0.04
 """Nats a token. Perplexity of other text grows by about exp of it."""
@@ -66,9 +63,13 @@ def own_text(student: Student, path: Path, seed: int, sequences: int = SEQUENCES
         torch.manual_seed(seed)
         with torch.no_grad(), student.model.disable_adapter():
             ids = torch.cat([_write(student, PROMPTS[i % len(PROMPTS)]) for i in range(-(-sequences // AT_ONCE))])
-            hidden = torch.cat([student.text(input_ids=part, use_cache=False).last_hidden_state for part in ids.split(8)])
+            hidden = torch.cat(
+                [student.text(input_ids=part, use_cache=False).last_hidden_state for part in ids.split(8)]
+            )
         write_atomically(path, save({"ids": ids[:sequences], "hidden": hidden[:sequences].float()}))
-        log.info("the unmodified model wrote %d sequences, such as %r", sequences, student.processor.decode(ids[0])[:200])
+        log.info(
+            "the unmodified model wrote %d sequences, such as %r", sequences, student.processor.decode(ids[0])[:200]
+        )
     stored = load_file(path)
     return OwnText(stored["ids"], stored["hidden"])
 

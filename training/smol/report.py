@@ -1,4 +1,4 @@
-"""Accuracy by kind of question, by word and by letter, in four styles of pictures, on scenes kept out of the training."""
+"""Accuracy by kind of question, by word and by letter, in four styles of pictures, on held-out scenes."""
 
 import json
 import random
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from lmms_steer._util.io import write_atomically
-from lmms_steer.smol.questions import ASK, is_held_out
+from lmms_steer.smol.questions import KINDS, ask, is_held_out
 from lmms_steer.tiny_world.scenes import STYLES
 from training.smol.lessons import Batch, Turn, by_letter, by_word
 from training.smol.student import Student
@@ -34,7 +34,7 @@ def measure(student: Student, style: str, count: int, letters: bool = True) -> A
     """
     rng = random.Random(f"{SEED}/{style}")
     asked: dict[tuple[str, bool], int] = defaultdict(int)
-    forms = [(kind, form) for kind in ASK for form in ((False, True) if letters else (False,))]
+    forms = [(kind, form) for kind in KINDS for form in ((False, True) if letters else (False,))]
     forms = [(kind, form) for kind, form in forms if form or kind != "caption"]
     lessons: list[list[Turn]] = []
     scenes, images = image_bank(SEED, 3 * count, 2, style, is_held_out)
@@ -42,7 +42,7 @@ def measure(student: Student, style: str, count: int, letters: bool = True) -> A
     for scene in scenes:
         turns = []
         for kind, form in forms:
-            question = ASK[kind](scene, rng) if asked[kind, form] < count else None
+            question = ask(kind, scene, rng) if asked[kind, form] < count else None
             if question is not None:
                 asked[kind, form] += 1
                 turns.append(by_letter(question, rng, instruction=True) if form else by_word(question))
@@ -57,7 +57,7 @@ def measure(student: Student, style: str, count: int, letters: bool = True) -> A
         for row, turns in enumerate(part):
             for number, turn in enumerate(turns):
                 right[turn.kind, turn.letters].append(bool(found[row][batch.owner[row] == number].all()))
-    result: Accuracies = {kind: {} for kind in ASK}
+    result: Accuracies = {kind: {} for kind in KINDS}
     for kind, form in forms:
         answers = right[kind, form]
         result[kind]["letter" if form else "word"] = round(sum(answers) / max(1, len(answers)), 3)
@@ -86,13 +86,13 @@ def write_report(folder: Path, facts: dict[str, Any], styles: dict[str, Accuraci
     names = [style for style in STYLES if style in styles]
     head = "| question | " + " | ".join(f"{name}, {form}" for name in names for form in ("word", "letter")) + " |"
     lines = [head, "|---" * (1 + 2 * len(names)) + "|"]
-    for kind in ASK:
+    for kind in KINDS:
         cells = [styles[name][kind].get(form) for name in names for form in ("word", "letter")]
         lines.append(f"| {kind} | " + " | ".join("" if cell is None else f"{cell:.3f}" for cell in cells) + " |")
     ratio = facts["perplexity"]
     text = (
-        f"Step {facts['step']} of {facts['steps']}, {facts['questions']} questions a cell, scenes kept out of the training;"
-        " moss pictures are in no training sample.\n"
+        f"Step {facts['step']} of {facts['steps']}, {facts['questions']} questions a cell, on held-out scenes; no"
+        " training picture is in the style moss.\n"
         f"Perplexity of plain text: {ratio['student']}, unmodified {ratio['unmodified']}, ratio {ratio['ratio']}.\n\n"
     )
     write_atomically(folder / "report.md", (text + "\n".join(lines) + "\n").encode())

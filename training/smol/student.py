@@ -76,8 +76,8 @@ class Student:
     def solve_connector(self, features: Tensor, scenes: list[Scene]) -> float:
         """Start the connector from the embeddings of the words for each cell, in closed form (least squares).
 
-        A cell is the sum of its colour's and its shape's word, or *empty*, and of its place: a multiple of *right* minus
-        *left*, and of *below* minus *above*.
+        A cell is the sum of the words for its colour and shape, or of *empty*, and of its place: a multiple of *right*
+        minus *left*, and of *below* minus *above*.
 
         Returns:
             The share of variance explained.
@@ -100,7 +100,7 @@ class Student:
     @property
     def projection(self) -> nn.Parameter:
         """The connector's trained weights [width, 80]."""
-        (weights,) = [p for name, p in self.model.named_parameters() if p.requires_grad and "modality_projection" in name]
+        (weights,) = [p for p in self.connector.parameters() if p.requires_grad]
         return weights
 
     def _word(self, word: str) -> Tensor:

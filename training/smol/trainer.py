@@ -175,7 +175,9 @@ class Trainer:
 
     def _check(self) -> None:
         found = measure(self.student, "plain", self.plan.check_questions, letters=self.plan.letters_at(self.step) > 0)
-        cells = ", ".join(f"{kind} {' / '.join(f'{v:.2f}' for v in forms.values())}" for kind, forms in found.items() if forms)
+        cells = ", ".join(
+            f"{kind} {' / '.join(f'{v:.2f}' for v in forms.values())}" for kind, forms in found.items() if forms
+        )
         log.info("step %d: %s; perplexity %s", self.step, cells, perplexity(self.student))
 
     def _save(self) -> None:
