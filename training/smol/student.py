@@ -25,11 +25,13 @@ class Student:
     Args:
         backbone: the folder of `smollm2-135m`.
         dtype: of the frozen weights and of the forward pass; trained weights are float32.
+        seed: of the first weights of LoRA.
     """
 
-    def __init__(self, backbone: Path, dtype: torch.dtype) -> None:
+    def __init__(self, backbone: Path, dtype: torch.dtype, seed: int = 0) -> None:
         model = assemble(backbone)
         self.tower = model.model.vision_model.requires_grad_(False)
+        torch.manual_seed(seed)
         self.model: PeftModel = get_peft_model(model.to(dtype), lora_config())
         self.tower.float()
         self.dtype = dtype

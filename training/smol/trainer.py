@@ -99,7 +99,6 @@ class Trainer:
         self.student, self.texts, self.plan, self.seed = student, texts, plan, seed
         self._state_file = folder / "state.safetensors"
         self.step, self.minutes, self._text_weight = 0, 0.0, 1.0
-        torch.manual_seed(seed)
         self.scenes: list[Scene] = []
         features: list[Tensor] = []
         for number, (style, count) in enumerate(plan.pictures):
