@@ -12,21 +12,3 @@ SMOL_MODELS = (BACKBONE, MLLM)
 def checkpoint_folder(name: str) -> Path:
     """The folder of a checkpoint in the cache, which need not exist."""
     return cache_dir() / "models" / name
-
-
-def checkpoint(name: str) -> Path:
-    """The folder of a checkpoint, which is made first if it is not there.
-
-    Args:
-        name: one of `SMOL_MODELS`.
-
-    Raises:
-        UserError: if the checkpoint is not there and cannot be made.
-    """
-    if name == BACKBONE:
-        from lmms_steer.smol import backbone
-
-        return backbone.checkpoint()
-    from lmms_steer.smol import mllm
-
-    return mllm.checkpoint()

@@ -20,6 +20,7 @@ from lmms_steer.smol.__main__ import main
 from lmms_steer.smol.architecture import assemble
 from lmms_steer.smol.checkpoints import checkpoint_folder
 from lmms_steer.smol.made_folder import file_sha256
+from lmms_steer.smol.wheel import GGUF_SHA256
 from lmms_steer.steering.hooks import steer
 from lmms_steer.tiny_world.scenes import STYLES, Thing, render
 from lmms_steer.vectors.backbones import backbone_checkpoint, backbone_of, checkpoint
@@ -141,7 +142,7 @@ def test_a_newer_adapter_makes_the_checkpoint_again(
 @pytest.mark.parametrize(("key", "part"), [("gguf_sha256", "backbone"), ("tower_sha256", "vision tower")])
 def test_an_adapter_for_other_weights_is_refused(key: str, part: str, package: Path, adapter: Path) -> None:
     file = adapter / adapters.WEIGHTS
-    made_for = {"gguf_sha256": adapters.GGUF_SHA256, "tower_sha256": adapters.tower_sha256(), key: "f" * 64}
+    made_for = {"gguf_sha256": GGUF_SHA256, "tower_sha256": adapters.tower_sha256(), key: "f" * 64}
     save_file(load_file(file), file, made_for)
     with pytest.raises(UserError, match=f"is for another {part}: ffffffffffff, not "):
         checkpoint("smol-idefics3")
@@ -153,7 +154,7 @@ def test_a_damaged_adapter_is_one_line(package: Path, adapter: Path) -> None:
     file.write_bytes(whole[:1000])
     with pytest.raises(UserError, match="^cannot read the adapter "):
         checkpoint("smol-idefics3")
-    made_for = {"gguf_sha256": adapters.GGUF_SHA256, "tower_sha256": adapters.tower_sha256()}
+    made_for = {"gguf_sha256": GGUF_SHA256, "tower_sha256": adapters.tower_sha256()}
     save_file({"other": torch.zeros(2)}, file, made_for)
     with pytest.raises(UserError, match="has other tensors than smol-idefics3 needs$"):
         checkpoint("smol-idefics3")
@@ -171,3 +172,9 @@ def test_the_mllm_is_steered_at_its_sixteen_image_tokens(package: Path, adapter:
     image = inputs["input_ids"][0] == model.config.image_token_id
     assert image.sum() == 16 and not changed[~image].any()
     assert torch.allclose(changed[image], torch.as_tensor(v[0]).float().expand(16, -1), atol=1e-4)
+
+
+def test_make_pins_the_wheel_that_the_package_expects() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert f"{wheel.PACKAGE}=={wheel.VERSION} --hash=sha256:{wheel.WHEEL_SHA256}" in makefile
+    assert wheel.INSTALL in wheel.MISSING

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from lmms_steer.smol import backbone
 from lmms_steer.smol.adapter import write_adapter
-from lmms_steer.smol.checkpoints import BACKBONE, checkpoint
 from training.smol.own_text import own_text, perplexity
 from training.smol.report import measure, write_report
 from training.smol.student import Student
@@ -44,7 +44,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[log_file])
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    student = Student(checkpoint(BACKBONE), usable_dtype(args.dtype), args.seed)
+    student = Student(backbone.checkpoint(), usable_dtype(args.dtype), args.seed)
     plan = QUICK if args.quick else PLAN
     texts = own_text(student, args.out / "own_text.safetensors", args.seed, plan.texts)
     trainer = Trainer(student, texts, plan, args.seed, args.out)

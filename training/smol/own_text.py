@@ -45,7 +45,7 @@ class OwnText:
 
     def divergence(self, student: Student, rows: Tensor) -> Tensor:
         """KL(unmodified model || student) in nats a token, on some of the sequences."""
-        found = student.text(input_ids=self.ids[rows], use_cache=False).last_hidden_state
+        found: Tensor = student.text(input_ids=self.ids[rows], use_cache=False).last_hidden_state
         ours = F.log_softmax(student.logits(found), -1)
         theirs = F.log_softmax(student.logits(self.hidden[rows].to(student.dtype)), -1)
         return F.kl_div(ours, theirs, log_target=True, reduction="sum") / self.ids[rows].numel()
@@ -76,9 +76,9 @@ def own_text(student: Student, path: Path, seed: int, sequences: int = SEQUENCES
 
 def _write(student: Student, prompt: str) -> Tensor:
     """`AT_ONCE` sequences of `LENGTH` tokens, sampled at temperature 1. They may go on after the end of a turn."""
-    ids = student.processor.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
+    ids: Tensor = student.processor.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
     ids, past = ids.expand(AT_ONCE, -1), None
-    fed = ids
+    fed: Tensor = ids
     while ids.shape[1] < LENGTH:
         output = student.text(input_ids=fed, past_key_values=past, use_cache=True)
         past = output.past_key_values

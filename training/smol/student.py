@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -35,8 +36,9 @@ class Student:
         self.model: PeftModel = get_peft_model(model.to(dtype), lora_config())
         self.tower.float()
         self.dtype = dtype
-        inner = self.model.get_base_model()
-        self.text, self.connector, self.head = inner.model.text_model, inner.model.connector, inner.lm_head.weight
+        inner: Any = self.model.get_base_model()
+        self.text, self.connector = inner.model.text_model, inner.model.connector
+        self.head: Tensor = inner.lm_head.weight
         self.processor = build_processor(backbone)
         self.packer = Packer(self.processor.tokenizer)
         self.parameters: list[nn.Parameter] = [p for p in self.model.parameters() if p.requires_grad]
@@ -52,7 +54,7 @@ class Student:
 
     def embeddings(self, ids: Tensor, features: Tensor) -> Tensor:
         """Input embeddings of packed rows, with their pictures at the image tokens."""
-        embedded = self.text.embed_tokens(ids).clone()
+        embedded: Tensor = self.text.embed_tokens(ids).clone()
         embedded[:, self.packer.image] = self._connect(features).to(embedded.dtype)
         return embedded
 
@@ -102,8 +104,8 @@ class Student:
     @property
     def projection(self) -> nn.Parameter:
         """The connector's trained weights [width, 80]."""
-        (weights,) = [p for p in self.connector.parameters() if p.requires_grad]
-        return weights
+        weights: list[nn.Parameter] = [p for p in self.connector.parameters() if p.requires_grad]
+        return weights[0]
 
     def _word(self, word: str) -> Tensor:
         ids = self.processor.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
