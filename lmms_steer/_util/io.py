@@ -15,6 +15,11 @@ _FOLDERS_IN_A_CHECKOUT = {"recipe_files": "recipes"}
 """Folders whose name in a checkout differs from that in the installed package."""
 
 
+def cache_dir() -> Path:
+    """The folder of everything that lmms-steer creates: `$LMMS_STEER_CACHE`, else `~/.cache/lmms-steer`."""
+    return Path(os.environ.get("LMMS_STEER_CACHE") or Path.home() / ".cache" / "lmms-steer")
+
+
 def check_writable(folder: Path, what: str, remedy: str) -> None:
     """Check that files can be written to a folder. Nothing stays in it.
 

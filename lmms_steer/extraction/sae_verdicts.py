@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from lmms_steer._util.io import write_atomically
+from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
-from lmms_steer.vectors.store import cache_dir
 
 _HEADER = """\
 # Does a feature of an SAE mean the concept? 'means: true' keeps it in the vector, 'means: false' drops it.

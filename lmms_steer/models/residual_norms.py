@@ -11,14 +11,13 @@ import torch
 import yaml
 from PIL import Image
 
-from lmms_steer._util.io import write_atomically
+from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.models.prompts import PromptFormat, prompt_format_for
 from lmms_steer.steering.anatomy import image_token_ids, model_facts, remember_norms
 from lmms_steer.steering.recording import residual_norms
 from lmms_steer.steering.resolve import Norms, ResolvedSpec
-from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import short_name
 
 SCENES = 16
@@ -119,7 +118,7 @@ def _cached_norms(model: Any, processor: Any, name: str, prompt_format: PromptFo
         batches = _scene_batches(model, processor, prompt_format)
         facts = _facts_about_images(model, processor, prompt_format)
         skipped, measured_on = 0, f"{SCENES} drawn scenes"
-    path = store.cache_dir() / "norms" / f"{short_name(name)}-{_cache_key(model, facts)}.yaml"
+    path = cache_dir() / "norms" / f"{short_name(name)}-{_cache_key(model, facts)}.yaml"
     if path.is_file():
         return _read_norms(path)
     norms = residual_norms(model, batches, skipped)

@@ -23,12 +23,14 @@ class Question:
         text: the question.
         choices: the possible answers; empty for `find`.
         answer: the correct answer.
+        group: a part of the questions of its kind; "" for none.
     """
 
     kind: str
     text: str
     choices: tuple[str, ...]
     answer: str
+    group: str = ""
 
 
 def spatial(scene: Scene, rng: random.Random, vertical: float = 0.5) -> Question | None:

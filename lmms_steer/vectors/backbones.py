@@ -9,6 +9,8 @@ from pathlib import Path
 import yaml
 
 from lmms_steer.errors import unknown_name
+from lmms_steer.smol.checkpoints import SMOL_MODELS
+from lmms_steer.smol.make import made_checkpoint
 from lmms_steer.tiny_world.checkpoints import TINY_MODELS, TINY_SAE, weights_dir
 
 
@@ -40,14 +42,19 @@ def backbone_of(model: str) -> str | None:
 
 
 def checkpoint(model: str) -> str:
-    """What transformers should load for a name: the shipped folder of a tiny model, else the name itself.
+    """What transformers should load for a name: the folder of a model that ships or is made here, else the name itself.
 
     Raises:
-        UserError: for a misspelt name of a tiny model.
+        UserError: for a misspelt name of such a model; for a model that cannot be made here.
     """
-    if model not in TINY_MODELS and not Path(model).exists() and get_close_matches(model, TINY_MODELS, cutoff=0.85):
-        raise unknown_name("checkpoint", model, TINY_MODELS)
-    return str(weights_dir(model)) if model in TINY_MODELS else model
+    if model in TINY_MODELS:
+        return str(weights_dir(model))
+    if model in SMOL_MODELS:
+        return str(made_checkpoint(model))
+    own_names = (*TINY_MODELS, *SMOL_MODELS)
+    if not Path(model).exists() and get_close_matches(model, own_names, cutoff=0.85):
+        raise unknown_name("checkpoint", model, own_names)
+    return model
 
 
 def backbone_checkpoint(backbone: str) -> str:

@@ -5,7 +5,6 @@ ship with the package. Next to a vector there may be a `<method>.choices.yaml`: 
 alpha and tokens that a search on held-out questions chose.
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,15 @@ from typing import Any
 
 import yaml
 
-from lmms_steer._util.io import is_folder, is_regular_file, read_limited, shipped_folder, user_path, write_atomically
+from lmms_steer._util.io import (
+    cache_dir,
+    is_folder,
+    is_regular_file,
+    read_limited,
+    shipped_folder,
+    user_path,
+    write_atomically,
+)
 from lmms_steer._util.yaml import MAX_BYTES, read_yaml
 from lmms_steer.errors import UserError, first_line, reason, shorten
 from lmms_steer.vectors.backbones import short_name
@@ -41,11 +48,6 @@ class Entry:
     name: str
     path: Path
     origin: str
-
-
-def cache_dir() -> Path:
-    """The folder of everything that lmms-steer creates: `$LMMS_STEER_CACHE`, else `~/.cache/lmms-steer`."""
-    return Path(os.environ.get("LMMS_STEER_CACHE") or Path.home() / ".cache" / "lmms-steer")
 
 
 def user_store() -> Path:

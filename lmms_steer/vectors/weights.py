@@ -16,11 +16,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lmms_steer._util.io import write_atomically
+from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer.errors import UserError
+from lmms_steer.smol.checkpoints import SMOL_MODELS
 from lmms_steer.tiny_world.checkpoints import TINY_MODELS, weights_dir
 from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
-from lmms_steer.vectors.store import cache_dir
 
 CACHED_FROM = 64 * 1024**2
 """Files of fewer bytes are hashed again each time, which takes a fraction of a second."""
@@ -39,12 +39,15 @@ def model_source(model: str, revision: str | None = None, store_name: str | None
 
     Returns:
         `model`, `model_id`; for a folder also `model_path` and `weights_sha256`, which is given for a Hub id too if its
-        files are on this disk. A checkpoint that ships with this package is identified by its name alone.
+        files are on this disk. A checkpoint that ships with this package is identified by its name alone. One that this
+        package makes has no `model_path`, because its folder differs between machines.
     """
     full = backbone_checkpoint(model)
     source = {"model": store_name or short_name(model), "model_id": full}
     if model in TINY_MODELS:
         return source | {"model_id": model}
+    if model in SMOL_MODELS:
+        return source | {"model_id": model, "weights_sha256": weights_sha256(Path(full))}
     folder: Path | None = Path(full)
     if Path(full).is_dir():
         source |= {"model_id": short_name(full), "model_path": os.path.abspath(full)}  # noqa: PTH100  keeps links

@@ -4,7 +4,7 @@ from typing import Any
 
 from lmms_steer.data.documents import doc_to_text, doc_to_visual
 from lmms_steer.scoring.choice import LETTERS
-from lmms_steer.tiny_world.question_sets import with_images
+from lmms_steer.tiny_world.cv_bench_rows import with_images
 
 process_docs = with_images
 

@@ -19,6 +19,7 @@ from lmms_steer.cli import app
 from lmms_steer.harness import task_files
 from lmms_steer.harness.names import MODELS, steered_names_on_disk
 from lmms_steer.recipes.in_process import run_in_process
+from lmms_steer.smol.wheel import INSTALL
 from lmms_steer.steering.spec import SteeringSpec
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,8 @@ def parse(line: Line) -> None:
     elif program == "pip":
         extras = re.findall(r"^(\S+) =$", (ROOT / "setup.cfg").read_text().split("extras_require]")[1], re.MULTILINE)
         package = re.fullmatch(r"(?:\.|lmms-steer)(?:\[(.+)\])?", args[-1])
+        if args == INSTALL.split()[1:]:
+            return
         assert args[0] == "install" and package and set((package[1] or extras[0]).split(",")) <= set(extras), args
     else:
         assert program in OTHER_PROGRAMS, program

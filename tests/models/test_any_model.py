@@ -9,11 +9,11 @@ from PIL import Image, ImageFile
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_steer import UserError
+from lmms_steer._util.io import cache_dir
 from lmms_steer._util.logging import print_notes
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.models import batches
 from lmms_steer.models.visuals import prepare_visuals
-from lmms_steer.vectors import store
 from tests.helpers.models import picture, vectors
 
 QUESTIONS = ("where is the cat ?", "how many cups are on the table ?")
@@ -141,7 +141,7 @@ def test_norms_are_measured_again_for_other_weights_and_image_settings(tmp_path:
     with torch.no_grad():
         model.get_decoder().layers[0].mlp.down_proj.weight.mul_(50)
     assert norms()[0]["image"] > first[0]["image"]
-    assert len(list((store.cache_dir() / "norms").iterdir())) == 4
+    assert len(list((cache_dir() / "norms").iterdir())) == 4
 
 
 @pytest.mark.slow

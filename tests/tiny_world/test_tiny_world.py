@@ -20,6 +20,7 @@ from lmms_steer.recipes.loading import load_recipe as recipe_named
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.tiny_world import question_sets
 from lmms_steer.tiny_world.checkpoints import TINY_MODELS, weights_dir
+from lmms_steer.tiny_world.cv_bench_rows import with_images
 from lmms_steer.tiny_world.language import PROMPTS, ordinary_sentence
 from lmms_steer.tiny_world.scenes import STYLES, Thing, render
 from training.report import accuracy
@@ -37,7 +38,7 @@ CV_BENCH = (
 def test_a_question_set_has_cv_benchs_columns_and_answers_among_its_choices(task: str, split: str) -> None:
     stored = Dataset.from_parquet(str(DATA / f"{task}_{split}.parquet"))
     assert len(stored) == question_sets.SIZES[split]
-    rows = question_sets.with_images(stored.select(range(20)))
+    rows = with_images(stored.select(range(20)))
     assert " ".join(rows.column_names) == CV_BENCH
     types = {name: feature.dtype for name, feature in rows.features.items() if hasattr(feature, "dtype")}
     assert types["idx"] == types["target_size"] == "int32" and types["answer"] == "string"

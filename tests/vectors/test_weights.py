@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError
+from lmms_steer._util.io import cache_dir
 from lmms_steer.cli import app
 from lmms_steer.steering.resolve import ModelFacts, resolve
 from lmms_steer.tiny_world.checkpoints import weights_dir
@@ -92,7 +93,7 @@ def test_a_large_file_is_hashed_once_and_again_after_any_change(
     path.write_bytes(b"abd")
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert weights_sha256(folder) == hashlib.sha256(b"abd").hexdigest(), "the same size and time of change"
-    (entry,) = (store.cache_dir() / "weights").iterdir()
+    (entry,) = (cache_dir() / "weights").iterdir()
     entry.write_text("no json")
     assert weights_sha256(folder) == hashlib.sha256(b"abd").hexdigest()
 

@@ -1,0 +1,1 @@
+"""A pretrained language model from the package index, a multimodal model on it, and questions for that model."""

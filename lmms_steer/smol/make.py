@@ -1,0 +1,18 @@
+"""Make a checkpoint by its name. Imports no torch unless something has to be made."""
+
+from pathlib import Path
+
+from lmms_steer.smol import backbone, mllm
+from lmms_steer.smol.checkpoints import BACKBONE
+
+
+def made_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint, which is made first if it is not there.
+
+    Args:
+        name: one of `SMOL_MODELS`.
+
+    Raises:
+        UserError: if the checkpoint is not there and cannot be made.
+    """
+    return backbone.checkpoint() if name == BACKBONE else mllm.checkpoint()

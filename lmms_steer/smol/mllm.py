@@ -1,0 +1,57 @@
+"""`smol-idefics3`: an Idefics3 on `smollm2-135m`, made once by merging the adapter that ships."""
+
+import logging
+from pathlib import Path
+
+from lmms_steer._util.logging import quiet_in_logs
+from lmms_steer.errors import UserError
+from lmms_steer.smol import backbone
+from lmms_steer.smol.adapter import WEIGHTS, check_adapter, tower_sha256
+from lmms_steer.smol.checkpoints import MLLM, checkpoint_folder
+from lmms_steer.smol.made_folder import made_folder
+
+FORMAT = 1
+"""Counts changes to what `_merge` writes."""
+MEGABYTES = 300
+log = logging.getLogger(__name__)
+
+
+def shipped_adapter() -> Path:
+    """The folder of the adapter that ships."""
+    return Path(__file__).parent / "adapter"
+
+
+def checkpoint() -> Path:
+    """The folder of the checkpoint, which is made if it is not there.
+
+    Raises:
+        UserError: where it cannot be made: without an adapter or the backbone's package, or on a full disk.
+    """
+    adapter = shipped_adapter()
+    if not (adapter / WEIGHTS).exists():
+        raise UserError(f"this version of lmms-steer has no adapter for {MLLM} yet: its training is not finished")
+    sources = {
+        "adapter": check_adapter(adapter),
+        "vision_tower": tower_sha256(),
+        "format": FORMAT,
+        **{f"backbone_{name}": value for name, value in backbone.SOURCES.items()},
+    }
+
+    def make(folder: Path) -> None:
+        source = backbone.checkpoint()
+        log.info("making %s from %s and its adapter, once", MLLM, source.name)
+        _merge(source, adapter, folder)
+
+    return made_folder(checkpoint_folder(MLLM), sources, make, MEGABYTES)
+
+
+def _merge(source: Path, adapter: Path, folder: Path) -> None:
+    import torch
+
+    from lmms_steer.smol.adapter import merge_adapter
+    from lmms_steer.smol.architecture import assemble, build_processor
+
+    with quiet_in_logs():
+        model = merge_adapter(assemble(source), adapter).to(torch.bfloat16)
+        model.save_pretrained(folder)
+        build_processor(source).save_pretrained(folder)
