@@ -13,6 +13,7 @@ from lmms_steer.extraction.methods.sae import MAX_CANDIDATES
 from lmms_steer.recipes.answers import filtered_questions, searched_questions
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.layout import backbone_name, evaluate_cell_name, search_cell_name
+from lmms_steer.recipes.local_checkpoints import format_bytes, local_checkpoint
 from lmms_steer.recipes.schema import Model, Recipe
 from lmms_steer.recipes.shapes import Card, Shape, find_shape
 from lmms_steer.search.options import parse_layers
@@ -227,8 +228,6 @@ def _extraction_lines(recipe: Recipe, cells: Sequence[Cell], available: float) -
 
 def _download_lines(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
     """Bytes of the weights and SAEs that are not on this disk."""
-    from lmms_steer.recipes.preflight import format_bytes, local_checkpoint
-
     wanted = [model.pretrained for model in recipe.models.values()]
     saes = 0
     if any(cell.kind == "extract" for cell in cells):

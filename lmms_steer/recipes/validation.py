@@ -19,7 +19,7 @@ from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steer
 from lmms_steer.recipes.cells import WAITABLE_KINDS
 from lmms_steer.recipes.in_process import PROGRAMS
 from lmms_steer.recipes.layout import backbone_name, command_cell_name, concept_label
-from lmms_steer.recipes.preflight import local_checkpoint
+from lmms_steer.recipes.local_checkpoints import local_checkpoint
 from lmms_steer.recipes.schema import SYSTEMS, Recipe
 from lmms_steer.search.options import SCORES, is_test_task, parse_alphas, parse_layers, parse_targets
 from lmms_steer.search.strategies import parse_strategy
