@@ -47,6 +47,7 @@ class Speed:
         written: tokens that an answer has: a task's limit, and a letter with its end.
         memory: bytes of the card.
         basis: how `flops` is known, for the user.
+        unit: of the time, for the user.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Speed:
     bandwidth: tuple[float, float]
     memory: float
     basis: str
+    unit: str = "GPU-hours"
     launch: tuple[float, float] = (1e-3, 5e-4)
     written: tuple[int, int] = (20, 2)
 
@@ -129,9 +131,9 @@ def estimate_lines(recipe: Recipe, cells: Sequence[Cell], speed: Speed) -> Itera
             work.add(cell_work)
         hours = work.hours(shape, shape.weight_bytes(model.args), speed)
         totals = [total + more for total, more in zip(totals, hours, strict=True)]
-        yield f"  {name}: {_range(hours)} GPU-hours; {_memory_line(shape, model, speed.memory, generates)}"
+        yield f"  {name}: {_range(hours)} {speed.unit}; {_memory_line(shape, model, speed.memory, generates)}"
     yield from _extraction_lines(recipe, cells, speed.memory)
-    yield f"  in all {_range(totals)} GPU-hours for searches and evaluations"
+    yield f"  in all {_range(totals)} {speed.unit} for searches and evaluations"
     yield from _download_lines(recipe, cells)
     yield from _judge_lines(recipe, cells)
 
