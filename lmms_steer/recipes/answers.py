@@ -8,7 +8,6 @@ from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.strategies import StrategyContext, parse_strategy
-from lmms_steer.search.strategies.screen import KEPT_SHARE, screened_questions
 
 MAX_CELLS_COUNTED = 100_000
 """A strategy counts its answers from the cells, of which there may not be too many."""
@@ -36,6 +35,8 @@ def search_answers(recipe: Recipe, model: Model, study: Study, settings: Method)
 def filtered_questions(recipe: Recipe, questions: int) -> int:
     """On how many of a search's questions gradients are computed first."""
     chosen = parse_strategy(recipe.search.strategy or "grid")
+    from lmms_steer.search.strategies.screen import screened_questions
+
     return screened_questions(questions) if chosen.filtered_by is not None else 0
 
 
@@ -46,6 +47,9 @@ def _planned(strategy: str, layers: str, alphas: str, tokens: str, controls: int
     values = parse_layers(layers), parse_alphas(alphas), parse_targets(tokens)
     places = list(product(values[0], values[2]))
     if chosen.filtered_by is not None and chosen.filtered_by.name == "screen":
+        # a module of the registry, which keeps the order in which they are imported
+        from lmms_steer.search.strategies.screen import KEPT_SHARE
+
         # which of them is not known before it ran
         places = places[: max(1, round(KEPT_SHARE * len(places)))]
     cells = [

@@ -23,7 +23,7 @@ COPIED = 2**28
 
 
 def measured_speed(models: Iterable[str]) -> Speed:
-    """The speed of this machine's device on a layer of the largest of some models, in bfloat16.
+    """The speed of this machine's device on a layer of the largest of some models: in bfloat16, on a CPU in float32.
 
     Args:
         models: their names or folders.
@@ -52,6 +52,7 @@ def measured_speed(models: Iterable[str]) -> Speed:
         _memory(device),
         f"by {REPEATS} timed batches of a layer of width {shape.width}"
         f" ({done / max(seconds) / 1e12:.2g}-{done / min(seconds) / 1e12:.2g} TFLOP/s)",
+        unit="hours" if device.type == "cpu" else "GPU-hours",
     )
 
 
@@ -67,9 +68,11 @@ def _layer_seconds(shape: Shape, device: "torch.device") -> list[float]:
         "gate_up": (2 * shape.mlp, shape.width),
         "down": (shape.width, shape.mlp),
     }
-    weights = {name: torch.full(size, 0.01, device=device, dtype=torch.bfloat16) for name, size in sizes.items()}
+    # as `dtype=auto` loads it; on most CPUs bfloat16 is far slower
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    weights = {name: torch.full(size, 0.01, device=device, dtype=dtype) for name, size in sizes.items()}
     rows = TOKENS.get(device.type, TOKENS_ELSEWHERE) // PROMPT_TOKENS
-    hidden = torch.ones((rows, PROMPT_TOKENS, shape.width), device=device, dtype=torch.bfloat16)
+    hidden = torch.ones((rows, PROMPT_TOKENS, shape.width), device=device, dtype=dtype)
 
     def run() -> None:
         projected = F.linear(hidden, weights["qkv"]).unflatten(-1, (-1, shape.head)).transpose(1, 2)

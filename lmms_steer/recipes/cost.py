@@ -12,6 +12,7 @@ from statistics import mean
 from lmms_steer.recipes.answers import filtered_questions, searched_questions
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.layout import backbone_name, evaluate_cell_name, extracted_layers, search_cell_name, uses_sae
+from lmms_steer.recipes.local_checkpoints import format_bytes, local_checkpoint
 from lmms_steer.recipes.schema import Model, Recipe
 from lmms_steer.recipes.shapes import Card, Shape, find_shape
 from lmms_steer.recipes.systems import methods_of
@@ -45,6 +46,7 @@ class Speed:
         written: tokens that an answer has: a task's limit, and a letter with its end.
         memory: bytes of the card.
         basis: how `flops` is known, for the user.
+        unit: of the time, for the user.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Speed:
     bandwidth: tuple[float, float]
     memory: float
     basis: str
+    unit: str = "GPU-hours"
     launch: tuple[float, float] = (1e-3, 5e-4)
     written: tuple[int, int] = (20, 2)
 
@@ -127,9 +130,9 @@ def estimate_lines(recipe: Recipe, cells: Sequence[Cell], speed: Speed) -> Itera
             work.add(cell_work)
         hours = work.hours(shape, shape.weight_bytes(model.args), speed)
         totals = [total + more for total, more in zip(totals, hours, strict=True)]
-        yield f"  {name}: {_range(hours)} GPU-hours; {_memory_line(shape, model, speed.memory, generates)}"
+        yield f"  {name}: {_range(hours)} {speed.unit}; {_memory_line(shape, model, speed.memory, generates)}"
     yield from _extraction_lines(recipe, cells, speed.memory)
-    yield f"  in all {_range(totals)} GPU-hours for searches and evaluations"
+    yield f"  in all {_range(totals)} {speed.unit} for searches and evaluations"
     yield from _download_lines(recipe, cells)
 
 
@@ -225,8 +228,6 @@ def _extraction_lines(recipe: Recipe, cells: Sequence[Cell], available: float) -
 
 def _download_lines(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
     """Bytes of the weights and SAEs that are not on this disk."""
-    from lmms_steer.recipes.preflight import format_bytes, local_checkpoint
-
     wanted = [model.pretrained for model in recipe.models.values()]
     saes = 0
     if any(cell.kind == "extract" for cell in cells):

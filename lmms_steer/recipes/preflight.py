@@ -20,10 +20,11 @@ from lmms_steer.recipes.layout import (
     uses_sae,
 )
 from lmms_steer.recipes.ledger import States
+from lmms_steer.recipes.local_checkpoints import format_bytes, local_checkpoint
 from lmms_steer.recipes.schema import Method, Recipe
 from lmms_steer.recipes.systems import methods_of
 from lmms_steer.search.options import parse_layers
-from lmms_steer.vectors.backbones import backbone_checkpoint, checkpoint, sae_of
+from lmms_steer.vectors.backbones import backbone_checkpoint, sae_of
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.weights import weight_files
 
@@ -133,23 +134,6 @@ def weight_bytes(pretrained: str, dtype: str, on_cpu: bool = False) -> int | Non
         return sum(_tensor_bytes(path, width) for path in weight_files(folder)) or None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError):
         return None
-
-
-def local_checkpoint(name: str) -> Path | None:
-    """The folder of a checkpoint's files on this disk; None for one that is not here."""
-    name = checkpoint(name)
-    if Path(name).is_dir():
-        return Path(name)
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    snapshots = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
-    by_age = sorted(snapshots.glob("*"), key=lambda path: path.stat().st_mtime)
-    return by_age[-1] if by_age else None
-
-
-def format_bytes(count: int) -> str:
-    """`3.1 GB`, or `12.5 MB` below a tenth of a GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 10**8 else f"{count / 1e6:.1f} MB"
 
 
 def _size(pretrained: str, dtype: str) -> str:

@@ -139,9 +139,10 @@ def test_the_papers_grid_costs_what_was_worked_out_by_hand_and_a_race_a_quarter(
     assert 350 < low < 450 and 700 < high < 1300
     raced = hours(plan_lines("paper_cvbench", "search.strategy=race", gpu="h100"))
     assert 0.2 * low < raced[0] < 0.3 * low and raced[1] < 0.3 * high
-    assert "calls of the judge: at most 6,400 (16 features" in plan
+    # 16 features of 16, 25 and 19 layers, for each of four concepts
+    assert "judge: up to 3,840 features to check, one request each" in plan
     assert "google/gemma-2-9b 37.0 GB" in plan and "HuggingFaceM4/Idefics3-8B-Llama3 16.9 GB" in plan
-    assert "calls of the judge" not in plan_lines("paper_cvbench", "methods.sae.judge=none", gpu="h100")
+    assert "judge: up to" not in plan_lines("paper_cvbench", "methods.sae.judge=none", gpu="h100")
     small = plan_lines("paper_cvbench", gpu="4090")
     assert "about 28 GB in a search: TOO MUCH, set search_batch_size to 3" in small
     assert "paligemma2-10b: extracting from gemma-2-9b loads 37.0 GB: TOO MUCH, set backbone_dtype: bfloat16" in small
