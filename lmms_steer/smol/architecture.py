@@ -31,11 +31,12 @@ _TEMPLATE = (
 )
 
 
-def assemble(backbone: Path) -> "Idefics3ForConditionalGeneration":
-    """The model in float32, in eval mode, with a connector of zeros.
+def assemble(backbone: Path, dtype: str = "float32") -> "Idefics3ForConditionalGeneration":
+    """The model in eval mode, with a connector of zeros.
 
     Args:
         backbone: the folder of `smollm2-135m`.
+        dtype: of all weights, `float32` or `bfloat16`.
     """
     import torch
     from safetensors.torch import load_file
@@ -55,7 +56,7 @@ def assemble(backbone: Path) -> "Idefics3ForConditionalGeneration":
         tie_word_embeddings=True,
         pad_token_id=end,
     )
-    model = Idefics3ForConditionalGeneration(config).float().eval()
+    model = Idefics3ForConditionalGeneration._from_config(config, dtype=getattr(torch, dtype)).eval()
     # the file itself: a second model would double the memory
     stored = load_file(backbone / "model.safetensors")
     weights = {name.removeprefix("model."): tensor for name, tensor in stored.items()}

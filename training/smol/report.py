@@ -13,7 +13,7 @@ from lmms_steer.smol.questions import KINDS, ask, is_held_out
 from lmms_steer.tiny_world.scenes import STYLES
 from training.smol.lessons import Batch, Turn, by_letter, by_word
 from training.smol.student import Student
-from training.vision import image_bank, pixels
+from training.vision import image_bank
 
 Accuracies = dict[str, dict[str, float]]
 """Kind of question ▸ `word` and `letter` ▸ share of right answers. Captions are asked for by letter only."""
@@ -38,7 +38,7 @@ def measure(student: Student, style: str, count: int, letters: bool = True) -> A
     forms = [(kind, form) for kind, form in forms if form or kind != "caption"]
     lessons: list[list[Turn]] = []
     scenes, images = image_bank(SEED, 3 * count, 2, style, is_held_out)
-    features = student.see(pixels(images))
+    features = student.see(images)
     for scene in scenes:
         turns = []
         for kind, form in forms:

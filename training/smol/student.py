@@ -4,6 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from lmms_steer.smol.adapter import lora_config
 from lmms_steer.smol.architecture import assemble, build_processor
 from lmms_steer.tiny_world.scenes import CELLS, COLOURS, SHAPES, Scene, cell_words
 from training.smol.lessons import Batch, Packer
+from training.vision import pixels
 
 log = logging.getLogger(__name__)
 PLACE = 0.4
@@ -47,10 +50,10 @@ class Student:
         self.model.eval()
 
     @torch.no_grad()
-    def see(self, images: Tensor, batch: int = 500) -> Tensor:
-        """Features of the vision tower [n, 16, 80] from pixels [n, 3, 64, 64] between -1 and 1."""
-        parts = [self.tower(pixel_values=images[i : i + batch]).last_hidden_state for i in range(0, len(images), batch)]
-        return torch.cat(parts)
+    def see(self, images: npt.NDArray[np.uint8], batch: int = 250) -> Tensor:
+        """Features of the vision tower [n, 16, 80] of images [n, 64, 64, 3]."""
+        parts = [images[start : start + batch] for start in range(0, len(images), batch)]
+        return torch.cat([self.tower(pixel_values=pixels(part)).last_hidden_state for part in parts])
 
     def embeddings(self, ids: Tensor, features: Tensor) -> Tensor:
         """Input embeddings of packed rows, with their pictures at the image tokens."""

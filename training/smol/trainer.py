@@ -21,13 +21,13 @@ from training.smol.lessons import Batch, lesson
 from training.smol.own_text import SEQUENCES, OwnText, next_weight, perplexity
 from training.smol.report import measure
 from training.smol.student import Student
-from training.vision import image_bank, pixels
+from training.vision import image_bank
 
 log = logging.getLogger(__name__)
 WARM_UP = 40
 SAVE_MINUTES = 3.0
-MICRO_BATCH = 4
-"""Pictures in a forward pass: 1.5 GB of activations in float32."""
+MICRO_BATCH = 2
+"""Pictures in a forward pass, which has less than 1 GB of activations in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Trainer:
         for number, (style, count) in enumerate(plan.pictures):
             scenes, images = image_bank(seed + number, count, 2, style, lambda scene: not is_held_out(scene))
             self.scenes += scenes
-            features.append(student.see(pixels(images)))
+            features.append(student.see(images))
         self.features = torch.cat(features)
         self.optimizer = torch.optim.AdamW(student.parameters, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.0)
         if self._state_file.exists():
