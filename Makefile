@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # all but the tests that load several models, train, or start evaluations: a minute on two cores
 test-fast: $(READY)

@@ -57,11 +57,19 @@ def test_what_cannot_be_done_ends_with_one_line_status_2_and_no_results(run: Run
     for args, tasks, expected in (
         (("--gen_kwargs", "max_new_tokenz=5,foo=1"), "tiny_spatial", "unknown key 'max_new_tokenz'"),
         (("--gen_kwargs", "temperature=0.7"), "tiny_spatial", "temperature=0.7 has no effect with do_sample=False"),
-        (("--gen_kwargs", "do_sample=true,temperature=0"), "tiny_spatial", "do_sample=True has no effect"),
-        (("--gen_kwargs", "top_k=1,top_k=2"), "tiny_spatial", "top_k is given 2 times in --gen_kwargs"),
         (("--gen_kwargs", "top_k=1"), "tiny_spatial_ll", "--gen_kwargs has no effect: none of the tasks generates"),
         (("--limit", "0"), "tiny_spatial", "--limit 0 leaves no questions"),
         (("--model_args", f"{TINY},alpha=1,alpha=2"), "tiny_spatial", "alpha is given 2 times in --model_args"),
+        (
+            ("--model_args", f"{TINY},vector=spatial,aplha=1"),
+            "tiny_spatial",
+            "'aplha' in --model_args: did you mean 'alpha'",
+        ),
+        (
+            ("--model_args", f"{TINY},vector=spatail"),
+            "tiny_spatial",
+            "unknown vector 'spatail': did you mean 'spatial'",
+        ),
         (("--output_path", "/proc/none"), "tiny_spatial", "the output folder '/proc/none' cannot be written to"),
     ):
         status, err, results = run(*args, tasks=tasks)

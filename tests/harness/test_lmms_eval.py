@@ -70,23 +70,6 @@ def test_the_command_line_finds_our_model_and_task_and_its_output_names_the_spec
     assert len(read_samples(results, "tiny_spatial").keys) == 8
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        ("vector=spatial,aplha=0.5", "unknown key 'aplha' in --model_args: did you mean 'alpha'"),
-        ("vector=spatail", "unknown vector 'spatail': did you mean 'spatial'"),
-    ],
-)
-def test_a_mistake_ends_the_command_line_with_one_line_and_status_2(args: str, expected: str) -> None:
-    line = ("--model", "steered_paligemma", "--model_args", f"{TINY},{args}", "--tasks", "tiny_spatial")
-    done = command(str(BIN / "lmms-eval"), *line)
-    assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("lmms-steer: ") and expected in last
-    assert "Traceback" not in done.stderr + done.stdout
-
-
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
