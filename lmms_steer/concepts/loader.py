@@ -28,6 +28,7 @@ from lmms_steer.errors import UserError, first_line, reason, shorten, unknown_na
 
 SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
 _EXPECTED_YAML = "expected 'name:' and 'pairs:' with a list of 'anchor: sentence'"
+_YAML_KEYS = ("name", "about", "pairs", "contrast")
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "", "none", "null")
 
 
@@ -161,7 +162,12 @@ def parse_concept(text: str, source: str) -> Concept:
         UserError: as `read`.
     """
     entries = parse_yaml(text, source).value
-    if not isinstance(entries, dict) or "name" not in entries or "pairs" not in entries:
+    if not isinstance(entries, dict) or not {"name", "pairs"} & entries.keys():
+        raise UserError(f"{source!r} is not a concept: {_EXPECTED_YAML}")
+    for key, node in entries.items():
+        if key not in _YAML_KEYS:
+            raise UserError(f"{node.where}: {unknown_name('key', key, _YAML_KEYS)}")
+    if "name" not in entries or "pairs" not in entries:
         raise UserError(f"{source!r} is not a concept: {_EXPECTED_YAML}")
     name, about_node = _word(entries["name"]), entries.get("about")
     about = about_node.value if about_node is not None and isinstance(about_node.value, str) else ""
@@ -187,6 +193,8 @@ def _yaml_pairs(node: YamlNode) -> Iterator[Pair]:
         if not isinstance(entry.value, dict) or len(entry.value) != 1:
             raise UserError(f"{entry.where}: expected one 'anchor: sentence'")
         ((anchor, sentence),) = entry.value.items()
+        if sentence.value is None:
+            raise UserError(f"{entry.where}: the sentence of {anchor!r} is missing")
         yield Pair(_checked_word(anchor, sentence.key_tag, entry.where), _word(sentence))
 
 

@@ -128,7 +128,8 @@ def _ask(options: SearchOptions) -> _Asked:
     from lmms_steer.search.questions import load_questions, questions_sha256, shuffle_by_image
 
     task, split = load(options, options.task, options.split)
-    refuse_test(options.task, split, options.allow_test)
+    held_out = "(--split validation, or another that it has)" if options.harness == LM_EVAL else "(…_select)"
+    refuse_test(options.task, split, options.allow_test, held_out)
     confirmation_task = load(options, options.confirm)[0] if options.confirm else None
     generates = task.config.output_type == "generate_until"
     choosing = "likelihood" if options.harness == LM_EVAL else "letters"

@@ -202,20 +202,21 @@ def parse_targets(text: str) -> tuple[str, ...]:
     return targets
 
 
-def refuse_test(task: str, split: str, allow_test: bool) -> None:
+def refuse_test(task: str, split: str, allow_test: bool, others: str = "(…_select)") -> None:
     """Refuse to choose on the questions that a result is then reported on, which would make the result worthless.
 
     Args:
         task: the task's name.
         split: the split that its questions come from.
         allow_test: whether the user allows choosing on test questions.
+        others: where the held-out questions are, for the message.
 
     Raises:
         UserError: for a task of a test split, unless `allow_test`.
     """
     if not allow_test and is_test_task(task, split):
         raise UserError(
-            f"{task} uses the split {split!r}: choose on held-out questions (…_select), or add --i-know-this-is-test"
+            f"{task} uses the split {split!r}: choose on held-out questions {others}, or add --i-know-this-is-test"
         )
 
 

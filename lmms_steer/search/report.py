@@ -15,6 +15,9 @@ from lmms_steer.search.results import (
     VectorResult,
 )
 
+SIMILAR_SHARE = 0.5
+"""The share of a winner's gain from which on a random vector's gain is warned of."""
+
 
 def report_lines(
     plan: Plan, result: SearchResult, output: Path, confirmation_requested: bool, adaptive: bool = False
@@ -77,6 +80,10 @@ def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[s
     yield f"  {rule}: {format_cell(cautious)}: {format_gain(cautious)}"
     if vector.controls:
         yield f"  random vectors of the same norms, searched in the same way: {_gains(vector.controls.values())}"
+        largest = max(control.gain for control in vector.controls.values())
+        if vector.winner and largest >= SIMILAR_SHARE * best.gain:
+            share = f"{largest / best.gain:.0%}"
+            yield f"  WARNING: a random vector gains {share} of that: compare with it, not with the baseline"
 
 
 def _target_line(tokens: str, target: VectorResult) -> str:

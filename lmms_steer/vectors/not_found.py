@@ -90,9 +90,10 @@ def _missing(
         others = f"known: {_listed(name, own)}; " if own else ""
     command = _extract_command(backbone, parts, backbone in backbones)
     otherwise = "otherwise " if nearest else ""
-    return UserError(
-        f"unknown vector {name!r}: {_suggestion(nearest)}{others}{otherwise}it is not extracted yet: {command}"
-    )
+    own_concept = parts[0] not in concepts.names() and not nearest
+    elsewhere = " (or in a folder of your own, by extract --store: then name its file)" if own_concept else ""
+    missing = f"it is not extracted yet{elsewhere}: {command}"
+    return UserError(f"unknown vector {name!r}: {_suggestion(nearest)}{others}{otherwise}{missing}")
 
 
 def _is_new_backbone(parts: list[str], backbone: str | None, known_concepts: Collection[str]) -> bool:

@@ -57,6 +57,11 @@ def test_a_wrong_line_is_named(tmp_path: Path, name: str, text: str, expected: s
         ("name: x\npairs:\n - left: a left b\n - on: a on b", "line 4: put quotes around 'on'"),
         ("name: ../x\npairs: []", "names a folder"),
         ("pairs: []", "not a concept"),
+        (
+            "name: x\npairs:\n - a: a b\ncontrasts:\n - c: c d",
+            "line 4: unknown key 'contrasts': did you mean",
+        ),
+        ("name: x\npairs:\n - left: a left b\n - cold:", "line 4: the sentence of 'cold' is missing"),
         ("a: [", "line 1: not valid YAML"),
     ],
 )

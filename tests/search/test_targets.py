@@ -1,5 +1,6 @@
 """A cell for each token target: the paper's rule for the choice, its files, and what cannot choose so."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,6 +72,10 @@ def test_each_target_has_the_best_of_its_own_cells_and_so_have_the_controls(tmp_
     assert SearchResult.from_json(result.to_json()) == result
     lines = list(report_lines(plan(), result, tmp_path, confirmation_requested=False))
     assert any(line.startswith("  tokens=image: layer=1,alpha=0.2: +15.0 points [") for line in lines)
+    assert not any("WARNING" in line for line in lines), "a random vector is compared with a winner only"
+    vector = replace(found, winner=True, controls={"random:0": replace(found.best, gain=0.6 * found.best.gain)})
+    strong = list(report_lines(plan(), replace(result, vectors={"v": vector}), tmp_path, confirmation_requested=False))
+    assert any(line.startswith("  WARNING: a random vector gains 60% of that") for line in strong)
     assert lines[-1].endswith("(evaluate each choice_TARGET.yaml there)"), "not --confirm, which is refused"
 
 

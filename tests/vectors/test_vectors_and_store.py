@@ -141,7 +141,7 @@ def test_names_find_the_file_and_your_vector_hides_the_shipped_one(own_cache: Pa
         (
             "gemma-2-2b/shade",
             None,
-            "yet: lmms-steer extract --backbone gemma-2-2b --concept shade.yaml (shade.yaml:",
+            "name its file): lmms-steer extract --backbone gemma-2-2b --concept shade.yaml (shade.yaml:",
         ),
         ("gemma-2-2b/spatail", None, "did you mean 'gemma-2-2b/spatial'? otherwise it is not extracted yet: "),
         ("spatail", "tiny-gemma2", "unknown vector 'spatail': did you mean 'spatial'? known: spatial, "),

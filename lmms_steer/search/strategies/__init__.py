@@ -187,9 +187,8 @@ def register_strategy(
     Args:
         name: what users type: lower-case letters, digits and underscores.
         description: one plain line for help and documentation.
-        planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive, min_questions, drops_targets,
-            kept_cells: see `SearchStrategy`. By default the strategy counts as one that measures every cell on every
-            question.
+        planned_answers: this and all that follow are attributes of `SearchStrategy`. By default the strategy counts as
+            one that measures every cell on every question.
 
     Returns:
         a decorator that returns the function unchanged.
