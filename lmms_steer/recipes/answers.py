@@ -35,25 +35,13 @@ def search_answers(recipe: Recipe, model: Model, study: Study, settings: Method)
 def filtered_questions(recipe: Recipe, questions: int) -> int:
     """On how many of a search's questions gradients are computed first."""
     chosen = parse_strategy(recipe.search.strategy or "grid")
-    from lmms_steer.search.strategies.screen import screened_questions
-
-    return screened_questions(questions) if chosen.filtered_by is not None else 0
+    return chosen.filtered_by.questions_spent(questions) if chosen.filtered_by is not None else 0
 
 
 @cache
 def _planned(strategy: str, layers: str, alphas: str, tokens: str, controls: int, questions: int) -> int:
-    chosen = parse_strategy(strategy)
     vectors = ("v", *(f"v,control=random:{seed}" for seed in range(controls)))
-    values = parse_layers(layers), parse_alphas(alphas), parse_targets(tokens)
-    places = list(product(values[0], values[2]))
-    if chosen.filtered_by is not None and chosen.filtered_by.name == "screen":
-        # a module of the registry, which keeps the order in which they are imported
-        from lmms_steer.search.strategies.screen import KEPT_SHARE
-
-        # which of them is not known before it ran
-        places = places[: max(1, round(KEPT_SHARE * len(places)))]
-    cells = [
-        Cell(vector, layer, alpha, target) for vector in vectors for layer, target in places for alpha in values[1]
-    ]
-    context = StrategyContext(cells, questions, vectors=vectors, layers=values[0], alphas=values[1], tokens=values[2])
-    return chosen.strategy.planned_answers(context)
+    grid = parse_layers(layers), parse_alphas(alphas), parse_targets(tokens)
+    cells = [Cell(*cell) for cell in product(vectors, *grid)]
+    context = StrategyContext(cells, questions, vectors=vectors, layers=grid[0], alphas=grid[1], tokens=grid[2])
+    return parse_strategy(strategy).planned_answers(context)

@@ -22,8 +22,15 @@ from lmms_steer.recipes.in_process import PROGRAMS
 from lmms_steer.recipes.layout import backbone_name, command_cell_name, concept_label
 from lmms_steer.recipes.local_checkpoints import local_checkpoint
 from lmms_steer.recipes.schema import REPORTS, SYSTEMS, Recipe, Study
-from lmms_steer.search.metric import check_metric
-from lmms_steer.search.options import CHOICES, SCORES, is_test_task, parse_alphas, parse_layers, parse_targets
+from lmms_steer.search.options import (
+    CHOICES,
+    SCORES,
+    check_metric,
+    is_test_task,
+    parse_alphas,
+    parse_layers,
+    parse_targets,
+)
 from lmms_steer.search.strategies import parse_strategy
 from lmms_steer.vectors.backbones import checkpoint, short_name
 from lmms_steer.vectors.methods import check_method

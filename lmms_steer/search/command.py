@@ -12,8 +12,7 @@ from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.harness import task_files
 from lmms_steer.search.harnesses import check_arguments, create, load
-from lmms_steer.search.metric import check_metric
-from lmms_steer.search.options import SearchOptions, parse_alphas, parse_layers, refuse_test
+from lmms_steer.search.options import SearchOptions, check_metric, parse_alphas, parse_layers, refuse_test
 from lmms_steer.search.plan import (
     FEW_QUESTIONS,
     LM_EVAL,

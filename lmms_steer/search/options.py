@@ -2,8 +2,10 @@
 
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.search.plan import HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
@@ -224,3 +226,22 @@ def is_test_task(task: str, split: str) -> bool:
     """Whether results are reported on a task's questions, judging by the names of the task and its split."""
     held_out = re.search(r"(?:^|_)select(?:_|$)", task) is not None
     return not held_out and ("test" in split.lower() or re.search(r"(?:^|_)test(?:_|$)", task) is not None)
+
+
+def check_metric(metric: str, task: str, listed: Iterable[Mapping[str, Any]] | None) -> None:
+    """Check that a task has a metric that a search can maximise.
+
+    Args:
+        metric: its name.
+        task: the task's name.
+        listed: the task's `metric_list`.
+
+    Raises:
+        UserError: for a metric that the task does not have, or that is better if it is smaller.
+    """
+    higher_is_better = {str(entry["metric"]): entry.get("higher_is_better", True) for entry in listed or ()}
+    if metric not in higher_is_better:
+        raise unknown_name(f"metric of {task}", metric, higher_is_better)
+    if not higher_is_better[metric]:
+        usable = ", ".join(name for name, higher in higher_is_better.items() if higher)
+        raise UserError(f"{task}: a smaller {metric} is better: choose another metric ({usable})")

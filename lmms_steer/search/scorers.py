@@ -13,12 +13,11 @@ from transformers import DynamicCache
 
 from lmms_steer.errors import UserError
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
-from lmms_steer.search.agreement import Source, agrees, next_logits
+from lmms_steer.search.agreement import Source, agrees, next_logits, writing
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.kv_cache import KeysAndValues
 from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
-from lmms_steer.search.written_text import writing
 
 
 class Scored(NamedTuple):

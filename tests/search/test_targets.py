@@ -11,8 +11,7 @@ import torch
 
 from lmms_steer import SteeringSpec, UserError
 from lmms_steer.search.assessment import assess_search
-from lmms_steer.search.metric import check_metric
-from lmms_steer.search.options import SearchOptions
+from lmms_steer.search.options import SearchOptions, check_metric
 from lmms_steer.search.plan import Cell, Plan
 from lmms_steer.search.report import report_lines
 from lmms_steer.search.results import SearchResult

@@ -11,6 +11,7 @@ from lmms_steer import UserError, steer
 from lmms_steer.cli import app
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.search.word_curve import coloured_things
+from lmms_steer.search.word_curve_command import word_of
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -57,6 +58,7 @@ def test_the_curve_is_what_the_model_with_hooks_gives(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("--vector", "spatial"), "--word is missing: spatial does not name a word, as colour-red does"),
+        (("--vector", "tiny-gemma2/spatial"), "--word is missing: tiny-gemma2/spatial does not name a word"),
         (("--vector", "colour-rad"), "did you mean 'colour-red'"),
         (("--vector", "colour-red", "--shown", "yellow,teal"), "the colour 'teal' cannot be drawn: choose from red"),
         (("--vector", "colour-red", "--tokens", "image,text"), "--tokens image,text: a curve has one token target"),
@@ -67,3 +69,10 @@ def test_the_curve_is_what_the_model_with_hooks_gives(tmp_path: Path) -> None:
 def test_what_cannot_be_measured_is_refused(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     assert message in invoke(*words, "--output", str(tmp_path / "o"))
     assert not (tmp_path / "o").exists() or not any((tmp_path / "o").iterdir())
+
+
+@pytest.mark.parametrize(
+    "name", ["colour-red", "tiny-gemma2/colour-red", "vectors/smollm2-135m/colour-red/mean_shift.safetensors"]
+)
+def test_the_word_is_that_of_the_concept_and_not_a_part_of_a_backbone_or_a_method(name: str) -> None:
+    assert word_of(name) == "red"

@@ -3,13 +3,14 @@
 import hashlib
 import os
 import shutil
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 
-from lmms_steer.errors import UserError
 from lmms_steer.smol import backbone, mllm, wheel
-from lmms_steer.smol.checkpoints import BACKBONE, checkpoint_folder
+from lmms_steer.smol.backbone import BACKBONE
+from lmms_steer.smol.made_folder import checkpoint_folder
 from tests.helpers.smol import install_package, write_backbone, write_random_adapter
 
 USERS_CACHE = Path(os.environ.get("LMMS_STEER_CACHE") or Path.home() / ".cache" / "lmms-steer")
@@ -52,20 +53,17 @@ def adapter(small_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="session")
 def made_smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache with the real model: the user's, or a new one."""
-    patch = pytest.MonkeyPatch()
+    """The cache with the real model: the user's, or a new one. Skips without the package; any other failure fails."""
     try:
-        for cache in (USERS_CACHE, tmp_path_factory.mktemp("cache")):
-            patch.setenv("LMMS_STEER_CACHE", str(cache))
-            if cache is not USERS_CACHE or checkpoint_folder(BACKBONE).exists():
-                try:
-                    backbone.checkpoint()
-                except UserError as error:
-                    pytest.skip(f"make smol-model brings the model of this test: {error}")
-                return cache
-    finally:
-        patch.undo()
-    raise AssertionError
+        distribution(wheel.PACKAGE)
+    except PackageNotFoundError:
+        pytest.skip(f"this test needs the package {wheel.PACKAGE}: make smol-model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMMS_STEER_CACHE", str(USERS_CACHE))
+        cache = USERS_CACHE if checkpoint_folder(BACKBONE).exists() else tmp_path_factory.mktemp("cache")
+        patch.setenv("LMMS_STEER_CACHE", str(cache))
+        backbone.checkpoint()
+    return cache
 
 
 @pytest.fixture

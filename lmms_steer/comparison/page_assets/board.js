@@ -12,7 +12,7 @@ function sorted(rows) {
   if (!view.by) return rows;
   const sign = view.down ? -1 : 1;
   return [...rows].sort((one, two) => {
-    const [a, b] = [one[view.by], two[view.by]];
+    const [a, b] = [one[view.by] ?? null, two[view.by] ?? null];
     if (a === null || b === null) return (a === null) - (b === null);
     return sign * (typeof a === "string" ? a.localeCompare(b) : a - b);
   });
