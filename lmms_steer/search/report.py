@@ -62,6 +62,12 @@ def format_gain(gain: Gain) -> str:
     return f"{points} points [{low}, {high}]"
 
 
+def format_damage(cell: CellResult) -> str:
+    """What a cell does beyond its gain: its KL in nats, and how many answers it broke and mended."""
+    kl = "KL unknown (measured by an older version)" if cell.kl is None else f"KL {cell.kl:.3g} nats"
+    return f"{kl}, {cell.broken} right answers broken, {cell.fixed} wrong ones mended"
+
+
 def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[str]:
     best, cautious = vector.best, vector.one_standard_error
     verdict = "best" if vector.winner else "no winner; the best"
@@ -76,10 +82,12 @@ def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[s
     caveat = "; does not account for later trials following earlier ones" if adaptive else ""
     chance = f"probability of a gain this large in {scope} if none had an effect"
     yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{counted}{caveat})"
+    yield f"  damage: {format_damage(best)}"
     rule = "the cell with the smallest |alpha| within one standard error of the best"
     yield f"  {rule}: {format_cell(cautious)}: {format_gain(cautious)}"
     if vector.controls:
         yield f"  random vectors of the same norms, searched in the same way: {_gains(vector.controls.values())}"
+        yield f"  their damage: {'; '.join(map(_short_damage, vector.controls.values()))}"
         largest = max(control.gain for control in vector.controls.values())
         if vector.winner and largest >= SIMILAR_SHARE * best.gain:
             share = f"{largest / best.gain:.0%}"
@@ -99,7 +107,8 @@ def _confirmation_line(plan: Plan, name: str, confirmed: ConfirmationResult) -> 
     controls = [confirmed.vectors[control] for control in plan.controls_of(name).values()]
     unparsed = _unparsed(chosen.unparsed, confirmed.baseline_unparsed)
     random = f"; random: {_gains(controls)}" if controls else ""
-    return f"  on {confirmed.n} other questions ({confirmed.task}): {format_gain(chosen)}{unparsed}{random}"
+    line = f"  on {confirmed.n} other questions ({confirmed.task}): {format_gain(chosen)}{unparsed}{random}"
+    return f"{line}; damage: {format_damage(chosen)}"
 
 
 def _bias_line(plan: Plan, calibrated: CalibrationResult) -> str:
@@ -128,6 +137,11 @@ def _unparsed(share: float | None, baseline: float | None = None) -> str:
         return ""
     compared = "" if baseline is None else f" (baseline {format_share(baseline)})"
     return f", unparsed {format_share(share)}{compared}"
+
+
+def _short_damage(cell: CellResult) -> str:
+    kl = "" if cell.kl is None else f"KL {cell.kl:.3g}, "
+    return f"{kl}{cell.broken} broken, {cell.fixed} mended"
 
 
 def _gains(cells: Iterable[CellResult]) -> str:

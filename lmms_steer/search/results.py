@@ -17,7 +17,7 @@ from lmms_steer.errors import UserError, shorten
 
 RESULT_FILE = "result.json"
 VERSION = 2
-_OPTIONAL = ("unparsed", "baseline_unparsed", "images", "calibrated", "confirmed")
+_OPTIONAL = ("unparsed", "kl", "baseline_unparsed", "images", "calibrated", "confirmed")
 """Keys that the file leaves out where there is nothing to say."""
 
 
@@ -49,12 +49,14 @@ class CellResult(Gain):
     Attributes:
         layer, alpha, tokens: the cell.
         unparsed: the share of its answers that could not be read; None where that is unknown.
+        kl: its damage: mean KL(unsteered || steered) in nats at the token that decides; None where it is unknown.
     """
 
     layer: int
     alpha: float
     tokens: str
     unparsed: float | None = None
+    kl: float | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

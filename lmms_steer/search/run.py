@@ -16,6 +16,7 @@ from lmms_steer.search import study_files
 from lmms_steer.search.assessment import assess_confirmation, assess_search
 from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.calibration import Calibration, calibrate
+from lmms_steer.search.damage_figure import draw_damage
 from lmms_steer.search.figures import draw_study
 from lmms_steer.search.measure import REFUTED_FILE, Measurer
 from lmms_steer.search.options import SearchOptions
@@ -163,7 +164,7 @@ class SearchRun:
                         " questions, so none can be chosen for this target: use --strategy grid"
                     )
         spent = max(grid.spent, self.chosen.questions_spent(context.n))
-        return replace(grid, spent=spent, unparsed=store.unparsed), store
+        return replace(grid, spent=spent, unparsed=store.unparsed, kl=store.kl), store
 
     def _store(self, folder: Path, task: Any, questions: Sequence[Question], bar: "tqdm[Any]") -> BatchStore:
         measurer = self._measurer(task, folder)
@@ -200,7 +201,7 @@ class SearchRun:
             store = self._store(folder, task, questions, bar)
             strategy = full_grid(StrategyContext(cells, n))
             grid = run_strategy(strategy, n, store, image_of=image_clusters(questions))
-            return replace(grid, unparsed=store.unparsed), store
+            return replace(grid, unparsed=store.unparsed, kl=store.kl), store
 
     def _write(self, grid: ScoreGrid, result: SearchResult, calibrated: Calibration | None) -> None:
         output, ids = self.options.output, sample_ids(self.questions)
@@ -210,6 +211,8 @@ class SearchRun:
             folder.mkdir(exist_ok=True)
             study_files.write_choices(folder, self.plan, ids, name, grid, vector)
             draw_study(folder, name, grid.of(name), vector)
+            controls = [grid.of(control) for control in self.plan.controls_of(name).values()]
+            draw_damage(folder, name, grid.of(name), controls, vector)
         if calibrated is not None:
             study_files.write_bias(output, calibrated)
         result.write(output)
