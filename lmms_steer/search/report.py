@@ -37,6 +37,8 @@ def report_lines(
         yield from _choice_lines(name, vector, adaptive)
         for tokens, target in vector.targets.items():
             yield _target_line(tokens, target)
+        if result.blank is not None:
+            yield from _blank_lines(name, vector, result.blank)
         if result.confirmed is not None:
             yield _confirmation_line(plan, name, result.confirmed)
         yield f"  -> {plan.folder(output, name) / 'choice.yaml'}, for --model_args steering=…"
@@ -100,6 +102,13 @@ def _target_line(tokens: str, target: VectorResult) -> str:
     p = f"p = {target.p_corrected:.3g} among the {target.cells_tried} cells of this target"
     cell = f"layer={best.layer},alpha={best.alpha:g}"
     return f"  tokens={tokens}: {cell}: {format_gain(best)}, {p}{random} -> choice_{tokens}.yaml"
+
+
+def _blank_lines(name: str, vector: VectorResult, blank: ConfirmationResult) -> Iterator[str]:
+    gain = blank.vectors[name]
+    yield f"  with every image grey, so without sight: {format_gain(gain)} (baseline there {blank.baseline:.3f})"
+    if vector.winner and gain.gain >= SIMILAR_SHARE * vector.best.gain:
+        yield f"  WARNING: {gain.gain / vector.best.gain:.0%} of the gain is there without an image: it is not sight"
 
 
 def _confirmation_line(plan: Plan, name: str, confirmed: ConfirmationResult) -> str:

@@ -17,7 +17,7 @@ from lmms_steer.errors import UserError, shorten
 
 RESULT_FILE = "result.json"
 VERSION = 2
-_OPTIONAL = ("unparsed", "kl", "baseline_unparsed", "images", "calibrated", "confirmed")
+_OPTIONAL = ("unparsed", "kl", "baseline_unparsed", "images", "calibrated", "confirmed", "blank")
 """Keys that the file leaves out where there is nothing to say."""
 
 
@@ -110,10 +110,10 @@ class CalibrationResult(Gain):
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationResult:
-    """The chosen cells on the questions of another task.
+    """The chosen cells on other questions than those of the choice: another task's, or the same with blank images.
 
     Attributes:
-        task: the task.
+        task: the task that the questions are of.
         n: number of its questions.
         baseline, baseline_unparsed: as in `SearchResult`.
         vectors: vector or control, by the names that cells use ▸ its chosen cell's result.
@@ -139,6 +139,8 @@ class SearchResult:
         vectors: the user's vectors.
         calibrated: the answer biases; None where the answers are not of one small set of words.
         confirmed: the choices on another task; None without one.
+        blank: the choices, without those of controls, on the same questions with grey images; None where that was not
+            measured.
     """
 
     n: int
@@ -149,6 +151,7 @@ class SearchResult:
     vectors: Mapping[str, VectorResult]
     calibrated: CalibrationResult | None = None
     confirmed: ConfirmationResult | None = None
+    blank: ConfirmationResult | None = None
 
     def __repr__(self) -> str:
         found = "; ".join(f"{name}: {repr(vector).partition(' ')[2]}" for name, vector in self.vectors.items())
@@ -163,9 +166,10 @@ class SearchResult:
         data["vectors"] = {name: _vector_to_json(vector) for name, vector in self.vectors.items()}
         if self.calibrated is not None:
             data["calibrated"] = _ordered(self.calibrated, "scored_by", "baseline")
-        if self.confirmed is not None:
-            data["confirmed"] = _ordered(self.confirmed)
-            data["confirmed"]["vectors"] = {k: _cell_to_json(v) for k, v in self.confirmed.vectors.items()}
+        for key, again in (("confirmed", self.confirmed), ("blank", self.blank)):
+            if again is not None:
+                data[key] = _ordered(again)
+                data[key]["vectors"] = {k: _cell_to_json(v) for k, v in again.vectors.items()}
         return _without_unknown(data)
 
     @classmethod
@@ -190,6 +194,7 @@ class SearchResult:
                 vectors={name: _vector_from_json(vector) for name, vector in data["vectors"].items()},
                 calibrated=_gain(CalibrationResult, data["calibrated"]) if data.get("calibrated") else None,
                 confirmed=_confirmation_from_json(data["confirmed"]) if data.get("confirmed") else None,
+                blank=_confirmation_from_json(data["blank"]) if data.get("blank") else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{RESULT_FILE} is not the result of a search: {error!r}") from error
