@@ -87,6 +87,12 @@ def search(
             help="Measure the choice once more with every image grey: what is gained there is not sight.",
         ),
     ] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what would be measured and which gain could be found, without loading the model."
+        ),
+    ] = False,
 ) -> None:
     """Choose the layer, the strength and the tokens of a vector on held-out questions, with controls."""
     from lmms_steer.search.command import run_search as run
@@ -119,6 +125,7 @@ def search(
         num_fewshot=num_fewshot,
         choose=choose,
         blank_image=blank_image,
+        dry_run=dry_run,
     )
     for line in run(options):
         echo(line)

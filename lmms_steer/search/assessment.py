@@ -96,6 +96,7 @@ def _assess_vector(plan: Plan, grid: ScoreGrid, name: str) -> VectorResult:
         finalists=len(own.finalists),
         counted_on=len(own.unspent),
         one_standard_error=cell_result(own, cautious_index(own)),
+        discordant=float(np.median((own.scores[own.finalists] != own.base).mean(1))),
         controls={control: _best_of(grid.of(full)) for control, full in plan.controls_of(name).items()},
     )
 

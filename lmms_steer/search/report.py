@@ -6,6 +6,7 @@ from pathlib import Path
 from lmms_steer._util.formatting import format_points, format_share
 from lmms_steer.scoring.unparsed import unparsed_warning
 from lmms_steer.search.plan import LMMS_EVAL, Plan
+from lmms_steer.search.power import measured_power_line
 from lmms_steer.search.results import (
     CalibrationResult,
     CellResult,
@@ -34,7 +35,7 @@ def report_lines(
     unparsed = _unparsed(result.baseline_unparsed)
     yield f"baseline {result.baseline:.3f} on {plan.n} questions{images} of {plan.task}{unparsed}"
     for name, vector in result.vectors.items():
-        yield from _choice_lines(name, vector, adaptive)
+        yield from _choice_lines(name, vector, adaptive, result.n_images)
         for tokens, target in vector.targets.items():
             yield _target_line(tokens, target)
         if result.blank is not None:
@@ -70,7 +71,7 @@ def format_damage(cell: CellResult) -> str:
     return f"{kl}, {cell.broken} right answers broken, {cell.fixed} wrong ones mended"
 
 
-def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[str]:
+def _choice_lines(name: str, vector: VectorResult, adaptive: bool, n_images: int | None) -> Iterator[str]:
     best, cautious = vector.best, vector.one_standard_error
     verdict = "best" if vector.winner else "no winner; the best"
     gain = f"{format_gain(best)}{_unparsed(best.unparsed)}"
@@ -84,6 +85,8 @@ def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[s
     caveat = "; does not account for later trials following earlier ones" if adaptive else ""
     chance = f"probability of a gain this large in {scope} if none had an effect"
     yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{counted}{caveat})"
+    if power := measured_power_line(vector, n_images):
+        yield f"  {power}"
     yield f"  damage: {format_damage(best)}"
     rule = "the cell with the smallest |alpha| within one standard error of the best"
     yield f"  {rule}: {format_cell(cautious)}: {format_gain(cautious)}"

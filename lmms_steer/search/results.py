@@ -72,6 +72,7 @@ class VectorResult:
         counted_on: number of questions that `p_corrected` is computed on.
         one_standard_error: the cell with the smallest |alpha| within one standard error of the best.
         controls: control ▸ its best cell, found in the same way.
+        discordant: the median, over the finalists, of the share of questions whose score changes; None where unknown.
         targets: token target ▸ the same for the cells of this target alone; empty where one cell was chosen of all.
     """
 
@@ -84,6 +85,7 @@ class VectorResult:
     one_standard_error: CellResult
     controls: Mapping[str, CellResult]
     targets: Mapping[str, "VectorResult"] = field(default_factory=dict)
+    discordant: float | None = None
 
     def __repr__(self) -> str:
         best = self.best
@@ -244,6 +246,7 @@ def _vector_to_json(vector: VectorResult) -> dict[str, Any]:
         "best": _cell_to_json(vector.best) | about_best,
         "one_standard_error": _cell_to_json(vector.one_standard_error),
         "controls": {name: _cell_to_json(cell) for name, cell in vector.controls.items()},
+        **({} if vector.discordant is None else {"discordant": vector.discordant}),
         **({"targets": targets} if targets else {}),
     }
 
@@ -286,6 +289,7 @@ def _vector_from_json(data: Mapping[str, Any], of_target: bool = False) -> Vecto
         one_standard_error=_gain(CellResult, data["one_standard_error"]),
         controls={name: _gain(CellResult, cell) for name, cell in data["controls"].items()},
         targets=targets,
+        discordant=None if data.get("discordant") is None else _number(data["discordant"]),
         **about_best,
     )
 

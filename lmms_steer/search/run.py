@@ -22,6 +22,7 @@ from lmms_steer.search.figures import draw_study
 from lmms_steer.search.measure import REFUTED_FILE, Measurer
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell, Plan
+from lmms_steer.search.power import planned_power_lines
 from lmms_steer.search.questions import (
     OtherTask,
     Question,
@@ -109,6 +110,7 @@ class SearchRun:
         if len(context.cells) < len(cells):
             yield f"the filter of {self.plan.strategy} keeps {len(context.cells)} of {len(cells)} cells"
         yield self.chosen.strategy.summary(context)
+        yield from planned_power_lines(self.chosen, context)
         if "image" in self.plan.tokens and last_layer in self.plan.layers:
             yield "image tokens of the last layer are left out: steering them cannot change an answer"
         if self.options.blank_image and _has_video_files(self.questions):
@@ -125,17 +127,7 @@ class SearchRun:
     def _context(self, cells: list[Cell]) -> StrategyContext:
         """What the strategy is built from; a filter has dropped its cells."""
         plan, folder = self.plan, self.options.output
-        context = StrategyContext(
-            cells=cells,
-            n=len(self.questions),
-            image_of=self.image_of,
-            seed=plan.seed,
-            trials=plan.trials,
-            vectors=tuple(plan.vectors),
-            layers=plan.layers,
-            alphas=plan.alphas,
-            tokens=plan.tokens,
-        )
+        context = StrategyContext.of(plan, cells, self.image_of)
         if self.chosen.filtered_by is None:
             return context
         decided_by = FilterContext(cells, self.lm, self.vectors, self.questions, plan.batch_size, folder, self.task)

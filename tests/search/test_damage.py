@@ -89,8 +89,8 @@ def test_a_study_has_each_cell_s_damage_and_counts_what_it_broke_and_mended(fini
         assert cell["kl"] == pytest.approx(np.mean([row[place] for row in kl]))
     found = result_of(finished_study)["vectors"]["counting"]
     for one, vector in ((found["best"], "counting"), (found["controls"]["random:0"], "counting,control=random:0")):
-        place = {"vector": vector, **{key: one[key] for key in ("layer", "alpha", "tokens")}}
-        (row,) = [cell for cell in cells if cell.items() >= place.items()]
+        chosen = {"vector": vector, **{key: one[key] for key in ("layer", "alpha", "tokens")}}
+        (row,) = [cell for cell in cells if cell.items() >= chosen.items()]
         assert (one["kl"], one["fixed"], one["broken"]) == (row["kl"], row["mended"], row["broken"])
     assert (finished_study / "damage.svg").read_text().startswith("<?xml")
     assert (finished_study / "damage.png").read_bytes()[:4] == b"\x89PNG"
