@@ -21,7 +21,13 @@ def search(
     output: Annotated[Path, typer.Option(help="Folder of the study. A search resumes there.")],
     model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
     layers: Annotated[str, typer.Option(help="Layers: 5-20, 0-24:4 or 3,7. Default: all.")] = "",
-    alphas: Annotated[str, typer.Option(help="Strengths: first:last:step, or a list.")] = "0.1:1.0:0.1",
+    alphas: Annotated[
+        str,
+        typer.Option(
+            help="Strengths: first:last:step, or a list; or KL budgets in nats, kl:0.03,kl:0.1, whose alphas are found"
+            " for each layer and target."
+        ),
+    ] = "0.1:1.0:0.1",
     tokens: Annotated[
         str,
         typer.Option(

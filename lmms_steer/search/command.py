@@ -2,18 +2,26 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from lmms_steer._util.formatting import format_layers
+from lmms_steer._util.formatting import count_noun, format_layers
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.harness import task_files
 from lmms_steer.search.harnesses import check_arguments, create, load
-from lmms_steer.search.options import SearchOptions, check_metric, parse_alphas, parse_layers, refuse_test
+from lmms_steer.search.options import (
+    SearchOptions,
+    check_metric,
+    parse_alphas,
+    parse_budgets,
+    parse_layers,
+    refuse_test,
+)
 from lmms_steer.search.plan import (
+    BUDGET_PROMPTS,
     FEW_QUESTIONS,
     LM_EVAL,
     LMMS_EVAL,
@@ -119,6 +127,10 @@ def _dry_run(options: SearchOptions) -> Iterator[str]:
     yield options.chosen_strategy.strategy.summary(context)
     answers = options.chosen_strategy.planned_answers(context)
     yield f"at most {answers} answers of {plan.task}, one cell and one question each"
+    if plan.budgets:
+        places = count_noun(len({replace(cell, alpha=0.0) for cell in context.cells}), "alpha")
+        prompts = min(plan.n, BUDGET_PROMPTS)
+        yield f"before that, {places} for each budget must be found on the first {prompts} questions, without answers"
     yield from planned_power_lines(options.chosen_strategy, context)
     yield "nothing was measured (--dry-run)"
 
@@ -199,7 +211,7 @@ def _planned_options(options: SearchOptions) -> dict[str, Any]:
         "strategy": options.chosen_strategy.name,
         "trials": options.trials,
         "seed": options.seed,
-        "alphas": parse_alphas(options.alphas),
+        "alphas": parse_budgets(options.alphas) or parse_alphas(options.alphas),
         "tokens": options.targets,
         "harness": options.harness,
         "metric": options.metric,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer.errors import UserError, shorten, unknown_name
-from lmms_steer.search.plan import HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
+from lmms_steer.search.plan import BUDGET, HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
 from lmms_steer.search.strategies import ChosenStrategy, StrategyBuilder, parse_strategy
 from lmms_steer.steering.intervention import TOKENS
 
@@ -28,7 +28,7 @@ class SearchOptions:
         task: a task of held-out questions.
         output: the study's folder.
         layers, alphas, tokens: the grid, as typed; no layers means all layers, no tokens `image,text,both`, or
-            `both,last` in lm-eval.
+            `both,last` in lm-eval. Alphas may be KL budgets, `kl:0.1,kl:0.3`, which are resolved for each cell.
         strategy: a registered strategy, with a filter after a `+` if wanted (`race+screen`), or a generator function.
         score: `generate` (the model generates text and the task scores it), `letters` (the likeliest of a fixed set of
             answers counts), or `auto`: what the task does.
@@ -118,6 +118,11 @@ class SearchOptions:
             raise UserError("--tokens image: a text model has no image tokens")
         if self.harness == LMMS_EVAL and self.score == "letters" and self.metric is not None:
             raise UserError(f"--metric {self.metric}: with --score letters the likeliest letter counts: leave one out")
+        if parse_budgets(self.alphas) and self.chosen_strategy.strategy.adaptive:
+            raise UserError(
+                f"--alphas {self.alphas}: the strategy {self.chosen_strategy.name} proposes alphas itself: give it a"
+                " range of numbers, or take --strategy grid"
+            )
         self._check_choose()
         for name in ("split", "num_fewshot"):
             if self.harness == LMMS_EVAL and getattr(self, name) is not None:
@@ -193,6 +198,29 @@ def parse_alphas(text: str) -> tuple[float, ...]:
     if not nonzero:
         raise UserError(f"--alphas {shorten(text)}: an alpha of 0 is the baseline, so there is nothing to search")
     return nonzero
+
+
+def parse_budgets(text: str) -> tuple[str, ...]:
+    """Parse `kl:0.03,kl:0.1` into KL budgets in their shortest form; empty where no budget is given.
+
+    Raises:
+        UserError: for budgets mixed with alphas, or one that is not a number of nats above 0.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not any(part.startswith(BUDGET) for part in parts):
+        return ()
+    if not all(part.startswith(BUDGET) for part in parts):
+        raise UserError(f"--alphas {shorten(text)}: give either numbers or KL budgets such as kl:0.1, not both")
+    budgets = []
+    for part in parts:
+        try:
+            nats = float(part.removeprefix(BUDGET))
+        except ValueError:
+            nats = math.nan
+        if not 0 < nats < math.inf:
+            raise UserError(f"--alphas {shorten(part)}: expected a number of nats above 0, as in kl:0.1")
+        budgets.append(f"{BUDGET}{nats:g}")
+    return tuple(dict.fromkeys(budgets))
 
 
 def parse_targets(text: str) -> tuple[str, ...]:

@@ -22,6 +22,10 @@ HARNESSES = (LMMS_EVAL, LM_EVAL)
 """The harnesses whose tasks can be searched on."""
 _ADDED = {"harness": LMMS_EVAL, "metric": None, "split": None, "num_fewshot": None}
 """Keys that files of older versions do not have, and their defaults."""
+BUDGET = "kl:"
+"""A strength that begins with this is a budget: the mean KL, in nats, that its alpha is to reach."""
+BUDGET_PROMPTS = 64
+"""So many of a study's first questions, without their answers, are the prompts that a budget is resolved on."""
 SHOWN_HASH = 8
 """How many characters of a hash messages show."""
 _DECIDE_QUESTIONS = ("model", "task", "n", "seed", "harness", "split", "num_fewshot")
@@ -49,7 +53,7 @@ class Plan:
         task: the task.
         n: number of questions.
         questions: sha256 of the questions.
-        layers, alphas, tokens: the grid.
+        layers, alphas, tokens: the grid. Alphas are numbers, or KL budgets such as `kl:0.1`.
         batch_size: questions in one base pass.
         strategy: the strategy's name, with its filter (`race+screen`).
         score: `letters`, `generate` or `likelihood`.
@@ -66,7 +70,7 @@ class Plan:
     n: int
     questions: str
     layers: tuple[int, ...]
-    alphas: tuple[float, ...]
+    alphas: tuple[float, ...] | tuple[str, ...]
     tokens: tuple[str, ...]
     batch_size: int
     strategy: str
@@ -78,9 +82,18 @@ class Plan:
     split: str | None = None
     num_fewshot: int | None = None
 
+    @property
+    def budgets(self) -> tuple[float, ...]:
+        """The KL budgets in nats; empty where alphas are numbers."""
+        return tuple(float(alpha.removeprefix(BUDGET)) for alpha in self.alphas if isinstance(alpha, str))
+
     def cells(self, last_layer: int) -> list[Cell]:
-        """The whole grid, without image tokens at the last layer: steering them cannot reach the answer."""
-        grid = product(self.vectors, self.layers, self.alphas, self.tokens)
+        """The whole grid, without image tokens at the last layer: steering them cannot reach the answer.
+
+        With KL budgets, each stands in the place of the alpha that it will be resolved to.
+        """
+        strengths = self.budgets or tuple(map(float, self.alphas))
+        grid = product(self.vectors, self.layers, strengths, self.tokens)
         return [Cell(*cell) for cell in grid if not (cell[1] == last_layer and cell[3] == "image")]
 
     @property

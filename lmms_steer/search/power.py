@@ -33,8 +33,8 @@ def planned_power_lines(chosen: ChosenStrategy, context: StrategyContext) -> Ite
     )
     on = f"{count_noun(n, 'question' if context.image_of is None else 'image')} and {count_noun(cells, 'cell')}"
     gain = detectable_gain(n, ASSUMED_DISCORDANT, cells)
-    found = "no gain" if math.isnan(gain) else f"gains from {_points(gain)} points on"
-    yield f"with {on} this search finds {found} (80% power at p < 0.05 corrected for the cells, {assumed})"
+    found = "no gain is found" if math.isnan(gain) else f"gains from {_points(gain)} points on are found"
+    yield f"with {on}, {found} with 80% probability (p < 0.05 corrected for the cells, {assumed})"
     missed = [one for one in EXPECTED_GAINS if not gain <= one]
     if missed:
         sizes = " and ".join(_points(one) for one in missed)
@@ -44,7 +44,7 @@ def planned_power_lines(chosen: ChosenStrategy, context: StrategyContext) -> Ite
 
 
 def measured_power_line(vector: VectorResult, n_images: int | None) -> str:
-    """Which gain a finished search could have found; "" where no answer changed or none was left to test on.
+    """Which gain a search without a winner could have found; "" where no answer changed or none was left to test on.
 
     Args:
         vector: what was found for a vector.
@@ -56,7 +56,7 @@ def measured_power_line(vector: VectorResult, n_images: int | None) -> str:
     gain = detectable_gain(n, vector.discordant, vector.finalists)
     found = "no gain" if math.isnan(gain) else f"gains from {_points(gain)} points on"
     changed = f"its cells change {format_share(vector.discordant)} of the answers between right and wrong (median)"
-    return f"{changed}: this search finds {found} (80% power)"
+    return f"{changed}: {found} would have been found with 80% probability"
 
 
 def _tested(chosen: ChosenStrategy, context: StrategyContext) -> tuple[int, int]:

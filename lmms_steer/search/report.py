@@ -85,7 +85,7 @@ def _choice_lines(name: str, vector: VectorResult, adaptive: bool, n_images: int
     caveat = "; does not account for later trials following earlier ones" if adaptive else ""
     chance = f"probability of a gain this large in {scope} if none had an effect"
     yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{counted}{caveat})"
-    if power := measured_power_line(vector, n_images):
+    if not vector.winner and (power := measured_power_line(vector, n_images)):
         yield f"  {power}"
     yield f"  damage: {format_damage(best)}"
     rule = "the cell with the smallest |alpha| within one standard error of the best"

@@ -16,6 +16,7 @@ from lmms_steer.models.visuals import blank_visuals
 from lmms_steer.search import study_files
 from lmms_steer.search.assessment import assess_confirmation, assess_search
 from lmms_steer.search.batch_store import BatchStore
+from lmms_steer.search.budget_study import BUDGETS_FOLDER, DamageMeasurer, StudyBudgets, resolve_for_study
 from lmms_steer.search.calibration import Calibration, calibrate
 from lmms_steer.search.damage_figure import draw_damage
 from lmms_steer.search.figures import draw_study
@@ -37,7 +38,10 @@ from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.strategies import FilterContext, StrategyContext, run_strategy
 from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.statistics import Ints
+from lmms_steer.steering.budget import budget_provenance
+from lmms_steer.steering.intervention import Intervention
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+from lmms_steer.vectors.weights import model_source
 
 GIB = 1 << 30
 
@@ -81,6 +85,7 @@ class SearchRun:
         self.vectors, self.questions = vectors, questions
         self.image_of = image_clusters(questions)
         self.chosen = options.chosen_strategy
+        self.budgets: StudyBudgets | None = None
 
     def run(self, confirmation_task: Any | None) -> Iterator[str]:
         """Search, choose, write the files, and confirm the choices on another task if one is given.
@@ -95,7 +100,7 @@ class SearchRun:
             UserError: for an empty grid, or a strategy that measures no cell of a vector on all questions.
         """
         last_layer = len(self.lm.model.get_decoder().layers) - 1
-        cells = self.plan.cells(last_layer)
+        planned = cells = self.plan.cells(last_layer)
         if not cells:
             raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
         for tokens in self.plan.tokens if self.options.per_target else ():
@@ -106,6 +111,10 @@ class SearchRun:
                 )
         if finished := len(list((self.options.output / "batches").glob("*.parquet"))):
             yield f"resumed: {finished} measured {'batch' if finished == 1 else 'batches'} of questions found"
+        if self.plan.budgets:
+            self.budgets = self._resolve_budgets(planned)
+            cells = list(self.budgets.found)
+            yield from self.budgets.lines()
         context = self._context(cells)
         if len(context.cells) < len(cells):
             yield f"the filter of {self.plan.strategy} keeps {len(context.cells)} of {len(cells)} cells"
@@ -116,6 +125,11 @@ class SearchRun:
         if self.options.blank_image and _has_video_files(self.questions):
             yield "not measured with blank images: the questions show video files, whose frames are not known here"
         result, why_not_replayed = self._search(context, confirmation_task)
+        if self.budgets is not None and self.budgets.replayed and (self.options.output / REFUTED_FILE).is_file():
+            folders = " and ".join(str(self.options.output / name) for name in (BUDGETS_FOLDER, "batches"))
+            raise UserError(
+                f"a replay was found wrong after it had resolved the budgets: delete {folders}, and run this again"
+            )
         if why_not_replayed:
             reasons = "; ".join(sorted(set(why_not_replayed)))
             yield f"{len(why_not_replayed)} batches were measured with hooks instead of by replay: {reasons}"
@@ -123,6 +137,11 @@ class SearchRun:
         yield from report_lines(self.plan, result, self.options.output, self.options.confirm is not None, adaptive)
         if self.options.keep:
             yield from study_files.save_winners(self.plan, result, self.lm.pretrained)
+
+    def _resolve_budgets(self, planned: Sequence[Cell]) -> StudyBudgets:
+        places = list(dict.fromkeys(replace(cell, alpha=0.0) for cell in planned))
+        measurer = DamageMeasurer(*self._measurer_arguments(self.task, self.options.output))
+        return resolve_for_study(self.plan, places, self.questions, measurer, self.options.output)
 
     def _context(self, cells: list[Cell]) -> StrategyContext:
         """What the strategy is built from; a filter has dropped its cells."""
@@ -185,14 +204,14 @@ class SearchRun:
         return replace(grid, spent=spent, unparsed=store.unparsed, kl=store.kl), store
 
     def _store(self, folder: Path, task: Any, questions: Sequence[Question], bar: "tqdm[Any]") -> BatchStore:
-        measurer = self._measurer(task, folder)
+        measurer = Measurer(*self._measurer_arguments(task, folder))
         return BatchStore(folder, measurer, questions, self.plan.batch_size, bar, self.plan.sha256)
 
-    def _measurer(self, task: Any, folder: Path) -> Measurer:
+    def _measurer_arguments(self, task: Any, folder: Path) -> tuple[Any, ...]:
         generates, budget = self.plan.score == "generate", int(self.options.memory * GIB)
         refuted_file = self.options.output / REFUTED_FILE
         targets, metric = self.plan.tokens, self.plan.metric
-        return Measurer(self.lm, task, self.vectors, generates, targets, budget, folder, refuted_file, metric)
+        return self.lm, task, self.vectors, generates, targets, budget, folder, refuted_file, metric
 
     def _write_journal(self, grid: ScoreGrid) -> None:
         with FileLock(self.options.output / ".journal.lock"):
@@ -241,13 +260,21 @@ class SearchRun:
             grid = run_strategy(strategy, n, store, image_of=others.image_of)
             return replace(grid, unparsed=store.unparsed, kl=store.kl), store
 
+    def _budget_provenance(self, intervention: Intervention, cell: Cell) -> dict[str, Any]:
+        """What a chosen spec says of its budget; empty without budgets."""
+        if self.budgets is None:
+            return {}
+        found = self.budgets.found[cell]
+        source = model_source(self.lm.pretrained)
+        return budget_provenance(intervention, found.budget, found.kl, self.budgets.prompts, source)
+
     def _write(self, grid: ScoreGrid, result: SearchResult, calibrated: Calibration | None) -> None:
         output, ids = self.options.output, sample_ids(self.questions)
         study_files.write_cells(output, grid)
         for name, vector in result.vectors.items():
             folder = self.plan.folder(output, name)
             folder.mkdir(exist_ok=True)
-            study_files.write_choices(folder, self.plan, ids, name, grid, vector)
+            study_files.write_choices(folder, self.plan, ids, name, grid, vector, self._budget_provenance)
             draw_study(folder, name, grid.of(name), vector)
             controls = [grid.of(control) for control in self.plan.controls_of(name).values()]
             draw_damage(folder, name, grid.of(name), controls, vector)

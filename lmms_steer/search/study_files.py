@@ -5,8 +5,9 @@ A choice can also be saved as its vector's default for this model (`--keep`).
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ import yaml
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError
 from lmms_steer.search.calibration import Calibration
-from lmms_steer.search.plan import Plan, split_control
+from lmms_steer.search.plan import Cell, Plan, split_control
 from lmms_steer.search.report import format_cell
 from lmms_steer.search.results import CellResult, SearchResult, VectorResult
 from lmms_steer.search.selection import ScoreGrid
@@ -35,7 +36,13 @@ def study_sha256(plan: Plan, grid: ScoreGrid) -> str:
     return digest.hexdigest()
 
 
-def choice_spec(plan: Plan, study: str, question_ids: str, name: str, cell: CellResult) -> SteeringSpec:
+MoreProvenance = Callable[[Intervention, Cell], dict[str, Any]]
+"""What the provenance of a chosen cell's spec says in addition."""
+
+
+def choice_spec(
+    plan: Plan, study: str, question_ids: str, name: str, cell: CellResult, more: MoreProvenance = lambda *_: {}
+) -> SteeringSpec:
     """A chosen cell as a spec, with its provenance.
 
     Args:
@@ -44,17 +51,20 @@ def choice_spec(plan: Plan, study: str, question_ids: str, name: str, cell: Cell
         question_ids: ids of some of its questions (`questions.sample_ids`), by which a leaderboard recognises them.
         name: the vector, or a control by the name that cells use.
         cell: the chosen cell.
+        more: further provenance.
     """
     vector, control = split_control(name)
     provenance = {"chosen_on": plan.task, "questions": plan.n, "model": f"{plan.model} {plan.model_args}",
                   "study": study, "vector_sha256": plan.vectors[name], "some_questions": question_ids}  # fmt: skip
     intervention = Intervention(vector, cell.layer, cell.alpha, cell.tokens, control=control)
-    return SteeringSpec((intervention,), provenance)
+    further = more(intervention, Cell(name, cell.layer, cell.alpha, cell.tokens))
+    return SteeringSpec((intervention,), provenance | further)
 
 
 def write_choices(
-    folder: Path, plan: Plan, question_ids: str, name: str, grid: ScoreGrid, result: VectorResult
-) -> None:
+    folder: Path, plan: Plan, question_ids: str, name: str, grid: ScoreGrid, result: VectorResult,
+    more: MoreProvenance = lambda *_: {},
+) -> None:  # fmt: skip
     """Write the specs that `--model_args steering=…` takes: the choice, the cautious choice, each control's choice.
 
     Where a cell was chosen for each token target, the files of a target end in its name: `choice_image.yaml`.
@@ -64,6 +74,7 @@ def write_choices(
         plan, question_ids, name: as for `choice_spec`.
         grid: the scores of all vectors.
         result: the vector's result.
+        more: as for `choice_spec`.
     """
     study = study_sha256(plan, grid)
     files: dict[str, tuple[str, CellResult]] = {}
@@ -72,7 +83,7 @@ def write_choices(
         for control, cell in found.controls.items():
             files[f"control_{control.replace(':', '_')}{suffix}"] = (f"{name},control={control}", cell)
     for file, (vector, cell) in files.items():
-        spec = choice_spec(plan, study, question_ids, vector, cell)
+        spec = choice_spec(plan, study, question_ids, vector, cell, more)
         write_atomically(folder / f"{file}.yaml", spec.to_yaml().encode())
 
 

@@ -55,6 +55,7 @@ class Intervention:
     def __post_init__(self) -> None:
         object.__setattr__(self, "vector", _parse_vector(self.vector))
         object.__setattr__(self, "layer", _parse_layer(self.layer))
+        _refuse_budget(self.alpha)
         object.__setattr__(self, "alpha", None if self.alpha is None else _parse_finite("alpha", self.alpha))
         for name in ("gamma_image", "gamma_text"):
             object.__setattr__(self, name, _parse_finite(name, getattr(self, name)))
@@ -104,6 +105,14 @@ def _parse_vector(value: object) -> str:
     if len(name.splitlines()) != 1 or "\0" in name or not writable or isinstance(value, list | dict):
         raise UserError(f"vector={shorten(repr(value))} names no vector: give a store name or a path")
     return name
+
+
+def _refuse_budget(alpha: object) -> None:
+    if isinstance(alpha, str) and alpha.strip().startswith("kl:"):
+        raise UserError(
+            f"alpha={shorten(alpha)}: a KL budget has to be resolved for the model first: lmms-steer search --alphas"
+            f" {shorten(alpha.strip())} … writes choice.yaml with the number, for steering=choice.yaml"
+        )
 
 
 def _parse_layer(value: object) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lmms_steer import concepts
 from lmms_steer.errors import UserError
+from lmms_steer.steering.budget import check_budget
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, find_operation, operations
 from lmms_steer.steering.origin import other_model_warnings
@@ -165,6 +166,7 @@ def resolve(
         warnings += _warn_of_changed_vector(typed, vector, spec)
         interventions.append(intervention)
         vectors.append(vector)
+    check_budget(spec.provenance, spec.interventions, vectors, model.name)
     complete = SteeringSpec(tuple(interventions), provenance)
     resolved = ResolvedSpec(complete, tuple(vectors), tuple(notes), tuple(warnings), operation=custom)
     return replace(resolved, norms=model.norms) if resolved.relative else resolved

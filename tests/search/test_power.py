@@ -30,7 +30,7 @@ def planned(strategy: str, given: StrategyContext) -> list[str]:
 
 def test_the_plan_counts_the_cells_of_one_vector_and_warns_of_gains_that_it_would_miss() -> None:
     power, warning = planned("grid", context(500))
-    assert power.startswith("with 500 questions and 12 cells this search finds gains from +4.9 points on (80% power")
+    assert power.startswith("with 500 questions and 12 cells, gains from +4.9 points on are found with 80% probability")
     assert "assuming that steering changes 10.0% of the answers" in power
     assert warning == "WARNING: gains of +3.0 points, such as the paper's, need about 1343 questions, or fewer cells"
     _, both = planned("grid", context(100))
@@ -50,14 +50,15 @@ def test_a_finished_search_says_what_it_could_have_found() -> None:
     vector = SearchResult.from_json(minimal()).vectors["v"]
     assert measured_power_line(vector, None) == "", "a result of an older version does not say how much changed"
     line = measured_power_line(replace(vector, discordant=0.3, counted_on=400, finalists=6), None)
-    assert line.startswith("its cells change 30.0% of the answers between right and wrong (median): this search finds")
-    assert "gains from +8.8 points on (80% power)" in line
-    assert "no gain" in measured_power_line(replace(vector, discordant=0.3, counted_on=400, finalists=6), 10)
+    assert line.startswith("its cells change 30.0% of the answers between right and wrong (median): gains from +")
+    # at 6 cells the one-sided critical value is 2.394: (2.394 sqrt(0.3) + 0.8416 sqrt(0.3 - 0.0879²))² / 0.0879² = 400
+    assert line.endswith("gains from +8.8 points on would have been found with 80% probability")
+    assert "no gain would" in measured_power_line(replace(vector, discordant=0.3, counted_on=400, finalists=6), 10)
 
 
 @pytest.mark.slow
 def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(tmp_path: Path) -> None:
     lines = search_into(tmp_path / "study", dry_run=True)
     assert lines[0] == "24 cells x 64 questions" and "at most 1536 answers of tiny_counting_select" in lines[1]
-    assert "with 64 questions and 12 cells this search finds no gain" in lines[2]
+    assert "with 64 questions and 12 cells, no gain is found" in lines[2]
     assert lines[-1] == "nothing was measured (--dry-run)" and not (tmp_path / "study").exists()

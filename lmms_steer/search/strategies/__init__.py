@@ -93,7 +93,7 @@ class StrategyContext:
             trials=plan.trials,
             vectors=tuple(plan.vectors),
             layers=plan.layers,
-            alphas=plan.alphas,
+            alphas=sorted({cell.alpha for cell in cells}),
             tokens=plan.tokens,
         )
 

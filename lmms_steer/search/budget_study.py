@@ -1,0 +1,137 @@
+"""Resolve the KL budgets of a study, from batches that are stored and shared like its others."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lmms_steer._util.io import write_atomically
+from lmms_steer.errors import UserError
+from lmms_steer.search.agreement import Source, agrees, next_logits
+from lmms_steer.search.batch_store import BatchStore
+from lmms_steer.search.budgets import Resolution, resolve_budgets
+from lmms_steer.search.damage import divergence_from
+from lmms_steer.search.hooked import HookedBatch
+from lmms_steer.search.measure import Measurer
+from lmms_steer.search.plan import BUDGET_PROMPTS, Cell, Plan, split_control
+from lmms_steer.search.questions import PreparedBatch, Question
+from lmms_steer.search.replay import Replay
+from lmms_steer.search.scorers import Scored
+from lmms_steer.search.strategies import Rung
+
+BUDGETS_FILE = "budgets.json"
+BUDGETS_FOLDER = "budgets"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyBudgets:
+    """The resolved budgets of a study.
+
+    Attributes:
+        resolutions: one for each vector, layer, token target and budget.
+        prompts: on how many prompts they were resolved.
+        replayed: whether some batches were replayed.
+    """
+
+    resolutions: Sequence[Resolution]
+    prompts: int
+    replayed: bool
+
+    @property
+    def found(self) -> dict[Cell, Resolution]:
+        """The cells of the grid."""
+        return {one.cell: one for one in self.resolutions if not one.failure}
+
+    def lines(self) -> Iterator[str]:
+        """The alphas of the user's vectors, and for all vectors the budgets that have none, by layer."""
+        for (vector, tokens, budget), ones in self._groups().items():
+            found = [one for one in ones if not one.failure]
+            if found and split_control(vector)[1] is None:
+                alphas = ", ".join(f"{one.cell.alpha:g} (layer {one.cell.layer})" for one in found)
+                yield f"kl:{budget:g} of {vector} on {tokens} tokens: alpha {alphas}"
+            failures = "; ".join(f"at layer {one.cell.layer} it {one.failure}" for one in ones if one.failure)
+            if failures:
+                yield f"left out: kl:{budget:g} of {vector} on {tokens} tokens: {failures}"
+
+    def _groups(self) -> dict[tuple[str, str, float], list[Resolution]]:
+        groups: dict[tuple[str, str, float], list[Resolution]] = {}
+        for one in self.resolutions:
+            groups.setdefault((one.cell.vector, one.cell.tokens, one.budget), []).append(one)
+        return groups
+
+
+class DamageMeasurer(Measurer):
+    """Measures damage alone, without letting the model write its answers."""
+
+    def _prepare(self, batch: Sequence[Question]) -> PreparedBatch:
+        prepared = super()._prepare(batch)
+        return replace(prepared, scorer=_FirstTokenScorer(len(batch))) if self.options.generates else prepared
+
+
+class _FirstTokenScorer:
+    """In place of a scorer of generated text: the damage at the first token, and no scores."""
+
+    def __init__(self, questions: int) -> None:
+        self.questions = questions
+
+    def base(self, source: Source) -> Scored:  # noqa: ARG002  the interface of `LetterScorer`
+        unknown = torch.full((self.questions,), torch.nan)
+        return Scored(unknown, unknown, torch.zeros(self.questions))
+
+    def answer_logits(self, source: Source) -> list[list[float]]:  # noqa: ARG002  likewise
+        return [[] for _ in range(self.questions)]
+
+    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
+        kl = source.reduce_all(layer, deltas, targets, divergence_from(source.base)).cpu()
+        return Scored(torch.full_like(kl, torch.nan), torch.full_like(kl, torch.nan), kl)
+
+    @staticmethod
+    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+        return agrees(replay, hooked, layer, delta, tokens, next_logits)
+
+
+def resolve_for_study(
+    plan: Plan, places: Sequence[Cell], questions: Sequence[Question], measurer: DamageMeasurer, output: Path
+) -> StudyBudgets:
+    """Resolve a study's budgets, or read them from its batches, and write `budgets.json`.
+
+    Args:
+        plan: the search, with budgets.
+        places: vectors, layers and token targets.
+        questions: the study's questions, in its order.
+        measurer: measures damage, and keeps what does not fit in memory in `output`.
+        output: the study's folder.
+
+    Raises:
+        UserError: where no budget of some vector can be met.
+    """
+    prompts = questions[:BUDGET_PROMPTS]
+    while True:
+        with tqdm(desc="budgets", unit=" answers", disable=None) as bar:
+            store = BatchStore(output / BUDGETS_FOLDER, measurer, prompts, plan.batch_size, bar, plan.sha256)
+
+            def measure(number: int, cells: Sequence[Cell], store: BatchStore = store) -> list[float]:
+                store(number, Rung(cells, range(len(prompts))))
+                return [float(np.mean(store.kl[cell])) for cell in cells]
+
+            found = resolve_budgets(places, plan.budgets, measure)
+        if not store.has_refuted_batches:
+            break
+        store.forget_replayed()
+    budgets = StudyBudgets(found, len(prompts), store.replayed > 0)
+    for vector in plan.vectors:
+        if all(cell.vector != vector for cell in budgets.found):
+            failure = next(one for one in found if one.cell.vector == vector)
+            where = f"first at layer {failure.cell.layer}, {failure.cell.tokens} tokens, where kl:{failure.budget:g}"
+            raise UserError(f"no budget of {vector} can be met at any layer to search, {where} {failure.failure}")
+    rows: list[dict[str, Any]] = [{**asdict(one), "failure": one.failure or None} for one in found]
+    write_atomically(
+        output / BUDGETS_FILE, json.dumps({"prompts": budgets.prompts, "resolved": rows}, indent=1).encode()
+    )
+    return budgets

@@ -1,0 +1,71 @@
+"""Alphas that were resolved for a KL budget: they hold for one model, vector and place, and for nothing else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lmms_steer.errors import UserError, shorten
+from lmms_steer.steering.intervention import Intervention
+from lmms_steer.vectors.backbones import short_name
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+from lmms_steer.vectors.weights import describe_source, model_source, same_weights
+
+
+def budget_provenance(
+    intervention: Intervention, budget: float, kl: float, prompts: int, source: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a spec's provenance says of the budget that its alpha was resolved for.
+
+    Args:
+        intervention: with the alpha.
+        budget: mean KL(unsteered || steered) in nats.
+        kl: the mean KL of that alpha.
+        prompts: on how many prompts it was measured.
+        source: the model, as `lmms_steer.vectors.weights.model_source` gives it.
+    """
+    return {
+        "budget": f"kl:{budget:g}",
+        "budget_kl": kl,
+        "budget_prompts": prompts,
+        "budget_for": _place(intervention),
+        "budget_model": dict(source),
+    }
+
+
+def check_budget(
+    provenance: Mapping[str, Any],
+    interventions: Sequence[Intervention],
+    vectors: Sequence[SteeringVectors],
+    model: str,
+) -> None:
+    """Check that an alpha that was resolved for a budget is used for what it was resolved for.
+
+    Args:
+        provenance: of the spec.
+        interventions: as the user wrote them.
+        vectors: theirs, controls made.
+        model: the name that the model was loaded by.
+
+    Raises:
+        UserError: for another model or vector, or another place or strength.
+    """
+    budget = provenance.get("budget")
+    if budget is None:
+        return
+    named = f"the alpha of this spec was resolved for the budget {shorten(budget)}"
+    again = f"resolve it again: lmms-steer search --alphas {shorten(budget)}"
+    if len(interventions) != 1 or _place(interventions[0]) != provenance.get("budget_for"):
+        place = shorten(str(provenance.get("budget_for")))
+        raise UserError(f"{named} for {place}, which this spec no longer says: {again}, or remove its provenance")
+    if vectors[0].sha256 != provenance.get("vector_sha256"):
+        raise UserError(f"{named} with another vector than {interventions[0].vector!r} is now: {again}")
+    recorded = provenance.get("budget_model")
+    source, theirs = model_source(model), recorded if isinstance(recorded, Mapping) else {}
+    same = same_weights(source, theirs)
+    if same is False or (same is None and theirs.get("model") != short_name(model)):
+        raise UserError(f"{named} on {describe_source(theirs)}, and this is {describe_source(source)}: {again}")
+
+
+def _place(intervention: Intervention) -> str:
+    """Everything of an intervention but the vector's name, which may be a path."""
+    return str(replace(intervention, vector="v")).removeprefix("vector=v,")

@@ -1,0 +1,129 @@
+"""Alphas for KL budgets: found on curves that are known, in a search, and refused where they do not hold."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import entropy
+
+from lmms_steer import SteeringSpec, UserError, steer
+from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.search.budgets import TOLERANCE, resolve_budgets
+from lmms_steer.search.measure import Measurer
+from lmms_steer.search.options import SearchOptions, parse_budgets
+from lmms_steer.search.plan import Cell
+from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.tiny_world.question_sets import load_question_set
+from tests.helpers.models import vectors
+from tests.helpers.searches import result_of, search_into
+
+BUDGETS = (0.03, 0.1, 0.3)
+PLACES = [Cell("v", layer, 0.0, tokens) for layer in (0, 3) for tokens in ("image", "both")]
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        lambda alpha: 7e-5 * alpha**2,
+        lambda alpha: 4e3 * alpha**2,
+        lambda alpha: 0.5 * math.tanh((3 * alpha) ** 3),
+        # falls again after its peak, so that several alphas have the same KL
+        lambda alpha: 2 * (alpha / 0.5) ** 2 / (1 + (alpha / 0.5) ** 4),
+        lambda alpha: math.inf if alpha > 0.9 else alpha**2,
+    ],
+    ids=["weak", "strong", "saturating", "falling", "overflowing"],
+)
+def test_an_alpha_is_found_whose_kl_is_the_budget(curve: Callable[[float], float]) -> None:
+    rounds = []
+
+    def measure(number: int, cells: Sequence[Cell]) -> list[float]:
+        rounds.append(number)
+        return [curve(cell.alpha) * (1 + cell.layer) for cell in cells]
+
+    found = resolve_budgets(PLACES, BUDGETS, measure)
+    assert rounds == list(range(len(rounds))) and len(rounds) < 20
+    assert [(one.cell.layer, one.cell.tokens, one.budget) for one in found] == [
+        (place.layer, place.tokens, budget) for place in PLACES for budget in BUDGETS
+    ]
+    for one in found:
+        assert not one.failure and curve(one.cell.alpha) * (1 + one.cell.layer) == one.kl
+        assert abs(one.kl / one.budget - 1) <= TOLERANCE
+        assert float(f"{one.cell.alpha:g}") == one.cell.alpha, "a spec writes the alpha that was measured"
+
+
+@pytest.mark.parametrize(
+    ("curve", "message"),
+    [
+        (lambda alpha: 0.02 * math.tanh(alpha), "cannot be reached: KL 0.02 at alpha 4096"),
+        (lambda alpha: 0.0, "cannot be reached: KL 0 at alpha 4096"),
+        (lambda alpha: 0.04 + alpha, "is passed at the smallest alpha: KL 0.04 at 9.53674e-07"),
+        (lambda alpha: 0.001 if alpha < 0.3 else 5.0, "is met by no alpha: KL jumps from 0.001 at alpha 0.29"),
+    ],
+)
+def test_a_budget_that_no_alpha_meets_is_explained(curve: Callable[[float], float], message: str) -> None:
+    (one,) = resolve_budgets([Cell("v", 0, 0.0, "both")], [0.03], lambda _, cells: [curve(c.alpha) for c in cells])
+    assert message in one.failure
+
+
+def test_budgets_are_read_and_refused_in_one_line(tmp_path: Path) -> None:
+    assert parse_budgets("kl:0.10, kl:1,kl:0.1") == ("kl:0.1", "kl:1") and parse_budgets("0.1:1:0.1") == ()
+    for text, message in (("kl:0.1,0.5", "not both"), ("kl:0", "above 0"), ("kl:x", "kl:x: expected a number of nats")):
+        with pytest.raises(UserError, match=message):
+            parse_budgets(text)
+    with pytest.raises(UserError, match="the strategy tpe proposes alphas itself"):
+        SearchOptions("steered_hf", "pretrained=m", ("v",), "t", tmp_path, alphas="kl:0.1", strategy="tpe")
+    with pytest.raises(UserError, match="has to be resolved for the model first: lmms-steer search --alphas kl:0.1"):
+        SteeringSpec.parse("vector=spatial,layer=1,alpha=kl:0.1,tokens=image")
+
+
+@pytest.mark.slow
+def test_a_search_resolves_budgets_and_its_choice_holds_for_what_it_was_resolved_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = tmp_path / "study"
+    settings: dict[str, Any] = {"alphas": "kl:0.05,kl:40", "layers": "1", "tokens": "image", "limit": 12}
+    settings["batch_size"] = 12
+    lines = search_into(study, **settings)
+    rows = {
+        (row["cell"]["vector"], row["cell"]["tokens"], row["budget"]): row
+        for row in json.loads((study / "budgets.json").read_text())["resolved"]
+    }
+    lm = SteeredPaliGemma(pretrained="tiny-paligemma2")
+    row = rows["counting", "image", 0.05]
+    measured = []
+    for asked in load_question_set("counting", "select")[:12]:
+        inputs = lm.model_inputs([asked["question"]], [[asked["image"]]])
+        line = f"vector=tiny-gemma2/counting,layer=1,alpha={row['cell']['alpha']},tokens=image"
+        with torch.inference_mode():
+            base = lm.model(**inputs).logits[0, -1].double()
+            with steer(lm.model, line):
+                measured.append(entropy(base.softmax(-1), lm.model(**inputs).logits[0, -1].double().softmax(-1)))
+    assert np.mean(measured) == pytest.approx(0.05, rel=TOLERANCE + 1e-3) and not row["failure"]
+    assert "cannot be reached" in rows["counting", "image", 40.0]["failure"]
+    (left_out,) = [line for line in lines if line.startswith("left out: kl:40 of counting on image tokens: at layer 1")]
+    assert result_of(study)["cells"] == 2, "a cell of each vector"
+
+    monkeypatch.setattr(Measurer, "__call__", lambda *_: pytest.fail("a finished search is measured again"))
+    assert left_out in search_into(study, **settings)
+    with pytest.raises(UserError, match="--alphas kl:0.05,kl:40 there, 0.5 here"):
+        search_into(study, **{**settings, "alphas": "0.5"})
+
+    choice = SteeringSpec.from_yaml(study / "choice.yaml")
+    facts = ModelFacts("tiny-paligemma2", 5, 96)
+    (chosen,) = resolve(choice, facts).spec.interventions
+    assert chosen.alpha == rows["counting", str(chosen.tokens), 0.05]["cell"]["alpha"]
+    assert choice.provenance["budget"] == "kl:0.05" and choice.provenance["budget_prompts"] == 12
+    resolve(SteeringSpec.from_yaml(study / "control_random_0.yaml"), facts)
+    named = "the alpha of this spec was resolved for the budget kl:0.05"
+    with pytest.raises(UserError, match=f"{named} with another vector than 'counting' is now"):
+        resolve(choice, facts, {"counting": vectors(5, 96, model="tiny-gemma2")})
+    with pytest.raises(UserError, match=f"{named} on 'tiny-paligemma2' .*, and this is 'other'"):
+        resolve(choice, ModelFacts("other", 5, 96), {"counting": resolve(choice, facts).vectors[0]})
+    edited = SteeringSpec.parse(str(choice).replace("layer=1", "layer=2"))
+    with pytest.raises(UserError, match=f"{named} for layer=1,.*, which this spec no longer says"):
+        resolve(SteeringSpec(edited.interventions, choice.provenance), facts)
