@@ -18,7 +18,7 @@ from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.budgets import Resolution, resolve_budgets
 from lmms_steer.search.damage import divergence_from
 from lmms_steer.search.hooked import HookedBatch
-from lmms_steer.search.measure import Measurer
+from lmms_steer.search.measure import Measurement, Measurer
 from lmms_steer.search.plan import BUDGET_PROMPTS, Cell, Plan, split_control
 from lmms_steer.search.questions import PreparedBatch, Question
 from lmms_steer.search.replay import Replay
@@ -67,7 +67,14 @@ class StudyBudgets:
 
 
 class DamageMeasurer(Measurer):
-    """Measures damage alone, without letting the model write its answers."""
+    """Measures damage alone, without letting the model write its answers. The first batch alone is checked."""
+
+    _checked = False
+
+    def __call__(self, batch: Sequence[Question], cells: Sequence[Cell], check: bool = False) -> Measurement:
+        """As `Measurer`: every round asks for a check, of the same replay with other alphas."""
+        checks, self._checked = check and not self._checked, self._checked or check
+        return super().__call__(batch, cells, checks)
 
     def _prepare(self, batch: Sequence[Question]) -> PreparedBatch:
         prepared = super()._prepare(batch)
