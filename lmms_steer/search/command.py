@@ -1,6 +1,6 @@
 """`lmms-steer search`: check what was asked for, load the model once, and run the search."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lmms_steer.search.questions import Question
 
 
-def run_search(options: SearchOptions) -> Iterator[str]:
+def run_search(options: SearchOptions) -> Generator[str, None, None]:
     """Run a search, or resume it.
 
     Args:
