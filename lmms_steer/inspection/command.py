@@ -76,7 +76,9 @@ def run_inspect(
     if picture is not None:
         check_figure_suffix(picture)
     inspection = inspect(prompt, model_args, model, images, alphas, new_tokens)
-    yield str(inspection)
+    from lmms_steer.inspection.prompt import inspection_lines
+
+    yield from inspection_lines(inspection)
     if picture is not None:
         from lmms_steer.inspection.prompt_figure import draw_inspection
 
