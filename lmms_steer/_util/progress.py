@@ -1,9 +1,15 @@
 """Progress bars: in a terminal, and in a notebook as a widget; none where the output is a file or a pipe."""
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
-from tqdm import auto
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    # without ipywidgets a notebook gets the terminal's bars, with a warning that asks for an update
+    warnings.simplefilter("ignore", TqdmWarning)
+    from tqdm import auto
 
 if TYPE_CHECKING:
     from tqdm import tqdm

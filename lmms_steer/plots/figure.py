@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-_DPI = 110
+_DPI = 90
 
 
 class ShownFigure(Figure):
