@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmms_steer._util.extras import require_extra
 from lmms_steer.errors import UserError, reason
 from lmms_steer.plots.glyphs import choose_fonts, no_glyph_warnings
 
@@ -41,6 +42,7 @@ _DPI = 140
 @contextmanager
 def figure_style() -> Iterator[None]:
     """Apply the common style: in a `with` block, or to a whole function as `@figure_style()`."""
+    require_extra("plots", "a figure")
     import matplotlib as mpl
 
     with mpl.rc_context(_STYLE):
@@ -58,8 +60,9 @@ def check_figure_suffix(path: Path) -> None:
     """Check that a figure can be saved under this name.
 
     Raises:
-        UserError: if the file's suffix is not .png, .svg or .pdf.
+        UserError: if the file's suffix is not .png, .svg or .pdf, or matplotlib is not installed.
     """
+    require_extra("plots", "a figure")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{str(path)!r}: expected a file that ends in .png, .svg or .pdf")
 

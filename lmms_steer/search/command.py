@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from lmms_steer._util.extras import require_extra
 from lmms_steer._util.formatting import format_layers
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
@@ -44,6 +45,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
     Raises:
         UserError: before the model is loaded, for a grid, task, vector or folder that cannot be searched.
     """
+    require_extra("search", "a search")
     planned = _planned_options(options)
     known = {**planned, **_check_before_imports(options)}
     options.output.mkdir(parents=True, exist_ok=True)
