@@ -1,12 +1,13 @@
 """`lmms-steer search`: check what was asked for, load the model once, and run the search."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from lmms_steer._util.extras import require_extra
 from lmms_steer._util.formatting import format_layers
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from lmms_steer.search.questions import Question
 
 
-def run_search(options: SearchOptions) -> Iterator[str]:
+def run_search(options: SearchOptions) -> Generator[str, None, None]:
     """Run a search, or resume it.
 
     Args:
@@ -44,6 +45,7 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     Raises:
         UserError: before the model is loaded, for a grid, task, vector or folder that cannot be searched.
     """
+    require_extra("search", "a search")
     planned = _planned_options(options)
     known = {**planned, **_check_before_imports(options)}
     options.output.mkdir(parents=True, exist_ok=True)
