@@ -20,6 +20,20 @@ _KL = "kl"
 """A column that studies of older versions do not have."""
 
 
+def read_cells(path: Path) -> list[dict[str, Any]]:
+    """Read a study's `cells.parquet`: vector, layer, alpha, tokens, n, gain and dropped of each cell.
+
+    Raises:
+        UserError: for a file that is missing, damaged, or no table of cells.
+    """
+    import pyarrow as pa
+
+    try:
+        return _read_cells(path)
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read as a study's cells: {reason(error)}") from error
+
+
 @dataclass(frozen=True)
 class SearchMap:
     """The measured cells of one study, vector and token target.
@@ -104,13 +118,11 @@ def _cell_files(folder: Path) -> list[Path]:
 
 
 def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
-    import pyarrow as pa
-
+    rows = read_cells(path)
     try:
-        rows = _read_cells(path)
         plan = path.with_name("plan.json")
         task = str(read_json(plan).get("task", "")) if plan.is_file() else ""
-    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{str(path)!r} cannot be read as a study's cells: {reason(error)}") from error
     for vector, tokens in dict.fromkeys((row["vector"], row["tokens"]) for row in rows):
         of_vector = [row for row in rows if row["vector"] == vector]

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.comparison.runs import Evaluation, RunResults, find_runs, read_results
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.errors import UserError, unknown_name
@@ -68,7 +67,7 @@ def read_comparison(runs: Iterable[str], baseline: str | None = None, metric: st
         baseline = same[0] if same else baseline
     read: dict[str, dict[str, Samples]] = {}
     left_out: dict[str, str] = {}
-    for name, evaluations in tqdm(found.items(), disable=None, desc="reading", unit="run"):
+    for name, evaluations in progress_bar(found.items(), desc="reading", unit="run"):
         newest = _newest_results(evaluations)
         unlogged = [task for task, results in newest.items() if task not in results.evaluation.samples]
         if unlogged or not newest:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lmms_steer._util.io import write_atomically
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
 from lmms_steer.search.agreement import Source, agrees, next_logits
 from lmms_steer.search.batch_store import BatchStore
@@ -120,7 +120,7 @@ def resolve_for_study(
     """
     prompts = questions[:BUDGET_PROMPTS]
     while True:
-        with tqdm(desc="budgets", unit=" answers", disable=None) as bar:
+        with progress_bar(desc="budgets", unit=" answers") as bar:
             store = BatchStore(output / BUDGETS_FOLDER, measurer, prompts, plan.batch_size, bar, plan.sha256)
 
             def measure(number: int, cells: Sequence[Cell], store: BatchStore = store) -> list[float]:

@@ -1,12 +1,13 @@
 """`lmms-steer search`: check what was asked for, load the model once, and run the search."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from lmms_steer._util.extras import require_extra
 from lmms_steer._util.formatting import count_noun, format_layers
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from lmms_steer.search.questions import Question
 
 
-def run_search(options: SearchOptions) -> Iterator[str]:
+def run_search(options: SearchOptions) -> Generator[str, None, None]:
     """Run a search, or resume it.
 
     Args:
@@ -52,6 +53,7 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     Raises:
         UserError: before the model is loaded, for a grid, task, vector or folder that cannot be searched.
     """
+    require_extra("search", "a search")
     if options.dry_run:
         yield from _dry_run(options)
         return
@@ -106,7 +108,7 @@ def run_search(options: SearchOptions) -> Iterator[str]:
         ) from error
 
 
-def _dry_run(options: SearchOptions) -> Iterator[str]:
+def _dry_run(options: SearchOptions) -> Generator[str, None, None]:
     """Say what a search would measure and could find. Nothing is written, and no weights are loaded."""
     from lmms_steer.search.power import planned_power_lines
     from lmms_steer.search.questions import image_clusters

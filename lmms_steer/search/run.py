@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock
 from tqdm import tqdm
 
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
 from lmms_steer.models.visuals import blank_visuals
 from lmms_steer.search import study_files
@@ -187,7 +188,7 @@ class SearchRun:
 
     def _measure_cells(self, context: StrategyContext) -> Measured:
         output, strategy = self.options.output, self.chosen.strategy
-        with tqdm(total=strategy.planned_answers(context), desc="search", unit=" answers", disable=None) as bar:
+        with progress_bar(total=strategy.planned_answers(context), desc="search", unit=" answers") as bar:
             store = self._store(output, self.task, self.questions, bar)
             grid = run_strategy(strategy.build(context), context.n, store, self._write_journal, self.image_of)
             bar.total = bar.n
@@ -254,7 +255,7 @@ class SearchRun:
         identity = [questions_sha256(questions), [(*astuple(cell), self.plan.vectors[cell.vector]) for cell in cells]]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         folder, n = self.options.output / others.name / f"{task.config.task}-{digest}", len(questions)
-        with tqdm(total=len(cells) * n, desc=others.name, unit=" answers", disable=None) as bar:
+        with progress_bar(total=len(cells) * n, desc=others.name, unit=" answers") as bar:
             store = self._store(folder, task, questions, bar)
             strategy = full_grid(StrategyContext(cells, n))
             grid = run_strategy(strategy, n, store, image_of=others.image_of)

@@ -1,6 +1,7 @@
 """Runs with blank images: systems of their own, paired with each other and never with runs that saw the images."""
 
 from pathlib import Path
+from typing import Any
 
 from lmms_steer.comparison.leaderboard import build_leaderboard
 from lmms_steer.comparison.provenance import run_provenance
@@ -10,15 +11,21 @@ from tests.helpers.runs import BASE, STEERED, write_run
 
 def write_blank_run(folder: Path, scores: list[float], spec: str) -> None:
     """Write a run with `image=blank`, as lmms-eval writes it."""
-    steering = {"model": "tiny", "spec": spec, "sha256": "5" * 64 if spec else None, "vectors": [], "image": "blank"}
+    steering: dict[str, Any] = {
+        "model": "tiny",
+        "spec": spec,
+        "sha256": "5" * 64 if spec else None,
+        "vectors": [],
+        "image": "blank",
+    }
     config = {"model_args": "pretrained=tiny,image=blank"}
     write_run(folder, {"a": scores}, spec=None, config=config, results={"steering": steering})
 
 
 def test_a_blank_run_is_a_control_of_its_own_that_is_paired_with_blank_runs_only(tmp_path: Path) -> None:
-    seeing = {"config": {"model_args": "pretrained=tiny"}}
-    write_run(tmp_path / "baseline", {"a": BASE}, **seeing)
-    write_run(tmp_path / "steered", {"a": STEERED}, spec="vector=v,layer=1", **seeing)
+    seeing = {"model_args": "pretrained=tiny"}
+    write_run(tmp_path / "baseline", {"a": BASE}, config=seeing)
+    write_run(tmp_path / "steered", {"a": STEERED}, spec="vector=v,layer=1", config=seeing)
     write_blank_run(tmp_path / "dark", BASE, "")
     write_blank_run(tmp_path / "dark-steered", STEERED, "vector=v,layer=1")
     systems = read_comparison([str(tmp_path)]).systems

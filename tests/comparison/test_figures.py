@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.comparison.command import run_comparison
-from lmms_steer.comparison.figures import draw_comparison
+from lmms_steer.comparison.command import draw_comparison, run_comparison
 from lmms_steer.comparison.studies import read_maps
 from tests.helpers.runs import BASE, STEERED, write_chosen_runs, write_run, write_study
 
