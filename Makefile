@@ -43,6 +43,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/importing.py
 	$(BIN)/python benchmarks/racing.py
 	$(BIN)/python benchmarks/few_questions.py --studies 20
+	$(BIN)/python benchmarks/damage.py
 	$(BIN)/python benchmarks/replaying.py --growth growth.png
 	$(BIN)/python benchmarks/comparing.py
 

@@ -64,9 +64,10 @@ def _tested(chosen: ChosenStrategy, context: StrategyContext) -> tuple[int, int]
     if chosen.filtered_by is not None:
         context = context.restricted_to(chosen.filtered_by.kept_cells(context.cells))
     first = context.vectors[0]
+    cells, spent = sum(cell.vector == first for cell in context.cells), 0
     if chosen.strategy.adaptive:
-        cells, spent = context.trials, 0
-    else:
+        cells = context.trials
+    elif chosen.strategy.drops_targets:
         # where all cells are equal, a strategy drops as few of them as it ever does
         grid = run_strategy(chosen.strategy.build(context), context.n, _all_equal, image_of=context.image_of)
         cells, spent = len(grid.of(first).finalists), grid.spent

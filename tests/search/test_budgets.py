@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.stats import entropy
@@ -87,7 +88,7 @@ def test_a_search_resolves_budgets_and_its_choice_holds_for_what_it_was_resolved
 ) -> None:
     study = tmp_path / "study"
     settings: dict[str, Any] = {"alphas": "kl:0.05,kl:40", "layers": "1", "tokens": "image", "limit": 12}
-    settings["batch_size"] = 12
+    settings |= {"batch_size": 12, "score": "generate"}
     lines = search_into(study, **settings)
     rows = {
         (row["cell"]["vector"], row["cell"]["tokens"], row["budget"]): row
@@ -104,6 +105,10 @@ def test_a_search_resolves_budgets_and_its_choice_holds_for_what_it_was_resolved
             with steer(lm.model, line):
                 measured.append(entropy(base.softmax(-1), lm.model(**inputs).logits[0, -1].double().softmax(-1)))
     assert np.mean(measured) == pytest.approx(0.05, rel=TOLERANCE + 1e-3) and not row["failure"]
+    cells = pq.read_table(study / "cells.parquet").to_pylist()
+    assert {cell["vector"]: cell["kl"] for cell in cells} == {
+        vector: pytest.approx(one["kl"], rel=1e-4) for (vector, _, budget), one in rows.items() if budget == 0.05
+    }, "the cells of the search do the damage that was asked for"
     assert "cannot be reached" in rows["counting", "image", 40.0]["failure"]
     (left_out,) = [line for line in lines if line.startswith("left out: kl:40 of counting on image tokens: at layer 1")]
     assert result_of(study)["cells"] == 2, "a cell of each vector"
