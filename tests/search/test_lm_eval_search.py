@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from lmms_steer.search import assessment
 from lmms_steer.search.command import run_search
 from lmms_steer.search.harnesses import create, load
 from lmms_steer.search.hooked import HookedBatch
+from lmms_steer.search.lm_eval_scorers import LikelihoodScorer
 from lmms_steer.search.margins import gradients_of_margin
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.options import SearchOptions
@@ -138,6 +140,17 @@ def test_a_replay_of_scored_answers_equals_the_model_with_hooks(llama: Path) -> 
     last_layer = torch.stack([answered[0, r, -n] - hooked.base[r, -n] for r, n in rows if n > 1])
     assert last_layer.abs().max() > 0.01, "the token after the prompt is predicted from a steered position"
     assert torch.allclose(answered[0, 0, -1], hooked.base[0, -1], atol=1e-4), "the answer is not steered"
+
+
+def test_answers_that_begin_alike_are_decided_by_the_first_token_that_differs() -> None:
+    scorer = LikelihoodScorer.__new__(LikelihoodScorer)
+    scorer.batch = [SimpleNamespace(answers=("x", "y"))] * 2  # type: ignore[list-item]
+    alike, prefix = ([5, 7], [5, 8, 9]), ([5], [5, 6])
+    scorer._answers = [[(row, torch.tensor(ids)) for row, ids in enumerate(answers)] for answers in (alike, prefix)]
+    logits = torch.randn(1, 2, 3, 10)
+    second, first = scorer._deciding(logits)
+    assert torch.equal(second[0], torch.stack((logits[0, 0, -1], logits[0, 1, -2])))
+    assert torch.equal(first[0], torch.stack((logits[0, 0, -1], logits[0, 1, -2])))
 
 
 @pytest.mark.parametrize("hooked", [False, True], ids=["replayed", "hooked"])
