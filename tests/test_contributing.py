@@ -13,7 +13,17 @@ from lmms_steer.tiny_world.question_sets import load_question_set
 from tests.helpers.documents import ROOT, blocks, lines, parse
 
 PAGE = ROOT / "CONTRIBUTING.md"
-COPIED = ("lmms_steer", "tasks", "recipes", "vector_cache", "tests", "setup.cfg", "pyproject.toml")
+COPIED = (
+    "lmms_steer",
+    "tasks",
+    "recipes",
+    "vector_cache",
+    "tests",
+    "setup.cfg",
+    "pyproject.toml",
+    "Makefile",
+    PAGE.name,
+)
 RUN = """
 import sys
 from pathlib import Path
