@@ -7,7 +7,10 @@ from lmms_steer._util.progress import progress_bar
 from lmms_steer.comparison.runs import Evaluation, RunResults, find_runs, read_results
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.models import BLANK
 
+BLANK_SUFFIX = ", blank image"
+"""What is added to the name of a run whose model was shown grey images."""
 PROMPTED_SUFFIXES = ("_prompted_paper", "_prompted")
 """Ends of the names of tasks that ask another task's questions with another prompt: systems, not tasks."""
 
@@ -119,7 +122,7 @@ def _role_of(tasks: dict[str, Samples]) -> str:
     record = next(iter(tasks.values())).results.steering
     if not record:
         return "other"
-    if record.get("answer_bias"):
+    if record.get("answer_bias") or record.get("image") == BLANK:
         return "control"
     if not record.get("spec"):
         return "unsteered"
@@ -136,6 +139,8 @@ def _systems_of_run(name: str, tasks: dict[str, Samples], baseline: str, baselin
             prompted.setdefault(suffix.removeprefix("_"), {})[plain] = samples
         else:
             rest[task] = samples
+    if next(iter(tasks.values())).results.steering.get("image") == BLANK:
+        name, baseline = f"{name}{BLANK_SUFFIX}", f"{baseline}{BLANK_SUFFIX}"
     role = "baseline" if name == baseline else _role_of(tasks).replace("unsteered", "other")
     if rest:
         yield System(name, role, rest)

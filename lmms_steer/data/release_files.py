@@ -163,4 +163,6 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     """A column's type as `datasets` writes it into a parquet file."""
     if pa.types.is_list(kind):
         return {"feature": _feature(kind.value_type), "_type": "List"}
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
     return {"dtype": str(kind), "_type": "Value"}
