@@ -41,6 +41,7 @@ def search(
     split: str | None = None,
     num_fewshot: int | None = None,
     choose: str = "overall",
+    blank_image: bool = True,
 ) -> Study:
     """Choose the layer, the strength and the tokens of a vector on held-out questions, as `lmms-steer search` does.
 
@@ -62,6 +63,7 @@ def search(
         allow_test: allow choosing on test questions.
         keep: save the winner as this vector's default for this model.
         harness, metric, split, num_fewshot, choose: as `lmms-steer search --help` says.
+        blank_image: also measure the choice and the unsteered model with every image replaced by a grey one.
 
     Raises:
         UserError: for a grid, task, vector or folder that cannot be searched.
@@ -93,6 +95,7 @@ def search(
         split=split,
         num_fewshot=num_fewshot,
         choose=choose,
+        blank_image=blank_image,
     )
     log_lines(run_search(options))
     return Study.read(options.output)

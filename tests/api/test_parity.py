@@ -21,7 +21,7 @@ NONE = (None, "", (), False)
     ("command", "functions", "only_there"),
     [
         ("extract", (extract,), set()),
-        ("search", (search,), set()),
+        ("search", (search,), {"dry_run"}),
         ("inspect", (inspect_prompt,), {"picture"}),
         ("compare", (compare, Leaderboard.write), set()),
     ],
