@@ -8,7 +8,7 @@ import numpy as np
 
 from lmms_steer._util.formatting import format_vector_name
 from lmms_steer.plots.lines import draw_zero_line
-from lmms_steer.plots.style import BLUE, ROLE_MARKERS, VERMILLION, figure_style, literal_text, save_figure
+from lmms_steer.plots.style import BLUE, ROLE_MARKERS, VERMILLION, figure_maker, figure_style, literal_text, save_figure
 from lmms_steer.search.results import VectorResult
 from lmms_steer.search.selection import ScoreGrid, best_index
 from lmms_steer.statistics import Floats
@@ -33,12 +33,10 @@ def draw_damage(
     Returns:
         the files; none where no cell's damage is known.
     """
-    from matplotlib import pyplot
-
     kl, gains = _points(grid)
     if not len(kl):
         return []
-    figure, ax = pyplot.subplots(figsize=(6, 3.8), layout="constrained")
+    figure, ax = figure_maker().subplots(figsize=(6, 3.8), layout="constrained")
     ax.set_xscale("log")
     for number, (control_kl, control_gains) in enumerate(map(_points, controls)):
         label = "cells of random vectors of the same norms" if not number else None
