@@ -6,7 +6,7 @@ READY := .venv/.ready
 FUZZ_EXAMPLES ?= 1000
 SMOL_ARGS ?= --threads 2
 
-.PHONY: demo test test-fast fuzz torture check docs bench vectors retrain smol-model retrain-smol clean
+.PHONY: demo test test-fast coverage dist fuzz torture check docs bench vectors retrain smol-model retrain-smol clean
 
 demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
@@ -17,6 +17,15 @@ test: $(READY)
 # all but the tests that load several models, train, or start evaluations: a minute on two cores
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# which lines the tests run: a table, and htmlcov/index.html
+coverage: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov lmms_steer --cov-report term:skip-covered --cov-report html
+
+# the wheel and the source distribution, in dist/
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
 
 # damaged files for every reader, other ones each time: FUZZ_EXAMPLES for each reader
 fuzz: $(READY)
@@ -75,4 +84,4 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv demo runs site build dist *.egg-info
+	rm -rf .venv demo runs site build dist htmlcov .coverage *.egg-info

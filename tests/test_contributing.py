@@ -13,7 +13,17 @@ from lmms_steer.tiny_world.question_sets import load_question_set
 from tests.helpers.documents import ROOT, blocks, lines, parse
 
 PAGE = ROOT / "CONTRIBUTING.md"
-COPIED = ("lmms_steer", "tasks", "recipes", "vector_cache", "tests", "setup.cfg", "pyproject.toml")
+COPIED = (
+    "lmms_steer",
+    "tasks",
+    "recipes",
+    "vector_cache",
+    "tests",
+    "setup.cfg",
+    "pyproject.toml",
+    "Makefile",
+    PAGE.name,
+)
 RUN = """
 import sys
 from pathlib import Path
@@ -74,7 +84,8 @@ def test_whoever_follows_the_recipes_gets_passing_tests_and_working_commands(tmp
         )
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "tiny-gemma2/colour-red/median_shift-shuffled:" in done.stdout and "\nkitchen\n" in done.stdout
-    assert "the component along v becomes at least" in done.stdout and "layer=1,alpha=1" in done.stdout
+    assert "the component along v becomes at least" in done.stdout
+    assert ",alpha=1,tokens=image" in done.stdout and ",alpha=0.5,tokens=image" not in done.stdout
     files = [file for names in recipes().values() for file in names if file.endswith(".py")]
     for style in (["check"], ["format", "--diff"]):
         done = subprocess.run(

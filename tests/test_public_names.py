@@ -1,6 +1,7 @@
 """The names of the top-level package: each is there, is typed, and costs nothing before it is used."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,13 @@ def test_type_checkers_see_the_same_names() -> None:
     assert shown == sorted([*lmms_steer.__all__, "concepts"]), "tab completion shows the public names and no others"
     with pytest.raises(AttributeError, match="has no attribute 'steeer'"):
         lmms_steer.steeer  # noqa: B018
+
+
+def test_the_reference_documents_every_public_name() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reference" / "python.md").read_text("utf-8")
+    documented = set(re.findall(r"^::: (\S+)", page, re.MULTILINE))
+    for name, module in lmms_steer._MODULE_OF.items():
+        assert documented & {module, f"{module}.{name}", f"lmms_steer.{name}"}, name
 
 
 def test_importing_the_package_imports_no_torch() -> None:

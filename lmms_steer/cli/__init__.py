@@ -30,6 +30,8 @@ app.add_typer(harnesses.commands)
 
 INTERRUPTED = 130
 """Exit status after an interrupt."""
+TERMINATED = 143
+"""Exit status after SIGTERM, from a command that ends what it started."""
 UNUSABLE_PATH = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP),
@@ -59,8 +61,9 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         # typer turns an interrupt into this exit
-        if end.code == INTERRUPTED:
-            typer.echo("lmms-steer: interrupted; run the command again to resume", err=True)
+        if end.code in (INTERRUPTED, TERMINATED):
+            how = "interrupted" if end.code == INTERRUPTED else "terminated"
+            typer.echo(f"lmms-steer: {how}; run the command again to resume", err=True)
         raise
 
 

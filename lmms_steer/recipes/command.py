@@ -19,6 +19,7 @@ from lmms_steer.recipes.ledger import CellState, Ledger, States
 from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.preflight import cost_lines
+from lmms_steer.recipes.processes import TERMINATED, noticed_termination
 from lmms_steer.recipes.scheduler import CLUSTERS, WorkerPool
 from lmms_steer.recipes.shapes import find_card
 
@@ -171,18 +172,21 @@ def _run_workers(
     (root / ".run" / "alive").touch()
     pool = WorkerPool(root, run, workers, cluster, slurm)
     reported = {cell for cell, state in ledger.states().items() if state.has_ended}
-    try:
-        pool.start()
-        for line in pool.watch(ledger, cells):
-            if line is not None:
-                yield line
+    with noticed_termination() as terminated:
+        try:
+            pool.start()
+            for line in pool.watch(ledger, cells):
+                if line is not None:
+                    yield line
+                yield from _newly_ended(ledger.states(), reported)
+                if terminated.is_set():
+                    raise SystemExit(TERMINATED)
             yield from _newly_ended(ledger.states(), reported)
-        yield from _newly_ended(ledger.states(), reported)
-    finally:
-        # the signal for jobs on other machines; a full disk must not keep the local workers from being stopped
-        with suppress(OSError):
-            (root / ".run" / "run").write_text("", encoding="utf-8")
-        pool.stop()
+        finally:
+            # the signal for jobs on other machines; a full disk must not keep the local workers from being stopped
+            with suppress(OSError):
+                (root / ".run" / "run").write_text("", encoding="utf-8")
+            pool.stop()
 
 
 def _newly_ended(states: States, reported: set[str]) -> Iterator[str]:

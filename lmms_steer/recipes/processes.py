@@ -9,12 +9,15 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import psutil
 
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status after SIGTERM, as a shell reports it."""
 PR_SET_PDEATHSIG = 1
 """The prctl option "parent death signal" of Linux's <sys/prctl.h>."""
 
@@ -74,6 +77,23 @@ def is_alive(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+@contextmanager
+def noticed_termination() -> Iterator[threading.Event]:
+    """Inside the block, SIGTERM sets the event instead of ending this process: what it started must be ended first.
+
+    An event, and no exception at once, which between a submission and its record would lose a cluster's job.
+    """
+    terminated = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield terminated
+        return
+    handler = signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+    try:
+        yield terminated
+    finally:
+        signal.signal(signal.SIGTERM, handler if handler is not None else signal.SIG_DFL)
 
 
 def tied_command(command: Sequence[str]) -> list[str]:

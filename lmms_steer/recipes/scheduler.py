@@ -21,6 +21,7 @@ from lmms_steer.errors import UserError, first_line
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.processes import end_processes, process_trees, wait_until_gone
+from lmms_steer.recipes.slurm_queue import SlurmQueue
 from lmms_steer.recipes.worker import WorkerSpec, run_worker
 
 CLUSTERS = ("local", "slurm")
@@ -51,7 +52,7 @@ class WorkerPool:
     def __init__(self, root: Path, run: str, size: int, cluster: str, slurm: Sequence[str]) -> None:
         from submitit import AutoExecutor
 
-        # where SLURM has no accounting, submitit warns at every look and falls back to the job's own files
+        # its warnings are about the states of jobs, which are read here
         logging.getLogger("submitit").setLevel(logging.ERROR)
 
         self.root, self.run, self.size, self.cluster = root, run, size, cluster
@@ -61,6 +62,7 @@ class WorkerPool:
         except Exception as error:
             raise UserError(f"--cluster {cluster}: {first_line(error)}") from error
         self.jobs: dict[int, Any] = {}
+        self.queue = SlurmQueue()
         self.idle_deaths = 0
         self.stopped = threading.Event()
 
@@ -81,7 +83,7 @@ class WorkerPool:
         """
         while not ledger.over():
             for number, job in list(self.jobs.items()):
-                if job.done() and not ledger.over():
+                if self._has_ended(job) and not ledger.over():
                     lines = list(ledger.worker_died(number, cells))
                     yield from lines
                     self.idle_deaths += not lines
@@ -101,8 +103,17 @@ class WorkerPool:
         with _interrupts_ignored():
             end_processes(self._processes())
         for job in self.jobs.values() if self.cluster != "local" else ():
-            if not job.done():
-                job.cancel()
+            if not self._has_ended(job):
+                # one that has just ended is an error of scancel's, which must not keep the others
+                with suppress(OSError):
+                    job.cancel(check=False)
+
+    def _has_ended(self, job: Any) -> bool:
+        if self.cluster != "slurm":
+            return bool(job.done())
+        # submitit's own `done` asks sacct, which prints an error at every look where there is no accounting
+        gone = self.queue.gone([one.job_id for one in self.jobs.values()])
+        return job.job_id in gone or job.paths.result_pickle.exists()
 
     def _processes(self) -> list[psutil.Process]:
         """The workers' processes on this machine, where a job's id is its process id."""

@@ -62,7 +62,8 @@ def search(
         include_path: a folder of your own tasks.
         allow_test: allow choosing on test questions.
         keep: save the winner as this vector's default for this model.
-        harness, metric, split, num_fewshot, choose, blank_image: as `lmms-steer search --help` says.
+        harness, metric, split, num_fewshot, choose: as `lmms-steer search --help` says.
+        blank_image: also measure the choice and the unsteered model with every image replaced by a grey one.
 
     Raises:
         UserError: for a grid, task, vector or folder that cannot be searched.

@@ -34,7 +34,11 @@ def test_a_comparison_is_a_table_a_figure_and_files(tmp_path: Path) -> None:
         board.write(pictures="our")
 
 
-def test_a_figure_is_shown_by_a_notebook_and_leaves_its_backend_alone(tmp_path: Path) -> None:
+def test_a_figure_is_shown_by_a_notebook_and_leaves_its_backend_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a notebook's, in place of the one that a process without a screen has anyway
+    monkeypatch.setitem(mpl.rcParams, "backend", "svg")
     runs = {name: write_run(tmp_path / name, {"a": scores}) for name, scores in (("x", BASE), ("y", STEERED))}
     before = mpl.rcParams["backend"], dict(mpl.rcParams)
     figure = lmms_steer.compare(runs, baseline="x").plot()

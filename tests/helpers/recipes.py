@@ -48,7 +48,9 @@ def states(root: Path) -> dict[str, str]:
     return {name: state.state for name, state in Ledger(root).states().items()}
 
 
-def started(root: Path, cells: list[Cell], *until: str, workers: int = 1) -> "subprocess.Popen[str]":
+def started(
+    root: Path, cells: list[Cell], *until: str, workers: int = 1, cluster: str = "local"
+) -> "subprocess.Popen[str]":
     """A run of the cells in a process group of its own, once all of `until` have begun."""
     plan = root / "cells.json"
     plan.write_text(json.dumps([cell.as_dict() for cell in cells]))
@@ -59,7 +61,8 @@ def started(root: Path, cells: list[Cell], *until: str, workers: int = 1) -> "su
         "from lmms_steer import cli\n"
         "from lmms_steer.recipes import command; from lmms_steer.recipes.cells import Cell\n"
         f"root = pathlib.Path({str(root)!r}); plan = json.loads(pathlib.Path({str(plan)!r}).read_text())\n"
-        f"command.run_recipe = lambda *_: command.run_cells(root, [Cell.from_dict(c) for c in plan], {workers})\n"
+        "cells = [Cell.from_dict(c) for c in plan]\n"
+        f"command.run_recipe = lambda *_: command.run_cells(root, cells, {workers}, {cluster!r})\n"
         "sys.argv = ['lmms-steer', 'run', 'tiny']; cli.main()"
     )
     process = subprocess.Popen(

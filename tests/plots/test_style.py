@@ -8,7 +8,7 @@ import pytest
 from matplotlib import pyplot, rcParams
 from matplotlib.figure import Figure
 
-from lmms_steer import UserError
+from lmms_steer import UserError, plots
 from lmms_steer.plots.lines import draw_interval
 from lmms_steer.plots.style import (
     ROLE_COLOURS,
@@ -69,3 +69,9 @@ def test_embedded_drawings_are_repeatable_and_share_no_ids() -> None:
     assert one == drawing("one") and one.startswith("<svg") and "a$b$" in one
     ids, other_ids = (set(re.findall(r' id="([^"]*)"', text)) for text in (one, other))
     assert ids and not ids & other_ids
+
+
+def test_no_figure_is_pyplot_s() -> None:
+    package = Path(plots.__file__).parents[1]
+    users = [path.name for path in package.rglob("*.py") if re.search(r"import.*\bpyplot\b", path.read_text("utf-8"))]
+    assert users == [], "a notebook would show such a figure a second time: use figure_maker()"
