@@ -107,11 +107,12 @@ def end_process(run: Callable[[], object]) -> NoReturn:
 
 
 def _as_after_import(quiet: bool) -> None:
-    """Set what libraries set when they are imported, and what forks would share."""
+    """Set what Python and libraries set when they start, and what forks would share."""
     import numpy as np
     from loguru import logger
 
     np.random.seed()
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     logger.remove()
     # as `lmms-steer` sets it before it imports anything
     logger.add(sys.stderr, level=os.environ.get("LOGURU_LEVEL", "WARNING" if quiet else "DEBUG"))
