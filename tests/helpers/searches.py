@@ -2,8 +2,10 @@
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,12 +18,13 @@ from lmms_steer.search.scorers import LetterScorer
 GRID = {"layers": "1-3:2", "alphas": "0.5,1.5", "controls": 1, "limit": 64, "score": "letters"}
 
 
-def search_into(folder: Path, **options: Any) -> list[str]:
-    """Run the command in this process; the lines that it prints."""
+def search_into(folder: Path, figures: bool = False, **options: Any) -> list[str]:
+    """Run the command in this process; the lines that it prints. Its figures take as long as a small search."""
     task, vectors = options.pop("task", "tiny_counting_select"), options.pop("vectors", ("counting",))
     model = ("steered_paligemma", "pretrained=tiny-paligemma2", vectors)
     settings: dict[str, Any] = {**GRID, **options}
-    return list(run_search(SearchOptions(*model, task, folder, **settings)))
+    with nullcontext() if figures else mock.patch("lmms_steer.search.run.draw_study"):
+        return list(run_search(SearchOptions(*model, task, folder, **settings)))
 
 
 def search_in_fork(folder: Path, **options: Any) -> int:
