@@ -18,12 +18,14 @@ from lmms_steer.search.scorers import LetterScorer
 GRID = {"layers": "1-3:2", "alphas": "0.5,1.5", "controls": 1, "limit": 64, "score": "letters"}
 
 
-def search_into(folder: Path, figures: bool = False, **options: Any) -> list[str]:
-    """Run the command in this process; the lines that it prints. Its figures take as long as a small search."""
+def search_into(folder: Path, **options: Any) -> list[str]:
+    """Run the command in this process; the lines that it prints. It draws no figures without the option `figures`."""
+    # they take as long as a small search
+    drawn = nullcontext() if options.pop("figures", False) else mock.patch("lmms_steer.search.run.draw_study")
     task, vectors = options.pop("task", "tiny_counting_select"), options.pop("vectors", ("counting",))
     model = ("steered_paligemma", "pretrained=tiny-paligemma2", vectors)
     settings: dict[str, Any] = {**GRID, **options}
-    with nullcontext() if figures else mock.patch("lmms_steer.search.run.draw_study"):
+    with drawn:
         return list(run_search(SearchOptions(*model, task, folder, **settings)))
 
 

@@ -88,7 +88,7 @@ def run_words(words: Sequence[str], path: Sequence[str] | None = None) -> None:
 
 def end_process(run: Callable[[], object]) -> NoReturn:
     """Run a function, and end this fork as Python ends a program, without taking apart what the server imported."""
-    status = 0
+    status, interrupted = 0, False
     try:
         run()
     except SystemExit as end:
@@ -97,12 +97,15 @@ def end_process(run: Callable[[], object]) -> NoReturn:
             sys.stderr.write(f"{end.code}\n")
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
-        status = 1
+        status, interrupted = 1, isinstance(error, KeyboardInterrupt)
     vars(threading)["_shutdown"]()
     vars(atexit)["_run_exitfuncs"]()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     os._exit(status & 0xFF)
 
 
