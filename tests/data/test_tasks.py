@@ -20,14 +20,14 @@ FOLDERS = ("cvbench", "whatsup", "blink", "clevr")
 SUFFIXES = ("_ll", "_prompted", "_prompted_paper")
 
 
-def task_names(suffix: str = "") -> list[str]:
+def task_names(suffix: str = "", folders: tuple[str, ...] = FOLDERS) -> list[str]:
     """The single tasks of the benchmarks: the plain ones, or those of a variant.
 
     Held-out parts of 150 questions are left out: they take long, and differ from the test parts by their rows alone,
     which `test_paper_tasks.py` compares.
     """
     names = []
-    for folder in FOLDERS:
+    for folder in folders:
         for path in sorted((Path(tasks_dir()) / folder).glob("*.yaml")):
             name = path.stem
             variant = next((s for s in SUFFIXES if name.endswith(s)), "")
@@ -229,7 +229,8 @@ def test_no_name_is_also_one_of_lmms_evals() -> None:
         for line in path.read_text(errors="ignore").splitlines():
             if line.startswith(("task: ", "group: ")):
                 theirs.add(line.split(": ", 1)[1].strip().strip("\"'"))
-    variants = {name for suffix in ("", *SUFFIXES) for name in task_names(suffix)}
+    folders = (*FOLDERS, "vsr", "real_world")
+    variants = {name for suffix in ("", *SUFFIXES) for name in task_names(suffix, folders)}
     ours = variants | {"cvbench", "steer_blink", "text_steers_vision"}
     assert not ours & theirs
     assert not [name for name in ours if name.startswith(("cv_bench", "blink"))]

@@ -179,6 +179,16 @@ def test_an_answer_bias_changes_which_answer_is_given(lmms_eval: Any, tmp_path: 
 
 
 @pytest.mark.slow
+def test_blank_images_change_answers_and_the_run_says_so(lmms_eval: Any) -> None:
+    seeing, blind = (lmms_eval(f"{TINY}{more}", "tiny_counting", limit=16) for more in ("", ",image=blank"))
+    assert answers(blind, "tiny_counting") != answers(seeing, "tiny_counting")
+    assert blind["steering"]["image"] == "blank" and "image" not in seeing["steering"]
+    # samples name the question's own images, which say what is dependent
+    images = [[sample["images"] for sample in one["samples"]["tiny_counting"]] for one in (seeing, blind)]
+    assert images[0] == images[1] and len({image for (image,) in images[0]}) > 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["prefill", "all"])
 def test_scoring_an_answer_is_steered_like_generating_it(phase: str) -> None:
     lm = SteeredPaliGemma.create_from_arg_string(f"{TINY},vector=counting,layer=1,alpha=2,tokens=text,phase={phase}")
