@@ -23,7 +23,7 @@ MODULES = (
     " matplotlib.backends.backend_svg sklearn.decomposition sklearn.linear_model scipy.stats accelerate"
     " lmms_steer.cli lmms_steer.comparison.page lmms_steer.comparison.command lmms_steer.extraction.extract"
     " lmms_steer.harness.steered lmms_steer.recipes.command lmms_steer.recipes.worker lmms_steer.search.command"
-    " lmms_steer.search.run lmms_steer.search.figures nltk pytablewriter sae_lens"
+    " lmms_steer.search.run lmms_steer.search.figures nltk pytablewriter"
 ).split()
 """What the commands import."""
 CLASSES = (
