@@ -211,7 +211,9 @@ def _task_json(task: PageTask) -> dict[str, Any]:
 
 def _packed(content: dict[str, Any]) -> str:
     """JSON, compressed and without any character that HTML interprets; the page unpacks a task when it is shown."""
-    raw = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    # an answer may hold half of a surrogate pair, which a browser shows as U+FFFD
+    raw = text.encode("utf-8", "surrogatepass")
     return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode()
 
 

@@ -11,10 +11,10 @@ from PIL import Image as PilImage
 
 from lmms_steer.comparison.leaderboard import build_leaderboard
 from lmms_steer.comparison.systems import read_comparison
-from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.harness.tasks import load_task
 from lmms_steer.search.questions import load_questions, sample_ids
 from tests.helpers.models import vectors
+from tests.helpers.task_manager import task_manager
 
 POPE = Path(lmms_eval.__file__).parent / "tasks/pope/pope.yaml"
 TASKS = ["tiny_spatial", "pope_here"]
@@ -23,8 +23,6 @@ TASKS = ["tiny_spatial", "pope_here"]
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Our tasks, and lmms-eval's unchanged POPE on questions of our own, two about each image."""
-    from lmms_eval.tasks import TaskManager
-
     folder = tmp_path_factory.mktemp("pope")
     images = [PilImage.effect_noise((48, 48), 40 + i).convert("RGB") for i in range(6)]
     rows = [
@@ -37,7 +35,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Any:
         f"include: {POPE}\ntask: pope_here\ndataset_path: parquet\n"
         f"dataset_kwargs:\n  data_files:\n    test: {folder}/pope.parquet\n"
     )
-    return TaskManager(include_path=[tasks_dir(), str(folder)], include_defaults=False)
+    return task_manager(folder)
 
 
 def evaluate(model: str, args: str, tasks: Any, out: Path, tracker: Any = None, **more: Any) -> Any:

@@ -7,7 +7,7 @@ import pytest
 
 from lmms_steer.data.importing import import_release
 from lmms_steer.data.stand_ins import write_stand_ins
-from lmms_steer.harness.task_files import tasks_dir
+from tests.helpers.task_manager import task_manager
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +35,4 @@ def data(copies: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def manager() -> Any:
     """lmms-eval's index of our tasks."""
-    from lmms_eval.tasks import TaskManager
-
-    return TaskManager(include_path=[tasks_dir()], include_defaults=False)
+    return task_manager()

@@ -173,7 +173,8 @@ def test_ten_thousand_questions_are_imported(tmp_path: Path) -> None:
                 "program": program,
             }
         )
-        (tmp_path / "images/val" / image).write_bytes(b"x")
+        if number % 10 == 0:
+            (tmp_path / "images/val" / image).write_bytes(b"x")
     (tmp_path / "CLEVR_val_questions.json").write_text(json.dumps({"info": {}, "questions": questions}))
     list(import_release("clevr", tmp_path, tmp_path / "data"))
     assert any("clevr: val 10000 of" in line for _, line in check_copies(tmp_path / "data"))

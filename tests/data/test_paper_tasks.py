@@ -14,8 +14,8 @@ import pytest
 
 from lmms_steer import UserError
 from lmms_steer.data.paper_split import split_places
-from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.recipes.loading import load_recipe
+from tests.helpers.task_manager import task_manager
 
 LETTERS = "Answer the multiple choice question by only responding the letter of the correct answer. "
 NUMBER = "Answer the question by only responding the number. "
@@ -50,12 +50,6 @@ TASKS = {
 }
 
 
-def task_manager(model: str) -> Any:
-    from lmms_eval.tasks import TaskManager
-
-    return TaskManager(include_path=[tasks_dir()], include_defaults=False, model_name=model)
-
-
 def stored_rows(data: Path, task: str) -> list[dict[str, Any]]:
     """The rows of a task's local copy, in file order and without images."""
     (path,) = data.glob(f"{TASKS[task][0]}-*.parquet")
@@ -77,7 +71,7 @@ def stored_rows(data: Path, task: str) -> list[dict[str, Any]]:
 def test_every_prompt_is_the_released_code_s_to_the_character(
     data: Path, model: str, before: str, names: tuple[str, ...]
 ) -> None:
-    for task, loaded in task_manager(model).load_task_or_group(list(names), "simple").items():
+    for task, loaded in task_manager(model_name=model).load_task_or_group(list(names), "simple").items():
         rows, write = stored_rows(data, task), TASKS[task][1]
         prompts = [loaded.doc_to_text(doc) for doc in loaded.eval_docs_no_media]
         assert prompts == [before + write(row, index) for index, row in enumerate(rows)], task
@@ -92,7 +86,7 @@ def test_the_prefix_stands_behind_the_instruction(data: Path) -> None:
     # the other tasks are those of test_real_world.py
     tests = {plain: prompted for plain, prompted in tests.items() if plain.removesuffix("_test") in TASKS}
     assert len(tests) == 11
-    loaded = task_manager("steered_paligemma").load_task_or_group([*tests, *tests.values()], "simple")
+    loaded = task_manager(model_name="steered_paligemma").load_task_or_group([*tests, *tests.values()], "simple")
     for plain, prompted in tests.items():
         docs = loaded[plain].eval_docs_no_media
         assert docs.to_dict() == loaded[prompted].eval_docs_no_media.to_dict(), "the same questions in the same order"
@@ -127,7 +121,7 @@ def test_split_tasks_have_their_part_of_the_rows_with_captions_turned_before_the
     names = [
         f"{task}_{part}" for task in ("whatsup_a", "clevr_count", "superclevr_count") for part in ("select", "test")
     ]
-    loaded = task_manager("steered_hf").load_task_or_group(names, "simple")
+    loaded = task_manager(model_name="steered_hf").load_task_or_group(names, "simple")
     for name in names:
         task, _, part = name.rpartition("_")
         rows, write = stored_rows(data, task), TASKS[task][1]

@@ -91,19 +91,31 @@ def flat(loaded: dict[Any, Any]) -> dict[str, Any]:
     return tasks
 
 
+class Loaded:
+    """Tasks that are loaded once for several evaluations: in place of lmms-eval's `TaskManager`."""
+
+    def __init__(self, manager: Any, names: list[str]) -> None:
+        self.manager, self.names = manager, names
+        self.tasks = manager.load_task_or_group(names, "simple")
+
+    def load_task_or_group(self, names: list[str], _: str) -> Any:
+        assert names == self.names
+        return self.tasks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.manager, name)
+
+
 def evaluate(
-    manager: Any,
-    names: list[str],
-    answer: Callable[[str], str] | None = None,
-    losses: dict[bool, float] | None = None,
+    loaded: Loaded, answer: Callable[[str], str] | None = None, losses: dict[bool, float] | None = None
 ) -> dict[str, dict[str, float]]:
     """lmms-eval's results: metric values by task or group."""
     from lmms_eval.evaluator import simple_evaluate
 
     model = TargetModel(answer, losses)
-    model.tasks = flat(manager.load_task_or_group(names, "simple"))
+    model.tasks = flat(loaded.tasks)
     results = simple_evaluate(
-        model=model, tasks=names, task_manager=manager, batch_size=1, log_samples=False, bootstrap_iters=0
+        model=model, tasks=loaded.names, task_manager=loaded, batch_size=1, log_samples=False, bootstrap_iters=0
     )
     return {
         name: {key.split(",")[0]: value for key, value in metrics.items()}
@@ -124,12 +136,13 @@ def test_oracle_scores_one_and_wrong_model_zero(data: Path, manager: Any) -> Non
     names = task_names()
     assert len(names) == 12 + 4 + 14 + 6
     answers: list[tuple[Callable[[str], str], float]] = [(lambda target: target, 1.0), (lambda target: "", 0.0)]
+    loaded = Loaded(manager, names)
     for answer, expected in answers:
-        results = evaluate(manager, names, answer)
+        results = evaluate(loaded, answer)
         assert {name: results[name]["acc"] for name in names} == dict.fromkeys(names, expected)
         assert {results[name]["unparsed"] for name in names} == {1 - expected}
     assert {results[name]["acc_paper"] for name in names if "acc_paper" in results[name]} == {0.0}
-    results = evaluate(manager, names, wrong_answer)
+    results = evaluate(loaded, wrong_answer)
     assert {name: results[name]["acc"] for name in names} == dict.fromkeys(names, 0.0)
     assert {results[name]["unparsed"] for name in names} == {0.0}
 
@@ -137,14 +150,15 @@ def test_oracle_scores_one_and_wrong_model_zero(data: Path, manager: Any) -> Non
 @pytest.mark.slow
 def test_log_likelihood_variants_score_the_lowest_loss(data: Path, manager: Any) -> None:
     names = task_names("_ll")
+    loaded = Loaded(manager, names)
     for losses, expected in (({True: 0.5, False: 2.0}, 1.0), ({True: 2.0, False: 0.5}, 0.0)):
-        results = evaluate(manager, names, losses=losses)
+        results = evaluate(loaded, losses=losses)
         assert {name: results[name]["acc"] for name in names} == dict.fromkeys(names, expected)
 
 
 @pytest.mark.slow
 def test_constant_letter_scores_its_share_in_tasks_and_groups(data: Path, manager: Any) -> None:
-    results = evaluate(manager, ["cvbench", "steer_blink", "whatsup_a", "whatsup_b"], lambda target: "A")
+    results = evaluate(Loaded(manager, ["cvbench", "steer_blink", "whatsup_a", "whatsup_b"]), lambda target: "A")
     stored = pq.read_table(data / "cvbench/test-00000.parquet").to_pylist()
     official = 0.0
     for name, weight in (("ADE20K", 0.25), ("COCO", 0.25), ("Omni3D", 0.5)):

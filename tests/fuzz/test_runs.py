@@ -1,6 +1,9 @@
 """Runs and studies of other people, damaged: a comparison or one clear line."""
 
+import base64
+import gzip
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -96,6 +99,14 @@ def test_results_files(runs: Path, seeds: Path, data: bytes) -> None:
 
 def _lines(rows: list[Any]) -> bytes:
     return b"".join(to_json(row) + b"\n" for row in rows)
+
+
+def test_half_a_surrogate_pair_in_an_answer_is_on_the_page(runs: Path, tmp_path: Path) -> None:
+    rows = [{**_ROWS[0], "filtered_resps": ["\ud800"]}, *_ROWS[1:]]
+    damaged_run(runs, tmp_path, f"steered/tiny/{STAMP}_samples_t.jsonl", _lines(rows))
+    (packed,) = re.findall(r'data-task="t">([^<]*)<', (tmp_path / "page.html").read_text(encoding="utf-8"))
+    shown = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert "\ud800" in json.dumps(shown, ensure_ascii=False)
 
 
 @given(damaged_tree(_ROWS[:1]).map(lambda row: _lines([row, *_ROWS[1:]])) | damaged_bytes([_lines(_ROWS)]))

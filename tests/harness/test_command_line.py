@@ -16,6 +16,7 @@ from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.harness.task_index import cache_task_index
 from lmms_steer.harness.wrapped import steered_class
 from lmms_steer.models.vlm import HfVlm
+from tests.helpers.task_manager import task_manager
 
 TINY = "pretrained=tiny-paligemma2"
 Run = Callable[..., tuple[int, str, list[Path]]]
@@ -134,11 +135,8 @@ def test_settings_of_a_steered_wrapper_are_checked_by_name() -> None:
 def test_models_that_are_given_as_objects_are_recorded_each_with_its_own_spec(tmp_path: Path) -> None:
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.loggers import EvaluationTracker
-    from lmms_eval.tasks import TaskManager
 
-    from lmms_steer.harness.task_files import tasks_dir
-
-    manager = TaskManager(include_path=tasks_dir(), include_defaults=False)
+    manager = task_manager()
     options: dict[str, Any] = {"tasks": ["tiny_spatial"], "task_manager": manager, "limit": 2, "bootstrap_iters": 0}
     spec = {"vector": "spatial", "alpha": 0.5, "tokens": "image"}
     models = [SteeredPaliGemma(pretrained="tiny-paligemma2", layer=layer, **spec) for layer in (2, 3)]

@@ -17,12 +17,12 @@ from lmms_steer._util.logging import print_notes
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.harness.steered import SteeredPaliGemma
-from lmms_steer.harness.task_files import check_task, harness_tasks, our_tasks, tasks_dir
-from lmms_steer.harness.task_index import cache_task_index
+from lmms_steer.harness.task_files import check_task, harness_tasks, our_tasks
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
 from tests.helpers import warm
 from tests.helpers.models import vectors
+from tests.helpers.task_manager import task_manager
 
 TINY = "pretrained=tiny-paligemma2"
 BIN = Path(sys.executable).parent
@@ -36,10 +36,8 @@ def command(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 def lmms_eval() -> Any:
     """`simple_evaluate` with our tasks only, because indexing all tasks takes ten seconds."""
     from lmms_eval.evaluator import simple_evaluate
-    from lmms_eval.tasks import TaskManager
 
-    cache_task_index()
-    manager = TaskManager(include_path=tasks_dir(), include_defaults=False)
+    manager = task_manager()
 
     def run(args: str, *tasks: str, **more: Any) -> Any:
         settings = {"batch_size": 16, "limit": 32, "log_samples": True, "bootstrap_iters": 0, **more}
@@ -97,10 +95,7 @@ def test_mistakes_in_model_args_are_one_line(args: str, expected: str) -> None:
 
 @pytest.mark.slow
 def test_every_task_of_lmms_eval_is_known_without_importing_it() -> None:
-    from lmms_eval.tasks import TaskManager
-
-    cache_task_index()
-    assert set(TaskManager(include_path=tasks_dir()).all_tasks) <= {*our_tasks(), *harness_tasks()}
+    assert set(task_manager(include_defaults=True).all_tasks) <= {*our_tasks(), *harness_tasks()}
     check_task("flickr30k_test")
     with pytest.raises(UserError, match="unknown task 'flickr30k_tset': did you mean 'flickr30k_test'"):
         check_task("flickr30k_tset")
@@ -257,9 +252,7 @@ distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, wo
 
 
 def test_our_command_lists_the_tasks_that_lmms_eval_indexes(lmms_eval: Any) -> None:
-    from lmms_eval.tasks import TaskManager
-
-    indexed = TaskManager(include_path=tasks_dir(), include_defaults=False).all_tasks
+    indexed = task_manager().all_tasks
     assert sorted(our_tasks()) == sorted(indexed)
     listed = command(str(BIN / "lmms-steer"), "tasks")
     assert listed.stdout.split() == sorted(our_tasks())

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import lm_eval
 import torch
@@ -66,6 +67,10 @@ def lm_eval_samples(folder: Path, task: str, model_args: dict[str, Any]) -> list
     """What lm-eval's own evaluator logs for a steered model, in the order of the documents."""
     lm = SteeredHFLM(device="cpu", batch_size=3, **model_args)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    results = lm_eval.simple_evaluate(model=lm, tasks=[task], task_manager=manager, log_samples=True, bootstrap_iters=0)
+    # a second of programs that describe the machine, at every evaluation
+    with mock.patch("lm_eval.evaluator.add_env_info"):
+        results = lm_eval.simple_evaluate(
+            model=lm, tasks=[task], task_manager=manager, log_samples=True, bootstrap_iters=0
+        )
     samples: list[dict[str, Any]] = results["samples"][task]
     return sorted(samples, key=lambda sample: int(sample["doc_id"]))

@@ -4,12 +4,16 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.ledger import Ledger
+from lmms_steer.recipes.worker import WorkerSpec
+from tests.helpers import warm
 
 RECIPE = """\
 about: a test
@@ -71,6 +75,35 @@ def started(
     while process.poll() is None and not ((root / "ran").is_file() and {*until} <= {*ran(root)}):
         time.sleep(0.02)
     return process
+
+
+class WarmExecutor:
+    """In place of submitit's: workers start as forks of a process that has imported what they need."""
+
+    CODE = (
+        "import json, sys; from lmms_steer.recipes.worker import WorkerSpec, run_worker;"
+        " run_worker(WorkerSpec(**json.loads(sys.argv[1])))"
+    )
+
+    def __init__(self, folder: Path, cluster: str) -> None:
+        assert cluster == "local"
+
+    def update_parameters(self, **_: Any) -> None:
+        """Take what submitit takes."""
+
+    def submit(self, _: Any, spec: WorkerSpec) -> "WarmJob":
+        return WarmJob(warm.start("python", "-c", self.CODE, json.dumps(asdict(spec))))
+
+
+class WarmJob:
+    def __init__(self, started: warm.Started) -> None:
+        self.job_id, self.started = str(started.pid), started
+
+    def done(self) -> bool:
+        return self.started.poll() is not None
+
+    def stderr(self) -> str:
+        return self.started.communicate()[1]
 
 
 def at_work(word: object) -> list[psutil.Process]:

@@ -2,8 +2,10 @@
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -17,11 +19,14 @@ GRID = {"layers": "1-3:2", "alphas": "0.5,1.5", "controls": 1, "limit": 64, "sco
 
 
 def search_into(folder: Path, **options: Any) -> list[str]:
-    """Run the command in this process; the lines that it prints."""
+    """Run the command in this process; the lines that it prints. It draws no figures without the option `figures`."""
+    # they take as long as a small search
+    drawn = nullcontext() if options.pop("figures", False) else mock.patch("lmms_steer.search.run.draw_study")
     task, vectors = options.pop("task", "tiny_counting_select"), options.pop("vectors", ("counting",))
     model = ("steered_paligemma", "pretrained=tiny-paligemma2", vectors)
     settings: dict[str, Any] = {**GRID, **options}
-    return list(run_search(SearchOptions(*model, task, folder, **settings)))
+    with drawn:
+        return list(run_search(SearchOptions(*model, task, folder, **settings)))
 
 
 def search_in_fork(folder: Path, **options: Any) -> int:

@@ -1,7 +1,7 @@
 """Start command lines as forks of a process that has imported what they need: one second instead of twenty.
 
 A command runs in a process of its own, with its own arguments, environment, folder and output. It differs from a fresh
-one in what is imported before it begins; tests about imports start a fresh one.
+one in what is imported before it begins: tests about imports, and of another copy of the package, start a fresh one.
 """
 
 import atexit

@@ -23,7 +23,7 @@ MODULES = (
     " matplotlib.backends.backend_svg sklearn.decomposition sklearn.linear_model scipy.stats accelerate"
     " lmms_steer.cli lmms_steer.comparison.page lmms_steer.comparison.command lmms_steer.extraction.extract"
     " lmms_steer.harness.steered lmms_steer.recipes.command lmms_steer.recipes.worker lmms_steer.search.command"
-    " lmms_steer.search.run lmms_steer.search.figures nltk pytablewriter sae_lens"
+    " lmms_steer.search.run lmms_steer.search.figures nltk pytablewriter"
 ).split()
 """What the commands import."""
 CLASSES = (
@@ -88,7 +88,7 @@ def run_words(words: Sequence[str], path: Sequence[str] | None = None) -> None:
 
 def end_process(run: Callable[[], object]) -> NoReturn:
     """Run a function, and end this fork as Python ends a program, without taking apart what the server imported."""
-    status = 0
+    status, interrupted = 0, False
     try:
         run()
     except SystemExit as end:
@@ -97,21 +97,25 @@ def end_process(run: Callable[[], object]) -> NoReturn:
             sys.stderr.write(f"{end.code}\n")
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
-        status = 1
+        status, interrupted = 1, isinstance(error, KeyboardInterrupt)
     vars(threading)["_shutdown"]()
     vars(atexit)["_run_exitfuncs"]()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
+    if interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     os._exit(status & 0xFF)
 
 
 def _as_after_import(quiet: bool) -> None:
-    """Set what libraries set when they are imported, and what forks would share."""
+    """Set what Python and libraries set when they start, and what forks would share."""
     import numpy as np
     from loguru import logger
 
     np.random.seed()
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
     logger.remove()
     # as `lmms-steer` sets it before it imports anything
     logger.add(sys.stderr, level=os.environ.get("LOGURU_LEVEL", "WARNING" if quiet else "DEBUG"))

@@ -13,7 +13,7 @@ from lmms_steer.recipes.command import run_recipe
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.loading import load_recipe
 from tests.helpers.documents import ROOT, blocks
-from tests.helpers.recipes import RECIPE, states
+from tests.helpers.recipes import RECIPE, WarmExecutor, states
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,7 @@ def test_a_user_task_may_not_take_the_name_of_one_of_lmms_eval_s(tmp_path: Path)
 def test_the_documented_user_benchmark_runs_through_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what Python leaves in the folder must not count as a change of it
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setattr("submitit.AutoExecutor", WarmExecutor)
     mine, page = tmp_path / "mine", ROOT / "docs/howto/benchmark.md"
     mine.mkdir()
     for text in blocks(page, "yaml", "python"):

@@ -5,6 +5,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from lmms_steer.search import run
+from lmms_steer.search.questions import load_questions
 from tests.helpers.searches import batch_files, reject_replays, result_of, search_into
 
 
@@ -30,7 +32,9 @@ def test_everything_is_measured_with_hooks_after_a_wrong_replay(
 def test_a_wrong_replay_affects_the_search_and_its_confirmation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int
 ) -> None:
-    settings = {"limit": 16, "controls": 0, "layers": "1", "confirm": "tiny_counting_ood", "batch_size": 250}
+    # five batches: one of the search, and four of a confirmation on fewer questions than the task has
+    monkeypatch.setattr(run, "load_questions", lambda *args, **more: list(load_questions(*args, **more))[:64])
+    settings = {"limit": 16, "controls": 0, "layers": "1", "confirm": "tiny_counting_ood", "batch_size": 16}
     search_into(tmp_path / "right", **settings)
     compared = reject_replays(monkeypatch, after=passes)
     lines = search_into(tmp_path / "wrong", **settings)

@@ -112,7 +112,8 @@ def test_generated_answers_are_scored_as_in_lmms_eval_s_own_run(tmp_path: Path) 
 def test_every_strategy_writes_the_same_files_and_reports_when_nothing_won(tmp_path: Path) -> None:
     for strategy in ("race", "screen", "tpe"):
         folder = tmp_path / strategy
-        lines = search_into(folder, strategy=strategy, layers="1-3", trials=9, controls=1, batch_size=64)
+        settings = {"strategy": strategy, "layers": "1-3", "trials": 9, "controls": 1, "batch_size": 64}
+        lines = search_into(folder, figures=True, **settings)
         won = result_of(folder)["vectors"]["counting"]["best"]["winner"]
         assert any("no winner" in line for line in lines) != won
         assert any("choice.yaml still holds this cell" in line for line in lines) != won

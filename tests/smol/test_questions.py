@@ -19,6 +19,7 @@ from lmms_steer.smol.question_sets import SIZES, SMOL, TASKS, question_file
 from lmms_steer.smol.questions import KINDS, PROMPTS, ask, is_held_out
 from lmms_steer.tiny_world.cv_bench_rows import features, with_images
 from lmms_steer.tiny_world.scenes import NUMBERS, Scene, Thing, sample_scene
+from tests.helpers.task_manager import task_manager
 from training.smol.lessons import INSTRUCTION
 
 _THING = r"(?:an? |the )?((?:\w+ )?(?:circle|square|triangle|cross|object|shape|thing))"
@@ -171,9 +172,7 @@ def test_every_task_has_its_variants_and_the_prompted_one_its_hint() -> None:
 
 @pytest.mark.slow
 def test_lmms_eval_loads_the_tasks(own_cache: Path) -> None:
-    from lmms_eval.tasks import TaskManager
-
-    manager = TaskManager(include_path=tasks_dir())
+    manager = task_manager()
     loaded = manager.load_task_or_group(["smol_existence_select", "smol_existence_select_ll"], "simple")
     for name, task in loaded.items():
         doc = task.test_docs()[3]
