@@ -1,7 +1,7 @@
 """Steered models for lm-evaluation-harness: its Hugging Face models with the keys of a spec among their arguments.
 
-`steered_hf` is its `hf` (text) and `steered_hf_multimodal` its `hf-multimodal` (generation only). lm-eval 0.4.13 has no
-entry points for models, so `lmms-steer lm-eval …` registers both and then runs lm-eval's own command line.
+`steered_hf` is its `hf` (text) and `steered_hf_multimodal` its `hf-multimodal` (generation only). lm-eval 0.4.13 does
+not read entry points for models, so `lmms-steer lm-eval …` registers both and then runs lm-eval's own command line.
 """
 
 import contextlib

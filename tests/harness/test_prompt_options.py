@@ -152,7 +152,7 @@ def test_lm_evals_options_are_done_or_refused_in_one_line(lm_eval_task: str, mon
     for options, expected in (
         ({"apply_chat_template": True}, "--apply_chat_template: .*tiny-gemma2 has no chat template"),
         ({"fewshot_as_multiturn": True}, "lm-eval: .*`apply_chat_template` must be set"),
-        ({"num_fewshot": 3}, "--num_fewshot 3: own has 2 examples for each question"),
+        ({"num_fewshot": 4}, "--num_fewshot 4: own has 3 examples for each question"),
         ({"num_fewshot": -1}, "--num_fewshot -1: expected a whole number from 0 up"),
         ({"limit": 0}, "--limit 0 leaves no questions"),
     ):
