@@ -39,10 +39,12 @@ _GLM: dict[str, Any] = {"rope_parameters": {**_ROPE, "mrope_section": [2, 3, 3]}
 _MORE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_vl", "qwen2_5_vl"), _GLM),
     "glm4v_moe": {"rope_parameters": {**_ROPE, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}},
-    "cohere_compass": {"layer_types": ["sliding_attention"] * LAYERS},
-    "deepseek_ocr2": {"mlp_layer_types": ["dense"] + ["sparse"] * (LAYERS - 1)},
-    "granite4_vision": {"deepstack_layer_map": []},
-    "hunyuan_vl": {"head_dim": 16},
+    "cohere_compass": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
+    "deepseek_ocr2": {"mlp_layer_types": ["dense"] + ["sparse"] * (LAYERS - 1), "num_experts_per_tok": 2},
+    "ernie4_5_vl_moe": {"rope_parameters": {**_ROPE, "mrope_section": [3, 3, 2]}},
+    "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
+    "hunyuan_vl": {"head_dim": 16, "rope_parameters": {**_ROPE, "mrope_section": [2, 2, 2, 2]}},
+    "step3p7": {"sliding_window": 64},
     "qwen2_5_omni_thinker": {**_GLM, "vision_start_token_id": 20},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 20},
     "mistral4": {"qk_rope_head_dim": 8},
@@ -105,7 +107,7 @@ def _shrink(config: Any) -> None:
             _shrink_sections(config, value)
     if {"kv_lora_rank", "num_key_value_heads"} <= fields.keys():
         # one key for each head
-        config.num_key_value_heads = config.num_attention_heads
+        config.num_key_value_heads = 4
     if "vocabulary_map" in fields:
         config.vocabulary_map = {"<image>": IMAGE}
 

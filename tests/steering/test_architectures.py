@@ -93,11 +93,12 @@ def test_inspect_knows_after_which_layers_a_model_adds_picture_features(architec
     inputs = batch_of(architecture, processor, "where is the cat ?")
     ids = image_token_ids(made.config)
     with torch.inference_mode(), record_layers(made) as outputs:
-        visual = made.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"]) if adding else None
+        images = (inputs["pixel_values"], inputs["image_grid_thw"]) if adding else ()
+        added: Any = made.model.get_image_features(*images).deepstack_features if adding else []
         made(**inputs, use_cache=False)
     assert len(outputs) == LAYERS
     for layer in range(LAYERS):
-        expected = float(torch.cat(visual.deepstack_features[layer]).norm(dim=-1).mean()) if layer in adding else 0.0
+        expected = float(torch.cat(added[layer]).norm(dim=-1).mean()) if layer in adding else 0.0
         assert _added_after(made, inputs, layer, ids) == pytest.approx(expected, rel=1e-3)
 
 
