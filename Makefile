@@ -69,7 +69,8 @@ retrain-smol: smol-model
 $(READY): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "uv>=0.5"
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt \
+		--compile-bytecode --editable ".[dev]"
 	touch $(READY)
 
 clean:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
-from lmms_steer.plots.style import BLUE, VERMILLION, figure_style, pyplot_for, save_figure
+from lmms_steer.plots.style import BLUE, VERMILLION, figure_maker, figure_style, save_figure
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.replay import Replay, ReplayOptions
 
@@ -169,7 +169,7 @@ def _print_ratios(title: str, ratios: list[float]) -> None:
 @figure_style()
 def growth(machine: Machine, path: Path) -> None:
     """Draw the seconds of a grid, replayed and hooked, as one of its sizes grows."""
-    pyplot = pyplot_for(path)
+    maker = figure_maker()
     default = {"layers": 4, "alphas": 4, "examples": 2, "image tokens": 256}
     sizes = {
         "layers": (2, 4, 8, 13),
@@ -177,7 +177,7 @@ def growth(machine: Machine, path: Path) -> None:
         "examples": (1, 2, 4),
         "image tokens": (64, 144, 256, 400),
     }
-    figure, axes = pyplot.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
+    figure, axes = maker.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
     for ax, (name, values) in zip(axes, sizes.items(), strict=True):
         for kind, style in (("paligemma2", "-"), ("llava", "--")):
             both = [_cost(kind, machine, {**default, name: value}) for value in values]

@@ -1,12 +1,15 @@
 """Steering vectors for multimodal language models, evaluated in the harness that you already use.
 
-    from lmms_steer import steer
+    import lmms_steer
 
-    with steer(model, "vector=spatial,layer=3,alpha=0.5,tokens=image"):
+    vectors = lmms_steer.extract("tiny-gemma2", "spatial")
+    with lmms_steer.steer(model, vectors, layer=3, alpha=0.5, tokens="image"):
         model.generate(**inputs)
 
-`register_operation`, `register_method`, `register_strategy` and `register_prompt_format` add names that specs, commands
-and recipes know. Importing the package imports no torch: each of its names is loaded when it is first used.
+`search`, `compare` and `inspect` do what the commands of these names do, and return objects with a table
+(`to_pandas()`) and a figure (`plot()`). `register_operation`, `register_method`, `register_strategy` and
+`register_prompt_format` add names that specs, commands and recipes know. Importing the package imports no torch: each
+of its names is loaded when it is first used.
 """
 
 from importlib import import_module
@@ -14,45 +17,64 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # the names of _MODULE_OF, for type checkers
+    from lmms_steer.comparison.board import Leaderboard as Leaderboard
+    from lmms_steer.comparison.board import compare as compare
     from lmms_steer.errors import SteeringError as SteeringError
     from lmms_steer.errors import UserError as UserError
+    from lmms_steer.extraction.api import extract as extract
     from lmms_steer.extraction.extract import Backbone as Backbone
     from lmms_steer.extraction.methods import register_method as register_method
+    from lmms_steer.inspection.command import inspect as inspect
+    from lmms_steer.inspection.prompt import PromptInspection as PromptInspection
     from lmms_steer.models.prompts import register_prompt_format as register_prompt_format
     from lmms_steer.models.residual_norms import measure_norms as measure_norms
+    from lmms_steer.search.api import search as search
     from lmms_steer.search.strategies import register_strategy as register_strategy
+    from lmms_steer.search.study import Study as Study
     from lmms_steer.steering.calls import continuation as continuation
     from lmms_steer.steering.hooks import steer as steer
     from lmms_steer.steering.intervention import Intervention as Intervention
     from lmms_steer.steering.operations import register_operation as register_operation
     from lmms_steer.steering.spec import SteeringSpec as SteeringSpec
     from lmms_steer.vectors.steering_vectors import SteeringVectors as SteeringVectors
+    from lmms_steer.vectors.store import load_vectors as load_vectors
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Backbone": "lmms_steer.extraction.extract",
     "Intervention": "lmms_steer.steering.intervention",
+    "Leaderboard": "lmms_steer.comparison.board",
+    "PromptInspection": "lmms_steer.inspection.prompt",
+    "SteeringError": "lmms_steer.errors",
     "SteeringSpec": "lmms_steer.steering.spec",
     "SteeringVectors": "lmms_steer.vectors.steering_vectors",
-    "SteeringError": "lmms_steer.errors",
+    "Study": "lmms_steer.search.study",
     "UserError": "lmms_steer.errors",
+    "compare": "lmms_steer.comparison.board",
     "continuation": "lmms_steer.steering.calls",
+    "extract": "lmms_steer.extraction.api",
+    "inspect": "lmms_steer.inspection.command",
+    "load_vectors": "lmms_steer.vectors.store",
     "measure_norms": "lmms_steer.models.residual_norms",
     "register_method": "lmms_steer.extraction.methods",
     "register_operation": "lmms_steer.steering.operations",
     "register_prompt_format": "lmms_steer.models.prompts",
     "register_strategy": "lmms_steer.search.strategies",
+    "search": "lmms_steer.search.api",
     "steer": "lmms_steer.steering.hooks",
 }
 __all__ = list(_MODULE_OF)
 
 
 def __getattr__(name: str) -> object:
+    if name == "search":
+        # the package of this name, which can be called: importing any of its modules would put it here anyway
+        return import_module("lmms_steer.search")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'lmms_steer' has no attribute {name!r}")
     return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})
+    return sorted({*__all__, "concepts", "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__"})

@@ -13,6 +13,7 @@ import pytest
 
 from lmms_steer.registry import Registry
 from lmms_steer.tiny_world.question_sets import load_question_set
+from tests.helpers import warm
 from tests.helpers.documents import EXTENSION_PAGE, PAGES, ROOT, Line, blocks, lines, parse, quoted_output, run_commands
 from tests.test_floors import FLOORS, PACKAGE
 
@@ -107,9 +108,7 @@ sys.stdout.write(run_commands(EXTENSION_PAGE, Path("log")))
 @pytest.mark.slow
 def test_the_plugins_of_the_extension_page_work_from_scripts_and_from_the_command_line(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    ended = subprocess.run(
-        [sys.executable, "-c", PLUGINS], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    ended = warm.run("python", "-c", PLUGINS, cwd=tmp_path, env=environment)
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert [line for line in quoted_output(EXTENSION_PAGE) if line not in ended.stdout] == []
 

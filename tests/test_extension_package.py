@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.helpers import warm
+
 SOURCE = Path(__file__).parent / "extension_package"
-PROGRAM = Path(sys.executable).parent / "lmms-steer"
 pytestmark = pytest.mark.slow
 
 
@@ -29,7 +30,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(installed: Path, *words: str) -> str:
     """What the installed `lmms-steer` prints, with the package on its path."""
     environment = {**os.environ, "PYTHONPATH": str(installed), "NO_COLOR": "1", "COLUMNS": "200"}
-    done = subprocess.run([str(PROGRAM), *words], capture_output=True, text=True, env=environment, check=False)
+    done = warm.run("lmms-steer", *words, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -73,5 +74,5 @@ def test_the_command_line_uses_all_four_entries(installed: Path, tmp_path: Path)
 def test_an_unknown_name_suggests_an_installed_package_s_entry(installed: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     words = ["extract", "--backbone", "tiny-gemma2", "--concept", "spatial", "--method", "median_shfit"]
-    done = subprocess.run([str(PROGRAM), *words], capture_output=True, text=True, env=environment, check=False)
+    done = warm.run("lmms-steer", *words, env=environment)
     assert done.returncode == 2 and "did you mean 'median_shift'" in done.stderr

@@ -18,14 +18,27 @@ def typed_names() -> dict[str, str]:
     return {alias.asname or alias.name: str(node.module) for node in imports for alias in node.names}
 
 
-@pytest.mark.parametrize("name", lmms_steer.__all__)
+@pytest.mark.parametrize("name", [name for name in lmms_steer.__all__ if name != "search"])
 def test_a_public_name_is_what_its_module_defines(name: str) -> None:
     assert getattr(lmms_steer, name).__module__ == lmms_steer._MODULE_OF[name]
 
 
+def test_search_is_a_package_that_can_be_called() -> None:
+    code = (
+        "import inspect, lmms_steer; from lmms_steer.search.api import search\n"
+        "assert inspect.signature(lmms_steer.search) == inspect.signature(search)\n"
+        "from lmms_steer.search.options import SearchOptions; assert callable(lmms_steer.search)\n"
+        "try: lmms_steer.search('pretrained=tiny-paligemma2', 'spatail', 'tiny_spatial_select', 'study')\n"
+        "except lmms_steer.UserError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("unknown vector 'spatail': did you mean 'spatial'?")
+
+
 def test_type_checkers_see_the_same_names() -> None:
     assert typed_names() == lmms_steer._MODULE_OF
-    assert set(lmms_steer.__all__) <= set(dir(lmms_steer))
+    shown = [name for name in dir(lmms_steer) if not name.startswith("_")]
+    assert shown == sorted([*lmms_steer.__all__, "concepts"]), "tab completion shows the public names and no others"
     with pytest.raises(AttributeError, match="has no attribute 'steeer'"):
         lmms_steer.steeer  # noqa: B018
 

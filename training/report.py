@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,20 +32,27 @@ def questions(task: str, style: str, count: int, seed: int) -> tuple[list[Image.
     return images, drawn
 
 
+def load(folder: Path) -> tuple[Any, Any]:
+    """The multimodal model of a folder, in float32, and its processor."""
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, AutoProcessor.from_pretrained(folder)
+
+
 @torch.inference_mode()
-def accuracy(folder: Path, task: str, style: str, count: int, shuffled: bool = False, batch: int = 100) -> float:
+def accuracy(
+    model: Any, processor: Any, task: str, style: str, count: int, shuffled: bool = False, batch: int = 100
+) -> float:
     """The share of questions whose first generated word is the correct answer.
 
     Args:
-        folder: of the multimodal model.
+        model: the multimodal model.
+        processor: its processor.
         task: one of `TASKS`.
         style: of the images.
         count: of questions.
         shuffled: whether each question gets the image of another one.
         batch: questions per forward pass.
     """
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
-    processor = AutoProcessor.from_pretrained(folder)
     images, drawn = questions(task, style, count, seed=777)
     if shuffled:
         images = images[1:] + images[:1]
@@ -65,11 +73,9 @@ def accuracy(folder: Path, task: str, style: str, count: int, shuffled: bool = F
 
 def measure(out: Path, items: int) -> dict[str, float]:
     """`task/style` ▸ accuracy on `items` questions; in the plain style also with shuffled images."""
-    folder = out / "tiny-paligemma2"
-    result = {f"{t}/{s}": round(accuracy(folder, t, s, items), 3) for t in TASKS for s in STYLES}
-    return result | {
-        f"{t}/plain, shuffled": round(accuracy(folder, t, "plain", items, shuffled=True), 3) for t in TASKS
-    }
+    tiny = load(out / "tiny-paligemma2")
+    result = {f"{t}/{s}": round(accuracy(*tiny, t, s, items), 3) for t in TASKS for s in STYLES}
+    return result | {f"{t}/plain, shuffled": round(accuracy(*tiny, t, "plain", items, shuffled=True), 3) for t in TASKS}
 
 
 def compare(new: Path, shipped: Path) -> str:

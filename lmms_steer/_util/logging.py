@@ -7,10 +7,13 @@ A program that imports the package decides for itself what it wants to see, for 
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from lmms_steer.errors import printable
+
+Result = TypeVar("Result")
 
 LOGGER = logging.getLogger("lmms_steer")
 
@@ -29,6 +32,18 @@ def print_notes() -> None:
         LOGGER.addHandler(_StderrHandler())
         LOGGER.setLevel(logging.INFO)
         LOGGER.propagate = False
+
+
+def log_lines(lines: Generator[str, None, Result]) -> Result:
+    """Log what a command would print, warnings as such, and return what the generator returns."""
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
+        warning = line.lstrip().startswith("WARNING: ")
+        LOGGER.log(logging.WARNING if warning else logging.INFO, "%s", line.lstrip().removeprefix("WARNING: "))
 
 
 @contextmanager

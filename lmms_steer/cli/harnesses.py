@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from lmms_steer.errors import UserError
+from lmms_steer._util.extras import missing_extra
 
 commands = typer.Typer(rich_markup_mode=None)
 
@@ -29,6 +29,6 @@ def lm_eval(context: typer.Context) -> None:
     try:
         from lmms_steer.harness.lm_eval import run
     except ImportError as error:
-        raise UserError("lm-evaluation-harness is not installed: pip install 'lmms-steer[lm-eval]'") from error
+        raise missing_extra("lm-eval", "this command", ["lm_eval"]) from error
 
     run(context.args)

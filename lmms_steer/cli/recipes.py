@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer._util.extras import require_extra
 from lmms_steer.cli.output import echo
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 
@@ -43,6 +44,7 @@ def run_recipe(
     ] = False,
 ) -> None:
     """Run an experiment from a file: extract, search, evaluate, compare. Interrupted runs resume."""
+    require_extra("recipes", "a recipe")
     from lmms_steer.recipes.command import run_recipe as run
 
     # an interrupt between two lines must close the generator too: that ends the processes that it started
@@ -59,6 +61,7 @@ def report(
     metric: Annotated[str | None, typer.Option(help="Metric to compare by. Default: each task's own.")] = None,
 ) -> None:
     """Write a recipe's results as the paper's tables, models x methods x token targets, next to the published gains."""
+    require_extra("recipes", "a recipe's report")
     from lmms_steer.recipes.report import run_report as run
 
     for line in run(folder, metric):

@@ -78,7 +78,7 @@ def plot(
     allow_different: _AllowDifferent = "",
 ) -> None:
     """Draw gains and searches as figures for papers."""
-    from lmms_steer.comparison.figures import draw_comparison as draw
+    from lmms_steer.comparison.command import draw_comparison as draw
 
     for line in draw(runs or [], output, kind, baseline, studies or [], metric, _kinds(allow_different)):
         echo(line)

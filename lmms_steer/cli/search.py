@@ -80,6 +80,19 @@ def search(
             help="overall: the best cell. per_target: also the best cell of each token target, in choice_TARGET.yaml."
         ),
     ] = "overall",
+    blank_image: Annotated[
+        bool,
+        typer.Option(
+            "--blank-image/--no-blank-image",
+            help="Measure the choice once more with every image grey: what is gained there is not sight.",
+        ),
+    ] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what would be measured and which gain could be found, without loading the model."
+        ),
+    ] = False,
 ) -> None:
     """Choose the layer, the strength and the tokens of a vector on held-out questions, with controls."""
     from lmms_steer.search.command import run_search as run
@@ -111,6 +124,8 @@ def search(
         split=split,
         num_fewshot=num_fewshot,
         choose=choose,
+        blank_image=blank_image,
+        dry_run=dry_run,
     )
     for line in run(options):
         echo(line)

@@ -1,4 +1,4 @@
-"""`lmms-steer compare`: read runs, compare them with a baseline, and write tables and a page."""
+"""`lmms-steer compare` and `plot`: compare runs with a baseline; write tables, a page, and figures."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,12 +6,11 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from lmms_steer.comparison import tables
-from lmms_steer.comparison.leaderboard import build_leaderboard
-from lmms_steer.comparison.row_notes import comparison_warnings
-from lmms_steer.comparison.systems import read_comparison
+from lmms_steer.comparison.board import check_page_options, compare
+from lmms_steer.comparison.figures import KINDS, gains_figure, maps_figure
 from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.plots.style import check_figure_suffix, figure_style, save_figure
 
-IMAGE_SOURCES = ("ours", "all", "none")
 _PIPE_WIDTH = 200
 
 
@@ -55,34 +54,64 @@ def run_comparison(
         UserError: for an unknown option's value, runs that cannot be read or compared, or files that cannot be
             written.
     """
-    if pictures not in IMAGE_SOURCES:
-        raise unknown_name("--pictures", pictures, IMAGE_SOURCES)
-    if include_path is not None and not include_path.is_dir():
-        raise UserError(f"--include_path {include_path}: no such folder")
-    comparison = read_comparison(runs, baseline, metric)
-    systems = comparison.systems
-    rows = build_leaderboard(systems, allow_different)
-    yield tables.rich_table(rows)
-    yield from tables.note_lines(rows)
-    yield from (f"left out: {line}" for line in comparison.no_runs)
-    warnings = comparison_warnings(comparison, rows, studies)
-    yield from warnings
-    if markdown:
-        tables.write_text(tables.markdown(rows, warnings), markdown)
-    if latex:
-        tables.write_text(tables.latex(rows, warnings), latex)
-    if csv:
-        tables.write_csv(rows, csv)
-    if parquet:
-        tables.write_parquet(rows, parquet)
-    if html:
-        # with jinja2, PIL and scoring behind it, which the tables do not need
-        from lmms_steer.comparison.page import write_page
-
-        yield from write_page(html, systems, rows, studies, samples, pictures, warnings, include_path)
+    check_page_options(pictures, include_path)
+    board = compare(runs, baseline, studies, metric, allow_different)
+    yield tables.rich_table(board.rows)
+    yield from board.lines()
+    yield from board.write(
+        html=html,
+        markdown=markdown,
+        latex=latex,
+        csv=csv,
+        parquet=parquet,
+        samples=samples,
+        pictures=pictures,
+        include_path=include_path,
+    )
     written = [str(path) for path in (markdown, latex, csv, parquet, html) if path]
     if written:
         yield f"written: {', '.join(written)}"
+
+
+@figure_style()
+def draw_comparison(
+    runs: Sequence[str],
+    out: Path,
+    kind: str | None = None,
+    baseline: str | None = None,
+    studies: Sequence[Path] = (),
+    metric: str | None = None,
+    allow_different: Sequence[str] = (),
+) -> list[str]:
+    """Draw one figure of runs or of searches into a file.
+
+    Args:
+        runs: folders, as for a comparison.
+        out: the file to write: .png, .svg or .pdf.
+        kind: gains, table or maps; default: gains if runs are given, else maps.
+        baseline: as for a comparison.
+        studies: folders of searches.
+        metric: as for a comparison.
+        allow_different: as for a comparison.
+
+    Returns:
+        The lines to print: systems that are not compared and warnings, as a comparison prints them, then the file.
+
+    Raises:
+        UserError: for an unknown kind, or what cannot be read, compared or written.
+    """
+    if kind is None and runs and studies:
+        raise UserError("runs and --study need different figures: give --kind gains or table for the runs, or maps")
+    kind = kind or ("gains" if runs else "maps")
+    if kind not in KINDS:
+        raise unknown_name("kind of plot", kind, KINDS)
+    if kind == "maps" and not studies:
+        raise UserError("maps show searches: give --study DIR, or folders of runs to draw their gains")
+    check_figure_suffix(out)
+    if kind == "maps":
+        return [str(save_figure(maps_figure(studies), out))]
+    board = compare(runs, baseline, studies, metric, allow_different)
+    return [*board.lines(), str(save_figure(gains_figure(board.rows, kind), out))]
 
 
 def print_line(line: str | RenderableType) -> None:

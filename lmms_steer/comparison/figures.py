@@ -1,81 +1,58 @@
-"""`lmms-steer plot`: gains with intervals, gain tables, and heat maps of searches, as figures for papers."""
+"""Gains with intervals, gain tables, and heat maps of searches, as figures for papers and notebooks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmms_steer._util.formatting import format_vector_name
-from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
-from lmms_steer.comparison.row_notes import comparison_warnings
+from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.studies import SearchMap, read_maps
-from lmms_steer.comparison.systems import read_comparison
-from lmms_steer.comparison.tables import SIGNIFICANT, format_gain, note_lines
+from lmms_steer.comparison.tables import SIGNIFICANT, format_gain
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_colour_bar, draw_heatmap, gain_colormap, text_colour
 from lmms_steer.plots.lines import draw_interval, draw_zero_line
-from lmms_steer.plots.style import figure_style, literal_text, pyplot_for, save_figure
+from lmms_steer.plots.style import figure_maker, figure_style, literal_text
 from lmms_steer.plots.ticks import draw_caption
 
-KINDS = ("gains", "table", "maps")
+GAINS = ("gains", "table")
+KINDS = (*GAINS, "maps")
 _MAX_COLUMNS = 3
 _SMALL = 8
 _SMALLEST = 6.5
 
 
 @figure_style()
-def draw_comparison(
-    runs: Sequence[str],
-    out: Path,
-    kind: str | None = None,
-    baseline: str | None = None,
-    studies: Sequence[Path] = (),
-    metric: str | None = None,
-    allow_different: Sequence[str] = (),
-) -> list[str]:
-    """Draw one figure of runs or of searches.
-
-    Args:
-        runs: folders, as for a comparison.
-        out: the file to write: .png, .svg or .pdf.
-        kind: gains, table or maps; default: gains if runs are given, else maps.
-        baseline: as for a comparison.
-        studies: folders of searches.
-        metric: as for a comparison.
-        allow_different: as for a comparison.
-
-    Returns:
-        The lines to print: systems that are not compared and warnings, as a comparison prints them, then the file.
+def maps_figure(studies: Iterable[Path]) -> Any:
+    """Draw the heat maps of searches, as a `matplotlib.figure.Figure`.
 
     Raises:
-        UserError: for an unknown kind, or what cannot be read, compared or written.
+        UserError: for a folder that holds no study.
     """
-    if kind is None and runs and studies:
-        raise UserError("runs and --study need different figures: give --kind gains or table for the runs, or maps")
-    kind = kind or ("gains" if runs else "maps")
-    if kind not in KINDS:
-        raise unknown_name("kind of plot", kind, KINDS)
-    if kind == "maps" and not studies:
-        raise UserError("maps show searches: give --study DIR, or folders of runs to draw their gains")
-    pyplot = pyplot_for(out)
-    if kind == "maps":
-        return [str(save_figure(_draw_maps(pyplot, read_maps(studies)), out))]
-    comparison = read_comparison(runs, baseline, metric)
-    rows = build_leaderboard(comparison.systems, allow_different)
+    return _draw_maps(figure_maker(), read_maps(studies))
+
+
+@figure_style()
+def gains_figure(rows: Sequence[LeaderboardRow], kind: str = "gains") -> Any:
+    """Draw the rows of a leaderboard, as a `matplotlib.figure.Figure`.
+
+    Args:
+        rows: of the leaderboard.
+        kind: `gains`, with intervals, or `table`, the same as numbers.
+
+    Raises:
+        UserError: for another kind, or where no row is compared with the baseline.
+    """
+    if kind not in GAINS:
+        raise unknown_name("kind of plot", kind, GAINS)
     compared = [row for row in rows if row.test]
     if not compared:
         raise UserError("there is nothing to draw: no run but the baseline")
-    lines = [
-        *note_lines(rows),
-        *(f"left out: {line}" for line in comparison.no_runs),
-        *comparison_warnings(comparison, rows, studies),
-    ]
-    figure = _draw_table(pyplot, compared) if kind == "table" else _draw_gains(pyplot, compared)
-    return [*lines, str(save_figure(figure, out))]
+    return (_draw_table if kind == "table" else _draw_gains)(figure_maker(), compared)
 
 
-def _draw_table(pyplot: Any, rows: list[LeaderboardRow]) -> Any:
+def _draw_table(maker: Any, rows: list[LeaderboardRow]) -> Any:
     """Draw systems by tasks: each gain as a colour and as a number with its interval."""
     tasks = list(dict.fromkeys(row.task for row in rows))
     systems = list(dict.fromkeys(row.system for row in rows))
@@ -84,7 +61,7 @@ def _draw_table(pyplot: Any, rows: list[LeaderboardRow]) -> Any:
     limit = max(1.0, float(np.nanmax(np.abs(values))) if not np.isnan(values).all() else 1.0)
     column = max(1.25, 0.095 * max(map(len, tasks)))
     size = (1.3 + 0.09 * max(map(len, systems)) + column * len(tasks), 1.0 + 0.42 * len(systems))
-    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    figure, axes = maker.subplots(figsize=size, layout="constrained")
     axes.imshow(values, cmap=gain_colormap(), vmin=-limit, vmax=limit, aspect="auto")
     for y, system in enumerate(systems):
         for x, task in enumerate(tasks):
@@ -104,14 +81,14 @@ def _draw_table(pyplot: Any, rows: list[LeaderboardRow]) -> Any:
     return figure
 
 
-def _draw_gains(pyplot: Any, rows: list[LeaderboardRow]) -> Any:
+def _draw_gains(maker: Any, rows: list[LeaderboardRow]) -> Any:
     """Draw one panel a task, with the gain and interval of each system."""
     tasks = list(dict.fromkeys(row.task for row in rows))
     columns = min(_MAX_COLUMNS, len(tasks))
     lines = -(-len(tasks) // columns)
     most_systems = max(sum(row.task == task for row in rows) for task in tasks)
     size = (1.2 + 2.6 * columns, lines * (0.9 + 0.24 * most_systems))
-    figure, axes = pyplot.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharex=True)
+    figure, axes = maker.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharex=True)
     for ax in axes.flat[len(tasks) :]:
         ax.axis("off")
     for task, ax in zip(tasks, axes.flat, strict=False):
@@ -129,7 +106,7 @@ def _draw_gains(pyplot: Any, rows: list[LeaderboardRow]) -> Any:
     return figure
 
 
-def _draw_maps(pyplot: Any, maps: list[SearchMap]) -> Any:
+def _draw_maps(maker: Any, maps: list[SearchMap]) -> Any:
     """Draw one row a vector and one column a token target."""
     vectors = list(dict.fromkeys((one.study, one.vector) for one in maps))
     targets = list(dict.fromkeys(one.tokens for one in maps))
@@ -140,7 +117,7 @@ def _draw_maps(pyplot: Any, maps: list[SearchMap]) -> Any:
     width = max(heatmap.columns for heatmap in heatmaps.values())
     height = max(len(heatmap.layers) for heatmap in heatmaps.values())
     size = (1.6 + max(1.7, 0.6 + 0.36 * width) * len(targets), (1.2 + 0.24 * height) * len(vectors))
-    figure, axes = pyplot.subplots(len(vectors), len(targets), figsize=size, layout="constrained", squeeze=False)
+    figure, axes = maker.subplots(len(vectors), len(targets), figsize=size, layout="constrained", squeeze=False)
     for (study, vector), line in zip(vectors, axes, strict=True):
         for target, ax in zip(targets, line, strict=True):
             key, title = (study, vector, target), ""

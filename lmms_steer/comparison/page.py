@@ -181,6 +181,7 @@ def _map_json(one: SearchMap) -> dict[str, Any]:
         "layers": one.layers,
         "alphas": one.alphas,
         "gains": [[one.cells.get((layer, alpha)) for alpha in one.alphas] for layer in one.layers],
+        "damage": [[one.damage.get((layer, alpha)) for alpha in one.alphas] for layer in one.layers],
         "best": one.best,
         "limit": one.limit,
     }

@@ -8,6 +8,7 @@ from typing import Any
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System, split_prompted
+from lmms_steer.models import BLANK
 
 # other options hold keys of services, or do not change an answer
 _OPTIONS = (
@@ -36,7 +37,7 @@ class RunProvenance:
 
     Attributes:
         command: the harness's command line.
-        spec: the steering spec.
+        spec: the steering spec, and whether the images were blank.
         spec_sha256: its hash.
         vectors: name ▸ hash of each vector.
         samples: the name of the samples file.
@@ -69,7 +70,7 @@ def run_provenance(run: Samples) -> RunProvenance:
     version = content.get("lmms_eval_version") or content.get("lm_eval_version") or ""
     return RunProvenance(
         command=harness_command(results),
-        spec=steering.get("spec") or "",
+        spec=", ".join(filter(None, (steering.get("spec"), "image=blank" if steering.get("image") == BLANK else ""))),
         spec_sha256=steering.get("sha256") or "",
         vectors={vector["name"]: vector["sha256"] for vector in steering.get("vectors") or ()},
         samples=run.path.name,

@@ -31,7 +31,7 @@ _PROMPT_ARGS = (
     *("enable_thinking", "interleave_visuals"),
 )
 _DECODING_ARGS = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "max_new_tokens", "max_length")
-_IMAGE_ARGS = (*IMAGE_SETTINGS, "max_num_frames", "max_frames_num", "num_frames", "fps", "max_image_size")
+_IMAGE_ARGS = ("image", *IMAGE_SETTINGS, "max_num_frames", "max_frames_num", "num_frames", "fps", "max_image_size")
 _MODEL_ARGS = ("pretrained", "revision")
 _SYSTEM_ARGS = ("steering", *FIELDS, "answer_bias")
 """Model arguments that make the system what it is."""

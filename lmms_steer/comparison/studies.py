@@ -1,5 +1,6 @@
 """Read what `lmms-steer search` wrote: heat maps of its cells, and the vectors searched on each task."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,22 @@ MAX_CELLS = 200_000
 MAX_TEXT = 1 << 28
 """Most bytes of all names in its rows."""
 _COLUMNS = ("vector", "layer", "alpha", "tokens", "n", "gain", "dropped")
+_KL = "kl"
+"""A column that studies of older versions do not have."""
+
+
+def read_cells(path: Path) -> list[dict[str, Any]]:
+    """Read a study's `cells.parquet`: vector, layer, alpha, tokens, n, gain and dropped of each cell.
+
+    Raises:
+        UserError: for a file that is missing, damaged, or no table of cells.
+    """
+    import pyarrow as pa
+
+    try:
+        return _read_cells(path)
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read as a study's cells: {reason(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,7 @@ class SearchMap:
         layers: the layers with a measured cell, ascending.
         alphas: likewise.
         cells: (layer, alpha) ▸ gain, as a share (0.01 is a point).
+        damage: (layer, alpha) ▸ mean KL(unsteered || steered) in nats; without the cells where it is unknown.
         best: the cell of the vector that the search chose; None if it has another token target.
         limit: of the colours, in points, common to all token targets of the vector.
     """
@@ -42,6 +60,7 @@ class SearchMap:
     layers: tuple[int, ...]
     alphas: tuple[float, ...]
     cells: Mapping[Place, float]
+    damage: Mapping[Place, float]
     best: Place | None
     limit: float
 
@@ -99,13 +118,11 @@ def _cell_files(folder: Path) -> list[Path]:
 
 
 def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
-    import pyarrow as pa
-
+    rows = read_cells(path)
     try:
-        rows = _read_cells(path)
         plan = path.with_name("plan.json")
         task = str(read_json(plan).get("task", "")) if plan.is_file() else ""
-    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{str(path)!r} cannot be read as a study's cells: {reason(error)}") from error
     for vector, tokens in dict.fromkeys((row["vector"], row["tokens"]) for row in rows):
         of_vector = [row for row in rows if row["vector"] == vector]
@@ -120,6 +137,7 @@ def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
             layers=tuple(sorted({row["layer"] for row in of_map})),
             alphas=tuple(sorted({row["alpha"] for row in of_map})),
             cells={(row["layer"], row["alpha"]): row["gain"] for row in of_map},
+            damage={(row["layer"], row["alpha"]): row[_KL] for row in of_map if math.isfinite(row.get(_KL, math.nan))},
             best=(best["layer"], best["alpha"]) if best and best["tokens"] == tokens else None,
             limit=colour_limit(100 * row["gain"] for row in of_vector),
         )
@@ -139,12 +157,13 @@ def _read_cells(path: Path) -> list[dict[str, Any]]:
         # a few bytes can stand for any number of equal rows, and of equal texts
         if file.metadata.num_rows > MAX_CELLS:
             raise ValueError(f"{file.metadata.num_rows} rows, more than {MAX_CELLS}")
-        table = file.read(columns=list(_COLUMNS))
+        names = [*_COLUMNS, *([_KL] if _KL in file.schema_arrow.names else [])]
+        table = file.read(columns=names)
     texts = [chunk.dictionary for name in ("vector", "tokens") for chunk in table.column(name).chunks]
     longest = max((pc.max(pc.binary_length(text)).as_py() or 0 for text in texts), default=0)
     if longest * table.num_rows > MAX_TEXT:
         raise ValueError(f"{table.num_rows} rows with names of up to {longest} bytes")
-    table = table.cast(pa.schema(zip(_COLUMNS, _types(), strict=True)))
+    table = table.cast(pa.schema(zip(names, _types(), strict=False)))
     numbers = [table.column(name) for name in ("alpha", "gain")]
     if any(column.null_count for column in table.columns) or not all(pc.all(pc.is_finite(n)).as_py() for n in numbers):
         raise ValueError("a row has no value, or one that is not finite")
@@ -155,7 +174,7 @@ def _read_cells(path: Path) -> list[dict[str, Any]]:
 def _types() -> tuple[Any, ...]:
     import pyarrow as pa
 
-    return pa.string(), pa.int64(), pa.float64(), pa.string(), pa.int64(), pa.float64(), pa.bool_()
+    return pa.string(), pa.int64(), pa.float64(), pa.string(), pa.int64(), pa.float64(), pa.bool_(), pa.float64()
 
 
 def _best_cell(rows: list[dict[str, Any]]) -> dict[str, Any] | None:

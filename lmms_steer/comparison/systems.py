@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.comparison.runs import Evaluation, RunResults, find_runs, read_results
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.models import BLANK
 
+BLANK_SUFFIX = ", blank image"
+"""What is added to the name of a run whose model was shown grey images."""
 PROMPTED_SUFFIXES = ("_prompted_paper", "_prompted")
 """Ends of the names of tasks that ask another task's questions with another prompt: systems, not tasks."""
 
@@ -65,7 +67,7 @@ def read_comparison(runs: Iterable[str], baseline: str | None = None, metric: st
         baseline = same[0] if same else baseline
     read: dict[str, dict[str, Samples]] = {}
     left_out: dict[str, str] = {}
-    for name, evaluations in tqdm(found.items(), disable=None, desc="reading", unit="run"):
+    for name, evaluations in progress_bar(found.items(), desc="reading", unit="run"):
         newest = _newest_results(evaluations)
         unlogged = [task for task, results in newest.items() if task not in results.evaluation.samples]
         if unlogged or not newest:
@@ -120,7 +122,7 @@ def _role_of(tasks: dict[str, Samples]) -> str:
     record = next(iter(tasks.values())).results.steering
     if not record:
         return "other"
-    if record.get("answer_bias"):
+    if record.get("answer_bias") or record.get("image") == BLANK:
         return "control"
     if not record.get("spec"):
         return "unsteered"
@@ -137,6 +139,8 @@ def _systems_of_run(name: str, tasks: dict[str, Samples], baseline: str, baselin
             prompted.setdefault(suffix.removeprefix("_"), {})[plain] = samples
         else:
             rest[task] = samples
+    if next(iter(tasks.values())).results.steering.get("image") == BLANK:
+        name, baseline = f"{name}{BLANK_SUFFIX}", f"{baseline}{BLANK_SUFFIX}"
     role = "baseline" if name == baseline else _role_of(tasks).replace("unsteered", "other")
     if rest:
         yield System(name, role, rest)

@@ -203,15 +203,19 @@ def rich_table(rows: list[LeaderboardRow]) -> Table:
     return table
 
 
+def text_table(rows: list[LeaderboardRow]) -> tuple[list[str], list[list[str]]]:
+    """Return the titles of the columns, and the cells of each row as plain text."""
+    columns = _columns(rows)
+    cells = [[task, *(write(row) for _, write in columns)] for task, members in _by_task(rows) for row in members]
+    return ["task", *(title for title, _ in columns)], cells
+
+
 def markdown(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
     """Return a table that GitHub, pandoc and notebooks read, with caption and warnings below."""
-    columns = _columns(rows)
-    titles = ["task", *(title for title, _ in columns)]
+    titles, table = text_table(rows)
     lines = [f"| {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 2)}"]
-    for task, task_rows in _by_task(rows):
-        for row in task_rows:
-            cells = [task, *(write(row) for _, write in columns)]
-            lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("*", r"\*"))
+    for cells in table:
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("*", r"\*"))
     lines += ["", CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *note_lines(rows)))]
     return "\n".join(lines) + "\n"
 

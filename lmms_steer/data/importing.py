@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from tqdm import tqdm
 
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.data.benchmarks import benchmarks
 from lmms_steer.data.local_copy import LocalCopy, partial_copy_warning
 from lmms_steer.errors import UserError
@@ -51,7 +51,7 @@ def copy_rows(
     Raises:
         UserError: if there is no row.
     """
-    with tqdm(desc=f"{copy.folder.name} {split}", unit=" rows", disable=None) as bar:
+    with progress_bar(desc=f"{copy.folder.name} {split}", unit=" rows") as bar:
         for done in copy.write(split, islice(rows, limit), schema):
             bar.update(done - bar.n)
     if not copy.rows[split]:

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmms_steer._util.extras import require_extra
 from lmms_steer.errors import UserError, first_line, reason
 from lmms_steer.scoring.choice import LETTERS
 
@@ -88,6 +88,9 @@ def json_items(path: Path, prefix: str, noun: str) -> Iterator[tuple[str, Any]]:
     Raises:
         UserError: if the file cannot be read, is damaged, or has no item.
     """
+    require_extra("data", "a large JSON file")
+    import ijson
+
     number = 0
     try:
         with path.open("rb") as file:
@@ -160,4 +163,6 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     """A column's type as `datasets` writes it into a parquet file."""
     if pa.types.is_list(kind):
         return {"feature": _feature(kind.value_type), "_type": "List"}
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
     return {"dtype": str(kind), "_type": "Value"}

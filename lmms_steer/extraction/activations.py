@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.tokens import (
@@ -164,7 +164,7 @@ def _read_pairs(
         return list(zip(tokens, states, strict=True))
 
     rows = _PairRows([], [], [], [], [], [])
-    for start in tqdm(range(0, len(pairs), batch_size), desc=title, disable=None, leave=False):
+    for start in progress_bar(range(0, len(pairs), batch_size), desc=title, leave=False):
         chunk = range(len(pairs))[start : start + batch_size]
         try:
             for number, (tokens, states) in zip(chunk, runner.run(chunk, read), strict=True):

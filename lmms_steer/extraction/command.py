@@ -5,7 +5,7 @@ replace one made from other sentences or weights.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from lmms_steer import concepts
@@ -41,7 +41,7 @@ def extract_to_store(
     questions: Path | None = None,
     replace: bool = False,
     store_name: str | None = None,
-) -> Iterator[str]:
+) -> Generator[str, None, dict[str, Path]]:
     """Extract vectors into a store.
 
     Args:
@@ -59,6 +59,9 @@ def extract_to_store(
 
     Yields:
         A line for every stored vector, and for every sentence that was skipped.
+
+    Returns:
+        The name and the file of each vector.
 
     Raises:
         UserError: before the backbone is loaded: for a concept, method, judge or tiny model that does not exist, a
@@ -120,6 +123,7 @@ def extract_to_store(
     names = list(stored)
     if note := shadowing_note(names, root):
         logging.getLogger(__name__).info(note)
+    return stored
 
 
 def _check_judge(

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lmms_steer._util.json import parse_json
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, reason
 from lmms_steer.extraction.activations import Activations, Rows, out_of_memory
@@ -115,7 +115,7 @@ def _read(
         return list(torch.stack([output[:, -1] for output in outputs], dim=1).float().cpu().numpy())
 
     rows: list[Rows] = []
-    for start in tqdm(range(0, len(texts), batch_size), desc="images", disable=None, leave=False):
+    for start in progress_bar(range(0, len(texts), batch_size), desc="images", leave=False):
         try:
             rows += runner.run(range(len(texts))[start : start + batch_size], read)
         except torch.OutOfMemoryError as error:

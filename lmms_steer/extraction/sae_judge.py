@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from lmms_steer._util.extras import require_extra
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.extraction.sae_endpoint import JudgeEndpoint, configured_endpoint, describe_text
@@ -115,6 +116,7 @@ class LlmJudge:
 
     def __post_init__(self) -> None:
         if self.client is None:
+            require_extra("judge", "a judge at an endpoint")
             from openai import OpenAI
 
             url, timeout = self.endpoint.url, float(self.endpoint.timeout)

@@ -1,6 +1,6 @@
 """Split and check `--model` and `--model_args` without importing torch or lmms-eval, which takes ten seconds."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
 from lmms_steer.errors import UserError, shorten, unknown_name
@@ -59,6 +59,26 @@ def split_args(text: str, option: str) -> dict[str, str]:
         )
     check_repeated(parts, option)
     return {name.strip(): value.strip() for name, value in (part.split("=", 1) for part in parts)}
+
+
+def join_model_args(args: str | Mapping[str, object]) -> str:
+    """Write the arguments of a model in one line, as `split_args` reads them; a line is returned as it is.
+
+    Raises:
+        UserError: for a value that no quotes can hold.
+    """
+    if isinstance(args, str):
+        return args
+    return ",".join(f"{key}={_quoted(key, str(value))}" for key, value in args.items() if value is not None)
+
+
+def _quoted(key: str, value: str) -> str:
+    if not set(value) & set(",[]{}\"'"):
+        return value
+    quote = next((mark for mark in "\"'" if mark not in value), "")
+    if not quote or "\\" in value:
+        raise UserError(f"{key}={shorten(value)}: no quotes can hold this value, with its quotes or backslash")
+    return f"{quote}{value}{quote}"
 
 
 def check_repeated(parts: Iterable[str], option: str) -> None:

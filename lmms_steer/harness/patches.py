@@ -223,8 +223,10 @@ def is_steered(lm: object) -> bool:
 
 def _output_name(lm: SteeredModel) -> str:
     """The name of a run's output folder: the model, and what is done to it."""
-    model: str = lm.steering_record["model"]
-    return f"{model}__{lm.resolved.tag}" if lm.resolved.spec else model
+    record = lm.steering_record
+    spec = f"__{lm.resolved.tag}" if lm.resolved.spec else ""
+    image = f"__image-{record['image']}" if "image" in record else ""
+    return f"{record['model']}{spec}{image}"
 
 
 def _with_spec_in_name(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -52,6 +52,7 @@ class SteeringMixin:
         resolved: the spec that is applied.
         attachment: the attached hooks.
         answer_bias: biases on answer words, or None.
+        image: `blank` where every image is replaced by a grey one, or None.
         text_only: whether the model is evaluated on text without images; residual norms are then measured on text.
         response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
@@ -61,6 +62,7 @@ class SteeringMixin:
     resolved: ResolvedSpec = ResolvedSpec()
     attachment: Attachment = Attachment()
     answer_bias: AnswerBias | None = None
+    image: str | None = None
     text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
     takes_other_args: ClassVar[bool] = True
@@ -126,7 +128,8 @@ class SteeringMixin:
     def steering_record(self) -> dict[str, Any]:
         """The `steering` entry of the results file."""
         bias = {"answer_bias": self.answer_bias.words} if self.answer_bias else {}
-        return {"model": self.pretrained, **self.resolved.record(), **bias}
+        image = {"image": self.image} if self.image is not None else {}
+        return {"model": self.pretrained, **self.resolved.record(), **bias, **image}
 
     @property
     def cache_key(self) -> str | None:

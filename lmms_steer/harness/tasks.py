@@ -9,6 +9,7 @@ import yaml
 
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.harness.task_files import our_tasks, tasks_dir, tasks_in
+from lmms_steer.harness.task_index import cache_task_index
 from lmms_steer.scoring.rows import check_rows, reads_choices
 
 
@@ -27,6 +28,7 @@ def load_task(task: str, model: str, include_path: Path | None = None) -> tuple[
 
     known = our_tasks() | (tasks_in(include_path) if include_path else {})
     folders = [tasks_dir(), *([str(include_path)] if include_path else [])]
+    cache_task_index()
     # indexing lmms-eval's own tasks takes seconds
     try:
         manager = TaskManager(include_path=folders, include_defaults=task not in known, model_name=model)

@@ -1,60 +1,64 @@
 """What a spec does to one prompt: which tokens are steered, how strongly, and which next tokens become more likely."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from lmms_steer._util.formatting import count_noun
+from lmms_steer._util.html import html_table
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.harness.steered_text import SteeredText
-from lmms_steer.inspection.continuations import Continuation, continuations
+from lmms_steer.inspection.continuations import continuations
+from lmms_steer.inspection.measured import MeasuredPrompt
+from lmms_steer.inspection.prompt_figure import inspection_figure
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.recording import record_layers
 from lmms_steer.steering.scaled_vectors import active_interventions
 
+if TYPE_CHECKING:
+    import pandas
+
 ANSWERS = 8
 """How many of the most likely next tokens are shown."""
 
 
-@dataclass(frozen=True, slots=True)
-class PromptInspection:
-    """One prompt, unsteered and steered.
+@dataclass(frozen=True, slots=True, repr=False)
+class PromptInspection(MeasuredPrompt):
+    """One prompt, unsteered and steered. `print` shows it as text, a notebook as a table."""
 
-    Attributes:
-        spec: in one line; "" for none.
-        layer: the first steered layer; without a spec the middle layer.
-        tokens: the prompt's tokens as the tokenizer spells them.
-        image: whether each token is an image token.
-        steered: whether each token's residual changed at the layer: measured, not computed from the mask.
-        norms: |h| of each token at the layer, unsteered.
-        effects: the effect of each intervention at the layer, one line each.
-        added: kind of tokens (`image`, `text`) ▸ the norms of the vectors that are added to them at the layer.
-        before, after: the most likely next tokens with their probabilities, unsteered and steered.
-        skipped: tokens at the beginning that do not count in means: the first one of a text model, as for
-            `scale=relative` (`lmms_steer.models.residual_norms.measure_norms`).
-        model_adds: the mean norm of what the model itself adds to image tokens between the layer and the next (picture
-            features of a deepstack), on which the vector has no influence; 0 for nothing.
-        continuations: what the model writes at several strengths; empty if that was not asked for.
-    """
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A row for each token of the prompt: `token`, `image`, `steered` and `norm`."""
+        import pandas
 
-    spec: str
-    layer: int
-    tokens: list[str]
-    image: list[bool]
-    steered: list[bool]
-    norms: list[float]
-    effects: list[str]
-    added: Mapping[str, Sequence[float]]
-    before: list[tuple[str, float]]
-    after: list[tuple[str, float]]
-    skipped: int = 0
-    model_adds: float = 0.0
-    continuations: Sequence[Continuation] = ()
+        columns = {"token": self.tokens, "image": self.image, "steered": self.steered, "norm": self.norms}
+        return pandas.DataFrame(columns)
+
+    def plot(self) -> Any:
+        """Draw it as a `matplotlib.figure.Figure`: steered tokens and patches, their norms, and the next tokens."""
+        return inspection_figure(self)
+
+    def __str__(self) -> str:
+        return "\n".join(inspection_lines(self))
+
+    def __repr__(self) -> str:
+        steered = f"{sum(self.steered)} of {count_noun(len(self.tokens), 'token')} steered"
+        likeliest = f"likeliest next {self.before[0][0]!r}" if self.before else "no next token"
+        changed = f" -> {self.after[0][0]!r}" if self.spec and self.after else ""
+        return f"PromptInspection {self.spec or '(the unsteered model)'}: {steered}, {likeliest}{changed}"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (repr(word), f"{p:.3f}", repr(other), f"{q:.3f}")
+            for (word, p), (other, q) in zip(self.before, self.after, strict=True)
+        ]
+        written = [f"{one.strength}: {one.text!r}" for one in self.continuations]
+        return html_table(("unsteered", "probability", "steered", "probability"), rows, repr(self), written)
 
 
 def inspect_prompt(
@@ -109,6 +113,7 @@ def inspect_prompt(
         skipped=int(lm.text_only and len(ids) > 1),
         model_adds=model_adds,
         continuations=written,
+        picture=images[0] if images else None,
     )
 
 

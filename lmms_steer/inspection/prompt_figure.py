@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from lmms_steer.inspection.prompt import PromptInspection
-from lmms_steer.plots.style import GREY, ROLE_COLOURS, VERMILLION, figure_style, literal_text, pyplot_for, save_figure
+from lmms_steer.inspection.measured import MeasuredPrompt
+from lmms_steer.plots.style import GREY, ROLE_COLOURS, VERMILLION, figure_maker, figure_style, literal_text, save_figure
 
 _STEERED, _UNSTEERED = ROLE_COLOURS["steered"], GREY
 # the colour of steered tokens is hard to see as a frame on an image
@@ -19,35 +19,36 @@ _OFF_SCALE = 3
 
 
 @figure_style()
-def draw_inspection(inspection: PromptInspection, image: Image.Image | None, path: Path) -> Path:
-    """Draw the figure.
-
-    Args:
-        inspection: of the prompt.
-        image: the first image of the prompt, or None.
-        path: the file; its suffix selects PNG, SVG or PDF.
+def draw_inspection(inspection: MeasuredPrompt, path: Path) -> Path:
+    """Draw the figure into a file, whose suffix selects PNG, SVG or PDF.
 
     Raises:
         UserError: for another suffix, or a file that cannot be written.
     """
-    pyplot = pyplot_for(path)
+    return save_figure(inspection_figure(inspection), path)
+
+
+@figure_style()
+def inspection_figure(inspection: MeasuredPrompt) -> Any:
+    """Draw the figure, as a `matplotlib.figure.Figure`."""
+    maker, image = figure_maker(), inspection.picture
     if any(inspection.image) or image is not None:
-        figure, axes = pyplot.subplot_mosaic(
+        figure, axes = maker.subplot_mosaic(
             [["image", "norms", "answers"], ["tokens", "tokens", "tokens"]],
             figsize=(14, 8), height_ratios=[1.5, 1], layout="constrained",
         )  # fmt: skip
         _patches(axes["image"], axes["norms"], inspection, image)
     else:
-        figure, axes = pyplot.subplot_mosaic(
+        figure, axes = maker.subplot_mosaic(
             [["tokens", "answers"]], figsize=(14, 4.5), width_ratios=[2, 1], layout="constrained"
         )
     figure.suptitle(literal_text(inspection.spec) or "no spec: the baseline", fontsize=11)
     _answers(axes["answers"], inspection)
     _tokens(axes["tokens"], inspection)
-    return save_figure(figure, path)
+    return figure
 
 
-def _patches(axes: Any, norm_axes: Any, inspection: PromptInspection, image: Image.Image | None) -> None:
+def _patches(axes: Any, norm_axes: Any, inspection: MeasuredPrompt, image: Image.Image | None) -> None:
     """The image with frames around its steered patches, and each patch's norm in a second panel."""
     axes.axis("off")
     norm_axes.axis("off")
@@ -83,7 +84,7 @@ def _rectangle(corner: tuple[float, float], side: float) -> Any:
     return Rectangle(corner, side, side, fill=False, edgecolor=_FRAME, linewidth=1)
 
 
-def _answers(axes: Any, inspection: PromptInspection) -> None:
+def _answers(axes: Any, inspection: MeasuredPrompt) -> None:
     words = list(
         dict.fromkeys(word for word, _ in [*inspection.before[:_SHOWN_ANSWERS], *inspection.after[:_SHOWN_ANSWERS]])
     )
@@ -97,7 +98,7 @@ def _answers(axes: Any, inspection: PromptInspection) -> None:
     axes.legend(loc="best")
 
 
-def _tokens(axes: Any, inspection: PromptInspection) -> None:
+def _tokens(axes: Any, inspection: MeasuredPrompt) -> None:
     shown = [
         (token, norm, steered)
         for token, norm, steered, image in zip(

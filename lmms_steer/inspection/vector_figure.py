@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer.inspection.vectors import Description
-from lmms_steer.plots.style import BLUE, GREY, VERMILLION, figure_style, literal_text, pyplot_for, save_figure
+from lmms_steer.plots.style import BLUE, GREY, VERMILLION, figure_maker, figure_style, literal_text, save_figure
 from lmms_steer.plots.ticks import label_numbers
 
 _MAX_OTHERS = 24
@@ -24,11 +24,11 @@ def draw_vector(shown: Description, path: Path) -> Path:
     Raises:
         UserError: for another suffix, or a file that cannot be written.
     """
-    pyplot = pyplot_for(path)
+    maker = figure_maker()
     layers = list(shown.vectors)
     strongest = sorted(shown.cosines, key=lambda n: -max(map(abs, shown.cosines[n].values())))[:_MAX_OTHERS]
     height = 3.4 + max(0.22 * len(strongest), 0.26 * len(layers) + 0.6, 1.5)
-    figure, axes = pyplot.subplot_mosaic(
+    figure, axes = maker.subplot_mosaic(
         [["norm", "probe"], ["cosine", "words"]],
         figsize=(14, height),
         height_ratios=[2.4, height - 3.4],

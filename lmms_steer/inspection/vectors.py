@@ -75,8 +75,7 @@ def describe_vector(path: Path, with_words: bool = True, backbone: str | None = 
     probe = _probe(vectors)
     if not probe:
         notes.append("no probe accuracy: extract the concept with --method linear_probe to see it here")
-    norms = {layer: float(np.linalg.norm(vectors[layer])) for layer in vectors}
-    return Description(vectors, norms, probe, _cosines(vectors), words, tuple(notes))
+    return Description(vectors, vectors.norms, probe, _cosines(vectors), words, tuple(notes))
 
 
 def cosine_by_layer(a: SteeringVectors, b: SteeringVectors) -> dict[int, float]:

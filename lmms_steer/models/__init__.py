@@ -5,9 +5,11 @@ IMAGE_SETTINGS = ("size", "do_image_splitting", "min_pixels", "max_pixels")
 MODEL_ARGS = (
     *("pretrained", "revision", "dtype", "device", "device_map", "batch_size", "max_batch_size"),
     *("attn_implementation", "trust_remote_code", "load_in_4bit", "load_in_8bit", "prompt_prefix"),
-    *("prompt_format", "answer_bias", *IMAGE_SETTINGS),
+    *("prompt_format", "answer_bias", "image", *IMAGE_SETTINGS),
 )
 """The `--model_args` of our models besides the keys of a spec. They stand here so that they can be read without torch;
 `lmms_steer.models.checkpoint.HfCheckpoint` describes them."""
+BLANK = "blank"
+"""The value of `image` that replaces every image by a grey one."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 """The dtypes that weights can be loaded in."""

@@ -9,7 +9,7 @@ from lmms_eval.api.model import lmms
 from transformers import AutoConfig, AutoProcessor
 
 from lmms_steer.errors import UserError, unknown_name
-from lmms_steer.models import IMAGE_SETTINGS, MODEL_ARGS
+from lmms_steer.models import BLANK, IMAGE_SETTINGS, MODEL_ARGS
 from lmms_steer.models.answer_bias import read_answer_bias
 from lmms_steer.models.loading import (
     check_bool,
@@ -28,7 +28,7 @@ from lmms_steer.models.prompts import (
     find_prompt_format,
     prompt_format_for,
 )
-from lmms_steer.models.visuals import Visual
+from lmms_steer.models.visuals import Visual, blank_visuals
 from lmms_steer.steering.support import check_config
 from lmms_steer.vectors.backbones import checkpoint
 
@@ -54,6 +54,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         answer_bias: a YAML file of word: number. The number is added to the logit of the word's first token where an
             answer begins, generated or scored. It is a control for gains that come from a preference for other answers
             (`lmms_steer.search.calibration`).
+        image: `blank` replaces every image by a grey one of its size: a control for what is answered without sight.
         image_settings: `size`, `do_image_splitting`, `min_pixels` and `max_pixels` of the image processor, if it has
             them.
 
@@ -63,6 +64,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         processor: its processor, which pads on the left.
         prompt_format: the format of its prompts.
         answer_bias: the biases that were read, or None.
+        image: `blank`, or None.
     """
 
     is_simple = True
@@ -87,12 +89,16 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         prompt_prefix: str = "",
         prompt_format: str | PromptFormat | PromptFunction | None = None,
         answer_bias: str | None = None,
+        image: str | None = None,
         **image_settings: Any,
     ) -> None:
         super().__init__()
         for name in image_settings:
             if name not in IMAGE_SETTINGS:
                 raise unknown_name("key", name, self.known_args(), "in --model_args")
+        if image not in (None, BLANK):
+            raise UserError(f"image={image}: expected {BLANK}, which replaces every image by a grey one")
+        self.image = image
         if pretrained is None and self.default_pretrained is None:
             raise UserError("no model: add pretrained=NAME to --model_args, a Hub id or a folder")
         self.pretrained = str(pretrained or self.default_pretrained)
@@ -161,6 +167,8 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             answers: answers to be scored; the inputs then contain their `labels`.
         """
         questions = [self.prompt_prefix + question for question in questions]
+        if self.image == BLANK:
+            visuals = [blank_visuals(own) for own in visuals]
         batch = self.prompt_format(self.processor, questions, visuals, answers).to(self._device)
         dtype = self.model.dtype
         return {k: v.to(dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}

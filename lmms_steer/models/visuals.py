@@ -4,7 +4,8 @@ This module imports no torch.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from lmms_steer.errors import UserError, first_line, reason
 
+GREY = (128, 128, 128)
+"""The colour of a blank image: the middle of the range, so that no processor's normalisation makes it extreme."""
 Visual = Image.Image | list[Image.Image] | str
 """An image, the frames of a video, or the path of a video."""
 shown_images: dict[tuple[str, int], list[str]] = {}
@@ -42,6 +45,27 @@ def prepare_visuals(visuals: Any, where: str) -> list[Visual]:
         else:
             raise UserError(f"{where} gives a {type(visual).__name__} as visual: expected images or videos")
     return prepared
+
+
+def blank_visuals(visuals: Sequence[Visual]) -> list[Visual]:
+    """The visuals of one question with every image, and every frame of a video, replaced by a grey one of its size.
+
+    Raises:
+        UserError: for the path of a video, whose frames are not known here.
+    """
+    blank: list[Visual] = []
+    for visual in visuals:
+        if isinstance(visual, str):
+            raise UserError(f"{visual!r} is a video file: only images and frames can be replaced by blank ones")
+        frames = visual if isinstance(visual, list) else [visual]
+        grey = [_grey(frame.size) for frame in frames]
+        blank.append(grey if isinstance(visual, list) else grey[0])
+    return blank
+
+
+@lru_cache(maxsize=64)
+def _grey(size: tuple[int, int]) -> Image.Image:
+    return Image.new("RGB", size, GREY)
 
 
 def open_image(path: Path) -> Image.Image:

@@ -9,6 +9,7 @@ from lmms_eval.utils import Collator
 from torch import Tensor
 from tqdm import tqdm
 
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
 from lmms_steer.models.batches import run_grouped
 from lmms_steer.models.checkpoint import HfCheckpoint
@@ -114,8 +115,7 @@ class HfVlm(HfCheckpoint):
         return visuals
 
     def _progress(self, total: int, title: str) -> "tqdm[Any]":
-        # None: shown in a terminal, hidden in a log file
-        return tqdm(total=total, desc=title, disable=None if self.rank == 0 else True)
+        return progress_bar(total=total, desc=title, shown=self.rank == 0)
 
     def _refuse_response_cache(self) -> None:
         if getattr(self, "response_cache_in_use", False):

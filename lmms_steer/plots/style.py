@@ -5,10 +5,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lmms_steer._util.extras import require_extra
 from lmms_steer.errors import UserError, reason
 from lmms_steer.plots.glyphs import choose_fonts, no_glyph_warnings
+
+if TYPE_CHECKING:
+    from lmms_steer.plots.figure import FigureMaker
 
 # Okabe and Ito's colour-blind safe palette; their purple is too pale for thin lines on white, so ours is darker
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#7A5195"
@@ -37,41 +41,34 @@ _DPI = 140
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Apply the common style, without a screen: in a `with` block, or to a whole function as `@figure_style()`."""
+    """Apply the common style: in a `with` block, or to a whole function as `@figure_style()`."""
+    require_extra("plots", "a figure")
     import matplotlib as mpl
 
-    mpl.use("Agg")
     with mpl.rc_context(_STYLE):
         yield
 
 
-def pyplot_for(path: Path) -> Any:
-    """Return matplotlib's pyplot without a screen, for a figure that will be saved at `path`.
+def figure_maker() -> "FigureMaker":
+    """Return what makes figures, without a screen; matplotlib is imported now."""
+    from lmms_steer.plots.figure import FigureMaker
 
-    Raises:
-        UserError: if the file's suffix is not .png, .svg or .pdf.
-    """
-    check_figure_suffix(path)
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    return FigureMaker()
 
 
 def check_figure_suffix(path: Path) -> None:
     """Check that a figure can be saved under this name.
 
     Raises:
-        UserError: if the file's suffix is not .png, .svg or .pdf.
+        UserError: if the file's suffix is not .png, .svg or .pdf, or matplotlib is not installed.
     """
+    require_extra("plots", "a figure")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{str(path)!r}: expected a file that ends in .png, .svg or .pdf")
 
 
 def save_figure(figure: Any, *paths: Path) -> Path:
-    """Write a figure, in the format that each file's suffix names, and close it.
+    """Write a figure, in the format that each file's suffix names.
 
     Args:
         figure: matplotlib's figure.
@@ -81,10 +78,10 @@ def save_figure(figure: Any, *paths: Path) -> Path:
         The last of the paths.
 
     Raises:
-        UserError: if a file cannot be written.
+        UserError: for another suffix than .png, .svg or .pdf, or if a file cannot be written.
     """
-    from matplotlib import pyplot
-
+    for path in paths:
+        check_figure_suffix(path)
     try:
         # SVG first, as it keeps characters that the other formats need escapes for
         for file in sorted(paths, key=lambda path: path.suffix != ".svg"):
@@ -94,8 +91,6 @@ def save_figure(figure: Any, *paths: Path) -> Path:
                 figure.savefig(file, dpi=_DPI)
     except OSError as error:
         raise UserError(f"cannot write {str(file)!r}: {reason(error)}") from error
-    finally:
-        pyplot.close(figure)
     return paths[-1]
 
 

@@ -1,7 +1,5 @@
 """Run a command line inside this process, so that torch and lmms-eval are imported once for many commands."""
 
-import copy
-import functools
 import os
 import re
 import subprocess
@@ -11,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
+from lmms_steer.harness.task_index import cache_task_index
 from lmms_steer.recipes.processes import kill_children, tied_command
 
 PROGRAMS = ("lmms-steer", "lmms-eval")
@@ -69,28 +67,10 @@ def _console_script(program: str) -> Callable[[], object] | None:
     if program not in PROGRAMS:
         return None
     if program == "lmms-eval":
-        _cache_task_index()
+        cache_task_index()
     script = next(iter(entry_points(group="console_scripts", name=program)))
     main: Callable[[], object] = script.load()
     return main
-
-
-def _cache_task_index() -> None:
-    """Make lmms-eval read its thousands of task files, which takes three seconds, once per process."""
-    from lmms_eval.tasks import TaskManager
-
-    read = TaskManager._get_task_and_group
-    if hasattr(read, "__wrapped__"):
-        return
-    indexes: dict[str, Any] = {}
-
-    @functools.wraps(read)
-    def _get_task_and_group(self: Any, task_dir: str) -> Any:
-        if task_dir not in indexes:
-            indexes[task_dir] = read(self, task_dir)
-        return copy.deepcopy(indexes[task_dir])
-
-    TaskManager._get_task_and_group = _get_task_and_group
 
 
 def _program_path(name: str) -> str:

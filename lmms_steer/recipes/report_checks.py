@@ -8,9 +8,9 @@ from lmms_steer.recipes.published import (
     METHODS,
     METRIC,
     MODELS,
-    OTHER_BENCHMARKS,
     TARGETS,
     TASKS,
+    WITHOUT_ROWS,
     WITHOUT_SAE,
     PublishedGain,
     paper_task,
@@ -74,7 +74,7 @@ def not_run(rows: Sequence[ReportRow]) -> list[str]:
                 lines.append(_line(f"{model}, {method}", of_method[targets[0]]))
             else:
                 lines += [_line(f"{model}, {method}, {target}", tasks) for target, tasks in of_method.items()]
-    lines.append(f"not run: {', '.join(OTHER_BENCHMARKS)}: there are no tasks with the paper's splits of these")
+    lines.append(f"not in these tables: {WITHOUT_ROWS}")
     return list(filter(None, lines))
 
 

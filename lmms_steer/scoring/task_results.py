@@ -19,7 +19,7 @@ The `doc_to_…` and `process_…` functions are for rows like CV-Bench's and BL
 
 import ast
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lmms_steer.scoring import paper
@@ -104,6 +104,24 @@ def score_number(answer: str, right: int, whole: str | None = None) -> dict[str,
     parsed, strict = (_text(parse_number(answer, strict)) for strict in (False, True))
     acc_paper = paper.is_right("CLEVR", answer if whole is None else whole, (), str(right))
     return {**_scores(parsed, str(right)), **other_reading(strict, str(right), "strict"), "acc_paper": acc_paper}
+
+
+def score_text(
+    benchmark: str, whole: str, score: Callable[[str], float], accepted: Sequence[str], gold: str = ""
+) -> dict[str, Any]:
+    """Score an answer in words. There is no strict reading, and only an empty answer is `unparsed`.
+
+    Args:
+        benchmark: for `acc_paper`, as in `lmms_steer.scoring.paper.is_right`.
+        whole: the model's answer.
+        score: gives `acc`, from 0 to 1, of the answer's first paragraph.
+        accepted: the answers that `acc_paper` compares with, where there are several.
+        gold: the correct answer.
+    """
+    answer = first_paragraph(whole).strip()
+    acc = float(score(answer)) if answer else 0.0
+    acc_paper = paper.is_right(benchmark, whole, accepted, gold)
+    return {"acc": acc, "score": acc, "unparsed": float(not answer), "parsed": answer[:40], "acc_paper": acc_paper}
 
 
 def first_paragraph(answer: str) -> str:

@@ -63,8 +63,8 @@ def cell_result(grid: ScoreGrid, index: int) -> CellResult:
     """
     cell = grid.cells[index]
     gain = paired_gain(grid.base, grid.scores[index], grid.image_of)
-    unparsed = _known(grid.unparsed_by(cell))
-    return CellResult(**asdict(gain), layer=cell.layer, alpha=cell.alpha, tokens=cell.tokens, unparsed=unparsed)
+    unparsed, kl = _known(grid.unparsed_by(cell)), _known(grid.mean_kl(index))
+    return CellResult(**asdict(gain), layer=cell.layer, alpha=cell.alpha, tokens=cell.tokens, unparsed=unparsed, kl=kl)
 
 
 def paired_gain(base: Floats, scores: Floats, image_of: Ints | None = None) -> Gain:
@@ -96,6 +96,7 @@ def _assess_vector(plan: Plan, grid: ScoreGrid, name: str) -> VectorResult:
         finalists=len(own.finalists),
         counted_on=len(own.unspent),
         one_standard_error=cell_result(own, cautious_index(own)),
+        discordant=float(np.median((own.scores[own.finalists] != own.base).mean(1))),
         controls={control: _best_of(grid.of(full)) for control, full in plan.controls_of(name).items()},
     )
 

@@ -34,7 +34,7 @@ CHECK_EVERY = 8
 
 
 class Row(NamedTuple):
-    """What was measured on one question; `scores` and `unparsed` have a value for each cell.
+    """What was measured on one question; `scores`, `unparsed` and `kl` have a value for each cell.
 
     The attributes are those of `Measurement`.
     """
@@ -43,6 +43,7 @@ class Row(NamedTuple):
     base: float
     unparsed: list[float]
     base_unparsed: float
+    kl: list[float]
     answer_logits: list[float]
     why_not_replayed: str
 
@@ -62,6 +63,8 @@ class BatchStore:
         answers: place of a question ▸ the unsteered logits of its answers, of all batches that were read.
         unparsed: for each cell, and for None (the unsteered model), 1 where no answer could be read, float [questions];
             NaN where that is unknown.
+        kl: for each cell, KL(unsteered || steered) in nats at the token that decides, float [questions]; NaN where it
+            was not measured, as in batches of older versions.
         why_not_replayed: for each batch that was measured with hooks, why.
         replayed: how many batches were replayed.
     """
@@ -74,6 +77,7 @@ class BatchStore:
         self.batch_size, self.bar, self.plan = batch_size, bar, plan
         self.answers: dict[int, list[float]] = {}
         self.unparsed: dict[Cell | None, Floats] = {}
+        self.kl: dict[Cell, Floats] = {}
         self.why_not_replayed: list[str] = []
         self.replayed = 0
         self._runner = ShrinkingRunner()
@@ -138,6 +142,7 @@ class BatchStore:
             "answers": pa.array([row.answer_logits for row in rows], pa.list_(pa.float32())),
             "base": pa.array([row.base for row in rows], pa.float32()),
             "scores": pa.array([row.scores for row in rows], pa.list_(pa.float32())),
+            "kl": pa.array([row.kl for row in rows], pa.list_(pa.float32())),
         }
         base_unparsed = [row.base_unparsed for row in rows]
         if not np.isnan(base_unparsed).all():
@@ -151,10 +156,10 @@ class BatchStore:
 
     def _rows(self, cells: Sequence[Cell], check: bool, batch: Sequence[int]) -> list[Row]:
         measured = self.measure([self.questions[i] for i in batch], cells, check)
-        scores, unparsed = measured.scores.T.tolist(), measured.unparsed.T.tolist()
+        scores, unparsed, kl = (part.T.tolist() for part in (measured.scores, measured.unparsed, measured.kl))
         base, base_unparsed = measured.base.tolist(), measured.base_unparsed.tolist()
-        columns = zip(scores, base, unparsed, base_unparsed, measured.answer_logits, strict=True)
-        return [Row(*values, measured.why_not_replayed) for values in columns]
+        columns = zip(scores, base, unparsed, base_unparsed, kl, measured.answer_logits, strict=True)
+        return [Row._make((*values, measured.why_not_replayed)) for values in columns]
 
     def _read(self, number: int, batches: Sequence[Sequence[int]], rung: Rung) -> tuple[Floats, Floats]:
         scores, base = np.empty((len(rung.cells), len(rung.questions))), np.empty(len(rung.questions))
@@ -172,6 +177,9 @@ class BatchStore:
                 unparsed = np.column_stack((rows["base_unparsed"], np.array(rows["unparsed"])))
                 for cell, row in zip((None, *rung.cells), unparsed.T, strict=True):
                     self.unparsed.setdefault(cell, np.full(len(self.questions), np.nan))[batch] = row
+            if "kl" in rows:
+                for cell, row in zip(rung.cells, np.array(rows["kl"]).T, strict=True):
+                    self.kl.setdefault(cell, np.full(len(self.questions), np.nan))[batch] = row
         return scores, base
 
     def _table(self, number: int, place: int, batch: Sequence[int], rung: Rung) -> pa.Table:

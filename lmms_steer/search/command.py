@@ -1,12 +1,13 @@
 """`lmms-steer search`: check what was asked for, load the model once, and run the search."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from lmms_steer._util.extras import require_extra
 from lmms_steer._util.formatting import format_layers
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from lmms_steer.search.questions import Question
 
 
-def run_search(options: SearchOptions) -> Iterator[str]:
+def run_search(options: SearchOptions) -> Generator[str, None, None]:
     """Run a search, or resume it.
 
     Args:
@@ -45,6 +46,10 @@ def run_search(options: SearchOptions) -> Iterator[str]:
     Raises:
         UserError: before the model is loaded, for a grid, task, vector or folder that cannot be searched.
     """
+    require_extra("search", "a search")
+    if options.dry_run:
+        yield from _dry_run(options)
+        return
     planned = _planned_options(options)
     known = {**planned, **_check_before_imports(options)}
     options.output.mkdir(parents=True, exist_ok=True)
@@ -94,6 +99,41 @@ def run_search(options: SearchOptions) -> Iterator[str]:
             f"out of memory with one question and one cell at a time: {first_line(error)}. Try --memory 0, or load the"
             " model smaller, for example with load_in_8bit=True; finished batches are kept"
         ) from error
+
+
+def _dry_run(options: SearchOptions) -> Generator[str, None, None]:
+    """Say what a search would measure and could find. Nothing is written, and no weights are loaded."""
+    from lmms_steer.search.power import planned_power_lines
+    from lmms_steer.search.questions import image_clusters
+    from lmms_steer.search.strategies import StrategyContext
+
+    _check_before_imports(options)
+    pretrained, _ = check_arguments(options)
+    if pretrained is None:
+        raise UserError("--dry-run needs pretrained=NAME in --model_args, for the number of layers")
+    n_layers = _number_of_layers(pretrained)
+    layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
+    asked = _ask(options)
+    questions: dict[str, Any] = {"n": len(asked.questions), "questions": asked.questions_sha256, "score": asked.score}
+    plan = Plan(**_planned_options(options), vectors=dict.fromkeys(options.names, ""), layers=layers, **questions)
+    context = StrategyContext.of(plan, plan.cells(n_layers - 1), image_clusters(asked.questions))
+    if not context.cells:
+        raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
+    yield options.chosen_strategy.strategy.summary(context)
+    answers = options.chosen_strategy.planned_answers(context)
+    yield f"at most {answers} answers of {plan.task}, one cell and one question each"
+    yield from planned_power_lines(options.chosen_strategy, context)
+    yield "nothing was measured (--dry-run)"
+
+
+def _number_of_layers(pretrained: str) -> int:
+    """The number of a checkpoint's decoder layers, from its config."""
+    from transformers import AutoConfig
+
+    from lmms_steer.models.loading import load_or_refuse
+
+    config = load_or_refuse(pretrained, AutoConfig.from_pretrained, checkpoint(pretrained))
+    return int(config.get_text_config(decoder=True).num_hidden_layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,13 +257,8 @@ def _known_layers(options: SearchOptions) -> dict[str, Any]:
     pretrained, _ = check_arguments(options)
     if pretrained is None or len(vectors) < len(options.vectors):
         return {}
-    from transformers import AutoConfig
-
-    from lmms_steer.models.loading import load_or_refuse
-
     with suppress(UserError):
-        config = load_or_refuse(pretrained, AutoConfig.from_pretrained, checkpoint(pretrained))
-        n_layers = config.get_text_config(decoder=True).num_hidden_layers
+        n_layers = _number_of_layers(pretrained)
         layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
         return {"layers": [layer for layer in layers if all(v.can_steer(layer) for v in vectors.values())]}
     return {}

@@ -8,7 +8,7 @@ import numpy as np
 from lmms_steer._util.formatting import format_points, format_vector_name
 from lmms_steer.plots import heatmap as heat
 from lmms_steer.plots.lines import draw_band, draw_curve, draw_zero_line
-from lmms_steer.plots.style import BLUE, VERMILLION, figure_style, literal_text, save_figure
+from lmms_steer.plots.style import BLUE, VERMILLION, figure_maker, figure_style, literal_text, save_figure
 from lmms_steer.search.assessment import paired_gain
 from lmms_steer.search.results import CellResult, VectorResult
 from lmms_steer.search.selection import ScoreGrid
@@ -27,10 +27,9 @@ def draw_study(folder: Path, name: str, grid: ScoreGrid, result: VectorResult) -
     Returns:
         the files.
     """
-    from matplotlib import pyplot
-
+    maker = figure_maker()
     written: list[Path] = []
-    figures = {"heatmap": _heatmap(pyplot, name, grid, result), "alpha": _curve(pyplot, name, grid, result)}
+    figures = {"heatmap": _heatmap(maker, name, grid, result), "alpha": _curve(maker, name, grid, result)}
     for kind, figure in figures.items():
         paths = [folder / f"{kind}.{suffix}" for suffix in ("png", "svg")]
         save_figure(figure, *paths)
@@ -46,11 +45,11 @@ def _gain_points(grid: ScoreGrid, i: int) -> tuple[float, float, float]:
     return 100 * gain.gain, 100 * gain.low, 100 * gain.high
 
 
-def _heatmap(pyplot: Any, name: str, grid: ScoreGrid, result: VectorResult) -> Any:
+def _heatmap(maker: Any, name: str, grid: ScoreGrid, result: VectorResult) -> Any:
     maps = _maps(grid, result.best)
     columns, rows = next(iter(maps.values())).columns, len({cell.layer for cell in grid.cells})
     size = (1.6 + max(1.9, 0.45 * columns + 0.8) * len(maps), 2.4 + 0.3 * rows)
-    figure, axes = pyplot.subplots(1, len(maps), figsize=size, squeeze=False, layout="constrained", sharey=True)
+    figure, axes = maker.subplots(1, len(maps), figsize=size, squeeze=False, layout="constrained", sharey=True)
     limit = heat.colour_limit(100 * grid.gains)
     for (target, drawn), ax in zip(maps.items(), axes[0], strict=True):
         image = heat.draw_heatmap(ax, drawn, limit)
@@ -87,13 +86,13 @@ def _maps(grid: ScoreGrid, best: CellResult) -> dict[str, heat.HeatMap]:
     return maps
 
 
-def _curve(pyplot: Any, name: str, grid: ScoreGrid, result: VectorResult) -> Any:
+def _curve(maker: Any, name: str, grid: ScoreGrid, result: VectorResult) -> Any:
     best = result.best
     rows = [i for i, c in enumerate(grid.cells) if (c.layer, c.tokens) == (best.layer, best.tokens)]
     rows.sort(key=lambda i: grid.cells[i].alpha)
     alphas = [grid.cells[i].alpha for i in rows]
     mean, low, high = np.array([_gain_points(grid, i) for i in rows]).T
-    figure, ax = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, ax = maker.subplots(figsize=(6, 3.6), layout="constrained")
     draw_band(ax, alphas, low, high, BLUE, label="95% of the paired gain")
     draw_curve(ax, alphas, mean, BLUE)
     for control in result.controls.values():

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lmms_steer._util.extras import missing_extra
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.arguments import check_model_args
@@ -51,7 +52,7 @@ def load(options: SearchOptions, name: str, split: str | None = None) -> tuple[A
         from lmms_steer.harness.lm_eval_tasks import load_lm_eval_task
         from lmms_steer.search.lm_eval_task import LmEvalTask
     except ImportError as error:
-        raise UserError("lm-evaluation-harness is not installed: pip install 'lmms-steer[lm-eval]'") from error
+        raise missing_extra("lm-eval", "--harness lm-eval", ["lm_eval"]) from error
 
     task, used = load_lm_eval_task(name, options.include_path, split, options.num_fewshot)
     return LmEvalTask(task, options.metric), used

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmms_steer.search.base_pass import last_logits
+from lmms_steer.search.base_pass import next_token_logits
 from lmms_steer.search.replay import kept_positions
 from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.calls import continuation
@@ -23,7 +23,7 @@ class HookedBatch:
     """One batch of prompts, with the interface of `Replay`; every cell is one full forward pass.
 
     Args:
-        model, inputs, special_ids, scored: as for `Replay` and its options.
+        model, inputs, special_ids, scored, generates: as for `Replay` and its options.
     """
 
     def __init__(
@@ -32,8 +32,10 @@ class HookedBatch:
         inputs: dict[str, Any],
         special_ids: Collection[int] | None = None,
         scored: Tensor | None = None,
+        generates: bool = False,
     ) -> None:
         self.model, self.inputs, self.special_ids, self.scored = model, inputs, special_ids, scored
+        self.generates = generates
 
     @cached_property
     def base(self) -> Tensor:
@@ -81,4 +83,4 @@ class HookedBatch:
     @torch.inference_mode()
     def _logits(self) -> Tensor:
         with nullcontext() if self.scored is None else continuation(self.scored):
-            return last_logits(self.model, self.inputs, kept_positions(self.scored))
+            return next_token_logits(self.model, self.inputs, kept_positions(self.scored), self.generates)

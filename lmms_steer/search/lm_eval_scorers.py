@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lmms_steer.errors import UserError
 from lmms_steer.search.agreement import Source, agrees, next_logits
+from lmms_steer.search.damage import divergence_from
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.questions import OtherTask, Question
 from lmms_steer.search.replay import Replay
@@ -75,7 +76,8 @@ class LikelihoodScorer:
 
     def base(self, source: Source) -> Scored:
         """Score the unsteered model; [questions]."""
-        return self._scored(self._likelihoods(source.base[None]))[0]
+        (scores,) = self._scores_of(self._likelihoods(source.base[None]))
+        return Scored(scores, torch.full_like(scores, torch.nan), torch.zeros_like(scores))
 
     def answer_logits(self, source: Source) -> list[list[float]]:  # noqa: ARG002  the interface of `LetterScorer`
         """Empty for every question: no answer biases are fitted."""
@@ -83,8 +85,16 @@ class LikelihoodScorer:
 
     def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
         """Score several cells of one layer, as `LetterScorer.scores`; [cells, questions]."""
-        cells = self._scored(source.reduce_all(layer, deltas, targets, self._likelihoods))
-        return Scored(torch.stack([cell.scores for cell in cells]), torch.stack([cell.unparsed for cell in cells]))
+        divergences = [divergence_from(logits[0]) for logits in self._deciding(source.base[None])]
+
+        def reduce(logits: Tensor) -> Tensor:
+            deciding = zip(divergences, self._deciding(logits), strict=True)
+            kl = torch.stack([divergence(own).mean(1) for divergence, own in deciding], 1)
+            return torch.cat((self._likelihoods(logits).flatten(1), kl), 1)
+
+        reduced, n = source.reduce_all(layer, deltas, targets, reduce), len(self.batch)
+        scores = torch.stack(self._scores_of(reduced[:, :-n].unflatten(1, (-1, 2))))
+        return Scored(scores, torch.full_like(scores, torch.nan), reduced[:, -n:].cpu())
 
     def margin(self, logits: Tensor) -> Tensor:
         """The right answer's log-likelihood minus the largest other one, [questions].
@@ -123,7 +133,26 @@ class LikelihoodScorer:
             found.append(torch.stack((likelihood.float(), greedy.float()), -1))
         return torch.stack(found, 1)
 
-    def _scored(self, likelihoods: Tensor) -> list[Scored]:
+    def _deciding(self, logits: Tensor) -> list[Tensor]:
+        """For each question, the logits at the token that decides between its answers, [cells, answers, vocabulary].
+
+        It is the first token in which they differ; the first of each answer where one begins with another, or where
+        all are the same.
+
+        Args:
+            logits: [cells, rows, tokens, vocabulary].
+        """
+        found = []
+        for question, requested in zip(self.batch, self._answers, strict=True):
+            # those after the choices' own are for mutual information, with other contexts
+            answers = requested[: len(question.answers) or None]
+            shortest = min(len(answer) for _, answer in answers)
+            heads = torch.stack([answer[:shortest] for _, answer in answers])
+            place = int((heads != heads[0]).any(0).int().argmax())
+            found.append(torch.stack([logits[:, row, place - len(answer)] for row, answer in answers], 1))
+        return found
+
+    def _scores_of(self, likelihoods: Tensor) -> list[Tensor]:
         """The questions' scores in each cell; arguments as returned by `_likelihoods`."""
         cells = []
         for cell in likelihoods.tolist():
@@ -132,7 +161,7 @@ class LikelihoodScorer:
                 self.task.score(question, [next(pairs) for _ in answers])
                 for question, answers in zip(self.batch, self._answers, strict=True)
             ]
-            cells.append(Scored(torch.tensor(scores), torch.full((len(scores),), torch.nan)))
+            cells.append(torch.tensor(scores))
         return cells
 
 

@@ -34,6 +34,7 @@ class Measurement:
         unparsed: 1 where no answer could be read in the generated text, NaN where that is unknown, float [cells,
             questions].
         base_unparsed: the same for the unsteered model, float [questions].
+        kl: KL(unsteered || steered) in nats at the token that decides, float [cells, questions].
         answer_logits: the unsteered logits of each question's answers; empty where they have no fixed set.
         why_not_replayed: why the batch was measured with hooks; empty where it was replayed.
     """
@@ -42,6 +43,7 @@ class Measurement:
     base: Tensor
     unparsed: Tensor
     base_unparsed: Tensor
+    kl: Tensor
     answer_logits: list[list[float]]
     why_not_replayed: str
 
@@ -87,14 +89,14 @@ class Measurer:
             self.why_not_replayed = self.refuted_file.read_text(encoding="utf-8") or "a replay was found wrong before"
         prepared = self._prepare(batch)
         inputs, scorer = prepared.inputs, prepared.scorer
-        hooked = HookedBatch(self.lm.model, inputs, self.options.special_ids, prepared.scored)
+        hooked = HookedBatch(self.lm.model, inputs, self.options.special_ids, prepared.scored, self.options.generates)
         source = self._replay(prepared) or hooked
-        scores, unparsed = torch.zeros(2, len(cells), len(batch))
+        scores, unparsed, kl = torch.zeros(3, len(cells), len(batch))
         for layer in sorted({cell.layer for cell in cells}):
             rows = [i for i, cell in enumerate(cells) if cell.layer == layer]
             deltas = torch.stack([self._delta(cells[i]) for i in rows])
             targets = [cells[i].tokens for i in rows]
-            scores[rows], unparsed[rows] = scorer.scores(source, layer, deltas, targets)
+            scores[rows], unparsed[rows], kl[rows] = scorer.scores(source, layer, deltas, targets)
         if check and isinstance(source, Replay):
             for cell in self._sample(cells, batch):
                 if not scorer.agrees(source, hooked, cell.layer, self._delta(cell), cell.tokens):
@@ -102,8 +104,8 @@ class Measurer:
                     write_atomically(self.refuted_file, self.why_not_replayed.encode())
                     return self(batch, cells)
         why_not_replayed = "" if isinstance(source, Replay) else self.why_not_replayed
-        base, base_unparsed = scorer.base(source)
-        return Measurement(scores, base, unparsed, base_unparsed, scorer.answer_logits(source), why_not_replayed)
+        base, base_unparsed, _ = scorer.base(source)
+        return Measurement(scores, base, unparsed, base_unparsed, kl, scorer.answer_logits(source), why_not_replayed)
 
     def _delta(self, cell: Cell) -> Tensor:
         return torch.from_numpy(self.vectors[cell.vector][cell.layer].copy()) * cell.alpha

@@ -46,6 +46,8 @@ class SearchOptions:
         metric: the score that counts; None for the first in the task's list.
         split, num_fewshot: of a task of lm-eval: the split that the questions come from, and the number of examples in
             front of each question. None for the task's own.
+        blank_image: also measure the choice and the unsteered model with every image replaced by a grey one.
+        dry_run: say what would be measured and which gain could be found, without loading the model.
         choose: `overall`, the best cell of all, or `per_target`, also the best cell of each token target.
 
     Raises:
@@ -77,6 +79,8 @@ class SearchOptions:
     split: str | None = None
     num_fewshot: int | None = None
     choose: str = "overall"
+    blank_image: bool = True
+    dry_run: bool = False
 
     @property
     def per_target(self) -> bool:

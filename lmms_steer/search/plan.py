@@ -94,8 +94,8 @@ class Plan:
         return {control: other for other, vector, control in parts if control is not None and vector == name}
 
     def folder(self, output: Path, name: str) -> Path:
-        """Where a vector's files are: the study's folder, or a folder in it if there are several vectors."""
-        return output / name.replace("/", "_") if len(self.user_vectors) > 1 else output
+        """Where a vector's files are."""
+        return vector_folder(output, name, len(self.user_vectors))
 
     def to_json(self) -> dict[str, Any]:
         """The content of the plan's file, without later additions to it that are at their defaults."""
@@ -129,6 +129,11 @@ class Plan:
                 continue
             if metadata.get(b"plan") != self.sha256.encode():
                 raise UserError(f"{str(path)!r} is of another search, or of an older version: take another --output")
+
+
+def vector_folder(output: Path, name: str, vectors: int) -> Path:
+    """Where the files of a search's vector are: the study's folder, or a folder in it if there are several vectors."""
+    return output / name.replace("/", "_") if vectors > 1 else output
 
 
 def split_control(name: str) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from lmms_steer._util.formatting import format_points, format_share
 from lmms_steer.scoring.unparsed import unparsed_warning
 from lmms_steer.search.plan import LMMS_EVAL, Plan
+from lmms_steer.search.power import measured_power_line
 from lmms_steer.search.results import (
     CalibrationResult,
     CellResult,
@@ -34,9 +35,11 @@ def report_lines(
     unparsed = _unparsed(result.baseline_unparsed)
     yield f"baseline {result.baseline:.3f} on {plan.n} questions{images} of {plan.task}{unparsed}"
     for name, vector in result.vectors.items():
-        yield from _choice_lines(name, vector, adaptive)
+        yield from _choice_lines(name, vector, adaptive, result.n_images)
         for tokens, target in vector.targets.items():
             yield _target_line(tokens, target)
+        if result.blank is not None:
+            yield from _blank_lines(name, vector, result.blank)
         if result.confirmed is not None:
             yield _confirmation_line(plan, name, result.confirmed)
         yield f"  -> {plan.folder(output, name) / 'choice.yaml'}, for --model_args steering=…"
@@ -62,7 +65,13 @@ def format_gain(gain: Gain) -> str:
     return f"{points} points [{low}, {high}]"
 
 
-def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[str]:
+def format_damage(cell: CellResult) -> str:
+    """What a cell does beyond its gain: its KL in nats, and how many answers it broke and mended."""
+    kl = "KL unknown (measured by an older version)" if cell.kl is None else f"KL {cell.kl:.3g} nats"
+    return f"{kl}, {cell.broken} right answers broken, {cell.fixed} wrong ones mended"
+
+
+def _choice_lines(name: str, vector: VectorResult, adaptive: bool, n_images: int | None) -> Iterator[str]:
     best, cautious = vector.best, vector.one_standard_error
     verdict = "best" if vector.winner else "no winner; the best"
     gain = f"{format_gain(best)}{_unparsed(best.unparsed)}"
@@ -76,10 +85,14 @@ def _choice_lines(name: str, vector: VectorResult, adaptive: bool) -> Iterator[s
     caveat = "; does not account for later trials following earlier ones" if adaptive else ""
     chance = f"probability of a gain this large in {scope} if none had an effect"
     yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{counted}{caveat})"
+    if power := measured_power_line(vector, n_images):
+        yield f"  {power}"
+    yield f"  damage: {format_damage(best)}"
     rule = "the cell with the smallest |alpha| within one standard error of the best"
     yield f"  {rule}: {format_cell(cautious)}: {format_gain(cautious)}"
     if vector.controls:
         yield f"  random vectors of the same norms, searched in the same way: {_gains(vector.controls.values())}"
+        yield f"  their damage: {'; '.join(map(_short_damage, vector.controls.values()))}"
         largest = max(control.gain for control in vector.controls.values())
         if vector.winner and largest >= SIMILAR_SHARE * best.gain:
             share = f"{largest / best.gain:.0%}"
@@ -94,12 +107,20 @@ def _target_line(tokens: str, target: VectorResult) -> str:
     return f"  tokens={tokens}: {cell}: {format_gain(best)}, {p}{random} -> choice_{tokens}.yaml"
 
 
+def _blank_lines(name: str, vector: VectorResult, blank: ConfirmationResult) -> Iterator[str]:
+    gain = blank.vectors[name]
+    yield f"  with every image grey, so without sight: {format_gain(gain)} (baseline there {blank.baseline:.3f})"
+    if vector.winner and gain.gain >= SIMILAR_SHARE * vector.best.gain:
+        yield f"  WARNING: {gain.gain / vector.best.gain:.0%} of the gain is there without an image: it is not sight"
+
+
 def _confirmation_line(plan: Plan, name: str, confirmed: ConfirmationResult) -> str:
     chosen = confirmed.vectors[name]
     controls = [confirmed.vectors[control] for control in plan.controls_of(name).values()]
     unparsed = _unparsed(chosen.unparsed, confirmed.baseline_unparsed)
     random = f"; random: {_gains(controls)}" if controls else ""
-    return f"  on {confirmed.n} other questions ({confirmed.task}): {format_gain(chosen)}{unparsed}{random}"
+    line = f"  on {confirmed.n} other questions ({confirmed.task}): {format_gain(chosen)}{unparsed}{random}"
+    return f"{line}; damage: {format_damage(chosen)}"
 
 
 def _bias_line(plan: Plan, calibrated: CalibrationResult) -> str:
@@ -128,6 +149,11 @@ def _unparsed(share: float | None, baseline: float | None = None) -> str:
         return ""
     compared = "" if baseline is None else f" (baseline {format_share(baseline)})"
     return f", unparsed {format_share(share)}{compared}"
+
+
+def _short_damage(cell: CellResult) -> str:
+    kl = "" if cell.kl is None else f"KL {cell.kl:.3g}, "
+    return f"{kl}{cell.broken} broken, {cell.fixed} mended"
 
 
 def _gains(cells: Iterable[CellResult]) -> str:

@@ -17,7 +17,7 @@ from lmms_steer.errors import UserError, shorten
 
 RESULT_FILE = "result.json"
 VERSION = 2
-_OPTIONAL = ("unparsed", "baseline_unparsed", "images", "calibrated", "confirmed")
+_OPTIONAL = ("unparsed", "kl", "baseline_unparsed", "images", "calibrated", "confirmed", "blank")
 """Keys that the file leaves out where there is nothing to say."""
 
 
@@ -49,12 +49,14 @@ class CellResult(Gain):
     Attributes:
         layer, alpha, tokens: the cell.
         unparsed: the share of its answers that could not be read; None where that is unknown.
+        kl: its damage: mean KL(unsteered || steered) in nats at the token that decides; None where it is unknown.
     """
 
     layer: int
     alpha: float
     tokens: str
     unparsed: float | None = None
+    kl: float | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -70,6 +72,7 @@ class VectorResult:
         counted_on: number of questions that `p_corrected` is computed on.
         one_standard_error: the cell with the smallest |alpha| within one standard error of the best.
         controls: control ▸ its best cell, found in the same way.
+        discordant: the median, over the finalists, of the share of questions whose score changes; None where unknown.
         targets: token target ▸ the same for the cells of this target alone; empty where one cell was chosen of all.
     """
 
@@ -82,6 +85,7 @@ class VectorResult:
     one_standard_error: CellResult
     controls: Mapping[str, CellResult]
     targets: Mapping[str, "VectorResult"] = field(default_factory=dict)
+    discordant: float | None = None
 
     def __repr__(self) -> str:
         best = self.best
@@ -108,10 +112,10 @@ class CalibrationResult(Gain):
 
 @dataclass(frozen=True, slots=True)
 class ConfirmationResult:
-    """The chosen cells on the questions of another task.
+    """The chosen cells on other questions than those of the choice: another task's, or the same with blank images.
 
     Attributes:
-        task: the task.
+        task: the task that the questions are of.
         n: number of its questions.
         baseline, baseline_unparsed: as in `SearchResult`.
         vectors: vector or control, by the names that cells use ▸ its chosen cell's result.
@@ -137,6 +141,8 @@ class SearchResult:
         vectors: the user's vectors.
         calibrated: the answer biases; None where the answers are not of one small set of words.
         confirmed: the choices on another task; None without one.
+        blank: the choices, without those of controls, on the same questions with grey images; None where that was not
+            measured.
     """
 
     n: int
@@ -147,6 +153,7 @@ class SearchResult:
     vectors: Mapping[str, VectorResult]
     calibrated: CalibrationResult | None = None
     confirmed: ConfirmationResult | None = None
+    blank: ConfirmationResult | None = None
 
     def __repr__(self) -> str:
         found = "; ".join(f"{name}: {repr(vector).partition(' ')[2]}" for name, vector in self.vectors.items())
@@ -161,9 +168,10 @@ class SearchResult:
         data["vectors"] = {name: _vector_to_json(vector) for name, vector in self.vectors.items()}
         if self.calibrated is not None:
             data["calibrated"] = _ordered(self.calibrated, "scored_by", "baseline")
-        if self.confirmed is not None:
-            data["confirmed"] = _ordered(self.confirmed)
-            data["confirmed"]["vectors"] = {k: _cell_to_json(v) for k, v in self.confirmed.vectors.items()}
+        for key, again in (("confirmed", self.confirmed), ("blank", self.blank)):
+            if again is not None:
+                data[key] = _ordered(again)
+                data[key]["vectors"] = {k: _cell_to_json(v) for k, v in again.vectors.items()}
         return _without_unknown(data)
 
     @classmethod
@@ -188,6 +196,7 @@ class SearchResult:
                 vectors={name: _vector_from_json(vector) for name, vector in data["vectors"].items()},
                 calibrated=_gain(CalibrationResult, data["calibrated"]) if data.get("calibrated") else None,
                 confirmed=_confirmation_from_json(data["confirmed"]) if data.get("confirmed") else None,
+                blank=_confirmation_from_json(data["blank"]) if data.get("blank") else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{RESULT_FILE} is not the result of a search: {error!r}") from error
@@ -237,6 +246,7 @@ def _vector_to_json(vector: VectorResult) -> dict[str, Any]:
         "best": _cell_to_json(vector.best) | about_best,
         "one_standard_error": _cell_to_json(vector.one_standard_error),
         "controls": {name: _cell_to_json(cell) for name, cell in vector.controls.items()},
+        **({} if vector.discordant is None else {"discordant": vector.discordant}),
         **({"targets": targets} if targets else {}),
     }
 
@@ -279,6 +289,7 @@ def _vector_from_json(data: Mapping[str, Any], of_target: bool = False) -> Vecto
         one_standard_error=_gain(CellResult, data["one_standard_error"]),
         controls={name: _gain(CellResult, cell) for name, cell in data["controls"].items()},
         targets=targets,
+        discordant=None if data.get("discordant") is None else _number(data["discordant"]),
         **about_best,
     )
 

@@ -3,23 +3,27 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, replace
-from functools import partial
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 from tqdm import tqdm
 
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
+from lmms_steer.models.visuals import blank_visuals
 from lmms_steer.search import study_files
 from lmms_steer.search.assessment import assess_confirmation, assess_search
 from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.calibration import Calibration, calibrate
+from lmms_steer.search.damage_figure import draw_damage
 from lmms_steer.search.figures import draw_study
 from lmms_steer.search.measure import REFUTED_FILE, Measurer
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell, Plan
+from lmms_steer.search.power import planned_power_lines
 from lmms_steer.search.questions import (
     OtherTask,
     Question,
@@ -33,6 +37,7 @@ from lmms_steer.search.results import ConfirmationResult, SearchResult
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.strategies import FilterContext, StrategyContext, run_strategy
 from lmms_steer.search.strategies.grid import grid as full_grid
+from lmms_steer.statistics import Ints
 from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -40,6 +45,23 @@ GIB = 1 << 30
 
 Measured = tuple[ScoreGrid, BatchStore]
 """All scores, and the store of the batches that they were read from."""
+
+
+@dataclass(frozen=True, slots=True)
+class _OtherQuestions:
+    """Questions that the choices are measured on once more.
+
+    Attributes:
+        name: the folder of their batches.
+        task: what scores them.
+        questions: the questions.
+        image_of: the image of each, numbered from 0; None where no two share one.
+    """
+
+    name: str
+    task: Any
+    questions: Sequence[Question]
+    image_of: Ints | None
 
 
 class SearchRun:
@@ -90,8 +112,11 @@ class SearchRun:
         if len(context.cells) < len(cells):
             yield f"the filter of {self.plan.strategy} keeps {len(context.cells)} of {len(cells)} cells"
         yield self.chosen.strategy.summary(context)
+        yield from planned_power_lines(self.chosen, context)
         if "image" in self.plan.tokens and last_layer in self.plan.layers:
             yield "image tokens of the last layer are left out: steering them cannot change an answer"
+        if self.options.blank_image and _has_video_files(self.questions):
+            yield "not measured with blank images: the questions show video files, whose frames are not known here"
         result, why_not_replayed = self._search(context, confirmation_task)
         if why_not_replayed:
             reasons = "; ".join(sorted(set(why_not_replayed)))
@@ -104,17 +129,7 @@ class SearchRun:
     def _context(self, cells: list[Cell]) -> StrategyContext:
         """What the strategy is built from; a filter has dropped its cells."""
         plan, folder = self.plan, self.options.output
-        context = StrategyContext(
-            cells=cells,
-            n=len(self.questions),
-            image_of=self.image_of,
-            seed=plan.seed,
-            trials=plan.trials,
-            vectors=tuple(plan.vectors),
-            layers=plan.layers,
-            alphas=plan.alphas,
-            tokens=plan.tokens,
-        )
+        context = StrategyContext.of(plan, cells, self.image_of)
         if self.chosen.filtered_by is None:
             return context
         decided_by = FilterContext(cells, self.lm, self.vectors, self.questions, plan.batch_size, folder, self.task)
@@ -138,6 +153,11 @@ class SearchRun:
             with FileLock(self.options.output / ".result.lock"):
                 result = assess_search(self.plan, grid, calibrated, self.options.per_target)
                 self._write(grid, result, calibrated)
+                if self._blank_questions:
+                    blank, why_not_replayed_there = self._measure_blank(result)
+                    why_not_replayed += why_not_replayed_there
+                    result = replace(result, blank=blank)
+                    result.write(self.options.output)
                 if confirmation_task is not None:
                     confirmed, why_not_replayed_there = self._confirm(result, confirmation_task)
                     why_not_replayed += why_not_replayed_there
@@ -150,7 +170,7 @@ class SearchRun:
 
     def _measure_cells(self, context: StrategyContext) -> Measured:
         output, strategy = self.options.output, self.chosen.strategy
-        with tqdm(total=strategy.planned_answers(context), desc="search", unit=" answers", disable=None) as bar:
+        with progress_bar(total=strategy.planned_answers(context), desc="search", unit=" answers") as bar:
             store = self._store(output, self.task, self.questions, bar)
             grid = run_strategy(strategy.build(context), context.n, store, self._write_journal, self.image_of)
             bar.total = bar.n
@@ -164,7 +184,7 @@ class SearchRun:
                         " questions, so none can be chosen for this target: use --strategy grid"
                     )
         spent = max(grid.spent, self.chosen.questions_spent(context.n))
-        return replace(grid, spent=spent, unparsed=store.unparsed), store
+        return replace(grid, spent=spent, unparsed=store.unparsed, kl=store.kl), store
 
     def _store(self, folder: Path, task: Any, questions: Sequence[Question], bar: "tqdm[Any]") -> BatchStore:
         measurer = self._measurer(task, folder)
@@ -183,25 +203,45 @@ class SearchRun:
     def _confirm(self, result: SearchResult, task: Any) -> tuple[ConfirmationResult, list[str]]:
         """Measure the choices on questions that had no part in them; also why batches were not replayed."""
         questions = list(load_questions(task, None, require_answer_set=self.plan.score == "letters"))
-        chosen = {}
+        chosen: dict[str, Cell] = {}
         for name, vector in result.vectors.items():
             controls = {f"{name},control={control}": cell for control, cell in vector.controls.items()}
             for vector_name, cell in {name: vector.best, **controls}.items():
                 chosen[vector_name] = Cell(vector_name, cell.layer, cell.alpha, cell.tokens)
-        cells = list(chosen.values())
-        grid, store = _measure_again_if_refuted(partial(self._measure_confirmation, task, questions, cells))
-        return assess_confirmation(str(task.config.task), grid), store.why_not_replayed
+        others = _OtherQuestions("confirm", task, questions, image_clusters(questions))
+        return self._measure_choices(others, list(chosen.values()))
 
-    def _measure_confirmation(self, task: Any, questions: Sequence[Question], cells: Sequence[Cell]) -> Measured:
+    def _measure_blank(self, result: SearchResult) -> tuple[ConfirmationResult, list[str]]:
+        """Measure the choices on the same questions with blank images; also why batches were not replayed."""
+        cells = [Cell(name, v.best.layer, v.best.alpha, v.best.tokens) for name, v in result.vectors.items()]
+        # blank images of one size are equal, but the questions are as dependent as they were
+        others = _OtherQuestions("blank", self.task, self._blank_questions, self.image_of)
+        return self._measure_choices(others, cells)
+
+    @cached_property
+    def _blank_questions(self) -> list[Question]:
+        """The questions with blank images; empty where that is not to be measured, or no question has an image."""
+        shown = any(question.visuals for question in self.questions)
+        asked = self.options.blank_image and self.lm.image is None
+        if not shown or not asked or _has_video_files(self.questions):
+            return []
+        return [replace(question, visuals=blank_visuals(question.visuals)) for question in self.questions]
+
+    def _measure_choices(self, others: "_OtherQuestions", cells: list[Cell]) -> tuple[ConfirmationResult, list[str]]:
+        grid, store = _measure_again_if_refuted(partial(self._measure_elsewhere, others, cells))
+        return assess_confirmation(str(others.task.config.task), grid), store.why_not_replayed
+
+    def _measure_elsewhere(self, others: "_OtherQuestions", cells: Sequence[Cell]) -> Measured:
+        task, questions = others.task, others.questions
         # a folder of its own for these questions (a task's data may be imported anew) and these cells
         identity = [questions_sha256(questions), [(*astuple(cell), self.plan.vectors[cell.vector]) for cell in cells]]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-        folder, n = self.options.output / "confirm" / f"{task.config.task}-{digest}", len(questions)
-        with tqdm(total=len(cells) * n, desc="confirm", unit=" answers", disable=None) as bar:
+        folder, n = self.options.output / others.name / f"{task.config.task}-{digest}", len(questions)
+        with progress_bar(total=len(cells) * n, desc=others.name, unit=" answers") as bar:
             store = self._store(folder, task, questions, bar)
             strategy = full_grid(StrategyContext(cells, n))
-            grid = run_strategy(strategy, n, store, image_of=image_clusters(questions))
-            return replace(grid, unparsed=store.unparsed), store
+            grid = run_strategy(strategy, n, store, image_of=others.image_of)
+            return replace(grid, unparsed=store.unparsed, kl=store.kl), store
 
     def _write(self, grid: ScoreGrid, result: SearchResult, calibrated: Calibration | None) -> None:
         output, ids = self.options.output, sample_ids(self.questions)
@@ -211,9 +251,15 @@ class SearchRun:
             folder.mkdir(exist_ok=True)
             study_files.write_choices(folder, self.plan, ids, name, grid, vector)
             draw_study(folder, name, grid.of(name), vector)
+            controls = [grid.of(control) for control in self.plan.controls_of(name).values()]
+            draw_damage(folder, name, grid.of(name), controls, vector)
         if calibrated is not None:
             study_files.write_bias(output, calibrated)
         result.write(output)
+
+
+def _has_video_files(questions: Sequence[Question]) -> bool:
+    return any(isinstance(visual, str) for question in questions for visual in question.visuals)
 
 
 def _measure_again_if_refuted(measure: Callable[[], Measured]) -> Measured:

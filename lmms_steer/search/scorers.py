@@ -1,6 +1,7 @@
 """Score cells on a batch of questions: by the logits of the next token, or by generated text.
 
-Both scorers take a replay or a batch with hooks, and return scores together with whether an answer could be read.
+Both scorers take a replay or a batch with hooks, and return scores together with whether an answer could be read, and
+how far steering moved the distribution of the answer's first token.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from transformers import DynamicCache
 from lmms_steer.errors import UserError
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
 from lmms_steer.search.agreement import Source, agrees, next_logits, writing
+from lmms_steer.search.damage import divergence_from, first_call_logits
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.kv_cache import KeysAndValues
 from lmms_steer.search.questions import Question
@@ -26,10 +28,12 @@ class Scored(NamedTuple):
     Attributes:
         scores: float [questions] or [cells, questions].
         unparsed: 1 where no answer could be read, NaN where that is unknown; of the same shape.
+        kl: KL(unsteered || steered) in nats at the token that decides; of the same shape.
     """
 
     scores: Tensor
     unparsed: Tensor
+    kl: Tensor
 
 
 class LetterScorer:
@@ -65,7 +69,8 @@ class LetterScorer:
         Returns:
             scores [questions], 1 where the answer is correct; `unparsed` is NaN, as one of the answers is always taken.
         """
-        return _always_parsed(self._correct(source.base[None, :, self._columns])[0])
+        scores = self._correct(source.base[None, :, self._columns])[0]
+        return _always_parsed(scores, torch.zeros_like(scores))
 
     def answer_logits(self, source: Source) -> list[list[float]]:
         """The unsteered logits of each question's answers."""
@@ -84,7 +89,13 @@ class LetterScorer:
         Returns:
             as `base`, [cells, questions].
         """
-        return _always_parsed(self._correct(source.steer_all(layer, deltas, targets, self._columns)))
+        divergence, columns = divergence_from(source.base), self._columns.to(source.base.device)
+
+        def reduce(logits: Tensor) -> Tensor:
+            return torch.cat((logits[..., columns].float(), divergence(logits)[..., None]), -1)
+
+        reduced = source.reduce_all(layer, deltas, targets, reduce)
+        return _always_parsed(self._correct(reduced[..., :-1]), reduced[..., -1].cpu())
 
     def margin(self, logits: Tensor) -> Tensor:
         """The correct answer's logit minus the largest other one, [questions]; `logits` are [questions, vocabulary]."""
@@ -139,7 +150,8 @@ class GenerationScorer:
         Returns:
             scores [questions]; `unparsed` is NaN where the task does not report it.
         """
-        return self._scores(self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :])
+        scores, unparsed = self._scores(self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :])
+        return Scored(scores, unparsed, torch.zeros_like(scores))
 
     def answer_logits(self, source: Source) -> list[list[float]]:
         """The unsteered logits of each question's answers; empty where they have no fixed set."""
@@ -147,22 +159,55 @@ class GenerationScorer:
 
     def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
         """Score several cells of one layer, as `LetterScorer.scores`; [cells, questions], otherwise as `base`."""
-        cells = [self._scores(ids) for ids in self.generate(source, layer, deltas, targets)]
-        return Scored(torch.stack([cell.scores for cell in cells]), torch.stack([cell.unparsed for cell in cells]))
+        kl = torch.zeros(len(targets), len(self.batch))
+        texts = self.generate(source, layer, deltas, targets, kl)
+        scores, unparsed = zip(*map(self._scores, texts), strict=True)
+        return Scored(torch.stack(scores), torch.stack(unparsed), kl)
 
     def agrees(self, replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
         """Whether a replayed cell has the logits of the model with hooks, at each token of the text that it writes."""
         return agrees(replay, hooked, layer, delta, tokens, self._written_logits)
 
-    def generate(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> list[Tensor]:
-        """The generated token ids of each cell, each [questions, new tokens]; arguments as `LetterScorer.scores`."""
+    def generate(
+        self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str], kl: Tensor | None = None
+    ) -> list[Tensor]:
+        """Generate the answers of several cells of one layer.
+
+        Args:
+            source, layer, deltas, targets: as for `LetterScorer.scores`.
+            kl: filled with KL(unsteered || steered) of the first token, [cells, questions]; None if it is not needed.
+
+        Returns:
+            the token ids of each cell, each [questions, new tokens].
+        """
+        divergence = None if kl is None else divergence_from(source.base)
+
+        def record(cells: list[int], logits: Tensor) -> None:
+            if kl is not None and divergence is not None:
+                kl[cells] = divergence(logits).cpu()
+
         if isinstance(source, HookedBatch):
-            return [self._hooked(source, layer, delta, tokens) for delta, tokens in zip(deltas, targets, strict=True)]
+            ids = []
+            for cell, (delta, tokens) in enumerate(zip(deltas, targets, strict=True)):
+                with first_call_logits(self.lm.model) as first_logits:
+                    ids.append(self._hooked(source, layer, delta, tokens))
+                record([cell], first_logits[0][None])
+            return ids
         if self.settings["max_new_tokens"] == 1:
-            return list(source.steer_all(layer, deltas, targets).argmax(-1, keepdim=True))
+
+            def first_tokens(logits: Tensor) -> Tensor:
+                kls = torch.zeros(logits.shape[:2]) if divergence is None else divergence(logits)
+                # float32 holds whole numbers up to 2**24, more than any vocabulary has
+                return torch.stack((logits.argmax(-1).float(), kls.to(logits.device)), -1)
+
+            reduced = source.reduce_all(layer, deltas, targets, first_tokens)
+            if kl is not None:
+                kl.copy_(reduced[..., 1])
+            return list(reduced[..., :1].long())
 
         def generate_stack(start: int, cells: list[int]) -> list[Tensor]:
             logits, cache = source.steer_with_cache(layer, deltas[cells], [targets[i] for i in cells], start)
+            record(cells, logits)
             first = logits.argmax(-1).reshape(-1, 1)
             return list(self._continue(first, cache, len(cells)).chunk(len(cells)))
 
@@ -223,9 +268,10 @@ class GenerationScorer:
                 **{**settings, "max_new_tokens": int(settings["max_new_tokens"]) - 1},
             )
 
-    def _scores(self, ids: Tensor) -> Scored:
+    def _scores(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         pairs = [self._score(q, row) for q, row in zip(self.batch, ids.tolist(), strict=True)]
-        return Scored(*torch.tensor(pairs).T)
+        scores, unparsed = torch.tensor(pairs).T
+        return scores, unparsed
 
     def _until_end(self, row: list[int]) -> list[int]:
         ends = self.lm.model.generation_config.eos_token_id
@@ -245,8 +291,8 @@ class GenerationScorer:
         return int(self.inputs["input_ids"].shape[1])
 
 
-def _always_parsed(scores: Tensor) -> Scored:
-    return Scored(scores, torch.full_like(scores, torch.nan))
+def _always_parsed(scores: Tensor, kl: Tensor) -> Scored:
+    return Scored(scores, torch.full_like(scores, torch.nan), kl)
 
 
 def _has_distinct_first_tokens(lm: Any, batch: Sequence[Question]) -> bool:

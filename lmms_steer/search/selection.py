@@ -27,6 +27,8 @@ class ScoreGrid:
         image_of: the image of each question, numbered from 0; None where no two questions share one.
         unparsed: for each cell, and for None (the unsteered model), 1 where no answer could be read, float [questions];
             NaN where that is unknown.
+        kl: for each cell, KL(unsteered || steered) in nats at the token that decides, float [questions]; NaN where it
+            is unknown.
     """
 
     cells: Sequence[Cell]
@@ -35,6 +37,7 @@ class ScoreGrid:
     spent: int = 0
     image_of: Ints | None = None
     unparsed: Mapping[Cell | None, Floats] = field(default_factory=dict)
+    kl: Mapping[Cell, Floats] = field(default_factory=dict)
 
     def of(self, vector: str) -> "ScoreGrid":
         """The cells of one vector."""
@@ -50,6 +53,21 @@ class ScoreGrid:
         """The share of a cell's answers (None: the unsteered model's) that could not be read; NaN where unknown."""
         unparsed = self.unparsed.get(cell)
         return float("nan") if unparsed is None or np.isnan(unparsed).all() else float(np.nanmean(unparsed))
+
+    def mean_kl(self, index: int) -> float:
+        """A cell's mean KL(unsteered || steered) over the questions that it was measured on; NaN where unknown.
+
+        Args:
+            index: place of the cell. A mean over a part of its questions would be another number, so one question
+                without a value makes it unknown.
+        """
+        kl = self.kl.get(self.cells[index])
+        return float("nan") if kl is None else float(kl[~np.isnan(self.scores[index])].mean())
+
+    def changed(self, index: int) -> tuple[int, int]:
+        """How many questions' scores rose and fell in a cell: wrong answers mended, right answers broken."""
+        differences = self.scores[index] - self.base
+        return int((differences > 0).sum()), int((differences < 0).sum())
 
     @property
     def question_counts(self) -> npt.NDArray[np.int64]:

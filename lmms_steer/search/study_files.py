@@ -85,9 +85,9 @@ def write_bias(folder: Path, calibrated: Calibration) -> None:
 def write_cells(folder: Path, grid: ScoreGrid) -> None:
     """Write `cells.parquet`, one row a cell.
 
-    Accuracy, gain and unparsed (NaN: unknown) are over the questions that the cell was measured on.
+    Everything is over the questions that the cell was measured on; `kl` and `unparsed` are NaN where they are unknown.
     """
-    measured = grid.question_counts
+    measured, changed = grid.question_counts, [grid.changed(i) for i in range(len(grid.cells))]
     columns = {
         "vector": [c.vector for c in grid.cells],
         "layer": [c.layer for c in grid.cells],
@@ -98,6 +98,9 @@ def write_cells(folder: Path, grid: ScoreGrid) -> None:
         "gain": grid.gains.tolist(),
         "dropped": (measured < grid.scores.shape[1]).tolist(),
         "unparsed": [grid.unparsed_by(c) for c in grid.cells],
+        "kl": [grid.mean_kl(i) for i in range(len(grid.cells))],
+        "mended": [mended for mended, _ in changed],
+        "broken": [broken for _, broken in changed],
     }
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.table(columns), buffer)

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from lmms_steer._util.io import write_atomically
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.models.batches import StackRunner
 from lmms_steer.search.hooked import HookedBatch
@@ -157,7 +157,7 @@ def measure_curve(
     parts: dict[tuple[str, int], list[torch.Tensor]] = {}
     why_not_replayed = ""
     starts = range(0, len(questions), batch_size)
-    with tqdm(total=len(starts) * len(layers) * len(vectors), desc="curve", disable=None) as bar:
+    with progress_bar(total=len(starts) * len(layers) * len(vectors), desc="curve") as bar:
         for start in starts:
             batch = questions[start : start + batch_size]
             inputs = lm.model_inputs([prompt for prompt, _ in batch], [[image] for _, image in batch])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer import concepts
+from lmms_steer._util.extras import require_extra
 from lmms_steer._util.io import check_writable
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors
@@ -63,6 +64,7 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     Raises:
         UserError: for an invalid option, before the model is loaded where that is possible.
     """
+    require_extra("plots", "a curve")
     alphas = tuple(sorted({0.0, *parse_alphas(options.alphas)}))
     tokens = parse_targets(options.tokens)
     if len(tokens) != 1:

@@ -13,9 +13,9 @@ from lmms_steer.plots.style import (
     GREY,
     PURPLE,
     VERMILLION,
+    figure_maker,
     figure_style,
     literal_text,
-    pyplot_for,
     save_figure,
 )
 from lmms_steer.search.word_curve import WordCurve
@@ -28,11 +28,11 @@ _OTHERS = ((VERMILLION, "s"), (GREEN, "D"), (PURPLE, "^"))
 @figure_style()
 def draw_word_curve(curve: WordCurve, *paths: Path) -> Path:
     """Draw the curve into files; returns the last of them."""
-    pyplot = pyplot_for(paths[0])
+    maker = figure_maker()
     columns = min(COLUMNS, len(curve.layers))
     rows = math.ceil(len(curve.layers) / columns)
     size = (max(2.6 * columns, 4.2), 2.4 * rows + 0.5)
-    figure, axes = pyplot.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    figure, axes = maker.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     for axis, layer in zip(axes.flat, curve.layers, strict=False):
         _draw_layer(axis, curve, layer)
     for axis in axes.flat[len(curve.layers) :]:

@@ -113,14 +113,29 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     Raises:
         UserError: for an adapter with other tensors than `lora_config` makes.
     """
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-    from safetensors.torch import load_file
+    from peft import get_peft_model
 
     adapted = get_peft_model(model, lora_config())
+    load_adapter(adapted, folder)
+    return adapted.merge_and_unload()
+
+
+def load_adapter(adapted: "PeftModel", folder: Path) -> None:
+    """Give a model the weights of an adapter.
+
+    Args:
+        adapted: made with `lora_config`; it is changed.
+        folder: of the adapter, which has been checked.
+
+    Raises:
+        UserError: as `merge_adapter`.
+    """
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
     weights = load_file(folder / WEIGHTS)
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if shapes != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
         raise UserError(f"the adapter {str(folder / WEIGHTS)!r} has other tensors than smol-idefics3 needs")
     set_peft_model_state_dict(adapted, {name: tensor.float() for name, tensor in weights.items()})
-    return adapted.merge_and_unload()

@@ -18,6 +18,7 @@ from lmms_steer.steering.anatomy import decoder_layers, hides_images, image_toke
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
 from lmms_steer.steering.generation import watch_generate
+from lmms_steer.steering.given import read_given
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, ScaledVector, apply_operation
 from lmms_steer.steering.positions import require_special_ids
@@ -30,21 +31,35 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 @contextmanager
 def steer(
     model: nn.Module,
-    spec: SteeringSpec | ResolvedSpec | str,
+    spec: SteeringSpec | ResolvedSpec | SteeringVectors | str,
     vectors: Mapping[str, SteeringVectors] | None = None,
     special_ids: Collection[int] | None = None,
     operation: str | Operation | OperationFunction | None = None,
+    *,
+    layer: int | None = None,
+    alpha: float | None = None,
+    tokens: str | None = None,
+    phase: str | None = None,
+    scale: str | None = None,
+    gamma_image: float | None = None,
+    gamma_text: float | None = None,
+    control: str | None = None,
 ) -> Iterator[ResolvedSpec]:
     """Steer a transformers model inside the block.
+
+    `steer(model, vectors, layer=3, alpha=0.5, tokens="image")` takes vectors, the name of a vector or its file;
+    `steer(model, "vector=spatial,layer=3,alpha=0.5,tokens=image")` a spec.
 
     Args:
         model: any model whose `get_decoder().layers` are its decoder blocks, called with `input_ids`. It may be
             compiled, or wrapped by PEFT, DistributedDataParallel or accelerate.
-        spec: what to do, as a `SteeringSpec` or in one line (`"vector=spatial,layer=3,alpha=0.5,tokens=image"`).
+        spec: vectors, or a spec: a `SteeringSpec` or one line.
         vectors: vectors by the name that the spec uses for them; all others come from the store.
         special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.
         operation: replaces the operation of every intervention: a name, an `Operation`, or a function
             `(hidden, vector)` as described in `lmms_steer.steering.operations`.
+        layer, alpha, tokens, phase, scale, gamma_image, gamma_text, control: of the vectors, as in a spec
+            (`lmms_steer.steering.intervention.Intervention`). A spec has its own, so next to one they are refused.
 
     Yields:
         the resolved spec: layer, alpha and tokens filled in, vectors loaded.
@@ -53,12 +68,21 @@ def steer(
         UserError: before anything is attached, if the spec or one of its vectors is wrong.
         SteeringError: from a forward call that cannot be steered exactly, with what to do instead.
     """
-    if isinstance(spec, str):
-        spec = SteeringSpec.parse(spec)
-    if isinstance(spec, ResolvedSpec):
-        resolved = with_operation(spec, operation)
+    fields = {
+        "layer": layer,
+        "alpha": alpha,
+        "tokens": tokens,
+        "phase": phase,
+        "scale": scale,
+        "gamma_image": gamma_image,
+        "gamma_text": gamma_text,
+        "control": control,
+    }
+    given = read_given(spec, vectors, fields)
+    if isinstance(given.spec, ResolvedSpec):
+        resolved = with_operation(given.spec, operation)
     else:
-        resolved = resolve(spec, model_facts(unwrap(model)), dict(vectors or {}), operation)
+        resolved = resolve(given.spec, model_facts(unwrap(model)), given.vectors, operation)
     attachment = attach(model, resolved, special_ids)
     try:
         yield resolved

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lmms_steer.tiny_world.questions import Question
@@ -152,18 +153,25 @@ def features() -> "Features":
 def with_images(stored: "Dataset") -> "Dataset":
     """Render the images of stored rows (a task's `process_docs`). The result has exactly CV-Bench's columns."""
     from datasets import Dataset
+
+    columns = stored.to_dict()
+    keys = zip(*(columns.pop(key) for key in _KEY), strict=True)
+    columns["image"] = [{"path": None, "bytes": _png(*key)} for key in keys]
+    return Dataset.from_dict({name: columns[name] for name in features()}, features=features())
+
+
+@lru_cache(maxsize=4096)
+def _png(scene: str, style: str, seed: int) -> bytes:
+    """A rendered scene as a file. Kept, because a recipe's worker and a search load the same questions many times."""
     from PIL import Image
 
     from lmms_steer.tiny_world.scenes import STYLES as RENDERING
     from lmms_steer.tiny_world.scenes import render
 
-    columns = stored.to_dict()
-    scene, style, seed = (columns.pop(key) for key in _KEY)
-    columns["image"] = [
-        Image.fromarray(render(tuple(Thing(*thing) for thing in json.loads(s)), RENDERING[name], number))
-        for s, name, number in zip(scene, style, seed, strict=True)
-    ]
-    return Dataset.from_dict({name: columns[name] for name in features()}, features=features())
+    file = io.BytesIO()
+    things = tuple(Thing(*thing) for thing in json.loads(scene))
+    Image.fromarray(render(things, RENDERING[style], seed)).save(file, format="PNG")
+    return file.getvalue()
 
 
 def parquet(rows: list[dict[str, Any]]) -> bytes:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_steer import __version__
+from lmms_steer._util.extras import require_extra
 from lmms_steer._util.formatting import count_noun
 from lmms_steer._util.io import is_regular_file, write_atomically
 from lmms_steer.errors import UserError, reason, shorten, unknown_name
@@ -179,8 +180,7 @@ def _by_layer(
 
 
 def _gguf() -> Any:
-    try:
-        import gguf
-    except ImportError as error:
-        raise UserError("GGUF files need the package gguf: pip install 'lmms-steer[gguf]'") from error
+    require_extra("gguf", "a GGUF file")
+    import gguf
+
     return gguf

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lmms_steer._util.formatting import count_noun, format_layers
+from lmms_steer._util.html import html_table
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, first_line, reason, shorten
 from lmms_steer.vectors.file_checks import (
@@ -26,6 +27,9 @@ from lmms_steer.vectors.file_checks import (
     layer_of_key,
     read_metadata,
 )
+
+if TYPE_CHECKING:
+    import pandas
 
 Direction = npt.NDArray[np.float32]
 FORMAT = "lmms-steer/vectors/1"
@@ -90,6 +94,21 @@ class SteeringVectors:
         made_of = f", {count_noun(anchors, 'anchor')}" if isinstance(anchors, int) else ""
         layers = f"layer{'s' if len(self.layers) > 1 else ''} {format_layers(self.layers)}"
         return f"SteeringVectors {concept}, {method} from {model} ({layers}, width {self.hidden_size}{made_of})"
+
+    def _repr_html_(self) -> str:
+        rows = [(layer, f"{norm:.4g}") for layer, norm in self.norms.items()]
+        return html_table(("layer", "norm"), rows, f"{self.name}: {self!r}")
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """The norm of each layer's direction, as a data frame with the columns `layer` and `norm`."""
+        import pandas
+
+        return pandas.DataFrame({"layer": list(self.norms), "norm": list(self.norms.values())})
+
+    @property
+    def norms(self) -> dict[int, float]:
+        """Layer ▸ norm of its direction, in the residual stream's own units."""
+        return {layer: float(np.linalg.norm(direction)) for layer, direction in self.directions.items()}
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -98,6 +98,19 @@ def find(name: str, backbone: str | None) -> Entry:
     raise unknown_vector(name, backbone, known)
 
 
+def load_vectors(name: str, backbone: str | None = None) -> SteeringVectors:
+    """Load a vector by its name in a store, or from a file.
+
+    Args:
+        name: `tiny-gemma2/spatial/mean_shift`, `tiny-gemma2/spatial`, or a file that ends in `.safetensors`.
+        backbone: the text backbone, for names that leave it out: `spatial`.
+
+    Raises:
+        UserError: for a name of no vector, with the nearest name, or a file that cannot be read.
+    """
+    return SteeringVectors.load(find(name, backbone).path)
+
+
 def save(vectors: SteeringVectors, root: Path | None = None, check: Callable[[Path], None] = lambda _: None) -> Path:
     """Save a vector in a store under its own name, and update the store's index. Processes take turns.
 

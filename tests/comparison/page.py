@@ -24,7 +24,9 @@ def write_hostile_page(folder: Path) -> tuple[Path, list[str]]:
     write_run(folder / "runs/baseline", {"tiny_spatial": base, "b": base})
     write_run(folder / "runs/steered", {"tiny_spatial": steered, "b": base}, answer, spec="vector=v,layer=1")
     write_run(folder / f"runs/{EVIL_NAME}", {"tiny_spatial": base, "b": base[::-1]}, spec="vector=v,control=random:0")
-    write_study(folder / "study", {(layer, alpha): layer * alpha / 100 for layer in (0, 3) for alpha in (0.5, 1.0)})
+    cells = [(layer, alpha) for layer in (0, 3) for alpha in (0.5, 1.0)]
+    gains = {(layer, alpha): layer * alpha / 100 for layer, alpha in cells}
+    write_study(folder / "study", gains, kl={cell: 0.01 * cell[1] for cell in cells})
     out = folder / "board.html"
     _, *lines = map(str, run_comparison([str(folder / "runs")], studies=[folder / "study"], html=out, samples=30))
     return out, lines

@@ -1,12 +1,12 @@
 """`lmms-steer plot`: figures of runs and of searches."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.comparison.command import run_comparison
-from lmms_steer.comparison.figures import draw_comparison
+from lmms_steer.comparison.command import draw_comparison, run_comparison
 from lmms_steer.comparison.studies import read_maps
 from tests.helpers.runs import BASE, STEERED, write_chosen_runs, write_run, write_study
 
@@ -63,6 +63,14 @@ def test_best_cell_is_the_search_s_choice_and_never_a_dropped_cell(tmp_path: Pat
     gains = {(0, 0.5): 0.3, (2, 2.0): 0.1, (3, 1.0): 0.1, (4, 1.0): 0.1}
     (searched,) = read_maps([write_study(tmp_path, gains, dropped=[(0, 0.5)])])
     assert searched.best == (3, 1.0)
+
+
+def test_a_cell_s_damage_is_read_where_the_study_has_it(tmp_path: Path) -> None:
+    gains, kl = {(0, 0.5): 0.1, (0, 1.0): 0.2, (1, 1.0): 0.0}, {(0, 0.5): 0.25, (0, 1.0): math.nan, (1, 1.0): math.inf}
+    (searched,) = read_maps([write_study(tmp_path / "new", gains, kl=kl)])
+    assert searched.damage == {(0, 0.5): 0.25} and set(searched.cells) == set(gains)
+    (older,) = read_maps([write_study(tmp_path / "old", gains)])
+    assert older.damage == {} and older.cells == searched.cells
 
 
 def test_studies_in_folders_of_equal_names_stay_apart(tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ def test_rows_can_be_sorted_and_filtered_and_show_their_provenance(opened: Page)
     assert len(panels) == 2 and any("steered +30.0 [" in panel for panel in panels)
     cells = see("[...document.querySelectorAll('#maps td')].map((cell) => [cell.textContent, cell.className])")
     assert ["+3.0", "best deep"] in cells and len(cells) == 4
+    points = see("[...document.querySelectorAll('#maps .damage title')].map((title) => title.textContent)")
+    assert "v, layer 3, alpha 1, image tokens: 3.0 points, KL 0.01 nats" in points and len(points) == 4
 
 
 def test_long_names_differ_controls_have_no_colour_and_row_buttons_are_visible(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """The benchmarks' tasks in lmms-eval, answered by an oracle and by wrong models: prompts, splits, scores."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,20 +14,20 @@ from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 
 from lmms_steer.harness.task_files import tasks_dir
+from tests.helpers import warm
 
 FOLDERS = ("cvbench", "whatsup", "blink", "clevr")
 SUFFIXES = ("_ll", "_prompted", "_prompted_paper")
-BIN = Path(sys.executable).parent
 
 
-def task_names(suffix: str = "") -> list[str]:
+def task_names(suffix: str = "", folders: tuple[str, ...] = FOLDERS) -> list[str]:
     """The single tasks of the benchmarks: the plain ones, or those of a variant.
 
     Held-out parts of 150 questions are left out: they take long, and differ from the test parts by their rows alone,
     which `test_paper_tasks.py` compares.
     """
     names = []
-    for folder in FOLDERS:
+    for folder in folders:
         for path in sorted((Path(tasks_dir()) / folder).glob("*.yaml")):
             name = path.stem
             variant = next((s for s in SUFFIXES if name.endswith(s)), "")
@@ -217,7 +215,8 @@ def test_no_name_is_also_one_of_lmms_evals() -> None:
         for line in path.read_text(errors="ignore").splitlines():
             if line.startswith(("task: ", "group: ")):
                 theirs.add(line.split(": ", 1)[1].strip().strip("\"'"))
-    variants = {name for suffix in ("", *SUFFIXES) for name in task_names(suffix)}
+    folders = (*FOLDERS, "vsr", "real_world")
+    variants = {name for suffix in ("", *SUFFIXES) for name in task_names(suffix, folders)}
     ours = variants | {"cvbench", "steer_blink", "text_steers_vision"}
     assert not ours & theirs
     assert not [name for name in ours if name.startswith(("cv_bench", "blink"))]
@@ -228,10 +227,10 @@ def test_no_name_is_also_one_of_lmms_evals() -> None:
 @pytest.mark.slow
 def test_steered_model_runs_the_benchmarks_from_the_command_line(data: Path, tmp_path: Path) -> None:
     spec = "pretrained=tiny-paligemma2,vector=spatial,layer=1,alpha=0.5,tokens=image"
-    command = [str(BIN / "lmms-eval"), "--model", "steered_paligemma", "--model_args", spec, "--limit", "4"]
+    command = ["lmms-eval", "--model", "steered_paligemma", "--model_args", spec, "--limit", "4"]
     command += ["--tasks", "text_steers_vision,clevr,superclevr_ll", "--batch_size", "8"]
     command += ["--output_path", str(tmp_path), "--log_samples"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm.run(*command)
     assert done.returncode == 0, done.stderr[-2000:]
     (results,) = tmp_path.rglob("*results.json")
     tasks = set(json.loads(results.read_text())["results"])

@@ -1,13 +1,11 @@
 """Extraction on first use: what no store has is made once, and unknown names are refused."""
 
-import subprocess
-import sys
-
 import pytest
 
 from lmms_steer import SteeringSpec, UserError
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.steering.resolve import ModelFacts, resolve
+from tests.helpers import warm
 
 TINY = ModelFacts("tiny-paligemma2", 5, 96)
 
@@ -44,6 +42,6 @@ def test_two_processes_that_need_the_same_vector_extract_it_once() -> None:
         "from lmms_steer import SteeringSpec; from lmms_steer.extraction.first_use import extract_missing;"
         "print(len(list(extract_missing(SteeringSpec.parse('vector=spatial/pca-random'), 'tiny-paligemma2'))))"
     )
-    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [warm.start("python", "-c", code) for _ in range(2)]
     lines = sorted(int(process.communicate()[0]) for process in both)
     assert lines == [0, 2]

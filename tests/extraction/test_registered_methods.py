@@ -18,6 +18,7 @@ from lmms_steer.extraction.methods import Activations, ExtractionJob, MethodFunc
 from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.vectors import store
 from lmms_steer.vectors.methods import methods, split_method
+from tests.helpers import warm
 
 
 def median_shift(activations: Activations, job: ExtractionJob) -> MethodResult:  # noqa: ARG001
@@ -137,13 +138,7 @@ def test_a_method_of_an_installed_package_is_found_by_the_command_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
     words = ["extract", "--backbone", "tiny-gemma2", "--concept", "spatial", "--method", "mine,mine-random"]
-    done = subprocess.run(
-        [sys.executable, "-m", "lmms_steer.cli", *words, "--store", str(tmp_path / "store")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm.run("python", "-m", "lmms_steer.cli", *words, "--store", str(tmp_path / "store"), env=environment)
     assert done.returncode == 0, done.stderr
     stored = sorted(path.stem for path in (tmp_path / "store/tiny-gemma2/spatial").glob("*.safetensors"))
     assert stored == ["mine", "mine-random"]

@@ -13,6 +13,7 @@ import pytest
 
 from lmms_steer.harness.run_checks import check_run
 from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.harness.task_index import cache_task_index
 from lmms_steer.harness.wrapped import steered_class
 from lmms_steer.models.vlm import HfVlm
 
@@ -26,6 +27,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     import lmms_eval.__main__ as command
     from lmms_eval.tasks import TaskManager
 
+    cache_task_index()
     index = TaskManager.__init__
     monkeypatch.setattr(
         TaskManager, "__init__", lambda self, *a, **k: index(self, *a, **{**k, "include_defaults": False})
@@ -156,6 +158,7 @@ def test_models_that_are_given_as_objects_are_recorded_each_with_its_own_spec(tm
 def test_an_object_that_is_made_before_the_evaluator_is_imported_is_recorded() -> None:
     program = f"""
 from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.harness.task_index import cache_task_index
 import sys
 lm = SteeredPaliGemma({TINY.replace("=", "='")}', vector='spatial', layer=3, alpha=0.5, tokens='image')
 assert "lmms_eval.evaluator" not in sys.modules

@@ -1,7 +1,5 @@
 """`lmms-steer inspect`: which tokens of a prompt are steered, and what is done to them."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,11 @@ from lmms_steer.harness.steered import create_model
 from lmms_steer.inspection.prompt import inspect_prompt, inspection_lines
 from lmms_steer.models.visuals import open_image
 from lmms_steer.vectors import store
-
-BIN = Path(sys.executable).parent
+from tests.helpers import warm
 
 
 def inspected(*args: str) -> Any:
-    line = [str(BIN / "lmms-steer"), "inspect", "--prompt", "what colour is the square ?", *args]
-    return subprocess.run(line, capture_output=True, text=True, check=False)
+    return warm.run("lmms-steer", "inspect", "--prompt", "what colour is the square ?", *args)
 
 
 @pytest.mark.slow

@@ -18,8 +18,10 @@ from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.harness.task_files import check_task, harness_tasks, our_tasks, tasks_dir
+from lmms_steer.harness.task_index import cache_task_index
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
+from tests.helpers import warm
 from tests.helpers.models import vectors
 
 TINY = "pretrained=tiny-paligemma2"
@@ -36,6 +38,7 @@ def lmms_eval() -> Any:
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
 
+    cache_task_index()
     manager = TaskManager(include_path=tasks_dir(), include_defaults=False)
 
     def run(args: str, *tasks: str, **more: Any) -> Any:
@@ -54,8 +57,8 @@ def answers(results: Any, task: str) -> list[Any]:
 @pytest.mark.slow
 def test_the_command_line_finds_our_model_and_task_and_its_output_names_the_spec(tmp_path: Path) -> None:
     store.save(vectors(5, 96, model="tiny-gemma2", scale=0.3))
-    done = command(
-        str(BIN / "lmms-eval"), "--model", "steered_paligemma",
+    done = warm.run(
+        "lmms-eval", "--model", "steered_paligemma",
         "--model_args", f"{TINY},vector=spatial,layer=3,alpha=0.5,tokens=image",
         "--tasks", "tiny_spatial", "--batch_size", "16", "--limit", "8",
         "--output_path", str(tmp_path / "out"), "--log_samples",
@@ -96,6 +99,7 @@ def test_mistakes_in_model_args_are_one_line(args: str, expected: str) -> None:
 def test_every_task_of_lmms_eval_is_known_without_importing_it() -> None:
     from lmms_eval.tasks import TaskManager
 
+    cache_task_index()
     assert set(TaskManager(include_path=tasks_dir()).all_tasks) <= {*our_tasks(), *harness_tasks()}
     check_task("flickr30k_test")
     with pytest.raises(UserError, match="unknown task 'flickr30k_tset': did you mean 'flickr30k_test'"):
@@ -180,6 +184,16 @@ def test_an_answer_bias_changes_which_answer_is_given(lmms_eval: Any, tmp_path: 
 
 
 @pytest.mark.slow
+def test_blank_images_change_answers_and_the_run_says_so(lmms_eval: Any) -> None:
+    seeing, blind = (lmms_eval(f"{TINY}{more}", "tiny_counting", limit=16) for more in ("", ",image=blank"))
+    assert answers(blind, "tiny_counting") != answers(seeing, "tiny_counting")
+    assert blind["steering"]["image"] == "blank" and "image" not in seeing["steering"]
+    # samples name the question's own images, which say what is dependent
+    images = [[sample["images"] for sample in one["samples"]["tiny_counting"]] for one in (seeing, blind)]
+    assert images[0] == images[1] and len({image for (image,) in images[0]}) > 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["prefill", "all"])
 def test_scoring_an_answer_is_steered_like_generating_it(phase: str) -> None:
     lm = SteeredPaliGemma.create_from_arg_string(f"{TINY},vector=counting,layer=1,alpha=2,tokens=text,phase={phase}")
@@ -210,7 +224,7 @@ def test_two_processes_give_the_score_of_one(tmp_path: Path) -> None:
         "--log_samples",
     )
     spec = ("--model_args", f"{TINY},vector=counting,layer=4,alpha=0.5,tokens=text", "--batch_size", "8")
-    one = command(sys.executable, *args, *spec, "--output_path", str(tmp_path / "one"))
+    one = warm.run("python", *args, *spec, "--output_path", str(tmp_path / "one"))
     two = command(
         str(BIN / "torchrun"),
         "--standalone",
@@ -238,7 +252,7 @@ from lmms_eval.models import get_model
 model = get_model("steered_paligemma").create_from_arg_string("{TINY}")
 distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
 """
-    done = command(sys.executable, "-c", program)
+    done = warm.run("python", "-c", program)
     assert done.stdout.splitlines()[-1:] == ["open at exit: False"], done.stderr[-2000:]
 
 

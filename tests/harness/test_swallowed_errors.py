@@ -1,7 +1,5 @@
 """Wrappers of lmms-eval that catch every exception and go on with an empty answer cannot hide a steering error."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +9,9 @@ import transformers as tf
 
 from lmms_steer import SteeringError
 from lmms_steer.harness import patches
+from tests.helpers import warm
 from tests.helpers.checkpoints import decoder, tokenizer
 from tests.helpers.models import vectors
-
-BIN = Path(sys.executable).parent
 
 
 def save_instructblip(folder: Path) -> Path:
@@ -39,9 +36,9 @@ def test_the_command_line_ends_with_status_2_and_writes_no_results(tmp_path: Pat
     folder = save_instructblip(tmp_path / "blip")
     vector = vectors().save(tmp_path / "v.safetensors")
     args = f"pretrained={folder},vector={vector},layer=1,alpha=3,tokens=text"
-    line = [str(BIN / "lmms-eval"), "--model", "steered_instructblip", "--model_args", args, "--tasks", "tiny_spatial"]
+    line = ["lmms-eval", "--model", "steered_instructblip", "--model_args", args, "--tasks", "tiny_spatial"]
     more = ["--limit", "2", "--batch_size", "1", "--device", "cpu", "--output_path", str(tmp_path / "out")]
-    done = subprocess.run([*line, *more], capture_output=True, text=True, check=False)
+    done = warm.run(*line, *more)
     assert done.returncode == 2, done.stderr[-2000:]
     assert "lmms-steer: a steered layer ran outside the model's own forward" in done.stderr
     assert "Traceback" not in done.stderr and not list(tmp_path.glob("out/**/*.json"))

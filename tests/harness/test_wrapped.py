@@ -1,8 +1,6 @@
 """lmms-eval's own wrappers, steered."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +11,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from lmms_steer import UserError
 from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.steered import SteeredVlm
+from tests.helpers import warm
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, vectors
-
-BIN = Path(sys.executable).parent
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -68,9 +65,9 @@ def test_a_steered_wrapper_runs_from_the_command_line_and_records_the_spec(tmp_p
     folder = saved("internvl", tmp_path)
     vector = vectors().save(tmp_path / "v.safetensors")
     args = f"pretrained={folder},vector={vector},layer=1,alpha=3,tokens=both"
-    line = [str(BIN / "lmms-eval"), "--model", "steered:internvl_hf", "--model_args", args, "--tasks", "tiny_spatial"]
+    line = ["lmms-eval", "--model", "steered:internvl_hf", "--model_args", args, "--tasks", "tiny_spatial"]
     more = ["--limit", "4", "--device", "cpu", "--output_path", str(tmp_path / "out"), "--log_samples"]
-    done = subprocess.run([*line, *more], capture_output=True, text=True, check=False)
+    done = warm.run(*line, *more)
     assert done.returncode == 0, done.stderr[-2000:]
     (results,) = (tmp_path / "out").rglob("*results.json")
     assert json.loads(results.read_text())["steering"]["spec"].endswith("layer=1,alpha=3,tokens=both")

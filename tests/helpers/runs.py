@@ -111,11 +111,14 @@ def write_chosen_runs(folder: Path, task: str, provenance: dict[str, str], **mor
     return folder
 
 
-def write_study(folder: Path, gains: dict[tuple[int, float], float], dropped: Sequence[tuple[int, float]] = ()) -> Path:
-    """Write a search's cells: (layer, alpha) ▸ gain."""
+def write_study(
+    folder: Path, gains: dict[tuple[int, float], float], dropped: Sequence[tuple[int, float]] = (),
+    kl: dict[tuple[int, float], float] | None = None,
+) -> Path:  # fmt: skip
+    """Write a search's cells: (layer, alpha) ▸ gain, and ▸ KL if given; without it as an older version did."""
     cells = [
         {"vector": "v", "layer": cell[0], "alpha": cell[1], "tokens": "image", "n": 50, "gain": gain,
-         "dropped": cell in dropped}
+         "dropped": cell in dropped, **({} if kl is None else {"kl": kl[cell]})}
         for cell, gain in gains.items()
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

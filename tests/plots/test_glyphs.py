@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 
 from lmms_steer.plots import glyphs
 from lmms_steer.plots.glyphs import choose_fonts, font_with, missing_characters
-from lmms_steer.plots.style import embedded_svg, figure_style, pyplot_for, save_figure
+from lmms_steer.plots.style import embedded_svg, figure_maker, figure_style, save_figure
 
 UNKNOWN = "空間 स्थान 🚀"
 
 
 @figure_style()
 def draw(*paths: Path) -> Path:
-    figure, axes = pyplot_for(paths[0]).subplots()
+    figure, axes = figure_maker().subplots()
     axes.set_title(f"title {UNKNOWN}")
     axes.set_yticks([0, 1], ["naïve", f"tick {UNKNOWN}"])
     axes.plot([0, 1], [0, 1], label=f"label {UNKNOWN}")

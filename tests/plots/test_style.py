@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib import rcParams
+from matplotlib import pyplot, rcParams
 from matplotlib.figure import Figure
 
 from lmms_steer import UserError
@@ -15,9 +15,9 @@ from lmms_steer.plots.style import (
     ROLE_MARKERS,
     check_figure_suffix,
     embedded_svg,
+    figure_maker,
     figure_style,
     literal_text,
-    pyplot_for,
     save_figure,
 )
 
@@ -45,14 +45,14 @@ def test_every_role_has_its_own_colour_and_marker() -> None:
 
 
 def test_figures_are_saved_by_suffix_or_refused(tmp_path: Path) -> None:
-    pyplot = pyplot_for(tmp_path / "x.svg")
+    maker = figure_maker()
     paths = [tmp_path / f"below/x{suffix}" for suffix in (".png", ".svg", ".pdf")]
-    assert save_figure(pyplot.figure(), *paths) == paths[-1]
+    assert save_figure(maker.figure(), *paths) == paths[-1]
     assert [path.read_bytes()[:4] for path in paths] == [b"\x89PNG", b"<?xm", b"%PDF"]
-    assert pyplot.get_fignums() == []
+    assert pyplot.get_fignums() == [], "a notebook shows those that are open"
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write .*x.png"):
-        save_figure(pyplot.figure(), tmp_path / "file/x.png")
+        save_figure(maker.figure(), tmp_path / "file/x.png")
     with pytest.raises(UserError, match="x.gif': expected a file that ends in .png, .svg or .pdf"):
         check_figure_suffix(tmp_path / "x.gif")
 

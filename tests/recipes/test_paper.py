@@ -58,6 +58,10 @@ def test_each_target_is_a_system_and_the_other_benchmarks_take_its_choice(exact:
         "distance": "cvbench_distance_test", "whatsup_a": "whatsup_a_test", "whatsup_b": "whatsup_b_test",
         "blink_relation": "steer_blink_spatial_relation", "blink_depth": "steer_blink_relative_depth",
         "blink_count": "steer_blink_counting", "clevr": "clevr_count_test", "superclevr": "superclevr_count_test",
+        "vsr_random": "vsr_random_test", "vsr_zeroshot": "vsr_zeroshot_test", "vtabfact": "vtabfact_test",
+        "chartqa_human": "steer_chartqa_human_test", "chartqa_machine": "steer_chartqa_machine_test",
+        "docvqa_counting": "steer_docvqa_counting_test", "docvqa_layout": "steer_docvqa_layout_test",
+        "vqav2": "steer_vqav2_test",
     }  # fmt: skip
 
 

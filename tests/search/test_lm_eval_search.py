@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from scipy.stats import entropy
 
-from lmms_steer import UserError
+from lmms_steer import UserError, steer
 from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer.search import assessment
 from lmms_steer.search.command import run_search
@@ -21,6 +22,7 @@ from lmms_steer.search.measure import Measurer
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.questions import PreparedBatch, Question
 from lmms_steer.search.replay import Replay, ReplayOptions
+from lmms_steer.steering.calls import continuation
 from tests.helpers.lm_eval_tasks import CHOICE, ROWS, WRITING, lm_eval_samples, save_llama, write_task
 from tests.helpers.models import vectors
 from tests.helpers.searches import result_of
@@ -136,6 +138,38 @@ def test_a_replay_of_scored_answers_equals_the_model_with_hooks(llama: Path) -> 
     last_layer = torch.stack([answered[0, r, -n] - hooked.base[r, -n] for r, n in rows if n > 1])
     assert last_layer.abs().max() > 0.01, "the token after the prompt is predicted from a steered position"
     assert torch.allclose(answered[0, 0, -1], hooked.base[0, -1], atol=1e-4), "the answer is not steered"
+
+
+@pytest.mark.parametrize("hooked", [False, True], ids=["replayed", "hooked"])
+def test_the_damage_of_scored_answers_is_that_of_the_token_that_decides(llama: Path, hooked: bool) -> None:
+    lm, questions, batch = prepared(llama)
+    targets, special, delta = ("both", "last"), lm.tokenizer.all_special_ids, torch.from_numpy(vectors(scale=3)[1])
+    options = ReplayOptions(targets, special, scored=batch.scored)
+    source = (
+        HookedBatch(lm.model, batch.inputs, special, batch.scored)
+        if hooked
+        else Replay(lm.model, batch.inputs, options)
+    )
+    deltas = torch.stack((delta, delta))
+    kl = batch.scorer.scores(source, 1, deltas, targets).kl
+    for place, question in enumerate(questions):
+        encoded = [lm.tok_encode(request.args[0] + request.args[1]) for request in question.requests]
+        context = len(lm.tok_encode(question.requests[0].args[0]))
+        answers = [ids[context:] for ids in encoded]
+        heads = list(zip(*answers, strict=False))
+        at = next((i for i, tokens in enumerate(heads) if len(set(tokens)) > 1), 0)
+        per_answer = [ids[: context + at] for ids in encoded]
+        for row, tokens in enumerate(targets):
+            expected = []
+            for ids in per_answer:
+                inputs, spec = torch.tensor([ids]), f"vector=v,layer=1,alpha=1,tokens={tokens}"
+                with torch.no_grad():
+                    base = lm.model(inputs).logits[0, -1].double()
+                    with steer(lm.model, spec, {"v": vectors(scale=3)}, special), continuation(torch.tensor([at])):
+                        steered = lm.model(inputs).logits[0, -1].double()
+                expected.append(float(entropy(base.softmax(-1), steered.softmax(-1))))
+            assert float(kl[row, place]) == pytest.approx(sum(expected) / len(expected), rel=1e-3), (place, tokens)
+    assert kl.max() > 0.01
 
 
 def test_a_slope_equals_the_effect_of_a_small_alpha_on_the_answers_margin(llama: Path) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,9 @@ from lmms_steer.tiny_world.checkpoints import TINY_MODELS, weights_dir
 from lmms_steer.tiny_world.cv_bench_rows import with_images
 from lmms_steer.tiny_world.language import PROMPTS, ordinary_sentence
 from lmms_steer.tiny_world.scenes import STYLES, Thing, render
-from training.report import accuracy
+from tests.helpers import warm
+from tests.helpers.documents import ROOT
+from training.report import accuracy, load
 from training.tokenizer import vocabulary_ids
 
 DATA = Path(tasks_dir()) / "tiny_world" / "data"
@@ -108,9 +111,9 @@ def test_training_sentences_are_like_the_concepts_own_but_never_one_of_them() ->
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "least"), [("spatial", 0.8), ("counting", 0.8), ("colour", 0.88)])
 def test_the_tiny_mllm_answers_from_the_image(task: str, least: float) -> None:
-    folder = weights_dir("tiny-paligemma2")
-    assert accuracy(folder, task, "plain", 200) > least
-    assert accuracy(folder, task, "plain", 200, shuffled=True) < 0.6
+    tiny = load(weights_dir("tiny-paligemma2"))
+    assert accuracy(*tiny, task, "plain", 200) > least
+    assert accuracy(*tiny, task, "plain", 200, shuffled=True) < 0.6
 
 
 def test_the_recipe_tiny_makes_every_file_that_the_demo_reads(tmp_path: Path) -> None:
@@ -149,12 +152,13 @@ def test_the_vector_of_red_changes_answers_to_red_and_controls_do_not(tmp_path: 
 
 @pytest.mark.slow
 def test_retraining_runs_from_end_to_end_and_resumes(tmp_path: Path) -> None:
-    line = [sys.executable, "-m", "training", "--quick", "--out", str(tmp_path)]
-    first = subprocess.run(line, capture_output=True, text=True, check=True)
+    line = ["python", "-m", "training", "--quick", "--out", str(tmp_path)]
+    first = warm.run(*line, cwd=ROOT)
+    assert first.returncode == 0, first.stderr
     assert "word similarities, new against shipped" in first.stdout
     weights = (tmp_path / "tiny-paligemma2" / "model.safetensors").read_bytes()
     stamp = (tmp_path / "stages" / "text" / "model.safetensors").stat().st_mtime_ns
-    subprocess.run(["rm", "-r", str(tmp_path / "stages" / "mllm")], check=True)
-    subprocess.run(line, capture_output=True, check=True)
+    shutil.rmtree(tmp_path / "stages" / "mllm")
+    assert warm.run(*line, cwd=ROOT).returncode == 0
     assert (tmp_path / "stages" / "text" / "model.safetensors").stat().st_mtime_ns == stamp
     assert (tmp_path / "tiny-paligemma2" / "model.safetensors").read_bytes() == weights

@@ -1,12 +1,10 @@
 """`python -m tests.torture`, shortened: one fault for each command."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.documents import ROOT
+from tests.helpers import warm
 
 
 @pytest.mark.slow
@@ -16,7 +14,6 @@ def test_what_was_done_is_kept_and_the_end_is_that_of_an_uninterrupted_run(
 ) -> None:
     options = ["--faults", "1", "--fresh", "0", "--jobs", "1", "--folder", str(tmp_path), "--commands", commands]
     options += ["--only", fault]
-    words = [sys.executable, "-m", "tests.torture", *options]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = warm.run("python", "-m", "tests.torture", *options, cwd=warm.ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 faults, 0 failed" in done.stdout

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import datasets
+
 from tests.torture import mounts
 from tests.torture.contract import Outcome, suffer
 from tests.torture.faults import MOUNTED, SHARES, Trial
@@ -22,6 +24,8 @@ def prepare(root: Path) -> None:
     if not (root / "tasks").exists():
         write_tasks(root / "tasks")
     (root / "recipe.yaml").write_text(RECIPE)
+    # what this process has imported reads it here, and fresh commands in their environment
+    datasets.config.HF_DATASETS_CACHE = root / "datasets"
     os.environ.update(
         HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1",
         LMMS_STEER_CACHE=str(root / "cache"), HF_DATASETS_CACHE=str(root / "datasets"),

@@ -1,6 +1,5 @@
 """Start the command lines in forks of this process, which has imported what they need: seconds instead of a minute."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -12,18 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
+from tests.helpers import warm_server
 from tests.torture.clock import jump
-
-MODULES = (
-    "lmms_eval.__main__ lmms_eval.evaluator datasets pyarrow.parquet optuna.storages submitit matplotlib.pyplot"
-    " matplotlib.backends.backend_svg sklearn.decomposition sklearn.linear_model scipy.stats accelerate"
-    " lmms_steer.cli lmms_steer.comparison.page lmms_steer.comparison.command lmms_steer.extraction.extract"
-    " lmms_steer.harness.steered lmms_steer.recipes.command lmms_steer.recipes.worker lmms_steer.search.command"
-    " lmms_steer.search.run lmms_steer.search.figures"
-).split()
-"""What the commands import."""
 
 
 class Launched:
@@ -138,23 +128,11 @@ def still_working_in(folder: Path) -> bool:
 
 
 def import_everything() -> None:
-    """Import what the commands import, and index lmms-eval's tasks."""
+    """Import what the commands import, and let recipes start their workers as forks."""
     import submitit
-    import transformers
-    from lmms_eval.tasks import TaskManager
 
-    from lmms_steer.recipes.in_process import _cache_task_index
-
-    for module in MODULES:
-        importlib.import_module(module)
-    for name in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoProcessor", "AutoTokenizer"):
-        getattr(transformers, name)
-    for name in ("PaliGemmaForConditionalGeneration", "PaliGemmaProcessor", "Gemma2ForCausalLM", "SiglipModel"):
-        getattr(transformers, name)
+    warm_server.import_everything()
     vars(submitit)["AutoExecutor"] = ForkedExecutor
-    torch.set_num_threads(1)
-    _cache_task_index()
-    TaskManager("ERROR")
 
 
 def _forked(run: Callable[[], object], log: Path) -> int:

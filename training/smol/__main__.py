@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from lmms_steer.smol import backbone
-from lmms_steer.smol.adapter import write_adapter
+from lmms_steer.smol.adapter import WEIGHTS, check_adapter, load_adapter, write_adapter
+from lmms_steer.smol.made_folder import file_sha256
 from training.smol.own_text import own_text, perplexity
 from training.smol.report import measure, write_report
 from training.smol.student import Student
@@ -37,6 +38,9 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=200, help="of each kind in the report (default: 200)")
     parser.add_argument("--report", action="store_true", help="write the report and the adapter now, without training")
     parser.add_argument("--quick", action="store_true", help="two steps on few pictures, to test that everything runs")
+    what = "begin with this adapter's weights, in the part with letters, and make so many steps (see --steps)"
+    parser.add_argument("--start", type=Path, metavar="ADAPTER", help=what)
+    parser.add_argument("--steps", type=int, help="with --start: how many steps (default: as many as that part has)")
     args = parser.parse_args()
     start = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -46,6 +50,10 @@ def main() -> None:
     torch.set_flush_denormal(True)
     student = Student(backbone.checkpoint(), usable_dtype(args.dtype), args.seed)
     plan = QUICK if args.quick else PLAN
+    if args.start is not None:
+        check_adapter(args.start)
+        load_adapter(student.model, args.start)
+        plan = plan.after(args.steps)
     texts = own_text(student, args.out / "own_text.safetensors", args.seed, plan.texts)
     trainer = Trainer(student, texts, plan, args.seed, args.out)
     finished = args.report or trainer.run(lambda: (time.monotonic() - start) / 60 > args.minutes)
@@ -56,6 +64,7 @@ def main() -> None:
             "steps": plan.steps,
             "minutes": round(trainer.minutes, 1),
             "dtype": str(student.dtype),
+            "start": file_sha256(args.start / WEIGHTS) if args.start else None,
             "questions": 4 if args.quick else args.questions,
             "perplexity": perplexity(student),
         }

@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from training.vision import image_bank
 log = logging.getLogger(__name__)
 WARM_UP = 40
 SAVE_MINUTES = 3.0
+RATE_AFTER = 4e-4
+"""Where the learning rate begins if the training goes on from an adapter."""
 MICRO_BATCH = 2
 """Pictures in a forward pass, which has less than 1 GB of activations in float32."""
 
@@ -46,6 +48,7 @@ class Plan:
         text_rows: of these in a step.
         check: steps between two measurements.
         check_questions: questions of each kind in a measurement.
+        solves: whether the connector is started in closed form.
     """
 
     words: int
@@ -59,10 +62,19 @@ class Plan:
     text_rows: int = 2
     check: int = 100
     check_questions: int = 60
+    solves: bool = True
 
     @property
     def steps(self) -> int:
         return self.words + self.letters
+
+    def after(self, steps: int | None) -> "Plan":
+        """A plan that goes on from a trained adapter, with letters and at a lower rate.
+
+        Args:
+            steps: how many; None for as many as this plan has with letters.
+        """
+        return replace(self, words=0, letters=steps or self.letters, rate_letters=RATE_AFTER, solves=False)
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""
@@ -110,7 +122,7 @@ class Trainer:
         if self._state_file.exists():
             self._load()
             log.info("continues at step %d of %d", self.step, plan.steps)
-        else:
+        elif plan.solves:
             explained = student.solve_connector(self.features[:4000], self.scenes[:4000])
             log.info("the closed form explains %.3f of the variance", explained)
 

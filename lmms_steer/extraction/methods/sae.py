@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from lmms_steer._util.formatting import format_layers
+from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.activations import Rows
 from lmms_steer.extraction.methods import Activations, ExtractionJob, MethodResult, register_method
@@ -65,7 +65,7 @@ def sae(activations: Activations, job: ExtractionJob) -> MethodResult:
     check = FeatureCheck(job, activations)
     directions: dict[int, Any] = {}
     features: dict[str, Any] = {}
-    for layer in tqdm(source.layers, desc=f"{job.concept.name} sae", disable=None, leave=False):
+    for layer in progress_bar(source.layers, desc=f"{job.concept.name} sae", leave=False):
         if exact and layer == 0:
             continue  # the released code reads a layer's input, and the input of layer 0 is no layer's output
         reader = source.load(layer)

@@ -28,7 +28,7 @@ import numpy as np
 
 from lmms_steer.errors import UserError
 from lmms_steer.registry import Registry
-from lmms_steer.search.plan import Cell
+from lmms_steer.search.plan import Cell, Plan
 from lmms_steer.search.questions import Question
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.statistics import Floats, Ints
@@ -75,6 +75,27 @@ class StrategyContext:
     layers: Sequence[int] = ()
     alphas: Sequence[float] = ()
     tokens: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, plan: Plan, cells: Sequence[Cell], image_of: Ints | None) -> "StrategyContext":
+        """What a search's strategy is built from.
+
+        Args:
+            plan: the search.
+            cells: its grid.
+            image_of: as the attribute.
+        """
+        return cls(
+            cells=cells,
+            n=plan.n,
+            image_of=image_of,
+            seed=plan.seed,
+            trials=plan.trials,
+            vectors=tuple(plan.vectors),
+            layers=plan.layers,
+            alphas=plan.alphas,
+            tokens=plan.tokens,
+        )
 
     def restricted_to(self, cells: Sequence[Cell]) -> "StrategyContext":
         """The same search over some of its cells only."""

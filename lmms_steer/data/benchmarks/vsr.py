@@ -1,0 +1,109 @@
+"""VSR (Visual Spatial Reasoning): captions that are true or false of a photograph of COCO.
+
+A release has JSON lines for each split and a folder of images (github.com/cambridgeltl/visual-spatial-reasoning). On
+the Hub there are only the lines, with links to the images.
+"""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lmms_steer.data.benchmarks import Benchmark, register_benchmark
+from lmms_steer.data.importing import copy_rows
+from lmms_steer.data.local_copy import LocalCopy
+from lmms_steer.data.paper_split import HELD_OUT
+from lmms_steer.data.release_files import checked_image_name, find_files, find_image
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, draw_image
+from lmms_steer.errors import UserError, reason
+from lmms_steer.tiny_world.scenes import sample_scene
+
+HUBS = {"vsr_random": "cambridgeltl/vsr_random", "vsr_zeroshot": "cambridgeltl/vsr_zeroshot"}
+"""Copy under `$LMMS_STEER_DATA` ▸ dataset on the Hub."""
+SUBSET_RELATIONS = (
+    "on top of", "above", "at the left side of", "at the right side of", "left of", "right of", "under", "below",
+)  # fmt: skip
+"""Of the subsets of the training split that the paper's released code tests on (utils.py:550)."""
+SCHEMA = pa.schema(
+    [("image_path", pa.string()), ("caption", pa.string()), ("label", pa.int64()), ("relation", pa.string())]
+)
+_IMAGE_FOLDERS = ("images", "trainval2017", "train2017", "val2017", ".")
+
+
+def import_release(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
+    """Import the splits `random` and `zeroshot`: their test questions, and all training questions."""
+    for name in HUBS:
+        folder = name.removeprefix("vsr_")
+        paths = {split: _find_lines(release, folder, split) for split in ("test", "train")}
+        copy = LocalCopy(root / name, paths.values())
+        for split, path in paths.items():
+            copy_rows(copy, split, _rows(release, path, copy), SCHEMA, limit)
+        yield copy.finish()
+
+
+def _find_lines(release: Path, folder: str, split: str) -> Path:
+    wanted = f"{folder}/{split}.jsonl"
+    return find_files(release, [f"**/{wanted}", f"**/vsr_{wanted}"], wanted)[0]
+
+
+def _rows(release: Path, path: Path, copy: LocalCopy) -> Iterator[dict[str, Any]]:
+    """The rows of a copy; adds the images to it."""
+    folders = [release / name for name in _IMAGE_FOLDERS]
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                where = f"{str(path)!r}, line {number}"
+                row = _checked(line, where)
+                name = checked_image_name(row["image"], where)
+                image = copy.add_image(find_image(name, folders, path), name)
+                yield {"image_path": image, **{key: row[key] for key in ("caption", "label", "relation")}}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {str(path)!r}: {reason(error)}") from error
+
+
+def _checked(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {reason(error)}") from error
+    names = ("image", "caption", "relation")
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in names):
+        raise UserError(f"{where}: expected image, caption and relation")
+    if row.get("label") not in (0, 1):
+        raise UserError(f"{where}: label: expected 0 or 1, got {row.get('label')!r}")
+    return row
+
+
+def write_stand_in(folder: Path, questions: int, rng: random.Random) -> None:
+    """Write a release with this number of questions of each split, plus those that are held out."""
+    (folder / "images").mkdir(exist_ok=True)
+    for name in HUBS:
+        lines = folder / "splits" / name.removeprefix("vsr_")
+        lines.mkdir(parents=True, exist_ok=True)
+        for split in ("test", "train"):
+            rows = []
+            for number in range(questions + HELD_OUT):
+                sizes = SIZES if number < questions else SMALL_SIZES
+                image, _ = draw_image(rng, sample_scene(rng), number, "jpg", sizes)
+                file = f"{name}_{split}_{number:012d}.jpg"
+                (folder / "images" / file).write_bytes(image)
+                relation = rng.choice(SUBSET_RELATIONS)
+                caption = f"The mug is {relation} the table in picture {number}."
+                rows.append({"image": file, "caption": caption, "label": rng.randrange(2), "relation": relation})
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (lines / f"{split}.jsonl").write_text(text, encoding="utf-8")
+
+
+register_benchmark(
+    Benchmark(
+        name="vsr",
+        description="VSR: whether a caption about two things is true of a photograph",
+        # the dataset's README
+        copies={"vsr_random": {"test": 2195, "train": 7680}, "vsr_zeroshot": {"test": 1222, "train": 3489}},
+        import_release=import_release,
+        write_stand_in=write_stand_in,
+    )
+)

@@ -1,0 +1,46 @@
+"""What is measured on a prompt, as plain values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+
+from lmms_steer.inspection.continuations import Continuation
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPrompt:
+    """What was measured on one prompt, unsteered and steered.
+
+    Attributes:
+        spec: in one line; "" for none.
+        layer: the first steered layer; without a spec the middle layer.
+        tokens: the prompt's tokens as the tokenizer spells them.
+        image: whether each token is an image token.
+        steered: whether each token's residual changed at the layer: measured, not computed from the mask.
+        norms: |h| of each token at the layer, unsteered.
+        effects: the effect of each intervention at the layer, one line each.
+        added: kind of tokens (`image`, `text`) ▸ the norms of the vectors that are added to them at the layer.
+        before, after: the most likely next tokens with their probabilities, unsteered and steered.
+        skipped: tokens at the beginning that do not count in means: the first one of a text model, as for
+            `scale=relative` (`lmms_steer.models.residual_norms.measure_norms`).
+        continuations: what the model writes at several strengths; empty if that was not asked for.
+        model_adds: the mean norm of what the model itself adds to image tokens between the layer and the next (picture
+            features of a deepstack), on which the vector has no influence; 0 for nothing.
+        picture: the prompt's first image, for the figure.
+    """
+
+    spec: str
+    layer: int
+    tokens: list[str]
+    image: list[bool]
+    steered: list[bool]
+    norms: list[float]
+    effects: list[str]
+    added: Mapping[str, Sequence[float]]
+    before: list[tuple[str, float]]
+    after: list[tuple[str, float]]
+    skipped: int = 0
+    continuations: Sequence[Continuation] = ()
+    model_adds: float = 0.0
+    picture: Image.Image | None = field(default=None, compare=False)

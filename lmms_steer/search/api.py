@@ -1,0 +1,115 @@
+"""`lmms_steer.search`: what `lmms-steer search` does, with the study as its result."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lmms_steer._util.logging import log_lines
+from lmms_steer.errors import UserError
+from lmms_steer.harness.arguments import join_model_args
+from lmms_steer.search.command import run_search
+from lmms_steer.search.options import SearchOptions
+from lmms_steer.search.strategies import StrategyBuilder
+from lmms_steer.search.study import Study
+from lmms_steer.vectors import store
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+
+def search(
+    model_args: str | Mapping[str, object],
+    vector: str | SteeringVectors | Sequence[str | SteeringVectors],
+    task: str,
+    output: str | Path,
+    *,
+    model: str = "steered_hf",
+    layers: str | Iterable[int] = "",
+    alphas: str | Iterable[float] = "0.1:1.0:0.1",
+    tokens: str | Iterable[str] = "",
+    strategy: str | StrategyBuilder = "grid",
+    score: str = "auto",
+    controls: int = 5,
+    trials: int = 64,
+    seed: int = 0,
+    batch_size: int = 16,
+    memory: float = 4.0,
+    limit: int | None = None,
+    confirm: str | None = None,
+    include_path: str | Path | None = None,
+    allow_test: bool = False,
+    keep: bool = False,
+    harness: str = "lmms-eval",
+    metric: str | None = None,
+    split: str | None = None,
+    num_fewshot: int | None = None,
+    choose: str = "overall",
+) -> Study:
+    """Choose the layer, the strength and the tokens of a vector on held-out questions, as `lmms-steer search` does.
+
+    The same call resumes an interrupted search; what was measured is not measured again. What the command prints is
+    logged under `lmms_steer`.
+
+    Args:
+        model_args: of the unsteered model, in one line (`"pretrained=…"`) or as a mapping.
+        vector: a name, a file, or what `extract` returned; or several.
+        task: a task of held-out questions: `cvbench_relation_select`, …
+        output: the study's folder.
+        model: the model's wrapper.
+        layers: `"5-20"`, `[3, 7]`, …; default: all.
+        alphas: `"first:last:step"`, or a list.
+        tokens: token targets; default: image, text and both; with lm-eval both and last.
+        strategy: the name of a strategy, with `+screen` if wanted, or a generator function.
+        score, controls, trials, seed, batch_size, memory, limit, confirm: as `lmms-steer search --help` says.
+        include_path: a folder of your own tasks.
+        allow_test: allow choosing on test questions.
+        keep: save the winner as this vector's default for this model.
+        harness, metric, split, num_fewshot, choose: as `lmms-steer search --help` says.
+
+    Raises:
+        UserError: for a grid, task, vector or folder that cannot be searched.
+    """
+    vectors = [vector] if isinstance(vector, str | SteeringVectors) else vector
+    options = SearchOptions(
+        model=model,
+        model_args=join_model_args(model_args),
+        vectors=tuple(one if isinstance(one, str) else _stored_name(one) for one in vectors),
+        task=task,
+        output=Path(output),
+        layers=_joined(layers),
+        alphas=_joined(alphas),
+        tokens=_joined(tokens),
+        strategy=strategy,
+        score=score,
+        controls=controls,
+        trials=trials,
+        seed=seed,
+        batch_size=batch_size,
+        memory=memory,
+        limit=limit,
+        confirm=confirm,
+        allow_test=allow_test,
+        include_path=Path(include_path) if include_path is not None else None,
+        keep=keep,
+        harness=harness,
+        metric=metric,
+        split=split,
+        num_fewshot=num_fewshot,
+        choose=choose,
+    )
+    log_lines(run_search(options))
+    return Study.read(options.output)
+
+
+def _joined(values: str | Iterable[object]) -> str:
+    """Values as the command line takes them."""
+    return values if isinstance(values, str) else ",".join(map(str, values))
+
+
+def _stored_name(vectors: SteeringVectors) -> str:
+    """The name by which a search finds these vectors.
+
+    Raises:
+        UserError: where no store holds exactly them.
+    """
+    for entry in store.entries():
+        if entry.name == vectors.name and SteeringVectors.load(entry.path).sha256 == vectors.sha256:
+            return vectors.name
+    raise UserError(f"{vectors.name} is not in the store as it is here: save it to a file, and give the file's name")

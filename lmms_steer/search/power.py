@@ -1,0 +1,84 @@
+"""What a search could find: said before it begins from an assumption, and afterwards from what was measured."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from lmms_steer._util.formatting import count_noun, format_points, format_share
+from lmms_steer.search.results import VectorResult
+from lmms_steer.search.strategies import ChosenStrategy, Rung, StrategyContext, run_strategy
+from lmms_steer.statistics import Floats
+from lmms_steer.statistics.power import detectable_gain, questions_needed
+
+ASSUMED_DISCORDANT = 0.1
+"""The share of answers that steering is assumed to change between right and wrong, before any was measured."""
+EXPECTED_GAINS = (0.03, 0.07)
+"""Gains of the size that the paper reports."""
+
+
+def planned_power_lines(chosen: ChosenStrategy, context: StrategyContext) -> Iterator[str]:
+    """Which gain a search could find, and a warning if that is more than can be expected.
+
+    Args:
+        chosen: the strategy.
+        context: what it is built from.
+    """
+    cells, n = _tested(chosen, context)
+    if not n:
+        yield "WARNING: the strategy leaves no question to test a gain on: no gain can be found"
+        return
+    assumed = (
+        f"assuming that steering changes {format_share(ASSUMED_DISCORDANT)} of the answers between right and wrong"
+    )
+    on = f"{count_noun(n, 'question' if context.image_of is None else 'image')} and {count_noun(cells, 'cell')}"
+    gain = detectable_gain(n, ASSUMED_DISCORDANT, cells)
+    found = "no gain" if math.isnan(gain) else f"gains from {_points(gain)} points on"
+    yield f"with {on} this search finds {found} (80% power at p < 0.05 corrected for the cells, {assumed})"
+    missed = [one for one in EXPECTED_GAINS if not gain <= one]
+    if missed:
+        sizes = " and ".join(_points(one) for one in missed)
+        needed = " and ".join(f"{questions_needed(one, ASSUMED_DISCORDANT, cells):.0f}" for one in missed)
+        what = "questions" if context.image_of is None else "images"
+        yield f"WARNING: gains of {sizes} points, such as the paper's, need about {needed} {what}, or fewer cells"
+
+
+def measured_power_line(vector: VectorResult, n_images: int | None) -> str:
+    """Which gain a finished search could have found; "" where no answer changed or none was left to test on.
+
+    Args:
+        vector: what was found for a vector.
+        n_images: number of images of all questions; None where no two questions share one.
+    """
+    n = min(vector.counted_on, n_images or vector.counted_on)
+    if not vector.discordant or not n:
+        return ""
+    gain = detectable_gain(n, vector.discordant, vector.finalists)
+    found = "no gain" if math.isnan(gain) else f"gains from {_points(gain)} points on"
+    changed = f"its cells change {format_share(vector.discordant)} of the answers between right and wrong (median)"
+    return f"{changed}: this search finds {found} (80% power)"
+
+
+def _tested(chosen: ChosenStrategy, context: StrategyContext) -> tuple[int, int]:
+    """For how many cells of a vector a p-value is corrected, at most, and the number of questions, or of images."""
+    if chosen.filtered_by is not None:
+        context = context.restricted_to(chosen.filtered_by.kept_cells(context.cells))
+    first = context.vectors[0]
+    if chosen.strategy.adaptive:
+        cells, spent = context.trials, 0
+    else:
+        # where all cells are equal, a strategy drops as few of them as it ever does
+        grid = run_strategy(chosen.strategy.build(context), context.n, _all_equal, image_of=context.image_of)
+        cells, spent = len(grid.of(first).finalists), grid.spent
+    spent = max(spent, chosen.questions_spent(context.n))
+    if context.image_of is None:
+        return cells, context.n - spent
+    return cells, len(np.setdiff1d(context.image_of[spent:], context.image_of[:spent]))
+
+
+def _all_equal(_: int, rung: Rung) -> tuple[Floats, Floats]:
+    return np.zeros((len(rung.cells), len(rung.questions))), np.zeros(len(rung.questions))
+
+
+def _points(gain: float) -> str:
+    return format_points(100 * gain)

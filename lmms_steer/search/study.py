@@ -1,0 +1,85 @@
+"""A finished search: its result, its table of cells, its maps, and its choices as specs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lmms_steer._util.formatting import count_noun, format_p, format_points
+from lmms_steer._util.html import html_table
+from lmms_steer.comparison.figures import maps_figure
+from lmms_steer.comparison.studies import read_cells
+from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.search.plan import vector_folder
+from lmms_steer.search.report import format_cell
+from lmms_steer.search.results import SearchResult
+from lmms_steer.steering.spec import SteeringSpec
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, repr=False)
+class Study:
+    """What a search left in its folder. In a notebook it is shown as a table of its choices.
+
+    Attributes:
+        folder: the study's folder.
+        result: everything that the search found: `result.vectors["spatial"].best.gain`.
+    """
+
+    folder: Path
+    result: SearchResult
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Study":
+        """Read the folder of a finished search.
+
+        Raises:
+            UserError: for a search that is not finished, or a damaged file.
+        """
+        return cls(Path(folder), SearchResult.read(Path(folder)))
+
+    def choice(self, vector: str | None = None) -> SteeringSpec:
+        """The chosen cell of a vector as a spec, for `steer` and for `--model_args steering=…`.
+
+        Args:
+            vector: its name; may be left out if the search had one vector.
+
+        Raises:
+            UserError: for a vector that was not searched, or none where there are several.
+        """
+        names = list(self.result.vectors)
+        if vector is None and len(names) > 1:
+            raise UserError(f"the search had {len(names)} vectors: name one of {', '.join(names)}")
+        name = names[0] if vector is None else vector
+        if name not in names:
+            raise unknown_name("vector of this search", name, names)
+        return SteeringSpec.from_yaml(vector_folder(self.folder, name, len(names)) / "choice.yaml")
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """All cells as a data frame: vector, layer, alpha, tokens, n, gain (a share) and dropped."""
+        import pandas
+
+        return pandas.DataFrame(read_cells(self.folder / "cells.parquet"))
+
+    def plot(self) -> Any:
+        """Draw the gains over layer and alpha as a `matplotlib.figure.Figure`, a map for each vector and target."""
+        return maps_figure([self.folder])
+
+    def __repr__(self) -> str:
+        found = repr(self.result).partition(" ")[2]
+        return f"Study {found}; in {str(self.folder)!r}"
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, vector in self.result.vectors.items():
+            best, controls = vector.best, [control.gain for control in vector.controls.values()]
+            points, low, high = (format_points(100 * value) for value in (best.gain, best.low, best.high))
+            random = f"{format_points(100 * float(np.max(controls)))} (best of {len(controls)})" if controls else ""
+            gain, p = f"{points} [{low}, {high}]", format_p(vector.p_corrected)
+            rows.append((name, format_cell(best), gain, p, "yes" if vector.winner else "no", random))
+        titles = ("vector", "best cell", "gain [95%]", "p (max-T)", "winner", "random vectors")
+        size = f"{count_noun(self.result.cells, 'cell')} on {count_noun(self.result.n, 'question')}"
+        return html_table(titles, rows, f"search of {size}, baseline {self.result.baseline:.3f}")

@@ -1,0 +1,57 @@
+"""The ways to say what `steer` does: a spec, or a vector with its layer, strength and tokens as arguments."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lmms_steer.errors import UserError, shorten
+from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+_UNSAVED = "vectors"
+"""The name of vectors whose own name no spec can hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the caller of `steer` gave.
+
+    Attributes:
+        spec: as a spec.
+        vectors: by the names that the spec uses for them.
+    """
+
+    spec: SteeringSpec | ResolvedSpec
+    vectors: Mapping[str, SteeringVectors]
+
+
+def read_given(
+    what: SteeringSpec | ResolvedSpec | SteeringVectors | str,
+    vectors: Mapping[str, SteeringVectors] | None,
+    fields: Mapping[str, Any],
+) -> Given:
+    """Bring what was given into the form of a spec.
+
+    Args:
+        what: vectors, the name or file of a vector, or a spec.
+        vectors: vectors by the names that a spec uses for them.
+        fields: fields of the intervention that were given as arguments; None: not given.
+
+    Raises:
+        UserError: for fields next to a spec, which has its own, or a field with a wrong value.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    named = dict(vectors or {})
+    if isinstance(what, SteeringVectors):
+        name = what.name if what.name not in named else _UNSAVED
+        return Given(SteeringSpec((Intervention(name, **given),)), {**named, name: what})
+    if isinstance(what, str) and what.strip() and "=" not in what:
+        return Given(SteeringSpec((Intervention(what, **given),)), named)
+    if given:
+        listed = ", ".join(f"{name}={value}" for name, value in given.items())
+        raise UserError(
+            f"{listed} beside the spec {shorten(what)!r}: a spec has its own keys, so put them there, or give a vector"
+        )
+    return Given(SteeringSpec.parse(what) if isinstance(what, str) else what, named)

@@ -1,0 +1,81 @@
+"""`compare`, `search` and `inspect` from Python: typed results with a table, a figure and safe HTML."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas
+import pyarrow.parquet as pq
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+import lmms_steer
+from lmms_steer import Study, UserError
+from tests.helpers.runs import BASE, STEERED, write_run
+
+PNG = b"\x89PNG"
+
+
+def test_a_comparison_is_a_table_a_figure_and_files(tmp_path: Path) -> None:
+    base = write_run(tmp_path / "b", {"a": BASE, "<b>": BASE})
+    steered = write_run(tmp_path / "s", {"a": STEERED, "<b>": BASE}, spec="vector=v,layer=1")
+    board = lmms_steer.compare({"plain": base, "<script>x": steered}, baseline="plain")
+    assert repr(board) == "Leaderboard of 2 systems on 2 tasks, baseline 'plain'"
+    board.write(csv=tmp_path / "board.csv")
+    table = board.to_pandas()
+    written = pandas.read_csv(tmp_path / "board.csv")
+    assert table["gain"].tolist() == pytest.approx(written["gain"].tolist(), nan_ok=True)
+    assert table.set_index(["task", "system"]).loc[("a", "<script>x"), "gain"] == pytest.approx(0.1)
+    html = board._repr_html_()
+    assert "<script>" not in html and "&lt;script&gt;x" in html and "<b>" not in html and "+10.0" in html
+    with pytest.raises(UserError, match="unknown kind of plot 'maps'"):
+        board.plot("maps")
+    with pytest.raises(UserError, match="unknown --pictures 'our'"):
+        board.write(pictures="our")
+
+
+def test_a_figure_is_shown_by_a_notebook_and_leaves_its_backend_alone(tmp_path: Path) -> None:
+    runs = {name: write_run(tmp_path / name, {"a": scores}) for name, scores in (("x", BASE), ("y", STEERED))}
+    before = mpl.rcParams["backend"], dict(mpl.rcParams)
+    figure = lmms_steer.compare(runs, baseline="x").plot()
+    assert isinstance(figure, Figure) and figure._repr_png_()[:4] == PNG  # type: ignore[attr-defined]
+    assert (mpl.rcParams["backend"], dict(mpl.rcParams)) == before
+
+
+@pytest.mark.slow
+def test_a_search_returns_its_study(tmp_path: Path) -> None:
+    vectors = lmms_steer.load_vectors("tiny-gemma2/colour-red")
+    study = lmms_steer.search(
+        {"pretrained": "tiny-paligemma2"}, vectors, "tiny_colour_select", tmp_path / "s", model="steered_paligemma",
+        layers=[0, 1], alphas=[0.5, 1], tokens=["image"], controls=1, limit=8,
+    )  # fmt: skip
+    table = study.to_pandas()
+    assert sorted({*zip(table["layer"], table["alpha"], strict=True)}) == [(0, 0.5), (0, 1), (1, 0.5), (1, 1)]
+    assert table["gain"].tolist() == pq.read_table(tmp_path / "s/cells.parquet")["gain"].to_pylist()
+    best = study.result.vectors[vectors.name].best
+    assert str(study.choice()) == f"vector={vectors.name},layer={best.layer},alpha={best.alpha:g},tokens=image"
+    assert repr(Study.read(tmp_path / "s")) == repr(study) and "8 cells on 8 questions" in repr(study)
+    assert vectors.name in study._repr_html_() and study.plot()._repr_png_()[:4] == PNG
+    with pytest.raises(UserError, match="unknown vector of this search 'red': known: tiny-gemma2"):
+        study.choice("red")
+    changed = lmms_steer.SteeringVectors(vectors.directions, {**vectors.provenance, "seed": 1})
+    with pytest.raises(UserError, match="is not in the store as it is here: save it to a file"):
+        lmms_steer.search("pretrained=tiny-paligemma2", changed, "tiny_colour_select", tmp_path / "t")
+
+
+@pytest.mark.slow
+def test_an_inspection_is_a_table_a_figure_and_text(tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "scene.png")
+    seen = lmms_steer.inspect(
+        "the <b> square ?",
+        {"pretrained": "tiny-paligemma2", "vector": "colour-red", "layer": 0, "alpha": 1, "tokens": "image"},
+        model="steered_paligemma",
+        image=tmp_path / "scene.png",
+    )
+    table = seen.to_pandas()
+    assert (table["steered"] == table["image"]).all() and table["image"].any() and len(table) == len(seen.tokens)
+    assert f"{table['image'].sum()} of {len(table)} tokens steered" in repr(seen) and len(repr(seen)) < 300
+    assert "image tokens: " in str(seen) and seen.plot()._repr_png_()[:4] == PNG
+    assert "<script" not in seen._repr_html_() and "<table>" in seen._repr_html_()
+    with pytest.raises(UserError, match="unknown key 'layr'"):
+        lmms_steer.inspect("x", {"pretrained": "tiny-paligemma2", "layr": 1})

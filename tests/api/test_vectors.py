@@ -1,0 +1,69 @@
+"""`extract`, `load_vectors` and `steer` from Python: the same vectors and the same steering as by command and spec."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import lmms_steer
+from lmms_steer import SteeringVectors, UserError
+from lmms_steer.extraction.command import extract_to_store
+from lmms_steer.vectors.backbones import checkpoint
+
+RED = "tiny-gemma2/colour-red/mean_shift"
+
+
+@pytest.fixture(scope="module")
+def gemma() -> Any:
+    folder = checkpoint("tiny-gemma2")
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def logits(gemma: Any, *given: Any, **options: Any) -> torch.Tensor:
+    model, tokenizer = gemma
+    with lmms_steer.steer(model, *given, **options), torch.inference_mode():
+        found: torch.Tensor = model(**tokenizer("the ball is", return_tensors="pt")).logits
+    return found
+
+
+def test_extract_returns_what_the_command_stores(tmp_path: Path, own_cache: Path) -> None:
+    list(extract_to_store("tiny-gemma2", ["colour-red"], ["mean_shift"], tmp_path))
+    vectors = lmms_steer.extract("tiny-gemma2", "colour-red")
+    assert vectors.sha256 == SteeringVectors.load(tmp_path / f"{RED}.safetensors").sha256
+    assert (own_cache / "vectors" / f"{RED}.safetensors").is_file()
+    assert lmms_steer.load_vectors("colour-red", "tiny-gemma2").sha256 == vectors.sha256
+    some = lmms_steer.extract("tiny-gemma2", ["colour-red"], "pca", store=tmp_path, layers=[1, 2])
+    assert {name: one.layers for name, one in some.items()} == {"tiny-gemma2/colour-red/pca": (1, 2)}
+    with pytest.raises(UserError, match="did you mean 'colour-red'"):
+        lmms_steer.extract("tiny-gemma2", "color-red")
+
+
+def test_vectors_and_a_name_steer_as_the_spec_does(gemma: Any) -> None:
+    expected = logits(gemma, f"vector={RED},layer=2,alpha=0.5,tokens=both,scale=unit")
+    fields = {"layer": 2, "alpha": 0.5, "tokens": "both", "scale": "unit"}
+    vectors = lmms_steer.load_vectors(RED)
+    assert torch.equal(logits(gemma, vectors, **fields), expected)
+    assert torch.equal(logits(gemma, RED, **fields), expected)
+    assert not torch.equal(logits(gemma, RED, **fields | {"layer": 1}), expected)
+    controlled = logits(gemma, f"vector={RED},layer=2,alpha=0.5,tokens=both,scale=unit,control=random:1")
+    assert torch.equal(logits(gemma, vectors, **fields, control="random:1"), controlled)
+
+
+def test_what_cannot_be_meant_is_refused(gemma: Any) -> None:
+    with pytest.raises(UserError, match="layer=2 beside the spec 'vector=.*a spec has its own keys"):
+        logits(gemma, f"vector={RED}", layer=2)
+    with pytest.raises(UserError, match="unknown vector 'tiny-gemma2/colour-rde'"):
+        logits(gemma, "tiny-gemma2/colour-rde", layer=2)
+    with pytest.raises(UserError, match="unknown tokens 'img'"):
+        logits(gemma, lmms_steer.load_vectors(RED), tokens="img")
+
+
+def test_vectors_say_what_they_are_in_a_few_words() -> None:
+    vectors = lmms_steer.load_vectors(RED)
+    assert len(repr(vectors)) < 120 and "colour-red" in repr(vectors)
+    table = vectors.to_pandas()
+    assert table["layer"].tolist() == [0, 1, 2, 3, 4] and table["norm"].tolist() == list(vectors.norms.values())
+    hostile = SteeringVectors(vectors.directions, {"model": "<script>", "concept": "&", "method": "m"})
+    assert "<script>" not in hostile._repr_html_() and "&lt;script&gt;/&amp;/m" in hostile._repr_html_()

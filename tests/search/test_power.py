@@ -1,0 +1,63 @@
+"""What a search says it can find, before and after it measures."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmms_steer.search.plan import Cell
+from lmms_steer.search.power import measured_power_line, planned_power_lines
+from lmms_steer.search.results import SearchResult
+from lmms_steer.search.strategies import StrategyContext, parse_strategy
+from tests.helpers.searches import search_into
+from tests.search.test_results import minimal
+
+
+def context(n: int, layers: int = 4) -> StrategyContext:
+    cells = [
+        Cell(vector, layer, alpha, "image")
+        for vector in ("v", "v,control=random:0")
+        for layer in range(layers)
+        for alpha in (0.5, 1.0, 1.5)
+    ]
+    return StrategyContext(cells, n, vectors=("v", "v,control=random:0"), layers=range(layers), alphas=(0.5, 1.5))
+
+
+def planned(strategy: str, given: StrategyContext) -> list[str]:
+    return list(planned_power_lines(parse_strategy(strategy), given))
+
+
+def test_the_plan_counts_the_cells_of_one_vector_and_warns_of_gains_that_it_would_miss() -> None:
+    power, warning = planned("grid", context(500))
+    assert power.startswith("with 500 questions and 12 cells this search finds gains from +4.9 points on (80% power")
+    assert "assuming that steering changes 10.0% of the answers" in power
+    assert warning == "WARNING: gains of +3.0 points, such as the paper's, need about 1343 questions, or fewer cells"
+    _, both = planned("grid", context(100))
+    assert "gains of +3.0 and +7.0 points" in both and "about 1343 and 245 questions" in both
+    assert len(planned("grid", context(5000))) == 1, "no warning where even +3 points are found"
+
+
+def test_the_plan_of_a_race_counts_the_finalists_and_the_questions_that_are_left_to_test_on() -> None:
+    (power, *_) = planned("race", context(1200))
+    assert "with 800 questions and 4 cells" in power
+    images = np.repeat(np.arange(300), 4)
+    (power, *_) = planned("grid", replace(context(1200), image_of=images))
+    assert "with 300 images and 12 cells" in power
+
+
+def test_a_finished_search_says_what_it_could_have_found() -> None:
+    vector = SearchResult.from_json(minimal()).vectors["v"]
+    assert measured_power_line(vector, None) == "", "a result of an older version does not say how much changed"
+    line = measured_power_line(replace(vector, discordant=0.3, counted_on=400, finalists=6), None)
+    assert line.startswith("its cells change 30.0% of the answers between right and wrong (median): this search finds")
+    assert "gains from +8.8 points on (80% power)" in line
+    assert "no gain" in measured_power_line(replace(vector, discordant=0.3, counted_on=400, finalists=6), 10)
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(tmp_path: Path) -> None:
+    lines = search_into(tmp_path / "study", dry_run=True)
+    assert lines[0] == "24 cells x 64 questions" and "at most 1536 answers of tiny_counting_select" in lines[1]
+    assert "with 64 questions and 12 cells this search finds no gain" in lines[2]
+    assert lines[-1] == "nothing was measured (--dry-run)" and not (tmp_path / "study").exists()
