@@ -69,8 +69,8 @@ def positions(ids: Tensor, tokens: str, end: int, shows: bool = True) -> Tensor:
 
 
 def shows(model: Any) -> bool:
-    """Whether images are positions of the prompt; in Mllama they enter by cross-attention."""
-    return model.config.model_type not in ("mllama", "idefics")
+    """Whether images are positions of the prompt: in Mllama they enter by cross-attention, Mistral 4 takes none."""
+    return model.config.model_type not in ("mllama", "idefics", "mistral4")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ REFUSED = {
     "instructblip": _PART,
     "instructblipvideo": _PART,
     "kosmos-2": _PART,
-    "kosmos-2.5": _PART,
+    "kosmos-2.5": "a mask says where its images are, not the ids of the prompt",
     "git": "images are put in front of the prompt inside the model, so that its positions are not those of input_ids",
     "gemma3n": _WIDE,
     "gemma3n_text": _WIDE,
