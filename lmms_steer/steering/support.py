@@ -6,7 +6,7 @@ from lmms_steer.errors import UserError
 
 _PART = "its generate runs parts of the model by themselves, so that what is prompt is not known"
 _WIDE = "its residual is several streams of hidden states, and a vector for one of them is not defined"
-_ENCODER = "its encoder reads the prompt, and steering is for decoder-only models"
+_ENCODER = "it is an encoder-decoder, and steering is for decoder-only models"
 REFUSED = {
     "blip": _PART,
     "blip-2": _PART,
