@@ -5,7 +5,7 @@ import traceback
 from types import ModuleType
 from typing import Any, NoReturn
 
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, first_line
 from lmms_steer.harness.names import MODELS, steered_names_on_disk
 
 _MODULE = "lmms_eval.__main__"
@@ -35,6 +35,18 @@ def end_failed_runs(model: object) -> None:
         module.traceback = _EndingTraceback(traceback.__name__) if is_ours(model) else traceback
 
 
+def own_option_error(error: BaseException | None) -> UserError | None:
+    """The error of an option that lmms-eval's command line itself refused, such as `--limit -3`; None for any other."""
+    if not isinstance(error, ValueError):
+        return None
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None or last.tb_frame.f_globals.get("__name__") != _MODULE:
+        return None
+    return UserError(f"lmms-eval: {first_line(error)}")
+
+
 def is_ours(model: object) -> bool:
     """Whether `--model` names one of this package's models, steered wrappers of lmms-eval's included."""
     name = str(model)
@@ -48,7 +60,8 @@ class _EndingTraceback(ModuleType):
     def print_exc() -> NoReturn:
         """Print the exception that is being handled and exit: with one line and status 2 for a user's mistake."""
         error = sys.exception()
-        if isinstance(error, UserError):
-            end_command_line(error)
+        mistake = error if isinstance(error, UserError) else own_option_error(error)
+        if mistake is not None:
+            end_command_line(mistake)
         traceback.print_exc()
         raise SystemExit(1)

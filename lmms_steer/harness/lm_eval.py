@@ -1,7 +1,7 @@
 """Steered models for lm-evaluation-harness: its Hugging Face models with the keys of a spec among their arguments.
 
-`steered_hf` is its `hf` (text) and `steered_hf_multimodal` its `hf-multimodal` (generation only). lm-eval 0.4.13 has no
-entry points for models, so `lmms-steer lm-eval …` registers both and then runs lm-eval's own command line.
+`steered_hf` is its `hf` (text) and `steered_hf_multimodal` its `hf-multimodal` (generation only). lm-eval 0.4.13 does
+not read entry points for models, so `lmms-steer lm-eval …` registers both and then runs lm-eval's own command line.
 """
 
 import contextlib
@@ -12,15 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
+from lm_eval import evaluator
 from lm_eval._cli.utils import MergeDictAction, split_top_level
 from lm_eval.api.registry import model_registry
+from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import AutoConfig
 
 from lmms_steer._util.logging import print_notes
-from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.harness.arguments import check_repeated
 from lmms_steer.harness.patches import wrap_once
 from lmms_steer.harness.steered import SteeringMixin
@@ -29,7 +31,10 @@ from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.steering.calls import continuation
 from lmms_steer.vectors.backbones import checkpoint
 
-_OWN_SETTINGS = ("until", "max_gen_toks", "max_tokens", "max_completion_tokens")
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""lm-eval's names for the number of tokens that are generated."""
+_LENGTH = SETTINGS["max_new_tokens"]
+_OWN_SETTINGS = ("until", *_LENGTHS)
 """Settings of lm-eval besides those of `generate`."""
 _CACHE_OWNER = "lmms_steer"
 """The key in lm-eval's cache of answers under which their model and spec are noted."""
@@ -43,6 +48,10 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
             transformers refuses.
     """
     checked = dict(settings)
+    lengths = {name: _LENGTH.read(name, settings[name]) for name in _LENGTHS if settings.get(name) is not None}
+    if len(set(lengths.values())) > 1:
+        given = ", ".join(f"{name}={value}" for name, value in lengths.items())
+        raise UserError(f"generation_kwargs: {given} are the same setting: give one")
     for name, value in settings.items():
         if name in SETTINGS and value is not None:
             checked[name] = SETTINGS[name].read(name, value)
@@ -113,6 +122,33 @@ class _SteeredLmEval(SteeringMixin):
         parent: Any = super()
         return parent.generate_until(checked, *args, **kwargs)
 
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The checkpoint's chat template, as lm-eval asks for it with `--apply_chat_template`.
+
+        Raises:
+            UserError: if it is asked for and there is none.
+        """
+        parent: Any = super()
+        if chat_template:
+            self._require_template()
+        template: str | None = parent.chat_template(chat_template)
+        return template
+
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+        """A conversation as one prompt.
+
+        Raises:
+            UserError: for a checkpoint without a chat template.
+        """
+        self._require_template()
+        parent: Any = super()
+        return parent.apply_chat_template(*args, **kwargs)
+
+    def _require_template(self) -> None:
+        wrapper: Any = self
+        if not getattr(getattr(self, "processor", None) or wrapper.tokenizer, "chat_template", None):
+            raise UserError(f"--apply_chat_template: {self.pretrained} has no chat template; leave it out")
+
     def get_model_info(self) -> dict[str, Any]:
         """The `config` entry of the results file: lm-eval's own, and the record of the steering."""
         parent: Any = super()
@@ -182,10 +218,62 @@ def run(arguments: list[str]) -> None:
     from lm_eval.__main__ import cli_evaluate
 
     register()
+    wrap_once(evaluator, "evaluate", _with_checked_options)
     wrap_once(MergeDictAction, "__call__", _with_each_key_once)
     print_notes()
     sys.argv = ["lm-eval", *arguments]
-    cli_evaluate()
+    try:
+        cli_evaluate()
+    except ValueError as error:
+        # its configuration checks options that contradict each other
+        if not isinstance(error, UserError) and _raised_in(error) == EvaluatorConfig.__module__:
+            raise UserError(f"lm-eval: {first_line(error)}") from error
+        raise
+
+
+def _raised_in(error: BaseException) -> str:
+    """The name of the module that raised an error."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    return str(last.tb_frame.f_globals.get("__name__")) if last is not None else ""
+
+
+def check_options(tasks: Mapping[str, Any], limit: float | None) -> None:
+    """Check the number of questions, and of the examples in front of each.
+
+    Args:
+        tasks: name ▸ task.
+        limit: of the command line.
+
+    Raises:
+        UserError: for a limit that leaves no question, or more examples than there are.
+    """
+    if limit is not None and limit <= 0:
+        raise UserError(f"--limit {limit:g} leaves no questions: leave it out for all of them")
+    for name, task in tasks.items():
+        asked = getattr(getattr(task, "config", None), "num_fewshot", None)
+        if not asked:
+            continue
+        if asked < 0:
+            raise UserError(f"--num_fewshot {asked}: expected a whole number from 0 up")
+        if getattr(task, "MULTIMODAL", False):
+            raise UserError(f"--num_fewshot {asked}: lm-eval gives the examples of {name} without their images")
+        # a question is none of its own examples
+        own_split = task.fewshot_cfg.split == task.config.test_split
+        available = len(list(task.sampler.fewshot_docs())) - own_split
+        if asked > available:
+            raise UserError(f"--num_fewshot {asked}: {name} has {available} examples for each question")
+
+
+def _with_checked_options(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def evaluate(lm: Any, task_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(lm, _SteeredLmEval):
+            check_options(task_dict["tasks"], kwargs.get("limit"))
+        return original(lm, task_dict, *args, **kwargs)
+
+    return evaluate
 
 
 def _with_each_key_once(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,11 +17,15 @@ ENGINES = ("vllm", "sglang", "api", "openai", "gemini", "claude", "gpt", "litell
 
 
 @cache
-def steered_names_on_disk() -> frozenset[str]:
-    """`steered_NAME` for each of lmms-eval's wrappers, from file names: importing the registry takes seconds."""
+def steered_names_on_disk(*kinds: str) -> frozenset[str]:
+    """`steered_NAME` for each of lmms-eval's wrappers, from file names: importing the registry takes seconds.
+
+    Args:
+        *kinds: `simple` or `chat`; both by default.
+    """
     spec = find_spec("lmms_eval")
     root = Path(spec.submodule_search_locations[0]) / "models" if spec and spec.submodule_search_locations else None
-    files = [path for kind in ("simple", "chat") for path in (root / kind).glob("*.py")] if root else []
+    files = [path for kind in kinds or ("simple", "chat") for path in (root / kind).glob("*.py")] if root else []
     return frozenset(f"steered_{path.stem}" for path in files if not path.stem.startswith("_"))
 
 

@@ -200,7 +200,7 @@ def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
         # imports torch
         from lmms_steer.harness.run_checks import check_run
 
-        check_run(lm, task_dict, kwargs.get("cli_args"))
+        check_run(lm, task_dict, kwargs.get("cli_args"), kwargs)
         results = original(lm, task_dict, *args, **kwargs)
         # some of lmms-eval's wrappers catch every exception and go on with an empty answer
         if lm.attachment.failure is not None:

@@ -6,11 +6,12 @@ lmms-eval calls `manifests` at every `import lmms_eval.models`. Therefore this m
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import first_line
-from lmms_steer.harness.names import MODELS
+from lmms_steer.harness.names import MODELS, steered_names_on_disk
 
 if TYPE_CHECKING:
     from lmms_eval.models.registry_v2 import ModelManifest
@@ -28,8 +29,10 @@ def manifests() -> "list[ModelManifest]":
             index_our_tasks()
         # `lmms-eval models` lists this table, not the registry
         listed = getattr(sys.modules.get("lmms_eval.models"), "AVAILABLE_SIMPLE_MODELS", {})
-        for name, path in MODELS.items():
-            listed.setdefault(name, path)
+        # a read-only table is a view of the registry
+        if isinstance(listed, MutableMapping):
+            for name, path in MODELS.items():
+                listed.setdefault(name, path)
     except Exception as error:  # noqa: BLE001  an error here would cost every other plugin its models
         if "lmms_eval.__main__" in sys.modules:
             print_notes()
@@ -46,7 +49,9 @@ def _lmms_eval_names() -> list[str]:
     """The names of lmms-eval's own wrappers."""
     models = sys.modules.get("lmms_eval.models")
     tables = (getattr(models, f"AVAILABLE_{kind}_MODELS", {}) for kind in ("SIMPLE", "CHAT_TEMPLATE"))
-    return sorted({name for table in tables for name in table} - set(MODELS))
+    # in a view of the registry our own models are listed as well
+    theirs = {name for table in tables for name in table if not name.startswith("steered_")}
+    return sorted(theirs or (name.removeprefix("steered_") for name in steered_names_on_disk()))
 
 
 def _steered_manifest(name: str) -> "ModelManifest":
@@ -54,8 +59,13 @@ def _steered_manifest(name: str) -> "ModelManifest":
     from lmms_eval.models.registry_v2 import ModelManifest
 
     models = sys.modules["lmms_eval.models"]
-    simple = name in getattr(models, "AVAILABLE_SIMPLE_MODELS", {})
-    chat = name in getattr(models, "AVAILABLE_CHAT_TEMPLATE_MODELS", {})
+    simple, chat = (
+        name in table if table else f"steered_{name}" in steered_names_on_disk(kind)
+        for kind, table in (
+            ("simple", getattr(models, "AVAILABLE_SIMPLE_MODELS", {})),
+            ("chat", getattr(models, "AVAILABLE_CHAT_TEMPLATE_MODELS", {})),
+        )
+    )
     path = f"lmms_steer.harness.wrapped.steered_{name}"
     return ModelManifest(
         f"steered_{name}",

@@ -23,6 +23,7 @@ from lmms_steer.harness import patches
 from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_keys, check_model, is_quoted, split_args, unquote
 from lmms_steer.harness.command_line import end_command_line, is_command_line
 from lmms_steer.harness.names import MODELS
+from lmms_steer.harness.run_checks import chat_template_error
 from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
@@ -31,6 +32,7 @@ from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.resolve import ModelFacts, ResolvedSpec, resolve
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.steering.support import check_config
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +95,7 @@ class SteeringMixin:
         Raises:
             UserError: if the spec or one of its vectors is wrong.
         """
+        check_config(config, self.pretrained)
         text = config.get_text_config(decoder=True)
         for line in extract_missing(self.spec, self.pretrained):
             logger.info(line)
@@ -138,8 +141,19 @@ class SteeringMixin:
         return hashlib.sha256(json.dumps([self.resolved.sha256, biases]).encode()).hexdigest()
 
 
+class _NoChatTemplate:
+    """An attribute that lmms-eval reads for `--apply_chat_template`; a wrapper may set one of its own instead."""
+
+    def __get__(self, lm: object, owner: type) -> Any:
+        if lm is None:
+            return self
+        raise chat_template_error()
+
+
 class LmmsEvalSteering(SteeringMixin):
     """Steering for classes that lmms-eval creates from its command line."""
+
+    chat_template = apply_chat_template = _NoChatTemplate()
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> Self:

@@ -16,7 +16,7 @@ from lmms_steer.harness.steered_text import SteeredText
 from lmms_steer.inspection.continuations import continuations
 from lmms_steer.inspection.measured import MeasuredPrompt
 from lmms_steer.inspection.prompt_figure import inspection_figure
-from lmms_steer.steering.anatomy import image_token_ids
+from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.recording import record_layers
 from lmms_steer.steering.scaled_vectors import active_interventions
@@ -84,12 +84,13 @@ def inspect_prompt(
     inputs = lm.model_inputs([prompt], [images])
     lm.attachment.remove()
     unsteered, before = _run(lm.model, inputs)
+    layer = min((i.layer for i in interventions if i.layer is not None), default=len(unsteered) // 2)
+    image_ids = image_token_ids(lm.model.config)
+    model_adds = _added_after(lm.model, inputs, layer, image_ids)
     written = continuations(lm, inputs, alphas, new_tokens) if new_tokens else []
     lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
     steered, after = _run(lm.model, inputs)
-    layer = min((i.layer for i in interventions if i.layer is not None), default=len(unsteered) // 2)
     ids = inputs["input_ids"][0]
-    image_ids = image_token_ids(lm.model.config)
     active = [(i, lm.resolved.operation_of(i), v) for i, v in active_interventions(lm.resolved) if i.layer == layer]
     return PromptInspection(
         spec=str(lm.resolved.spec),
@@ -110,6 +111,7 @@ def inspect_prompt(
         before=_most_likely(lm, before),
         after=_most_likely(lm, after),
         skipped=int(lm.text_only and len(ids) > 1),
+        model_adds=model_adds,
         continuations=written,
         picture=images[0] if images else None,
     )
@@ -122,6 +124,11 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
     for kind, wanted in (("image", True), ("text", False)):
         if kind == "text" or any(inspection.image) or not inspection.skipped:
             yield _kind_line(inspection, kind, wanted)
+    if inspection.model_adds:
+        yield (
+            f"  after layer {inspection.layer} the model itself adds picture features to the image tokens, of mean norm"
+            f" {inspection.model_adds:.4g}; they are not steered"
+        )
     yield ""
     yield " ".join(_runs(inspection))
     yield ""
@@ -169,8 +176,28 @@ def _run(model: Any, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
     """Every layer's output [1, positions, width], and the logits of the next token [vocabulary]."""
     # recorded after the steering hooks, so that their effect is included
     with torch.inference_mode(), record_layers(model) as outputs:
-        logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
+        logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(model)).logits[0, -1]
     return outputs, logits
+
+
+def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, image_ids: tuple[int, ...]) -> float:
+    """The mean norm of the difference between a layer's output and the next one's input at image tokens."""
+    layers = decoder_layers(model)
+    image = torch.isin(inputs["input_ids"], torch.tensor(image_ids, device=inputs["input_ids"].device))
+    if layer + 1 == len(layers) or not image.any():
+        return 0.0
+    seen: list[Tensor] = []
+
+    def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    handle = layers[layer + 1].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        outputs, _ = _run(model, inputs)
+    finally:
+        handle.remove()
+    difference = seen[0].to(outputs[layer]) - outputs[layer]
+    return float(difference[image.to(difference.device)].float().norm(dim=-1).mean())
 
 
 def _changes(tokens: str, kind: str) -> bool:

@@ -18,7 +18,6 @@ from lmms_steer.models.loading import (
     load_model,
     load_or_refuse,
     quantization_options,
-    refuse_encoder_decoder,
     resolve_dtype,
     usable_device,
 )
@@ -30,6 +29,7 @@ from lmms_steer.models.prompts import (
     prompt_format_for,
 )
 from lmms_steer.models.visuals import Visual, blank_visuals
+from lmms_steer.steering.support import check_config
 from lmms_steer.vectors.backbones import checkpoint
 
 
@@ -113,7 +113,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             options["revision"] = str(revision)
         source = checkpoint(self.pretrained)
         self.config = load_or_refuse(self.pretrained, AutoConfig.from_pretrained, source, **options)
-        refuse_encoder_decoder(self.pretrained, self.config)
+        check_config(self.config, self.pretrained)
         self.prepare()
         self.processor = load_or_refuse(self.pretrained, AutoProcessor.from_pretrained, source, **options)
         if not hasattr(self.processor, "image_processor"):

@@ -88,16 +88,6 @@ def is_text_config(config: Any) -> bool:
     return type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not hasattr(config, "vision_config")
 
 
-def refuse_encoder_decoder(name: str, config: Any) -> None:
-    """Refuse encoder-decoder models: their encoder reads the prompt, so steering the decoder would not affect it.
-
-    Raises:
-        UserError: for such a config.
-    """
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"{name} is an encoder-decoder ({config.model_type}): steering is for decoder-only models")
-
-
 def quantization_options(load_in_4bit: bool, load_in_8bit: bool) -> dict[str, Any]:
     """The options of `from_pretrained` for bitsandbytes; empty if neither is set.
 

@@ -12,10 +12,10 @@ from lmms_steer.models.loading import (
     load_model,
     load_or_refuse,
     quantization_options,
-    refuse_encoder_decoder,
     resolve_dtype,
     usable_device,
 )
+from lmms_steer.steering.support import check_config
 from lmms_steer.vectors.backbones import checkpoint
 
 TEXT_FORMATS = ("plain", "chat")
@@ -71,7 +71,7 @@ class HfText:
             options["revision"] = str(revision)
         source = checkpoint(self.pretrained)
         self.config = load_or_refuse(self.pretrained, AutoConfig.from_pretrained, source, **options)
-        refuse_encoder_decoder(self.pretrained, self.config)
+        check_config(self.config, self.pretrained)
         self.prepare()
         self.tokenizer = load_or_refuse(self.pretrained, AutoTokenizer.from_pretrained, source, **options)
         self.prompt_format = self._checked_format(str(prompt_format))

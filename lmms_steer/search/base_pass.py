@@ -94,5 +94,7 @@ class BasePass:
         return (args, {**kwargs, "past_key_values": RecordingCache(self.tensors)}) if self.keys else None
 
     def _record_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
+        if isinstance(output, tuple) and any(part is not None for part in output[1:]):
+            raise RuntimeError("its layers pass on more than the residual, which a replay would not change")
         self._last_output = output[0] if isinstance(output, tuple) else output
         self.tensors[f"out{len(self.calls) - 1}"] = self._last_output

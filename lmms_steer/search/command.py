@@ -31,6 +31,7 @@ from lmms_steer.search.plan import (
     Plan,
     check_same_plan,
 )
+from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.resolve import ModelFacts, resolve
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
@@ -71,7 +72,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
     check_same_plan(options.output, {**known, **about_questions, **_known_layers(options)})
     lm = create(options)
     _refuse_spec(lm.resolved.spec)
-    n_layers = len(lm.model.get_decoder().layers)
+    n_layers = len(decoder_layers(lm.model))
     facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
     layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
     steerable = steerable_layers(options.vectors, layers, facts)

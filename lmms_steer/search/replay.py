@@ -22,7 +22,7 @@ from lmms_steer.search.base_pass import BasePass, next_token_logits
 from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, sees_ahead
 from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
 from lmms_steer.search.tensor_store import TensorStore
-from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, text_config
+from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, inner_decoder, shares_keys, text_config
 from lmms_steer.steering.operations import add_masked
 from lmms_steer.steering.positions import token_mask
 
@@ -73,6 +73,8 @@ class Replay:
     def __init__(self, model: nn.Module, inputs: dict[str, Any], options: ReplayOptions | None = None) -> None:
         options = options or ReplayOptions()
         self.model, self.layers = model, decoder_layers(model)
+        if any(map(shares_keys, self.layers)):
+            raise RuntimeError("its layers share keys and values, which a replay would take from the base pass")
         self.tensors = TensorStore(options.budget, options.folder)
         ids, attention = inputs["input_ids"], inputs.get("attention_mask")
         self.batch, self.positions = ids.shape
@@ -225,7 +227,7 @@ class Replay:
             with _mlp_at_last_position(self.layers[number]) if only_last else nullcontext():
                 out = self.layers[number](hidden, **call)
             hidden = out[0] if isinstance(out, tuple) else out
-        hidden = self.model.get_decoder().norm(hidden[:, -(self.kept or 1) :])  # type: ignore[operator, union-attr]
+        hidden = inner_decoder(self.model).norm(hidden[:, -(self.kept or 1) :])
         logits: Tensor = self.model.get_output_embeddings()(hidden)  # type: ignore[operator]
         cap = getattr(text_config(self.model), "final_logit_softcapping", None)
         capped: Tensor = logits if cap is None else torch.tanh(logits / cap) * cap

@@ -39,6 +39,7 @@ from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.strategies import FilterContext, StrategyContext, run_strategy
 from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.statistics import Ints
+from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -100,7 +101,7 @@ class SearchRun:
         Raises:
             UserError: for an empty grid, or a strategy that measures no cell of a vector on all questions.
         """
-        last_layer = len(self.lm.model.get_decoder().layers) - 1
+        last_layer = len(decoder_layers(self.lm.model)) - 1
         planned = cells = self.plan.cells(last_layer)
         if not cells:
             raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")

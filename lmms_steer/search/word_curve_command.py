@@ -14,6 +14,7 @@ from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.models.visuals import open_image
 from lmms_steer.search.command import resolved_vector, steerable_layers
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
+from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.resolve import ModelFacts
 from lmms_steer.steering.spec import SteeringSpec
 
@@ -91,7 +92,7 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     drawn = None if images else coloured_things(options.pictures, options.shown.split(","), options.prompt)
     questions = drawn or [(options.prompt, image) for image in images]
     lm = create_model(options.model, options.model_args)
-    n_layers = len(lm.model.get_decoder().layers)
+    n_layers = len(decoder_layers(lm.model))
     layers = parse_layers(options.layers, n_layers) if options.layers else _spread(n_layers)
     facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
     steerable = steerable_layers(options.vectors, layers, facts)

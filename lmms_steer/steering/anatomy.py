@@ -3,10 +3,12 @@
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from lmms_steer.errors import UserError
 from lmms_steer.steering.resolve import ModelFacts, Norms
+from lmms_steer.steering.support import WITHOUT_IMAGE_POSITIONS, check_config
 
 _known_norms: WeakKeyDictionary[nn.Module, Norms] = WeakKeyDictionary()
 """Loaded model ▸ its residual norms, for `scale=relative`."""
@@ -39,13 +41,12 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     is the vision tower.
 
     Raises:
-        UserError: for a model that has no such decoder, or not the number of layers that its config states, and for an
-            encoder-decoder model, whose `input_ids` are not its decoder's.
+        UserError: for a model that has no such decoder, or not the number of layers that its config states, and for one
+            of `lmms_steer.steering.support`.
     """
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        raise UserError(f"cannot steer a {type(model).__name__}: it has an encoder and a decoder")
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]
-    layers = getattr(decoder, "layers", None)
+    if hasattr(model, "config"):
+        check_config(model.config, f"a {type(model).__name__}")
+    layers = getattr(inner_decoder(model), "layers", None)
     expected = text_config(model).num_hidden_layers if hasattr(model, "config") else None
     if not isinstance(layers, nn.ModuleList) or len(layers) != expected:
         actual = len(layers) if isinstance(layers, nn.ModuleList) else "no"
@@ -55,11 +56,48 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return layers
 
 
+def inner_decoder(model: nn.Module) -> Any:
+    """The module that holds the decoder's layers and its final norm; None if there is no decoder.
+
+    `get_decoder()` of some models (Llama 4) is a language model with its head, which has the decoder inside.
+    """
+    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]
+    inside = getattr(decoder, "model", None)
+    return inside if not hasattr(decoder, "layers") and isinstance(inside, nn.Module) else decoder
+
+
+def keeps_all_positions(model: nn.Module) -> Any:
+    """The `logits_to_keep` for the last logits alone that runs every layer on every position.
+
+    For a whole number, layers that share the keys and values of earlier ones (Gemma 4) run on the last positions only.
+    """
+    shared = any(shares_keys(layer) for layer in decoder_layers(model))
+    return torch.tensor([-1]) if shared else 1
+
+
+def shares_keys(layer: nn.Module) -> bool:
+    """Whether a layer attends with the keys and values of an earlier layer."""
+    return bool(getattr(getattr(layer, "self_attn", None), "is_kv_shared_layer", False))
+
+
 def image_token_ids(config: Any) -> tuple[int, ...]:
     """The input ids that are placeholders for image (or video) features; empty for a text model."""
-    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-    values = (getattr(config, name, None) for name in names)
+    if getattr(config, "model_type", None) in WITHOUT_IMAGE_POSITIONS:
+        return ()
+    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "image_patch_id")
+    values = [getattr(config, name, None) for name in names]
+    if not any(isinstance(value, int) for value in values):
+        # Phi-4 multimodal, and Chameleon
+        values.append(getattr(getattr(config, "vision_config", None), "image_token_id", None))
+        values.append((getattr(config, "vocabulary_map", None) or {}).get("<image>"))
     return tuple(dict.fromkeys(value for value in values if isinstance(value, int)))
+
+
+def hides_images(config: Any) -> bool:
+    """Whether a model takes images, but its config names no id for them, so that text cannot be told from images."""
+    sees = any(getattr(config, name, None) is not None for name in ("vision_config", "vq_config"))
+    without = getattr(config, "model_type", None) in WITHOUT_IMAGE_POSITIONS
+    return sees and not without and not image_token_ids(config)
 
 
 def model_facts(model: nn.Module, name: str | None = None) -> ModelFacts:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lmms_steer.errors import SteeringError, UserError
-from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, model_facts, unwrap
+from lmms_steer.steering.anatomy import decoder_layers, hides_images, image_token_ids, model_facts, shares_keys, unwrap
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
 from lmms_steer.steering.generation import watch_generate
@@ -148,7 +148,13 @@ def attach(
         if intervention.layer is None or not 0 <= intervention.layer < len(layers):
             raise UserError(f"layer={intervention.layer}: {type(inner).__name__} has the layers 0-{len(layers) - 1}")
         if intervention.tokens == "image" and not image_ids:
-            raise UserError(f"tokens=image: {type(inner).__name__} has no image tokens, choose tokens=text")
+            instead = "tokens=both" if hides_images(inner.config) else "tokens=text"
+            raise UserError(f"tokens=image: {type(inner).__name__} has no image tokens, choose {instead}")
+        if intervention.tokens not in ("both", "last") and hides_images(inner.config):
+            raise UserError(
+                f"tokens={intervention.tokens}: the config of this {type(inner).__name__} does not say which tokens are"
+                " images, choose tokens=both"
+            )
         require_special_ids(str(intervention.tokens), special_ids)
     active = active_interventions(resolved)
     if not active:
@@ -198,9 +204,9 @@ class _LayerHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG002
         with self.tracker.watch_failures():
-            return self._steer(output)
+            return self._steer(output, shares_keys(module))
 
-    def _steer(self, output: Any) -> Any:
+    def _steer(self, output: Any, shares: bool) -> Any:
         call = self.tracker.call
         if call is None:
             raise SteeringError("a steered layer ran outside the model's own forward: call the model, not a part of it")
@@ -208,7 +214,10 @@ class _LayerHook:
         if mask is None:
             return None
         hidden = output[0] if isinstance(output, tuple) else output
-        if not isinstance(hidden, Tensor) or hidden.shape[:2] != call.input_ids.shape:
+        if shares and isinstance(hidden, Tensor):
+            # it may run on the last positions only: no later layer reads the others
+            mask = mask[:, -hidden.shape[1] :]
+        if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[:2] != mask.shape:
             actual = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
             raise SteeringError(
                 f"layer {self.layer} returned {actual} for input_ids of shape {tuple(call.input_ids.shape)}"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmms_steer.steering.anatomy import decoder_layers, image_token_ids
+from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
 from lmms_steer.steering.positions import token_mask
 from lmms_steer.steering.resolve import Norms
 
@@ -51,11 +51,12 @@ def residual_norms(model: nn.Module, batches: Iterable[dict[str, Any]], skipped:
         text model).
     """
     image_ids = image_token_ids(model.config)
+    kept = keeps_all_positions(model)
     sums: dict[tuple[int, str], float] = {}
     counts: dict[str, int] = {}
     for batch in batches:
         with record_layers(model) as outputs:
-            model(**batch, use_cache=False, logits_to_keep=1)
+            model(**batch, use_cache=False, logits_to_keep=kept)
         for kind in TOKEN_KINDS:
             mask = token_mask(batch["input_ids"], batch.get("attention_mask"), image_ids, kind)[:, skipped:]
             counts[kind] = counts.get(kind, 0) + int(mask.sum())

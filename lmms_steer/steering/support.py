@@ -1,0 +1,58 @@
+"""Which architectures cannot be steered, known from the config alone, before any weights are fetched."""
+
+from typing import Any
+
+from lmms_steer.errors import UserError
+
+_PART = "its generate runs parts of the model by themselves, so that what is prompt is not known"
+_WIDE = "its residual is several streams of hidden states, and a vector for one of them is not defined"
+_ENCODER = "it is an encoder-decoder, and steering is for decoder-only models"
+REFUSED = {
+    "blip": _PART,
+    "blip-2": _PART,
+    "instructblip": _PART,
+    "instructblipvideo": _PART,
+    "kosmos-2": _PART,
+    "kosmos-2.5": "a mask says where its images are, not the ids of the prompt",
+    "git": "images are put in front of the prompt inside the model, so that its positions are not those of input_ids",
+    "gemma3n": _WIDE,
+    "gemma3n_text": _WIDE,
+    "glm5_next": _WIDE,
+    "glm5_next_text": _WIDE,
+    "qwen4_exp": _WIDE,
+    "qwen4_exp_text": _WIDE,
+    "diffusion_gemma": "it writes blocks of tokens by diffusion, not one after the other",
+    "pi0": "it predicts robot actions, not text",
+    "evolla": "it reads proteins, not images",
+    "florence2": _ENCODER,
+    "pix2struct": _ENCODER,
+    "pp_formulanet": _ENCODER,
+    "t5gemma2": _ENCODER,
+    "udop": _ENCODER,
+    "vision-encoder-decoder": _ENCODER,
+}
+"""`model_type` ▸ why a model of this type is not steered."""
+WITHOUT_IMAGE_POSITIONS = {
+    "mllama": "images enter by cross-attention",
+    "idefics": "images enter by cross-attention",
+}
+"""`model_type` ▸ why no position of its prompts is an image's, even where the config names an image token."""
+
+
+def check_config(config: Any, name: str) -> None:
+    """Refuse a model that cannot be steered.
+
+    Args:
+        config: the model's config.
+        name: the model as the user named it.
+
+    Raises:
+        UserError: with the reason.
+    """
+    kind = str(getattr(config, "model_type", ""))
+    text_kind = str(getattr(getattr(config, "text_config", None), "model_type", ""))
+    reason = REFUSED.get(kind) or REFUSED.get(text_kind)
+    if reason is None and getattr(config, "is_encoder_decoder", False):
+        reason = _ENCODER
+    if reason is not None:
+        raise UserError(f"cannot steer {name} ({kind}): {reason}")

@@ -1,0 +1,129 @@
+"""A tiny random model of every architecture of `AutoModelForImageTextToText`, made by shrinking its default config."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, PretrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+LAYERS, WIDTH, VOCABULARY, IMAGE = 4, 64, 512, 7
+"""Of every model; `IMAGE` is the id of its image placeholder."""
+ARCHITECTURES = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+_SIZES = {
+    **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "n_embd", "dim", "out_hidden_size", "hidden_dim"), WIDTH),
+    **dict.fromkeys(("text_hidden_size", "projection_dim", "projector_hidden_size", "proj_hidden_size"), WIDTH),
+    **dict.fromkeys(("encoder_hidden_size", "embedding_dim", "text_embed_dim", "vision_hidden_size"), WIDTH),
+    **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "decoder_layers", "encoder_layers"), LAYERS),
+    **dict.fromkeys(("depth", "n_layers"), 2),
+    **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads", "decoder_attention_heads"), 4),
+    **dict.fromkeys(("encoder_attention_heads", "attention_heads", "linear_num_value_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads"), 2),
+    **dict.fromkeys(("linear_num_key_heads",), 2),
+    **dict.fromkeys(("head_dim", "kv_channels", "global_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 16),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "decoder_ffn_dim", "encoder_ffn_dim", "mlp_dim", "n_inner"), 96),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size", "intermediate_size_mlp"), 32),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts", "num_experts_per_token"), 2),
+    **dict.fromkeys(("n_group", "topk_group", "n_shared_experts"), 1),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 32),
+    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "index_head_dim"), 16),
+    **dict.fromkeys(("hidden_size_per_layer_input", "qk_head_dim"), 16),
+    "sliding_window": 64,
+    "max_position_embeddings": 512,
+}
+_IMAGE_IDS = ("image_token_id", "image_token_index", "image_patch_id")
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_GLM: dict[str, Any] = {"rope_parameters": {**_ROPE, "mrope_section": [2, 3, 3]}}
+_MORE: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("glm46v", "glm4v", "glm_ocr", "glmga", "paddleocr_vl", "qwen2_vl", "qwen2_5_vl"), _GLM),
+    "glm4v_moe": {"rope_parameters": {**_ROPE, "partial_rotary_factor": 0.5, "mrope_section": [2, 1, 1]}},
+    "cohere_compass": {"rope_parameters": {"full_attention": _ROPE, "sliding_attention": _ROPE}},
+    "deepseek_ocr2": {"mlp_layer_types": ["dense"] + ["sparse"] * (LAYERS - 1), "num_experts_per_tok": 2},
+    "ernie4_5_vl_moe": {"rope_parameters": {**_ROPE, "mrope_section": [3, 3, 2]}},
+    "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
+    "hunyuan_vl": {"head_dim": 16, "rope_parameters": {**_ROPE, "mrope_section": [2, 2, 2, 2]}},
+    "step3p7": {"sliding_window": 64},
+    "qwen2_5_omni_thinker": {**_GLM, "vision_start_token_id": 20},
+    "qwen3_omni_moe_thinker": {"vision_start_token_id": 20},
+    "mistral4": {"qk_rope_head_dim": 8},
+}
+"""Fields that an architecture's default config leaves open, or that depend on other sizes."""
+
+
+def model(architecture: str, **changes: Any) -> Any:
+    """A random model in float32 and eval mode; the same weights every time.
+
+    Args:
+        architecture: a `model_type`.
+        **changes: fields of the text config.
+    """
+    config = small_config(architecture)
+    for name, value in changes.items():
+        setattr(config.get_text_config(decoder=True), name, value)
+    torch.manual_seed(0)
+    return AutoModelForImageTextToText.from_config(config).float().eval()
+
+
+def small_config(architecture: str) -> Any:
+    """The architecture's default config with every size in it made small."""
+    config = CONFIG_MAPPING[architecture]()
+    for part in parts(config):
+        _shrink(part)
+    for name, value in _MORE.get(architecture, {}).items():
+        own = name in vars(config) or name == "vision_start_token_id"
+        owner = config if own and name != "head_dim" else config.get_text_config(decoder=True)
+        setattr(owner, name, value)
+    return config
+
+
+def parts(config: PretrainedConfig) -> Iterator[PretrainedConfig]:
+    """A config and the configs inside of it."""
+    yield config
+    for value in list(vars(config).values()):
+        if isinstance(value, PretrainedConfig):
+            yield from parts(value)
+
+
+def _shrink(config: Any) -> None:
+    fields = {name: value for name, value in vars(config).items() if not isinstance(value, PretrainedConfig)}
+    for name, value in fields.items():
+        if isinstance(value, int) and not isinstance(value, bool):
+            if name in _SIZES and value > _SIZES[name]:
+                setattr(config, name, _SIZES[name])
+            elif "vocab" in name and value > VOCABULARY:
+                setattr(config, name, VOCABULARY)
+            elif name in _IMAGE_IDS:
+                setattr(config, name, IMAGE)
+            elif name.endswith(("_token_id", "_token_index", "_id")) and value >= VOCABULARY:
+                setattr(config, name, 8 + sum(map(ord, name)) % 40)
+        elif value is None and name in _IMAGE_IDS:
+            # checkpoints name it
+            setattr(config, name, IMAGE)
+        elif isinstance(value, list) and len(value) > LAYERS and name.endswith(("layer_types", "_layers", "_types")):
+            setattr(config, name, _first_of_each(value) if isinstance(value[0], str) else value[:LAYERS])
+        elif isinstance(value, dict):
+            _shrink_sections(config, value)
+    if {"kv_lora_rank", "num_key_value_heads"} <= fields.keys():
+        # one key for each head
+        config.num_key_value_heads = 4
+    if "vocabulary_map" in fields:
+        config.vocabulary_map = {"<image>": IMAGE}
+
+
+def _first_of_each(types: list[str]) -> list[str]:
+    """The first types, with one of each that occurs later at the end."""
+    later = [kind for kind in dict.fromkeys(types) if kind not in types[:LAYERS]][: LAYERS - 1]
+    return types[: LAYERS - len(later)] + later
+
+
+def _shrink_sections(config: Any, rope: dict[str, Any]) -> None:
+    """Make the sections of multimodal rotary embeddings add up to half of the rotated part of a head."""
+    if isinstance(rope.get("mrope_section"), list):
+        half = int(16 * rope.get("partial_rotary_factor", 1.0)) // 2
+        parts = len(rope["mrope_section"])
+        rope["mrope_section"] = [half - half // parts * (parts - 1), *[half // parts] * (parts - 1)]
+    for inner in rope.values():
+        if isinstance(inner, dict):
+            _shrink_sections(config, inner)

@@ -1,0 +1,112 @@
+"""A sample of the support matrix, and the architectures whose layers or residuals are unlike the others'."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING
+
+from lmms_steer import UserError, steer
+from lmms_steer.harness.steered import SteeredVlm
+from lmms_steer.inspection.prompt import _added_after
+from lmms_steer.models.prompts import _with_answers
+from lmms_steer.steering.anatomy import image_token_ids
+from lmms_steer.steering.recording import record_layers, residual_norms
+from lmms_steer.steering.support import REFUSED, check_config
+from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, model, small_config
+from tests.helpers.checkpoints import build
+from tests.helpers.models import batch_of
+from tests.support_matrix import IDS, V, row, spec
+
+
+def wrong(cells: dict[str, str]) -> dict[str, str]:
+    return {name: cell for name, cell in cells.items() if cell.startswith("WRONG") or name == "all"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama4", "gemma4", "qwen3_5", "mllama", "qwen2_vl"])
+def test_an_architecture_is_steered_as_a_reference_steers_it(architecture: str) -> None:
+    cells = row(architecture)
+    assert not wrong(cells) and cells["text"] == cells["both"] == cells["last"] == "exact", cells
+
+
+@pytest.mark.slow
+def test_layers_that_share_keys_and_run_on_the_last_positions_only_are_steered_exactly() -> None:
+    """Gemma 4 drops positions there that no later layer reads, if only the last logits are wanted."""
+    shared: dict[str, Any] = {"num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2}
+    made = model("gemma4", **shared)
+    inputs = {"input_ids": IDS, "attention_mask": (IDS != 0).long()}
+    with torch.no_grad(), steer(made, spec("both"), {"v": V}):
+        whole = made(**inputs, use_cache=False).logits[:, -1]
+        with record_layers(made) as outputs:
+            last = made(**inputs, use_cache=False, logits_to_keep=1).logits[:, -1]
+    assert outputs[LAYERS - 1].shape[1] == 1
+    assert (whole - last).abs().max() < 1e-5
+    assert not wrong(row("gemma4", **shared))
+    assert set(residual_norms(made, [inputs])) == set(range(LAYERS))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in REFUSED if kind in ARCHITECTURES])
+def test_a_model_that_cannot_be_steered_is_refused_by_its_config(kind: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_config(CONFIG_MAPPING[kind](), "it")
+    assert str(refused.value) == f"cannot steer it ({kind}): {REFUSED[kind]}"
+
+
+@pytest.mark.slow
+def test_refusing_a_model_needs_neither_its_weights_nor_its_processor(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3n"}))
+    with pytest.raises(UserError, match=r"^cannot steer .* \(gemma3n\): its residual is several streams"):
+        SteeredVlm(pretrained=str(tmp_path))
+
+
+def test_images_are_found_by_the_ids_that_a_config_names() -> None:
+    from transformers import Phi4MultimodalConfig
+
+    assert image_token_ids(small_config("llava")) == (IMAGE,)
+    assert image_token_ids(Phi4MultimodalConfig()) == (200010,)
+    assert image_token_ids(CONFIG_MAPPING["chameleon"](vocabulary_map={"<image>": 5})) == (5,)
+    # the image token of Mllama is a text position: its images enter by cross-attention
+    assert image_token_ids(small_config("mllama")) == ()
+
+
+def test_a_scored_answer_of_mllama_sees_the_images_of_its_prompt() -> None:
+    seen = torch.zeros(2, 4, 1, 2, dtype=torch.long)
+    seen[0, 2:, 0, 0] = 1
+    seen[1, 1:, 0, 1] = 1
+    batch: dict[str, Any] = {
+        "input_ids": torch.tensor([[0, 5, 6, 7], [5, 6, 7, 8]]),
+        "attention_mask": torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]),
+        "cross_attention_mask": seen.clone(),
+    }
+    made = _with_answers(batch, [[9, 9], [9]], 0)["cross_attention_mask"]
+    assert made.shape == (2, 5, 1, 2)
+    assert made[0, :, 0, 0].tolist() == [0, 1, 1, 1, 1] and made[0, :, 0, 1].sum() == 0
+    assert made[1, :, 0, 1].tolist() == [0, 1, 1, 1, 1] and made[1, :, 0, 0].sum() == 0
+
+
+@pytest.mark.parametrize(("architecture", "adding"), [("qwen3_vl", [0, 1]), ("llava", [])])
+def test_inspect_knows_after_which_layers_a_model_adds_picture_features(architecture: str, adding: list[int]) -> None:
+    made, processor = build(architecture)
+    inputs = batch_of(architecture, processor, "where is the cat ?")
+    ids = image_token_ids(made.config)
+    with torch.inference_mode(), record_layers(made) as outputs:
+        images = (inputs["pixel_values"], inputs["image_grid_thw"]) if adding else ()
+        added: Any = made.model.get_image_features(*images).deepstack_features if adding else []
+        made(**inputs, use_cache=False)
+    assert len(outputs) == LAYERS
+    for layer in range(LAYERS):
+        expected = float(torch.cat(added[layer]).norm(dim=-1).mean()) if layer in adding else 0.0
+        assert _added_after(made, inputs, layer, ids) == pytest.approx(expected, rel=1e-3)
+
+
+def test_text_is_not_told_from_images_by_a_config_that_names_no_image_token() -> None:
+    made = model("minicpmv4_6")
+    made.config.image_token_id = None
+    for tokens in ("image", "text"):
+        with pytest.raises(UserError, match="choose tokens=both"), steer(made, spec(tokens), {"v": V}):
+            pass
+    with steer(made, spec("both"), {"v": V}):
+        pass

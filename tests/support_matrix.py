@@ -1,0 +1,295 @@
+"""Steer a tiny random model of every architecture and compare it with a reference: `python -m tests.support_matrix`.
+
+The reference is written here from the definition h' = h + alpha v: one pass without a cache, by a hook of its own at
+positions counted here. Images are placeholder ids without pictures, which all architectures take: what is steered
+depends on the ids alone.
+"""
+
+import argparse
+import importlib.metadata
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import CONFIG_MAPPING
+
+from lmms_steer import UserError, continuation, steer
+from lmms_steer.errors import first_line
+from lmms_steer.search.replay import ReplayOptions, try_replay
+from lmms_steer.steering.anatomy import remember_norms
+from lmms_steer.steering.support import check_config
+from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, WIDTH, model
+from tests.helpers.models import vectors
+
+LAYER, ALPHA, NEW, ANSWER = LAYERS // 2, 2.0, 3, 2
+PATHS = (
+    "model.language_model.layers",
+    "model.text_model.layers",
+    "language_model.model.layers",
+    "model.layers",
+)
+"""Where the decoder layers are, for the reference."""
+V = vectors(LAYERS, WIDTH, scale=0.5)
+COLUMNS = ("image", "text", "both", "last", "generate", "batch", "log-likelihood", "relative", "replay")
+IDS = torch.tensor([[50, 51, IMAGE, IMAGE, IMAGE, 60, 61, 62, 63], [0, 0, 70, IMAGE, IMAGE, 71, 72, 73, 74]])
+TOLERANCE = 2e-4
+
+
+class Differs(Exception):  # noqa: N818
+    """The steered model and the reference disagree."""
+
+
+def layers_of(model: Any) -> Any:
+    for path in PATHS:
+        found = model
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if found is not None:
+            return found
+    raise LookupError(f"no decoder layers at {', '.join(PATHS)}")
+
+
+def positions(ids: Tensor, tokens: str, end: int, shows: bool = True) -> Tensor:
+    """The steered positions among the first `end`; 0 is padding. `shows`: whether images have positions."""
+    chosen = torch.zeros_like(ids, dtype=torch.bool)
+    for row in range(len(ids)):
+        real = [c for c in range(end) if ids[row, c] != 0]
+        image = [c for c in real if ids[row, c] == IMAGE] if shows else []
+        text = [c for c in real if c not in image]
+        for column in {"image": image, "text": text, "both": real, "last": real[-1:]}[tokens]:
+            chosen[row, column] = True
+    return chosen
+
+
+def shows(model: Any) -> bool:
+    """Whether images are positions of the prompt: in Mllama they enter by cross-attention, Mistral 4 takes none."""
+    return model.config.model_type not in ("mllama", "idefics", "mistral4")
+
+
+@contextmanager
+def reference(model: Any, chosen: Tensor, strength: float) -> Iterator[None]:
+    v = torch.from_numpy(V[LAYER]).float()
+
+    def add(module: Any, args: Any, output: Any) -> Any:  # noqa: ARG001
+        hidden = output[0] if isinstance(output, tuple) else output
+        changed = torch.where(chosen.unsqueeze(-1), hidden + strength * v, hidden)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    handle = layers_of(model)[LAYER].register_forward_hook(add)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def logits(model: Any, ids: Tensor) -> Tensor:
+    found: Tensor = model(input_ids=ids, attention_mask=(ids != 0).long(), use_cache=False).logits
+    return found.float()
+
+
+def spec(tokens: str, **more: Any) -> str:
+    keys = {"vector": "v", "layer": LAYER, "alpha": ALPHA, "tokens": tokens, **more}
+    return ",".join(f"{key}={value}" for key, value in keys.items())
+
+
+def compare(found: Tensor, expected: Tensor, ids: Tensor | None = None) -> str:
+    apart = (found - expected).abs()
+    if ids is not None:
+        apart = apart[ids != 0]
+    worst = float(apart.max()) / max(1.0, float(expected.abs().max()))
+    if not worst < TOLERANCE:
+        raise Differs(f"off by {worst:.2g}")
+    return "exact"
+
+
+def forward(model: Any, tokens: str) -> str:
+    if tokens == "image" and not shows(model):
+        with steer(model, spec(tokens), {"v": V}):
+            raise Differs("tokens=image is taken, but images have no positions")
+    with reference(model, positions(IDS, tokens, IDS.shape[1], shows(model)), ALPHA):
+        expected = logits(model, IDS)
+    if not (expected - logits(model, IDS))[IDS != 0].abs().max() > 10 * TOLERANCE:
+        raise Differs("the reference changes nothing")
+    with steer(model, spec(tokens), {"v": V}):
+        return compare(logits(model, IDS), expected, IDS)
+
+
+def generate(model: Any) -> str:
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+    more = {"return_dict_in_generate": True, "output_logits": True, "suppress_tokens": [0, IMAGE]}
+    mask = (IDS != 0).long()
+
+    def apart(strength: float, line: str | None) -> Tensor:
+        if line is None:
+            output = model.generate(input_ids=IDS, attention_mask=mask, **options, **more)
+        else:
+            with steer(model, line, {"v": V}):
+                output = model.generate(input_ids=IDS, attention_mask=mask, **options, **more)
+        whole = output.sequences
+        with reference(model, positions(whole, "text", IDS.shape[1], shows(model)), strength):
+            expected = logits(model, whole)[:, IDS.shape[1] - 1 : -1]
+        return (torch.stack(output.logits, 1).float() - expected).abs() / max(1.0, float(expected.abs().max()))
+
+    steered = float(apart(ALPHA, spec("text")).max())
+    if steered < TOLERANCE:
+        return "exact"
+    unsteered = float(apart(0.0, None).max())
+    if unsteered > TOLERANCE:
+        return f"not comparable: with a cache the unsteered model is off by {unsteered:.1g} too"
+    raise Differs(f"off by {steered:.2g}")
+
+
+def batch(model: Any) -> str:
+    alone = IDS[1:, 2:]
+    with steer(model, spec("text"), {"v": V}):
+        together, single = logits(model, IDS)[1:, -1], logits(model, alone)[:, -1]
+    try:
+        return compare(together, single)
+    except Differs:
+        unsteered = (logits(model, IDS)[1:, -1] - logits(model, alone)[:, -1]).abs().max()
+        if unsteered > TOLERANCE:
+            return "not comparable: the unsteered model's batches differ too"
+        raise
+
+
+def loglikelihood(model: Any) -> str:
+    with reference(model, positions(IDS, "text", IDS.shape[1] - ANSWER, shows(model)), ALPHA):
+        expected = logits(model, IDS)
+    with steer(model, spec("text"), {"v": V}), continuation(ANSWER):
+        return compare(logits(model, IDS), expected, IDS)
+
+
+def relative(model: Any) -> str:
+    norm = 3.0
+    remember_norms(model, {layer: dict.fromkeys(("image", "text", "both", "last"), norm) for layer in range(LAYERS)})
+    strength = 0.5 * norm / float(torch.from_numpy(V[LAYER]).float().norm())
+    with reference(model, positions(IDS, "text", IDS.shape[1], shows(model)), strength):
+        expected = logits(model, IDS)
+    with steer(model, spec("text", scale="relative", alpha=0.5), {"v": V}):
+        return compare(logits(model, IDS), expected, IDS)
+
+
+def replay(model: Any) -> str:
+    inputs = {"input_ids": IDS, "attention_mask": (IDS != 0).long()}
+    found, why = try_replay(model, inputs, ReplayOptions(targets=("text",)))
+    if found is None:
+        return f"hooks: {why}"
+    with reference(model, positions(IDS, "text", IDS.shape[1], shows(model)), ALPHA):
+        expected = logits(model, IDS)[:, -1]
+    return compare(found.steer(LAYER, ALPHA * torch.from_numpy(V[LAYER]).float(), "text").float(), expected)
+
+
+def row(architecture: str, **changes: Any) -> dict[str, str]:
+    """Column ▸ `exact`, `refused: why`, `hooks: why`, `not comparable: why`, or `WRONG: how`."""
+    try:
+        check_config(CONFIG_MAPPING[architecture](), architecture)
+    except UserError as error:
+        return {"all": f"refused: {str(error).split(': ', 1)[1]}"}
+    try:
+        made = model(architecture, **changes)
+        logits(made, IDS)
+    except Exception as error:  # noqa: BLE001  whatever keeps a tiny model from being made is the row's text
+        return {"all": f"not made: {type(error).__name__}: {first_line(error)[:90]}"}
+    checks: dict[str, Callable[[], str]] = {tokens: partial(forward, made, tokens) for tokens in COLUMNS[:4]}
+    rest = (generate, batch, loglikelihood, relative, replay)
+    checks |= {name: partial(check, made) for name, check in zip(COLUMNS[4:], rest, strict=True)}
+    return {name: _outcome(check) for name, check in checks.items()}
+
+
+def _outcome(check: Callable[[], str]) -> str:
+    try:
+        return check()
+    except UserError as error:
+        return f"refused: {error}"
+    except Differs as error:
+        return f"WRONG: {error}"
+    except Exception as error:  # noqa: BLE001  a crash is a result too
+        return f"WRONG: {type(error).__name__}: {first_line(error)[:90]}"
+
+
+def page(rows: dict[str, dict[str, str]]) -> str:
+    """The page of the documentation."""
+    count = {
+        kind: [name for name, cells in rows.items() if cells.get("all", "").startswith(kind)]
+        for kind in ("refused", "not made")
+    }
+    wrong = [name for name, cells in rows.items() if any(cell.startswith("WRONG") for cell in cells.values())]
+    version = importlib.metadata.version("transformers")
+    steered = {name: cells for name, cells in rows.items() if "all" not in cells}
+    notes: dict[str, int] = {}
+
+    def cell(text: str) -> str:
+        word, _, why = text.partition(": ")
+        return f"{word} ({notes.setdefault(why, len(notes) + 1)})" if why else word
+
+    table = [f"| {name} | {' | '.join(cell(cells[column]) for column in COLUMNS)} |" for name, cells in steered.items()]
+    lines = [
+        "# Which architectures are steered",
+        "",
+        "This page is written by a command, which takes some minutes on a CPU:",
+        "",
+        "```",
+        "python -m tests.support_matrix --output docs/support.md",
+        "```",
+        "",
+        f"It makes a tiny random model of each of the {len(rows)} architectures of `AutoModelForImageTextToText` in",
+        f"transformers {version}, steers it, and compares the logits with a reference without a cache, which adds",
+        "alpha·v by a hook of its own. *exact* means equal up to rounding. Image positions are ids without a picture.",
+        "",
+        "| outcome | architectures |",
+        "|---|---|",
+        f"| steered, and compared with the reference below | {len(steered)} |",
+        f"| refused by the config, before weights are fetched | {len(count['refused'])} |",
+        f"| no tiny model could be made here, so not tried | {len(count['not made'])} |",
+        f"| wrong | {len(wrong)} |",
+        "",
+        "*hooks* in the column replay means that a search runs the model with hooks instead, which is slower and gives",
+        "the same numbers. *not comparable* means that the unsteered model gives other numbers in both ways too.",
+        "",
+        f"| architecture | {' | '.join(COLUMNS)} |",
+        f"|---|{'---|' * len(COLUMNS)}",
+        *table,
+        "",
+        *(f"{number}. {why}" for why, number in notes.items()),
+        "",
+        "## Refused",
+        "",
+        "| architecture | why |",
+        "|---|---|",
+        *(f"| {name} | {rows[name]['all'].partition(': ')[2]} |" for name in count["refused"]),
+        "",
+        "## Not tried",
+        "",
+        "| architecture | what kept a tiny model from being made |",
+        "|---|---|",
+        *(f"| {name} | {rows[name]['all'].partition(': ')[2].replace('|', '/')} |" for name in count["not made"]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, help="the page to write")
+    parser.add_argument("architectures", nargs="*", help="by default all")
+    args = parser.parse_args()
+    logging.disable(logging.WARNING)
+    transformers.logging.set_verbosity_error()
+    rows = {}
+    for name in args.architectures or ARCHITECTURES:
+        rows[name] = row(name)
+        print(name, rows[name], flush=True)  # noqa: T201
+    if args.output:
+        args.output.write_text(page(rows), encoding="utf-8")
+    sys.exit(any(cell.startswith("WRONG") for cells in rows.values() for cell in cells.values()))
+
+
+if __name__ == "__main__":
+    main()
