@@ -324,7 +324,7 @@ def test_encoder_decoder_models_are_refused() -> None:
         BartConfig(vocab_size=90, d_model=48, encoder_layers=4, decoder_layers=4, encoder_attention_heads=4,
                    decoder_attention_heads=4, encoder_ffn_dim=48, decoder_ffn_dim=48)
     )  # fmt: skip
-    with pytest.raises(UserError, match="it has an encoder and a decoder"), steer(made, line("text", "all"), {"v": V}):
+    with pytest.raises(UserError, match="it is an encoder-decoder"), steer(made, line("text", "all"), {"v": V}):
         pass
 
 
