@@ -31,7 +31,6 @@ from lmms_steer.search.plan import (
     Plan,
     check_same_plan,
 )
-from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.resolve import ModelFacts, resolve
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
@@ -71,6 +70,9 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
     about_questions: dict[str, Any] = {"n": len(questions), "questions": asked.questions_sha256, "score": score}
     check_same_plan(options.output, {**known, **about_questions, **_known_layers(options)})
     lm = create(options)
+    # imports torch
+    from lmms_steer.steering.anatomy import decoder_layers
+
     _refuse_spec(lm.resolved.spec)
     n_layers = len(decoder_layers(lm.model))
     facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)

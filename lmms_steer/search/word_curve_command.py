@@ -14,7 +14,6 @@ from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.models.visuals import open_image
 from lmms_steer.search.command import resolved_vector, steerable_layers
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
-from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.resolve import ModelFacts
 from lmms_steer.steering.spec import SteeringSpec
 
@@ -88,6 +87,7 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     from lmms_steer.harness.steered import create_model
     from lmms_steer.search.word_curve import WordCurve, coloured_things, curve_lines, measure_curve, with_random
     from lmms_steer.search.word_curve_figure import draw_word_curve
+    from lmms_steer.steering.anatomy import decoder_layers
 
     drawn = None if images else coloured_things(options.pictures, options.shown.split(","), options.prompt)
     questions = drawn or [(options.prompt, image) for image in images]

@@ -36,7 +36,16 @@ def test_the_command_line_ends_with_status_2_and_writes_no_results(tmp_path: Pat
     folder = save_instructblip(tmp_path / "blip")
     vector = vectors().save(tmp_path / "v.safetensors")
     args = f"pretrained={folder},vector={vector},layer=1,alpha=3,tokens=text"
-    line = ["lmms-eval", "--model", "steered_instructblip", "--model_args", args, "--tasks", "tiny_spatial"]
+    # as if the model were not refused by its config: its wrapper swallows every exception
+    program = """
+import sys
+from lmms_steer.steering.support import REFUSED
+del REFUSED["instructblip"]
+sys.argv[0] = "lmms-eval"
+from lmms_eval.__main__ import cli_evaluate
+cli_evaluate()
+"""
+    line = ["python", "-c", program, "--model", "steered_instructblip", "--model_args", args, "--tasks", "tiny_spatial"]
     more = ["--limit", "2", "--batch_size", "1", "--device", "cpu", "--output_path", str(tmp_path / "out")]
     done = warm.run(*line, *more)
     assert done.returncode == 2, done.stderr[-2000:]
