@@ -30,7 +30,7 @@ function drawDamage(maps, controls) {
       name: `${map.vector}, layer ${map.layers[i]}, alpha ${Number(map.alphas[j].toPrecision(4))}, ${map.tokens} tokens` })));
   const points = [...controls.flatMap(pointsOf("control")), ...maps.flatMap(pointsOf("steered"))].filter((point) => point.known);
   if (!points.length) return null;
-  const [width, height, left, bottom] = [460, 260, 44, 44];
+  const [width, height, left, bottom] = [460, 260, 52, 44];
   const power = (damage) => Math.log10(Math.min(MOST_DAMAGE, Math.max(LEAST_DAMAGE, damage)));
   const powers = points.map((point) => power(point.damage));
   const [first, last] = [Math.floor(Math.min(...powers)), Math.max(Math.floor(Math.min(...powers)) + 1, Math.ceil(Math.max(...powers)))];
@@ -43,7 +43,8 @@ function drawDamage(maps, controls) {
     svg.append(make("line", { x1: x(10 ** tick), x2: x(10 ** tick), y1: 6, y2: height - bottom, stroke: "var(--line)" }),
       make("text", { x: x(10 ** tick), y: height - bottom + 14, "text-anchor": "middle", class: "axis" }, `${10 ** tick}`));
   }
-  for (const gain of new Set([low, 0, high])) {
+  // a label beside that of zero would cover it
+  for (const gain of [0, ...[low, high].filter((end) => Math.abs(y(end) - y(0)) > 14)]) {
     svg.append(make("line", { x1: left, x2: width, y1: y(gain), y2: y(gain), stroke: gain ? "var(--line)" : "var(--soft)", "stroke-width": gain ? 1 : 1.5 }),
       make("text", { x: left - 6, y: y(gain) + 4, "text-anchor": "end", class: "axis" }, `${gain > 0 ? "+" : ""}${gain.toFixed(1)}`));
   }
