@@ -184,6 +184,13 @@ def test_a_bad_row_of_vsr_is_one_line(line: str, message: str, tmp_path: Path) -
         list(import_release("vsr", tmp_path, tmp_path / "data"))
 
 
+def test_another_configuration_of_docvqa_is_not_imported(tmp_path: Path, release: dict[str, Path]) -> None:
+    (tmp_path / "DocVQA").symlink_to(release["docvqa"] / "DocVQA")
+    (tmp_path / "InfographicVQA").mkdir()
+    (tmp_path / "InfographicVQA/validation-00000-of-00001.parquet").write_bytes(b"of something else")
+    assert len(list(import_release("docvqa", tmp_path, tmp_path / "copies"))) == 1
+
+
 def test_an_import_keeps_only_the_rows_that_are_read(tmp_path: Path, release: dict[str, Path]) -> None:
     source = next(release["vqav2"].rglob("*.parquet"))
     table = pq.read_table(source)

@@ -153,7 +153,10 @@ class _Columns:
 
 
 def _import(name: str, release: Release, folder: Path, root: Path, limit: int | None) -> Iterator[Path]:
-    files = find_files(folder, [f"**/{release.split}-*.parquet"], f"{release.split}-*.parquet of {release.hub}")
+    name_of_files = f"{release.split}-*.parquet"
+    # the repository of DocVQA has other configurations with a split of this name
+    patterns = [f"**/{release.config}/{name_of_files}"] if release.config else []
+    files = find_files(folder, [*patterns, f"**/{name_of_files}"], f"{name_of_files} of {release.hub}")
     places = release.places(_Columns(files, next(iter(release.columns))))
     order = {place: number for number, place in enumerate(places)}
     copy = LocalCopy(root / name, files)
@@ -174,7 +177,8 @@ def _write_stand_in(name: str, release: Release, folder: Path, questions: int, r
         sizes = SIZES if number < questions * len(kinds) else SMALL_SIZES
         image = image_cell(rng, scene, number, sizes=sizes)
         rows.append({**_STAND_INS[name](number, kinds[number % len(kinds)], scene, rng), "image": image})
-    write_parquet(folder / "data" / f"{release.split}-00000-of-00001.parquet", rows, _schema(release))
+    file = folder / (release.config or "data") / f"{release.split}-00000-of-00001.parquet"
+    write_parquet(file, rows, _schema(release))
 
 
 def _chart_row(number: int, kind: str, scene: Scene, _: random.Random) -> dict[str, Any]:
