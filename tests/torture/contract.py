@@ -36,6 +36,8 @@ def suffer(trial: Trial, fault: str, reference: Reference) -> Outcome:
         FAULTS[fault](trial)
         suffered = trial.launched[-1]
         outcome.survived = suffered.poll() == 0
+        # a run may have ended before the fault came, and the run that suffered it is the next
+        finished = any(launched.poll() == 0 for launched in trial.launched)
         before = _done(trial)
         later = _run_until_it_ends(trial)
     except TimeoutError as error:
@@ -44,7 +46,7 @@ def suffer(trial: Trial, fault: str, reference: Reference) -> Outcome:
     for launched in trial.launched:
         outcome.failures += _unreadable_end(launched)
     outcome.resumed = bool(later) and re.search(subject.found, later[0].text()) is not None
-    unfinished = subject.found_when_run_again or not outcome.survived
+    unfinished = subject.found_when_run_again or not finished
     if (
         (before and unfinished and subject.mentions_done) or subject.must_mention(trial.damaged)
     ) and not outcome.resumed:
