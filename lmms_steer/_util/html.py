@@ -1,4 +1,4 @@
-"""Tables for notebooks: every text in them is escaped, whoever wrote it."""
+"""Tables for notebooks, as HTML in which every text is escaped."""
 
 from collections.abc import Iterable, Sequence
 from html import escape

@@ -36,6 +36,11 @@ def everything(_: Any) -> bool:
     return True
 
 
+def in_subset(row: dict[str, Any]) -> bool:
+    """Whether a stand-in's question has one of the eight relations."""
+    return bool(row["relation"] != "facing")
+
+
 def vsr_question(row: dict[str, Any]) -> str:
     return f"Does the caption describe the image correctly?\n{row['caption']}{YES_NO}"
 
@@ -50,8 +55,8 @@ TASKS: dict[str, Any] = {
     "steer_vqav2": ("vqav2/validation", everything, PHOTO, lambda row: row["question"], 30),
     "vsr_random": ("vsr_random/test", everything, LETTERS, vsr_question, 20),
     "vsr_zeroshot": ("vsr_zeroshot/test", everything, LETTERS, vsr_question, 20),
-    "vsr_random_subset": ("vsr_random/train", everything, LETTERS, vsr_question, 20),
-    "vsr_zeroshot_subset": ("vsr_zeroshot/train", everything, LETTERS, vsr_question, 20),
+    "vsr_random_subset": ("vsr_random/train", in_subset, LETTERS, vsr_question, 20),
+    "vsr_zeroshot_subset": ("vsr_zeroshot/train", in_subset, LETTERS, vsr_question, 20),
 }
 
 

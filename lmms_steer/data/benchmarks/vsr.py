@@ -30,6 +30,8 @@ SUBSET_RELATIONS = (
 SCHEMA = pa.schema(
     [("image_path", pa.string()), ("caption", pa.string()), ("label", pa.int64()), ("relation", pa.string())]
 )
+OTHERS = 3
+"""Questions of a stand-in with a relation that no subset has."""
 _IMAGE_FOLDERS = ("images", "trainval2017", "train2017", "val2017", ".")
 
 
@@ -78,19 +80,20 @@ def _checked(line: str, where: str) -> dict[str, Any]:
 
 
 def write_stand_in(folder: Path, questions: int, rng: random.Random) -> None:
-    """Write a release with this number of questions of each split, plus those that are held out."""
+    """Write a release with this number of questions of each split, plus those that are held out, and `OTHERS`."""
     (folder / "images").mkdir(exist_ok=True)
     for name in HUBS:
         lines = folder / "splits" / name.removeprefix("vsr_")
         lines.mkdir(parents=True, exist_ok=True)
         for split in ("test", "train"):
             rows = []
-            for number in range(questions + HELD_OUT):
+            # the last ones are in no subset
+            for number in range(questions + HELD_OUT + OTHERS):
                 sizes = SIZES if number < questions else SMALL_SIZES
                 image, _ = draw_image(rng, sample_scene(rng), number, "jpg", sizes)
                 file = f"{name}_{split}_{number:012d}.jpg"
                 (folder / "images" / file).write_bytes(image)
-                relation = rng.choice(SUBSET_RELATIONS)
+                relation = rng.choice(SUBSET_RELATIONS) if number < questions + HELD_OUT else "facing"
                 caption = f"The mug is {relation} the table in picture {number}."
                 rows.append({"image": file, "caption": caption, "label": rng.randrange(2), "relation": relation})
             text = "".join(json.dumps(row) + "\n" for row in rows)
