@@ -1,11 +1,14 @@
 """Small stand-ins for all releases, in the official formats: drawn scenes, real image files, correct answers.
 
-With them import, tasks and recipes run where nothing can be downloaded. A score on a stand-in means nothing.
+With them import, tasks and recipes run where nothing can be downloaded. The scenes are of the tiny world, and
+`smol-idefics3` was trained on none of them; the questions about things have the benchmarks' wordings. A score on a
+stand-in says nothing about the benchmark.
 """
 
 import random
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +19,9 @@ from PIL import Image
 from lmms_steer.data.benchmarks import benchmarks
 from lmms_steer.data.local_copy import disk_errors
 from lmms_steer.scoring.choice import LETTERS
-from lmms_steer.tiny_world.scenes import STYLES, Scene, render
+from lmms_steer.smol.questions import ask, is_held_out
+from lmms_steer.tiny_world.questions import Question
+from lmms_steer.tiny_world.scenes import GRID, STYLES, Scene, Thing, render, sample_scene
 
 SIZES = range(40, 200)
 SMALL_SIZES = range(40, 48)
@@ -25,10 +30,11 @@ _IMAGE_FORMATS = (
     ("RGB", "JPEG", "jpg"),
     ("RGB", "PNG", "png"),
     ("P", "PNG", "png"),
-    ("L", "JPEG", "jpg"),
     ("RGBA", "PNG", "png"),
 )
 """Pillow's mode and format, and the file name's suffix."""
+_GREY_EVERY = 50
+"""One image in so many is grey, as some photographs of the real releases are. Its colours cannot be seen."""
 
 
 class LetteredChoices(NamedTuple):
@@ -85,6 +91,8 @@ def draw_image(
     """
     formats = [entry for entry in _IMAGE_FORMATS if suffix in (None, entry[2])]
     mode, file_format, chosen_suffix = formats[number % len(formats)]
+    if number % _GREY_EVERY == _GREY_EVERY - 1:
+        mode = "L"
     width, height = rng.choice(sizes), rng.choice(sizes)
     image = Image.fromarray(render(scene, STYLES["plain"], number)).resize((width, height)).convert(mode)
     buffer = BytesIO()
@@ -111,6 +119,47 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> 
     """Write a parquet file, and the folder for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+
+
+def unseen_scene(rng: random.Random, fewest: int = 1) -> Scene:
+    """A scene of at least so many things that `smol-idefics3` was not trained on."""
+    return next(scene for scene in iter(lambda: sample_scene(rng, fewest), ()) if is_held_out(scene))
+
+
+def question_about(rng: random.Random, kind: str) -> tuple[Scene, Question]:
+    """A scene, and a question about it in a benchmark's wording.
+
+    Args:
+        rng: for every random choice.
+        kind: one of `lmms_steer.smol.questions.KINDS`.
+    """
+    while True:
+        scene = unseen_scene(rng, 2)
+        question = ask(kind, scene, rng, benchmark=True)
+        if question is not None:
+            return scene, question
+
+
+def placed_pair(rng: random.Random, relation: str, first: str, second: str) -> Scene | None:
+    """A scene of two things: `first` is above, below, left or right of `second`, in the same column or row.
+
+    Args:
+        rng: for the cells.
+        relation: `above`, `below`, `left` or `right`.
+        first: a colour and a shape, as `red circle`.
+        second: another one.
+
+    Returns:
+        A scene that `smol-idefics3` was not trained on; None if there is none of these two things.
+    """
+    scenes = []
+    for low, high in combinations(range(GRID), 2):
+        places = (low, high) if relation in ("above", "left") else (high, low)
+        for across in range(GRID):
+            cells = [GRID * p + across if relation in ("above", "below") else GRID * across + p for p in places]
+            scenes.append(tuple(Thing(cell, *name.split()) for cell, name in zip(cells, (first, second), strict=True)))
+    unseen = [scene for scene in scenes if is_held_out(scene)]
+    return rng.choice(unseen) if unseen else None
 
 
 def shuffle_choices(rng: random.Random, correct: str, wrong: Sequence[str]) -> LetteredChoices:

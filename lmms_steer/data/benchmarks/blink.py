@@ -13,9 +13,8 @@ from lmms_steer.data.benchmarks import Benchmark, register_benchmark
 from lmms_steer.data.importing import copy_rows
 from lmms_steer.data.local_copy import LocalCopy
 from lmms_steer.data.release_files import image_schema, lettered_rows
-from lmms_steer.data.stand_ins import image_cell, shuffle_choices, write_parquet
+from lmms_steer.data.stand_ins import image_cell, question_about, shuffle_choices, unseen_scene, write_parquet
 from lmms_steer.errors import UserError
-from lmms_steer.tiny_world.scenes import sample_scene
 
 # The dataset's card; None is not checked.
 OFFICIAL_ROWS: dict[str, int | None] = {
@@ -48,6 +47,8 @@ SCHEMA = image_schema(
 )
 _SEVERAL_IMAGES = ("Jigsaw", "Visual_Similarity", "Multi-view_Reasoning")
 """The stand-in's tests with three images a question; the others have one."""
+_KINDS = {"Counting": "counting", "Spatial_Relation": "relation_yesno", "Object_Localization": "caption"}
+"""The stand-in's test ▸ the kind of its questions; the others ask whether something is there."""
 
 
 def import_release(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
@@ -67,18 +68,20 @@ def write_stand_in(folder: Path, questions: int, rng: random.Random) -> None:
     for config in OFFICIAL_ROWS:
         rows = []
         for number in range(questions):
-            lettered = shuffle_choices(rng, "yes", ["no"])
-            question = f"Is it so in picture {number}?"
+            scene, question = question_about(rng, _KINDS.get(config, "existence"))
+            wrong = [choice for choice in question.choices if choice != question.answer]
+            lettered = shuffle_choices(rng, question.answer, wrong)
             images = IMAGES[: 3 if config in _SEVERAL_IMAGES else 1]
+            scenes = [scene, *(unseen_scene(rng) for _ in images[1:])]
             rows.append(
                 {
                     "idx": f"val_{config}_{number}",
                     "sub_task": config,
-                    "question": question,
+                    "question": question.text,
                     "choices": lettered.choices,
                     "answer": lettered.answer,
-                    "prompt": f"{question}\n{lettered.listing}",
-                    **{name: image_cell(rng, sample_scene(rng), number) for name in images},
+                    "prompt": f"{question.text}\n{lettered.listing}",
+                    **{name: image_cell(rng, shown, number) for name, shown in zip(images, scenes, strict=True)},
                 }
             )
         write_parquet(folder / config / "val-00000-of-00001.parquet", rows, SCHEMA)

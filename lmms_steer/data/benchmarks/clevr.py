@@ -7,7 +7,7 @@
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -27,9 +27,11 @@ from lmms_steer.data.release_files import (
     json_items,
     parquet_rows,
 )
-from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, image_cell, write_parquet, write_png
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, image_cell, unseen_scene, write_parquet, write_png
 from lmms_steer.errors import UserError
-from lmms_steer.tiny_world.scenes import sample_scene
+from lmms_steer.smol.questions import ask
+from lmms_steer.tiny_world.questions import Question as SceneQuestion
+from lmms_steer.tiny_world.scenes import NUMBERS, Scene
 
 CLEVR_FILE = "CLEVR_val_questions.json"
 SUPERCLEVR_FILE = "superCLEVR_questions_30k.json"
@@ -181,15 +183,13 @@ def import_clevr_count(release: Path, root: Path, limit: int | None) -> Iterator
 def write_clevr(folder: Path, questions: int, rng: random.Random) -> None:
     """Write a release with this number of questions, four about each image."""
     items = []
+    functions = {"counting": "count", "existence": "exist", "shape": "query_shape", "more": "greater_than"}
     for number in range(questions):
-        scene, name = sample_scene(rng), f"CLEVR_val_{number // 4:06d}.png"
-        thing = rng.choice(scene)
-        question, answer, function = (
-            ("How many objects are there?", str(len(scene)), "count"),
-            (f"Is there a {thing.colour} object?", "yes", "exist"),
-            ("What material is the large object made of?", rng.choice(("rubber", "metal")), "query_material"),
-            ("Are there more cubes than spheres?", "no", "greater_than"),
-        )[number % 4]
+        kind = list(functions)[number % 4]
+        if number % 4 == 0:
+            scene, asked = _scene_for(rng, functions)
+        name = f"CLEVR_val_{number // 4:06d}.png"
+        question, answer, function = asked[kind].text, _number_or_text(asked[kind].answer), functions[kind]
         items.append(
             {
                 "split": "val",
@@ -209,11 +209,14 @@ def write_clevr(folder: Path, questions: int, rng: random.Random) -> None:
 def write_superclevr(folder: Path, questions: int, rng: random.Random) -> None:
     """Write a release with this number of questions about test images, and four about training images."""
     items = []
+    kinds = ("counting", "existence", "shape")
     for number in range(questions + 4):
         index = number if number < 4 else SUPERCLEVR_FIRST_TEST_IMAGE + number // 3
-        name, scene = f"superCLEVR_new_{index:06d}.png", sample_scene(rng)
-        answer: Any = [len(scene), True, rng.choice(("minivan", "school bus", "jet"))][number % 3]
-        question = ["How many things are there?", "Is there a bus?", "What is the red vehicle?"][number % 3]
+        name = f"superCLEVR_new_{index:06d}.png"
+        if number <= 4 or number % 3 == 0:
+            scene, asked = _scene_for(rng, kinds)
+        question, text = asked[kinds[number % 3]].text, _number_or_text(asked[kinds[number % 3]].answer)
+        answer: Any = int(text) if text.isdecimal() else {"yes": True, "no": False}.get(text, text)
         items.append(
             {
                 "split": "new",
@@ -229,6 +232,20 @@ def write_superclevr(folder: Path, questions: int, rng: random.Random) -> None:
     _write_questions(folder / SUPERCLEVR_FILE, items)
 
 
+def _scene_for(rng: random.Random, kinds: Iterable[str]) -> tuple[Scene, dict[str, SceneQuestion]]:
+    """A scene that a question of each kind can be asked about, and these questions."""
+    while True:
+        scene = unseen_scene(rng, 2)
+        asked = {kind: ask(kind, scene, rng, benchmark=True) for kind in kinds}
+        found = {kind: question for kind, question in asked.items() if question is not None}
+        if len(found) == len(asked):
+            return scene, found
+
+
+def _number_or_text(answer: str) -> str:
+    return str(NUMBERS.index(answer) + 1) if answer in NUMBERS else answer
+
+
 def _write_questions(path: Path, items: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"info": {"split": "val", "version": "1.0"}, "questions": items}))
@@ -239,7 +256,7 @@ def write_clevr_count(folder: Path, questions: int, rng: random.Random) -> None:
     for split in ("train", "test"):
         rows = []
         for number in range(questions + HELD_OUT):
-            scene, sizes = sample_scene(rng), SIZES if number < questions else SMALL_SIZES
+            scene, sizes = unseen_scene(rng), SIZES if number < questions else SMALL_SIZES
             rows.append(
                 {
                     "problem": "<image>How many different items are there in the image?",

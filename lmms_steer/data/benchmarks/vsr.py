@@ -6,7 +6,7 @@ the Hub there are only the lines, with links to the images.
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from lmms_steer.data.importing import copy_rows
 from lmms_steer.data.local_copy import LocalCopy
 from lmms_steer.data.paper_split import HELD_OUT
 from lmms_steer.data.release_files import checked_image_name, find_files, find_image
-from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, draw_image
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, draw_image, unseen_scene
 from lmms_steer.errors import UserError, reason
-from lmms_steer.tiny_world.scenes import sample_scene
+from lmms_steer.tiny_world.scenes import Scene, Thing
 
 HUBS = {"vsr_random": "cambridgeltl/vsr_random", "vsr_zeroshot": "cambridgeltl/vsr_zeroshot"}
 """Copy under `$LMMS_STEER_DATA` ▸ dataset on the Hub."""
@@ -27,6 +27,16 @@ SUBSET_RELATIONS = (
     "on top of", "above", "at the left side of", "at the right side of", "left of", "right of", "under", "below",
 )  # fmt: skip
 """Of the subsets of the training split that the paper's released code tests on (utils.py:550)."""
+_HOLDS: dict[str, Callable[[Thing, Thing], bool]] = {
+    relation: (
+        (lambda a, b: a.column < b.column) if "left" in relation
+        else (lambda a, b: a.column > b.column) if "right" in relation
+        else (lambda a, b: a.row > b.row) if relation in ("under", "below")
+        else (lambda a, b: a.row < b.row)
+    )
+    for relation in SUBSET_RELATIONS
+}  # fmt: skip
+"""Of the stand-in: whether a relation holds between two things of a flat scene."""
 SCHEMA = pa.schema(
     [("image_path", pa.string()), ("caption", pa.string()), ("label", pa.int64()), ("relation", pa.string())]
 )
@@ -90,14 +100,24 @@ def write_stand_in(folder: Path, questions: int, rng: random.Random) -> None:
             # the last ones are in no subset
             for number in range(questions + HELD_OUT + OTHERS):
                 sizes = SIZES if number < questions else SMALL_SIZES
-                image, _ = draw_image(rng, sample_scene(rng), number, "jpg", sizes)
+                relation = rng.choice(SUBSET_RELATIONS) if number < questions + HELD_OUT else "facing"
+                scene, caption, label = _captioned_scene(rng, relation)
+                image, _ = draw_image(rng, scene, number, "jpg", sizes)
                 file = f"{name}_{split}_{number:012d}.jpg"
                 (folder / "images" / file).write_bytes(image)
-                relation = rng.choice(SUBSET_RELATIONS) if number < questions + HELD_OUT else "facing"
-                caption = f"The mug is {relation} the table in picture {number}."
-                rows.append({"image": file, "caption": caption, "label": rng.randrange(2), "relation": relation})
+                rows.append({"image": file, "caption": caption, "label": label, "relation": relation})
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (lines / f"{split}.jsonl").write_text(text, encoding="utf-8")
+
+
+def _captioned_scene(rng: random.Random, relation: str) -> tuple[Scene, str, int]:
+    """A scene, a caption about two of its things, and whether it is true, which half of the captions are."""
+    label = rng.randrange(2)
+    while True:
+        scene = unseen_scene(rng, 2)
+        first, second = rng.sample(scene, 2)
+        if relation not in _HOLDS or _HOLDS[relation](first, second) == bool(label):
+            return scene, f"The {first.name} is {relation} the {second.name}.", label
 
 
 register_benchmark(

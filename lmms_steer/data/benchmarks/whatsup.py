@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle, permutations
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ from lmms_steer.data.importing import copy_rows
 from lmms_steer.data.local_copy import LocalCopy
 from lmms_steer.data.paper_split import HELD_OUT
 from lmms_steer.data.release_files import checked_image_name, find_files, find_image, json_items
-from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, draw_image
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, draw_image, placed_pair
 from lmms_steer.errors import UserError
-from lmms_steer.tiny_world.scenes import sample_scene
+from lmms_steer.smol.questions import article
+from lmms_steer.tiny_world.scenes import COLOURS, SHAPES, Scene
 
 FOLDERS = {"a": "controlled_images", "b": "controlled_clevr"}
 """The release's folder of images for each set; the JSON file is FOLDER_dataset.json."""
 SCHEMA = pa.schema([("image_path", pa.string()), ("caption_options", pa.list_(pa.string())), ("TARGET", pa.int64())])
 
-# Of the stand-in: the relations of each set, and their words in captions.
+# Of the stand-in: the relations of each set, their words in captions, and where the first thing is on the flat pictures
+# (as on a floor, what is lower counts as closer).
 _RELATIONS = {"a": ("on", "under", "left", "right"), "b": ("front", "behind", "left", "right")}
 _PHRASES = {
     "on": "on",
@@ -35,6 +38,7 @@ _PHRASES = {
     "front": "in front of",
     "behind": "behind",
 }
+_PLACES = {"on": "above", "under": "below", "front": "below", "behind": "above", "left": "left", "right": "right"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +89,40 @@ def write_stand_in(folder: Path, questions: int, rng: random.Random) -> None:
 
     The sum is rounded up to whole sets of four.
     """
+    names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     for letter, name in FOLDERS.items():
         records = []
         (folder / name).mkdir(exist_ok=True)
-        for number in range((questions + HELD_OUT + 3) // 4 * 4):
-            thing, place = f"mug {number // 4}", "table"
-            correct = _RELATIONS[letter][number % 4]
-            captions = {relation: f"A {thing} {_PHRASES[relation]} a {place}" for relation in _RELATIONS[letter]}
-            sizes = SIZES if number < questions else SMALL_SIZES
-            image, _ = draw_image(rng, sample_scene(rng), number, "jpg", sizes)
-            file = f"{thing}_{correct}_{place}".replace(" ", "-") + ".jpeg"
-            (folder / name / file).write_bytes(image)
-            options = [captions.pop(correct), *captions.values()]
-            records.append({"image_path": f"data/{name}/{file}", "caption_options": options})
+        pairs = list(permutations(names, 2))
+        rng.shuffle(pairs)
+        sets = cycle(filter(None, (_placed_set(letter, pair, rng) for pair in pairs)))
+        for group in range((questions + HELD_OUT + 3) // 4):
+            captions, scenes = next(sets)
+            for place, relation in enumerate(_RELATIONS[letter]):
+                number = 4 * group + place
+                sizes = SIZES if number < questions else SMALL_SIZES
+                image, _ = draw_image(rng, scenes[relation], number, "jpg", sizes)
+                file = f"set-{group}_{relation}.jpeg"
+                (folder / name / file).write_bytes(image)
+                others = [caption for other, caption in captions.items() if other != relation]
+                records.append({"image_path": f"data/{name}/{file}", "caption_options": [captions[relation], *others]})
         (folder / f"{name}_dataset.json").write_text(json.dumps(records))
+
+
+def _placed_set(
+    letter: str, pair: tuple[str, str], rng: random.Random
+) -> tuple[dict[str, str], dict[str, Scene]] | None:
+    """The captions and the scenes of two things in all relations of a set; None if one has no unseen scene."""
+    first, second = pair
+    captions, scenes = {}, {}
+    for relation in _RELATIONS[letter]:
+        scene = placed_pair(rng, _PLACES[relation], first, second)
+        if scene is None:
+            return None
+        scenes[relation] = scene
+        subject = f"{article(first).capitalize()} {first}"
+        captions[relation] = f"{subject} {_PHRASES[relation]} {article(second)} {second}"
+    return captions, scenes
 
 
 register_benchmark(
