@@ -6,10 +6,12 @@ import sys
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from lmms_steer import __version__
 from lmms_steer._util.logging import print_notes
 from lmms_steer.cli import data, extract, harnesses, recipes, results, search, vectors
+from lmms_steer.cli.registry_help import RegistryHelpCommand
 from lmms_steer.errors import UserError
 
 app = typer.Typer(
@@ -27,6 +29,10 @@ app.add_typer(results.commands)
 app.add_typer(recipes.commands)
 app.add_typer(data.commands, name="data")
 app.add_typer(harnesses.commands)
+for _group in app.registered_groups:
+    for _command in _group.typer_instance.registered_commands if _group.typer_instance else ():
+        if _command.cls is TyperCommand:
+            _command.cls = RegistryHelpCommand
 
 INTERRUPTED = 130
 """Exit status after an interrupt."""

@@ -5,6 +5,7 @@ are imported only when a help text that lists them is shown.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any, Protocol
@@ -35,7 +36,15 @@ class _Described(Protocol):
 
 
 class RegistryHelpCommand(TyperCommand):
-    """A command whose options' help texts may contain placeholders."""
+    """A command whose options' help texts may contain placeholders, and which takes no option's value twice."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; of an option that is given twice, the first value would be lost without a word."""
+        given = self.make_parser(ctx).parse_args(args=list(args))[2]
+        for parameter, times in Counter(given).items():
+            if times > 1 and not (parameter.multiple or getattr(parameter, "is_flag", False)):
+                raise UserError(f"{parameter.opts[0]} is given {times} times")
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options into the help, with the placeholders expanded."""

@@ -35,6 +35,11 @@ def command(*args: str) -> subprocess.CompletedProcess[str]:
             "the concept 'mine.yaml': No such file or directory",
         ),
         (("vectors", "show", "nothing/at/all"), "unknown vector 'nothing/at/all'"),
+        (
+            ("curve", "--model_args", "x", "--output", "y", "--vector", "colour-red", "--vector=colour-blue"),
+            "--vector is given 2 times",
+        ),
+        (("data", "generate", "x", "--seed", "1", "--seed", "2"), "--seed is given 2 times"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
@@ -58,13 +63,19 @@ AT_ONCE = [
     (f"{SEARCH.replace('spatial', 'spatail')} --task tiny_spatial_select", "unknown vector 'spatail': did you mean"),
     (f"{SEARCH} --task tiny_spatail_select", "unknown task 'tiny_spatail_select': did you mean 'tiny_spatial_select'"),
     (f"{SEARCH} --task tiny_spatial_select --confirm mmmu_vall", "unknown task 'mmmu_vall': did you mean 'mmmu_val'"),
-    (f"{SEARCH} --task tiny_spatial_select --model steered_paligema", "unknown model 'steered_paligema'"),
+    (f"{SEARCH.replace('paligemma --', 'paligema --')} --task tiny_spatial_select", "unknown model 'steered_paligema'"),
     (
-        f"{SEARCH} --task tiny_spatial_select --model steered_qwen2_5_vl",
+        f"{SEARCH.replace('steered_paligemma', 'steered_qwen2_5_vl')} --task tiny_spatial_select",
         "works in lmms-eval only; use --model steered_hf",
     ),
-    (f"{SEARCH} --task tiny_spatial_select --model steered_vllm", "vllm runs its model in an engine"),
-    (f"{SEARCH} --task tiny_spatial_select --model_args pretraind=x", "unknown key 'pretraind' in --model_args"),
+    (
+        f"{SEARCH.replace('steered_paligemma', 'steered_vllm')} --task tiny_spatial_select",
+        "vllm runs its model in an engine",
+    ),
+    (
+        f"{SEARCH.replace('pretrained', 'pretraind')} --task tiny_spatial_select",
+        "unknown key 'pretraind' in --model_args",
+    ),
     (f"{INSPECT},vector=spatail", "unknown vector 'spatail'"),
     (f"{INSPECT},steering=missing.yaml", "cannot read the steering file 'missing.yaml'"),
     (f"{INSPECT},vector=spatial --image missing.png", "the image 'missing.png': No such file or directory"),
