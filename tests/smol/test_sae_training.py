@@ -1,0 +1,61 @@
+"""Training of SAEs of the pretrained model: the text it writes, resuming, and SAEs that `extract` reads."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from lmms_steer import extract
+from training import sae as tiny_sae
+from training.smol import sae as command
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def small(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SEQUENCES": 8, "LENGTH": 24, "LAYERS": (0, 1), "FEATURES": 32, "ACTIVE_FEATURES": 4}.items():
+        monkeypatch.setattr(command, name, value)
+    # the third prompt has more tokens of this tokenizer than a sequence
+    monkeypatch.setattr(command, "PROMPTS", command.PROMPTS[:2])
+    for module in (command, tiny_sae):
+        monkeypatch.setattr(module, "BATCH", 32)
+
+
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["sae", "--out", str(folder), "--tokens", "500", "--epochs", "2"])
+    command.main()
+
+
+def test_stored_activations_are_those_of_one_forward_pass_over_the_text(
+    small: None, small_backbone: Path, tmp_path: Path
+) -> None:
+    (file,) = command.write_text(tmp_path, 1, 0)
+    stored = load_file(file)
+    model: Any = AutoModelForCausalLM.from_pretrained(small_backbone, dtype=torch.float32)
+    with torch.no_grad():
+        states = model(input_ids=stored["ids"], output_hidden_states=True).hidden_states
+    # entry 1 is layer 0's output; the last entry is normalised
+    assert stored["layer_0"].float() == pytest.approx(states[1][:, :-1], rel=0.01, abs=1e-3)
+    (batch,) = {tuple(batch.shape) for _, batch in zip(range(9), command.batches([file], 1, 0), strict=False)}
+    assert batch == (32, 32)
+
+
+def test_a_stopped_training_ends_with_the_same_text_and_saes_which_extract_reads(
+    small: None, small_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "whole", monkeypatch)
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors"))
+    assert len(files) == 3 + 2
+    command.write_text(tmp_path / "stopped" / "text", 1, 0)
+    run(tmp_path / "stopped", monkeypatch)
+    for file in files:
+        one, other = load_file(tmp_path / "whole" / file), load_file(tmp_path / "stopped" / file)
+        assert all(torch.equal(one[name], other[name]) for name in one), file
+    vectors = extract(
+        str(small_backbone), "spatial", method="sae", sae=str(tmp_path / "whole/sae"), store=tmp_path / "store"
+    )
+    assert set(vectors.layers) <= {0, 1}
