@@ -23,8 +23,8 @@ SEQUENCES, LENGTH, AT_ONCE = 192, 96, 32
 _SYSTEM = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
 PROMPTS = ("<|endoftext|>", "<|im_start|>user\n", f"{_SYSTEM}<|im_start|>user\n")
 """What the model continues: a document, a question without a system prompt, and one with the template's."""
-TARGET = 0.04
-"""Nats a token. Perplexity of other text grows by about exp of it."""
+TARGET = 0.1
+"""Nats a token of this text. At 0.08 the perplexity of other text was 0.99 of the unmodified model's."""
 GAIN, LEAST, MOST = 0.1, 0.05, 20.0
 _LICENCE = Path(__file__).parents[2] / "LICENSE"
 _TALE = Path(__file__).parent / "tale.txt"

@@ -28,7 +28,7 @@ class Student:
 
     Args:
         backbone: the folder of `smollm2-135m`.
-        dtype: of the frozen weights and of the forward pass; trained weights are float32.
+        dtype: of the weights and of the forward pass; the connector is float32.
         seed: of the first weights of LoRA.
     """
 
@@ -46,7 +46,8 @@ class Student:
         self.packer = Packer(self.processor.tokenizer)
         self.parameters: list[nn.Parameter] = [p for p in self.model.parameters() if p.requires_grad]
         for parameter in self.parameters:
-            parameter.data = parameter.data.float()
+            # products with weights of another dtype would convert every layer's input: a quarter of a step
+            parameter.data = parameter.data.to(torch.float32 if parameter is self.projection else dtype)
         self.model.eval()
 
     @torch.no_grad()
