@@ -53,6 +53,22 @@ def generate_data(
         echo(f"lmms-steer data import {name} --from {folder}")
 
 
+@commands.command("questions")
+def write_questions(
+    task: Annotated[str, typer.Argument(help="A task with one image a question, for vectors a _select task.")],
+    out: Annotated[Path, typer.Argument(help="Folder for questions.jsonl and the images.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
+    include_path: Annotated[
+        Path | None, typer.Option("--include_path", "--include-path", help="Folder of your own tasks.")
+    ] = None,
+) -> None:
+    """Write a task's questions and images to a folder, for `extract --questions`."""
+    from lmms_steer.data import question_files
+
+    for line in question_files.write_questions(task, out, limit, include_path):
+        echo(line)
+
+
 def _data_dir(to: Path | None) -> Path:
     from lmms_steer.data.source import data_dir
 

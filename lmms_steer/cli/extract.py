@@ -61,6 +61,22 @@ def extract(
         Path | None,
         typer.Option(help="JSONL of image, prompt, contrast: extract from a multimodal model's images."),
     ] = None,
+    image_contrast: Annotated[
+        str | None,
+        typer.Option(
+            "--image_contrast",
+            "--image-contrast",
+            help="Contrast the images of the questions instead of the prompts: {image_contrasts}. The control with"
+            " other questions' images is made too.",
+        ),
+    ] = None,
+    at: Annotated[
+        str, typer.Option(help="Tokens of the questions that are read: last, or the mean over image, text or both.")
+    ] = "last",
+    orthogonal_to: Annotated[
+        str | None,
+        typer.Option("--orthogonal_to", "--orthogonal-to", help="Vectors whose component is removed at each layer."),
+    ] = None,
     paper_exact: Annotated[
         bool,
         typer.Option(
@@ -80,8 +96,9 @@ def extract(
 
     wanted = parse_layers(layers) if layers is not None else None
     settings = ExtractionSettings(
-        seed=seed, layers=wanted, paper_exact=paper_exact, sae=sae, judge=judge, neutral=neutral
-    )
+        seed=seed, layers=wanted, paper_exact=paper_exact, sae=sae, judge=judge, neutral=neutral,
+        image_contrast=image_contrast, at=at, orthogonal_to=orthogonal_to,
+    )  # fmt: skip
     for line in run(
         backbone, concept.split(","), method.split(","), store, batch_size, device, dtype, settings, questions, replace,
         name,

@@ -17,6 +17,7 @@ from lmms_steer.registry import Registry
 
 SOURCES = {
     "methods": ("lmms_steer.vectors.methods", "methods"),
+    "image_contrasts": ("lmms_steer.extraction.image_contrasts", "IMAGE_CONTRASTS"),
     "controls": ("lmms_steer.vectors.controls", "CONTROLS"),
     "strategies": ("lmms_steer.search.strategies", "strategies"),
     "operations": ("lmms_steer.steering.operations", "operations"),

@@ -43,6 +43,7 @@ class Activations:
         texts: the sentences, by number.
         skipped: sentences that were left out, each with the reason.
         unknown_words: words that the tokenizer does not know.
+        shuffled_images: of an image contrast: the same with the images of other questions.
     """
 
     anchors: Rows
@@ -52,6 +53,7 @@ class Activations:
     texts: tuple[str, ...]
     skipped: tuple[str, ...] = ()
     unknown_words: tuple[str, ...] = ()
+    shuffled_images: "Activations | None" = None
 
     @property
     def anchor_sentence(self) -> npt.NDArray[np.int64]:

@@ -26,6 +26,9 @@ def extract(  # type: ignore[overload-overlap]
     judge: str = "llm",
     neutral: str | Path | None = None,
     questions: str | Path | None = None,
+    image_contrast: str | None = None,
+    at: str = "last",
+    orthogonal_to: str | None = None,
     paper_exact: bool = False,
     batch_size: int = 16,
     device: str | None = None,
@@ -48,6 +51,9 @@ def extract(
     judge: str = "llm",
     neutral: str | Path | None = None,
     questions: str | Path | None = None,
+    image_contrast: str | None = None,
+    at: str = "last",
+    orthogonal_to: str | None = None,
     paper_exact: bool = False,
     batch_size: int = 16,
     device: str | None = None,
@@ -69,6 +75,9 @@ def extract(
     judge: str = "llm",
     neutral: str | Path | None = None,
     questions: str | Path | None = None,
+    image_contrast: str | None = None,
+    at: str = "last",
+    orthogonal_to: str | None = None,
     paper_exact: bool = False,
     batch_size: int = 16,
     device: str | None = None,
@@ -89,6 +98,8 @@ def extract(
         layers: of the vector; default: all.
         sae, judge, neutral, paper_exact: as `lmms_steer.extraction.job.ExtractionSettings` says.
         questions: JSONL of image, prompt, contrast: extract from a multimodal model's images.
+        image_contrast, at: of these questions, as `ExtractionSettings` says.
+        orthogonal_to: the name or the file of vectors, whose component is removed.
         batch_size: sentences per forward pass.
         device: cpu, cuda:0, …; default: a GPU if there is one.
         dtype: float32, bfloat16 or float16; default: float32 on a CPU, else the checkpoint's own.
@@ -106,6 +117,9 @@ def extract(
         sae=sae,
         judge=judge,
         neutral=Path(neutral) if neutral is not None else None,
+        image_contrast=image_contrast,
+        at=at,
+        orthogonal_to=orthogonal_to,
     )
     concepts = [concept] if isinstance(concept, str) else list(concept)
     methods = [method] if isinstance(method, str) else list(method)
@@ -126,6 +140,7 @@ def extract(
     )
     vectors = {key: SteeringVectors.load(path) for key, path in stored.items()}
     if isinstance(concept, str) and concept != "all" and isinstance(method, str):
-        (only,) = vectors.values()
-        return only
+        # an image contrast makes its control too
+        (asked,) = (one for key, one in vectors.items() if key.endswith(f"/{method}"))
+        return asked
     return vectors

@@ -12,7 +12,8 @@ from lmms_steer import concepts
 from lmms_steer._util.formatting import count_noun, format_shape
 from lmms_steer._util.io import check_writable
 from lmms_steer.concepts import Concept
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.extraction.image_contrasts import check_image_contrast
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings
 from lmms_steer.extraction.sae_endpoint import configured_endpoint
 from lmms_steer.extraction.sae_judge import get_judge
@@ -25,6 +26,9 @@ from lmms_steer.vectors.ownership import check_name_is_free, have_same_direction
 from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
 from lmms_steer.vectors.weights import model_source
 
+QUESTION_TOKENS = ("last", "image", "text", "both")
+"""The tokens at which questions about images can be read."""
+SHUFFLED = "shuffled_images"
 CHECK_SECONDS = 20.0
 """How long to wait for a judge's first answer: a local server may still be loading its model."""
 
@@ -68,15 +72,8 @@ def extract_to_store(
             judge's endpoint that does not answer, a store that cannot be written, or, without `replace`, a stored
             vector of that name from other sentences or a store in which the backbone's name belongs to other weights.
     """
-    if questions is not None and (len(concept_names) != 1 or concept_names[0] == "all"):
-        raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
-    wanted: list[Concept] = []
-    if questions is None:
-        every = list(concept_names) == ["all"]
-        wanted = list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names]
-    for method in methods:
-        check_method(method)
     name = store_name or short_name(backbone)
+    wanted, methods = _checked(concept_names, methods, settings, questions, name)
     _check_judge(settings, name, [concept.name for concept in wanted] or concept_names, methods)
     if not store.is_name_part(name):
         raise UserError(f"{name!r} cannot be a model's name in a store: name the model with --name")
@@ -90,16 +87,16 @@ def extract_to_store(
     from lmms_steer.extraction.progress import Progress
 
     if questions is not None:
-        from lmms_steer.extraction.image_pairs import image_pair_concept, read_image_pairs
+        from lmms_steer.extraction.image_pairs import read_image_pairs
 
-        concept = image_pair_concept(concept_names[0], read_image_pairs(questions))
+        concept = read_image_pairs(questions, settings).concept(concept_names[0])
         check_store_conflicts(name, [concept], methods, root, replace)
     source = Backbone(backbone, device=device, dtype=dtype, store_name=store_name)
     progress = Progress(root, source, settings, batch_size)
     kept = progress.kept(wanted, methods)
     yield from (f"{name}: resumed, stored before the interruption -> {path}" for name, path in kept.items())
     if questions is not None:
-        readings = iter([source.read_image_pairs(questions, concept_names[0], batch_size)])
+        readings = iter([source.read_image_pairs(questions, concept_names[0], batch_size, settings)])
     else:
         unfinished = [c for c in wanted if any(f"{source.name}/{c.name}/{method}" not in kept for method in methods)]
         readings = ((concept, source.read(concept, batch_size)) for concept in unfinished)
@@ -124,6 +121,44 @@ def extract_to_store(
     if note := shadowing_note(names, root):
         logging.getLogger(__name__).info(note)
     return stored
+
+
+def _checked(
+    concept_names: Sequence[str],
+    methods: Sequence[str],
+    settings: ExtractionSettings,
+    questions: Path | None,
+    model: str,
+) -> tuple[list[Concept], Sequence[str]]:
+    """The concepts whose sentences are read, and the methods.
+
+    With an image contrast, each method is followed by its control with the images of other questions.
+
+    Raises:
+        UserError: for a concept, method, image contrast, place or vector that does not exist.
+    """
+    for method in methods:
+        check_method(method)
+    if settings.orthogonal_to is not None:
+        store.find(settings.orthogonal_to, model)
+    if questions is None:
+        if settings.image_contrast is not None or settings.at != "last":
+            raise UserError("--image_contrast and --at are for questions about images: --questions FILE")
+        every = list(concept_names) == ["all"]
+        return list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names], methods
+    if len(concept_names) != 1 or concept_names[0] == "all":
+        raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
+    if settings.at not in QUESTION_TOKENS:
+        raise unknown_name("--at", settings.at, QUESTION_TOKENS)
+    if settings.image_contrast is None:
+        return [], methods
+    check_image_contrast(settings.image_contrast)
+    if settings.image_contrast == "absent" and settings.at == "image":
+        raise UserError("--at image: a prompt without an image has no image tokens: use another --image_contrast")
+    with_controls = [
+        name for method in methods for name in (method, *([] if split_method(method)[1] else [f"{method}-{SHUFFLED}"]))
+    ]
+    return [], list(dict.fromkeys(with_controls))
 
 
 def _check_judge(

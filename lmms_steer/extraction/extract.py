@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from lmms_steer import __version__, concepts
@@ -20,6 +21,7 @@ from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, Extractio
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.loading import loading_problem, resolve_dtype, usable_device
 from lmms_steer.steering.anatomy import text_config
+from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
 from lmms_steer.vectors.methods import methods, split_method
@@ -100,23 +102,25 @@ class Backbone:
         """Read the concept's sentences in one pass; every method can use the result."""
         return read_activations(self.model, self.tokenizer, concept, batch_size, self._runner)
 
-    def read_image_pairs(self, path: Path, name: str, batch_size: int = 16) -> tuple[Concept, Activations]:
-        """Read pairs of contrasting questions about images in a multimodal model (`lmms_steer.extraction.image_pairs`).
+    def read_image_pairs(
+        self, path: Path, name: str, batch_size: int = 16, settings: ExtractionSettings = DEFAULT_SETTINGS
+    ) -> tuple[Concept, Activations]:
+        """Read pairs of questions about images in a multimodal model (`lmms_steer.extraction.image_pairs`).
 
         Raises:
             UserError: for a text model, or a file that contains no such questions.
         """
         from transformers import AutoProcessor
 
-        from lmms_steer.extraction.image_pairs import image_pair_concept, read_image_pair_activations, read_image_pairs
+        from lmms_steer.extraction.image_pairs import read_image_pair_activations, read_image_pairs
 
         if not self.is_mllm:
             raise UserError(f"--questions needs a model that takes images, and {self.name} is a text model")
-        pairs = read_image_pairs(path)
+        pairs = read_image_pairs(path, settings)
         processor = AutoProcessor.from_pretrained(self.checkpoint)
         runner = ShrinkingRunner("questions")
-        activations = read_image_pair_activations(self.model, processor, pairs, batch_size, runner)
-        return image_pair_concept(name, pairs), activations
+        activations = read_image_pair_activations(self.model, processor, pairs, settings.at, batch_size, runner)
+        return pairs.concept(name), activations
 
     def vectors(
         self,
@@ -186,6 +190,11 @@ class Backbone:
         if control == "shuffled":
             result = function(shuffle_labels(activations, seed), job)
             description = {**description, "seed": seed}
+        elif control == "shuffled_images":
+            if activations.shuffled_images is None:
+                raise UserError(f"{name}: only an image contrast has this control: --questions and --image_contrast")
+            result = function(activations.shuffled_images, job)
+            description = {**description, "seed": seed}
         else:
             other = concepts.load(wrong_concept_name(job.concept.name, concepts.names()))
             result = function(self.read(other), replace(job, concept=other))
@@ -199,7 +208,9 @@ class Backbone:
     def _with_provenance(
         self, job: ExtractionJob, method: str, result: MethodResult, activations: Activations
     ) -> Extracted:
-        counts = {"anchors": len(activations.anchors), "controls": len(activations.controls)}
+        counts: dict[str, Any] = {"anchors": len(activations.anchors), "controls": len(activations.controls)}
+        if job.settings.image_contrast is not None:
+            counts |= {"image_contrast": job.settings.image_contrast, "at": job.settings.at}
         versions = {name: version(name) for name in ("transformers", *result.libraries)}
         provenance: Mapping[str, Any] = {
             **self.source,
@@ -213,6 +224,11 @@ class Backbone:
         }
         layers = job.settings.layers
         directions = {layer: v for layer, v in result.directions.items() if layers is None or layer in layers}
+        if job.settings.orthogonal_to is not None:
+            removed = SteeringVectors.load(store.find(job.settings.orthogonal_to, self.name).path)
+            directions = without_component(directions, removed)
+            settings = {"orthogonal_to": removed.name, "orthogonal_to_sha256": removed.sha256}
+            provenance = {**provenance, "settings": {**provenance["settings"], **settings}}
         if not directions:
             wanted, made = (format_layers(tuple(numbers)) for numbers in (layers or (), result.directions))
             raise UserError(f"{job.concept.name}, {method}: no direction at --layers {wanted}, only at {made}")
@@ -235,6 +251,26 @@ def _function_name(function: MethodFunction) -> str:
     if name in methods and methods.get(name).function is not function:
         raise UserError(f"the function {name!r} has the name of a registered method: rename it")
     return name
+
+
+def without_component(
+    directions: Mapping[int, npt.NDArray[Any]], removed: SteeringVectors
+) -> dict[int, npt.NDArray[Any]]:
+    """`v' = v - (v·u) u` at each layer, where u is the unit direction of other vectors (arXiv 2602.11824, section 3).
+
+    Raises:
+        UserError: for vectors of another width, or without one of the layers.
+    """
+    found = {}
+    for layer, direction in directions.items():
+        if layer not in removed.directions:
+            raise UserError(f"orthogonal to {removed.name}: it has no direction at layer {layer}")
+        other = removed[layer].astype(np.float64)
+        if other.shape != direction.shape:
+            raise UserError(f"orthogonal to {removed.name}: its width is {len(other)}, not {len(direction)}")
+        unit = other / max(float(np.linalg.norm(other)), 1e-12)
+        found[layer] = direction - (direction @ unit) * unit
+    return found
 
 
 def shuffle_labels(activations: Activations, seed: int) -> Activations:

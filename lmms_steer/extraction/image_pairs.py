@@ -1,123 +1,229 @@
-"""Vectors from the multimodal model itself: pairs of questions about an image, one about the concept and one not.
+"""Vectors from the multimodal model itself: pairs of questions that differ in the question or in the image.
 
     {"image": "kitchen.jpg", "prompt": "What is left of the pan?", "contrast": "What colour is the pan?"}
 
-Activations are read at the last token of the prompt, where the model is about to answer: the anchors from `prompt`, the
-controls from `contrast`. All methods use them like the tokens of sentences. To a method that pairs rows or holds them
-out by sentence, the two rows of a line belong to one sentence.
+The anchors are read from `prompt`, the controls from `contrast`, or, with `--image_contrast`, from the same prompt with
+another image. All methods use them like the tokens of sentences. To a method that pairs rows or holds them out by
+sentence, the two rows of a line belong to one sentence.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lmms_steer._util.json import parse_json
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, reason
 from lmms_steer.extraction.activations import Activations, Rows, out_of_memory
+from lmms_steer.extraction.image_contrasts import contrast_image, other_places
+from lmms_steer.extraction.job import ExtractionSettings
 from lmms_steer.extraction.tokens import TokenSpan
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.prompts import prompt_format_for
-from lmms_steer.models.visuals import open_image
+from lmms_steer.models.visuals import Visual, open_image
+from lmms_steer.steering.anatomy import hides_images, image_token_ids, keeps_all_positions
+from lmms_steer.steering.positions import token_mask
 from lmms_steer.steering.recording import record_layers
 
 
 @dataclass(frozen=True, slots=True)
+class ImageQuestion:
+    """A question about an image.
+
+    Attributes:
+        text: the question.
+        image: identifies what the model is shown: the hash of the image's file, and what is done with it.
+        load: reads the image; an empty list for none.
+    """
+
+    text: str
+    image: str
+    load: Callable[[], Sequence[Visual]]
+
+
+@dataclass(frozen=True, slots=True)
 class ImagePair:
-    """One line of a file of questions: an image, a question about the concept, and one about something else."""
+    """A question that the anchor is read from, and one that the control is read from."""
 
-    image: Path
-    prompt: str
-    contrast: str
+    anchor: ImageQuestion
+    control: ImageQuestion
 
 
-def read_image_pairs(path: Path) -> list[ImagePair]:
+@dataclass(frozen=True, slots=True)
+class ImagePairs:
+    """The pairs of a file.
+
+    Attributes:
+        pairs: of the lines, in their order.
+        shuffled: with an image contrast: the same with images of other questions. Else empty.
+    """
+
+    pairs: tuple[ImagePair, ...]
+    shuffled: tuple[ImagePair, ...] = ()
+
+    def concept(self, name: str) -> Concept:
+        """The questions as a concept, so that its hash is in the provenance like the hash of sentences.
+
+        What identifies an image takes the place of the anchor.
+        """
+        anchors = tuple(Pair(pair.anchor.image, pair.anchor.text) for pair in self.pairs)
+        controls = tuple(Pair(pair.control.image, pair.control.text) for pair in self.pairs)
+        return Concept(name, "contrasting questions about images", anchors, controls)
+
+
+def read_image_pairs(path: Path, settings: ExtractionSettings) -> ImagePairs:
     """Read a JSONL file; image paths are relative to its folder.
 
+    Args:
+        path: of the file, with `image`, `prompt` and, without an image contrast, `contrast` in each line.
+        settings: its `image_contrast` and `seed`.
+
     Raises:
-        UserError: for a line that is not as expected, with its number; for an image that does not exist.
+        UserError: for a line that is not as expected, with its number; for an image that does not exist or cannot be
+            read; for a contrast in which no two images differ.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the questions {str(path)!r}: {reason(error)}") from error
-    pairs = []
+    anchors, contrasts = [], []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = parse_json(line)
-            values = [row[key] for key in ("image", "prompt", "contrast")]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{str(path)!r}, line {number}: expected image, prompt and contrast in JSON") from error
-        if not all(isinstance(value, str) and value.strip() for value in values):
-            raise UserError(f"{str(path)!r}, line {number}: image, prompt and contrast must be strings")
-        image = path.parent / values[0]
-        if not image.is_file():
-            raise UserError(f"{str(path)!r}, line {number}: no such image: {str(image)!r}")
-        pairs.append(ImagePair(image, values[1], values[2]))
-    if not pairs:
+        if line.strip():
+            question, contrast = _read_line(line, path, number, settings.image_contrast)
+            anchors.append(question)
+            contrasts.append(contrast)
+    if not anchors:
         raise UserError(f"{str(path)!r} contains no question")
-    return pairs
+    kind = settings.image_contrast
+    if kind is None:
+        pairs = [ImagePair(q, replace(q, text=text)) for q, text in zip(anchors, contrasts, strict=True)]
+        return ImagePairs(tuple(pairs))
+    places = other_places([question.image for question in anchors], settings.seed)
+    if places is None:
+        raise UserError(f"{str(path)!r} has one image only: without a second one there is no control with other images")
+    elsewhere = [
+        replace(question, text=text.text) for text, question in zip(anchors, _at(anchors, places), strict=True)
+    ]
+    return ImagePairs(_contrasted(anchors, kind, settings.seed), _contrasted(elsewhere, kind, settings.seed + 1))
 
 
-def image_pair_concept(name: str, pairs: list[ImagePair]) -> Concept:
-    """The questions as a concept, so that its hash is in the provenance like the hash of sentences.
+def _read_line(line: str, path: Path, number: int, kind: str | None) -> tuple[ImageQuestion, str]:
+    where = f"{str(path)!r}, line {number}"
+    keys = ("image", "prompt") if kind else ("image", "prompt", "contrast")
+    try:
+        row = parse_json(line)
+        values = [row[key] for key in keys]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where}: expected {', '.join(keys[:-1])} and {keys[-1]} in JSON") from error
+    if kind and "contrast" in row:
+        raise UserError(f"{where}: the line has a contrasting question: leave that out, or --image_contrast {kind}")
+    if not all(isinstance(value, str) and value.strip() for value in values):
+        raise UserError(f"{where}: {', '.join(keys[:-1])} and {keys[-1]} must be strings")
+    image = path.parent / values[0]
+    if not image.is_file():
+        raise UserError(f"{where}: no such image: {str(image)!r}")
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    return ImageQuestion(values[1], digest, lambda: [open_image(image)]), values[-1]
 
-    The hash of each image takes the place of the anchor.
-    """
-    sides = []
-    for pair in pairs:
-        image = hashlib.sha256(pair.image.read_bytes()).hexdigest()
-        sides.append((Pair(image, pair.prompt), Pair(image, pair.contrast)))
-    prompts, contrasts = zip(*sides, strict=True)
-    return Concept(name, "contrasting questions about images", tuple(prompts), tuple(contrasts))
+
+def _at(questions: Sequence[ImageQuestion], places: Sequence[int]) -> list[ImageQuestion]:
+    return [questions[place] for place in places]
+
+
+def _contrasted(questions: Sequence[ImageQuestion], kind: str, seed: int) -> tuple[ImagePair, ...]:
+    """Each question with its image, and the same question with the contrast's."""
+    places = other_places([question.image for question in questions], seed) if kind == "other" else None
+    pairs = []
+    for number, question in enumerate(questions):
+        if kind == "other":
+            other = questions[places[number]] if places else question
+            pairs.append(ImagePair(question, replace(question, image=other.image, load=other.load)))
+            continue
+
+        def load(question: ImageQuestion = question, number: int = number) -> list[Visual]:
+            return [
+                shown
+                for visual in question.load()
+                for shown in contrast_image(kind, visual, np.random.default_rng((seed, number)))
+            ]
+
+        pairs.append(ImagePair(question, replace(question, image=f"{kind} {seed} {question.image}", load=load)))
+    return tuple(pairs)
 
 
 def read_image_pair_activations(
-    model: Any, processor: Any, pairs: list[ImagePair], batch_size: int, runner: ShrinkingRunner
+    model: Any, processor: Any, pairs: ImagePairs, at: str, batch_size: int, runner: ShrinkingRunner
 ) -> Activations:
-    """Read every layer's output at the last prompt token: anchors and controls [questions, layers, width].
+    """Read every layer's output at a prompt's tokens: anchors and controls [questions, layers, width].
 
     Args:
         model, processor: of the multimodal model.
         pairs: the questions.
+        at: `last`: the last token of the prompt, where the model is about to answer; `image`, `text`, `both`: the mean
+            over these tokens.
         batch_size: questions per forward pass; fewer after an out-of-memory error.
         runner: remembers how many questions fitted into memory.
 
     Raises:
-        UserError: when an image cannot be opened, or a single question does not fit into memory.
+        UserError: when an image cannot be opened, or a single question does not fit into memory; for tokens that the
+            model's prompts do not have.
     """
-    sides = [[pair.prompt for pair in pairs], [pair.contrast for pair in pairs]]
-    anchors, controls = (_read(model, processor, texts, pairs, batch_size, runner) for texts in sides)
-    places = [tuple(TokenSpan(i, 0, len(text)) for i, text in enumerate(texts)) for texts in sides]
-    return Activations(anchors, controls, places[0], places[1], tuple(sides[0]))
+    if at != "last" and hides_images(model.config):
+        raise UserError(
+            f"--at {at}: the config of this {type(model).__name__} does not say which tokens are images: use --at last"
+        )
+
+    def read(pairs: Sequence[ImagePair]) -> Activations:
+        sides = [[pair.anchor for pair in pairs], [pair.control for pair in pairs]]
+        rows = [_read(model, processor, questions, at, batch_size, runner) for questions in sides]
+        spans = [tuple(TokenSpan(i, 0, len(q.text)) for i, q in enumerate(questions)) for questions in sides]
+        return Activations(rows[0], rows[1], spans[0], spans[1], tuple(question.text for question in sides[0]))
+
+    found = read(pairs.pairs)
+    return replace(found, shuffled_images=read(pairs.shuffled)) if pairs.shuffled else found
 
 
 def _read(
-    model: Any, processor: Any, texts: list[str], pairs: list[ImagePair], batch_size: int, runner: ShrinkingRunner
+    model: Any, processor: Any, questions: list[ImageQuestion], at: str, batch_size: int, runner: ShrinkingRunner
 ) -> Rows:
-    """Each layer's output at the last token of each text: float32 [texts, layers, width]."""
+    """Each layer's output at the wanted tokens of each question: float32 [questions, layers, width]."""
     make_inputs, device = prompt_format_for(processor), next(model.parameters()).device
     processor.tokenizer.padding_side = "left"
+    image_ids = image_token_ids(model.config)
+    # all positions are computed, where only the last one's logits are wanted, too
+    kept = 1 if at == "last" else keeps_all_positions(model)
 
     def read(numbers: list[int]) -> list[Rows]:
-        images = [[open_image(pairs[number].image)] for number in numbers]
-        batch = make_inputs(processor, [texts[number] for number in numbers], images, None).to(device)
+        images = [list(questions[number].load()) for number in numbers]
+        batch = make_inputs(processor, [questions[number].text for number in numbers], images, None).to(device)
         inputs = {k: v.to(model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
         with record_layers(model) as outputs, torch.inference_mode():
-            model(**inputs, logits_to_keep=1)
-        return list(torch.stack([output[:, -1] for output in outputs], dim=1).float().cpu().numpy())
+            model(**inputs, logits_to_keep=kept)
+        if at == "last":
+            rows = torch.stack([output[:, -1] for output in outputs], dim=1).float()
+        else:
+            mask = token_mask(batch["input_ids"], batch.get("attention_mask"), image_ids, at)
+            if not bool(mask.any(1).all()):
+                raise UserError(f"--at {at}: a prompt has no such tokens")
+            rows = torch.stack([_mean(output, mask) for output in outputs], dim=1)
+        return list(rows.cpu().numpy())
 
     rows: list[Rows] = []
-    for start in progress_bar(range(0, len(texts), batch_size), desc="images", leave=False):
+    for start in progress_bar(range(0, len(questions), batch_size), desc="images", leave=False):
         try:
-            rows += runner.run(range(len(texts))[start : start + batch_size], read)
+            rows += runner.run(range(len(questions))[start : start + batch_size], read)
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, "with one question at a time") from error
     return np.stack(rows)
+
+
+def _mean(output: Tensor, mask: Tensor) -> Tensor:
+    weights = mask.to(output.device).float()
+    return (output.float() * weights[:, :, None]).sum(1) / weights.sum(1, keepdim=True)

@@ -25,6 +25,10 @@ class ExtractionSettings:
         judge: how SAE features are checked: `llm`, `ask` or `none`.
         neutral: a text file with one sentence per line, for the contexts that a judge sees; None: sentences of the
             other concepts that ship.
+        image_contrast: for questions about images: what the controls are shown (`IMAGE_CONTRASTS` of
+            `lmms_steer.extraction.image_contrasts`); None: the questions' own contrast.
+        at: for questions about images: the tokens that are read, `last`, `image`, `text` or `both`.
+        orthogonal_to: the name or the file of vectors; at each layer the component along them is removed.
     """
 
     seed: int = 0
@@ -33,6 +37,9 @@ class ExtractionSettings:
     sae: str | None = None
     judge: str = "llm"
     neutral: Path | None = None
+    image_contrast: str | None = None
+    at: str = "last"
+    orthogonal_to: str | None = None
 
 
 DEFAULT_SETTINGS = ExtractionSettings()

@@ -3,6 +3,7 @@
     random[:SEED]            a random direction at each layer
     shuffled                 extracted like the vector, with the anchor labels at random tokens of the same sentence
     wrong_concept[:CONCEPT]  another concept's vector
+    shuffled_images          for an image contrast: extracted like the vector, with the images of other questions
 
 At each layer a control has the norm of the vector that it replaces.
 """
@@ -14,7 +15,7 @@ import numpy as np
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
-CONTROLS = ("random", "shuffled", "wrong_concept")
+CONTROLS = ("random", "shuffled", "wrong_concept", "shuffled_images")
 _MAX_DIGITS = 18
 """A longer seed is taken for a typing error."""
 
@@ -30,10 +31,8 @@ def parse_control(control: str) -> tuple[str, str]:
         raise unknown_name("control", kind, CONTROLS)
     if kind == "random" and detail and not (detail.isdecimal() and len(detail) <= _MAX_DIGITS):
         raise UserError(f"control={shorten(control)}: expected a seed, as in control=random:3")
-    if kind == "shuffled" and detail:
-        raise UserError(
-            f"control={control}: 'shuffled' takes no detail; its seed is the one that it was extracted with"
-        )
+    if kind in ("shuffled", "shuffled_images") and detail:
+        raise UserError(f"control={control}: {kind!r} takes no detail; its seed is the one that it was extracted with")
     return kind, detail
 
 
@@ -103,5 +102,5 @@ def make_control(
     if kind == "wrong_concept":
         other = find(f"{backbone}/{wrong_concept_name(concept, known, detail)}/{method}")
     else:
-        other = find(f"{backbone}/{concept}/{method}-shuffled")
+        other = find(f"{backbone}/{concept}/{method}-{kind}")
     return with_norms_of(vectors, other)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from lmms_steer import extract
 from training import sae as tiny_sae
 from training.smol import sae as command
+from training.smol.own_text import PROMPTS
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +21,7 @@ def small(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SEQUENCES": 8, "LENGTH": 24, "LAYERS": (0, 1), "FEATURES": 32, "ACTIVE_FEATURES": 4}.items():
         monkeypatch.setattr(command, name, value)
     # the third prompt has more tokens of this tokenizer than a sequence
-    monkeypatch.setattr(command, "PROMPTS", command.PROMPTS[:2])
+    monkeypatch.setattr(command, "PROMPTS", PROMPTS[:2])
     for module in (command, tiny_sae):
         monkeypatch.setattr(module, "BATCH", 32)
 

@@ -1,0 +1,161 @@
+"""Vectors from questions with and without their images, and their control with images of other questions."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from lmms_steer import SteeringVectors, UserError, extract
+from lmms_steer.data.question_files import write_questions
+from lmms_steer.extraction.image_contrasts import contrast_image, other_places
+from lmms_steer.extraction.image_pairs import read_image_pairs
+from lmms_steer.extraction.job import ExtractionSettings
+from lmms_steer.vectors.backbones import checkpoint
+from tests.helpers.models import record
+
+GREY = (128, 128, 128)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five questions of a task, two of them about one image."""
+    folder = tmp_path_factory.mktemp("questions")
+    assert "4 questions" in next(write_questions("tiny_spatial_select", folder, 4))
+    with (folder / "questions.jsonl").open("a") as file:
+        file.write((folder / "questions.jsonl").read_text().splitlines()[0] + "\n")
+    return folder
+
+
+def states(lines: list[tuple[str, Image.Image]], tokens: str) -> np.ndarray[Any, Any]:
+    """Each layer's output by plain calls of transformers, one question at a time: the mean over its tokens."""
+    name = checkpoint("tiny-paligemma2")
+    model: Any = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32)
+    processor: Any = AutoProcessor.from_pretrained(name)
+    rows = []
+    for text, image in lines:
+        inputs = processor(text=f"<image>{text}", images=image, return_tensors="pt")
+        found = record(model, partial(model, **inputs))
+        is_image = inputs["input_ids"][0] == model.config.image_token_id
+        chosen = {"image": is_image, "text": ~is_image, "last": torch.arange(len(is_image)) == len(is_image) - 1}[
+            tokens
+        ]
+        rows.append(torch.stack([layer[0, chosen].mean(0) for layer in found]).numpy())
+    return np.stack(rows)
+
+
+def lines_of(folder: Path) -> list[tuple[str, Image.Image]]:
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    return [(row["prompt"], Image.open(folder / row["image"]).convert("RGB")) for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["last", "image", "text"])
+def test_a_blank_contrast_is_the_mean_difference_of_plain_forward_calls(
+    folder: Path, tmp_path: Path, at: str, own_cache: Path
+) -> None:
+    lines = lines_of(folder)
+    blank = [(text, Image.new("RGB", image.size, GREY)) for text, image in lines]
+    expected = (states(lines, at) - states(blank, at)).mean(0)
+    vectors = extract(
+        "tiny-paligemma2", "sight", questions=folder / "questions.jsonl", image_contrast="blank", at=at, store=tmp_path,
+        batch_size=2,
+    )  # fmt: skip
+    for layer in vectors:
+        assert vectors[layer] == pytest.approx(expected[layer], abs=2e-4)
+    assert vectors.provenance["settings"]["image_contrast"] == "blank" and vectors.provenance["settings"]["at"] == at
+    # the control is made beside it, with the same norms
+    control = SteeringVectors.load(tmp_path / "tiny-paligemma2/sight/mean_shift-shuffled_images.safetensors")
+    for layer in vectors:
+        assert np.linalg.norm(control[layer]) == pytest.approx(np.linalg.norm(vectors[layer]), rel=1e-4)
+    places = other_places([image.tobytes().hex() for _, image in lines], 0)
+    assert places is not None
+    shuffled = [(text, lines[place][1]) for (text, _), place in zip(lines, places, strict=True)]
+    assert all(one[1].tobytes() != other[1].tobytes() for one, other in zip(lines, shuffled, strict=True))
+
+
+def test_each_contrast_shows_what_it_says(folder: Path) -> None:
+    image = lines_of(folder)[0][1]
+    assert contrast_image("absent", image, np.random.default_rng(0)) == []
+    (blank,) = contrast_image("blank", image, np.random.default_rng(0))
+    assert isinstance(blank, Image.Image) and blank.size == image.size and set(blank.get_flattened_data()) == {GREY}
+    pixels = np.asarray(image).astype(int)
+    (masked,) = contrast_image("masked", image, np.random.default_rng(0))
+    mean = pixels.reshape(-1, 3).mean(0).round()
+    is_mean = (np.asarray(masked) == mean).all(-1)
+    assert 0.97 < is_mean.mean() < 1 and (np.asarray(masked)[~is_mean] == pixels[~is_mean]).all()
+    (blurred,) = contrast_image("blurred", image, np.random.default_rng(0))
+    assert np.asarray(blurred).std() < 0.9 * pixels.std()
+
+
+def test_other_images_are_never_the_questions_own() -> None:
+    for seed in range(20):
+        images = ["a", "a", "b", "c", "c", "d"]
+        places = other_places(images, seed)
+        assert places is not None and sorted(places) == list(range(6))
+        assert all(images[place] != image for place, image in zip(places, images, strict=True))
+    places = other_places(["a", "a", "a", "b"], 0)
+    assert places is not None and all("aaab"[p] != i for p, i in zip(places, "aaab", strict=True))
+    assert other_places(["a", "a"], 0) is None
+
+
+def test_mistakes_are_one_line_before_a_model_is_loaded(folder: Path, tmp_path: Path) -> None:
+    def refused(match: str, file: Path = folder / "questions.jsonl", **options: Any) -> None:
+        with pytest.raises(UserError, match=match):
+            extract("tiny-paligemma2", "sight", questions=file, store=tmp_path, **options)
+
+    refused("unknown image contrast 'blnk': did you mean 'blank'", image_contrast="blnk")
+    refused("--at image: a prompt without an image", image_contrast="absent", at="image")
+    refused("unknown --at 'imge': did you mean 'image'", at="imge")
+    refused("unknown vector 'tiny-gemma2/spatail'", orthogonal_to="tiny-gemma2/spatail")
+    refused("expected image, prompt and contrast in JSON")
+    (tmp_path / "a.png").write_bytes((folder / json.loads(_first(folder))["image"]).read_bytes())
+    one = tmp_path / "one.jsonl"
+    one.write_text('{"image": "a.png", "prompt": "x"}\n{"image": "a.png", "prompt": "y"}\n')
+    refused("has one image only", one, image_contrast="blank")
+    one.write_text('{"image": "a.png", "prompt": "x", "contrast": "y"}\n')
+    refused("line 1: the line has a contrasting question", one, image_contrast="blank")
+    with pytest.raises(UserError, match="--image_contrast and --at are for questions about images"):
+        extract("tiny-gemma2", "spatial", image_contrast="blank", store=tmp_path)
+    with pytest.raises(UserError, match="only an image contrast has this control"):
+        extract("tiny-gemma2", "spatial", "mean_shift-shuffled_images", store=tmp_path)
+
+
+def _first(folder: Path) -> str:
+    return (folder / "questions.jsonl").read_text().splitlines()[0]
+
+
+def test_the_component_along_another_vector_is_removed(tmp_path: Path) -> None:
+    plain = extract("tiny-gemma2", "spatial", store=tmp_path)
+    other = extract("tiny-gemma2", "counting", store=tmp_path)
+    file = tmp_path / "tiny-gemma2/counting/mean_shift.safetensors"
+    made = extract("tiny-gemma2", "spatial", store=tmp_path / "made", orthogonal_to=str(file))
+    for layer in plain:
+        unit = other[layer] / np.linalg.norm(other[layer])
+        assert abs(made[layer] @ unit) < 1e-4 * np.linalg.norm(plain[layer])
+        assert made[layer] == pytest.approx(plain[layer] - (plain[layer] @ unit) * unit, abs=1e-4)
+    assert made.provenance["settings"]["orthogonal_to_sha256"] == other.sha256
+
+
+def test_the_contrasts_images_are_part_of_the_hash(folder: Path) -> None:
+    hashes = set()
+    for kind in ("blank", "absent", "masked", "blurred", "other"):
+        pairs = read_image_pairs(folder / "questions.jsonl", ExtractionSettings(image_contrast=kind))
+        hashes.add(pairs.concept("sight").sentences_sha256)
+        assert len(pairs.pairs) == len(pairs.shuffled) == 5
+    assert len(hashes) == 5
+
+
+@pytest.mark.parametrize(("task", "limit"), [("tiny_spatial_select", 2)])
+def test_test_questions_are_written_with_a_warning(
+    task: str, limit: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    list(write_questions(task, tmp_path, limit))
+    assert not caplog.records
+    list(write_questions("tiny_spatial", tmp_path, limit))
+    assert "take tiny_spatial_select" in caplog.text
