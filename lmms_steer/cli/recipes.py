@@ -20,7 +20,8 @@ def run_recipe(
         Path | None, typer.Option(help="Folder for the results. Default: the recipe's own, else runs/NAME.")
     ] = None,
     overlays: Annotated[
-        list[str] | None, typer.Option("--with", help="A recipe file to lay over the recipe, or stand_in. Repeatable.")
+        list[str] | None,
+        typer.Option("--with", help="A file to lay over the recipe, or one that ships: {overlays}. Repeatable."),
     ] = None,
     assignments: Annotated[
         list[str] | None,

@@ -23,6 +23,7 @@ SOURCES = {
     "operations": ("lmms_steer.steering.operations", "operations"),
     "models": ("lmms_steer.harness.names", "MODELS"),
     "recipes": ("lmms_steer.recipes.loading", "complete_recipes"),
+    "overlays": ("lmms_steer.recipes.loading", "shipped_overlays"),
     "benchmarks": ("lmms_steer.data.benchmarks", "benchmarks"),
 }
 """Placeholder ▸ module and name of a registry, of names or of a function that returns names.

@@ -99,6 +99,11 @@ def complete_recipes() -> tuple[str, ...]:
     return tuple(name for name, path in shipped_recipes().items() if required <= _read_recipe(path).untyped().keys())
 
 
+def shipped_overlays() -> tuple[str, ...]:
+    """Names of the overlays that ship."""
+    return tuple(sorted(shipped_recipes().keys() - set(complete_recipes())))
+
+
 def lay_over(tree: YamlNode, overlay: YamlNode) -> None:
     """Put the overlay's values into the tree, key by key. Its key `*` stands for every existing key; null removes."""
     if not (isinstance(tree.value, dict) and isinstance(overlay.value, dict)):

@@ -65,9 +65,10 @@ def test_an_extension_that_cannot_be_loaded_does_not_take_the_help_away(monkeypa
     assert registry_help.listing(("a", "b")) == "a, b"
 
 
-def test_the_help_of_run_names_the_recipes_that_ship_but_no_overlay() -> None:
+def test_the_help_of_run_names_recipes_and_overlays_that_ship() -> None:
     words = " ".join(typer.testing.CliRunner().invoke(cli.app, ["run", "--help"]).output.split())
-    assert "a recipe that ships: paper, paper_cvbench, paper_exact, paper_ood, tiny. " in words
+    assert "a recipe that ships: paper, paper_cvbench, paper_exact, paper_ood, smol, tiny. " in words
+    assert "one that ships: smol_more, stand_in, stand_in_smol. " in words
 
 
 def test_the_help_of_search_describes_the_strategies() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lmms_steer import UserError
 from lmms_steer.recipes.command import run_recipe
-from lmms_steer.recipes.loading import load_recipe, shipped_recipes
+from lmms_steer.recipes.loading import complete_recipes, load_recipe
 from lmms_steer.recipes.plan import Planner
 
 
@@ -32,7 +32,7 @@ def test_an_unwritable_output_folder_is_refused(
         list(run_recipe(recipe(), tmp_path / "new" / "one", dry_run=True))
 
 
-@pytest.mark.parametrize("name", sorted(set(shipped_recipes()) - {"stand_in"}))
+@pytest.mark.parametrize("name", complete_recipes())
 def test_cells_of_shipped_recipes_need_the_cells_that_make_their_inputs(name: str) -> None:
     _, loaded = load_recipe(name)
     cells = Planner(loaded, Path("out")).cells()
