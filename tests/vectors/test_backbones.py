@@ -20,7 +20,8 @@ def test_the_table_names_a_backbone_and_saes_that_sae_lens_has() -> None:
     assert backbone_of("google/gemma-2-2b") == "gemma-2-2b", "a backbone is its own"
     assert backbone_of("somebody/a-model") is None and sae_of("Qwen3-4B") is None
     releases = get_pretrained_saes_directory()
-    for backbone in set(table().values()) - {"tiny-gemma2"}:
+    assert sae_of("Qwen/Qwen3.5-2B") == "qwen-scope-3.5-2b-base-w32k-l50:layer{layer}"
+    for backbone in {*table().values(), "meta-llama/Llama-3.1-8B", "Qwen/Qwen2.5-7B-Instruct"} - {"tiny-gemma2"}:
         sae = sae_of(backbone)
         if sae is not None:
             release, _, template = sae.partition(":")
