@@ -21,7 +21,7 @@ from lmms_steer.tiny_world.scenes import COLOURS, NUMBERS, SHAPES, Scene, sample
 TASKS = {"relation": 4, "counting": 6, "colour": 8, "existence": 2, "relation_yesno": 2}
 """Task ▸ number of different answers, which are equally frequent."""
 SIZES = {"select": 600, "test": 1000, "ood": 1000}
-VERSION = 1
+VERSION = 2
 """Counts changes to the questions."""
 GROUPS = ("random", "popular", "adversarial")
 _POPULAR = 8

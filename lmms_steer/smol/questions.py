@@ -15,6 +15,7 @@ from lmms_steer.tiny_world.scenes import COLOURS, NUMBERS, SHAPES, Scene, Thing,
 Ask = Callable[[Scene, random.Random, bool], Question | None]
 """Draws a question about a scene, in the benchmark's wording or in any; None if the scene allows none."""
 YES_NO = ("yes", "no")
+"""In this order wherever they are listed, as in BLINK."""
 PROMPTS = {
     "relation": "Look carefully at where each object is.",
     "counting": "Count the objects one by one.",
@@ -62,7 +63,7 @@ def _relation_yesno(scene: Scene, rng: random.Random, benchmark: bool) -> Questi
     word = rng.choice(words)
     where = place(word)
     text = f"Is the {_reference(first, scene, rng)} {where} the {_reference(second, scene, rng)}?"
-    return Question("relation_yesno", text, _shuffled(YES_NO, rng), "yes" if word == answer else "no")
+    return Question("relation_yesno", text, YES_NO, "yes" if word == answer else "no")
 
 
 def _counting(scene: Scene, rng: random.Random, benchmark: bool) -> Question | None:
@@ -130,7 +131,7 @@ def _existence(scene: Scene, rng: random.Random, benchmark: bool) -> Question | 
 def existence_of(name: str, is_there: bool, rng: random.Random, benchmark: bool = True) -> Question:
     """The question about an object of this name."""
     text = f"Is there {article(name)} {name} in the {_wording(('image', 'picture'), rng, benchmark)}?"
-    return Question("existence", text, _shuffled(YES_NO, rng), "yes" if is_there else "no")
+    return Question("existence", text, YES_NO, "yes" if is_there else "no")
 
 
 def _more(scene: Scene, rng: random.Random, benchmark: bool) -> Question | None:  # noqa: ARG001
@@ -141,7 +142,7 @@ def _more(scene: Scene, rng: random.Random, benchmark: bool) -> Question | None:
     if n == m:
         return None
     text, answer = f"Are there more {one} than {other}?", "yes" if n > m else "no"
-    return Question("more", text, _shuffled(YES_NO, rng), answer)
+    return Question("more", text, YES_NO, answer)
 
 
 def _caption(scene: Scene, rng: random.Random, benchmark: bool) -> Question | None:  # noqa: ARG001

@@ -113,13 +113,13 @@ def test_sets_have_cv_benchs_columns_and_balanced_answers_and_share_no_scene(tas
     assert set(with_images(Dataset.from_list(rows[:2])).column_names) == set(features())
 
 
-GOLDEN = "9f4ff18ee07d98fb"
+GOLDEN = "f23df1f036f3f17a"
 
 
 def test_the_questions_are_the_same_on_every_machine() -> None:
     # after a change of the questions: count question_sets.VERSION up, and write the new hash here
     digest = hashlib.sha256(json.dumps(list(rows_of("existence").values())).encode()).hexdigest()
-    assert (digest[:16], question_file("existence", "select").name) == (GOLDEN, "smol_existence_select_v1.parquet")
+    assert (digest[:16], question_file("existence", "select").name) == (GOLDEN, "smol_existence_select_v2.parquet")
 
 
 def test_wordings_are_cv_benchs_and_popes() -> None:
@@ -180,4 +180,4 @@ def test_lmms_eval_loads_the_tasks(own_cache: Path) -> None:
         assert doc["image"].size == (64, 64)
         target = task.doc_to_target(doc)
         assert target == ("AB".index(doc["answer"][1]) if name.endswith("_ll") else doc["answer"][1])
-    assert [path.name for path in (own_cache / "questions").iterdir()] == ["smol_existence_select_v1.parquet"]
+    assert [path.name for path in (own_cache / "questions").iterdir()] == ["smol_existence_select_v2.parquet"]
