@@ -25,6 +25,7 @@ class MeasuredPrompt:
         skipped: tokens at the beginning that do not count in means: the first one of a text model, as for
             `scale=relative` (`lmms_steer.models.residual_norms.measure_norms`).
         continuations: what the model writes at several strengths; empty if that was not asked for.
+        effects_after: the effects at further layers, one line each.
         model_adds: the mean norm of what the model itself adds to image tokens between the layer and the next (picture
             features of a deepstack), on which the vector has no influence; 0 for nothing.
         picture: the prompt's first image, for the figure.
@@ -43,4 +44,5 @@ class MeasuredPrompt:
     skipped: int = 0
     continuations: Sequence[Continuation] = ()
     model_adds: float = 0.0
+    effects_after: Sequence[str] = ()
     picture: Image.Image | None = field(default=None, compare=False)

@@ -84,14 +84,16 @@ def inspect_prompt(
     inputs = lm.model_inputs([prompt], [images])
     lm.attachment.remove()
     unsteered, before = _run(lm.model, inputs)
-    layer = min((i.layer for i in interventions if i.layer is not None), default=len(unsteered) // 2)
+    layer = min((number for i in interventions for number in i.layer_numbers), default=len(unsteered) // 2)
     image_ids = image_token_ids(lm.model.config)
     model_adds = _added_after(lm.model, inputs, layer, image_ids)
     written = continuations(lm, inputs, alphas, new_tokens) if new_tokens else []
     lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
     steered, after = _run(lm.model, inputs)
     ids = inputs["input_ids"][0]
-    active = [(i, lm.resolved.operation_of(i), v) for i, v in active_interventions(lm.resolved) if i.layer == layer]
+    by_layer = sorted(active_interventions(lm.resolved), key=lambda pair: pair[0].layer or 0)
+    every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
+    active = [(i, operation, v) for i, operation, v in every if i.layer == layer]
     return PromptInspection(
         spec=str(lm.resolved.spec),
         layer=layer,
@@ -112,6 +114,7 @@ def inspect_prompt(
         after=_most_likely(lm, after),
         skipped=int(lm.text_only and len(ids) > 1),
         model_adds=model_adds,
+        effects_after=[f"layer {i.layer}, {i.tokens}: {o.describe(v)}" for i, o, v in every if i.layer != layer],
         continuations=written,
         picture=images[0] if images else None,
     )
@@ -129,6 +132,7 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
             f"  after layer {inspection.layer} the model itself adds picture features to the image tokens, of mean norm"
             f" {inspection.model_adds:.4g}; they are not steered"
         )
+    yield from inspection.effects_after
     yield ""
     yield " ".join(_runs(inspection))
     yield ""

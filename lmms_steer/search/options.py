@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmms_steer._util.layers import read_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.search.plan import BUDGET, HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
 from lmms_steer.search.strategies import ChosenStrategy, StrategyBuilder, parse_strategy
@@ -154,21 +155,10 @@ def parse_layers(text: str, n_layers: int | None = None) -> tuple[int, ...]:
     Raises:
         UserError: for anything else, or for layers that the model does not have.
     """
-    layers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?\s*", part)
-        if match is None or (match[3] and int(match[3]) == 0):
-            raise UserError(f"--layers {shorten(text)}: expected layers such as 5-20, 0-24:4 or 3,7")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first:
-            raise UserError(f"--layers {shorten(text)}: {part.strip()} runs backwards")
-        found = range(first, last + 1, int(match[3] or 1))
-        if len(layers) + len(found) > MAX_VALUES:
-            raise UserError(f"--layers {shorten(text)}: more than {MAX_VALUES} layers")
-        layers += found
+    layers = read_layers(text, "--layers ")
     if n_layers is not None and max(layers) >= n_layers:
         raise UserError(f"--layers {shorten(text)}: the model has the layers 0-{n_layers - 1}")
-    return tuple(dict.fromkeys(layers))
+    return layers
 
 
 def parse_alphas(text: str) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ There are two kinds of hook. One runs before the whole model's forward and works
 replaced, and the hooks of other libraries are never touched.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from lmms_steer.steering.given import read_given
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, ScaledVector, apply_operation
 from lmms_steer.steering.positions import require_special_ids
-from lmms_steer.steering.resolve import ResolvedSpec, resolve, with_operation
+from lmms_steer.steering.resolve import ResolvedSpec, check_layers, resolve, with_operation
 from lmms_steer.steering.scaled_vectors import active_interventions, check_in_dtype
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -37,6 +37,7 @@ def steer(
     operation: str | Operation | OperationFunction | None = None,
     *,
     layer: int | None = None,
+    layers: str | Sequence[int] | None = None,
     alpha: float | None = None,
     tokens: str | None = None,
     phase: str | None = None,
@@ -58,7 +59,7 @@ def steer(
         special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.
         operation: replaces the operation of every intervention: a name, an `Operation`, or a function
             `(hidden, vector)` as described in `lmms_steer.steering.operations`.
-        layer, alpha, tokens, phase, scale, gamma_image, gamma_text, control: of the vectors, as in a spec
+        layer, layers, alpha, tokens, phase, scale, gamma_image, gamma_text, control: of the vectors, as in a spec
             (`lmms_steer.steering.intervention.Intervention`). A spec has its own, so next to one they are refused.
 
     Yields:
@@ -70,6 +71,7 @@ def steer(
     """
     fields = {
         "layer": layer,
+        "layers": layers,
         "alpha": alpha,
         "tokens": tokens,
         "phase": phase,
@@ -145,8 +147,7 @@ def attach(
     layers = decoder_layers(inner)
     image_ids = image_token_ids(inner.config)
     for intervention in resolved.spec.interventions:
-        if intervention.layer is None or not 0 <= intervention.layer < len(layers):
-            raise UserError(f"layer={intervention.layer}: {type(inner).__name__} has the layers 0-{len(layers) - 1}")
+        check_layers(intervention, len(layers), type(inner).__name__)
         if intervention.tokens == "image" and not image_ids:
             instead = "tokens=both" if hides_images(inner.config) else "tokens=text"
             raise UserError(f"tokens=image: {type(inner).__name__} has no image tokens, choose {instead}")

@@ -3,8 +3,9 @@
 import json
 import math
 import re
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 
+from lmms_steer._util.layers import read_layers, write_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.steering.operations import operations
 from lmms_steer.vectors.controls import parse_control
@@ -19,7 +20,9 @@ _PLAIN = re.compile(r'[^,;"=\s]+')
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
-    """One vector at one layer. By default `h' = h + alpha * v` at the prompt positions (the paper's equation).
+    """One vector, at one layer or at several with one alpha.
+
+    By default `h' = h + alpha * v` at the prompt positions (the paper's equation).
 
     `layer`, `alpha` and `tokens` may be None, which means "not given". `lmms_steer.steering.resolve` then fills them
     in: from the choice that is stored with the vector for this model, if everything that was given agrees with it, or
@@ -52,9 +55,15 @@ class Intervention:
     """A control that replaces the vector: `random[:SEED]`, `shuffled`, `wrong_concept[:CONCEPT]`
     (`lmms_steer.vectors.controls`)."""
 
+    layers: str | None = None
+    """Several layers instead of one: `8-20`, `8-20:4` or `3,7`, or in Python a list of numbers. Each is changed by its
+    own direction, at the same alpha."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "vector", _parse_vector(self.vector))
         object.__setattr__(self, "layer", _parse_layer(self.layer))
+        if self.layers is not None:
+            self._parse_layers(self.layers)
         _refuse_budget(self.alpha)
         object.__setattr__(self, "alpha", None if self.alpha is None else _parse_finite("alpha", self.alpha))
         for name in ("gamma_image", "gamma_text"):
@@ -77,12 +86,35 @@ class Intervention:
 
     @property
     def complete(self) -> bool:
-        """Whether layer, alpha and tokens are all given."""
-        return None not in (self.layer, self.alpha, self.tokens)
+        """Whether layer (or layers), alpha and tokens are all given."""
+        return bool(self.layer_numbers) and None not in (self.alpha, self.tokens)
+
+    @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """The layers that are changed, in order; empty if none is given."""
+        if self.layers is not None:
+            return read_layers(self.layers, "layers=")
+        return () if self.layer is None else (self.layer,)
+
+    def by_layer(self) -> "list[Intervention]":
+        """The same intervention at each of its layers."""
+        if self.layers is None:
+            return [self]
+        return [replace(self, layer=layer, layers=None) for layer in self.layer_numbers]
 
     def __str__(self) -> str:
         given = {k: v for k, v in asdict(self).items() if v is not None and v != _DEFAULTS.get(k)}
         return ",".join(f"{key}={_quote(value)}" for key, value in given.items())
+
+    def _parse_layers(self, value: object) -> None:
+        """Write the layers in one form; one layer alone becomes `layer`."""
+        if self.layer is not None:
+            raise UserError(f"layer={self.layer},layers={shorten(value)}: give one of them")
+        text = ",".join(map(str, value)) if isinstance(value, list | tuple | range) else str(value)
+        numbers = sorted(read_layers(text, "layers="))
+        single = len(numbers) == 1
+        object.__setattr__(self, "layers", None if single else write_layers(numbers))
+        object.__setattr__(self, "layer", numbers[0] if single else None)
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Intervention) if field.default is not MISSING}

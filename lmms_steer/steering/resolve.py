@@ -73,7 +73,8 @@ class ResolvedSpec:
         # fields at their default are left out, so that a new field does not change old hashes
         parts: list[Any] = [{**explicit_fields(i), "vector": v.sha256} for i, v in pairs]
         if self.relative:
-            parts.append({str(i.layer): dict((self.norms or {}).get(i.layer or 0, {})) for i, _ in pairs})
+            layers = [layer for i, _ in pairs for layer in i.layer_numbers]
+            parts.append({str(layer): dict((self.norms or {}).get(layer, {})) for layer in layers})
         if self.operation is not None:
             parts.append({"operation": self.operation.name, "code": _code_hash(self.operation.function)})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -83,7 +84,7 @@ class ResolvedSpec:
         """A name for folders: `spatial-mean_shift_L3_a0.5_image_1a2b3c4d`, or `baseline`."""
         parts = [
             f"{v.provenance.get('concept', 'vector')}-{v.provenance.get('method', 'unknown')}"
-            f"_L{i.layer}_a{i.alpha:g}_{i.tokens}"
+            f"_L{i.layer if i.layers is None else i.layers.replace(':', 'by')}_a{i.alpha:g}_{i.tokens}"
             for i, v in zip(self.spec.interventions, self.vectors, strict=True)
         ]
         if not parts:
@@ -254,7 +255,8 @@ def _complete(
     else:
         chosen = Intervention(intervention.vector, choice["layer"], choice["alpha"], choice["tokens"])
         source = f"lmms-steer's defaults, because the choice for {name}, {chosen}, does not match"
-    missing = {key: values[key] for key in _CHOSEN_FIELDS if getattr(intervention, key) is None}
+    given = {"layer"} if intervention.layer_numbers else set()
+    missing = {k: values[k] for k in _CHOSEN_FIELDS if k not in given and getattr(intervention, k) is None}
     filled = replace(intervention, **missing)
     return filled, [f"steering with {filled} ({', '.join(missing)}: {source})"], chosen_on
 
@@ -279,16 +281,27 @@ def _agrees(intervention: Intervention, choice: Mapping[str, Any]) -> bool:
     return given.items() <= {**chosen, "control": intervention.control}.items()
 
 
+def check_layers(intervention: Intervention, n_layers: int, model: str) -> None:
+    """Check that a model has the layers of an intervention.
+
+    Raises:
+        UserError: with the layers that it has.
+    """
+    if not intervention.layer_numbers or intervention.layer_numbers[-1] >= n_layers:
+        key = f"layer={intervention.layer}" if intervention.layers is None else f"layers={intervention.layers}"
+        raise UserError(f"{key}: {model} has the layers 0-{n_layers - 1}")
+
+
 def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> None:
-    if intervention.layer is None or intervention.layer >= model.n_layers:
-        raise UserError(f"layer={intervention.layer}: {short_name(model.name)} has the layers 0-{model.n_layers - 1}")
+    check_layers(intervention, model.n_layers, short_name(model.name))
     if vector.hidden_size != model.hidden_size:
         raise UserError(
             f"vector {intervention.vector!r} has width {vector.hidden_size},"
             f" but {short_name(model.name)}'s hidden size is {model.hidden_size}: it was made from another model"
             f" ({vector.provenance.get('model', 'unknown')})"
         )
-    vector.check_norm(intervention.layer)
+    for layer in intervention.layer_numbers:
+        vector.check_norm(layer)
 
 
 def _warn_of_changed_vector(intervention: Intervention, vector: SteeringVectors, spec: SteeringSpec) -> list[str]:

@@ -14,7 +14,8 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 def active_interventions(resolved: ResolvedSpec) -> list[tuple[Intervention, ScaledVector]]:
     """The interventions with a strength other than 0, each with its scaled vector.
 
-    An intervention whose gammas give image and text tokens different strengths is split into two.
+    An intervention at several layers is split by layer, and one whose gammas give image and text tokens different
+    strengths into two.
 
     Raises:
         UserError: for a relative strength without norms, or a vector that overflows float32.
@@ -23,7 +24,8 @@ def active_interventions(resolved: ResolvedSpec) -> list[tuple[Intervention, Sca
     # the norm is that of the tokens before the split, so that gammas near 1 have nearly the effect of 1
     return [
         (part, _scale(part, vector, _strength_at_alpha_1(whole, resolved.norms)))
-        for whole, vector in pairs
+        for several, vector in pairs
+        for whole in several.by_layer()
         for part in _split_by_gamma(whole)
         if part.alpha != 0
     ]
