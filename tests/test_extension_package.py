@@ -39,6 +39,7 @@ def test_help_texts_list_the_entries_of_an_installed_package(installed: Path) ->
     for command, name, description in (
         ("extract", "median_shift", "the median of the anchors minus the median of the controls"),
         ("search", "strongest_alpha", "the grid's largest alpha only"),
+        ("layers", "early", "the number of layers above"),
     ):
         text = " ".join(run(installed, command, "--help").split())
         assert f"{name}: {description}" in text

@@ -1,4 +1,4 @@
-"""`lmms-steer search`, `curve` and `inspect`: choose a spec, and look at what a vector does to a model."""
+"""`lmms-steer search`, `layers`, `curve` and `inspect`: choose a spec, and look at what a vector does to a model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -134,6 +134,45 @@ def search(
         dry_run=dry_run,
     )
     for line in run(options):
+        echo(line)
+
+
+@commands.command(cls=RegistryHelpCommand)
+def layers(
+    model_args: Annotated[
+        str, typer.Option("--model_args", "--model-args", help="Arguments of the unsteered model: pretrained=…")
+    ],
+    vector: Annotated[str, typer.Option(help="A vector.")],
+    model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
+    task: Annotated[
+        str,
+        typer.Option(help="Task with held-out questions, for scores that need some: cvbench_relation_select, …"),
+    ] = "",
+    scores: Annotated[str, typer.Option(help="Scores, separated by commas. Default: all. {layer_scores}.")] = "",
+    layers: Annotated[str, typer.Option(help="Layers: 5-20, 0-24:4 or 3,7. Default: all.")] = "",
+    tokens: Annotated[str, typer.Option(help="Token target: image, text, both, last, …")] = "image",
+    concept: Annotated[
+        str | None, typer.Option(help="Name or file of the concept's sentences. Default: the vector's own.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of the task's questions that are read.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the questions' order, probes and pictures.")] = 0,
+    batch_size: Annotated[
+        int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions or sentences per forward pass.")
+    ] = 16,
+    include_path: Annotated[
+        Path | None, typer.Option("--include_path", "--include-path", help="Folder of your own tasks.")
+    ] = None,
+    allow_test: Annotated[
+        bool,
+        typer.Option("--i-know-this-is-test", help="Allow choosing on test questions. Do not report results on them."),
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the scores into this file (.png, .svg, .pdf).")] = None,
+) -> None:
+    """Score a vector's layers without searching them: one row a layer, one column a score, the best marked."""
+    from lmms_steer.search.layers_command import LayersOptions, run_layers
+
+    which = (scores, layers, tokens, concept, limit, seed, batch_size, include_path, allow_test, plot)
+    for line in run_layers(LayersOptions(model, model_args, vector, task, *which)):
         echo(line)
 
 

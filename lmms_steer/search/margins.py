@@ -103,15 +103,23 @@ def _predicted_correct(
     lm: Any, vectors: Mapping[str, SteeringVectors], cells: Sequence[Cell], task: Any, batch: Sequence[Question]
 ) -> list[Floats]:
     """For each question, float [cells]: 1 where the predicted margin is above 0."""
-    margin, slopes = _margin_slopes(lm, vectors, cells, task, batch)
+    margin, slopes = margin_slopes(lm, vectors, cells, task, batch)
     lines = [margin + cell.alpha * slopes[cell.vector, cell.layer, cell.tokens] for cell in cells]
     return [(column > 0).double().numpy() for column in torch.stack(lines, 1)]
 
 
-def _margin_slopes(
+def margin_slopes(
     lm: Any, vectors: Mapping[str, SteeringVectors], cells: Sequence[Cell], task: Any, batch: Sequence[Question]
 ) -> tuple[Tensor, Slopes]:
-    """The correct answer's margin, float [questions], and its slopes."""
+    """The margin of the correct answer over the best other, and its slopes.
+
+    Args:
+        lm, vectors, cells, task: as for `predicted_shares`; the cells' alphas are not used.
+        batch: the questions of one pass.
+
+    Returns:
+        the margins, float [questions], and their slopes in alpha.
+    """
     if isinstance(task, OtherTask):
         prepared = task.prepare(lm, batch)
     else:

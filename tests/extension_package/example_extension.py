@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lmms_steer import register_method, register_operation, register_prompt_format, register_strategy
+from lmms_steer import (
+    register_layer_score,
+    register_method,
+    register_operation,
+    register_prompt_format,
+    register_strategy,
+)
 from lmms_steer.extraction.methods import MethodResult
 from lmms_steer.search.strategies import Rung, Strategy, StrategyContext
 
@@ -14,6 +20,7 @@ if TYPE_CHECKING:
 
     from lmms_steer.extraction.activations import Activations
     from lmms_steer.extraction.methods import ExtractionJob
+    from lmms_steer.search.layer_scores import LayerContext
     from lmms_steer.steering.operations import ScaledVector
 
 
@@ -33,6 +40,12 @@ def half_add(hidden: "Tensor", vector: "ScaledVector") -> "Tensor":
 def strongest_alpha(search: StrategyContext) -> Strategy:
     """Measure the cells of the largest alpha on all questions."""
     yield Rung([cell for cell in search.cells if cell.alpha == max(search.alphas)], range(search.n))
+
+
+@register_layer_score("early", description="the number of layers above", needs="nothing")
+def early(context: "LayerContext") -> dict[int, float]:
+    """Prefer early layers."""
+    return {layer: float(max(context.layers) - layer) for layer in context.layers}
 
 
 @register_prompt_format("polite", description="PaliGemma's, 'please' before the question", matches=lambda _: False)

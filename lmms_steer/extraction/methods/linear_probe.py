@@ -22,28 +22,38 @@ def linear_probe(activations: Activations, job: ExtractionJob) -> MethodResult:
     over whole sentences): over all tokens, and balanced over the two classes, where 0.5 is chance. `majority` is the
     accuracy of always answering "control".
     """
-    rows = np.concatenate([activations.anchors, activations.controls]).astype(np.float64)
-    labels = np.repeat([1, 0], [len(activations.anchors), len(activations.controls)])
-    sentences = np.concatenate([activations.anchor_sentence, activations.control_sentence])
-    # one order for all layers, so that no epoch sees all anchors first
-    order = np.random.default_rng(job.settings.seed).permutation(len(rows))
-    rows, labels, sentences = rows[order], labels[order], sentences[order]
-    axes = max(len(np.unique(activations.anchor_sentence)) // 2, 10)
+    rows, labels, _ = _ordered(activations, job.settings.seed)
+    axes = _axes(activations)
     directions = {layer: fit(rows[:, layer], labels, axes) for layer in range(rows.shape[1])}
-    folds = _folds(labels, sentences)
-    accuracies = {str(layer): held_out(rows[:, layer], labels, folds, axes) for layer in directions} if folds else {}
-    notes = () if folds else (f"{job.concept.name}: too few sentences to hold any out, so the probe has no accuracy",)
+    accuracies = cross_validated(activations, job.settings.seed)
+    lacking = f"{job.concept.name}: too few sentences to hold any out, so the probe has no accuracy"
+    notes = () if accuracies else (lacking,)
     settings = {
         "axes": axes,
         "learning_rate": LEARNING_RATE,
         "batch": BATCH,
         "epochs": EPOCHS,
         "seed": job.settings.seed,
-        "held_out_accuracy": {layer: plain for layer, (plain, _) in accuracies.items()},
-        "held_out_balanced_accuracy": {layer: balanced for layer, (_, balanced) in accuracies.items()},
+        "held_out_accuracy": {str(layer): plain for layer, (plain, _) in accuracies.items()},
+        "held_out_balanced_accuracy": {str(layer): balanced for layer, (_, balanced) in accuracies.items()},
         "majority": round(float(1 - labels.mean()), 4),
     }
     return MethodResult(directions, settings, notes, ("scikit-learn",))
+
+
+def cross_validated(activations: Activations, seed: int) -> dict[int, tuple[float, float]]:
+    """Accuracy and balanced accuracy of probes on sentences that they were not fitted on, by layer.
+
+    Args:
+        activations: of the concept.
+        seed: of the order of the rows.
+
+    Returns:
+        layer ▸ accuracy over all tokens, and balanced over the two classes; empty for too few sentences.
+    """
+    rows, labels, sentences = _ordered(activations, seed)
+    folds, axes = _folds(labels, sentences), _axes(activations)
+    return {layer: held_out(rows[:, layer], labels, folds, axes) for layer in range(rows.shape[1])} if folds else {}
 
 
 def fit(rows: Array, labels: Labels, axes: int) -> Array:
@@ -70,6 +80,20 @@ def held_out(rows: Array, labels: Labels, folds: list[tuple[Labels, Labels]], ax
         predicted[tested] = (rows[tested] - centre) @ normal > 0
     plain, balanced = accuracy_score(labels, predicted), balanced_accuracy_score(labels, predicted)
     return round(float(plain), 4), round(float(balanced), 4)
+
+
+def _ordered(activations: Activations, seed: int) -> tuple[Array, Labels, Labels]:
+    """All rows [tokens, layers, width] in one random order, with their labels and sentences."""
+    rows = np.concatenate([activations.anchors, activations.controls]).astype(np.float64)
+    labels = np.repeat([1, 0], [len(activations.anchors), len(activations.controls)])
+    sentences = np.concatenate([activations.anchor_sentence, activations.control_sentence])
+    # one order for all layers, so that no epoch sees all anchors first
+    order = np.random.default_rng(seed).permutation(len(rows))
+    return rows[order], labels[order], sentences[order]
+
+
+def _axes(activations: Activations) -> int:
+    return max(len(np.unique(activations.anchor_sentence)) // 2, 10)
 
 
 def _fit(rows: Array, labels: Labels, axes: int) -> tuple[Array, Array]:

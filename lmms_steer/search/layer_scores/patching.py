@@ -1,0 +1,116 @@
+"""Layer score by activation patching: from which layers on have the image tokens done their work?
+
+The image tokens of another picture are put in their place at one layer's output. Where the answer then is the one to
+the other picture, the answer is still to be read from the image tokens, and a vector that is added there can reach it.
+Where it stays, the picture has been read (arXiv 2604.09364 patches the whole sequence; this patches the images alone).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lmms_steer.errors import UserError
+from lmms_steer.extraction.image_contrasts import other_places
+from lmms_steer.models.visuals import image_ids
+from lmms_steer.search.layer_scores import LayerContext, register_layer_score
+from lmms_steer.search.questions import Question
+
+
+@register_layer_score(
+    "patching", description="share of answers that follow another picture's image tokens, put in at the layer",
+    needs="prompts",
+)  # fmt: skip
+def patching(context: LayerContext) -> dict[int, float]:
+    """The share, of the questions whose answer differs with the other picture, of answers that follow it.
+
+    An answer is the likeliest next token. The other picture is another question's, in the size of the own, so that both
+    have as many image tokens.
+    """
+    from lmms_steer.models.batches import ShrinkingRunner
+
+    questions = pictured(context.questions)
+    places = other_places(["".join(image_ids(question.visuals)) for question in questions], context.seed)
+    if places is None:
+        raise UserError("all questions show the same picture")
+    pairs = [(question, questions[place]) for question, place in zip(questions, places, strict=True)]
+    runner, rows = ShrinkingRunner(), list[list[int]]()
+    for first in range(0, len(pairs), context.batch_size):
+        batch = pairs[first : first + context.batch_size]
+        rows += runner.run(batch, lambda part: patched_answers(context.lm, part, context.layers))
+    answers = np.array(rows)
+    differ = answers[answers[:, 0] != answers[:, 1]]
+    if not len(differ):
+        raise UserError("no answer depends on the picture")
+    return {layer: float((row == differ[:, 1]).mean()) for layer, row in zip(context.layers, differ.T[2:], strict=True)}
+
+
+def pictured(questions: Sequence[Question]) -> list[Question]:
+    """The questions with images, as many as the first of them has.
+
+    Raises:
+        UserError: where fewer than two are left.
+    """
+    found = [q for q in questions if q.visuals and all(isinstance(visual, Image.Image) for visual in q.visuals)]
+    found = [question for question in found if len(question.visuals) == len(found[0].visuals)]
+    if len(found) < 2:
+        raise UserError("it needs questions with images")
+    return found
+
+
+def patched_answers(lm: Any, pairs: Sequence[tuple[Question, Question]], layers: Sequence[int]) -> list[list[int]]:
+    """The likeliest next tokens of a batch, a row for each question.
+
+    Args:
+        lm: the unsteered model.
+        pairs: each question, and the one whose pictures are put in its pictures' place.
+        layers: where they are put in, one at a time.
+
+    Returns:
+        of each question: with its own pictures, with the others, and with the others' image tokens at each layer.
+
+    Raises:
+        UserError: where the two pictures of a pair do not have as many image tokens.
+    """
+    import torch
+
+    from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
+    from lmms_steer.steering.positions import token_mask
+    from lmms_steer.steering.recording import record_layers
+
+    texts = [question.text for question, _ in pairs]
+    own = lm.model_inputs(texts, [question.visuals for question, _ in pairs])
+    other = lm.model_inputs(texts, [_in_the_size_of(question.visuals, other.visuals) for question, other in pairs])
+    if not torch.equal(own["input_ids"], other["input_ids"]):
+        raise UserError("two pictures of one size have different numbers of image tokens in this model")
+    image_ids_of_model = image_token_ids(lm.model.config)
+    if not image_ids_of_model:
+        raise UserError(f"a {type(lm.model).__name__} does not show which of its tokens are images")
+    mask = token_mask(own["input_ids"], own.get("attention_mask"), image_ids_of_model, "image")[..., None]
+
+    def answers(inputs: dict[str, Any]) -> list[int]:
+        logits = lm.model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(lm.model)).logits
+        return list(map(int, logits[:, -1].argmax(-1)))
+
+    with torch.inference_mode():
+        with record_layers(lm.model) as outputs:
+            columns = [answers(own), answers(other)]
+        recorded = outputs[len(outputs) // 2 :]
+        for layer in layers:
+
+            def patch(_: Any, __: Any, output: Any, layer: int = layer) -> Any:
+                hidden = output[0] if isinstance(output, tuple) else output
+                replaced = torch.where(mask.to(hidden.device), recorded[layer], hidden)
+                return (replaced, *output[1:]) if isinstance(output, tuple) else replaced
+
+            handle = decoder_layers(lm.model)[layer].register_forward_hook(patch)
+            try:
+                columns.append(answers(own))
+            finally:
+                handle.remove()
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _in_the_size_of(own: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+    return [other.resize(image.size) for image, other in zip(own, others, strict=True)]
