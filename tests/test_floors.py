@@ -19,6 +19,7 @@ FLOORS = (
     ("harness",),
     ("data", "inspection"),
     ("search", "comparison"),
+    ("board",),
     ("recipes",),
     ("demo",),
     ("cli",),

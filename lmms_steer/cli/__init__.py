@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 from lmms_steer import __version__
 from lmms_steer._util.logging import print_notes
-from lmms_steer.cli import data, extract, harnesses, recipes, results, search, vectors
+from lmms_steer.cli import data, extract, harnesses, leaderboard, recipes, results, search, vectors
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 from lmms_steer.errors import UserError
 
@@ -26,6 +26,7 @@ app.add_typer(extract.commands)
 app.add_typer(vectors.commands, name="vectors")
 app.add_typer(search.commands)
 app.add_typer(results.commands)
+app.add_typer(leaderboard.commands, name="leaderboard")
 app.add_typer(recipes.commands)
 app.add_typer(data.commands, name="data")
 app.add_typer(harnesses.commands)

@@ -68,7 +68,7 @@ def read_comparison(runs: Iterable[str], baseline: str | None = None, metric: st
     read: dict[str, dict[str, Samples]] = {}
     left_out: dict[str, str] = {}
     for name, evaluations in progress_bar(found.items(), desc="reading", unit="run"):
-        newest = _newest_results(evaluations)
+        newest = newest_results(evaluations)
         unlogged = [task for task, results in newest.items() if task not in results.evaluation.samples]
         if unlogged or not newest:
             of_tasks = f" of {', '.join(unlogged)}" if len(unlogged) < len(newest) else ""
@@ -95,7 +95,7 @@ def read_comparison(runs: Iterable[str], baseline: str | None = None, metric: st
     return Comparison(systems, lines, typed.no_runs)
 
 
-def _newest_results(evaluations: list[Evaluation]) -> dict[str, RunResults]:
+def newest_results(evaluations: list[Evaluation]) -> dict[str, RunResults]:
     """Read the newest results of each task of a run, with samples or without."""
     newest: dict[str, RunResults] = {}
     for evaluation in evaluations:
@@ -111,13 +111,13 @@ def _choose_baseline(read: dict[str, dict[str, Samples]], baseline: str | None) 
         return baseline
     if "baseline" in read:
         return "baseline"
-    unsteered = [name for name, tasks in read.items() if _role_of(tasks) == "unsteered"]
+    unsteered = [name for name, tasks in read.items() if role_of(tasks) == "unsteered"]
     if len(unsteered) != 1:
         raise UserError(f"it is not clear which run is the baseline: give --baseline NAME, one of {', '.join(read)}")
     return unsteered[0]
 
 
-def _role_of(tasks: dict[str, Samples]) -> str:
+def role_of(tasks: dict[str, Samples]) -> str:
     """The role of a run by its steering record; `unsteered` for our models without a spec."""
     record = next(iter(tasks.values())).results.steering
     if not record:
@@ -141,7 +141,7 @@ def _systems_of_run(name: str, tasks: dict[str, Samples], baseline: str, baselin
             rest[task] = samples
     if next(iter(tasks.values())).results.steering.get("image") == BLANK:
         name, baseline = f"{name}{BLANK_SUFFIX}", f"{baseline}{BLANK_SUFFIX}"
-    role = "baseline" if name == baseline else _role_of(tasks).replace("unsteered", "other")
+    role = "baseline" if name == baseline else role_of(tasks).replace("unsteered", "other")
     if rest:
         yield System(name, role, rest)
     for variant, unprompted in prompted.items():

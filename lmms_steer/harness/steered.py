@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, ClassVar, Self
 
 from lmms_eval.utils import handle_arg_string
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _FROM_HARNESS = ("batch_size", "max_batch_size", "device")
 """Arguments that lmms-eval and lm-eval add to those of every model."""
+_PACKAGES = ("lmms-steer", "lmms-eval", "transformers", "torch")
+"""Packages whose versions a results file names."""
 
 
 class SteeringMixin:
@@ -53,6 +56,7 @@ class SteeringMixin:
         attachment: the attached hooks.
         answer_bias: biases on answer words, or None.
         image: `blank` where every image is replaced by a grey one, or None.
+        commit: the revision of the checkpoint on the Hub; None for another one.
         text_only: whether the model is evaluated on text without images; residual norms are then measured on text.
         response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
@@ -63,6 +67,7 @@ class SteeringMixin:
     attachment: Attachment = Attachment()
     answer_bias: AnswerBias | None = None
     image: str | None = None
+    commit: str | None = None
     text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
     takes_other_args: ClassVar[bool] = True
@@ -96,6 +101,7 @@ class SteeringMixin:
             UserError: if the spec or one of its vectors is wrong.
         """
         check_config(config, self.pretrained)
+        self.commit = getattr(config, "_commit_hash", None)
         text = config.get_text_config(decoder=True)
         for line in extract_missing(self.spec, self.pretrained):
             logger.info(line)
@@ -129,7 +135,9 @@ class SteeringMixin:
         """The `steering` entry of the results file."""
         bias = {"answer_bias": self.answer_bias.words} if self.answer_bias else {}
         image = {"image": self.image} if self.image is not None else {}
-        return {"model": self.pretrained, **self.resolved.record(), **bias, **image}
+        revision = {"revision": self.commit} if self.commit else {}
+        versions = {"versions": {name: version(name) for name in _PACKAGES}}
+        return {"model": self.pretrained, **revision, **self.resolved.record(), **bias, **image, **versions}
 
     @property
     def cache_key(self) -> str | None:

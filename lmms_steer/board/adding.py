@@ -1,0 +1,237 @@
+"""`lmms-steer leaderboard add`: turn runs of a harness into entries."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from lmms_steer._util.json import read_json
+from lmms_steer.board.entry import ENTRIES, ENTRY, MAX_NAME, RESULTS, SAMPLES, SPEC, STUDY, Entry, EntryVector, limit_of
+from lmms_steer.board.rules import read_rules
+from lmms_steer.board.samples_file import write_samples
+from lmms_steer.comparison.runs import find_runs
+from lmms_steer.comparison.samples import Samples, read_samples
+from lmms_steer.comparison.systems import BLANK_SUFFIX, newest_results, split_prompted
+from lmms_steer.concepts import loader as concepts
+from lmms_steer.errors import UserError, reason, shorten
+from lmms_steer.models import BLANK
+from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors import store
+from lmms_steer.vectors.backbones import backbone_of
+from lmms_steer.vectors.controls import make_control
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+_STUDY_FILES = ("plan.json", "cells.parquet", "result.json")
+_PRIVATE = ("hf_hub_log_args", "wandb_args", "swanlab_args", "launcher_args", "output_path")
+"""Options that may hold keys of services, or where things are on somebody's machine."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What is said about all runs of one call.
+
+    Attributes:
+        by: who adds them; default: git's `user.name`.
+        about: what else a reader should know.
+        baseline: the system to compare with; default: the only unsteered one beside each entry.
+        address: the Hub repository of the vectors, which are then not copied.
+        studies: folders of the searches that chose the specs.
+        metric: the score; default: each task's own.
+        replace: whether entries may be replaced.
+    """
+
+    by: str = ""
+    about: str = ""
+    baseline: str = ""
+    address: str = ""
+    studies: tuple[Path, ...] = ()
+    metric: str | None = None
+    replace: bool = False
+
+
+def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[str]:
+    """Add an entry for each task of each run.
+
+    Args:
+        board: its folder.
+        runs: folders with a harness's output, or NAME=FOLDER; the name is that of the system.
+        addition: what is said about them.
+
+    Yields:
+        A line for each entry, and for what it lacks.
+
+    Raises:
+        UserError: for runs that cannot be read, or an entry that is there already.
+    """
+    read_rules(board)
+    plans = {folder: _read_plan(folder) for folder in addition.studies}
+    used: set[Path | None] = set()
+    for name, evaluations in find_runs(runs).evaluations.items():
+        for task, results in newest_results(evaluations).items():
+            if task not in results.evaluation.samples:
+                raise UserError(f"run {name!r} has no samples of {task}: evaluate with --log_samples")
+            samples = read_samples(results, task, addition.metric)
+            study = _study_of(samples, plans)
+            used.add(study)
+            yield from _add_one(board, name, samples, study, addition)
+    yield from (f"not used: {folder} chose the spec of none of these runs" for folder in plans if folder not in used)
+
+
+def _read_plan(study: Path) -> dict[str, Any]:
+    path = study / "plan.json"
+    if not path.is_file():
+        raise UserError(f"{str(study)!r} is no study: there is no plan.json")
+    try:
+        plan = read_json(path)
+        return {"task": str(plan["task"]), "vectors": list(plan["vectors"].values())}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read as a study's plan: {reason(error)}") from error
+
+
+def _study_of(samples: Samples, plans: dict[Path, dict[str, Any]]) -> Path | None:
+    """The study that searched a run's vector on the task that its settings were chosen on; the last one of several."""
+    record = _provenance(samples)
+    tasks, sha256 = str(record.get("chosen_on") or "").split(","), record.get("vector_sha256")
+    found = [folder for folder, plan in plans.items() if plan["task"] in tasks and sha256 in plan["vectors"]]
+    return found[-1] if found else None
+
+
+def _add_one(board: Path, name: str, samples: Samples, study: Path | None, addition: Addition) -> Iterator[str]:
+    record = samples.results.steering
+    task, suffix = split_prompted(samples.task)
+    system = f"{name}, {suffix.removeprefix('_')}" if suffix else name
+    if record.get("image") == BLANK:
+        system += BLANK_SUFFIX
+    entry = Entry(
+        model=_named("model", samples.results.model),
+        task=_named("task", task),
+        system=_named("system", system),
+        harness=samples.results.evaluation.harness,
+        harness_task=samples.task,
+        metric=samples.metric,
+        images_source=samples.images_source,
+        baseline=addition.baseline,
+        by=addition.by or _git_user(board),
+        added=date.today().isoformat(),
+        about=addition.about,
+        versions={key: str(value) for key, value in (record.get("versions") or {}).items()},
+    )
+    target = board / ENTRIES / entry.place
+    if target.exists() and not addition.replace:
+        raise UserError(
+            f"the entry {entry.place} is there already: --replace replaces it, NAME=FOLDER gives another name"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=board, prefix=".adding-") as temporary:
+        folder = Path(temporary) / "entry"
+        folder.mkdir()
+        missing = _fill(folder, entry, samples, study, addition)
+        if target.exists():
+            shutil.rmtree(target)
+        folder.rename(target)
+    yield f"added {entry.place}: {samples.metric} {samples.scores.mean():.3f} on {len(samples.keys)} questions"
+    yield from (f"  {line}" for line in missing)
+
+
+def _fill(folder: Path, entry: Entry, samples: Samples, study: Path | None, addition: Addition) -> list[str]:
+    """Write the files of an entry; returns what it lacks, a line each."""
+    missing: list[str] = []
+    (folder / RESULTS).write_text(
+        json.dumps(_public(samples.results.content), indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )
+    write_samples(samples, folder / SAMPLES)
+    record, vectors = samples.results.steering, tuple[EntryVector, ...]()
+    if record.get("spec"):
+        spec = SteeringSpec.parse(record["spec"])
+        spec = dataclasses.replace(spec, provenance=record.get("provenance") or {})
+        (folder / SPEC).write_text(spec.to_yaml(), "utf-8")
+        vectors, missing = _vectors(folder, spec, record, addition.address)
+        if study is None and _provenance(samples).get("study"):
+            missing.append("its study is not there: --study FOLDER adds what the search tried")
+    for name in _STUDY_FILES if study is not None else ():
+        if (study / name).is_file():  # type: ignore[operator]
+            (folder / STUDY).mkdir(exist_ok=True)
+            shutil.copyfile(study / name, folder / STUDY / name)  # type: ignore[operator]
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    for name, path in files.items():
+        if path.stat().st_size > (limit_of(name) or 0):
+            raise UserError(f"{entry.place}: {name} has {path.stat().st_size >> 20} MiB, more than an entry may have")
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    (folder / ENTRY).write_bytes(dataclasses.replace(entry, vectors=vectors, files=hashes).to_json())
+    return missing
+
+
+def _vectors(
+    folder: Path, spec: SteeringSpec, record: dict[str, Any], address: str
+) -> tuple[tuple[EntryVector, ...], list[str]]:
+    """Copy the vectors that were added to the model, controls too, or note their address."""
+    vectors, missing = [], []
+    backbone = backbone_of(str(record.get("model") or ""))
+    for number, (intervention, recorded) in enumerate(zip(spec.interventions, record["vectors"], strict=False)):
+        name, sha256 = recorded["name"], recorded["sha256"]
+        if address:
+            vectors.append(EntryVector(name, sha256, address=f"{address}/{name}"))
+            continue
+        try:
+            found = _vector(intervention, backbone)
+        except UserError as error:
+            missing.append(f"its vector {name} is not there ({shorten(error)}): --hub OWNER/REPO says where it is")
+            vectors.append(EntryVector(name, sha256))
+            continue
+        if found.sha256 != sha256:
+            missing.append(f"its vector {name} has changed since the run")
+            vectors.append(EntryVector(name, sha256))
+            continue
+        file = f"vectors/{number}.safetensors"
+        (folder / "vectors").mkdir(exist_ok=True)
+        (folder / file).write_bytes(found.without_path().to_bytes())
+        vectors.append(EntryVector(name, sha256, file))
+    return tuple(vectors), missing
+
+
+def _vector(intervention: Intervention, backbone: str | None) -> SteeringVectors:
+    """The vector that an intervention adds; for a control the control itself."""
+    vector = store.load_vectors(intervention.vector, backbone)
+    if intervention.control is None:
+        return vector
+    return make_control(vector, intervention.control, lambda name: store.load_vectors(name, None), concepts.names())
+
+
+def _public(content: dict[str, Any]) -> dict[str, Any]:
+    """The results file without options that are nobody else's business."""
+    config = dict(content.get("config") or {})
+    if isinstance(config.get("resolved_cli_args"), dict):
+        config["resolved_cli_args"] = {
+            key: value for key, value in config["resolved_cli_args"].items() if key not in _PRIVATE
+        }
+    return {**content, "config": {key: value for key, value in config.items() if key not in _PRIVATE}}
+
+
+def _provenance(samples: Samples) -> dict[str, Any]:
+    return samples.results.steering.get("provenance") or {}
+
+
+def _named(kind: str, name: str) -> str:
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise UserError(
+            f"the {kind}'s name {shorten(repr(name))} needs 1 to {MAX_NAME} printable characters: NAME=FOLDER"
+        )
+    return name
+
+
+def _git_user(board: Path) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(board), "config", "user.name"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip()[:MAX_NAME]

@@ -1,0 +1,54 @@
+"""`lmms-steer leaderboard`: a leaderboard that other people add to."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lmms_steer.cli.output import echo
+
+commands = typer.Typer(
+    help="A leaderboard that other people add to: a folder of checked entries, and its page.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_Board = Annotated[Path, typer.Argument(help="The leaderboard's folder.")]
+
+
+@commands.command("init")
+def init_board(
+    folder: _Board,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Leaderboard",
+    repository: Annotated[str, typer.Option(help="Where it is published: https://github.com/OWNER/NAME.")] = "",
+) -> None:
+    """Make an empty leaderboard. Files that are there already stay as they are."""
+    from lmms_steer.board.templates import init_board as init
+
+    for line in init(folder, title, repository):
+        echo(line)
+
+
+@commands.command("add")
+def add_runs(
+    folder: _Board,
+    runs: Annotated[list[str], typer.Argument(help="Output folders of lmms-eval or lm-eval, or NAME=FOLDER.")],
+    studies: Annotated[
+        list[Path] | None, typer.Option("--study", help="Folder of the search that chose a run's spec. Repeatable.")
+    ] = None,
+    hub: Annotated[
+        str, typer.Option(help="Hub repository of the vectors, OWNER/REPO; without it they are copied.")
+    ] = "",
+    by: Annotated[str, typer.Option(help="Who adds the runs. Default: git's user.name.")] = "",
+    about: Annotated[str, typer.Option(help="What else a reader should know.")] = "",
+    baseline: Annotated[
+        str, typer.Option(help="System to compare with. Default: the only unsteered one of the model and task.")
+    ] = "",
+    metric: Annotated[str | None, typer.Option(help="The score that counts. Default: each task's own.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace entries that are there already.")] = False,
+) -> None:
+    """Add runs as entries: results, answers, scores, spec and vectors. Questions and pictures are not copied."""
+    from lmms_steer.board.adding import Addition
+    from lmms_steer.board.adding import add_runs as add
+
+    for line in add(folder, runs, Addition(by, about, baseline, hub, tuple(studies or ()), metric, replace)):
+        echo(line)

@@ -1,0 +1,142 @@
+"""A board's folder: what init and add write, and that old entries stay readable."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from lmms_steer import UserError
+from lmms_steer.board.adding import Addition, add_runs
+from lmms_steer.board.entry import entry_folders, read_entry, slug
+from lmms_steer.board.samples_file import read_stored
+from lmms_steer.board.templates import init_board
+from lmms_steer.cli import app
+from lmms_steer.comparison.runs import find_runs, read_results
+from lmms_steer.comparison.samples import read_samples
+from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+from tests.helpers.boards import SPEC, TASK, make_board, shipped_vector, write_system
+from tests.helpers.runs import STEERED
+
+STEERED_ENTRY = f"entries/tiny-paligemma2/{TASK}/steered"
+
+
+def test_commands_make_a_board_of_runs(tmp_path: Path) -> None:
+    write_system(tmp_path / "runs" / "a run", STEERED)
+    for words in (["init", "--title", "My <board>"], ["add", str(tmp_path / "runs"), "--by", "me", "--about", "why"]):
+        command, *rest = words
+        done = CliRunner().invoke(app, ["leaderboard", command, str(tmp_path / "board"), *rest])
+        assert done.exit_code == 0, done.output
+    entry = json.loads(next((tmp_path / "board").glob("entries/*/*/*/entry.json")).read_text())
+    assert (entry["by"], entry["about"], entry["task"], entry["model"]) == ("me", "why", TASK, "tiny-paligemma2")
+    again = CliRunner().invoke(app, ["leaderboard", "init", str(tmp_path / "board")])
+    assert again.output.count("kept ") == again.output.count("\n"), "files that people changed stay"
+
+
+def test_an_entry_holds_the_run_but_no_questions_pictures_or_keys(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    folder = board / STEERED_ENTRY
+    entry, hashes = read_entry(folder, board)
+    assert entry.files == hashes and entry.by == "somebody"
+    run = find_runs([str(tmp_path / "runs" / "steered")]).evaluations["steered"][0]
+    logged = read_samples(read_results(run), TASK)
+    stored, answers = read_stored(folder, entry, hashes["samples.parquet"])
+    for column in ("keys", "doc_ids", "prompts", "images", "scores", "unparsed"):
+        assert getattr(stored, column).tolist() == getattr(logged, column).tolist(), column
+    assert stored.question_ids == logged.question_ids
+    texts = [answers.answer.values[i] for i in answers.answer.index]
+    assert texts == [one["filtered_resps"] for one in logged.read_logged()]
+    assert "orange shape" not in str(pq.read_table(folder / "samples.parquet").to_pylist())
+    spec = SteeringSpec.from_yaml(folder / "spec.yaml")
+    assert str(spec) == SPEC and spec.provenance["chosen_on"] == "tiny_spatial_select"
+    vector = SteeringVectors.load(folder / "vectors" / "0.safetensors")
+    assert vector.sha256 == shipped_vector().sha256 == entry.vectors[0].sha256
+    control = read_entry(folder.with_name("random"), board)[0].vectors[0]
+    assert control.sha256 == shipped_vector("random:0").sha256 != vector.sha256
+
+
+def test_options_that_may_hold_keys_are_left_out(tmp_path: Path) -> None:
+    list(init_board(tmp_path / "board", "Tiny", ""))
+    secret: Any = {"hf_hub_log_args": "token=hf_secret", "wandb_args": "key=secret", "output_path": "/home/secret"}
+    run = write_system(tmp_path / "run", STEERED)
+    path = next(run.rglob("*_results.json"))
+    content = json.loads(path.read_text())
+    content["config"]["resolved_cli_args"] |= secret
+    path.write_text(json.dumps(content))
+    list(add_runs(tmp_path / "board", [f"steered={run}"], Addition()))
+    assert "secret" not in (tmp_path / "board" / STEERED_ENTRY / "results.json").read_text()
+
+
+def test_an_entry_is_not_replaced_unless_that_is_said(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    again = write_system(tmp_path / "again", [1.0] * 100)
+    with pytest.raises(UserError, match="is there already: --replace"):
+        list(add_runs(board, [f"steered={again}"], Addition()))
+    lines = list(add_runs(board, [f"steered={again}"], Addition(replace=True)))
+    assert lines[0] == f"added tiny-paligemma2/{TASK}/steered: score 1.000 on 100 questions"
+    assert len(list(entry_folders(board))) == 3
+
+
+def test_an_entry_of_the_first_format_is_read(tmp_path: Path) -> None:
+    """This is what the first release wrote, and must not change with the code."""
+    board = make_board(tmp_path / "board")
+    old = {
+        "format": 1, "model": "tiny-paligemma2", "task": TASK, "system": "steered", "harness": "lmms-eval",
+        "harness_task": TASK, "metric": "score", "images_source": "images", "baseline": "", "by": "me",
+        "added": "2026-11-29", "about": "",
+        "vectors": [{"name": "a/b/c", "sha256": "6" * 64, "file": "", "address": ""}],
+        "versions": {}, "files": {"spec.yaml": "7" * 64},
+    }  # fmt: skip
+    (board / STEERED_ENTRY / "entry.json").write_text(json.dumps(old))
+    entry, hashes = read_entry(board / STEERED_ENTRY, board)
+    assert (entry.by, entry.vectors[0].sha256, entry.files) == ("me", "6" * 64, {"spec.yaml": "7" * 64})
+    assert read_stored(board / STEERED_ENTRY, entry, hashes["samples.parquet"])[0].scores.mean() == 0.7
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("format", 2, "format 2, this lmms-steer reads formats up to 1"),
+        ("format", None, "format is None"),
+        ("system", "x" * 300, "system has 300 characters, it may have 1 to 120"),
+        ("system", "other", "is the entry tiny-paligemma2/tiny_spatial/other, which does not belong here"),
+        ("by", "a\x1b[1m", "by holds control characters"),
+        ("vectors", [{"sha256": "x"}], "vectors.sha256 is 'x', not 64"),
+        ("vectors", [{"sha256": "6" * 64, "file": "../../secret"}], "vectors.file is '../../secret'"),
+        ("files", {"a": 1}, "files.a is 1, not a text"),
+    ],
+)
+def test_an_entry_that_is_wrong_is_one_line(tmp_path: Path, key: str, value: Any, expected: str) -> None:
+    board = make_board(tmp_path / "board")
+    path = board / STEERED_ENTRY / "entry.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(UserError) as caught:
+        read_entry(path.parent, board)
+    assert expected in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_links_and_files_that_no_entry_has_are_refused(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    folder = board / STEERED_ENTRY
+    for name, make, expected in (
+        ("picture.png", lambda path: path.write_text("x"), "picture.png is a file that no entry has"),
+        ("vectors/1.safetensors", lambda path: path.symlink_to("/etc/passwd"), "1.safetensors is a symbolic link"),
+        ("sub", lambda path: path.mkdir(), "sub is a folder that no entry has"),
+        ("study", lambda path: path.symlink_to("/etc"), "study is a symbolic link"),
+        ("spec.yaml", lambda path: os.truncate(path, 1 << 30), "spec.yaml is larger than 2 MiB"),
+    ):
+        make(folder / name)
+        with pytest.raises(UserError, match=expected):
+            read_entry(folder, board)
+        (folder / name).rmdir() if name == "sub" else (folder / name).unlink()
+    (folder.with_name("linked")).symlink_to("/etc")
+    assert folder.with_name("linked") in list(entry_folders(board)), "a link is reported, not followed"
+
+
+def test_a_long_name_has_a_short_folder() -> None:
+    assert slug("a b/../c") == "a_b_.._c" and slug("..") == "_.." and slug("") == "_"
+    assert len(slug("x" * 120)) < 80 and slug("x" * 119) != slug("x" * 120)
