@@ -1,4 +1,4 @@
-"""Draw the figure of the README from what the tiny model does: `python docs/images/draw.py`."""
+"""Draw the README's figure from what `smol-idefics3` does: `python docs/images/draw.py` after `make smol-model`."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,15 @@ from matplotlib.textpath import TextPath
 from PIL import Image
 
 from lmms_steer import concepts, steer
-from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.harness.steered import SteeredIdefics3
 from lmms_steer.tiny_world.scenes import STYLES, Thing, render
 
 HERE = Path(__file__).parent
-SPEC = "vector=tiny-gemma2/colour-red,layer=0,alpha=1,tokens=image"
-QUESTION = "what colour is the square ?"
+SPEC = "vector=smollm2-135m/colour-red,layer=8,alpha=2,tokens=image"
+QUESTION = "What colour is the square?"
 COLOURS = ("yellow", "orange", "red", "pink")
+LAYERS = ("layer 0", "…", "layer 8", "…", "layer 29")
+STEERED = LAYERS.index("layer 8")
 POINTS = 7.2
 """Points per unit of the drawing."""
 THEMES: dict[str, dict[str, str]] = {
@@ -43,7 +45,7 @@ THEMES: dict[str, dict[str, str]] = {
 
 def measure(image: Image.Image) -> tuple[list[float], list[float]]:
     """The probability of each colour word, without and with steering."""
-    lm = SteeredPaliGemma(pretrained="tiny-paligemma2")
+    lm = SteeredIdefics3(pretrained="smol-idefics3")
     inputs = lm.model_inputs([QUESTION], [[image]])
     ids = [lm.first_token(word) for word in COLOURS]
 
@@ -95,31 +97,26 @@ def draw(theme: dict[str, str], image: Image.Image, before: list[float], after: 
     inset = figure.add_axes((37 / 104, 12 / 33, 13 / 104, 13 / 33))
     inset.imshow(image, interpolation="nearest")
     inset.axis("off")
-    text(43.5, 9.6, f"“{QUESTION[:-2]}?”", ha="center", fontsize=9.5)
+    text(43.5, 9.6, f"“{QUESTION}”", ha="center", fontsize=9.5)
     arrow((51, 18.5), (54, 18.5), theme["line"])
     box(55, 7.6, 15, 20.4)
-    for layer in range(5):
-        first = layer == 0
-        box(
-            57,
-            9 + 3.7 * layer,
-            11,
-            2.6,
-            edgecolor=theme["mark"] if first else theme["line"],
-            linewidth=2 if first else 1,
-        )
-        text(
-            62.5,
-            10.3 + 3.7 * layer,
-            f"layer {layer}",
-            ha="center",
-            fontsize=8.5,
-            color=theme["mark"] if first else soft,
-        )
+    for row, layer in enumerate(LAYERS):
+        steered = row == STEERED
+        if layer != "…":
+            edge = theme["mark"] if steered else theme["line"]
+            box(57, 9 + 3.7 * row, 11, 2.6, edgecolor=edge, linewidth=2 if steered else 1)
+        text(62.5, 10.3 + 3.7 * row, layer, ha="center", fontsize=8.5, color=theme["mark"] if steered else soft)
     axes.add_patch(
-        FancyArrowPatch((27, 5.2), (57, 10.2), arrowstyle="-|>", mutation_scale=13, color=theme["mark"], linewidth=1.6,
-                        connectionstyle="arc3,rad=0.16")
-    )  # fmt: skip
+        FancyArrowPatch(
+            (27, 5.2),
+            (57, 10.2 + 3.7 * STEERED),
+            arrowstyle="-|>",
+            mutation_scale=13,
+            color=theme["mark"],
+            linewidth=1.6,
+            connectionstyle="arc3,rad=0.16",
+        )
+    )
     text(46, 2.6, "h' = h + α·v  at the image tokens", color=theme["mark"], ha="center", fontsize=9.5)
     arrow((71, 18.5), (74, 18.5), theme["line"])
 
