@@ -1,4 +1,4 @@
-"""Tables of methods, operations, strategies, prompt formats and benchmarks in the pages, made from the registries.
+"""Tables of methods, operations, sites, strategies and so on in the pages, made from the registries.
 
 A page marks the place of a table, and holds a copy of it for readers in the repository:
 
@@ -25,6 +25,7 @@ DOCS = Path(__file__).parent
 REGISTRIES = {
     "methods": "lmms_steer.vectors.methods",
     "operations": "lmms_steer.steering.operations",
+    "sites": "lmms_steer.steering.sites",
     "strategies": "lmms_steer.search.strategies",
     "prompt_formats": "lmms_steer.models.prompts",
     "benchmarks": "lmms_steer.data.benchmarks",
