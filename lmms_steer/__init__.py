@@ -7,7 +7,7 @@
         model.generate(**inputs)
 
 `search`, `compare` and `inspect` do what the commands of these names do, and return objects with a table
-(`to_pandas()`) and a figure (`plot()`). `register_operation`, `register_method`, `register_strategy`,
+(`to_pandas()`) and a figure (`plot()`). `register_operation`, `register_site`, `register_method`, `register_strategy`,
 `register_layer_score` and `register_prompt_format` add names that specs, commands and recipes know. Importing the
 package imports no torch: each of its names is loaded when it is first used.
 """
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from lmms_steer.steering.hooks import steer as steer
     from lmms_steer.steering.intervention import Intervention as Intervention
     from lmms_steer.steering.operations import register_operation as register_operation
+    from lmms_steer.steering.sites import register_site as register_site
     from lmms_steer.steering.spec import SteeringSpec as SteeringSpec
     from lmms_steer.vectors.steering_vectors import SteeringVectors as SteeringVectors
     from lmms_steer.vectors.store import load_vectors as load_vectors
@@ -62,6 +63,7 @@ _MODULE_OF = {
     "register_method": "lmms_steer.extraction.methods",
     "register_operation": "lmms_steer.steering.operations",
     "register_prompt_format": "lmms_steer.models.prompts",
+    "register_site": "lmms_steer.steering.sites",
     "register_strategy": "lmms_steer.search.strategies",
     "search": "lmms_steer.search.api",
     "steer": "lmms_steer.steering.hooks",

@@ -1,4 +1,4 @@
-"""A registry that other packages can extend: extraction methods, operations, search strategies, prompt formats.
+"""A registry that other packages can extend: extraction methods, operations, sites, search strategies, prompt formats.
 
 There is one instance for each kind of extension. Entries are added in three ways:
 

@@ -12,9 +12,9 @@ from lmms_steer.steering.spec import SteeringSpec
 
 STEERED_MODEL_ARGS = ("steering", *FIELDS, *MODEL_ARGS)
 """The arguments that the `--model_args` of our models may contain."""
-SPELLING_CUTOFF = 0.75
+SPELLING_CUTOFF = 0.78
 """An unknown argument that is as similar to a known one (difflib's ratio) is a misspelling of it: `vecter` and `vector`
-have 0.83, `aplha` and `alpha` 0.8; `max_length`, which wrappers of lmms-eval read undeclared, has at most 0.6."""
+have 0.83, `aplha` and `alpha` 0.8; `size`, which some models take, and `site` have 0.75."""
 
 
 def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringSpec]:

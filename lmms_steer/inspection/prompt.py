@@ -1,6 +1,7 @@
 """What a spec does to one prompt: which tokens are steered, how strongly, and which next tokens become more likely."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,11 @@ from lmms_steer.inspection.measured import MeasuredPrompt
 from lmms_steer.inspection.prompt_figure import inspection_figure
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
 from lmms_steer.steering.hooks import attach
-from lmms_steer.steering.recording import record_layers
+from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.operations import Operation, ScaledVector
+from lmms_steer.steering.recording import record_layers, record_site
 from lmms_steer.steering.scaled_vectors import active_interventions
+from lmms_steer.steering.sites import DEFAULT_SITE
 
 if TYPE_CHECKING:
     import pandas
@@ -83,13 +87,16 @@ def inspect_prompt(
     interventions = lm.resolved.spec.interventions
     inputs = lm.model_inputs([prompt], [images])
     lm.attachment.remove()
-    unsteered, before = _run(lm.model, inputs)
-    layer = min((number for i in interventions for number in i.layer_numbers), default=len(unsteered) // 2)
+    layer = min(
+        (number for i in interventions for number in i.layer_numbers), default=len(decoder_layers(lm.model)) // 2
+    )
+    places = {i.site for i in interventions if layer in i.layer_numbers}
+    unsteered, before, at_sites = _run(lm.model, inputs, places, layer)
     image_ids = image_token_ids(lm.model.config)
     model_adds = _added_after(lm.model, inputs, layer, image_ids)
     written = continuations(lm, inputs, alphas, new_tokens) if new_tokens else []
     lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
-    steered, after = _run(lm.model, inputs)
+    _, after, steered = _run(lm.model, inputs, places, layer)
     ids = inputs["input_ids"][0]
     by_layer = sorted(active_interventions(lm.resolved), key=lambda pair: pair[0].layer or 0)
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
@@ -99,9 +106,9 @@ def inspect_prompt(
         layer=layer,
         tokens=[str(token).replace("\n", "\\n") for token in lm.tokenizer.convert_ids_to_tokens(ids.tolist())],
         image=[token in image_ids for token in ids.tolist()],
-        steered=(unsteered[layer] != steered[layer]).any(-1)[0].tolist(),
+        steered=[any(there) for there in zip(*map(_changed, at_sites, steered), strict=True)] or [False] * len(ids),
         norms=unsteered[layer][0].float().norm(dim=-1).tolist(),
-        effects=[f"{i.tokens}: {operation.describe(vector)}" for i, operation, vector in active],
+        effects=[_effect(i, operation, vector) for i, operation, vector in active],
         added={
             kind: [
                 abs(vector.strength)
@@ -114,7 +121,7 @@ def inspect_prompt(
         after=_most_likely(lm, after),
         skipped=int(lm.text_only and len(ids) > 1),
         model_adds=model_adds,
-        effects_after=[f"layer {i.layer}, {i.tokens}: {o.describe(v)}" for i, o, v in every if i.layer != layer],
+        effects_after=[f"layer {i.layer}, {_effect(i, o, v)}" for i, o, v in every if i.layer != layer],
         continuations=written,
         picture=images[0] if images else None,
     )
@@ -176,12 +183,28 @@ def _runs(inspection: PromptInspection) -> Iterator[str]:
         yield f"[{text}]" if steered else text
 
 
-def _run(model: Any, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Every layer's output [1, positions, width], and the logits of the next token [vocabulary]."""
+def _run(
+    model: Any, inputs: dict[str, Tensor], sites: Collection[str] = (), layer: int = 0
+) -> tuple[list[Tensor], Tensor, list[Tensor]]:
+    """Every layer's output [1, positions, width], the logits of the next token [vocabulary], and the sites' tensors."""
     # recorded after the steering hooks, so that their effect is included
-    with torch.inference_mode(), record_layers(model) as outputs:
+    with torch.inference_mode(), ExitStack() as stack:
+        outputs = stack.enter_context(record_layers(model))
+        seen = [stack.enter_context(record_site(model, site, layer)) for site in sorted(sites)]
         logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(model)).logits[0, -1]
-    return outputs, logits
+    return outputs, logits, [tensors[0].view(outputs[layer].shape) for tensors in seen]
+
+
+def _changed(before: Tensor, after: Tensor) -> list[bool]:
+    """Which positions of [1, positions, width] differ."""
+    changed: list[bool] = (before != after).any(-1)[0].tolist()
+    return changed
+
+
+def _effect(intervention: Intervention, operation: Operation, vector: ScaledVector) -> str:
+    """What is done to which tokens: `image: 3.2 along v is added`, with the site where it is not the residual."""
+    site = "" if intervention.site == DEFAULT_SITE else f"{intervention.site}, "
+    return f"{site}{intervention.tokens}: {operation.describe(vector)}"
 
 
 def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, image_ids: tuple[int, ...]) -> float:
@@ -197,7 +220,7 @@ def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, image_ids: t
 
     handle = layers[layer + 1].register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        outputs, _ = _run(model, inputs)
+        outputs, _, _ = _run(model, inputs)
     finally:
         handle.remove()
     difference = seen[0].to(outputs[layer]) - outputs[layer]

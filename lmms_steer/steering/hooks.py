@@ -1,29 +1,28 @@
 """Steer a model with forward hooks: `with steer(model, spec):` changes layer outputs inside the block.
 
 There are two kinds of hook. One runs before the whole model's forward and works out what the call runs on
-(`lmms_steer.steering.calls`). One runs after each steered layer and changes the chosen positions. Modules are never
-replaced, and the hooks of other libraries are never touched.
+(`lmms_steer.steering.calls`). One runs at each steered layer and changes the chosen positions
+(`lmms_steer.steering.site_hook`). Modules are never replaced, and the hooks of other libraries are never touched.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lmms_steer.errors import SteeringError, UserError
-from lmms_steer.steering.anatomy import decoder_layers, hides_images, image_token_ids, model_facts, shares_keys, unwrap
+from lmms_steer.steering.anatomy import decoder_layers, hides_images, image_token_ids, model_facts, unwrap
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
 from lmms_steer.steering.generation import watch_generate
 from lmms_steer.steering.given import read_given
-from lmms_steer.steering.intervention import Intervention
-from lmms_steer.steering.operations import Operation, OperationFunction, ScaledVector, apply_operation
+from lmms_steer.steering.operations import Operation, OperationFunction
 from lmms_steer.steering.positions import require_special_ids
 from lmms_steer.steering.resolve import ResolvedSpec, check_layers, resolve, with_operation
 from lmms_steer.steering.scaled_vectors import active_interventions, check_in_dtype
+from lmms_steer.steering.site_hook import SiteHook
+from lmms_steer.steering.sites import find_module
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -45,6 +44,7 @@ def steer(
     gamma_image: float | None = None,
     gamma_text: float | None = None,
     control: str | None = None,
+    site: str | None = None,
 ) -> Iterator[ResolvedSpec]:
     """Steer a transformers model inside the block.
 
@@ -59,7 +59,7 @@ def steer(
         special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.
         operation: replaces the operation of every intervention: a name, an `Operation`, or a function
             `(hidden, vector)` as described in `lmms_steer.steering.operations`.
-        layer, layers, alpha, tokens, phase, scale, gamma_image, gamma_text, control: of the vectors, as in a spec
+        layer, layers, alpha, tokens, phase, scale, gamma_image, gamma_text, control, site: of the vectors, as in a spec
             (`lmms_steer.steering.intervention.Intervention`). A spec has its own, so next to one they are refused.
 
     Yields:
@@ -79,6 +79,7 @@ def steer(
         "gamma_image": gamma_image,
         "gamma_text": gamma_text,
         "control": control,
+        "site": site,
     }
     given = read_given(spec, vectors, fields)
     if isinstance(given.spec, ResolvedSpec):
@@ -166,9 +167,12 @@ def attach(
     for intervention, vector in active:
         used = resolved.operation_of(intervention)
         check_in_dtype(intervention, vector, used, getattr(inner, "dtype", torch.float32))
-        hooks.append(_LayerHook(intervention, vector, used, image_ids, special, tracker))
+        hooks.append(SiteHook(intervention, vector, used, image_ids, special, tracker))
+    # every module is found before the first hook is registered
+    for hook in hooks:
+        find_module(hook.site, layers, hook.layer)
     watch_generate(inner, is_steered)
-    handles = [layers[hook.layer].register_forward_hook(hook) for hook in hooks]
+    handles = [hook.register(layers) for hook in hooks]
     # a wrapper of PEFT calls the forward of the model inside, past the hooks of that
     for module in {id(m): m for m in (model, inner)}.values():
         handles.append(module.register_forward_pre_hook(tracker.before, with_kwargs=True))
@@ -179,60 +183,3 @@ def attach(
 def is_steered(model: nn.Module) -> bool:
     """Whether a model has steering hooks at the moment."""
     return any(isinstance(getattr(h, "__self__", None), CallTracker) for h in model._forward_pre_hooks.values())
-
-
-class _LayerHook:
-    """The forward hook of one intervention at its layer."""
-
-    def __init__(
-        self,
-        intervention: Intervention,
-        vector: ScaledVector,
-        operation: Operation,
-        image_ids: tuple[int, ...],
-        special_ids: frozenset[int] | None,
-        tracker: CallTracker,
-    ) -> None:
-        assert intervention.layer is not None and intervention.tokens is not None
-        self.layer = intervention.layer
-        self.tokens = intervention.tokens
-        self.phase = intervention.phase
-        self.alpha = intervention.alpha
-        self.vector, self.operation = vector, operation
-        self.image_ids, self.special_ids = image_ids, special_ids
-        self.tracker = tracker
-        self._on_device: dict[torch.device, ScaledVector] = {}
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG002
-        with self.tracker.watch_failures():
-            return self._steer(output, shares_keys(module))
-
-    def _steer(self, output: Any, shares: bool) -> Any:
-        call = self.tracker.call
-        if call is None:
-            raise SteeringError("a steered layer ran outside the model's own forward: call the model, not a part of it")
-        mask = call.steered(self.tokens, self.phase, self.image_ids, self.special_ids)
-        if mask is None:
-            return None
-        hidden = output[0] if isinstance(output, tuple) else output
-        if shares and isinstance(hidden, Tensor):
-            # it may run on the last positions only: no later layer reads the others
-            mask = mask[:, -hidden.shape[1] :]
-        if not isinstance(hidden, Tensor) or hidden.dim() != 3 or hidden.shape[:2] != mask.shape:
-            actual = tuple(hidden.shape) if isinstance(hidden, Tensor) else type(hidden).__name__
-            raise SteeringError(
-                f"layer {self.layer} returned {actual} for input_ids of shape {tuple(call.input_ids.shape)}"
-            )
-        steered = apply_operation(self.operation, hidden, self._vector_on(hidden.device), mask.to(hidden.device))
-        if hidden.dtype == torch.float16 and not bool(torch.isfinite(steered).all() | ~torch.isfinite(hidden).all()):
-            raise SteeringError(
-                f"alpha={self.alpha:g}: the steered residual of layer {self.layer} overflows float16: use a smaller"
-                " alpha, or dtype=bfloat16"
-            )
-        return (steered, *output[1:]) if isinstance(output, tuple) else steered
-
-    def _vector_on(self, device: torch.device) -> ScaledVector:
-        if device not in self._on_device:
-            delta, unit = self.vector.delta.to(device), self.vector.unit.to(device)
-            self._on_device[device] = replace(self.vector, delta=delta, unit=unit)
-        return self._on_device[device]

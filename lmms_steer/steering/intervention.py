@@ -8,6 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from lmms_steer._util.layers import read_layers, write_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.steering.operations import operations
+from lmms_steer.steering.sites import DEFAULT_SITE, sites
 from lmms_steer.vectors.controls import parse_control
 
 TOKENS = ("image", "text", "both", "last", "text_paper", "both_paper")
@@ -58,6 +59,9 @@ class Intervention:
     layers: str | None = None
     """Several layers instead of one: `8-20`, `8-20:4` or `3,7`, or in Python a list of numbers. Each is changed by its
     own direction, at the same alpha."""
+    site: str = DEFAULT_SITE
+    """Which tensor of the layer is changed: `residual`, its output; `input`; `mlp` or `attention`, what these add to
+    the residual; or another one that is registered in `lmms_steer.steering.sites`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vector", _parse_vector(self.vector))
@@ -75,6 +79,7 @@ class Intervention:
             value = getattr(self, name)
             if value not in known and not (name == "tokens" and value is None):
                 raise unknown_name(name, value, known)
+        object.__setattr__(self, "site", sites.get(str(self.site)).name)
         operation = operations.get(str(self.operation))
         if self.scale != "raw" and not operation.uses_length:
             raise UserError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
 from lmms_steer.steering.positions import token_mask
 from lmms_steer.steering.resolve import Norms
+from lmms_steer.steering.sites import find_module, sites
 
 TOKEN_KINDS = ("image", "text", "both", "last")
 """The kinds of tokens whose norms are measured."""
@@ -35,6 +36,40 @@ def record_layers(model: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def record_site(model: nn.Module, site: str, layer: int) -> Iterator[list[Tensor]]:
+    """Record the tensor of a site: each forward call in the block appends [batch, positions, width].
+
+    Hooks that were there before act first, so that a steered model's tensor is the steered one.
+
+    Args:
+        model: the model.
+        site: a name of `lmms_steer.steering.sites`.
+        layer: 0-based.
+
+    Raises:
+        UserError: for a layer without such a module.
+    """
+    seen: list[Tensor] = []
+
+    def keep_output(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG001
+        seen.append(args[0] if args else kwargs["hidden_states"])
+
+    entry = sites.get(site)
+    module = find_module(entry, decoder_layers(model), layer)
+    if entry.changes == "output":
+        handle = module.register_forward_hook(keep_output)
+    else:
+        handle = module.register_forward_pre_hook(keep_input, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ from lmms_steer.steering.budget import check_budget
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, find_operation, operations
 from lmms_steer.steering.origin import other_model_warnings
+from lmms_steer.steering.sites import DEFAULT_SITE
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of, short_name
@@ -84,7 +85,7 @@ class ResolvedSpec:
         """A name for folders: `spatial-mean_shift_L3_a0.5_image_1a2b3c4d`, or `baseline`."""
         parts = [
             f"{v.provenance.get('concept', 'vector')}-{v.provenance.get('method', 'unknown')}"
-            f"_L{i.layer if i.layers is None else i.layers.replace(':', 'by')}_a{i.alpha:g}_{i.tokens}"
+            f"_{_place(i)}_a{i.alpha:g}_{i.tokens}"
             for i, v in zip(self.spec.interventions, self.vectors, strict=True)
         ]
         if not parts:
@@ -179,6 +180,12 @@ def with_operation(resolved: ResolvedSpec, operation: str | Operation | Operatio
         return resolved
     spec, custom = _replace_operation(resolved.spec, operation)
     return replace(resolved, spec=spec, operation=custom)
+
+
+def _place(intervention: Intervention) -> str:
+    """Layers and site for a folder's name: `L3`, `L8-20by4-mlp`."""
+    layers = str(intervention.layer) if intervention.layers is None else intervention.layers.replace(":", "by")
+    return f"L{layers}" + (f"-{intervention.site}" if intervention.site != DEFAULT_SITE else "")
 
 
 def _code_hash(function: Any) -> str:

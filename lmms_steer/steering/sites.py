@@ -1,0 +1,125 @@
+"""Sites: the tensor of a decoder layer that an intervention changes.
+
+    residual    the layer's output: the residual stream after it
+    input       the layer's input: the residual stream before it
+    mlp         what the MLP adds to the residual stream
+    attention   what the self-attention adds to the residual stream
+
+Some layers normalise the output of their MLP or self-attention before they add it (Gemma 2, GLM-4V). There the
+normalised output is changed, because that is in the residual's units.
+
+Another package adds a site with `register_site`, in a module that an entry point of the group `lmms_steer.sites` names.
+This module imports no torch, so that specs can be checked without it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from lmms_steer.errors import UserError
+from lmms_steer.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SiteFunction = Callable[["nn.Module"], "nn.Module | None"]
+
+DEFAULT_SITE = "residual"
+_MLP = ("mlp", "feed_forward")
+_ATTENTION = ("self_attn", "linear_attn")
+_AFTER_MLP = (
+    "post_feedforward_layernorm",
+    "post_mlp_layernorm",
+    "post_ffn_norm",
+    "post_norm2",
+    "mlp_sconv",
+    "post_mlp_convolution",
+)
+"""What runs between the MLP and the addition, in layers that have it."""
+_AFTER_ATTENTION = ("post_self_attn_layernorm", "post_operator_norm", "post_norm1", "attn_sconv",
+                    "post_attention_convolution")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A tensor of a decoder layer.
+
+    Attributes:
+        name: the value of `site=` in a spec.
+        description: one line.
+        function: a decoder layer ▸ the module whose tensor is changed, or None if the layer has no such module.
+        changes: whether that is the module's output or its first input, [batch, positions, width].
+    """
+
+    name: str
+    description: str
+    function: SiteFunction
+    changes: Literal["output", "input"] = "output"
+
+
+sites: Registry[Site] = Registry("site", "lmms_steer.sites")
+"""Every known site by its name."""
+
+
+def register_site(
+    name: str, *, description: str, changes: Literal["output", "input"] = "output"
+) -> Callable[[SiteFunction], SiteFunction]:
+    """Decorator that registers a function as a site and returns it unchanged; arguments as of `Site`.
+
+    Raises:
+        ValueError: for a name that is taken or not valid.
+    """
+
+    def register(function: SiteFunction) -> SiteFunction:
+        sites.add(name, Site(name, description, function, changes))
+        return function
+
+    return register
+
+
+@register_site("residual", description="the layer's output, the residual stream after it")
+def residual(layer: "nn.Module") -> "nn.Module | None":
+    """h' at the output of the layer."""
+    return layer
+
+
+@register_site("input", description="the layer's input, the residual stream before it", changes="input")
+def layer_input(layer: "nn.Module") -> "nn.Module | None":
+    """h' at the input of the layer (CAST, 2409.05907)."""
+    return layer
+
+
+@register_site("mlp", description="what the layer's MLP adds to the residual stream")
+def mlp(layer: "nn.Module") -> "nn.Module | None":
+    """m' for m = MLP(h), normalised if the layer normalises it, in h + m (VTI, 2410.15778)."""
+    return _last(layer, _MLP, _AFTER_MLP)
+
+
+@register_site("attention", description="what the layer's self-attention adds to the residual stream")
+def attention(layer: "nn.Module") -> "nn.Module | None":
+    """a' for a = SelfAttention(h), normalised if the layer normalises it, in h + a."""
+    # elsewhere the norm of this name stands before the MLP
+    own = ("post_attention_layernorm",) if hasattr(layer, "post_feedforward_layernorm") else ()
+    return _last(layer, _ATTENTION, (*_AFTER_ATTENTION, *own))
+
+
+def find_module(site: Site, layers: "nn.ModuleList", layer: int) -> "nn.Module":
+    """The module of a site in one of a model's layers.
+
+    Raises:
+        UserError: for a layer that has no such module.
+    """
+    module = site.function(layers[layer])
+    if module is None:
+        raise UserError(
+            f"site={site.name}: layer {layer} of this model, a {type(layers[layer]).__name__}, has no module that is"
+            f" known as its {site.name}"
+        )
+    return module
+
+
+def _last(layer: "nn.Module", names: tuple[str, ...], after: tuple[str, ...]) -> "nn.Module | None":
+    """The module of one of the names, or of `after` in a layer that runs one of those next; None without the first."""
+    children = dict(layer.named_children())
+    found = [children[name] for name in (*after, *names) if name in children]
+    return found[0] if any(name in children for name in names) else None

@@ -1,0 +1,147 @@
+"""Sites: what is changed inside of a layer, against edited models and hooks that are written here."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lmms_steer import SteeringSpec, UserError, register_site, steer
+from lmms_steer.steering.sites import sites
+from tests.helpers.architectures import model as tiny
+from tests.helpers.models import batch_of, vectors
+from tests.steering.test_hooks import TEXTS, forward, hook_counts
+
+LAYER, ALPHA = 1, 2.0
+V = vectors(scale=0.5)
+PUSH = ALPHA * torch.from_numpy(V[LAYER])
+
+
+def line(site: str, **keys: Any) -> str:
+    given = {"vector": "v", "layer": LAYER, "alpha": ALPHA, "tokens": "both", "site": site, **keys}
+    return ",".join(f"{key}={value}" for key, value in given.items())
+
+
+class Adding(nn.Module):
+    """A module in the place of another one: it adds a vector at some positions of the other one's output."""
+
+    def __init__(self, inner: Any, chosen: Tensor) -> None:
+        super().__init__()
+        self.inner, self.chosen = inner, chosen
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = self.inner(*args, **kwargs)
+        hidden = output[0] if isinstance(output, tuple) else output
+        changed = hidden + self.chosen.unsqueeze(-1) * PUSH[: hidden.shape[-1]]
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
+@contextmanager
+def edited(layer: Any, name: str, chosen: Tensor) -> Iterator[None]:
+    inner = getattr(layer, name)
+    setattr(layer, name, Adding(inner, chosen))
+    try:
+        yield
+    finally:
+        setattr(layer, name, inner)
+
+
+@contextmanager
+def with_other_input(layer: Any, chosen: Tensor) -> Iterator[None]:
+    original: Callable[..., Any] = layer.forward
+    layer.forward = lambda hidden, *args, **kwargs: original(hidden + chosen.unsqueeze(-1) * PUSH, *args, **kwargs)
+    try:
+        yield
+    finally:
+        del layer.forward
+
+
+def last_of(site: str, layer: Any) -> str:
+    """The last module of a branch, from what these architectures are known to do."""
+    normalises = "Gemma2" in type(layer).__name__ or "Gemma3" in type(layer).__name__
+    if site == "mlp":
+        return "post_feedforward_layernorm" if normalises else "mlp"
+    return "post_attention_layernorm" if normalises else "self_attn"
+
+
+@pytest.mark.parametrize("site", ["input", "mlp", "attention"])
+def test_a_site_changes_what_an_edited_model_changes(vlm: Any, site: str) -> None:
+    name, model, processor = vlm
+    batch = batch_of(name, processor, *TEXTS)
+    layer, image = model.get_decoder().layers[LAYER], batch["input_ids"] == model.config.image_token_id
+    plain = forward(model, batch)
+    with edited(layer, last_of(site, layer), image) if site != "input" else with_other_input(layer, image):
+        expected = forward(model, batch)
+    assert (expected - plain).abs().max() > 1e-3
+    with steer(model, line(site, tokens="image"), {"v": V}):
+        assert (forward(model, batch) - expected).abs().max() < 1e-5
+    counts = hook_counts(model)
+    with steer(model, line(site, alpha=0), {"v": V}):
+        assert hook_counts(model) == counts
+    assert torch.equal(forward(model, batch), plain)
+
+
+@pytest.mark.parametrize("site", ["input", "mlp", "attention"])
+def test_a_padded_batch_and_a_cache_change_nothing_at_a_site(causal_vlm: Any, site: str) -> None:
+    name, model, processor = causal_vlm
+    batch = batch_of(name, processor, *TEXTS)
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "output_logits": True}
+    with steer(model, V, layer=LAYER, alpha=0.5, tokens="text", phase="all", site=site):
+        together = forward(model, batch)[:, -1]
+        alone = forward(model, batch_of(name, processor, TEXTS[0]))[:, -1]
+        cached, whole = (
+            torch.stack(model.generate(**batch, **options, use_cache=c, return_dict_in_generate=True).logits)
+            for c in (True, False)
+        )
+    assert (together[0] - alone[0]).abs().max() < 1e-4
+    assert (cached - whole).abs().max() < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["llama4", "gemma4", "qwen3_5", "glm4v", "exaone4_5", "lfm3_vl", "inkling2"])
+def test_what_the_mlp_adds_reaches_the_layer_s_output_unchanged(architecture: str) -> None:
+    """Of a vector at the last module before the addition, the layer's output gains just the vector."""
+    made = tiny(architecture)
+    ids, push = torch.tensor([[20, 21, 22, 23]]), vectors(4, 64)
+    if architecture == "gemma4":
+        # its layers go on after the addition
+        for layer in made.get_decoder().layers:
+            layer.hidden_size_per_layer_input = 0
+    logits = {}
+    for site in ("residual", "mlp"):
+        with torch.no_grad(), steer(made, line(site), {"v": push}):
+            logits[site] = made(input_ids=ids, use_cache=False).logits
+    assert not torch.equal(logits["mlp"], made(input_ids=ids, use_cache=False).logits)
+    assert (logits["mlp"] - logits["residual"]).abs().max() < 1e-4
+
+
+def test_wrong_sites_are_one_line() -> None:
+    with pytest.raises(UserError, match="unknown site 'mpl': did you mean 'mlp'"):
+        SteeringSpec.parse(line("mpl"))
+    hybrid, push = tiny("nemotron_h_omni"), vectors(4, 64)
+    for site in ("mlp", "attention"):
+        expected = f"site={site}: layer 1 of this model, a NemotronHBlock, has no module"
+        with pytest.raises(UserError, match=expected), steer(hybrid, line(site), {"v": push}):
+            pass
+        assert not sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in hybrid.modules())
+
+
+def norm_before_mlp(layer: nn.Module) -> nn.Module:
+    children = dict(layer.named_children())
+    return children.get("pre_feedforward_layernorm", children["post_attention_layernorm"])
+
+
+def test_a_registered_site_is_a_value_of_the_key(vlm: Any) -> None:
+    name, model, processor = vlm
+    if "norm_after" not in sites:
+        register_site("norm_after", description="the norm before the MLP")(norm_before_mlp)
+    batch = batch_of(name, processor, *TEXTS)
+    layer = model.get_decoder().layers[LAYER]
+    norm = next(name for name, module in layer.named_children() if module is norm_before_mlp(layer))
+    with edited(layer, norm, batch["attention_mask"].bool()):
+        expected = forward(model, batch)
+    with steer(model, line("norm_after"), {"v": V}):
+        assert (forward(model, batch) - expected).abs().max() < 1e-5
+    assert SteeringSpec.parse(line("norm_after")) == SteeringSpec.parse(str(SteeringSpec.parse(line("norm_after"))))
