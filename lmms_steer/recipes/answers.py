@@ -3,9 +3,9 @@
 from functools import cache
 from itertools import product
 
-from lmms_steer.recipes.layout import cells_searched
+from lmms_steer.recipes.layout import cells_searched, strengths
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
-from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
+from lmms_steer.search.options import parse_layers, parse_strengths, parse_targets
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.strategies import StrategyContext, parse_strategy
 
@@ -24,12 +24,12 @@ def search_answers(recipe: Recipe, model: Model, study: Study, settings: Method)
     questions = searched_questions(recipe, study)
     if not questions or not model.layers:
         return None
-    search = recipe.search
+    search, alphas = recipe.search, strengths(recipe, settings)
     if search.strategy in (None, "grid"):
-        return cells_searched(model, settings.alphas, search.tokens, settings.controls) * questions
-    if cells_searched(model, settings.alphas, search.tokens, settings.controls) > MAX_CELLS_COUNTED:
+        return cells_searched(model, alphas, search.tokens, settings.controls) * questions
+    if cells_searched(model, alphas, search.tokens, settings.controls) > MAX_CELLS_COUNTED:
         return None
-    return _planned(search.strategy, model.layers, settings.alphas, search.tokens, settings.controls, questions)
+    return _planned(search.strategy, model.layers, alphas, search.tokens, settings.controls, questions)
 
 
 def filtered_questions(recipe: Recipe, questions: int) -> int:
@@ -41,7 +41,7 @@ def filtered_questions(recipe: Recipe, questions: int) -> int:
 @cache
 def _planned(strategy: str, layers: str, alphas: str, tokens: str, controls: int, questions: int) -> int:
     vectors = ("v", *(f"v,control=random:{seed}" for seed in range(controls)))
-    grid = parse_layers(layers), parse_alphas(alphas), parse_targets(tokens)
+    grid = parse_layers(layers), parse_strengths(alphas), parse_targets(tokens)
     cells = [Cell(*cell) for cell in product(vectors, *grid)]
     context = StrategyContext(cells, questions, vectors=vectors, layers=grid[0], alphas=grid[1], tokens=grid[2])
     return parse_strategy(strategy).planned_answers(context)

@@ -6,8 +6,9 @@ from pathlib import Path
 from lmms_steer import concepts
 from lmms_steer._util.io import check_writable
 from lmms_steer.errors import UserError
-from lmms_steer.recipes.schema import Model, Recipe, Study
-from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
+from lmms_steer.recipes.schema import Method, Model, Recipe, Study
+from lmms_steer.search.options import parse_layers, parse_strengths, parse_targets
+from lmms_steer.search.strategies import parse_strategy
 from lmms_steer.vectors.backbones import backbone_of, short_name
 from lmms_steer.vectors.methods import methods, split_method
 
@@ -136,7 +137,12 @@ def loaded_weights(model: Model) -> tuple[str, str] | None:
     return model.pretrained, model.args.get("dtype", "auto")
 
 
+def strengths(recipe: Recipe, method: Method) -> str:
+    """The strengths that a method's searches try, as typed; where the recipe names none, the strategy's."""
+    return method.alphas or parse_strategy(recipe.search.strategy or "grid").default_alphas
+
+
 def cells_searched(model: Model, alphas: str, tokens: str, controls: int) -> int:
     """Number of settings that a grid search tries; 0 where the model's layers are not listed."""
     layers = len(parse_layers(model.layers)) if model.layers else 0
-    return layers * len(parse_alphas(alphas)) * len(parse_targets(tokens)) * (1 + controls)
+    return layers * len(parse_strengths(alphas)) * len(parse_targets(tokens)) * (1 + controls)

@@ -22,6 +22,7 @@ from lmms_steer.recipes.layout import (
     model_args_line,
     option_words,
     search_cell_name,
+    strengths,
     uses_sae,
 )
 from lmms_steer.recipes.schema import Model, Recipe, Study
@@ -144,7 +145,7 @@ class Planner:
             *("--vector", str(self.layout.vector(model, concept, method)), "--task", task),
             *self.include_path,
             *option_words("--layers", model.layers or None),
-            *("--alphas", settings.alphas, "--tokens", search.tokens),
+            *("--alphas", strengths(self.recipe, settings), "--tokens", search.tokens),
             *option_words("--strategy", search.strategy),
             *option_words("--score", search.score),
             *("--controls", str(settings.controls), "--batch_size", str(model.search_batch_size)),

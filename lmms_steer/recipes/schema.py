@@ -65,8 +65,8 @@ class Model(Strict):
 class Method(Strict):
     """How vectors are extracted, and which strengths a search tries."""
 
-    alphas: Range = "0.1:1.0:0.1"
-    """Strengths that a search tries, as for `lmms-steer search --alphas`."""
+    alphas: Range | None = None
+    """Strengths that a search tries, as for `lmms-steer search --alphas`. Default: the strategy's."""
     controls: int = Field(default=1, ge=0, le=1000)
     """Number of random vectors of the same norms that go through the same choice."""
     sae: str | None = None

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
 from lmms_steer import concepts
@@ -26,9 +27,10 @@ from lmms_steer.search.options import (
     CHOICES,
     SCORES,
     check_metric,
+    check_strengths,
     is_test_task,
-    parse_alphas,
     parse_layers,
+    parse_strengths,
     parse_targets,
 )
 from lmms_steer.search.strategies import parse_strategy
@@ -138,7 +140,8 @@ def _number_of_layers(pretrained: str) -> int | None:
 def _check_methods(recipe: Recipe, tree: YamlNode) -> None:
     for name, method in recipe.methods.items():
         _check_value(tree, ("methods", name), check_method, name)
-        _check_value(tree, ("methods", name, "alphas"), parse_alphas, method.alphas)
+        if method.alphas is not None:
+            _check_value(tree, ("methods", name, "alphas"), parse_strengths, method.alphas)
 
 
 def _check_search(recipe: Recipe, tree: YamlNode) -> None:
@@ -147,6 +150,10 @@ def _check_search(recipe: Recipe, tree: YamlNode) -> None:
     if search.strategy is not None:
         _check_value(tree, ("search", "strategy"), parse_strategy, search.strategy)
         _check_question_counts(recipe, tree, search.strategy)
+        check = partial(check_strengths, strategy=parse_strategy(search.strategy))
+        for name, method in recipe.methods.items():
+            if method.alphas is not None:
+                _check_value(tree, ("methods", name, "alphas"), check, method.alphas)
     _check_known(tree, ("search", "score"), "score", filter(None, [search.score]), SCORES)
     _check_known(tree, ("search", "choose"), "choose:", [search.choose], CHOICES)
     if search.choose == "per_target":

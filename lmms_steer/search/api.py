@@ -22,7 +22,7 @@ def search(
     *,
     model: str = "steered_hf",
     layers: str | Iterable[int] = "",
-    alphas: str | Iterable[float | str] = "0.1:1.0:0.1",
+    alphas: str | Iterable[float | str] = "",
     tokens: str | Iterable[str] = "",
     strategy: str | StrategyBuilder = "grid",
     score: str = "auto",
@@ -55,7 +55,7 @@ def search(
         output: the study's folder.
         model: the model's wrapper.
         layers: `"5-20"`, `[3, 7]`, …; default: all.
-        alphas: `"first:last:step"`, or a list; or KL budgets, `["kl:0.03", "kl:0.1"]`.
+        alphas: `"first:last:step"`, or a list; or KL budgets, `["kl:0.03", "kl:0.1"]`; default: the strategy's.
         tokens: token targets; default: image, text and both; with lm-eval both and last.
         strategy: the name of a strategy, with `+screen` if wanted, or a generator function.
         score, controls, trials, seed, batch_size, memory, limit, confirm: as `lmms-steer search --help` says.

@@ -129,11 +129,15 @@ def _dry_run(options: SearchOptions) -> Generator[str, None, None]:
     context = StrategyContext.of(plan, plan.cells(n_layers - 1), image_clusters(asked.questions))
     if not context.cells:
         raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
-    yield options.chosen_strategy.strategy.summary(context)
-    answers = options.chosen_strategy.planned_answers(context)
+    chosen = options.chosen_strategy
+    yield chosen.strategy.summary(context)
+    answers = chosen.planned_answers(context)
     yield f"at most {answers} answers of {plan.task}, one cell and one question each"
     if plan.budgets:
-        places = count_noun(len({replace(cell, alpha=0.0) for cell in context.cells}), "alpha")
+        resolved = context.cells
+        if chosen.filters_places and chosen.filtered_by is not None:
+            resolved = chosen.filtered_by.kept_cells(context.cells)
+        places = count_noun(len({replace(cell, alpha=0.0) for cell in resolved}), "alpha")
         prompts = min(plan.n, BUDGET_PROMPTS)
         yield f"before that, {places} for each budget must be found on the first {prompts} questions, without answers"
     yield from planned_power_lines(options.chosen_strategy, context)

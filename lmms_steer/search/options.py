@@ -29,7 +29,8 @@ class SearchOptions:
         task: a task of held-out questions.
         output: the study's folder.
         layers, alphas, tokens: the grid, as typed; no layers means all layers, no tokens `image,text,both`, or
-            `both,last` in lm-eval. Alphas may be KL budgets, `kl:0.1,kl:0.3`, which are resolved for each cell.
+            `both,last` in lm-eval. Alphas may be KL budgets, `kl:0.1,kl:0.3`, which are resolved for each cell; none
+            means the strategy's.
         strategy: a registered strategy, with a filter after a `+` if wanted (`race+screen`), or a generator function.
         score: `generate` (the model generates text and the task scores it), `letters` (the likeliest of a fixed set of
             answers counts), or `auto`: what the task does.
@@ -61,7 +62,7 @@ class SearchOptions:
     task: str
     output: Path
     layers: str = ""
-    alphas: str = "0.1:1.0:0.1"
+    alphas: str = ""
     tokens: str = ""
     strategy: str | StrategyBuilder = "grid"
     score: str = "auto"
@@ -106,7 +107,7 @@ class SearchOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vectors", tuple(dict.fromkeys(self.vectors)))
-        parse_strategy(self.strategy)
+        object.__setattr__(self, "alphas", self.alphas or self.chosen_strategy.default_alphas)
         if self.score not in SCORES:
             raise unknown_name("score", self.score, SCORES)
         if self.limit is not None and self.limit < MIN_QUESTIONS:
@@ -119,11 +120,7 @@ class SearchOptions:
             raise UserError("--tokens image: a text model has no image tokens")
         if self.harness == LMMS_EVAL and self.score == "letters" and self.metric is not None:
             raise UserError(f"--metric {self.metric}: with --score letters the likeliest letter counts: leave one out")
-        if parse_budgets(self.alphas) and self.chosen_strategy.strategy.adaptive:
-            raise UserError(
-                f"--alphas {self.alphas}: the strategy {self.chosen_strategy.name} proposes alphas itself: give it a"
-                " range of numbers, or take --strategy grid"
-            )
+        check_strengths(self.alphas, self.chosen_strategy)
         self._check_choose()
         for name in ("split", "num_fewshot"):
             if self.harness == LMMS_EVAL and getattr(self, name) is not None:
@@ -211,6 +208,38 @@ def parse_budgets(text: str) -> tuple[str, ...]:
             raise UserError(f"--alphas {shorten(part)}: expected a number of nats above 0, as in kl:0.1")
         budgets.append(f"{BUDGET}{nats:g}")
     return tuple(dict.fromkeys(budgets))
+
+
+def parse_strengths(text: str) -> tuple[float, ...]:
+    """Parse alphas, or the nats of KL budgets, which stand in their place.
+
+    Raises:
+        UserError: as `parse_alphas` and `parse_budgets`.
+    """
+    budgets = parse_budgets(text)
+    return tuple(float(budget.removeprefix(BUDGET)) for budget in budgets) or parse_alphas(text)
+
+
+def check_strengths(text: str, strategy: ChosenStrategy) -> None:
+    """Check that strengths are of the kind that a strategy takes: numbers, or KL budgets.
+
+    Args:
+        text: as typed.
+        strategy: which searches them.
+
+    Raises:
+        UserError: for budgets if it proposes alphas itself, and for numbers if it needs budgets.
+    """
+    if parse_budgets(text) and strategy.strategy.adaptive:
+        raise UserError(
+            f"--alphas {text}: the strategy {strategy.name} proposes alphas itself: give it a range of numbers, or take"
+            " --strategy grid"
+        )
+    if strategy.needs_budgets and not parse_budgets(text):
+        raise UserError(
+            f"--alphas {shorten(text)}: the strategy {strategy.name} takes KL budgets, such as"
+            f" {strategy.default_alphas}, which it takes without --alphas too"
+        )
 
 
 def parse_targets(text: str) -> tuple[str, ...]:

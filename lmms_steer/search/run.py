@@ -23,7 +23,7 @@ from lmms_steer.search.damage_figure import draw_damage
 from lmms_steer.search.figures import draw_study
 from lmms_steer.search.measure import REFUTED_FILE, Measurer
 from lmms_steer.search.options import SearchOptions
-from lmms_steer.search.plan import Cell, Plan
+from lmms_steer.search.plan import Cell, Plan, split_control
 from lmms_steer.search.power import planned_power_lines
 from lmms_steer.search.questions import (
     OtherTask,
@@ -113,8 +113,12 @@ class SearchRun:
                 )
         if finished := len(list((self.options.output / "batches").glob("*.parquet"))):
             yield f"resumed: {finished} measured {'batch' if finished == 1 else 'batches'} of questions found"
+        if self.chosen.filters_places:
+            cells = self._filtered(planned)
+            yield f"the filter of {self.plan.strategy} keeps {len(cells)} of {len(planned)} cells"
+            yield from _kept_layers(cells)
         if self.plan.budgets:
-            self.budgets = self._resolve_budgets(planned)
+            self.budgets = self._resolve_budgets(cells)
             cells = list(self.budgets.found)
             yield from self.budgets.lines()
         context = self._context(cells)
@@ -147,15 +151,23 @@ class SearchRun:
 
     def _context(self, cells: list[Cell]) -> StrategyContext:
         """What the strategy is built from; a filter has dropped its cells."""
-        plan, folder = self.plan, self.options.output
-        context = StrategyContext.of(plan, cells, self.image_of)
+        context = StrategyContext.of(self.plan, cells, self.image_of)
+        if self.chosen.filters_places:
+            return context.restricted_to(cells)
         if self.chosen.filtered_by is None:
             return context
-        decided_by = FilterContext(cells, self.lm, self.vectors, self.questions, plan.batch_size, folder, self.task)
+        return context.restricted_to(self._filtered(cells))
+
+    def _filtered(self, cells: list[Cell]) -> list[Cell]:
+        """The cells that the strategy's filter keeps."""
+        decided_by = FilterContext(
+            cells, self.lm, self.vectors, self.questions, self.plan.batch_size, self.options.output, self.task,
+            self.plan.seed,
+        )  # fmt: skip
         kept = self.chosen.filtered(decided_by)
         if not kept:
             raise UserError(f"the filter of {self.chosen.name} keeps no cell: there is nothing to search")
-        return context.restricted_to(kept)
+        return kept
 
     def _search(self, context: StrategyContext, confirmation_task: Any | None) -> tuple[SearchResult, list[str]]:
         """Measure, assess, write and confirm.
@@ -283,6 +295,14 @@ class SearchRun:
         if calibrated is not None:
             study_files.write_bias(output, calibrated)
         result.write(output)
+
+
+def _kept_layers(cells: Sequence[Cell]) -> Iterator[str]:
+    """A line for each of the user's vectors and token targets."""
+    for vector, tokens in dict.fromkeys((cell.vector, cell.tokens) for cell in cells):
+        if split_control(vector)[1] is None:
+            layers = sorted({cell.layer for cell in cells if (cell.vector, cell.tokens) == (vector, tokens)})
+            yield f"{vector} on {tokens} tokens: layer {', '.join(map(str, layers))}"
 
 
 def _has_video_files(questions: Sequence[Question]) -> bool:

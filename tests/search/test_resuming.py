@@ -17,7 +17,7 @@ from lmms_steer import UserError
 from lmms_steer.harness import steered
 from lmms_steer.search.plan import Cell, plan_differences
 from lmms_steer.search.selection import ScoreGrid
-from lmms_steer.search.strategies.screen import _stored_shares
+from lmms_steer.search.stored_numbers import _read
 from lmms_steer.search.study_files import write_journal
 from lmms_steer.vectors import store
 from tests.helpers.searches import exit_status, result_of, search_in_fork, search_into
@@ -140,12 +140,12 @@ def test_an_empty_record_of_a_refuted_replay_still_refutes_it(tmp_path: Path) ->
 
 def test_a_damaged_screen_is_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "screen.json"
-    assert _stored_shares(path, 2) is None and not caplog.messages
+    assert _read(path, 2) is None and not caplog.messages
     for content in ("[0.5, 0.", "[0.5]", ""):
         path.write_text(content)
-        assert _stored_shares(path, 2) is None and "screen.json' is damaged (" in caplog.messages[-1]
+        assert _read(path, 2) is None and "screen.json' is damaged (" in caplog.messages[-1]
     path.write_text("[0.5, 0.25]")
-    assert _stored_shares(path, 2) == [0.5, 0.25] and len(caplog.messages) == 3
+    assert _read(path, 2) == [0.5, 0.25] and len(caplog.messages) == 3
 
 
 @pytest.mark.slow

@@ -111,12 +111,15 @@ class LayerScore:
         description: one plain line for help and documentation.
         function: computes it.
         needs: one of `NEEDS`. Questions whose answers it reads do not count for a p-value.
+        depends_on: `vector` and `tokens` if the score is another one for another vector of the concept, or another
+            token target. What a score does not depend on does not make a search compute it again.
     """
 
     name: str
     description: str
     function: ScoreFunction
     needs: str
+    depends_on: tuple[str, ...] = ("vector", "tokens")
 
     def __call__(self, context: LayerContext) -> dict[int, float]:
         """The score of each layer of the context.
@@ -137,13 +140,16 @@ layer_scores: Registry[LayerScore] = Registry(
 )
 
 
-def register_layer_score(name: str, *, description: str, needs: str) -> Callable[[ScoreFunction], ScoreFunction]:
+def register_layer_score(
+    name: str, *, description: str, needs: str, depends_on: Sequence[str] = ("vector", "tokens")
+) -> Callable[[ScoreFunction], ScoreFunction]:
     """Register a function as a layer score; the decorator returns the function unchanged.
 
     Args:
         name: what users type: lower-case letters, digits and underscores.
         description: one plain line for help and documentation.
         needs: what it reads, one of `NEEDS`.
+        depends_on: as the attribute of `LayerScore`.
 
     Raises:
         ValueError: for a name that is taken or not of that form, or for other needs.
@@ -152,7 +158,7 @@ def register_layer_score(name: str, *, description: str, needs: str) -> Callable
         raise ValueError(f"layer score {name!r}: needs={needs!r}: expected one of {', '.join(NEEDS)}")
 
     def register(function: ScoreFunction) -> ScoreFunction:
-        layer_scores.add(name, LayerScore(name, description, function, needs))
+        layer_scores.add(name, LayerScore(name, description, function, needs, tuple(depends_on)))
         return function
 
     return register

@@ -10,8 +10,9 @@ from lmms_steer.search.layer_scores import LayerContext, register_layer_score
 
 
 @register_layer_score(
-    "lens", description="share of the vocabulary that the unembedded vector ranks below the anchors", needs="sentences"
-)
+    "lens", description="share of the vocabulary that the unembedded vector ranks below the anchors",
+    needs="sentences", depends_on=("vector",),
+)  # fmt: skip
 def lens(context: LayerContext) -> dict[int, float]:
     """The mean over the anchors' distinct first tokens t of the share of tokens with a smaller logit than t's.
 

@@ -20,7 +20,7 @@ from lmms_steer.search.questions import Question
 
 @register_layer_score(
     "patching", description="share of answers that follow another picture's image tokens, put in at the layer",
-    needs="prompts",
+    needs="prompts", depends_on=(),
 )  # fmt: skip
 def patching(context: LayerContext) -> dict[int, float]:
     """The share, of the questions whose answer differs with the other picture, of answers that follow it.

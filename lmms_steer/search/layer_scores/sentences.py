@@ -9,8 +9,9 @@ from lmms_steer.search.layer_scores import LayerContext, register_layer_score
 
 
 @register_layer_score(
-    "probe", description="balanced accuracy of linear probes on held-out sentences of the concept", needs="sentences"
-)
+    "probe", description="balanced accuracy of linear probes on held-out sentences of the concept", needs="sentences",
+    depends_on=(),
+)  # fmt: skip
 def probe(context: LayerContext) -> dict[int, float]:
     """Cross-validated over whole sentences; 0.5 is chance. The vector itself does not count."""
     accuracies = cross_validated(context.sentences.activations, context.seed)
@@ -20,8 +21,9 @@ def probe(context: LayerContext) -> dict[int, float]:
 
 
 @register_layer_score(
-    "agreement", description="mean cosine between the differences of two anchors and their controls", needs="sentences"
-)
+    "agreement", description="mean cosine between the differences of two anchors and their controls",
+    needs="sentences", depends_on=(),
+)  # fmt: skip
 def agreement(context: LayerContext) -> dict[int, float]:
     """GRACE (arXiv 2605.16362): the mean over pairs i ≠ j of cos(d_i, d_j), d an anchor minus its controls' mean."""
     differences = anchor_differences(context.sentences.activations)
@@ -36,7 +38,7 @@ def agreement(context: LayerContext) -> dict[int, float]:
 
 @register_layer_score(
     "separation", description="distance of anchors and controls along the vector, in standard deviations",
-    needs="sentences",
+    needs="sentences", depends_on=("vector",),
 )  # fmt: skip
 def separation(context: LayerContext) -> dict[int, float]:
     """d' = (mean a - mean c) / sqrt((var a + var c) / 2) of the projections a, c on the vector (arXiv 2505.22637)."""

@@ -14,7 +14,8 @@ The command line and recipes find the strategies of installed packages, which de
 `lmms_steer.strategies` (see `lmms_steer.registry`). `SearchOptions` also takes the function itself.
 
 A strategy with a `filter` drops cells before anything is measured. Its name can follow another one's: in `race+screen`
-the screen is written last and runs first, and the race is over the cells that it keeps. Importing this package or its
+the screen is written last and runs first, and the race is over the cells that it keeps. A strategy that can be
+configured takes an argument after a colon, `budget:agreement`. Importing this package or its
 built-in strategies imports no torch.
 """
 
@@ -26,13 +27,16 @@ from typing import Any
 
 import numpy as np
 
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, shorten
 from lmms_steer.registry import Registry
-from lmms_steer.search.plan import Cell, Plan
+from lmms_steer.search.plan import BUDGET, Cell, Plan
 from lmms_steer.search.questions import Question
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.statistics import Floats, Ints
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+DEFAULT_ALPHAS = "0.1:1.0:0.1"
+"""The strengths that most strategies try if the user gives none, as typed: the paper's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,7 @@ class FilterContext:
         batch_size: questions in one forward pass.
         folder: the study's folder, where a filter may store what it computed.
         task: the task that the questions are of.
+        seed: seed for everything that a filter draws.
     """
 
     cells: Sequence[Cell]
@@ -125,6 +130,7 @@ class FilterContext:
     batch_size: int
     folder: Path
     task: Any = None
+    seed: int = 0
 
 
 StrategyBuilder = Callable[[StrategyContext], Strategy]
@@ -168,6 +174,11 @@ class SearchStrategy:
         drops_targets: whether a token target of a vector may be left without a cell that is measured on all questions.
             Such a strategy cannot choose a cell for each target.
         kept_cells: cells ▸ as many of them as the filter will keep, for an estimate of the cost before it runs.
+        default_alphas: the strengths if the user gives none, as typed. KL budgets mean that it takes only budgets.
+        filters_places: whether the filter looks at vector, layer and target alone. It then runs before KL budgets are
+            resolved, so that no alpha is looked for where it keeps nothing.
+        configure: (this entry, what the user wrote after the colon) ▸ the strategy to run; None for one that takes no
+            argument.
     """
 
     name: str
@@ -182,6 +193,14 @@ class SearchStrategy:
     min_questions: int = 0
     drops_targets: bool = False
     kept_cells: Callable[[Sequence[Cell]], Sequence[Cell]] = _all_cells
+    default_alphas: str = DEFAULT_ALPHAS
+    filters_places: bool = False
+    configure: "Callable[[SearchStrategy, str], SearchStrategy] | None" = None
+
+    @property
+    def needs_budgets(self) -> bool:
+        """Whether strengths must be KL budgets."""
+        return self.default_alphas.startswith(BUDGET)
 
 
 strategies: Registry[SearchStrategy] = Registry(
@@ -202,6 +221,9 @@ def register_strategy(
     min_questions: int = 0,
     drops_targets: bool = False,
     kept_cells: Callable[[Sequence[Cell]], Sequence[Cell]] = _all_cells,
+    default_alphas: str = DEFAULT_ALPHAS,
+    filters_places: bool = False,
+    configure: Callable[[SearchStrategy, str], SearchStrategy] | None = None,
 ) -> Callable[[StrategyBuilder], StrategyBuilder]:
     """Register the decorated generator function as a strategy.
 
@@ -221,7 +243,7 @@ def register_strategy(
     def register(build: StrategyBuilder) -> StrategyBuilder:
         entry = SearchStrategy(
             name, description, build, planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive,
-            min_questions, drops_targets, kept_cells,
+            min_questions, drops_targets, kept_cells, default_alphas, filters_places, configure,
         )  # fmt: skip
         strategies.add(name, entry)
         return build
@@ -246,6 +268,26 @@ class ChosenStrategy:
     @property
     def needs_answer_set(self) -> bool:
         return self.strategy.needs_answer_set or (self.filtered_by is not None and self.filtered_by.needs_answer_set)
+
+    @property
+    def filters_places(self) -> bool:
+        """Whether a filter runs before KL budgets are resolved."""
+        return self.filtered_by is not None and self.filtered_by.filters_places
+
+    @property
+    def _about_alphas(self) -> SearchStrategy:
+        """The part of the name that says which strengths are searched."""
+        return self.filtered_by if self.filtered_by is not None and self.filtered_by.needs_budgets else self.strategy
+
+    @property
+    def default_alphas(self) -> str:
+        """The strengths if the user gives none, as typed."""
+        return self._about_alphas.default_alphas
+
+    @property
+    def needs_budgets(self) -> bool:
+        """Whether strengths must be KL budgets."""
+        return self._about_alphas.needs_budgets
 
     @property
     def min_questions(self) -> int:
@@ -299,7 +341,7 @@ class ChosenStrategy:
 
 
 def parse_strategy(strategy: str | StrategyBuilder) -> ChosenStrategy:
-    """Look up a strategy: `race`, `race+screen`, or a generator function, registered or not.
+    """Look up a strategy: `race`, `race+screen`, `budget:agreement`, or a generator function, registered or not.
 
     Raises:
         UserError: for an unknown name, with the nearest known one; for a second part that has no filter.
@@ -312,16 +354,31 @@ def parse_strategy(strategy: str | StrategyBuilder) -> ChosenStrategy:
         name = f"{named.__module__}.{named.__qualname__}"
         return ChosenStrategy(name, SearchStrategy(name, "", strategy), None)
     first, plus, second = strategy.partition("+")
-    chosen = strategies.get(first)
+    chosen = _configured(first)
     if not plus:
         return ChosenStrategy(strategy, chosen, chosen if chosen.filter is not None else None)
     if chosen.filter is not None:
         raise UserError(f"strategy {strategy!r}: {first!r} is a filter, which is written last and runs first")
-    after = strategies.get(second)
+    after = _configured(second)
     if after.filter is None:
         filters = ", ".join(name for name, entry in strategies.entries().items() if entry.filter is not None)
         raise UserError(f"strategy {strategy!r}: {second!r} is no filter: expected one of {filters} after the '+'")
     return ChosenStrategy(strategy, chosen, after)
+
+
+def _configured(name: str) -> SearchStrategy:
+    """The entry of `budget`, or of `budget:agreement` with its argument.
+
+    Raises:
+        UserError: for an unknown name or argument, or an argument of a strategy that takes none.
+    """
+    name, colon, argument = name.partition(":")
+    entry = strategies.get(name)
+    if not colon:
+        return entry
+    if entry.configure is None:
+        raise UserError(f"the strategy {name} takes no argument, but is given {shorten(argument)!r}")
+    return entry.configure(entry, argument)
 
 
 def run_strategy(

@@ -5,14 +5,10 @@ the correct answer (`lmms_steer.search.margins`). Where a straight line along th
 correct ones, a cell may gain. The third of the layers and targets with the most of that is kept.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
-from filelock import FileLock
-
-from lmms_steer._util.io import put_aside, write_atomically
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.stored_numbers import stored_numbers
 from lmms_steer.search.strategies import FilterContext, Rung, Strategy, StrategyContext, register_strategy
 from lmms_steer.search.strategies.race import MIN_QUESTIONS, rung_ends
 
@@ -27,33 +23,14 @@ def screened_questions(n: int) -> int:
 
 def screen_cells(context: FilterContext) -> list[Cell]:
     """The cells that the screen keeps. The study's folder stores what it is based on, in `screen.json`."""
-    path = context.folder / "screen.json"
-    with FileLock(path.with_suffix(".lock")):
-        shares = _stored_shares(path, len(context.cells))
-        if shares is None:
-            from lmms_steer.search.margins import predicted_shares
 
-            first = context.questions[: screened_questions(len(context.questions))]
-            shares = predicted_shares(
-                context.lm, context.vectors, context.cells, first, context.batch_size, context.task
-            )
-            write_atomically(path, json.dumps(shares).encode())
-        return promising(context.cells, shares)
+    def shares() -> list[float]:
+        from lmms_steer.search.margins import predicted_shares
 
+        first = context.questions[: screened_questions(len(context.questions))]
+        return predicted_shares(context.lm, context.vectors, context.cells, first, context.batch_size, context.task)
 
-def _stored_shares(path: Path, cells: int) -> list[float] | None:
-    """The shares that an earlier run has stored, one for each cell; a damaged file is put aside."""
-    try:
-        shares = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        put_aside(path, error)
-        return None
-    if isinstance(shares, list) and len(shares) == cells and all(isinstance(share, float) for share in shares):
-        return shares
-    put_aside(path, f"expected {cells} numbers")
-    return None
+    return promising(context.cells, stored_numbers(context.folder / "screen.json", len(context.cells), shares))
 
 
 def promising(cells: Sequence[Cell], shares: Sequence[float]) -> list[Cell]:
