@@ -1,4 +1,4 @@
-"""Tables of methods, operations, strategies, prompt formats and benchmarks in the pages, made from the registries.
+"""Tables of methods, operations, strategies, contrasts and so on in the pages, made from the registries.
 
 A page marks the place of a table, and holds a copy of it for readers in the repository:
 
@@ -27,6 +27,7 @@ REGISTRIES = {
     "operations": "lmms_steer.steering.operations",
     "strategies": "lmms_steer.search.strategies",
     "prompt_formats": "lmms_steer.models.prompts",
+    "contrasts": "lmms_steer.models.contrasts",
     "benchmarks": "lmms_steer.data.benchmarks",
 }
 """The module of each registry. The registry has the name that pages use."""

@@ -25,6 +25,7 @@ from lmms_steer.harness.command_line import end_command_line, is_command_line
 from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.run_checks import chat_template_error
 from lmms_steer.models.answer_bias import AnswerBias
+from lmms_steer.models.contrasts import ContrastSettings
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.models.vlm import HfVlm
@@ -53,6 +54,7 @@ class SteeringMixin:
         attachment: the attached hooks.
         answer_bias: biases on answer words, or None.
         image: `blank` where every image is replaced by a grey one, or None.
+        contrast: the decoding contrast, or None.
         text_only: whether the model is evaluated on text without images; residual norms are then measured on text.
         response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
@@ -63,6 +65,7 @@ class SteeringMixin:
     attachment: Attachment = Attachment()
     answer_bias: AnswerBias | None = None
     image: str | None = None
+    contrast: ContrastSettings | None = None
     text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
     takes_other_args: ClassVar[bool] = True
@@ -129,7 +132,8 @@ class SteeringMixin:
         """The `steering` entry of the results file."""
         bias = {"answer_bias": self.answer_bias.words} if self.answer_bias else {}
         image = {"image": self.image} if self.image is not None else {}
-        return {"model": self.pretrained, **self.resolved.record(), **bias, **image}
+        contrast = {"contrast": self.contrast.record()} if self.contrast is not None else {}
+        return {"model": self.pretrained, **self.resolved.record(), **bias, **image, **contrast}
 
     @property
     def cache_key(self) -> str | None:
