@@ -29,6 +29,7 @@ REGISTRIES = {
     "sites": "lmms_steer.steering.sites",
     "strategies": "lmms_steer.search.strategies",
     "prompt_formats": "lmms_steer.models.prompts",
+    "contrasts": "lmms_steer.models.contrasts",
     "benchmarks": "lmms_steer.data.benchmarks",
 }
 """The module of each registry. The registry has the name that pages use."""

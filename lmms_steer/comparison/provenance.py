@@ -8,6 +8,7 @@ from typing import Any
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System, split_prompted
+from lmms_steer.errors import shorten
 from lmms_steer.models import BLANK
 
 # other options hold keys of services, or do not change an answer
@@ -37,7 +38,7 @@ class RunProvenance:
 
     Attributes:
         command: the harness's command line.
-        spec: the steering spec, and whether the images were blank.
+        spec: the steering spec, and whether the images were blank, and the contrast.
         spec_sha256: its hash.
         vectors: name ▸ hash of each vector.
         samples: the name of the samples file.
@@ -67,10 +68,11 @@ class RunProvenance:
 def run_provenance(run: Samples) -> RunProvenance:
     """Collect how a run's numbers on a task were made."""
     results, content, steering = run.results, run.results.content, run.results.steering
+    image = "image=blank" if steering.get("image") == BLANK else ""
     version = content.get("lmms_eval_version") or content.get("lm_eval_version") or ""
     return RunProvenance(
         command=harness_command(results),
-        spec=", ".join(filter(None, (steering.get("spec"), "image=blank" if steering.get("image") == BLANK else ""))),
+        spec=", ".join(filter(None, (steering.get("spec"), image, contrast_line(steering.get("contrast"))))),
         spec_sha256=steering.get("sha256") or "",
         vectors={vector["name"]: vector["sha256"] for vector in steering.get("vectors") or ()},
         samples=run.path.name,
@@ -82,6 +84,16 @@ def run_provenance(run: Samples) -> RunProvenance:
         harness=f"{results.evaluation.harness} {version}".strip(),
         date=str(content.get("date", "")),
     )
+
+
+def contrast_line(recorded: Any) -> str:
+    """`contrast=vcd,contrast_alpha=1.0,…` of a results file's record; "" without one."""
+    if not isinstance(recorded, dict):
+        return ""
+    settings = (
+        f",contrast_{key}={shorten(value)}" for key, value in recorded.items() if key not in ("name", "control")
+    )
+    return f"contrast={shorten(recorded.get('name'))}{''.join(settings)}"
 
 
 def harness_command(results: RunResults) -> str:

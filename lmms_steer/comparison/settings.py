@@ -13,7 +13,7 @@ import numpy as np
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.comparison.samples import Samples, logged_prompt
 from lmms_steer.errors import UserError, shorten, unknown_name
-from lmms_steer.models import IMAGE_SETTINGS
+from lmms_steer.models import CONTRAST_ARGS, IMAGE_SETTINGS
 from lmms_steer.steering.intervention import FIELDS
 
 DECISIVE = ("prompts", "decoding", "seeds", "image_settings", "model")
@@ -33,7 +33,7 @@ _PROMPT_ARGS = (
 _DECODING_ARGS = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "max_new_tokens", "max_length")
 _IMAGE_ARGS = ("image", *IMAGE_SETTINGS, "max_num_frames", "max_frames_num", "num_frames", "fps", "max_image_size")
 _MODEL_ARGS = ("pretrained", "revision")
-_SYSTEM_ARGS = ("steering", *FIELDS, "answer_bias")
+_SYSTEM_ARGS = ("steering", *FIELDS, "answer_bias", *CONTRAST_ARGS)
 """Model arguments that make the system what it is."""
 _SHOWN_PROMPT = 60
 """Characters that are shown of a prompt that differs, from shortly before the first difference."""
@@ -99,7 +99,7 @@ def setting_differences(run: Samples, baseline: Samples) -> list[Difference]:
     if np.array_equal(run.keys, baseline.keys):
         differences = [*_different_prompts(run, baseline), *differences]
     records = (run.results.steering, baseline.results.steering)
-    steered = any(record.get("spec") or record.get("answer_bias") for record in records)
+    steered = any(record.get("spec") or record.get("answer_bias") or record.get("contrast") for record in records)
     return [one for one in differences if one.kind != "model"] + [
         Difference("model" if steered else OTHER, one.key, one.baseline, one.run)
         for one in differences

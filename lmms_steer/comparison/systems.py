@@ -124,8 +124,11 @@ def role_of(tasks: dict[str, Samples]) -> str:
         return "other"
     if record.get("answer_bias") or record.get("image") == BLANK:
         return "control"
+    contrast = record.get("contrast")
+    if isinstance(contrast, dict) and contrast.get("control"):
+        return "control"
     if not record.get("spec"):
-        return "unsteered"
+        return "other" if contrast else "unsteered"
     return "control" if "control=" in record["spec"] else "steered"
 
 

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steered_names_on_disk
-from lmms_steer.models import MODEL_ARGS
+from lmms_steer.models import CONTRAST_ARGS, MODEL_ARGS
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.spec import SteeringSpec
 
@@ -34,6 +34,9 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
     check_model(model)
     args = {name: unquote(value) for name, value in split_args(model_args, "--model_args").items()}
     check_keys(args, STEERED_MODEL_ARGS)
+    for name in CONTRAST_ARGS:
+        if name in args:
+            raise UserError(f"{name}={shorten(args[name])}: a contrast is for evaluations with lmms-eval; leave it out")
     spec = SteeringSpec.from_args(args)
     if "pretrained" in args:
         check_vectors(spec, args["pretrained"])

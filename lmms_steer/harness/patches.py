@@ -226,7 +226,8 @@ def _output_name(lm: SteeredModel) -> str:
     record = lm.steering_record
     spec = f"__{lm.resolved.tag}" if lm.resolved.spec else ""
     image = f"__image-{record['image']}" if "image" in record else ""
-    return f"{record['model']}{spec}{image}"
+    contrast = f"__{record['contrast']['name']}" if "contrast" in record else ""
+    return f"{record['model']}{spec}{image}{contrast}"
 
 
 def _with_spec_in_name(original: Callable[..., Any]) -> Callable[..., Any]:

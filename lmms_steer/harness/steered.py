@@ -26,6 +26,7 @@ from lmms_steer.harness.command_line import end_command_line, is_command_line
 from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.run_checks import chat_template_error
 from lmms_steer.models.answer_bias import AnswerBias
+from lmms_steer.models.contrasts import ContrastSettings
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.models.vlm import HfVlm
@@ -57,6 +58,7 @@ class SteeringMixin:
         answer_bias: biases on answer words, or None.
         image: `blank` where every image is replaced by a grey one, or None.
         commit: the revision of the checkpoint on the Hub; None for another one.
+        contrast: the decoding contrast, or None.
         text_only: whether the model is evaluated on text without images; residual norms are then measured on text.
         response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
@@ -68,6 +70,7 @@ class SteeringMixin:
     answer_bias: AnswerBias | None = None
     image: str | None = None
     commit: str | None = None
+    contrast: ContrastSettings | None = None
     text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
     takes_other_args: ClassVar[bool] = True
@@ -136,8 +139,17 @@ class SteeringMixin:
         bias = {"answer_bias": self.answer_bias.words} if self.answer_bias else {}
         image = {"image": self.image} if self.image is not None else {}
         revision = {"revision": self.commit} if self.commit else {}
+        contrast = {"contrast": self.contrast.record()} if self.contrast is not None else {}
         versions = {"versions": {name: version(name) for name in _PACKAGES}}
-        return {"model": self.pretrained, **revision, **self.resolved.record(), **bias, **image, **versions}
+        return {
+            "model": self.pretrained,
+            **revision,
+            **self.resolved.record(),
+            **bias,
+            **image,
+            **contrast,
+            **versions,
+        }
 
     @property
     def cache_key(self) -> str | None:

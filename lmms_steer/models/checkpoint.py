@@ -9,8 +9,10 @@ from lmms_eval.api.model import lmms
 from transformers import AutoConfig, AutoProcessor
 
 from lmms_steer.errors import UserError, unknown_name
-from lmms_steer.models import BLANK, IMAGE_SETTINGS, MODEL_ARGS
+from lmms_steer.models import BLANK, CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS
 from lmms_steer.models.answer_bias import read_answer_bias
+from lmms_steer.models.contrasted import ContrastedDecoding
+from lmms_steer.models.contrasts import read_contrast
 from lmms_steer.models.loading import (
     check_bool,
     check_positive,
@@ -55,8 +57,9 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             answer begins, generated or scored. It is a control for gains that come from a preference for other answers
             (`lmms_steer.search.calibration`).
         image: `blank` replaces every image by a grey one of its size: a control for what is answered without sight.
-        image_settings: `size`, `do_image_splitting`, `min_pixels` and `max_pixels` of the image processor, if it has
-            them.
+        contrast: the name of a decoding contrast (`lmms_steer.models.contrasts`), with its settings in `more`.
+        more: the settings of the contrast, `contrast_alpha`, …; and `size`, `do_image_splitting`, `min_pixels` and
+            `max_pixels` of the image processor, if it has them.
 
     Attributes:
         model: the loaded model, in eval mode.
@@ -65,6 +68,8 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         prompt_format: the format of its prompts.
         answer_bias: the biases that were read, or None.
         image: `blank`, or None.
+        contrast: the contrast's settings, or None.
+        contrasted: runs the contrast; None where there is none, or it is the plain model.
     """
 
     is_simple = True
@@ -90,15 +95,19 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         prompt_format: str | PromptFormat | PromptFunction | None = None,
         answer_bias: str | None = None,
         image: str | None = None,
-        **image_settings: Any,
+        contrast: str | None = None,
+        **more: Any,
     ) -> None:
         super().__init__()
+        of_contrast = {name: more.pop(name) for name in CONTRAST_ARGS if name in more}
+        image_settings = more
         for name in image_settings:
             if name not in IMAGE_SETTINGS:
                 raise unknown_name("key", name, self.known_args(), "in --model_args")
         if image not in (None, BLANK):
             raise UserError(f"image={image}: expected {BLANK}, which replaces every image by a grey one")
         self.image = image
+        self.contrast = read_contrast({"contrast": contrast, **of_contrast})
         if pretrained is None and self.default_pretrained is None:
             raise UserError("no model: add pretrained=NAME to --model_args, a Hub id or a folder")
         self.pretrained = str(pretrained or self.default_pretrained)
@@ -130,6 +139,8 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             self.prompt_format = find_prompt_format(prompt_format)
         self.prompt_end = self.prompt_format.prompt_end(self.processor)
         self.answer_bias = read_answer_bias(answer_bias, self.first_token) if answer_bias is not None else None
+        chosen = self.contrast
+        self.contrasted = ContrastedDecoding(chosen, self) if chosen and not chosen.is_plain else None
         if attn_implementation is not None:
             options["attn_implementation"] = attn_implementation
         bits = quantization_options(check_bool("load_in_4bit", load_in_4bit), check_bool("load_in_8bit", load_in_8bit))

@@ -8,11 +8,13 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.utils import Collator
 from torch import Tensor
 from tqdm import tqdm
+from transformers import LogitsProcessorList
 
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
 from lmms_steer.models.batches import run_grouped
 from lmms_steer.models.checkpoint import HfCheckpoint
+from lmms_steer.models.contrasted import RULED_OUT
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
 from lmms_steer.models.visuals import Visual, image_ids, prepare_visuals, shown_images
 from lmms_steer.steering.calls import continuation
@@ -41,14 +43,19 @@ class HfVlm(HfCheckpoint):
     ) -> list[GenerationResult]:
         kwargs, until = generation_settings(settings), stop_strings(settings)
         questions = [question for question, _ in batch]
-        inputs = self.model_inputs(questions, [visuals for _, visuals in batch])
+        contrast = self.contrasted
+        inputs = (contrast.inputs if contrast else self.model_inputs)(questions, [visuals for _, visuals in batch])
         positions = inputs["input_ids"].shape[1]
         self.check_length(positions + kwargs["max_new_tokens"], questions)
-        bias = self.answer_bias.after(positions) if self.answer_bias else None
-        output = self.model.generate(**inputs, logits_processor=bias, **kwargs)
+        processors, criteria = LogitsProcessorList(), None
+        if contrast:
+            processors, criteria = contrast.generation_options(len(batch), positions, kwargs)
+        if self.answer_bias:
+            processors += self.answer_bias.after(positions)
+        output = self.model.generate(**inputs, logits_processor=processors, stopping_criteria=criteria, **kwargs)
         prompt_lengths = inputs["attention_mask"].sum(1).tolist()
         results = []
-        for row, prompt_length in zip(output[:, positions:], prompt_lengths, strict=True):
+        for row, prompt_length in zip(output[: len(batch), positions:], prompt_lengths, strict=False):
             generated = int((row != self.tokenizer.pad_token_id).sum())
             text = cut_at(self.tokenizer.decode(row, skip_special_tokens=True), until)
             results.append(GenerationResult(text, TokenCounts(int(prompt_length), generated)))
@@ -81,7 +88,9 @@ class HfVlm(HfCheckpoint):
 
     def _score(self, batch: Sequence[tuple[str, Sequence[Visual], str]]) -> list[GenerationResult]:
         questions = [question for question, _, _ in batch]
-        inputs = self.model_inputs(questions, [visuals for _, visuals, _ in batch], [answer for _, _, answer in batch])
+        inputs = (self.contrasted.inputs if self.contrasted else self.model_inputs)(
+            questions, [visuals for _, visuals, _ in batch], [answer for _, _, answer in batch]
+        )
         labels: Tensor = inputs.pop("labels")
         positions = labels.shape[1]
         self.check_length(positions, questions)
@@ -90,8 +99,10 @@ class HfVlm(HfCheckpoint):
         width = int(lengths.max())
         with continuation(lengths):
             logits = self.model(**inputs, logits_to_keep=width + 1).logits[:, :-1]
-        labels = labels[:, -width:].to(logits.device)
+        labels = labels[: len(batch), -width:].to(logits.device)
         in_answer = labels != -100
+        if self.contrasted:
+            logits = self.contrasted.scores(logits, (in_answer.cumsum(1) - 1).clamp_min(0), RULED_OUT)
         if self.answer_bias:
             first = torch.arange(len(labels), device=labels.device), in_answer.int().argmax(1)
             logits = logits.float().index_put(first, self.answer_bias.on(logits[first].float()))

@@ -1,0 +1,236 @@
+"""Decoding contrasts against references that are written by hand: no cache, one question, one step at a time."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lmms_steer import UserError
+from lmms_steer.harness.arguments import check_model_args
+from lmms_steer.harness.steered import SteeredVlm
+from lmms_steer.models.contrast_inputs import kept_signal, with_noise
+from lmms_steer.models.contrasts import read_contrast
+from lmms_steer.models.prompts import answer_token_ids
+from tests.helpers.checkpoints import build
+from tests.helpers.models import picture, vectors
+
+QUESTIONS = ("where is the red cat ?", "how many cups are on the table ?")
+NAMES = ("paligemma2", "idefics3", "qwen2_5_vl")
+TOKENS = 5
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    made = tmp_path_factory.mktemp("models")
+    for name in NAMES:
+        model, processor = build(name)
+        # larger weights than a random model's, so that images and words change which token is likeliest
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(2.5)
+        model.save_pretrained(made / name)
+        processor.save_pretrained(made / name)
+    return {name: made / name for name in NAMES}
+
+
+def load(folder: Path, **args: Any) -> SteeredVlm:
+    return SteeredVlm(pretrained=str(folder), **args)
+
+
+def grey(image: Image.Image) -> Image.Image:
+    return Image.new("RGB", image.size, (128, 128, 128))
+
+
+def extended(inputs: dict[str, Any], answer: list[int]) -> dict[str, Any]:
+    """A prompt's inputs with tokens of the answer; PaliGemma's are a suffix, which the prompt does not see."""
+    longer = dict(inputs)
+    added = {"input_ids": answer, "attention_mask": [1] * len(answer), "token_type_ids": [1] * len(answer)}
+    for key, value in inputs.items():
+        if torch.is_tensor(value) and value.shape == inputs["input_ids"].shape:
+            longer[key] = torch.cat([value, torch.tensor([added.get(key, [0] * len(answer))], dtype=value.dtype)], 1)
+    return longer
+
+
+@torch.no_grad()
+def next_log_p(lm: SteeredVlm, inputs: dict[str, Any], answer: list[int]) -> torch.Tensor:
+    logits: torch.Tensor = lm.model(**extended(inputs, answer), use_cache=False).logits[0, -1]
+    return logits.double().log_softmax(-1)
+
+
+def branches(lm: SteeredVlm, name: str, args: dict[str, Any], question: str, image: Image.Image) -> list[Any]:
+    """The inputs of the plain model and of the contrasted branch for one question."""
+    plain = lm.model_inputs([question], [[image]])
+    if name == "icd":
+        return [plain, lm.model_inputs([f"{args['contrast_text']}\n{question}"], [[image]])]
+    if args["contrast_image"] == "absent":
+        return [plain, lm.model_inputs([question], [[]])]
+    return [plain, lm.model_inputs([question], [[grey(image)]])]
+
+
+def reference(name: str, args: dict[str, Any], p: torch.Tensor, other: torch.Tensor, place: int) -> torch.Tensor:
+    """The papers' formulas for one row of log-probabilities."""
+    if name == "m3id":
+        weight = math.exp(args["contrast_decay"] * place) - 1 if p.exp().max() < args["contrast_alpha"] else 0.0
+        return p + weight * (p - other) if weight else p
+    a, b = args["contrast_alpha"], args["contrast_beta"]
+    scores = [
+        (1 + a) * float(p[i]) - a * float(other[i]) if p[i].exp() >= b * p.exp().max() else -math.inf
+        for i in range(len(p))
+    ]
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+CASES = [
+    ("vcd", {"contrast_alpha": 2, "contrast_beta": 0.05, "contrast_image": "blank"}),
+    ("vcd", {"contrast_alpha": 2, "contrast_beta": 0.05, "contrast_image": "absent"}),
+    ("icd", {"contrast_alpha": 2, "contrast_beta": 0.05, "contrast_text": "left right dog table"}),
+    ("m3id", {"contrast_alpha": 1, "contrast_decay": 0.7, "contrast_image": "blank"}),
+]
+
+
+STEERED = {"layer": 1, "alpha": 6, "tokens": "image"}
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+@pytest.mark.parametrize("architecture", NAMES)
+def test_a_batch_is_decoded_and_scored_like_the_formula_step_by_step(
+    folders: dict[str, Path], tmp_path: Path, architecture: str, number: int
+) -> None:
+    contrast, args = CASES[number]
+    if architecture == "paligemma2" and args.get("contrast_image") == "absent":
+        with pytest.raises(UserError, match="PaliGemma needs an image with every question; choose contrast_image=bl"):
+            load(folders[architecture], contrast=contrast, **args)
+        return
+    spec: dict[str, Any] = {}
+    if architecture == "idefics3":
+        # its rows of both branches are steered, where they have an image
+        vectors().save(tmp_path / "v.safetensors")
+        spec = {"vector": str(tmp_path / "v.safetensors"), **STEERED}
+    lm = load(folders[architecture], contrast=contrast, **args, **spec)
+    batch = [(question, [picture(number)]) for number, question in enumerate(QUESTIONS)]
+    settings = {"max_new_tokens": TOKENS, "min_new_tokens": TOKENS}
+    words = "three , or"
+    tokens = answer_token_ids(lm.tokenizer, lm.prompt_end, words)
+    generated = [result.text for result in lm._generate(batch, settings)]
+    sampled = [result.text for result in lm._generate(batch, {**settings, "do_sample": True, "top_k": 1})]
+    scored = [result.text for result in lm._score([(*question, words) for question in batch])]
+    changed = 0
+    for place, (question, (image,)) in enumerate(batch):
+        both = branches(lm, contrast, args, question, image)
+        texts = []
+        for formula in (True, False):
+            answer: list[int] = []
+            while len(answer) < TOKENS:
+                p, other = (next_log_p(lm, inputs, answer) for inputs in both)
+                # `min_new_tokens` rules the end out
+                p[lm.tokenizer.eos_token_id] = -math.inf
+                scores = reference(contrast, args, p, other, len(answer)) if formula else p
+                answer.append(int(scores.argmax()))
+            texts.append(lm.tokenizer.decode(answer, skip_special_tokens=True))
+        changed += texts[0] != texts[1]
+        assert (generated[place], sampled[place]) == (texts[0], texts[0])
+        total, best = 0.0, True
+        for before, token in enumerate(tokens):
+            p, other = (next_log_p(lm, inputs, tokens[:before]) for inputs in both)
+            scores = reference(contrast, args, p, other, before)
+            total -= float(scores.log_softmax(-1)[token]) / len(tokens)
+            best &= int(scores.argmax()) == token
+        loss, is_greedy = scored[place]
+        assert is_greedy == best
+        assert loss == pytest.approx(total, rel=1e-4) if math.isfinite(total) else loss > 1000
+    assert changed
+
+
+def test_sampling_draws_from_the_contrasted_distribution(folders: dict[str, Path]) -> None:
+    contrast, args = CASES[0]
+    lm = load(folders["idefics3"], contrast=contrast, **args)
+    p, other = (next_log_p(lm, one, []) for one in branches(lm, contrast, args, QUESTIONS[0], picture(0)))
+    expected = (reference(contrast, args, p, other, 0) / 2).softmax(-1)
+    torch.manual_seed(0)
+    assert lm.contrasted is not None
+    inputs = lm.contrasted.inputs([QUESTIONS[0]] * 300, [[picture(0)]] * 300)
+    length = inputs["input_ids"].shape[1]
+    options = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 1, "top_k": 0}
+    chosen, criteria = lm.contrasted.generation_options(300, length, options)
+    output = lm.model.generate(**inputs, logits_processor=chosen, stopping_criteria=criteria, **options)
+    drawn = output[:300, -1].tolist()
+    assert expected[drawn].min() > 0 and len(set(drawn)) > 3
+    for token in expected.topk(3).indices.tolist():
+        share, error = float(expected[token]), math.sqrt(float(expected[token]) / 300)
+        assert drawn.count(token) / 300 == pytest.approx(share, abs=4 * error)
+
+
+@pytest.mark.parametrize("args", [{"contrast": "vcd"}, {"contrast": "icd"}, {"contrast": "m3id"}])
+def test_alpha_0_is_the_plain_model_to_the_bit(folders: dict[str, Path], args: dict[str, Any]) -> None:
+    plain, neutral = load(folders["idefics3"]), load(folders["idefics3"], **args, contrast_alpha=0)
+    batch = [(question, [picture(number)]) for number, question in enumerate(QUESTIONS)]
+    texts, scores = (
+        [[result.text for result in run] for run in runs]
+        for runs in (
+            [lm._generate(batch, {"max_new_tokens": 4}) for lm in (plain, neutral)],
+            [lm._score([(*question, "three") for question in batch]) for lm in (plain, neutral)],
+        )
+    )
+    assert texts[0] == texts[1] and scores[0] == scores[1]
+    assert neutral.steering_record["contrast"]["alpha"] == 0
+
+
+@pytest.mark.parametrize("architecture", NAMES)
+def test_noise_is_the_diffusion_of_step_500_and_depends_on_the_image_alone(
+    folders: dict[str, Path], architecture: str
+) -> None:
+    betas = 1 / (1 + np.exp(-np.linspace(-6, 6, 1000))) * (0.005 - 0.00001) + 0.00001
+    kept = float(np.prod(1 - betas[:501]))
+    assert kept_signal(500) == pytest.approx(kept)
+    lm = load(folders[architecture])
+    # the second image has more tiles or patches than the first
+    images = [picture(0), Image.fromarray(np.asarray(picture(1)).repeat(2, 1)), picture(2)]
+    together = lm.model_inputs(["a"] * 3, [[image] for image in images])
+    alone = lm.model_inputs(["a"], [[images[2]]])
+    noisy, noisy_alone = (with_noise(one, seed=3)["pixel_values"] for one in (together, alone))
+    drawn = (noisy - kept**0.5 * together["pixel_values"]) / (1 - kept) ** 0.5
+    real = together["pixel_values"] != 0
+    assert drawn[real].mean().abs() < 0.05 and drawn[real].std() == pytest.approx(1, abs=0.05)
+    last = noisy[-len(noisy_alone) :] if noisy.dim() < 5 else noisy[-1:, : noisy_alone.shape[1]]
+    assert torch.equal(last, noisy_alone)
+    assert not torch.equal(with_noise(alone, seed=4)["pixel_values"], noisy_alone)
+    contrasted = load(folders[architecture], contrast="vcd", contrast_seed=3)
+    assert contrasted.contrasted is not None
+    both = contrasted.contrasted.inputs(["a"] * 3, [[image] for image in images])["pixel_values"]
+    assert torch.equal(both, torch.cat([together["pixel_values"], noisy]))
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ({"contrast": "vdc"}, "unknown contrast 'vdc': did you mean 'vcd'"),
+        ({"contrast_alpha": 1}, "contrast_alpha=1 without contrast=NAME: one of vcd, icd, m3id"),
+        ({"contrast": "icd", "contrast_image": "noise"}, "icd has no such setting; it has contrast_alpha, contrast_"),
+        ({"contrast": "vcd", "contrast_image": "gray"}, "unknown contrast_image 'gray'"),
+        ({"contrast": "vcd", "contrast_alpha": -1}, "contrast_alpha=-1: vcd expects a number from 0 to 10"),
+        ({"contrast": "m3id", "contrast_alpha": 1.5}, "contrast_alpha=1.5: m3id expects a number from 0 to 1"),
+        ({"contrast": "vcd", "contrast_beta": "many"}, "contrast_beta=many: vcd expects a number from 0 to 1"),
+        ({"contrast": "vcd", "contrast_seed": 0.5}, "contrast_seed=0.5: vcd expects a whole number from 0 up"),
+        ({"contrast": "vcd", "contrast_beta": float("nan")}, "contrast_beta=nan: vcd expects"),
+    ],
+)
+def test_wrong_settings_are_one_line(args: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
+        read_contrast(args)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_contrast_cannot_do_is_refused(folders: dict[str, Path]) -> None:
+    lm = load(folders["idefics3"], contrast="vcd")
+    for settings in ({"num_beams": 2}, {"repetition_penalty": 1.5}):
+        with pytest.raises(UserError, match="is not supported with contrast=vcd: leave it out"):
+            lm._generate([(QUESTIONS[0], [picture(0)])], {"max_new_tokens": 2, **settings})
+    with pytest.raises(UserError, match="contrast=vcd compares with another image, and 'where is the red cat"):
+        lm._generate([(QUESTIONS[0], [])], {"max_new_tokens": 2})
+    with pytest.raises(UserError, match="contrast=vcd: a contrast is for evaluations with lmms-eval"):
+        check_model_args("steered_hf", "pretrained=tiny-paligemma2,contrast=vcd")
