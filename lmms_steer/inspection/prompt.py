@@ -101,25 +101,32 @@ def inspect_prompt(
     by_layer = sorted(active_interventions(lm.resolved), key=lambda pair: pair[0].layer or 0)
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
     active = [(i, operation, v) for i, operation, v in every if i.layer == layer]
+    norms = unsteered[layer][0].float().norm(dim=-1).tolist()
+    image = [token in image_ids for token in ids.tolist()]
+    skipped = int(lm.text_only and len(ids) > 1)
+    means = {kind: _mean(norms, image, wanted, skipped) for kind, wanted in (("image", True), ("text", False))}
     return PromptInspection(
         spec=str(lm.resolved.spec),
         layer=layer,
         tokens=[str(token).replace("\n", "\\n") for token in lm.tokenizer.convert_ids_to_tokens(ids.tolist())],
-        image=[token in image_ids for token in ids.tolist()],
+        image=image,
         steered=[any(there) for there in zip(*map(_changed, at_sites, steered), strict=True)] or [False] * len(ids),
-        norms=unsteered[layer][0].float().norm(dim=-1).tolist(),
+        norms=norms,
         effects=[_effect(i, operation, vector) for i, operation, vector in active],
         added={
             kind: [
-                abs(vector.strength)
+                abs(float(vector.strength)) * (mean if vector.per_token else 1.0)
                 for intervention, operation, vector in active
-                if operation.adds_delta and _changes(str(intervention.tokens), kind)
+                if operation.adds_delta
+                and _changes(str(intervention.tokens), kind)
+                # the norms of an MLP's output are not shown
+                and (intervention.site == DEFAULT_SITE or not vector.per_token)
             ]
-            for kind in ("image", "text")
+            for kind, mean in means.items()
         },
         before=_most_likely(lm, before),
         after=_most_likely(lm, after),
-        skipped=int(lm.text_only and len(ids) > 1),
+        skipped=skipped,
         model_adds=model_adds,
         effects_after=[f"layer {i.layer}, {_effect(i, o, v)}" for i, o, v in every if i.layer != layer],
         continuations=written,
@@ -193,6 +200,12 @@ def _run(
         seen = [stack.enter_context(record_site(model, site, layer)) for site in sorted(sites)]
         logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(model)).logits[0, -1]
     return outputs, logits, [tensors[0].view(outputs[layer].shape) for tensors in seen]
+
+
+def _mean(norms: Sequence[float], image: Sequence[bool], wanted: bool, skipped: int) -> float:
+    """The mean norm of the image or text tokens; 0 without any."""
+    own = [norm for norm, is_image in list(zip(norms, image, strict=True))[skipped:] if is_image is wanted]
+    return sum(own) / len(own) if own else 0.0
 
 
 def _changed(before: Tensor, after: Tensor) -> list[bool]:

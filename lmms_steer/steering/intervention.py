@@ -13,7 +13,7 @@ from lmms_steer.vectors.controls import parse_control
 
 TOKENS = ("image", "text", "both", "last", "text_paper", "both_paper")
 PHASES = ("prefill", "decode", "all")
-SCALES = ("raw", "unit", "relative")
+SCALES = ("raw", "unit", "relative", "token")
 
 _PLAIN = re.compile(r'[^,;"=\s]+')
 """A value that needs no quotes in the one-line form."""
@@ -47,7 +47,7 @@ class Intervention:
     scale: str = "raw"
     """The unit of alpha: `raw`, the vector as it is stored (the paper's); `unit`, the vector scaled to norm 1;
     `relative`, the mean norm of the residual at this layer over all of `tokens`, whatever the gammas
-    (`lmms_steer.steering.recording`)."""
+    (`lmms_steer.steering.recording`); `token`, the norm that each token has at the site."""
     gamma_image: float = 1.0
     """A factor on alpha at image tokens (the paper's gamma_image)."""
     gamma_text: float = 1.0

@@ -1,7 +1,8 @@
 """Operations: how a vector changes the hidden states at the steered positions.
 
 Notation: `h` is a hidden state, `v` [width] the vector, `u = v / |v|`, and `s` the strength in the residual's units:
-`alpha · |v|` for scale=raw, `alpha` for scale=unit, `alpha · mean |h|` for scale=relative.
+`alpha · |v|` for scale=raw, `alpha` for scale=unit, `alpha · mean |h|` for scale=relative, and `alpha · |h|` for
+scale=token, which differs from token to token.
 
 An operation is a function `(hidden, vector)` of the layer's output [batch, positions, width] and a `ScaledVector` on
 the same device. It returns the changed hidden states and changes nothing in place, because other hooks may hold the
@@ -18,7 +19,7 @@ This module imports no torch, so that specs can be checked without it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import getdoc
 from typing import TYPE_CHECKING
 
@@ -42,16 +43,27 @@ class ScaledVector:
     """A vector with the strength at which it acts.
 
     Attributes:
-        delta: float32 [width], s · u.
+        delta: float32 [width], s · u; with scale=token [batch, positions, width].
         unit: float32 [width], u.
-        strength: s.
+        strength: s; with scale=token float32 [batch, positions].
         alpha: the intervention's alpha times the gamma of the steered tokens.
+        per_token: whether the scale is `token`. Before `at_norms_of`, delta and strength are then those of |h| = 1.
     """
 
     delta: "Tensor"
     unit: "Tensor"
-    strength: float
+    strength: "float | Tensor"
     alpha: float
+    per_token: bool = False
+
+    def at_norms_of(self, hidden: "Tensor") -> "ScaledVector":
+        """The vector at the strength of each token, `s = alpha · |h|`.
+
+        Args:
+            hidden: [batch, positions, width], on the vector's device.
+        """
+        strength = self.alpha * hidden.float().norm(dim=-1)
+        return replace(self, delta=strength.unsqueeze(-1) * self.unit, strength=strength)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,15 @@ class Operation:
 
     def describe(self, vector: ScaledVector) -> str:
         """The effect of the operation with this vector, in words."""
-        return self.effect.format(s=vector.strength, alpha=vector.alpha)
+        strength = _ShareOfNorm(vector.strength) if vector.per_token else vector.strength
+        return self.effect.format(s=strength, alpha=vector.alpha)
+
+
+class _ShareOfNorm(float):
+    """A strength in units of each token's own norm: `0.2·|h|`."""
+
+    def __format__(self, spec: str) -> str:
+        return f"{super().__format__(spec)}·|h|"
 
 
 operations: Registry[Operation] = Registry("operation", "lmms_steer.operations")

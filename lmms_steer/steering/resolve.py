@@ -25,7 +25,7 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 DEFAULT_TOKENS = "both"
 DEFAULT_RELATIVE_ALPHA = 0.2
-"""Default alpha for scale=relative: about the strength of a mean shift at an operation's own default."""
+"""Default alpha for the scales relative and token: about the strength of a mean shift at an operation's default."""
 
 _CHOSEN_FIELDS = ("layer", "alpha", "tokens")
 """What a stored choice fills in."""
@@ -213,7 +213,7 @@ def default_alpha(intervention: Intervention, custom: Operation | None = None) -
         intervention: its alpha is ignored.
         custom: an unregistered operation that is applied in place of the intervention's.
     """
-    if intervention.scale == "relative":
+    if intervention.scale in ("relative", "token"):
         return DEFAULT_RELATIVE_ALPHA
     return (custom or operations.get(intervention.operation)).default_alpha
 

@@ -66,7 +66,7 @@ def _split_by_gamma(intervention: Intervention) -> list[Intervention]:
 
 
 def _strength_at_alpha_1(intervention: Intervention, norms: Norms | None) -> float:
-    """The strength of alpha 1 in the residual's units, for the scales `unit` and `relative`."""
+    """The strength of alpha 1 in the residual's units, for every scale but `raw`."""
     if intervention.scale != "relative":
         return 1.0
     if norms is None:
@@ -95,7 +95,8 @@ def _scale(intervention: Intervention, vector: SteeringVectors, strength_at_alph
         scaled = ScaledVector(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)
     else:
         strength = intervention.alpha * strength_at_alpha_1
-        scaled = ScaledVector(unit * strength, unit, strength, intervention.alpha)
+        per_token = intervention.scale == "token"
+        scaled = ScaledVector(unit * strength, unit, strength, intervention.alpha, per_token)
     if not torch.isfinite(scaled.delta).all():
         raise UserError(f"alpha={intervention.alpha:g}: the scaled vector {intervention.vector!r} overflows float32")
     return scaled

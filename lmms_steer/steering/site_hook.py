@@ -99,7 +99,10 @@ class SiteHook:
                 f"layer {self.layer} has {actual} at site={self.site.name} for input_ids of shape"
                 f" {tuple(call.input_ids.shape)}"
             )
-        steered = apply_operation(self.operation, hidden, self._vector_on(hidden.device), mask.to(hidden.device))
+        vector = self._vector_on(hidden.device)
+        if vector.per_token:
+            vector = vector.at_norms_of(hidden)
+        steered = apply_operation(self.operation, hidden, vector, mask.to(hidden.device))
         if hidden.dtype == torch.float16 and not bool(torch.isfinite(steered).all() | ~torch.isfinite(hidden).all()):
             raise SteeringError(
                 f"alpha={self.alpha:g}: the steered residual of layer {self.layer} overflows float16: use a smaller"

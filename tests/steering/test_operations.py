@@ -108,6 +108,31 @@ def test_alpha_can_be_in_units_of_the_unit_vector_or_of_the_residual_norm(vlm: A
     assert replace(resolved, norms=norms).sha256 != resolved.sha256
 
 
+def test_alpha_can_be_in_units_of_each_token_s_norm(vlm: Any) -> None:
+    before, after, changed, batch = before_and_after(vlm, scale="token", gamma_text=2)
+    real, image = batch["attention_mask"].bool(), image_positions(vlm[1], batch["input_ids"])
+    alphas = torch.where(image, 0.5, 1.0).unsqueeze(-1)
+    norms = before.norm(dim=-1, keepdim=True)
+    assert torch.equal(changed, real)
+    assert (after - before - alphas * norms * U)[real].abs().max() < 1e-4
+    # the push of VTI and VISTA: |x| · norm(x / |x| + lambda · u)
+    _, restored, _, _ = before_and_after(vlm, scale="token", operation="norm_preserving")
+    expected = norms * torch.nn.functional.normalize(before / norms + 0.5 * U, dim=-1)
+    assert (restored - expected)[real].abs().max() < 1e-4
+    _, clamped, _, _ = before_and_after(vlm, scale="token", operation="clamp")
+    assert ((clamped @ U).unsqueeze(-1) - 0.5 * norms)[real].abs().max() < 1e-4
+    _, _, none, _ = before_and_after(vlm, scale="token", alpha=0)
+    assert not none.any()
+
+
+def test_in_half_precision_a_token_s_norm_is_taken_in_float32() -> None:
+    hidden = torch.full((1, 2, 48), 60000.0, dtype=torch.float16)
+    resolved = resolve(SteeringSpec.parse(line(scale="token", alpha=1e-3)), ModelFacts("m", 4, 48), {"v": V})
+    ((_, vector),) = active_interventions(resolved)
+    delta = vector.at_norms_of(hidden).delta
+    assert torch.allclose(delta[0, 1], 1e-3 * 60000 * 48**0.5 * U, rtol=1e-3)
+
+
 def test_a_relative_strength_uses_the_norm_of_the_given_tokens_whatever_the_gammas() -> None:
     norms = {1: {"image": 100.0, "text": 10.0, "both": 90.0, "last": 7.0}}
     for gamma, alpha, expected in ((1, 0.1, [9.0]), (1.001, 0.1, [9.009, 9.0]), (0, 0.1, [9.0]), (1.001, 0, [])):

@@ -47,6 +47,7 @@ def test_values_are_read_in_the_types_that_lmms_eval_passes() -> None:
         ("vector=v,phase=prompt", "unknown phase 'prompt'.*all, decode, prefill"),
         ("vector=v,phase=decode,tokens=image", "steers nothing"),
         ("vector=v,operation=ablate,scale=unit", "length plays no part"),
+        ("vector=v,operation=rotate,scale=token", "length plays no part"),
         ("vector=v,gamma_text=x", "gamma_text=x: expected a finite number"),
         ("vector=v,aplha=1", "unknown steering key 'aplha': did you mean 'alpha'"),
         ("layer=3,alpha=1", "names no vector"),
