@@ -54,6 +54,9 @@ class LeaderboardRow:
         fixed: questions that score better than with the baseline.
         broken: questions that score worse.
         unparsed: the share of answers that could not be read.
+        empty: the share of empty answers.
+        yes: the share of answers that say yes, where every question's label is yes or no.
+        yes_labels: the share of labels that are yes, likewise.
         images: the number of images, where questions share them and the statistics go by image; else None.
         seconds: the duration of the whole runs that the row comes from.
         readings: name of `READINGS` ▸ what that reading of the answers gives, where all tasks log it.
@@ -79,6 +82,9 @@ class LeaderboardRow:
     fixed: int | None = None
     broken: int | None = None
     unparsed: float = math.nan
+    empty: float = math.nan
+    yes: float = math.nan
+    yes_labels: float = math.nan
     images: int | None = None
     seconds: float = math.nan
     readings: dict[str, OtherReading] = field(default_factory=dict)
@@ -225,6 +231,9 @@ def _unpaired_row(
         n=sum(len(run.keys) for run in samples),
         score=float(np.mean([run.scores.mean() for run in samples])),
         unparsed=float(np.mean([run.unparsed.mean() for run in samples])),
+        empty=float(np.mean([run.empty.mean() for run in samples])),
+        yes=float(np.mean([run.yes.mean() for run in samples])),
+        yes_labels=float(np.mean([run.yes_labels.mean() for run in samples])),
         seconds=sum({run.results.sha256: run.results.seconds for run in samples}.values()),
         readings={
             name: OtherReading(

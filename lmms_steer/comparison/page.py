@@ -151,6 +151,8 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "p": _finite(row.p),
         "p_holm": _finite(row.p_holm),
         "unparsed": _finite(row.unparsed),
+        "empty": _finite(row.empty),
+        "yes": _finite(row.yes),
         **{name: _finite(reading.score * row.scale) for name, reading in row.readings.items()},
         "seconds": _finite(row.seconds),
         "fixed": row.fixed,
@@ -165,6 +167,8 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
             "n": tables.format_questions(row),
             "fixed": tables.format_fixed_broken(row),
             "unparsed": format_share(row.unparsed),
+            "empty": format_share(row.empty),
+            "yes": tables.format_yes(row),
             "seconds": format_seconds(row.seconds),
         },
     }

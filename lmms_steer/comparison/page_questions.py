@@ -13,6 +13,7 @@ from lmms_steer._util.json import parse_json
 from lmms_steer.comparison.page_images import ImageQuery, task_images
 from lmms_steer.comparison.samples import Samples, logged_prompt
 from lmms_steer.comparison.systems import System
+from lmms_steer.comparison.yes_no import answer_text
 from lmms_steer.scoring.choice import choice_text, choices_of
 from lmms_steer.statistics import Floats, Ints
 
@@ -208,9 +209,7 @@ def _read_logged(run: Samples, keys: Ints) -> Iterator[dict[str, Any] | None]:
 
 
 def _answer(sample: dict[str, Any]) -> Any:
-    answer = sample.get("filtered_resps", "")
-    while isinstance(answer, list) and len(answer) == 1:
-        answer = answer[0]
+    answer = answer_text(sample)
     # of log-likelihoods the choice says more than the numbers
     return sample["parsed"] if isinstance(answer, list) and "parsed" in sample else answer
 

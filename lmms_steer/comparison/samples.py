@@ -14,6 +14,7 @@ import numpy as np
 from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer._util.json import parse_json
 from lmms_steer.comparison.runs import RunResults
+from lmms_steer.comparison.yes_no import is_empty, logged_yes
 from lmms_steer.errors import UserError, first_line, shorten
 from lmms_steer.statistics import Floats, Ints
 
@@ -43,6 +44,9 @@ class Samples:
             or lmms-eval's `input_media`, which holds file names.
         scores: NaN where there is none.
         unparsed: 1 where no answer could be read; NaN where the task does not record it.
+        empty: 1 where the answer is an empty text.
+        yes: 1 where the answer says yes, 0 where it does not; NaN unless the label of every question is yes or no.
+        yes_labels: 1 where the label is yes; NaN likewise.
         readings: other readings of the answers that the task records, name of `READINGS` ▸ scores.
         offsets: where the document's line begins in the file.
     """
@@ -59,6 +63,9 @@ class Samples:
     images_source: str
     scores: Floats
     unparsed: Floats
+    empty: Floats
+    yes: Floats
+    yes_labels: Floats
     readings: dict[str, Floats]
     offsets: Ints
 
@@ -101,6 +108,9 @@ class _Row(NamedTuple):
     images: int
     score: float
     unparsed: float
+    empty: float
+    yes_label: float
+    yes: float
     readings: tuple[float, ...]
     offset: int
 
@@ -154,7 +164,8 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
     def floats(field: str) -> Floats:
         return np.array([getattr(row, field) for row in rows], dtype=np.float64)
 
-    keys, doc_ids = integers("key"), integers("doc_id")
+    keys, doc_ids, labels = integers("key"), integers("doc_id"), floats("yes_label")
+    yes_or_no = not np.isnan(labels).any()
     if not np.diff(keys).all():
         repeated = doc_ids[:-1][np.diff(keys) == 0][0]
         raise UserError(f"{str(path)!r} has document {repeated} twice: were two runs written into one file?")
@@ -171,6 +182,9 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
         images_source=images_source,
         scores=floats("score"),
         unparsed=floats("unparsed"),
+        empty=floats("empty"),
+        yes=np.nan_to_num(floats("yes")) if yes_or_no else np.full_like(labels, np.nan),
+        yes_labels=labels if yes_or_no else np.full_like(labels, np.nan),
         readings=_readings(used_metric, [row.readings for row in rows]),
         offsets=integers("offset"),
     )
@@ -237,6 +251,7 @@ def _row_of(sample: dict[str, Any], images_source: str, metric: str, score: floa
     # a reading as the chosen metric has unread answers of its own
     reading = metric.removeprefix("acc_")
     unparsed = sample.get(f"unparsed_{reading}" if reading in READINGS else "unparsed")
+    yes_label, yes = logged_yes(sample)
     return _Row(
         key=(doc_id << 32) + zlib.crc32(str(sample["target"]).encode()),
         doc_id=doc_id,
@@ -245,6 +260,9 @@ def _row_of(sample: dict[str, Any], images_source: str, metric: str, score: floa
         images=stable_hash(images) if images else 0,
         score=score,
         unparsed=_number(unparsed),
+        empty=float(is_empty(sample)),
+        yes_label=yes_label,
+        yes=yes,
         readings=tuple(_number(sample.get(f"acc_{name}")) for name in READINGS),
         offset=offset,
     )

@@ -61,6 +61,9 @@ class LeaderboardRecord:
     fixed: int | None
     broken: int | None
     unparsed: float
+    empty: float
+    yes: float
+    yes_labels: float
     seconds: float
     refused: str
     command: str
@@ -99,6 +102,9 @@ def leaderboard_record(row: LeaderboardRow) -> LeaderboardRecord:
         fixed=row.fixed,
         broken=row.broken,
         unparsed=row.unparsed,
+        empty=row.empty,
+        yes=row.yes,
+        yes_labels=row.yes_labels,
         seconds=row.seconds,
         refused=row.refused,
         command=joined(lambda run: run.command),
@@ -158,6 +164,11 @@ def format_fixed_broken(row: LeaderboardRow) -> str:
     return "" if row.fixed is None else f"{row.fixed} / {row.broken}"
 
 
+def format_yes(row: LeaderboardRow) -> str:
+    """`62.0% (of 50.0%)`: the share of answers that say yes, and of labels; "" where the answers are not yes or no."""
+    return "" if math.isnan(row.yes) else f"{format_share(row.yes)} (of {format_share(row.yes_labels)})"
+
+
 def format_questions(row: LeaderboardRow) -> str:
     """`200`, and the number of images if questions share them: `200 (50 images)`."""
     return f"{row.n}" if row.images is None else f"{row.n} ({row.images} images)"
@@ -178,9 +189,14 @@ _COLUMNS: tuple[tuple[str, Callable[[LeaderboardRow], str]], ...] = (
 
 
 def _columns(rows: list[LeaderboardRow]) -> list[tuple[str, Callable[[LeaderboardRow], str]]]:
-    """Return the columns, with those that only some leaderboards need: other readings, and settings that differ."""
+    """Return the columns, with those that only some leaderboards need: readings, yes, empty, and what differs."""
     columns = list(_COLUMNS)
     columns[3:3] = [(title, partial(format_reading, name=name)) for name, title in shown_readings(rows).items()]
+    place = [title for title, _ in columns].index("unparsed") + 1
+    if any(row.empty > 0 for row in rows):
+        columns.insert(place, ("empty", lambda row: format_share(row.empty)))
+    if any(row.yes >= 0 for row in rows):
+        columns.insert(place, ("yes", format_yes))
     if any(row.different for row in rows):
         columns.append(("different", lambda row: row.different))
     return columns

@@ -4,7 +4,7 @@ IMAGE_SETTINGS = ("size", "do_image_splitting", "min_pixels", "max_pixels")
 """Settings of image processors that `--model_args` may change."""
 CONTRAST_ARGS = (
     *("contrast", "contrast_alpha", "contrast_beta", "contrast_decay"),
-    *("contrast_image", "contrast_text", "contrast_seed"),
+    *("contrast_image", "contrast_text", "contrast_layers", "contrast_seed"),
 )
 """The decoding contrast and its settings (`lmms_steer.models.contrasts`)."""
 MODEL_ARGS = (

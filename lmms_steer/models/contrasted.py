@@ -1,6 +1,7 @@
 """Run a contrast with a model: its branches in one batch, in generation and in scoring."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 from lmms_steer.errors import UserError
 from lmms_steer.models.contrast_inputs import joined_inputs, require_images, with_noise
 from lmms_steer.models.contrasts import ContrastSettings, ContrastStep
+from lmms_steer.models.early_layers import EarlyLayers, read_layers
 from lmms_steer.models.visuals import Visual, blank_visuals
 
 RULED_OUT = 1e4
@@ -33,6 +35,10 @@ class ContrastedDecoding:
                 f"contrast={settings.contrast.name},contrast_image=absent: PaliGemma needs an image with every"
                 " question; choose contrast_image=blank"
             )
+        depth = lm.config.get_text_config(decoder=True).num_hidden_layers
+        self.early = EarlyLayers(read_layers(settings.layers, depth)) if self.branch == "layers" else None
+        self.words = _first_tokens(lm, settings.contrast.words)
+        self.has_rows = self.branch in ("image", "text")
 
     def inputs(
         self, questions: Sequence[str], visuals: Sequence[Sequence[Visual]], answers: Sequence[str] | None = None
@@ -42,10 +48,12 @@ class ContrastedDecoding:
         Raises:
             UserError: for a question without an image where the contrast needs one.
         """
+        if self.branch == "suffix":
+            questions = [f"{question} {self.settings.text}" for question in questions]
         if self.branch == "image":
             require_images(questions, visuals, self.settings.contrast.name)
         plain: dict[str, Any] = self.lm.model_inputs(questions, visuals, answers)
-        if not self.branch:
+        if not self.has_rows:
             return plain
         if self.branch == "text":
             other = self.lm.model_inputs([f"{self.settings.text}\n{one}" for one in questions], visuals, answers)
@@ -82,23 +90,31 @@ class ContrastedDecoding:
                     f" contrast={self.settings.contrast.name}: leave it out"
                 )
         branches = LogitsProcessorList([_Contrasting(self, questions, prompt)])
-        return branches, StoppingCriteriaList([_Following(questions)] if self.branch else [])
+        return branches, StoppingCriteriaList([_Following(questions)] if self.has_rows else [])
 
-    def scores(self, logits: Tensor, place: Tensor, ruled_out: float | None = None) -> Tensor:
+    def reading(self) -> AbstractContextManager[None]:
+        """The block in which the model runs, for contrasts that read its layers."""
+        return self.early.reading(self.lm.model) if self.early is not None else nullcontext()
+
+    def scores(self, logits: Tensor, place: Tensor, last: int | None, ruled_out: float | None = None) -> Tensor:
         """The contrast's scores at some positions, in float32.
 
         Args:
-            logits: [rows of both branches, …, vocabulary].
-            place: int [questions, …], how many tokens of the answer precede each position.
+            logits: [rows of both branches, positions, vocabulary].
+            place: int [questions, positions], how many tokens of the answer precede each position.
+            last: where the positions end in the forward call, as the end of a slice.
             ruled_out: how far below its plain log-probability a token lies that is ruled out; None: minus infinity.
 
         Returns:
-            [questions, …, vocabulary].
+            [questions, positions, vocabulary].
         """
         shape = (*place.shape, logits.shape[-1])
-        plain = logits[: len(place)].float().flatten(0, -2)
-        contrasted = logits[len(place) :].float().flatten(0, -2) if self.branch else None
-        step = ContrastStep(plain, contrasted, place.flatten())
+        plain = logits[: len(place)].float().flatten(0, 1)
+        contrasted = logits[len(place) :].float().flatten(0, 1) if self.has_rows else None
+        if self.early is not None:
+            positions = slice((last or 0) - place.shape[1], last)
+            contrasted = self.early.logits(self.lm.model, positions).to(plain.device).flatten(0, 1)
+        step = ContrastStep(plain, contrasted, place.flatten(), self.words)
         # what `generate` has ruled out stays so, where a formula would subtract infinity from infinity
         scores = self.settings.contrast.function(step, self.settings).masked_fill(plain.isneginf(), -torch.inf)
         if ruled_out is not None:
@@ -113,8 +129,9 @@ class _Contrasting(LogitsProcessor):  # type: ignore[misc]
         self.decoding, self.questions, self.prompt = decoding, questions, prompt
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        place = input_ids.new_full((self.questions,), input_ids.shape[1] - self.prompt)
-        return torch.cat([self.decoding.scores(scores, place), scores[self.questions :]])
+        place = input_ids.new_full((self.questions, 1), input_ids.shape[1] - self.prompt)
+        contrasted = self.decoding.scores(scores.unsqueeze(1), place, last=None).squeeze(1)
+        return torch.cat([contrasted, scores[self.questions :]])
 
 
 class _Following(StoppingCriteria):  # type: ignore[misc]
@@ -126,3 +143,20 @@ class _Following(StoppingCriteria):  # type: ignore[misc]
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:  # noqa: ARG002
         input_ids[self.questions :, -1] = input_ids[: self.questions, -1]
         return torch.arange(len(input_ids), device=input_ids.device) >= self.questions
+
+
+def _first_tokens(lm: Any, words: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Word ▸ the ids of the tokens that begin an answer with it, in small letters or capitalised.
+
+    Raises:
+        UserError: if the tokenizer does not have a word, or cannot tell two of them apart by their first token.
+    """
+    found = {word: {lm.first_token(one) for one in (word, word.capitalize())} for word in words}
+    ids = {word: tuple(sorted(own - {lm.tokenizer.unk_token_id})) for word, own in found.items()}
+    known = [one for own in ids.values() for one in own]
+    if not all(ids.values()) or len(set(known)) < len(known):
+        raise UserError(
+            f"{lm.pretrained} does not tell answers of {' and '.join(words)} apart by their first token, as this"
+            " contrast needs"
+        )
+    return ids

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 
 ContrastFunction = Callable[["ContrastStep", "ContrastSettings"], "Tensor"]
 
-BRANCHES = ("", "image", "text")
-"""What the contrasted branch differs in. Without one, a token costs one forward."""
+BRANCHES = ("", "image", "text", "layers", "suffix")
+"""What the contrasted branch differs in: `image` or `text`, which cost a second forward; `layers`, the logits of
+earlier layers of the same forward. With "" and `suffix` there is none; `suffix` puts text after the question itself."""
 IMAGES = ("noise", "blank", "absent")
 """What the contrasted branch is shown in an image's place."""
+ALWAYS_YES = "Answer yes whenever possible."
+"""Default text after the question in the control `yes_prompt`."""
 MISLEADING = "Answer as somebody who is confused about what the image shows."
 """Default text before the question in ICD's contrasted branch."""
 _RANGES = {"alpha": (0.0, 10.0), "beta": (0.0, 1.0), "decay": (0.0, 1.0)}
@@ -43,11 +46,13 @@ class ContrastStep:
         logits: float32 [rows, vocabulary], the model's.
         contrasted: likewise, those of the contrasted branch; None for a contrast without one.
         place: int [rows], t: how many tokens of the answer precede this one.
+        words: word ▸ the ids of the tokens that begin it, for the words that the contrast asks for.
     """
 
     logits: "Tensor"
     contrasted: "Tensor | None"
     place: "Tensor"
+    words: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +63,13 @@ class Contrast:
         name: the value of `contrast=` in `--model_args`.
         description: one line, with the formula.
         function: as described at the top of this module.
-        defaults: setting ▸ default, the settings that the contrast has: `alpha`, `beta`, `decay`, `image`, `text` and
-            `seed`, each `contrast_…` in `--model_args`.
-        branch: one of `BRANCHES`, where the contrasted branch differs: another image, or text before the question.
+        defaults: setting ▸ default, the settings that the contrast has: `alpha`, `beta`, `decay`, `image`, `text`,
+            `layers` and `seed`, each `contrast_…` in `--model_args`.
+        branch: one of `BRANCHES`.
         most: setting ▸ its largest value, where that is smaller than usual.
         neutral: the setting whose value 0 is the plain model; "" if there is none.
         control: whether it is a control for gains that are not due to sight.
+        words: words whose first tokens the function needs.
     """
 
     name: str
@@ -74,6 +80,7 @@ class Contrast:
     most: Mapping[str, float] = field(default_factory=dict)
     neutral: str = "alpha"
     control: bool = False
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,7 @@ class ContrastSettings:
         decay: M3ID's lambda.
         image: one of `IMAGES`.
         text: of the contrast's own use, such as a misleading instruction.
+        layers: `FIRST-LAST`, the decoder blocks that are read; "" for the default.
         seed: of the noise.
     """
 
@@ -95,6 +103,7 @@ class ContrastSettings:
     decay: float = 0.0
     image: str = ""
     text: str = ""
+    layers: str = ""
     seed: int = 0
 
     @property
@@ -121,6 +130,7 @@ def register_contrast(
     most: Mapping[str, float] | None = None,
     neutral: str = "alpha",
     control: bool = False,
+    words: tuple[str, ...] = (),
 ) -> Callable[[ContrastFunction], ContrastFunction]:
     """Decorator that registers a function as a contrast and returns it unchanged; arguments as of `Contrast`.
 
@@ -132,7 +142,8 @@ def register_contrast(
         raise ValueError(f"contrast {name!r}: unknown setting or branch {[*unknown, branch, neutral]}")
 
     def register(function: ContrastFunction) -> ContrastFunction:
-        contrasts.add(name, Contrast(name, description, function, defaults, branch, most or {}, neutral, control))
+        entry = Contrast(name, description, function, defaults, branch, most or {}, neutral, control, words)
+        contrasts.add(name, entry)
         return function
 
     return register
@@ -164,7 +175,7 @@ def read_contrast(args: Mapping[str, Any]) -> ContrastSettings | None:
 
 
 def _read_value(contrast: Contrast, name: str, value: object) -> float | str:
-    if name == "text":
+    if name in ("text", "layers"):
         return str(value)
     if name == "image":
         if value not in IMAGES:
@@ -242,3 +253,72 @@ def m3id(step: ContrastStep, settings: ContrastSettings) -> "Tensor":
     unsure = plain.max(-1).values < math.log(settings.alpha)
     weight = (settings.decay * step.place.to(plain)).expm1() * unsure
     return plain + weight.unsqueeze(-1) * (plain - contrasted)
+
+
+@register_contrast(
+    "sla",
+    description="(1 - a) logits + a mean of the logits of earlier layers, without the final norm: VISTA's second half",
+    defaults={"alpha": 0.3, "layers": ""},
+    branch="layers",
+    most={"alpha": 1.0},
+)
+def sla(step: ContrastStep, settings: ContrastSettings) -> "Tensor":
+    """Self-logits augmentation of VISTA (Li et al. 2025, arXiv 2502.03628, section 2.4), as its code has it.
+
+    `scores = (1 - a) z + a mean over the layers of head(h)`, with the output head on the blocks' outputs h.
+    """
+    assert step.contrasted is not None
+    return (1 - settings.alpha) * step.logits + settings.alpha * step.contrasted
+
+
+@register_contrast(
+    "yes_prompt",
+    description="control: the question, then a text that asks for yes",
+    defaults={"text": ALWAYS_YES},
+    branch="suffix",
+    neutral="",
+    control=True,
+)
+def yes_prompt(step: ContrastStep, settings: ContrastSettings) -> "Tensor":  # noqa: ARG001
+    """Control of Yin et al. 2025 (arXiv 2504.10020): the prompt alone moves answers to yes."""
+    return step.logits
+
+
+@register_contrast(
+    "yes_bias",
+    description="control: yes where p(yes) + p(no) > b and they differ by less than a, at the answer's first token",
+    defaults={"alpha": 0.5, "beta": 0.2},
+    most={"alpha": 1.0},
+    control=True,
+    words=("yes", "no"),
+)
+def yes_bias(step: ContrastStep, settings: ContrastSettings) -> "Tensor":
+    """Control of Yin et al. 2025 (arXiv 2504.10020): near ties become yes.
+
+    Where `p(yes) + p(no) > b` and `|p(yes) - p(no)| < a`, the likeliest token of yes and the likeliest token of all
+    exchange their logits, so that the distribution stays one.
+    """
+    import torch
+
+    yes, no = (torch.tensor(step.words[word], device=step.logits.device) for word in ("yes", "no"))
+    p = step.logits.softmax(-1)
+    p_yes, p_no = p[:, yes].sum(-1), p[:, no].sum(-1)
+    tied = (step.place == 0) & (p_yes + p_no > settings.beta) & ((p_yes - p_no).abs() < settings.alpha)
+    rows = torch.arange(len(p), device=p.device)
+    top, likeliest_yes = step.logits.argmax(-1), yes[step.logits[:, yes].argmax(-1)]
+    exchanged = step.logits.clone()
+    exchanged[rows, likeliest_yes] = step.logits[rows, top]
+    exchanged[rows, top] = step.logits[rows, likeliest_yes]
+    return exchanged.where(tied.unsqueeze(-1), step.logits)
+
+
+@register_contrast(
+    "plausibility",
+    description="control: only tokens with p >= b max p, the mask of vcd and icd without their contrast",
+    defaults={"beta": 0.2},
+    neutral="beta",
+    control=True,
+)
+def plausibility(step: ContrastStep, settings: ContrastSettings) -> "Tensor":
+    """Control of Yin et al. 2025 (arXiv 2504.10020): the mask alone, which no greedy answer depends on."""
+    return step.logits.where(plausible(step.logits, settings.beta), -math.inf)

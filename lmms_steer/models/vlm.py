@@ -1,6 +1,7 @@
 """A batched lmms-eval wrapper for unsteered image-text-to-text models: generation and log-likelihoods."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ class HfVlm(HfCheckpoint):
             processors, criteria = contrast.generation_options(len(batch), positions, kwargs)
         if self.answer_bias:
             processors += self.answer_bias.after(positions)
-        output = self.model.generate(**inputs, logits_processor=processors, stopping_criteria=criteria, **kwargs)
+        with contrast.reading() if contrast else nullcontext():
+            output = self.model.generate(**inputs, logits_processor=processors, stopping_criteria=criteria, **kwargs)
         prompt_lengths = inputs["attention_mask"].sum(1).tolist()
         results = []
         for row, prompt_length in zip(output[: len(batch), positions:], prompt_lengths, strict=False):
@@ -97,12 +99,13 @@ class HfVlm(HfCheckpoint):
         # the answer, and what the format puts after it
         lengths = positions - (labels != -100).int().argmax(1)
         width = int(lengths.max())
-        with continuation(lengths):
+        contrast = self.contrasted
+        with continuation(lengths), contrast.reading() if contrast else nullcontext():
             logits = self.model(**inputs, logits_to_keep=width + 1).logits[:, :-1]
-        labels = labels[: len(batch), -width:].to(logits.device)
-        in_answer = labels != -100
-        if self.contrasted:
-            logits = self.contrasted.scores(logits, (in_answer.cumsum(1) - 1).clamp_min(0), RULED_OUT)
+            labels = labels[: len(batch), -width:].to(logits.device)
+            in_answer = labels != -100
+            if contrast:
+                logits = contrast.scores(logits, (in_answer.cumsum(1) - 1).clamp_min(0), last=-1, ruled_out=RULED_OUT)
         if self.answer_bias:
             first = torch.arange(len(labels), device=labels.device), in_answer.int().argmax(1)
             logits = logits.float().index_put(first, self.answer_bias.on(logits[first].float()))

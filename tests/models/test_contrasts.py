@@ -13,10 +13,11 @@ from lmms_steer import UserError
 from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.models.contrast_inputs import kept_signal, with_noise
-from lmms_steer.models.contrasts import read_contrast
+from lmms_steer.models.contrasts import ContrastStep, contrasts, read_contrast
+from lmms_steer.models.early_layers import read_layers
 from lmms_steer.models.prompts import answer_token_ids
 from tests.helpers.checkpoints import build
-from tests.helpers.models import picture, vectors
+from tests.helpers.models import picture, record, vectors
 
 QUESTIONS = ("where is the red cat ?", "how many cups are on the table ?")
 NAMES = ("paligemma2", "idefics3", "qwen2_5_vl")
@@ -62,9 +63,23 @@ def next_log_p(lm: SteeredVlm, inputs: dict[str, Any], answer: list[int]) -> tor
     return logits.double().log_softmax(-1)
 
 
+def both_next(lm: SteeredVlm, both: list[Any], answer: list[int]) -> list[torch.Tensor]:
+    """log p and log p' of the next token; for `sla` the logits, and the mean logits of layers 1 and 2."""
+    if len(both) > 1:
+        return [next_log_p(lm, inputs, answer) for inputs in both]
+    inputs = extended(both[0], answer)
+    outputs = record(lm.model, lambda: lm.model(**inputs, use_cache=False))
+    head = lm.model.lm_head.weight.detach().double()
+    early = (outputs[1][0, -1].double() + outputs[2][0, -1].double()) / 2 @ head.T
+    with torch.no_grad():
+        return [lm.model(**inputs, use_cache=False).logits[0, -1].double(), early]
+
+
 def branches(lm: SteeredVlm, name: str, args: dict[str, Any], question: str, image: Image.Image) -> list[Any]:
     """The inputs of the plain model and of the contrasted branch for one question."""
     plain = lm.model_inputs([question], [[image]])
+    if name == "sla":
+        return [plain]
     if name == "icd":
         return [plain, lm.model_inputs([f"{args['contrast_text']}\n{question}"], [[image]])]
     if args["contrast_image"] == "absent":
@@ -77,6 +92,8 @@ def reference(name: str, args: dict[str, Any], p: torch.Tensor, other: torch.Ten
     if name == "m3id":
         weight = math.exp(args["contrast_decay"] * place) - 1 if p.exp().max() < args["contrast_alpha"] else 0.0
         return p + weight * (p - other) if weight else p
+    if name == "sla":
+        return p * (1 - float(args["contrast_alpha"])) + other * float(args["contrast_alpha"])
     a, b = args["contrast_alpha"], args["contrast_beta"]
     scores = [
         (1 + a) * float(p[i]) - a * float(other[i]) if p[i].exp() >= b * p.exp().max() else -math.inf
@@ -90,6 +107,7 @@ CASES = [
     ("vcd", {"contrast_alpha": 2, "contrast_beta": 0.05, "contrast_image": "absent"}),
     ("icd", {"contrast_alpha": 2, "contrast_beta": 0.05, "contrast_text": "left right dog table"}),
     ("m3id", {"contrast_alpha": 1, "contrast_decay": 0.7, "contrast_image": "blank"}),
+    ("sla", {"contrast_alpha": 0.7, "contrast_layers": "1-2"}),
 ]
 
 
@@ -126,7 +144,7 @@ def test_a_batch_is_decoded_and_scored_like_the_formula_step_by_step(
         for formula in (True, False):
             answer: list[int] = []
             while len(answer) < TOKENS:
-                p, other = (next_log_p(lm, inputs, answer) for inputs in both)
+                p, other = both_next(lm, both, answer)
                 # `min_new_tokens` rules the end out
                 p[lm.tokenizer.eos_token_id] = -math.inf
                 scores = reference(contrast, args, p, other, len(answer)) if formula else p
@@ -136,7 +154,7 @@ def test_a_batch_is_decoded_and_scored_like_the_formula_step_by_step(
         assert (generated[place], sampled[place]) == (texts[0], texts[0])
         total, best = 0.0, True
         for before, token in enumerate(tokens):
-            p, other = (next_log_p(lm, inputs, tokens[:before]) for inputs in both)
+            p, other = both_next(lm, both, tokens[:before])
             scores = reference(contrast, args, p, other, before)
             total -= float(scores.log_softmax(-1)[token]) / len(tokens)
             best &= int(scores.argmax()) == token
@@ -165,7 +183,7 @@ def test_sampling_draws_from_the_contrasted_distribution(folders: dict[str, Path
         assert drawn.count(token) / 300 == pytest.approx(share, abs=4 * error)
 
 
-@pytest.mark.parametrize("args", [{"contrast": "vcd"}, {"contrast": "icd"}, {"contrast": "m3id"}])
+@pytest.mark.parametrize("args", [{"contrast": name} for name in ("vcd", "icd", "m3id", "sla", "yes_bias")])
 def test_alpha_0_is_the_plain_model_to_the_bit(folders: dict[str, Path], args: dict[str, Any]) -> None:
     plain, neutral = load(folders["idefics3"]), load(folders["idefics3"], **args, contrast_alpha=0)
     batch = [(question, [picture(number)]) for number, question in enumerate(QUESTIONS)]
@@ -209,7 +227,7 @@ def test_noise_is_the_diffusion_of_step_500_and_depends_on_the_image_alone(
     ("args", "expected"),
     [
         ({"contrast": "vdc"}, "unknown contrast 'vdc': did you mean 'vcd'"),
-        ({"contrast_alpha": 1}, "contrast_alpha=1 without contrast=NAME: one of vcd, icd, m3id"),
+        ({"contrast_alpha": 1}, "contrast_alpha=1 without contrast=NAME: one of vcd, icd, m3id, sla, yes_prompt"),
         ({"contrast": "icd", "contrast_image": "noise"}, "icd has no such setting; it has contrast_alpha, contrast_"),
         ({"contrast": "vcd", "contrast_image": "gray"}, "unknown contrast_image 'gray'"),
         ({"contrast": "vcd", "contrast_alpha": -1}, "contrast_alpha=-1: vcd expects a number from 0 to 10"),
@@ -232,5 +250,55 @@ def test_what_a_contrast_cannot_do_is_refused(folders: dict[str, Path]) -> None:
             lm._generate([(QUESTIONS[0], [picture(0)])], {"max_new_tokens": 2, **settings})
     with pytest.raises(UserError, match="contrast=vcd compares with another image, and 'where is the red cat"):
         lm._generate([(QUESTIONS[0], [])], {"max_new_tokens": 2})
+    with pytest.raises(UserError, match="contrast_layers=1-9: expected FIRST-LAST or one layer, .* 0-3"):
+        load(folders["idefics3"], contrast="sla", contrast_layers="1-9")
     with pytest.raises(UserError, match="contrast=vcd: a contrast is for evaluations with lmms-eval"):
         check_model_args("steered_hf", "pretrained=tiny-paligemma2,contrast=vcd")
+
+
+def test_near_ties_become_yes_and_other_answers_stay() -> None:
+    settings = read_contrast({"contrast": "yes_bias", "contrast_alpha": 0.3, "contrast_beta": 0.5})
+    assert settings is not None
+    # tokens: yes, Yes, no, other
+    rows = [
+        [0.10, 0.30, 0.45, 0.15],  # near tie: the likelier yes changes places with no
+        [0.10, 0.10, 0.70, 0.10],  # no is far ahead
+        [0.15, 0.05, 0.25, 0.55],  # yes and no have less than half
+        [0.10, 0.30, 0.45, 0.15],  # not the first token
+        [0.10, 0.50, 0.30, 0.10],  # yes already
+    ]
+    place = torch.tensor([0, 0, 0, 1, 0])
+    step = ContrastStep(torch.tensor(rows).log(), None, place, {"yes": (0, 1), "no": (2,)})
+    changed = contrasts.get("yes_bias").function(step, settings).exp()
+    expected = torch.tensor([[0.10, 0.45, 0.30, 0.15], *rows[1:]])
+    assert torch.allclose(changed, expected)
+
+
+def test_the_mask_alone_rules_out_what_is_far_below_the_best() -> None:
+    settings = read_contrast({"contrast": "plausibility", "contrast_beta": 0.5})
+    assert settings is not None
+    step = ContrastStep(torch.tensor([[0.5, 0.26, 0.24]]).log(), None, torch.tensor([0]))
+    assert contrasts.get("plausibility").function(step, settings).softmax(-1)[0].tolist() == pytest.approx(
+        [0.5 / 0.76, 0.26 / 0.76, 0]
+    )
+
+
+def test_the_yes_prompt_is_the_question_with_its_text(folders: dict[str, Path]) -> None:
+    batch = [(question, [picture(number)]) for number, question in enumerate(QUESTIONS)]
+    asked = [(f"{question} three dogs", visuals) for question, visuals in batch]
+    plain = load(folders["idefics3"])
+    prompted = load(folders["idefics3"], contrast="yes_prompt", contrast_text="three dogs")
+    expected, found = (
+        [result.text for result in (*lm._generate(one, {"max_new_tokens": 4}), *lm._score([(*q, "cat") for q in one]))]
+        for lm, one in ((plain, asked), (prompted, batch))
+    )
+    assert found == expected
+    assert prompted.steering_record["contrast"] == {"name": "yes_prompt", "text": "three dogs", "control": True}
+
+
+def test_layers_are_read_at_vistas_depth() -> None:
+    assert (
+        read_layers("", 32) == range(25, 31)
+        and read_layers("", 5) == range(3, 4)
+        and read_layers("2", 5) == range(2, 3)
+    )

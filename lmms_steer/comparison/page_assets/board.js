@@ -2,7 +2,10 @@ const COLUMNS = [
   ["task", "task"], ["system", "system"], ["score", "score"], ["gain", "gain [95%]"],
   ...DATA.readings,
   ["p", "p"], ["p_holm", "p (Holm)"],
-  ["n", "n"], ["fixed", "fixed / broken"], ["unparsed", "unparsed"], ["seconds", "time"],
+  ["n", "n"], ["fixed", "fixed / broken"], ["unparsed", "unparsed"],
+  ...(DATA.rows.some((row) => row.yes !== null) ? [["yes", "yes"]] : []),
+  ...(DATA.rows.some((row) => row.empty > 0) ? [["empty", "empty"]] : []),
+  ["seconds", "time"],
 ];
 const FIRST = 200;
 const view = { by: null, down: false, all: false };
