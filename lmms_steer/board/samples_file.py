@@ -139,7 +139,7 @@ def _read_table(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, read_dictionary=list(_TEXTS)) as file:
+    with pq.ParquetFile(path) as file:
         metadata, names = file.metadata, file.schema_arrow.names
         if not 0 < metadata.num_rows <= MAX_ROWS:
             raise ValueError(f"{metadata.num_rows} rows, expected 1 to {MAX_ROWS}")
@@ -159,7 +159,8 @@ def _read_table(path: Path) -> Any:
                     raise ValueError(f"a column is packed with {column.compression}, expected snappy")
         if size > MAX_BYTES:
             raise ValueError(f"it unpacks to {size >> 20} MiB, more than {MAX_BYTES >> 20} MiB")
-        wanted = [name for name in (*_TEXTS, *_INTS, *_FLOATS) if name in names]
+    wanted = [name for name in (*_TEXTS, *_INTS, *_FLOATS) if name in names]
+    with pq.ParquetFile(path, read_dictionary=list(_TEXTS)) as file:
         table = file.read(columns=wanted, use_threads=False)
     types = {**dict.fromkeys(_INTS, pa.int64()), **dict.fromkeys(_FLOATS, pa.float64())}
     for name in wanted:
