@@ -1,6 +1,7 @@
-"""`leaderboard.yaml`: what a board is called, and which of its rules an entry may break."""
+"""`leaderboard.yaml`: what a board is called, and which checks an entry must pass."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, shorten, unknown_name
 
 RULES = "leaderboard.yaml"
-_KEYS = ("format", "title", "repository")
+CONTROL_KINDS = ("random", "prior", "blank", "shuffled", "wrong_concept")
+"""Kinds of controls: `prior` is a bias on the answers' words, `blank` a run with grey images."""
+_KEYS = ("format", "title", "repository", "controls", "checks")
 
 
 @dataclass(frozen=True)
@@ -18,18 +21,24 @@ class Rules:
     Attributes:
         title: of the page.
         repository: the address that entries are linked to, as `https://github.com/OWNER/NAME`; "" for none.
+        controls: the kinds of controls that a steered entry needs beside it.
+        checks: name ▸ refuse, show or off.
     """
 
     title: str = "Leaderboard"
     repository: str = ""
+    controls: tuple[str, ...] = ("random",)
+    checks: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_rules(board: Path) -> Rules:
-    """Read a board's rules.
+    """Read a board's rules. Checks that the file does not name do what their default is.
 
     Raises:
         UserError: for a folder that is no board, an unknown key or a wrong value.
     """
+    from lmms_steer.board.checks import OFF, REFUSE, SHOW, checks
+
     path = board / RULES
     if not path.is_file():
         raise UserError(f"{str(board)!r} is no leaderboard, there is no {RULES}: lmms-steer leaderboard init {board}")
@@ -44,7 +53,20 @@ def read_rules(board: Path) -> Rules:
     title, repository = (_text(path, key, content.get(key)) for key in ("title", "repository"))
     if repository and not repository.startswith("https://"):
         raise UserError(f"{str(path)!r}: repository is {shorten(repository)}, expected https://…")
-    return Rules(title or "Leaderboard", repository.rstrip("/"))
+    controls, typed = content.get("controls", ["random"]), content.get("checks") or {}
+    if not isinstance(controls, list) or not isinstance(typed, dict):
+        raise UserError(f"{str(path)!r}: controls is a list, checks a mapping such as scores: refuse")
+    for kind in controls:
+        if kind not in CONTROL_KINDS:
+            raise unknown_name("kind of control", kind, CONTROL_KINDS, f"in {str(path)!r}")
+    for name, does in typed.items():
+        if name not in checks:
+            raise unknown_name("check", name, checks.names(), f"in {str(path)!r}")
+        # YAML 1.1 reads an unquoted off as false
+        if does not in (REFUSE, SHOW, OFF, False):
+            raise unknown_name("value", does, (REFUSE, SHOW, OFF), f"for {name} in {str(path)!r}")
+    does = {name: typed.get(name, check.default) or OFF for name, check in checks.entries().items()}
+    return Rules(title or "Leaderboard", repository.rstrip("/"), tuple(controls), does)
 
 
 def _text(path: Path, key: str, value: Any) -> str:

@@ -28,7 +28,7 @@ MAX_BYTES = 1 << 28
 """Most bytes of all columns, unpacked."""
 _TEXTS = ("target", "answer", "choices")
 _INTS = ("doc_id", "prompt", "images")
-_FLOATS = ("score", "unparsed", *READINGS)
+_FLOATS = ("score", "unparsed", "empty", "yes", "yes_labels", *READINGS)
 _CODECS = ("SNAPPY", "UNCOMPRESSED")
 
 
@@ -94,6 +94,9 @@ def write_samples(samples: Samples, path: Path) -> None:
         "images": pa.array(samples.images, pa.int64()),
         "score": pa.array(samples.scores, pa.float64()),
         "unparsed": pa.array(samples.unparsed, pa.float64()),
+        "empty": pa.array(samples.empty, pa.float64()),
+        "yes": pa.array(samples.yes, pa.float64()),
+        "yes_labels": pa.array(samples.yes_labels, pa.float64()),
     }
     columns |= {name: pa.array(values, pa.float64()) for name, values in samples.readings.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,11 +142,11 @@ def _read_table(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path, read_dictionary=list(_TEXTS)) as file:
+    with pq.ParquetFile(path) as file:
         metadata, names = file.metadata, file.schema_arrow.names
         if not 0 < metadata.num_rows <= MAX_ROWS:
             raise ValueError(f"{metadata.num_rows} rows, expected 1 to {MAX_ROWS}")
-        required = (*_TEXTS, *_INTS, "score", "unparsed")
+        required = (*_TEXTS, *_INTS, *(name for name in _FLOATS if name not in READINGS))
         if missing := [name for name in required if name not in names]:
             raise ValueError(f"there is no column {missing[0]!r}")
         if metadata.num_columns != len(names) or len(names) > 20:
@@ -159,7 +162,8 @@ def _read_table(path: Path) -> Any:
                     raise ValueError(f"a column is packed with {column.compression}, expected snappy")
         if size > MAX_BYTES:
             raise ValueError(f"it unpacks to {size >> 20} MiB, more than {MAX_BYTES >> 20} MiB")
-        wanted = [name for name in (*_TEXTS, *_INTS, *_FLOATS) if name in names]
+    wanted = [name for name in (*_TEXTS, *_INTS, *_FLOATS) if name in names]
+    with pq.ParquetFile(path, read_dictionary=list(_TEXTS)) as file:
         table = file.read(columns=wanted, use_threads=False)
     types = {**dict.fromkeys(_INTS, pa.int64()), **dict.fromkeys(_FLOATS, pa.float64())}
     for name in wanted:
@@ -201,6 +205,9 @@ def _parsed(table: Any, results: RunResults, entry: Entry, path: Path, sha256: s
         images_source=entry.images_source,
         scores=floats["score"][order],
         unparsed=floats["unparsed"][order],
+        empty=floats["empty"][order],
+        yes=floats["yes"][order],
+        yes_labels=floats["yes_labels"][order],
         readings={
             name: floats[name][order] for name in READINGS if name in floats and not math.isnan(floats[name].sum())
         },

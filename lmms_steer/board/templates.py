@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from lmms_steer._util.io import write_atomically
+from lmms_steer.board.checks import checks
 from lmms_steer.board.entry import ENTRIES
 from lmms_steer.board.rules import RULES
 from lmms_steer.errors import UserError
@@ -40,6 +41,9 @@ def init_board(folder: Path, title: str, repository: str) -> Iterator[str]:
         text = files("lmms_steer.board").joinpath(f"assets/{asset}").read_text(encoding="utf-8")
         # JSON's texts are YAML's
         values = {"TITLE_YAML": json.dumps(title), "REPOSITORY_YAML": json.dumps(repository), "TITLE": title}
+        values["CHECKS"] = "\n".join(
+            f"  # {one.description}\n  {name}: {one.default}" for name, one in checks.entries().items()
+        )
         for key, value in values.items():
             text = text.replace(f"@{key}@", value)
         write_atomically(path, text.encode())

@@ -52,3 +52,24 @@ def add_runs(
 
     for line in add(folder, runs, Addition(by, about, baseline, hub, tuple(studies or ()), metric, replace)):
         echo(line)
+
+
+@commands.command("check")
+def check_board(
+    folder: _Board,
+    every: Annotated[bool, typer.Option("--all", help="Also print what passed and what could not be checked.")] = False,
+    markdown: Annotated[Path | None, typer.Option(help="Write a Markdown table of all entries and checks.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one for each core.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Check entries again that did not change.")] = False,
+) -> None:
+    """Check the entries that changed, by the rules in leaderboard.yaml; exit status 1 if one is refused."""
+    from lmms_steer.board.reading import read_board
+    from lmms_steer.board.report import report_lines, write_report
+
+    board = read_board(folder, workers, use_cache=not again)
+    for line in report_lines(board, every):
+        echo(line)
+    if markdown is not None:
+        write_report(board, markdown)
+    if any(board.refusals()):
+        raise typer.Exit(1)

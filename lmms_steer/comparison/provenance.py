@@ -126,7 +126,7 @@ def selection_warnings(systems: Iterable[System], searched: Mapping[str, Collect
     possibly_chosen: dict[str, list[str]] = {}
     for system in systems:
         for task, run in system.tasks.items():
-            if _chosen_on_test(run):
+            if chosen_on_test(run):
                 chosen.setdefault(task, []).append(system.name)
             elif _searched_on_test(run, searched):
                 possibly_chosen.setdefault(task, []).append(system.name)
@@ -141,7 +141,7 @@ def selection_warnings(systems: Iterable[System], searched: Mapping[str, Collect
     ]
 
 
-def _chosen_on_test(run: Samples) -> bool:
+def chosen_on_test(run: Samples) -> bool:
     """Compare the record of the choice with the run, by the task's name and by hashes of questions."""
     task, record = _base_task(run.task), run.results.steering.get("provenance") or {}
     # a choice that is stored beside its vector says `tiny_spatial_select (500 questions)`

@@ -1,7 +1,11 @@
 """Write runs of a baseline, a steered model and a control whose scores follow from their answers, and make a board."""
 
+import atexit
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from shutil import copytree, rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from lmms_steer.board.adding import Addition, add_runs
@@ -60,12 +64,20 @@ def write_system(
     )
 
 
-def make_board(folder: Path) -> Path:
-    """A board with a baseline, a steered entry and a random control on 100 questions."""
-    list(init_board(folder, "Tiny", ""))
-    runs = folder.parent / "runs"
+@cache
+def _template() -> Path:
+    folder = Path(mkdtemp(prefix="board-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    list(init_board(folder / "board", "Tiny", ""))
+    runs = folder / "runs"
     write_system(runs / "baseline", BASE, steered=False)
     write_system(runs / "steered", STEERED)
     write_system(runs / "random", BASE[:-2] + [1.0, 0.0], control="random:0")
-    list(add_runs(folder, [str(runs)], Addition(by="somebody")))
+    list(add_runs(folder / "board", [str(runs)], Addition(by="somebody")))
     return folder
+
+
+def make_board(folder: Path) -> Path:
+    """Make a board with a baseline, a steered entry and a random control on 100 questions; the runs are beside it."""
+    copytree(_template() / "runs", folder.parent / "runs")
+    return Path(copytree(_template() / "board", folder))

@@ -1,0 +1,316 @@
+"""Each check finds the fault that it is for, in an entry whose other checks pass, and the other entries stay."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from lmms_steer import UserError
+from lmms_steer.board import reading
+from lmms_steer.board.adding import Addition, add_runs
+from lmms_steer.board.reading import read_board
+from lmms_steer.board.row import BoardRow
+from lmms_steer.board.rules import read_rules
+from lmms_steer.board.samples_file import MAX_ROWS
+from lmms_steer.board.templates import init_board
+from lmms_steer.cli import app
+from tests.helpers.boards import CHOSEN, TASK, VERSIONS, make_board, shipped_vector, write_system
+from tests.helpers.runs import BASE, STEERED, leaderboard, write_study
+
+GROUP = f"entries/tiny-paligemma2/{TASK}"
+PLACE = f"tiny-paligemma2/{TASK}/steered"
+
+
+def row_of(board: Path, system: str = "steered") -> BoardRow:
+    return next(row for row in read_board(board, processes=1).rows if row.system == system)
+
+
+def refusals(board: Path) -> dict[str, str]:
+    return dict(read_board(board, processes=1).refusals())
+
+
+def change_samples(folder: Path, **columns: Callable[[Any], Any]) -> None:
+    """Change columns of an entry's samples, and its hash in entry.json, as somebody who means it would."""
+    path = folder / "samples.parquet"
+    rows = pq.read_table(path).to_pydict()
+    pq.write_table(pa.table({name: columns.get(name, list)(values) for name, values in rows.items()}), path)
+    sign(folder)
+
+
+def change_json(path: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def sign(folder: Path) -> None:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "entry.json"]
+    hashes = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    change_json(folder / "entry.json", lambda entry: entry.update(files=hashes))
+
+
+def test_the_numbers_are_those_of_a_comparison_of_the_runs(tmp_path: Path) -> None:
+    board, runs = make_board(tmp_path / "board"), tmp_path / "runs"
+    compared = leaderboard(runs / "baseline", runs / "steered", runs / "random", baseline="baseline")
+    for system in ("steered", "random"):
+        ours, theirs = row_of(board, system), compared[TASK, system]
+        for name in ("score", "gain", "low", "high", "p", "fixed", "broken", "n", "role"):
+            assert getattr(ours, name) == getattr(theirs, name), name
+    steered = row_of(board)
+    assert steered.gain == pytest.approx(0.1) and (steered.fixed, steered.broken) == (15, 5)
+    assert steered.controls["random"][1] == pytest.approx(0.01)
+    assert {status for status, _ in steered.outcomes.values()} == {"passed"}
+    assert (steered.concept, steered.method) == ("spatial", "mean_shift")
+    assert not refusals(board)
+
+
+def edit_an_answer(folder: Path) -> None:
+    change_samples(folder, answer=lambda values: ["below", *values[1:]])
+
+
+def edit_scores(folder: Path) -> None:
+    change_samples(folder, score=lambda values: [1.0] * 100)
+
+
+def edit_answers_and_scores(folder: Path) -> None:
+    change_samples(folder, answer=lambda values: ["above"] * 100, score=lambda values: [1.0] * 100)
+
+
+def drop_questions(folder: Path) -> None:
+    change_samples(
+        folder, **dict.fromkeys(pq.read_schema(folder / "samples.parquet").names, lambda values: values[:90])
+    )
+
+
+def change_bytes(folder: Path) -> None:
+    (folder / "spec.yaml").write_text((folder / "spec.yaml").read_text() + "\n")
+
+
+def another_vector(folder: Path) -> None:
+    (folder / "vectors" / "0.safetensors").write_bytes(shipped_vector("random:7").to_bytes())
+    sign(folder)
+
+
+def another_spec(folder: Path) -> None:
+    (folder / "spec.yaml").write_text((folder / "spec.yaml").read_text().replace("layer: 2", "layer: 1"))
+    sign(folder)
+
+
+def another_task_version(folder: Path) -> None:
+    change_json(folder / "results.json", lambda results: results.update(versions={TASK: 2.0}))
+    sign(folder)
+
+
+def chosen_on_the_test(folder: Path) -> None:
+    change_json(folder / "results.json", lambda results: results["steering"].update(provenance={"chosen_on": TASK}))
+    sign(folder)
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (edit_an_answer, "scores: 1 of 100 scores are not those of the answers, first of question 0: 1, recomputed 0"),
+        (edit_scores, "scores: the scores' mean is 1.0000, the results file says 0.7000"),
+        (edit_answers_and_scores, "scores: the scores' mean is 1.0000, the results file says 0.7000"),
+        (drop_questions, "scores: 90 answers, the results file counts 100; pairing: other samples: 90 of its 90"),
+        (change_bytes, "files: changed since it was added: spec.yaml"),
+        (another_vector, "vectors: vectors/0.safetensors is not tiny-gemma2/spatial/mean_shift: sha256"),
+        (another_spec, "vectors: spec.yaml is not the spec of the run"),
+        (another_task_version, "pairing: other prompts: version of the task 2.0, the baseline's 1.0"),
+        (chosen_on_the_test, "choice: layer, alpha and tokens were chosen on questions that it is tested on"),
+    ],
+)
+def test_a_fault_is_refused_by_its_check_alone(tmp_path: Path, fault: Any, expected: str) -> None:
+    board = make_board(tmp_path / "board")
+    fault(board / GROUP / "steered")
+    assert refusals(board).keys() == {PLACE} and refusals(board)[PLACE].startswith(expected)
+    assert [row.system for row in read_board(board, processes=1).shown] == ["baseline", "random"]
+
+
+def other_columns(folder: Path) -> None:
+    pq.write_table(pa.table({"score": [1.0]}), folder / "samples.parquet")
+
+
+def many_rows(folder: Path) -> None:
+    table = pq.read_table(folder / "samples.parquet")
+    columns = {name: pa.repeat(table.column(name)[0], MAX_ROWS + 1) for name in table.schema.names}
+    pq.write_table(pa.table(columns), folder / "samples.parquet")
+
+
+def bomb(folder: Path) -> None:
+    """A text of 20 MB that zstd packs into a few kilobytes."""
+    table = pq.read_table(folder / "samples.parquet").slice(0, 1)
+    table = table.set_column(table.schema.names.index("answer"), "answer", pa.array(["x" * 20_000_000]))
+    pq.write_table(table, folder / "samples.parquet", compression="zstd")
+
+
+def deep_json(folder: Path) -> None:
+    (folder / "results.json").write_text("[" * 100_000)
+
+
+def huge_json(folder: Path) -> None:
+    with (folder / "results.json").open("ab") as file:
+        file.truncate(1 << 30)
+
+
+def newer_shape(folder: Path) -> None:
+    change_json(folder / "results.json", lambda results: results.update(results=[{"task": TASK}]))
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        (other_columns, "samples.parquet cannot be read: there is no column 'target'"),
+        (many_rows, "samples.parquet cannot be read: 200001 rows, expected 1 to 200000"),
+        (bomb, "samples.parquet cannot be read: a column is packed with ZSTD, expected snappy"),
+        (deep_json, "results.json is cut off or no results file: nested too deeply"),
+        (huge_json, "results.json is larger than 8 MiB"),
+        (newer_shape, "results.json is cut off or no results file: it holds no results"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line_and_the_rest_is_checked(
+    tmp_path: Path, fault: Any, expected: str
+) -> None:
+    board = make_board(tmp_path / "board")
+    fault(board / GROUP / "steered")
+    assert refusals(board)[PLACE].startswith(expected)
+    assert len(read_board(board, processes=1).shown) == 2
+
+
+def test_a_refused_baseline_takes_what_it_is_compared_with_along(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    edit_an_answer(board / GROUP / "baseline")
+    assert refusals(board)[PLACE] == f"pairing: its baseline tiny-paligemma2/{TASK}/baseline is refused"
+    assert row_of(board).gain is None
+
+
+def test_a_second_entry_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    run = write_system(tmp_path / "other", STEERED)
+    list(add_runs(board, [f"STEERED={run}"], Addition()))
+    assert refusals(board) == {PLACE: f"it has the name of tiny-paligemma2/{TASK}/STEERED, but for capital letters"}
+
+
+def test_without_controls_or_questions_enough_an_entry_is_shown_with_the_reason(tmp_path: Path) -> None:
+    list(init_board(tmp_path / "board", "Tiny", ""))
+    write_system(tmp_path / "runs" / "baseline", BASE, steered=False)
+    write_system(tmp_path / "runs" / "steered", [*BASE[:-1], 1.0], record={"versions": {**VERSIONS, "torch": "1.0"}})
+    list(add_runs(tmp_path / "board", [str(tmp_path / "runs")], Addition()))
+    outcomes = row_of(tmp_path / "board").outcomes
+    assert outcomes["controls"] == ["failed", "no random control beside it"]
+    assert outcomes["power"] == [
+        "failed",
+        "no gain would be seen in 4 of 5 runs on 100 questions, of which 1.0% changed",
+    ]
+    assert outcomes["versions"] == ["failed", "torch 1.0, the baseline's 2.15.0"]
+    assert not refusals(tmp_path / "board")
+
+
+def test_a_control_that_gains_as_much_is_said(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    list(add_runs(board, [f"random1={write_system(tmp_path / 'more', STEERED, control='random:1')}"], Addition()))
+    assert row_of(board).outcomes["controls"] == ["failed", "a control gains as much: random +10.0"]
+
+
+def test_the_damage_is_that_of_the_study_s_cell(tmp_path: Path) -> None:
+    board, study = (
+        make_board(tmp_path / "board"),
+        write_study(tmp_path / "study", {(1, 0.25): 0.0, (2, 0.25): 0.1}, kl={(1, 0.25): 0.5, (2, 0.25): 0.03}),
+    )
+    sha256 = shipped_vector().sha256
+    plan: dict[str, Any] = {"task": "tiny_spatial_select", "vectors": {"v": sha256}}
+    (study / "plan.json").write_text(json.dumps(plan))
+    run = write_system(
+        tmp_path / "more", STEERED, record={"provenance": {**CHOSEN, "vector_sha256": plan["vectors"]["v"]}}
+    )
+    list(add_runs(board, [f"studied={run}"], Addition(studies=(study,))))
+    assert row_of(board, "studied").kl == 0.03 and row_of(board).kl is None
+    assert row_of(board, "studied").outcomes["choice"] == ["passed", "chosen on tiny_spatial_select"]
+    change_json(board / GROUP / "studied" / "study" / "plan.json", lambda plan: plan.update(vectors={"v": "0" * 64}))
+    assert row_of(board, "studied").outcomes["choice"] == [
+        "failed",
+        "its study is not of these vectors and this choice",
+    ]
+
+
+def test_only_what_changed_is_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make_board(tmp_path / "board")
+    first = read_board(board, processes=1)
+    assert (first.checked, read_board(board, processes=1).checked) == (3, 0)
+    assert read_board(board, processes=1).rows == first.rows
+    edit_an_answer(board / GROUP / "steered")
+    assert read_board(board, processes=1).checked == 1
+    edit_an_answer(board / GROUP / "baseline")
+    assert read_board(board, processes=1).checked == 3, "all three are compared with the baseline"
+    assert not list(board.rglob("*.cache")) and read_board(board, processes=1, use_cache=False).checked == 3
+    monkeypatch.setattr(reading, "_code_version", lambda: "newer")
+    assert read_board(board, processes=1).checked == 3
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make_board(tmp_path / "board")
+    monkeypatch.setattr(reading, "_CHUNK", 1)
+    one, two = (read_board(board, processes=count, use_cache=False).rows for count in (1, 2))
+    assert one == two
+
+
+def test_the_command_s_status_and_table(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    words = ["leaderboard", "check", str(board), "--workers", "1"]
+    done = CliRunner().invoke(app, words)
+    assert (done.exit_code, done.output) == (0, "3 entries, 0 refused, 3 checked, the others did not change\n")
+    edit_an_answer(board / GROUP / "steered")
+    done = CliRunner().invoke(app, [*words, "--markdown", str(tmp_path / "table.md")])
+    assert done.exit_code == 1 and f"refused: {PLACE}: scores: 1 of 100" in done.output
+    table = (tmp_path / "table.md").read_text()
+    assert r"| tiny-paligemma2/tiny\_spatial/steered | +10.0 [+1.3, +19.2] | ✓ | ✗ | ✓ |" in table, table
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("scores: refuse", "scores: maybe", "unknown value 'maybe' for scores"),
+        ("scores: refuse", "scorse: refuse", "unknown check 'scorse'.*did you mean 'scores'"),
+        ("controls: [random]", "controls: [radnom]", "unknown kind of control 'radnom'.*did you mean 'random'"),
+        ("format: 1", "format: 2", "format is 2, this lmms-steer reads format 1"),
+    ],
+)
+def test_a_wrong_rule_is_one_line(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    list(init_board(tmp_path, "Tiny", ""))
+    rules = tmp_path / "leaderboard.yaml"
+    rules.write_text(rules.read_text().replace(old, new))
+    with pytest.raises(UserError, match=expected):
+        read_rules(tmp_path)
+
+
+def test_a_check_may_be_off(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    edit_an_answer(board / GROUP / "steered")
+    rules = board / "leaderboard.yaml"
+    rules.write_text(rules.read_text().replace("scores: refuse", "scores: off"))
+    assert not refusals(board) and "scores" not in row_of(board).outcomes
+
+
+def test_losses_and_numbers_are_scored_again() -> None:
+    from lmms_steer.board.rescoring import recomputed
+    from lmms_steer.board.samples_file import Answers, Texts
+
+    def scores(task: str, answer: str, target: str, choices: str = "") -> Any:
+        texts = (Texts([value], np.array([0])) for value in (answer, target, choices))
+        return recomputed(task, "acc", Answers(*texts))
+
+    losses = '[["0.45", "True"], ["1.02", "False"]]'
+    assert scores("tiny_spatial_ll", losses, "0") == [1.0] and scores("tiny_spatial_ll", losses, "1") == [0.0]
+    assert scores("clevr_count_test", "There are 3 cubes.", "3") == [1.0]
+    letters = '["left", "right"]'
+    assert scores("cvbench_relation_test", "(B) right", "B", letters) == [1.0]
+    assert scores("cvbench_relation_test", "(A)", "B", letters) == [0.0]
+    assert scores("cvbench_relation_test", "(A)", "B") is None, "the choices were not logged"
+    assert scores("mme", "yes", "yes") is None
