@@ -29,7 +29,7 @@ def checkpoint() -> Path:
     """
     adapter = shipped_adapter()
     if not (adapter / WEIGHTS).exists():
-        raise UserError(f"this version of lmms-steer has no adapter for {MLLM} yet: its training is not finished")
+        raise UserError(f"the adapter of {MLLM} is missing: {str(adapter / WEIGHTS)!r}: install lmms-steer again")
     sources = {
         "adapter": check_adapter(adapter),
         "vision_tower": tower_sha256(),
