@@ -99,7 +99,7 @@ def test_a_misspelt_name_gets_the_nearest_one(typed: str, meant: str) -> None:
 
 def test_without_an_adapter_the_mllm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mllm, "shipped_adapter", lambda: tmp_path)
-    with pytest.raises(UserError, match="no adapter for smol-idefics3 yet"):
+    with pytest.raises(UserError, match="the adapter of smol-idefics3 is missing: .*adapter_model.safetensors"):
         checkpoint("smol-idefics3")
 
 
