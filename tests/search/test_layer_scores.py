@@ -122,7 +122,11 @@ def test_answers_follow_patched_pictures_until_the_layer_that_reads_them() -> No
 
 def test_patched_answers_are_those_of_a_forward_pass_written_by_hand() -> None:
     lm = TinyLm()
-    others = [Question(9, "how many ?", [picture(10 + i).resize((40, 24))], (), 0, None) for i in range(3)]
+    with torch.no_grad():
+        for layer in lm.model.get_decoder().layers:
+            # so that the pictures decide the answers
+            layer.self_attn.o_proj.weight.mul_(30.0)
+    others = [Question(9, "how many ?", [picture(10 + i).resize((40, 24))], (), 0, None) for i in range(6)]
     pairs = [(Question(i, "where is it ?", [picture(i)], (), 0, None), other) for i, other in enumerate(others)]
     found = patched_answers(lm, pairs, [1])
     for (own, other), row in zip(pairs, found, strict=True):
@@ -141,6 +145,7 @@ def test_patched_answers_are_those_of_a_forward_pass_written_by_hand() -> None:
             patched = lm.model.get_output_embeddings()(decoder.norm(hidden))[0, -1].argmax()
             plain = [lm.model(**each).logits[0, -1].argmax() for each in (one, two)]
         assert row == [*map(int, plain), int(patched)]
+    assert any(row[2] != row[0] for row in found) and any(row[2] != row[1] for row in found)
 
 
 def test_a_lens_ranks_the_anchors_words_among_the_vocabulary() -> None:
