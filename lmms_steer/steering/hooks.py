@@ -23,6 +23,7 @@ from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, ScaledVector, apply_operation
 from lmms_steer.steering.positions import require_special_ids
 from lmms_steer.steering.resolve import ResolvedSpec, resolve, with_operation
+from lmms_steer.steering.row_vectors import is_row_vector, of_rows, runs_unsteered
 from lmms_steer.steering.scaled_vectors import active_interventions, check_in_dtype
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -197,6 +198,7 @@ class _LayerHook:
         self.tokens = intervention.tokens
         self.phase = intervention.phase
         self.alpha = intervention.alpha
+        self.intervention = intervention
         self.vector, self.operation = vector, operation
         self.image_ids, self.special_ids = image_ids, special_ids
         self.tracker = tracker
@@ -207,6 +209,8 @@ class _LayerHook:
             return self._steer(output, shares_keys(module))
 
     def _steer(self, output: Any, shares: bool) -> Any:
+        if runs_unsteered():
+            return None
         call = self.tracker.call
         if call is None:
             raise SteeringError("a steered layer ran outside the model's own forward: call the model, not a part of it")
@@ -222,7 +226,10 @@ class _LayerHook:
             raise SteeringError(
                 f"layer {self.layer} returned {actual} for input_ids of shape {tuple(call.input_ids.shape)}"
             )
-        steered = apply_operation(self.operation, hidden, self._vector_on(hidden.device), mask.to(hidden.device))
+        vector = self._vector_on(hidden.device)
+        if is_row_vector(self.intervention.vector):
+            vector = of_rows(self.intervention, vector, hidden)
+        steered = apply_operation(self.operation, hidden, vector, mask.to(hidden.device))
         if hidden.dtype == torch.float16 and not bool(torch.isfinite(steered).all() | ~torch.isfinite(hidden).all()):
             raise SteeringError(
                 f"alpha={self.alpha:g}: the steered residual of layer {self.layer} overflows float16: use a smaller"
