@@ -8,6 +8,7 @@ from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steered_names_on_disk
 from lmms_steer.models import CONTRAST_ARGS, MODEL_ARGS
 from lmms_steer.steering.intervention import FIELDS
+from lmms_steer.steering.row_vectors import refuse_row_vectors
 from lmms_steer.steering.spec import SteeringSpec
 
 STEERED_MODEL_ARGS = ("steering", *FIELDS, *MODEL_ARGS)
@@ -38,6 +39,7 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
         if name in args:
             raise UserError(f"{name}={shorten(args[name])}: a contrast is for evaluations with lmms-eval; leave it out")
     spec = SteeringSpec.from_args(args)
+    refuse_row_vectors(spec)
     if "pretrained" in args:
         check_vectors(spec, args["pretrained"])
     return args.get("pretrained"), spec

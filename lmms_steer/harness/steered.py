@@ -10,11 +10,13 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, ClassVar, Self
 
+import torch
 from lmms_eval.utils import handle_arg_string
 
 from lmms_steer._util.logging import print_notes
@@ -27,12 +29,15 @@ from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.run_checks import chat_template_error
 from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.contrasts import ContrastSettings
+from lmms_steer.models.image_directions import image_directions
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
+from lmms_steer.models.visuals import Visual
 from lmms_steer.models.vlm import HfVlm
 from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.resolve import ModelFacts, ResolvedSpec, resolve
+from lmms_steer.steering.row_vectors import refuse_row_vectors, row_layers, row_vectors
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.steering.support import check_config
 
@@ -73,6 +78,8 @@ class SteeringMixin:
     contrast: ContrastSettings | None = None
     text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
+    per_question: ClassVar[bool] = False
+    """Whether the class computes vectors of single questions."""
     takes_other_args: ClassVar[bool] = True
     """Whether the model may take arguments that `known_args` does not name, as classes with `**kwargs` may."""
 
@@ -92,6 +99,7 @@ class SteeringMixin:
         """
         check_keys(model_args, self.known_args(), self.takes_other_args)
         self.spec = SteeringSpec.from_args({k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args})
+        refuse_row_vectors(self.spec, self.per_question)
 
     def resolve_for(self, config: Any, rank: int = 0) -> None:
         """Find the vectors, extract missing ones, fill in layer, alpha and tokens, and log what was done.
@@ -260,6 +268,7 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
     """
 
     takes_other_args = False
+    per_question = True
 
     def __init__(self, **model_args: Any) -> None:
         self.take_spec(model_args)
@@ -270,6 +279,18 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
     def known_args(cls) -> tuple[str, ...]:
         """The arguments that `--model_args` may contain, those of a spec included."""
         return STEERED_MODEL_ARGS
+
+    def steering_questions(
+        self, questions: Sequence[str], visuals: Sequence[Sequence[Visual]], doubled: bool
+    ) -> AbstractContextManager[None]:
+        """Compute the vectors of single questions that the spec names, for the rows of one batch."""
+        needed = row_layers(self.resolved.spec)
+        if not needed:
+            return nullcontext()
+        found = image_directions(self, needed, questions, visuals)
+        if doubled:
+            found = {name: {layer: torch.cat([v, v]) for layer, v in of.items()} for name, of in found.items()}
+        return row_vectors(found)
 
     def prepare(self) -> None:
         """Resolve the spec before the weights are read, so that mistakes are found early."""

@@ -1,7 +1,7 @@
 """A batched lmms-eval wrapper for unsteered image-text-to-text models: generation and log-likelihoods."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -53,7 +53,9 @@ class HfVlm(HfCheckpoint):
             processors, criteria = contrast.generation_options(len(batch), positions, kwargs)
         if self.answer_bias:
             processors += self.answer_bias.after(positions)
-        with contrast.reading() if contrast else nullcontext():
+        doubled = len(inputs["input_ids"]) > len(batch)
+        steering = self.steering_questions(questions, [visuals for _, visuals in batch], doubled)
+        with steering, contrast.reading() if contrast else nullcontext():
             output = self.model.generate(**inputs, logits_processor=processors, stopping_criteria=criteria, **kwargs)
         prompt_lengths = inputs["attention_mask"].sum(1).tolist()
         results = []
@@ -84,6 +86,21 @@ class HfVlm(HfCheckpoint):
         ordered: list[GenerationResult] = collator.get_original(results)
         return ordered
 
+    def steering_questions(
+        self,
+        questions: Sequence[str],  # noqa: ARG002
+        visuals: Sequence[Sequence[Visual]],  # noqa: ARG002
+        doubled: bool,  # noqa: ARG002
+    ) -> AbstractContextManager[None]:
+        """The block in which a batch runs, for subclasses that steer each question by itself.
+
+        Args:
+            questions: the batch's questions.
+            visuals: the visuals of each.
+            doubled: whether as many rows of a contrast follow those of the questions.
+        """
+        return nullcontext()
+
     def _answer(self, args: tuple[Any, ...]) -> str:
         doc_id, task, split = args[3:6]
         return str(args[1](self.task_dict[task][split][doc_id]) if callable(args[1]) else args[1])
@@ -100,7 +117,10 @@ class HfVlm(HfCheckpoint):
         lengths = positions - (labels != -100).int().argmax(1)
         width = int(lengths.max())
         contrast = self.contrasted
-        with continuation(lengths), contrast.reading() if contrast else nullcontext():
+        steering = self.steering_questions(
+            questions, [visuals for _, visuals, _ in batch], len(inputs["input_ids"]) > len(batch)
+        )
+        with steering, continuation(lengths), contrast.reading() if contrast else nullcontext():
             logits = self.model(**inputs, logits_to_keep=width + 1).logits[:, :-1]
             labels = labels[: len(batch), -width:].to(logits.device)
             in_answer = labels != -100

@@ -31,8 +31,8 @@ LoRA (rank {rank}) on the language model of an Idefics3 made of SmolLM2-135M-Ins
 weights of `{package}` {version} (Q4_1, unpacked), not those on the Hub.
 
 SmolLM2-135M-Instruct is by Hugging Face, under Apache-2.0. The adapter was trained on rendered scenes by
-`python -m training.smol` of lmms-steer, and is under Apache-2.0 too. `start` below, if it is there, is the SHA-256 of an
-adapter of this kind whose weights the training began with.
+`python -m training.smol` of lmms-steer, and is under Apache-2.0 too. `start` below, if it is there, is the SHA-256 of
+an adapter of this kind whose weights the training began with.
 
 ```json
 {facts}

@@ -16,6 +16,7 @@ from lmms_steer.steering.budget import check_budget
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, find_operation, operations
 from lmms_steer.steering.origin import other_model_warnings
+from lmms_steer.steering.row_vectors import is_row_vector, placeholder
 from lmms_steer.steering.sites import DEFAULT_SITE
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
@@ -154,6 +155,8 @@ def resolve(
         entry = None
         if given is not None and typed.vector in given:
             vector = given[typed.vector]
+        elif is_row_vector(typed.vector):
+            vector = placeholder(typed, model.name, model.n_layers, model.hidden_size)
         else:
             entry = store.find(typed.vector, backbone_of(model.name))
             vector = SteeringVectors.load(entry.path)

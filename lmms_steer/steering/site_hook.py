@@ -12,6 +12,7 @@ from lmms_steer.steering.anatomy import shares_keys
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector, apply_operation
+from lmms_steer.steering.row_vectors import is_row_vector, of_rows, runs_unsteered
 from lmms_steer.steering.sites import find_module, sites
 
 
@@ -41,6 +42,7 @@ class SiteHook:
         self.tokens = intervention.tokens
         self.phase = intervention.phase
         self.alpha = intervention.alpha
+        self.intervention = intervention
         self.vector, self.operation = vector, operation
         self.image_ids, self.special_ids = image_ids, special_ids
         self.tracker = tracker
@@ -80,6 +82,8 @@ class SiteHook:
             return ((steered, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": steered})
 
     def _steer(self, hidden: Any) -> Tensor | None:
+        if runs_unsteered():
+            return None
         call = self.tracker.call
         if call is None:
             raise SteeringError("a steered layer ran outside the model's own forward: call the model, not a part of it")
@@ -100,6 +104,8 @@ class SiteHook:
                 f" {tuple(call.input_ids.shape)}"
             )
         vector = self._vector_on(hidden.device)
+        if is_row_vector(self.intervention.vector):
+            vector = of_rows(self.intervention, vector, hidden)
         if vector.per_token:
             vector = vector.at_norms_of(hidden)
         steered = apply_operation(self.operation, hidden, vector, mask.to(hidden.device))
