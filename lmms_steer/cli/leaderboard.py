@@ -73,3 +73,36 @@ def check_board(
         write_report(board, markdown)
     if any(board.refusals()):
         raise typer.Exit(1)
+
+
+@commands.command("build")
+def build_board(
+    folder: _Board,
+    output: Annotated[Path | None, typer.Option("--output", help="Folder of the page. Default: FOLDER/site.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one for each core.")] = None,
+) -> None:
+    """Check the entries that changed, and write the page: static files, without the refused entries."""
+    from lmms_steer.board.page import build_page
+    from lmms_steer.board.reading import read_board
+    from lmms_steer.board.report import report_lines
+
+    board = read_board(folder, workers)
+    for line in report_lines(board):
+        echo(line)
+    for line in build_page(folder, board, output):
+        echo(line)
+
+
+@commands.command("serve")
+def serve_board(
+    folder: _Board,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8000,
+) -> None:
+    """Build the page and show it at http://127.0.0.1:PORT until interrupted."""
+    from lmms_steer.board.page import build_page
+    from lmms_steer.board.reading import read_board
+    from lmms_steer.board.serving import serve
+
+    for line in build_page(folder, read_board(folder)):
+        echo(line)
+    serve(folder, port, echo)

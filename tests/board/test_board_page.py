@@ -1,0 +1,128 @@
+"""The page of a board: its rows, what is left off, texts of strangers as text, and its size and time with many rows."""
+
+import base64
+import csv
+import gzip
+import json
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lmms_steer.board.adding import Addition, add_runs
+from lmms_steer.board.entry import slug
+from lmms_steer.board.page import page_html, table_csv
+from lmms_steer.board.reading import Board, read_board
+from lmms_steer.cli import app
+from tests.board.test_checks import GROUP, change_json, edit_an_answer
+from tests.helpers.boards import TASK, make_board, write_system
+from tests.helpers.browser import BROWSER, browser
+from tests.helpers.runs import STEERED
+
+HOSTILE = '=HYPERLINK("x")<script>document.title="owned"</script>'
+
+
+def unpacked(page: str, pattern: str) -> list[Any]:
+    return [json.loads(gzip.decompress(base64.b64decode(text))) for text in re.findall(pattern, page)]
+
+
+def page_rows(page: str) -> list[dict[str, Any]]:
+    head = re.search(r'id="data">(.*?)</script>', page)
+    assert head is not None
+    columns = json.loads(head[1])["columns"]
+    (rows,) = unpacked(page, r'id="packed">(.*?)</script>')
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def details(page: str) -> list[dict[str, Any]]:
+    return [row for part in unpacked(page, r'class="details">(.*?)</script>') for row in part]
+
+
+def many_rows(board: Board, count: int) -> Board:
+    rows = [replace(board.rows[n % 3], place=f"m{n % 7}/t{n % 11}/s{n}", system=f"s{n}") for n in range(count)]
+    return replace(board, rows=tuple(rows))
+
+
+def add_hostile(board: Path) -> None:
+    """Add an entry with a name that the command line would not take."""
+    list(add_runs(board, [f"odd={write_system(board.parent / 'more', STEERED)}"], Addition(by=HOSTILE, about=HOSTILE)))
+    change_json(board / GROUP / "odd" / "entry.json", lambda entry: entry.update(system=HOSTILE))
+    (board / GROUP / "odd").rename(board / GROUP / slug(HOSTILE))
+
+
+def test_a_row_has_the_gain_beside_baseline_and_best_control_and_its_commands(tmp_path: Path) -> None:
+    page = page_html(read_board(make_board(tmp_path / "board"), processes=1))
+    rows = {row["system"]: row for row in page_rows(page)}
+    steered = rows["steered"]
+    assert (steered["base"], steered["score"], steered["gain"], steered["percent"]) == (0.6, 0.7, 0.1, True)
+    assert (steered["control"], steered["controlKind"], steered["controlSystem"]) == (0.01, "random", "random")
+    made = details(page)[[row["system"] for row in page_rows(page)].index("steered")]
+    assert made["command"].startswith("lmms-eval --model steered_paligemma --model_args pretrained=tiny-paligemma2")
+    assert made["outcomes"]["scores"] == ["passed", "100 scores recomputed"]
+
+
+def test_a_refused_entry_is_listed_but_has_no_row(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    edit_an_answer(board / GROUP / "steered")
+    done = CliRunner().invoke(app, ["leaderboard", "build", str(board), "--workers", "1"])
+    assert done.exit_code == 0 and "2 rows" in done.output
+    page = (board / "site" / "index.html").read_text()
+    assert [row["system"] for row in page_rows(page)] == ["baseline", "random"]
+    assert f"<code>tiny-paligemma2/{TASK}/steered</code>: scores: 1 of 100" in page
+
+
+def test_texts_of_strangers_are_neither_html_nor_formulas(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    add_hostile(board)
+    rules = board / "leaderboard.yaml"
+    rules.write_text(rules.read_text().replace('"Tiny"', json.dumps(HOSTILE)))
+    read = read_board(board, processes=1)
+    page, table = page_html(read), table_csv(read.shown)
+    assert "<script>document" not in page and HOSTILE in {row["system"] for row in page_rows(page)}
+    cells = [cell for row in csv.reader(table.splitlines()) for cell in row]
+    assert f"'{HOSTILE}" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@")) or re.match(r"-\D", cell)]
+
+
+def test_ten_thousand_rows_are_a_page_of_a_few_megabytes_in_seconds(tmp_path: Path) -> None:
+    board = many_rows(read_board(make_board(tmp_path / "board"), processes=1), 10_000)
+    start = time.process_time()
+    page = page_html(board)
+    assert time.process_time() - start < 15 and len(page) < 6e6
+    assert len(page_rows(page)) == len(details(page)) == 10_000
+
+
+@pytest.mark.skipif(not BROWSER, reason="needs Chromium")
+def test_in_a_browser_rows_are_found_sorted_linked_and_shown_as_text(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    add_hostile(board)
+    read = read_board(board, processes=1)
+    (tmp_path / "page.html").write_text(page_html(read))
+    (tmp_path / "many.html").write_text(page_html(many_rows(read, 10_000)))
+    cells = "[...document.querySelectorAll('#board-table tbody tr')].map((row) => row.children[2].textContent)"
+    ready = "new Promise((done) => { const look = () => (rows.length ? done(1) : setTimeout(look, 20)); look(); })"
+    with browser(tmp_path / "profile") as page:
+        page.open(tmp_path / "page.html")
+        page.run(ready)
+        assert set(page.run(cells)) == {"baseline", "random", "steered", HOSTILE}
+        assert page.run("document.title") == "Tiny"
+        page.run("sortBy('gain')")
+        assert page.run(cells)[-1] == "baseline" and "steered" in page.run(cells)[:2]
+        page.run("BY_ID('find').value = 'RANDOM'; BY_ID('find').dispatchEvent(new Event('input'))")
+        assert page.run(cells) == ["random"]
+        page.run(f"location.hash = 'tiny-paligemma2/{TASK}/steered'")
+        page.run("new Promise((done) => setTimeout(done, 300))")
+        shown = page.run("BY_ID('made').open ? BY_ID('made').textContent : ''")
+        assert "Gain +10.0 [+1.3, +19.2]" in shown and "100 scores recomputed" in shown
+        assert f"rerun entries/tiny-paligemma2/{TASK}/steered" in shown
+        page.press("Escape", 27)
+        assert not page.run("BY_ID('made').open")
+        page.open(tmp_path / "many.html")
+        page.run(ready)
+        assert page.run(f"{cells}.length") == 200
+        page.run("BY_ID('board-more').click()")
+        assert page.run(f"{cells}.length") == 400
