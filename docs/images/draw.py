@@ -1,5 +1,6 @@
 """Draw the README's figure from what `smol-idefics3` does: `python docs/images/draw.py` after `make smol-model`."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,15 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.textpath import TextPath
 from PIL import Image
 
-from lmms_steer import concepts, steer
+from lmms_steer import concepts, extract, steer
 from lmms_steer.harness.steered import SteeredIdefics3
 from lmms_steer.tiny_world.scenes import STYLES, Thing, render
 
 HERE = Path(__file__).parent
-SPEC = "vector=smollm2-135m/colour-red,layer=8,alpha=2,tokens=image"
+LAYER, ALPHA = 8, 2
 QUESTION = "What colour is the square?"
 COLOURS = ("yellow", "orange", "red", "pink")
-LAYERS = ("layer 0", "…", "layer 8", "…", "layer 29")
-STEERED = LAYERS.index("layer 8")
+LAYERS = ("…", f"layer {LAYER}", f"layer {LAYER + 1}", "…", "layer 29")
 POINTS = 7.2
 """Points per unit of the drawing."""
 THEMES: dict[str, dict[str, str]] = {
@@ -54,7 +54,8 @@ def measure(image: Image.Image) -> tuple[list[float], list[float]]:
             return lm.model(**inputs).logits[0, -1].softmax(-1)[ids].tolist()
 
     before = probabilities()
-    with steer(lm.model, SPEC):
+    vectors = extract("smollm2-135m", "colour-red", store=tempfile.mkdtemp())
+    with steer(lm.model, vectors, layer=LAYER, alpha=ALPHA, tokens="image"):
         return before, probabilities()
 
 
@@ -97,11 +98,11 @@ def draw(theme: dict[str, str], image: Image.Image, before: list[float], after: 
     inset = figure.add_axes((37 / 104, 12 / 33, 13 / 104, 13 / 33))
     inset.imshow(image, interpolation="nearest")
     inset.axis("off")
-    text(43.5, 9.6, f"“{QUESTION}”", ha="center", fontsize=9.5)
+    text(42.6, 9.6, f"“{QUESTION}”", ha="center", fontsize=9.5)
     arrow((51, 18.5), (54, 18.5), theme["line"])
     box(55, 7.6, 15, 20.4)
     for row, layer in enumerate(LAYERS):
-        steered = row == STEERED
+        steered = layer == f"layer {LAYER}"
         if layer != "…":
             edge = theme["mark"] if steered else theme["line"]
             box(57, 9 + 3.7 * row, 11, 2.6, edgecolor=edge, linewidth=2 if steered else 1)
@@ -109,12 +110,12 @@ def draw(theme: dict[str, str], image: Image.Image, before: list[float], after: 
     axes.add_patch(
         FancyArrowPatch(
             (27, 5.2),
-            (57, 10.2 + 3.7 * STEERED),
+            (57, 10.2 + 3.7 * LAYERS.index(f"layer {LAYER}")),
             arrowstyle="-|>",
             mutation_scale=13,
             color=theme["mark"],
             linewidth=1.6,
-            connectionstyle="arc3,rad=0.16",
+            connectionstyle="arc3,rad=0.3",
         )
     )
     text(46, 2.6, "h' = h + α·v  at the image tokens", color=theme["mark"], ha="center", fontsize=9.5)
