@@ -25,6 +25,7 @@ DOCS = Path(__file__).parent
 REGISTRIES = {
     "methods": "lmms_steer.vectors.methods",
     "operations": "lmms_steer.steering.operations",
+    "gates": "lmms_steer.steering.gates",
     "sites": "lmms_steer.steering.sites",
     "strategies": "lmms_steer.search.strategies",
     "prompt_formats": "lmms_steer.models.prompts",

@@ -20,6 +20,7 @@ SOURCES = {
     "image_contrasts": ("lmms_steer.extraction.image_contrasts", "IMAGE_CONTRASTS"),
     "controls": ("lmms_steer.vectors.controls", "CONTROLS"),
     "strategies": ("lmms_steer.search.strategies", "strategies"),
+    "gates": ("lmms_steer.steering.gates", "gates"),
     "sites": ("lmms_steer.steering.sites", "sites"),
     "operations": ("lmms_steer.steering.operations", "operations"),
     "models": ("lmms_steer.harness.names", "MODELS"),

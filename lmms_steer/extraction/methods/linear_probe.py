@@ -20,7 +20,8 @@ def linear_probe(activations: Activations, job: ExtractionJob) -> MethodResult:
 
     For each layer the settings give the accuracy of probes on sentences that they were not fitted on (cross-validated
     over whole sentences): over all tokens, and balanced over the two classes, where 0.5 is chance. `majority` is the
-    accuracy of always answering "control".
+    accuracy of always answering "control". `weight_norm` and `bias` make the unit normals a classifier: h is an anchor
+    with the probability σ(weight_norm · (v·h) + bias).
     """
     rows = np.concatenate([activations.anchors, activations.controls]).astype(np.float64)
     labels = np.repeat([1, 0], [len(activations.anchors), len(activations.controls)])
@@ -29,9 +30,11 @@ def linear_probe(activations: Activations, job: ExtractionJob) -> MethodResult:
     order = np.random.default_rng(job.settings.seed).permutation(len(rows))
     rows, labels, sentences = rows[order], labels[order], sentences[order]
     axes = max(len(np.unique(activations.anchor_sentence)) // 2, 10)
-    directions = {layer: fit(rows[:, layer], labels, axes) for layer in range(rows.shape[1])}
+    fitted = {layer: _fit(rows[:, layer], labels, axes) for layer in range(rows.shape[1])}
+    lengths = {layer: max(float(np.linalg.norm(weights)), 1e-12) for layer, (_, weights) in fitted.items()}
+    directions = {layer: weights / lengths[layer] for layer, (_, weights) in fitted.items()}
     folds = _folds(labels, sentences)
-    accuracies = {str(layer): held_out(rows[:, layer], labels, folds, axes) for layer in directions} if folds else {}
+    accuracies = {str(layer): held_out(rows[:, layer], labels, folds, axes) for layer in fitted} if folds else {}
     notes = () if folds else (f"{job.concept.name}: too few sentences to hold any out, so the probe has no accuracy",)
     settings = {
         "axes": axes,
@@ -41,23 +44,11 @@ def linear_probe(activations: Activations, job: ExtractionJob) -> MethodResult:
         "seed": job.settings.seed,
         "held_out_accuracy": {layer: plain for layer, (plain, _) in accuracies.items()},
         "held_out_balanced_accuracy": {layer: balanced for layer, (_, balanced) in accuracies.items()},
+        "weight_norm": {str(layer): length for layer, length in lengths.items()},
+        "bias": {str(layer): -float(centre @ weights) for layer, (centre, weights) in fitted.items()},
         "majority": round(float(1 - labels.mean()), 4),
     }
     return MethodResult(directions, settings, notes, ("scikit-learn",))
-
-
-def fit(rows: Array, labels: Labels, axes: int) -> Array:
-    """Fit a probe.
-
-    Args:
-        rows: activations [tokens, width].
-        labels: 1 for an anchor, 0 for a control token.
-        axes: of the PCA.
-
-    Returns:
-        The unit normal [width], pointing to the rows labelled 1.
-    """
-    return _fit(rows, labels, axes)[1]
 
 
 def held_out(rows: Array, labels: Labels, folds: list[tuple[Labels, Labels]], axes: int) -> tuple[float, float]:
@@ -66,14 +57,14 @@ def held_out(rows: Array, labels: Labels, folds: list[tuple[Labels, Labels]], ax
 
     predicted = np.zeros_like(labels)
     for fitted, tested in folds:
-        centre, normal = _fit(rows[fitted], labels[fitted], axes)
-        predicted[tested] = (rows[tested] - centre) @ normal > 0
+        centre, weights = _fit(rows[fitted], labels[fitted], axes)
+        predicted[tested] = (rows[tested] - centre) @ weights > 0
     plain, balanced = accuracy_score(labels, predicted), balanced_accuracy_score(labels, predicted)
     return round(float(plain), 4), round(float(balanced), 4)
 
 
 def _fit(rows: Array, labels: Labels, axes: int) -> tuple[Array, Array]:
-    """The centre of the rows and the unit normal, both [width]."""
+    """The centre of the rows and the weights, both [width]. The weights point to the rows labelled 1."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import SGDClassifier
 
@@ -88,8 +79,8 @@ def _fit(rows: Array, labels: Labels, axes: int) -> tuple[Array, Array]:
         tol=None,
         shuffle=False,
     ).fit(reduced.transform(rows), labels)
-    normal: Array = classifier.coef_[0] @ reduced.components_
-    return reduced.mean_, normal / max(float(np.linalg.norm(normal)), 1e-12)
+    weights: Array = classifier.coef_[0] @ reduced.components_
+    return reduced.mean_, weights
 
 
 def _folds(labels: Labels, sentences: Labels) -> list[tuple[Labels, Labels]]:
