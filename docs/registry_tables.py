@@ -26,6 +26,7 @@ REGISTRIES = {
     "methods": "lmms_steer.vectors.methods",
     "operations": "lmms_steer.steering.operations",
     "layer_scores": "lmms_steer.search.layer_scores",
+    "gates": "lmms_steer.steering.gates",
     "sites": "lmms_steer.steering.sites",
     "strategies": "lmms_steer.search.strategies",
     "prompt_formats": "lmms_steer.models.prompts",

@@ -7,9 +7,9 @@
         model.generate(**inputs)
 
 `search`, `compare` and `inspect` do what the commands of these names do, and return objects with a table
-(`to_pandas()`) and a figure (`plot()`). `register_operation`, `register_site`, `register_method`, `register_strategy`,
-`register_layer_score` and `register_prompt_format` add names that specs, commands and recipes know. Importing the
-package imports no torch: each of its names is loaded when it is first used.
+(`to_pandas()`) and a figure (`plot()`). `register_operation`, `register_site`, `register_gate`, `register_method`,
+`register_strategy`, `register_layer_score` and `register_prompt_format` add names that specs, commands and recipes
+know. Importing the package imports no torch: each of its names is loaded when it is first used.
 """
 
 from importlib import import_module
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lmms_steer.search.strategies import register_strategy as register_strategy
     from lmms_steer.search.study import Study as Study
     from lmms_steer.steering.calls import continuation as continuation
+    from lmms_steer.steering.gates import register_gate as register_gate
     from lmms_steer.steering.hooks import steer as steer
     from lmms_steer.steering.intervention import Intervention as Intervention
     from lmms_steer.steering.operations import register_operation as register_operation
@@ -60,6 +61,7 @@ _MODULE_OF = {
     "load_vectors": "lmms_steer.vectors.store",
     "measure_norms": "lmms_steer.models.residual_norms",
     "register_layer_score": "lmms_steer.search.layer_scores",
+    "register_gate": "lmms_steer.steering.gates",
     "register_method": "lmms_steer.extraction.methods",
     "register_operation": "lmms_steer.steering.operations",
     "register_prompt_format": "lmms_steer.models.prompts",

@@ -21,6 +21,7 @@ SOURCES = {
     "controls": ("lmms_steer.vectors.controls", "CONTROLS"),
     "strategies": ("lmms_steer.search.strategies", "strategies"),
     "layer_scores": ("lmms_steer.search.layer_scores", "layer_scores"),
+    "gates": ("lmms_steer.steering.gates", "gates"),
     "sites": ("lmms_steer.steering.sites", "sites"),
     "operations": ("lmms_steer.steering.operations", "operations"),
     "models": ("lmms_steer.harness.names", "MODELS"),

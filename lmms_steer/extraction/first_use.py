@@ -48,7 +48,8 @@ def check_vectors(spec: SteeringSpec, model: str) -> None:
         UserError: for any other; it lists the known ones.
     """
     backbone = backbone_of(model)
-    for intervention in spec.interventions:
+    gates = [Intervention(i.gate_vector) for i in spec.interventions if i.gate_vector is not None]
+    for intervention in (*spec.interventions, *gates):
         if not any(_names(SteeringSpec((intervention,)), backbone)):
             try:
                 store.find(intervention.vector, backbone)
@@ -72,7 +73,8 @@ def _extract(parts: list[list[str]]) -> Iterator[str]:
 def _names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:
     """`backbone/concept/method` of each vector that could be made here, including the vectors of controls."""
     shipped = concepts.names()
-    for intervention in spec.interventions:
+    gates = [Intervention(i.gate_vector) for i in spec.interventions if i.gate_vector is not None]
+    for intervention in (*spec.interventions, *gates):
         for backbone_name, concept, method in _readings(intervention, backbone):
             try:
                 check_method(method)

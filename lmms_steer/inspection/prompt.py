@@ -18,6 +18,7 @@ from lmms_steer.inspection.continuations import continuations
 from lmms_steer.inspection.measured import MeasuredPrompt
 from lmms_steer.inspection.prompt_figure import inspection_figure
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
+from lmms_steer.steering.gates import gates
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector
@@ -217,7 +218,17 @@ def _changed(before: Tensor, after: Tensor) -> list[bool]:
 def _effect(intervention: Intervention, operation: Operation, vector: ScaledVector) -> str:
     """What is done to which tokens: `image: 3.2 along v is added`, with the site where it is not the residual."""
     site = "" if intervention.site == DEFAULT_SITE else f"{intervention.site}, "
-    return f"{site}{intervention.tokens}: {operation.describe(vector)}"
+    return f"{site}{intervention.tokens}: {operation.describe(vector)}{_condition(intervention)}"
+
+
+def _condition(intervention: Intervention) -> str:
+    """The gate in words; "" without one."""
+    if intervention.gate is None:
+        return ""
+    gate = gates.get(intervention.gate)
+    threshold = gate.threshold if intervention.threshold is None else intervention.threshold
+    whose = {"token": "where the token's", "prompt": "if the prompt's mean", "last": "if the last prompt token's"}
+    return f", {whose[intervention.read or gate.read]} {gate.name} is {intervention.fires} {threshold:g}"
 
 
 def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, image_ids: tuple[int, ...]) -> float:

@@ -13,7 +13,7 @@ What is known belongs to one call in one thread, and is not kept on the model.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -56,6 +56,7 @@ class ForwardCall:
         generation: the call of `generate` that this one is part of.
         known: whether the caller said what is prompt; if not, `generated` is a guess.
         mask_known: whether the attention mask shows which positions are padding.
+        decisions: what the gates that were read in this call decided (`lmms_steer.steering.gate_hook`).
     """
 
     input_ids: Tensor
@@ -66,6 +67,7 @@ class ForwardCall:
     generation: Generation | None = None
     known: bool = True
     mask_known: bool = True
+    decisions: dict[Any, Tensor] = field(default_factory=dict)
 
     def steered(
         self, tokens: str, phase: str, image_ids: tuple[int, ...], special_ids: frozenset[int] | None

@@ -30,11 +30,13 @@ class Generation:
             call did not say.
         attention_mask: [batch, start + positions], or None if nothing is padded.
         start: the position in the sequence where `input_ids` begins.
+        decisions: what gates decided about each prompt, kept for the whole call (`lmms_steer.steering.gate_hook`).
     """
 
     input_ids: Tensor | None
     attention_mask: Tensor | None = None
     start: int = 0
+    decisions: dict[Any, Tensor] = field(default_factory=dict)
     _masks: dict[Any, Tensor] = field(default_factory=dict)
 
     @property

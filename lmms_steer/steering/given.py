@@ -12,6 +12,8 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 _UNSAVED = "vectors"
 """The name of vectors whose own name no spec can hold."""
+_UNSAVED_GATE = "gate"
+"""The name of a gate's vectors whose own name is another's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,10 @@ def read_given(
     """
     given = {name: value for name, value in fields.items() if value is not None}
     named = dict(vectors or {})
+    gate_vector = given.get("gate_vector")
+    if isinstance(gate_vector, SteeringVectors):
+        name = gate_vector.name if gate_vector.name not in named else _UNSAVED_GATE
+        named[name], given["gate_vector"] = gate_vector, name
     if isinstance(what, SteeringVectors):
         name = what.name if what.name not in named else _UNSAVED
         return Given(SteeringSpec((Intervention(name, **given),)), {**named, name: what})

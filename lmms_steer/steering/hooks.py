@@ -15,14 +15,14 @@ from lmms_steer.errors import SteeringError, UserError
 from lmms_steer.steering.anatomy import decoder_layers, hides_images, image_token_ids, model_facts, unwrap
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
+from lmms_steer.steering.gate_hook import GateHook
 from lmms_steer.steering.generation import watch_generate
 from lmms_steer.steering.given import read_given
 from lmms_steer.steering.operations import Operation, OperationFunction
 from lmms_steer.steering.positions import require_special_ids
 from lmms_steer.steering.resolve import ResolvedSpec, check_layers, resolve, with_operation
-from lmms_steer.steering.scaled_vectors import active_interventions, check_in_dtype
+from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
 from lmms_steer.steering.site_hook import SiteHook
-from lmms_steer.steering.sites import find_module
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -45,6 +45,12 @@ def steer(
     gamma_text: float | None = None,
     control: str | None = None,
     site: str | None = None,
+    gate: str | None = None,
+    gate_vector: SteeringVectors | str | None = None,
+    gate_layer: int | None = None,
+    threshold: float | None = None,
+    fires: str | None = None,
+    read: str | None = None,
 ) -> Iterator[ResolvedSpec]:
     """Steer a transformers model inside the block.
 
@@ -59,8 +65,10 @@ def steer(
         special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.
         operation: replaces the operation of every intervention: a name, an `Operation`, or a function
             `(hidden, vector)` as described in `lmms_steer.steering.operations`.
-        layer, layers, alpha, tokens, phase, scale, gamma_image, gamma_text, control, site: of the vectors, as in a spec
+        layer, layers, alpha, tokens, phase, scale, gamma_image, gamma_text, control, site, gate, gate_vector,
+            gate_layer, threshold, fires, read: of the vectors, as in a spec
             (`lmms_steer.steering.intervention.Intervention`). A spec has its own, so next to one they are refused.
+            `gate_vector` may be vectors.
 
     Yields:
         the resolved spec: layer, alpha and tokens filled in, vectors loaded.
@@ -80,6 +88,12 @@ def steer(
         "gamma_text": gamma_text,
         "control": control,
         "site": site,
+        "gate": gate,
+        "gate_vector": gate_vector,
+        "gate_layer": gate_layer,
+        "threshold": threshold,
+        "fires": fires,
+        "read": read,
     }
     given = read_given(spec, vectors, fields)
     if isinstance(given.spec, ResolvedSpec):
@@ -158,19 +172,22 @@ def attach(
                 " images, choose tokens=both"
             )
         require_special_ids(str(intervention.tokens), special_ids)
-    active = active_interventions(resolved)
+    active = active_layers(resolved)
     if not active:
         return Attachment()
     tracker = CallTracker(inner, on_failure)
     special = None if special_ids is None else frozenset(special_ids)
-    hooks = []
-    for intervention, vector in active:
-        used = resolved.operation_of(intervention)
-        check_in_dtype(intervention, vector, used, getattr(inner, "dtype", torch.float32))
-        hooks.append(SiteHook(intervention, vector, used, image_ids, special, tracker))
+    hooks: list[GateHook | SiteHook] = []
+    for at in active:
+        gate = GateHook(at.intervention, at.gate, image_ids, tracker) if at.gate is not None else None
+        hooks += [gate] if gate is not None else []
+        for intervention, vector in at.parts:
+            used = resolved.operation_of(intervention)
+            check_in_dtype(intervention, vector, used, getattr(inner, "dtype", torch.float32))
+            hooks.append(SiteHook(intervention, vector, used, image_ids, special, tracker, gate))
     # every module is found before the first hook is registered
     for hook in hooks:
-        find_module(hook.site, layers, hook.layer)
+        hook.check(layers)
     watch_generate(inner, is_steered)
     handles = [hook.register(layers) for hook in hooks]
     # a wrapper of PEFT calls the forward of the model inside, past the hooks of that

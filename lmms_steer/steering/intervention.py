@@ -7,6 +7,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 
 from lmms_steer._util.layers import read_layers, write_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
+from lmms_steer.steering.gates import FIRES, READS, gates
 from lmms_steer.steering.operations import operations
 from lmms_steer.steering.sites import DEFAULT_SITE, sites
 from lmms_steer.vectors.controls import parse_control
@@ -62,10 +63,25 @@ class Intervention:
     site: str = DEFAULT_SITE
     """Which tensor of the layer is changed: `residual`, its output; `input`; `mlp` or `attention`, what these add to
     the residual; or another one that is registered in `lmms_steer.steering.sites`."""
+    gate: str | None = None
+    """A condition under which the vector acts: `cosine`, `probe`, or another one that is registered in
+    `lmms_steer.steering.gates`. The keys below belong to it."""
+    gate_vector: str | None = None
+    """What the gate compares hidden states with: a store name or a file. `probe` needs a vector that `linear_probe`
+    wrote; for other gates the default is `vector`, before a control replaces it."""
+    gate_layer: int | None = None
+    """0-based decoder block whose output the gate reads; by default the tensor that is about to be changed."""
+    threshold: float | None = None
+    """Of the gate's score; by default the gate's own (`cosine` 0, `probe` 0.5)."""
+    fires: str = "above"
+    """`above` or `below`: on which side of the threshold the vector acts."""
+    read: str | None = None
+    """`token`: each token decides for itself; `prompt` or `last`: the mean of the prompt's tokens, or its last token,
+    decides for the whole sequence. By default the gate's own (`cosine` token, `probe` last)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vector", _parse_vector(self.vector))
-        object.__setattr__(self, "layer", _parse_layer(self.layer))
+        object.__setattr__(self, "layer", _parse_layer("layer", self.layer))
         if self.layers is not None:
             self._parse_layers(self.layers)
         _refuse_budget(self.alpha)
@@ -86,6 +102,7 @@ class Intervention:
                 f"operation={self.operation},scale={self.scale}: the vector's length plays no part in this operation,"
                 " so leave scale out"
             )
+        self._check_gate()
         if self.phase == "decode" and self.tokens == "image":
             raise UserError("tokens=image,phase=decode steers nothing: generated tokens are text")
 
@@ -111,6 +128,43 @@ class Intervention:
         given = {k: v for k, v in asdict(self).items() if v is not None and v != _DEFAULTS.get(k)}
         return ",".join(f"{key}={_quote(value)}" for key, value in given.items())
 
+    def _check_gate(self) -> None:
+        """Read and check the keys of the gate, which nothing but a gate gives a meaning."""
+        if self.gate is None:
+            for name in ("gate_vector", "gate_layer", "threshold", "fires", "read"):
+                value = getattr(self, name)
+                if value != _GATE_DEFAULTS.get(name):
+                    raise UserError(f"{name}={shorten(value)} is a key of a gate: add gate=cosine or gate=probe")
+            return
+        gate = gates.get(str(self.gate))
+        object.__setattr__(self, "gate_layer", _parse_layer("gate_layer", self.gate_layer))
+        if self.gate_vector is not None:
+            object.__setattr__(self, "gate_vector", _parse_vector(self.gate_vector, "gate_vector"))
+        for name, known in (("fires", FIRES), ("read", READS)):
+            value = getattr(self, name)
+            if value not in known and value is not None:
+                raise unknown_name(name, value, known)
+        if self.threshold is not None:
+            object.__setattr__(self, "threshold", _parse_finite("threshold", self.threshold))
+            low, high = gate.limits
+            if not low <= float(self.threshold) <= high:
+                raise UserError(f"threshold={self.threshold:g}: gate={gate.name} has scores from {low:g} to {high:g}")
+        if gate.needs_probe and self.gate_vector is None:
+            raise UserError(
+                f"gate={gate.name} needs a probe: add gate_vector=NAME, a vector that lmms-steer extract --method"
+                " linear_probe wrote"
+            )
+        if gate.needs_probe and self.site != DEFAULT_SITE and self.gate_layer is None:
+            raise UserError(f"gate={gate.name},site={self.site}: a probe reads a layer's output: add gate_layer=LAYER")
+        first = min(self.layer_numbers, default=None)
+        if first is not None and self.gate_layer is not None:
+            last = first if self.site == DEFAULT_SITE else first - 1
+            if self.gate_layer > last:
+                raise UserError(
+                    f"gate_layer={self.gate_layer}: layer {first} is steered before it is read, so it can be"
+                    + (f" 0-{last} here" if last >= 0 else " none: leave it out")
+                )
+
     def _parse_layers(self, value: object) -> None:
         """Write the layers in one form; one layer alone becomes `layer`."""
         if self.layer is not None:
@@ -122,6 +176,7 @@ class Intervention:
         object.__setattr__(self, "layer", numbers[0] if single else None)
 
 
+_GATE_DEFAULTS = {"fires": "above"}
 _DEFAULTS = {field.name: field.default for field in fields(Intervention) if field.default is not MISSING}
 """Values that the one-line form leaves out."""
 FIELDS = tuple(field.name for field in fields(Intervention))
@@ -133,14 +188,14 @@ def _quote(value: object) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
-def _parse_vector(value: object) -> str:
+def _parse_vector(value: object, key: str = "vector") -> str:
     # lmms-eval turns `vector=20241101` and `vector=nan` into numbers
     name = str(value).strip()
     if len(name) > 1 and name[0] == name[-1] and name[0] in "'\"":
         name = name[1:-1]
     writable = name.encode(errors="replace").decode() == name
     if len(name.splitlines()) != 1 or "\0" in name or not writable or isinstance(value, list | dict):
-        raise UserError(f"vector={shorten(repr(value))} names no vector: give a store name or a path")
+        raise UserError(f"{key}={shorten(repr(value))} names no vector: give a store name or a path")
     return name
 
 
@@ -152,14 +207,14 @@ def _refuse_budget(alpha: object) -> None:
         )
 
 
-def _parse_layer(value: object) -> int | None:
+def _parse_layer(key: str, value: object) -> int | None:
     if value is None:
         return None
     number = _parse_number(value)
     if not math.isfinite(number) or number != int(number):
-        raise UserError(f"layer={shorten(value)}: expected one whole number, the 0-based decoder layer")
+        raise UserError(f"{key}={shorten(value)}: expected one whole number, the 0-based decoder layer")
     if number < 0:
-        raise UserError(f"layer={shorten(value)}: layers are counted from 0 up, negative numbers are not allowed")
+        raise UserError(f"{key}={shorten(value)}: layers are counted from 0 up, negative numbers are not allowed")
     return int(number)
 
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
 from lmms_steer.steering.positions import token_mask
 from lmms_steer.steering.resolve import Norms
-from lmms_steer.steering.sites import find_module, sites
+from lmms_steer.steering.site_tensor import register_hook
+from lmms_steer.steering.sites import sites
 
 TOKEN_KINDS = ("image", "text", "both", "last")
 """The kinds of tokens whose norms are measured."""
@@ -54,18 +55,10 @@ def record_site(model: nn.Module, site: str, layer: int) -> Iterator[list[Tensor
     """
     seen: list[Tensor] = []
 
-    def keep_output(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
-        seen.append(output[0] if isinstance(output, tuple) else output)
+    def keep(value: Tensor) -> None:
+        seen.append(value)
 
-    def keep_input(module: nn.Module, args: Any, kwargs: Any) -> None:  # noqa: ARG001
-        seen.append(args[0] if args else kwargs["hidden_states"])
-
-    entry = sites.get(site)
-    module = find_module(entry, decoder_layers(model), layer)
-    if entry.changes == "output":
-        handle = module.register_forward_hook(keep_output)
-    else:
-        handle = module.register_forward_pre_hook(keep_input, with_kwargs=True)
+    handle = register_hook(sites.get(site), decoder_layers(model), layer, keep)
     try:
         yield seen
     finally:

@@ -13,6 +13,8 @@ from typing import Any
 from lmms_steer import concepts
 from lmms_steer.errors import UserError
 from lmms_steer.steering.budget import check_budget
+from lmms_steer.steering.gates import gates as registry_of_gates
+from lmms_steer.steering.gates import probe_numbers
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, find_operation, operations
 from lmms_steer.steering.origin import other_model_warnings
@@ -46,6 +48,7 @@ class ResolvedSpec:
         notes: lines for the user: where the values that were filled in come from.
         warnings: lines that a user must not overlook.
         norms: mean norms of this model's residual, needed if a strength is relative to them.
+        gates: what each intervention's gate compares hidden states with, None for those without; empty if none has one.
         operation: an unregistered operation that is applied instead of those that the interventions name; only the
             Python API can set it.
     """
@@ -56,6 +59,7 @@ class ResolvedSpec:
     warnings: tuple[str, ...] = ()
     norms: Norms | None = None
     operation: Operation | None = None
+    gates: tuple[SteeringVectors | None, ...] = ()
 
     def __repr__(self) -> str:
         if not self.spec:
@@ -74,6 +78,9 @@ class ResolvedSpec:
         pairs = list(zip(self.spec.interventions, self.vectors, strict=True))
         # fields at their default are left out, so that a new field does not change old hashes
         parts: list[Any] = [{**explicit_fields(i), "vector": v.sha256} for i, v in pairs]
+        for part, gate in zip(parts, self.gates, strict=False):
+            if gate is not None:
+                part["gate_vector"] = gate.sha256
         if self.relative:
             layers = [layer for i, _ in pairs for layer in i.layer_numbers]
             parts.append({str(layer): dict((self.norms or {}).get(layer, {})) for layer in layers})
@@ -102,7 +109,8 @@ class ResolvedSpec:
         return {
             "spec": str(self.spec),
             "sha256": self.sha256 if self.spec else None,
-            "vectors": [{"name": v.name, "sha256": v.sha256, "provenance": dict(v.provenance)} for v in self.vectors],
+            "vectors": [_record_vector(v) for v in self.vectors],
+            **({"gate_vectors": [_record_vector(v) for v in self.gates if v is not None]} if self.gates else {}),
             "notes": [*self.notes, *self.warnings],
             **({"provenance": dict(self.spec.provenance)} if self.spec.provenance else {}),
             **({"operation": self.operation.name} if self.operation is not None else {}),
@@ -147,6 +155,7 @@ def resolve(
     if operation is not None:
         spec, custom = _replace_operation(spec, operation)
     interventions: list[Intervention] = []
+    read_by_gates: list[SteeringVectors | None] = []
     vectors: list[SteeringVectors] = []
     notes: list[str] = []
     warnings: list[str] = []
@@ -164,6 +173,10 @@ def resolve(
         notes += note
         if chosen_on:
             provenance["chosen_on"] = ", ".join(filter(None, (str(provenance.get("chosen_on") or ""), chosen_on)))
+        gate = _gate_vector(intervention, vector, model, given)
+        read_by_gates.append(gate)
+        if gate is not None and intervention.gate_vector is not None:
+            warnings += other_model_warnings(intervention.gate_vector, gate.provenance, model.name)
         if intervention.control is not None:
             vector = make_control(vector, intervention.control, _load_from_store, concepts.names())
         _check(intervention, vector, model)
@@ -173,7 +186,8 @@ def resolve(
         vectors.append(vector)
     check_budget(spec.provenance, spec.interventions, vectors, model.name)
     complete = SteeringSpec(tuple(interventions), provenance)
-    resolved = ResolvedSpec(complete, tuple(vectors), tuple(notes), tuple(warnings), operation=custom)
+    gates = tuple(read_by_gates) if any(gate is not None for gate in read_by_gates) else ()
+    resolved = ResolvedSpec(complete, tuple(vectors), tuple(notes), tuple(warnings), operation=custom, gates=gates)
     return replace(resolved, norms=model.norms) if resolved.relative else resolved
 
 
@@ -183,6 +197,10 @@ def with_operation(resolved: ResolvedSpec, operation: str | Operation | Operatio
         return resolved
     spec, custom = _replace_operation(resolved.spec, operation)
     return replace(resolved, spec=spec, operation=custom)
+
+
+def _record_vector(vector: SteeringVectors) -> dict[str, Any]:
+    return {"name": vector.name, "sha256": vector.sha256, "provenance": dict(vector.provenance)}
 
 
 def _place(intervention: Intervention) -> str:
@@ -232,6 +250,29 @@ def _replace_operation(
     name = found.name if registered else Intervention("unnamed").operation
     interventions = tuple(replace(i, operation=name) for i in spec.interventions)
     return replace(spec, interventions=interventions), None if registered else found
+
+
+def _gate_vector(
+    intervention: Intervention, own: SteeringVectors, model: ModelFacts, given: Mapping[str, SteeringVectors] | None
+) -> SteeringVectors | None:
+    """What the gate of an intervention compares hidden states with; None without a gate.
+
+    Raises:
+        UserError: for a vector that does not exist, has another width, or has no direction or probe at a layer.
+    """
+    if intervention.gate is None:
+        return None
+    vector, name = own, intervention.gate_vector or intervention.vector
+    if intervention.gate_vector is not None:
+        known = (given or {}).get(name)
+        vector = known if known is not None else SteeringVectors.load(store.find(name, backbone_of(model.name)).path)
+    layers = intervention.layer_numbers if intervention.gate_layer is None else (intervention.gate_layer,)
+    _check_width(name, vector, model)
+    for layer in layers:
+        vector.check_norm(layer)
+        if registry_of_gates.get(intervention.gate).needs_probe:
+            probe_numbers(vector, layer)
+    return vector
 
 
 def _load_from_store(name: str) -> SteeringVectors:
@@ -304,14 +345,18 @@ def check_layers(intervention: Intervention, n_layers: int, model: str) -> None:
 
 def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> None:
     check_layers(intervention, model.n_layers, short_name(model.name))
+    _check_width(intervention.vector, vector, model)
+    for layer in intervention.layer_numbers:
+        vector.check_norm(layer)
+
+
+def _check_width(name: str, vector: SteeringVectors, model: ModelFacts) -> None:
     if vector.hidden_size != model.hidden_size:
         raise UserError(
-            f"vector {intervention.vector!r} has width {vector.hidden_size},"
+            f"vector {name!r} has width {vector.hidden_size},"
             f" but {short_name(model.name)}'s hidden size is {model.hidden_size}: it was made from another model"
             f" ({vector.provenance.get('model', 'unknown')})"
         )
-    for layer in intervention.layer_numbers:
-        vector.check_norm(layer)
 
 
 def _warn_of_changed_vector(intervention: Intervention, vector: SteeringVectors, spec: SteeringSpec) -> list[str]:

@@ -47,7 +47,8 @@ def placeholder(intervention: Intervention, model: str, n_layers: int, width: in
     """What stands for the vector of an intervention in a resolved spec, with its provenance.
 
     Raises:
-        UserError: for a name that does not exist, a control, or an operation that needs one direction for all rows.
+        UserError: for a name that does not exist, a control, or an operation or gate that needs one direction for all
+            rows.
     """
     name = intervention.vector
     if name not in ROW_VECTORS:
@@ -56,6 +57,8 @@ def placeholder(intervention: Intervention, model: str, n_layers: int, width: in
         raise UserError(f"vector={name},control={intervention.control}: it has no control; shuffle or blank the images")
     if intervention.operation not in OPERATIONS:
         raise UserError(f"vector={name},operation={intervention.operation}: expected {' or '.join(OPERATIONS)}")
+    if intervention.gate == "cosine":
+        raise UserError(f"vector={name},gate=cosine: the gate compares with one direction for all questions")
     provenance = {
         "model": short_name(model),
         "concept": name.removeprefix(PREFIX),

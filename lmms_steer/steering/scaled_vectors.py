@@ -1,6 +1,6 @@
 """Scale the vectors of a resolved spec: the vector of each intervention's layer, at its strength."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,24 +11,46 @@ from lmms_steer.steering.resolve import Norms, ResolvedSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 
-def active_interventions(resolved: ResolvedSpec) -> list[tuple[Intervention, ScaledVector]]:
-    """The interventions with a strength other than 0, each with its scaled vector.
+@dataclass(frozen=True, slots=True)
+class ActiveLayer:
+    """What one intervention does at one layer.
 
-    An intervention at several layers is split by layer, and one whose gammas give image and text tokens different
-    strengths into two.
+    Attributes:
+        intervention: at this layer alone.
+        parts: with their scaled vectors; two if the gammas give image and text tokens different strengths.
+        gate: what its gate compares hidden states with; None without a gate.
+    """
+
+    intervention: Intervention
+    parts: list[tuple[Intervention, ScaledVector]]
+    gate: SteeringVectors | None
+
+
+def active_layers(resolved: ResolvedSpec) -> list[ActiveLayer]:
+    """The interventions with a strength other than 0, split by layer.
 
     Raises:
         UserError: for a relative strength without norms, or a vector that overflows float32.
     """
-    pairs = zip(resolved.spec.interventions, resolved.vectors, strict=True)
-    # the norm is that of the tokens before the split, so that gammas near 1 have nearly the effect of 1
-    return [
-        (part, _scale(part, vector, _strength_at_alpha_1(whole, resolved.norms)))
-        for several, vector in pairs
-        for whole in several.by_layer()
-        for part in _split_by_gamma(whole)
-        if part.alpha != 0
-    ]
+    found = []
+    gates = resolved.gates or (None,) * len(resolved.vectors)
+    for several, vector, gate in zip(resolved.spec.interventions, resolved.vectors, gates, strict=True):
+        for whole in several.by_layer():
+            parts = [part for part in _split_by_gamma(whole) if part.alpha != 0]
+            # the norm is that of the tokens before the split, so that gammas near 1 have nearly the effect of 1
+            scaled = [(part, _scale(part, vector, _strength_at_alpha_1(whole, resolved.norms))) for part in parts]
+            if scaled:
+                found.append(ActiveLayer(whole, scaled, gate))
+    return found
+
+
+def active_interventions(resolved: ResolvedSpec) -> list[tuple[Intervention, ScaledVector]]:
+    """The parts of `active_layers`: each has one layer and one strength.
+
+    Raises:
+        UserError: as `active_layers`.
+    """
+    return [part for layer in active_layers(resolved) for part in layer.parts]
 
 
 def check_in_dtype(intervention: Intervention, vector: ScaledVector, operation: Operation, dtype: torch.dtype) -> None:

@@ -19,6 +19,7 @@ from lmms_steer.extraction.sae_judge import JudgeQuestion
 from lmms_steer.extraction.sae_source import Sae, SaeSource
 from lmms_steer.extraction.sae_verdicts import Verdict
 from lmms_steer.extraction.tokens import TokenSpan
+from lmms_steer.steering.gates import probe_numbers
 from lmms_steer.tiny_world.checkpoints import TINY_SAE, weights_dir
 
 UNCHECKED = ExtractionSettings(judge="none")
@@ -52,6 +53,10 @@ def test_the_probe_equals_logistic_regression_by_hand(backbone: Backbone, spatia
             for row, label in zip(reduced, labels[order], strict=True):
                 weights += LEARNING_RATE / BATCH * (label - 1 / (1 + np.exp(-row @ weights))) * row
         assert np.abs(vectors[layer] - unit(weights @ axes)).max() < 1e-5
+        # the gate `probe` gets the same probabilities from what is stored
+        length, bias = probe_numbers(vectors, layer)
+        chances = 1 / (1 + np.exp(-(length * rows[:, layer] @ vectors[layer].astype(np.float64) + bias)))
+        assert np.abs(chances[order] - 1 / (1 + np.exp(-reduced @ weights))).max() < 1e-4
     settings = vectors.provenance["settings"]
     assert min(settings["held_out_balanced_accuracy"].values()) > 0.75
     assert set(settings["held_out_accuracy"]) == set("01234") and settings["majority"] == round(206 / 230, 4)

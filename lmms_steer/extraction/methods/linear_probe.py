@@ -20,11 +20,14 @@ def linear_probe(activations: Activations, job: ExtractionJob) -> MethodResult:
 
     For each layer the settings give the accuracy of probes on sentences that they were not fitted on (cross-validated
     over whole sentences): over all tokens, and balanced over the two classes, where 0.5 is chance. `majority` is the
-    accuracy of always answering "control".
+    accuracy of always answering "control". `weight_norm` and `bias` make the unit normals a classifier: h is an anchor
+    with the probability σ(weight_norm · (v·h) + bias).
     """
     rows, labels, _ = _ordered(activations, job.settings.seed)
     axes = _axes(activations)
-    directions = {layer: fit(rows[:, layer], labels, axes) for layer in range(rows.shape[1])}
+    fitted = {layer: _fit(rows[:, layer], labels, axes) for layer in range(rows.shape[1])}
+    lengths = {layer: max(float(np.linalg.norm(weights)), 1e-12) for layer, (_, weights) in fitted.items()}
+    directions = {layer: weights / lengths[layer] for layer, (_, weights) in fitted.items()}
     accuracies = cross_validated(activations, job.settings.seed)
     lacking = f"{job.concept.name}: too few sentences to hold any out, so the probe has no accuracy"
     notes = () if accuracies else (lacking,)
@@ -36,6 +39,8 @@ def linear_probe(activations: Activations, job: ExtractionJob) -> MethodResult:
         "seed": job.settings.seed,
         "held_out_accuracy": {str(layer): plain for layer, (plain, _) in accuracies.items()},
         "held_out_balanced_accuracy": {str(layer): balanced for layer, (_, balanced) in accuracies.items()},
+        "weight_norm": {str(layer): length for layer, length in lengths.items()},
+        "bias": {str(layer): -float(centre @ weights) for layer, (centre, weights) in fitted.items()},
         "majority": round(float(1 - labels.mean()), 4),
     }
     return MethodResult(directions, settings, notes, ("scikit-learn",))
@@ -76,8 +81,8 @@ def held_out(rows: Array, labels: Labels, folds: list[tuple[Labels, Labels]], ax
 
     predicted = np.zeros_like(labels)
     for fitted, tested in folds:
-        centre, normal = _fit(rows[fitted], labels[fitted], axes)
-        predicted[tested] = (rows[tested] - centre) @ normal > 0
+        centre, weights = _fit(rows[fitted], labels[fitted], axes)
+        predicted[tested] = (rows[tested] - centre) @ weights > 0
     plain, balanced = accuracy_score(labels, predicted), balanced_accuracy_score(labels, predicted)
     return round(float(plain), 4), round(float(balanced), 4)
 
@@ -97,7 +102,7 @@ def _axes(activations: Activations) -> int:
 
 
 def _fit(rows: Array, labels: Labels, axes: int) -> tuple[Array, Array]:
-    """The centre of the rows and the unit normal, both [width]."""
+    """The centre of the rows and the weights, both [width]. The weights point to the rows labelled 1."""
     from sklearn.decomposition import PCA
     from sklearn.linear_model import SGDClassifier
 
@@ -112,8 +117,8 @@ def _fit(rows: Array, labels: Labels, axes: int) -> tuple[Array, Array]:
         tol=None,
         shuffle=False,
     ).fit(reduced.transform(rows), labels)
-    normal: Array = classifier.coef_[0] @ reduced.components_
-    return reduced.mean_, normal / max(float(np.linalg.norm(normal)), 1e-12)
+    weights: Array = classifier.coef_[0] @ reduced.components_
+    return reduced.mean_, weights
 
 
 def _folds(labels: Labels, sentences: Labels) -> list[tuple[Labels, Labels]]:

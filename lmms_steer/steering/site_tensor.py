@@ -1,0 +1,68 @@
+"""Hook the tensor of a site, whatever form its module takes or returns it in."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lmms_steer.errors import SteeringError
+from lmms_steer.steering.sites import Site, find_module
+
+
+def register_hook(
+    site: Site, layers: nn.ModuleList, layer: int, act: Callable[[Any], Tensor | None]
+) -> RemovableHandle:
+    """Call a function with the tensor of a site in every forward call, and put what it returns in the tensor's place.
+
+    Args:
+        site: which tensor.
+        layers: the model's.
+        layer: the number of one of them.
+        act: gets the tensor; None leaves it as it is.
+
+    Raises:
+        UserError: for a layer that has no module of the site.
+    """
+
+    def on_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # noqa: ARG001
+        changed = act(output[0] if isinstance(output, tuple) else output)
+        if changed is None:
+            return None
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    def on_input(
+        module: nn.Module,  # noqa: ARG001
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        changed = act(args[0] if args else kwargs.get("hidden_states"))
+        if changed is None:
+            return None
+        return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
+
+    module = find_module(site, layers, layer)
+    if site.changes == "output":
+        return module.register_forward_hook(on_output)
+    return module.register_forward_pre_hook(on_input, with_kwargs=True)
+
+
+def per_position(value: Any, shape: tuple[int, ...], layer: int, site: str) -> Tensor:
+    """The hidden states as [batch, positions, width].
+
+    Args:
+        value: what a hook got. Some mixtures of experts return one row for each position of the batch.
+        shape: batch and positions.
+        layer: where the hook is, for the message.
+        site: the site's name, for the message.
+
+    Raises:
+        SteeringError: for anything else.
+    """
+    if isinstance(value, Tensor):
+        if value.dim() == 2 and value.shape[0] == shape[0] * shape[1]:
+            return value.view(*shape, -1)
+        if value.dim() == 3 and tuple(value.shape[:2]) == shape:
+            return value
+    actual = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    raise SteeringError(f"layer {layer} has {actual} at site={site} for {shape[0]} rows of {shape[1]} positions")
