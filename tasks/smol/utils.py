@@ -17,6 +17,11 @@ from lmms_steer.tiny_world.cv_bench_rows import with_images
 process_docs = with_images
 
 
+def doc_to_question(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
+    """The question alone, which is answered by a word."""
+    return f"{(lmms_eval_specific_kwargs or {}).get('pre_prompt', '')}{doc['question']}"
+
+
 def __getattr__(name: str) -> Any:
     """`kwargs_TASK_SPLIT`: where the rows of a task's split are."""
     kind, _, rest = name.partition("_")

@@ -13,7 +13,7 @@ from lmms_steer import UserError
 from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.models.contrast_inputs import kept_signal, with_noise
-from lmms_steer.models.contrasts import ContrastStep, contrasts, read_contrast
+from lmms_steer.models.contrasts import ContrastStep, contrasts, read_contrast, register_contrast
 from lmms_steer.models.early_layers import read_layers
 from lmms_steer.models.prompts import answer_token_ids
 from tests.helpers.checkpoints import build
@@ -302,3 +302,17 @@ def test_layers_are_read_at_vistas_depth() -> None:
         and read_layers("", 5) == range(3, 4)
         and read_layers("2", 5) == range(2, 3)
     )
+
+
+def test_a_contrast_of_ones_own_must_name_known_settings() -> None:
+    cases: list[dict[str, Any]] = [
+        {"defaults": {"gamma": 1.0}, "neutral": ""},
+        {"defaults": {"beta": 1.0}},
+        {"branch": "sound"},
+    ]
+    for wrong in cases:
+        arguments: dict[str, Any] = {"defaults": {"alpha": 1.0}, **wrong}
+        with pytest.raises(ValueError, match="contrast 'mine': unknown setting or branch"):
+            register_contrast("mine", description="d", **arguments)
+    with pytest.raises(ValueError, match="contrast 'vcd' is already registered"):
+        register_contrast("vcd", description="d", defaults={"alpha": 1.0})(lambda step, settings: step.logits)

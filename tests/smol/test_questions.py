@@ -6,6 +6,7 @@ import random
 import re
 from collections import Counter
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,19 @@ def test_every_task_has_its_variants_and_the_prompted_one_its_hint() -> None:
                 prompted = yaml.safe_load((folder / f"{name}_prompted.yaml").read_text())
                 prompt = prompted["lmms_eval_specific_kwargs"]["default"]["pre_prompt"]
                 assert prompt == f"{PROMPTS[task]} {INSTRUCTION}"
+
+
+@pytest.mark.parametrize("split", ["", "_ood"])
+def test_the_word_tasks_ask_the_same_questions_without_choices(split: str) -> None:
+    folder, utils = Path(tasks_dir()) / "smol", import_module("lmms_steer.tasks.smol.utils")
+    doc = {"question": "Is there a red cross in the image?", "prompt": "with choices"}
+    for name, hint in (("words", ""), ("words_prompted", f"{PROMPTS['existence']} ")):
+        name = f"smol_existence_{name.replace('words', f'words{split}')}"
+        content = yaml.safe_load((folder / f"{name}.yaml").read_text().replace("!function ", ""))
+        source = f"smol_existence_words{split}.yaml" if hint else f"smol_existence{split}.yaml"
+        assert (content["task"], content["include"]) == (name, source)
+        assert hint or content["doc_to_text"] == "utils.doc_to_question"
+        assert utils.doc_to_question(doc, content["lmms_eval_specific_kwargs"]["default"]) == hint + doc["question"]
 
 
 @pytest.mark.slow
