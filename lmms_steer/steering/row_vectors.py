@@ -57,8 +57,8 @@ def placeholder(intervention: Intervention, model: str, n_layers: int, width: in
         raise UserError(f"vector={name},control={intervention.control}: it has no control; shuffle or blank the images")
     if intervention.operation not in OPERATIONS:
         raise UserError(f"vector={name},operation={intervention.operation}: expected {' or '.join(OPERATIONS)}")
-    if intervention.gate == "cosine":
-        raise UserError(f"vector={name},gate=cosine: the gate compares with one direction for all questions")
+    if intervention.gate is not None and intervention.gate_vector is None:
+        raise UserError(f"vector={name},gate={intervention.gate}: the gate needs one direction: add gate_vector=…")
     provenance = {
         "model": short_name(model),
         "concept": name.removeprefix(PREFIX),

@@ -108,6 +108,7 @@ def test_what_has_no_vector_of_its_own_is_refused(checkpoint: tuple[str, Path]) 
         ({"vector": "@image_contrst"}, "did you mean '@image_contrast'"),
         ({"vector": "@image_contrast", "operation": "clamp"}, "expected add or norm_preserving"),
         ({"vector": "@image_contrast", "control": "random"}, "it has no control"),
+        ({"vector": "@image_contrast", "gate": "cosine"}, "the gate needs one direction"),
     ):
         with pytest.raises(UserError, match=expected):
             SteeredVlm(pretrained=str(folder), **args)
