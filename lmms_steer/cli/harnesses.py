@@ -1,4 +1,4 @@
-"""`lmms-steer tasks` and `lmms-steer lm-eval`: our tasks, and our models in lm-evaluation-harness."""
+"""`lmms-steer tasks`, `presets` and `lm-eval`: our tasks, other methods' settings, and our models in lm-eval."""
 
 from typing import Annotated
 
@@ -19,6 +19,16 @@ def tasks(
     from lmms_steer.harness.task_files import our_tasks, tasks_dir
 
     typer.echo(tasks_dir() if path else "\n".join(sorted(our_tasks())))
+
+
+@commands.command()
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Show what this preset stands for, and its source.")] = None,
+) -> None:
+    """List other methods' settings by the names that `preset=NAME` takes in --model_args."""
+    from lmms_steer.harness.presets import preset_lines
+
+    typer.echo("\n".join(preset_lines(name)))
 
 
 @commands.command(

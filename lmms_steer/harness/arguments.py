@@ -6,12 +6,13 @@ from difflib import get_close_matches
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steered_names_on_disk
+from lmms_steer.harness.presets import expand_preset
 from lmms_steer.models import CONTRAST_ARGS, MODEL_ARGS
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.row_vectors import refuse_row_vectors
 from lmms_steer.steering.spec import SteeringSpec
 
-STEERED_MODEL_ARGS = ("steering", *FIELDS, *MODEL_ARGS)
+STEERED_MODEL_ARGS = ("preset", "steering", *FIELDS, *MODEL_ARGS)
 """The arguments that the `--model_args` of our models may contain."""
 SPELLING_CUTOFF = 0.78
 """An unknown argument that is as similar to a known one (difflib's ratio) is a misspelling of it: `vecter` and `vector`
@@ -35,6 +36,7 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
     check_model(model)
     args = {name: unquote(value) for name, value in split_args(model_args, "--model_args").items()}
     check_keys(args, STEERED_MODEL_ARGS)
+    args = expand_preset(args)
     for name in CONTRAST_ARGS:
         if name in args:
             raise UserError(f"{name}={shorten(args[name])}: a contrast is for evaluations with lmms-eval; leave it out")

@@ -26,6 +26,7 @@ from lmms_steer.harness import patches
 from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_keys, check_model, is_quoted, split_args, unquote
 from lmms_steer.harness.command_line import end_command_line, is_command_line
 from lmms_steer.harness.names import MODELS
+from lmms_steer.harness.presets import expand_preset
 from lmms_steer.harness.run_checks import chat_template_error
 from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.contrasts import ContrastSettings
@@ -89,15 +90,18 @@ class SteeringMixin:
         inits = [vars(parent)["__init__"] for parent in cls.__mro__[:-1] if "__init__" in vars(parent)]
         declared = [one for init in inits for one in list(inspect.signature(init).parameters.values())[1:]]
         named = [one.name for one in declared if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
-        return tuple(dict.fromkeys(("steering", *FIELDS, *_FROM_HARNESS, *named)))
+        return tuple(dict.fromkeys(("preset", "steering", *FIELDS, *_FROM_HARNESS, *named)))
 
     def take_spec(self, model_args: dict[str, Any]) -> None:
-        """Remove the keys of a spec from the arguments, and read the spec.
+        """Remove the keys of a spec from the arguments, and read the spec; those of a preset are written out before.
 
         Raises:
-            UserError: for a misspelled argument, or a spec that cannot be read.
+            UserError: for a misspelled argument, or a preset or spec that cannot be read.
         """
         check_keys(model_args, self.known_args(), self.takes_other_args)
+        expanded = expand_preset(model_args)
+        model_args.clear()
+        model_args.update(expanded)
         self.spec = SteeringSpec.from_args({k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args})
         refuse_row_vectors(self.spec, self.per_question)
 
