@@ -35,9 +35,10 @@ from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.models.visuals import Visual
 from lmms_steer.models.vlm import HfVlm
+from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
-from lmms_steer.steering.resolve import ModelFacts, ResolvedSpec, resolve
+from lmms_steer.steering.resolve import ResolvedSpec, resolve
 from lmms_steer.steering.row_vectors import refuse_row_vectors, row_layers, row_vectors
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.steering.support import check_config
@@ -117,10 +118,9 @@ class SteeringMixin:
         """
         check_config(config, self.pretrained)
         self.commit = getattr(config, "_commit_hash", None)
-        text = config.get_text_config(decoder=True)
         for line in extract_missing(self.spec, self.pretrained):
             logger.info(line)
-        self.resolved = resolve(self.spec, ModelFacts(self.pretrained, text.num_hidden_layers, text.hidden_size))
+        self.resolved = resolve(self.spec, facts_of_config(config, self.pretrained))
         if rank == 0:
             for line in self.resolved.notes:
                 logger.info(line)

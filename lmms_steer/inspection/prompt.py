@@ -24,7 +24,7 @@ from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector
 from lmms_steer.steering.recording import record_layers, record_site
 from lmms_steer.steering.scaled_vectors import active_interventions
-from lmms_steer.steering.sites import DEFAULT_SITE
+from lmms_steer.steering.sites import DEFAULT_SITE, sites
 
 if TYPE_CHECKING:
     import pandas
@@ -88,10 +88,9 @@ def inspect_prompt(
     interventions = lm.resolved.spec.interventions
     inputs = lm.model_inputs([prompt], [images])
     lm.attachment.remove()
-    layer = min(
-        (number for i in interventions for number in i.layer_numbers), default=len(decoder_layers(lm.model)) // 2
-    )
-    places = {i.site for i in interventions if layer in i.layer_numbers}
+    in_decoder = [i for i in interventions if sites.get(i.site).tower == "decoder"]
+    layer = min((number for i in in_decoder for number in i.layer_numbers), default=len(decoder_layers(lm.model)) // 2)
+    places = {i.site for i in in_decoder if layer in i.layer_numbers}
     unsteered, before, at_sites = _run(lm.model, inputs, places, layer)
     image_ids = image_token_ids(lm.model.config)
     model_adds = _added_after(lm.model, inputs, layer, image_ids)
@@ -101,7 +100,7 @@ def inspect_prompt(
     ids = inputs["input_ids"][0]
     by_layer = sorted(active_interventions(lm.resolved), key=lambda pair: pair[0].layer or 0)
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
-    active = [(i, operation, v) for i, operation, v in every if i.layer == layer]
+    active = [one for one in every if one[0].layer == layer and sites.get(one[0].site).tower == "decoder"]
     norms = unsteered[layer][0].float().norm(dim=-1).tolist()
     image = [token in image_ids for token in ids.tolist()]
     skipped = int(lm.text_only and len(ids) > 1)
@@ -129,7 +128,7 @@ def inspect_prompt(
         after=_most_likely(lm, after),
         skipped=skipped,
         model_adds=model_adds,
-        effects_after=[f"layer {i.layer}, {_effect(i, o, v)}" for i, o, v in every if i.layer != layer],
+        effects_after=[f"layer {one[0].layer}, {_effect(*one)}" for one in every if one not in active],
         continuations=written,
         picture=images[0] if images else None,
     )
@@ -218,6 +217,8 @@ def _changed(before: Tensor, after: Tensor) -> list[bool]:
 def _effect(intervention: Intervention, operation: Operation, vector: ScaledVector) -> str:
     """What is done to which tokens: `image: 3.2 along v is added`, with the site where it is not the residual."""
     site = "" if intervention.site == DEFAULT_SITE else f"{intervention.site}, "
+    if sites.get(intervention.site).tower == "vision":
+        return f"{intervention.site}: {operation.describe(vector)}"
     return f"{site}{intervention.tokens}: {operation.describe(vector)}{_condition(intervention)}"
 
 

@@ -7,11 +7,25 @@ import torch
 from torch import nn
 
 from lmms_steer.errors import UserError
-from lmms_steer.steering.resolve import ModelFacts, Norms
+from lmms_steer.steering.facts import ModelFacts, Norms, facts_of_config, vision_shape
 from lmms_steer.steering.support import WITHOUT_IMAGE_POSITIONS, check_config
 
 _known_norms: WeakKeyDictionary[nn.Module, Norms] = WeakKeyDictionary()
 """Loaded model ▸ its residual norms, for `scale=relative`."""
+
+_TOWERS = ("vision_tower", "vision_model", "visual", "vision_encoder")
+_TOWER_LAYERS = (
+    "layers",
+    "blocks",
+    "encoder.layers",
+    "encoder.layer",
+    "encoder_layers",
+    "transformer.layers",
+    "transformer.encoder.layers",
+    "vision_model.encoder.layers",
+    "model.layers",
+)
+"""Where the layers of a vision tower are, in the architectures of transformers."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -66,6 +80,21 @@ def inner_decoder(model: nn.Module) -> Any:
     return inside if not hasattr(decoder, "layers") and isinstance(inside, nn.Module) else decoder
 
 
+def vision_layers(model: nn.Module) -> nn.ModuleList | None:
+    """The layers of the vision tower in order; None where there are none at a known place.
+
+    Their number must be the one that the config states: some towers consist of several.
+    """
+    shape = vision_shape(model.config)
+    for name in (f"{root}{tower}.{inside}" for root in ("model.", "") for tower in _TOWERS for inside in _TOWER_LAYERS):
+        found: Any = model
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, nn.ModuleList) and shape is not None and len(found) == shape[0]:
+            return found
+    return None
+
+
 def keeps_all_positions(model: nn.Module) -> Any:
     """The `logits_to_keep` for the last logits alone that runs every layer on every position.
 
@@ -107,9 +136,8 @@ def model_facts(model: nn.Module, name: str | None = None) -> ModelFacts:
         model: a transformers model.
         name: the name it was loaded by; by default the one in its config.
     """
-    config = text_config(model)
     model_name = name if name is not None else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
-    return ModelFacts(model_name, config.num_hidden_layers, config.hidden_size, _known_norms.get(model))
+    return facts_of_config(model.config, model_name, _known_norms.get(model))
 
 
 def remember_norms(model: nn.Module, norms: Norms) -> None:

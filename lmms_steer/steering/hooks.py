@@ -12,18 +12,28 @@ import torch
 from torch import nn
 
 from lmms_steer.errors import SteeringError, UserError
-from lmms_steer.steering.anatomy import decoder_layers, hides_images, image_token_ids, model_facts, unwrap
+from lmms_steer.steering.anatomy import (
+    decoder_layers,
+    hides_images,
+    image_token_ids,
+    model_facts,
+    unwrap,
+    vision_layers,
+)
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
 from lmms_steer.steering.gate_hook import GateHook
 from lmms_steer.steering.generation import watch_generate
 from lmms_steer.steering.given import read_given
+from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction
 from lmms_steer.steering.positions import require_special_ids
-from lmms_steer.steering.resolve import ResolvedSpec, check_layers, resolve, with_operation
+from lmms_steer.steering.resolve import ResolvedSpec, check_layers, no_vision_tower, resolve, with_operation
 from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
 from lmms_steer.steering.site_hook import SiteHook
+from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.steering.vision_hook import VisionHook
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 
@@ -161,40 +171,68 @@ def attach(
     inner = unwrap(model)
     layers = decoder_layers(inner)
     image_ids = image_token_ids(inner.config)
-    for intervention in resolved.spec.interventions:
-        check_layers(intervention, len(layers), type(inner).__name__)
-        if intervention.tokens == "image" and not image_ids:
-            instead = "tokens=both" if hides_images(inner.config) else "tokens=text"
-            raise UserError(f"tokens=image: {type(inner).__name__} has no image tokens, choose {instead}")
-        if intervention.tokens not in ("both", "last") and hides_images(inner.config):
-            raise UserError(
-                f"tokens={intervention.tokens}: the config of this {type(inner).__name__} does not say which tokens are"
-                " images, choose tokens=both"
-            )
-        require_special_ids(str(intervention.tokens), special_ids)
+    sees = any(sites.get(one.site).tower == "vision" for one in resolved.spec.interventions)
+    tower = vision_layers(inner) if sees else None
+    for one in resolved.spec.interventions:
+        if sites.get(one.site).tower == "vision":
+            _check_in_tower(one, inner, tower)
+        else:
+            _check_in_decoder(one, inner, len(layers), special_ids)
     active = active_layers(resolved)
     if not active:
         return Attachment()
     tracker = CallTracker(inner, on_failure)
     special = None if special_ids is None else frozenset(special_ids)
     hooks: list[GateHook | SiteHook] = []
+    in_tower: list[VisionHook] = []
     for at in active:
         gate = GateHook(at.intervention, at.gate, image_ids, tracker) if at.gate is not None else None
         hooks += [gate] if gate is not None else []
         for intervention, vector in at.parts:
             used = resolved.operation_of(intervention)
             check_in_dtype(intervention, vector, used, getattr(inner, "dtype", torch.float32))
-            hooks.append(SiteHook(intervention, vector, used, image_ids, special, tracker, gate))
+            if sites.get(intervention.site).tower == "vision":
+                in_tower.append(VisionHook(intervention, vector, used, tracker))
+            else:
+                hooks.append(SiteHook(intervention, vector, used, image_ids, special, tracker, gate))
     # every module is found before the first hook is registered
     for hook in hooks:
         hook.check(layers)
+    for hook_in_tower in in_tower:
+        assert tower is not None
+        hook_in_tower.check(tower)
     watch_generate(inner, is_steered)
     handles = [hook.register(layers) for hook in hooks]
+    # each is put before the others
+    handles += [hook.register(tower) for hook in reversed(in_tower) if tower is not None]
     # a wrapper of PEFT calls the forward of the model inside, past the hooks of that
     for module in {id(m): m for m in (model, inner)}.values():
         handles.append(module.register_forward_pre_hook(tracker.before, with_kwargs=True))
         handles.append(module.register_forward_hook(tracker.after, always_call=True))
     return Attachment(tracker, [*(handle.remove for handle in handles), run_eagerly(model)])
+
+
+def _check_in_tower(intervention: Intervention, model: nn.Module, tower: nn.ModuleList | None) -> None:
+    name = type(model).__name__
+    if tower is None:
+        raise no_vision_tower(intervention.site, name)
+    check_layers(intervention, len(tower), f"{name}'s vision tower")
+
+
+def _check_in_decoder(
+    intervention: Intervention, model: nn.Module, n_layers: int, special_ids: Collection[int] | None
+) -> None:
+    config, name = model.config, type(model).__name__
+    check_layers(intervention, n_layers, name)
+    if intervention.tokens == "image" and not image_token_ids(config):
+        instead = "tokens=both" if hides_images(config) else "tokens=text"
+        raise UserError(f"tokens=image: {name} has no image tokens, choose {instead}")
+    if intervention.tokens not in ("both", "last") and hides_images(config):
+        raise UserError(
+            f"tokens={intervention.tokens}: the config of this {name} does not say which tokens are images, choose"
+            " tokens=both"
+        )
+    require_special_ids(str(intervention.tokens), special_ids)
 
 
 def is_steered(model: nn.Module) -> bool:

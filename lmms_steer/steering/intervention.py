@@ -62,7 +62,8 @@ class Intervention:
     own direction, at the same alpha."""
     site: str = DEFAULT_SITE
     """Which tensor of the layer is changed: `residual`, its output; `input`; `mlp` or `attention`, what these add to
-    the residual; or another one that is registered in `lmms_steer.steering.sites`."""
+    the residual; `vision`, the output of a layer of the vision tower; or another one that is registered in
+    `lmms_steer.steering.sites`."""
     gate: str | None = None
     """A condition under which the vector acts: `cosine`, `probe`, or another one that is registered in
     `lmms_steer.steering.gates`. The keys below belong to it."""
@@ -103,6 +104,8 @@ class Intervention:
                 " so leave scale out"
             )
         self._check_gate()
+        if sites.get(self.site).tower == "vision":
+            self._check_tower()
         if self.phase == "decode" and self.tokens == "image":
             raise UserError("tokens=image,phase=decode steers nothing: generated tokens are text")
 
@@ -127,6 +130,16 @@ class Intervention:
     def __str__(self) -> str:
         given = {k: v for k, v in asdict(self).items() if v is not None and v != _DEFAULTS.get(k)}
         return ",".join(f"{key}={_quote(value)}" for key, value in given.items())
+
+    def _check_tower(self) -> None:
+        """Refuse what has no meaning in a vision tower, which runs before there are tokens."""
+        if self.tokens not in (None, "both", "image"):
+            raise UserError(f"site={self.site},tokens={self.tokens}: every patch is steered there, leave tokens out")
+        for name in ("phase", "gamma_image", "gamma_text", "gate"):
+            if (value := getattr(self, name)) != _DEFAULTS[name]:
+                raise UserError(f"site={self.site},{name}={shorten(value)}: a vision tower has no such choice")
+        if self.scale == "relative":
+            raise UserError(f"site={self.site},scale=relative: norms are measured in the decoder, use scale=token")
 
     def _check_gate(self) -> None:
         """Read and check the keys of the gate, which nothing but a gate gives a meaning."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
+from lmms_steer.steering.facts import Norms
 from lmms_steer.steering.positions import token_mask
-from lmms_steer.steering.resolve import Norms
 from lmms_steer.steering.site_tensor import register_hook
 from lmms_steer.steering.sites import sites
 

@@ -13,13 +13,15 @@ from typing import Any
 from lmms_steer import concepts
 from lmms_steer.errors import UserError
 from lmms_steer.steering.budget import check_budget
+from lmms_steer.steering.facts import ModelFacts as ModelFacts  # noqa: PLC0414  part of this module's interface
+from lmms_steer.steering.facts import Norms as Norms  # noqa: PLC0414
 from lmms_steer.steering.gates import gates as registry_of_gates
 from lmms_steer.steering.gates import probe_numbers
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, find_operation, operations
 from lmms_steer.steering.origin import other_model_warnings
 from lmms_steer.steering.row_vectors import is_row_vector, placeholder
-from lmms_steer.steering.sites import DEFAULT_SITE
+from lmms_steer.steering.sites import DEFAULT_SITE, sites
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of, short_name
@@ -33,9 +35,6 @@ DEFAULT_RELATIVE_ALPHA = 0.2
 _CHOSEN_FIELDS = ("layer", "alpha", "tokens")
 """What a stored choice fills in."""
 _ALWAYS_RECORDED = {"vector", "layer", "alpha", "tokens", "phase", "operation"}
-
-Norms = Mapping[int, Mapping[str, float]]
-"""layer ▸ `image`, `text`, `both`, `last` ▸ mean norm of the residual there (`lmms_steer.steering.recording`)."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -115,22 +114,6 @@ class ResolvedSpec:
             **({"provenance": dict(self.spec.provenance)} if self.spec.provenance else {}),
             **({"operation": self.operation.name} if self.operation is not None else {}),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What `resolve` needs to know about a model: the name it was loaded by, and the shape of its decoder.
-
-    Attributes:
-        name: the name it was loaded by.
-        n_layers, hidden_size: of its decoder.
-        norms: its residual norms, where they were measured already.
-    """
-
-    name: str
-    n_layers: int
-    hidden_size: int
-    norms: Norms | None = None
 
 
 def resolve(
@@ -267,7 +250,7 @@ def _gate_vector(
         known = (given or {}).get(name)
         vector = known if known is not None else SteeringVectors.load(store.find(name, backbone_of(model.name)).path)
     layers = intervention.layer_numbers if intervention.gate_layer is None else (intervention.gate_layer,)
-    _check_width(name, vector, model)
+    _check_width(name, vector, model.hidden_size, short_name(model.name))
     for layer in layers:
         vector.check_norm(layer)
         if registry_of_gates.get(intervention.gate).needs_probe:
@@ -294,7 +277,7 @@ def _complete(
     choice = store.read_choice(entry, model.name, vector.sha256) if entry is not None else None
     chosen_on, name = "", short_name(model.name)
     values: Mapping[str, Any] = {
-        "layer": default_layer(model.n_layers),
+        "layer": default_layer(_shape_at(intervention, model)[0]),
         "alpha": default_alpha(intervention, custom),
         "tokens": DEFAULT_TOKENS,
     }
@@ -344,18 +327,37 @@ def check_layers(intervention: Intervention, n_layers: int, model: str) -> None:
 
 
 def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFacts) -> None:
-    check_layers(intervention, model.n_layers, short_name(model.name))
-    _check_width(intervention.vector, vector, model)
+    n_layers, width = _shape_at(intervention, model)
+    tower = "" if sites.get(intervention.site).tower == "decoder" else "'s vision tower"
+    check_layers(intervention, n_layers, f"{short_name(model.name)}{tower}")
+    _check_width(intervention.vector, vector, width, f"{short_name(model.name)}{tower}")
     for layer in intervention.layer_numbers:
         vector.check_norm(layer)
 
 
-def _check_width(name: str, vector: SteeringVectors, model: ModelFacts) -> None:
-    if vector.hidden_size != model.hidden_size:
+def _shape_at(intervention: Intervention, model: ModelFacts) -> tuple[int, int]:
+    """Layers and width of the part of the model that an intervention changes.
+
+    Raises:
+        UserError: for a vision tower that the model does not have.
+    """
+    if sites.get(intervention.site).tower == "decoder":
+        return model.n_layers, model.hidden_size
+    if model.vision is None:
+        raise no_vision_tower(intervention.site, short_name(model.name))
+    return model.vision
+
+
+def no_vision_tower(site: str, model: str) -> UserError:
+    """The error for a model whose vision tower cannot be steered."""
+    return UserError(f"site={site}: {model} has no vision tower whose layers are at a known place")
+
+
+def _check_width(name: str, vector: SteeringVectors, width: int, model: str) -> None:
+    if vector.hidden_size != width:
         raise UserError(
-            f"vector {name!r} has width {vector.hidden_size},"
-            f" but {short_name(model.name)}'s hidden size is {model.hidden_size}: it was made from another model"
-            f" ({vector.provenance.get('model', 'unknown')})"
+            f"vector {name!r} has width {vector.hidden_size}, but {model}'s hidden size is {width}: it was made from"
+            f" another model ({vector.provenance.get('model', 'unknown')})"
         )
 
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from lmms_steer.errors import UserError
+from lmms_steer.steering.facts import Norms
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector
-from lmms_steer.steering.resolve import Norms, ResolvedSpec
+from lmms_steer.steering.resolve import ResolvedSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 

@@ -11,7 +11,7 @@ from lmms_steer.steering.sites import Site, find_module
 
 
 def register_hook(
-    site: Site, layers: nn.ModuleList, layer: int, act: Callable[[Any], Tensor | None]
+    site: Site, layers: nn.ModuleList, layer: int, act: Callable[[Any], Tensor | None], prepend: bool = False
 ) -> RemovableHandle:
     """Call a function with the tensor of a site in every forward call, and put what it returns in the tensor's place.
 
@@ -20,6 +20,7 @@ def register_hook(
         layers: the model's.
         layer: the number of one of them.
         act: gets the tensor; None leaves it as it is.
+        prepend: whether the hook runs before those that are there already.
 
     Raises:
         UserError: for a layer that has no module of the site.
@@ -43,8 +44,8 @@ def register_hook(
 
     module = find_module(site, layers, layer)
     if site.changes == "output":
-        return module.register_forward_hook(on_output)
-    return module.register_forward_pre_hook(on_input, with_kwargs=True)
+        return module.register_forward_hook(on_output, prepend=prepend)
+    return module.register_forward_pre_hook(on_input, with_kwargs=True, prepend=prepend)
 
 
 def per_position(value: Any, shape: tuple[int, ...], layer: int, site: str) -> Tensor:

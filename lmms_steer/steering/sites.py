@@ -1,9 +1,10 @@
-"""Sites: the tensor of a decoder layer that an intervention changes.
+"""Sites: the tensor of a layer that an intervention changes.
 
     residual    the layer's output: the residual stream after it
     input       the layer's input: the residual stream before it
     mlp         what the MLP adds to the residual stream
     attention   what the self-attention adds to the residual stream
+    vision      the output of a layer of the vision tower
 
 Some layers normalise the output of their MLP or self-attention before they add it (Gemma 2, GLM-4V). There the
 normalised output is changed, because that is in the residual's units.
@@ -42,19 +43,21 @@ _AFTER_ATTENTION = ("post_self_attn_layernorm", "post_operator_norm", "post_norm
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A tensor of a decoder layer.
+    """A tensor of a layer.
 
     Attributes:
         name: the value of `site=` in a spec.
         description: one line.
-        function: a decoder layer ▸ the module whose tensor is changed, or None if the layer has no such module.
+        function: a layer ▸ the module whose tensor is changed, or None if the layer has no such module.
         changes: whether that is the module's output or its first input, [batch, positions, width].
+        tower: whose layers these are. In a vision tower every position is changed.
     """
 
     name: str
     description: str
     function: SiteFunction
     changes: Literal["output", "input"] = "output"
+    tower: Literal["decoder", "vision"] = "decoder"
 
 
 sites: Registry[Site] = Registry("site", "lmms_steer.sites")
@@ -62,7 +65,11 @@ sites: Registry[Site] = Registry("site", "lmms_steer.sites")
 
 
 def register_site(
-    name: str, *, description: str, changes: Literal["output", "input"] = "output"
+    name: str,
+    *,
+    description: str,
+    changes: Literal["output", "input"] = "output",
+    tower: Literal["decoder", "vision"] = "decoder",
 ) -> Callable[[SiteFunction], SiteFunction]:
     """Decorator that registers a function as a site and returns it unchanged; arguments as of `Site`.
 
@@ -71,7 +78,7 @@ def register_site(
     """
 
     def register(function: SiteFunction) -> SiteFunction:
-        sites.add(name, Site(name, description, function, changes))
+        sites.add(name, Site(name, description, function, changes, tower))
         return function
 
     return register
@@ -101,6 +108,12 @@ def attention(layer: "nn.Module") -> "nn.Module | None":
     # elsewhere the norm of this name stands before the MLP
     own = ("post_attention_layernorm",) if hasattr(layer, "post_feedforward_layernorm") else ()
     return _last(layer, _ATTENTION, (*_AFTER_ATTENTION, *own))
+
+
+@register_site("vision", description="the output of a layer of the vision tower, at every patch", tower="vision")
+def vision(layer: "nn.Module") -> "nn.Module | None":
+    """h' at the output of a layer of the vision tower (VTI, 2410.15778, changes the MLPs there)."""
+    return layer
 
 
 def find_module(site: Site, layers: "nn.ModuleList", layer: int) -> "nn.Module":

@@ -1,0 +1,48 @@
+"""What specs are resolved against: a model's name, the shapes of its decoder and its vision tower, its norms."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Norms = Mapping[int, Mapping[str, float]]
+"""layer ▸ `image`, `text`, `both`, `last` ▸ mean norm of the residual there (`lmms_steer.steering.recording`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What `resolve` needs to know about a model.
+
+    Attributes:
+        name: the name it was loaded by.
+        n_layers, hidden_size: of its decoder.
+        norms: its residual norms, where they were measured already.
+        vision: layers and width of its vision tower; None for a model without one, or with one of another kind.
+    """
+
+    name: str
+    n_layers: int
+    hidden_size: int
+    norms: Norms | None = None
+    vision: tuple[int, int] | None = None
+
+
+def facts_of_config(config: Any, name: str, norms: Norms | None = None) -> ModelFacts:
+    """The facts that a model's config states.
+
+    Args:
+        config: of the whole model.
+        name: the name it was loaded by.
+        norms: its residual norms, where they were measured already.
+    """
+    text = config.get_text_config(decoder=True)
+    return ModelFacts(name, text.num_hidden_layers, text.hidden_size, norms, vision_shape(config))
+
+
+def vision_shape(config: Any) -> tuple[int, int] | None:
+    """Layers and width of the vision tower that a config describes; None where it does not."""
+    vision = getattr(config, "vision_config", None)
+    layers = [getattr(vision, name, None) for name in ("num_hidden_layers", "depth", "num_layers")]
+    # in Qwen2-VL, hidden_size is the width of the language model
+    widths = [getattr(vision, name, None) for name in ("embed_dim", "hidden_size")]
+    n_layers, width = (next((v for v in values if isinstance(v, int)), None) for values in (layers, widths))
+    return None if n_layers is None or width is None else (n_layers, width)
