@@ -25,7 +25,7 @@ def search(
         str,
         typer.Option(
             help="Strengths: first:last:step, or a list; or KL budgets in nats, kl:0.03,kl:0.1, whose alphas are found"
-            " for each layer and target. Default: 0.1:1.0:0.1; with the strategy budget kl:0.03,kl:0.1,kl:0.3."
+            " for each layer and target. Default: 0.1:1.0:0.1; with the strategy budget kl:0.03,kl:0.1,kl:0.3,kl:1."
         ),
     ] = "",
     tokens: Annotated[

@@ -30,7 +30,7 @@ def test_the_best_layers_are_kept_and_equal_ones_are_spread() -> None:
 
 def test_a_score_is_chosen_after_a_colon_and_counts_the_questions_whose_answers_it_reads() -> None:
     plain, by_slope = parse_strategy("budget"), parse_strategy("grid+budget:slope")
-    assert plain.needs_budgets and plain.default_alphas == "kl:0.03,kl:0.1,kl:0.3" == by_slope.default_alphas
+    assert plain.needs_budgets and plain.default_alphas == by_slope.default_alphas == "kl:0.03,kl:0.1,kl:0.3,kl:1"
     assert (plain.questions_spent(500), by_slope.questions_spent(500), by_slope.questions_spent(40)) == (0, 64, 40)
     assert not plain.needs_answer_set and by_slope.needs_answer_set and by_slope.filters_places
     assert parse_strategy("grid").default_alphas == "0.1:1.0:0.1" and not parse_strategy("race+screen").filters_places
@@ -73,7 +73,7 @@ def test_a_recipe_takes_the_strategy_with_its_budgets(tmp_path: Path) -> None:
     path.write_text(RECIPE.replace("ALPHAS", ""))
     _, recipe = load_recipe(str(path))
     model, study, method = recipe.models["tiny"], recipe.studies["counting"], recipe.methods["mean_shift"]
-    assert search_answers(recipe, model, study, method) == 2 * 2 * 3 * 100, "2 vectors, 2 layers, 3 budgets"
+    assert search_answers(recipe, model, study, method) == 2 * 2 * 4 * 100, "2 vectors, 2 layers, 4 budgets"
     path.write_text(RECIPE.replace("ALPHAS", ", alphas: '0.5,1'"))
     with pytest.raises(UserError, match=r"line 4: --alphas 0.5,1: the strategy budget:agreement takes KL budgets"):
         load_recipe(str(path))

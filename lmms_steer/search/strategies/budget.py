@@ -27,8 +27,9 @@ DEFAULT_SCORE = "patching"
 """The score that ranks the layers if the user names none."""
 KEPT_LAYERS = 3
 """So many layers are kept for each vector and token target, but not more than half of them."""
-DEFAULT_BUDGETS = "kl:0.03,kl:0.1,kl:0.3"
-"""From hardly a change to a clear one, half a decade apart: a KL of 0.01 moves few answers, one of 1 breaks many."""
+DEFAULT_BUDGETS = "kl:0.03,kl:0.1,kl:0.3,kl:1"
+"""From hardly a change to a clear one, half a decade apart. In `benchmarks/choosing.py` budgets
+up to 0.3 find 4.4 points less of planted gains than with 1 among them."""
 
 Place = tuple[str, str]
 """A vector and a token target."""
