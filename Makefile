@@ -55,6 +55,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/damage.py
 	$(BIN)/python benchmarks/replaying.py --growth growth.png
 	$(BIN)/python benchmarks/comparing.py
+	$(BIN)/python benchmarks/leaderboard.py
 
 # extracts the vectors that ship from the concepts that ship
 vectors: $(READY)

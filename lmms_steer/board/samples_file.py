@@ -88,7 +88,7 @@ def write_samples(samples: Samples, path: Path) -> None:
     columns: dict[str, Any] = {
         "doc_id": pa.array(samples.doc_ids, pa.int64()),
         "target": pa.array([str(row["target"]) for row in logged], pa.string()),
-        "answer": pa.array([_answer(row.get("filtered_resps")) for row in logged], pa.string()),
+        "answer": pa.array(map(logged_answer, logged), pa.string()),
         "choices": pa.array([json.dumps(row["choices"]) if row.get("choices") else "" for row in logged], pa.string()),
         "prompt": pa.array(samples.prompts, pa.int64()),
         "images": pa.array(samples.images, pa.int64()),
@@ -132,7 +132,9 @@ def read_stored(folder: Path, entry: Entry, sha256: str) -> tuple[StoredSamples,
         raise UserError(f"{SAMPLES} cannot be read: {first_line(error)}") from error
 
 
-def _answer(responses: Any) -> str:
+def logged_answer(sample: dict[str, Any]) -> str:
+    """The answer of a logged sample as it is stored: the text, or JSON for several, such as the losses of choices."""
+    responses = sample.get("filtered_resps")
     while isinstance(responses, list) and len(responses) == 1:
         responses = responses[0]
     return responses if isinstance(responses, str) else json.dumps(responses, ensure_ascii=False)

@@ -106,3 +106,22 @@ def serve_board(
     for line in build_page(folder, read_board(folder)):
         echo(line)
     serve(folder, port, echo)
+
+
+@commands.command("rerun")
+def rerun_entry(
+    entry: Annotated[Path, typer.Argument(help="An entry's folder: LEADERBOARD/entries/MODEL/TASK/SYSTEM.")],
+    limit: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 50,
+    offset: Annotated[int, typer.Option(min=0, help="Questions of the task to skip.")] = 0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run code that the entry names: its --include_path, or trust_remote_code.")
+    ] = False,
+) -> None:
+    """Run an entry's command again and compare the answers; exit status 1 if one differs."""
+    from lmms_steer.board.rerun import rerun
+
+    done = rerun(entry, limit, offset, trust)
+    for line in done.lines:
+        echo(line)
+    if done.same < done.asked or not done.asked:
+        raise typer.Exit(1)

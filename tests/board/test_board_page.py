@@ -18,7 +18,8 @@ from lmms_steer.board.entry import slug
 from lmms_steer.board.page import page_html, table_csv
 from lmms_steer.board.reading import Board, read_board
 from lmms_steer.cli import app
-from tests.board.test_checks import GROUP, change_json, edit_an_answer
+from tests.board.test_checks import GROUP
+from tests.helpers.board_faults import change_json, edit_an_answer
 from tests.helpers.boards import TASK, make_board, write_system
 from tests.helpers.browser import BROWSER, browser
 from tests.helpers.runs import STEERED

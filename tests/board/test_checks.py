@@ -1,14 +1,10 @@
 """Each check finds the fault that it is for, in an entry whose other checks pass, and the other entries stay."""
 
-import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -18,9 +14,9 @@ from lmms_steer.board.adding import Addition, add_runs
 from lmms_steer.board.reading import read_board
 from lmms_steer.board.row import BoardRow
 from lmms_steer.board.rules import read_rules
-from lmms_steer.board.samples_file import MAX_ROWS
 from lmms_steer.board.templates import init_board
 from lmms_steer.cli import app
+from tests.helpers.board_faults import REFUSED, UNREADABLE, change_json, edit_an_answer
 from tests.helpers.boards import CHOSEN, TASK, VERSIONS, make_board, shipped_vector, write_system
 from tests.helpers.runs import BASE, STEERED, leaderboard, write_study
 
@@ -34,26 +30,6 @@ def row_of(board: Path, system: str = "steered") -> BoardRow:
 
 def refusals(board: Path) -> dict[str, str]:
     return dict(read_board(board, processes=1).refusals())
-
-
-def change_samples(folder: Path, **columns: Callable[[Any], Any]) -> None:
-    """Change columns of an entry's samples, and its hash in entry.json, as somebody who means it would."""
-    path = folder / "samples.parquet"
-    rows = pq.read_table(path).to_pydict()
-    pq.write_table(pa.table({name: columns.get(name, list)(values) for name, values in rows.items()}), path)
-    sign(folder)
-
-
-def change_json(path: Path, change: Callable[[Any], Any]) -> None:
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
-
-
-def sign(folder: Path) -> None:
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "entry.json"]
-    hashes = {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    change_json(folder / "entry.json", lambda entry: entry.update(files=hashes))
 
 
 def test_the_numbers_are_those_of_a_comparison_of_the_runs(tmp_path: Path) -> None:
@@ -71,61 +47,9 @@ def test_the_numbers_are_those_of_a_comparison_of_the_runs(tmp_path: Path) -> No
     assert not refusals(board)
 
 
-def edit_an_answer(folder: Path) -> None:
-    change_samples(folder, answer=lambda values: ["below", *values[1:]])
-
-
-def edit_scores(folder: Path) -> None:
-    change_samples(folder, score=lambda values: [1.0] * 100)
-
-
-def edit_answers_and_scores(folder: Path) -> None:
-    change_samples(folder, answer=lambda values: ["above"] * 100, score=lambda values: [1.0] * 100)
-
-
-def drop_questions(folder: Path) -> None:
-    change_samples(
-        folder, **dict.fromkeys(pq.read_schema(folder / "samples.parquet").names, lambda values: values[:90])
-    )
-
-
-def change_bytes(folder: Path) -> None:
-    (folder / "spec.yaml").write_text((folder / "spec.yaml").read_text() + "\n")
-
-
-def another_vector(folder: Path) -> None:
-    (folder / "vectors" / "0.safetensors").write_bytes(shipped_vector("random:7").to_bytes())
-    sign(folder)
-
-
-def another_spec(folder: Path) -> None:
-    (folder / "spec.yaml").write_text((folder / "spec.yaml").read_text().replace("layer: 2", "layer: 1"))
-    sign(folder)
-
-
-def another_task_version(folder: Path) -> None:
-    change_json(folder / "results.json", lambda results: results.update(versions={TASK: 2.0}))
-    sign(folder)
-
-
-def chosen_on_the_test(folder: Path) -> None:
-    change_json(folder / "results.json", lambda results: results["steering"].update(provenance={"chosen_on": TASK}))
-    sign(folder)
-
-
 @pytest.mark.parametrize(
     ("fault", "expected"),
-    [
-        (edit_an_answer, "scores: 1 of 100 scores are not those of the answers, first of question 0: 1, recomputed 0"),
-        (edit_scores, "scores: the scores' mean is 1.0000, the results file says 0.7000"),
-        (edit_answers_and_scores, "scores: the scores' mean is 1.0000, the results file says 0.7000"),
-        (drop_questions, "scores: 90 answers, the results file counts 100; pairing: other samples: 90 of its 90"),
-        (change_bytes, "files: changed since it was added: spec.yaml"),
-        (another_vector, "vectors: vectors/0.safetensors is not tiny-gemma2/spatial/mean_shift: sha256"),
-        (another_spec, "vectors: spec.yaml is not the spec of the run"),
-        (another_task_version, "pairing: other prompts: version of the task 2.0, the baseline's 1.0"),
-        (chosen_on_the_test, "choice: layer, alpha and tokens were chosen on questions that it is tested on"),
-    ],
+    list(REFUSED.items()),
 )
 def test_a_fault_is_refused_by_its_check_alone(tmp_path: Path, fault: Any, expected: str) -> None:
     board = make_board(tmp_path / "board")
@@ -134,46 +58,9 @@ def test_a_fault_is_refused_by_its_check_alone(tmp_path: Path, fault: Any, expec
     assert [row.system for row in read_board(board, processes=1).shown] == ["baseline", "random"]
 
 
-def other_columns(folder: Path) -> None:
-    pq.write_table(pa.table({"score": [1.0]}), folder / "samples.parquet")
-
-
-def many_rows(folder: Path) -> None:
-    table = pq.read_table(folder / "samples.parquet")
-    columns = {name: pa.repeat(table.column(name)[0], MAX_ROWS + 1) for name in table.schema.names}
-    pq.write_table(pa.table(columns), folder / "samples.parquet")
-
-
-def bomb(folder: Path) -> None:
-    """A text of 20 MB that zstd packs into a few kilobytes."""
-    table = pq.read_table(folder / "samples.parquet").slice(0, 1)
-    table = table.set_column(table.schema.names.index("answer"), "answer", pa.array(["x" * 20_000_000]))
-    pq.write_table(table, folder / "samples.parquet", compression="zstd")
-
-
-def deep_json(folder: Path) -> None:
-    (folder / "results.json").write_text("[" * 100_000)
-
-
-def huge_json(folder: Path) -> None:
-    with (folder / "results.json").open("ab") as file:
-        file.truncate(1 << 30)
-
-
-def newer_shape(folder: Path) -> None:
-    change_json(folder / "results.json", lambda results: results.update(results=[{"task": TASK}]))
-
-
 @pytest.mark.parametrize(
     ("fault", "expected"),
-    [
-        (other_columns, "samples.parquet cannot be read: there is no column 'target'"),
-        (many_rows, "samples.parquet cannot be read: 200001 rows, expected 1 to 200000"),
-        (bomb, "samples.parquet cannot be read: a column is packed with ZSTD, expected snappy"),
-        (deep_json, "results.json is cut off or no results file: nested too deeply"),
-        (huge_json, "results.json is larger than 8 MiB"),
-        (newer_shape, "results.json is cut off or no results file: it holds no results"),
-    ],
+    list(UNREADABLE.items()),
 )
 def test_a_file_that_cannot_be_read_is_one_line_and_the_rest_is_checked(
     tmp_path: Path, fault: Any, expected: str

@@ -1,0 +1,78 @@
+"""An entry's command is run again with the entry's own vectors, and differing answers are counted."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from lmms_steer import UserError
+from lmms_steer.board.adding import Addition, add_runs
+from lmms_steer.board.case import Case, read_case
+from lmms_steer.board.entry import read_entry
+from lmms_steer.board.rerun import command, rerun
+from lmms_steer.board.templates import init_board
+from lmms_steer.cli import app
+from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+from tests.board.test_checks import GROUP
+from tests.helpers.board_faults import change_json, change_samples
+from tests.helpers.boards import TASK, make_board, shipped_vector
+
+
+def case_of(folder: Path, board: Path) -> Case:
+    return read_case(folder, *read_entry(folder, board))
+
+
+def test_the_command_is_the_run_s_with_the_entry_s_own_vectors(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    words = command(case_of(board / GROUP / "random", board), tmp_path, 7, offset=3)
+    spec = tmp_path / "spec.yaml"
+    assert shlex.join(words) == (
+        f"lmms-eval --model steered_paligemma --model_args pretrained=tiny-paligemma2,steering={spec} --tasks {TASK}"
+        f" --limit 7 --output_path {tmp_path}/run --offset 3 --log_samples"
+    )
+    (intervention,) = SteeringSpec.from_yaml(spec).interventions
+    assert intervention.control is None and (intervention.layer, intervention.alpha) == (2, 0.25)
+    assert SteeringVectors.load(intervention.vector).sha256 == shipped_vector("random:0").sha256
+
+
+def test_code_of_others_runs_only_when_it_is_trusted(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    folder = board / GROUP / "steered"
+    for named in ({"include_path": "/their/tasks"}, {"model_args": "pretrained=x,trust_remote_code=True"}):
+
+        def name_code(results: Any, changed: Any = named) -> None:
+            results["config"] |= changed
+            results["config"]["resolved_cli_args"] |= changed
+
+        change_json(folder / "results.json", name_code)
+        with pytest.raises(UserError, match="runs code of others"):
+            command(case_of(folder, board), tmp_path, 7)
+        assert "lmms-eval" in command(case_of(folder, board), tmp_path, 7, trust=True)
+
+
+def test_a_folder_that_is_no_entry_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no entry: expected LEADERBOARD/entries/MODEL/TASK/SYSTEM"):
+        rerun(tmp_path, 5)
+
+
+@pytest.mark.slow
+def test_a_real_run_gives_the_same_answers_and_an_edited_one_is_found(tmp_path: Path) -> None:
+    words = [
+        *("--model", "steered_paligemma", "--tasks", TASK, "--batch_size", "4", "--limit", "6", "--log_samples"),
+        *("--model_args", "pretrained=tiny-paligemma2,vector=spatial,layer=2,alpha=0.25,tokens=image"),
+        *("--output_path", str(tmp_path / "run")),
+    ]
+    subprocess.run([sys.executable, "-m", "lmms_eval", *words], check=True, capture_output=True)
+    board = tmp_path / "board"
+    list(init_board(board, "Tiny", ""))
+    list(add_runs(board, [f"steered={tmp_path / 'run'}"], Addition()))
+    change_samples(board / GROUP / "steered", answer=lambda values: ["somewhere", *values[1:]])
+    done = CliRunner().invoke(app, ["leaderboard", "rerun", str(board / GROUP / "steered"), "--limit", "5"])
+    first, last = done.output.splitlines()
+    assert first.startswith("question 0: 'somewhere', now '")
+    assert last == f"4 of 5 answers are the same: tiny-paligemma2/{TASK}/steered" and done.exit_code == 1
