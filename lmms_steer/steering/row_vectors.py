@@ -57,6 +57,8 @@ def placeholder(intervention: Intervention, model: str, n_layers: int, width: in
         raise UserError(f"vector={name},control={intervention.control}: it has no control; shuffle or blank the images")
     if intervention.operation not in OPERATIONS:
         raise UserError(f"vector={name},operation={intervention.operation}: expected {' or '.join(OPERATIONS)}")
+    if intervention.site == "vision":
+        raise UserError(f"vector={name},site=vision: its directions are of the language model's layers")
     if intervention.gate is not None and intervention.gate_vector is None:
         raise UserError(f"vector={name},gate={intervention.gate}: the gate needs one direction: add gate_vector=…")
     provenance = {

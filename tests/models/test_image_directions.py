@@ -109,6 +109,7 @@ def test_what_has_no_vector_of_its_own_is_refused(checkpoint: tuple[str, Path]) 
         ({"vector": "@image_contrast", "operation": "clamp"}, "expected add or norm_preserving"),
         ({"vector": "@image_contrast", "control": "random"}, "it has no control"),
         ({"vector": "@image_contrast", "gate": "cosine"}, "the gate needs one direction"),
+        ({"vector": "@image_contrast", "site": "vision"}, "of the language model's layers"),
     ):
         with pytest.raises(UserError, match=expected):
             SteeredVlm(pretrained=str(folder), **args)
