@@ -1,4 +1,4 @@
-"""Tables of methods, operations, strategies, prompt formats and benchmarks in the pages, made from the registries.
+"""Tables of methods, operations, strategies, prompt formats, benchmarks and checks, made from the registries.
 
 A page marks the place of a table, and holds a copy of it for readers in the repository:
 
@@ -28,6 +28,7 @@ REGISTRIES = {
     "strategies": "lmms_steer.search.strategies",
     "prompt_formats": "lmms_steer.models.prompts",
     "benchmarks": "lmms_steer.data.benchmarks",
+    "checks": "lmms_steer.board.checks",
 }
 """The module of each registry. The registry has the name that pages use."""
 
