@@ -32,6 +32,7 @@ REGISTRIES = {
     "prompt_formats": "lmms_steer.models.prompts",
     "contrasts": "lmms_steer.models.contrasts",
     "benchmarks": "lmms_steer.data.benchmarks",
+    "checks": "lmms_steer.board.checks",
 }
 """The module of each registry. The registry has the name that pages use."""
 

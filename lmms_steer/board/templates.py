@@ -11,7 +11,12 @@ from lmms_steer.board.entry import ENTRIES
 from lmms_steer.board.rules import RULES
 from lmms_steer.errors import UserError
 
-_TEMPLATES = {RULES: RULES, "README.md": "README.md", "gitignore": ".gitignore"}
+_TEMPLATES = {
+    RULES: RULES,
+    "README.md": "README.md",
+    "gitignore": ".gitignore",
+    **{name: f".github/workflows/{name}" for name in ("check.yml", "comment.yml", "pages.yml")},
+}
 """Asset ▸ the file that it becomes."""
 
 

@@ -54,6 +54,10 @@ QUICK = {
     "concepts list",
     "concepts show",
     "data check",
+    "leaderboard init",
+    "leaderboard add",
+    "leaderboard check",
+    "leaderboard build",
 }
 """Commands of `lmms-steer` that are run, on the embedded model."""
 
@@ -187,7 +191,7 @@ def runnable(line: Line) -> tuple[str, ...] | None:
     """The command limited to a few questions; None if it needs more than the package and the page's earlier steps."""
     program, *args = line.words
     if program == "lmms-steer":
-        command = " ".join(args[:2]) if args[0] in ("vectors", "concepts", "data") else args[0]
+        command = " ".join(args[:2]) if args[0] in ("vectors", "concepts", "data", "leaderboard") else args[0]
         if command == "run":
             return line.words if "--dry-run" in args else None
         foreign = re.search(
