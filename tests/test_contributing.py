@@ -48,11 +48,20 @@ def recipes() -> dict[str, list[str]]:
     return {part.splitlines()[0]: re.findall(r"^```\w+\n# (\S+)", part, re.MULTILINE) for part in parts}
 
 
-def test_there_are_five_recipes_each_with_a_test_and_a_command() -> None:
-    assert list(recipes()) == ["A method", "An operation", "A strategy", "A prompt format", "A benchmark"]
+def test_there_are_seven_recipes_each_with_a_test_and_a_command() -> None:
+    assert list(recipes()) == [
+        "A method",
+        "An operation",
+        "A site",
+        "A gate",
+        "A strategy",
+        "A prompt format",
+        "A benchmark",
+    ]
     assert all(files[-1].startswith("tests/") for files in recipes().values())
     assert [line.words[:2] for line in lines(PAGE) if line.words[0] == "lmms-steer"] == [
-        ("lmms-steer", command) for command in ("extract", "inspect", "search", "inspect", "tasks")
+        ("lmms-steer", command)
+        for command in ("extract", "inspect", "inspect", "inspect", "search", "inspect", "tasks")
     ]
     for line in lines(PAGE):
         if line.words[0] == "make":

@@ -45,15 +45,17 @@ def test_help_texts_list_the_entries_of_an_installed_package(installed: Path) ->
         assert f"{name}: {description}" in text
 
 
-def test_the_command_line_uses_all_four_entries(installed: Path, tmp_path: Path) -> None:
+def test_the_command_line_uses_all_six_entries(installed: Path, tmp_path: Path) -> None:
     made = run(installed, "extract", "--backbone", "tiny-gemma2", "--concept", "spatial", "--method",
                "median_shift,median_shift-shuffled")  # fmt: skip
     assert "tiny-gemma2/spatial/median_shift:" in made and "tiny-gemma2/spatial/median_shift-shuffled:" in made
 
     Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "x.png")
     args = "pretrained=tiny-paligemma2,vector=spatial/median_shift,layer=1,operation=half_add,prompt_format=polite"
+    args += ",site=normed,gate=long,threshold=0.01"
     seen = run(installed, "inspect", "--prompt", "the square ?", "--image", str(tmp_path / "x.png"),
                "--model_args", args)  # fmt: skip
+    assert "layer 1, normed, both:" in seen and "where the token's long is above 0.01" in seen
     assert "along v is added" in seen and "half of" in seen and "please the square ?" in seen
 
     study = tmp_path / "study"

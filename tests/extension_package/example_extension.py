@@ -6,21 +6,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmms_steer import (
+    register_gate,
     register_layer_score,
     register_method,
     register_operation,
     register_prompt_format,
+    register_site,
     register_strategy,
 )
 from lmms_steer.extraction.methods import MethodResult
 from lmms_steer.search.strategies import Rung, Strategy, StrategyContext
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from lmms_steer.extraction.activations import Activations
     from lmms_steer.extraction.methods import ExtractionJob
     from lmms_steer.search.layer_scores import LayerContext
+    from lmms_steer.steering.gates import Probe
     from lmms_steer.steering.operations import ScaledVector
 
 
@@ -34,6 +37,19 @@ def median_shift(activations: "Activations", job: "ExtractionJob") -> MethodResu
 def half_add(hidden: "Tensor", vector: "ScaledVector") -> "Tensor":
     """Add half of the scaled vector."""
     return hidden + vector.delta / 2
+
+
+@register_site("normed", description="the output of the norm after the layer's MLP")
+def normed(layer: "nn.Module") -> "nn.Module | None":
+    """The norm after the MLP of Gemma 2."""
+    return dict(layer.named_children()).get("post_feedforward_layernorm")
+
+
+@register_gate("long", description="|h|", threshold=0.0)
+def long(hidden: "Tensor", probe: "Probe") -> "Tensor":  # noqa: ARG001
+    """The norm of hidden states."""
+    lengths: Tensor = hidden.norm(dim=-1)
+    return lengths
 
 
 @register_strategy("strongest_alpha", description="the grid's largest alpha only")
