@@ -6,10 +6,16 @@ READY := .venv/.ready
 FUZZ_EXAMPLES ?= 1000
 SMOL_ARGS ?= --threads 2
 
-.PHONY: demo test test-fast coverage dist fuzz torture check docs bench vectors retrain smol smol-model smol-saes retrain-smol clean
+.PHONY: demo leaderboard test test-fast coverage dist fuzz torture check docs bench vectors retrain smol smol-model smol-saes retrain-smol clean
 
 demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
+
+# this project's own leaderboard, in leaderboard/: what `make demo` ran on the embedded model
+leaderboard: demo
+	$(BIN)/lmms-steer leaderboard init leaderboard --title "Steering the embedded model"
+	$(BIN)/lmms-steer leaderboard add leaderboard demo/runs/*/*/* --study demo/search --by lmms-steer --replace
+	$(BIN)/lmms-steer leaderboard build leaderboard
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -94,4 +100,4 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv demo runs site build dist htmlcov .coverage *.egg-info
+	rm -rf .venv demo leaderboard runs site build dist htmlcov .coverage *.egg-info

@@ -21,7 +21,10 @@ RUN = [
     page
     for page in PAGES
     if page.name
-    in ("tutorial.md", "vectors.md", "models.md", "concept.md", "recipes.md", "in-python.md", "text.md", "one-card.md")
+    in (
+        *("tutorial.md", "vectors.md", "models.md", "concept.md", "recipes.md", "in-python.md", "text.md"),
+        *("one-card.md", "public-leaderboard.md"),
+    )
 ]
 TABLES = ROOT / "docs" / "registry_tables.py"
 ROOMS = re.findall(

@@ -72,23 +72,35 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
         UserError: for runs that cannot be read, or an entry that is there already.
     """
     read_rules(board)
-    plans = {folder: _read_plan(folder) for folder in addition.studies}
+    plans = {folder: _read_plan(folder) for given in addition.studies for folder in _studies_below(given)}
     used: set[Path | None] = set()
-    for name, evaluations in find_runs(runs).evaluations.items():
-        for task, results in newest_results(evaluations).items():
-            if task not in results.evaluation.samples:
-                raise UserError(f"run {name!r} has no samples of {task}: evaluate with --log_samples")
-            samples = read_samples(results, task, addition.metric)
-            study = _study_of(samples, plans)
-            used.add(study)
-            yield from _add_one(board, name, samples, study, addition)
-    yield from (f"not used: {folder} chose the spec of none of these runs" for folder in plans if folder not in used)
+    places: dict[str, str] = {}
+    # each by itself, so that runs of different tasks may have the same name
+    for run in runs:
+        for name, evaluations in find_runs([run]).evaluations.items():
+            for task, results in newest_results(evaluations).items():
+                if task not in results.evaluation.samples:
+                    raise UserError(f"run {name!r} has no samples of {task}: evaluate with --log_samples")
+                samples = read_samples(results, task, addition.metric)
+                entry = _entry_of(board, name, samples, addition)
+                if entry.place in places:
+                    raise UserError(f"{run} and {places[entry.place]} are both {entry.place}: NAME=FOLDER names one")
+                places[entry.place] = run
+                study = _study_of(samples, plans)
+                used.add(study)
+                yield from _add_one(board, entry, samples, study, addition)
+    if plans and used <= {None}:
+        yield f"not used: the studies in {', '.join(map(str, addition.studies))} chose none of these runs"
+
+
+def _studies_below(folder: Path) -> list[Path]:
+    if not (found := sorted(path.parent for path in folder.rglob("plan.json"))):
+        raise UserError(f"{str(folder)!r} holds no study: there is no plan.json")
+    return found
 
 
 def _read_plan(study: Path) -> dict[str, Any]:
     path = study / "plan.json"
-    if not path.is_file():
-        raise UserError(f"{str(study)!r} is no study: there is no plan.json")
     try:
         plan = read_json(path)
         return {"task": str(plan["task"]), "vectors": list(plan["vectors"].values())}
@@ -104,13 +116,14 @@ def _study_of(samples: Samples, plans: dict[Path, dict[str, Any]]) -> Path | Non
     return found[-1] if found else None
 
 
-def _add_one(board: Path, name: str, samples: Samples, study: Path | None, addition: Addition) -> Iterator[str]:
+def _entry_of(board: Path, name: str, samples: Samples, addition: Addition) -> Entry:
     record = samples.results.steering
     task, suffix = split_prompted(samples.task)
-    system = f"{name}, {suffix.removeprefix('_')}" if suffix else name
+    prompt = suffix.removeprefix("_")
+    system = name if prompt in ("", name) else f"{name}, {prompt}"
     if record.get("image") == BLANK:
         system += BLANK_SUFFIX
-    entry = Entry(
+    return Entry(
         model=_named("model", samples.results.model),
         task=_named("task", task),
         system=_named("system", system),
@@ -124,6 +137,9 @@ def _add_one(board: Path, name: str, samples: Samples, study: Path | None, addit
         about=addition.about,
         versions={key: str(value) for key, value in (record.get("versions") or {}).items()},
     )
+
+
+def _add_one(board: Path, entry: Entry, samples: Samples, study: Path | None, addition: Addition) -> Iterator[str]:
     target = board / ENTRIES / entry.place
     if target.exists() and not addition.replace:
         raise UserError(

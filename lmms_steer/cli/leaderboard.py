@@ -33,7 +33,7 @@ def add_runs(
     folder: _Board,
     runs: Annotated[list[str], typer.Argument(help="Output folders of lmms-eval or lm-eval, or NAME=FOLDER.")],
     studies: Annotated[
-        list[Path] | None, typer.Option("--study", help="Folder of the search that chose a run's spec. Repeatable.")
+        list[Path] | None, typer.Option("--study", help="Folder with the searches that chose the specs. Repeatable.")
     ] = None,
     hub: Annotated[
         str, typer.Option(help="Hub repository of the vectors, OWNER/REPO; without it they are copied.")

@@ -20,7 +20,7 @@ from lmms_steer.comparison.samples import read_samples
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from tests.helpers.boards import SPEC, TASK, make_board, shipped_vector, write_system
-from tests.helpers.runs import STEERED
+from tests.helpers.runs import STEERED, write_run
 
 STEERED_ENTRY = f"entries/tiny-paligemma2/{TASK}/steered"
 
@@ -80,6 +80,21 @@ def test_an_entry_is_not_replaced_unless_that_is_said(tmp_path: Path) -> None:
     lines = list(add_runs(board, [f"steered={again}"], Addition(replace=True)))
     assert lines[0] == f"added tiny-paligemma2/{TASK}/steered: score 1.000 on 100 questions"
     assert len(list(entry_folders(board))) == 3
+
+
+def test_runs_of_several_tasks_may_have_the_same_names_as_a_recipe_s_do(tmp_path: Path) -> None:
+    list(init_board(tmp_path / "board", "Tiny", ""))
+    for task in ("one", "two"):
+        write_run(tmp_path / "demo" / task / "baseline", {task: [1.0, 0.0]})
+        write_run(tmp_path / "demo" / task / "prompted", {f"{task}_prompted": [1.0, 1.0]})
+    runs = sorted(map(str, (tmp_path / "demo").glob("*/*")))
+    list(add_runs(tmp_path / "board", runs, Addition()))
+    places = [
+        folder.relative_to(tmp_path / "board" / "entries").as_posix() for folder in entry_folders(tmp_path / "board")
+    ]
+    assert places == [f"tiny/{task}/{system}" for task in ("one", "two") for system in ("baseline", "prompted")]
+    with pytest.raises(UserError, match="are both tiny/one/baseline: NAME=FOLDER names one"):
+        list(add_runs(tmp_path / "board", [runs[0], runs[0]], Addition(replace=True)))
 
 
 def test_an_entry_of_the_first_format_is_read(tmp_path: Path) -> None:
