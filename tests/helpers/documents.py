@@ -54,6 +54,7 @@ QUICK = {
     "concepts list",
     "concepts show",
     "data check",
+    "data questions",
     "leaderboard init",
     "leaderboard add",
     "leaderboard check",
