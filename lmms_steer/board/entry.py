@@ -124,7 +124,12 @@ def entry_folders(board: Path) -> Iterator[Path]:
     """Yield the folders of a board's entries: those that hold `entry.json`, in order.
 
     Symbolic links are not followed. Folders at a wrong depth are yielded too, so that they are reported.
+
+    Raises:
+        UserError: where the folder of all entries is a symbolic link.
     """
+    if (board / ENTRIES).is_symlink():
+        raise UserError(f"{str(board / ENTRIES)!r} is a symbolic link")
     for folder, names, files in os.walk(board / ENTRIES):
         names.sort()
         links = [name for name in names if (Path(folder) / name).is_symlink()]

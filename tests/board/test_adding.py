@@ -151,6 +151,10 @@ def test_links_and_files_that_no_entry_has_are_refused(tmp_path: Path) -> None:
         (folder / name).rmdir() if name == "sub" else (folder / name).unlink()
     (folder.with_name("linked")).symlink_to("/etc")
     assert folder.with_name("linked") in list(entry_folders(board)), "a link is reported, not followed"
+    (board / "entries").rename(tmp_path / "elsewhere")
+    (board / "entries").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="entries' is a symbolic link"):
+        list(entry_folders(board))
 
 
 def test_a_long_name_has_a_short_folder() -> None:
