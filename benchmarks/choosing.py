@@ -143,7 +143,7 @@ class Bench:
             found.setdefault(name, {})[tokens] = self._known[key]
             passes = {"sentences": 1, "prompts": LAYERS + 2, "answers": 3}[score.needs]
             texts = len(sentences.activations.texts) if score.needs == "sentences" else len(asked)
-            costs[name] = float(LAYERS * passes * texts)
+            costs[name] = float(LAYERS * passes * texts * (len(TOKENS) if "tokens" in score.depends_on else 1))
         return found
 
 

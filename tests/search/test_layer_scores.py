@@ -105,10 +105,10 @@ def test_answers_follow_patched_pictures_until_the_layer_that_reads_them() -> No
             # text reads the pictures at one layer only, and strongly
             layer.self_attn.o_proj.weight.mul_(60.0 if number == RIGHT else 0.0)
     questions = [Question(i, f"where is the cat {i} ?", [picture(i)], (), 0, None) for i in range(24)]
-    scores = layer_scores.get("patching")(
-        LayerContext(lm, vectors(), range(4), "image", ConceptSentences(lm, vectors()), questions, batch_size=10)
-    )
-    assert scores == {0: 1.0, 1: 1.0, RIGHT: 0.0, 3: 0.0}
+    sentences = ConceptSentences(lm, vectors())
+    for tokens, expected in (("image", [1.0, 1.0, 0.0, 0.0]), ("text", [0.0, 0.0, 1.0, 1.0]), ("both", [1.0] * 4)):
+        context = LayerContext(lm, vectors(), range(4), tokens, sentences, questions, batch_size=10)
+        assert list(layer_scores.get("patching")(context).values()) == expected, tokens
     same = [Question(i, f"where {i} ?", [picture(0)], (), 0, None) for i in range(3)]
     for wrong, message in (
         (same, "all questions show the same picture"),
@@ -128,7 +128,7 @@ def test_patched_answers_are_those_of_a_forward_pass_written_by_hand() -> None:
             layer.self_attn.o_proj.weight.mul_(30.0)
     others = [Question(9, "how many ?", [picture(10 + i).resize((40, 24))], (), 0, None) for i in range(6)]
     pairs = [(Question(i, "where is it ?", [picture(i)], (), 0, None), other) for i, other in enumerate(others)]
-    found = patched_answers(lm, pairs, [1])
+    found = patched_answers(lm, pairs, [1], "image")
     for (own, other), row in zip(pairs, found, strict=True):
         resized = other.visuals[0].resize((32, 32))  # type: ignore[union-attr]
         one, two = (lm.model_inputs([own.text], [[image]]) for image in (own.visuals[0], resized))

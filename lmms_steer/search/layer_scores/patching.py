@@ -1,8 +1,9 @@
-"""Layer score by activation patching: from which layers on have the image tokens done their work?
+"""Layer score by activation patching: at which layers can what stands at the steered tokens still decide the answer?
 
-The image tokens of another picture are put in their place at one layer's output. Where the answer then is the one to
-the other picture, the answer is still to be read from the image tokens, and a vector that is added there can reach it.
-Where it stays, the picture has been read (arXiv 2604.09364 patches the whole sequence; this patches the images alone).
+At one layer's output the target's tokens get what they hold when another picture is shown. Where the answer then is the
+one to the other picture, it is read from these tokens from there on, and a vector that is added to them can reach it.
+Image tokens decide until the picture has been read, text tokens from then on (arXiv 2604.09364 patches the whole
+sequence); both together decide at every layer, so for them this score says nothing.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ from lmms_steer.search.questions import Question
 
 
 @register_layer_score(
-    "patching", description="share of answers that follow another picture's image tokens, put in at the layer",
-    needs="prompts", depends_on=(),
+    "patching", description="share of answers that follow what the target's tokens hold with another picture",
+    needs="prompts", depends_on=("tokens",),
 )  # fmt: skip
 def patching(context: LayerContext) -> dict[int, float]:
     """The share, of the questions whose answer differs with the other picture, of answers that follow it.
@@ -38,7 +39,7 @@ def patching(context: LayerContext) -> dict[int, float]:
     runner, rows = ShrinkingRunner(), list[list[int]]()
     for first in range(0, len(pairs), context.batch_size):
         batch = pairs[first : first + context.batch_size]
-        rows += runner.run(batch, lambda part: patched_answers(context.lm, part, context.layers))
+        rows += runner.run(batch, lambda part: patched_answers(context.lm, part, context.layers, context.tokens))
     answers = np.array(rows)
     differ = answers[answers[:, 0] != answers[:, 1]]
     if not len(differ):
@@ -59,16 +60,19 @@ def pictured(questions: Sequence[Question]) -> list[Question]:
     return found
 
 
-def patched_answers(lm: Any, pairs: Sequence[tuple[Question, Question]], layers: Sequence[int]) -> list[list[int]]:
+def patched_answers(
+    lm: Any, pairs: Sequence[tuple[Question, Question]], layers: Sequence[int], tokens: str
+) -> list[list[int]]:
     """The likeliest next tokens of a batch, a row for each question.
 
     Args:
         lm: the unsteered model.
-        pairs: each question, and the one whose pictures are put in its pictures' place.
-        layers: where they are put in, one at a time.
+        pairs: each question, and the one whose pictures are shown instead.
+        layers: where what the tokens hold is put in, one layer at a time.
+        tokens: the token target.
 
     Returns:
-        of each question: with its own pictures, with the others, and with the others' image tokens at each layer.
+        of each question: with its own pictures, with the others, and with what they give the tokens at each layer.
 
     Raises:
         UserError: where the two pictures of a pair do not have as many image tokens.
@@ -87,7 +91,9 @@ def patched_answers(lm: Any, pairs: Sequence[tuple[Question, Question]], layers:
     image_ids_of_model = image_token_ids(lm.model.config)
     if not image_ids_of_model:
         raise UserError(f"a {type(lm.model).__name__} does not show which of its tokens are images")
-    mask = token_mask(own["input_ids"], own.get("attention_mask"), image_ids_of_model, "image")[..., None]
+    special = getattr(lm.tokenizer, "all_special_ids", None)
+    attention = own.get("attention_mask")
+    mask = token_mask(own["input_ids"], attention, image_ids_of_model, tokens, special_ids=special)[..., None]
 
     def answers(inputs: dict[str, Any]) -> list[int]:
         logits = lm.model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(lm.model)).logits
