@@ -95,8 +95,15 @@ def shipped_recipes() -> dict[str, Path]:
 
 def complete_recipes() -> tuple[str, ...]:
     """Names of the recipes that ship and can be run by themselves; the other files are overlays."""
-    required = {name for name, field in Recipe.model_fields.items() if field.is_required()}
-    return tuple(name for name, path in shipped_recipes().items() if required <= _read_recipe(path).untyped().keys())
+    return tuple(name for name, path in shipped_recipes().items() if _is_complete(path))
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        Recipe.model_validate(_read_recipe(path).untyped())
+    except ValidationError:
+        return False
+    return True
 
 
 def shipped_overlays() -> tuple[str, ...]:

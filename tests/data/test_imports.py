@@ -64,7 +64,7 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
     ),
     (
         "blink",
-        lambda folder: change_row(folder / "Counting/val-00000-of-00001.parquet", choices=["a", "a"]),
+        lambda folder: change_row(folder / "Counting/val-00000-of-00001.parquet", choices=["a"] * 4),
         "row 8: the correct choice 'a' appears more than once",
     ),
     ("cvbench", lambda folder: truncate(folder / CVBENCH), "is cut off or not a parquet file"),
@@ -154,7 +154,7 @@ def test_superclevr_keeps_test_images_only_and_distinguishes_kinds(copies: Path)
     rows = pq.read_table(copies / "superclevr/test-00000.parquet").to_pylist()
     assert len(rows) == 12 and all("_025" in row["image_path"] for row in rows)
     assert {row["kind"] for row in rows} == {"count", "exist", "query"}
-    assert {row["answer"] for row in rows if row["kind"] == "exist"} == {"yes"}
+    assert {row["answer"] for row in rows if row["kind"] == "exist"} <= {"yes", "no"}
 
 
 @pytest.mark.slow
