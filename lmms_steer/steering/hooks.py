@@ -75,10 +75,9 @@ def steer(
         special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.
         operation: replaces the operation of every intervention: a name, an `Operation`, or a function
             `(hidden, vector)` as described in `lmms_steer.steering.operations`.
-        layer, layers, alpha, tokens, phase, scale, gamma_image, gamma_text, control, site, gate, gate_vector,
-            gate_layer, threshold, fires, read: of the vectors, as in a spec
+        layer, layers, alpha, tokens, phase, scale, gamma_image, gamma_text, control, site: of the vectors, as in a spec
             (`lmms_steer.steering.intervention.Intervention`). A spec has its own, so next to one they are refused.
-            `gate_vector` may be vectors.
+        gate, gate_vector, gate_layer, threshold, fires, read: likewise; `gate_vector` may be vectors.
 
     Yields:
         the resolved spec: layer, alpha and tokens filled in, vectors loaded.
