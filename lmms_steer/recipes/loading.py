@@ -78,7 +78,8 @@ def find_recipe(name: str) -> Path:
     path = user_path(name)
     if is_regular_file(path):
         return path
-    if is_folder(path):
+    # the results of `smol` are in a folder of this name
+    if is_folder(path) and name not in shipped_recipes():
         raise UserError(f"{name} is a folder: a recipe is a file, such as {name.rstrip('/')}.yaml")
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1:
         if name not in shipped_recipes():

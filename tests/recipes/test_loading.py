@@ -7,7 +7,7 @@ import pytest
 
 from lmms_steer import UserError
 from lmms_steer.recipes.command import run_recipe
-from lmms_steer.recipes.loading import load_recipe
+from lmms_steer.recipes.loading import find_recipe, load_recipe
 
 
 @pytest.mark.parametrize(
@@ -143,3 +143,14 @@ def test_an_unknown_model_error_names_only_steerable_models(recipe: Callable[...
     with pytest.raises(UserError) as caught:
         load_recipe(recipe("steered_paligemma", "steered_litelm"))
     assert "unknown model 'steered_litelm': " in str(caught.value) and "litellm" not in str(caught.value)
+
+
+def test_a_folder_of_results_does_not_hide_the_recipe_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smol").mkdir()
+    assert find_recipe("smol").name == "smol.yaml"
+    with pytest.raises(UserError, match="other is a folder"):
+        (tmp_path / "other").mkdir()
+        find_recipe("other")
