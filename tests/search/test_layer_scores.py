@@ -177,9 +177,9 @@ def test_the_command_prints_and_draws_all_scores(tmp_path: Path) -> None:
         app, [*args.split(), "--task", "tiny_colour_select", "--limit", "24", "--plot", str(tmp_path / "layers.png")]
     )
     assert done.exit_code == 0, done.output
-    assert "colour-red/mean_shift in tiny-paligemma2, image tokens; 24 questions of tiny_colour_select" in done.output
-    rows = {line.split()[0]: line.split()[1:] for line in done.output.splitlines() if line[:5].strip().isdecimal()}
-    names = done.output.splitlines()[1].split()[1:]
+    assert "colour-red/mean_shift in tiny-paligemma2, image tokens; 24 questions of tiny_colour_select" in done.stdout
+    rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line[:5].strip().isdecimal()}
+    names = done.stdout.splitlines()[1].split()[1:]
     assert set(names) == {"agreement", "lens", "patching", "probe", "separation", "slope"} and set(rows) == set("01234")
     # what is known of this model: the picture has been read before layer 3
     follows = [float(rows[layer][names.index("patching")].rstrip("*")) for layer in "01234"]
