@@ -3,7 +3,7 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,12 +19,15 @@ from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.comparison.settings import model_arguments
 from lmms_steer.errors import UserError, shorten
+from lmms_steer.harness.arguments import join_model_args
+from lmms_steer.harness.names import MODELS
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.spec import SteeringSpec
 
 _SHOWN = 5
 """Answers that differ and are printed."""
-_TRUSTED = ("--include_path", "--model_args trust_remote_code=True")
+_OWN_OPTIONS = {"model", "model_args", "tasks", "batch_size", "num_fewshot", "gen_kwargs", "seed", "system_instruction"}
+"""The options of an entry that are repeated without `--trust`."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ def command(case: Case, work: Path, limit: int, offset: int = 0, trust: bool = F
     words = shlex.split(harness_command(case.samples.results))
     options = _options(words[1:])
     arguments = model_arguments((case.samples.results.content.get("config") or {}).get("model_args"))
-    if not trust and ("include_path" in options or str(arguments.get("trust_remote_code")).lower() == "true"):
-        raise UserError(f"{case.entry.place} runs code of others ({' or '.join(_TRUSTED)}): read it, then --trust")
+    if not trust and (reason := _runs_others_code(options, arguments)):
+        raise UserError(f"{case.entry.place} may run code of others ({shorten(reason)}): read it, then --trust")
     arguments = {key: value for key, value in arguments.items() if key not in (*FIELDS, "steering")}
     if case.record.get("spec"):
         (work / SPEC).write_text(_spec(case).to_yaml(), "utf-8")
@@ -98,7 +101,7 @@ def command(case: Case, work: Path, limit: int, offset: int = 0, trust: bool = F
         (work / "answer_bias.yaml").write_text(yaml.safe_dump(dict(case.record["answer_bias"])), "utf-8")
         arguments["answer_bias"] = str(work / "answer_bias.yaml")
     options |= {
-        "model_args": ",".join(f"{key}={value}" for key, value in arguments.items()),
+        "model_args": join_model_args(arguments),
         "tasks": case.entry.harness_task,
         "limit": str(limit),
         "output_path": str(work / "run"),
@@ -118,6 +121,19 @@ def _read(folder: Path) -> Case:
     board = Path(*parts[:-4])
     entry, hashes = read_entry(folder.resolve(), board)
     return read_case(folder.resolve(), entry, hashes)
+
+
+def _runs_others_code(options: Mapping[str, str | None], arguments: Mapping[str, Any]) -> str:
+    """What of an entry's command may run code that does not ship with this package or the harness; "" for nothing.
+
+    Several wrappers of lmms-eval trust a checkpoint's code without being asked, so only our models are known not to.
+    """
+    if options.get("model") not in MODELS:
+        return f"--model {options.get('model')}"
+    if others := sorted(options.keys() - _OWN_OPTIONS):
+        return f"--{others[0]}"
+    trusts = str(arguments.get("trust_remote_code", False))
+    return "" if trusts.lower() == "false" else f"trust_remote_code={trusts}"
 
 
 def _options(words: list[str]) -> dict[str, str | None]:

@@ -16,6 +16,7 @@ from lmms_steer.board.entry import read_entry
 from lmms_steer.board.rerun import command, rerun
 from lmms_steer.board.templates import init_board
 from lmms_steer.cli import app
+from lmms_steer.harness.arguments import split_args
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from tests.board.test_checks import GROUP
@@ -43,16 +44,36 @@ def test_the_command_is_the_run_s_with_the_entry_s_own_vectors(tmp_path: Path) -
 def test_code_of_others_runs_only_when_it_is_trusted(tmp_path: Path) -> None:
     board = make_board(tmp_path / "board")
     folder = board / GROUP / "steered"
-    for named in ({"include_path": "/their/tasks"}, {"model_args": "pretrained=x,trust_remote_code=True"}):
+    for named in (
+        {"include_path": "/their/tasks"},
+        {"model_args": "pretrained=x,trust_remote_code=True"},
+        {"model_args": "pretrained=x,trust_remote_code=1"},
+        {"gen_kwargs": "--include_path=/their/tasks"},
+        {"model": "qwen_vl"},
+    ):
 
         def name_code(results: Any, changed: Any = named) -> None:
             results["config"] |= changed
             results["config"]["resolved_cli_args"] |= changed
 
         change_json(folder / "results.json", name_code)
-        with pytest.raises(UserError, match="runs code of others"):
+        with pytest.raises(UserError, match="may run code of others"):
             command(case_of(folder, board), tmp_path, 7)
         assert "lmms-eval" in command(case_of(folder, board), tmp_path, 7, trust=True)
+
+
+def test_a_comma_in_an_argument_adds_no_other_one(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    folder = board / GROUP / "baseline"
+    changed = {"model_args": {"pretrained": "x,trust_remote_code=True"}}
+
+    def hide(results: Any) -> None:
+        results["config"] |= changed
+        results["config"]["resolved_cli_args"] |= changed
+
+    change_json(folder / "results.json", hide)
+    words = command(case_of(folder, board), tmp_path, 7)
+    assert split_args(words[words.index("--model_args") + 1], "") == {"pretrained": '"x,trust_remote_code=True"'}
 
 
 def test_a_folder_that_is_no_entry_is_one_line(tmp_path: Path) -> None:
