@@ -41,25 +41,28 @@ def test_the_command_is_the_run_s_with_the_entry_s_own_vectors(tmp_path: Path) -
     assert SteeringVectors.load(intervention.vector).sha256 == shipped_vector("random:0").sha256
 
 
-def test_code_of_others_runs_only_when_it_is_trusted(tmp_path: Path) -> None:
-    board = make_board(tmp_path / "board")
-    folder = board / GROUP / "steered"
-    for named in (
+@pytest.mark.parametrize(
+    "named",
+    [
         {"include_path": "/their/tasks"},
         {"model_args": "pretrained=x,trust_remote_code=True"},
         {"model_args": "pretrained=x,trust_remote_code=1"},
         {"gen_kwargs": "--include_path=/their/tasks"},
         {"model": "qwen_vl"},
-    ):
+    ],
+)
+def test_code_of_others_runs_only_when_it_is_trusted(tmp_path: Path, named: dict[str, str]) -> None:
+    board = make_board(tmp_path / "board")
+    folder = board / GROUP / "steered"
 
-        def name_code(results: Any, changed: Any = named) -> None:
-            results["config"] |= changed
-            results["config"]["resolved_cli_args"] |= changed
+    def name_code(results: Any) -> None:
+        results["config"] |= named
+        results["config"]["resolved_cli_args"] |= named
 
-        change_json(folder / "results.json", name_code)
-        with pytest.raises(UserError, match="may run code of others"):
-            command(case_of(folder, board), tmp_path, 7)
-        assert "lmms-eval" in command(case_of(folder, board), tmp_path, 7, trust=True)
+    change_json(folder / "results.json", name_code)
+    with pytest.raises(UserError, match="may run code of others"):
+        command(case_of(folder, board), tmp_path, 7)
+    assert "lmms-eval" in command(case_of(folder, board), tmp_path, 7, trust=True)
 
 
 def test_a_comma_in_an_argument_adds_no_other_one(tmp_path: Path) -> None:
