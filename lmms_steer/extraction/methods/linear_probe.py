@@ -61,20 +61,6 @@ def cross_validated(activations: Activations, seed: int) -> dict[int, tuple[floa
     return {layer: held_out(rows[:, layer], labels, folds, axes) for layer in range(rows.shape[1])} if folds else {}
 
 
-def fit(rows: Array, labels: Labels, axes: int) -> Array:
-    """Fit a probe.
-
-    Args:
-        rows: activations [tokens, width].
-        labels: 1 for an anchor, 0 for a control token.
-        axes: of the PCA.
-
-    Returns:
-        The unit normal [width], pointing to the rows labelled 1.
-    """
-    return _fit(rows, labels, axes)[1]
-
-
 def held_out(rows: Array, labels: Labels, folds: list[tuple[Labels, Labels]], axes: int) -> tuple[float, float]:
     """Accuracy and balanced accuracy over all tokens, each classified by a probe not fitted on its sentence."""
     from sklearn.metrics import accuracy_score, balanced_accuracy_score
