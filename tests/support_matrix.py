@@ -201,10 +201,10 @@ def row(architecture: str, **changes: Any) -> dict[str, str]:
     checks: dict[str, Callable[[], str]] = {tokens: partial(forward, made, tokens) for tokens in COLUMNS[:4]}
     rest = (generate, batch, loglikelihood, relative, replay)
     checks |= {name: partial(check, made) for name, check in zip(COLUMNS[4:], rest, strict=True)}
-    return {name: _outcome(check) for name, check in checks.items()}
+    return {name: outcome(check) for name, check in checks.items()}
 
 
-def _outcome(check: Callable[[], str]) -> str:
+def outcome(check: Callable[[], str]) -> str:
     try:
         return check()
     except UserError as error:

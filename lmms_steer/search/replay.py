@@ -22,8 +22,9 @@ from lmms_steer.search.base_pass import BasePass, next_token_logits
 from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, sees_ahead
 from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
 from lmms_steer.search.tensor_store import TensorStore
-from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, inner_decoder, shares_keys, text_config
+from lmms_steer.steering.anatomy import decoder_layers, inner_decoder, shares_keys, text_config
 from lmms_steer.steering.operations import add_masked
+from lmms_steer.steering.placeholders import Placeholders, placeholders
 from lmms_steer.steering.positions import token_mask
 
 
@@ -78,9 +79,9 @@ class Replay:
         self.tensors = TensorStore(options.budget, options.folder)
         ids, attention = inputs["input_ids"], inputs.get("attention_mask")
         self.batch, self.positions = ids.shape
-        image_ids = image_token_ids(model.config)
+        media = placeholders(model.config)
         self.masks = {
-            tokens: prompt_mask(ids, attention, image_ids, tokens, options.special_ids, options.scored)
+            tokens: prompt_mask(ids, attention, media, tokens, options.special_ids, options.scored)
             for tokens in options.targets
         }
         self.kept = kept_positions(options.scored)
@@ -288,21 +289,21 @@ def kept_positions(scored: Tensor | None) -> int | None:
 
 
 def prompt_mask(
-    ids: Tensor, attention: Tensor | None, image_ids: Sequence[int], tokens: str, special_ids: Collection[int] | None,
+    ids: Tensor, attention: Tensor | None, media: Placeholders, tokens: str, special_ids: Collection[int] | None,
     scored: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """The positions that are steered, bool [batch, positions]: those of a target, without scored answers.
 
     Args:
         ids, attention: of the batch.
-        image_ids, tokens, special_ids: as for `lmms_steer.steering.positions.token_mask`.
+        media, tokens, special_ids: as for `lmms_steer.steering.positions.token_mask`.
         scored: as in `ReplayOptions`.
     """
     if scored is None:
-        return token_mask(ids, attention, image_ids, tokens, special_ids=special_ids)
+        return token_mask(ids, attention, media, tokens, special_ids=special_ids)
     places = torch.arange(ids.shape[1], device=ids.device)
     prompt = places < (ids.shape[1] - scored.to(ids.device))[:, None]
-    return token_mask(ids, attention, image_ids, tokens, prompt, special_ids) & prompt
+    return token_mask(ids, attention, media, tokens, prompt, special_ids) & prompt
 
 
 def _first_position(mask: Tensor) -> int:

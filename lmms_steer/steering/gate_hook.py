@@ -15,6 +15,7 @@ from lmms_steer.steering.anatomy import shares_keys
 from lmms_steer.steering.calls import CallTracker, ForwardCall
 from lmms_steer.steering.gates import Probe, gates, probe_numbers
 from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.placeholders import Placeholders
 from lmms_steer.steering.site_tensor import per_position, register_hook
 from lmms_steer.steering.sites import DEFAULT_SITE, find_module, sites
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -26,12 +27,12 @@ class GateHook:
     Args:
         intervention: complete, at one layer, with a gate.
         vectors: what the gate compares hidden states with.
-        image_ids: the placeholder ids of `anatomy.image_token_ids`.
+        media: the model's placeholders.
         tracker: knows the forward call in progress.
     """
 
     def __init__(
-        self, intervention: Intervention, vectors: SteeringVectors, image_ids: tuple[int, ...], tracker: CallTracker
+        self, intervention: Intervention, vectors: SteeringVectors, media: Placeholders, tracker: CallTracker
     ) -> None:
         assert intervention.gate is not None and intervention.layer is not None
         self.gate = gates.get(intervention.gate)
@@ -44,7 +45,7 @@ class GateHook:
         direction = torch.from_numpy(vectors[self.layer].copy())
         numbers = probe_numbers(vectors, self.layer) if self.gate.needs_probe else (1.0, 0.0)
         self.probe = Probe(direction, *numbers)
-        self.image_ids, self.tracker = image_ids, tracker
+        self.media, self.tracker = media, tracker
         self._shares = False
         self._on_device: dict[torch.device, Probe] = {}
 
@@ -110,7 +111,7 @@ class GateHook:
         if call.offset or call.all_generated or partial or not call.mask_known:
             return None
         hidden = per_position(value, tuple(call.input_ids.shape), self.layer, self.site.name)
-        mask = call.steered("last" if self.read == "last" else "both", "prefill", self.image_ids, None)
+        mask = call.steered("last" if self.read == "last" else "both", "prefill", self.media, None)
         assert mask is not None
         mask = mask.to(hidden.device)
         counts = mask.sum(1, keepdim=True)

@@ -79,7 +79,8 @@ def patched_answers(
     """
     import torch
 
-    from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
+    from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions
+    from lmms_steer.steering.placeholders import placeholders
     from lmms_steer.steering.positions import token_mask
     from lmms_steer.steering.recording import record_layers
 
@@ -88,12 +89,12 @@ def patched_answers(
     other = lm.model_inputs(texts, [_in_the_size_of(question.visuals, other.visuals) for question, other in pairs])
     if not torch.equal(own["input_ids"], other["input_ids"]):
         raise UserError("two pictures of one size have different numbers of image tokens in this model")
-    image_ids_of_model = image_token_ids(lm.model.config)
-    if not image_ids_of_model:
+    media = placeholders(lm.model.config)
+    if not media.image:
         raise UserError(f"a {type(lm.model).__name__} does not show which of its tokens are images")
     special = getattr(lm.tokenizer, "all_special_ids", None)
     attention = own.get("attention_mask")
-    mask = token_mask(own["input_ids"], attention, image_ids_of_model, tokens, special_ids=special)[..., None]
+    mask = token_mask(own["input_ids"], attention, media, tokens, special_ids=special)[..., None]
 
     def answers(inputs: dict[str, Any]) -> list[int]:
         logits = lm.model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(lm.model)).logits
