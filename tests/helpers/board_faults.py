@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms_steer.board.samples_file import MAX_ROWS
-from tests.helpers.boards import TASK, shipped_vector
+from tests.helpers.boards import shipped_vector
 
 
 def change_samples(folder: Path, **columns: Callable[[Any], Any]) -> None:
@@ -72,12 +72,13 @@ def another_spec(folder: Path) -> None:
 
 
 def another_task_version(folder: Path) -> None:
-    change_json(folder / "results.json", lambda results: results.update(versions={TASK: 2.0}))
+    change_json(folder / "results.json", lambda results: results.update(versions={_task(folder): 2.0}))
     sign(folder)
 
 
 def chosen_on_the_test(folder: Path) -> None:
-    change_json(folder / "results.json", lambda results: results["steering"].update(provenance={"chosen_on": TASK}))
+    chosen = {"provenance": {"chosen_on": _task(folder)}}
+    change_json(folder / "results.json", lambda results: results["steering"].update(chosen))
     sign(folder)
 
 
@@ -108,7 +109,11 @@ def huge_json(folder: Path) -> None:
 
 
 def newer_shape(folder: Path) -> None:
-    change_json(folder / "results.json", lambda results: results.update(results=[{"task": TASK}]))
+    change_json(folder / "results.json", lambda results: results.update(results=[{"task": _task(folder)}]))
+
+
+def _task(folder: Path) -> str:
+    return str(json.loads((folder / "entry.json").read_text())["task"])
 
 
 REFUSED: dict[Callable[[Path], None], str] = {
