@@ -26,11 +26,13 @@ from lmms_steer.statistics import Floats, Ints
 MAX_ROWS = 200_000
 MAX_BYTES = 1 << 28
 """Most bytes of all columns, unpacked."""
+_MOST_COLUMNS = 20
 _TEXTS = ("target", "answer", "choices")
-_ACCEPTED = "accepted"
-"""A column of texts that entries of the first releases lack."""
 _INTS = ("doc_id", "prompt", "images")
+_REQUIRED = (*_TEXTS, *_INTS, "score")
+_ACCEPTED = "accepted"
 _FLOATS = ("score", "unparsed", "empty", "yes", "yes_labels", *READINGS)
+"""Columns that came after the first ones, and those that a task does not record, may be missing."""
 _CODECS = ("SNAPPY", "UNCOMPRESSED")
 
 
@@ -166,13 +168,10 @@ def _read_table(path: Path) -> Any:
         metadata, names = file.metadata, file.schema_arrow.names
         if not 0 < metadata.num_rows <= MAX_ROWS:
             raise ValueError(f"{metadata.num_rows} rows, expected 1 to {MAX_ROWS}")
-        required = (*_TEXTS, *_INTS, *(name for name in _FLOATS if name not in READINGS))
-        if missing := [name for name in required if name not in names]:
+        if missing := [name for name in _REQUIRED if name not in names]:
             raise ValueError(f"there is no column {missing[0]!r}")
-        if metadata.num_columns != len(names) or len(names) > 20:
-            raise ValueError(
-                f"{metadata.num_columns} columns, expected up to {len(required) + len(READINGS)} plain ones"
-            )
+        if metadata.num_columns != len(names) or len(names) > _MOST_COLUMNS:
+            raise ValueError(f"{metadata.num_columns} columns, expected up to {_MOST_COLUMNS} plain ones")
         size = 0
         for group in range(metadata.num_row_groups):
             for number in range(metadata.num_columns):
@@ -201,7 +200,10 @@ def _read_table(path: Path) -> Any:
 def _parsed(table: Any, results: RunResults, entry: Entry, path: Path, sha256: str) -> tuple[StoredSamples, Answers]:
     integers = {name: table.column(name).to_numpy() for name in _INTS}
     floats: dict[str, Floats] = {
-        name: table.column(name).to_numpy(zero_copy_only=False) for name in _FLOATS if name in table.schema.names
+        name: table.column(name).to_numpy(zero_copy_only=False)
+        if name in table.schema.names
+        else np.full(len(table), np.nan)
+        for name in _FLOATS
     }
     texts = {name: _texts(table.column(name)) for name in _TEXTS}
     nothing = Texts([""], np.zeros(len(table), np.int64))
@@ -231,9 +233,7 @@ def _parsed(table: Any, results: RunResults, entry: Entry, path: Path, sha256: s
         empty=floats["empty"][order],
         yes=floats["yes"][order],
         yes_labels=floats["yes_labels"][order],
-        readings={
-            name: floats[name][order] for name in READINGS if name in floats and not math.isnan(floats[name].sum())
-        },
+        readings={name: floats[name][order] for name in READINGS if not math.isnan(floats[name].sum())},
         offsets=order,
     )
     answers = {name: Texts(column.values, column.index[order]) for name, column in texts.items()}

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -110,7 +111,11 @@ def test_an_entry_of_the_first_format_is_read(tmp_path: Path) -> None:
     (board / STEERED_ENTRY / "entry.json").write_text(json.dumps(old))
     entry, hashes = read_entry(board / STEERED_ENTRY, board)
     assert (entry.by, entry.vectors[0].sha256, entry.files) == ("me", "6" * 64, {"spec.yaml": "7" * 64})
-    assert read_stored(board / STEERED_ENTRY, entry, hashes["samples.parquet"])[0].scores.mean() == 0.7
+    path = board / STEERED_ENTRY / "samples.parquet"
+    columns = ["doc_id", "target", "answer", "choices", "prompt", "images", "score", "unparsed"]
+    pq.write_table(pq.read_table(path).select(columns), path)
+    stored, answers = read_stored(board / STEERED_ENTRY, entry, hashes["samples.parquet"])
+    assert stored.scores.mean() == 0.7 and np.isnan(stored.empty).all() and answers.accepted.values == [""]
 
 
 @pytest.mark.parametrize(
