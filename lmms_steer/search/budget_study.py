@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lmms_steer._util.io import write_atomically
 from lmms_steer._util.progress import progress_bar
@@ -16,6 +15,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.search.agreement import Source, agrees, next_logits
 from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.budgets import Resolution, resolve_budgets
+from lmms_steer.search.changes import Delta, Deltas
 from lmms_steer.search.damage import divergence_from
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.measure import Measurement, Measurer
@@ -94,12 +94,12 @@ class _FirstTokenScorer:
     def answer_logits(self, source: Source) -> list[list[float]]:  # noqa: ARG002  likewise
         return [[] for _ in range(self.questions)]
 
-    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
+    def scores(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Scored:
         kl = source.reduce_all(layer, deltas, targets, divergence_from(source.base)).cpu()
         return Scored(torch.full_like(kl, torch.nan), torch.full_like(kl, torch.nan), kl)
 
     @staticmethod
-    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens: str) -> bool:
         return agrees(replay, hooked, layer, delta, tokens, next_logits)
 
 

@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from lmms_steer.errors import UserError
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
 from lmms_steer.search.agreement import Source, agrees, next_logits, writing
+from lmms_steer.search.changes import Delta, Deltas, alone, some_of
 from lmms_steer.search.damage import divergence_from, first_call_logits
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.kv_cache import KeysAndValues
@@ -77,13 +78,13 @@ class LetterScorer:
         logits = self._logits_of_answers(source.base[None, :, self._columns])[0]
         return [row[possible].tolist() for row, possible in zip(logits, self._possible, strict=True)]
 
-    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
+    def scores(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Scored:
         """Score several cells of one layer.
 
         Args:
             source: the batch.
             layer: the steered layer.
-            deltas: alpha * v of each cell, [cells, width].
+            deltas: what each cell does to it.
             targets: the token target of each cell.
 
         Returns:
@@ -105,7 +106,7 @@ class LetterScorer:
         return answers.gather(1, place)[:, 0] - others.amax(1)
 
     @staticmethod
-    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens: str) -> bool:
         """Whether a replayed cell has the logits of the model with hooks."""
         return agrees(replay, hooked, layer, delta, tokens, next_logits)
 
@@ -157,19 +158,19 @@ class GenerationScorer:
         """The unsteered logits of each question's answers; empty where they have no fixed set."""
         return self._letters.answer_logits(source) if self._letters is not None else [[] for _ in self.batch]
 
-    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
+    def scores(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Scored:
         """Score several cells of one layer, as `LetterScorer.scores`; [cells, questions], otherwise as `base`."""
         kl = torch.zeros(len(targets), len(self.batch))
         texts = self.generate(source, layer, deltas, targets, kl)
         scores, unparsed = zip(*map(self._scores, texts), strict=True)
         return Scored(torch.stack(scores), torch.stack(unparsed), kl)
 
-    def agrees(self, replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+    def agrees(self, replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens: str) -> bool:
         """Whether a replayed cell has the logits of the model with hooks, at each token of the text that it writes."""
         return agrees(replay, hooked, layer, delta, tokens, self._written_logits)
 
     def generate(
-        self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str], kl: Tensor | None = None
+        self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str], kl: Tensor | None = None
     ) -> list[Tensor]:
         """Generate the answers of several cells of one layer.
 
@@ -206,20 +207,20 @@ class GenerationScorer:
             return list(reduced[..., :1].long())
 
         def generate_stack(start: int, cells: list[int]) -> list[Tensor]:
-            logits, cache = source.steer_with_cache(layer, deltas[cells], [targets[i] for i in cells], start)
+            logits, cache = source.steer_with_cache(layer, some_of(deltas, cells), [targets[i] for i in cells], start)
             record(cells, logits)
             first = logits.argmax(-1).reshape(-1, 1)
             return list(self._continue(first, cache, len(cells)).chunk(len(cells)))
 
         return source.in_stacks(targets, generate_stack)
 
-    def _hooked(self, source: HookedBatch, layer: int, delta: Tensor, tokens: str) -> Tensor:
+    def _hooked(self, source: HookedBatch, layer: int, delta: Delta, tokens: str) -> Tensor:
         with source.steered(layer, delta, tokens):
             return self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :]  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def _written_logits(
-        self, source: Source, layer: int, delta: Tensor, tokens: str, written: Tensor | None
+        self, source: Source, layer: int, delta: Delta, tokens: str, written: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The logits that precede each token of a text; see `lmms_steer.search.agreement.LogitsOf`.
 
@@ -233,8 +234,8 @@ class GenerationScorer:
                 output = self.lm.model.generate(**self.inputs, **settings)
             steps, text = output.logits, output.sequences[:, self._length :]
         else:
-            text = written if written is not None else self.generate(source, layer, delta[None], [tokens])[0]
-            logits, cache = source.steer_with_cache(layer, delta[None], [tokens], source.starts[tokens])
+            text = written if written is not None else self.generate(source, layer, alone(delta), [tokens])[0]
+            logits, cache = source.steer_with_cache(layer, alone(delta), [tokens], source.starts[tokens])
             steps = (logits[0],)
             if text.shape[1] > 1:
                 more = {**settings, "max_new_tokens": text.shape[1]}
