@@ -22,7 +22,8 @@ from transformers import CONFIG_MAPPING
 
 from lmms_steer import UserError, continuation, steer
 from lmms_steer.errors import first_line
-from lmms_steer.search.replay import ReplayOptions, try_replay
+from lmms_steer.search.replay import try_replay
+from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.steering.anatomy import remember_norms
 from lmms_steer.steering.support import check_config
 from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, WIDTH, model
