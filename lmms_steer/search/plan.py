@@ -11,6 +11,7 @@ from typing import Any
 from lmms_steer._util.io import put_aside, write_atomically
 from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError, reason
+from lmms_steer.steering.placeholders import MEDIA
 
 MIN_QUESTIONS = 2
 """Fewer questions than this have no spread."""
@@ -94,7 +95,7 @@ class Plan:
         """
         strengths = self.budgets or tuple(map(float, self.alphas))
         grid = product(self.vectors, self.layers, strengths, self.tokens)
-        return [Cell(*cell) for cell in grid if not (cell[1] == last_layer and cell[3] == "image")]
+        return [Cell(*cell) for cell in grid if not (cell[1] == last_layer and cell[3] in MEDIA)]
 
     @property
     def user_vectors(self) -> list[str]:
