@@ -102,6 +102,8 @@ def with_residual_norms(
     """
     if not resolved.relative:
         return resolved
+    if not _sees_images(processor):
+        text_only, processor = True, getattr(processor, "tokenizer", processor)
     return replace(resolved, norms=_cached_norms(model, processor, name, prompt_format, text_only))
 
 
