@@ -93,7 +93,7 @@ class Plan:
         return tuple(float(alpha.removeprefix(BUDGET)) for alpha in self.alphas if isinstance(alpha, str))
 
     def cells(self, useless_for_images: int | None) -> list[Cell]:
-        """The whole grid, without image, video and audio tokens at the last layer where steering them cannot reach the answer.
+        """The whole grid, without the last layer for images, videos and audio where it cannot reach the answer.
 
         With KL budgets, each stands in the place of the alpha that it will be resolved to.
 

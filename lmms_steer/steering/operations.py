@@ -43,9 +43,10 @@ class ScaledVector:
     """A vector with the strength at which it acts.
 
     Attributes:
-        delta: float32 [width], s · u; with scale=token [batch, positions, width].
-        unit: float32 [width], u.
-        strength: s; with scale=token float32 [batch, positions].
+        delta: float32 [width], s · u; with scale=token [batch, positions, width]; with a direction for each patch of a
+            vision tower [positions, width].
+        unit: float32 [width], u; with a direction for each patch [positions, width].
+        strength: s; with scale=token float32 [batch, positions]; with a direction for each patch the mean.
         alpha: the intervention's alpha times the gamma of the steered tokens.
         per_token: whether the scale is `token`. Before `at_norms_of`, delta and strength are then those of |h| = 1.
     """
