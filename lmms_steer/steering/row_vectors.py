@@ -31,8 +31,9 @@ ROW_VECTORS = {
     "@image_contrast_blank": "the question with its image minus the question with a grey image of the same size",
 }
 """Name ▸ what a row's direction is; of the residual at the last token of the prompt, at the steered layer."""
-OPERATIONS = ("add", "norm_preserving")
+OPERATIONS = ("add", "norm_preserving", "norm_preserving_weighted")
 """The operations that take a direction for each row."""
+_EXPECTED = f"expected {', '.join(OPERATIONS[:-1])} or {OPERATIONS[-1]}"
 
 RowVectors = Mapping[str, Mapping[int, "Tensor"]]
 """Name ▸ layer ▸ float32 [rows, width]; empty where the model is to run unsteered."""
@@ -57,7 +58,7 @@ def placeholder(intervention: Intervention, model: str, n_layers: int, width: in
     if intervention.control is not None:
         raise UserError(f"vector={name},control={intervention.control}: it has no control; shuffle or blank the images")
     if intervention.operation not in OPERATIONS:
-        raise UserError(f"vector={name},operation={intervention.operation}: expected {' or '.join(OPERATIONS)}")
+        raise UserError(f"vector={name},operation={intervention.operation}: {_EXPECTED}")
     if sites.get(intervention.site).tower == "vision":
         raise UserError(f"vector={name},site={intervention.site}: its directions are of the language model's layers")
     if intervention.gate is not None and intervention.gate_vector is None:
@@ -83,8 +84,8 @@ def check_patches(intervention: Intervention) -> None:
         raise UserError(f"vector={name},site={intervention.site}: it has a direction for each patch: add site=vision")
     if intervention.operation not in OPERATIONS:
         raise UserError(
-            f"vector={name},operation={intervention.operation}: of a vector with a direction for each patch, expected"
-            f" {' or '.join(OPERATIONS)}"
+            f"vector={name},operation={intervention.operation}: of a vector with a direction for each patch,"
+            f" {_EXPECTED}"
         )
 
 

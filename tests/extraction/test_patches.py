@@ -177,7 +177,10 @@ FACTS = ModelFacts("m", 4, 32, vision=(2, 32))
             "vector=v,layer=0,alpha=1,tokens=both",
             "vector=v,site=residual: it has a direction for each patch: add site=",
         ),
-        ("vector=v,layer=0,alpha=1,site=vision,operation=ablate", "expected add or norm_preserving"),
+        (
+            "vector=v,layer=0,alpha=1,site=vision,operation=ablate",
+            "expected add, norm_preserving or norm_preserving_weighted",
+        ),
         (
             "vector=w,layer=0,alpha=1,tokens=both,gate=cosine,gate_vector=v",
             "gate_vector=v: .* a gate needs one direction",
