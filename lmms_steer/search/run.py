@@ -149,7 +149,7 @@ class SearchRun:
         adaptive = self.chosen.strategy.adaptive
         yield from report_lines(self.plan, result, self.options.output, self.options.confirm is not None, adaptive)
         if self.options.keep:
-            yield from study_files.save_winners(self.plan, result, self.lm.pretrained)
+            yield from study_files.save_winners(self.plan, result, self.lm.pretrained, self._budget_provenance)
 
     def _lines_about_keys(self) -> Iterator[str]:
         if self.keys:
