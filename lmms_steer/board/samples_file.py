@@ -1,7 +1,6 @@
 """Answers and scores of an entry as Parquet, and their reader. Questions and images are there as hashes only.
 
-A stranger's file is read in bounded memory: its size, rows and columns are limited, and only snappy is taken, which
-cannot make a file more than about twenty times smaller.
+A stranger's file is read in bounded memory: its size, rows, columns and packing are limited.
 """
 
 import json
@@ -16,6 +15,7 @@ import numpy as np
 
 from lmms_steer._util.io import read_limited
 from lmms_steer._util.json import parse_json
+from lmms_steer._util.parquet import check_unpacked
 from lmms_steer.board.entry import RESULTS, SAMPLES, Entry
 from lmms_steer.comparison.results_shape import checked_results
 from lmms_steer.comparison.runs import Evaluation, RunResults
@@ -33,7 +33,6 @@ _REQUIRED = (*_TEXTS, *_INTS, "score")
 _ACCEPTED = "accepted"
 _FLOATS = ("score", "unparsed", "empty", "yes", "yes_labels", *READINGS)
 """Columns that came after the first ones, and those that a task does not record, may be missing."""
-_CODECS = ("SNAPPY", "UNCOMPRESSED")
 
 
 @dataclass(frozen=True)
@@ -172,15 +171,7 @@ def _read_table(path: Path) -> Any:
             raise ValueError(f"there is no column {missing[0]!r}")
         if metadata.num_columns != len(names) or len(names) > _MOST_COLUMNS:
             raise ValueError(f"{metadata.num_columns} columns, expected up to {_MOST_COLUMNS} plain ones")
-        size = 0
-        for group in range(metadata.num_row_groups):
-            for number in range(metadata.num_columns):
-                column = metadata.row_group(group).column(number)
-                size += column.total_uncompressed_size
-                if column.compression not in _CODECS:
-                    raise ValueError(f"a column is packed with {column.compression}, expected snappy")
-        if size > MAX_BYTES:
-            raise ValueError(f"it unpacks to {size >> 20} MiB, more than {MAX_BYTES >> 20} MiB")
+        check_unpacked(metadata, MAX_BYTES)
     wanted = [name for name in (*_TEXTS, _ACCEPTED, *_INTS, *_FLOATS) if name in names]
     texts = [name for name in wanted if name in (*_TEXTS, _ACCEPTED)]
     with pq.ParquetFile(path, read_dictionary=texts) as file:

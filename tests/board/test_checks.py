@@ -15,7 +15,8 @@ from lmms_steer.board.row import BoardRow
 from lmms_steer.board.rules import read_rules
 from lmms_steer.board.templates import init_board
 from lmms_steer.cli import app
-from tests.helpers.board_faults import REFUSED, UNREADABLE, change_json, edit_an_answer
+from lmms_steer.comparison.studies import read_cells
+from tests.helpers.board_faults import REFUSED, UNREADABLE, change_json, edit_an_answer, study_bomb
 from tests.helpers.boards import CHOSEN, TASK, VERSIONS, make_board, shipped_vector, write_system
 from tests.helpers.runs import BASE, STEERED, leaderboard, write_study
 
@@ -124,6 +125,23 @@ def test_the_damage_is_that_of_the_study_s_cell(tmp_path: Path) -> None:
         "failed",
         "its study is not of these vectors and this choice",
     ]
+
+
+def test_a_study_that_unpacks_to_much_is_not_read(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    study_bomb(board / GROUP / "steered")
+    assert row_of(board).kl is None and not refusals(board)
+    with pytest.raises(UserError, match="packed with ZSTD, expected snappy"):
+        read_cells(board / GROUP / "steered" / "study" / "cells.parquet")
+
+
+def test_a_newer_harness_is_named_and_not_judged(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    newer = {**VERSIONS, "lmms-eval": "99.0.1"}
+    run = write_system(tmp_path / "newer", STEERED, record={"versions": newer})
+    list(add_runs(board, [f"newer={run}"], Addition()))
+    status, detail = row_of(board, "newer").outcomes["versions"]
+    assert status == "unknown" and detail.startswith("made with lmms-eval 99.0.1, newer than the ")
 
 
 def test_only_what_changed_is_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,16 @@ def bomb(folder: Path) -> None:
     pq.write_table(table, folder / "samples.parquet", compression="zstd")
 
 
+def study_bomb(folder: Path) -> None:
+    """A study whose only cell's name of 20 MB is packed into a few kilobytes."""
+    (folder / "study").mkdir(exist_ok=True)
+    cell = {"vector": "x" * 20_000_000, "layer": 2, "alpha": 0.25, "tokens": "image", "n": 1, "gain": 0.0}
+    pq.write_table(
+        pa.Table.from_pylist([{**cell, "dropped": False}]), folder / "study" / "cells.parquet", compression="zstd"
+    )
+    sign(folder)
+
+
 def deep_json(folder: Path) -> None:
     (folder / "results.json").write_text("[" * 100_000)
 
