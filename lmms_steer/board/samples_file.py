@@ -224,6 +224,9 @@ def _parsed(table: Any, results: RunResults, entry: Entry, path: Path, sha256: s
         empty=floats["empty"][order],
         yes=floats["yes"][order],
         yes_labels=floats["yes_labels"][order],
+        # an entry does not keep these
+        words=np.full(len(order), np.nan),
+        recall=np.full(len(order), np.nan),
         readings={name: floats[name][order] for name in READINGS if not math.isnan(floats[name].sum())},
         offsets=order,
     )

@@ -13,7 +13,7 @@ from lmms_steer.comparison.page_questions import PageTask, page_tasks
 from lmms_steer.comparison.provenance import run_provenance
 from lmms_steer.comparison.row_notes import difference_lines
 from lmms_steer.comparison.studies import SearchMap, read_maps
-from lmms_steer.comparison.systems import System
+from lmms_steer.comparison.systems import BLANK_SUFFIX, System
 from lmms_steer.plots.heatmap import DEEP, GAIN, LOSS
 
 _ASSETS = "comparison/page_assets"
@@ -67,6 +67,7 @@ def write_page(
         warnings=warnings,
         readings=tables.shown_readings(rows),
         caption=tables.CAPTION,
+        blank=any(row.blank for row in rows),
         different=any(row.different for row in rows),
         notes=difference_lines(rows),
         has_maps=bool(maps),
@@ -102,16 +103,22 @@ def _page_data(
     baseline: str, systems: dict[str, System], rows: list[LeaderboardRow], maps: list[SearchMap]
 ) -> dict[str, Any]:
     """The JSON that the page's scripts read: everything but questions and answers."""
+    own = {(row.system, run.task): run for row in rows for run in row.samples}
+    blank = {(f"{row.system}{BLANK_SUFFIX}", run.task): run for row in rows if row.blank for run in row.blank.samples}
     provenance = {
-        (row.system, run.task): {"system": row.system, "task": run.task, **vars(run_provenance(run))}
-        for row in rows
-        for run in row.samples
+        key: {"system": key[0], "task": key[1], **vars(run_provenance(run))} for key, run in {**own, **blank}.items()
     }
     index = {key: number for number, key in enumerate(provenance)}
+
+    def made(row: LeaderboardRow) -> list[int]:
+        beside = row.blank.samples if row.blank else ()
+        shown = [(row.system, run) for run in row.samples] + [(f"{row.system}{BLANK_SUFFIX}", run) for run in beside]
+        return [index[name, run.task] for name, run in shown]
+
     return {
         "baseline": baseline,
         "readings": list(tables.shown_readings(rows).items()),
-        "rows": [_row_json(row, [index[row.system, run.task] for run in row.samples]) for row in rows],
+        "rows": [_row_json(row, made(row)) for row in rows],
         "made": list(provenance.values()),
         "maps": [_map_json(one) for one in maps],
         "shades": {"loss": LOSS, "gain": GAIN, "deep": DEEP},
@@ -140,6 +147,9 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "unparsed": _finite(row.unparsed),
         "empty": _finite(row.empty),
         "yes": _finite(row.yes),
+        "words": _finite(row.words),
+        "recall": _finite(row.recall),
+        "blank": _finite(row.blank.score * row.scale) if row.blank else None,
         **{name: _finite(reading.score * row.scale) for name, reading in row.readings.items()},
         "seconds": _finite(row.seconds),
         "fixed": row.fixed,
@@ -156,6 +166,9 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
             "unparsed": format_share(row.unparsed),
             "empty": format_share(row.empty),
             "yes": tables.format_yes(row),
+            "words": tables.format_words(row),
+            "recall": format_share(row.recall),
+            "blank": tables.format_blank(row),
             "seconds": format_seconds(row.seconds),
         },
     }

@@ -152,7 +152,8 @@ def _systems_of_run(name: str, tasks: dict[str, Samples], baseline: str, baselin
         else:
             rest[task] = samples
     if next(iter(tasks.values())).results.steering.get("image") == BLANK:
-        name, baseline = f"{name}{BLANK_SUFFIX}", f"{baseline}{BLANK_SUFFIX}"
+        # a recipe calls the run of `vcd` with blank images `vcd-blank`
+        name, baseline = f"{name.removesuffix(f'-{BLANK}')}{BLANK_SUFFIX}", f"{baseline}{BLANK_SUFFIX}"
     role = "baseline" if name == baseline else role_of(tasks).replace("unsteered", "other")
     if rest:
         yield System(name, role, rest)
