@@ -22,7 +22,8 @@ from transformers import CONFIG_MAPPING
 
 from lmms_steer import UserError, continuation, steer
 from lmms_steer.errors import first_line
-from lmms_steer.search.replay import ReplayOptions, try_replay
+from lmms_steer.search.replay import try_replay
+from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.steering.anatomy import remember_norms
 from lmms_steer.steering.support import check_config
 from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, WIDTH, model
@@ -201,10 +202,10 @@ def row(architecture: str, **changes: Any) -> dict[str, str]:
     checks: dict[str, Callable[[], str]] = {tokens: partial(forward, made, tokens) for tokens in COLUMNS[:4]}
     rest = (generate, batch, loglikelihood, relative, replay)
     checks |= {name: partial(check, made) for name, check in zip(COLUMNS[4:], rest, strict=True)}
-    return {name: _outcome(check) for name, check in checks.items()}
+    return {name: outcome(check) for name, check in checks.items()}
 
 
-def _outcome(check: Callable[[], str]) -> str:
+def outcome(check: Callable[[], str]) -> str:
     try:
         return check()
     except UserError as error:
