@@ -95,12 +95,16 @@ def recomputed(task: str, metric: str, answers: Answers) -> Floats | None:
     if metric not in _METRICS or task not in our_tasks():
         return None
     different, index = answers.combinations()
+    score_one = _scoring(task, metric)
     scores: Floats = np.full(len(different), np.nan)
     pairs = 0
     for number, stored in enumerate(different):
         pairs += len(stored.answer) * len(stored.accepted)
         if pairs <= _MOST_PAIRS and len(stored.answer) <= _LONGEST:
-            scores[number] = _score(task, metric, stored)
+            try:
+                scores[number] = score_one(stored)
+            except (ValueError, TypeError, LookupError, OverflowError):
+                continue
     return scores[index]
 
 
@@ -111,15 +115,16 @@ def scorer_of(task: str) -> Scorer | None:
     return SCORERS[max((name for name in SCORERS if task.startswith(name)), key=len)]
 
 
-def _score(task: str, metric: str, stored: StoredAnswer) -> float:
-    try:
-        scorer = scorer_of(task)
-        if scorer is None:
-            return _lowest_is_right(stored)
-        process_results = getattr(_utils(our_tasks()[task][1].parent.name), scorer.function)
+def _scoring(task: str, metric: str) -> Callable[[StoredAnswer], float]:
+    scorer = scorer_of(task)
+    if scorer is None:
+        return _lowest_is_right
+    process_results = getattr(_utils(our_tasks()[task][1].parent.name), scorer.function)
+
+    def score(stored: StoredAnswer) -> float:
         return float(process_results(scorer.document(stored), [stored.answer]).get(metric, math.nan))
-    except (ValueError, TypeError, LookupError, OverflowError):
-        return math.nan
+
+    return score
 
 
 def _lowest_is_right(stored: StoredAnswer) -> float:
