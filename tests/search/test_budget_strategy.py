@@ -111,14 +111,20 @@ def test_a_search_measures_only_the_layers_that_rank_first_and_resumes(tmp_path:
         assert {(cell["vector"], cell["layer"]) for cell in cells} == {
             (vector, layer) for vector in ("counting", "counting,control=random:0") for layer in (0, 2)
         }
-        resolved = json.loads((study / "budgets.json").read_text())["resolved"]
+        budgets = (study / "budgets.json").read_bytes()
+        resolved = json.loads(budgets)["resolved"]
         assert {one["cell"]["layer"] for one in resolved} == {0, 2}, "no alpha is looked for elsewhere"
         result = result_of(study)
-        for path in (*study.glob("batches/*.parquet"), study / "result.json"):
+        # as if it had been killed while the budgets were resolved
+        rounds = sorted(study.glob("budgets/**/*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+        kept = {path: path.stat().st_mtime_ns for path in rounds[: len(rounds) // 2]}
+        for path in (*rounds[len(kept) :], *study.glob("batches/*.parquet"), study / "result.json"):
             path.unlink()
         (study / "layers.json").write_text("[0.5")
         search_into(study, **settings)
         assert result_of(study) == result and len(ranked) == 2, "the damaged scores are computed again"
+        assert kept and {path: path.stat().st_mtime_ns for path in kept} == kept, "no round is measured twice"
+        assert (study / "budgets.json").read_bytes() == budgets
         search_into(study, **settings)
         assert result_of(study) == result and len(ranked) == 2
     finally:

@@ -15,6 +15,7 @@ from scipy.stats import entropy
 
 from lmms_steer import SteeringSpec, UserError, steer
 from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.search.budget_study import StudyBudgets
 from lmms_steer.search.budgets import TOLERANCE, resolve_budgets
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.options import SearchOptions, parse_budgets
@@ -76,6 +77,21 @@ def test_an_alpha_is_found_whose_kl_is_the_budget(curve: Callable[[float], float
 def test_a_budget_that_no_alpha_meets_is_explained(curve: Callable[[float], float], message: str) -> None:
     (one,) = resolve_budgets([Cell("v", 0, 0.0, "both")], [0.03], lambda _, cells: [curve(c.alpha) for c in cells])
     assert message in one.failure
+
+
+def test_a_budget_without_an_alpha_is_named_with_its_layer_for_every_vector() -> None:
+    curves: dict[int, Callable[[float], float]] = {
+        0: lambda alpha: alpha**2, 2: lambda alpha: 0.02 * math.tanh(alpha), 4: lambda alpha: 0.5 + alpha,
+    }  # fmt: skip
+    places = [Cell(vector, layer, 0.0, "image") for vector in ("v", "v,control=random:0") for layer in curves]
+    found = resolve_budgets(places, [0.1], lambda _, cells: [curves[cell.layer](cell.alpha) for cell in cells])
+    own, *left_out = StudyBudgets(found, 64, True).lines()
+    assert own.startswith("kl:0.1 of v on image tokens: alpha 0.31") and own.endswith("(layer 0)")
+    assert left_out == [
+        f"left out: kl:0.1 of {vector} on image tokens: at layer 2 it cannot be reached: KL 0.02 at alpha 4096;"
+        " at layer 4 it is passed at the smallest alpha: KL 0.5 at 9.53674e-07"
+        for vector in ("v", "v,control=random:0")
+    ]
 
 
 def test_budgets_are_read_and_refused_in_one_line(tmp_path: Path) -> None:

@@ -121,6 +121,26 @@ def test_answers_follow_patched_pictures_until_the_layer_that_reads_them() -> No
             )
 
 
+def test_scores_of_a_seed_are_the_same_again() -> None:
+    lm = TinyLm()
+    with torch.no_grad():
+        for layer in lm.model.get_decoder().layers:
+            layer.self_attn.o_proj.weight.mul_(30.0)
+    questions = [Question(i, f"where is the cat {i} ?", [picture(i)], (), 0, None) for i in range(12)]
+    activations, made = planted()
+    sentences: Any = SimpleNamespace(activations=activations)
+    first, again = (
+        {
+            name: layer_scores.get(name)(
+                LayerContext(lm, made, range(LAYERS), "image", sentences, questions, batch_size, seed=3)
+            )
+            for name in ("probe", "patching")
+        }
+        for batch_size in (16, 5)
+    )
+    assert first == again and len(set(first["patching"].values())) > 1, "in batches of another size too"
+
+
 def test_patched_answers_are_those_of_a_forward_pass_written_by_hand() -> None:
     lm = TinyLm()
     with torch.no_grad():
