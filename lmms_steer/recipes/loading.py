@@ -224,8 +224,8 @@ def _misspelt_name(tree: YamlNode, path: tuple[str | int, ...]) -> UserError | N
     if not where.startswith("--set "):
         return None
     kind, needed = _KINDS[part], ".".join(map(str, missing))
-    error = unknown_name(kind, name, _names_before(tree, part))
-    return UserError(f"{where}: {error}; a new {kind} also needs {needed}")
+    unknown = unknown_name(kind, name, _names_before(tree, part))
+    return UserError(f"{where}: {unknown}; a new {kind} also needs {needed}")
 
 
 def _names_before(tree: YamlNode, part: str | int) -> list[str]:
