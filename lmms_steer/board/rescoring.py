@@ -48,6 +48,11 @@ def _statement(stored: StoredAnswer) -> dict[str, Any]:
     return {"label": int(yes), "gt": str(yes)}
 
 
+def _presence(stored: StoredAnswer) -> dict[str, Any]:
+    # lmms-eval's function asserts that the answer is one of these, and copies the id
+    return {"answer": {"yes": "yes", "no": "no"}[stored.target], "question_id": ""}
+
+
 def _people(stored: StoredAnswer) -> dict[str, Any]:
     return {"answers": [{"answer": text, "answer_id": i} for i, text in enumerate(_texts(stored.accepted))]}
 
@@ -66,6 +71,7 @@ SCORERS: Mapping[str, Scorer] = {
     "superclevr_count": _COUNT,
     "clevr": _CLEVR,
     "superclevr": _CLEVR,
+    "steer_pope": Scorer("process_results", _presence),
     "steer_chartqa": Scorer("chart_results", lambda stored: {"label": [stored.target]}),
     "steer_docvqa": Scorer("document_results", lambda stored: {"answers": _texts(stored.accepted)}),
     "steer_vqav2": Scorer("photo_results", _people),
