@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from lmms_steer._util.io import is_folder, is_regular_file, shipped_folder, user_path
 from lmms_steer._util.yaml import YamlNode, YamlSyntaxError, nodes_below, parse_yaml, read_yaml
 from lmms_steer.errors import UserError, shorten, unknown_name
-from lmms_steer.recipes.schema import Command, Method, Model, Recipe, Search, Study
+from lmms_steer.recipes.schema import Command, Method, Model, Recipe, Search, Study, System
 from lmms_steer.recipes.validation import check_recipe
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _PARTS: dict[str | int, type[BaseModel]] = {
     "methods": Method,
     "studies": Study,
     "commands": Command,
+    "systems": System,
     "search": Search,
 }
 

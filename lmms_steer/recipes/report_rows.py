@@ -16,8 +16,8 @@ from lmms_steer.steering.spec import SteeringSpec
 
 BEST = "best of all"
 """The target of a choice among all token targets."""
-_UNSTEERED = {"baseline": "baseline", "prompted": "prompting", "control": "answer bias"}
-"""Role of a system without a vector ▸ what a report calls it."""
+_UNSTEERED = {"baseline": "baseline", "prompted": "prompting", "calibrated": "answer bias"}
+"""System without a vector ▸ what a report calls it."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def _rows_of(root: Path, model: str, study: str, board: list[LeaderboardRow]) ->
     for row in board:
         own = steered[id(row)]
         if own is None:
-            yield _report_row(row, model, study, _Steered(_UNSTEERED.get(row.role, row.system), "", ""))
-        elif row.role == "steered":
+            yield _report_row(row, model, study, _Steered(_UNSTEERED.get(row.system, row.system), "", ""))
+        elif "-random-" not in row.system:
             controls = [other for other in board if other.role == "control" and other.task == row.task]
             random = tuple(other.gain for other in controls if steered[id(other)] == own)
             train = _train_result(root / "search" / model / study, own)
