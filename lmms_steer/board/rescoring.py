@@ -98,7 +98,7 @@ def recomputed(task: str, metric: str, answers: Answers) -> Floats | None:
         The scores, in the order of the answers, NaN where an answer lacks what its score follows from (choices that
         were not logged) or is too long; None for another metric or task.
     """
-    if metric not in _METRICS or task not in our_tasks():
+    if metric not in _METRICS or our_tasks().get(task, ("", None))[0] != "task":
         return None
     different, index = answers.combinations()
     score_one = _scoring(task, metric)

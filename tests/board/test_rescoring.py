@@ -106,7 +106,8 @@ def process_results_of(path: Path) -> str:
 
 
 def test_what_does_not_follow_is_not_known() -> None:
-    assert scores("mme", "yes", "yes") is None and scores("clevr", "yes", "yes", metric="acc_exist") is None
+    assert scores("mme", "yes", "yes") is None and scores("text_steers_vision", "A", "A") is None
+    assert scores("clevr", "yes", "yes", metric="acc_exist") is None
     for task, answer, target, choices in (
         ("cvbench_relation_test", "(A)", "B", None),
         ("steer_pope_adv_test", "yes", "maybe", None),
