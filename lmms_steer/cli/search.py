@@ -47,6 +47,12 @@ def search(
             " both,last."
         ),
     ] = "",
+    spec: Annotated[
+        str,
+        typer.Option(
+            help="Keys of a spec that every cell has, beside vector, layer, alpha and tokens: site=mlp,scale=token."
+        ),
+    ] = "",
     strategy: Annotated[
         str,
         typer.Option(help="Which cells are tried on which questions. {strategies}. NAME+screen runs the screen first."),
@@ -118,6 +124,7 @@ def search(
         layers=layers,
         alphas=alphas,
         tokens=tokens,
+        spec=spec,
         strategy=strategy,
         score=score,
         controls=controls,

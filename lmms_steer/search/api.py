@@ -41,6 +41,7 @@ def search(
     num_fewshot: int | None = None,
     choose: str = "overall",
     blank_image: bool = True,
+    spec: str | Mapping[str, object] = "",
 ) -> Study:
     """Choose the layer, the strength and the tokens of a vector on held-out questions, as `lmms-steer search` does.
 
@@ -63,6 +64,7 @@ def search(
         keep: save the winner as this vector's default for this model.
         harness, metric, split, num_fewshot, choose: as `lmms-steer search --help` says.
         blank_image: also measure the choice and the unsteered model with every image replaced by a grey one.
+        spec: keys of a spec that all cells share, in one line (`"site=mlp,scale=token"`) or as a mapping.
 
     Raises:
         UserError: for a grid, task, vector or folder that cannot be searched.
@@ -95,6 +97,7 @@ def search(
         num_fewshot=num_fewshot,
         choose=choose,
         blank_image=blank_image,
+        spec=join_model_args(spec),
     )
     log_lines(run_search(options))
     return Study.read(options.output)

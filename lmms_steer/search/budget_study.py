@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lmms_steer._util.io import write_atomically
 from lmms_steer._util.progress import progress_bar
@@ -16,6 +15,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.search.agreement import Source
 from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.budgets import Resolution, resolve_budgets
+from lmms_steer.search.changes import Deltas
 from lmms_steer.search.deciding import LOOKED_AT
 from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.measure import Measurement, Measurer
@@ -98,7 +98,7 @@ class _DamageScorer:
     def answer_logits(self, source: Source) -> list[list[float]]:  # noqa: ARG002  likewise
         return [[] for _ in range(self.questions)]
 
-    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
+    def scores(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Scored:
         kl = self.scorer.damage(source, layer, deltas, targets)
         return Scored(torch.full_like(kl, torch.nan), torch.full_like(kl, torch.nan), kl)
 

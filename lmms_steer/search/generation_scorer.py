@@ -16,6 +16,7 @@ from transformers import DynamicCache
 from lmms_steer.errors import UserError
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
 from lmms_steer.search.agreement import Source, agrees, writing
+from lmms_steer.search.changes import Delta, Deltas, alone, some_of
 from lmms_steer.search.damage import divergence_from, first_call_logits
 from lmms_steer.search.deciding import deciding_places
 from lmms_steer.search.hooked import HookedBatch
@@ -64,19 +65,19 @@ class GenerationScorer:
         """The unsteered logits of each question's answers; empty where they have no fixed set."""
         return self._letters.answer_logits(source) if self._letters is not None else [[] for _ in self.batch]
 
-    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
+    def scores(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Scored:
         """Score several cells of one layer, as `LetterScorer.scores`; [cells, questions], otherwise as `base`."""
         kl = torch.zeros(len(targets), len(self.batch))
         texts = self.generate(source, layer, deltas, targets, kl)
         scores, unparsed = zip(*map(self._scores, texts), strict=True)
         return Scored(torch.stack(scores), torch.stack(unparsed), kl)
 
-    def agrees(self, replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+    def agrees(self, replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens: str) -> bool:
         """Whether a replayed cell has the logits of the model with hooks, at each token of the text that it writes."""
         return agrees(replay, hooked, layer, delta, tokens, self._written_logits)
 
     def generate(
-        self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str], kl: Tensor | None = None
+        self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str], kl: Tensor | None = None
     ) -> list[Tensor]:
         """Generate the answers of several cells of one layer.
 
@@ -113,7 +114,7 @@ class GenerationScorer:
             return list(reduced[..., :1].long())
 
         def generate_stack(start: int, cells: list[int]) -> list[Tensor]:
-            logits, cache = source.steer_with_cache(layer, deltas[cells], [targets[i] for i in cells], start)
+            logits, cache = source.steer_with_cache(layer, some_of(deltas, cells), [targets[i] for i in cells], start)
             if kl is not None and divergence is not None:
                 kl[cells] = divergence(self._deciding_logits(logits, cache)).cpu()
             first = logits.argmax(-1).reshape(-1, 1)
@@ -121,7 +122,7 @@ class GenerationScorer:
 
         return source.in_stacks(targets, generate_stack)
 
-    def damage(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Tensor:
+    def damage(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Tensor:
         """The damage of several cells of one layer without their texts, as `generate` fills it into `kl`."""
         divergence = divergence_from(self._deciding_base(source))
         if not self._last_place:
@@ -131,7 +132,7 @@ class GenerationScorer:
             return torch.cat([divergence(self._deciding_hooked(source, layer, *cell)[None]) for cell in cells]).cpu()
 
         def run(start: int, cells: list[int]) -> list[Tensor]:
-            steered = source.steer_with_cache(layer, deltas[cells], [targets[i] for i in cells], start)
+            steered = source.steer_with_cache(layer, some_of(deltas, cells), [targets[i] for i in cells], start)
             return list(divergence(self._deciding_logits(*steered)))
 
         return torch.stack(source.in_stacks(targets, run)).cpu()
@@ -161,7 +162,7 @@ class GenerationScorer:
         """The unsteered logits of the tokens that decide, [questions, vocabulary]."""
         return self._unsteered_deciding if self._last_place else source.base
 
-    def _deciding_hooked(self, source: HookedBatch, layer: int, delta: Tensor, tokens: str) -> Tensor:
+    def _deciding_hooked(self, source: HookedBatch, layer: int, delta: Delta, tokens: str) -> Tensor:
         """The logits of the tokens that decide, with hooks, [questions, vocabulary]."""
         with source.steered(layer, delta, tokens):
             return self._deciding_of_model()
@@ -190,13 +191,13 @@ class GenerationScorer:
         rows = torch.stack([steps[place][row] for row, place in enumerate(self._places * copies)])
         return rows.reshape(copies, len(self.batch), -1)
 
-    def _hooked(self, source: HookedBatch, layer: int, delta: Tensor, tokens: str) -> Tensor:
+    def _hooked(self, source: HookedBatch, layer: int, delta: Delta, tokens: str) -> Tensor:
         with source.steered(layer, delta, tokens):
             return self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :]  # type: ignore[no-any-return]
 
     @torch.inference_mode()
     def _written_logits(
-        self, source: Source, layer: int, delta: Tensor, tokens: str, written: Tensor | None
+        self, source: Source, layer: int, delta: Delta, tokens: str, written: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The logits that precede each token of a text; see `lmms_steer.search.agreement.LogitsOf`.
 
@@ -210,8 +211,8 @@ class GenerationScorer:
                 output = self.lm.model.generate(**self.inputs, **settings)
             steps, text = output.logits, output.sequences[:, self._length :]
         else:
-            text = written if written is not None else self.generate(source, layer, delta[None], [tokens])[0]
-            logits, cache = source.steer_with_cache(layer, delta[None], [tokens], source.starts[tokens])
+            text = written if written is not None else self.generate(source, layer, alone(delta), [tokens])[0]
+            logits, cache = source.steer_with_cache(layer, alone(delta), [tokens], source.starts[tokens])
             steps = (logits[0],)
             if text.shape[1] > 1:
                 more = {**settings, "max_new_tokens": text.shape[1]}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmms_steer.errors import UserError
 from lmms_steer.search.agreement import Source, agrees, next_logits
+from lmms_steer.search.changes import Delta, Deltas
 from lmms_steer.search.damage import divergence_from
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.questions import Question
@@ -73,13 +74,13 @@ class LetterScorer:
         logits = self._logits_of_answers(source.base[None, :, self._columns])[0]
         return [row[possible].tolist() for row, possible in zip(logits, self._possible, strict=True)]
 
-    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
+    def scores(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Scored:
         """Score several cells of one layer.
 
         Args:
             source: the batch.
             layer: the steered layer.
-            deltas: alpha * v of each cell, [cells, width].
+            deltas: what each cell does to it.
             targets: the token target of each cell.
 
         Returns:
@@ -101,7 +102,7 @@ class LetterScorer:
         return answers.gather(1, place)[:, 0] - others.amax(1)
 
     @staticmethod
-    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens: str) -> bool:
         """Whether a replayed cell has the logits of the model with hooks."""
         return agrees(replay, hooked, layer, delta, tokens, next_logits)
 

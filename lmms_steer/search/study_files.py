@@ -6,6 +6,7 @@ A choice can also be saved as its vector's default for this model (`--keep`).
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError
 from lmms_steer.search.calibration import Calibration
+from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.plan import Cell, Plan, split_control
 from lmms_steer.search.report import format_cell
 from lmms_steer.search.results import CellResult, SearchResult, VectorResult
@@ -56,7 +58,8 @@ def choice_spec(
     vector, control = split_control(name)
     provenance = {"chosen_on": plan.task, "questions": plan.n, "model": f"{plan.model} {plan.model_args}",
                   "study": study, "vector_sha256": plan.vectors[name], "some_questions": question_ids}  # fmt: skip
-    intervention = Intervention(vector, cell.layer, cell.alpha, cell.tokens, control=control)
+    place = {"vector": vector, "layer": cell.layer, "alpha": cell.alpha, "tokens": cell.tokens, "control": control}
+    intervention = replace(FixedKeys.parse(plan.spec).intervention, **place)  # type: ignore[arg-type]
     further = more(intervention, Cell(name, cell.layer, cell.alpha, cell.tokens))
     return SteeringSpec((intervention,), provenance | further)
 

@@ -79,8 +79,12 @@ def test_an_inspection_is_a_table_a_figure_and_text(tmp_path: Path) -> None:
         image=tmp_path / "scene.png",
     )
     table = seen.to_pandas()
-    assert (table["steered"] == table["image"]).all() and table["image"].any() and len(table) == len(seen.tokens)
-    assert f"{table['image'].sum()} of {len(table)} tokens steered" in repr(seen) and len(repr(seen)) < 300
+    assert (
+        (table["steered"] == (table["kind"] == "image")).all()
+        and table["steered"].any()
+        and len(table) == len(seen.tokens)
+    )
+    assert f"{table['steered'].sum()} of {len(table)} tokens steered" in repr(seen) and len(repr(seen)) < 300
     assert "image tokens: " in str(seen) and seen.plot()._repr_png_()[:4] == PNG
     assert "<script" not in seen._repr_html_() and "<table>" in seen._repr_html_()
     with pytest.raises(UserError, match="unknown key 'layr'"):

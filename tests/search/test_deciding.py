@@ -14,7 +14,8 @@ from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.layer_scores.patching import patched_answers
 from lmms_steer.search.questions import Question
-from lmms_steer.search.replay import Replay, ReplayOptions
+from lmms_steer.search.replay import Replay
+from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.steering.anatomy import decoder_layers
 from tests.helpers.checkpoints import build, inputs
 from tests.helpers.models import picture

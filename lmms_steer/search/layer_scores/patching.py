@@ -82,7 +82,8 @@ def patched_answers(
 
     from lmms_steer.search.agreement import writing
     from lmms_steer.search.deciding import LOOKED_AT, deciding_places
-    from lmms_steer.steering.anatomy import decoder_layers, image_token_ids
+    from lmms_steer.steering.anatomy import decoder_layers
+    from lmms_steer.steering.placeholders import placeholders
     from lmms_steer.steering.positions import token_mask
     from lmms_steer.steering.recording import record_layers
 
@@ -91,12 +92,12 @@ def patched_answers(
     other = lm.model_inputs(texts, [_in_the_size_of(question.visuals, other.visuals) for question, other in pairs])
     if not torch.equal(own["input_ids"], other["input_ids"]):
         raise UserError("two pictures of one size have different numbers of image tokens in this model")
-    image_ids_of_model = image_token_ids(lm.model.config)
-    if not image_ids_of_model:
+    media = placeholders(lm.model.config)
+    if not media.image:
         raise UserError(f"a {type(lm.model).__name__} does not show which of its tokens are images")
     special = getattr(lm.tokenizer, "all_special_ids", None)
     attention = own.get("attention_mask")
-    mask = token_mask(own["input_ids"], attention, image_ids_of_model, tokens, special_ids=special)[..., None]
+    mask = token_mask(own["input_ids"], attention, media, tokens, special_ids=special)[..., None]
 
     prompt, questions = own["input_ids"].shape[1], [question for question, _ in pairs]
     new_tokens = LOOKED_AT if any(question.answers for question in questions) else 1
