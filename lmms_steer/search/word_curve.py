@@ -22,7 +22,8 @@ from lmms_steer.models.batches import StackRunner
 from lmms_steer.models.visuals import Visual
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.questions import load_questions
-from lmms_steer.search.replay import ReplayOptions, try_replay
+from lmms_steer.search.replay import try_replay
+from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.tiny_world.scenes import CELLS, COLOURS, SHAPES, STYLES, Thing, random_seed, render
 from lmms_steer.vectors.controls import random_like
 from lmms_steer.vectors.steering_vectors import SteeringVectors

@@ -63,8 +63,8 @@ class Intervention:
     own direction, at the same alpha."""
     site: str = DEFAULT_SITE
     """Which tensor of the layer is changed: `residual`, its output; `input`; `mlp` or `attention`, what these add to
-    the residual; `vision`, the output of a layer of the vision tower; or another one that is registered in
-    `lmms_steer.steering.sites`."""
+    the residual; `vision`, the output of a layer of the vision tower; `vision_mlp`, what its MLP adds; or another one
+    that is registered in `lmms_steer.steering.sites`."""
     gate: str | None = None
     """A condition under which the vector acts: `cosine`, `probe`, or another one that is registered in
     `lmms_steer.steering.gates`. The keys below belong to it."""

@@ -121,8 +121,12 @@ def _scale(intervention: Intervention, vector: SteeringVectors, strength_at_alph
     """The vector of an intervention's layer at the intervention's strength."""
     assert intervention.layer is not None and intervention.alpha is not None
     direction = torch.from_numpy(vector[intervention.layer].copy())
-    length = float(direction.norm())
-    unit = direction / max(length, 1e-12)
+    # of a direction for each patch, the mean length is what a user reads
+    lengths = direction.norm(dim=-1)
+    length = float(lengths.mean()) if direction.dim() == 2 else float(direction.norm())
+    unit = (
+        direction / lengths.unsqueeze(-1).clamp_min(1e-12) if direction.dim() == 2 else direction / max(length, 1e-12)
+    )
     if intervention.scale == "raw":
         # alpha · v itself, because the length times a rounded unit vector would differ in the last bits
         scaled = ScaledVector(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)

@@ -51,7 +51,8 @@ def checkpoint(model: str) -> str:
     if model in SMOL_MODELS:
         return str(made_checkpoint(model))
     own_names = (*SHIPPED_MODELS, *SMOL_MODELS)
-    if not Path(model).exists() and get_close_matches(model, own_names, cutoff=0.85):
+    begun = any(name.startswith(model) for name in own_names)
+    if not Path(model).exists() and (begun or get_close_matches(model, own_names, cutoff=0.85)):
         raise unknown_name("checkpoint", model, own_names)
     return model
 

@@ -1,8 +1,11 @@
+const rowsTasks = [...new Map(DATA.rows.map((row) => [row.task, row.scope]))];
 const COLUMNS = [
   ["task", "task"], ["system", "system"], ["score", "score"], ["gain", "gain [95%]"],
   ...DATA.readings,
   ["p", "p"], ["p_holm", "p (Holm)"],
+  ...(DATA.rows.some((row) => row.blank !== null) ? [["blank", "blank images"]] : []),
   ["n", "n"], ["fixed", "fixed / broken"], ["unparsed", "unparsed"],
+  ...(DATA.rows.some((row) => row.recall !== null) ? [["recall", "recall"], ["words", "words"]] : []),
   ...(DATA.rows.some((row) => row.yes !== null) ? [["yes", "yes"]] : []),
   ...(DATA.rows.some((row) => row.empty > 0) ? [["empty", "empty"]] : []),
   ["seconds", "time"],
@@ -96,7 +99,7 @@ function showProvenance(row) {
     };
     const list = make("dl");
     for (const [name, value] of Object.entries(facts)) if (value) list.append(make("dt", {}, name), make("dd", {}, value));
-    return make("div", {}, make("h3", {}, `${one.system} on ${one.task}`), make("pre", {}, one.command), list);
+    return make("div", {}, make("h3", {}, `${one.system} on ${one.task}`), commandBlock(one.command), list);
   });
   const differences = row.differences.length ? [make("h3", {}, `Different from ${DATA.baseline}`),
     make("dl", {}, ...row.differences.flatMap((one) => [make("dt", {}, one.key),
