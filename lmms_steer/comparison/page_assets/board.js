@@ -1,3 +1,4 @@
+const rowsTasks = [...new Map(DATA.rows.map((row) => [row.task, row.scope]))];
 const COLUMNS = [
   ["task", "task"], ["system", "system"], ["score", "score"], ["gain", "gain [95%]"],
   ...(DATA.rows.some((row) => row.blank !== null) ? [["blank", "blank images"]] : []),
@@ -104,7 +105,7 @@ function showProvenance(row) {
     };
     const list = make("dl");
     for (const [name, value] of Object.entries(facts)) if (value) list.append(make("dt", {}, name), make("dd", {}, value));
-    return make("div", {}, make("h3", {}, `${one.system} on ${one.task}`), make("pre", {}, one.command), list);
+    return make("div", {}, make("h3", {}, `${one.system} on ${one.task}`), commandBlock(one.command), list);
   });
   const differences = row.differences.length ? [make("h3", {}, `Different from ${DATA.baseline}`),
     make("dl", {}, ...row.differences.flatMap((one) => [make("dt", {}, one.key),
