@@ -30,7 +30,8 @@ from lmms_steer.extraction.tokens import TokenSpan
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.prompts import prompt_format_for
 from lmms_steer.models.visuals import Visual, open_image
-from lmms_steer.steering.anatomy import hides_images, image_token_ids, keeps_all_positions
+from lmms_steer.steering.anatomy import keeps_all_positions
+from lmms_steer.steering.placeholders import hides_media, placeholders
 from lmms_steer.steering.positions import token_mask
 from lmms_steer.steering.recording import record_layers
 
@@ -177,7 +178,7 @@ def read_image_pair_activations(
         UserError: when an image cannot be opened, or a single question does not fit into memory; for tokens that the
             model's prompts do not have.
     """
-    if at not in ("last", PATCHES) and hides_images(model.config):
+    if at not in ("last", PATCHES) and hides_media(model.config):
         raise UserError(
             f"--at {at}: the config of this {type(model).__name__} does not say which tokens are images: use --at last"
         )
@@ -205,7 +206,7 @@ def _read(
     model: Any, processor: Any, questions: list[ImageQuestion], at: str, batch_size: int, runner: ShrinkingRunner
 ) -> Rows:
     """Each layer's output at the wanted tokens of each question: float32 [questions, layers, width]."""
-    image_ids = image_token_ids(model.config)
+    media = placeholders(model.config)
     # all positions are computed, where only the last one's logits are wanted, too
     kept = 1 if at == "last" else keeps_all_positions(model)
 
@@ -216,7 +217,7 @@ def _read(
         if at == "last":
             rows = torch.stack([output[:, -1] for output in outputs], dim=1).float()
         else:
-            mask = token_mask(inputs["input_ids"], inputs.get("attention_mask"), image_ids, at)
+            mask = token_mask(inputs["input_ids"], inputs.get("attention_mask"), media, at)
             if not bool(mask.any(1).all()):
                 raise UserError(f"--at {at}: a prompt has no such tokens")
             rows = torch.stack([_mean(output, mask) for output in outputs], dim=1)

@@ -32,7 +32,7 @@ def draw_inspection(inspection: MeasuredPrompt, path: Path) -> Path:
 def inspection_figure(inspection: MeasuredPrompt) -> Any:
     """Draw the figure, as a `matplotlib.figure.Figure`."""
     maker, image = figure_maker(), inspection.picture
-    if any(inspection.image) or image is not None:
+    if "image" in inspection.kinds or image is not None:
         figure, axes = maker.subplot_mosaic(
             [["image", "norms", "answers"], ["tokens", "tokens", "tokens"]],
             figsize=(14, 8), height_ratios=[1.5, 1], layout="constrained",
@@ -53,7 +53,9 @@ def _patches(axes: Any, norm_axes: Any, inspection: MeasuredPrompt, image: Image
     axes.axis("off")
     norm_axes.axis("off")
     patches = [
-        (norm, s) for norm, s, i in zip(inspection.norms, inspection.steered, inspection.image, strict=True) if i
+        (norm, steered)
+        for norm, steered, kind in zip(inspection.norms, inspection.steered, inspection.kinds, strict=True)
+        if kind == "image"
     ]
     steered = sum(s for _, s in patches)
     axes.set_title(f"{steered} of {len(patches)} image tokens steered")
@@ -101,10 +103,10 @@ def _answers(axes: Any, inspection: MeasuredPrompt) -> None:
 def _tokens(axes: Any, inspection: MeasuredPrompt) -> None:
     shown = [
         (token, norm, steered)
-        for token, norm, steered, image in zip(
-            inspection.tokens, inspection.norms, inspection.steered, inspection.image, strict=True
+        for token, norm, steered, kind in zip(
+            inspection.tokens, inspection.norms, inspection.steered, inspection.kinds, strict=True
         )
-        if not image
+        if kind == "text"
     ]
     left_out = max(len(shown) - _MAX_TOKENS, 0)
     shown = shown[left_out:]

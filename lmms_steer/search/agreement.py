@@ -52,9 +52,11 @@ def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens
         return False
     for added in (delta, longer):
         theirs, text = logits_of(hooked, layer, added, tokens, None)
+        ours, _ = logits_of(replay, layer, added, tokens, text)
+        if torch.equal(ours, theirs):
+            continue
         with random_rounding(hooked.model):
             rounded, _ = logits_of(hooked, layer, added, tokens, text)
-        ours, _ = logits_of(replay, layer, added, tokens, text)
         if noise_ratio(ours, theirs, rounded) > MAX_NOISE_RATIO:
             return False
     return True

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lmms_steer._util.logging import log_lines
-from lmms_steer.errors import UserError
 from lmms_steer.harness.arguments import join_model_args
 from lmms_steer.search.command import run_search
-from lmms_steer.search.options import SearchOptions
+from lmms_steer.search.options import SearchOptions, join_values
 from lmms_steer.search.strategies import StrategyBuilder
 from lmms_steer.search.study import Study
 from lmms_steer.vectors import store
@@ -74,12 +73,12 @@ def search(
     options = SearchOptions(
         model=model,
         model_args=join_model_args(model_args),
-        vectors=tuple(one if isinstance(one, str) else _stored_name(one) for one in vectors),
+        vectors=tuple(one if isinstance(one, str) else store.stored_name(one) for one in vectors),
         task=task,
         output=Path(output),
-        layers=_joined(layers),
-        alphas=_joined(alphas),
-        tokens=_joined(tokens),
+        layers=join_values(layers),
+        alphas=join_values(alphas),
+        tokens=join_values(tokens),
         strategy=strategy,
         score=score,
         controls=controls,
@@ -102,20 +101,3 @@ def search(
     )
     log_lines(run_search(options))
     return Study.read(options.output)
-
-
-def _joined(values: str | Iterable[object]) -> str:
-    """Values as the command line takes them."""
-    return values if isinstance(values, str) else ",".join(map(str, values))
-
-
-def _stored_name(vectors: SteeringVectors) -> str:
-    """The name by which a search finds these vectors.
-
-    Raises:
-        UserError: where no store holds exactly them.
-    """
-    for entry in store.entries():
-        if entry.name == vectors.name and SteeringVectors.load(entry.path).sha256 == vectors.sha256:
-            return vectors.name
-    raise UserError(f"{vectors.name} is not in the store as it is here: save it to a file, and give the file's name")

@@ -12,6 +12,7 @@ from lmms_steer._util.formatting import count_noun, format_layers
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.harness import task_files
+from lmms_steer.search import budgets
 from lmms_steer.search.harnesses import check_arguments, create, load
 from lmms_steer.search.options import (
     SearchOptions,
@@ -19,6 +20,7 @@ from lmms_steer.search.options import (
     parse_alphas,
     parse_budgets,
     parse_layers,
+    parse_strengths,
     refuse_test,
 )
 from lmms_steer.search.plan import (
@@ -142,12 +144,14 @@ def _dry_run(options: SearchOptions) -> Generator[str, None, None]:
     answers = chosen.planned_answers(context)
     yield f"at most {answers} answers of {plan.task}, one cell and one question each"
     if plan.budgets:
-        resolved = context.cells
-        if chosen.filters_places and chosen.filtered_by is not None:
-            resolved = chosen.filtered_by.kept_cells(context.cells)
+        resolved = chosen.resolved_cells(context.cells)
         places = count_noun(len({replace(cell, alpha=0.0) for cell in resolved}), "alpha")
         prompts = min(plan.n, BUDGET_PROMPTS)
-        yield f"before that, {places} for each budget must be found on the first {prompts} questions, without answers"
+        about = budgets.planned_answers(resolved, parse_strengths(options.alphas), plan.n)
+        yield (
+            f"before that, {places} for each budget must be found on the first {prompts} questions, whose right answers"
+            f" are not read: about {about} answers"
+        )
     yield from planned_power_lines(options.chosen_strategy, context)
     yield "nothing was measured (--dry-run)"
 

@@ -13,6 +13,7 @@ from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.plan import BUDGET, HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
 from lmms_steer.search.strategies import ChosenStrategy, StrategyBuilder, parse_strategy
 from lmms_steer.steering.intervention import TOKENS
+from lmms_steer.steering.placeholders import MEDIA
 
 SCORES = ("auto", "letters", "generate")
 CHOICES = ("overall", "per_target")
@@ -125,8 +126,9 @@ class SearchOptions:
             raise unknown_name("harness", self.harness, HARNESSES)
         if self.harness == LM_EVAL and self.score != "auto":
             raise UserError(f"--score {self.score}: lm-eval's tasks score answers themselves, so leave it out")
-        if self.harness == LM_EVAL and "image" in self.targets:
-            raise UserError("--tokens image: a text model has no image tokens")
+        shown = [kind for kind in MEDIA if kind in self.targets]
+        if self.harness == LM_EVAL and shown:
+            raise UserError(f"--tokens {shown[0]}: a text model has no {shown[0]} tokens")
         if self.harness == LMMS_EVAL and self.score == "letters" and self.metric is not None:
             raise UserError(f"--metric {self.metric}: with --score letters the likeliest letter counts: leave one out")
         check_strengths(self.alphas, self.chosen_strategy)
@@ -152,6 +154,11 @@ class SearchOptions:
                     f"--{option} takes one cell, and --choose per_target chooses one for each token target: evaluate"
                     " choice_TARGET.yaml instead"
                 )
+
+
+def join_values(values: str | Iterable[object]) -> str:
+    """Values of Python as the command line takes them: `[3, 7]` as `3,7`."""
+    return values if isinstance(values, str) else ",".join(map(str, values))
 
 
 def parse_layers(text: str, n_layers: int | None = None) -> tuple[int, ...]:

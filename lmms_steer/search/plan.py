@@ -11,6 +11,7 @@ from typing import Any
 from lmms_steer._util.io import put_aside, write_atomically
 from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError, reason
+from lmms_steer.steering.placeholders import MEDIA
 
 MIN_QUESTIONS = 2
 """Fewer questions than this have no spread."""
@@ -92,7 +93,7 @@ class Plan:
         return tuple(float(alpha.removeprefix(BUDGET)) for alpha in self.alphas if isinstance(alpha, str))
 
     def cells(self, useless_for_images: int | None) -> list[Cell]:
-        """The whole grid, without image tokens at the last layer where steering them cannot reach the answer.
+        """The whole grid, without the last layer for images, videos and audio where it cannot reach the answer.
 
         With KL budgets, each stands in the place of the alpha that it will be resolved to.
 
@@ -101,7 +102,7 @@ class Plan:
         """
         strengths = self.budgets or tuple(map(float, self.alphas))
         grid = product(self.vectors, self.layers, strengths, self.tokens)
-        return [Cell(*cell) for cell in grid if not (cell[1] == useless_for_images and cell[3] == "image")]
+        return [Cell(*cell) for cell in grid if not (cell[1] == useless_for_images and cell[3] in MEDIA)]
 
     @property
     def user_vectors(self) -> list[str]:

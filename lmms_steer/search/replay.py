@@ -23,9 +23,10 @@ from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, s
 from lmms_steer.search.replay_setup import ReplayOptions, first_position, kept_positions, prompt_mask
 from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
 from lmms_steer.search.tensor_store import TensorStore
-from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, inner_decoder, shares_keys, text_config
+from lmms_steer.steering.anatomy import decoder_layers, inner_decoder, shares_keys, text_config
 from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.operations import add_masked
+from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.scaled_vectors import ActiveLayer
 from lmms_steer.steering.site_tensor import per_position, register_hook
 from lmms_steer.steering.sites import DEFAULT_SITE, Site, sites
@@ -59,7 +60,7 @@ class Replay:
         self.site = sites.get(options.site)
         ids, attention = inputs["input_ids"], inputs.get("attention_mask")
         self.batch, self.positions = ids.shape
-        about = (ids, attention, image_token_ids(model.config))
+        about = (ids, attention, placeholders(model.config))
         self._mask_of = partial(prompt_mask, *about, special_ids=options.special_ids, scored=options.scored)
         self.masks = {tokens: self._mask_of(tokens) for tokens in options.targets}
         self.kept = kept_positions(options.scored)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lmms_steer.models.batches import StackRunner
+from lmms_steer.steering.placeholders import Placeholders
 from lmms_steer.steering.positions import token_mask
 from lmms_steer.steering.sites import DEFAULT_SITE
 
@@ -47,21 +48,21 @@ def kept_positions(scored: Tensor | None) -> int | None:
 
 
 def prompt_mask(
-    ids: Tensor, attention: Tensor | None, image_ids: Sequence[int], tokens: str, special_ids: Collection[int] | None,
+    ids: Tensor, attention: Tensor | None, media: Placeholders, tokens: str, special_ids: Collection[int] | None,
     scored: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """The positions that are steered, bool [batch, positions]: those of a target, without scored answers.
 
     Args:
         ids, attention: of the batch.
-        image_ids, tokens, special_ids: as for `lmms_steer.steering.positions.token_mask`.
+        media, tokens, special_ids: as for `lmms_steer.steering.positions.token_mask`.
         scored: as in `ReplayOptions`.
     """
     if scored is None:
-        return token_mask(ids, attention, image_ids, tokens, special_ids=special_ids)
+        return token_mask(ids, attention, media, tokens, special_ids=special_ids)
     places = torch.arange(ids.shape[1], device=ids.device)
     prompt = places < (ids.shape[1] - scored.to(ids.device))[:, None]
-    return token_mask(ids, attention, image_ids, tokens, prompt, special_ids) & prompt
+    return token_mask(ids, attention, media, tokens, prompt, special_ids) & prompt
 
 
 def first_position(mask: Tensor) -> int:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
+from lmms_steer.models.media import Audio
 from lmms_steer.models.visuals import blank_visuals
 from lmms_steer.search import study_files
 from lmms_steer.search.assessment import assess_confirmation, assess_search
@@ -44,6 +45,7 @@ from lmms_steer.statistics import Ints
 from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.placeholders import MEDIA
 from lmms_steer.steering.resolve import ResolvedSpec
 from lmms_steer.vectors.weights import model_source
 
@@ -132,10 +134,11 @@ class SearchRun:
             yield f"the filter of {self.plan.strategy} keeps {len(context.cells)} of {len(cells)} cells"
         yield self.chosen.strategy.summary(context)
         yield from planned_power_lines(self.chosen, context)
-        if "image" in self.plan.tokens and last_layer in self.plan.layers:
-            yield "image tokens of the last layer are left out: steering them cannot change an answer"
-        if self.options.blank_image and _has_video_files(self.questions):
-            yield "not measured with blank images: the questions show video files, whose frames are not known here"
+        media = [kind for kind in MEDIA if kind in self.plan.tokens]
+        if media and last_layer in self.plan.layers:
+            yield f"{' and '.join(media)} tokens of the last layer are left out: steering them cannot change an answer"
+        if self.options.blank_image and _has_audio(self.questions):
+            yield "not measured with blank images: the questions have audio"
         result, why_not_replayed = self._search(context, confirmation_task)
         if self.budgets is not None and self.budgets.replayed and (self.options.output / REFUTED_FILE).is_file():
             folders = " and ".join(str(self.options.output / name) for name in (BUDGETS_FOLDER, "batches"))
@@ -146,7 +149,7 @@ class SearchRun:
         adaptive = self.chosen.strategy.adaptive
         yield from report_lines(self.plan, result, self.options.output, self.options.confirm is not None, adaptive)
         if self.options.keep:
-            yield from study_files.save_winners(self.plan, result, self.lm.pretrained)
+            yield from study_files.save_winners(self.plan, result, self.lm.pretrained, self._budget_provenance)
 
     def _lines_about_keys(self) -> Iterator[str]:
         if self.keys:
@@ -275,7 +278,7 @@ class SearchRun:
         """The questions with blank images; empty where that is not to be measured, or no question has an image."""
         shown = any(question.visuals for question in self.questions)
         asked = self.options.blank_image and self.lm.image is None
-        if not shown or not asked or _has_video_files(self.questions):
+        if not shown or not asked or _has_audio(self.questions):
             return []
         return [replace(question, visuals=blank_visuals(question.visuals)) for question in self.questions]
 
@@ -326,8 +329,8 @@ def _kept_layers(cells: Sequence[Cell]) -> Iterator[str]:
             yield f"{vector} on {tokens} tokens: layer {', '.join(map(str, layers))}"
 
 
-def _has_video_files(questions: Sequence[Question]) -> bool:
-    return any(isinstance(visual, str) for question in questions for visual in question.visuals)
+def _has_audio(questions: Sequence[Question]) -> bool:
+    return any(isinstance(visual, Audio) for question in questions for visual in question.visuals)
 
 
 def _measure_again_if_refuted(measure: Callable[[], Measured]) -> Measured:

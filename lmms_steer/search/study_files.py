@@ -121,12 +121,13 @@ def write_cells(folder: Path, grid: ScoreGrid) -> None:
     write_atomically(folder / "cells.parquet", buffer.getvalue().to_pybytes())
 
 
-def save_winners(plan: Plan, result: SearchResult, model: str) -> Iterator[str]:
+def save_winners(plan: Plan, result: SearchResult, model: str, more: MoreProvenance = lambda *_: {}) -> Iterator[str]:
     """Save each winner as its vector's default for a model.
 
     Args:
         plan, result: the search.
         model: the checkpoint that was searched.
+        more: as for `choice_spec`.
 
     Yields:
         a line for each vector.
@@ -136,8 +137,10 @@ def save_winners(plan: Plan, result: SearchResult, model: str) -> Iterator[str]:
         if not vector.winner:
             yield f"{name}: no winner, so no default is saved"
             continue
-        path = save_choice(choice_spec(plan, "", "", name, vector.best), model)
+        spec = choice_spec(plan, "", "", name, vector.best, more)
+        path = save_choice(spec, model)
         cell = format_cell(vector.best)
+        cell += f" ({spec.provenance['budget']})" if "budget" in spec.provenance else ""
         yield f"saved in {path}: on {short_name(model)}, vector={name} alone now means {cell}"
 
 
@@ -162,6 +165,7 @@ def save_choice(spec: SteeringSpec, model: str) -> Path:
     provenance = spec.provenance
     chosen_on = f"{provenance['chosen_on']} ({provenance['questions']} questions)"
     choice = {"layer": first.layer, "alpha": first.alpha, "tokens": first.tokens, "chosen_on": chosen_on}
+    choice |= {key: provenance[key] for key in store.BUDGET_KEYS if key in provenance}
     path = store.choices_path(store.find(first.vector, backbone_of(model)))
     store.write_choice(path, model, choice | {"vector_sha256": provenance["vector_sha256"]})
     return path

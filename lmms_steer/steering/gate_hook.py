@@ -14,6 +14,7 @@ from lmms_steer.steering.anatomy import shares_keys
 from lmms_steer.steering.calls import CallTracker, ForwardCall
 from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.placeholders import Placeholders
 from lmms_steer.steering.site_tensor import per_position, register_hook
 from lmms_steer.steering.sites import find_module
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -25,16 +26,16 @@ class GateHook:
     Args:
         intervention: complete, at one layer, with a gate.
         vectors: what the gate compares hidden states with.
-        image_ids: the placeholder ids of `anatomy.image_token_ids`.
+        media: the model's placeholders.
         tracker: knows the forward call in progress.
     """
 
     def __init__(
-        self, intervention: Intervention, vectors: SteeringVectors, image_ids: tuple[int, ...], tracker: CallTracker
+        self, intervention: Intervention, vectors: SteeringVectors, media: Placeholders, tracker: CallTracker
     ) -> None:
         self.reader = GateReader(intervention, vectors)
         self.layer, self.site = self.reader.layer, self.reader.site
-        self.image_ids, self.tracker = image_ids, tracker
+        self.media, self.tracker = media, tracker
         self._shares = False
 
     def check(self, layers: nn.ModuleList) -> None:
@@ -99,6 +100,6 @@ class GateHook:
         if call.offset or call.all_generated or partial or not call.mask_known:
             return None
         hidden = per_position(value, tuple(call.input_ids.shape), self.layer, self.site.name)
-        mask = call.steered(self.reader.prompt_tokens, "prefill", self.image_ids, None)
+        mask = call.steered(self.reader.prompt_tokens, "prefill", self.media, None)
         assert mask is not None
         return self.reader.of_prompts(hidden, mask)

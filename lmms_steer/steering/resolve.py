@@ -12,7 +12,7 @@ from typing import Any
 
 from lmms_steer import concepts
 from lmms_steer.errors import UserError
-from lmms_steer.steering.budget import check_budget
+from lmms_steer.steering.budget import check_budget, check_budget_model
 from lmms_steer.steering.facts import ModelFacts as ModelFacts  # noqa: PLC0414  part of this module's interface
 from lmms_steer.steering.facts import Norms as Norms  # noqa: PLC0414
 from lmms_steer.steering.gates import gates as registry_of_gates
@@ -286,6 +286,7 @@ def _complete(
     if choice is None:
         source = f"lmms-steer's defaults, because {_explain_no_choice(entry, model)}"
     elif custom is None and _agrees(intervention, choice):
+        check_budget_model(choice, model.name)
         values, chosen_on = choice, str(choice["chosen_on"])
         source = f"chosen on {chosen_on} for {name}"
     else:
