@@ -199,7 +199,7 @@ def inspect_prompt(
         ),
     ],
     model: Model = "steered_hf",
-    image: Annotated[list[Path] | None, typer.Option(help="An image. Repeatable.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="An image, a video or a sound. Repeatable.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
     alphas: Annotated[
         str | None,
