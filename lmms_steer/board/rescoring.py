@@ -48,6 +48,11 @@ def _statement(stored: StoredAnswer) -> dict[str, Any]:
     return {"label": int(yes), "gt": str(yes)}
 
 
+def _presence(stored: StoredAnswer) -> dict[str, Any]:
+    # lmms-eval's function asserts that the answer is one of these, and copies the id
+    return {"answer": {"yes": "yes", "no": "no"}[stored.target], "question_id": ""}
+
+
 def _people(stored: StoredAnswer) -> dict[str, Any]:
     return {"answers": [{"answer": text, "answer_id": i} for i, text in enumerate(_texts(stored.accepted))]}
 
@@ -66,6 +71,7 @@ SCORERS: Mapping[str, Scorer] = {
     "superclevr_count": _COUNT,
     "clevr": _CLEVR,
     "superclevr": _CLEVR,
+    "steer_pope": Scorer("process_results", _presence),
     "steer_chartqa": Scorer("chart_results", lambda stored: {"label": [stored.target]}),
     "steer_docvqa": Scorer("document_results", lambda stored: {"answers": _texts(stored.accepted)}),
     "steer_vqav2": Scorer("photo_results", _people),
@@ -92,7 +98,7 @@ def recomputed(task: str, metric: str, answers: Answers) -> Floats | None:
         The scores, in the order of the answers, NaN where an answer lacks what its score follows from (choices that
         were not logged) or is too long; None for another metric or task.
     """
-    if metric not in _METRICS or task not in our_tasks():
+    if metric not in _METRICS or our_tasks().get(task, ("", None))[0] != "task":
         return None
     different, index = answers.combinations()
     score_one = _scoring(task, metric)

@@ -117,6 +117,16 @@ class Ledger:
                     states[cell.name] = replace(state, state="open") if again else given_up
                     yield f"a worker died at {cell.name}: {'it is tried again' if again else 'given up'}"
 
+    def reopen(self, worker: int) -> None:
+        """Reopen the cell that this worker was running when SLURM requeued its job.
+
+        That is not counted as a try: SLURM requeues jobs for its own reasons (a lost node, a job of higher priority).
+        """
+        with self._changed() as states:
+            for name, state in states.items():
+                if state.state == "running" and state.worker == worker:
+                    states[name] = replace(state, state="open", tries=state.tries - 1)
+
     def give_up(self, why: str) -> None:
         """Mark every cell that has not ended as failed."""
         with self._changed() as states:

@@ -54,6 +54,8 @@ def scores(task: str, answer: str, target: str, choices: Any = None, accepted: A
         ("superclevr", "A school bus.", "school bus", None, None, 1.0),
         ("superclevr", "a mountain bike", "school bus", None, None, 0.0),
         ("superclevr_count_test", "5", "4", None, None, 0.0),
+        ("steer_pope_adv_test", "No", "no", None, None, 1.0),
+        ("steer_pope_adv_test", "Yes, it is", "yes", None, None, 0.0),
         # a number may be off by 5%
         ("steer_chartqa_human_test", "43", "42", None, None, 1.0),
         ("steer_chartqa_machine_test", "47", "42", None, None, 0.0),
@@ -104,9 +106,11 @@ def process_results_of(path: Path) -> str:
 
 
 def test_what_does_not_follow_is_not_known() -> None:
-    assert scores("mme", "yes", "yes") is None and scores("clevr", "yes", "yes", metric="acc_exist") is None
+    assert scores("mme", "yes", "yes") is None and scores("text_steers_vision", "A", "A") is None
+    assert scores("clevr", "yes", "yes", metric="acc_exist") is None
     for task, answer, target, choices in (
         ("cvbench_relation_test", "(A)", "B", None),
+        ("steer_pope_adv_test", "yes", "maybe", None),
         ("steer_docvqa_layout_test", "x", "x", None),
         ("tiny_spatial_ll", DEEP, "0", None),
         ("vsr_random_test", "A", "Z", None),

@@ -62,7 +62,7 @@ function cell(row, key, label) {
   }
   if (key === "failed") {
     const chips = row.failed.map((name) => make("span", { class: "failed", title: DATA.checks[name] ?? "" }, name));
-    return make("td", chips.length ? { class: "text whole", "data-label": label } : {}, ...chips);
+    return make("td", chips.length ? { class: "text whole failures", "data-label": label } : {}, ...chips);
   }
   let text = row[key] === null ? "" : `${row[key]}`;
   if (key === "control" && row.control !== null) text = `${signed(row, row.control)} (${row.controlKind})`;
