@@ -56,6 +56,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/wrappers.py 2>/dev/null
 	$(BIN)/python benchmarks/importing.py
+	$(BIN)/python benchmarks/sizes.py
 	$(BIN)/python benchmarks/racing.py
 	$(BIN)/python benchmarks/few_questions.py --studies 20
 	$(BIN)/python benchmarks/damage.py

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 
 from lmms_steer._util.logging import LOGGER
 from tests.helpers.checkpoints import BUILDERS, build
+from tests.helpers.no_skips import pytest_runtest_makereport  # noqa: F401  a hook
 
 # `HYPOTHESIS_PROFILE=long` looks for new failures; `ci` runs the same few examples every time
 _COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck), database=None, print_blob=True)

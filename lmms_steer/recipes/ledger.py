@@ -62,6 +62,7 @@ class Ledger:
         self.folder = root / ".run"
         self.marks = Marks(root)
         self._lock = FileLock(self.folder / "ledger.lock")
+        self._content, self._states = b"", States()
 
     def begin(self, cells: Sequence[Cell]) -> None:
         """Write down all cells as open, then mark those that are done as kept."""
@@ -80,10 +81,12 @@ class Ledger:
 
     def states(self) -> States:
         """The current states of all cells."""
-        data: dict[str, dict[str, Any]] = json.loads((self.folder / "ledger.json").read_text(encoding="utf-8"))
-        return {
-            name: CellState(**{key: entry[key] for key in _STATE_FIELDS & entry.keys()}) for name, entry in data.items()
-        }
+        content = (self.folder / "ledger.json").read_bytes()
+        # it is looked at several times a second, and a large one takes long to parse
+        if content != self._content:
+            data: dict[str, dict[str, Any]] = json.loads(content)
+            self._content, self._states = content, _parse_states(data)
+        return dict(self._states)
 
     def over(self) -> bool:
         """Whether every cell has ended."""
@@ -113,6 +116,16 @@ class Ledger:
                     given_up = replace(state, state="failed", why=f"its worker died {MAX_TRIES} times")
                     states[cell.name] = replace(state, state="open") if again else given_up
                     yield f"a worker died at {cell.name}: {'it is tried again' if again else 'given up'}"
+
+    def reopen(self, worker: int) -> None:
+        """Reopen the cell that this worker was running when SLURM requeued its job.
+
+        That is not counted as a try: SLURM requeues jobs for its own reasons (a lost node, a job of higher priority).
+        """
+        with self._changed() as states:
+            for name, state in states.items():
+                if state.state == "running" and state.worker == worker:
+                    states[name] = replace(state, state="open", tries=state.tries - 1)
 
     def give_up(self, why: str) -> None:
         """Mark every cell that has not ended as failed."""
@@ -155,3 +168,9 @@ class Ledger:
             for name, state in states.items()
         }
         write_atomically(self.folder / "ledger.json", json.dumps(data, indent=1).encode())
+
+
+def _parse_states(data: dict[str, dict[str, Any]]) -> States:
+    return {
+        name: CellState(**{key: entry[key] for key in _STATE_FIELDS & entry.keys()}) for name, entry in data.items()
+    }

@@ -158,7 +158,7 @@ def _check_search(recipe: Recipe, tree: YamlNode) -> None:
             if method.alphas is not None:
                 _check_value(tree, ("methods", name, "alphas"), check, method.alphas)
     _check_known(tree, ("search", "score"), "score", filter(None, [search.score]), SCORES)
-    _check_known(tree, ("search", "choose"), "choose:", [search.choose], CHOICES)
+    _check_known(tree, ("search", "choose"), "value of choose", [search.choose], CHOICES)
     if search.choose == "per_target":
         _check_value(tree, ("search", "choose"), parse_strategy(search.strategy or "grid").check_targets)
     if recipe.metric is not None and search.score == "letters":

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -47,6 +48,7 @@ class WorkerSpec:
 def run_worker(spec: WorkerSpec) -> int:
     """Run cells until all have ended; returns the number of cells that this worker ran."""
     os.environ.update(spec.environment)
+    _end_at_signals()
     root = Path(spec.root)
     threading.Thread(target=_watch, args=(spec,), daemon=True).start()
     count = 0
@@ -55,6 +57,10 @@ def run_worker(spec: WorkerSpec) -> int:
         ledger = Ledger(root)
         cells = ledger.cells
         kinds: set[str] = set()
+        # SLURM may start a job of a run that is over again
+        if not _is_current(spec):
+            return 0
+        ledger.reopen(spec.number)
         while not ledger.over():
             cell = ledger.take(spec.number, cells)
             if cell is None:
@@ -147,21 +153,42 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
+def _end_at_signals() -> None:
+    """End this process and its children at the signals that announce the end of a SLURM job.
+
+    submitit ignores SIGTERM, and at the signal before the time limit it raises an exception. Either way the cell would
+    fail for an error of its own, when its programs get the signal too, and would not be tried again.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, lambda *_: _end())
+
+
 def _watch(spec: WorkerSpec) -> None:
     """End this process and its children when their command is gone: nothing may write into the next run's folder."""
-    folder = Path(spec.root) / ".run"
+    alive = Path(spec.root) / ".run" / "alive"
     heartbeat = Heartbeat(time.monotonic())
     while True:
         time.sleep(0.5)
-        ours, stamp = True, None
-        # a shared disk that cannot be read for a moment says nothing about the command
+        stamp = None
         with suppress(OSError):
-            ours = (folder / "run").read_text(encoding="utf-8") == spec.run
-            stamp = (folder / "alive").stat().st_mtime_ns
+            stamp = alive.stat().st_mtime_ns
         silent = heartbeat.is_old(stamp, time.monotonic())
-        if not ours or (silent if spec.watcher is None else not _process_exists(spec.watcher)):
-            kill_children()
-            os._exit(3)
+        if not _is_current(spec) or (silent if spec.watcher is None else not _process_exists(spec.watcher)):
+            _end()
+
+
+def _end() -> None:
+    kill_children()
+    os._exit(3)
+
+
+def _is_current(spec: WorkerSpec) -> bool:
+    """Whether the worker's run is the one that its folder is in use by."""
+    # a shared disk that cannot be read for a moment says nothing about the command
+    with suppress(OSError):
+        return (Path(spec.root) / ".run" / "run").read_text(encoding="utf-8") == spec.run
+    return True
 
 
 def _process_exists(pid: int) -> bool:

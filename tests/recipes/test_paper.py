@@ -76,6 +76,21 @@ def test_evaluations_are_of_one_question_at_a_time_and_compared_by_the_paper_s_s
     assert set(report.needs) == {cell.name for cell in exact.values() if cell.kind in ("search", "evaluate")}
 
 
+def test_vectors_are_those_of_the_paper_s_backbones_and_its_selection_of_features(exact: dict[str, Cell]) -> None:
+    commands = {name: str(cell) for name, cell in exact.items() if cell.kind == "extract"}
+    # a base model for PaliGemma 2, the instructed one for Idefics3; Gemma 3 is its own, and has no SAE
+    layers = {"gemma-2-2b": "5-20", "gemma-2-9b": "15-30", "Llama-3.1-8B-Instruct": "5-20"}
+    methods = ("mean_shift", "linear_probe", "sae")
+    made = {f"extract/{backbone}/{method}" for backbone in layers for method in methods}
+    assert commands.keys() == made | {f"extract/gemma-3-4b-it/{method}" for method in methods[:2]}
+    for name, command in commands.items():
+        assert " --concept spatial,counting,entity,attribute " in command
+        _, backbone, method = name.split("/")
+        # only the layers that are searched are read with an SAE
+        sae = f" --judge llm --paper-exact --layers {layers.get(backbone)}"
+        assert command.endswith(sae) if method == "sae" else not {"--judge", "--paper-exact"} & set(command.split())
+
+
 def test_recipes_of_before_plan_the_same_commands() -> None:
     cells = planned("paper_cvbench")
     assert len(cells) == 489 and len(planned("paper_ood")) == 189
@@ -116,7 +131,7 @@ def test_the_plan_counts_the_answers_of_the_strategy_that_runs(
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("about: a test", "search: {choose: each}", "line 1: unknown choose: 'each'"),
+        ("about: a test", "search: {choose: each}", "line 1: unknown value of choose 'each': known: "),
         ("about: a test", "search: {choose: per_target, strategy: race}", "line 1: the strategy race may drop every"),
         ("about: a test", "metric: ac", "line 1: unknown metric of tiny_spatial_select 'ac': did you mean 'acc'"),
         ("about: a test", "metric: unparsed", "line 1: tiny_spatial_select: a smaller unparsed is better"),

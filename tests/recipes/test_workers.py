@@ -15,22 +15,36 @@ import pytest
 from lmms_steer import UserError
 from lmms_steer.recipes import scheduler
 from lmms_steer.recipes.command import run_cells
-from lmms_steer.recipes.worker import SILENCE_LIMIT, Heartbeat, exempt_imports
-from tests.helpers.recipes import at_work, chain, ran, shell, started, states
+from lmms_steer.recipes.ledger import Ledger
+from lmms_steer.recipes.worker import SILENCE_LIMIT, Heartbeat, WorkerSpec, exempt_imports
+from tests.helpers.recipes import WarmExecutor, at_work, chain, ran, shell, started, states
 
 
 @pytest.mark.slow
 def test_the_cell_of_a_dead_worker_is_tried_again(tmp_path: Path) -> None:
-    once = f"test -e {tmp_path}/died || {{ touch {tmp_path}/died; kill -9 $PPID; sleep 1; }}; echo ok > $OUT"
-    cells = [shell("once", once, tmp_path), shell("always", "kill -9 $PPID; sleep 1", tmp_path)]
+    def once(name: str, number: str) -> str:
+        return f"test -e {tmp_path}/{name} || {{ touch {tmp_path}/{name}; kill -{number} $PPID; exit 1; }}; echo > $OUT"
+
+    # SLURM's signals before a time limit (USR2) and at the end of a job (TERM) reach programs and their worker
+    cells = [shell(name, once(name, name), tmp_path) for name in ("KILL", "USR2", "TERM")]
+    cells.append(shell("always", "kill -9 $PPID; sleep 1", tmp_path))
     lines: list[str] = []
     with pytest.raises(UserError, match="1 cell failed"):
         for line in run_cells(tmp_path, cells, 1):
             lines.append(line)
-    assert "a worker died at once: it is tried again" in lines
-    assert states(tmp_path) == {"once": "done", "always": "failed"}
+    assert "a worker died at KILL: it is tried again" in lines
+    assert states(tmp_path) == {"KILL": "done", "USR2": "done", "TERM": "done", "always": "failed"}
     assert any(line.startswith("FAILED   always: its worker died 2 times") for line in lines)
-    assert ran(tmp_path).count("once") == 2 and ran(tmp_path).count("always") == 2
+    assert {name: ran(tmp_path).count(name) for name in ran(tmp_path)} == {c.name: 2 for c in cells}
+
+
+@pytest.mark.slow
+def test_a_job_that_slurm_starts_after_its_run_is_over_takes_no_cell(tmp_path: Path) -> None:
+    Ledger(tmp_path).begin([shell("a", "echo > $OUT", tmp_path)])
+    (tmp_path / ".run" / "run").write_text("the next run")
+    spec = WorkerSpec(str(tmp_path), 0, "an earlier run", os.getpid(), {})
+    WarmExecutor(tmp_path, "local").submit(None, spec).started.wait()
+    assert states(tmp_path) == {"a": "open"}
 
 
 @pytest.mark.slow

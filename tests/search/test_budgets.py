@@ -162,7 +162,8 @@ def test_a_kept_choice_holds_on_the_weights_that_its_budget_was_resolved_on(own_
     cell = CellResult(0.6, 0.1, 0.0, 0.2, 0.01, 9, 1, layer=1, alpha=0.37, tokens="image")
     found = VectorResult(cell, 0.01, True, 4, 4, 64, cell, {})
     result = SearchResult(64, 0.5, None, 4, None, {"tiny-gemma2/counting": found})
-    plan: Any = SimpleNamespace(task="t_select", n=64, model="m", model_args="a", user_vectors=["tiny-gemma2/counting"],
+    plan: Any = SimpleNamespace(task="t_select", n=64, model="m", model_args="a", spec="",
+                                user_vectors=["tiny-gemma2/counting"],
                                 vectors={"tiny-gemma2/counting": made.sha256})  # fmt: skip
     source = model_source("tiny-paligemma2")
 
