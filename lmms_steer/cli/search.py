@@ -199,7 +199,7 @@ def inspect_prompt(
         ),
     ],
     model: Model = "steered_hf",
-    image: Annotated[list[Path] | None, typer.Option(help="An image. Repeatable.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="An image, a video or a sound. Repeatable.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
     alphas: Annotated[
         str | None,
@@ -250,11 +250,14 @@ def curve(
     prompt: Annotated[
         str, typer.Option(help="The question. {shape} stands for the thing on the picture: circle, square, …")
     ] = "What colour is the {shape}? Answer with one word.",
-    pictures: Annotated[int, typer.Option(min=2, help="Number of pictures that are drawn.")] = 96,
+    pictures: Annotated[
+        int, typer.Option(min=2, help="Number of pictures that are drawn, or of a task's questions.")
+    ] = 96,
     shown: Annotated[str, typer.Option(help="Colours of the things on the pictures.")] = "yellow,orange",
     image: Annotated[
         list[Path] | None, typer.Option(help="A picture of your own, instead of drawn ones. Repeatable.")
     ] = None,
+    task: Annotated[str, typer.Option(help="Ask a task's questions, with their images, videos or sounds.")] = "",
     batch_size: BatchSize = 16,
 ) -> None:
     """Measure how probable a word becomes as an answer when its vector is added, beside other and random vectors.
@@ -264,7 +267,7 @@ def curve(
     from lmms_steer.search.word_curve_command import CurveOptions, run_curve
 
     names = tuple(dict.fromkeys(name.strip() for name in vector.split(",")))
-    pictured = (prompt, pictures, shown, tuple(image or ()), batch_size)
+    pictured = (prompt, pictures, shown, tuple(image or ()), task, batch_size)
     options = CurveOptions(model, model_args, names, output, word, layers, alphas, tokens, controls, *pictured)
     for line in run_curve(options):
         echo(line)

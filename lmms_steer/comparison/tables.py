@@ -226,7 +226,7 @@ def _columns(rows: list[LeaderboardRow]) -> list[tuple[str, Callable[[Leaderboar
         columns.insert(place, ("words", format_words))
         columns.insert(place, ("recall", lambda row: format_share(row.recall)))
     if any(row.blank for row in rows):
-        columns.insert([title for title, _ in columns].index("n"), (BLANK_TITLE, format_blank))
+        columns.insert(3, (BLANK_TITLE, format_blank))
     if any(row.different for row in rows):
         columns.append(("different", lambda row: row.different))
     return columns

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from lmms_steer.inspection.continuations import Continuation
+from lmms_steer.models.media import Audio, Frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class MeasuredPrompt:
         model_adds: the mean norm of what the model itself adds to image and video tokens between the layer and the next
             (picture features of a deepstack), on which the vector has no influence; 0 for nothing.
         picture: the prompt's first image, for the figure.
+        media: the frames of its first video, or its first sound.
     """
 
     spec: str
@@ -46,3 +48,4 @@ class MeasuredPrompt:
     model_adds: float = 0.0
     effects_after: Sequence[str] = ()
     picture: Image.Image | None = field(default=None, compare=False)
+    media: Frames | Audio | None = field(default=None, compare=False)

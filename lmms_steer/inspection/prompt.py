@@ -17,6 +17,9 @@ from lmms_steer.harness.steered_text import SteeredText
 from lmms_steer.inspection.continuations import continuations
 from lmms_steer.inspection.measured import MeasuredPrompt
 from lmms_steer.inspection.prompt_figure import inspection_figure
+from lmms_steer.models.media import Audio, Frames
+from lmms_steer.models.media_inputs import video_frames
+from lmms_steer.models.visuals import Visual
 from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions
 from lmms_steer.steering.gates import gates
 from lmms_steer.steering.hooks import attach
@@ -70,7 +73,7 @@ class PromptInspection(MeasuredPrompt):
 
 def inspect_prompt(
     lm: SteeredVlm | SteeredText,
-    images: list[Image.Image],
+    visuals: Sequence[Visual],
     prompt: str,
     alphas: Sequence[float] | None = None,
     new_tokens: int = 0,
@@ -79,7 +82,7 @@ def inspect_prompt(
 
     Args:
         lm: the model, with its spec.
-        images: of the prompt.
+        visuals: images, videos and sounds of the prompt.
         prompt: the question.
         alphas: strengths at which the model continues the prompt; None for 0, half, once and twice the spec's.
         new_tokens: how many tokens it writes at most; 0 for no continuations.
@@ -88,7 +91,7 @@ def inspect_prompt(
         UserError: for alphas, but a spec of none or several interventions.
     """
     interventions = lm.resolved.spec.interventions
-    inputs = lm.model_inputs([prompt], [images])
+    inputs = lm.model_inputs([prompt], [list(visuals)])
     lm.attachment.remove()
     in_decoder = [i for i in interventions if sites.get(i.site).tower == "decoder"]
     layer = min((number for i in in_decoder for number in i.layer_numbers), default=len(decoder_layers(lm.model)) // 2)
@@ -132,7 +135,8 @@ def inspect_prompt(
         model_adds=model_adds,
         effects_after=[f"layer {one[0].layer}, {_effect(*one)}" for one in every if one not in active],
         continuations=written,
-        picture=images[0] if images else None,
+        picture=next((one for one in visuals if isinstance(one, Image.Image)), None),
+        media=_first_media(lm, visuals),
     )
 
 
@@ -144,6 +148,13 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
     if not shown and not inspection.skipped:
         shown = ["image"]
     yield from (_kind_line(inspection, kind) for kind in (*shown, "text"))
+    if isinstance(inspection.media, Frames):
+        seconds = inspection.media.seconds
+        yield f"  video: {count_noun(len(seconds), 'frame')}, from {seconds[0]:.3g} to {seconds[-1]:.3g} s"
+    elif inspection.media is not None:
+        tokens = inspection.kinds.count("audio")
+        length = inspection.media.seconds
+        yield f"  audio: {length:.3g} s" + (f", {1000 * length / tokens:.3g} ms for each token" if tokens else "")
     if inspection.model_adds:
         yield (
             f"  after layer {inspection.layer} the model itself adds picture features to the image tokens, of mean norm"
@@ -166,6 +177,14 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
         width = max(len(one.strength) for one in inspection.continuations)
         # quoted, so that each stays on its line
         yield from (f"  {one.strength:{width}}  {one.text!r}" for one in inspection.continuations)
+
+
+def _first_media(lm: SteeredVlm | SteeredText, visuals: Sequence[Visual]) -> Frames | Audio | None:
+    """The frames of the first video as the model is shown them, or the first sound."""
+    first = next((one for one in visuals if not isinstance(one, Image.Image)), None)
+    if first is None or isinstance(first, Audio) or isinstance(lm, SteeredText):
+        return first if isinstance(first, Audio) else None
+    return video_frames(lm.processor, first)
 
 
 def _kind_line(inspection: PromptInspection, kind: str) -> str:

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.models import DTYPES
-from lmms_steer.tiny_world.checkpoints import TINY_MODELS
+from lmms_steer.tiny_world.checkpoints import SHIPPED_MODELS
 
 
 def usable_device(name: str) -> torch.device:
@@ -62,7 +62,7 @@ def loading_problem(error: Exception) -> str:
     """Why a `from_pretrained` function failed, in one line; it can be a name that is no folder and not on the Hub."""
     cause = error.__cause__
     if isinstance(cause, LocalEntryNotFoundError | RepositoryNotFoundError) and not isinstance(cause, GatedRepoError):
-        return f"neither a folder nor reachable on the Hub ({' and '.join(TINY_MODELS)} ship with this package)"
+        return f"neither a folder nor reachable on the Hub ({', '.join(SHIPPED_MODELS)} ship with this package)"
     return first_line(error)
 
 

@@ -21,6 +21,7 @@ GREY = (128, 128, 128)
 """The colour of a blank image: the middle of the range, so that no processor's normalisation makes it extreme."""
 Visual = Image.Image | list[Image.Image] | Video | Audio
 """An image, the frames of a video, a video file, or a sound."""
+_MEDIA_SUFFIXES = frozenset(".avi .flac .m4a .mkv .mov .mp3 .mp4 .mpeg .mpg .oga .ogg .opus .wav .webm".split())
 _IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 shown_images: dict[tuple[str, int], list[str]] = {}
 """(task, doc_id) ▸ ids of the images that our models were shown in this process's evaluation.
@@ -159,6 +160,15 @@ def open_image(path: Path) -> Image.Image:
         raise UserError(f"cannot open the image {str(path)!r}: it is not an image of a known format") from error
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot open the image {str(path)!r}: {reason(error)}") from error
+
+
+def open_visual(path: Path) -> Visual:
+    """Read an image file, or by the end of its name a video or a sound.
+
+    Raises:
+        UserError: for a file that cannot be read.
+    """
+    return read_file(str(path)) if path.suffix.lower() in _MEDIA_SUFFIXES else open_image(path)
 
 
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:

@@ -53,9 +53,10 @@ def test_a_requeued_job_runs_its_cell_again_however_often(tmp_path: Path) -> Non
 
 def test_on_a_drained_node_the_cells_that_run_finish_and_a_new_job_waits(tmp_path: Path) -> None:
     change = "scontrol update nodename=$SLURMD_NODENAME reason=test state"
+    both = f"until grep -q meanwhile {tmp_path}/ran; do sleep 0.1; done"
     waiting = "until squeue --noheader --format %T | grep -q PENDING; do sleep 0.1; done"
     cells = [
-        shell("drained", once(tmp_path, f"{change}=drain; scancel $SLURM_JOB_ID"), tmp_path),
+        shell("drained", once(tmp_path, f"{both}; {change}=drain; scancel $SLURM_JOB_ID"), tmp_path),
         shell("meanwhile", f"{waiting}; sleep 1; {change}=resume; echo > $OUT", tmp_path),
     ]
     list(run_cells(tmp_path, cells, 2, "slurm"))

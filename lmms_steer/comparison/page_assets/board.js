@@ -1,9 +1,9 @@
 const rowsTasks = [...new Map(DATA.rows.map((row) => [row.task, row.scope]))];
 const COLUMNS = [
   ["task", "task"], ["system", "system"], ["score", "score"], ["gain", "gain [95%]"],
+  ...(DATA.rows.some((row) => row.blank !== null) ? [["blank", "blank images"]] : []),
   ...DATA.readings,
   ["p", "p"], ["p_holm", "p (Holm)"],
-  ...(DATA.rows.some((row) => row.blank !== null) ? [["blank", "blank images"]] : []),
   ["n", "n"], ["fixed", "fixed / broken"], ["unparsed", "unparsed"],
   ...(DATA.rows.some((row) => row.recall !== null) ? [["recall", "recall"], ["words", "words"]] : []),
   ...(DATA.rows.some((row) => row.yes !== null) ? [["yes", "yes"]] : []),
@@ -55,6 +55,12 @@ function line(row, first) {
     if (key === "gain" && row.refused) return make("td", { class: "gain whole text soft" }, `not compared: ${row.refused}`);
     if (key === "gain" && row.gain !== null) {
       return make("td", { class: `gain whole ${coloured ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
+    }
+    if (key === "blank" && row.told.blank) {
+      // the gain in a line of its own, lest the column push others off the screen
+      const [score] = row.told.blank.split(", ");
+      const gain = row.told.blank.slice(score.length + 2);
+      return make("td", { "data-label": label }, score, gain ? make("div", { class: "soft" }, gain) : null);
     }
     const text = row.told[key] ?? "";
     return make("td", text ? { "data-label": label } : {}, text);
