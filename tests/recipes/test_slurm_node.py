@@ -5,12 +5,15 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import datasets
 import pytest
 
 from lmms_steer.recipes import slurm_queue
-from lmms_steer.recipes.command import run_cells
-from tests.helpers.recipes import at_work, chain, ran, shell, started, states
+from lmms_steer.recipes.command import run_cells, run_recipe
+from tests.helpers.recipes import WarmExecutor, at_work, chain, ran, shell, started, states
 from tests.helpers.slurm_node import MISSING, WHY_MISSING, nothing_queued, slurm_node
+from tests.torture.subjects import OUT, SUBJECTS
+from tests.torture.trials import prepare
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=WHY_MISSING)]
 TABLE = "0\n0\n1\n1\n2\n2\n3\n3\n"
@@ -77,3 +80,20 @@ def test_jobs_of_a_killed_command_end_when_it_is_run_again(tmp_path: Path) -> No
     assert nothing_queued()
     assert (tmp_path / "table.txt").read_text() == TABLE
     assert ran(tmp_path).count("a0") == ran(tmp_path).count("a1") == 1 and ran(tmp_path).count("a2") == 2
+
+
+def test_the_tables_are_those_of_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_DATASETS_CACHE", "PYTHONDONTWRITEBYTECODE", "PATH"):
+        # `prepare` changes these for the process
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE)
+    prepare(tmp_path)
+    tables = []
+    for cluster, workers in (("slurm", 2), ("local", 1)):
+        if cluster == "local":
+            monkeypatch.setattr("submitit.AutoExecutor", WarmExecutor)
+        (tmp_path / cluster).mkdir()
+        monkeypatch.chdir(tmp_path / cluster)
+        list(run_recipe("../recipe.yaml", Path(OUT), workers=workers, cluster=cluster))
+        tables.append(SUBJECTS["run"].results(tmp_path / cluster / OUT))
+    assert len(tables[0]) > 5 and tables[0] == tables[1]
