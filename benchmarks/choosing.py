@@ -1,12 +1,13 @@
 """Which layer and which strength: what layer scores and the strategy `budget` find, beside the whole grid.
 
-python benchmarks/choosing.py --output FOLDER [--seeds 20] [--colours red,blue,green] [--questions 120]
+python benchmarks/choosing.py --output FOLDER [--seeds 20] [--colours red,blue,green] [--kinds planted,mixed,pooled]
 
 On tiny-paligemma2 every cell of every study is measured once; all strategies then read the scores that they would have
 measured, for each seed on another half of the questions, and their choice is judged on the other half. Planted studies
-ask for the colour that the vector is of; pooled ones are of spatial and counting; null ones have a random vector in the
-place of each of these. Costs are runs of decoder layers, everything included: scores, KL budgets, answers. Writes
-choosing.md, choosing.png and choosing.json; --read FILE makes the table and the figure of such a JSON again.
+ask for the colour that the vector is of; in mixed ones that colour is the answer of only half of the questions, so that
+more of the vector is not always better; pooled ones are of spatial and counting; null ones have a random vector in the
+place of each. Costs are runs of decoder layers, everything included: scores, KL budgets, answers. Writes
+choosing.md, choosing.png and choosing.json; --read FILE [FILE] makes tables and figure of such files again.
 """
 
 import argparse
@@ -36,6 +37,8 @@ from lmms_steer.search.questions import Question
 from lmms_steer.search.selection import LEVEL, ScoreGrid, best_index, corrected_p
 from lmms_steer.search.strategies.budget import DEFAULT_BUDGETS, best_layers
 from lmms_steer.statistics import Floats
+from lmms_steer.steering.operations import DEFAULT_ALPHA
+from lmms_steer.steering.resolve import DEFAULT_TOKENS
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
 from lmms_steer.vectors.controls import random_like, with_norms_of
@@ -45,6 +48,7 @@ LAYERS, ALPHAS, TOKENS = 5, (0.25, 0.5, 0.75, 1.0, 1.25, 1.5), ("image", "both")
 BUDGETS = (0.03, 0.1, 0.3, 1.0)
 METHODS = ("mean_shift", "linear_probe")
 SPLITS = ("select", "ood", "test")
+KINDS = ("planted", "mixed", "pooled")
 PLACES = [place for place in product(range(LAYERS), TOKENS) if place != (LAYERS - 1, "image")]
 """Layers and targets, without the image tokens of the last layer, which cannot reach an answer."""
 PASS = 2 * LAYERS
@@ -60,7 +64,7 @@ class Record:
     """Everything measured of one vector on one set of questions.
 
     Attributes:
-        kind: planted, pooled or null.
+        kind: planted, mixed, pooled or null.
         name: of vector and questions.
         cells: layer, alpha, tokens and KL budget (0 for a plain alpha) of each.
         kl: the mean KL of each cell.
@@ -86,17 +90,25 @@ class Bench:
         self.lm, self.limit = SteeredPaliGemma(pretrained="tiny-paligemma2"), questions
         self._known: dict[tuple[str, ...], list[float]] = {}
 
-    def questions(self, task: str, answer: str | None) -> list[Question]:
-        """Questions of a task with this answer, or with any, of all splits."""
+    def questions(self, task: str, answer: str | None = None, mixed: bool = False) -> list[Question]:
+        """Questions of a task, of all splits.
+
+        Args:
+            task: the task.
+            answer: what is right in all of them; None for anything.
+            mixed: whether `answer` is right in half of them, and something else in the other half.
+        """
         found: list[Question] = []
         for row in (row for split in SPLITS for row in load_question_set(task, split)):
             right = "ABCDEF".index(row["answer"].strip("()"))
-            if answer in (None, row["choices"][right]):
-                found.append(
-                    Question(len(found), row["question"], [row["image"]], tuple(row["choices"]), right, row)
-                )  # fmt: skip
-        order = np.random.default_rng(0).permutation(len(found))[: self.limit]
-        return [found[i] for i in order]
+            found.append(Question(len(found), row["question"], [row["image"]], tuple(row["choices"]), right, row))
+        shuffled = [found[i] for i in np.random.default_rng(0).permutation(len(found))]
+        with_it = [one for one in shuffled if answer in (None, one.answers[one.right])]
+        if not mixed:
+            return with_it[: self.limit]
+        half = self.limit // 2
+        others = [one for one in shuffled if one.answers[one.right] != answer]
+        return [one for pair in zip(with_it[:half], others[:half], strict=False) for one in pair]
 
     def record(
         self, kind: str, name: str, own: SteeringVectors, vectors: SteeringVectors, questions: Sequence[Question]
@@ -147,20 +159,23 @@ class Bench:
         return found
 
 
-def measured(bench: Bench, colours: Sequence[str]) -> Iterator[Record]:
-    """The records of all studies."""
+def measured(bench: Bench, colours: Sequence[str], kinds: Sequence[str]) -> Iterator[Record]:
+    """The records of all studies of these kinds; a null one belongs to each that is not mixed."""
     planted = [("planted", f"colour-{colour}", "colour", colour) for colour in colours]
+    mixed = [("mixed", concept, task, answer) for _, concept, task, answer in planted]
     pooled = [("pooled", task, task, None) for task in ("spatial", "counting")]
-    for kind, concept, task, answer in [*planted, *pooled]:
-        questions = bench.questions(task, answer)
+    for kind, concept, task, answer in [*planted, *mixed, *pooled]:
+        if kind not in kinds:
+            continue
+        questions = bench.questions(task, answer, kind == "mixed")
         own = SteeringVectors.load(store.find(f"tiny-gemma2/{concept}/mean_shift", None).path)
         for method in METHODS:
             made = SteeringVectors.load(store.find(f"tiny-gemma2/{concept}/{method}", None).path)
             name = f"{concept}/{method} on {len(questions)} questions of {task}"
             yield bench.record(kind, name, made, with_norms_of(own, made), questions)
-        yield bench.record(
-            "null", f"random on {len(questions)} questions of {task}", own, random_like(own, 1), questions
-        )
+        if kind != "mixed":
+            name = f"random on {len(questions)} questions of {task}"
+            yield bench.record("null", name, own, random_like(own, 1), questions)
 
 
 @dataclass(frozen=True)
@@ -252,7 +267,7 @@ def by_budget(record: Record, score: str, seed: int, swap: bool = False) -> Outc
 def without_answers(record: Record, score: str | None) -> float:
     """The gain of image tokens at the layer that a score ranks first, at one budget; None: today's default."""
     layer = LAYERS // 2 if score is None else best_layers(dict(enumerate(record.layer_scores[score]["image"][:-1])))[0]
-    wanted = (layer, 1.0, "both", 0.0) if score is None else (layer, None, "image", LABEL_FREE_BUDGET)
+    wanted = (layer, DEFAULT_ALPHA, DEFAULT_TOKENS, 0.0) if score is None else (layer, None, "image", LABEL_FREE_BUDGET)
     for row, cell in enumerate(record.cells):
         if all(want in (None, have) for want, have in zip(wanted, cell, strict=True)):
             return 100 * float(np.mean(np.array(record.scores[row]) - np.array(record.base)))
@@ -276,6 +291,12 @@ def rank_correlation(record: Record, score: str, tokens: str) -> float:
     return float(spearmanr(values, best).statistic)
 
 
+def damage_and_gain(record: Record) -> float:
+    """Spearman's correlation of KL and gain over all cells of a record."""
+    gains = (np.array(record.scores) - np.array(record.base)).mean(1)
+    return float(spearmanr(record.kl, gains).statistic)
+
+
 def mean_interval(values: Sequence[float], decimals: int = 2) -> str:
     """The mean over studies with a 95% bootstrap interval, by study."""
     known: Floats = np.array([value for value in values if not np.isnan(value)])
@@ -288,25 +309,28 @@ def mean_interval(values: Sequence[float], decimals: int = 2) -> str:
 
 def tables(records: Sequence[Record], seeds: int) -> Iterator[str]:
     """The two tables, in Markdown."""
-    real = [record for record in records if record.kind == "planted"]
-    pooled = [record for record in records if record.kind == "pooled"]
-    null = [record for record in records if record.kind == "null"]
-    yield f"{len(real)} planted, {len(pooled)} pooled and {len(null)} null studies, {seeds} orders of the questions"
+    real, mixed, pooled, null = (
+        [record for record in records if record.kind == kind] for kind in ("planted", "mixed", "pooled", "null")
+    )
+    counts = f"{len(real)} planted, {len(mixed)} mixed, {len(pooled)} pooled and {len(null)} null studies"
+    yield f"{counts}, {seeds} orders of the questions"
+    for kind, of in (("planted", real), ("mixed", mixed), ("pooled", pooled)):
+        yield f"rank correlation of a cell's damage and gain, {kind}: {mean_interval(list(map(damage_and_gain, of)))}"
     yield ""
-    yield "| score | reads | rank correlation, image | both | gain without answers, planted | pooled |"
-    yield "|---|---|---|---|---|---|"
+    yield "| score | reads | rank correlation, image | both | gain without answers, planted | mixed | pooled |"
+    yield "|---|---|---|---|---|---|---|"
     for name in sorted(layer_scores.names()):
         correlations = [mean_interval([rank_correlation(r, name, tokens) for r in real]) for tokens in TOKENS]
-        gains = [mean_interval([without_answers(r, name) for r in of], 1) for of in (real, pooled)]
+        gains = [mean_interval([without_answers(r, name) for r in of], 1) for of in (real, mixed, pooled)]
         yield f"| `{name}` | {layer_scores.get(name).needs} | {' | '.join([*correlations, *gains])} |"
-    default = [mean_interval([without_answers(r, None) for r in of], 1) for of in (real, pooled)]
-    yield f"| middle layer, alpha 1 (the default) | nothing | | | {' | '.join(default)} |"
+    default = [mean_interval([without_answers(r, None) for r in of], 1) for of in (real, mixed, pooled)]
+    yield f"| middle layer, alpha {DEFAULT_ALPHA:g} (the default) | nothing | | | {' | '.join(default)} |"
     yield ""
     yield (
-        "| choice | cost | gain, planted | regret | at equal cost | gain, pooled | called, planted"
-        " | random, one colour | random, others | nothing |"
+        "| choice | cost | gain, planted | regret | at equal cost | gain, mixed | regret, mixed | gain, pooled"
+        " | called, planted | random, one colour | random, others | nothing |"
     )
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     full = {id(r): [choose(r, rows_of(r, False), seed) for seed in range(seeds)] for r in records}
     cost_of_grid = {key: found[0].cost for key, found in full.items()}
     for name, chooser in choosers().items():
@@ -318,14 +342,18 @@ def tables(records: Sequence[Record], seeds: int) -> Iterator[str]:
             asked = [choose(r, rows_of(r, False), seed, share=min(1.0, share)) for seed in range(seeds)]
             regrets.append(_gain(full[id(r)]) - _gain(found[id(r)]))
             equal.append(_gain(asked) - _gain(found[id(r)]))
-        planted_gains, pooled_gains = ([_gain(found[id(r)]) for r in of] for of in (real, pooled))
+        planted_gains, mixed_gains, pooled_gains = ([_gain(found[id(r)]) for r in of] for of in (real, mixed, pooled))
+        mixed_regrets = [_gain(full[id(r)]) - _gain(found[id(r)]) for r in mixed]
         one_colour = [r for r in null if r.name.endswith("colour")]
         others = [r for r in null if not r.name.endswith("colour")]
         called = [
             f"{sum(one.called for r in of for one in found[id(r)])} of {len(of) * seeds}"
             for of in (real, one_colour, others)
         ]
-        cells = [mean_interval(values, 1) for values in (planted_gains, regrets, equal, pooled_gains)]
+        cells = [
+            mean_interval(values, 1)
+            for values in (planted_gains, regrets, equal, mixed_gains, mixed_regrets, pooled_gains)
+        ]
         yield f"| {name} | {share:.2f} | {' | '.join([*cells, *called])} | {sum(swapped)} of {len(swapped)} |"
 
 
@@ -386,19 +414,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--colours", default="red,blue,green")
     parser.add_argument("--questions", type=int, default=120)
-    parser.add_argument("--read", type=Path)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--read", type=Path, nargs="*", default=[])
     options = parser.parse_args()
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    if options.read is not None:
-        records = [Record(**one) for one in json.loads(options.read.read_text())]
-    else:
-        records = []
-        for record in measured(Bench(options.questions), options.colours.split(",")):
+    options.output.mkdir(parents=True, exist_ok=True)
+    records = [Record(**one) for path in options.read for one in json.loads(path.read_text())]
+    if not options.read:
+        for record in measured(Bench(options.questions), options.colours.split(","), options.kinds.split(",")):
             print(record.kind, record.name, flush=True)
             records.append(record)
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "choosing.json").write_text(json.dumps([vars(record) for record in records]))
+            # a run that is stopped leaves what it has, for --read
+            (options.output / "choosing.json").write_text(json.dumps([vars(one) for one in records]))
     text = "\n".join(tables(records, options.seeds))
     (options.output / "choosing.md").write_text(text + "\n")
     draw(records, options.output / "choosing.png")

@@ -21,12 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from tests.helpers.board_faults import REFUSED, UNREADABLE, change_json, sign
+from tests.helpers.board_faults import REFUSED, UNREADABLE, change_json, edit_an_answer, sign
 from tests.helpers.boards import TASK, write_system
 
 SYSTEMS = 48
 """Steered entries beside a baseline and a random control."""
+SCORED = "cvbench_relation_test"
+"""The task of the entries: one whose answers are read by the scorer of multiple-choice questions."""
 WRONG = ("below", "It is below.", "B", "I think that the circle is below the square", "left")
+DIFFERENT = 0.3
+"""Share of answers that no other question has, as those of a model that answers in sentences."""
 
 
 def make_group(template: Path, folder: Path, model: str, steered: int, rng: random.Random) -> None:
@@ -36,17 +40,20 @@ def make_group(template: Path, folder: Path, model: str, steered: int, rng: rand
         kind = "steered" if name.startswith("steered") else name
         entry = folder / name
         shutil.copytree(template / kind, entry)
+        for file in ("entry.json", "results.json"):
+            (entry / file).write_text((entry / file).read_text().replace(TASK, SCORED))
         changed = np.array([rng.random() < 0.1 for _ in base]) if kind != "baseline" else np.zeros(len(base), bool)
         right = np.where(changed, ~base, base)
         table = pq.read_table(entry / "samples.parquet").to_pydict()
-        table["answer"] = ["above" if one else rng.choice(WRONG) for one in right]
+        answers = ("above" if one else rng.choice(WRONG) for one in right)
+        table["answer"] = [f"{one}, seen from {rng.random()}" if rng.random() < DIFFERENT else one for one in answers]
         table["score"] = right.astype(float).tolist()
         pq.write_table(pa.table(table), entry / "samples.parquet")
-        score, answers = float(right.mean()), len(base)
+        score, count = float(right.mean()), len(base)
 
-        def set_score(results: Any, score: float = score, answers: int = answers) -> None:
-            results["results"][TASK]["acc,none"] = score
-            results["n-samples"][TASK] = {"original": answers, "effective": answers}
+        def set_score(results: Any, score: float = score, count: int = count) -> None:
+            results["results"][SCORED]["acc,none"] = score
+            results["n-samples"][SCORED] = {"original": count, "effective": count}
             results["steering"]["model"] = model
 
         change_json(entry / "results.json", set_score)
@@ -70,7 +77,7 @@ def make_entries(board: Path, entries: int, answers: int) -> None:
         left, number = entries, 0
         while left > 2:
             model, steered = f"model{number:03}", min(SYSTEMS, left - 2)
-            make_group(template, board / "entries" / model / TASK, model, steered, rng)
+            make_group(template, board / "entries" / model / SCORED, model, steered, rng)
             left, number = left - steered - 2, number + 1
 
 
@@ -99,12 +106,21 @@ def main() -> None:
         board = Path(name) / "board"
         make_entries(board, options.entries, options.answers)
         planted = plant(board)
+        spare = next(
+            folder
+            for folder in sorted(board.glob("entries/*/*/steered*"))
+            if folder.relative_to(board / "entries").as_posix() not in planted
+        )
         print(f"{options.entries} entries x {options.answers} answers, {len(planted)} planted faults")
         times = []
-        for title in ("check", "check again, nothing changed"):
+        for title in ("check", "check again, nothing changed", "check again, one answer edited"):
+            if title.endswith("edited"):
+                edit_an_answer(spare)
+                planted[spare.relative_to(board / "entries").as_posix()] = "scores"
             start, cpu = time.perf_counter(), cpu_seconds()
             read = read_board(board, options.workers)
-            times.append(f"{title}: {time.perf_counter() - start:.1f} s ({cpu_seconds() - cpu:.1f} s of CPU)")
+            spent = f"{time.perf_counter() - start:.1f} s ({cpu_seconds() - cpu:.1f} s of CPU)"
+            times.append(f"{title}: {spent}, {read.checked} checked")
         start = time.perf_counter()
         list(build_page(board, read))
         size = (board / "site" / "index.html").stat().st_size / 1e6
@@ -112,7 +128,7 @@ def main() -> None:
         found = dict(read.refusals())
     print("\n".join(times))
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
-    print(f"at most {peak:.0f} MB in a process")
+    print(f"at most {peak:.0f} MB in each of {options.workers + 1} processes")
     missed = {place: line for place, line in planted.items() if not found.get(place, "").startswith(line)}
     wrong = found.keys() - planted.keys()
     print(f"{len(planted) - len(missed)} of {len(planted)} faults found, {len(wrong)} other entries refused")

@@ -6,10 +6,10 @@
     with lmms_steer.steer(model, vectors, layer=3, alpha=0.5, tokens="image"):
         model.generate(**inputs)
 
-`search`, `compare` and `inspect` do what the commands of these names do, and return objects with a table
+`search`, `layers`, `compare` and `inspect` do what the commands of these names do, and return objects with a table
 (`to_pandas()`) and a figure (`plot()`). `register_operation`, `register_site`, `register_gate`, `register_method`,
-`register_strategy`, `register_layer_score` and `register_prompt_format` add names that specs, commands and recipes
-know. Importing the package imports no torch: each of its names is loaded when it is first used.
+`register_strategy`, `register_layer_score`, `register_contrast` and `register_prompt_format` add names that specs,
+commands and recipes know. Importing the package imports no torch: each of its names is loaded when it is first used.
 """
 
 from importlib import import_module
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from lmms_steer.extraction.methods import register_method as register_method
     from lmms_steer.inspection.command import inspect as inspect
     from lmms_steer.inspection.prompt import PromptInspection as PromptInspection
+    from lmms_steer.models.contrasts import register_contrast as register_contrast
     from lmms_steer.models.prompts import register_prompt_format as register_prompt_format
     from lmms_steer.models.residual_norms import measure_norms as measure_norms
     from lmms_steer.search.api import search as search
     from lmms_steer.search.layer_scores import register_layer_score as register_layer_score
+    from lmms_steer.search.layers import layers as layers
+    from lmms_steer.search.scored_layers import ScoredLayers as ScoredLayers
     from lmms_steer.search.strategies import register_strategy as register_strategy
     from lmms_steer.search.study import Study as Study
     from lmms_steer.steering.calls import continuation as continuation
@@ -49,6 +52,7 @@ _MODULE_OF = {
     "Intervention": "lmms_steer.steering.intervention",
     "Leaderboard": "lmms_steer.comparison.board",
     "PromptInspection": "lmms_steer.inspection.prompt",
+    "ScoredLayers": "lmms_steer.search.scored_layers",
     "SteeringError": "lmms_steer.errors",
     "SteeringSpec": "lmms_steer.steering.spec",
     "SteeringVectors": "lmms_steer.vectors.steering_vectors",
@@ -58,8 +62,10 @@ _MODULE_OF = {
     "continuation": "lmms_steer.steering.calls",
     "extract": "lmms_steer.extraction.api",
     "inspect": "lmms_steer.inspection.command",
+    "layers": "lmms_steer.search.layers",
     "load_vectors": "lmms_steer.vectors.store",
     "measure_norms": "lmms_steer.models.residual_norms",
+    "register_contrast": "lmms_steer.models.contrasts",
     "register_layer_score": "lmms_steer.search.layer_scores",
     "register_gate": "lmms_steer.steering.gates",
     "register_method": "lmms_steer.extraction.methods",

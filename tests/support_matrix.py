@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,8 +23,11 @@ from transformers import CONFIG_MAPPING
 
 from lmms_steer import UserError, continuation, steer
 from lmms_steer.errors import first_line
-from lmms_steer.search.replay import ReplayOptions, try_replay
+from lmms_steer.inspection.prompt import inspect_prompt
+from lmms_steer.search.replay import try_replay
+from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.steering.anatomy import remember_norms
+from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.support import check_config
 from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, WIDTH, model
 from tests.helpers.models import vectors
@@ -37,7 +41,7 @@ PATHS = (
 )
 """Where the decoder layers are, for the reference."""
 V = vectors(LAYERS, WIDTH, scale=0.5)
-COLUMNS = ("image", "text", "both", "last", "generate", "batch", "log-likelihood", "relative", "replay")
+COLUMNS = ("image", "text", "both", "last", "generate", "batch", "log-likelihood", "relative", "replay", "inspect")
 IDS = torch.tensor([[50, 51, IMAGE, IMAGE, IMAGE, 60, 61, 62, 63], [0, 0, 70, IMAGE, IMAGE, 71, 72, 73, 74]])
 TOLERANCE = 2e-4
 
@@ -187,6 +191,39 @@ def replay(model: Any) -> str:
     return compare(found.steer(LAYER, ALPHA * torch.from_numpy(V[LAYER]).float(), "text").float(), expected)
 
 
+def inspect(model: Any) -> str:
+    ids = IDS[:1]
+    with steer(model, spec("text"), {"v": V}) as resolved:
+        pass
+    tokenizer = SimpleNamespace(all_special_ids=[], convert_ids_to_tokens=list, decode=lambda ids: str(ids[0]))
+    lm: Any = SimpleNamespace(model=model, resolved=resolved, tokenizer=tokenizer, text_only=False)
+    lm.model_inputs = lambda prompts, images: {"input_ids": ids, "attention_mask": (ids != 0).long()}  # noqa: ARG005
+    lm.attachment = attach(model, resolved, ())
+    try:
+        found = inspect_prompt(lm, [], "")
+    finally:
+        lm.attachment.remove()
+    chosen, seen = positions(ids, "text", ids.shape[1], shows(model)), list[Tensor]()
+
+    def keep(module: Any, args: Any, output: Any) -> None:  # noqa: ARG001
+        seen.append(output[0] if isinstance(output, tuple) else output)
+
+    handle = layers_of(model)[LAYER].register_forward_hook(keep)
+    try:
+        before = logits(model, ids)[0, -1].softmax(-1)
+    finally:
+        handle.remove()
+    with reference(model, chosen, ALPHA):
+        after = logits(model, ids)[0, -1].softmax(-1)
+    if found.steered != chosen[0].tolist():
+        raise Differs(f"steered {found.steered}")
+    compare(torch.tensor(found.norms), seen[0][0].float().norm(dim=-1))
+    for listed, expected in ((found.before, before), (found.after, after)):
+        compare(torch.tensor([p for _, p in listed]), expected[[int(token) for token, _ in listed]])
+        compare(torch.tensor([p for _, p in listed]), expected.topk(len(listed)).values)
+    return "exact"
+
+
 def row(architecture: str, **changes: Any) -> dict[str, str]:
     """Column ▸ `exact`, `refused: why`, `hooks: why`, `not comparable: why`, or `WRONG: how`."""
     try:
@@ -199,12 +236,12 @@ def row(architecture: str, **changes: Any) -> dict[str, str]:
     except Exception as error:  # noqa: BLE001  whatever keeps a tiny model from being made is the row's text
         return {"all": f"not made: {type(error).__name__}: {first_line(error)[:90]}"}
     checks: dict[str, Callable[[], str]] = {tokens: partial(forward, made, tokens) for tokens in COLUMNS[:4]}
-    rest = (generate, batch, loglikelihood, relative, replay)
+    rest = (generate, batch, loglikelihood, relative, replay, inspect)
     checks |= {name: partial(check, made) for name, check in zip(COLUMNS[4:], rest, strict=True)}
-    return {name: _outcome(check) for name, check in checks.items()}
+    return {name: outcome(check) for name, check in checks.items()}
 
 
-def _outcome(check: Callable[[], str]) -> str:
+def outcome(check: Callable[[], str]) -> str:
     try:
         return check()
     except UserError as error:
@@ -252,7 +289,8 @@ def page(rows: dict[str, dict[str, str]]) -> str:
         f"| wrong | {len(wrong)} |",
         "",
         "*hooks* in the column replay means that a search runs the model with hooks instead, which is slower and gives",
-        "the same numbers. *not comparable* means that the unsteered model gives other numbers in both ways too.",
+        "the same numbers. *not comparable* means that the unsteered model gives other numbers in both ways too. Under",
+        "*inspect* the steered tokens, the norms and the next tokens that `lmms-steer inspect` shows are compared.",
         "",
         f"| architecture | {' | '.join(COLUMNS)} |",
         f"|---|{'---|' * len(COLUMNS)}",

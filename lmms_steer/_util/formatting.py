@@ -50,10 +50,14 @@ def format_layers(layers: tuple[int, ...]) -> str:
     return ", ".join(map(str, layers))
 
 
-def format_shape(layers: tuple[int, ...], width: int) -> str:
-    """The shape of vectors: `5 layers x 96`, or `4 layers (1-4) x 96` where the layers are not 0, 1, 2, …"""
+def format_shape(layers: tuple[int, ...], width: int, patches: int | None = None) -> str:
+    """The shape of vectors: `5 layers x 96`, or `4 layers (1-4) x 96` where the layers are not 0, 1, 2, …
+
+    With a direction for each patch: `2 layers x 16 patches x 96`.
+    """
     numbers = "" if layers == tuple(range(len(layers))) else f" ({format_layers(layers)})"
-    return f"{count_noun(len(layers), 'layer')}{numbers} x {width}"
+    rows = "" if patches is None else f" x {patches} patches"
+    return f"{count_noun(len(layers), 'layer')}{numbers}{rows} x {width}"
 
 
 def count_noun(number: int, noun: str) -> str:

@@ -141,18 +141,21 @@ def _entry_of(board: Path, name: str, samples: Samples, addition: Addition) -> E
 
 def _add_one(board: Path, entry: Entry, samples: Samples, study: Path | None, addition: Addition) -> Iterator[str]:
     target = board / ENTRIES / entry.place
+    there = f"the entry {entry.place} is there already: --replace replaces it, NAME=FOLDER gives another name"
     if target.exists() and not addition.replace:
-        raise UserError(
-            f"the entry {entry.place} is there already: --replace replaces it, NAME=FOLDER gives another name"
-        )
+        raise UserError(there)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=board, prefix=".adding-") as temporary:
         folder = Path(temporary) / "entry"
         folder.mkdir()
         missing = _fill(folder, entry, samples, study, addition)
-        if target.exists():
-            shutil.rmtree(target)
-        folder.rename(target)
+        try:
+            if addition.replace and target.exists():
+                target.rename(Path(temporary) / "replaced")
+            folder.rename(target)
+        except OSError as error:
+            # somebody else has added it meanwhile
+            raise UserError(there if target.exists() else f"{str(target)!r}: {reason(error)}") from error
     yield f"added {entry.place}: {samples.metric} {samples.scores.mean():.3f} on {len(samples.keys)} questions"
     yield from (f"  {line}" for line in missing)
 

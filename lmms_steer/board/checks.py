@@ -99,7 +99,8 @@ def check_scores(case: Case) -> Outcome:
     again = recomputed(samples.task, samples.metric, case.answers)
     if again is None:
         return Outcome(UNKNOWN, f"{samples.metric} of {samples.task} cannot be recomputed; its mean is the harness's")
-    different = np.flatnonzero(np.abs(again - samples.scores) > _TOLERANCE)
+    same = np.abs(again - samples.scores) <= _TOLERANCE
+    different = np.flatnonzero(~same & ~np.isnan(again))
     if len(different):
         first = int(different[0])
         return Outcome(
@@ -107,6 +108,8 @@ def check_scores(case: Case) -> Outcome:
             f"{len(different)} of {len(again)} scores are not those of the answers, first of question"
             f" {samples.doc_ids[first]}: {samples.scores[first]:g}, recomputed {again[first]:g}",
         )
+    if missing := int(np.isnan(again).sum()):
+        return Outcome(UNKNOWN, f"{missing} of {len(again)} scores cannot be recomputed; their mean is the harness's")
     return Outcome(PASSED, f"{len(again)} scores recomputed")
 
 

@@ -1,24 +1,17 @@
 """The page of a board: one static HTML file that needs no network and shows everything from an entry as text."""
 
-import base64
 import csv
-import gzip
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from lmms_steer import __version__
 from lmms_steer._util.io import write_atomically
 from lmms_steer.board.checks import FAILED, OFF, checks
 from lmms_steer.board.entry import ENTRIES
 from lmms_steer.board.reading import Board
 from lmms_steer.board.row import BoardRow
+from lmms_steer.comparison.page_frame import packed, render_page
 
 SITE = "site"
 PART = 500
@@ -72,29 +65,26 @@ def page_html(board: Board) -> str:
     scores = {row.place: row.score for row in rows}
     refused = list(board.refusals())
     repository = board.rules.repository
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_asset("board", "page.html"))
-    return page.render(
-        title=board.rules.title,
-        # our own files, with nothing from an entry in them
-        style=Markup(_asset("comparison", "page.css") + _asset("board", "board.css")),
-        script=Markup("\n".join((_asset("comparison", "common.js"), _asset("board", "board.js")))),
-        entries=len(rows),
-        tasks=len({row.task for row in rows}),
-        models=len({row.model for row in rows}),
-        head={
-            "rows": [],
+    return render_page(
+        "board/assets/page.html",
+        board.rules.title,
+        {
             "columns": [*_COLUMNS, "percent", "base", "control", "controlSystem", "controlKind", "failed"],
             "part": PART,
             "repository": f"{repository}/tree/HEAD/{ENTRIES}/" if repository else "",
             "checks": {name: checks.get(name).description for name in _checks(board)},
         },
-        packed=_packed([_summary(row, scores) for row in rows]),
-        details=[_packed([_details(row) for row in rows[at : at + PART]]) for at in range(0, len(rows), PART)],
+        ["comparison/page_assets/page.css", "board/assets/board.css"],
+        ["comparison/page_assets/common.js", "board/assets/board.js"],
+        entries=len(rows),
+        tasks=len({row.task for row in rows}),
+        models=len({row.model for row in rows}),
+        packed=packed([_summary(row, scores) for row in rows]),
+        details=[packed([_details(row) for row in rows[at : at + PART]]) for at in range(0, len(rows), PART)],
         refused=refused[:_MAX_REFUSALS],
         more_refused=max(0, len(refused) - _MAX_REFUSALS),
         checks=[(name, board.rules.checks[name], checks.get(name).description) for name in _checks(board)],
         damage=any(row.kl is not None for row in rows),
-        version=__version__,
     )
 
 
@@ -114,11 +104,6 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str):
         return f"'{value}" if value.startswith(_FORMULAS) else value
     return "" if value is None else value
-
-
-def _asset(room: str, name: str) -> str:
-    folder = {"comparison": "page_assets", "board": "assets"}[room]
-    return files(f"lmms_steer.{room}").joinpath(f"{folder}/{name}").read_text(encoding="utf-8")
 
 
 def _checks(board: Board) -> list[str]:
@@ -157,9 +142,3 @@ def _details(row: BoardRow) -> dict[str, Any]:
 
 def _rounded(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
-
-
-def _packed(content: Any) -> str:
-    """JSON, compressed and without any character that HTML interprets."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode("utf-8", "surrogatepass"), 6, mtime=0)).decode()

@@ -34,7 +34,7 @@ class Board:
         rules: its rules.
         rows: of all entries that can be read, refused ones too.
         unreadable: place ▸ why an entry cannot be read.
-        checked: the number of entries that were not in the cache.
+        checked: the number of entries that were not in the cache; those that cannot be read never are.
     """
 
     rules: Rules

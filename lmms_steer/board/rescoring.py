@@ -1,7 +1,12 @@
-"""Scores of answers once more, for the tasks that ship: from the answer, the choices and the target alone."""
+"""Scores of answers once more, for the tasks that ship.
 
-import json
-from collections.abc import Callable, Sequence
+A task's own `process_results` scores a stored answer, with a document made of what an entry stores: the choices, the
+target and the accepted answers. Which function that is follows from the task's name alone.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -9,15 +14,76 @@ from typing import Any
 
 import numpy as np
 
-from lmms_steer.board.samples_file import Answers
+from lmms_steer._util.json import parse_json
+from lmms_steer.board.samples_file import Answers, StoredAnswer
 from lmms_steer.harness.task_files import our_tasks, tasks_dir
-from lmms_steer.scoring.choice import LETTERS, parse_choice
-from lmms_steer.scoring.number import parse_number
-from lmms_steer.scoring.task_results import first_paragraph
+from lmms_steer.scoring.choice import LETTERS
 from lmms_steer.statistics import Floats
 
-Scorer = Callable[[str, Sequence[str], str, bool], float]
-"""(answer, choices, target, strict) ▸ score."""
+
+@dataclass(frozen=True)
+class Scorer:
+    """How the answers to a task are scored.
+
+    Attributes:
+        function: the name of its `process_results` in the folder's `utils.py`.
+        document: gives the fields of a document that this function reads.
+    """
+
+    function: str
+    document: Callable[[StoredAnswer], dict[str, Any]]
+
+
+def _choice(stored: StoredAnswer) -> dict[str, Any]:
+    return {"choices": _texts(stored.choices), "answer": stored.target}
+
+
+def _caption(stored: StoredAnswer) -> dict[str, Any]:
+    # the row rotates captions for `acc_paper` only, which is not scored again
+    return {"captions": _texts(stored.choices), "right": stored.target, "row": 0}
+
+
+def _statement(stored: StoredAnswer) -> dict[str, Any]:
+    yes = {"A": True, "B": False}[stored.target]
+    return {"label": int(yes), "gt": str(yes)}
+
+
+def _presence(stored: StoredAnswer) -> dict[str, Any]:
+    # lmms-eval's function asserts that the answer is one of these, and copies the id
+    return {"answer": {"yes": "yes", "no": "no"}[stored.target], "question_id": ""}
+
+
+def _people(stored: StoredAnswer) -> dict[str, Any]:
+    return {"answers": [{"answer": text, "answer_id": i} for i, text in enumerate(_texts(stored.accepted))]}
+
+
+_COUNT = Scorer("count_results", lambda stored: {"answer": stored.target})
+_CLEVR = Scorer("process_results", lambda stored: {"answer": stored.target, "kind": "", "family": 0})
+SCORERS: Mapping[str, Scorer] = {
+    "steer_blink": Scorer("process_results", _choice),
+    "cvbench": Scorer("process_results", lambda stored: {**_choice(stored), "official_weight": 0.0}),
+    "smol": Scorer("process_results", _choice),
+    "tiny": Scorer("process_results", _choice),
+    "whatsup": Scorer("process_results", _caption),
+    "vsr": Scorer("process_results", _statement),
+    "vtabfact": Scorer("table_results", _statement),
+    "clevr_count": _COUNT,
+    "superclevr_count": _COUNT,
+    "clevr": _CLEVR,
+    "superclevr": _CLEVR,
+    "steer_pope": Scorer("process_results", _presence),
+    "steer_chartqa": Scorer("chart_results", lambda stored: {"label": [stored.target]}),
+    "steer_docvqa": Scorer("document_results", lambda stored: {"answers": _texts(stored.accepted)}),
+    "steer_vqav2": Scorer("photo_results", _people),
+    "steer_coco_captions": Scorer("caption_results", lambda stored: {"answer": _texts(stored.accepted)}),
+}
+"""Beginning of a task's name ▸ its scorer; the longest one counts. Tasks in `_ll` compare losses."""
+_METRICS = ("acc", "score", "acc_lenient", "acc_strict", "rouge_l")
+_LONGEST = 20_000
+"""Most characters of an answer that is scored again."""
+_MOST_PAIRS = 200_000_000
+"""Most pairs of characters of answers and accepted answers that are compared (edit distance, longest common
+subsequence), which takes a minute. All of DocVQA's questions have 10 million."""
 
 
 def recomputed(task: str, metric: str, answers: Answers) -> Floats | None:
@@ -25,70 +91,64 @@ def recomputed(task: str, metric: str, answers: Answers) -> Floats | None:
 
     Args:
         task: as the harness calls it.
-        metric: acc, score, acc_lenient or acc_strict.
+        metric: acc, score, acc_lenient, acc_strict or rouge_l.
         answers: of all questions.
 
     Returns:
-        The scores, in the order of the answers; None for another metric, or a task whose scores need more than the
-        answers, the choices and the targets.
+        The scores, in the order of the answers, NaN where an answer lacks what its score follows from (choices that
+        were not logged) or is too long; None for another metric or task.
     """
-    scorer = _scorer(task)
-    if scorer is None or metric not in ("acc", "score", "acc_lenient", "acc_strict"):
+    if metric not in _METRICS or our_tasks().get(task, ("", None))[0] != "task":
         return None
     different, index = answers.combinations()
-    try:
-        scores = [
-            scorer(answer, _choices(choices), target, metric == "acc_strict") for answer, target, choices in different
-        ]
-    except (ValueError, TypeError, LookupError):
-        # choices that were not logged, or an answer of another form than the task's
-        return None
-    found: Floats = np.array(scores, dtype=np.float64)[index]
-    return found
+    score_one = _scoring(task, metric)
+    scores: Floats = np.full(len(different), np.nan)
+    pairs = 0
+    for number, stored in enumerate(different):
+        pairs += len(stored.answer) * len(stored.accepted)
+        if pairs <= _MOST_PAIRS and len(stored.answer) <= _LONGEST:
+            try:
+                scores[number] = score_one(stored)
+            except (ValueError, TypeError, LookupError, OverflowError):
+                continue
+    return scores[index]
 
 
-def _scorer(task: str) -> Scorer | None:
-    if task not in our_tasks():
-        return None
-    folder = our_tasks()[task][1].parent.name
+def scorer_of(task: str) -> Scorer | None:
+    """The scorer of a task that ships; None for one that compares losses."""
     if task.endswith("_ll"):
-        return _losses
-    if folder == "clevr":
-        return _number if "_count" in task else None
-    if folder == "tiny_world":
-        return _tiny
-    fixed = {"vsr": "vsr", "real_world": "real_world"}.get(folder)
-    if folder == "real_world" and not task.startswith("vtabfact"):
         return None
-    if fixed:
-        return lambda answer, _, target, strict: _choice(answer, _utils(fixed).CHOICES, target, strict)
-    return _choice if folder in ("blink", "cvbench", "smol", "whatsup") else None
+    return SCORERS[max((name for name in SCORERS if task.startswith(name)), key=len)]
 
 
-def _choice(answer: str, choices: Sequence[str], target: str, strict: bool) -> float:
-    if not choices:
-        raise ValueError("no choices")
-    return float(parse_choice(first_paragraph(answer), choices, strict) == target)
+def _scoring(task: str, metric: str) -> Callable[[StoredAnswer], float]:
+    scorer = scorer_of(task)
+    if scorer is None:
+        return _lowest_is_right
+    process_results = getattr(_utils(our_tasks()[task][1].parent.name), scorer.function)
+
+    def score(stored: StoredAnswer) -> float:
+        return float(process_results(scorer.document(stored), [stored.answer]).get(metric, math.nan))
+
+    return score
 
 
-def _number(answer: str, _: Sequence[str], target: str, strict: bool) -> float:
-    return float(parse_number(first_paragraph(answer), strict) == int(target))
-
-
-def _tiny(answer: str, choices: Sequence[str], target: str, strict: bool) -> float:  # noqa: ARG001
-    if not choices:
-        raise ValueError("no choices")
-    return float(_utils("tiny_world").parse(answer, list(choices)) == target)
-
-
-def _losses(answer: str, _: Sequence[str], target: str, strict: bool) -> float:  # noqa: ARG001
-    losses = [float(pair[0]) for pair in json.loads(answer)]
-    right = int(target) if target.isdecimal() else LETTERS.index(target)
+def _lowest_is_right(stored: StoredAnswer) -> float:
+    losses = [float(pair[0]) for pair in parse_json(stored.answer)]
+    right = int(stored.target) if stored.target.isdecimal() else LETTERS.index(stored.target)
     return float(losses.index(min(losses)) == right)
 
 
-def _choices(text: str) -> list[str]:
-    return [str(choice) for choice in json.loads(text)] if text else []
+def _texts(stored: str) -> list[str]:
+    """The texts of a stored list.
+
+    Raises:
+        ValueError: if none were stored.
+    """
+    texts = [str(text) for text in parse_json(stored)]
+    if not texts:
+        raise ValueError("an empty list")
+    return texts
 
 
 @cache

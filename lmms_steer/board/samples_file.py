@@ -1,7 +1,6 @@
 """Answers and scores of an entry as Parquet, and their reader. Questions and images are there as hashes only.
 
-A stranger's file is read in bounded memory: its size, rows and columns are limited, and only snappy is taken, which
-cannot make a file more than about twenty times smaller.
+A stranger's file is read in bounded memory: its size, rows, columns and packing are limited.
 """
 
 import json
@@ -10,12 +9,13 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lmms_steer._util.io import read_limited
 from lmms_steer._util.json import parse_json
+from lmms_steer._util.parquet import check_unpacked
 from lmms_steer.board.entry import RESULTS, SAMPLES, Entry
 from lmms_steer.comparison.results_shape import checked_results
 from lmms_steer.comparison.runs import Evaluation, RunResults
@@ -26,10 +26,13 @@ from lmms_steer.statistics import Floats, Ints
 MAX_ROWS = 200_000
 MAX_BYTES = 1 << 28
 """Most bytes of all columns, unpacked."""
+_MOST_COLUMNS = 20
 _TEXTS = ("target", "answer", "choices")
 _INTS = ("doc_id", "prompt", "images")
+_REQUIRED = (*_TEXTS, *_INTS, "score")
+_ACCEPTED = "accepted"
 _FLOATS = ("score", "unparsed", "empty", "yes", "yes_labels", *READINGS)
-_CODECS = ("SNAPPY", "UNCOMPRESSED")
+"""Columns that came after the first ones, and those that a task does not record, may be missing."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +43,39 @@ class Texts:
     index: Ints
 
 
-@dataclass(frozen=True)
-class Answers:
-    """What was answered to each question, in the order of the samples' `keys`.
+class StoredAnswer(NamedTuple):
+    """An answer with what its score follows from, as it is stored.
 
     Attributes:
         answer: the text; JSON for several, such as the losses of all choices.
         target: the correct answer.
         choices: the texts of the choices, as a JSON list; "" if they were not logged.
+        accepted: all answers that count as correct, as a JSON list; "" if the task logs none.
     """
+
+    answer: str
+    target: str
+    choices: str
+    accepted: str = ""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered to each question, in the order of the samples' `keys`; see `StoredAnswer`."""
 
     answer: Texts
     target: Texts
     choices: Texts
+    accepted: Texts
 
-    def combinations(self) -> tuple[list[tuple[str, str, str]], Ints]:
-        """The different (answer, target, choices), and which of them each row has."""
-        columns = (self.answer, self.target, self.choices)
+    def combinations(self) -> tuple[list[StoredAnswer], Ints]:
+        """The different answers, and which of them each row has."""
+        columns = (self.answer, self.target, self.choices, self.accepted)
         rows = np.stack([column.index for column in columns], axis=1)
         different, index = np.unique(rows, axis=0, return_inverse=True)
         found = [
-            (self.answer.values[one], self.target.values[two], self.choices.values[three])
-            for one, two, three in different.tolist()
+            StoredAnswer(*(column.values[one] for column, one in zip(columns, row, strict=True)))
+            for row in different.tolist()
         ]
         return found, index.reshape(-1)
 
@@ -89,7 +103,8 @@ def write_samples(samples: Samples, path: Path) -> None:
         "doc_id": pa.array(samples.doc_ids, pa.int64()),
         "target": pa.array([str(row["target"]) for row in logged], pa.string()),
         "answer": pa.array(map(logged_answer, logged), pa.string()),
-        "choices": pa.array([json.dumps(row["choices"]) if row.get("choices") else "" for row in logged], pa.string()),
+        "choices": pa.array([_listed(row.get("choices")) for row in logged], pa.string()),
+        _ACCEPTED: pa.array([_listed(row.get("accepted")) for row in logged], pa.string()),
         "prompt": pa.array(samples.prompts, pa.int64()),
         "images": pa.array(samples.images, pa.int64()),
         "score": pa.array(samples.scores, pa.float64()),
@@ -140,6 +155,10 @@ def logged_answer(sample: dict[str, Any]) -> str:
     return responses if isinstance(responses, str) else json.dumps(responses, ensure_ascii=False)
 
 
+def _listed(texts: Any) -> str:
+    return json.dumps(texts, ensure_ascii=False) if texts else ""
+
+
 def _read_table(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -148,31 +167,21 @@ def _read_table(path: Path) -> Any:
         metadata, names = file.metadata, file.schema_arrow.names
         if not 0 < metadata.num_rows <= MAX_ROWS:
             raise ValueError(f"{metadata.num_rows} rows, expected 1 to {MAX_ROWS}")
-        required = (*_TEXTS, *_INTS, *(name for name in _FLOATS if name not in READINGS))
-        if missing := [name for name in required if name not in names]:
+        if missing := [name for name in _REQUIRED if name not in names]:
             raise ValueError(f"there is no column {missing[0]!r}")
-        if metadata.num_columns != len(names) or len(names) > 20:
-            raise ValueError(
-                f"{metadata.num_columns} columns, expected up to {len(required) + len(READINGS)} plain ones"
-            )
-        size = 0
-        for group in range(metadata.num_row_groups):
-            for number in range(metadata.num_columns):
-                column = metadata.row_group(group).column(number)
-                size += column.total_uncompressed_size
-                if column.compression not in _CODECS:
-                    raise ValueError(f"a column is packed with {column.compression}, expected snappy")
-        if size > MAX_BYTES:
-            raise ValueError(f"it unpacks to {size >> 20} MiB, more than {MAX_BYTES >> 20} MiB")
-    wanted = [name for name in (*_TEXTS, *_INTS, *_FLOATS) if name in names]
-    with pq.ParquetFile(path, read_dictionary=list(_TEXTS)) as file:
+        if metadata.num_columns != len(names) or len(names) > _MOST_COLUMNS:
+            raise ValueError(f"{metadata.num_columns} columns, expected up to {_MOST_COLUMNS} plain ones")
+        check_unpacked(metadata, MAX_BYTES)
+    wanted = [name for name in (*_TEXTS, _ACCEPTED, *_INTS, *_FLOATS) if name in names]
+    texts = [name for name in wanted if name in (*_TEXTS, _ACCEPTED)]
+    with pq.ParquetFile(path, read_dictionary=texts) as file:
         table = file.read(columns=wanted, use_threads=False)
     types = {**dict.fromkeys(_INTS, pa.int64()), **dict.fromkeys(_FLOATS, pa.float64())}
     for name in wanted:
         kind = table.schema.field(name).type
         if name in types and kind != types[name]:
             raise ValueError(f"the column {name!r} holds {kind}, not {types[name]}")
-        if name in _TEXTS and not pa.types.is_dictionary(kind):
+        if name in texts and not pa.types.is_dictionary(kind):
             raise ValueError(f"the column {name!r} holds {kind}, not texts")
         if name not in READINGS and table.column(name).null_count:
             raise ValueError(f"the column {name!r} has rows without a value")
@@ -182,9 +191,14 @@ def _read_table(path: Path) -> Any:
 def _parsed(table: Any, results: RunResults, entry: Entry, path: Path, sha256: str) -> tuple[StoredSamples, Answers]:
     integers = {name: table.column(name).to_numpy() for name in _INTS}
     floats: dict[str, Floats] = {
-        name: table.column(name).to_numpy(zero_copy_only=False) for name in _FLOATS if name in table.schema.names
+        name: table.column(name).to_numpy(zero_copy_only=False)
+        if name in table.schema.names
+        else np.full(len(table), np.nan)
+        for name in _FLOATS
     }
     texts = {name: _texts(table.column(name)) for name in _TEXTS}
+    nothing = Texts([""], np.zeros(len(table), np.int64))
+    texts[_ACCEPTED] = _texts(table.column(_ACCEPTED)) if _ACCEPTED in table.schema.names else nothing
     doc_ids = integers["doc_id"]
     if doc_ids.min() < 0 or doc_ids.max() >= 1 << 31:
         raise ValueError("a doc_id is below 0 or too large")
@@ -210,13 +224,14 @@ def _parsed(table: Any, results: RunResults, entry: Entry, path: Path, sha256: s
         empty=floats["empty"][order],
         yes=floats["yes"][order],
         yes_labels=floats["yes_labels"][order],
-        readings={
-            name: floats[name][order] for name in READINGS if name in floats and not math.isnan(floats[name].sum())
-        },
+        # an entry does not keep these
+        words=np.full(len(order), np.nan),
+        recall=np.full(len(order), np.nan),
+        readings={name: floats[name][order] for name in READINGS if not math.isnan(floats[name].sum())},
         offsets=order,
     )
-    answers = (Texts(column.values, column.index[order]) for column in texts.values())
-    return samples, Answers(**dict(zip(("target", "answer", "choices"), answers, strict=True)))
+    answers = {name: Texts(column.values, column.index[order]) for name, column in texts.items()}
+    return samples, Answers(**answers)
 
 
 def _texts(column: Any) -> Texts:

@@ -71,7 +71,11 @@ def extract(
         ),
     ] = None,
     at: Annotated[
-        str, typer.Option(help="Tokens of the questions that are read: last, or the mean over image, text or both.")
+        str,
+        typer.Option(
+            help="Tokens of the questions that are read: last, or the mean over image, text or both; or patches: each"
+            " patch in the layers of the vision tower, for site=vision."
+        ),
     ] = "last",
     orthogonal_to: Annotated[
         str | None,

@@ -10,17 +10,29 @@ from lmms_steer.cli.registry_help import RegistryHelpCommand
 
 commands = typer.Typer(rich_markup_mode=None)
 
+# options of several commands
+ModelArgs = Annotated[
+    str, typer.Option("--model_args", "--model-args", help="Arguments of the unsteered model: pretrained=…")
+]
+Model = Annotated[str, typer.Option(help="The model's wrapper: {models}.")]
+Layers = Annotated[str, typer.Option(help="Layers: 5-20, 0-24:4 or 3,7. Default: all.")]
+Target = Annotated[str, typer.Option(help="Token target: image, text, both, last, …")]
+BatchSize = Annotated[int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions per forward pass.")]
+IncludePath = Annotated[Path | None, typer.Option("--include_path", "--include-path", help="Folder of your own tasks.")]
+AllowTest = Annotated[
+    bool,
+    typer.Option("--i-know-this-is-test", help="Allow choosing on test questions. Do not report results on them."),
+]
+
 
 @commands.command(cls=RegistryHelpCommand)
 def search(
-    model_args: Annotated[
-        str, typer.Option("--model_args", "--model-args", help="Arguments of the unsteered model: pretrained=…")
-    ],
+    model_args: ModelArgs,
     vector: Annotated[str, typer.Option(help="A vector, or several separated by commas.")],
     task: Annotated[str, typer.Option(help="Task with held-out questions: cvbench_relation_select, …")],
     output: Annotated[Path, typer.Option(help="Folder of the study. A search resumes there.")],
-    model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
-    layers: Annotated[str, typer.Option(help="Layers: 5-20, 0-24:4 or 3,7. Default: all.")] = "",
+    model: Model = "steered_hf",
+    layers: Layers = "",
     alphas: Annotated[
         str,
         typer.Option(
@@ -33,6 +45,12 @@ def search(
         typer.Option(
             help="Token targets, separated by commas: image, text, both, last, … Default: image,text,both; with lm-eval"
             " both,last."
+        ),
+    ] = "",
+    spec: Annotated[
+        str,
+        typer.Option(
+            help="Keys of a spec that every cell has, beside vector, layer, alpha and tokens: site=mlp,scale=token."
         ),
     ] = "",
     strategy: Annotated[
@@ -49,21 +67,14 @@ def search(
     controls: Annotated[int, typer.Option(min=0, help="Number of random vectors that go through the same search.")] = 5,
     trials: Annotated[int, typer.Option(min=1, help="Trials per vector, for strategies that propose cells.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the questions' order and of the strategy.")] = 0,
-    batch_size: Annotated[
-        int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions per forward pass.")
-    ] = 16,
+    batch_size: BatchSize = 16,
     memory: Annotated[
         float, typer.Option(help="GiB of unsteered activations to keep in memory; the rest is kept in --output.")
     ] = 4.0,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only the first questions.")] = None,
     confirm: Annotated[str | None, typer.Option(help="Task to measure the choices on, once, at the end.")] = None,
-    include_path: Annotated[
-        Path | None, typer.Option("--include_path", "--include-path", help="Folder of your own tasks.")
-    ] = None,
-    allow_test: Annotated[
-        bool,
-        typer.Option("--i-know-this-is-test", help="Allow choosing on test questions. Do not report results on them."),
-    ] = False,
+    include_path: IncludePath = None,
+    allow_test: AllowTest = False,
     keep: Annotated[
         bool, typer.Option("--keep", help="Save the winner as this vector's default for this model.")
     ] = False,
@@ -113,6 +124,7 @@ def search(
         layers=layers,
         alphas=alphas,
         tokens=tokens,
+        spec=spec,
         strategy=strategy,
         score=score,
         controls=controls,
@@ -139,18 +151,16 @@ def search(
 
 @commands.command(cls=RegistryHelpCommand)
 def layers(
-    model_args: Annotated[
-        str, typer.Option("--model_args", "--model-args", help="Arguments of the unsteered model: pretrained=…")
-    ],
+    model_args: ModelArgs,
     vector: Annotated[str, typer.Option(help="A vector.")],
-    model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
+    model: Model = "steered_hf",
     task: Annotated[
         str,
         typer.Option(help="Task with held-out questions, for scores that need some: cvbench_relation_select, …"),
     ] = "",
     scores: Annotated[str, typer.Option(help="Scores, separated by commas. Default: all. {layer_scores}.")] = "",
-    layers: Annotated[str, typer.Option(help="Layers: 5-20, 0-24:4 or 3,7. Default: all.")] = "",
-    tokens: Annotated[str, typer.Option(help="Token target: image, text, both, last, …")] = "image",
+    layers: Layers = "",
+    tokens: Target = "image",
     concept: Annotated[
         str | None, typer.Option(help="Name or file of the concept's sentences. Default: the vector's own.")
     ] = None,
@@ -159,21 +169,24 @@ def layers(
     batch_size: Annotated[
         int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions or sentences per forward pass.")
     ] = 16,
-    include_path: Annotated[
-        Path | None, typer.Option("--include_path", "--include-path", help="Folder of your own tasks.")
-    ] = None,
-    allow_test: Annotated[
-        bool,
-        typer.Option("--i-know-this-is-test", help="Allow choosing on test questions. Do not report results on them."),
-    ] = False,
+    include_path: IncludePath = None,
+    allow_test: AllowTest = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the scores into this file (.png, .svg, .pdf).")] = None,
 ) -> None:
     """Score a vector's layers without searching them: one row a layer, one column a score, the best marked."""
-    from lmms_steer.search.layers_command import LayersOptions, run_layers
+    from lmms_steer.plots.style import check_figure_suffix
+    from lmms_steer.search.layers import layers as score_layers
 
-    which = (scores, layers, tokens, concept, limit, seed, batch_size, include_path, allow_test, plot)
-    for line in run_layers(LayersOptions(model, model_args, vector, task, *which)):
+    if plot is not None:
+        check_figure_suffix(plot)
+    scored = score_layers(
+        model_args, vector, model=model, task=task, scores=scores, layers=layers, tokens=tokens, concept=concept,
+        limit=limit, seed=seed, batch_size=batch_size, include_path=include_path, allow_test=allow_test,
+    )  # fmt: skip
+    for line in scored.lines():
         echo(line)
+    if plot is not None:
+        echo(f"-> {scored.draw(plot)}")
 
 
 @commands.command("inspect", cls=RegistryHelpCommand)
@@ -185,8 +198,8 @@ def inspect_prompt(
             "--model_args", "--model-args", help="Arguments as for lmms-eval: pretrained=…,vector=…,layer=…,…"
         ),
     ],
-    model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
-    image: Annotated[list[Path] | None, typer.Option(help="An image. Repeatable.")] = None,
+    model: Model = "steered_hf",
+    image: Annotated[list[Path] | None, typer.Option(help="An image, a video or a sound. Repeatable.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
     alphas: Annotated[
         str | None,
@@ -219,14 +232,12 @@ def inspect_prompt(
 
 @commands.command(cls=RegistryHelpCommand)
 def curve(
-    model_args: Annotated[
-        str, typer.Option("--model_args", "--model-args", help="Arguments of the unsteered model: pretrained=…")
-    ],
+    model_args: ModelArgs,
     vector: Annotated[
         str, typer.Option(help="The word's vector, then vectors of other words for comparison: colour-red,colour-blue.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for curve.csv, curve.svg and curve.png.")],
-    model: Annotated[str, typer.Option(help="The model's wrapper: {models}.")] = "steered_hf",
+    model: Model = "steered_hf",
     word: Annotated[
         str, typer.Option(help="The answer whose probability is measured. Default: red for colour-red.")
     ] = "",
@@ -234,19 +245,20 @@ def curve(
         str, typer.Option(help="Layers, one at a time: 5-20, 0-24:4 or 3,7. Default: four of them.")
     ] = "",
     alphas: Annotated[str, typer.Option(help="Strengths: first:last:step, or a list; 0 is added.")] = "0.25:2:0.25",
-    tokens: Annotated[str, typer.Option(help="Token target: image, text, both, last, …")] = "image",
+    tokens: Target = "image",
     controls: Annotated[int, typer.Option(min=0, help="Number of random vectors of the first vector's norms.")] = 3,
     prompt: Annotated[
         str, typer.Option(help="The question. {shape} stands for the thing on the picture: circle, square, …")
     ] = "What colour is the {shape}? Answer with one word.",
-    pictures: Annotated[int, typer.Option(min=2, help="Number of pictures that are drawn.")] = 96,
+    pictures: Annotated[
+        int, typer.Option(min=2, help="Number of pictures that are drawn, or of a task's questions.")
+    ] = 96,
     shown: Annotated[str, typer.Option(help="Colours of the things on the pictures.")] = "yellow,orange",
     image: Annotated[
         list[Path] | None, typer.Option(help="A picture of your own, instead of drawn ones. Repeatable.")
     ] = None,
-    batch_size: Annotated[
-        int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions per forward pass.")
-    ] = 16,
+    task: Annotated[str, typer.Option(help="Ask a task's questions, with their images, videos or sounds.")] = "",
+    batch_size: BatchSize = 16,
 ) -> None:
     """Measure how probable a word becomes as an answer when its vector is added, beside other and random vectors.
 
@@ -255,7 +267,7 @@ def curve(
     from lmms_steer.search.word_curve_command import CurveOptions, run_curve
 
     names = tuple(dict.fromkeys(name.strip() for name in vector.split(",")))
-    pictured = (prompt, pictures, shown, tuple(image or ()), batch_size)
+    pictured = (prompt, pictures, shown, tuple(image or ()), task, batch_size)
     options = CurveOptions(model, model_args, names, output, word, layers, alphas, tokens, controls, *pictured)
     for line in run_curve(options):
         echo(line)

@@ -107,7 +107,7 @@ def import_vector(
     source = model_source(backbone, store_name=name)
     vectors = import_vector(file, layer, {**source, "concept": concept, "method": method})
     path = save_imported(vectors, store, replace)
-    echo(f"{vectors.name}: {format_shape(vectors.layers, vectors.hidden_size)} -> {path}")
+    echo(f"{vectors.name}: {format_shape(vectors.layers, vectors.hidden_size, vectors.patches)} -> {path}")
 
 
 @commands.command("push")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from lmms_steer.comparison.blank_runs import with_blank_runs_apart
 from lmms_steer.comparison.pairing import pairing_problem, shared_images
 from lmms_steer.comparison.samples import READINGS, Samples
 from lmms_steer.comparison.settings import Difference, check_kinds, setting_differences
@@ -57,11 +58,15 @@ class LeaderboardRow:
         empty: the share of empty answers.
         yes: the share of answers that say yes, where every question's label is yes or no.
         yes_labels: the share of labels that are yes, likewise.
+        words: the mean length of an answer in words.
+        recall: the mean share of an image's objects that a caption mentions.
         images: the number of images, where questions share them and the statistics go by image; else None.
         seconds: the duration of the whole runs that the row comes from.
         readings: name of `READINGS` ▸ what that reading of the answers gives, where all tasks log it.
         refused: why the system is not compared with the baseline; "" if it is.
         differences: settings other than the system's own in which it differs from the baseline.
+        blank: the same system with a grey image in place of each, compared with the baseline's run of that kind; None
+            without such a run.
         scale: 100 if all scores of the task are shares, which are shown in percent and points; else 1.
         samples: the samples that the row was computed from.
     """
@@ -85,11 +90,14 @@ class LeaderboardRow:
     empty: float = math.nan
     yes: float = math.nan
     yes_labels: float = math.nan
+    words: float = math.nan
+    recall: float = math.nan
     images: int | None = None
     seconds: float = math.nan
     readings: dict[str, OtherReading] = field(default_factory=dict)
     refused: str = ""
     differences: tuple[Difference, ...] = ()
+    blank: "LeaderboardRow | None" = field(default=None, repr=False)
     scale: float = 1.0
     samples: tuple[Samples, ...] = field(default=(), repr=False)
 
@@ -114,6 +122,18 @@ def build_leaderboard(systems: dict[str, System], allowed: Collection[str] = ())
         UserError: for an unknown kind, or if no system can be compared with the baseline.
     """
     check_kinds(allowed)
+    seeing, blank = with_blank_runs_apart(systems)
+    rows = _compared_rows(seeing, allowed)
+    refused = [f"{row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
+    if refused and all(math.isnan(row.p) for row in rows):
+        raise UserError("nothing can be compared with the baseline: " + "; ".join(refused))
+    beside = {(row.scope, row.task, row.system): row for row in (_compared_rows(blank, allowed) if blank else [])}
+    rows = [replace(row, blank=beside.get((row.scope, row.task, row.system))) for row in rows]
+    return _scaled(_holm_corrected(rows))
+
+
+def _compared_rows(systems: dict[str, System], allowed: Collection[str]) -> list[LeaderboardRow]:
+    """Compare systems with the first of them on every task, group and tag."""
     baseline = next(iter(systems.values()))
     paired: dict[str, dict[str, Samples]] = {}
     rows: list[LeaderboardRow] = []
@@ -123,10 +143,7 @@ def build_leaderboard(systems: dict[str, System], allowed: Collection[str] = ())
     runs = [run for system in systems.values() for run in system.tasks.values()]
     for scope, name, tasks in groups_of(runs, set(baseline.tasks)):
         rows += _group_rows(scope, name, tasks, systems, paired, rows)
-    refused = [f"{row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
-    if refused and all(math.isnan(row.p) for row in rows):
-        raise UserError("nothing can be compared with the baseline: " + "; ".join(refused))
-    return _scaled(_holm_corrected(rows))
+    return rows
 
 
 def groups_of(runs: Iterable[Samples], known: set[str]) -> Iterator[tuple[str, str, list[str]]]:
@@ -234,6 +251,8 @@ def _unpaired_row(
         empty=float(np.mean([run.empty.mean() for run in samples])),
         yes=float(np.mean([run.yes.mean() for run in samples])),
         yes_labels=float(np.mean([run.yes_labels.mean() for run in samples])),
+        words=float(np.mean([run.words.mean() for run in samples])),
+        recall=float(np.mean([run.recall.mean() for run in samples])),
         seconds=sum({run.results.sha256: run.results.seconds for run in samples}.values()),
         readings={
             name: OtherReading(

@@ -1,29 +1,22 @@
 """Write the page of a comparison: one HTML file that needs no network and shows everything from a run as text."""
 
-import base64
-import gzip
-import json
 import math
 from collections.abc import Iterator, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from lmms_steer import __version__
 from lmms_steer._util.formatting import format_p, format_seconds, format_share
 from lmms_steer.comparison import tables
 from lmms_steer.comparison.leaderboard import LeaderboardRow
+from lmms_steer.comparison.page_frame import packed, render_page
 from lmms_steer.comparison.page_questions import PageTask, page_tasks
 from lmms_steer.comparison.provenance import run_provenance
 from lmms_steer.comparison.row_notes import difference_lines
 from lmms_steer.comparison.studies import SearchMap, read_maps
-from lmms_steer.comparison.systems import System
+from lmms_steer.comparison.systems import BLANK_SUFFIX, System
 from lmms_steer.plots.heatmap import DEEP, GAIN, LOSS
 
-_ASSETS = "page_assets"
+_ASSETS = "comparison/page_assets"
 _SCRIPTS = ("common.js", "board.js", "gains.js", "maps.js", "samples.js")
 _TITLE_TASKS = 3
 """The largest number of tasks that the title names."""
@@ -61,31 +54,26 @@ def write_page(
     tasks = list(page_tasks(systems, most, pictures, include_path))
     left_out = [line for task in tasks for line in _left_out(task)]
     baseline = next(iter(systems))
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(_asset("page.html"))
-    text = page.render(
-        title=_title(systems),
+    text = render_page(
+        f"{_ASSETS}/page.html",
+        _title(systems),
+        _page_data(baseline, systems, rows, maps),
+        [f"{_ASSETS}/page.css"],
+        [f"{_ASSETS}/{name}" for name in _SCRIPTS],
         others=len(systems) - 1,
         baseline=baseline,
-        # our own files, with nothing from a run in them
-        style=Markup(_asset("page.css")),
-        script=Markup("\n".join(map(_asset, _SCRIPTS))),
-        board=_page_data(baseline, systems, rows, maps),
-        tasks=[{"task": task.task, "packed": _packed(_task_json(task))} for task in tasks],
+        tasks=[{"task": task.task, "packed": packed(_task_json(task))} for task in tasks],
         left_out=left_out,
         warnings=warnings,
         readings=tables.shown_readings(rows),
         caption=tables.CAPTION,
+        blank=any(row.blank for row in rows),
         different=any(row.different for row in rows),
         notes=difference_lines(rows),
-        version=__version__,
         has_maps=bool(maps),
     )
     tables.write_text(text, path)
     yield from left_out
-
-
-def _asset(name: str) -> str:
-    return files("lmms_steer.comparison").joinpath(f"{_ASSETS}/{name}").read_text(encoding="utf-8")
 
 
 def _title(systems: dict[str, System]) -> str:
@@ -115,16 +103,22 @@ def _page_data(
     baseline: str, systems: dict[str, System], rows: list[LeaderboardRow], maps: list[SearchMap]
 ) -> dict[str, Any]:
     """The JSON that the page's scripts read: everything but questions and answers."""
+    own = {(row.system, run.task): run for row in rows for run in row.samples}
+    blank = {(f"{row.system}{BLANK_SUFFIX}", run.task): run for row in rows if row.blank for run in row.blank.samples}
     provenance = {
-        (row.system, run.task): {"system": row.system, "task": run.task, **vars(run_provenance(run))}
-        for row in rows
-        for run in row.samples
+        key: {"system": key[0], "task": key[1], **vars(run_provenance(run))} for key, run in {**own, **blank}.items()
     }
     index = {key: number for number, key in enumerate(provenance)}
+
+    def made(row: LeaderboardRow) -> list[int]:
+        beside = row.blank.samples if row.blank else ()
+        shown = [(row.system, run) for run in row.samples] + [(f"{row.system}{BLANK_SUFFIX}", run) for run in beside]
+        return [index[name, run.task] for name, run in shown]
+
     return {
         "baseline": baseline,
         "readings": list(tables.shown_readings(rows).items()),
-        "rows": [_row_json(row, [index[row.system, run.task] for run in row.samples]) for row in rows],
+        "rows": [_row_json(row, made(row)) for row in rows],
         "made": list(provenance.values()),
         "maps": [_map_json(one) for one in maps],
         "shades": {"loss": LOSS, "gain": GAIN, "deep": DEEP},
@@ -153,6 +147,9 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "unparsed": _finite(row.unparsed),
         "empty": _finite(row.empty),
         "yes": _finite(row.yes),
+        "words": _finite(row.words),
+        "recall": _finite(row.recall),
+        "blank": _finite(row.blank.score * row.scale) if row.blank else None,
         **{name: _finite(reading.score * row.scale) for name, reading in row.readings.items()},
         "seconds": _finite(row.seconds),
         "fixed": row.fixed,
@@ -169,6 +166,9 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
             "unparsed": format_share(row.unparsed),
             "empty": format_share(row.empty),
             "yes": tables.format_yes(row),
+            "words": tables.format_words(row),
+            "recall": format_share(row.recall),
+            "blank": tables.format_blank(row),
             "seconds": format_seconds(row.seconds),
         },
     }
@@ -211,14 +211,6 @@ def _task_json(task: PageTask) -> dict[str, Any]:
             for question in task.questions
         ],
     }
-
-
-def _packed(content: dict[str, Any]) -> str:
-    """JSON, compressed and without any character that HTML interprets; the page unpacks a task when it is shown."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-    # an answer may hold half of a surrogate pair, which a browser shows as U+FFFD
-    raw = text.encode("utf-8", "surrogatepass")
-    return base64.b64encode(gzip.compress(raw, 6, mtime=0)).decode()
 
 
 def _finite(value: float) -> float | None:

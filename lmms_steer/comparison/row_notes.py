@@ -48,6 +48,7 @@ def comparison_warnings(comparison: Comparison, rows: list[LeaderboardRow], stud
         *(f"WARNING: left out: {line}" for line in comparison.left_out),
         *selection_warnings(comparison.systems.values(), read_searched_vectors(studies)),
         *unparsed_warnings(rows),
+        *_blind_gains(rows),
     ]
 
 
@@ -73,6 +74,16 @@ def _format_gains(rows: list[LeaderboardRow]) -> Iterator[str]:
                 f" format: it leaves {format_points(100 * fewer_unread).removeprefix('+')} points fewer answers unread"
                 " than the baseline"
             )
+
+
+def _blind_gains(rows: list[LeaderboardRow]) -> Iterator[str]:
+    """Warn of gains beyond chance of which at least half is there with grey images, too."""
+    for row in rows:
+        better = row.samples[0].direction if row.samples else 1
+        certain = min(better * row.low, better * row.high) > 0
+        if row.role != "control" and row.blank and certain and better * row.blank.gain >= better * row.gain / 2:
+            with_images, without = (format_points(one.gain * row.scale) for one in (row, row.blank))
+            yield f"WARNING: {row.task}: {row.system} gains {with_images} with the images and {without} with grey ones"
 
 
 def _decisive(row: LeaderboardRow) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 
 from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer._util.json import parse_json
+from lmms_steer.comparison.logged_scores import logged_recall, logged_score
 from lmms_steer.comparison.runs import RunResults
-from lmms_steer.comparison.yes_no import is_empty, logged_yes
+from lmms_steer.comparison.yes_no import answer_text, is_empty, logged_yes
 from lmms_steer.errors import UserError, first_line, shorten
 from lmms_steer.statistics import Floats, Ints
 
@@ -47,6 +48,8 @@ class Samples:
         empty: 1 where the answer is an empty text.
         yes: 1 where the answer says yes, 0 where it does not; NaN unless the label of every question is yes or no.
         yes_labels: 1 where the label is yes; NaN likewise.
+        words: the number of words of the answer; NaN for an answer that is no text.
+        recall: the share of the image's objects that a caption mentions; NaN where the task does not count them.
         readings: other readings of the answers that the task records, name of `READINGS` ▸ scores.
         offsets: where the document's line begins in the file.
     """
@@ -66,6 +69,8 @@ class Samples:
     empty: Floats
     yes: Floats
     yes_labels: Floats
+    words: Floats
+    recall: Floats
     readings: dict[str, Floats]
     offsets: Ints
 
@@ -111,6 +116,8 @@ class _Row(NamedTuple):
     empty: float
     yes_label: float
     yes: float
+    words: float
+    recall: float
     readings: tuple[float, ...]
     offset: int
 
@@ -185,6 +192,8 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
         empty=floats("empty"),
         yes=np.nan_to_num(floats("yes")) if yes_or_no else np.full_like(labels, np.nan),
         yes_labels=labels if yes_or_no else np.full_like(labels, np.nan),
+        words=floats("words"),
+        recall=floats("recall"),
         readings=_readings(used_metric, [row.readings for row in rows]),
         offsets=integers("offset"),
     )
@@ -213,13 +222,13 @@ def score_of(sample: dict[str, Any], names: Sequence[str]) -> tuple[str, float]:
     """Return the first of the names under which the sample has a number, and the number; ("", NaN) if there is none."""
     for name in names:
         value = sample.get(name)
-        # lmms-eval's own tasks log what they aggregate later: {"question_id": …, "score": 1.0}
-        if isinstance(value, dict):
-            value = value.get("score")
         try:
-            return name, float(value)  # type: ignore[arg-type]
+            # lmms-eval's own tasks log what they aggregate later: {"question_id": …, "score": 1.0}
+            number = logged_score(name, value) if isinstance(value, dict) else float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
             continue
+        if not (isinstance(value, dict) and math.isnan(number)):
+            return name, number
     return "", math.nan
 
 
@@ -252,6 +261,7 @@ def _row_of(sample: dict[str, Any], images_source: str, metric: str, score: floa
     reading = metric.removeprefix("acc_")
     unparsed = sample.get(f"unparsed_{reading}" if reading in READINGS else "unparsed")
     yes_label, yes = logged_yes(sample)
+    answer = answer_text(sample)
     return _Row(
         key=(doc_id << 32) + zlib.crc32(str(sample["target"]).encode()),
         doc_id=doc_id,
@@ -263,6 +273,8 @@ def _row_of(sample: dict[str, Any], images_source: str, metric: str, score: floa
         empty=float(is_empty(sample)),
         yes_label=yes_label,
         yes=yes,
+        words=float(len(answer.split())) if isinstance(answer, str) else math.nan,
+        recall=logged_recall(sample),
         readings=tuple(_number(sample.get(f"acc_{name}")) for name in READINGS),
         offset=offset,
     )

@@ -33,7 +33,7 @@ _PROMPT_ARGS = (
 _DECODING_ARGS = ("do_sample", "temperature", "top_p", "top_k", "num_beams", "max_new_tokens", "max_length")
 _IMAGE_ARGS = ("image", *IMAGE_SETTINGS, "max_num_frames", "max_frames_num", "num_frames", "fps", "max_image_size")
 _MODEL_ARGS = ("pretrained", "revision")
-_SYSTEM_ARGS = ("steering", *FIELDS, "answer_bias", *CONTRAST_ARGS)
+_SYSTEM_ARGS = ("preset", "steering", *FIELDS, "answer_bias", *CONTRAST_ARGS)
 """Model arguments that make the system what it is."""
 _SHOWN_PROMPT = 60
 """Characters that are shown of a prompt that differs, from shortly before the first difference."""

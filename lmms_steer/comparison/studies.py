@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer._util.json import read_json
+from lmms_steer._util.parquet import check_unpacked
 from lmms_steer.errors import UserError, reason
 from lmms_steer.plots.heatmap import Place, colour_limit
 
@@ -157,6 +158,7 @@ def _read_cells(path: Path) -> list[dict[str, Any]]:
         # a few bytes can stand for any number of equal rows, and of equal texts
         if file.metadata.num_rows > MAX_CELLS:
             raise ValueError(f"{file.metadata.num_rows} rows, more than {MAX_CELLS}")
+        check_unpacked(file.metadata, MAX_TEXT)
         names = [*_COLUMNS, *([_KL] if _KL in file.schema_arrow.names else [])]
         table = file.read(columns=names)
     texts = [chunk.dictionary for name in ("vector", "tokens") for chunk in table.column(name).chunks]

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.comparison.runs import Evaluation, RunResults, find_runs, read_results
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.models import BLANK
+from lmms_steer.vectors.controls import CONTROLS
 
 BLANK_SUFFIX = ", blank image"
 """What is added to the name of a run whose model was shown grey images."""
@@ -129,7 +131,14 @@ def role_of(tasks: dict[str, Samples]) -> str:
         return "control"
     if not record.get("spec"):
         return "other" if contrast else "unsteered"
-    return "control" if "control=" in record["spec"] else "steered"
+    return "control" if "control=" in record["spec"] or _are_controls(record.get("vectors")) else "steered"
+
+
+def _are_controls(vectors: Any) -> bool:
+    """Whether a record's vectors are all controls that were extracted as such, such as `mean_shift-shuffled`."""
+    origins = [one.get("provenance") for one in vectors if isinstance(one, dict)] if isinstance(vectors, list) else []
+    methods = [str(one.get("method", "")) if isinstance(one, dict) else "" for one in origins]
+    return bool(methods) and all(set(method.split("-")) & set(CONTROLS) for method in methods)
 
 
 def _systems_of_run(name: str, tasks: dict[str, Samples], baseline: str, baseline_tasks: set[str]) -> Iterator[System]:
@@ -143,7 +152,8 @@ def _systems_of_run(name: str, tasks: dict[str, Samples], baseline: str, baselin
         else:
             rest[task] = samples
     if next(iter(tasks.values())).results.steering.get("image") == BLANK:
-        name, baseline = f"{name}{BLANK_SUFFIX}", f"{baseline}{BLANK_SUFFIX}"
+        # a recipe calls the run of `vcd` with blank images `vcd-blank`
+        name, baseline = f"{name.removesuffix(f'-{BLANK}')}{BLANK_SUFFIX}", f"{baseline}{BLANK_SUFFIX}"
     role = "baseline" if name == baseline else role_of(tasks).replace("unsteered", "other")
     if rest:
         yield System(name, role, rest)

@@ -5,7 +5,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TextIO
@@ -21,6 +21,7 @@ from lmms_steer.comparison.samples import READINGS
 from lmms_steer.errors import UserError, reason
 
 SIGNIFICANT = 0.05
+BLANK_TITLE = "blank images"
 CAPTION = (
     "Scores in percent, gains in points over the baseline on the same questions, with 95% intervals. p: McNemar's"
     " mid-p, or sign flips for graded scores, averages and questions that share an image; p (Holm): corrected over all"
@@ -35,8 +36,8 @@ _LATEX_ESCAPES = str.maketrans({character: rf"\{character}" for character in "&%
 class LeaderboardRecord:
     """A row of the CSV and Parquet files: unrounded numbers, with the commands and hashes behind them.
 
-    The fields are the columns, in their order. Those up to `refused` are `LeaderboardRow`'s. The others are
-    `RunProvenance`'s; a group or tag has several values, separated by spaces.
+    The fields are the columns, in their order. Those up to `refused` are `LeaderboardRow`'s; `blank_…` are its row with
+    blank images. The others are `RunProvenance`'s; a group or tag has several values, separated by spaces.
 
     Attributes:
         vectors: JSON, name ▸ sha256.
@@ -64,6 +65,12 @@ class LeaderboardRecord:
     empty: float
     yes: float
     yes_labels: float
+    words: float
+    recall: float
+    blank_score: float
+    blank_gain: float
+    blank_low: float
+    blank_high: float
     seconds: float
     refused: str
     command: str
@@ -105,6 +112,12 @@ def leaderboard_record(row: LeaderboardRow) -> LeaderboardRecord:
         empty=row.empty,
         yes=row.yes,
         yes_labels=row.yes_labels,
+        words=row.words,
+        recall=row.recall,
+        blank_score=row.blank.score if row.blank else math.nan,
+        blank_gain=row.blank.gain if row.blank else math.nan,
+        blank_low=row.blank.low if row.blank else math.nan,
+        blank_high=row.blank.high if row.blank else math.nan,
         seconds=row.seconds,
         refused=row.refused,
         command=joined(lambda run: run.command),
@@ -130,6 +143,13 @@ def format_gain(row: LeaderboardRow) -> str:
         return ""
     gain, low, high = (format_points(value * row.scale) for value in (row.gain, row.low, row.high))
     return f"{gain} [{low}, {high}]"
+
+
+def format_blank(row: LeaderboardRow) -> str:
+    """`49.0, +0.5 [-0.4, +1.4]`: score and gain with blank images; "" where no run had them."""
+    if row.blank is None:
+        return ""
+    return ", ".join(filter(None, (format_score(shown := replace(row.blank, scale=row.scale)), format_gain(shown))))
 
 
 def format_reading(row: LeaderboardRow, name: str) -> str:
@@ -169,6 +189,11 @@ def format_yes(row: LeaderboardRow) -> str:
     return "" if math.isnan(row.yes) else f"{format_share(row.yes)} (of {format_share(row.yes_labels)})"
 
 
+def format_words(row: LeaderboardRow) -> str:
+    """`42.3`: the mean length of an answer in words; "" where answers are no text."""
+    return "" if math.isnan(row.words) else format_number(row.words)
+
+
 def format_questions(row: LeaderboardRow) -> str:
     """`200`, and the number of images if questions share them: `200 (50 images)`."""
     return f"{row.n}" if row.images is None else f"{row.n} ({row.images} images)"
@@ -189,7 +214,7 @@ _COLUMNS: tuple[tuple[str, Callable[[LeaderboardRow], str]], ...] = (
 
 
 def _columns(rows: list[LeaderboardRow]) -> list[tuple[str, Callable[[LeaderboardRow], str]]]:
-    """Return the columns, with those that only some leaderboards need: readings, yes, empty, and what differs."""
+    """Return the columns, with those that only some leaderboards need."""
     columns = list(_COLUMNS)
     columns[3:3] = [(title, partial(format_reading, name=name)) for name, title in shown_readings(rows).items()]
     place = [title for title, _ in columns].index("unparsed") + 1
@@ -197,6 +222,11 @@ def _columns(rows: list[LeaderboardRow]) -> list[tuple[str, Callable[[Leaderboar
         columns.insert(place, ("empty", lambda row: format_share(row.empty)))
     if any(row.yes >= 0 for row in rows):
         columns.insert(place, ("yes", format_yes))
+    if any(row.recall >= 0 for row in rows):
+        columns.insert(place, ("words", format_words))
+        columns.insert(place, ("recall", lambda row: format_share(row.recall)))
+    if any(row.blank for row in rows):
+        columns.insert(3, (BLANK_TITLE, format_blank))
     if any(row.different for row in rows):
         columns.append(("different", lambda row: row.different))
     return columns
@@ -240,7 +270,7 @@ def latex(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
     """Return a table for the booktabs package, with caption and warnings as its caption."""
     columns = _columns(rows)
     titles = " & ".join(title.translate(_LATEX_ESCAPES) for title, _ in columns)
-    with_gains = ("gain [95%]", *shown_readings(rows).values())
+    with_gains = ("gain [95%]", BLANK_TITLE, *shown_readings(rows).values())
     lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering", "\\small"]
     lines += [f"\\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", "\\toprule", f"{titles} \\\\"]
     for task, task_rows in _by_task(rows):

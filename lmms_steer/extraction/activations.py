@@ -44,6 +44,8 @@ class Activations:
         skipped: sentences that were left out, each with the reason.
         unknown_words: words that the tokenizer does not know.
         shuffled_images: of an image contrast: the same with the images of other questions.
+        tower: layers, patches and width of a vision tower whose layers were read instead. Anchors and controls are
+            then one row each, the mean over all questions, [1, layers, patches * width].
     """
 
     anchors: Rows
@@ -54,6 +56,14 @@ class Activations:
     skipped: tuple[str, ...] = ()
     unknown_words: tuple[str, ...] = ()
     shuffled_images: "Activations | None" = None
+    tower: tuple[int, int, int] | None = None
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many anchors and controls were read."""
+        if self.tower is not None:
+            return len(self.anchor_places), len(self.control_places)
+        return len(self.anchors), len(self.controls)
 
     @property
     def anchor_sentence(self) -> npt.NDArray[np.int64]:

@@ -15,6 +15,7 @@ from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.extraction.image_contrasts import check_image_contrast
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings
+from lmms_steer.extraction.patches import PATCHES
 from lmms_steer.extraction.sae_endpoint import configured_endpoint
 from lmms_steer.extraction.sae_judge import get_judge
 from lmms_steer.extraction.sae_verdicts import Verdicts
@@ -26,8 +27,8 @@ from lmms_steer.vectors.ownership import check_name_is_free, have_same_direction
 from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
 from lmms_steer.vectors.weights import model_source
 
-QUESTION_TOKENS = ("last", "image", "text", "both")
-"""The tokens at which questions about images can be read."""
+QUESTION_TOKENS = ("last", "image", "text", "both", PATCHES)
+"""The tokens at which questions about images can be read, or the patches of the vision tower."""
 SHUFFLED = "shuffled_images"
 CHECK_SECONDS = 20.0
 """How long to wait for a judge's first answer: a local server may still be loading its model."""
@@ -104,7 +105,8 @@ def extract_to_store(
     with progress:
         for concept, activations in readings:
             yield from activations.warnings(concept, source.name)
-            found = count_noun(len(activations.anchors), "anchor"), count_noun(len(activations.controls), "control")
+            anchors, controls = activations.counts
+            found = count_noun(anchors, "anchor"), count_noun(controls, "control")
             for method in methods:
                 if f"{source.name}/{concept.name}/{method}" in kept:
                     continue
@@ -114,7 +116,7 @@ def extract_to_store(
                 progress.record(vectors, path)
                 stored[vectors.name] = path
                 yield from extracted.notes
-                shape = format_shape(vectors.layers, vectors.hidden_size)
+                shape = format_shape(vectors.layers, vectors.hidden_size, vectors.patches)
                 yield f"{vectors.name}: {', '.join(found)}, {shape} -> {path}"
     warn_of_mixed_names(source.source, root, stored.values())
     names = list(stored)
@@ -150,6 +152,8 @@ def _checked(
         raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
     if settings.at not in QUESTION_TOKENS:
         raise unknown_name("--at", settings.at, QUESTION_TOKENS)
+    if settings.at == PATCHES:
+        _check_patches(methods, settings)
     if settings.image_contrast is None:
         return [], methods
     check_image_contrast(settings.image_contrast)
@@ -159,6 +163,25 @@ def _checked(
         name for method in methods for name in (method, *([] if split_method(method)[1] else [f"{method}-{SHUFFLED}"]))
     ]
     return [], list(dict.fromkeys(with_controls))
+
+
+def _check_patches(methods: Sequence[str], settings: ExtractionSettings) -> None:
+    """Check that directions of patches can be extracted as the user wants.
+
+    Raises:
+        UserError: for contrasting prompts, which the vision tower does not see, and for a method that needs each
+            question.
+    """
+    if settings.image_contrast in (None, "absent"):
+        raise UserError(
+            f"--at {PATCHES}: the vision tower sees images only: contrast them with --image_contrast masked"
+        )
+    if settings.orthogonal_to is not None:
+        raise UserError(f"--at {PATCHES}: --orthogonal_to needs one direction for each layer")
+    for method in methods:
+        base, control = split_method(method)
+        if base != "mean_shift" or control not in ("", "random", SHUFFLED):
+            raise UserError(f"--at {PATCHES}, --method {method}: only the mean over the questions is kept: mean_shift")
 
 
 def _check_judge(

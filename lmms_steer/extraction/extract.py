@@ -157,7 +157,7 @@ class Backbone:
             UserError: for a method that does not exist, one that finds no direction in these activations, or layers
                 that the backbone does not have.
         """
-        n_layers = self.source["n_layers"]
+        n_layers = self.source["n_layers"] if activations.tower is None else activations.tower[0]
         if settings.layers is not None and max(settings.layers) >= n_layers:
             raise UserError(f"--layers {format_layers(settings.layers)}: {self.name} has the layers 0-{n_layers - 1}")
         if log_warnings and concept.sentences_sha256 not in self._warned_of:
@@ -208,13 +208,14 @@ class Backbone:
     def _with_provenance(
         self, job: ExtractionJob, method: str, result: MethodResult, activations: Activations
     ) -> Extracted:
-        counts: dict[str, Any] = {"anchors": len(activations.anchors), "controls": len(activations.controls)}
+        counts: dict[str, Any] = dict(zip(("anchors", "controls"), activations.counts, strict=True))
         if job.settings.image_contrast is not None:
             counts |= {"image_contrast": job.settings.image_contrast, "at": job.settings.at}
         versions = {name: version(name) for name in ("transformers", *result.libraries)}
         provenance: Mapping[str, Any] = {
             **self.source,
             "layer_convention": LAYER_CONVENTION,
+            **_about_tower(activations),
             "method": method,
             "settings": {**counts, **result.settings},
             "concept": job.concept.name,
@@ -224,6 +225,8 @@ class Backbone:
         }
         layers = job.settings.layers
         directions = {layer: v for layer, v in result.directions.items() if layers is None or layer in layers}
+        if activations.tower is not None:
+            directions = {layer: np.reshape(v, activations.tower[1:]) for layer, v in directions.items()}
         if job.settings.orthogonal_to is not None:
             removed = SteeringVectors.load(store.find(job.settings.orthogonal_to, self.name).path)
             directions = without_component(directions, removed)
@@ -241,6 +244,15 @@ class Backbone:
             )
         notes = [f"{vectors.name}: norm 0 at layer {format_layers(zero)}: it cannot steer there"] if zero else []
         return Extracted(vectors, (*result.notes, *notes))
+
+
+def _about_tower(activations: Activations) -> dict[str, Any]:
+    """The provenance of directions that were read in a vision tower; empty for others."""
+    if activations.tower is None:
+        return {}
+    n_layers, patches, width = activations.tower
+    convention = "output of the 0-based layer of the vision tower"
+    return {"n_layers": n_layers, "hidden_size": width, "patches": patches, "layer_convention": convention}
 
 
 def _function_name(function: MethodFunction) -> str:

@@ -10,6 +10,7 @@ sentence, the two rows of a line belong to one sentence.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from lmms_steer.errors import UserError, reason
 from lmms_steer.extraction.activations import Activations, Rows, out_of_memory
 from lmms_steer.extraction.image_contrasts import contrast_image, other_places
 from lmms_steer.extraction.job import ExtractionSettings
+from lmms_steer.extraction.patches import PATCHES, read_patches
 from lmms_steer.extraction.tokens import TokenSpan
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.prompts import prompt_format_for
 from lmms_steer.models.visuals import Visual, open_image
-from lmms_steer.steering.anatomy import hides_images, image_token_ids, keeps_all_positions
+from lmms_steer.steering.anatomy import keeps_all_positions
+from lmms_steer.steering.placeholders import hides_media, placeholders
 from lmms_steer.steering.positions import token_mask
 from lmms_steer.steering.recording import record_layers
 
@@ -167,7 +170,7 @@ def read_image_pair_activations(
         model, processor: of the multimodal model.
         pairs: the questions.
         at: `last`: the last token of the prompt, where the model is about to answer; `image`, `text`, `both`: the mean
-            over these tokens.
+            over these tokens; `patches`: each patch in the vision tower, as the mean over the questions.
         batch_size: questions per forward pass; fewer after an out-of-memory error.
         runner: remembers how many questions fitted into memory.
 
@@ -175,16 +178,25 @@ def read_image_pair_activations(
         UserError: when an image cannot be opened, or a single question does not fit into memory; for tokens that the
             model's prompts do not have.
     """
-    if at != "last" and hides_images(model.config):
+    if at not in ("last", PATCHES) and hides_media(model.config):
         raise UserError(
             f"--at {at}: the config of this {type(model).__name__} does not say which tokens are images: use --at last"
         )
 
+    shape: tuple[int, int, int] | None = None
+
     def read(pairs: Sequence[ImagePair]) -> Activations:
+        nonlocal shape
         sides = [[pair.anchor for pair in pairs], [pair.control for pair in pairs]]
-        rows = [_read(model, processor, questions, at, batch_size, runner) for questions in sides]
+        if at == PATCHES:
+            means = [read_patches(model, partial(_inputs, model, processor, q), len(q), batch_size) for q in sides]
+            shape = means[0].shape
+            rows = [mean.reshape(1, shape[0], -1) for mean in means]
+        else:
+            rows = [_read(model, processor, questions, at, batch_size, runner) for questions in sides]
         spans = [tuple(TokenSpan(i, 0, len(q.text)) for i, q in enumerate(questions)) for questions in sides]
-        return Activations(rows[0], rows[1], spans[0], spans[1], tuple(question.text for question in sides[0]))
+        texts = tuple(question.text for question in sides[0])
+        return Activations(rows[0], rows[1], spans[0], spans[1], texts, tower=shape)
 
     found = read(pairs.pairs)
     return replace(found, shuffled_images=read(pairs.shuffled)) if pairs.shuffled else found
@@ -194,22 +206,18 @@ def _read(
     model: Any, processor: Any, questions: list[ImageQuestion], at: str, batch_size: int, runner: ShrinkingRunner
 ) -> Rows:
     """Each layer's output at the wanted tokens of each question: float32 [questions, layers, width]."""
-    make_inputs, device = prompt_format_for(processor), next(model.parameters()).device
-    processor.tokenizer.padding_side = "left"
-    image_ids = image_token_ids(model.config)
+    media = placeholders(model.config)
     # all positions are computed, where only the last one's logits are wanted, too
     kept = 1 if at == "last" else keeps_all_positions(model)
 
     def read(numbers: list[int]) -> list[Rows]:
-        images = [list(questions[number].load()) for number in numbers]
-        batch = make_inputs(processor, [questions[number].text for number in numbers], images, None).to(device)
-        inputs = {k: v.to(model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
+        inputs = _inputs(model, processor, questions, numbers)
         with record_layers(model) as outputs, torch.inference_mode():
             model(**inputs, logits_to_keep=kept)
         if at == "last":
             rows = torch.stack([output[:, -1] for output in outputs], dim=1).float()
         else:
-            mask = token_mask(batch["input_ids"], batch.get("attention_mask"), image_ids, at)
+            mask = token_mask(inputs["input_ids"], inputs.get("attention_mask"), media, at)
             if not bool(mask.any(1).all()):
                 raise UserError(f"--at {at}: a prompt has no such tokens")
             rows = torch.stack([_mean(output, mask) for output in outputs], dim=1)
@@ -222,6 +230,15 @@ def _read(
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, "with one question at a time") from error
     return np.stack(rows)
+
+
+def _inputs(model: Any, processor: Any, questions: Sequence[ImageQuestion], numbers: Sequence[int]) -> dict[str, Any]:
+    """Some of the questions as the model takes them."""
+    make_inputs, device = prompt_format_for(processor), next(model.parameters()).device
+    processor.tokenizer.padding_side = "left"
+    images = [list(questions[number].load()) for number in numbers]
+    batch = make_inputs(processor, [questions[number].text for number in numbers], images, None).to(device)
+    return {k: v.to(model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
 
 
 def _mean(output: Tensor, mask: Tensor) -> Tensor:

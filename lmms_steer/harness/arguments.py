@@ -130,14 +130,17 @@ def _split_at_commas(text: str, option: str) -> list[str]:
     return [part for part in parts if part.strip()]
 
 
-def check_keys(given: Iterable[str], known: Collection[str], takes_others: bool = False) -> None:
+def check_keys(
+    given: Iterable[str], known: Collection[str], takes_others: bool = False, option: str = "--model_args"
+) -> None:
     """Check the names of arguments, so that a misspelled one is neither ignored nor blamed on another one.
 
     Args:
-        given: the names in `--model_args`.
+        given: the names in the option.
         known: the names that the model declares, the keys of a spec included.
         takes_others: whether the model also takes arguments that it does not declare. Of those, only a misspelling of a
             known one is refused.
+        option: its name, for the message.
 
     Raises:
         UserError: for an unknown name, with the nearest known one.
@@ -145,7 +148,7 @@ def check_keys(given: Iterable[str], known: Collection[str], takes_others: bool 
     for name in given:
         if name in known or (takes_others and not get_close_matches(name, known, n=1, cutoff=SPELLING_CUTOFF)):
             continue
-        raise unknown_name("key", name, known, "in --model_args")
+        raise unknown_name("key", name, known, f"in {option}")
 
 
 def check_model(model: str) -> None:

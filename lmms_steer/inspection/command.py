@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lmms_steer.harness.arguments import check_model_args, join_model_args
 from lmms_steer.inspection.strengths import check_alphas
-from lmms_steer.models.visuals import open_image
+from lmms_steer.models.visuals import open_visual
 from lmms_steer.plots.style import check_figure_suffix
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def inspect(
         prompt: the question.
         model_args: as for lmms-eval, in one line or as a mapping: `pretrained`, and the keys of a spec.
         model: the model's wrapper; `steered_hf` also takes a text model.
-        image: the image file of the question, or several.
+        image: the image, video or sound file of the question, or several.
         alphas: strengths at which the model continues the prompt; default for a text model: 0, half, once and twice
             the spec's.
         new_tokens: how many tokens it writes at most. Default: 24 for a text model, or if alphas are given; else 0.
@@ -44,7 +44,7 @@ def inspect(
     if spec:
         check_alphas(spec, alphas)
     paths = [image] if isinstance(image, str | Path) else image
-    opened = [open_image(Path(path)) for path in paths]
+    opened = [open_visual(Path(path)) for path in paths]
     # these import torch
     from lmms_steer.harness.steered_text import create_any_model
     from lmms_steer.inspection.prompt import inspect_prompt

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from lmms_steer.inspection.continuations import Continuation
+from lmms_steer.models.media import Audio, Frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,25 +17,26 @@ class MeasuredPrompt:
         spec: in one line; "" for none.
         layer: the first steered layer; without a spec the middle layer.
         tokens: the prompt's tokens as the tokenizer spells them.
-        image: whether each token is an image token.
+        kinds: of each token: `image`, `video`, `audio` or `text`.
         steered: whether each token's residual changed at the layer: measured, not computed from the mask.
         norms: |h| of each token at the layer, unsteered.
         effects: the effect of each intervention at the layer, one line each.
-        added: kind of tokens (`image`, `text`) ▸ the norms of the vectors that are added to them at the layer.
+        added: kind of tokens ▸ the norms of the vectors that are added to them at the layer.
         before, after: the most likely next tokens with their probabilities, unsteered and steered.
         skipped: tokens at the beginning that do not count in means: the first one of a text model, as for
             `scale=relative` (`lmms_steer.models.residual_norms.measure_norms`).
         continuations: what the model writes at several strengths; empty if that was not asked for.
         effects_after: the effects at further layers, one line each.
-        model_adds: the mean norm of what the model itself adds to image tokens between the layer and the next (picture
-            features of a deepstack), on which the vector has no influence; 0 for nothing.
+        model_adds: the mean norm of what the model itself adds to image and video tokens between the layer and the next
+            (picture features of a deepstack), on which the vector has no influence; 0 for nothing.
         picture: the prompt's first image, for the figure.
+        media: the frames of its first video, or its first sound.
     """
 
     spec: str
     layer: int
     tokens: list[str]
-    image: list[bool]
+    kinds: list[str]
     steered: list[bool]
     norms: list[float]
     effects: list[str]
@@ -46,3 +48,4 @@ class MeasuredPrompt:
     model_adds: float = 0.0
     effects_after: Sequence[str] = ()
     picture: Image.Image | None = field(default=None, compare=False)
+    media: Frames | Audio | None = field(default=None, compare=False)

@@ -17,11 +17,16 @@ from lmms_steer.harness.steered_text import SteeredText
 from lmms_steer.inspection.continuations import continuations
 from lmms_steer.inspection.measured import MeasuredPrompt
 from lmms_steer.inspection.prompt_figure import inspection_figure
-from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
+from lmms_steer.models.media import Audio, Frames
+from lmms_steer.models.media_inputs import video_frames
+from lmms_steer.models.visuals import Visual
+from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions
 from lmms_steer.steering.gates import gates
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector
+from lmms_steer.steering.placeholders import MEDIA, Placeholders, placeholders
+from lmms_steer.steering.positions import kinds_of, media_mask
 from lmms_steer.steering.recording import record_layers, record_site
 from lmms_steer.steering.scaled_vectors import active_interventions
 from lmms_steer.steering.sites import DEFAULT_SITE, sites
@@ -38,10 +43,10 @@ class PromptInspection(MeasuredPrompt):
     """One prompt, unsteered and steered. `print` shows it as text, a notebook as a table."""
 
     def to_pandas(self) -> "pandas.DataFrame":
-        """A row for each token of the prompt: `token`, `image`, `steered` and `norm`."""
+        """A row for each token of the prompt: `token`, `kind`, `steered` and `norm`."""
         import pandas
 
-        columns = {"token": self.tokens, "image": self.image, "steered": self.steered, "norm": self.norms}
+        columns = {"token": self.tokens, "kind": self.kinds, "steered": self.steered, "norm": self.norms}
         return pandas.DataFrame(columns)
 
     def plot(self) -> Any:
@@ -68,7 +73,7 @@ class PromptInspection(MeasuredPrompt):
 
 def inspect_prompt(
     lm: SteeredVlm | SteeredText,
-    images: list[Image.Image],
+    visuals: Sequence[Visual],
     prompt: str,
     alphas: Sequence[float] | None = None,
     new_tokens: int = 0,
@@ -77,7 +82,7 @@ def inspect_prompt(
 
     Args:
         lm: the model, with its spec.
-        images: of the prompt.
+        visuals: images, videos and sounds of the prompt.
         prompt: the question.
         alphas: strengths at which the model continues the prompt; None for 0, half, once and twice the spec's.
         new_tokens: how many tokens it writes at most; 0 for no continuations.
@@ -86,30 +91,30 @@ def inspect_prompt(
         UserError: for alphas, but a spec of none or several interventions.
     """
     interventions = lm.resolved.spec.interventions
-    inputs = lm.model_inputs([prompt], [images])
+    inputs = lm.model_inputs([prompt], [list(visuals)])
     lm.attachment.remove()
     in_decoder = [i for i in interventions if sites.get(i.site).tower == "decoder"]
     layer = min((number for i in in_decoder for number in i.layer_numbers), default=len(decoder_layers(lm.model)) // 2)
     places = {i.site for i in in_decoder if layer in i.layer_numbers}
     unsteered, before, at_sites = _run(lm.model, inputs, places, layer)
-    image_ids = image_token_ids(lm.model.config)
-    model_adds = _added_after(lm.model, inputs, layer, image_ids)
+    media = placeholders(lm.model.config)
+    model_adds = _added_after(lm.model, inputs, layer, media)
     written = continuations(lm, inputs, alphas, new_tokens) if new_tokens else []
     lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
     _, after, steered = _run(lm.model, inputs, places, layer)
     ids = inputs["input_ids"][0]
-    by_layer = sorted(active_interventions(lm.resolved), key=lambda pair: pair[0].layer or 0)
+    by_layer = sorted(active_interventions(lm.resolved, media.kinds), key=lambda pair: pair[0].layer or 0)
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
     active = [one for one in every if one[0].layer == layer and sites.get(one[0].site).tower == "decoder"]
     norms = unsteered[layer][0].float().norm(dim=-1).tolist()
-    image = [token in image_ids for token in ids.tolist()]
+    kinds = kinds_of(ids, media)
     skipped = int(lm.text_only and len(ids) > 1)
-    means = {kind: _mean(norms, image, wanted, skipped) for kind, wanted in (("image", True), ("text", False))}
+    means = {kind: _mean(norms, kinds, kind, skipped) for kind in (*MEDIA, "text")}
     return PromptInspection(
         spec=str(lm.resolved.spec),
         layer=layer,
         tokens=[str(token).replace("\n", "\\n") for token in lm.tokenizer.convert_ids_to_tokens(ids.tolist())],
-        image=image,
+        kinds=kinds,
         steered=[any(there) for there in zip(*map(_changed, at_sites, steered), strict=True)] or [False] * len(ids),
         norms=norms,
         effects=[_effect(i, operation, vector) for i, operation, vector in active],
@@ -130,7 +135,8 @@ def inspect_prompt(
         model_adds=model_adds,
         effects_after=[f"layer {one[0].layer}, {_effect(*one)}" for one in every if one not in active],
         continuations=written,
-        picture=images[0] if images else None,
+        picture=next((one for one in visuals if isinstance(one, Image.Image)), None),
+        media=_first_media(lm, visuals),
     )
 
 
@@ -138,9 +144,17 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
     """The inspection as text, with steered tokens in [brackets] and a count of equal image tokens."""
     yield f"spec: {inspection.spec or 'none (the baseline)'}"
     yield f"layer {inspection.layer}, {'; '.join(inspection.effects) or 'nothing is done'}"
-    for kind, wanted in (("image", True), ("text", False)):
-        if kind == "text" or any(inspection.image) or not inspection.skipped:
-            yield _kind_line(inspection, kind, wanted)
+    shown = [kind for kind in MEDIA if kind in inspection.kinds]
+    if not shown and not inspection.skipped:
+        shown = ["image"]
+    yield from (_kind_line(inspection, kind) for kind in (*shown, "text"))
+    if isinstance(inspection.media, Frames):
+        seconds = inspection.media.seconds
+        yield f"  video: {count_noun(len(seconds), 'frame')}, from {seconds[0]:.3g} to {seconds[-1]:.3g} s"
+    elif inspection.media is not None:
+        tokens = inspection.kinds.count("audio")
+        length = inspection.media.seconds
+        yield f"  audio: {length:.3g} s" + (f", {1000 * length / tokens:.3g} ms for each token" if tokens else "")
     if inspection.model_adds:
         yield (
             f"  after layer {inspection.layer} the model itself adds picture features to the image tokens, of mean norm"
@@ -165,9 +179,17 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
         yield from (f"  {one.strength:{width}}  {one.text!r}" for one in inspection.continuations)
 
 
-def _kind_line(inspection: PromptInspection, kind: str, wanted: bool) -> str:
-    """How many image or text tokens are steered, their mean norm, and how much is added relative to it."""
-    places = [place for place, image in enumerate(inspection.image) if image is wanted]
+def _first_media(lm: SteeredVlm | SteeredText, visuals: Sequence[Visual]) -> Frames | Audio | None:
+    """The frames of the first video as the model is shown them, or the first sound."""
+    first = next((one for one in visuals if not isinstance(one, Image.Image)), None)
+    if first is None or isinstance(first, Audio) or isinstance(lm, SteeredText):
+        return first if isinstance(first, Audio) else None
+    return video_frames(lm.processor, first)
+
+
+def _kind_line(inspection: PromptInspection, kind: str) -> str:
+    """How many tokens of a kind are steered, their mean norm, and how much is added relative to it."""
+    places = [place for place, of in enumerate(inspection.kinds) if of == kind]
     steered = sum(inspection.steered[place] for place in places)
     line = f"  {kind} tokens: {steered} of {len(places)} steered, "
     norms = [inspection.norms[place] for place in places if place >= inspection.skipped]
@@ -183,10 +205,10 @@ def _kind_line(inspection: PromptInspection, kind: str, wanted: bool) -> str:
 
 def _runs(inspection: PromptInspection) -> Iterator[str]:
     """Runs of tokens of one kind: `[<image>×256]`, `Where is the cup`."""
-    tokens = list(zip(inspection.tokens, inspection.image, inspection.steered, strict=True))
-    for (token, image, steered), run in groupby(tokens, key=lambda t: (t[0] if t[1] else "", t[1], t[2])):
+    tokens = list(zip(inspection.tokens, inspection.kinds, inspection.steered, strict=True))
+    for (token, kind, steered), run in groupby(tokens, key=lambda t: ("" if t[1] == "text" else t[0], t[1], t[2])):
         members = [name for name, _, _ in run]
-        text = f"{token}×{len(members)}" if image else " ".join(members)
+        text = " ".join(members) if kind == "text" else f"{token}×{len(members)}"
         yield f"[{text}]" if steered else text
 
 
@@ -202,9 +224,9 @@ def _run(
     return outputs, logits, [tensors[0].view(outputs[layer].shape) for tensors in seen]
 
 
-def _mean(norms: Sequence[float], image: Sequence[bool], wanted: bool, skipped: int) -> float:
-    """The mean norm of the image or text tokens; 0 without any."""
-    own = [norm for norm, is_image in list(zip(norms, image, strict=True))[skipped:] if is_image is wanted]
+def _mean(norms: Sequence[float], kinds: Sequence[str], kind: str, skipped: int) -> float:
+    """The mean norm of the tokens of a kind; 0 without any."""
+    own = [norm for norm, of in list(zip(norms, kinds, strict=True))[skipped:] if of == kind]
     return sum(own) / len(own) if own else 0.0
 
 
@@ -232,10 +254,10 @@ def _condition(intervention: Intervention) -> str:
     return f", {whose[intervention.read or gate.read]} {gate.name} is {intervention.fires} {threshold:g}"
 
 
-def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, image_ids: tuple[int, ...]) -> float:
-    """The mean norm of the difference between a layer's output and the next one's input at image tokens."""
+def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, media: Placeholders) -> float:
+    """The mean norm of the difference between a layer's output and the next one's input at image and video tokens."""
     layers = decoder_layers(model)
-    image = torch.isin(inputs["input_ids"], torch.tensor(image_ids, device=inputs["input_ids"].device))
+    image = media_mask(inputs["input_ids"], media, "image", "video")
     if layer + 1 == len(layers) or not image.any():
         return 0.0
     seen: list[Tensor] = []
@@ -254,7 +276,7 @@ def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, image_ids: t
 
 def _changes(tokens: str, kind: str) -> bool:
     """Whether an intervention on `tokens` can change tokens of a kind; the last token and so on are text."""
-    return tokens.startswith("both") or (tokens == "image") == (kind == "image")
+    return tokens.startswith("both") or (tokens if tokens in MEDIA else "text") == kind
 
 
 def _most_likely(lm: SteeredVlm | SteeredText, logits: Tensor) -> list[tuple[str, float]]:

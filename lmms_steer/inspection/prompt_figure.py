@@ -1,4 +1,5 @@
-"""The figure of `lmms-steer inspect --picture FILE`: the image's patches, the prompt's tokens, and the next tokens."""
+"""The figure of `lmms-steer inspect --picture FILE`: the image's patches or a
+video's frames, the prompt's tokens, and the next tokens."""
 
 import math
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from lmms_steer.inspection.measured import MeasuredPrompt
+from lmms_steer.inspection.media_figure import draw_media, media_kind
 from lmms_steer.plots.style import GREY, ROLE_COLOURS, VERMILLION, figure_maker, figure_style, literal_text, save_figure
 
 _STEERED, _UNSTEERED = ROLE_COLOURS["steered"], GREY
@@ -32,12 +34,16 @@ def draw_inspection(inspection: MeasuredPrompt, path: Path) -> Path:
 def inspection_figure(inspection: MeasuredPrompt) -> Any:
     """Draw the figure, as a `matplotlib.figure.Figure`."""
     maker, image = figure_maker(), inspection.picture
-    if any(inspection.image) or image is not None:
+    shown = media_kind(inspection)
+    if shown or "image" in inspection.kinds or image is not None:
         figure, axes = maker.subplot_mosaic(
             [["image", "norms", "answers"], ["tokens", "tokens", "tokens"]],
             figsize=(14, 8), height_ratios=[1.5, 1], layout="constrained",
         )  # fmt: skip
-        _patches(axes["image"], axes["norms"], inspection, image)
+        if shown:
+            draw_media(axes["image"], axes["norms"], inspection)
+        else:
+            _patches(axes["image"], axes["norms"], inspection, image)
     else:
         figure, axes = maker.subplot_mosaic(
             [["tokens", "answers"]], figsize=(14, 4.5), width_ratios=[2, 1], layout="constrained"
@@ -53,7 +59,9 @@ def _patches(axes: Any, norm_axes: Any, inspection: MeasuredPrompt, image: Image
     axes.axis("off")
     norm_axes.axis("off")
     patches = [
-        (norm, s) for norm, s, i in zip(inspection.norms, inspection.steered, inspection.image, strict=True) if i
+        (norm, steered)
+        for norm, steered, kind in zip(inspection.norms, inspection.steered, inspection.kinds, strict=True)
+        if kind == "image"
     ]
     steered = sum(s for _, s in patches)
     axes.set_title(f"{steered} of {len(patches)} image tokens steered")
@@ -101,10 +109,10 @@ def _answers(axes: Any, inspection: MeasuredPrompt) -> None:
 def _tokens(axes: Any, inspection: MeasuredPrompt) -> None:
     shown = [
         (token, norm, steered)
-        for token, norm, steered, image in zip(
-            inspection.tokens, inspection.norms, inspection.steered, inspection.image, strict=True
+        for token, norm, steered, kind in zip(
+            inspection.tokens, inspection.norms, inspection.steered, inspection.kinds, strict=True
         )
-        if not image
+        if kind == "text"
     ]
     left_out = max(len(shown) - _MAX_TOKENS, 0)
     shown = shown[left_out:]

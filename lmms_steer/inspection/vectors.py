@@ -82,14 +82,17 @@ def cosine_by_layer(a: SteeringVectors, b: SteeringVectors) -> dict[int, float]:
     """The cosine of two vectors at each layer that both have.
 
     Raises:
-        UserError: for vectors of different width, or without a common layer.
+        UserError: for vectors of different shape, or without a common layer.
     """
+    if a.patches != b.patches:
+        counts = (f"{v.name} has {'one direction' if v.patches is None else f'{v.patches} patches'}" for v in (a, b))
+        raise UserError(f"{', '.join(counts)}: they cannot be compared")
     if a.hidden_size != b.hidden_size:
         raise UserError(f"{a.name} has width {a.hidden_size}, {b.name} {b.hidden_size}: they cannot be compared")
     common = [layer for layer in a if layer in b.directions]
     if not common:
         raise UserError(f"{a.name} and {b.name} have no layer in common")
-    pairs = ((layer, a[layer].astype(np.float64), b[layer].astype(np.float64)) for layer in common)
+    pairs = ((k, a[k].astype(np.float64).ravel(), b[k].astype(np.float64).ravel()) for k in common)
     return {layer: float(x @ y / max(float(np.linalg.norm(x) * np.linalg.norm(y)), 1e-12)) for layer, x, y in pairs}
 
 

@@ -82,7 +82,7 @@ def read_words(vectors: SteeringVectors, source: Backbone) -> dict[int, Words]:
     """
     model: Any = source.model
     head, norm = model.get_output_embeddings(), getattr(model.get_decoder(), "norm", None)
-    if head is None or norm is None or head.weight.shape[1] != vectors.hidden_size:
+    if head is None or norm is None or head.weight.shape[1] != vectors.hidden_size or vectors.patches is not None:
         raise UserError(f"{source.name} has no unembedding for a direction of width {vectors.hidden_size}")
     words = {}
     with torch.inference_mode():

@@ -9,20 +9,23 @@ from lmms_eval.api.model import lmms
 from transformers import AutoConfig, AutoProcessor
 
 from lmms_steer.errors import UserError, unknown_name
-from lmms_steer.models import BLANK, CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS
+from lmms_steer.models import BLANK, CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS, VIDEO_SETTINGS
 from lmms_steer.models.answer_bias import read_answer_bias
 from lmms_steer.models.contrasted import ContrastedDecoding
 from lmms_steer.models.contrasts import read_contrast
 from lmms_steer.models.loading import (
+    auto_class_of,
     check_bool,
     check_positive,
     configure_images,
+    configure_videos,
     load_model,
     load_or_refuse,
     quantization_options,
     resolve_dtype,
     usable_device,
 )
+from lmms_steer.models.media_inputs import audio_rate
 from lmms_steer.models.prompts import (
     PromptFormat,
     PromptFunction,
@@ -39,7 +42,8 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
     """A checkpoint with its processor, on its device. The arguments are those of `--model_args`.
 
     Args:
-        pretrained: any checkpoint that AutoModelForImageTextToText loads (a Hub id or a folder), or `tiny-paligemma2`.
+        pretrained: any checkpoint that AutoModelForImageTextToText or AutoModelForMultimodalLM loads (a Hub id or a
+            folder), or `tiny-paligemma2`. Of Qwen-Omni, the thinker is loaded.
         revision: the revision of a Hub id.
         dtype: `auto`, `float32`, `bfloat16` or `float16`; `auto` is the checkpoint's own on an accelerator and float32
             on a CPU.
@@ -59,7 +63,8 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         image: `blank` replaces every image by a grey one of its size: a control for what is answered without sight.
         contrast: the name of a decoding contrast (`lmms_steer.models.contrasts`), with its settings in `more`.
         more: the settings of the contrast, `contrast_alpha`, …; and `size`, `do_image_splitting`, `min_pixels` and
-            `max_pixels` of the image processor, if it has them.
+            `max_pixels` of the image processor, if it has them; `fps` or `num_frames`, by which the frames of video
+            files are chosen.
 
     Attributes:
         model: the loaded model, in eval mode.
@@ -100,6 +105,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         of_contrast = {name: more.pop(name) for name in CONTRAST_ARGS if name in more}
+        of_videos = {name: more.pop(name) for name in VIDEO_SETTINGS if name in more}
         image_settings = more
         for name in image_settings:
             if name not in IMAGE_SETTINGS:
@@ -122,16 +128,18 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             options["revision"] = str(revision)
         source = checkpoint(self.pretrained)
         self.config = load_or_refuse(self.pretrained, AutoConfig.from_pretrained, source, **options)
+        self.config = getattr(self.config, "thinker_config", None) or self.config
         check_config(self.config, self.pretrained)
         self.prepare()
         self.processor = load_or_refuse(self.pretrained, AutoProcessor.from_pretrained, source, **options)
-        if not hasattr(self.processor, "image_processor"):
+        if not hasattr(self.processor, "image_processor") and audio_rate(self.processor) is None:
             raise UserError(
-                f"{self.pretrained} takes no images ({type(self.processor).__name__}): evaluate a text model with"
-                " lmms-steer lm-eval run --model steered_hf, and search with --harness lm-eval"
+                f"{self.pretrained} takes neither images nor audio ({type(self.processor).__name__}): evaluate a text"
+                " model with lmms-steer lm-eval run --model steered_hf, and search with --harness lm-eval"
             )
         self.processor.tokenizer.padding_side = "left"
         configure_images(self.processor, image_settings)
+        configure_videos(self.processor, of_videos)
         prompt_format = prompt_format if prompt_format is not None else self.default_prompt_format
         if prompt_format is None:
             self.prompt_format = prompt_format_for(self.processor)
@@ -144,7 +152,10 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         if attn_implementation is not None:
             options["attn_implementation"] = attn_implementation
         bits = quantization_options(check_bool("load_in_4bit", load_in_4bit), check_bool("load_in_8bit", load_in_8bit))
-        self.model = load_model(self.pretrained, source, self._device, device_map, dtype=dtype, **bits, **options)
+        self.model = load_model(
+            self.pretrained, source, self._device, device_map, auto_class_of(self.config),
+            config=self.config, dtype=dtype, **bits, **options,
+        )  # fmt: skip
         self._device = self.model.device
 
     def prepare(self) -> None:

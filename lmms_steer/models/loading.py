@@ -6,13 +6,21 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    BitsAndBytesConfig,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING,
+)
 
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.models import DTYPES
-from lmms_steer.tiny_world.checkpoints import TINY_MODELS
+from lmms_steer.tiny_world.checkpoints import SHIPPED_MODELS
 
 
 def usable_device(name: str) -> torch.device:
@@ -54,7 +62,7 @@ def loading_problem(error: Exception) -> str:
     """Why a `from_pretrained` function failed, in one line; it can be a name that is no folder and not on the Hub."""
     cause = error.__cause__
     if isinstance(cause, LocalEntryNotFoundError | RepositoryNotFoundError) and not isinstance(cause, GatedRepoError):
-        return f"neither a folder nor reachable on the Hub ({' and '.join(TINY_MODELS)} ship with this package)"
+        return f"neither a folder nor reachable on the Hub ({', '.join(SHIPPED_MODELS)} ship with this package)"
     return first_line(error)
 
 
@@ -84,8 +92,19 @@ def load_model(
 
 
 def is_text_config(config: Any) -> bool:
-    """Whether a config is of a model that takes no images."""
-    return type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and not hasattr(config, "vision_config")
+    """Whether a config is of a model that takes neither images nor audio."""
+    known = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING
+    return not known and not any(hasattr(config, name) for name in ("vision_config", "audio_config"))
+
+
+def auto_class_of(config: Any) -> Any:
+    """The class of transformers that loads a multimodal model with this config."""
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return AutoModelForImageTextToText
+    if type(config) in MODEL_FOR_MULTIMODAL_LM_MAPPING:
+        return AutoModelForMultimodalLM
+    # Audio Flamingo 3 is decoder-only, and nevertheless found here alone
+    return AutoModelForSeq2SeqLM if hasattr(config, "audio_config") else AutoModelForImageTextToText
 
 
 def quantization_options(load_in_4bit: bool, load_in_8bit: bool) -> dict[str, Any]:
@@ -110,16 +129,45 @@ def configure_images(processor: Any, settings: dict[str, Any]) -> None:
     Raises:
         UserError: for a setting that this processor does not have.
     """
-    images = processor.image_processor
+    images: Any = getattr(processor, "image_processor", None)
     for name, value in settings.items():
         if name == "size":
-            if "longest_edge" not in dict(images.size):
+            if "longest_edge" not in dict(getattr(images, "size", {})):
                 raise UserError(f"size={value}: a {type(images).__name__} has no longest edge to set")
             images.size = {"longest_edge": check_positive("size", value)}
         elif not hasattr(images, name):
             raise UserError(f"{name}={value}: a {type(images).__name__} has no such setting")
         else:
             setattr(images, name, value if name == "do_image_splitting" else check_positive(name, value))
+
+
+def configure_videos(processor: Any, settings: dict[str, Any]) -> None:
+    """Set how a video is sampled: `fps`, frames a second, or `num_frames`, at equal distances.
+
+    Raises:
+        UserError: for both, or a processor that takes no videos.
+    """
+    if not settings:
+        return
+    videos = getattr(processor, "video_processor", None)
+    if videos is None:
+        raise UserError(f"{', '.join(settings)}: a {type(processor).__name__} takes no videos")
+    if len(settings) > 1:
+        raise UserError("fps and num_frames: give one of them")
+    videos.fps = videos.num_frames = None
+    videos.do_sample_frames = True
+    for name, value in settings.items():
+        setattr(videos, name, check_positive(name, value) if name == "num_frames" else _check_rate(value))
+
+
+def _check_rate(value: int | float | str) -> float:
+    try:
+        rate = float(value)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1000:
+        raise UserError(f"fps={value}: expected a number of frames a second, as in fps=2")
+    return rate
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> str:

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from lmms_steer.errors import UserError
+from lmms_steer.models.media_inputs import media_inputs
 from lmms_steer.models.visuals import Visual
 from lmms_steer.registry import Registry
 
@@ -147,9 +147,10 @@ def chat_template(
 
     An answer to be scored is tokenized as a continuation of the prompt's last characters.
     """
+    media = media_inputs(processor, visuals)
     turns = [
-        [{"role": "user", "content": [*map(_content, own), {"type": "text", "text": question}]}]
-        for question, own in zip(questions, visuals, strict=True)
+        [{"role": "user", "content": [*own, {"type": "text", "text": question}]}]
+        for question, own in zip(questions, media.contents, strict=True)
     ]
     batch = processor.apply_chat_template(
         turns,
@@ -157,7 +158,7 @@ def chat_template(
         tokenize=True,
         return_dict=True,
         return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": "left"},
+        processor_kwargs={"padding": True, "padding_side": "left", **media.options},
     )
     if "input_ids" not in batch:
         raise UserError(f"a {type(processor).__name__} returns no input_ids: its model cannot be steered")
@@ -186,7 +187,7 @@ def paligemma_prefix(
         if not own:
             raise UserError(f"PaliGemma needs an image with every question, and {question[:60]!r} has none")
         if not all(isinstance(visual, Image.Image) for visual in own):
-            raise UserError(f"PaliGemma takes images, and {question[:60]!r} comes with a video")
+            raise UserError(f"PaliGemma takes images, and {question[:60]!r} comes with something else")
     batch = processor(
         text=["<image>" * len(own) + question for question, own in zip(questions, visuals, strict=True)],
         images=[list(own) for own in visuals],
@@ -199,14 +200,6 @@ def paligemma_prefix(
     else:
         batch["labels"][:, -1] = -100  # the end-of-sequence token that the processor adds is not part of the answer
     return batch
-
-
-def _content(visual: Visual) -> dict[str, Any]:
-    if isinstance(visual, Image.Image):
-        return {"type": "image", "image": visual}
-    if isinstance(visual, str):
-        return {"type": "video", "path": visual}
-    return {"type": "video", "video": np.stack([np.asarray(frame) for frame in visual])}
 
 
 def _with_answers(batch: Any, answers: list[list[int]], pad_id: int) -> Any:

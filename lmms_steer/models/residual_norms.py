@@ -15,7 +15,8 @@ from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.models.prompts import PromptFormat, prompt_format_for
-from lmms_steer.steering.anatomy import image_token_ids, model_facts, remember_norms
+from lmms_steer.steering.anatomy import model_facts, remember_norms
+from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.recording import residual_norms
 from lmms_steer.steering.resolve import Norms, ResolvedSpec
 from lmms_steer.vectors.backbones import short_name
@@ -65,7 +66,7 @@ def measure_norms(model: Any, processor: Any, prompt_format: PromptFormat | None
         UserError: for a multimodal model's tokenizer, which cannot show it images.
     """
     text_only = not _sees_images(processor)
-    if text_only and image_token_ids(model.config):
+    if text_only and placeholders(model.config).image:
         raise UserError(
             f"measure_norms: a {type(model).__name__} takes images, so pass its processor and not a"
             f" {type(processor).__name__}"
@@ -101,6 +102,8 @@ def with_residual_norms(
     """
     if not resolved.relative:
         return resolved
+    if not _sees_images(processor):
+        text_only, processor = True, getattr(processor, "tokenizer", processor)
     return replace(resolved, norms=_cached_norms(model, processor, name, prompt_format, text_only))
 
 

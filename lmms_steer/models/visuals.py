@@ -1,22 +1,28 @@
-"""Check the images and videos of a task's questions, convert them to RGB, and give each an id by its content.
+"""Check the images, videos and sounds of a task's questions, and give each an id by its content.
 
 This module imports no torch.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from lmms_steer.errors import UserError, first_line, reason
+from lmms_steer.errors import UserError, first_line, reason, shorten
+from lmms_steer.models.media import Audio, Video, audio_of, read_file
 
 GREY = (128, 128, 128)
 """The colour of a blank image: the middle of the range, so that no processor's normalisation makes it extreme."""
-Visual = Image.Image | list[Image.Image] | str
-"""An image, the frames of a video, or the path of a video."""
+Visual = Image.Image | list[Image.Image] | Video | Audio
+"""An image, the frames of a video, a video file, or a sound."""
+_MEDIA_SUFFIXES = frozenset(".avi .flac .m4a .mkv .mov .mp3 .mp4 .mpeg .mpg .oga .ogg .opus .wav .webm".split())
+_IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 shown_images: dict[tuple[str, int], list[str]] = {}
 """(task, doc_id) ▸ ids of the images that our models were shown in this process's evaluation.
 
@@ -25,38 +31,111 @@ lmms-eval's logs hold no images, so the models record them here.
 
 
 def prepare_visuals(visuals: Any, where: str) -> list[Visual]:
-    """The visuals of one question, images converted to RGB.
+    """The visuals of one question: images converted to RGB, sounds read.
 
     Args:
-        visuals: the return value of `doc_to_visual`: images, lists of frames, paths of videos, or nothing.
+        visuals: the return value of `doc_to_visual`: what `_prepare` takes, or nothing.
         where: the task and document, for error messages.
 
     Raises:
-        UserError: for a truncated image, or a value that is neither an image nor a video.
+        UserError: for a truncated image, or a value that is no image, video or sound.
     """
-    prepared: list[Visual] = []
-    for visual in visuals or []:
-        if isinstance(visual, Image.Image):
-            prepared.append(_to_rgb(visual, where))
-        elif isinstance(visual, list) and visual and all(isinstance(frame, Image.Image) for frame in visual):
-            prepared.append([_to_rgb(frame, where) for frame in visual])
-        elif isinstance(visual, str) and Path(visual).is_file():
-            prepared.append(visual)
-        else:
-            raise UserError(f"{where} gives a {type(visual).__name__} as visual: expected images or videos")
-    return prepared
+    return [_prepare(visual, where) for visual in visuals or []]
+
+
+@contextmanager
+def naming_decoders(where: str) -> Iterator[None]:
+    """Explain what is missing when a row of datasets cannot be decoded.
+
+    Args:
+        where: the task and document.
+
+    Raises:
+        UserError: for a decoder that is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(f"{where}: {first_line(error)} (pip install 'lmms-eval[video]')") from error
+
+
+def _prepare(visual: Any, where: str) -> Visual:
+    """One visual, in any form in which lmms-eval's tasks give it.
+
+    An image; frames, in a list or as an array [frames, height, width, 3]; a path; a mapping of `type` and the value,
+    with `video_start` and `video_end` for a part of a video; a decoder of datasets; or samples with `sampling_rate`.
+    """
+    if isinstance(visual, Image.Image):
+        return _to_rgb(visual, where)
+    if isinstance(visual, Video | Audio):
+        return visual
+    if isinstance(visual, str | Path):
+        return _from_file(str(visual), where)
+    if isinstance(visual, list | tuple | np.ndarray) and _are_frames(visual):
+        return [_to_rgb(frame if isinstance(frame, Image.Image) else _image(frame, where), where) for frame in visual]
+    if isinstance(visual, dict):
+        return _from_mapping(visual, where)
+    if hasattr(visual, "get_all_samples"):
+        # a torchcodec AudioDecoder, as datasets returns it
+        sound = visual.get_all_samples()
+        return audio_of(np.asarray(sound.data), int(sound.sample_rate), where)
+    if isinstance(visual, np.ndarray):
+        raise UserError(f"{where} gives an array of shape {list(visual.shape)}: give audio with its sampling_rate")
+    if isinstance(visual, list | tuple) and not visual:
+        raise UserError(f"{where} gives a video without frames")
+    raise UserError(f"{where} gives a {type(visual).__name__} as visual: expected images, videos or audio")
+
+
+def _are_frames(visual: Any) -> bool:
+    if isinstance(visual, np.ndarray):
+        return visual.ndim == 4 and visual.shape[-1] == 3 and len(visual) > 0
+    kinds = (Image.Image, np.ndarray)
+    return bool(visual) and all(isinstance(frame, kinds) and getattr(frame, "ndim", 3) == 3 for frame in visual)
+
+
+def _image(frame: np.ndarray, where: str) -> Image.Image:
+    if frame.dtype != np.uint8 or frame.shape[-1] != 3:
+        raise UserError(f"{where} gives frames of {frame.dtype}{list(frame.shape)}: expected uint8 [height, width, 3]")
+    return Image.fromarray(frame)
+
+
+def _from_file(path: str, where: str) -> Visual:
+    if not Path(path).is_file():
+        raise UserError(f"{where} gives {shorten(path)} as visual, which is no file: expected images, videos or audio")
+    return open_image(Path(path)) if path.lower().endswith(_IMAGE_SUFFIXES) else read_file(path)
+
+
+def _from_mapping(visual: dict[str, Any], where: str) -> Visual:
+    kind = visual.get("type")
+    if "array" in visual:
+        return audio_of(visual["array"], visual.get("sampling_rate"), where)
+    given = [visual[key] for key in (str(kind), "path", "url", "bytes") if visual.get(key) is not None]
+    if not given:
+        raise UserError(f"{where} gives a mapping of {', '.join(map(str, visual)) or 'nothing'} as visual")
+    if isinstance(given[0], bytes):
+        return read_file(given[0])
+    found = _prepare(given[0], where)
+    part = visual.get("video_start"), visual.get("video_end")
+    if part == (None, None):
+        return found
+    if not isinstance(found, Video):
+        raise UserError(f"{where} gives a part of a video, but {shorten(given[0])} is no video file")
+    return replace(found, start=float(part[0] or 0), end=None if part[1] is None else float(part[1]))
 
 
 def blank_visuals(visuals: Sequence[Visual]) -> list[Visual]:
-    """The visuals of one question with every image, and every frame of a video, replaced by a grey one of its size.
+    """The visuals of one question with every image and every frame of a video replaced by a grey one of its size.
 
     Raises:
-        UserError: for the path of a video, whose frames are not known here.
+        UserError: for audio.
     """
     blank: list[Visual] = []
     for visual in visuals:
-        if isinstance(visual, str):
-            raise UserError(f"{visual!r} is a video file: only images and frames can be replaced by blank ones")
+        if isinstance(visual, Audio):
+            raise UserError("image=blank replaces images and videos, and this question has audio")
+        if isinstance(visual, Video):
+            blank.append(replace(visual, blank=True))
+            continue
         frames = visual if isinstance(visual, list) else [visual]
         grey = [_grey(frame.size) for frame in frames]
         blank.append(grey if isinstance(visual, list) else grey[0])
@@ -83,6 +162,15 @@ def open_image(path: Path) -> Image.Image:
         raise UserError(f"cannot open the image {str(path)!r}: {reason(error)}") from error
 
 
+def open_visual(path: Path) -> Visual:
+    """Read an image file, or by the end of its name a video or a sound.
+
+    Raises:
+        UserError: for a file that cannot be read.
+    """
+    return read_file(str(path)) if path.suffix.lower() in _MEDIA_SUFFIXES else open_image(path)
+
+
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:
     try:
         return image.convert("RGB")
@@ -91,7 +179,7 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
 
 
 def image_ids(visuals: Iterable[Visual]) -> list[str]:
-    """One id for each visual: 16 hex digits of a hash of the pixels, or of a video's path."""
+    """One id for each visual: 16 hex digits of a hash of the pixels, the samples, or a video's path."""
     return [_image_id(visual) for visual in visuals]
 
 
@@ -100,8 +188,12 @@ def _image_id(visual: Visual) -> str:
     if isinstance(visual, Image.Image):
         digest.update(f"{visual.mode}{visual.size}".encode())
         digest.update(visual.tobytes())
-    elif isinstance(visual, str):
-        digest.update(visual.encode())
+    elif isinstance(visual, Video):
+        part = "" if (visual.start, visual.end) == (0.0, None) else f":{visual.start}:{visual.end}"
+        digest.update(f"{visual.path}{part}".encode())
+    elif isinstance(visual, Audio):
+        digest.update(f"{visual.rate}".encode())
+        digest.update(visual.samples.tobytes())
     else:
         digest.update("".join(image_ids(visual)).encode())
     return digest.hexdigest()

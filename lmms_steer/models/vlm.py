@@ -17,7 +17,7 @@ from lmms_steer.models.batches import run_grouped
 from lmms_steer.models.checkpoint import HfCheckpoint
 from lmms_steer.models.contrasted import RULED_OUT
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
-from lmms_steer.models.visuals import Visual, image_ids, prepare_visuals, shown_images
+from lmms_steer.models.visuals import Visual, image_ids, naming_decoders, prepare_visuals, shown_images
 from lmms_steer.steering.calls import continuation
 
 
@@ -144,7 +144,9 @@ class HfVlm(HfCheckpoint):
 
     def _visuals(self, rest: tuple[Any, ...]) -> list[Visual]:
         doc_to_visual, doc_id, task, split = rest[:4]
-        visuals = prepare_visuals(doc_to_visual(self.task_dict[task][split][doc_id]), f"{task}, document {doc_id}")
+        where = f"{task}, document {doc_id}"
+        with naming_decoders(where):
+            visuals = prepare_visuals(doc_to_visual(self.task_dict[task][split][doc_id]), where)
         shown_images[task, doc_id] = image_ids(visuals)
         return visuals
 

@@ -5,7 +5,8 @@ from itertools import product
 
 from lmms_steer.recipes.layout import cells_searched, strengths
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
-from lmms_steer.search.options import parse_layers, parse_strengths, parse_targets
+from lmms_steer.search import budgets
+from lmms_steer.search.options import parse_budgets, parse_layers, parse_strengths, parse_targets
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.strategies import StrategyContext, parse_strategy
 
@@ -32,6 +33,16 @@ def search_answers(recipe: Recipe, model: Model, study: Study, settings: Method)
     return _planned(search.strategy, model.layers, alphas, search.tokens, settings.controls, questions)
 
 
+def budget_answers(recipe: Recipe, model: Model, study: Study, settings: Method) -> int:
+    """About how many answers it takes to find the alphas of a search's KL budgets; 0 without budgets."""
+    questions, alphas = searched_questions(recipe, study), strengths(recipe, settings)
+    if not parse_budgets(alphas) or not questions or not model.layers:
+        return 0
+    return _resolved(
+        recipe.search.strategy or "grid", model.layers, alphas, recipe.search.tokens, settings.controls, questions
+    )
+
+
 def filtered_questions(recipe: Recipe, questions: int) -> int:
     """On how many of a search's questions gradients are computed first."""
     chosen = parse_strategy(recipe.search.strategy or "grid")
@@ -39,9 +50,18 @@ def filtered_questions(recipe: Recipe, questions: int) -> int:
 
 
 @cache
+def _resolved(strategy: str, layers: str, alphas: str, tokens: str, controls: int, questions: int) -> int:
+    cells = parse_strategy(strategy).resolved_cells(_context(layers, alphas, tokens, controls, questions).cells)
+    return budgets.planned_answers(cells, parse_strengths(alphas), questions)
+
+
+@cache
 def _planned(strategy: str, layers: str, alphas: str, tokens: str, controls: int, questions: int) -> int:
+    return parse_strategy(strategy).planned_answers(_context(layers, alphas, tokens, controls, questions))
+
+
+def _context(layers: str, alphas: str, tokens: str, controls: int, questions: int) -> StrategyContext:
     vectors = ("v", *(f"v,control=random:{seed}" for seed in range(controls)))
     grid = parse_layers(layers), parse_strengths(alphas), parse_targets(tokens)
     cells = [Cell(*cell) for cell in product(vectors, *grid)]
-    context = StrategyContext(cells, questions, vectors=vectors, layers=grid[0], alphas=grid[1], tokens=grid[2])
-    return parse_strategy(strategy).planned_answers(context)
+    return StrategyContext(cells, questions, vectors=vectors, layers=grid[0], alphas=grid[1], tokens=grid[2])

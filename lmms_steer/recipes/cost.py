@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from lmms_steer.recipes.answers import filtered_questions, searched_questions
+from lmms_steer.recipes.answers import budget_answers, filtered_questions, searched_questions
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.layout import backbone_name, evaluate_cell_name, extracted_layers, search_cell_name, uses_sae
 from lmms_steer.recipes.local_checkpoints import format_bytes, local_checkpoint
@@ -146,7 +146,8 @@ def _works(
                 cell = cells.get(search_cell_name(name, study_name, concept, method))
                 if cell is not None:
                     questions = searched_questions(recipe, study)
-                    yield _search_work(recipe, model, shape, cell.answers, questions, stack)
+                    resolving = budget_answers(recipe, model, study, recipe.methods[method])
+                    yield _search_work(recipe, model, shape, cell.answers, questions, stack, resolving)
         prefix = evaluate_cell_name(name, study_name, "")
         for cell_name, cell in cells.items():
             if cell_name.startswith(prefix):
@@ -154,8 +155,9 @@ def _works(
 
 
 def _search_work(
-    recipe: Recipe, model: Model, shape: Shape, answers: int | None, questions: int, stack: int
+    recipe: Recipe, model: Model, shape: Shape, answers: int | None, questions: int, stack: int, resolving: int
 ) -> Work | None:
+    """The work of a search; `resolving`: answers of one token, or a few, by which KL budgets are resolved before."""
     if answers is None:
         return None
     tokens = shape.image_tokens + TEXT_TOKENS
@@ -164,7 +166,7 @@ def _search_work(
     full = shape.vision_flops() + shape.layers * shape.layer_flops(tokens)
     output = 2 * shape.width * shape.vocabulary
     passes = questions * (BASE_PASSES + CHECK_PASSES) + GRADIENT_PASSES * filtered_questions(recipe, questions)
-    work = Work(answers * (above * shape.layer_flops(tokens) + output) + passes * full)
+    work = Work((answers + resolving) * (above * shape.layer_flops(tokens) + output) + passes * full)
     if _generates(recipe):
         work.steps = answers * tokens / stack
         work.read = answers * tokens * shape.cache_bytes

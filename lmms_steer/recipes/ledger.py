@@ -62,6 +62,7 @@ class Ledger:
         self.folder = root / ".run"
         self.marks = Marks(root)
         self._lock = FileLock(self.folder / "ledger.lock")
+        self._content, self._states = b"", States()
 
     def begin(self, cells: Sequence[Cell]) -> None:
         """Write down all cells as open, then mark those that are done as kept."""
@@ -80,10 +81,12 @@ class Ledger:
 
     def states(self) -> States:
         """The current states of all cells."""
-        data: dict[str, dict[str, Any]] = json.loads((self.folder / "ledger.json").read_text(encoding="utf-8"))
-        return {
-            name: CellState(**{key: entry[key] for key in _STATE_FIELDS & entry.keys()}) for name, entry in data.items()
-        }
+        content = (self.folder / "ledger.json").read_bytes()
+        # it is looked at several times a second, and a large one takes long to parse
+        if content != self._content:
+            data: dict[str, dict[str, Any]] = json.loads(content)
+            self._content, self._states = content, _parse_states(data)
+        return dict(self._states)
 
     def over(self) -> bool:
         """Whether every cell has ended."""
@@ -165,3 +168,9 @@ class Ledger:
             for name, state in states.items()
         }
         write_atomically(self.folder / "ledger.json", json.dumps(data, indent=1).encode())
+
+
+def _parse_states(data: dict[str, dict[str, Any]]) -> States:
+    return {
+        name: CellState(**{key: entry[key] for key in _STATE_FIELDS & entry.keys()}) for name, entry in data.items()
+    }

@@ -15,17 +15,20 @@ from pydantic import BaseModel, ValidationError
 from lmms_steer._util.io import is_folder, is_regular_file, shipped_folder, user_path
 from lmms_steer._util.yaml import YamlNode, YamlSyntaxError, nodes_below, parse_yaml, read_yaml
 from lmms_steer.errors import UserError, shorten, unknown_name
-from lmms_steer.recipes.schema import Command, Method, Model, Recipe, Search, Study
+from lmms_steer.recipes.schema import Command, Method, Model, Recipe, Search, Study, System
 from lmms_steer.recipes.validation import check_recipe
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+_KINDS: dict[str | int, str] = {"models": "model", "methods": "method", "studies": "study"}
+"""Parts of a recipe that hold things by name, and what each of them is called."""
 _PARTS: dict[str | int, type[BaseModel]] = {
     "models": Model,
     "methods": Method,
     "studies": Study,
     "commands": Command,
+    "systems": System,
     "search": Search,
 }
 
@@ -203,6 +206,8 @@ def _validation_error(tree: YamlNode, mistakes: Sequence[ErrorDetails]) -> UserE
     if details["type"] == "extra_forbidden":
         part = _PARTS[path[0]] if len(path) > 1 else Recipe
         return UserError(f"{where}: {unknown_name('key', path[-1], part.model_fields)}")
+    if details["input"] is None and len(path) == 2 and path[0] in _KINDS and where.startswith("--set "):
+        return UserError(f"{where}: {unknown_name(_KINDS[path[0]], path[1], _names_before(tree, path[0]))}")
     place = ".".join(map(str, path))
     if details["type"] == "missing":
         return UserError(f"{where}: {place} is missing")
@@ -218,9 +223,13 @@ def _misspelt_name(tree: YamlNode, path: tuple[str | int, ...]) -> UserError | N
     where = tree.at(path[:2]).where
     if not where.startswith("--set "):
         return None
+    kind, needed = _KINDS[part], ".".join(map(str, missing))
+    unknown = unknown_name(kind, name, _names_before(tree, part))
+    return UserError(f"{where}: {unknown}; a new {kind} also needs {needed}")
+
+
+def _names_before(tree: YamlNode, part: str | int) -> list[str]:
+    """The names in a part of the recipe that no `--set` added."""
     names = tree.at((part,)).value
     children = names.items() if isinstance(names, dict) else ()
-    existing = [key for key, child in children if not child.where.startswith("--set ")]
-    kind = "model" if part == "models" else "study"
-    needed = ".".join(map(str, missing))
-    return UserError(f"{where}: {unknown_name(kind, name, existing)}; a new {kind} also needs {needed}")
+    return [key for key, child in children if not child.where.startswith("--set ")]

@@ -65,7 +65,7 @@ class Planner:
                 both = f"`{by_name[cell.name]}` and `{cell}`"
                 raise UserError(f"two different cells would be {cell.name}: {both}: rename what they read")
         cells = list(by_name.values())
-        return [*cells, *self._command_cells(cells), *self._report_cell(cells)]
+        return _in_order([*cells, *self._command_cells(cells), *self._report_cell(cells)])
 
     def _check_size(self) -> None:
         """
@@ -78,9 +78,10 @@ class Planner:
         each = len(recipe.systems) + 1
         targets = 1 if recipe.search.choose == "overall" else len(parse_targets(recipe.search.tokens))
         vectors = len(recipe.models) * concepts * (len(recipe.methods) * each + controls) * targets
-        if vectors > MAX_CELLS:
+        own = len(recipe.models) * len(recipe.studies) * 2 * len(recipe.own_systems)
+        if vectors + own > MAX_CELLS:
             raise UserError(
-                f"the recipe has up to {vectors} cells, more than {MAX_CELLS}: {len(recipe.models)} models times"
+                f"the recipe has up to {vectors + own} cells, more than {MAX_CELLS}: {len(recipe.models)} models times"
                 f" {concepts} concepts, {len(recipe.methods)} methods and {len(recipe.systems)} systems"
             )
 
@@ -170,7 +171,7 @@ class Planner:
                     *option_words("--limit", self.recipe.limit),
                     *("--output_path", str(folder), "--log_samples"),
                 ),
-                needs=system.needs,
+                needs=(*system.needs, *self._cells_before(name, model, system.after)),
                 reads=(*system.reads, *self.include_path[1:], *local_paths(model)),
                 makes=(str(folder),),
                 folder=str(folder),
@@ -178,8 +179,17 @@ class Planner:
                 answers=min(questions, self.recipe.limit or questions) * len(system.tests) if questions else None,
             )
 
+    def _cells_before(self, name: str, model: Model, after: tuple[str, ...]) -> Iterator[str]:
+        """The cells that an own system waits for: all of a kind of this model, and commands."""
+        if "extract" in after:
+            yield from (extract_cell_name(model, method) for method in methods_of(self.recipe, model))
+        if "search" in after:
+            for study_name, study in self.recipe.studies.items():
+                yield from (cell.name for cell in self._search_cells(name, model, study_name, study))
+        yield from (command_cell_name(one) for one in after if one not in WAITABLE_KINDS)
+
     def _compare_cells(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:
-        if not self.recipe.compare or "baseline" not in self.recipe.systems:
+        if not self.recipe.compare or "baseline" not in self.recipe.known_systems:
             return
         systems = [system.name for system in planned_systems(self.recipe, self.layout, name, study_name)]
         searches = list(self._search_cells(name, model, study_name, study))
@@ -230,3 +240,19 @@ class Planner:
                 makes=tuple(path.replace("{output}", str(self.output)) for path in command.makes),
                 show=command.show,
             )
+
+
+def _in_order(cells: list[Cell]) -> list[Cell]:
+    """The cells as they are, but each after those that it needs."""
+    by_name = {cell.name: cell for cell in cells}
+    ordered: dict[str, Cell] = {}
+
+    def put(cell: Cell) -> None:
+        if cell.name not in ordered:
+            for name in cell.needs:
+                put(by_name[name])
+            ordered[cell.name] = cell
+
+    for cell in cells:
+        put(cell)
+    return list(ordered.values())

@@ -21,7 +21,7 @@ from lmms_steer.recipes.report_tables import aligned, format_gain
 
 def published_table(rows: Sequence[ReportRow]) -> str:
     """The published gains, each with the largest gain among the rows that it may be of."""
-    titles = ["published", "gain", "here: the largest", "of", "row"]
+    titles = ["published", "gain", "largest gain here", "among", "row"]
     cells = [[gain.what, gain.wording, *_largest(gain, rows)] for gain in GAINS]
     explanation = (
         "The paper's tables were not found; these gains are those of its abstract and summaries, without model, concept"

@@ -1,7 +1,7 @@
 """Read a recipe's folder for its report: one row for each task, model, method, concept and token target."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +16,8 @@ from lmms_steer.steering.spec import SteeringSpec
 
 BEST = "best of all"
 """The target of a choice among all token targets."""
-_UNSTEERED = {"baseline": "baseline", "prompted": "prompting", "control": "answer bias"}
-"""Role of a system without a vector ▸ what a report calls it."""
+_UNSTEERED = {"baseline": "baseline", "prompted": "prompting", "calibrated": "answer bias"}
+"""System without a vector ▸ what a report calls it."""
 
 
 @dataclass(frozen=True)
@@ -93,27 +93,49 @@ def read_report(root: Path, metric: str | None) -> tuple[list[ReportRow], list[s
     Raises:
         UserError: for a folder without evaluations.
     """
-    folders = sorted(path for path in (root / "runs").glob("*/*") if path.is_dir())
-    if not folders:
-        raise UserError(f"no evaluations of a recipe in {str(root)!r}: expected {root / 'runs'}/MODEL/STUDY/SYSTEM")
     rows: list[ReportRow] = []
     lines: list[str] = []
-    for folder in folders:
+    for folder in study_folders(root):
         model, study = folder.parts[-2:]
         try:
-            comparison = read_comparison(_runs_in(folder), "baseline", metric)
-            board = [row for row in build_leaderboard(comparison.systems) if row.scope == "task"]
+            board, left_out = read_study(folder, metric)
         except UserError as error:
             lines.append(f"not compared: {model}, {study}: {error}")
             continue
-        lines += [f"not compared: {model}, {study}: {line}" for line in comparison.left_out]
+        lines += [f"not compared: {model}, {study}: {line}" for line in left_out]
         lines += [f"not compared: {model}, {row.system} on {row.task}: {row.refused}" for row in board if row.refused]
         rows += _rows_of(root, model, study, [row for row in board if not row.refused])
     return rows, lines
 
 
-def _runs_in(folder: Path) -> list[str]:
-    return [f"{path.name}={path}" for path in sorted(folder.iterdir()) if path.is_dir()]
+def study_folders(root: Path) -> list[Path]:
+    """The folders of a recipe's evaluations, `runs/MODEL/STUDY`.
+
+    Raises:
+        UserError: where there are none.
+    """
+    folders = sorted(path for path in (root / "runs").glob("*/*") if path.is_dir())
+    if not folders:
+        raise UserError(f"no evaluations of a recipe in {str(root)!r}: expected {root / 'runs'}/MODEL/STUDY/SYSTEM")
+    return folders
+
+
+def read_study(folder: Path, metric: str | None) -> tuple[list[LeaderboardRow], Sequence[str]]:
+    """Compare the systems of one study with its baseline.
+
+    Args:
+        folder: of its evaluations.
+        metric: the score to compare by; None for each task's own.
+
+    Returns:
+        the rows of single tasks; a line for every run that was left out.
+
+    Raises:
+        UserError: for runs that cannot be read, or without a baseline.
+    """
+    runs = [f"{path.name}={path}" for path in sorted(folder.iterdir()) if path.is_dir()]
+    comparison = read_comparison(runs, "baseline", metric)
+    return [row for row in build_leaderboard(comparison.systems) if row.scope == "task"], comparison.left_out
 
 
 def _rows_of(root: Path, model: str, study: str, board: list[LeaderboardRow]) -> Iterator[ReportRow]:
@@ -121,8 +143,8 @@ def _rows_of(root: Path, model: str, study: str, board: list[LeaderboardRow]) ->
     for row in board:
         own = steered[id(row)]
         if own is None:
-            yield _report_row(row, model, study, _Steered(_UNSTEERED.get(row.role, row.system), "", ""))
-        elif row.role == "steered":
+            yield _report_row(row, model, study, _Steered(_UNSTEERED.get(row.system, row.system), "", ""))
+        elif "-random-" not in row.system:
             controls = [other for other in board if other.role == "control" and other.task == row.task]
             random = tuple(other.gain for other in controls if steered[id(other)] == own)
             train = _train_result(root / "search" / model / study, own)

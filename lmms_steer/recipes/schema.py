@@ -5,18 +5,24 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 REPORTS = ("paper",)
-SYSTEMS = ("baseline", "prompted", "calibrated", "steered", "steered_1se", "controls")
-"""What a study can evaluate.
+SYSTEMS = ("baseline", "prompted", "calibrated", "steered", "steered_1se", "controls", "blank")
+"""What a study can evaluate, besides systems of the recipe's own (`System`).
 
 `baseline`: the unsteered model. `prompted`: the unsteered model with a sentence before the question. `calibrated`: the
 unsteered model with biases on the answer words. `steered`: the model with each chosen vector. `steered_1se`: the same
 with the cell of the smallest |alpha| within one standard error of the chosen one. `controls`: the model with random
-vectors that went through the same choice.
+vectors that went through the same choice. `blank`: all systems but these controls once more, with a grey image in place
+of each.
 """
 
 
 def _split_names(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _read_systems(value: object) -> object:
+    systems = _split_names(value)
+    return [{"name": one} if isinstance(one, str) else one for one in systems] if isinstance(systems, list) else systems
 
 
 def _join_values(value: object) -> object:
@@ -104,12 +110,27 @@ class Study(Strict):
     test: Names = Field(min_length=1)
     """Tasks that every system is evaluated on."""
     test_prompted: Names | None = None
-    """Tasks for the system `prompted`. Default: the name of each test task with `_prompted` appended."""
+    """Tasks for the system `prompted`. Default: the name of each test task with `_prompted` appended. An empty list:
+    the study has no such system."""
     select_questions: int | None = Field(default=None, ge=1)
     """Number of questions of `select`. Used only to estimate the cost of the recipe, and to refuse at once a strategy
     that needs more."""
     test_questions: int | None = Field(default=None, ge=1)
     """Number of questions of each test task. Used only to estimate the cost of the recipe."""
+
+
+class System(Strict):
+    """What every study evaluates: one of `SYSTEMS`, or with `args` a system of the recipe's own."""
+
+    name: str
+    """Name in tables."""
+    args: dict[str, str] | None = None
+    """`--model_args` that make the system, added to the model's: a contrast, a preset, the keys of a spec. `{output}`
+    in them stands for the recipe's folder."""
+    after: Names = ()
+    """What its evaluations wait for: kinds of cells (extract, search) or names of commands."""
+    studies: Names | None = Field(default=None, min_length=1)
+    """Names of the studies that evaluate it. Default: all."""
 
 
 class Command(Strict):
@@ -142,8 +163,10 @@ class Recipe(Strict):
     """Studies by name."""
     search: Search = Field(default_factory=Search)
     """Settings of all searches."""
-    systems: Names = ("baseline", "prompted", "calibrated", "steered", "controls")
-    """Systems that every study evaluates, of `SYSTEMS`."""
+    systems: Annotated[tuple[System, ...], BeforeValidator(_read_systems)] = tuple(
+        System(name=name) for name in ("baseline", "prompted", "calibrated", "steered", "controls")
+    )
+    """Systems that every study evaluates: names of `SYSTEMS`, and systems of the recipe's own."""
     chosen_in: str | None = None
     """Folder of another recipe, for studies with `chosen`."""
     include_path: str | None = None
@@ -160,3 +183,13 @@ class Recipe(Strict):
     """Whether each study ends with a comparison of its systems."""
     commands: tuple[Command, ...] = ()
     """Additional commands."""
+
+    @property
+    def known_systems(self) -> tuple[str, ...]:
+        """The names of `SYSTEMS` that every study evaluates."""
+        return tuple(system.name for system in self.systems if system.args is None)
+
+    @property
+    def own_systems(self) -> dict[str, System]:
+        """The recipe's own systems by name."""
+        return {system.name: system for system in self.systems if system.args is not None}

@@ -1,11 +1,15 @@
 """The systems that a study evaluates: the baseline, what needs no vector, and the specs that searches chose."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from lmms_steer.harness.arguments import join_model_args
+from lmms_steer.models import BLANK
 from lmms_steer.recipes.layout import Layout, concept_label, search_cell_name
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.search.options import parse_targets
+from lmms_steer.vectors.methods import split_method
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,14 +21,18 @@ class PlannedSystem:
         args: added to `--model_args`.
         tests: tasks.
         needs: names of the cells that must be done before.
+        after: kinds of cells and names of commands that must be done before.
         reads: files that no cell of this recipe makes.
+        is_control: whether it is a random vector or a control of extraction.
     """
 
     name: str
     args: str
     tests: tuple[str, ...]
     needs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    is_control: bool = False
 
 
 def methods_of(recipe: Recipe, model: Model) -> dict[str, Method]:
@@ -34,18 +42,50 @@ def methods_of(recipe: Recipe, model: Model) -> dict[str, Method]:
 
 def planned_systems(recipe: Recipe, layout: Layout, model: str, study_name: str) -> Iterator[PlannedSystem]:
     """All systems that a study evaluates with the model called `model`."""
+    seeing = [*_unsteered(recipe, layout, model, study_name), *_own(recipe, layout, study_name)]
+    steered = [*_steered(recipe, layout, model, study_name)]
+    yield from (*seeing, *steered)
+    if "blank" in recipe.known_systems:
+        for system in (*seeing, *(one for one in steered if not one.is_control)):
+            if f"image={BLANK}" not in system.args.split(","):
+                args = ",".join(filter(None, (system.args, f"image={BLANK}")))
+                yield replace(system, name=f"{system.name}-{BLANK}", args=args)
+
+
+def prompted_tasks(study: Study) -> tuple[str, ...]:
+    """The tasks of the system `prompted`; none where the study has no such system."""
+    return tuple(f"{test}_prompted" for test in study.test) if study.test_prompted is None else study.test_prompted
+
+
+def _unsteered(recipe: Recipe, layout: Layout, model: str, study_name: str) -> Iterator[PlannedSystem]:
     study = recipe.studies[study_name]
-    wanted, tests, methods = recipe.systems, study.test, methods_of(recipe, recipe.models[model])
+    wanted, tests, methods = recipe.known_systems, study.test, methods_of(recipe, recipe.models[model])
     if "baseline" in wanted:
         yield PlannedSystem("baseline", "", tests)
-    if "prompted" in wanted:
-        yield PlannedSystem("prompted", "", study.test_prompted or tuple(f"{test}_prompted" for test in tests))
+    if "prompted" in wanted and (prompted := prompted_tasks(study)):
+        yield PlannedSystem("prompted", "", prompted)
     if "calibrated" in wanted and study.select:
         # every search of a study asks the same questions, so the biases of the first one serve for all
         concept, method = study.concepts[0], next(iter(methods))
         bias = layout.search(model, study_name, concept, method) / "answer_bias.yaml"
         search = search_cell_name(model, study_name, concept, method)
         yield PlannedSystem("calibrated", f"answer_bias={bias}", tests, (search,))
+
+
+def _own(recipe: Recipe, layout: Layout, study_name: str) -> Iterator[PlannedSystem]:
+    """The recipe's own systems, with the folder in place of `{output}`."""
+    tests = recipe.studies[study_name].test
+    for name, system in recipe.own_systems.items():
+        if study_name in (system.studies or recipe.studies):
+            given = system.args or {}
+            args = {key: value.replace("{output}", str(layout.output)) for key, value in given.items()}
+            reads = tuple(value for value in given.values() if Path(value).is_file())
+            yield PlannedSystem(name, join_model_args(args), tests, after=system.after, reads=reads)
+
+
+def _steered(recipe: Recipe, layout: Layout, model: str, study_name: str) -> Iterator[PlannedSystem]:
+    """The choices of the study's searches, and those of their random vectors."""
+    study, methods = recipe.studies[study_name], methods_of(recipe, recipe.models[model])
     for concept in study.concepts:
         for method, settings in methods.items():
             folder = layout.chosen(model, study_name, study, concept, method)
@@ -53,7 +93,9 @@ def planned_systems(recipe: Recipe, layout: Layout, model: str, study_name: str)
             label = method if len(study.concepts) == 1 else f"{concept_label(concept)}-{method}"
             for name, file in _choices(recipe, settings, label):
                 path = str(folder / file)
-                yield PlannedSystem(name, f"steering={path}", tests, needs, () if needs else (path,))
+                is_control = file.startswith("control_") or bool(split_method(method)[1])
+                reads = () if needs else (path,)
+                yield PlannedSystem(name, f"steering={path}", study.test, needs, (), reads, is_control)
 
 
 def search_files(recipe: Recipe, settings: Method) -> tuple[str, ...]:
@@ -78,11 +120,11 @@ def _choices(recipe: Recipe, settings: Method, label: str) -> Iterator[tuple[str
     """Name of each steered system, and the file of a search that holds its spec."""
     for suffix in _suffixes(recipe):
         name = label + suffix.replace("_", "-", 1)
-        if "steered" in recipe.systems:
+        if "steered" in recipe.known_systems:
             yield name, f"choice{suffix}.yaml"
-        if "steered_1se" in recipe.systems:
+        if "steered_1se" in recipe.known_systems:
             yield f"{name}-1se", f"choice_1se{suffix}.yaml"
-        if "controls" in recipe.systems:
+        if "controls" in recipe.known_systems:
             for seed, file in enumerate(_control_files(settings, suffix)):
                 yield f"{name}-random-{seed}", file
 

@@ -22,7 +22,9 @@ from lmms_steer.recipes.cells import WAITABLE_KINDS
 from lmms_steer.recipes.in_process import PROGRAMS
 from lmms_steer.recipes.layout import backbone_name, command_cell_name, concept_label
 from lmms_steer.recipes.local_checkpoints import local_checkpoint
-from lmms_steer.recipes.schema import REPORTS, SYSTEMS, Recipe, Study
+from lmms_steer.recipes.schema import REPORTS, Recipe, Study
+from lmms_steer.recipes.system_checks import system_mistakes
+from lmms_steer.recipes.systems import prompted_tasks
 from lmms_steer.search.options import (
     CHOICES,
     SCORES,
@@ -63,9 +65,10 @@ def check_recipe(recipe: Recipe, tree: YamlNode) -> None:
     _check_search(recipe, tree)
     _check_studies(recipe, tree)
     _check_commands(recipe, tree)
-    _check_known(tree, ("systems",), "system", recipe.systems, SYSTEMS)
+    for path, error in system_mistakes(recipe):
+        raise _with_line(tree, path, error)
     _check_known(tree, ("report",), "report", filter(None, [recipe.report]), REPORTS)
-    if recipe.report and "baseline" not in recipe.systems:
+    if recipe.report and "baseline" not in recipe.known_systems:
         raise _with_line(tree, ("report",), UserError("a report compares with the baseline: add it to systems:"))
     if not recipe.models or not recipe.studies:
         raise UserError(f"{tree.where}: the recipe has no models or no studies, so there is nothing to do")
@@ -155,7 +158,7 @@ def _check_search(recipe: Recipe, tree: YamlNode) -> None:
             if method.alphas is not None:
                 _check_value(tree, ("methods", name, "alphas"), check, method.alphas)
     _check_known(tree, ("search", "score"), "score", filter(None, [search.score]), SCORES)
-    _check_known(tree, ("search", "choose"), "choose:", [search.choose], CHOICES)
+    _check_known(tree, ("search", "choose"), "value of choose", [search.choose], CHOICES)
     if search.choose == "per_target":
         _check_value(tree, ("search", "choose"), parse_strategy(search.strategy or "grid").check_targets)
     if recipe.metric is not None and search.score == "letters":
@@ -194,9 +197,9 @@ def _check_studies(recipe: Recipe, tree: YamlNode) -> None:
                 check_once((*path, key), task_files.check_task, task, recipe.include_path)
         if study.select:
             check_once((*path, "select"), _check_select, study.select, recipe.include_path)
-        if "prompted" in recipe.systems and not study.test_prompted:
-            for task in study.test:
-                check_once((*path, "test"), _check_prompted, f"{task}_prompted", recipe.include_path)
+        if "prompted" in recipe.known_systems and study.test_prompted is None:
+            for task in prompted_tasks(study):
+                check_once((*path, "test"), _check_prompted, task, recipe.include_path)
         if (study.select is None) == (study.chosen is None):
             raise _with_line(tree, path, UserError(f"study {name}: set either select: TASK or chosen: STUDY"))
         if study.chosen is not None and recipe.chosen_in is None:

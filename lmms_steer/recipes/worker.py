@@ -56,6 +56,7 @@ def run_worker(spec: WorkerSpec) -> int:
     with FileLock(root / ".run" / f"worker-{spec.number}.lock"):
         ledger = Ledger(root)
         cells = ledger.cells
+        kinds: set[str] = set()
         # SLURM may start a job of a run that is over again
         if not _is_current(spec):
             return 0
@@ -68,6 +69,9 @@ def run_worker(spec: WorkerSpec) -> int:
             mark = run_cell(cell, ledger)
             ledger.end(cell, mark.state, mark.why, mark.seconds)
             count += 1
+            if cell.kind not in kinds:
+                kinds.add(cell.kind)
+                exempt_imports()
     return count
 
 
@@ -128,6 +132,17 @@ class Heartbeat:
         if stamp is not None and stamp != self.stamp:
             self.stamp, self.since = stamp, now
         return now - self.since > SILENCE_LIMIT
+
+
+def exempt_imports() -> None:
+    """Exempt what is alive between two cells, the imports, from later garbage collections.
+
+    lmms-eval collects twice an evaluation. With its imports, torch's and ours that takes a second, which is most of a
+    small evaluation. What was exempt and has become garbage since is collected first.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _free_memory() -> None:

@@ -11,6 +11,7 @@ Every score function returns the same keys for every benchmark, which lmms-eval 
 | acc_lenient, unparsed_lenient | the same by the lenient reading, where `acc` is strict |
 | acc_paper | the accuracy by the scorer of the paper's released code |
 | parsed | the letter or the number that was read; "" if none |
+| accepted | all answers that count as correct, where there are several |
 | letters | the probability of each choice: 1 for the one that was read, or from the choices' log-likelihoods |
 
 The `doc_to_…` and `process_…` functions are for rows like CV-Bench's and BLINK's: a list of choices, and the answer as

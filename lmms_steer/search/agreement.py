@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessorList
 
+from lmms_steer.search.changes import Change, Delta, alone
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.replay import Replay
 from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
 
 Source = Replay | HookedBatch
 
-LogitsOf = Callable[[Source, int, Tensor, str, Tensor | None], tuple[Tensor, Tensor | None]]
+LogitsOf = Callable[[Source, int, Delta, str, Tensor | None], tuple[Tensor, Tensor | None]]
 """(source, layer, delta, tokens, text) ▸ the logits of a cell [..., vocabulary], and the text that they precede.
 
 Where the model writes text, it writes its own if `text` is None, and the given one otherwise.
@@ -30,7 +31,7 @@ Where the model writes text, it writes its own if `text` is None, and the given 
 def next_logits(
     source: Source,
     layer: int,
-    delta: Tensor,
+    delta: Delta,
     tokens: str,
     text: Tensor | None,  # noqa: ARG001  as `LogitsOf`
 ) -> tuple[Tensor, None]:
@@ -38,7 +39,7 @@ def next_logits(
     return source.steer(layer, delta, tokens), None
 
 
-def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str, logits_of: LogitsOf) -> bool:
+def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens: str, logits_of: LogitsOf) -> bool:
     """Whether a replayed cell is that of the model with hooks, up to rounding.
 
     Args:
@@ -51,28 +52,35 @@ def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, token
         return False
     for added in (delta, longer):
         theirs, text = logits_of(hooked, layer, added, tokens, None)
+        ours, _ = logits_of(replay, layer, added, tokens, text)
+        if torch.equal(ours, theirs):
+            continue
         with random_rounding(hooked.model):
             rounded, _ = logits_of(hooked, layer, added, tokens, text)
-        ours, _ = logits_of(replay, layer, added, tokens, text)
         if noise_ratio(ours, theirs, rounded) > MAX_NOISE_RATIO:
             return False
     return True
 
 
-def _as_long_as_activations(replay: Replay, layer: int, delta: Tensor, tokens: str) -> Tensor:
+def _as_long_as_activations(replay: Replay, layer: int, delta: Delta, tokens: str) -> Delta:
     """The vector, scaled to the median norm of the activations that it is added to."""
-    steered = replay.tensors[f"out{layer}"][replay.masks[tokens]].float()
+    steered = replay.site_tensor(layer, replay.site)[replay.masks[tokens]].float()
+    if isinstance(delta, Change):
+        return delta.as_strong_as(float(steered.norm(dim=-1).median()), layer, tokens) if len(steered) else delta
     norm = float(delta.norm())
     if not norm or not len(steered):
         return delta
     return delta * (float(steered.norm(dim=-1).median()) / norm)
 
 
-def _same_positions(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+def _same_positions(replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens: str) -> bool:
     """Whether a replay adds the vector at the positions where the hooks add it."""
+    if isinstance(delta, Change):
+        ours, theirs = (source.changed_positions(layer, delta, tokens) for source in (replay, hooked))
+        return torch.equal(ours, theirs)
     start = replay.starts[tokens]
     ours, theirs = replay.tensors[f"out{layer}"].float(), hooked.steered_output(layer, delta, tokens).float()
-    later = replay.steered_output(layer, delta[None], [tokens], start).float()
+    later = replay.steered_output(layer, alone(delta), [tokens], start).float()
     ours = torch.cat((ours[:, :start], later), 1)
     along = delta.to(ours)
     shares = (ours - theirs) @ along / along.square().sum()

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lmms_steer._util.logging import log_lines
-from lmms_steer.errors import UserError
 from lmms_steer.harness.arguments import join_model_args
 from lmms_steer.search.command import run_search
-from lmms_steer.search.options import SearchOptions
+from lmms_steer.search.options import SearchOptions, join_values
 from lmms_steer.search.strategies import StrategyBuilder
 from lmms_steer.search.study import Study
 from lmms_steer.vectors import store
@@ -42,6 +41,7 @@ def search(
     num_fewshot: int | None = None,
     choose: str = "overall",
     blank_image: bool = True,
+    spec: str | Mapping[str, object] = "",
 ) -> Study:
     """Choose the layer, the strength and the tokens of a vector on held-out questions, as `lmms-steer search` does.
 
@@ -64,6 +64,7 @@ def search(
         keep: save the winner as this vector's default for this model.
         harness, metric, split, num_fewshot, choose: as `lmms-steer search --help` says.
         blank_image: also measure the choice and the unsteered model with every image replaced by a grey one.
+        spec: keys of a spec that all cells share, in one line (`"site=mlp,scale=token"`) or as a mapping.
 
     Raises:
         UserError: for a grid, task, vector or folder that cannot be searched.
@@ -72,12 +73,12 @@ def search(
     options = SearchOptions(
         model=model,
         model_args=join_model_args(model_args),
-        vectors=tuple(one if isinstance(one, str) else _stored_name(one) for one in vectors),
+        vectors=tuple(one if isinstance(one, str) else store.stored_name(one) for one in vectors),
         task=task,
         output=Path(output),
-        layers=_joined(layers),
-        alphas=_joined(alphas),
-        tokens=_joined(tokens),
+        layers=join_values(layers),
+        alphas=join_values(alphas),
+        tokens=join_values(tokens),
         strategy=strategy,
         score=score,
         controls=controls,
@@ -96,23 +97,7 @@ def search(
         num_fewshot=num_fewshot,
         choose=choose,
         blank_image=blank_image,
+        spec=join_model_args(spec),
     )
     log_lines(run_search(options))
     return Study.read(options.output)
-
-
-def _joined(values: str | Iterable[object]) -> str:
-    """Values as the command line takes them."""
-    return values if isinstance(values, str) else ",".join(map(str, values))
-
-
-def _stored_name(vectors: SteeringVectors) -> str:
-    """The name by which a search finds these vectors.
-
-    Raises:
-        UserError: where no store holds exactly them.
-    """
-    for entry in store.entries():
-        if entry.name == vectors.name and SteeringVectors.load(entry.path).sha256 == vectors.sha256:
-            return vectors.name
-    raise UserError(f"{vectors.name} is not in the store as it is here: save it to a file, and give the file's name")

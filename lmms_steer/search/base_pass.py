@@ -48,7 +48,8 @@ class BasePass:
     Args:
         model: an image-text-to-text model of transformers.
         layers: its decoder layers.
-        tensors: where each layer's output goes, as `out0`, …; with `keys`, keys and values too.
+        tensors: where the first layer's input goes, as `in0`, and each layer's output, as `out0`, …; with `keys`, keys
+            and values too.
         keys: whether to record keys and values.
         kept: how many last positions' logits are returned; None for the last one's alone.
 
@@ -89,6 +90,8 @@ class BasePass:
         self.calls.append({k: v for k, v in kwargs.items() if k not in ("hidden_states", "past_key_values")})
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         before = self._last_output
+        if before is None:
+            self.tensors["in0"] = hidden
         same = before is None or hidden is before or torch.equal(hidden, before)
         self.added.append(None if before is None or same else hidden - before)
         return (args, {**kwargs, "past_key_values": RecordingCache(self.tensors)}) if self.keys else None

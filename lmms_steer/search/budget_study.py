@@ -8,20 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lmms_steer._util.io import write_atomically
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
-from lmms_steer.search.agreement import Source, agrees, next_logits
+from lmms_steer.search.agreement import Source
 from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.budgets import Resolution, resolve_budgets
-from lmms_steer.search.damage import divergence_from
-from lmms_steer.search.hooked import HookedBatch
+from lmms_steer.search.changes import Deltas
+from lmms_steer.search.deciding import LOOKED_AT
+from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.measure import Measurement, Measurer
 from lmms_steer.search.plan import BUDGET_PROMPTS, Cell, Plan, split_control
 from lmms_steer.search.questions import PreparedBatch, Question
-from lmms_steer.search.replay import Replay
 from lmms_steer.search.scorers import Scored
 from lmms_steer.search.strategies import Rung
 
@@ -78,14 +77,19 @@ class DamageMeasurer(Measurer):
 
     def _prepare(self, batch: Sequence[Question]) -> PreparedBatch:
         prepared = super()._prepare(batch)
-        return replace(prepared, scorer=_FirstTokenScorer(len(batch))) if self.options.generates else prepared
+        if isinstance(prepared.scorer, GenerationScorer):
+            return replace(prepared, scorer=_DamageScorer(prepared.scorer))
+        return prepared
 
 
-class _FirstTokenScorer:
-    """In place of a scorer of generated text: the damage at the first token, and no scores."""
+class _DamageScorer:
+    """In place of a scorer of generated text: the damage at the token that decides, and no scores."""
 
-    def __init__(self, questions: int) -> None:
-        self.questions = questions
+    def __init__(self, scorer: GenerationScorer) -> None:
+        self.scorer, self.questions = scorer, len(scorer.batch)
+        # no more of an answer is written than what may come before the token that decides
+        scorer.settings["max_new_tokens"] = min(int(scorer.settings["max_new_tokens"]), LOOKED_AT)
+        self.agrees = scorer.agrees
 
     def base(self, source: Source) -> Scored:  # noqa: ARG002  the interface of `LetterScorer`
         unknown = torch.full((self.questions,), torch.nan)
@@ -94,13 +98,9 @@ class _FirstTokenScorer:
     def answer_logits(self, source: Source) -> list[list[float]]:  # noqa: ARG002  likewise
         return [[] for _ in range(self.questions)]
 
-    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
-        kl = source.reduce_all(layer, deltas, targets, divergence_from(source.base)).cpu()
+    def scores(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Scored:
+        kl = self.scorer.damage(source, layer, deltas, targets)
         return Scored(torch.full_like(kl, torch.nan), torch.full_like(kl, torch.nan), kl)
-
-    @staticmethod
-    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
-        return agrees(replay, hooked, layer, delta, tokens, next_logits)
 
 
 def resolve_for_study(

@@ -6,10 +6,10 @@ budget, as far as the alphas that were tried show it.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lmms_steer.search.plan import Cell
+from lmms_steer.search.plan import BUDGET_PROMPTS, Cell
 
 TOLERANCE = 0.02
 """A mean KL within this share of its budget counts as the budget."""
@@ -66,6 +66,26 @@ def resolve_budgets(places: Sequence[Cell], budgets: Sequence[float], measure: M
             wanted = {_next_alpha(known, budget, rounds) for budget in budgets}
             open_alphas[place] = {alpha for alpha in wanted if alpha is not None}
     return [_resolution(place, known, budget) for place, known in points.items() for budget in budgets]
+
+
+def planned_answers(cells: Iterable[Cell], budgets: Sequence[float], questions: int) -> int:
+    """About how many answers it takes to resolve budgets, one alpha and one prompt each.
+
+    It is counted as if KL grew as the square of alpha. Where it does not, more alphas are tried.
+
+    Args:
+        cells: those to resolve; their alphas do not count.
+        budgets: in nats.
+        questions: of the study.
+    """
+    tried: list[Cell] = []
+
+    def square(_: int, asked: Sequence[Cell]) -> list[float]:
+        tried.extend(asked)
+        return [cell.alpha**2 for cell in asked]
+
+    resolve_budgets(list({replace(cell, alpha=0.0): None for cell in cells}), budgets, square)
+    return len(tried) * min(questions, BUDGET_PROMPTS)
 
 
 def _next_alpha(points: Mapping[float, float], budget: float, rounds: int) -> float | None:

@@ -12,6 +12,7 @@ from lmms_steer._util.formatting import count_noun, format_layers
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.harness import task_files
+from lmms_steer.search import budgets
 from lmms_steer.search.harnesses import check_arguments, create, load
 from lmms_steer.search.options import (
     SearchOptions,
@@ -19,6 +20,7 @@ from lmms_steer.search.options import (
     parse_alphas,
     parse_budgets,
     parse_layers,
+    parse_strengths,
     refuse_test,
 )
 from lmms_steer.search.plan import (
@@ -31,7 +33,9 @@ from lmms_steer.search.plan import (
     Plan,
     check_same_plan,
 )
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.search.resolved_cells import gate_sha256, layers_at, resolve_cells, spec_of, with_norms
+from lmms_steer.steering.facts import ModelFacts, facts_of_config
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of, checkpoint
@@ -74,16 +78,21 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
     from lmms_steer.steering.anatomy import decoder_layers
 
     _refuse_spec(lm.resolved.spec)
-    n_layers = len(decoder_layers(lm.model))
-    facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
+    # refuses a model whose decoder is not found
+    decoder_layers(lm.model)
+    facts = facts_of_config(lm.config, lm.pretrained)
+    n_layers = layers_at(options.fixed_keys, facts)
     layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
     steerable = steerable_layers(options.vectors, layers, facts)
     if missing := sorted(set(layers) - set(steerable)):
         layers = steerable
         yield f"layers where a vector has no direction are left out: {', '.join(map(str, missing))}"
-    vectors = {name: resolved_vector(name, layers[0], facts) for name in options.names}
+    cells = resolve_cells(options, layers, facts)
+    if options.fixed_keys:
+        cells = with_norms(cells, lm)
+    vectors = {name: cell.vectors[0] for name, cell in cells.items()}
     hashes = {name: vector.sha256 for name, vector in vectors.items()}
-    plan = Plan(**planned, vectors=hashes, layers=layers, **about_questions)
+    plan = Plan(**planned, vectors=hashes, layers=layers, gate=gate_sha256(options, cells), **about_questions)
     if asked.generates and score == "letters":
         yield (
             "WARNING: in this task the model generates text; a cell may favour the correct letter and yet generate"
@@ -103,7 +112,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
         # refuses answers that the model cannot tell apart before the search, not after it
         LetterScorer(lm, asked.confirmation_questions)
     try:
-        yield from SearchRun(options, plan, lm, task, vectors, questions).run(asked.confirmation_task)
+        yield from SearchRun(options, plan, lm, task, cells, questions).run(asked.confirmation_task)
     except OutOfMemoryError as error:
         raise UserError(
             f"out of memory with one question and one cell at a time: {first_line(error)}. Try --memory 0, or load the"
@@ -121,12 +130,13 @@ def _dry_run(options: SearchOptions) -> Generator[str, None, None]:
     pretrained, _ = check_arguments(options)
     if pretrained is None:
         raise UserError("--dry-run needs pretrained=NAME in --model_args, for the number of layers")
-    n_layers = _number_of_layers(pretrained)
+    n_layers = layers_at(options.fixed_keys, _facts_on_disk(pretrained))
     layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
     asked = _ask(options)
     questions: dict[str, Any] = {"n": len(asked.questions), "questions": asked.questions_sha256, "score": asked.score}
     plan = Plan(**_planned_options(options), vectors=dict.fromkeys(options.names, ""), layers=layers, **questions)
-    context = StrategyContext.of(plan, plan.cells(n_layers - 1), image_clusters(asked.questions))
+    cells = plan.cells(options.fixed_keys.last_useless_for_images(n_layers))
+    context = StrategyContext.of(plan, cells, image_clusters(asked.questions))
     if not context.cells:
         raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
     chosen = options.chosen_strategy
@@ -134,24 +144,26 @@ def _dry_run(options: SearchOptions) -> Generator[str, None, None]:
     answers = chosen.planned_answers(context)
     yield f"at most {answers} answers of {plan.task}, one cell and one question each"
     if plan.budgets:
-        resolved = context.cells
-        if chosen.filters_places and chosen.filtered_by is not None:
-            resolved = chosen.filtered_by.kept_cells(context.cells)
+        resolved = chosen.resolved_cells(context.cells)
         places = count_noun(len({replace(cell, alpha=0.0) for cell in resolved}), "alpha")
         prompts = min(plan.n, BUDGET_PROMPTS)
-        yield f"before that, {places} for each budget must be found on the first {prompts} questions, without answers"
+        about = budgets.planned_answers(resolved, parse_strengths(options.alphas), plan.n)
+        yield (
+            f"before that, {places} for each budget must be found on the first {prompts} questions, whose right answers"
+            f" are not read: about {about} answers"
+        )
     yield from planned_power_lines(options.chosen_strategy, context)
     yield "nothing was measured (--dry-run)"
 
 
-def _number_of_layers(pretrained: str) -> int:
-    """The number of a checkpoint's decoder layers, from its config."""
+def _facts_on_disk(pretrained: str) -> ModelFacts:
+    """What a checkpoint's config states, without its weights."""
     from transformers import AutoConfig
 
     from lmms_steer.models.loading import load_or_refuse
 
     config = load_or_refuse(pretrained, AutoConfig.from_pretrained, checkpoint(pretrained))
-    return int(config.get_text_config(decoder=True).num_hidden_layers)
+    return facts_of_config(config, pretrained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +238,7 @@ def _planned_options(options: SearchOptions) -> dict[str, Any]:
         "metric": options.metric,
         "split": options.split,
         "num_fewshot": options.num_fewshot,
+        "spec": str(options.fixed_keys),
     }
 
 
@@ -243,7 +256,7 @@ def _check_before_imports(options: SearchOptions) -> dict[str, Any]:
     _refuse_spec(spec)
     if pretrained is not None:
         for vector in options.vectors:
-            check_vectors(SteeringSpec.parse(f"vector={vector}"), pretrained)
+            check_vectors(spec_of(options.fixed_keys, vector), pretrained)
     if options.include_path is not None and not options.include_path.is_dir():
         raise UserError(f"--include_path {options.include_path}: no such folder")
     for task in filter(None, (options.task, options.confirm) if options.harness == LMMS_EVAL else ()):
@@ -276,7 +289,7 @@ def _known_layers(options: SearchOptions) -> dict[str, Any]:
     if pretrained is None or len(vectors) < len(options.vectors):
         return {}
     with suppress(UserError):
-        n_layers = _number_of_layers(pretrained)
+        n_layers = layers_at(options.fixed_keys, _facts_on_disk(pretrained))
         layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
         return {"layers": [layer for layer in layers if all(v.can_steer(layer) for v in vectors.values())]}
     return {}
@@ -285,7 +298,8 @@ def _known_layers(options: SearchOptions) -> dict[str, Any]:
 def _refuse_spec(spec: SteeringSpec) -> None:
     if spec:
         raise UserError(
-            "--model_args of a search must name the unsteered model: give vector, layer, alpha and tokens as options"
+            "--model_args of a search must name the unsteered model: give vector, layer, alpha and tokens as options,"
+            " and other keys as --spec"
         )
 
 

@@ -59,7 +59,7 @@ def draw_damage(
     draw_zero_line(ax)
     ax.set(
         title=f"{literal_text(format_vector_name(name))}: gain against damage",
-        xlabel="damage: mean KL(unsteered || steered) of the answer's first token, in nats",
+        xlabel="damage: mean KL(unsteered || steered) of the token that decides, in nats",
         ylabel="gain in points",
     )
     ax.legend(loc="lower left")

@@ -1,7 +1,7 @@
 """Steer a batch by full forward passes with hooks: for models that cannot be replayed, and to check replays."""
 
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from lmms_steer.search.base_pass import next_token_logits
-from lmms_steer.search.replay import kept_positions
+from lmms_steer.search.changes import Change, Delta, Deltas
+from lmms_steer.search.replay_setup import kept_positions
 from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.calls import continuation
 from lmms_steer.steering.hooks import steer
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.site_tensor import per_position, register_hook
+from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -42,24 +45,26 @@ class HookedBatch:
         """The unsteered logits of the next token, as `Replay.base`."""
         return self._logits()
 
-    def steered(self, layer: int, delta: Tensor, tokens: str) -> AbstractContextManager[Any]:
-        """A context in which the model adds `delta` [width] at a layer's output."""
+    def steered(self, layer: int, delta: Delta, tokens: str) -> AbstractContextManager[Any]:
+        """A context in which the model is steered by one cell."""
+        if isinstance(delta, Change):
+            return steer(self.model, delta.at(layer, tokens), special_ids=self.special_ids)
         vector = SteeringVectors({layer: delta.float().cpu().numpy()}, {})
         spec = ResolvedSpec(SteeringSpec((Intervention("v", layer, 1.0, tokens),)), (vector,))
         return steer(self.model, spec, special_ids=self.special_ids)
 
-    def steer(self, layer: int, delta: Tensor, tokens: str) -> Tensor:
+    def steer(self, layer: int, delta: Delta, tokens: str) -> Tensor:
         """Steer one cell, as `Replay.steer` does."""
         with self.steered(layer, delta, tokens):
             return self._logits()
 
-    def steer_all(self, layer: int, deltas: Tensor, targets: Sequence[str], columns: Tensor | None = None) -> Tensor:
+    def steer_all(self, layer: int, deltas: Deltas, targets: Sequence[str], columns: Tensor | None = None) -> Tensor:
         """Steer several cells of one layer, as `Replay.steer_all` does."""
         selected = slice(None) if columns is None else columns.to(self.base.device)
         return self.reduce_all(layer, deltas, targets, lambda logits: logits[..., selected])
 
     def reduce_all(
-        self, layer: int, deltas: Tensor, targets: Sequence[str], reduce: Callable[[Tensor], Tensor]
+        self, layer: int, deltas: Deltas, targets: Sequence[str], reduce: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Steer several cells of one layer, as `Replay.reduce_all` does."""
         cells = zip(deltas, targets, strict=True)
@@ -79,6 +84,23 @@ class HookedBatch:
                 handle.remove()
         first: Tensor = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
         return first
+
+    def changed_positions(self, layer: int, change: Change, tokens: str) -> Tensor:
+        """Where a cell changes its site's tensor, as `Replay.changed_positions`."""
+        (intervention,) = change.resolved.spec.interventions
+        place = sites.get(intervention.site), decoder_layers(self.model), layer
+        shape, seen = tuple(self.inputs["input_ids"].shape), list[Tensor]()
+
+        def look(value: Any) -> None:
+            seen.append(per_position(value, shape, layer, intervention.site))
+
+        # hooks run in the order in which they were added
+        with ExitStack() as stack:
+            stack.callback(register_hook(*place, look).remove)
+            stack.enter_context(self.steered(layer, change, tokens))
+            stack.callback(register_hook(*place, look).remove)
+            self._logits()
+        return (seen[1] != seen[0]).any(-1)
 
     @torch.inference_mode()
     def _logits(self) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
@@ -13,13 +14,18 @@ COLUMNS = 3
 
 
 @figure_style()
-def draw_layers(found: Mapping[str, Mapping[int, float]], best: Mapping[str, int | None], *paths: Path) -> Path:
-    """Draw the scores into files; returns the last file.
+def draw_layers(found: Mapping[str, Mapping[int, float]], best: Mapping[str, int | None], path: Path) -> Path:
+    """Draw the figure into a file, and return the file; arguments as for `layers_figure`."""
+    return save_figure(layers_figure(found, best), path)
+
+
+@figure_style()
+def layers_figure(found: Mapping[str, Mapping[int, float]], best: Mapping[str, int | None]) -> Any:
+    """Draw the scores as a `matplotlib.figure.Figure`.
 
     Args:
         found: score ▸ layer ▸ its value.
         best: score ▸ the layer to mark; None for none.
-        paths: the files.
     """
     columns = min(COLUMNS, len(found))
     rows = math.ceil(len(found) / columns)
@@ -35,4 +41,4 @@ def draw_layers(found: Mapping[str, Mapping[int, float]], best: Mapping[str, int
             axis.plot(marked, scores[marked], "D", color=VERMILLION, markersize=6.5)
         axis.set(title=name if marked is None else f"{name}: best at {marked}", xlabel="layer")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    return save_figure(figure, *paths)
+    return figure

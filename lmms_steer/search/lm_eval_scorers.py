@@ -15,11 +15,13 @@ from torch import Tensor
 
 from lmms_steer.errors import UserError
 from lmms_steer.search.agreement import Source, agrees, next_logits
+from lmms_steer.search.changes import Delta, Deltas
 from lmms_steer.search.damage import divergence_from
+from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.questions import OtherTask, Question
 from lmms_steer.search.replay import Replay
-from lmms_steer.search.scorers import GenerationScorer, Scored
+from lmms_steer.search.scorers import Scored
 
 GREEDY_SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
 """Settings of generation that are understood, and have no effect on greedy decoding apart from the first two."""
@@ -83,7 +85,7 @@ class LikelihoodScorer:
         """Empty for every question: no answer biases are fitted."""
         return [[] for _ in self.batch]
 
-    def scores(self, source: Source, layer: int, deltas: Tensor, targets: Sequence[str]) -> Scored:
+    def scores(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Scored:
         """Score several cells of one layer, as `LetterScorer.scores`; [cells, questions]."""
         divergences = [divergence_from(logits[0]) for logits in self._deciding(source.base[None])]
 
@@ -111,7 +113,7 @@ class LikelihoodScorer:
         return torch.stack(margins)
 
     @staticmethod
-    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Tensor, tokens: str) -> bool:
+    def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens: str) -> bool:
         """Whether a replayed cell has the logits of the model with hooks."""
         return agrees(replay, hooked, layer, delta, tokens, next_logits)
 

@@ -17,10 +17,11 @@ from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.search.base_pass import last_logits
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import OtherTask, PreparedBatch, Question
-from lmms_steer.search.replay import kept_positions, prompt_mask
+from lmms_steer.search.replay_setup import kept_positions, prompt_mask
 from lmms_steer.search.scorers import LetterScorer
 from lmms_steer.statistics import Floats
-from lmms_steer.steering.anatomy import decoder_layers, image_token_ids
+from lmms_steer.steering.anatomy import decoder_layers
+from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 Slopes = dict[tuple[str, int, str], Tensor]
@@ -128,9 +129,9 @@ def margin_slopes(
     inputs, scored = prepared.inputs, prepared.scored
     margin, gradients = gradients_of_margin(lm.model, inputs, prepared.scorer, kept_positions(scored))
     ids, attention = inputs["input_ids"], inputs.get("attention_mask")
-    image_ids = image_token_ids(lm.model.config)
+    media = placeholders(lm.model.config)
     special = getattr(lm.tokenizer, "all_special_ids", None)
-    masks = {t: prompt_mask(ids, attention, image_ids, t, special, scored) for t in {c.tokens for c in cells}}
+    masks = {t: prompt_mask(ids, attention, media, t, special, scored) for t in {c.tokens for c in cells}}
     slopes = {}
     for vector, layer, tokens in {(c.vector, c.layer, c.tokens) for c in cells}:
         gradient = gradients[layer].float()

@@ -11,11 +11,15 @@ from torch import Tensor
 
 from lmms_steer._util.io import write_atomically
 from lmms_steer.models.batches import StackRunner
+from lmms_steer.search.changes import Change, Delta, Deltas
+from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import OtherTask, PreparedBatch, Question
-from lmms_steer.search.replay import Replay, ReplayOptions, try_replay
-from lmms_steer.search.scorers import GenerationScorer, LetterScorer
+from lmms_steer.search.replay import Replay, try_replay
+from lmms_steer.search.replay_setup import ReplayOptions
+from lmms_steer.search.scorers import LetterScorer
+from lmms_steer.steering.sites import DEFAULT_SITE
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 CHECKED_CELLS = 3
@@ -61,6 +65,9 @@ class Measurer:
         folder: where to store the rest.
         refuted_file: written when a replay is found wrong, and read by the study's other and later processes.
         metric: the score of generated text that counts; None for the first in the task's list.
+        changes: what the vectors do, by the same names; empty where they are added at their layer's output.
+        site: the site of the decoder that is steered.
+        why_hooks: why nothing is replayed; empty where the model decides.
 
     Attributes:
         why_not_replayed: why batches are not replayed any more; empty while they are.
@@ -69,12 +76,15 @@ class Measurer:
     def __init__(
         self, lm: Any, task: Any, vectors: Mapping[str, SteeringVectors], generates: bool, targets: Sequence[str],
         budget: int | None = None, folder: Path | None = None, refuted_file: Path = Path(REFUTED_FILE),
-        metric: str | None = None,
+        metric: str | None = None, changes: Mapping[str, Change] | None = None, site: str = DEFAULT_SITE,
+        why_hooks: str = "",
     ) -> None:  # fmt: skip
         self.lm, self.task, self.vectors = lm, task, vectors
         special = getattr(lm.tokenizer, "all_special_ids", None)
-        self.options = ReplayOptions(tuple(targets), special, budget, folder, generates, StackRunner(lm.model.device))
-        self.why_not_replayed, self.refuted_file, self.metric = "", refuted_file, metric
+        runner = StackRunner(lm.model.device)
+        self.options = ReplayOptions(tuple(targets), special, budget, folder, generates, runner, site)
+        self.why_not_replayed, self.refuted_file, self.metric = why_hooks, refuted_file, metric
+        self.changes = changes or {}
 
     def __call__(self, batch: Sequence[Question], cells: Sequence[Cell], check: bool = False) -> Measurement:
         """Measure all cells on all questions.
@@ -94,7 +104,7 @@ class Measurer:
         scores, unparsed, kl = torch.zeros(3, len(cells), len(batch))
         for layer in sorted({cell.layer for cell in cells}):
             rows = [i for i, cell in enumerate(cells) if cell.layer == layer]
-            deltas = torch.stack([self._delta(cells[i]) for i in rows])
+            deltas = self._deltas([cells[i] for i in rows])
             targets = [cells[i].tokens for i in rows]
             scores[rows], unparsed[rows], kl[rows] = scorer.scores(source, layer, deltas, targets)
         if check and isinstance(source, Replay):
@@ -107,7 +117,19 @@ class Measurer:
         base, base_unparsed, _ = scorer.base(source)
         return Measurement(scores, base, unparsed, base_unparsed, kl, scorer.answer_logits(source), why_not_replayed)
 
-    def _delta(self, cell: Cell) -> Tensor:
+    def _deltas(self, cells: Sequence[Cell]) -> Deltas:
+        """What cells of one layer do to it."""
+        if self.changes:
+            return [self._change(cell) for cell in cells]
+        return torch.stack([self._added(cell) for cell in cells])
+
+    def _delta(self, cell: Cell) -> Delta:
+        return self._change(cell) if self.changes else self._added(cell)
+
+    def _change(self, cell: Cell) -> Change:
+        return replace(self.changes[cell.vector], alpha=cell.alpha)
+
+    def _added(self, cell: Cell) -> Tensor:
         return torch.from_numpy(self.vectors[cell.vector][cell.layer].copy()) * cell.alpha
 
     def _prepare(self, batch: Sequence[Question]) -> PreparedBatch:

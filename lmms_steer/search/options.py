@@ -9,9 +9,11 @@ from typing import Any
 
 from lmms_steer._util.layers import read_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
+from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.plan import BUDGET, HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
 from lmms_steer.search.strategies import ChosenStrategy, StrategyBuilder, parse_strategy
 from lmms_steer.steering.intervention import TOKENS
+from lmms_steer.steering.placeholders import MEDIA
 
 SCORES = ("auto", "letters", "generate")
 CHOICES = ("overall", "per_target")
@@ -50,6 +52,7 @@ class SearchOptions:
             front of each question. None for the task's own.
         blank_image: also measure the choice and the unsteered model with every image replaced by a grey one.
         dry_run: say what would be measured and which gain could be found, without loading the model.
+        spec: keys of a spec that all cells share, `site=mlp,scale=token`, without vector, layer, alpha and tokens.
         choose: `overall`, the best cell of all, or `per_target`, also the best cell of each token target.
 
     Raises:
@@ -83,6 +86,12 @@ class SearchOptions:
     choose: str = "overall"
     blank_image: bool = True
     dry_run: bool = False
+    spec: str = ""
+
+    @property
+    def fixed_keys(self) -> FixedKeys:
+        """The keys that all cells share."""
+        return FixedKeys.parse(self.spec)
 
     @property
     def per_target(self) -> bool:
@@ -98,7 +107,8 @@ class SearchOptions:
     @property
     def targets(self) -> tuple[str, ...]:
         """The token targets of the grid."""
-        return parse_targets(self.tokens or ("both,last" if self.harness == LM_EVAL else "image,text,both"))
+        default = "both,last" if self.harness == LM_EVAL else "image,text,both"
+        return parse_targets(self.tokens or ("both" if self.fixed_keys.in_tower else default))
 
     @property
     def chosen_strategy(self) -> ChosenStrategy:
@@ -116,12 +126,16 @@ class SearchOptions:
             raise unknown_name("harness", self.harness, HARNESSES)
         if self.harness == LM_EVAL and self.score != "auto":
             raise UserError(f"--score {self.score}: lm-eval's tasks score answers themselves, so leave it out")
-        if self.harness == LM_EVAL and "image" in self.targets:
-            raise UserError("--tokens image: a text model has no image tokens")
+        shown = [kind for kind in MEDIA if kind in self.targets]
+        if self.harness == LM_EVAL and shown:
+            raise UserError(f"--tokens {shown[0]}: a text model has no {shown[0]} tokens")
         if self.harness == LMMS_EVAL and self.score == "letters" and self.metric is not None:
             raise UserError(f"--metric {self.metric}: with --score letters the likeliest letter counts: leave one out")
         check_strengths(self.alphas, self.chosen_strategy)
         self._check_choose()
+        chosen = self.chosen_strategy
+        filtering = chosen.name if chosen.filtered_by is not None else ""
+        self.fixed_keys.check(self.targets, filtering, self.score, self.keep)
         for name in ("split", "num_fewshot"):
             if self.harness == LMMS_EVAL and getattr(self, name) is not None:
                 raise UserError(f"--{name} {getattr(self, name)}: only for tasks of lm-eval, --harness lm-eval")
@@ -140,6 +154,11 @@ class SearchOptions:
                     f"--{option} takes one cell, and --choose per_target chooses one for each token target: evaluate"
                     " choice_TARGET.yaml instead"
                 )
+
+
+def join_values(values: str | Iterable[object]) -> str:
+    """Values of Python as the command line takes them: `[3, 7]` as `3,7`."""
+    return values if isinstance(values, str) else ",".join(map(str, values))
 
 
 def parse_layers(text: str, n_layers: int | None = None) -> tuple[int, ...]:

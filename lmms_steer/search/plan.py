@@ -11,6 +11,7 @@ from typing import Any
 from lmms_steer._util.io import put_aside, write_atomically
 from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError, reason
+from lmms_steer.steering.placeholders import MEDIA
 
 MIN_QUESTIONS = 2
 """Fewer questions than this have no spread."""
@@ -20,7 +21,7 @@ PLAN_FILE = "plan.json"
 LMMS_EVAL, LM_EVAL = "lmms-eval", "lm-eval"
 HARNESSES = (LMMS_EVAL, LM_EVAL)
 """The harnesses whose tasks can be searched on."""
-_ADDED = {"harness": LMMS_EVAL, "metric": None, "split": None, "num_fewshot": None}
+_ADDED = {"harness": LMMS_EVAL, "metric": None, "split": None, "num_fewshot": None, "spec": "", "gate": None}
 """Keys that files of older versions do not have, and their defaults."""
 BUDGET = "kl:"
 """A strength that begins with this is a budget: the mean KL, in nats, that its alpha is to reach."""
@@ -61,6 +62,8 @@ class Plan:
         seed: seed of the questions' order and of the strategy.
         harness: `lmms-eval` or `lm-eval`, whose task it is.
         metric, split, num_fewshot: as the user chose them; None for the task's own.
+        spec: keys that all cells share.
+        gate: sha256 of the vector that a gate names; None where it names none.
     """
 
     model: str
@@ -81,20 +84,25 @@ class Plan:
     metric: str | None = None
     split: str | None = None
     num_fewshot: int | None = None
+    spec: str = ""
+    gate: str | None = None
 
     @property
     def budgets(self) -> tuple[float, ...]:
         """The KL budgets in nats; empty where alphas are numbers."""
         return tuple(float(alpha.removeprefix(BUDGET)) for alpha in self.alphas if isinstance(alpha, str))
 
-    def cells(self, last_layer: int) -> list[Cell]:
-        """The whole grid, without image tokens at the last layer: steering them cannot reach the answer.
+    def cells(self, useless_for_images: int | None) -> list[Cell]:
+        """The whole grid, without the last layer for images, videos and audio where it cannot reach the answer.
 
         With KL budgets, each stands in the place of the alpha that it will be resolved to.
+
+        Args:
+            useless_for_images: that layer; None where there is none.
         """
         strengths = self.budgets or tuple(map(float, self.alphas))
         grid = product(self.vectors, self.layers, strengths, self.tokens)
-        return [Cell(*cell) for cell in grid if not (cell[1] == last_layer and cell[3] == "image")]
+        return [Cell(*cell) for cell in grid if not (cell[1] == useless_for_images and cell[3] in MEDIA)]
 
     @property
     def user_vectors(self) -> list[str]:
@@ -212,6 +220,8 @@ def _differences(key: str, theirs: Any, mine: Any) -> Iterator[str]:
         yield from _vector_differences(theirs or {}, mine if isinstance(mine, dict) else dict.fromkeys(mine))
     elif key == "questions" and theirs != mine:
         yield f"the task's questions have changed since ({_hashes(theirs, mine)})"
+    elif key == "gate" and theirs != mine:
+        yield f"the gate's vector is another one ({_hashes(theirs, mine)})"
     elif theirs != mine:
         option = "number of questions" if key == "n" else f"--{key}"
         write = _ranges if key == "layers" else _plain
@@ -253,4 +263,4 @@ def _ranges(layers: Any) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ",".join(map(_plain, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"

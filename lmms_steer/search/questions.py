@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer.errors import UserError
@@ -139,7 +140,8 @@ def questions_sha256(questions: Sequence[Question]) -> str:
         for visual in question.visuals:
             images = visual if isinstance(visual, list) else [visual]
             for image in images:
-                digest.update(image.encode() if isinstance(image, str) else image.tobytes())
+                own = image.tobytes() if isinstance(image, Image.Image) else image_ids([image])[0].encode()
+                digest.update(own)
     return digest.hexdigest()
 
 

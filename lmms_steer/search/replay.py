@@ -1,16 +1,15 @@
 """Steer one layer many times and run only what changes: vision tower, embeddings and lower layers run once.
 
 With the intervention at layer l, everything up to it is the same for every alpha and token target. One base pass
-records each layer's output and the arguments of its call; a cell then runs the layers above l only. Cells of one layer
-are stacked into one batch. In a causal model the positions before the first steered one do not change either: their
-keys and values are recorded, and only the later positions run.
+records each layer's output and the arguments of its call; a cell then runs the layers above l only. For a site inside
+of l, it runs l too, from its recorded input. Cells of one layer are stacked into one batch. In a causal model the
+positions before the first steered one do not change either: their keys and values are recorded, and only the later
+positions run.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,36 +18,18 @@ from torch import Tensor, nn
 from lmms_steer.errors import first_line
 from lmms_steer.models.batches import StackRunner
 from lmms_steer.search.base_pass import BasePass, next_token_logits
+from lmms_steer.search.changes import Change, Delta, Deltas, alone, changed, some_of
 from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, sees_ahead
+from lmms_steer.search.replay_setup import ReplayOptions, first_position, kept_positions, prompt_mask
 from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
 from lmms_steer.search.tensor_store import TensorStore
-from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, inner_decoder, shares_keys, text_config
+from lmms_steer.steering.anatomy import decoder_layers, inner_decoder, shares_keys, text_config
+from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.operations import add_masked
-from lmms_steer.steering.positions import token_mask
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayOptions:
-    """How a replay is set up.
-
-    Attributes:
-        targets: the token targets that will be used.
-        special_ids: the tokenizer's special tokens, for the targets `text_paper` and `both_paper`.
-        budget: bytes of a base pass to hold in memory; None holds everything.
-        folder: where the rest goes.
-        generates: whether text will be generated after replayed prompts, which needs all keys and values.
-        runner: chooses how many cells run at once; shared by replays on one device. None makes a new one.
-        scored: for prompts that are followed by answers to be scored: how many of each row's last positions are its
-            answer's, int [batch]. They are not steered. None for prompts alone.
-    """
-
-    targets: Sequence[str] = ("image", "text", "both")
-    special_ids: Collection[int] | None = None
-    budget: int | None = None
-    folder: Path | None = None
-    generates: bool = False
-    runner: StackRunner | None = None
-    scored: Tensor | None = None
+from lmms_steer.steering.placeholders import placeholders
+from lmms_steer.steering.scaled_vectors import ActiveLayer
+from lmms_steer.steering.site_tensor import per_position, register_hook
+from lmms_steer.steering.sites import DEFAULT_SITE, Site, sites
 
 
 class Replay:
@@ -76,21 +57,22 @@ class Replay:
         if any(map(shares_keys, self.layers)):
             raise RuntimeError("its layers share keys and values, which a replay would take from the base pass")
         self.tensors = TensorStore(options.budget, options.folder)
+        self.site = sites.get(options.site)
         ids, attention = inputs["input_ids"], inputs.get("attention_mask")
         self.batch, self.positions = ids.shape
-        image_ids = image_token_ids(model.config)
-        self.masks = {
-            tokens: prompt_mask(ids, attention, image_ids, tokens, options.special_ids, options.scored)
-            for tokens in options.targets
-        }
+        about = (ids, attention, placeholders(model.config))
+        self._mask_of = partial(prompt_mask, *about, special_ids=options.special_ids, scored=options.scored)
+        self.masks = {tokens: self._mask_of(tokens) for tokens in options.targets}
         self.kept = kept_positions(options.scored)
         latest = self.positions - (self.kept or 1)
-        self.starts = {tokens: min(_first_position(mask), latest) for tokens, mask in self.masks.items()}
+        self.starts = {tokens: min(first_position(mask), latest) for tokens, mask in self.masks.items()}
         self.generates, self._runner = options.generates, options.runner or StackRunner(ids.device)
         keys = self.generates or any(self.starts.values())
         unsteered = BasePass(model, self.layers, self.tensors, keys, self.kept)
         self.base = unsteered.run(inputs, self.generates)
         self._calls, self._added = unsteered.calls, unsteered.added
+        self._first = 0 if self._at_output else -1
+        self._site_tensors: dict[tuple[int, str], Tensor] = {}
 
         @cache
         def rounded() -> Tensor:
@@ -105,26 +87,31 @@ class Replay:
             name = type(model).__name__
             raise RuntimeError(f"a replay of {name} without steering is off by {ratio:.3g} times its rounding")
 
-    def steer(self, layer: int, delta: Tensor, tokens: str) -> Tensor:
+    @property
+    def _at_output(self) -> bool:
+        """Whether the steered tensors are the recorded outputs."""
+        return self.site.name == DEFAULT_SITE
+
+    def steer(self, layer: int, delta: Delta, tokens: str) -> Tensor:
         """Steer one cell.
 
         Args:
             layer: the steered layer.
-            delta: alpha * v, [width], added at the layer's output.
+            delta: what the cell does to it.
             tokens: the token target.
 
         Returns:
             the logits of the next token, [batch, vocabulary].
         """
-        return self.steer_all(layer, delta[None], [tokens])[0]
+        return self.steer_all(layer, alone(delta), [tokens])[0]
 
     @torch.inference_mode()
-    def steer_all(self, layer: int, deltas: Tensor, targets: Sequence[str], columns: Tensor | None = None) -> Tensor:
+    def steer_all(self, layer: int, deltas: Deltas, targets: Sequence[str], columns: Tensor | None = None) -> Tensor:
         """Steer several cells of one layer.
 
         Args:
             layer: the steered layer.
-            deltas: alpha * v of each cell, [cells, width].
+            deltas: what each cell does to it.
             targets: the token target of each cell.
             columns: token ids whose logits are returned; None for all.
 
@@ -136,7 +123,7 @@ class Replay:
 
     @torch.inference_mode()
     def reduce_all(
-        self, layer: int, deltas: Tensor, targets: Sequence[str], reduce: Callable[[Tensor], Tensor]
+        self, layer: int, deltas: Deltas, targets: Sequence[str], reduce: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Steer several cells of one layer, and keep only what is computed from their logits.
 
@@ -149,14 +136,13 @@ class Replay:
         """
 
         def reduced(start: int, cells: list[int]) -> list[Tensor]:
-            hidden = self.steered_output(layer, deltas[cells], [targets[i] for i in cells], start)
-            return list(reduce(self._finish(layer, hidden, start, len(cells))))
+            return list(reduce(self._steered(layer, some_of(deltas, cells), [targets[i] for i in cells], start)))
 
         return torch.stack(self.in_stacks(targets, reduced))
 
     @torch.inference_mode()
     def steer_with_cache(
-        self, layer: int, deltas: Tensor, targets: Sequence[str], start: int
+        self, layer: int, deltas: Deltas, targets: Sequence[str], start: int
     ) -> tuple[Tensor, KeysAndValues]:
         """Steer several cells of one layer and return the cache that generation continues from.
 
@@ -168,11 +154,11 @@ class Replay:
             the logits of the next token, [cells, batch, vocabulary]; every layer's keys and values, [cells * batch,
             heads, positions, width].
         """
-        below = ((self.tensors[f"key{n}"], self.tensors[f"value{n}"]) for n in range(layer + 1))
+        unchanged = layer + 1 if self._at_output else layer
+        below = ((self.tensors[f"key{n}"], self.tensors[f"value{n}"]) for n in range(unchanged))
         copies = len(targets)
         sink = {n: (k.repeat(copies, 1, 1, 1), v.repeat(copies, 1, 1, 1)) for n, (k, v) in enumerate(below)}
-        hidden = self.steered_output(layer, deltas, targets, start)
-        return self._finish(layer, hidden, start, copies, sink), sink
+        return self._steered(layer, deltas, targets, start, sink), sink
 
     def in_stacks(self, targets: Sequence[str], run: Callable[[int, list[int]], list[Tensor]]) -> list[Tensor]:
         """Run cells in stacks that fit on the device.
@@ -191,7 +177,7 @@ class Replay:
             results |= zip(cells, stacked, strict=True)
         return [results[i] for i in range(len(targets))]
 
-    def steered_output(self, layer: int, deltas: Tensor, targets: Sequence[str], start: int) -> Tensor:
+    def steered_output(self, layer: int, deltas: Deltas, targets: Sequence[str], start: int) -> Tensor:
         """The steered layer's outputs from `start` on, [cells * batch, positions - start, width].
 
         Args:
@@ -199,18 +185,112 @@ class Replay:
             start: the position that all of them are replayed from.
         """
         output = self.tensors[f"out{layer}"][:, start:]
+        if not isinstance(deltas, Tensor):
+            return self._changed(output.repeat(len(targets), 1, 1), layer, deltas, targets, start)
         masks = torch.stack([self.masks[tokens][:, start:] for tokens in targets])
         return add_masked(output, deltas.to(output)[:, None, None], masks).flatten(0, 1)
 
-    def _finish(self, layer: int, hidden: Tensor, start: int, copies: int, sink: KeysAndValues | None = None) -> Tensor:
+    @torch.inference_mode()
+    def changed_positions(self, layer: int, change: Change, tokens: str) -> Tensor:
+        """Where a cell changes its site's tensor, bool [batch, positions]."""
+        before = self.site_tensor(layer, self.site)
+        after = self._changed(before, layer, [change], [tokens], 0)
+        return (after != before).any(-1)
+
+    @torch.inference_mode()
+    def site_tensor(self, layer: int, site: Site) -> Tensor:
+        """The unsteered tensor of a site, [batch, positions, width]."""
+        if site.name == DEFAULT_SITE:
+            return self.tensors[f"out{layer}"]
+        if (layer, site.name) not in self._site_tensors:
+            # one layer after the other is steered
+            self._site_tensors = {(layer, site.name): self._recorded(layer, site)}
+        return self._site_tensors[layer, site.name]
+
+    def _recorded(self, layer: int, site: Site) -> Tensor:
+        seen: list[Tensor] = []
+
+        def look(value: Any) -> None:
+            seen.append(per_position(value, (self.batch, self.positions), layer, site.name))
+
+        handle = register_hook(site, self.layers, layer, look)
+        try:
+            hidden, added = self._output(layer - 1), self._added[layer]
+            call = layer_call(self._calls[layer], self.batch, 0, 1)
+            self.layers[layer](hidden if added is None else hidden + added, **call)
+        finally:
+            handle.remove()
+        return seen[0]
+
+    def _steered(
+        self, layer: int, deltas: Deltas, targets: Sequence[str], start: int, sink: KeysAndValues | None = None
+    ) -> Tensor:
+        """Steer cells that are replayed from one position; arguments as for `steered_output` and `_finish`."""
+        copies = len(targets)
+        if self._at_output:
+            return self._finish(layer, self.steered_output(layer, deltas, targets, start), start, copies, sink)
+        assert not isinstance(deltas, Tensor)
+        if any(change.gated for change in deltas):
+            # what a gate reads is recorded before the layer is hooked
+            self.site_tensor(layer, self.site)
+
+        def act(value: Any) -> Tensor:
+            shape = (copies * self.batch, self.positions - start)
+            hidden = per_position(value, shape, layer, self.site.name)
+            return self._changed(hidden, layer, deltas, targets, start).view(value.shape)
+
+        handle = register_hook(self.site, self.layers, layer, act)
+        try:
+            hidden = self._output(layer - 1)[:, start:].repeat(copies, 1, 1)
+            return self._finish(layer - 1, hidden, start, copies, sink, whole=layer)
+        finally:
+            handle.remove()
+
+    def _changed(
+        self, hidden: Tensor, layer: int, changes: Sequence[Change], targets: Sequence[str], start: int
+    ) -> Tensor:
+        """The site's tensors of several cells, [cells * batch, positions - start, width], changed by each."""
+
+        def decision_of(active: ActiveLayer) -> Tensor | None:
+            return None if active.gate is None else self._decision(active)[:, start:]
+
+        def mask_of(tokens: str) -> Tensor:
+            return self._mask(tokens)[:, start:]
+
+        pieces = zip(changes, targets, hidden.chunk(len(changes)), strict=True)
+        return torch.cat([changed(one.at(layer, tokens), own, mask_of, decision_of) for one, tokens, own in pieces])
+
+    def _decision(self, active: ActiveLayer) -> Tensor:
+        """Where a gate lets an intervention act, bool [batch, positions]: it reads what is not steered yet."""
+        assert active.gate is not None
+        reader = GateReader(active.intervention, active.gate)
+        hidden = self.site_tensor(reader.layer, reader.site)
+        if reader.read == "token":
+            return reader.fires(hidden)
+        return reader.of_prompts(hidden, self._mask(reader.prompt_tokens)).expand(-1, self.positions)
+
+    def _mask(self, tokens: str) -> Tensor:
+        if tokens not in self.masks:
+            self.masks[tokens] = self._mask_of(tokens)
+        return self.masks[tokens]
+
+    def _output(self, layer: int) -> Tensor:
+        """A layer's recorded output; of layer -1, the first layer's input."""
+        return self.tensors["in0" if layer < 0 else f"out{layer}"]
+
+    def _finish(
+        self, layer: int, hidden: Tensor, start: int, copies: int, sink: KeysAndValues | None = None,
+        whole: int | None = None,
+    ) -> Tensor:  # fmt: skip
         """Run the layers above `layer`.
 
         Args:
-            layer: the layer whose output is given.
+            layer: the layer whose output is given; -1 for the first layer's input.
             hidden: that output from `start` on, [copies * batch, positions - start, width].
             start: the first position that is replayed.
             copies: how many copies of the batch are replayed at once.
             sink: filled with these layers' keys and values; None if they are not needed.
+            whole: a layer that runs on all positions even if no later one reads them.
 
         Returns:
             logits like `base`, with a first dimension of copies.
@@ -223,7 +303,7 @@ class Replay:
             call = layer_call(self._calls[number], self.batch, start, copies)
             if start or sink is not None:
                 call["past_key_values"] = PrefixCache(self.tensors, start, copies, sink)
-            only_last = number == last and self.kept is None
+            only_last = number == last and self.kept is None and number != whole
             with _mlp_at_last_position(self.layers[number]) if only_last else nullcontext():
                 out = self.layers[number](hidden, **call)
             hidden = out[0] if isinstance(out, tuple) else out
@@ -241,7 +321,7 @@ class Replay:
             rounded: gives the model's own logits under `random_rounding`; not called where nothing differs.
         """
         try:
-            replayed = self._finish(0, self.tensors["out0"][:, start:], start, 1)[0]
+            replayed = self._finish(self._first, self._output(self._first)[:, start:], start, 1)[0]
         except (KeyError, TypeError):
             # the model's attention does not use a cache of this kind, so nothing was recorded
             return float("inf")
@@ -277,35 +357,3 @@ def _mlp_at_last_position(layer: nn.Module) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def kept_positions(scored: Tensor | None) -> int | None:
-    """How many last positions predict a token of some scored answer; None without scored answers.
-
-    The last prompt position predicts an answer's first token, and its last token predicts nothing.
-    """
-    return None if scored is None else int(scored.max()) + 1
-
-
-def prompt_mask(
-    ids: Tensor, attention: Tensor | None, image_ids: Sequence[int], tokens: str, special_ids: Collection[int] | None,
-    scored: Tensor | None,
-) -> Tensor:  # fmt: skip
-    """The positions that are steered, bool [batch, positions]: those of a target, without scored answers.
-
-    Args:
-        ids, attention: of the batch.
-        image_ids, tokens, special_ids: as for `lmms_steer.steering.positions.token_mask`.
-        scored: as in `ReplayOptions`.
-    """
-    if scored is None:
-        return token_mask(ids, attention, image_ids, tokens, special_ids=special_ids)
-    places = torch.arange(ids.shape[1], device=ids.device)
-    prompt = places < (ids.shape[1] - scored.to(ids.device))[:, None]
-    return token_mask(ids, attention, image_ids, tokens, prompt, special_ids) & prompt
-
-
-def _first_position(mask: Tensor) -> int:
-    """The first position that is true in any row; 0 if there is none."""
-    columns = mask.any(0)
-    return int(columns.float().argmax()) if bool(columns.any()) else 0

@@ -13,12 +13,14 @@ from tqdm import tqdm
 
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
+from lmms_steer.models.media import Audio
 from lmms_steer.models.visuals import blank_visuals
 from lmms_steer.search import study_files
 from lmms_steer.search.assessment import assess_confirmation, assess_search
 from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.budget_study import BUDGETS_FOLDER, DamageMeasurer, StudyBudgets, resolve_for_study
 from lmms_steer.search.calibration import Calibration, calibrate
+from lmms_steer.search.changes import Change
 from lmms_steer.search.damage_figure import draw_damage
 from lmms_steer.search.figures import draw_study
 from lmms_steer.search.measure import REFUTED_FILE, Measurer
@@ -34,15 +36,17 @@ from lmms_steer.search.questions import (
     sample_ids,
 )
 from lmms_steer.search.report import report_lines
+from lmms_steer.search.resolved_cells import layers_at
 from lmms_steer.search.results import ConfirmationResult, SearchResult
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.strategies import FilterContext, StrategyContext, run_strategy
 from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.statistics import Ints
-from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.budget import budget_provenance
+from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.intervention import Intervention
-from lmms_steer.vectors.steering_vectors import SteeringVectors
+from lmms_steer.steering.placeholders import MEDIA
+from lmms_steer.steering.resolve import ResolvedSpec
 from lmms_steer.vectors.weights import model_source
 
 GIB = 1 << 30
@@ -75,16 +79,18 @@ class SearchRun:
         options, plan: what to search.
         lm: the unsteered model.
         task: the task.
-        vectors: the vectors by the names that cells use.
+        specs: the vectors by the names that cells use, as `resolve_cells` returns them.
         questions: the questions, in the study's order.
     """
 
     def __init__(
-        self, options: SearchOptions, plan: Plan, lm: Any, task: Any, vectors: Mapping[str, SteeringVectors],
+        self, options: SearchOptions, plan: Plan, lm: Any, task: Any, specs: Mapping[str, ResolvedSpec],
         questions: Sequence[Question],
     ) -> None:  # fmt: skip
         self.options, self.plan, self.lm, self.task = options, plan, lm, task
-        self.vectors, self.questions = vectors, questions
+        self.vectors, self.questions = {name: spec.vectors[0] for name, spec in specs.items()}, questions
+        self.keys = options.fixed_keys
+        self.changes = {name: Change(spec, 1.0) for name, spec in specs.items()} if self.keys else {}
         self.image_of = image_clusters(questions)
         self.chosen = options.chosen_strategy
         self.budgets: StudyBudgets | None = None
@@ -101,7 +107,8 @@ class SearchRun:
         Raises:
             UserError: for an empty grid, or a strategy that measures no cell of a vector on all questions.
         """
-        last_layer = len(decoder_layers(self.lm.model)) - 1
+        n_layers = layers_at(self.keys, facts_of_config(self.lm.config, self.lm.pretrained))
+        last_layer = self.keys.last_useless_for_images(n_layers)
         planned = cells = self.plan.cells(last_layer)
         if not cells:
             raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
@@ -121,28 +128,39 @@ class SearchRun:
             self.budgets = self._resolve_budgets(cells)
             cells = list(self.budgets.found)
             yield from self.budgets.lines()
+        yield from self._lines_about_keys()
         context = self._context(cells)
         if len(context.cells) < len(cells):
             yield f"the filter of {self.plan.strategy} keeps {len(context.cells)} of {len(cells)} cells"
         yield self.chosen.strategy.summary(context)
         yield from planned_power_lines(self.chosen, context)
-        if "image" in self.plan.tokens and last_layer in self.plan.layers:
-            yield "image tokens of the last layer are left out: steering them cannot change an answer"
-        if self.options.blank_image and _has_video_files(self.questions):
-            yield "not measured with blank images: the questions show video files, whose frames are not known here"
+        media = [kind for kind in MEDIA if kind in self.plan.tokens]
+        if media and last_layer in self.plan.layers:
+            yield f"{' and '.join(media)} tokens of the last layer are left out: steering them cannot change an answer"
+        if self.options.blank_image and _has_audio(self.questions):
+            yield "not measured with blank images: the questions have audio"
         result, why_not_replayed = self._search(context, confirmation_task)
         if self.budgets is not None and self.budgets.replayed and (self.options.output / REFUTED_FILE).is_file():
             folders = " and ".join(str(self.options.output / name) for name in (BUDGETS_FOLDER, "batches"))
             raise UserError(
                 f"a replay was found wrong after it had resolved the budgets: delete {folders}, and run this again"
             )
-        if why_not_replayed:
-            reasons = "; ".join(sorted(set(why_not_replayed)))
-            yield f"{len(why_not_replayed)} batches were measured with hooks instead of by replay: {reasons}"
+        yield from self._lines_about_hooks(why_not_replayed)
         adaptive = self.chosen.strategy.adaptive
         yield from report_lines(self.plan, result, self.options.output, self.options.confirm is not None, adaptive)
         if self.options.keep:
-            yield from study_files.save_winners(self.plan, result, self.lm.pretrained)
+            yield from study_files.save_winners(self.plan, result, self.lm.pretrained, self._budget_provenance)
+
+    def _lines_about_keys(self) -> Iterator[str]:
+        if self.keys:
+            yield f"every cell: {self.keys}"
+        if self._why_hooks:
+            yield f"every cell is measured by full forward passes: {self._why_hooks}"
+
+    def _lines_about_hooks(self, why_not_replayed: Sequence[str]) -> Iterator[str]:
+        if reasons := {*why_not_replayed} - {self._why_hooks}:
+            count = len(why_not_replayed)
+            yield f"{count} batches were measured with hooks instead of by replay: {'; '.join(sorted(reasons))}"
 
     def _resolve_budgets(self, planned: Sequence[Cell]) -> StudyBudgets:
         places = list(dict.fromkeys(replace(cell, alpha=0.0) for cell in planned))
@@ -225,7 +243,13 @@ class SearchRun:
         generates, budget = self.plan.score == "generate", int(self.options.memory * GIB)
         refuted_file = self.options.output / REFUTED_FILE
         targets, metric = self.plan.tokens, self.plan.metric
-        return self.lm, task, self.vectors, generates, targets, budget, folder, refuted_file, metric
+        site = self.keys.intervention.site
+        where = folder, refuted_file, metric, self.changes, site, self._why_hooks
+        return self.lm, task, self.vectors, generates, targets, budget, *where
+
+    @property
+    def _why_hooks(self) -> str:
+        return self.keys.why_hooks(self.plan.score != "letters")
 
     def _write_journal(self, grid: ScoreGrid) -> None:
         with FileLock(self.options.output / ".journal.lock"):
@@ -254,7 +278,7 @@ class SearchRun:
         """The questions with blank images; empty where that is not to be measured, or no question has an image."""
         shown = any(question.visuals for question in self.questions)
         asked = self.options.blank_image and self.lm.image is None
-        if not shown or not asked or _has_video_files(self.questions):
+        if not shown or not asked or _has_audio(self.questions):
             return []
         return [replace(question, visuals=blank_visuals(question.visuals)) for question in self.questions]
 
@@ -305,8 +329,8 @@ def _kept_layers(cells: Sequence[Cell]) -> Iterator[str]:
             yield f"{vector} on {tokens} tokens: layer {', '.join(map(str, layers))}"
 
 
-def _has_video_files(questions: Sequence[Question]) -> bool:
-    return any(isinstance(visual, str) for question in questions for visual in question.visuals)
+def _has_audio(questions: Sequence[Question]) -> bool:
+    return any(isinstance(visual, Audio) for question in questions for visual in question.visuals)
 
 
 def _measure_again_if_refuted(measure: Callable[[], Measured]) -> Measured:

@@ -6,6 +6,7 @@ A choice can also be saved as its vector's default for this model (`--keep`).
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import yaml
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError
 from lmms_steer.search.calibration import Calibration
+from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.plan import Cell, Plan, split_control
 from lmms_steer.search.report import format_cell
 from lmms_steer.search.results import CellResult, SearchResult, VectorResult
@@ -56,7 +58,8 @@ def choice_spec(
     vector, control = split_control(name)
     provenance = {"chosen_on": plan.task, "questions": plan.n, "model": f"{plan.model} {plan.model_args}",
                   "study": study, "vector_sha256": plan.vectors[name], "some_questions": question_ids}  # fmt: skip
-    intervention = Intervention(vector, cell.layer, cell.alpha, cell.tokens, control=control)
+    place = {"vector": vector, "layer": cell.layer, "alpha": cell.alpha, "tokens": cell.tokens, "control": control}
+    intervention = replace(FixedKeys.parse(plan.spec).intervention, **place)  # type: ignore[arg-type]
     further = more(intervention, Cell(name, cell.layer, cell.alpha, cell.tokens))
     return SteeringSpec((intervention,), provenance | further)
 
@@ -118,12 +121,13 @@ def write_cells(folder: Path, grid: ScoreGrid) -> None:
     write_atomically(folder / "cells.parquet", buffer.getvalue().to_pybytes())
 
 
-def save_winners(plan: Plan, result: SearchResult, model: str) -> Iterator[str]:
+def save_winners(plan: Plan, result: SearchResult, model: str, more: MoreProvenance = lambda *_: {}) -> Iterator[str]:
     """Save each winner as its vector's default for a model.
 
     Args:
         plan, result: the search.
         model: the checkpoint that was searched.
+        more: as for `choice_spec`.
 
     Yields:
         a line for each vector.
@@ -133,8 +137,10 @@ def save_winners(plan: Plan, result: SearchResult, model: str) -> Iterator[str]:
         if not vector.winner:
             yield f"{name}: no winner, so no default is saved"
             continue
-        path = save_choice(choice_spec(plan, "", "", name, vector.best), model)
+        spec = choice_spec(plan, "", "", name, vector.best, more)
+        path = save_choice(spec, model)
         cell = format_cell(vector.best)
+        cell += f" ({spec.provenance['budget']})" if "budget" in spec.provenance else ""
         yield f"saved in {path}: on {short_name(model)}, vector={name} alone now means {cell}"
 
 
@@ -159,6 +165,7 @@ def save_choice(spec: SteeringSpec, model: str) -> Path:
     provenance = spec.provenance
     chosen_on = f"{provenance['chosen_on']} ({provenance['questions']} questions)"
     choice = {"layer": first.layer, "alpha": first.alpha, "tokens": first.tokens, "chosen_on": chosen_on}
+    choice |= {key: provenance[key] for key in store.BUDGET_KEYS if key in provenance}
     path = store.choices_path(store.find(first.vector, backbone_of(model)))
     store.write_choice(path, model, choice | {"vector_sha256": provenance["vector_sha256"]})
     return path

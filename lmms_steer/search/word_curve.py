@@ -19,8 +19,11 @@ from lmms_steer._util.io import write_atomically
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.models.batches import StackRunner
+from lmms_steer.models.visuals import Visual
 from lmms_steer.search.hooked import HookedBatch
-from lmms_steer.search.replay import ReplayOptions, try_replay
+from lmms_steer.search.questions import load_questions
+from lmms_steer.search.replay import try_replay
+from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.tiny_world.scenes import CELLS, COLOURS, SHAPES, STYLES, Thing, random_seed, render
 from lmms_steer.vectors.controls import random_like
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -28,7 +31,7 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 PICTURES_SEED = 77
 _Z95 = 1.96
 
-Questions = Sequence[tuple[str, Image.Image]]
+Questions = Sequence[tuple[str, Visual]]
 Curves = dict[str, dict[int, "Points"]]
 """Vector ▸ layer ▸ its points."""
 
@@ -65,6 +68,7 @@ class WordCurve:
         tokens: the token target.
         curves: by vector, random ones included.
         why_not_replayed: why hooks were used instead of a replay; empty where they were not.
+        asked: what was asked about, for the table's title.
     """
 
     word: str
@@ -73,6 +77,7 @@ class WordCurve:
     tokens: str
     curves: Curves = field(repr=False)
     why_not_replayed: str = ""
+    asked: str = "pictures"
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -127,6 +132,28 @@ def coloured_things(count: int, colours: Sequence[str], prompt: str) -> list[tup
     return questions
 
 
+def task_questions(task: str, model: str, count: int) -> list[tuple[str, Visual]]:
+    """The first questions of a task, with the one image, video or sound of each.
+
+    Args:
+        task: of lmms-eval or of this package.
+        model: the `--model` name, for the task's `lmms_eval_specific_kwargs`.
+        count: how many.
+
+    Raises:
+        UserError: for an unknown task, or a question with several visuals or none.
+    """
+    from lmms_steer.harness.tasks import load_task
+
+    loaded, _ = load_task(task, model)
+    found = []
+    for question in load_questions(loaded, count):
+        if len(question.visuals) != 1:
+            raise UserError(f"--task {task}: a question has {len(question.visuals)} images, videos and sounds, not one")
+        found.append((question.text, question.visuals[0]))
+    return found
+
+
 def with_random(vectors: Mapping[str, SteeringVectors], count: int) -> dict[str, SteeringVectors]:
     """The vectors, followed by `count` random ones with the norms of the first."""
     first = next(iter(vectors.values()))
@@ -141,7 +168,7 @@ def measure_curve(
 
     Args:
         lm: the unsteered model.
-        questions: prompts with their image.
+        questions: prompts with their image, video or sound.
         word_id: the word's first token where an answer begins.
         vectors: by name; a layer that a vector has no direction for is left out.
         layers: the steered layers, one at a time.
@@ -187,7 +214,7 @@ def curve_lines(curve: WordCurve) -> Iterator[str]:
     first, *others = curve.vectors
     width = max(len(name) for name in (*curve.vectors, f"{len(curve.random_names)} random, largest"))
     n = next(iter(curve.curves[first].values())).each.shape[1]
-    yield f"P({curve.word}) on {n} pictures, {curve.tokens} tokens steered; ± is half a 95% interval"
+    yield f"P({curve.word}) on {n} {curve.asked}, {curve.tokens} tokens steered; ± is half a 95% interval"
     for layer in curve.layers:
         yield ""
         yield f"{f'layer {layer}, alpha':{width}}  " + "  ".join(f"{alpha:>10g}" for alpha in curve.alphas)

@@ -38,6 +38,7 @@ class CurveOptions:
         pictures: how many pictures are drawn.
         shown: the colours of the things on them, with commas between.
         images: the user's own pictures, about each of which the prompt is asked, instead of drawn ones.
+        task: a task whose questions are asked, with their images, videos or sounds, instead of the prompt; "" for none.
         batch_size: questions in one forward pass.
     """
 
@@ -54,6 +55,7 @@ class CurveOptions:
     pictures: int = 96
     shown: str = ",".join(SHOWN)
     images: tuple[Path, ...] = ()
+    task: str = ""
     batch_size: int = 16
 
 
@@ -80,17 +82,17 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     check_writable(options.output, "the output folder", "choose another with --output")
     if len(options.images) == 1:
         raise UserError("--image: an interval needs at least two pictures, so give the option again for each")
-    images = [open_image(path) for path in options.images]
+    if options.task and options.images:
+        raise UserError(f"--task {options.task} brings its own images, so leave --image out")
     # these import torch
     from torch import OutOfMemoryError
 
     from lmms_steer.harness.steered import create_model
-    from lmms_steer.search.word_curve import WordCurve, coloured_things, curve_lines, measure_curve, with_random
+    from lmms_steer.search.word_curve import WordCurve, curve_lines, measure_curve, with_random
     from lmms_steer.search.word_curve_figure import draw_word_curve
     from lmms_steer.steering.anatomy import decoder_layers
 
-    drawn = None if images else coloured_things(options.pictures, options.shown.split(","), options.prompt)
-    questions = drawn or [(options.prompt, image) for image in images]
+    questions = _questions(options)
     lm = create_model(options.model, options.model_args)
     n_layers = len(decoder_layers(lm.model))
     layers = parse_layers(options.layers, n_layers) if options.layers else _spread(n_layers)
@@ -109,7 +111,8 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
         raise UserError(
             f"out of memory: {first_line(error)}: use a smaller --batch_size, now {options.batch_size}"
         ) from error
-    curve = WordCurve(word, options.vectors, alphas, tokens[0], curves, why)
+    asked = f"questions of {options.task}" if options.task else "pictures"
+    curve = WordCurve(word, options.vectors, alphas, tokens[0], curves, why, asked)
     if why:
         yield f"measured with hooks instead of by replay: {why}"
     yield from _token_note(lm, word, word_id)
@@ -119,6 +122,17 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     curve.write_csv(table)
     figure = draw_word_curve(curve, options.output / "curve.svg", options.output / "curve.png")
     yield f"written: {table}, {figure.with_suffix('.svg')}, {figure}"
+
+
+def _questions(options: CurveOptions) -> Any:
+    """The questions that are asked: of a task, about the user's own pictures, or about drawn ones."""
+    from lmms_steer.search.word_curve import coloured_things, task_questions
+
+    if options.task:
+        return task_questions(options.task, options.model, options.pictures)
+    if options.images:
+        return [(options.prompt, open_image(path)) for path in options.images]
+    return coloured_things(options.pictures, options.shown.split(","), options.prompt)
 
 
 def word_of(vector: str) -> str:

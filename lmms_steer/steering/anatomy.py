@@ -1,4 +1,4 @@
-"""Find the decoder layers of a transformers model, and the input ids that stand for images."""
+"""Find the decoder layers and the vision layers of a transformers model."""
 
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -8,7 +8,7 @@ from torch import nn
 
 from lmms_steer.errors import UserError
 from lmms_steer.steering.facts import ModelFacts, Norms, facts_of_config, vision_shape
-from lmms_steer.steering.support import WITHOUT_IMAGE_POSITIONS, check_config
+from lmms_steer.steering.support import check_config
 
 _known_norms: WeakKeyDictionary[nn.Module, Norms] = WeakKeyDictionary()
 """Loaded model ▸ its residual norms, for `scale=relative`."""
@@ -29,7 +29,10 @@ _TOWER_LAYERS = (
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The transformers model inside the wrappers of torch (compiled, parallel) and PEFT; any other model itself."""
+    """The transformers model inside the wrappers of torch (compiled, parallel) and PEFT; any other model itself.
+
+    Of Qwen-Omni it is the thinker: the part that reads and writes text.
+    """
     while True:
         inner = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(
@@ -38,6 +41,8 @@ def unwrap(model: nn.Module) -> nn.Module:
             inner = model.module
         elif callable(getattr(model, "get_base_model", None)):
             inner = model.get_base_model()  # type: ignore[operator]
+        elif isinstance(getattr(model, "thinker", None), nn.Module):
+            inner = model.thinker
         if not isinstance(inner, nn.Module) or inner is model:
             return model
         model = inner
@@ -107,26 +112,6 @@ def keeps_all_positions(model: nn.Module) -> Any:
 def shares_keys(layer: nn.Module) -> bool:
     """Whether a layer attends with the keys and values of an earlier layer."""
     return bool(getattr(getattr(layer, "self_attn", None), "is_kv_shared_layer", False))
-
-
-def image_token_ids(config: Any) -> tuple[int, ...]:
-    """The input ids that are placeholders for image (or video) features; empty for a text model."""
-    if getattr(config, "model_type", None) in WITHOUT_IMAGE_POSITIONS:
-        return ()
-    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "image_patch_id")
-    values = [getattr(config, name, None) for name in names]
-    if not any(isinstance(value, int) for value in values):
-        # Phi-4 multimodal, and Chameleon
-        values.append(getattr(getattr(config, "vision_config", None), "image_token_id", None))
-        values.append((getattr(config, "vocabulary_map", None) or {}).get("<image>"))
-    return tuple(dict.fromkeys(value for value in values if isinstance(value, int)))
-
-
-def hides_images(config: Any) -> bool:
-    """Whether a model takes images, but its config names no id for them, so that text cannot be told from images."""
-    sees = any(getattr(config, name, None) is not None for name in ("vision_config", "vq_config"))
-    without = getattr(config, "model_type", None) in WITHOUT_IMAGE_POSITIONS
-    return sees and not without and not image_token_ids(config)
 
 
 def model_facts(model: nn.Module, name: str | None = None) -> ModelFacts:

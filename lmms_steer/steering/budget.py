@@ -52,18 +52,40 @@ def check_budget(
     budget = provenance.get("budget")
     if budget is None:
         return
-    named = f"the alpha of this spec was resolved for the budget {shorten(budget)}"
-    again = f"resolve it again: lmms-steer search --alphas {shorten(budget)}"
+    named, again = _named(budget)
     if len(interventions) != 1 or _place(interventions[0]) != provenance.get("budget_for"):
         place = shorten(str(provenance.get("budget_for")))
         raise UserError(f"{named} for {place}, which this spec no longer says: {again}, or remove its provenance")
     if vectors[0].sha256 != provenance.get("vector_sha256"):
         raise UserError(f"{named} with another vector than {interventions[0].vector!r} is now: {again}")
+    check_budget_model(provenance, model)
+
+
+def check_budget_model(provenance: Mapping[str, Any], model: str) -> None:
+    """Check that an alpha that was resolved for a budget is used on the weights that it was resolved on.
+
+    Args:
+        provenance: of a spec, or a vector's stored choice.
+        model: the name that the model was loaded by.
+
+    Raises:
+        UserError: for another model.
+    """
+    budget = provenance.get("budget")
+    if budget is None:
+        return
+    named, again = _named(budget)
     recorded = provenance.get("budget_model")
     source, theirs = model_source(model), recorded if isinstance(recorded, Mapping) else {}
     same = same_weights(source, theirs)
     if same is False or (same is None and theirs.get("model") != short_name(model)):
         raise UserError(f"{named} on {describe_source(theirs)}, and this is {describe_source(source)}: {again}")
+
+
+def _named(budget: object) -> tuple[str, str]:
+    """The parts of a message that name the budget, and say what to do."""
+    text = shorten(str(budget))
+    return f"the alpha was resolved for the budget {text}", f"resolve it again: lmms-steer search --alphas {text}"
 
 
 def _place(intervention: Intervention) -> str:

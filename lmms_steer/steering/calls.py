@@ -21,8 +21,11 @@ from torch import Tensor, nn
 
 from lmms_steer.errors import SteeringError
 from lmms_steer.steering.generation import Generation, current_generation
+from lmms_steer.steering.placeholders import MEDIA, Placeholders
 from lmms_steer.steering.positions import token_mask
 
+_BY_ID = (*MEDIA, "text", "both")
+"""Tokens that are told by their ids, wherever the prompt ends."""
 _continuation: ContextVar[Tensor | int | None] = ContextVar("lmms_steer_continuation", default=None)
 
 
@@ -70,13 +73,13 @@ class ForwardCall:
     decisions: dict[Any, Tensor] = field(default_factory=dict)
 
     def steered(
-        self, tokens: str, phase: str, image_ids: tuple[int, ...], special_ids: frozenset[int] | None
+        self, tokens: str, phase: str, media: Placeholders, special_ids: frozenset[int] | None
     ) -> Tensor | None:
         """The positions of this call that an intervention changes.
 
         Args:
             tokens, phase: as in `lmms_steer.steering.intervention`.
-            image_ids: the placeholder ids of `anatomy.image_token_ids`.
+            media: the model's placeholders.
             special_ids: the tokenizer's special ids, for the paper's masks.
 
         Returns:
@@ -85,30 +88,30 @@ class ForwardCall:
         Raises:
             SteeringError: if the positions are not known.
         """
-        if not self.known and (phase != "all" or tokens not in ("image", "text", "both")):
+        if not self.known and (phase != "all" or tokens not in _BY_ID):
             raise SteeringError(
                 f"tokens={tokens},phase={phase}: this forward call goes on after a filled cache, and nothing says"
                 " whether its tokens are prompt or generated. Use model.generate, or put the call into"
                 " `with lmms_steer.continuation(n):`, where n is the number of generated tokens at its end"
             )
         # generated tokens are text, whatever their ids
-        after = self._after_prompt() if phase != "prefill" and tokens != "image" else None
+        after = self._after_prompt() if phase != "prefill" and tokens not in MEDIA else None
         if phase == "decode" or self.all_generated:
             return after
-        before = self._in_prompt(tokens, image_ids, special_ids)
+        before = self._in_prompt(tokens, media, special_ids)
         return before if after is None else before | after
 
     def _after_prompt(self) -> Tensor | None:
         return torch.ones_like(self.input_ids, dtype=torch.bool) if self.all_generated else self.generated
 
-    def _in_prompt(self, tokens: str, image_ids: tuple[int, ...], special_ids: frozenset[int] | None) -> Tensor:
+    def _in_prompt(self, tokens: str, media: Placeholders, special_ids: frozenset[int] | None) -> Tensor:
         if self.generation is not None:
-            prompt = self.generation.mask(image_ids, tokens, special_ids).to(self.input_ids.device)
+            prompt = self.generation.mask(media, tokens, special_ids).to(self.input_ids.device)
             batch, positions = self.input_ids.shape
             part = self.generation.columns(prompt, self.offset, batch)[:, :positions]
             missing = positions - part.shape[1]
             return nn.functional.pad(part, (0, missing)) if missing else part
-        if tokens not in ("image", "text", "both"):
+        if tokens not in _BY_ID:
             if self.offset:
                 raise SteeringError(
                     f"tokens={tokens} counts from the end of the prompt, but this prompt comes in pieces: use"
@@ -116,8 +119,13 @@ class ForwardCall:
                 )
             if not self.mask_known:
                 raise SteeringError(f"tokens={tokens}: this attention mask does not show the padding, pass a 2D mask")
+        if self.offset and media.video_span is not None and tokens in ("image", "video"):
+            raise SteeringError(
+                f"tokens={tokens}: this model tells videos from images by what stands before them, but this prompt"
+                " comes in pieces: use model.generate or tokens=both"
+            )
         before = None if self.generated is None else ~self.generated
-        mask = token_mask(self.input_ids, self.attention_mask, image_ids, tokens, before, special_ids)
+        mask = token_mask(self.input_ids, self.attention_mask, media, tokens, before, special_ids)
         return mask if before is None else mask & before
 
 

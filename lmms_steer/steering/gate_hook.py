@@ -6,17 +6,17 @@ prompt of the batch, and holds for all of a prompt's beams and for the tokens th
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lmms_steer.errors import SteeringError
 from lmms_steer.steering.anatomy import shares_keys
 from lmms_steer.steering.calls import CallTracker, ForwardCall
-from lmms_steer.steering.gates import Probe, gates, probe_numbers
+from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.placeholders import Placeholders
 from lmms_steer.steering.site_tensor import per_position, register_hook
-from lmms_steer.steering.sites import DEFAULT_SITE, find_module, sites
+from lmms_steer.steering.sites import find_module
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 
@@ -26,27 +26,17 @@ class GateHook:
     Args:
         intervention: complete, at one layer, with a gate.
         vectors: what the gate compares hidden states with.
-        image_ids: the placeholder ids of `anatomy.image_token_ids`.
+        media: the model's placeholders.
         tracker: knows the forward call in progress.
     """
 
     def __init__(
-        self, intervention: Intervention, vectors: SteeringVectors, image_ids: tuple[int, ...], tracker: CallTracker
+        self, intervention: Intervention, vectors: SteeringVectors, media: Placeholders, tracker: CallTracker
     ) -> None:
-        assert intervention.gate is not None and intervention.layer is not None
-        self.gate = gates.get(intervention.gate)
-        self.threshold = self.gate.threshold if intervention.threshold is None else intervention.threshold
-        self.read = intervention.read or self.gate.read
-        self.above = intervention.fires == "above"
-        own = intervention.gate_layer is None
-        self.layer = intervention.layer if intervention.gate_layer is None else intervention.gate_layer
-        self.site = sites.get(intervention.site if own else DEFAULT_SITE)
-        direction = torch.from_numpy(vectors[self.layer].copy())
-        numbers = probe_numbers(vectors, self.layer) if self.gate.needs_probe else (1.0, 0.0)
-        self.probe = Probe(direction, *numbers)
-        self.image_ids, self.tracker = image_ids, tracker
+        self.reader = GateReader(intervention, vectors)
+        self.layer, self.site = self.reader.layer, self.reader.site
+        self.media, self.tracker = media, tracker
         self._shares = False
-        self._on_device: dict[torch.device, Probe] = {}
 
     def check(self, layers: nn.ModuleList) -> None:
         """Check that the gate can be read in a model.
@@ -74,7 +64,7 @@ class GateHook:
         decision = call.decisions.get(self)
         if decision is None:
             raise SteeringError(
-                f"gate={self.gate.name},read={self.read} reads the whole prompt, and this forward call runs on a part"
+                f"{self.reader} reads the whole prompt, and this forward call runs on a part"
                 " of it, or does not show its padding: use model.generate without prefill_chunk_size and without a"
                 " filled cache, or read=token"
             )
@@ -90,9 +80,9 @@ class GateHook:
 
     def _decide(self, value: Any, call: ForwardCall) -> Tensor | None:
         """bool [batch, positions] for tokens, [batch, 1] for sequences; None if the call does not show the prompt."""
-        if self.read == "token":
+        if self.reader.read == "token":
             shape = (call.input_ids.shape[0], value.shape[1]) if self._shares else tuple(call.input_ids.shape)
-            return self._fires(per_position(value, shape, self.layer, self.site.name))
+            return self.reader.fires(per_position(value, shape, self.layer, self.site.name))
         generation = call.generation
         if generation is None:
             return self._of_prompts(value, call)
@@ -110,25 +100,6 @@ class GateHook:
         if call.offset or call.all_generated or partial or not call.mask_known:
             return None
         hidden = per_position(value, tuple(call.input_ids.shape), self.layer, self.site.name)
-        mask = call.steered("last" if self.read == "last" else "both", "prefill", self.image_ids, None)
+        mask = call.steered(self.reader.prompt_tokens, "prefill", self.media, None)
         assert mask is not None
-        mask = mask.to(hidden.device)
-        counts = mask.sum(1, keepdim=True)
-        if not counts.all():
-            raise SteeringError(f"gate={self.gate.name},read={self.read}: a row of the batch has no prompt to read")
-        read = hidden.float().masked_fill(~mask.unsqueeze(-1), 0.0).sum(1) / counts
-        return self._fires(read).unsqueeze(1)
-
-    def _fires(self, hidden: Tensor) -> Tensor:
-        scores = self.gate.function(hidden.float(), self._probe_on(hidden.device))
-        if scores.shape != hidden.shape[:-1]:
-            raise RuntimeError(
-                f"gate {self.gate.name!r} returned shape {list(scores.shape)} for hidden states of shape"
-                f" {list(hidden.shape)}"
-            )
-        return scores > self.threshold if self.above else scores < self.threshold
-
-    def _probe_on(self, device: torch.device) -> Probe:
-        if device not in self._on_device:
-            self._on_device[device] = Probe(self.probe.direction.to(device), self.probe.weight_norm, self.probe.bias)
-        return self._on_device[device]
+        return self.reader.of_prompts(hidden, mask)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lmms_steer.errors import SteeringError, UserError
+from lmms_steer.steering.placeholders import Placeholders
 from lmms_steer.steering.positions import token_mask
 
 _MARK = "_lmms_steer_watched"
@@ -56,13 +57,11 @@ class Generation:
             )
         return self.input_ids
 
-    def mask(self, image_ids: tuple[int, ...], tokens: str, special_ids: frozenset[int] | None) -> Tensor:
+    def mask(self, media: Placeholders, tokens: str, special_ids: frozenset[int] | None) -> Tensor:
         """The positions of the prompt that `tokens` selects, bool [batch, positions]."""
-        key = image_ids, tokens, special_ids
+        key = media, tokens, special_ids
         if key not in self._masks:
-            self._masks[key] = token_mask(
-                self.known_ids(), self.attention_mask, image_ids, tokens, special_ids=special_ids
-            )
+            self._masks[key] = token_mask(self.known_ids(), self.attention_mask, media, tokens, special_ids=special_ids)
         return self._masks[key]
 
     def columns(self, values: Tensor, offset: int, batch: int) -> Tensor:

@@ -7,6 +7,7 @@ There are two kinds of hook. One runs before the whole model's forward and works
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +15,6 @@ from torch import nn
 from lmms_steer.errors import SteeringError, UserError
 from lmms_steer.steering.anatomy import (
     decoder_layers,
-    hides_images,
-    image_token_ids,
     model_facts,
     unwrap,
     vision_layers,
@@ -27,6 +26,13 @@ from lmms_steer.steering.generation import watch_generate
 from lmms_steer.steering.given import read_given
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction
+from lmms_steer.steering.placeholders import (
+    MEDIA,
+    VIDEO_ON_IMAGES,
+    hides,
+    hides_media,
+    placeholders,
+)
 from lmms_steer.steering.positions import require_special_ids
 from lmms_steer.steering.resolve import ResolvedSpec, check_layers, no_vision_tower, resolve, with_operation
 from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
@@ -35,6 +41,8 @@ from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.steering.vision_hook import VisionHook
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+_PLURAL = {"image": "images", "video": "videos", "audio": "audio"}
 
 
 @contextmanager
@@ -162,14 +170,14 @@ def attach(
         on_failure: called with the error of a call that cannot be steered, before it is raised.
 
     Raises:
-        UserError: for a model that cannot be steered, a layer that it does not have, image tokens in a model without
-            any, a mask of the paper's without `special_ids`, a relative strength whose residual norms were not
-            measured, or a strength that the model's dtype cannot hold.
+        UserError: for a model that cannot be steered, a layer that it does not have, tokens=image, video or
+            audio in a model without such tokens, a mask of the paper's without `special_ids`, a relative strength whose
+            residual norms were not measured, or a strength that the model's dtype cannot hold.
     """
     resolved = with_operation(resolved, operation)
     inner = unwrap(model)
     layers = decoder_layers(inner)
-    image_ids = image_token_ids(inner.config)
+    media = placeholders(inner.config)
     sees = any(sites.get(one.site).tower == "vision" for one in resolved.spec.interventions)
     tower = vision_layers(inner) if sees else None
     for one in resolved.spec.interventions:
@@ -177,7 +185,7 @@ def attach(
             _check_in_tower(one, inner, tower)
         else:
             _check_in_decoder(one, inner, len(layers), special_ids)
-    active = active_layers(resolved)
+    active = active_layers(resolved, media.kinds)
     if not active:
         return Attachment()
     tracker = CallTracker(inner, on_failure)
@@ -185,7 +193,7 @@ def attach(
     hooks: list[GateHook | SiteHook] = []
     in_tower: list[VisionHook] = []
     for at in active:
-        gate = GateHook(at.intervention, at.gate, image_ids, tracker) if at.gate is not None else None
+        gate = GateHook(at.intervention, at.gate, media, tracker) if at.gate is not None else None
         hooks += [gate] if gate is not None else []
         for intervention, vector in at.parts:
             used = resolved.operation_of(intervention)
@@ -193,7 +201,7 @@ def attach(
             if sites.get(intervention.site).tower == "vision":
                 in_tower.append(VisionHook(intervention, vector, used, tracker))
             else:
-                hooks.append(SiteHook(intervention, vector, used, image_ids, special, tracker, gate))
+                hooks.append(SiteHook(intervention, vector, used, media, special, tracker, gate))
     # every module is found before the first hook is registered
     for hook in hooks:
         hook.check(layers)
@@ -223,15 +231,22 @@ def _check_in_decoder(
 ) -> None:
     config, name = model.config, type(model).__name__
     check_layers(intervention, n_layers, name)
-    if intervention.tokens == "image" and not image_token_ids(config):
-        instead = "tokens=both" if hides_images(config) else "tokens=text"
-        raise UserError(f"tokens=image: {name} has no image tokens, choose {instead}")
-    if intervention.tokens not in ("both", "last") and hides_images(config):
+    tokens = str(intervention.tokens)
+    if tokens in MEDIA and tokens not in placeholders(config).kinds:
+        raise UserError(f"tokens={tokens}: {_without_tokens(config, tokens, name)}")
+    if tokens not in (*MEDIA, "both", "last") and hides_media(config):
+        hidden = " and ".join(_PLURAL[kind] for kind in MEDIA if hides(config, kind))
         raise UserError(
-            f"tokens={intervention.tokens}: the config of this {name} does not say which tokens are images, choose"
-            " tokens=both"
+            f"tokens={tokens}: the config of this {name} does not say which tokens are {hidden}, choose tokens=both"
         )
-    require_special_ids(str(intervention.tokens), special_ids)
+    require_special_ids(tokens, special_ids)
+
+
+def _without_tokens(config: Any, kind: str, name: str) -> str:
+    """Why a model has no tokens of a kind, and what to choose instead."""
+    if kind == "video" and config.model_type in VIDEO_ON_IMAGES:
+        return f"{name} shows a video on its image tokens, choose tokens=image"
+    return f"{name} has no {kind} tokens, choose tokens={'both' if hides(config, kind) else 'text'}"
 
 
 def is_steered(model: nn.Module) -> bool:

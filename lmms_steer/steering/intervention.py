@@ -9,10 +9,11 @@ from lmms_steer._util.layers import read_layers, write_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.steering.gates import FIRES, READS, gates
 from lmms_steer.steering.operations import operations
+from lmms_steer.steering.placeholders import MEDIA
 from lmms_steer.steering.sites import DEFAULT_SITE, sites
 from lmms_steer.vectors.controls import parse_control
 
-TOKENS = ("image", "text", "both", "last", "text_paper", "both_paper")
+TOKENS = (*MEDIA, "text", "both", "last", "text_paper", "both_paper")
 PHASES = ("prefill", "decode", "all")
 SCALES = ("raw", "unit", "relative", "token")
 
@@ -38,9 +39,9 @@ class Intervention:
     alpha: float | None = None
     """Strength, in the units of `scale`. Any finite number; 0 leaves the model unchanged, whatever the operation."""
     tokens: str | None = None
-    """Which prompt positions are changed: `image`, `text`, `both`, `last` (the last of the prompt), or the masks of the
-    paper's released code, `text_paper` and `both_paper`: text without special tokens and without the last token that is
-    not special; `both_paper` adds the images."""
+    """Which prompt positions are changed: `image`, `video`, `audio`, `text`, `both` (text and all media), `last` (the
+    last of the prompt), or the masks of the paper's released code, `text_paper` and `both_paper`: text without special
+    tokens and without the last token that is not special; `both_paper` adds the media."""
     phase: str = "prefill"
     """`prefill`: the prompt only, as in the paper; `decode`: generated tokens only; `all`: both."""
     operation: str = "add"
@@ -50,9 +51,9 @@ class Intervention:
     `relative`, the mean norm of the residual at this layer over all of `tokens`, whatever the gammas
     (`lmms_steer.steering.recording`); `token`, the norm that each token has at the site."""
     gamma_image: float = 1.0
-    """A factor on alpha at image tokens (the paper's gamma_image)."""
+    """A factor on alpha at image and video tokens (the paper's gamma_image)."""
     gamma_text: float = 1.0
-    """A factor on alpha at text tokens (the paper's gamma_text)."""
+    """A factor on alpha at text tokens (the paper's gamma_text). Audio tokens have none."""
     control: str | None = None
     """A control that replaces the vector: `random[:SEED]`, `shuffled`, `wrong_concept[:CONCEPT]`
     (`lmms_steer.vectors.controls`)."""
@@ -62,8 +63,8 @@ class Intervention:
     own direction, at the same alpha."""
     site: str = DEFAULT_SITE
     """Which tensor of the layer is changed: `residual`, its output; `input`; `mlp` or `attention`, what these add to
-    the residual; `vision`, the output of a layer of the vision tower; or another one that is registered in
-    `lmms_steer.steering.sites`."""
+    the residual; `vision`, the output of a layer of the vision tower; `vision_mlp`, what its MLP adds; or another one
+    that is registered in `lmms_steer.steering.sites`."""
     gate: str | None = None
     """A condition under which the vector acts: `cosine`, `probe`, or another one that is registered in
     `lmms_steer.steering.gates`. The keys below belong to it."""
@@ -106,8 +107,8 @@ class Intervention:
         self._check_gate()
         if sites.get(self.site).tower == "vision":
             self._check_tower()
-        if self.phase == "decode" and self.tokens == "image":
-            raise UserError("tokens=image,phase=decode steers nothing: generated tokens are text")
+        if self.phase == "decode" and self.tokens in MEDIA:
+            raise UserError(f"tokens={self.tokens},phase=decode steers nothing: generated tokens are text")
 
     @property
     def complete(self) -> bool:

@@ -43,9 +43,10 @@ class ScaledVector:
     """A vector with the strength at which it acts.
 
     Attributes:
-        delta: float32 [width], s · u; with scale=token [batch, positions, width].
-        unit: float32 [width], u.
-        strength: s; with scale=token float32 [batch, positions].
+        delta: float32 [width], s · u; with scale=token [batch, positions, width]; with a direction for each patch of a
+            vision tower [positions, width].
+        unit: float32 [width], u; with a direction for each patch [positions, width].
+        strength: s; with scale=token float32 [batch, positions]; with a direction for each patch the mean.
         alpha: the intervention's alpha times the gamma of the steered tokens.
         per_token: whether the scale is `token`. Before `at_norms_of`, delta and strength are then those of |h| = 1.
     """
@@ -211,7 +212,27 @@ def add(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
 )
 def norm_preserving(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
     """`h' = |h| · (h + s · u) / |h + s · u|`: the direction of the sum with the norm of h."""
-    moved = hidden + vector.delta
+    return _with_norm_of(hidden, hidden + vector.delta)
+
+
+@register_operation(
+    "norm_preserving_weighted",
+    description="norm_preserving with w s in the place of s, w = 1 + max(0, -cos(h, s u))",
+    effect="{s:.4g} along v is added, up to twice that where h points away from it, then |h| is restored",
+    adds_delta=True,
+)
+def norm_preserving_weighted(hidden: "Tensor", vector: ScaledVector) -> "Tensor":
+    """`h' = |h| · n / |n|`, where `n = h + w · s · u` and `w = 1 + max(0, cos(h, -s · u))`.
+
+    Where h points away from s · u it is pushed up to twice as far (the released code of VISTA, 2502.03628).
+    """
+    along = (hidden * vector.unit).sum(-1, keepdim=True) / hidden.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
+    weight = 1 + (-along if vector.alpha > 0 else along).clamp_min(0.0)
+    return _with_norm_of(hidden, hidden + weight * vector.delta)
+
+
+def _with_norm_of(hidden: "Tensor", moved: "Tensor") -> "Tensor":
+    """`moved` with the norms of `hidden`."""
     changed: Tensor = moved * (
         hidden.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True).clamp_min(_MIN_NORM)
     )

@@ -1,17 +1,18 @@
-"""Select the positions of a prompt by the kind of token: images, text, both, the last one."""
+"""Select the positions of a prompt by the kind of token: images, videos, audio, text, both, the last one."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
 
 from lmms_steer.errors import UserError
+from lmms_steer.steering.placeholders import MEDIA, Placeholders
 
 
 def token_mask(
     input_ids: Tensor,
     attention_mask: Tensor | None,
-    image_ids: Sequence[int],
+    media: Placeholders,
     tokens: str,
     prompt: Tensor | None = None,
     special_ids: Collection[int] | None = None,
@@ -21,10 +22,11 @@ def token_mask(
     Args:
         input_ids: [batch, positions] of this forward call.
         attention_mask: [batch, past + positions] or None; its last columns mark padding.
-        image_ids: the placeholder ids of `anatomy.image_token_ids`.
-        tokens: `image`; `text`, every other position that is not padding, including BOS and separators; `both`; `last`,
-            the last position that is not padding; or the masks of the paper's released code: `text_paper`, text without
-            special tokens and without the last token that is not special, and `both_paper`, that and the images.
+        media: the model's placeholders.
+        tokens: `image`, `video` or `audio`; `text`, every other position that is not padding, including BOS and
+            separators; `both`, text and all media; `last`, the last position that is not padding; or the masks of the
+            paper's released code: `text_paper`, text without special tokens and without the last token that is not
+            special, and `both_paper`, that and all media.
         prompt: bool [batch, positions], the positions of the prompt; None if all are. `last` and the paper's masks
             look at these only.
         special_ids: the tokenizer's special ids, for the paper's masks.
@@ -35,28 +37,56 @@ def token_mask(
     Raises:
         UserError: for one of the paper's masks without `special_ids`.
     """
-    image = torch.zeros_like(input_ids, dtype=torch.bool)
-    for image_id in image_ids:
-        image |= input_ids == image_id
-    if tokens == "image":
-        return image
-    real = torch.ones_like(image)
+    if tokens in MEDIA:
+        return media_mask(input_ids, media, tokens)
+    real = torch.ones_like(input_ids, dtype=torch.bool)
     if attention_mask is not None and attention_mask.dim() == 2:
-        real = attention_mask[:, -input_ids.shape[1] :].to(device=image.device, dtype=torch.bool)
+        real = attention_mask[:, -input_ids.shape[1] :].to(device=real.device, dtype=torch.bool)
     if tokens == "both":
         return real
+    shown = media_mask(input_ids, media, *MEDIA)
     if tokens == "text":
-        return real & ~image
+        return real & ~shown
     in_prompt = real if prompt is None else real & prompt
     if tokens == "last":
         return _last_true(in_prompt)
     special_ids = require_special_ids(tokens, special_ids)
-    special = torch.zeros_like(image)
+    special = torch.zeros_like(shown)
     for special_id in special_ids:
         special |= input_ids == special_id
-    plain = in_prompt & ~image & ~special
+    plain = in_prompt & ~shown & ~special
     text = plain & ~_last_true(plain)
-    return text if tokens == "text_paper" else text | image
+    return text if tokens == "text_paper" else text | shown
+
+
+def media_mask(input_ids: Tensor, media: Placeholders, *kinds: str) -> Tensor:
+    """The positions of some kinds of media, bool [batch, positions].
+
+    Args:
+        input_ids: [batch, positions], from the beginning of the prompt if `media` has a `video_span`.
+        media: the model's placeholders.
+        *kinds: of `lmms_steer.steering.placeholders.MEDIA`.
+    """
+    found = torch.zeros_like(input_ids, dtype=torch.bool)
+    for kind in kinds:
+        own = torch.zeros_like(found)
+        for placeholder in getattr(media, kind):
+            own |= input_ids == placeholder
+        if media.video_span is not None and kind in ("image", "video"):
+            start, end = media.video_span
+            in_video = (input_ids == start).cumsum(1) > (input_ids == end).cumsum(1)
+            own &= in_video if kind == "video" else ~in_video
+        found |= own
+    return found
+
+
+def kinds_of(input_ids: Tensor, media: Placeholders) -> list[str]:
+    """The kind of each position of one prompt, [positions]: `image`, `video`, `audio` or `text`."""
+    kinds = ["text"] * input_ids.shape[0]
+    for kind in media.kinds:
+        for place in media_mask(input_ids.unsqueeze(0), media, kind)[0].nonzero().flatten().tolist():
+            kinds[place] = kind
+    return kinds
 
 
 def require_special_ids(tokens: str, special_ids: Collection[int] | None) -> Collection[int]:

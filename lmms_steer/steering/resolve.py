@@ -12,7 +12,7 @@ from typing import Any
 
 from lmms_steer import concepts
 from lmms_steer.errors import UserError
-from lmms_steer.steering.budget import check_budget
+from lmms_steer.steering.budget import check_budget, check_budget_model
 from lmms_steer.steering.facts import ModelFacts as ModelFacts  # noqa: PLC0414  part of this module's interface
 from lmms_steer.steering.facts import Norms as Norms  # noqa: PLC0414
 from lmms_steer.steering.gates import gates as registry_of_gates
@@ -20,7 +20,7 @@ from lmms_steer.steering.gates import probe_numbers
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, find_operation, operations
 from lmms_steer.steering.origin import other_model_warnings
-from lmms_steer.steering.row_vectors import is_row_vector, placeholder
+from lmms_steer.steering.row_vectors import check_patches, is_row_vector, placeholder
 from lmms_steer.steering.sites import DEFAULT_SITE, sites
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
@@ -251,6 +251,8 @@ def _gate_vector(
         vector = known if known is not None else SteeringVectors.load(store.find(name, backbone_of(model.name)).path)
     layers = intervention.layer_numbers if intervention.gate_layer is None else (intervention.gate_layer,)
     _check_width(name, vector, model.hidden_size, short_name(model.name))
+    if vector.patches is not None:
+        raise UserError(f"gate_vector={name}: it has a direction for each patch, and a gate needs one direction")
     for layer in layers:
         vector.check_norm(layer)
         if registry_of_gates.get(intervention.gate).needs_probe:
@@ -284,6 +286,7 @@ def _complete(
     if choice is None:
         source = f"lmms-steer's defaults, because {_explain_no_choice(entry, model)}"
     elif custom is None and _agrees(intervention, choice):
+        check_budget_model(choice, model.name)
         values, chosen_on = choice, str(choice["chosen_on"])
         source = f"chosen on {chosen_on} for {name}"
     else:
@@ -331,6 +334,8 @@ def _check(intervention: Intervention, vector: SteeringVectors, model: ModelFact
     tower = "" if sites.get(intervention.site).tower == "decoder" else "'s vision tower"
     check_layers(intervention, n_layers, f"{short_name(model.name)}{tower}")
     _check_width(intervention.vector, vector, width, f"{short_name(model.name)}{tower}")
+    if vector.patches is not None:
+        check_patches(intervention)
     for layer in intervention.layer_numbers:
         vector.check_norm(layer)
 

@@ -15,6 +15,7 @@ import numpy as np
 from lmms_steer.errors import SteeringError, UserError, unknown_name
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import ScaledVector
+from lmms_steer.steering.sites import sites
 from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -30,8 +31,9 @@ ROW_VECTORS = {
     "@image_contrast_blank": "the question with its image minus the question with a grey image of the same size",
 }
 """Name ▸ what a row's direction is; of the residual at the last token of the prompt, at the steered layer."""
-OPERATIONS = ("add", "norm_preserving")
+OPERATIONS = ("add", "norm_preserving", "norm_preserving_weighted")
 """The operations that take a direction for each row."""
+_EXPECTED = f"expected {', '.join(OPERATIONS[:-1])} or {OPERATIONS[-1]}"
 
 RowVectors = Mapping[str, Mapping[int, "Tensor"]]
 """Name ▸ layer ▸ float32 [rows, width]; empty where the model is to run unsteered."""
@@ -56,9 +58,9 @@ def placeholder(intervention: Intervention, model: str, n_layers: int, width: in
     if intervention.control is not None:
         raise UserError(f"vector={name},control={intervention.control}: it has no control; shuffle or blank the images")
     if intervention.operation not in OPERATIONS:
-        raise UserError(f"vector={name},operation={intervention.operation}: expected {' or '.join(OPERATIONS)}")
-    if intervention.site == "vision":
-        raise UserError(f"vector={name},site=vision: its directions are of the language model's layers")
+        raise UserError(f"vector={name},operation={intervention.operation}: {_EXPECTED}")
+    if sites.get(intervention.site).tower == "vision":
+        raise UserError(f"vector={name},site={intervention.site}: its directions are of the language model's layers")
     if intervention.gate is not None and intervention.gate_vector is None:
         raise UserError(f"vector={name},gate={intervention.gate}: the gate needs one direction: add gate_vector=…")
     provenance = {
@@ -69,6 +71,22 @@ def placeholder(intervention: Intervention, model: str, n_layers: int, width: in
         "hidden_size": width,
     }
     return SteeringVectors(dict.fromkeys(range(n_layers), np.eye(1, width, dtype=np.float32)[0]), provenance)
+
+
+def check_patches(intervention: Intervention) -> None:
+    """Check that a vector with a direction for each patch can be used as an intervention uses it.
+
+    Raises:
+        UserError: for a site where there are no patches, or an operation that needs one direction.
+    """
+    name = intervention.vector
+    if sites.get(intervention.site).tower != "vision":
+        raise UserError(f"vector={name},site={intervention.site}: it has a direction for each patch: add site=vision")
+    if intervention.operation not in OPERATIONS:
+        raise UserError(
+            f"vector={name},operation={intervention.operation}: of a vector with a direction for each patch,"
+            f" {_EXPECTED}"
+        )
 
 
 def refuse_row_vectors(spec: "SteeringSpec", allowed: bool = False) -> None:

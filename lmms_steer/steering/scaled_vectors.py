@@ -1,5 +1,6 @@
 """Scale the vectors of a resolved spec: the vector of each intervention's layer, at its strength."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,6 +9,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.steering.facts import Norms
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector
+from lmms_steer.steering.placeholders import MEDIA
 from lmms_steer.steering.resolve import ResolvedSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -18,7 +20,7 @@ class ActiveLayer:
 
     Attributes:
         intervention: at this layer alone.
-        parts: with their scaled vectors; two if the gammas give image and text tokens different strengths.
+        parts: with their scaled vectors; several if the gammas give kinds of tokens different strengths.
         gate: what its gate compares hidden states with; None without a gate.
     """
 
@@ -27,8 +29,12 @@ class ActiveLayer:
     gate: SteeringVectors | None
 
 
-def active_layers(resolved: ResolvedSpec) -> list[ActiveLayer]:
+def active_layers(resolved: ResolvedSpec, media: Collection[str] = ("image",)) -> list[ActiveLayer]:
     """The interventions with a strength other than 0, split by layer.
+
+    Args:
+        resolved: the spec.
+        media: the kinds of tokens beside text that the model has.
 
     Raises:
         UserError: for a relative strength without norms, or a vector that overflows float32.
@@ -37,7 +43,7 @@ def active_layers(resolved: ResolvedSpec) -> list[ActiveLayer]:
     gates = resolved.gates or (None,) * len(resolved.vectors)
     for several, vector, gate in zip(resolved.spec.interventions, resolved.vectors, gates, strict=True):
         for whole in several.by_layer():
-            parts = [part for part in _split_by_gamma(whole) if part.alpha != 0]
+            parts = [part for part in _split_by_gamma(whole, media) if part.alpha != 0]
             # the norm is that of the tokens before the split, so that gammas near 1 have nearly the effect of 1
             scaled = [(part, _scale(part, vector, _strength_at_alpha_1(whole, resolved.norms))) for part in parts]
             if scaled:
@@ -45,13 +51,15 @@ def active_layers(resolved: ResolvedSpec) -> list[ActiveLayer]:
     return found
 
 
-def active_interventions(resolved: ResolvedSpec) -> list[tuple[Intervention, ScaledVector]]:
-    """The parts of `active_layers`: each has one layer and one strength.
+def active_interventions(
+    resolved: ResolvedSpec, media: Collection[str] = ("image",)
+) -> list[tuple[Intervention, ScaledVector]]:
+    """The parts of `active_layers`, with its arguments: each has one layer and one strength.
 
     Raises:
         UserError: as `active_layers`.
     """
-    return [part for layer in active_layers(resolved) for part in layer.parts]
+    return [part for layer in active_layers(resolved, media) for part in layer.parts]
 
 
 def check_in_dtype(intervention: Intervention, vector: ScaledVector, operation: Operation, dtype: torch.dtype) -> None:
@@ -73,19 +81,21 @@ def check_in_dtype(intervention: Intervention, vector: ScaledVector, operation: 
         )
 
 
-def _split_by_gamma(intervention: Intervention) -> list[Intervention]:
-    """The same intervention as one or two, each with one strength: alpha times gamma."""
-    assert intervention.alpha is not None and intervention.tokens is not None
-    image_part = replace(intervention, alpha=intervention.alpha * intervention.gamma_image, gamma_image=1, gamma_text=1)
-    text_part = replace(intervention, alpha=intervention.alpha * intervention.gamma_text, gamma_image=1, gamma_text=1)
-    if intervention.tokens == "image":
-        return [image_part]
-    if not intervention.tokens.startswith("both"):
-        return [text_part]
-    if intervention.gamma_image == intervention.gamma_text:
-        return [image_part]
-    text_part = replace(text_part, tokens=intervention.tokens.replace("both", "text"))
-    return [text_part] if intervention.phase == "decode" else [replace(image_part, tokens="image"), text_part]
+def _split_by_gamma(intervention: Intervention, media: Collection[str]) -> list[Intervention]:
+    """The same intervention as one or several, each with one strength: alpha times the gamma of its kind of tokens."""
+    alpha, tokens = intervention.alpha, intervention.tokens
+    assert alpha is not None and tokens is not None
+
+    def part(kind: str, tokens: str) -> Intervention:
+        gamma = {"audio": 1.0, "text": intervention.gamma_text}.get(kind, intervention.gamma_image)
+        return replace(intervention, alpha=alpha * gamma, tokens=tokens, gamma_image=1, gamma_text=1)
+
+    if not tokens.startswith("both"):
+        return [part(tokens if tokens in MEDIA else "text", tokens)]
+    if intervention.gamma_image == intervention.gamma_text and (intervention.gamma_text == 1 or "audio" not in media):
+        return [part("text", tokens)]
+    of_text = part("text", tokens.replace("both", "text"))
+    return [of_text] if intervention.phase == "decode" else [*(part(kind, kind) for kind in media), of_text]
 
 
 def _strength_at_alpha_1(intervention: Intervention, norms: Norms | None) -> float:
@@ -101,8 +111,8 @@ def _strength_at_alpha_1(intervention: Intervention, norms: Norms | None) -> flo
     kind = intervention.tokens.removesuffix("_paper")
     if kind not in norms[intervention.layer]:
         raise UserError(
-            f"scale=relative,tokens={intervention.tokens}: the residual norms were measured on text alone, without"
-            f" {kind} tokens"
+            f"scale=relative,tokens={intervention.tokens}: the residual norms were measured without {kind} tokens,"
+            " use scale=token"
         )
     return norms[intervention.layer][kind]
 
@@ -111,8 +121,12 @@ def _scale(intervention: Intervention, vector: SteeringVectors, strength_at_alph
     """The vector of an intervention's layer at the intervention's strength."""
     assert intervention.layer is not None and intervention.alpha is not None
     direction = torch.from_numpy(vector[intervention.layer].copy())
-    length = float(direction.norm())
-    unit = direction / max(length, 1e-12)
+    # of a direction for each patch, the mean length is what a user reads
+    lengths = direction.norm(dim=-1)
+    length = float(lengths.mean()) if direction.dim() == 2 else float(direction.norm())
+    unit = (
+        direction / lengths.unsqueeze(-1).clamp_min(1e-12) if direction.dim() == 2 else direction / max(length, 1e-12)
+    )
     if intervention.scale == "raw":
         # alpha · v itself, because the length times a rounded unit vector would differ in the last bits
         scaled = ScaledVector(direction * intervention.alpha, unit, length * intervention.alpha, intervention.alpha)

@@ -13,6 +13,7 @@ from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.gate_hook import GateHook
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector, apply_operation
+from lmms_steer.steering.placeholders import Placeholders
 from lmms_steer.steering.row_vectors import is_row_vector, of_rows, runs_unsteered
 from lmms_steer.steering.site_tensor import per_position, register_hook
 from lmms_steer.steering.sites import find_module, sites
@@ -25,7 +26,7 @@ class SiteHook:
         intervention: complete, at one layer.
         vector: its scaled vector.
         operation: what is done with it.
-        image_ids: the placeholder ids of `anatomy.image_token_ids`.
+        media: the model's placeholders.
         special_ids: the tokenizer's special ids, for the paper's masks.
         tracker: knows the forward call in progress.
         gate: decides where the intervention acts; None: everywhere.
@@ -36,7 +37,7 @@ class SiteHook:
         intervention: Intervention,
         vector: ScaledVector,
         operation: Operation,
-        image_ids: tuple[int, ...],
+        media: Placeholders,
         special_ids: frozenset[int] | None,
         tracker: CallTracker,
         gate: GateHook | None = None,
@@ -48,7 +49,7 @@ class SiteHook:
         self.alpha = intervention.alpha
         self.intervention = intervention
         self.vector, self.operation, self.gate = vector, operation, gate
-        self.image_ids, self.special_ids = image_ids, special_ids
+        self.media, self.special_ids = media, special_ids
         self.tracker = tracker
         self._on_device: dict[torch.device, ScaledVector] = {}
         self._shares = False
@@ -76,7 +77,7 @@ class SiteHook:
         call = self.tracker.call
         if call is None:
             raise SteeringError("a steered layer ran outside the model's own forward: call the model, not a part of it")
-        mask = call.steered(self.tokens, self.phase, self.image_ids, self.special_ids)
+        mask = call.steered(self.tokens, self.phase, self.media, self.special_ids)
         if mask is None:
             return None
         if self._shares and isinstance(value, Tensor) and value.dim() == 3:

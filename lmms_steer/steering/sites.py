@@ -5,6 +5,7 @@
     mlp         what the MLP adds to the residual stream
     attention   what the self-attention adds to the residual stream
     vision      the output of a layer of the vision tower
+    vision_mlp  what the MLP adds in a layer of the vision tower
 
 Some layers normalise the output of their MLP or self-attention before they add it (Gemma 2, GLM-4V). There the
 normalised output is changed, because that is in the residual's units.
@@ -112,8 +113,16 @@ def attention(layer: "nn.Module") -> "nn.Module | None":
 
 @register_site("vision", description="the output of a layer of the vision tower, at every patch", tower="vision")
 def vision(layer: "nn.Module") -> "nn.Module | None":
-    """h' at the output of a layer of the vision tower (VTI, 2410.15778, changes the MLPs there)."""
+    """h' at the output of a layer of the vision tower."""
     return layer
+
+
+@register_site(
+    "vision_mlp", description="what the MLP adds in a layer of the vision tower, at every patch", tower="vision"
+)
+def vision_mlp(layer: "nn.Module") -> "nn.Module | None":
+    """m' for m = MLP(h), in h + m, in the vision tower (VTI, 2410.15778)."""
+    return _last(layer, _MLP, _AFTER_MLP)
 
 
 def find_module(site: Site, layers: "nn.ModuleList", layer: int) -> "nn.Module":

@@ -49,10 +49,11 @@ class VisionHook:
 
     def _act(self, value: Any) -> Tensor:
         with self.tracker.watch_failures():
-            width = self.vector.unit.shape[0]
+            width = self.vector.unit.shape[-1]
             if not isinstance(value, Tensor) or value.dim() not in (2, 3) or value.shape[-1] != width:
                 actual = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise SteeringError(f"vision layer {self.layer} returned {actual} for a vector of width {width}")
+            self._check_patches(value)
             hidden = value if value.dim() == 3 else value.unsqueeze(0)
             vector = replace(
                 self.vector, delta=self.vector.delta.to(hidden.device), unit=self.vector.unit.to(hidden.device)
@@ -61,3 +62,19 @@ class VisionHook:
                 vector = vector.at_norms_of(hidden)
             everywhere = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
             return apply_operation(self.operation, hidden, vector, everywhere).view(value.shape)
+
+    def _check_patches(self, value: Tensor) -> None:
+        """Check that a direction for each patch finds its patches."""
+        if self.vector.unit.dim() == 1:
+            return
+        patches = len(self.vector.unit)
+        if value.dim() == 2:
+            raise SteeringError(
+                f"the vector has a direction for each of {patches} patches, and this tower does not show where an image"
+                " ends: use a vector with one direction for all"
+            )
+        if value.shape[1] != patches:
+            raise SteeringError(
+                f"the vector has a direction for each of {patches} patches, and vision layer {self.layer} has"
+                f" {value.shape[1]}: extract it from images of this size"
+            )

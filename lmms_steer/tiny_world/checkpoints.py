@@ -4,6 +4,9 @@ from importlib.resources import files
 from pathlib import Path
 
 TINY_MODELS = ("tiny-gemma2", "tiny-paligemma2")
+MEDIA_MODELS = ("tiny-qwen2-vl", "tiny-qwen2-audio")
+"""One language model that sees videos, and the same one that hears (`training.media`)."""
+SHIPPED_MODELS = TINY_MODELS + MEDIA_MODELS
 TINY_SAE = "tiny-gemma2-sae"
 
 
@@ -11,11 +14,11 @@ def weights_dir(name: str) -> Path:
     """The folder of a shipped checkpoint.
 
     Args:
-        name: one of `TINY_MODELS`, or `TINY_SAE`.
+        name: one of `SHIPPED_MODELS`, or `TINY_SAE`.
 
     Raises:
         ValueError: for another name.
     """
-    if name not in (*TINY_MODELS, TINY_SAE):
-        raise ValueError(f"no checkpoint {name!r} ships: expected one of {(*TINY_MODELS, TINY_SAE)}")
+    if name not in (*SHIPPED_MODELS, TINY_SAE):
+        raise ValueError(f"no checkpoint {name!r} ships: expected one of {(*SHIPPED_MODELS, TINY_SAE)}")
     return Path(str(files("lmms_steer.tiny_world"))) / "weights" / name

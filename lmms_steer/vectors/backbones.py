@@ -10,7 +10,7 @@ import yaml
 
 from lmms_steer.errors import unknown_name
 from lmms_steer.smol.checkpoints import SMOL_MODELS, made_checkpoint
-from lmms_steer.tiny_world.checkpoints import TINY_MODELS, TINY_SAE, weights_dir
+from lmms_steer.tiny_world.checkpoints import SHIPPED_MODELS, TINY_SAE, weights_dir
 
 
 @cache
@@ -46,12 +46,13 @@ def checkpoint(model: str) -> str:
     Raises:
         UserError: for a misspelt name of such a model; for a model that cannot be made here.
     """
-    if model in TINY_MODELS:
+    if model in SHIPPED_MODELS:
         return str(weights_dir(model))
     if model in SMOL_MODELS:
         return str(made_checkpoint(model))
-    own_names = (*TINY_MODELS, *SMOL_MODELS)
-    if not Path(model).exists() and get_close_matches(model, own_names, cutoff=0.85):
+    own_names = (*SHIPPED_MODELS, *SMOL_MODELS)
+    begun = any(name.startswith(model) for name in own_names)
+    if not Path(model).exists() and (begun or get_close_matches(model, own_names, cutoff=0.85)):
         raise unknown_name("checkpoint", model, own_names)
     return model
 

@@ -39,18 +39,25 @@ def parse_control(control: str) -> tuple[str, str]:
 def random_like(vectors: SteeringVectors, seed: int) -> SteeringVectors:
     """Random directions with the norms of the vector's, at the same layers."""
     generator = np.random.default_rng(seed)
-    directions = {layer: generator.standard_normal(vectors.hidden_size).astype(np.float32) for layer in vectors}
+    directions = {layer: generator.standard_normal(vectors[layer].shape).astype(np.float32) for layer in vectors}
     settings = {"seed": seed, "norms_of": vectors.sha256}
     provenance = {**vectors.provenance, "method": f"random-{seed}", "settings": settings}
     return with_norms_of(vectors, SteeringVectors(directions, provenance))
 
 
 def with_norms_of(vectors: SteeringVectors, other: SteeringVectors) -> SteeringVectors:
-    """`other`'s directions with the norms of `vectors`, at the layers that both have."""
+    """`other`'s directions with the norms of `vectors`, at the layers that both have.
+
+    Where patches have directions of their own, each gets its norm.
+    """
     directions = {}
     for layer in vectors:
         if layer in other.directions:
             direction = other[layer].astype(np.float64)
+            if direction.ndim == 2:
+                rows = np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-12)
+                directions[layer] = direction / rows * np.linalg.norm(vectors[layer], axis=1, keepdims=True)
+                continue
             norm = max(float(np.linalg.norm(direction)), 1e-12)
             directions[layer] = direction / norm * np.linalg.norm(vectors[layer])
     return SteeringVectors(directions, other.provenance)

@@ -48,6 +48,8 @@ def export_vector(
     """
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
+    if vectors.patches is not None:
+        raise UserError(f"{vectors.name}: it has a direction for each patch, and {form} one for each layer")
     if layer is not None:
         vectors = SteeringVectors({layer: vectors[layer]}, vectors.provenance)
     if form == "gguf":

@@ -7,7 +7,7 @@ from pathlib import Path
 from lmms_steer import concepts
 from lmms_steer._util.io import exists, is_folder
 from lmms_steer.errors import UserError
-from lmms_steer.tiny_world.checkpoints import TINY_MODELS
+from lmms_steer.tiny_world.checkpoints import SHIPPED_MODELS
 from lmms_steer.vectors.backbones import short_name, table
 from lmms_steer.vectors.methods import DEFAULT_METHOD, check_method
 
@@ -30,7 +30,7 @@ def unknown_vector(name: str, backbone: str | None, known: Collection[str]) -> U
         known: `backbone/concept/method` of every vector.
     """
     parts = [part for part in name.split("/") if part]
-    backbones = {*(short_name(model) for model in table().values()), *TINY_MODELS, *(k.split("/")[0] for k in known)}
+    backbones = {*(short_name(model) for model in table().values()), *SHIPPED_MODELS, *(k.split("/")[0] for k in known)}
     known_concepts = {k.split("/")[1] for k in known} | set(concepts.names())
     if parts and parts[0] not in backbones | known_concepts and exists(Path(name)):
         return not_a_vector_file(name)

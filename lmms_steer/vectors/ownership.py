@@ -103,7 +103,7 @@ def save_imported(vectors: SteeringVectors, root: Path | None = None, replace: b
 
 def have_same_directions(one: SteeringVectors, other: SteeringVectors) -> bool:
     """Whether two vectors have the same directions up to rounding, which differs between machines."""
-    if one.layers != other.layers or one.hidden_size != other.hidden_size:
+    if one.layers != other.layers or (one.patches, one.hidden_size) != (other.patches, other.hidden_size):
         return False
     return all(np.allclose(one[k], other[k], rtol=0, atol=ROUNDING * float(np.abs(other[k]).max())) for k in one)
 

@@ -42,13 +42,14 @@ class SteeringVectors:
     """One direction per layer, and its provenance.
 
     Attributes:
-        directions: layer ▸ float32 array [hidden_size], in the residual stream's own units.
+        directions: layer ▸ float32 array [hidden_size], in the residual stream's own units; of a vision tower also
+            [patches, hidden_size], one direction a patch.
         provenance: what the vector was made from, as plain JSON: `model`, `model_id`, `revision`, `model_path` and
             `weights_sha256` (`lmms_steer.vectors.weights`), `dtype`, `hidden_size`, `n_layers`, `layer_convention`,
             `method`, `settings`, `concept`, `sentences_sha256`, `skipped`, `versions`.
 
     Raises:
-        UserError: for no direction, directions of different widths, or values that are not finite.
+        UserError: for no direction, directions of different shapes, or values that are not finite.
     """
 
     directions: Mapping[int, Direction]
@@ -57,7 +58,7 @@ class SteeringVectors:
     def __post_init__(self) -> None:
         arrays = {int(k): np.asarray(v, dtype=np.float32) for k, v in sorted(self.directions.items())}
         shapes = {a.shape for a in arrays.values()}
-        if not arrays or len(shapes) != 1 or len(next(iter(shapes))) != 1 or (0,) in shapes:
+        if not arrays or len(shapes) != 1 or len(next(iter(shapes))) not in (1, 2) or 0 in next(iter(shapes)):
             raise UserError(
                 f"a vector needs one direction per layer, all of one width, got the shapes {sorted(shapes)}"
             )
@@ -93,7 +94,10 @@ class SteeringVectors:
         anchors = settings.get("anchors") if isinstance(settings, Mapping) else None
         made_of = f", {count_noun(anchors, 'anchor')}" if isinstance(anchors, int) else ""
         layers = f"layer{'s' if len(self.layers) > 1 else ''} {format_layers(self.layers)}"
-        return f"SteeringVectors {concept}, {method} from {model} ({layers}, width {self.hidden_size}{made_of})"
+        patches = f", {self.patches} patches" if self.patches is not None else ""
+        return (
+            f"SteeringVectors {concept}, {method} from {model} ({layers}, width {self.hidden_size}{patches}{made_of})"
+        )
 
     def _repr_html_(self) -> str:
         rows = [(layer, f"{norm:.4g}") for layer, norm in self.norms.items()]
@@ -107,7 +111,7 @@ class SteeringVectors:
 
     @property
     def norms(self) -> dict[int, float]:
-        """Layer ▸ norm of its direction, in the residual stream's own units."""
+        """Layer ▸ norm of its direction, in the residual stream's own units; of all patches' directions together."""
         return {layer: float(np.linalg.norm(direction)) for layer, direction in self.directions.items()}
 
     @property
@@ -118,7 +122,13 @@ class SteeringVectors:
     @property
     def hidden_size(self) -> int:
         """The width of the directions."""
-        return int(next(iter(self.directions.values())).shape[0])
+        return int(next(iter(self.directions.values())).shape[-1])
+
+    @property
+    def patches(self) -> int | None:
+        """How many patches have a direction of their own; None where one direction is for all."""
+        shape = next(iter(self.directions.values())).shape
+        return int(shape[0]) if len(shape) == 2 else None
 
     @property
     def name(self) -> str:
@@ -184,7 +194,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     """
     with _opened(Path(path)) as (file, metadata, keys):
         last = max(keys)
-        defaults = {"n_layers": last + 1, "hidden_size": file.get_slice(keys[last]).get_shape()[0], "settings": {}}
+        defaults = {"n_layers": last + 1, "hidden_size": file.get_slice(keys[last]).get_shape()[-1], "settings": {}}
     return defaults | metadata | {"layers": sorted(keys)}
 
 
@@ -226,8 +236,8 @@ def _read_names(file: Any) -> tuple[dict[str, Any], dict[int, str]]:
     slices = {key: file.get_slice(key) for key in keys}
     layers = {layer_of_key(key, part.get_dtype()): key for key, part in slices.items()}
     shapes = {tuple(part.get_shape()) for part in slices.values()}
-    if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+    if len(shapes) > 1 or len(next(iter(shapes))) not in (1, 2):
         raise NotAVector(f"its tensors have the shapes {shorten(sorted(shapes))}, not all one width")
     content = read_metadata(metadata)
-    check_width(content, next(iter(shapes))[0])
+    check_width(content, next(iter(shapes))[-1])
     return content, layers

@@ -33,6 +33,8 @@ _PART = r"(?!\.)[\w.+-]+"
 MAX_PART = 200
 """Most bytes of a part of a name. The name of a file may have 255, and the files next to a vector have longer names."""
 _NAME = re.compile(f"{_PART}/{_PART}/{_PART}")
+BUDGET_KEYS = ("budget", "budget_model")
+"""What a choice says besides, where its alpha was resolved for a KL budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,18 @@ def load_vectors(name: str, backbone: str | None = None) -> SteeringVectors:
     return SteeringVectors.load(find(name, backbone).path)
 
 
+def stored_name(vectors: SteeringVectors) -> str:
+    """The name by which these vectors are found.
+
+    Raises:
+        UserError: where no store holds exactly them.
+    """
+    for entry in entries():
+        if entry.name == vectors.name and SteeringVectors.load(entry.path).sha256 == vectors.sha256:
+            return vectors.name
+    raise UserError(f"{vectors.name} is not in the store as it is here: save it to a file, and give the file's name")
+
+
 def save(vectors: SteeringVectors, root: Path | None = None, check: Callable[[Path], None] = lambda _: None) -> Path:
     """Save a vector in a store under its own name, and update the store's index. Processes take turns.
 
@@ -187,7 +201,8 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
         sha256: the vector's; a choice that was made for another version of the vector does not count.
 
     Returns:
-        `layer`, `alpha`, `tokens` and `chosen_on`, the task that it was chosen on.
+        `layer`, `alpha`, `tokens` and `chosen_on`, the task that it was chosen on; `BUDGET_KEYS` too where its alpha
+        was resolved for a KL budget.
 
     Raises:
         UserError: when the file is damaged.
@@ -195,7 +210,8 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
     for path, choice in _stored_choices(entry, model):
         try:
             if choice["vector_sha256"] == sha256:
-                return {key: choice[key] for key in ("layer", "alpha", "tokens")} | {"chosen_on": choice["chosen_on"]}
+                budget = {key: choice[key] for key in BUDGET_KEYS if key in choice}
+                return {key: choice[key] for key in ("layer", "alpha", "tokens", "chosen_on")} | budget
         except (KeyError, TypeError) as error:
             raise _damaged(path, error) from error
     return None

@@ -19,7 +19,7 @@ from typing import Any
 from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer.errors import UserError
 from lmms_steer.smol.checkpoints import SMOL_MODELS
-from lmms_steer.tiny_world.checkpoints import TINY_MODELS, weights_dir
+from lmms_steer.tiny_world.checkpoints import SHIPPED_MODELS, weights_dir
 from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 
 CACHED_FROM = 64 * 1024**2
@@ -44,7 +44,7 @@ def model_source(model: str, revision: str | None = None, store_name: str | None
     """
     full = backbone_checkpoint(model)
     source = {"model": store_name or short_name(model), "model_id": full}
-    if model in TINY_MODELS:
+    if model in SHIPPED_MODELS:
         return source | {"model_id": model}
     if model in SMOL_MODELS:
         return source | {"model_id": model, "weights_sha256": weights_sha256(Path(full))}
@@ -70,7 +70,7 @@ def same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool | Non
 def recorded_sha256(provenance: Mapping[str, Any]) -> str | None:
     """The hash of the weights that a provenance names; None where none is recorded."""
     sha256 = provenance.get("weights_sha256")
-    if sha256 is None and provenance.get("model_id") in TINY_MODELS:
+    if sha256 is None and provenance.get("model_id") in SHIPPED_MODELS:
         return _shipped_sha256(str(provenance["model_id"]))
     return str(sha256) if sha256 is not None else None
 

@@ -65,7 +65,8 @@ def document_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     from lmms_eval.api.metrics import anls
 
     accepted = doc["answers"]
-    return score_text("DocVQA", results[0], lambda answer: float(anls(accepted, [answer])["anls"]), accepted)
+    scores = score_text("DocVQA", results[0], lambda answer: float(anls(accepted, [answer])["anls"]), accepted)
+    return {**scores, "accepted": accepted}
 
 
 def table_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
@@ -102,7 +103,7 @@ def photo_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     given = [answer["answer"] for answer in doc["answers"]]
     # lmms-eval's function normalises the answers in place
     score = partial(_vqa_score, vqav2_process_results, deepcopy(doc["answers"]))
-    return score_text("VQAv2", results[0], score, given)
+    return {**score_text("VQAv2", results[0], score, given), "accepted": given}
 
 
 def _vqa_score(process: Any, answers: list[dict[str, Any]], answer: str) -> float:
@@ -123,7 +124,8 @@ def caption_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
 
     pair = [[text.strip() for text in doc["answer"] if text.strip()], results[0].strip()]
     rouge_l = float(Rouge().calc_score([pair[1]], pair[0]))
-    return {"rouge_l": rouge_l, "score": rouge_l, "unparsed": float(not pair[1]), "cider": pair, "bleu_4": pair}
+    scores = {"rouge_l": rouge_l, "score": rouge_l, "unparsed": float(not pair[1]), "accepted": pair[0]}
+    return {**scores, "cider": pair, "bleu_4": pair}
 
 
 def cider(pairs: list[list[Any]]) -> float:

@@ -12,6 +12,7 @@ from lmms_steer.comparison.board import Leaderboard, compare
 from lmms_steer.extraction.api import extract
 from lmms_steer.inspection.command import inspect as inspect_prompt
 from lmms_steer.search.api import search
+from lmms_steer.search.layers import layers
 
 NONE = (None, "", (), False)
 """Ways of saying that an option is not given."""
@@ -22,6 +23,7 @@ NONE = (None, "", (), False)
     [
         ("extract", (extract,), set()),
         ("search", (search,), {"dry_run"}),
+        ("layers", (layers,), {"plot"}),
         ("inspect", (inspect_prompt,), {"picture"}),
         ("compare", (compare, Leaderboard.write), set()),
     ],

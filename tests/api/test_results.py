@@ -1,6 +1,8 @@
-"""`compare`, `search` and `inspect` from Python: typed results with a table, a figure and safe HTML."""
+"""`compare`, `search`, `layers` and `inspect` from Python: typed results with a table, a figure and safe HTML."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas
@@ -77,9 +79,38 @@ def test_an_inspection_is_a_table_a_figure_and_text(tmp_path: Path) -> None:
         image=tmp_path / "scene.png",
     )
     table = seen.to_pandas()
-    assert (table["steered"] == table["image"]).all() and table["image"].any() and len(table) == len(seen.tokens)
-    assert f"{table['image'].sum()} of {len(table)} tokens steered" in repr(seen) and len(repr(seen)) < 300
+    assert (
+        (table["steered"] == (table["kind"] == "image")).all()
+        and table["steered"].any()
+        and len(table) == len(seen.tokens)
+    )
+    assert f"{table['steered'].sum()} of {len(table)} tokens steered" in repr(seen) and len(repr(seen)) < 300
     assert "image tokens: " in str(seen) and seen.plot()._repr_png_()[:4] == PNG
     assert "<script" not in seen._repr_html_() and "<table>" in seen._repr_html_()
     with pytest.raises(UserError, match="unknown key 'layr'"):
         lmms_steer.inspect("x", {"pretrained": "tiny-paligemma2", "layr": 1})
+
+
+@pytest.mark.slow
+def test_scored_layers_are_a_table_a_figure_and_text(tmp_path: Path) -> None:
+    given: dict[str, Any] = {
+        "model_args": {"pretrained": "tiny-paligemma2"},
+        "model": "steered_paligemma",
+        "layers": [0, 3],
+    }
+    vectors = lmms_steer.load_vectors("tiny-gemma2/colour-red")
+    scored = lmms_steer.layers(vector=vectors, scores=["separation", "lens", "slope"], **given)
+    assert (
+        scored.scores["separation"]
+        == lmms_steer.layers(vector="colour-red", scores="separation", **given).scores["separation"]
+    ), "vectors are found by name"
+    table = scored.to_pandas()
+    assert table.columns.tolist() == ["layer", "separation", "lens"] and table["layer"].tolist() == [0, 3]
+    assert table.set_index("layer")["separation"].to_dict() == scored.scores["separation"]
+    assert scored.missing == {"slope": "it needs questions: name a --task"} and scored.best["lens"] in (0, 3, None)
+    assert str(scored).splitlines()[0] == "tiny-gemma2/colour-red/mean_shift in tiny-paligemma2, image tokens"
+    assert "separation" in repr(scored) and "\n" not in repr(scored) and scored.plot()._repr_png_()[:4] == PNG
+    assert scored.draw(tmp_path / "layers.png").read_bytes()[:4] == PNG
+    hostile = dataclasses.replace(scored, vector="<script>", missing={"<b>": "&"})
+    html = hostile._repr_html_()
+    assert "<script>" not in html and "&lt;script&gt;" in html and "<b>" not in html and "&amp;" in html

@@ -2,9 +2,13 @@
 
 import json
 import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +16,7 @@ from typer.testing import CliRunner
 from lmms_steer import UserError
 from lmms_steer.board.adding import Addition, add_runs
 from lmms_steer.board.entry import entry_folders, read_entry, slug
+from lmms_steer.board.reading import read_board
 from lmms_steer.board.samples_file import read_stored
 from lmms_steer.board.templates import init_board
 from lmms_steer.cli import app
@@ -82,6 +87,45 @@ def test_an_entry_is_not_replaced_unless_that_is_said(tmp_path: Path) -> None:
     assert len(list(entry_folders(board))) == 3
 
 
+def test_two_people_who_add_at_once_lose_nothing(tmp_path: Path) -> None:
+    def git(folder: Path, *words: str) -> None:
+        author = ("-c", "user.name=me", "-c", "user.email=me@example.org")
+        subprocess.run(["git", "-C", str(folder), *author, *words], check=True, capture_output=True)
+
+    one, two = make_board(tmp_path / "one"), tmp_path / "two"
+    for words in (("init", "--initial-branch", "main"), ("add", "."), ("commit", "-m", "a leaderboard")):
+        git(one, *words)
+    git(tmp_path, "clone", str(one), str(two))
+    for board in (one, two):
+        run = write_system(tmp_path / "runs of" / board.name, STEERED)
+        list(add_runs(board, [f"{board.name}={run}"], Addition(by=board.name)))
+        git(board, "add", ".")
+        git(board, "commit", "-m", "an entry")
+    git(one, "pull", "--no-rebase", "--no-edit", str(two), "main")
+    read = read_board(one, processes=1)
+    assert [row.system for row in read.shown] == ["baseline", "one", "random", "steered", "two"]
+    assert not list(read.refusals())
+
+
+def test_of_two_who_add_the_same_entry_in_one_folder_one_is_told(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    runs = [write_system(tmp_path / name / "run", STEERED) for name in ("first", "second")]
+    begun = Barrier(2)
+
+    def add(run: Path) -> str:
+        begun.wait()
+        try:
+            return next(iter(add_runs(board, [f"new={run}"], Addition(by="me"))))
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        added, refused = sorted(pool.map(add, runs))
+    assert added.startswith("added ") and "is there already: --replace" in refused
+    entry, hashes = read_entry(board / STEERED_ENTRY.replace("steered", "new"), board)
+    assert entry.files == hashes and not list(board.glob(".adding-*"))
+
+
 def test_runs_of_several_tasks_may_have_the_same_names_as_a_recipe_s_do(tmp_path: Path) -> None:
     list(init_board(tmp_path / "board", "Tiny", ""))
     for task in ("one", "two"):
@@ -110,7 +154,11 @@ def test_an_entry_of_the_first_format_is_read(tmp_path: Path) -> None:
     (board / STEERED_ENTRY / "entry.json").write_text(json.dumps(old))
     entry, hashes = read_entry(board / STEERED_ENTRY, board)
     assert (entry.by, entry.vectors[0].sha256, entry.files) == ("me", "6" * 64, {"spec.yaml": "7" * 64})
-    assert read_stored(board / STEERED_ENTRY, entry, hashes["samples.parquet"])[0].scores.mean() == 0.7
+    path = board / STEERED_ENTRY / "samples.parquet"
+    columns = ["doc_id", "target", "answer", "choices", "prompt", "images", "score", "unparsed"]
+    pq.write_table(pq.read_table(path).select(columns), path)
+    stored, answers = read_stored(board / STEERED_ENTRY, entry, hashes["samples.parquet"])
+    assert stored.scores.mean() == 0.7 and np.isnan(stored.empty).all() and answers.accepted.values == [""]
 
 
 @pytest.mark.parametrize(

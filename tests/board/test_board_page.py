@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,13 @@ from lmms_steer.cli import app
 from tests.board.test_checks import GROUP
 from tests.helpers.board_faults import change_json, edit_an_answer
 from tests.helpers.boards import TASK, make_board, write_system
-from tests.helpers.browser import BROWSER, browser
+from tests.helpers.browser import BROWSER, Page, browser
 from tests.helpers.runs import STEERED
 
 HOSTILE = '=HYPERLINK("x")<script>document.title="owned"</script>'
+
+
+needs_browser = pytest.mark.skipif(not BROWSER, reason="no Chromium: apt-get install chromium")
 
 
 def unpacked(page: str, pattern: str) -> list[Any]:
@@ -97,33 +101,84 @@ def test_ten_thousand_rows_are_a_page_of_a_few_megabytes_in_seconds(tmp_path: Pa
     assert len(page_rows(page)) == len(details(page)) == 10_000
 
 
-@pytest.mark.skipif(not BROWSER, reason="needs Chromium")
-def test_in_a_browser_rows_are_found_sorted_linked_and_shown_as_text(tmp_path: Path) -> None:
-    board = make_board(tmp_path / "board")
+CELLS = "[...document.querySelectorAll('#board-table tbody tr')].map((row) => row.children[2].textContent)"
+READY = "new Promise((done) => { const look = () => (rows.length ? done(1) : setTimeout(look, 20)); look(); })"
+OPENED = "new Promise((done) => { const look = () => (BY_ID('made').open ? done(1) : setTimeout(look, 20)); look(); })"
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pages `page.html` of four entries and `many.html` of ten thousand."""
+    folder = tmp_path_factory.mktemp("pages")
+    board = make_board(folder / "board")
     add_hostile(board)
     read = read_board(board, processes=1)
-    (tmp_path / "page.html").write_text(page_html(read))
-    (tmp_path / "many.html").write_text(page_html(many_rows(read, 10_000)))
-    cells = "[...document.querySelectorAll('#board-table tbody tr')].map((row) => row.children[2].textContent)"
-    ready = "new Promise((done) => { const look = () => (rows.length ? done(1) : setTimeout(look, 20)); look(); })"
-    with browser(tmp_path / "profile") as page:
-        page.open(tmp_path / "page.html")
-        page.run(ready)
-        assert set(page.run(cells)) == {"baseline", "random", "steered", HOSTILE}
-        assert page.run("document.title") == "Tiny"
-        page.run("sortBy('gain')")
-        assert page.run(cells)[-1] == "baseline" and "steered" in page.run(cells)[:2]
-        page.run("BY_ID('find').value = 'RANDOM'; BY_ID('find').dispatchEvent(new Event('input'))")
-        assert page.run(cells) == ["random"]
-        page.run(f"location.hash = 'tiny-paligemma2/{TASK}/steered'")
-        page.run("new Promise((done) => setTimeout(done, 300))")
-        shown = page.run("BY_ID('made').open ? BY_ID('made').textContent : ''")
-        assert "Gain +10.0 [+1.3, +19.2]" in shown and "100 scores recomputed" in shown
-        assert f"rerun entries/tiny-paligemma2/{TASK}/steered" in shown
-        page.press("Escape", 27)
-        assert not page.run("BY_ID('made').open")
-        page.open(tmp_path / "many.html")
-        page.run(ready)
-        assert page.run(f"{cells}.length") == 200
-        page.run("BY_ID('board-more').click()")
-        assert page.run(f"{cells}.length") == 400
+    (folder / "page.html").write_text(page_html(read))
+    (folder / "many.html").write_text(page_html(many_rows(read, 10_000)))
+    return folder
+
+
+@pytest.fixture
+def opened(pages: Path, tmp_path: Path) -> Iterator[Page]:
+    with browser(tmp_path) as page:
+        page.open(pages / "page.html")
+        page.run(READY)
+        yield page
+
+
+def choose(page: Page, name: str, value: str) -> list[str]:
+    """Set a filter; returns the systems that are then listed."""
+    page.run(f"BY_ID('{name}').value = '{value}'; BY_ID('{name}').dispatchEvent(new Event('input'))")
+    return list(page.run(CELLS))
+
+
+@needs_browser
+def test_in_a_browser_rows_are_found_sorted_linked_and_shown_as_text(opened: Page) -> None:
+    assert set(opened.run(CELLS)) == {"baseline", "random", "steered", HOSTILE}
+    assert opened.run("document.title") == "Tiny"
+    opened.run("sortBy('gain')")
+    assert opened.run(CELLS)[-1] == "baseline" and "steered" in opened.run(CELLS)[:2]
+    assert choose(opened, "find", "RANDOM paligemma") == ["random"] and choose(opened, "find", "random whatsup") == []
+    choose(opened, "find", "")
+    assert choose(opened, "by-role", "baseline") == ["baseline"]
+    opened.run(f"location.hash = 'tiny-paligemma2/{TASK}/steered'")
+    opened.run(OPENED)
+    shown = opened.run("BY_ID('made').textContent")
+    assert "Gain +10.0 [+1.3, +19.2]" in shown and "100 scores recomputed" in shown
+
+
+@needs_browser
+def test_with_the_keyboard_alone_a_row_is_opened_its_command_copied_and_the_row_left(opened: Page) -> None:
+    opened.run(
+        "Object.defineProperty(navigator, 'clipboard', { value: { writeText: async (text) => { copied = text } } })"
+    )
+    choose(opened, "by-role", "control")
+    focused = "document.activeElement"
+    for _ in range(40):
+        opened.press("Tab", 9)
+        if opened.run(f"{focused}.textContent") == "random":
+            break
+    opened.press("Enter", 13, "\r")
+    opened.run(OPENED)
+    labels = []
+    for _ in range(4):
+        labels.append(opened.run(f"{focused}.textContent"))
+        opened.press("Tab", 9)
+    assert labels[0] == "✕" and labels[1].startswith("lmms-eval --model") and labels[2] == "copy"
+    opened.press("Enter", 13, "\r")
+    assert opened.run("copied") == f"lmms-steer leaderboard rerun entries/tiny-paligemma2/{TASK}/random --limit 50"
+    opened.press("Escape", 27)
+    assert not opened.run("BY_ID('made').open || location.hash") and opened.run(f"{focused}.textContent") == "random"
+
+
+@needs_browser
+def test_in_a_browser_ten_thousand_rows_are_usable(opened: Page, pages: Path) -> None:
+    opened.open(pages / "many.html")
+    opened.run(READY)
+    assert opened.run(f"{CELLS}.length") == 200
+    opened.run("BY_ID('board-more').click()")
+    assert opened.run(f"{CELLS}.length") == 400
+    assert choose(opened, "find", "s9999") == ["s9999"]
+    opened.run("location.hash = rows.at(-1).place")
+    opened.run(OPENED)
+    assert opened.run("BY_ID('made-title').textContent").startswith("s9999 on ")

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -16,7 +15,8 @@ from lmms_steer.board.row import BoardRow
 from lmms_steer.board.rules import read_rules
 from lmms_steer.board.templates import init_board
 from lmms_steer.cli import app
-from tests.helpers.board_faults import REFUSED, UNREADABLE, change_json, edit_an_answer
+from lmms_steer.comparison.studies import read_cells
+from tests.helpers.board_faults import REFUSED, UNREADABLE, change_json, edit_an_answer, study_bomb
 from tests.helpers.boards import CHOSEN, TASK, VERSIONS, make_board, shipped_vector, write_system
 from tests.helpers.runs import BASE, STEERED, leaderboard, write_study
 
@@ -127,6 +127,23 @@ def test_the_damage_is_that_of_the_study_s_cell(tmp_path: Path) -> None:
     ]
 
 
+def test_a_study_that_unpacks_to_much_is_not_read(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    study_bomb(board / GROUP / "steered")
+    assert row_of(board).kl is None and not refusals(board)
+    with pytest.raises(UserError, match="packed with ZSTD, expected snappy"):
+        read_cells(board / GROUP / "steered" / "study" / "cells.parquet")
+
+
+def test_a_newer_harness_is_named_and_not_judged(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    newer = {**VERSIONS, "lmms-eval": "99.0.1"}
+    run = write_system(tmp_path / "newer", STEERED, record={"versions": newer})
+    list(add_runs(board, [f"newer={run}"], Addition()))
+    status, detail = row_of(board, "newer").outcomes["versions"]
+    assert status == "unknown" and detail.startswith("made with lmms-eval 99.0.1, newer than the ")
+
+
 def test_only_what_changed_is_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     board = make_board(tmp_path / "board")
     first = read_board(board, processes=1)
@@ -183,21 +200,3 @@ def test_a_check_may_be_off(tmp_path: Path) -> None:
     rules = board / "leaderboard.yaml"
     rules.write_text(rules.read_text().replace("scores: refuse", "scores: off"))
     assert not refusals(board) and "scores" not in row_of(board).outcomes
-
-
-def test_losses_and_numbers_are_scored_again() -> None:
-    from lmms_steer.board.rescoring import recomputed
-    from lmms_steer.board.samples_file import Answers, Texts
-
-    def scores(task: str, answer: str, target: str, choices: str = "") -> Any:
-        texts = (Texts([value], np.array([0])) for value in (answer, target, choices))
-        return recomputed(task, "acc", Answers(*texts))
-
-    losses = '[["0.45", "True"], ["1.02", "False"]]'
-    assert scores("tiny_spatial_ll", losses, "0") == [1.0] and scores("tiny_spatial_ll", losses, "1") == [0.0]
-    assert scores("clevr_count_test", "There are 3 cubes.", "3") == [1.0]
-    letters = '["left", "right"]'
-    assert scores("cvbench_relation_test", "(B) right", "B", letters) == [1.0]
-    assert scores("cvbench_relation_test", "(A)", "B", letters) == [0.0]
-    assert scores("cvbench_relation_test", "(A)", "B") is None, "the choices were not logged"
-    assert scores("mme", "yes", "yes") is None

@@ -67,7 +67,8 @@ def test_an_extension_that_cannot_be_loaded_does_not_take_the_help_away(monkeypa
 
 def test_the_help_of_run_names_recipes_and_overlays_that_ship() -> None:
     words = " ".join(typer.testing.CliRunner().invoke(cli.app, ["run", "--help"]).output.split())
-    assert "a recipe that ships: paper, paper_cvbench, paper_exact, paper_ood, smol, tiny. " in words
+    ours = "hallucination, hallucination_smol, paper, paper_cvbench, paper_exact, paper_ood, smol, tiny"
+    assert f"a recipe that ships: {ours}. " in words
     assert "one that ships: smol_more, stand_in, stand_in_smol. " in words
 
 

@@ -9,7 +9,7 @@ import pytest
 from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 
-from lmms_steer import UserError, concepts
+from lmms_steer import UserError, concepts, load_vectors
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.extraction.activations import Activations
 from lmms_steer.extraction.extract import Backbone, shuffle_labels
@@ -21,6 +21,7 @@ from lmms_steer.extraction.sae_verdicts import Verdict
 from lmms_steer.extraction.tokens import TokenSpan
 from lmms_steer.steering.gates import probe_numbers
 from lmms_steer.tiny_world.checkpoints import TINY_SAE, weights_dir
+from lmms_steer.vectors import store
 
 UNCHECKED = ExtractionSettings(judge="none")
 
@@ -53,13 +54,22 @@ def test_the_probe_equals_logistic_regression_by_hand(backbone: Backbone, spatia
             for row, label in zip(reduced, labels[order], strict=True):
                 weights += LEARNING_RATE / BATCH * (label - 1 / (1 + np.exp(-row @ weights))) * row
         assert np.abs(vectors[layer] - unit(weights @ axes)).max() < 1e-5
-        # the gate `probe` gets the same probabilities from what is stored
-        length, bias = probe_numbers(vectors, layer)
-        chances = 1 / (1 + np.exp(-(length * rows[:, layer] @ vectors[layer].astype(np.float64) + bias)))
-        assert np.abs(chances[order] - 1 / (1 + np.exp(-reduced @ weights))).max() < 1e-4
+        # the gate `probe` gets the same probabilities from what is stored, and from what ships
+        for stored in (vectors, load_vectors("tiny-gemma2/spatial/linear_probe")):
+            length, bias = probe_numbers(stored, layer)
+            chances = 1 / (1 + np.exp(-(length * rows[:, layer] @ stored[layer].astype(np.float64) + bias)))
+            assert np.abs(chances[order] - 1 / (1 + np.exp(-reduced @ weights))).max() < 1e-4
     settings = vectors.provenance["settings"]
     assert min(settings["held_out_balanced_accuracy"].values()) > 0.75
     assert set(settings["held_out_accuracy"]) == set("01234") and settings["majority"] == round(206 / 230, 4)
+
+
+def test_every_probe_that_ships_can_be_a_gate_at_every_layer() -> None:
+    probes = [entry.name for entry in store.entries() if entry.origin == "shipped" and "linear_probe" in entry.name]
+    assert len(probes) == 16
+    for name in probes:
+        vectors = load_vectors(name)
+        assert all(probe_numbers(vectors, layer)[0] > 0 for layer in vectors), name
 
 
 def test_no_sentence_is_on_both_sides_of_the_probes_cross_validation() -> None:

@@ -42,7 +42,7 @@ def test_what_is_given_replaces_the_preset_s_own_value_and_a_layer_its_layers() 
     ("args", "message"),
     [
         ("preset=vtj", "unknown preset 'vtj': did you mean 'vti'"),
-        ("preset=vti:paper,vector=v,layers=0-2", "preset=vti:paper: vti has the variants code"),
+        ("preset=vti:paper,vector=v,layers=0-2", "preset=vti:paper: vti has the variants code, vision"),
         ("preset=vti,vector=v", "preset=vti:code needs layers=… beside it"),
         ("preset=vcd,vector=v", "vector=v: preset=vcd:code has no such setting"),
     ],

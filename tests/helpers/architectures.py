@@ -1,15 +1,30 @@
-"""A tiny random model of every architecture of `AutoModelForImageTextToText`, made by shrinking its default config."""
+"""A tiny random model of every multimodal architecture, made by shrinking its default config."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, PretrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 LAYERS, WIDTH, VOCABULARY, IMAGE = 4, 64, 512, 7
 """Of every model; `IMAGE` is the id of its image placeholder."""
+VIDEO, AUDIO, START, END = 5, 6, 3, 4
+"""The ids of its video and audio placeholders, and of the tokens around a video."""
 ARCHITECTURES = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+AUDIO_ONLY = ("audioflamingo3", "musicflamingo")
+"""Architectures of `AutoModelForSeq2SeqLM` that are decoder-only."""
+MULTIMODAL = tuple(name for name in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES if name not in ARCHITECTURES) + AUDIO_ONLY
+"""Architectures that `AutoModelForImageTextToText` does not load."""
 
 _SIZES = {
     **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "n_embd", "dim", "out_hidden_size", "hidden_dim"), WIDTH),
@@ -33,7 +48,13 @@ _SIZES = {
     "sliding_window": 64,
     "max_position_embeddings": 512,
 }
-_IMAGE_IDS = ("image_token_id", "image_token_index", "image_patch_id")
+_IDS = {
+    **dict.fromkeys(("image_token_id", "image_token_index", "image_patch_id"), IMAGE),
+    **dict.fromkeys(("video_token_id", "video_token_index"), VIDEO),
+    **dict.fromkeys(("audio_token_id", "audio_token_index"), AUDIO),
+    "video_start_token_id": START,
+    "video_end_token_id": END,
+}
 _ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _GLM: dict[str, Any] = {"rope_parameters": {**_ROPE, "mrope_section": [2, 3, 3]}}
 _MORE: dict[str, dict[str, Any]] = {
@@ -63,7 +84,9 @@ def model(architecture: str, **changes: Any) -> Any:
     for name, value in changes.items():
         setattr(config.get_text_config(decoder=True), name, value)
     torch.manual_seed(0)
-    return AutoModelForImageTextToText.from_config(config).float().eval()
+    loader = AutoModelForImageTextToText if architecture in ARCHITECTURES else AutoModelForMultimodalLM
+    loader = AutoModelForSeq2SeqLM if architecture in AUDIO_ONLY else loader
+    return loader.from_config(config).float().eval()
 
 
 def small_config(architecture: str) -> Any:
@@ -71,6 +94,9 @@ def small_config(architecture: str) -> Any:
     config = CONFIG_MAPPING[architecture]()
     for part in parts(config):
         _shrink(part)
+    if hasattr(config, "thinker_config"):
+        config.thinker_config = small_config(f"{architecture}_thinker")
+        config.enable_audio_output = False
     for name, value in _MORE.get(architecture, {}).items():
         own = name in vars(config) or name == "vision_start_token_id"
         owner = config if own and name != "head_dim" else config.get_text_config(decoder=True)
@@ -94,13 +120,13 @@ def _shrink(config: Any) -> None:
                 setattr(config, name, _SIZES[name])
             elif "vocab" in name and value > VOCABULARY:
                 setattr(config, name, VOCABULARY)
-            elif name in _IMAGE_IDS:
-                setattr(config, name, IMAGE)
+            elif name in _IDS:
+                setattr(config, name, _IDS[name])
             elif name.endswith(("_token_id", "_token_index", "_id")) and value >= VOCABULARY:
                 setattr(config, name, 8 + sum(map(ord, name)) % 40)
-        elif value is None and name in _IMAGE_IDS:
+        elif value is None and name in _IDS:
             # checkpoints name it
-            setattr(config, name, IMAGE)
+            setattr(config, name, _IDS[name])
         elif isinstance(value, list) and len(value) > LAYERS and name.endswith(("layer_types", "_layers", "_types")):
             setattr(config, name, _first_of_each(value) if isinstance(value[0], str) else value[:LAYERS])
         elif isinstance(value, dict):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms_steer.board.samples_file import MAX_ROWS
-from tests.helpers.boards import TASK, shipped_vector
+from tests.helpers.boards import shipped_vector
 
 
 def change_samples(folder: Path, **columns: Callable[[Any], Any]) -> None:
@@ -72,12 +72,13 @@ def another_spec(folder: Path) -> None:
 
 
 def another_task_version(folder: Path) -> None:
-    change_json(folder / "results.json", lambda results: results.update(versions={TASK: 2.0}))
+    change_json(folder / "results.json", lambda results: results.update(versions={_task(folder): 2.0}))
     sign(folder)
 
 
 def chosen_on_the_test(folder: Path) -> None:
-    change_json(folder / "results.json", lambda results: results["steering"].update(provenance={"chosen_on": TASK}))
+    chosen = {"provenance": {"chosen_on": _task(folder)}}
+    change_json(folder / "results.json", lambda results: results["steering"].update(chosen))
     sign(folder)
 
 
@@ -98,6 +99,16 @@ def bomb(folder: Path) -> None:
     pq.write_table(table, folder / "samples.parquet", compression="zstd")
 
 
+def study_bomb(folder: Path) -> None:
+    """A study whose only cell's name of 20 MB is packed into a few kilobytes."""
+    (folder / "study").mkdir(exist_ok=True)
+    cell = {"vector": "x" * 20_000_000, "layer": 2, "alpha": 0.25, "tokens": "image", "n": 1, "gain": 0.0}
+    pq.write_table(
+        pa.Table.from_pylist([{**cell, "dropped": False}]), folder / "study" / "cells.parquet", compression="zstd"
+    )
+    sign(folder)
+
+
 def deep_json(folder: Path) -> None:
     (folder / "results.json").write_text("[" * 100_000)
 
@@ -108,7 +119,11 @@ def huge_json(folder: Path) -> None:
 
 
 def newer_shape(folder: Path) -> None:
-    change_json(folder / "results.json", lambda results: results.update(results=[{"task": TASK}]))
+    change_json(folder / "results.json", lambda results: results.update(results=[{"task": _task(folder)}]))
+
+
+def _task(folder: Path) -> str:
+    return str(json.loads((folder / "entry.json").read_text())["task"])
 
 
 REFUSED: dict[Callable[[Path], None], str] = {

@@ -31,6 +31,11 @@ CHAT_WITHOUT_SPACE = CHAT.replace("assistant: ", "assistant:")
 """Ends like the templates of Idefics3 and SmolVLM: the answer's first token begins with a space."""
 
 
+def with_video(chat: str, video: str) -> str:
+    """A template that also shows videos."""
+    return chat.replace("{% else %}", "{% elif c['type'] == 'video' %}" + video + "{% else %}")
+
+
 def tokenizer(special: list[str], named: dict[str, str] | None = None) -> Any:
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -157,7 +162,7 @@ def llava_onevision() -> tuple[Any, Any]:
         tf.LlavaOnevisionVideoProcessor(size=size),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
-        chat_template=CHAT.replace("IMAGE", "<image>\n"),
+        chat_template=with_video(CHAT.replace("IMAGE", "<image>\n"), "<video>\n"),
     )
     config = tf.LlavaOnevisionConfig(
         vision_config=dict(SIGLIP),
@@ -186,8 +191,8 @@ QWEN_NAMES = {
     "vision_bos_token": "<|vision_start|>",
     "vision_eos_token": "<|vision_end|>",
 }
-QWEN_CHAT = CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>").replace(
-    "{% else %}", "{% elif c['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% else %}"
+QWEN_CHAT = with_video(
+    CHAT.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>"), "<|vision_start|><|video_pad|><|vision_end|>"
 )
 
 

@@ -146,7 +146,7 @@ def _parse_lmms_steer(args: list[str]) -> None:
         command.main(args, prog_name="lmms-steer", standalone_mode=False)
     if given.get("model_args"):
         _check_model_args(given["model"], given["model_args"])
-    if given.get("task") and not given["include_path"] and given.get("harness", "lmms-eval") == "lmms-eval":
+    if given.get("task") and not given.get("include_path") and given.get("harness", "lmms-eval") == "lmms-eval":
         assert given["task"] in task_files.our_tasks(), given["task"]
     if args[0] == "lm-eval":
         assert args[1] == "run" and args[args.index("--model") + 1] in ("steered_hf", "steered_hf_multimodal")

@@ -9,7 +9,7 @@ from lmms_steer.inspection.prompt import PromptInspection, inspection_lines
 def test_the_most_likely_tokens_are_shown_once_without_a_spec(spec: str) -> None:
     answers = [("yes", 0.75), ("no", 0.25)]
     inspection = PromptInspection(
-        spec, 1, ["is", "it"], [False] * 2, [bool(spec)] * 2, [1.0] * 2, [], {}, answers, answers
+        spec, 1, ["is", "it"], ["text"] * 2, [bool(spec)] * 2, [1.0] * 2, [], {}, answers, answers
     )
     rows = list(inspection_lines(inspection))[-3:]
     if spec:

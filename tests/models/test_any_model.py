@@ -160,8 +160,8 @@ def test_a_truncated_image_and_a_value_that_is_no_visual_are_refused_with_the_do
     (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:900])
     with pytest.raises(UserError, match="task t, document 3: the image cannot be read"):
         prepare_visuals([Image.open(tmp_path / "x.png")], "task t, document 3")
-    with pytest.raises(UserError, match="gives a dict as visual"):
-        prepare_visuals([{"array": 1}], "t")
+    with pytest.raises(UserError, match="t gives a set as visual"):
+        prepare_visuals([{1}], "t")
 
 
 def test_video_frames_reach_a_model_with_videos(checkpoints: dict[str, Any], tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_model_that_cannot_be_steered_is_refused_in_one_line(tmp_path: Path) -
     T5Config(d_model=8).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="is an encoder-decoder"):
         SteeredVlm(pretrained=str(tmp_path))
-    with pytest.raises(UserError, match="takes no images"):
+    with pytest.raises(UserError, match="takes neither images nor audio"):
         SteeredVlm(pretrained=str(weights_dir("tiny-gemma2")))
     with pytest.raises(UserError, match="no model: add pretrained=NAME"):
         SteeredVlm()

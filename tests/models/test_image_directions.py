@@ -30,7 +30,10 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return request.param, folder
 
 
-@pytest.mark.parametrize("more", [{}, {"operation": "norm_preserving", "scale": "unit", "phase": "all"}])
+NORM_KEPT = {"operation": "norm_preserving", "scale": "unit", "phase": "all"}
+
+
+@pytest.mark.parametrize("more", [{}, NORM_KEPT, {**NORM_KEPT, "operation": "norm_preserving_weighted"}])
 def test_each_row_of_a_batch_is_steered_by_its_own_image(checkpoint: tuple[str, Path], more: dict[str, str]) -> None:
     name, folder = checkpoint
     without_image = name != "paligemma2"
@@ -72,7 +75,9 @@ class pushed:
 
         def push(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
             if "phase" in self.more:
-                moved = output + ALPHA * unit
+                away = (output @ -unit / output.norm(dim=-1)).clamp_min(0).unsqueeze(-1)
+                weight = 1 + away if "weighted" in self.more["operation"] else 1
+                moved = output + weight * ALPHA * unit
                 kept: torch.Tensor = moved * output.norm(dim=-1, keepdim=True) / moved.norm(dim=-1, keepdim=True)
                 return kept
             return output + ALPHA * self.direction if output.shape[1] > 1 else output
@@ -106,7 +111,10 @@ def test_what_has_no_vector_of_its_own_is_refused(checkpoint: tuple[str, Path]) 
             lm._generate([(QUESTIONS[0], [])], {"max_new_tokens": 2})
     for args, expected in (
         ({"vector": "@image_contrst"}, "did you mean '@image_contrast'"),
-        ({"vector": "@image_contrast", "operation": "clamp"}, "expected add or norm_preserving"),
+        (
+            {"vector": "@image_contrast", "operation": "clamp"},
+            "expected add, norm_preserving or norm_preserving_weighted",
+        ),
         ({"vector": "@image_contrast", "control": "random"}, "it has no control"),
         ({"vector": "@image_contrast", "gate": "cosine"}, "the gate needs one direction"),
         ({"vector": "@image_contrast", "site": "vision"}, "of the language model's layers"),

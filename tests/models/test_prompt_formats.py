@@ -10,7 +10,7 @@ import torch
 
 from lmms_steer import UserError, register_prompt_format
 from lmms_steer.harness.steered import SteeredIdefics3, SteeredPaliGemma, SteeredVlm
-from lmms_steer.models import CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS
+from lmms_steer.models import CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS, VIDEO_SETTINGS
 from lmms_steer.models.checkpoint import HfCheckpoint
 from lmms_steer.models.contrasts import ContrastSettings
 from lmms_steer.models.prompts import PromptFormat, paligemma_prefix, prompt_format_for, prompt_formats
@@ -88,7 +88,7 @@ def test_norms_are_measured_in_the_named_format_and_cached_apart(
 def test_model_args_are_the_arguments_of_a_checkpoint() -> None:
     parameters = inspect.signature(HfCheckpoint.__init__).parameters
     named = {name for name, p in parameters.items() if p.kind is not p.VAR_KEYWORD} - {"self"}
-    assert named | set(IMAGE_SETTINGS) | set(CONTRAST_ARGS) == set(MODEL_ARGS)
+    assert named | {*IMAGE_SETTINGS, *VIDEO_SETTINGS, *CONTRAST_ARGS} == set(MODEL_ARGS)
     assert len(MODEL_ARGS) == len(set(MODEL_ARGS))
     described = f"{HfCheckpoint.__doc__} {ContrastSettings.__doc__}"
     assert all(name.removeprefix("contrast_") in described for name in MODEL_ARGS)

@@ -109,6 +109,7 @@ def test_overlays_and_assignments_set_values_by_key_and_star(recipe: Callable[..
         ("limit", "expected KEY=VALUE"),
         ("models.nope.layers=1", "unknown model 'nope': known: tiny; a new model also needs pretrained"),
         ("models.tinny.layer=1", "unknown model 'tinny': did you mean 'tiny'? known: tiny; a new model also needs"),
+        ("models.tinny=null", "--set models.tinny=null: unknown model 'tinny': did you mean 'tiny'? known: tiny"),
         ("models.tiny.layer=1", "unknown key 'layer': did you mean 'layers'"),
         (
             "studies.lft.select=tiny_spatial_select",

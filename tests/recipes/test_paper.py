@@ -76,6 +76,21 @@ def test_evaluations_are_of_one_question_at_a_time_and_compared_by_the_paper_s_s
     assert set(report.needs) == {cell.name for cell in exact.values() if cell.kind in ("search", "evaluate")}
 
 
+def test_vectors_are_those_of_the_paper_s_backbones_and_its_selection_of_features(exact: dict[str, Cell]) -> None:
+    commands = {name: str(cell) for name, cell in exact.items() if cell.kind == "extract"}
+    # a base model for PaliGemma 2, the instructed one for Idefics3; Gemma 3 is its own, and has no SAE
+    layers = {"gemma-2-2b": "5-20", "gemma-2-9b": "15-30", "Llama-3.1-8B-Instruct": "5-20"}
+    methods = ("mean_shift", "linear_probe", "sae")
+    made = {f"extract/{backbone}/{method}" for backbone in layers for method in methods}
+    assert commands.keys() == made | {f"extract/gemma-3-4b-it/{method}" for method in methods[:2]}
+    for name, command in commands.items():
+        assert " --concept spatial,counting,entity,attribute " in command
+        _, backbone, method = name.split("/")
+        # only the layers that are searched are read with an SAE
+        sae = f" --judge llm --paper-exact --layers {layers.get(backbone)}"
+        assert command.endswith(sae) if method == "sae" else not {"--judge", "--paper-exact"} & set(command.split())
+
+
 def test_recipes_of_before_plan_the_same_commands() -> None:
     cells = planned("paper_cvbench")
     assert len(cells) == 489 and len(planned("paper_ood")) == 189
@@ -116,7 +131,7 @@ def test_the_plan_counts_the_answers_of_the_strategy_that_runs(
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("about: a test", "search: {choose: each}", "line 1: unknown choose: 'each'"),
+        ("about: a test", "search: {choose: each}", "line 1: unknown value of choose 'each': known: "),
         ("about: a test", "search: {choose: per_target, strategy: race}", "line 1: the strategy race may drop every"),
         ("about: a test", "metric: ac", "line 1: unknown metric of tiny_spatial_select 'ac': did you mean 'acc'"),
         ("about: a test", "metric: unparsed", "line 1: tiny_spatial_select: a smaller unparsed is better"),
@@ -147,13 +162,25 @@ def test_a_choice_of_another_recipe_that_lacks_a_target_is_named_before_anything
     assert reads == ["runs/paper_cvbench/search/idefics3-8b/count/counting-sae/choice_image.yaml"]
 
 
-def test_our_protocol_races_for_one_choice_and_does_not_race_over_the_few_questions_of_stand_ins() -> None:
+def test_our_protocol_races_for_one_choice() -> None:
     cells = planned("paper")
     search = str(cells["search/paligemma2-10b/depth/spatial-sae"])
     assert "--layers 15-30" in search and "--strategy race" in search and "--choose" not in search
     assert "--tokens image,text,both " in search and " --controls 3 " in search
     assert "evaluate/gemma3-4b/clevr/mean_shift" in cells and "evaluate/gemma3-4b/clevr/calibrated" not in cells
-    for name in ("paper", "paper_exact"):
-        _, stand_in = load_recipe(name, ["stand_in"])
-        commands = {str(cell) for cell in Planner(stand_in, Path("out")).cells() if cell.kind == "search"}
-        assert not any("--strategy" in command or "google/" in command for command in commands)
+
+
+@pytest.mark.parametrize("name", ["paper", "paper_exact"])
+def test_the_rehearsal_on_stand_ins_has_every_kind_of_cell_and_is_short(name: str) -> None:
+    _, whole = load_recipe(name)
+    _, rehearsal = load_recipe(name, ["stand_in"])
+    cells = {cell.name: str(cell) for cell in Planner(rehearsal, Path("out")).cells()}
+    assert len(cells) < 700 and not any("google/" in command for command in cells.values())
+    all_cells = {cell.name for cell in Planner(whole, Path("out")).cells()}
+    left_out = ("/paligemma2-10b/", "/idefics3-8b/", "/gemma3-4b/", "-random-1", "-random-2")
+    of_models = {cell for cell in all_cells if not cell.startswith("extract/") and not any(n in cell for n in left_out)}
+    assert of_models == {cell for cell in cells if not cell.startswith("extract/")}
+    searches = [command for cell, command in cells.items() if cell.startswith("search/")]
+    tokens = ",".join(("image", "text", "both") if name == "paper" else ("image", "text_paper", "both_paper"))
+    # 4 questions cannot be raced over
+    assert all(f" --tokens {tokens} --controls 1 " in one and "--strategy" not in one for one in searches)

@@ -63,7 +63,7 @@ def test_a_dry_run_lists_missing_datasets_and_choices(tmp_path: Path, monkeypatc
     before = report()
     assert "# steer_blink_spatial_relation, steer_blink_relative_depth and 1 more: BLINK-Benchmark/BLINK is" in before
     assert "superclevr: '" in before and "holds no finished copy of superclevr: run lmms-steer data import" in before
-    assert f"WARNING: 54 files that its cells read do not exist (the first is {tmp_path}/search/paligemma2-3b" in before
+    assert f"WARNING: 18 files that its cells read do not exist (the first is {tmp_path}/search/paligemma2-3b" in before
     assert before.endswith(f"run the recipe of {tmp_path} before this one")
     laid_over = tmp_path.with_name(f"{tmp_path.name}-stand_in")
     laid_over.mkdir()

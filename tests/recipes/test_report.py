@@ -177,3 +177,33 @@ def test_the_command_prints_the_tables(tmp_path: Path) -> None:
     write_recipe_folder(tmp_path)
     done = CliRunner().invoke(app, ["report", str(tmp_path), "--metric", "acc_paper"])
     assert done.exit_code == 0 and "## Published gains" in done.output
+
+
+def write_scored(root: Path, system: str, acc: str, paper: str, spec: str = "") -> None:
+    """An evaluation of eight questions, each scored by both scorers: `1` is right, `0` is wrong."""
+    marks = [{"acc": float(a), "score": float(a), "acc_paper": float(p)} for a, p in zip(acc, paper, strict=True)]
+    hashed = {"sha256": "5" * 64 if spec else None}
+    record: dict[str, Any] = {"model": PALIGEMMA, "spec": spec or None, "vectors": [], **hashed}
+    folder = root / "runs/paligemma2-3b/relation" / system
+    values = {"cvbench_relation_test": [mark["acc"] for mark in marks]}
+    write_run(folder, values, spec=None, results={"steering": record}, sample=lambda number: marks[number])
+
+
+def test_the_two_scorers_are_compared_on_the_same_answers(tmp_path: Path) -> None:
+    write_scored(tmp_path, "baseline", "11110000", "11000000")
+    write_scored(tmp_path, "spatial-mean_shift-image", "11111100", "11110001", spec("spatial", "image"))
+    random = spec("spatial", "image", ",control=random:0")
+    write_scored(tmp_path, "spatial-mean_shift-image-random-0", "11110000", "11110000", random)
+    for metric in ("acc_paper", None):
+        lines = list(run_report(tmp_path, metric))
+        titles, _, *rows = table_of(lines, "The two scorers")
+        assert titles == ["task", "model", "answers", "baseline", "mean gain, steered", "only acc", "only acc_paper"]
+        # baseline 4 and 2 of 8; steered 6 and 5; a random vector counts only among the answers
+        assert rows == [["CV-Bench Relation", "paligemma2-3b", "24", "50.0 / 25.0", "+25.0 / +37.5", "4", "1"]]
+        assert any("They differ on 5 of 24 answers" in line for line in lines)
+
+
+def test_a_study_without_the_paper_s_scorer_has_no_row_of_scorers(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs/m/s/baseline", {"t": [1.0, 0.0]}, spec=None)
+    write_run(tmp_path / "runs/m/s/prompted", {"t_prompted": [1.0, 0.0]}, spec=None)
+    assert not any("The two scorers" in line for line in run_report(tmp_path))

@@ -127,3 +127,14 @@ def test_marks_and_ledger_keep_the_keys_that_earlier_versions_read(tmp_path: Pat
     assert Marks(tmp_path).done(cells[0])
     (tmp_path / "cells" / "a.json").write_text("{")
     assert not Marks(tmp_path).done(cells[0])
+
+
+def test_a_ledger_sees_what_another_process_writes_and_keeps_no_change_that_was_not_written(tmp_path: Path) -> None:
+    cells = [shell(name, "echo 1 > $OUT", tmp_path) for name in ("a", "b")]
+    one, other = Ledger(tmp_path), Ledger(tmp_path)
+    one.begin(cells)
+    assert {state.state for state in other.states().values()} == {"open"}
+    one.end(cells[0], "done", None, 1.5)
+    assert [(state.state, state.seconds) for state in other.states().values()] == [("done", 1.5), ("open", None)]
+    other.states().clear()
+    assert len(other.states()) == 2

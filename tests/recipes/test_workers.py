@@ -1,10 +1,12 @@
 """Workers and processes: deaths, interrupts, clusters, and nothing that outlives its command."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import psutil
@@ -14,7 +16,7 @@ from lmms_steer import UserError
 from lmms_steer.recipes import scheduler
 from lmms_steer.recipes.command import run_cells
 from lmms_steer.recipes.ledger import Ledger
-from lmms_steer.recipes.worker import SILENCE_LIMIT, Heartbeat, WorkerSpec
+from lmms_steer.recipes.worker import SILENCE_LIMIT, Heartbeat, WorkerSpec, exempt_imports
 from tests.helpers.recipes import WarmExecutor, at_work, chain, ran, shell, started, states
 
 
@@ -155,3 +157,23 @@ def test_workers_share_the_gpus_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert shares("4,5", 4) == ["4", "5", "4", "5"] and shares("0,1,2,3", 2) == ["0,2", "1,3"]
     assert shares("", 2) == ["", ""]
+
+
+def test_what_is_exempt_from_collections_between_cells_is_collected_once_it_is_garbage() -> None:
+    class Model:
+        pass
+
+    model = Model()
+    model.itself = model  # type: ignore[attr-defined]
+    gone = weakref.ref(model)
+    try:
+        exempt_imports()
+        # nothing is left to collect: what lmms-eval's own collections look at
+        assert len(gc.get_objects()) < 1000
+        del model
+        gc.collect()
+        assert gone() is not None
+        exempt_imports()
+        assert gone() is None
+    finally:
+        gc.unfreeze()

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.recipes.answers import search_answers
+from lmms_steer.recipes.answers import budget_answers, search_answers
 from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.search.layer_scores import layer_scores, register_layer_score
 from lmms_steer.search.options import SearchOptions
@@ -74,6 +74,12 @@ def test_a_recipe_takes_the_strategy_with_its_budgets(tmp_path: Path) -> None:
     _, recipe = load_recipe(str(path))
     model, study, method = recipe.models["tiny"], recipe.studies["counting"], recipe.methods["mean_shift"]
     assert search_answers(recipe, model, study, method) == 2 * 2 * 4 * 100, "2 vectors, 2 layers, 4 budgets"
+    path.write_text(RECIPE.replace("ALPHAS", ", alphas: [kl:0.1, kl:0.3]"))
+    _, recipe = load_recipe(str(path))
+    asked = recipe, recipe.models["tiny"], study, recipe.methods["mean_shift"]
+    assert search_answers(*asked) == 2 * 2 * 2 * 100 and method.alphas is None
+    # a KL of alpha² reaches 0.1 and 0.3 by 4 alphas: 1/64, 8 times that, and the two roots
+    assert budget_answers(*asked) == 2 * 2 * 4 * 64
     path.write_text(RECIPE.replace("ALPHAS", ", alphas: '0.5,1'"))
     with pytest.raises(UserError, match=r"line 4: --alphas 0.5,1: the strategy budget:agreement takes KL budgets"):
         load_recipe(str(path))
@@ -105,14 +111,20 @@ def test_a_search_measures_only_the_layers_that_rank_first_and_resumes(tmp_path:
         assert {(cell["vector"], cell["layer"]) for cell in cells} == {
             (vector, layer) for vector in ("counting", "counting,control=random:0") for layer in (0, 2)
         }
-        resolved = json.loads((study / "budgets.json").read_text())["resolved"]
+        budgets = (study / "budgets.json").read_bytes()
+        resolved = json.loads(budgets)["resolved"]
         assert {one["cell"]["layer"] for one in resolved} == {0, 2}, "no alpha is looked for elsewhere"
         result = result_of(study)
-        for path in (*study.glob("batches/*.parquet"), study / "result.json"):
+        # as if it had been killed while the budgets were resolved
+        rounds = sorted(study.glob("budgets/**/*.parquet"), key=lambda path: path.stat().st_mtime_ns)
+        kept = {path: path.stat().st_mtime_ns for path in rounds[: len(rounds) // 2]}
+        for path in (*rounds[len(kept) :], *study.glob("batches/*.parquet"), study / "result.json"):
             path.unlink()
         (study / "layers.json").write_text("[0.5")
         search_into(study, **settings)
         assert result_of(study) == result and len(ranked) == 2, "the damaged scores are computed again"
+        assert kept and {path: path.stat().st_mtime_ns for path in kept} == kept, "no round is measured twice"
+        assert (study / "budgets.json").read_bytes() == budgets
         search_into(study, **settings)
         assert result_of(study) == result and len(ranked) == 2
     finally:

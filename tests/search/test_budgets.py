@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,19 @@ from scipy.stats import entropy
 
 from lmms_steer import SteeringSpec, UserError, steer
 from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.search.budget_study import StudyBudgets
 from lmms_steer.search.budgets import TOLERANCE, resolve_budgets
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.options import SearchOptions, parse_budgets
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.results import CellResult, SearchResult, VectorResult
+from lmms_steer.search.study_files import save_winners
+from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.resolve import ModelFacts, resolve
 from lmms_steer.tiny_world.question_sets import load_question_set
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+from lmms_steer.vectors.store import find
+from lmms_steer.vectors.weights import model_source
 from tests.helpers.models import vectors
 from tests.helpers.searches import result_of, search_into
 
@@ -69,6 +77,21 @@ def test_an_alpha_is_found_whose_kl_is_the_budget(curve: Callable[[float], float
 def test_a_budget_that_no_alpha_meets_is_explained(curve: Callable[[float], float], message: str) -> None:
     (one,) = resolve_budgets([Cell("v", 0, 0.0, "both")], [0.03], lambda _, cells: [curve(c.alpha) for c in cells])
     assert message in one.failure
+
+
+def test_a_budget_without_an_alpha_is_named_with_its_layer_for_every_vector() -> None:
+    curves: dict[int, Callable[[float], float]] = {
+        0: lambda alpha: alpha**2, 2: lambda alpha: 0.02 * math.tanh(alpha), 4: lambda alpha: 0.5 + alpha,
+    }  # fmt: skip
+    places = [Cell(vector, layer, 0.0, "image") for vector in ("v", "v,control=random:0") for layer in curves]
+    found = resolve_budgets(places, [0.1], lambda _, cells: [curves[cell.layer](cell.alpha) for cell in cells])
+    own, *left_out = StudyBudgets(found, 64, True).lines()
+    assert own.startswith("kl:0.1 of v on image tokens: alpha 0.31") and own.endswith("(layer 0)")
+    assert left_out == [
+        f"left out: kl:0.1 of {vector} on image tokens: at layer 2 it cannot be reached: KL 0.02 at alpha 4096;"
+        " at layer 4 it is passed at the smallest alpha: KL 0.5 at 9.53674e-07"
+        for vector in ("v", "v,control=random:0")
+    ]
 
 
 def test_budgets_are_read_and_refused_in_one_line(tmp_path: Path) -> None:
@@ -124,7 +147,7 @@ def test_a_search_resolves_budgets_and_its_choice_holds_for_what_it_was_resolved
     assert chosen.alpha == rows["counting", str(chosen.tokens), 0.05]["cell"]["alpha"]
     assert choice.provenance["budget"] == "kl:0.05" and choice.provenance["budget_prompts"] == 12
     resolve(SteeringSpec.from_yaml(study / "control_random_0.yaml"), facts)
-    named = "the alpha of this spec was resolved for the budget kl:0.05"
+    named = "the alpha was resolved for the budget kl:0.05"
     with pytest.raises(UserError, match=f"{named} with another vector than 'counting' is now"):
         resolve(choice, facts, {"counting": vectors(5, 96, model="tiny-gemma2")})
     with pytest.raises(UserError, match=f"{named} on 'tiny-paligemma2' .*, and this is 'other'"):
@@ -132,3 +155,27 @@ def test_a_search_resolves_budgets_and_its_choice_holds_for_what_it_was_resolved
     edited = SteeringSpec.parse(str(choice).replace("layer=1", "layer=2"))
     with pytest.raises(UserError, match=f"{named} for layer=1,.*, which this spec no longer says"):
         resolve(SteeringSpec(edited.interventions, choice.provenance), facts)
+
+
+def test_a_kept_choice_holds_on_the_weights_that_its_budget_was_resolved_on(own_cache: Path) -> None:
+    made = SteeringVectors.load(find("tiny-gemma2/counting", None).path)
+    cell = CellResult(0.6, 0.1, 0.0, 0.2, 0.01, 9, 1, layer=1, alpha=0.37, tokens="image")
+    found = VectorResult(cell, 0.01, True, 4, 4, 64, cell, {})
+    result = SearchResult(64, 0.5, None, 4, None, {"tiny-gemma2/counting": found})
+    plan: Any = SimpleNamespace(task="t_select", n=64, model="m", model_args="a", spec="",
+                                user_vectors=["tiny-gemma2/counting"],
+                                vectors={"tiny-gemma2/counting": made.sha256})  # fmt: skip
+    source = model_source("tiny-paligemma2")
+
+    def keep() -> str:
+        more = lambda intervention, _: budget_provenance(intervention, 0.1, 0.101, 64, source)  # noqa: E731
+        return next(save_winners(plan, result, "tiny-paligemma2", more))
+
+    assert "alone now means layer=1,alpha=0.37,tokens=image (kl:0.1)" in keep().replace(", ", ",")
+    facts, typed = ModelFacts("tiny-paligemma2", 5, 96), SteeringSpec.parse("vector=tiny-gemma2/counting")
+    assert resolve(typed, facts).spec.interventions[0].alpha == 0.37
+    assert resolve(SteeringSpec.parse(f"{typed},layer=2"), facts).spec.interventions[0].alpha == 0.5, "not elsewhere"
+    source = {**source, "model_id": "tuned", "weights_sha256": "0" * 64}
+    keep()
+    with pytest.raises(UserError, match="resolved for the budget kl:0.1 on 'tuned' .*, and this is 'tiny-paligemma2'"):
+        resolve(typed, facts)

@@ -17,8 +17,9 @@ from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.search.layer_scores import ConceptSentences, LayerContext, layer_scores, register_layer_score
 from lmms_steer.search.layer_scores.patching import patched_answers
 from lmms_steer.search.layer_scores.slope import best_gain
-from lmms_steer.search.layers_command import LayersOptions, best_layer, run_layers, table_lines
+from lmms_steer.search.layers import layers
 from lmms_steer.search.questions import Question
+from lmms_steer.search.scored_layers import ScoredLayers, best_layer
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.store import find
 from tests.helpers.checkpoints import build, inputs
@@ -120,6 +121,26 @@ def test_answers_follow_patched_pictures_until_the_layer_that_reads_them() -> No
             )
 
 
+def test_scores_of_a_seed_are_the_same_again() -> None:
+    lm = TinyLm()
+    with torch.no_grad():
+        for layer in lm.model.get_decoder().layers:
+            layer.self_attn.o_proj.weight.mul_(30.0)
+    questions = [Question(i, f"where is the cat {i} ?", [picture(i)], (), 0, None) for i in range(12)]
+    activations, made = planted()
+    sentences: Any = SimpleNamespace(activations=activations)
+    first, again = (
+        {
+            name: layer_scores.get(name)(
+                LayerContext(lm, made, range(LAYERS), "image", sentences, questions, batch_size, seed=3)
+            )
+            for name in ("probe", "patching")
+        }
+        for batch_size in (16, 5)
+    )
+    assert first == again and len(set(first["patching"].values())) > 1, "in batches of another size too"
+
+
 def test_patched_answers_are_those_of_a_forward_pass_written_by_hand() -> None:
     lm = TinyLm()
     with torch.no_grad():
@@ -164,9 +185,10 @@ def test_a_lens_ranks_the_anchors_words_among_the_vocabulary() -> None:
 
 
 def test_the_table_marks_the_best_layer_and_none_where_all_are_equal() -> None:
-    found = {"one": {3: 0.25, 5: 0.5}, "other": {3: 0.0, 5: 0.0}}
-    lines = list(table_lines((3, 5), found))
-    assert [line.split() for line in lines] == [["layer", "one", "other"], ["3", "0.250", "0.000"],
+    found = {"lens": {3: 0.25, 5: 0.5}, "probe": {3: 0.0, 5: 0.0}}
+    lines = list(ScoredLayers("v", "m", "image", "", 0, (3, 5), found, {"slope": "it needs questions"}).lines())
+    assert lines[0] == "v in m, image tokens" and lines[-1] == "slope: not computed: it needs questions"
+    assert [line.split() for line in lines[1:4]] == [["layer", "lens", "probe"], ["3", "0.250", "0.000"],
                                                 ["5", "0.500*", "0.000"]]  # fmt: skip
 
 
@@ -186,18 +208,16 @@ def test_the_command_prints_and_draws_all_scores(tmp_path: Path) -> None:
     assert follows[0] > 0.8 and follows[4] == 0 and (tmp_path / "layers.png").stat().st_size > 10_000
 
 
-def test_mistakes_are_refused_in_one_line(tmp_path: Path) -> None:
-    model = ("steered_paligemma", "pretrained=tiny-paligemma2", "spatial")
+def test_mistakes_are_refused_in_one_line() -> None:
     for more, message in (
         ({"scores": "prob"}, "unknown layer score 'prob': did you mean 'probe'"),
         ({"tokens": "image,text"}, "layers are scored for one token target"),
-        ({"plot": tmp_path / "x.gif"}, "expected a file that ends in"),
         ({"task": "tiny_spatial"}, "choose on held-out questions"),
         ({"scores": "slope"}, "slope: it needs questions: name a --task"),
         ({"scores": "lens", "concept": "spatail"}, "lens: unknown concept 'spatail': did you mean 'spatial'"),
     ):
         with pytest.raises(UserError, match=message):
-            list(run_layers(LayersOptions(*model, **more)))  # type: ignore[arg-type]
+            layers("pretrained=tiny-paligemma2", "spatial", model="steered_paligemma", **more)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected one of nothing, sentences, prompts, answers"):
         register_layer_score("mine", description="", needs="luck")
 

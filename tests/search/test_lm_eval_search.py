@@ -23,7 +23,8 @@ from lmms_steer.search.margins import gradients_of_margin
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.questions import PreparedBatch, Question
-from lmms_steer.search.replay import Replay, ReplayOptions
+from lmms_steer.search.replay import Replay
+from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.steering.calls import continuation
 from tests.helpers.lm_eval_tasks import CHOICE, ROWS, WRITING, lm_eval_samples, save_llama, write_task
 from tests.helpers.models import vectors

@@ -8,6 +8,7 @@ from PIL import Image
 
 from lmms_steer import UserError
 from lmms_steer.harness import tasks as lmms_eval_tasks
+from lmms_steer.models.media import Video
 from lmms_steer.search.questions import Question, image_clusters, load_questions, shuffle_by_image
 from lmms_steer.tiny_world.question_sets import load_question_set
 
@@ -43,14 +44,17 @@ def test_the_target_of_a_multiple_choice_task_is_a_place_among_its_choices() -> 
 
 def test_questions_about_one_image_follow_one_another() -> None:
     questions = [
-        Question(i, "?", list(image), (), 0, None) for i, image in enumerate(["7", "8", "", "7", "9", "", "8", "7"])
+        Question(i, "?", [Video(path) for path in paths], (), 0, None)
+        for i, paths in enumerate(["7", "8", "", "7", "9", "", "8", "7"])
     ]
     images = image_clusters(questions)
     assert images is not None and len(set(images.tolist())) == 5, "questions without an image do not share one"
-    order = "".join(str(visual) for question in shuffle_by_image(questions, 3) for visual in question.visuals)
+    order = "".join(
+        visual.path for q in shuffle_by_image(questions, 3) for visual in q.visuals if isinstance(visual, Video)
+    )
     assert sorted(order) == list("777889") and "777" in order and "88" in order
-    own = [Question(i, "?", [f"{i}.mp4"], (), 0, None) for i in range(50)]
+    own = [Question(i, "?", [Video(f"{i}.mp4")], (), 0, None) for i in range(50)]
     plain = list(own)
     random.Random(3).shuffle(plain)
     assert image_clusters(own) is None and shuffle_by_image(own, 3) == plain, "as without shared images"
-    assert image_clusters([Question(i, "?", ["5"], (), 0, None) for i in range(4)]) is None
+    assert image_clusters([Question(i, "?", [Video("5")], (), 0, None) for i in range(4)]) is None

@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from lmms_steer import steer
+from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.margins import gradients_of_margin
-from lmms_steer.search.replay import Replay, ReplayOptions
-from lmms_steer.search.scorers import GenerationScorer, LetterScorer
+from lmms_steer.search.replay import Replay
+from lmms_steer.search.replay_setup import ReplayOptions
+from lmms_steer.search.scorers import LetterScorer
 from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, vectors
 

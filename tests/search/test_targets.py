@@ -11,11 +11,11 @@ import torch
 
 from lmms_steer import SteeringSpec, UserError
 from lmms_steer.search.assessment import assess_search
+from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.options import SearchOptions, check_metric
 from lmms_steer.search.plan import Cell, Plan
 from lmms_steer.search.report import report_lines
 from lmms_steer.search.results import SearchResult
-from lmms_steer.search.scorers import GenerationScorer
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.study_files import write_choices
 

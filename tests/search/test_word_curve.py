@@ -3,16 +3,19 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from lmms_steer import UserError, steer
 from lmms_steer.cli import app
-from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.harness.steered import SteeredPaliGemma, SteeredVlm
 from lmms_steer.search.word_curve import coloured_things
 from lmms_steer.search.word_curve_command import word_of
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.tiny_world.media_questions import rows, shown_by
+from lmms_steer.tiny_world.moving import Moving
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -54,9 +57,33 @@ def test_the_curve_is_what_the_model_with_hooks_gives(tmp_path: Path) -> None:
     assert (tmp_path / "o" / "curve.svg").is_file() and (tmp_path / "o" / "curve.png").is_file()
 
 
+def test_a_task_s_questions_are_asked_with_what_they_show(tmp_path: Path) -> None:
+    direction = {layer: np.random.default_rng(0).standard_normal(64, np.float32) for layer in range(4)}
+    given = {"model": "tiny-qwen2-vl", "concept": "x", "method": "drawn", "n_layers": 4, "hidden_size": 64}
+    path = SteeringVectors(direction, given).save(tmp_path / "v.safetensors")
+    words = ["--word", "left", "--vector", str(path), "--task", "tiny_motion", "--pictures", "6", "--controls", "0"]
+    words += ["--tokens", "video", "--layers", "0", "--alphas", "1", "--output", str(tmp_path / "o")]
+    done = CliRunner().invoke(app, ["curve", "--model_args", "pretrained=tiny-qwen2-vl", *words])
+    assert done.exit_code == 0, done.output
+    assert "P(left) on 6 questions of tiny_motion, video tokens steered" in done.output
+    lm, expected = SteeredVlm(pretrained="tiny-qwen2-vl"), []
+    with torch.inference_mode(), steer(lm.model, SteeringVectors.load(path), layer=0, alpha=1, tokens="video"):
+        for row in rows("motion", "test")[:6]:
+            shown = shown_by(row)
+            assert isinstance(shown, Moving)
+            logits = lm.model(**lm.model_inputs([row["question"]], [[shown.images()]])).logits[0, -1]
+            expected.append(float(logits.softmax(-1)[lm.first_token("left")]))
+    (found,) = [row for row in csv.DictReader((tmp_path / "o" / "curve.csv").open()) if row["alpha"] == "1"]
+    assert float(found["p"]) == pytest.approx(sum(expected) / 6, abs=2e-5)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (
+            (*SMALL, "--task", "tiny_motion", "--image", "x.png", "--image", "y.png"),
+            "--task tiny_motion brings its own images",
+        ),
         (("--vector", "spatial"), "--word is missing: spatial does not name a word, as colour-red does"),
         (("--vector", "tiny-gemma2/spatial"), "--word is missing: tiny-gemma2/spatial does not name a word"),
         (("--vector", "colour-rad"), "did you mean 'colour-red'"),

@@ -90,7 +90,13 @@ def test_a_wheel_that_is_not_installed_can_be_named(
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("smol-idefics", "smol-idefics3"), ("smol-idefic3", "smol-idefics3"), ("smollm2-135", "smollm2-135m")],
+    [
+        ("smol-idefics", "smol-idefics3"),
+        ("smol-idefic3", "smol-idefics3"),
+        ("smollm2-135", "smollm2-135m"),
+        ("smollm2", "smollm2-135m"),
+        ("tiny-pali", "tiny-paligemma2"),
+    ],
 )
 def test_a_misspelt_name_gets_the_nearest_one(typed: str, meant: str) -> None:
     with pytest.raises(UserError, match=rf"^unknown checkpoint '{typed}': did you mean '{meant}'\?"):

@@ -12,7 +12,7 @@ from lmms_steer import UserError, steer
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.inspection.prompt import _added_after
 from lmms_steer.models.prompts import _with_answers
-from lmms_steer.steering.anatomy import image_token_ids
+from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.recording import record_layers, residual_norms
 from lmms_steer.steering.support import REFUSED, check_config
 from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, model, small_config
@@ -65,11 +65,11 @@ def test_refusing_a_model_needs_neither_its_weights_nor_its_processor(tmp_path: 
 def test_images_are_found_by_the_ids_that_a_config_names() -> None:
     from transformers import Phi4MultimodalConfig
 
-    assert image_token_ids(small_config("llava")) == (IMAGE,)
-    assert image_token_ids(Phi4MultimodalConfig()) == (200010,)
-    assert image_token_ids(CONFIG_MAPPING["chameleon"](vocabulary_map={"<image>": 5})) == (5,)
+    assert placeholders(small_config("llava")).image == (IMAGE,)
+    assert placeholders(Phi4MultimodalConfig()).image == (200010,)
+    assert placeholders(CONFIG_MAPPING["chameleon"](vocabulary_map={"<image>": 5})).image == (5,)
     # the image token of Mllama is a text position: its images enter by cross-attention
-    assert image_token_ids(small_config("mllama")) == ()
+    assert placeholders(small_config("mllama")).image == ()
 
 
 def test_a_scored_answer_of_mllama_sees_the_images_of_its_prompt() -> None:
@@ -91,7 +91,7 @@ def test_a_scored_answer_of_mllama_sees_the_images_of_its_prompt() -> None:
 def test_inspect_knows_after_which_layers_a_model_adds_picture_features(architecture: str, adding: list[int]) -> None:
     made, processor = build(architecture)
     inputs = batch_of(architecture, processor, "where is the cat ?")
-    ids = image_token_ids(made.config)
+    media = placeholders(made.config)
     with torch.inference_mode(), record_layers(made) as outputs:
         images = (inputs["pixel_values"], inputs["image_grid_thw"]) if adding else ()
         added: Any = made.model.get_image_features(*images).deepstack_features if adding else []
@@ -99,7 +99,7 @@ def test_inspect_knows_after_which_layers_a_model_adds_picture_features(architec
     assert len(outputs) == LAYERS
     for layer in range(LAYERS):
         expected = float(torch.cat(added[layer]).norm(dim=-1).mean()) if layer in adding else 0.0
-        assert _added_after(made, inputs, layer, ids) == pytest.approx(expected, rel=1e-3)
+        assert _added_after(made, inputs, layer, media) == pytest.approx(expected, rel=1e-3)
 
 
 def test_text_is_not_told_from_images_by_a_config_that_names_no_image_token() -> None:

@@ -40,6 +40,12 @@ def formula(operation: str, h: Any) -> Any:
     if operation == "norm_preserving":
         moved = h + 0.5 * LENGTH * U
         return moved / moved.norm(dim=-1, keepdim=True) * h.norm(dim=-1, keepdim=True)
+    if operation == "norm_preserving_weighted":
+        norms = h.norm(dim=-1, keepdim=True)
+        # the vector is negative here: the push points to -U
+        weights = torch.tensor([[1 + max(0.0, float(row @ U / row.norm()))] for row in h])
+        moved = h - 0.5 * LENGTH * weights * U
+        return moved / moved.norm(dim=-1, keepdim=True) * norms
     if operation == "clamp":
         return h - along + 0.5 * LENGTH * U
     if operation == "ablate":
@@ -50,13 +56,14 @@ def formula(operation: str, h: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", ["norm_preserving", "clamp", "ablate", "rotate"])
+@pytest.mark.parametrize("operation", ["norm_preserving", "norm_preserving_weighted", "clamp", "ablate", "rotate"])
 def test_an_operation_computes_its_formula(vlm: Any, operation: str) -> None:
-    before, after, changed, batch = before_and_after(vlm, operation=operation)
+    more = {"alpha": -0.5} if operation == "norm_preserving_weighted" else {}
+    before, after, changed, batch = before_and_after(vlm, operation=operation, **more)
     real = batch["attention_mask"].bool()
     assert torch.equal(changed, real)
     assert (after[real] - formula(operation, before[real])).abs().max() < 1e-4
-    if operation in ("norm_preserving", "rotate"):
+    if operation in ("norm_preserving", "norm_preserving_weighted", "rotate"):
         assert (after[real].norm(dim=-1) / before[real].norm(dim=-1) - 1).abs().max() < 1e-4
     _, _, none, _ = before_and_after(vlm, operation=operation, alpha=0)
     assert not none.any()
@@ -119,6 +126,11 @@ def test_alpha_can_be_in_units_of_each_token_s_norm(vlm: Any) -> None:
     _, restored, _, _ = before_and_after(vlm, scale="token", operation="norm_preserving")
     expected = norms * torch.nn.functional.normalize(before / norms + 0.5 * U, dim=-1)
     assert (restored - expected)[real].abs().max() < 1e-4
+    # with VISTA's weight: |x| · norm(x / |x| + lambda · (1 + max(0, cos(x, -u))) · u)
+    _, weighted, _, _ = before_and_after(vlm, scale="token", operation="norm_preserving_weighted")
+    away = 1 + torch.nn.functional.cosine_similarity(before, -U, dim=-1).clamp(min=0).unsqueeze(-1)
+    expected = norms * torch.nn.functional.normalize(before / norms + away * 0.5 * U, dim=-1)
+    assert (weighted - expected)[real].abs().max() < 1e-4 < (weighted - restored)[real].abs().max()
     _, clamped, _, _ = before_and_after(vlm, scale="token", operation="clamp")
     assert ((clamped @ U).unsqueeze(-1) - 0.5 * norms)[real].abs().max() < 1e-4
     _, _, none, _ = before_and_after(vlm, scale="token", alpha=0)

@@ -24,11 +24,11 @@ const gainText = (row) => (row.gain === null ? "" : `${signed(row, row.gain)} [$
 const sure = (row) => row.gain !== null && (row.low > 0 || row.high < 0);
 
 function matching() {
-  const [part, task, model] = [BY_ID("find").value.toLowerCase(), BY_ID("by-task").value, BY_ID("by-model").value];
+  const [task, model, words] = [BY_ID("by-task").value, BY_ID("by-model").value, BY_ID("find").value.toLowerCase().split(/\s+/)];
   const [method, role, passed] = [BY_ID("by-method").value, BY_ID("by-role").value, BY_ID("passed").checked];
   const found = rows.filter((row) => (!task || row.task === task) && (!model || row.model === model)
     && (!method || row.method === method) && (!role || row.role === role) && (!passed || !row.failed.length)
-    && (!part || row.search.includes(part)));
+    && words.every((word) => row.search.includes(word)));
   if (!view.by) return found;
   const sign = view.down ? -1 : 1;
   const key = (row) => (view.by === "failed" ? row.failed.length : row[view.by]);
@@ -53,14 +53,16 @@ function cell(row, key, label) {
   if (key === "system") {
     return make("td", { class: "text name" }, make("a", { href: `#${row.place}` }, named(row.system, row.role)));
   }
-  if (TEXTS.includes(key)) return make("td", { class: `text ${key}` }, row[key]);
+  // a name may break after its punctuation, not within a word
+  const name = TEXTS.includes(key) && row[key].split(/(?<=[_/.-])/).flatMap((piece) => [piece, make("wbr")]);
+  if (name) return make("td", { class: `text ${key}` }, ...name);
   if (key === "gain" && row.gain !== null) {
     const coloured = sure(row) && row.role !== "control";
     return make("td", { class: `gain whole ${coloured ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, gainText(row), bar(row));
   }
   if (key === "failed") {
     const chips = row.failed.map((name) => make("span", { class: "failed", title: DATA.checks[name] ?? "" }, name));
-    return make("td", chips.length ? { class: "text whole", "data-label": label } : {}, ...chips);
+    return make("td", chips.length ? { class: "text whole failures", "data-label": label } : {}, ...chips);
   }
   let text = row[key] === null ? "" : `${row[key]}`;
   if (key === "control" && row.control !== null) text = `${signed(row, row.control)} (${row.controlKind})`;
@@ -140,7 +142,7 @@ async function show() {
     make("li", {}, make("span", { class: `status ${status === "failed" ? "failed-check" : status}` }, status), `${name}: ${DATA.checks[name] ?? ""}${detail ? ` (${detail})` : ""}`)));
   const link = DATA.repository ? [make("p", {}, make("a", { href: DATA.repository + row.place }, "the entry's files"))] : [];
   BY_ID("made").querySelector("div").replaceChildren(...gained, ...(made.about ? [make("p", {}, made.about)] : []),
-    make("h3", {}, "Made by"), make("pre", {}, made.command), make("h3", {}, "Run it again"), make("pre", {}, `lmms-steer leaderboard rerun entries/${row.place} --limit 50`), ...link,
+    make("h3", {}, "Made by"), commandBlock(made.command), make("h3", {}, "Run it again"), commandBlock(`lmms-steer leaderboard rerun entries/${row.place} --limit 50`), ...link,
     make("h3", {}, "Checks"), outcomes, facts({
       spec: made.spec, metric: made.metric, baseline: made.baseline,
       ...Object.fromEntries(Object.entries(made.controls).map(([kind, [system, gain]]) => [`best ${kind} control`, `${system} ${signed(row, gain)}`])),

@@ -1,8 +1,11 @@
+const rowsTasks = [...new Map(DATA.rows.map((row) => [row.task, row.scope]))];
 const COLUMNS = [
   ["task", "task"], ["system", "system"], ["score", "score"], ["gain", "gain [95%]"],
+  ...(DATA.rows.some((row) => row.blank !== null) ? [["blank", "blank images"]] : []),
   ...DATA.readings,
   ["p", "p"], ["p_holm", "p (Holm)"],
   ["n", "n"], ["fixed", "fixed / broken"], ["unparsed", "unparsed"],
+  ...(DATA.rows.some((row) => row.recall !== null) ? [["recall", "recall"], ["words", "words"]] : []),
   ...(DATA.rows.some((row) => row.yes !== null) ? [["yes", "yes"]] : []),
   ...(DATA.rows.some((row) => row.empty > 0) ? [["empty", "empty"]] : []),
   ["seconds", "time"],
@@ -53,6 +56,12 @@ function line(row, first) {
     if (key === "gain" && row.gain !== null) {
       return make("td", { class: `gain whole ${coloured ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
     }
+    if (key === "blank" && row.told.blank) {
+      // the gain in a line of its own, lest the column push others off the screen
+      const [score] = row.told.blank.split(", ");
+      const gain = row.told.blank.slice(score.length + 2);
+      return make("td", { "data-label": label }, score, gain ? make("div", { class: "soft" }, gain) : null);
+    }
     const text = row.told[key] ?? "";
     return make("td", text ? { "data-label": label } : {}, text);
   });
@@ -96,7 +105,7 @@ function showProvenance(row) {
     };
     const list = make("dl");
     for (const [name, value] of Object.entries(facts)) if (value) list.append(make("dt", {}, name), make("dd", {}, value));
-    return make("div", {}, make("h3", {}, `${one.system} on ${one.task}`), make("pre", {}, one.command), list);
+    return make("div", {}, make("h3", {}, `${one.system} on ${one.task}`), commandBlock(one.command), list);
   });
   const differences = row.differences.length ? [make("h3", {}, `Different from ${DATA.baseline}`),
     make("dl", {}, ...row.differences.flatMap((one) => [make("dt", {}, one.key),

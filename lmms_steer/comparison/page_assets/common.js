@@ -30,11 +30,25 @@ function named(system, role) {
   return make("span", { class: "name" }, make("svg", { viewBox: "-1 -1 16 16", "aria-hidden": "true" }, markOf(role)), system);
 }
 
+/** A command with a button that copies it, or selects it where the browser does not let a page copy. */
+function commandBlock(command) {
+  const shown = make("pre", { tabindex: 0 }, command);
+  const copy = async (event) => {
+    const button = event.currentTarget;
+    try {
+      await navigator.clipboard.writeText(command);
+      button.textContent = "copied";
+    } catch {
+      getSelection().selectAllChildren(shown);
+      button.textContent = "selected";
+    }
+  };
+  return make("div", { class: "command" }, shown, make("button", { type: "button", click: copy }, "copy"));
+}
+
 function options(select, values, labels = values) {
   select.replaceChildren(...values.map((value, i) => make("option", { value }, labels[i])));
 }
-
-const rowsTasks = [...new Map(DATA.rows.map((row) => [row.task, row.scope]))];
 
 function theme(name) { document.documentElement.dataset.theme = name; }
 theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");

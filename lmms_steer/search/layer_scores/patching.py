@@ -26,8 +26,9 @@ from lmms_steer.search.questions import Question
 def patching(context: LayerContext) -> dict[int, float]:
     """The share, of the questions whose answer differs with the other picture, of answers that follow it.
 
-    An answer is the likeliest next token. The other picture is another question's, in the size of the own, so that both
-    have as many image tokens.
+    An answer is the likeliest token where the choices differ, after what the model writes before it: the letter of
+    `(A)`. Without a fixed set of choices it is the next token. The other picture is another question's, in the size of
+    the own, so that both have as many image tokens.
     """
     from lmms_steer.models.batches import ShrinkingRunner
 
@@ -63,7 +64,7 @@ def pictured(questions: Sequence[Question]) -> list[Question]:
 def patched_answers(
     lm: Any, pairs: Sequence[tuple[Question, Question]], layers: Sequence[int], tokens: str
 ) -> list[list[int]]:
-    """The likeliest next tokens of a batch, a row for each question.
+    """The likeliest tokens of a batch where the choices differ, a row for each question.
 
     Args:
         lm: the unsteered model.
@@ -79,7 +80,10 @@ def patched_answers(
     """
     import torch
 
-    from lmms_steer.steering.anatomy import decoder_layers, image_token_ids, keeps_all_positions
+    from lmms_steer.search.agreement import writing
+    from lmms_steer.search.deciding import LOOKED_AT, deciding_places
+    from lmms_steer.steering.anatomy import decoder_layers
+    from lmms_steer.steering.placeholders import placeholders
     from lmms_steer.steering.positions import token_mask
     from lmms_steer.steering.recording import record_layers
 
@@ -88,25 +92,36 @@ def patched_answers(
     other = lm.model_inputs(texts, [_in_the_size_of(question.visuals, other.visuals) for question, other in pairs])
     if not torch.equal(own["input_ids"], other["input_ids"]):
         raise UserError("two pictures of one size have different numbers of image tokens in this model")
-    image_ids_of_model = image_token_ids(lm.model.config)
-    if not image_ids_of_model:
+    media = placeholders(lm.model.config)
+    if not media.image:
         raise UserError(f"a {type(lm.model).__name__} does not show which of its tokens are images")
     special = getattr(lm.tokenizer, "all_special_ids", None)
     attention = own.get("attention_mask")
-    mask = token_mask(own["input_ids"], attention, image_ids_of_model, tokens, special_ids=special)[..., None]
+    mask = token_mask(own["input_ids"], attention, media, tokens, special_ids=special)[..., None]
+
+    prompt, questions = own["input_ids"].shape[1], [question for question, _ in pairs]
+    new_tokens = LOOKED_AT if any(question.answers for question in questions) else 1
+    written = lm.model.generate(**own, max_new_tokens=new_tokens, do_sample=False)[:, prompt:]
+    places = deciding_places(lm.tokenizer, questions, written)
+    settings = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    settings |= writing(written[:, : max(places) + 1], prompt)
 
     def answers(inputs: dict[str, Any]) -> list[int]:
-        logits = lm.model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(lm.model)).logits
-        return list(map(int, logits[:, -1].argmax(-1)))
+        steps = lm.model.generate(**inputs, **settings).logits
+        return [int(steps[place][row].argmax()) for row, place in enumerate(places)]
 
     with torch.inference_mode():
         with record_layers(lm.model) as outputs:
             columns = [answers(own), answers(other)]
+        # the first pass of the second call: later ones are of the answer's tokens
         recorded = outputs[len(outputs) // 2 :]
         for layer in layers:
 
             def patch(_: Any, __: Any, output: Any, layer: int = layer) -> Any:
                 hidden = output[0] if isinstance(output, tuple) else output
+                if hidden.shape[1] != prompt:
+                    # a token of the answer
+                    return output
                 replaced = torch.where(mask.to(hidden.device), recorded[layer], hidden)
                 return (replaced, *output[1:]) if isinstance(output, tuple) else replaced
 

@@ -328,6 +328,10 @@ class ChosenStrategy:
         kept = context.cells if self.filtered_by is None else self.filtered_by.kept_cells(context.cells)
         return self.strategy.planned_answers(context.restricted_to(kept))
 
+    def resolved_cells(self, cells: Sequence[Cell]) -> Sequence[Cell]:
+        """As many of the cells as have their KL budgets resolved: those that a filter of places will keep."""
+        return self.filtered_by.kept_cells(cells) if self.filters_places and self.filtered_by is not None else cells
+
     def questions_spent(self, n: int) -> int:
         """How many of the first of n questions decided, beyond the rungs, which cells are measured on the others."""
         by_filter = self.filtered_by.questions_spent(n) if self.filtered_by is not None else 0

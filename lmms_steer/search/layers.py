@@ -1,0 +1,111 @@
+"""`lmms_steer.layers` and `lmms-steer layers`: all layer scores of a vector side by side."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lmms_steer.errors import UserError, first_line
+from lmms_steer.extraction.first_use import check_vectors
+from lmms_steer.harness.arguments import check_model_args, join_model_args
+from lmms_steer.search.command import resolved_vector, steerable_layers
+from lmms_steer.search.layer_scores import ConceptSentences, LayerContext, layer_scores
+from lmms_steer.search.options import join_values, parse_layers, parse_targets, refuse_test
+from lmms_steer.search.scored_layers import ScoredLayers
+from lmms_steer.steering.resolve import ModelFacts
+from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+from lmms_steer.vectors.store import stored_name
+
+
+def layers(
+    model_args: str | Mapping[str, object],
+    vector: str | SteeringVectors,
+    *,
+    model: str = "steered_hf",
+    task: str = "",
+    scores: str | Iterable[str] = "",
+    layers: str | Iterable[int] = "",
+    tokens: str = "image",
+    concept: str | Path | None = None,
+    limit: int = 64,
+    seed: int = 0,
+    batch_size: int = 16,
+    include_path: str | Path | None = None,
+    allow_test: bool = False,
+) -> ScoredLayers:
+    """Score a vector's layers without searching them, as `lmms-steer layers` does.
+
+    Args:
+        model_args: of the unsteered model, in one line (`"pretrained=…"`) or as a mapping.
+        vector: a name, a file, or what `extract` returned.
+        model: the model's wrapper.
+        task: a task of held-out questions, for the scores that need some; none without it.
+        scores: names of scores; default: all.
+        layers: `"5-20"`, `[3, 7]`, …; default: all.
+        tokens: the token target.
+        concept: name or file of the concept's sentences; default: those that the vector was made from.
+        limit: how many of the task's questions are read.
+        seed: of the questions' order, the probes' folds and the other pictures.
+        batch_size: questions or sentences in one forward pass.
+        include_path: a folder of your own tasks.
+        allow_test: allow choosing on test questions.
+
+    Raises:
+        UserError: for an invalid argument, before the model is loaded where that is possible, or where no score can be
+            computed.
+    """
+    names = [name.strip() for name in join_values(scores).split(",")] if scores else list(layer_scores.names())
+    for name in names:
+        layer_scores.get(name)
+    targets, wanted = parse_targets(tokens), join_values(layers)
+    if len(targets) != 1:
+        raise UserError(f"--tokens {tokens}: layers are scored for one token target")
+    if wanted:
+        parse_layers(wanted)
+    named, arguments = vector if isinstance(vector, str) else stored_name(vector), join_model_args(model_args)
+    pretrained, spec = check_model_args(model, arguments)
+    if spec:
+        raise UserError("--model_args must name the unsteered model: give the vector as --vector")
+    if pretrained is not None:
+        check_vectors(SteeringSpec.parse(f"vector={named}"), pretrained)
+    loaded_task, questions = _questions(task, model, limit, seed, include_path, allow_test) if task else (None, [])
+    # these import torch
+    from torch import OutOfMemoryError
+
+    from lmms_steer.harness.steered import create_model
+    from lmms_steer.steering.anatomy import decoder_layers
+
+    lm = create_model(model, arguments)
+    n_layers = len(decoder_layers(lm.model))
+    facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
+    numbers = steerable_layers([named], parse_layers(wanted or f"0-{n_layers - 1}", n_layers), facts)
+    vectors = resolved_vector(named, numbers[0], facts)
+    sentences = ConceptSentences(lm, vectors, None if concept is None else str(concept), batch_size)
+    context = LayerContext(lm, vectors, numbers, targets[0], sentences, questions, batch_size, seed, loaded_task)
+    found: dict[str, dict[int, float]] = {}
+    missing: dict[str, str] = {}
+    try:
+        for name in names:
+            try:
+                found[name] = layer_scores.get(name)(context)
+            except UserError as error:
+                missing[name] = first_line(error)
+    except OutOfMemoryError as error:
+        raise UserError(f"out of memory: {first_line(error)}: use a smaller --batch_size") from error
+    if not found:
+        raise UserError("; ".join(f"{name}: {why}" for name, why in missing.items()))
+    of_model = (vectors.name, str(lm.pretrained), targets[0])
+    return ScoredLayers(*of_model, task, len(questions), tuple(sorted(numbers)), found, missing)
+
+
+def _questions(
+    name: str, model: str, limit: int, seed: int, include_path: str | Path | None, allow_test: bool
+) -> tuple[Any, list[Any]]:
+    """The task, and its first questions in the order in which a search of this seed asks them."""
+    from lmms_steer.harness import tasks
+    from lmms_steer.search.questions import load_questions, shuffle_by_image
+
+    task, split = tasks.load_task(name, model, None if include_path is None else Path(include_path))
+    refuse_test(name, split, allow_test)
+    questions = list(load_questions(task, None, require_answer_set=False))
+    return task, shuffle_by_image(questions, seed)[:limit]

@@ -1,0 +1,78 @@
+"""The vectors of a search, with the keys that all cells share, resolved for a model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from lmms_steer.extraction.first_use import extract_missing
+from lmms_steer.search.fixed_keys import FixedKeys
+from lmms_steer.search.options import SearchOptions
+from lmms_steer.search.plan import split_control
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import ResolvedSpec, no_vision_tower, resolve
+from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.backbones import short_name
+
+
+def layers_at(keys: FixedKeys, facts: ModelFacts) -> int:
+    """How many layers there are where the cells act.
+
+    Raises:
+        UserError: for a vision tower that the model does not have.
+    """
+    if not keys.in_tower:
+        return facts.n_layers
+    if facts.vision is None:
+        raise no_vision_tower(keys.intervention.site, short_name(facts.name))
+    return facts.vision[0]
+
+
+def spec_of(keys: FixedKeys, name: str) -> SteeringSpec:
+    """A vector with the keys, and without layer, alpha and tokens.
+
+    Args:
+        keys: the keys.
+        name: a vector, or a control by the name that cells use.
+    """
+    vector, control = split_control(name)
+    return SteeringSpec((replace(keys.intervention, vector=vector, control=control),))
+
+
+def resolve_cells(options: SearchOptions, layers: Sequence[int], facts: ModelFacts) -> dict[str, ResolvedSpec]:
+    """Every vector and control by the name that cells use, as a spec of all the layers to search.
+
+    Its alpha and tokens stand in the place of a cell's.
+
+    Raises:
+        UserError: for a vector, a gate or a layer that the model cannot be steered with.
+    """
+    found = {}
+    for name in options.names:
+        (intervention,) = spec_of(options.fixed_keys, name).interventions
+        placed = replace(intervention, layers=",".join(map(str, layers)), alpha=1.0, tokens=options.targets[0])
+        spec = SteeringSpec((placed,))
+        list(extract_missing(spec, facts.name))
+        found[name] = resolve(spec, facts)
+    return found
+
+
+def with_norms(cells: Mapping[str, ResolvedSpec], lm: Any) -> dict[str, ResolvedSpec]:
+    """The same with the model's residual norms, where strengths are relative to them.
+
+    Args:
+        cells: as `resolve_cells` returns them.
+        lm: the unsteered model.
+    """
+    from lmms_steer.models.residual_norms import with_residual_norms
+
+    processor = getattr(lm, "processor", None) or lm.tokenizer
+    about = (lm.model, processor, lm.pretrained, getattr(lm, "prompt_format", None), lm.text_only)
+    return {name: with_residual_norms(cell, *about) for name, cell in cells.items()}
+
+
+def gate_sha256(options: SearchOptions, cells: Mapping[str, ResolvedSpec]) -> str | None:
+    """Hash of the vector that the gate of all cells names; None where it names none."""
+    if options.fixed_keys.intervention.gate_vector is None:
+        return None
+    gates = next(iter(cells.values())).gates
+    return gates[0].sha256 if gates and gates[0] is not None else None

@@ -1,0 +1,82 @@
+"""What the gate of an intervention decides, from hidden states that somebody else has read."""
+
+import torch
+from torch import Tensor
+
+from lmms_steer.errors import SteeringError
+from lmms_steer.steering.gates import Probe, gates, probe_numbers
+from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.sites import DEFAULT_SITE, sites
+from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+
+class GateReader:
+    """The gate of one intervention.
+
+    Args:
+        intervention: complete, at one layer, with a gate.
+        vectors: what the gate compares hidden states with.
+
+    Attributes:
+        layer, site: the place of the hidden states that it reads.
+        read: whose hidden state decides, one of `gates.READS`.
+        prompt_tokens: where `read` is not `token`: the token target whose mean decides.
+    """
+
+    def __init__(self, intervention: Intervention, vectors: SteeringVectors) -> None:
+        assert intervention.gate is not None and intervention.layer is not None
+        self.gate = gates.get(intervention.gate)
+        self.threshold = self.gate.threshold if intervention.threshold is None else intervention.threshold
+        self.read = intervention.read or self.gate.read
+        self.prompt_tokens = "last" if self.read == "last" else "both"
+        self.above = intervention.fires == "above"
+        own = intervention.gate_layer is None
+        self.layer = intervention.layer if intervention.gate_layer is None else intervention.gate_layer
+        self.site = sites.get(intervention.site if own else DEFAULT_SITE)
+        direction = torch.from_numpy(vectors[self.layer].copy())
+        numbers = probe_numbers(vectors, self.layer) if self.gate.needs_probe else (1.0, 0.0)
+        self._probe = Probe(direction, *numbers)
+        self._on_device: dict[torch.device, Probe] = {}
+
+    def __str__(self) -> str:
+        return f"gate={self.gate.name},read={self.read}"
+
+    def fires(self, hidden: Tensor) -> Tensor:
+        """Whether the intervention acts; hidden states [..., width] ▸ bool [...].
+
+        Raises:
+            RuntimeError: if the gate returns another shape.
+        """
+        scores = self.gate.function(hidden.float(), self._probe_on(hidden.device))
+        if scores.shape != hidden.shape[:-1]:
+            raise RuntimeError(
+                f"gate {self.gate.name!r} returned shape {list(scores.shape)} for hidden states of shape"
+                f" {list(hidden.shape)}"
+            )
+        return scores > self.threshold if self.above else scores < self.threshold
+
+    def of_prompts(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Whether the intervention acts on each sequence.
+
+        Args:
+            hidden: [batch, positions, width].
+            mask: bool [batch, positions], the positions of `prompt_tokens`.
+
+        Returns:
+            bool [batch, 1].
+
+        Raises:
+            SteeringError: for a row without such a position.
+        """
+        mask = mask.to(hidden.device)
+        counts = mask.sum(1, keepdim=True)
+        if not counts.all():
+            raise SteeringError(f"{self}: a row of the batch has no prompt to read")
+        read = hidden.float().masked_fill(~mask.unsqueeze(-1), 0.0).sum(1) / counts
+        return self.fires(read).unsqueeze(1)
+
+    def _probe_on(self, device: torch.device) -> Probe:
+        if device not in self._on_device:
+            own = self._probe
+            self._on_device[device] = Probe(own.direction.to(device), own.weight_norm, own.bias)
+        return self._on_device[device]
