@@ -75,9 +75,9 @@ bench: $(READY)
 	$(BIN)/python benchmarks/comparing.py
 	$(BIN)/python benchmarks/leaderboard.py
 
-# extracts the vectors that ship from the concepts that ship
+# extracts the vectors that ship once more
 vectors: $(READY)
-	$(BIN)/lmms-steer extract --backbone tiny-gemma2 --concept all --store vector_cache --judge none \
+	$(BIN)/lmms-steer extract --backbone tiny-gemma2 --concept $$(ls vector_cache/tiny-gemma2 | paste -sd, -) --store vector_cache --judge none \
 		--method mean_shift,linear_probe,sae,sae_denoised,pca,shuffled
 
 # trains both tiny checkpoints from scratch and compares them with the shipped ones

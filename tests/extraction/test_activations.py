@@ -65,10 +65,12 @@ def test_batch_size_and_padding_change_nothing(backbone: Backbone) -> None:
 
 
 @pytest.mark.slow
-def test_the_tiny_tokenizer_knows_every_word_of_the_shipped_concepts(backbone: Backbone) -> None:
+def test_a_tiny_tokenizer_knows_every_word_of_the_shipped_concepts(backbone: Backbone) -> None:
+    of_videos_and_sounds = Backbone("tiny-qwen2-vl")
     for concept in concepts.shipped():
-        assert len(concept.pairs) >= 20
-        activations = backbone.read(concept)
+        assert len(concept.pairs) >= 16
+        moving = concept.name.startswith(("movement-", "pitch-"))
+        activations = (of_videos_and_sounds if moving else backbone).read(concept)
         assert not activations.skipped and not activations.unknown_words
         assert len(activations.anchors) == len(concept.pairs)
 
