@@ -246,7 +246,10 @@ def _without_tokens(config: Any, kind: str, name: str) -> str:
     """Why a model has no tokens of a kind, and what to choose instead."""
     if kind == "video" and config.model_type in VIDEO_ON_IMAGES:
         return f"{name} shows a video on its image tokens, choose tokens=image"
-    return f"{name} has no {kind} tokens, choose tokens={'both' if hides(config, kind) else 'text'}"
+    if hides(config, kind):
+        return f"{name} has no {kind} tokens, choose tokens=both"
+    known = ", ".join(placeholders(config).kinds)
+    return f"{name} has no {kind} tokens, choose tokens={f'{known} or ' if known else ''}text"
 
 
 def is_steered(model: nn.Module) -> bool:

@@ -66,10 +66,10 @@ def test_a_video_on_image_tokens_is_told_by_the_tokens_around_it_or_refused() ->
 @pytest.mark.parametrize(
     ("architecture", "tokens", "message"),
     [
-        ("llava", "video", "tokens=video: it has no video tokens, choose tokens=text"),
-        ("llava", "audio", "tokens=audio: it has no audio tokens, choose tokens=text"),
+        ("llava", "video", "tokens=video: it has no video tokens, choose tokens=image or text"),
+        ("llava", "audio", "tokens=audio: it has no audio tokens, choose tokens=image or text"),
         ("smolvlm", "video", "tokens=video: it shows a video on its image tokens, choose tokens=image"),
-        ("gemma4", "audio", "tokens=audio: it has no audio tokens, choose tokens=text"),
+        ("gemma4", "audio", "tokens=audio: it has no audio tokens, choose tokens=image, video or text"),
         ("voxtral_realtime", "audio", "tokens=audio: it has no audio tokens, choose tokens=both"),
         ("voxtral_realtime", "text", "tokens=text: the config of this it does not say which tokens are audio, choose"),
     ],
