@@ -25,7 +25,7 @@ from lmms_steer.steering.placeholders import MEDIA, Placeholders
 from lmms_steer.steering.positions import token_mask
 
 _BY_ID = (*MEDIA, "text", "both")
-"""Tokens that are told by their ids, wherever the prompt ends."""
+"""Token targets that are found by ids alone, without knowing where the prompt ends."""
 _continuation: ContextVar[Tensor | int | None] = ContextVar("lmms_steer_continuation", default=None)
 
 
