@@ -20,11 +20,11 @@ from lmms_steer.recipes.layout import (
     uses_sae,
 )
 from lmms_steer.recipes.ledger import States
-from lmms_steer.recipes.local_checkpoints import format_bytes, local_checkpoint
 from lmms_steer.recipes.schema import Method, Recipe
 from lmms_steer.recipes.systems import methods_of
 from lmms_steer.search.options import parse_layers
 from lmms_steer.vectors.backbones import backbone_checkpoint, sae_of
+from lmms_steer.vectors.local_checkpoints import format_bytes, local_checkpoint
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.weights import weight_files
 
