@@ -45,10 +45,13 @@ def budget_answers(recipe: Recipe, model: Model, study: Study, settings: Method)
     )
 
 
-def filtered_questions(recipe: Recipe, questions: int) -> int:
-    """On how many of a search's questions gradients are computed first."""
-    chosen = parse_strategy(recipe.search.strategy or "grid")
-    return chosen.filtered_by.questions_spent(questions) if chosen.filtered_by is not None else 0
+def filter_passes(recipe: Recipe, model: Model, study: Study, settings: Method) -> int:
+    """How many full forward passes of a question a search's filter makes: of layer scores, or gradients."""
+    questions, search = searched_questions(recipe, study), recipe.search
+    if not questions or not model.layers or search.strategy is None:
+        return 0
+    alphas = strengths(recipe, settings)
+    return _filtered(search.strategy, model.layers, alphas, search.tokens, settings.controls, questions)
 
 
 def search_grid(recipe: Recipe, model: Model, settings: Method) -> tuple[int, int, int]:
@@ -61,6 +64,11 @@ def search_grid(recipe: Recipe, model: Model, settings: Method) -> tuple[int, in
 def _resolved(strategy: str, layers: str, alphas: str, tokens: str, controls: int, questions: int) -> int:
     cells = parse_strategy(strategy).resolved_cells(_context(layers, alphas, tokens, controls, questions).cells)
     return budgets.planned_answers(cells, parse_strengths(alphas), questions)
+
+
+@cache
+def _filtered(strategy: str, layers: str, alphas: str, tokens: str, controls: int, questions: int) -> int:
+    return parse_strategy(strategy).filter_passes(_context(layers, alphas, tokens, controls, questions))
 
 
 @cache

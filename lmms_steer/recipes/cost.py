@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from lmms_steer.recipes.answers import budget_answers, filtered_questions, searched_questions
+from lmms_steer.recipes.answers import budget_answers, filter_passes, searched_questions
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.layout import backbone_name, evaluate_cell_name, extracted_layers, search_cell_name, uses_sae
 from lmms_steer.recipes.schema import Model, Recipe
@@ -26,8 +26,6 @@ BASE_PASSES = 3
 CHECK_PASSES = 3 * 5 / 8
 """Full passes for checks: three cells of one batch in eight (`measure.CHECKED_CELLS`, `batch_store.CHECK_EVERY`), each
 with hooks once for its positions and, at two strengths, as it is and with rounding."""
-GRADIENT_PASSES = 3
-"""Full passes that a forward and a backward pass take."""
 STACK_TOKENS = 65536
 """Tokens of replayed cells at once (`batches.TOKENS_AT_ONCE_ON_ACCELERATORS`), fewer where they do not fit."""
 BASE_PASS_BYTES = 4 * 2**30
@@ -147,7 +145,9 @@ def _works(
                 if cell is not None:
                     questions = searched_questions(recipe, study)
                     resolving = budget_answers(recipe, model, study, recipe.methods[method])
-                    yield _search_work(recipe, model, shape, cell.answers, questions, stack, resolving)
+                    filtering = filter_passes(recipe, model, study, recipe.methods[method])
+                    passes = questions * (BASE_PASSES + CHECK_PASSES) + filtering
+                    yield _search_work(recipe, model, shape, cell.answers, passes, stack, resolving)
         prefix = evaluate_cell_name(name, study_name, "")
         for cell_name, cell in cells.items():
             if cell_name.startswith(prefix):
@@ -155,9 +155,17 @@ def _works(
 
 
 def _search_work(
-    recipe: Recipe, model: Model, shape: Shape, answers: int | None, questions: int, stack: int, resolving: int
+    recipe: Recipe, model: Model, shape: Shape, answers: int | None, passes: float, stack: int, resolving: int
 ) -> Work | None:
-    """The work of a search; `resolving`: answers of one token, or a few, by which KL budgets are resolved before."""
+    """The work of a search.
+
+    Args:
+        recipe, model, shape: what is searched.
+        answers: of all cells; None where they are not known.
+        passes: full forward passes of a question.
+        stack: tokens of cells at once.
+        resolving: answers of one token, or a few, by which KL budgets are resolved before.
+    """
     if answers is None:
         return None
     tokens = shape.image_tokens + TEXT_TOKENS
@@ -165,7 +173,6 @@ def _search_work(
     above = mean(shape.layers - 1 - layer for layer in layers)
     full = shape.vision_flops() + shape.layers * shape.layer_flops(tokens)
     output = 2 * shape.width * shape.vocabulary
-    passes = questions * (BASE_PASSES + CHECK_PASSES) + GRADIENT_PASSES * filtered_questions(recipe, questions)
     work = Work((answers + resolving) * (above * shape.layer_flops(tokens) + output) + passes * full)
     if _generates(recipe):
         work.steps = answers * tokens / stack

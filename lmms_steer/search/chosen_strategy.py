@@ -94,6 +94,10 @@ class ChosenStrategy:
         """As many of the cells as have their KL budgets resolved: those that a filter of places will keep."""
         return self.filtered_by.kept_cells(cells) if self.filters_places and self.filtered_by is not None else cells
 
+    def filter_passes(self, context: StrategyContext) -> int:
+        """How many full forward passes of a question the filter makes; 0 without one."""
+        return 0 if self.filtered_by is None else self.filtered_by.filter_passes(context.cells, context.n)
+
     def questions_spent(self, n: int) -> int:
         """How many of the first of n questions decided, beyond the rungs, which cells are measured on the others."""
         by_filter = self.filtered_by.questions_spent(n) if self.filtered_by is not None else 0

@@ -144,6 +144,8 @@ def _dry_run(options: SearchOptions) -> Generator[str, None, None]:
     yield chosen.strategy.summary(chosen.after_filter(context))
     answers = chosen.planned_answers(context)
     yield f"at most {answers} answers of {plan.task}, one cell and one question each"
+    if passes := chosen.filter_passes(context):
+        yield f"before that, the filter of {plan.strategy} makes {passes} forward passes of a question"
     if plan.budgets:
         resolved = chosen.resolved_cells(context.cells)
         places = count_noun(len({replace(cell, alpha=0.0) for cell in resolved}), "alpha")

@@ -1,5 +1,6 @@
 """Layer scores: each against a hand-written reference, and in cases where the right layer is planted."""
 
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,8 +19,11 @@ from lmms_steer.search.layer_scores import ConceptSentences, LayerContext, layer
 from lmms_steer.search.layer_scores.patching import patched_answers
 from lmms_steer.search.layer_scores.slope import best_gain
 from lmms_steer.search.layers import layers
+from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question
 from lmms_steer.search.scored_layers import ScoredLayers, best_layer
+from lmms_steer.search.strategies import FilterContext
+from lmms_steer.search.strategies.budget import filter_passes, keep_best_layers
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.store import find
 from tests.helpers.checkpoints import build, inputs
@@ -139,6 +143,27 @@ def test_scores_of_a_seed_are_the_same_again() -> None:
         for batch_size in (16, 5)
     )
     assert first == again and len(set(first["patching"].values())) > 1, "in batches of another size too"
+
+
+def test_the_passes_that_a_plan_counts_are_those_that_ranking_the_layers_makes(tmp_path: Path) -> None:
+    lm, rows = TinyLm(), list[int]()
+    with torch.no_grad():
+        for layer in lm.model.get_decoder().layers:
+            layer.self_attn.o_proj.weight.mul_(30.0)
+
+    def count(_: Any, args: Any, kwargs: Any) -> None:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        # a pass of one token is of an answer
+        rows.extend(hidden.shape[:1] if hidden.shape[1] > 1 else ())
+
+    lm.model.get_decoder().layers[0].register_forward_pre_hook(count, with_kwargs=True)
+    questions = [Question(i, f"where is the cat {i} ?", [picture(i)], (), 0, None) for i in range(6)]
+    names = ("v", "v,control=random:0")
+    cells = [Cell(*cell) for cell in product(names, range(LAYERS), (0.1, 0.3), ("image", "text"))]
+    keep_best_layers(FilterContext(cells, lm, dict.fromkeys(names, vectors()), questions, 4, tmp_path), "patching")
+    # of both targets, once for both vectors: what is written, two pictures, and each layer
+    assert sum(rows) == filter_passes(cells, 6, "patching") == 2 * 6 * (3 + LAYERS)
+    assert filter_passes(cells, 500, "slope") == 4 * 64 * 3 and filter_passes(cells, 500, "agreement") == 0
 
 
 def test_patched_answers_are_those_of_a_forward_pass_written_by_hand() -> None:

@@ -98,8 +98,15 @@ class LayerContext:
     task: Any = None
 
 
+GRADIENT_PASSES = 3
+"""Full forward passes that a forward and a backward pass take."""
+
 ScoreFunction = Callable[[LayerContext], Mapping[int, float]]
 """A layer score: layer ▸ a number, larger where steering promises more. Raises `UserError` where it has none."""
+
+
+def _no_passes(_: int) -> int:
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,7 @@ class LayerScore:
         needs: one of `NEEDS`. Questions whose answers it reads do not count for a p-value.
         depends_on: `vector` and `tokens` if the score is another one for another vector of the concept, or another
             token target. What a score does not depend on does not make a search compute it again.
+        passes: number of layers ▸ full forward passes of each question that it reads, for an estimate of the cost.
     """
 
     name: str
@@ -120,6 +128,7 @@ class LayerScore:
     function: ScoreFunction
     needs: str
     depends_on: tuple[str, ...] = ("vector", "tokens")
+    passes: Callable[[int], int] = _no_passes
 
     def __call__(self, context: LayerContext) -> dict[int, float]:
         """The score of each layer of the context.
@@ -141,7 +150,12 @@ layer_scores: Registry[LayerScore] = Registry(
 
 
 def register_layer_score(
-    name: str, *, description: str, needs: str, depends_on: Sequence[str] = ("vector", "tokens")
+    name: str,
+    *,
+    description: str,
+    needs: str,
+    depends_on: Sequence[str] = ("vector", "tokens"),
+    passes: Callable[[int], int] = _no_passes,
 ) -> Callable[[ScoreFunction], ScoreFunction]:
     """Register a function as a layer score; the decorator returns the function unchanged.
 
@@ -149,7 +163,7 @@ def register_layer_score(
         name: what users type: lower-case letters, digits and underscores.
         description: one plain line for help and documentation.
         needs: what it reads, one of `NEEDS`.
-        depends_on: as the attribute of `LayerScore`.
+        depends_on, passes: as the attributes of `LayerScore`.
 
     Raises:
         ValueError: for a name that is taken or not of that form, or for other needs.
@@ -158,7 +172,7 @@ def register_layer_score(
         raise ValueError(f"layer score {name!r}: needs={needs!r}: expected one of {', '.join(NEEDS)}")
 
     def register(function: ScoreFunction) -> ScoreFunction:
-        layer_scores.add(name, LayerScore(name, description, function, needs, tuple(depends_on)))
+        layer_scores.add(name, LayerScore(name, description, function, needs, tuple(depends_on), passes))
         return function
 
     return register

@@ -22,6 +22,8 @@ from lmms_steer.search.questions import Question
 @register_layer_score(
     "patching", description="share of answers that follow what the target's tokens hold with another picture",
     needs="prompts", depends_on=("tokens",),
+    # what is written, the own and the other picture, and each layer
+    passes=lambda layers: 3 + layers,
 )  # fmt: skip
 def patching(context: LayerContext) -> dict[int, float]:
     """The share, of the questions whose answer differs with the other picture, of answers that follow it.

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from lmms_steer.search.layer_scores import LayerContext, register_layer_score
+from lmms_steer.search.layer_scores import GRADIENT_PASSES, LayerContext, register_layer_score
 from lmms_steer.search.plan import Cell
 from lmms_steer.statistics import Floats
 
 
 @register_layer_score(
-    "slope", description="share of answers gained, for the best alpha, along the margins' slopes", needs="answers"
-)
+    "slope", description="share of answers gained, for the best alpha, along the margins' slopes", needs="answers",
+    passes=lambda _: GRADIENT_PASSES,
+)  # fmt: skip
 def slope(context: LayerContext) -> dict[int, float]:
     """What the strategy `screen` decides by, for any alpha above 0 (`lmms_steer.search.margins`)."""
     from lmms_steer.models.batches import ShrinkingRunner

@@ -133,6 +133,10 @@ def _all_kept(_: StrategyContext, __: float, ___: float) -> float:
     return 1.0
 
 
+def _no_passes(_: Sequence[Cell], __: int) -> int:
+    return 0
+
+
 def _none_spent(_: int) -> int:
     return 0
 
@@ -165,6 +169,8 @@ class SearchStrategy:
         drops_targets: whether a token target of a vector may be left without a cell that is measured on all questions.
             Such a strategy cannot choose a cell for each target.
         kept_cells: cells ▸ as many of them as the filter will keep, for an estimate of the cost before it runs.
+        filter_passes: (grid, number of questions) ▸ how many full forward passes of a question the filter makes, for an
+            estimate of the cost before it runs.
         default_alphas: the strengths if the user gives none, as typed. KL budgets mean that it takes only budgets.
         filters_places: whether the filter looks at vector, layer and target alone. It then runs before KL budgets are
             resolved, so that no alpha is looked for where it keeps nothing.
@@ -187,6 +193,7 @@ class SearchStrategy:
     needs_power: bool = False
     drops_targets: bool = False
     kept_cells: Callable[[Sequence[Cell]], Sequence[Cell]] = _all_cells
+    filter_passes: Callable[[Sequence[Cell], int], int] = _no_passes
     default_alphas: str = DEFAULT_ALPHAS
     filters_places: bool = False
     configure: "Callable[[SearchStrategy, str], SearchStrategy] | None" = None
@@ -218,6 +225,7 @@ def register_strategy(
     needs_power: bool = False,
     drops_targets: bool = False,
     kept_cells: Callable[[Sequence[Cell]], Sequence[Cell]] = _all_cells,
+    filter_passes: Callable[[Sequence[Cell], int], int] = _no_passes,
     default_alphas: str = DEFAULT_ALPHAS,
     filters_places: bool = False,
     configure: Callable[[SearchStrategy, str], SearchStrategy] | None = None,
@@ -240,8 +248,8 @@ def register_strategy(
     def register(build: StrategyBuilder) -> StrategyBuilder:
         entry = SearchStrategy(
             name, description, build, planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive,
-            min_questions, keeps, filter_keeps, needs_power, drops_targets, kept_cells, default_alphas, filters_places,
-            configure,
+            min_questions, keeps, filter_keeps, needs_power, drops_targets, kept_cells, filter_passes, default_alphas,
+            filters_places, configure,
         )  # fmt: skip
         strategies.add(name, entry)
         return build

@@ -70,9 +70,7 @@ def _scores_of_cells(context: FilterContext, score: LayerScore) -> list[float]:
     layers = sorted({cell.layer for cell in context.cells})
     values = []
     for cell in context.cells:
-        own = split_control(cell.vector)[0]
-        key = (own, cell.vector if "vector" in score.depends_on else None,
-               cell.tokens if "tokens" in score.depends_on else None)  # fmt: skip
+        own, key = split_control(cell.vector)[0], _key(cell, score)
         if key not in found:
             # a control is ranked by its own direction among its vector's sentences
             sentences.setdefault(own, ConceptSentences(context.lm, context.vectors[own], None, context.batch_size))
@@ -93,6 +91,25 @@ def _scores_of_cells(context: FilterContext, score: LayerScore) -> list[float]:
     return values
 
 
+def _key(cell: Cell, score: LayerScore) -> tuple[str | None, ...]:
+    """What the score of a cell's layer depends on: cells with equal ones are scored together."""
+    vector = cell.vector if "vector" in score.depends_on else None
+    return split_control(cell.vector)[0], vector, cell.tokens if "tokens" in score.depends_on else None
+
+
+def filter_passes(cells: Sequence[Cell], n: int, score: str) -> int:
+    """How many full forward passes of a question it takes to rank the layers.
+
+    Args:
+        cells: the grid.
+        n: number of questions, of which the first are read.
+        score: name of the score.
+    """
+    entry = layer_scores.get(score)
+    times, layers = len({_key(cell, entry) for cell in cells}), len({cell.layer for cell in cells})
+    return times * min(n, BUDGET_PROMPTS) * entry.passes(layers)
+
+
 def ranked_by(entry: SearchStrategy, score: str) -> SearchStrategy:
     """The strategy with another score.
 
@@ -103,6 +120,7 @@ def ranked_by(entry: SearchStrategy, score: str) -> SearchStrategy:
     return replace(
         entry,
         filter=partial(keep_best_layers, score=score),
+        filter_passes=partial(filter_passes, score=score),
         needs_answer_set=reads_answers,
         questions_spent=(lambda n: min(n, BUDGET_PROMPTS)) if reads_answers else entry.questions_spent,
     )
@@ -137,6 +155,7 @@ def summary(search: StrategyContext) -> str:
     planned_answers=planned_answers,
     summary=summary,
     filter=partial(keep_best_layers, score=DEFAULT_SCORE),
+    filter_passes=partial(filter_passes, score=DEFAULT_SCORE),
     keeps=keeps,
     drops_targets=True,
     # the number does not depend on the scores

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from lmms_steer.search.layer_scores import GRADIENT_PASSES
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.stored_numbers import stored_numbers
 from lmms_steer.search.strategies import FilterContext, Rung, Strategy, StrategyContext, register_strategy
@@ -77,6 +78,7 @@ def keeps_place(search: StrategyContext, gain: float, discordant: float) -> floa
     filter_keeps=keeps_place,
     needs_power=True,
     drops_targets=True,
+    filter_passes=lambda _, n: GRADIENT_PASSES * screened_questions(n),
     # the number does not depend on the shares
     kept_cells=lambda cells: promising(cells, [0.0] * len(cells)),
 )
