@@ -22,6 +22,7 @@ from lmms_steer.errors import UserError, reason
 
 SIGNIFICANT = 0.05
 BLANK_TITLE = "blank images"
+DIVERGENCE_TITLE = "KL"
 CAPTION = (
     "Scores in percent, gains in points over the baseline on the same questions, with 95% intervals. p: McNemar's"
     " mid-p, or sign flips for graded scores, averages and questions that share an image; p (Holm): corrected over all"
@@ -67,6 +68,7 @@ class LeaderboardRecord:
     yes_labels: float
     words: float
     recall: float
+    divergence: float
     blank_score: float
     blank_gain: float
     blank_low: float
@@ -114,6 +116,7 @@ def leaderboard_record(row: LeaderboardRow) -> LeaderboardRecord:
         yes_labels=row.yes_labels,
         words=row.words,
         recall=row.recall,
+        divergence=row.divergence,
         blank_score=row.blank.score if row.blank else math.nan,
         blank_gain=row.blank.gain if row.blank else math.nan,
         blank_low=row.blank.low if row.blank else math.nan,
@@ -194,6 +197,11 @@ def format_words(row: LeaderboardRow) -> str:
     return "" if math.isnan(row.words) else format_number(row.words)
 
 
+def format_divergence(row: LeaderboardRow) -> str:
+    """`0.31`: nats; "" where it was not measured."""
+    return "" if math.isnan(row.divergence) else "∞" if math.isinf(row.divergence) else f"{row.divergence:.2f}"
+
+
 def format_questions(row: LeaderboardRow) -> str:
     """`200`, and the number of images if questions share them: `200 (50 images)`."""
     return f"{row.n}" if row.images is None else f"{row.n} ({row.images} images)"
@@ -225,6 +233,8 @@ def _columns(rows: list[LeaderboardRow]) -> list[tuple[str, Callable[[Leaderboar
     if any(row.recall >= 0 for row in rows):
         columns.insert(place, ("words", format_words))
         columns.insert(place, ("recall", lambda row: format_share(row.recall)))
+    if any(row.divergence >= 0 for row in rows):
+        columns.insert(place, (DIVERGENCE_TITLE, format_divergence))
     if any(row.blank for row in rows):
         columns.insert(3, (BLANK_TITLE, format_blank))
     if any(row.different for row in rows):

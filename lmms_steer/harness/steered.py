@@ -10,8 +10,9 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, ClassVar, Self
@@ -30,6 +31,7 @@ from lmms_steer.harness.presets import expand_preset
 from lmms_steer.harness.run_checks import chat_template_error
 from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.contrasts import ContrastSettings
+from lmms_steer.models.divergence import DivergenceMeter
 from lmms_steer.models.image_directions import image_directions
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
@@ -66,6 +68,7 @@ class SteeringMixin:
         image: `blank` where every image is replaced by a grey one, or None.
         commit: the revision of the checkpoint on the Hub; None for another one.
         contrast: the decoding contrast, or None.
+        divergence: measures how far the answers are from the plain model's, or None.
         text_only: whether the model is evaluated on text without images; residual norms are then measured on text.
         response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
@@ -78,6 +81,7 @@ class SteeringMixin:
     image: str | None = None
     commit: str | None = None
     contrast: ContrastSettings | None = None
+    divergence: DivergenceMeter | None = None
     text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
     per_question: ClassVar[bool] = False
@@ -143,7 +147,8 @@ class SteeringMixin:
         )
         tokenizer = getattr(processor, "tokenizer", processor)
         special_ids = getattr(tokenizer, "all_special_ids", None)
-        self.attachment = attach(model, self.resolved, special_ids, on_failure=end_command_line)
+        self._attach = partial(attach, model, self.resolved, special_ids, on_failure=end_command_line)
+        self.attachment = self._attach()
 
     @property
     def steering_record(self) -> dict[str, Any]:
@@ -152,6 +157,8 @@ class SteeringMixin:
         image = {"image": self.image} if self.image is not None else {}
         revision = {"revision": self.commit} if self.commit else {}
         contrast = {"contrast": self.contrast.record()} if self.contrast is not None else {}
+        measured = self.divergence.record() if self.divergence is not None else {}
+        divergence = {"divergence": measured} if measured else {}
         versions = {"versions": {name: version(name) for name in _PACKAGES}}
         return {
             "model": self.pretrained,
@@ -160,6 +167,7 @@ class SteeringMixin:
             **bias,
             **image,
             **contrast,
+            **divergence,
             **versions,
         }
 
@@ -295,6 +303,20 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
         if doubled:
             found = {name: {layer: torch.cat([v, v]) for layer, v in of.items()} for name, of in found.items()}
         return row_vectors(found)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether answers are those of the model as it is."""
+        return super().is_plain and not self.attachment
+
+    @contextmanager
+    def unsteered(self) -> Iterator[None]:
+        """The block in which the model has no hooks."""
+        self.attachment.remove()
+        try:
+            yield
+        finally:
+            self.attachment = self._attach()
 
     def prepare(self) -> None:
         """Resolve the spec before the weights are read, so that mistakes are found early."""

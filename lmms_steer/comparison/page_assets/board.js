@@ -5,6 +5,7 @@ const COLUMNS = [
   ...DATA.readings,
   ["p", "p"], ["p_holm", "p (Holm)"],
   ["n", "n"], ["fixed", "fixed / broken"], ["unparsed", "unparsed"],
+  ...(DATA.rows.some((row) => row.told.divergence) ? [["divergence", "KL"]] : []),
   ...(DATA.rows.some((row) => row.recall !== null) ? [["recall", "recall"], ["words", "words"]] : []),
   ...(DATA.rows.some((row) => row.yes !== null) ? [["yes", "yes"]] : []),
   ...(DATA.rows.some((row) => row.empty > 0) ? [["empty", "empty"]] : []),
