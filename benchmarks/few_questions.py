@@ -16,8 +16,9 @@ from itertools import product
 import numpy as np
 
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import ScoreGrid, best_index
-from lmms_steer.search.strategies import Rung, StrategyContext, run_strategy
+from lmms_steer.search.strategies import Rung, StrategyContext
 from lmms_steer.search.strategies.grid import grid
 from lmms_steer.search.strategies.race import race
 from lmms_steer.search.strategies.screen import promising, screened_questions

@@ -6,9 +6,10 @@ from itertools import product
 from lmms_steer.recipes.layout import cells_searched, strengths
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.search import budgets
+from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import parse_budgets, parse_layers, parse_strengths, parse_targets
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.strategies import StrategyContext, parse_strategy
+from lmms_steer.search.strategies import StrategyContext
 
 MAX_CELLS_COUNTED = 100_000
 """A strategy counts its answers from the cells, of which there may not be too many."""

@@ -25,6 +25,7 @@ from lmms_steer.recipes.local_checkpoints import local_checkpoint
 from lmms_steer.recipes.schema import REPORTS, Recipe, Study
 from lmms_steer.recipes.system_checks import system_mistakes
 from lmms_steer.recipes.systems import prompted_tasks
+from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import (
     CHOICES,
     SCORES,
@@ -35,7 +36,6 @@ from lmms_steer.search.options import (
     parse_strengths,
     parse_targets,
 )
-from lmms_steer.search.strategies import parse_strategy
 from lmms_steer.vectors.backbones import checkpoint, short_name
 from lmms_steer.vectors.methods import check_method
 

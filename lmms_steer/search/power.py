@@ -6,8 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from lmms_steer._util.formatting import count_noun, format_points, format_share
+from lmms_steer.search.chosen_strategy import ChosenStrategy
 from lmms_steer.search.results import VectorResult
-from lmms_steer.search.strategies import ChosenStrategy, Rung, StrategyContext, run_strategy
+from lmms_steer.search.rungs import run_strategy
+from lmms_steer.search.strategies import Rung, StrategyContext
 from lmms_steer.statistics import Floats
 from lmms_steer.statistics.power import detectable_gain, questions_needed
 

@@ -38,8 +38,9 @@ from lmms_steer.search.questions import (
 from lmms_steer.search.report import report_lines
 from lmms_steer.search.resolved_cells import layers_at
 from lmms_steer.search.results import ConfirmationResult, SearchResult
+from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import ScoreGrid
-from lmms_steer.search.strategies import FilterContext, StrategyContext, run_strategy
+from lmms_steer.search.strategies import FilterContext, StrategyContext
 from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.statistics import Ints
 from lmms_steer.steering.budget import budget_provenance

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lmms_steer.cli import app
-from lmms_steer.search.strategies import ChosenStrategy
+from lmms_steer.search.chosen_strategy import ChosenStrategy
 
 
 @pytest.fixture(scope="session")

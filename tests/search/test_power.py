@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.power import measured_power_line, planned_power_lines
 from lmms_steer.search.results import SearchResult
-from lmms_steer.search.strategies import StrategyContext, parse_strategy
+from lmms_steer.search.strategies import StrategyContext
 from tests.helpers.searches import search_into
 from tests.search.test_results import minimal
 

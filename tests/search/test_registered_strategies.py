@@ -18,17 +18,10 @@ from lmms_steer import UserError
 from lmms_steer.cli import app
 from lmms_steer.harness import steered
 from lmms_steer.harness import tasks as lmms_eval_tasks
+from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.strategies import (
-    FilterContext,
-    Rung,
-    Strategy,
-    StrategyContext,
-    parse_strategy,
-    register_strategy,
-    strategies,
-)
+from lmms_steer.search.strategies import FilterContext, Rung, Strategy, StrategyContext, register_strategy, strategies
 from tests.helpers.searches import result_of, search_in_fork, search_into
 
 SMALL = {"limit": 16, "layers": "1", "controls": 1}
@@ -222,7 +215,8 @@ def test_an_installed_package_adds_a_strategy_by_an_entry_point(tmp_path: Path) 
         "    yield Rung(search.cells[:1], range(search.n))\n"
     )
     code = (
-        "from lmms_steer.search.strategies import parse_strategy, strategies;"
+        "from lmms_steer.search.chosen_strategy import parse_strategy;"
+        " from lmms_steer.search.strategies import strategies;"
         " print(strategies.names()[-1], parse_strategy('first+screen').strategy.description)"
     )
     done = subprocess.run(
@@ -237,7 +231,8 @@ def test_an_installed_package_adds_a_strategy_by_an_entry_point(tmp_path: Path) 
 
 def test_looking_up_a_strategy_imports_no_torch() -> None:
     code = (
-        "import sys; from lmms_steer.search.strategies import parse_strategy, strategies; strategies.entries();"
+        "import sys; from lmms_steer.search.chosen_strategy import parse_strategy;"
+        " from lmms_steer.search.strategies import strategies; strategies.entries();"
         " parse_strategy('race+screen'); sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

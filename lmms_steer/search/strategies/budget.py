@@ -12,13 +12,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.search.layer_scores import ConceptSentences, LayerContext, LayerScore, layer_scores
 from lmms_steer.search.plan import BUDGET_PROMPTS, Cell, split_control
 from lmms_steer.search.stored_numbers import stored_numbers
-from lmms_steer.search.strategies import (
-    FilterContext,
-    SearchStrategy,
-    Strategy,
-    StrategyContext,
-    register_strategy,
-)
+from lmms_steer.search.strategies import FilterContext, SearchStrategy, Strategy, StrategyContext, register_strategy
 from lmms_steer.search.strategies.grid import grid
 from lmms_steer.search.strategies.race import MIN_QUESTIONS, race
 from lmms_steer.search.strategies.race import planned_answers as raced_answers
