@@ -9,8 +9,9 @@ import pytest
 from lmms_steer.comparison.board import compare
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
 from lmms_steer.comparison.provenance import run_provenance
+from lmms_steer.comparison.records import leaderboard_record
 from lmms_steer.comparison.systems import read_comparison
-from lmms_steer.comparison.tables import leaderboard_record, text_table
+from lmms_steer.comparison.tables import text_table
 from lmms_steer.statistics.paired import task_effects
 from tests.helpers.browser import BROWSER, browser
 from tests.helpers.runs import BASE, STEERED, write_run

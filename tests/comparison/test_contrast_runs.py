@@ -8,8 +8,9 @@ import pytest
 from lmms_steer import UserError
 from lmms_steer.comparison.leaderboard import build_leaderboard
 from lmms_steer.comparison.provenance import run_provenance
+from lmms_steer.comparison.records import leaderboard_record
 from lmms_steer.comparison.systems import read_comparison
-from lmms_steer.comparison.tables import leaderboard_record, text_table
+from lmms_steer.comparison.tables import text_table
 from tests.helpers.runs import BASE, STEERED, write_run
 
 
