@@ -121,7 +121,7 @@ class Leaderboard:
 
     def _repr_html_(self) -> str:
         titles, rows = tables.text_table(self.rows)
-        return html_table(titles, rows, repr(self), (tables.CAPTION, *self.lines()))
+        return html_table(titles, rows, repr(self), (tables.caption(self.rows), *self.lines()))
 
 
 def compare(

@@ -67,7 +67,7 @@ def write_page(
         left_out=left_out,
         warnings=warnings,
         readings=row_texts.shown_readings(rows),
-        caption=tables.CAPTION,
+        caption=tables.caption(rows),
         blank=any(row.blank for row in rows),
         different=any(row.different for row in rows),
         notes=difference_lines(rows),

@@ -26,7 +26,7 @@ from lmms_steer.comparison.row_texts import (
 )
 
 BLANK_TITLE = "blank images"
-CAPTION = (
+_CAPTION = (
     "Scores in percent, gains in points over the baseline on the same questions, with 95% intervals. p: McNemar's"
     " mid-p, or sign flips for graded scores, averages and questions that share an image; p (Holm): corrected over all"
     " rows. An asterisk: p (Holm) < 0.05."
@@ -48,6 +48,12 @@ _COLUMNS: tuple[tuple[str, Callable[[LeaderboardRow], str]], ...] = (
     ("time", lambda row: format_seconds(row.seconds)),
 )
 """title ▸ how a row is written, after the task's own column."""
+
+
+def caption(rows: Sequence[LeaderboardRow]) -> str:
+    """What the numbers of a table are."""
+    measured = any(row.divergence >= 0 for row in rows)
+    return f"{_CAPTION} KL: how far answers are from the plain model's, in nats." if measured else _CAPTION
 
 
 def _columns(rows: list[LeaderboardRow]) -> list[tuple[str, Callable[[LeaderboardRow], str]]]:
@@ -101,7 +107,7 @@ def markdown(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
     lines = [f"| {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 2)}"]
     for cells in table:
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("*", r"\*"))
-    lines += ["", CAPTION.replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *note_lines(rows)))]
+    lines += ["", caption(rows).replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *note_lines(rows)))]
     return "\n".join(lines) + "\n"
 
 
@@ -123,8 +129,8 @@ def latex(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
                 for cell, (title, _) in zip(cells, columns, strict=True)
             ]
             lines.append(" & ".join(cells) + " \\\\")
-    caption = " ".join([CAPTION, *(f"{line}." for line in (*warnings, *note_lines(rows)))])
-    lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{caption.translate(_LATEX_ESCAPES)}}}", "\\end{table}"]
+    below = " ".join([caption(rows), *(f"{line}." for line in (*warnings, *note_lines(rows)))])
+    lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{below.translate(_LATEX_ESCAPES)}}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ from lmms_steer.comparison.leaderboard import build_leaderboard
 from lmms_steer.comparison.provenance import run_provenance
 from lmms_steer.comparison.records import leaderboard_record
 from lmms_steer.comparison.systems import read_comparison
-from lmms_steer.comparison.tables import text_table
+from lmms_steer.comparison.tables import markdown, text_table
 from tests.helpers.runs import BASE, STEERED, write_run
 
 
@@ -53,6 +53,7 @@ def test_measured_divergence_has_a_column_and_is_no_difference_between_runs(tmp_
     rows = build_leaderboard(read_comparison([f"{tmp_path}/{name}" for name in ("baseline", *measured)]).systems)
     titles, cells = text_table(rows)
     assert [row[titles.index("KL")] for row in cells] == ["", "0.31", "∞"]
+    assert "KL: how far answers are" in markdown(rows) and "KL:" not in markdown(rows[:1])
     assert not any(row.refused or row.differences for row in rows)
     assert leaderboard_record(rows[1]).divergence == 0.314
     write_run(
