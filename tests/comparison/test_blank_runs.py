@@ -47,7 +47,9 @@ def runs(tmp_path: Path) -> Path:
     write_run(tmp_path / "baseline", {"a": BASE}, config=SEEING)
     write_run(tmp_path / "steered", {"a": STEERED}, spec="vector=v,layer=1", config=SEEING)
     write_blank_run(tmp_path / "dark", BLIND, "")
-    write_blank_run(tmp_path / "steered-blank", BLIND_STEERED, "vector=v,layer=1")
+    # what was measured does not make another system
+    measured = {"a": {"nats": 0.2, "questions": 64}}
+    write_blank_run(tmp_path / "steered-blank", BLIND_STEERED, "vector=v,layer=1", divergence=measured)
     return tmp_path
 
 
