@@ -48,25 +48,25 @@ class ChosenStrategy:
 
     @property
     def min_questions(self) -> int:
-        """The fewest questions to use it on: what the strategy needs, or its filter if that needs more."""
+        """The fewest questions that the strategy declares, or its filter if that declares more."""
         by_filter = self.filtered_by.min_questions if self.filtered_by is not None else 0
         return max(self.strategy.min_questions, by_filter)
 
-    def check_questions(self, n: int, where: str) -> None:
-        """Check that there are enough questions.
+    @property
+    def needs_power(self) -> bool:
+        """Whether it is refused on fewer questions than it takes to find a gain of 8 points."""
+        return self.strategy.needs_power or (self.filtered_by is not None and self.filtered_by.needs_power)
+
+    def keeps(self, context: StrategyContext, gain: float, discordant: float) -> float:
+        """The probability that a cell with a gain is not dropped on the way.
 
         Args:
-            n: number of questions, or an upper limit of it.
-            where: what sets this number, for the message.
-
-        Raises:
-            UserError: for fewer than `min_questions`.
+            context: the search, before the filter.
+            gain: as a share of the questions.
+            discordant: the share of questions whose answer changes between right and wrong.
         """
-        if n < self.min_questions:
-            raise UserError(
-                f"the strategy {self.name} needs at least {self.min_questions} questions, and {where} has {n}: on fewer"
-                " it loses gains that the grid finds; use the strategy grid (--strategy grid)"
-            )
+        by_filter = 1.0 if self.filtered_by is None else self.filtered_by.filter_keeps(context, gain, discordant)
+        return by_filter * self.strategy.keeps(self.after_filter(context), gain, discordant)
 
     def check_targets(self) -> None:
         """Check that a cell can be chosen for each token target.
@@ -82,8 +82,13 @@ class ChosenStrategy:
 
     def planned_answers(self, context: StrategyContext) -> int:
         """The largest number of answers, one cell and one question each, after the filter if there is one."""
-        kept = context.cells if self.filtered_by is None else self.filtered_by.kept_cells(context.cells)
-        return self.strategy.planned_answers(context.restricted_to(kept))
+        return self.strategy.planned_answers(self.after_filter(context))
+
+    def after_filter(self, context: StrategyContext) -> StrategyContext:
+        """The search with as many cells as the filter will keep; the search itself without a filter."""
+        if self.filtered_by is None:
+            return context
+        return context.restricted_to(self.filtered_by.kept_cells(context.cells))
 
     def resolved_cells(self, cells: Sequence[Cell]) -> Sequence[Cell]:
         """As many of the cells as have their KL budgets resolved: those that a filter of places will keep."""

@@ -134,7 +134,7 @@ class SearchRun:
         if len(context.cells) < len(cells):
             yield f"the filter of {self.plan.strategy} keeps {len(context.cells)} of {len(cells)} cells"
         yield self.chosen.strategy.summary(context)
-        yield from planned_power_lines(self.chosen, context)
+        yield from planned_power_lines(self.chosen, StrategyContext.of(self.plan, planned, self.image_of))
         media = [kind for kind in MEDIA if kind in self.plan.tokens]
         if media and last_layer in self.plan.layers:
             yield f"{' and '.join(media)} tokens of the last layer are left out: steering them cannot change an answer"

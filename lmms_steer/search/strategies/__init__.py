@@ -116,6 +116,8 @@ class FilterContext:
 
 StrategyBuilder = Callable[[StrategyContext], Strategy]
 CellFilter = Callable[[FilterContext], list[Cell]]
+KeepingProbability = Callable[[StrategyContext, float, float], float]
+"""(search, gain, discordant share of the answers) ▸ the probability that a cell with this gain is not dropped."""
 
 
 def _count_grid(search: StrategyContext) -> int:
@@ -124,6 +126,10 @@ def _count_grid(search: StrategyContext) -> int:
 
 def _describe_grid(search: StrategyContext) -> str:
     return f"{len(search.cells)} cells x {search.n} questions"
+
+
+def _all_kept(_: StrategyContext, __: float, ___: float) -> float:
+    return 1.0
 
 
 def _none_spent(_: int) -> int:
@@ -152,6 +158,9 @@ class SearchStrategy:
             that the p-value does not account for it.
         min_questions: the fewest questions to use it on. A search or a recipe with fewer is refused before the model
             is loaded.
+        keeps, filter_keeps: the probability that a cell with some gain is dropped neither on the way nor by the filter,
+            for `lmms_steer.search.floors`.
+        needs_power: whether it is also refused on fewer questions than it takes to find a gain of 8 points.
         drops_targets: whether a token target of a vector may be left without a cell that is measured on all questions.
             Such a strategy cannot choose a cell for each target.
         kept_cells: cells ▸ as many of them as the filter will keep, for an estimate of the cost before it runs.
@@ -172,6 +181,9 @@ class SearchStrategy:
     needs_answer_set: bool = False
     adaptive: bool = False
     min_questions: int = 0
+    keeps: KeepingProbability = _all_kept
+    filter_keeps: KeepingProbability = _all_kept
+    needs_power: bool = False
     drops_targets: bool = False
     kept_cells: Callable[[Sequence[Cell]], Sequence[Cell]] = _all_cells
     default_alphas: str = DEFAULT_ALPHAS
@@ -200,6 +212,9 @@ def register_strategy(
     needs_answer_set: bool = False,
     adaptive: bool = False,
     min_questions: int = 0,
+    keeps: KeepingProbability = _all_kept,
+    filter_keeps: KeepingProbability = _all_kept,
+    needs_power: bool = False,
     drops_targets: bool = False,
     kept_cells: Callable[[Sequence[Cell]], Sequence[Cell]] = _all_cells,
     default_alphas: str = DEFAULT_ALPHAS,
@@ -224,7 +239,8 @@ def register_strategy(
     def register(build: StrategyBuilder) -> StrategyBuilder:
         entry = SearchStrategy(
             name, description, build, planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive,
-            min_questions, drops_targets, kept_cells, default_alphas, filters_places, configure,
+            min_questions, keeps, filter_keeps, needs_power, drops_targets, kept_cells, default_alphas, filters_places,
+            configure,
         )  # fmt: skip
         strategies.add(name, entry)
         return build
