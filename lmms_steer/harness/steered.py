@@ -42,6 +42,7 @@ from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.resolve import ResolvedSpec, resolve
 from lmms_steer.steering.row_vectors import refuse_row_vectors, row_layers, row_vectors
+from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.steering.support import check_config
 
@@ -286,6 +287,8 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
         self.take_spec(model_args)
         super().__init__(**model_args)
         self.attach_to(self.model, self.processor, self.prompt_format)
+        # what acts in an encoder may act differently in the next call
+        self.encodes_once = all(sites.get(one.site).tower == "decoder" for one in self.resolved.spec.interventions)
 
     @classmethod
     def known_args(cls) -> tuple[str, ...]:
