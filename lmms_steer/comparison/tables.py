@@ -4,8 +4,10 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from lmms_steer._util.formatting import format_p, format_seconds, format_share
 from lmms_steer.comparison.leaderboard import LeaderboardRow
@@ -48,6 +50,10 @@ _COLUMNS: tuple[tuple[str, Callable[[LeaderboardRow], str]], ...] = (
     ("time", lambda row: format_seconds(row.seconds)),
 )
 """title ▸ how a row is written, after the task's own column."""
+_DROPPED_FIRST = ("p", "time", "words", "recall", "empty", "unparsed", "yes", "KL", "fixed / broken", BLANK_TITLE)
+"""Columns that a narrow terminal leaves out, after the other readings of the answers, in this order."""
+_UNLIMITED = 10_000
+"""A width that every table fits into."""
 
 
 def caption(rows: Sequence[LeaderboardRow]) -> str:
@@ -77,12 +83,39 @@ def _columns(rows: list[LeaderboardRow]) -> list[tuple[str, Callable[[Leaderboar
     return columns
 
 
-def rich_table(rows: list[LeaderboardRow]) -> Table:
-    """Return a table for a terminal; significant rows are coloured."""
+class TerminalTable:
+    """The table for a terminal: as many columns as fit, and a line that names the others.
+
+    Args:
+        rows: the leaderboard.
+    """
+
+    def __init__(self, rows: list[LeaderboardRow]) -> None:
+        self.rows = rows
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What rich prints, within the width that it gives."""
+        columns, left_out = _columns(self.rows), []
+        while True:
+            table = _rich_table(self.rows, columns)
+            width = table.__rich_measure__(console, options.update_width(_UNLIMITED)).maximum
+            droppable = (*shown_readings(self.rows).values(), *_DROPPED_FIRST)
+            title = next((title for title in droppable if title in dict(columns)), None)
+            if width <= options.max_width or title is None:
+                break
+            columns = [column for column in columns if column[0] != title]
+            left_out.append(title)
+        yield table
+        if left_out:
+            yield Text(f"too narrow for {', '.join(left_out)}: --html, --csv and a pipe have all columns", "dim")
+
+
+def _rich_table(rows: list[LeaderboardRow], columns: Sequence[tuple[str, Callable[[LeaderboardRow], str]]]) -> Table:
+    """A table in which significant rows are coloured."""
     table = Table(box=None, header_style="bold", pad_edge=False)
-    columns = _columns(rows)
     for title in ("task", *(title for title, _ in columns)):
-        table.add_column(title, justify="left" if title in ("task", "system") else "right", no_wrap=title != "task")
+        text = title in ("task", "system")
+        table.add_column(title, justify="left" if text else "right", no_wrap=not text)
     for task, task_rows in _by_task(rows):
         for number, row in enumerate(task_rows):
             # a gain of a control is not good news
