@@ -30,6 +30,7 @@ from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.presets import expand_preset
 from lmms_steer.harness.run_checks import chat_template_error
 from lmms_steer.models.answer_bias import AnswerBias
+from lmms_steer.models.budget_alpha import with_budget_alpha
 from lmms_steer.models.contrasts import ContrastSettings
 from lmms_steer.models.divergence import DivergenceMeter
 from lmms_steer.models.image_directions import image_directions
@@ -37,6 +38,7 @@ from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.models.visuals import Visual
 from lmms_steer.models.vlm import HfVlm
+from lmms_steer.steering.budget import is_budget, read_budget
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
@@ -64,6 +66,7 @@ class SteeringMixin:
         pretrained: the checkpoint as the user named it.
         spec: the spec as the user gave it.
         resolved: the spec that is applied.
+        budget: the damage in nats that takes the place of alpha, `alpha=kl:0.1`; None for a number.
         attachment: the attached hooks.
         answer_bias: biases on answer words, or None.
         image: `blank` where every image is replaced by a grey one, or None.
@@ -77,6 +80,7 @@ class SteeringMixin:
     pretrained: str
     spec: SteeringSpec = SteeringSpec()
     resolved: ResolvedSpec = ResolvedSpec()
+    budget: float | None = None
     attachment: Attachment = Attachment()
     answer_bias: AnswerBias | None = None
     image: str | None = None
@@ -108,7 +112,16 @@ class SteeringMixin:
         expanded = expand_preset(model_args)
         model_args.clear()
         model_args.update(expanded)
-        self.spec = SteeringSpec.from_args({k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args})
+        given = {k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args}
+        if is_budget(given.get("alpha")) and "steering" not in given:
+            self.budget = read_budget(given["alpha"])
+            # in the place of the alpha that is found once the model is loaded
+            given["alpha"] = 1.0
+        self.spec = SteeringSpec.from_args(given)
+        if self.budget is not None and not self.spec.complete:
+            raise UserError(
+                f"alpha=kl:{self.budget:g}: the alpha is found for one place: give layer (or layers) and tokens too"
+            )
         refuse_row_vectors(self.spec, self.per_question)
 
     def resolve_for(self, config: Any, rank: int = 0) -> None:
@@ -133,7 +146,7 @@ class SteeringMixin:
                 logger.warning(line)
 
     def attach_to(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
-        """Attach the hooks. If a strength is relative, the residual norms are read or measured first.
+        """Attach the hooks. Residual norms and the alpha of a KL budget are read or measured first, where needed.
 
         Args:
             model: the loaded model.
@@ -146,6 +159,12 @@ class SteeringMixin:
         self.resolved = with_residual_norms(
             self.resolved, model, processor, self.pretrained, prompt_format, self.text_only
         )
+        if self.budget is not None:
+            self.resolved = with_budget_alpha(
+                self.resolved, self.budget, model, processor, self.pretrained, prompt_format, self.text_only
+            )
+            self.spec = self.resolved.spec
+            logger.info(self.resolved.notes[-1])
         tokenizer = getattr(processor, "tokenizer", processor)
         special_ids = getattr(tokenizer, "all_special_ids", None)
         self._attach = partial(attach, model, self.resolved, special_ids, on_failure=end_command_line)
