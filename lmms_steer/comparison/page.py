@@ -61,7 +61,7 @@ def write_page(
         _page_data(baseline, systems, rows, maps),
         [f"{_ASSETS}/page.css"],
         [f"{_ASSETS}/{name}" for name in _SCRIPTS],
-        others=len(systems) - 1,
+        others=len({row.system for row in rows}) - 1,
         baseline=baseline,
         tasks=[{"task": task.task, "packed": packed(_task_json(task))} for task in tasks],
         left_out=left_out,
