@@ -61,7 +61,8 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         answer_bias: a YAML file of word: number. The number is added to the logit of the word's first token where an
             answer begins, generated or scored. It is a control for gains that come from a preference for other answers
             (`lmms_steer.search.calibration`).
-        image: `blank` replaces every image by a grey one of its size: a control for what is answered without sight.
+        image: `blank` replaces every image by a grey one of its size, and every sound by silence: a control for what is
+            answered without sight or hearing.
         contrast: the name of a decoding contrast (`lmms_steer.models.contrasts`), with its settings in `more`.
         divergence: on so many questions of each task, measure how far the generated answers are from the plain model's
             (`lmms_steer.models.divergence`); it costs two forward calls for each.

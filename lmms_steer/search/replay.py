@@ -72,6 +72,8 @@ class Replay:
         unsteered = BasePass(model, self.layers, self.tensors, keys, self.kept)
         self.base = unsteered.run(inputs, self.generates)
         self._calls, self._added = unsteered.calls, unsteered.added
+        if (skipped := len(self.layers) - len(self._calls)) > 0:
+            raise RuntimeError(f"{skipped} of its layers do not run without an image, and a replay runs every layer")
         self._first = 0 if self._at_output else -1
         self._site_tensors: dict[tuple[int, str], Tensor] = {}
 
