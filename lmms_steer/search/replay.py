@@ -24,6 +24,7 @@ from lmms_steer.search.replay_setup import ReplayOptions, first_position, kept_p
 from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
 from lmms_steer.search.tensor_store import TensorStore
 from lmms_steer.steering.anatomy import decoder_layers, inner_decoder, shares_keys, text_config
+from lmms_steer.steering.cache_argument import cache_name
 from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.operations import add_masked
 from lmms_steer.steering.placeholders import placeholders
@@ -302,7 +303,7 @@ class Replay:
                 hidden = hidden + added[:, start:].repeat(copies, 1, 1)
             call = layer_call(self._calls[number], self.batch, start, copies)
             if start or sink is not None:
-                call["past_key_values"] = PrefixCache(self.tensors, start, copies, sink)
+                call[cache_name(self.layers[number])] = PrefixCache(self.tensors, start, copies, sink)
             only_last = number == last and self.kept is None and number != whole
             with _mlp_at_last_position(self.layers[number]) if only_last else nullcontext():
                 out = self.layers[number](hidden, **call)
