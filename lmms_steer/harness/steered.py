@@ -10,8 +10,9 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, ClassVar, Self
@@ -31,6 +32,7 @@ from lmms_steer.harness.run_checks import chat_template_error
 from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.budget_alpha import with_budget_alpha
 from lmms_steer.models.contrasts import ContrastSettings
+from lmms_steer.models.divergence import DivergenceMeter
 from lmms_steer.models.image_directions import image_directions
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
@@ -42,6 +44,7 @@ from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.resolve import ResolvedSpec, resolve
 from lmms_steer.steering.row_vectors import refuse_row_vectors, row_layers, row_vectors
+from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.steering.support import check_config
 
@@ -69,6 +72,7 @@ class SteeringMixin:
         image: `blank` where every image is replaced by a grey one, or None.
         commit: the revision of the checkpoint on the Hub; None for another one.
         contrast: the decoding contrast, or None.
+        divergence: measures how far the answers are from the plain model's, or None.
         text_only: whether the model is evaluated on text without images; residual norms are then measured on text.
         response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
@@ -82,6 +86,7 @@ class SteeringMixin:
     image: str | None = None
     commit: str | None = None
     contrast: ContrastSettings | None = None
+    divergence: DivergenceMeter | None = None
     text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
     per_question: ClassVar[bool] = False
@@ -156,7 +161,8 @@ class SteeringMixin:
             logger.info(self.resolved.notes[-1])
         tokenizer = getattr(processor, "tokenizer", processor)
         special_ids = getattr(tokenizer, "all_special_ids", None)
-        self.attachment = attach(model, self.resolved, special_ids, on_failure=end_command_line)
+        self._attach = partial(attach, model, self.resolved, special_ids, on_failure=end_command_line)
+        self.attachment = self._attach()
 
     @property
     def steering_record(self) -> dict[str, Any]:
@@ -165,6 +171,8 @@ class SteeringMixin:
         image = {"image": self.image} if self.image is not None else {}
         revision = {"revision": self.commit} if self.commit else {}
         contrast = {"contrast": self.contrast.record()} if self.contrast is not None else {}
+        measured = self.divergence.record() if self.divergence is not None else {}
+        divergence = {"divergence": measured} if measured else {}
         versions = {"versions": {name: version(name) for name in _PACKAGES}}
         return {
             "model": self.pretrained,
@@ -173,6 +181,7 @@ class SteeringMixin:
             **bias,
             **image,
             **contrast,
+            **divergence,
             **versions,
         }
 
@@ -291,6 +300,8 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
         self.take_spec(model_args)
         super().__init__(**model_args)
         self.attach_to(self.model, self.processor, self.prompt_format)
+        # what acts in an encoder may act differently in the next call
+        self.encodes_once = all(sites.get(one.site).tower == "decoder" for one in self.resolved.spec.interventions)
 
     @classmethod
     def known_args(cls) -> tuple[str, ...]:
@@ -308,6 +319,20 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
         if doubled:
             found = {name: {layer: torch.cat([v, v]) for layer, v in of.items()} for name, of in found.items()}
         return row_vectors(found)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether answers are those of the model as it is."""
+        return super().is_plain and not self.attachment
+
+    @contextmanager
+    def unsteered(self) -> Iterator[None]:
+        """The block in which the model has no hooks."""
+        self.attachment.remove()
+        try:
+            yield
+        finally:
+            self.attachment = self._attach()
 
     def prepare(self) -> None:
         """Resolve the spec before the weights are read, so that mistakes are found early."""

@@ -80,7 +80,7 @@ def _check_models(recipe: Recipe, tree: YamlNode) -> None:
     for name, model in recipe.models.items():
         path = ("models", name)
         _check_value(tree, (*path, "model"), _check_model_name, model.model)
-        _check_value(tree, (*path, "pretrained"), checkpoint, model.pretrained)
+        _check_value(tree, (*path, "pretrained"), partial(checkpoint, make=False), model.pretrained)
         for key, value in {"pretrained": model.pretrained, **model.args}.items():
             if re.search(r"[,=\s]", value):
                 error = UserError(f"{key}={value}: a value in --model_args cannot contain ',', '=' or a space")

@@ -24,6 +24,7 @@ from lmms_steer.search.kv_cache import KeysAndValues
 from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
 from lmms_steer.search.scorers import LetterScorer, Scored, has_distinct_first_tokens
+from lmms_steer.steering.cache_argument import cache_name
 from lmms_steer.steering.damage import divergence_from, first_call_logits
 
 
@@ -242,7 +243,7 @@ class GenerationScorer:
             return self.lm.model.generate(
                 input_ids=_extended(self.inputs["input_ids"], first, copies),
                 attention_mask=_extended(self.inputs["attention_mask"], torch.ones_like(first), copies),
-                past_key_values=cache,
+                **{cache_name(self.lm.model): cache},
                 **longer,
                 **{**settings, "max_new_tokens": int(settings["max_new_tokens"]) - 1},
             )

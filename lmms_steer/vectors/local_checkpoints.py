@@ -7,8 +7,8 @@ from lmms_steer.vectors.backbones import checkpoint
 
 
 def local_checkpoint(name: str) -> Path | None:
-    """The folder of a checkpoint's files on this disk; None for one that is not here."""
-    name = checkpoint(name)
+    """The folder of a checkpoint's files on this disk; None for one that is not here. Nothing is made."""
+    name = checkpoint(name, make=False)
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub.constants import HF_HUB_CACHE
