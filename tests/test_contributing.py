@@ -27,6 +27,7 @@ COPIED = (
 RUN = """
 import sys
 from pathlib import Path
+import pytest
 from tests.helpers.documents import lines, parse
 from lmms_steer.recipes.in_process import run_in_process
 import lmms_steer
@@ -39,7 +40,9 @@ for line in lines(Path("CONTRIBUTING.md").resolve()):
         status = run_in_process((*line.words, *(("--limit", "8") if "search" in line.words else ())), log)
         assert status == 0, log.read_text()
         sys.stdout.write(log.read_text())
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", *sys.argv[1:]]))
 """
+"""The commands, and then the tests, which are the arguments."""
 
 
 def recipes() -> dict[str, list[str]]:
@@ -87,17 +90,16 @@ def test_whoever_follows_the_recipes_gets_passing_tests_and_working_commands(tmp
         path.write_text(path.read_text() + rest if "(at its end)" in first else rest)
         tests += [str(path)] if path.name.startswith("test_") else []
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    for words in (["-m", "pytest", "-q", "-p", "no:cacheprovider", *tests], ["-c", RUN]):
-        done = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *tests], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "tiny-gemma2/colour-red/median_shift-shuffled:" in done.stdout and "\nkitchen\n" in done.stdout
     assert "the component along v becomes at least" in done.stdout
     assert ",alpha=1,tokens=image" in done.stdout and ",alpha=0.5,tokens=image" not in done.stdout
     files = [file for names in recipes().values() for file in names if file.endswith(".py")]
     for style in (["check"], ["format", "--diff"]):
-        done = subprocess.run(
+        styled = subprocess.run(
             [sys.executable, "-m", "ruff", *style, *files], cwd=tmp_path, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stdout
+        assert styled.returncode == 0, styled.stdout

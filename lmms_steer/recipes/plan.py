@@ -118,7 +118,7 @@ class Planner:
                     ),
                     reads=tuple(path for path in (*concepts, backbone) if Path(path).exists()),
                     makes=tuple(str(self.layout.vector(model, concept, method)) for concept in concepts),
-                    loads=(backbone_checkpoint(backbone), model.backbone_dtype or "auto"),
+                    loads=(backbone_checkpoint(backbone, make=False), model.backbone_dtype or "auto"),
                 )
 
     def _search_cells(self, name: str, model: Model, study_name: str, study: Study) -> Iterator[Cell]:

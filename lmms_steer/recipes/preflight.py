@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 
-from lmms_steer.data.availability import absence_note, missing_datasets
+from lmms_steer.data.availability import missing_datasets
 from lmms_steer.recipes.cells import Cell, Marks
+from lmms_steer.recipes.checkpoints_here import is_on_hub, where_from
 from lmms_steer.recipes.cost import Speed, estimate_lines
 from lmms_steer.recipes.layout import (
     backbone_name,
@@ -20,11 +21,11 @@ from lmms_steer.recipes.layout import (
     uses_sae,
 )
 from lmms_steer.recipes.ledger import States
-from lmms_steer.recipes.local_checkpoints import format_bytes, local_checkpoint
 from lmms_steer.recipes.schema import Method, Recipe
 from lmms_steer.recipes.systems import methods_of
 from lmms_steer.search.options import parse_layers
 from lmms_steer.vectors.backbones import backbone_checkpoint, sae_of
+from lmms_steer.vectors.local_checkpoints import format_bytes, local_checkpoint
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.weights import weight_files
 
@@ -61,7 +62,7 @@ def cost_lines(
     yield from missing_inputs(recipe, remaining)
     if speed is not None:
         yield from estimate_lines(recipe, remaining, speed)
-    elif remaining and not all(local_checkpoint(model.pretrained) for model in recipe.models.values()):
+    elif remaining and any(is_on_hub(model.pretrained) for model in recipe.models.values()):
         yield "for GPU-hours, memory and downloads add --dry-run --gpu h100, or another card"
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     for cell in cells:
@@ -137,8 +138,8 @@ def weight_bytes(pretrained: str, dtype: str, on_cpu: bool = False) -> int | Non
 
 
 def _size(pretrained: str, dtype: str) -> str:
-    if not local_checkpoint(pretrained):
-        return absence_note()
+    if source := where_from(pretrained):
+        return source
     needed = weight_bytes(pretrained, dtype)
     return f"{format_bytes(needed)} of weights" if needed else "weights of unknown size"
 
@@ -161,9 +162,9 @@ def _missing_for_extraction(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[s
         with_sae = [settings for name, settings in used if uses_sae(name)]
         of_backbones.setdefault(backbone_name(model), []).extend(with_sae)
     for backbone, with_sae in of_backbones.items():
-        full = backbone_checkpoint(backbone)
-        if not local_checkpoint(full):
-            yield f"the backbone {full} is {absence_note()}"
+        full = backbone_checkpoint(backbone, make=False)
+        if source := where_from(full):
+            yield f"the backbone {full} is {source}"
         for saes in {settings.sae or sae_of(backbone) for settings in with_sae}:
             if saes and not Path(saes).exists():
                 yield f"{backbone}'s SAEs come from {saes}, fetched where they are not on this disk"

@@ -176,7 +176,7 @@ def find_shape(model: str) -> Shape | None:
         for pattern, entry in tables[kind].items():
             if fnmatchcase(model, pattern) or fnmatchcase(short_name(model), short_name(pattern)):
                 return Shape(**entry)
-    folder = checkpoint(model)
+    folder = checkpoint(model, make=False)
     return _shape_of_files(folder) if Path(folder, "config.json").is_file() else None
 
 

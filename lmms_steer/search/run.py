@@ -37,8 +37,9 @@ from lmms_steer.search.questions import (
 from lmms_steer.search.report import report_lines
 from lmms_steer.search.resolved_cells import layers_at
 from lmms_steer.search.results import ConfirmationResult, SearchResult
+from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import ScoreGrid
-from lmms_steer.search.strategies import FilterContext, StrategyContext, run_strategy
+from lmms_steer.search.strategies import FilterContext, StrategyContext
 from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.statistics import Ints
 from lmms_steer.steering.budget import budget_provenance
@@ -132,7 +133,7 @@ class SearchRun:
         if len(context.cells) < len(cells):
             yield f"the filter of {self.plan.strategy} keeps {len(context.cells)} of {len(cells)} cells"
         yield self.chosen.strategy.summary(context)
-        yield from planned_power_lines(self.chosen, context)
+        yield from planned_power_lines(self.chosen, StrategyContext.of(self.plan, planned, self.image_of))
         media = [kind for kind in MEDIA if kind in self.plan.tokens]
         if media and last_layer in self.plan.layers:
             yield f"{' and '.join(media)} tokens of the last layer are left out: steering them cannot change an answer"

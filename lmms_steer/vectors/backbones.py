@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from lmms_steer.errors import unknown_name
-from lmms_steer.smol.checkpoints import SMOL_MODELS, made_checkpoint
+from lmms_steer.smol.checkpoints import SMOL_MODELS, made_checkpoint, planned_checkpoint
 from lmms_steer.tiny_world.checkpoints import SHIPPED_MODELS, TINY_SAE, weights_dir
 
 
@@ -40,8 +40,12 @@ def backbone_of(model: str) -> str | None:
     return short_name(model) if short_name(model) in backbones else None
 
 
-def checkpoint(model: str) -> str:
+def checkpoint(model: str, make: bool = True) -> str:
     """What transformers should load for a name: the folder of a model that ships or is made here, else the name itself.
+
+    Args:
+        model: the name, or a folder.
+        make: make a model that is made here where it is not there. Without it, the folder need not exist.
 
     Raises:
         UserError: for a misspelt name of such a model; for a model that cannot be made here.
@@ -49,7 +53,7 @@ def checkpoint(model: str) -> str:
     if model in SHIPPED_MODELS:
         return str(weights_dir(model))
     if model in SMOL_MODELS:
-        return str(made_checkpoint(model))
+        return str(made_checkpoint(model) if make else planned_checkpoint(model))
     own_names = (*SHIPPED_MODELS, *SMOL_MODELS)
     begun = any(name.startswith(model) for name in own_names)
     if not Path(model).exists() and (begun or get_close_matches(model, own_names, cutoff=0.85)):
@@ -57,10 +61,10 @@ def checkpoint(model: str) -> str:
     return model
 
 
-def backbone_checkpoint(backbone: str) -> str:
+def backbone_checkpoint(backbone: str, make: bool = True) -> str:
     """As `checkpoint`, also for the short name of a backbone in the table (`gemma-2-2b`)."""
     full_names = {short_name(name): name for name in table().values()}
-    return checkpoint(full_names.get(backbone, backbone))
+    return checkpoint(full_names.get(backbone, backbone), make)
 
 
 def sae_of(backbone: str) -> str | None:

@@ -1,6 +1,8 @@
-"""The wheel, and a checkout beside an installed package, hold everything that ships."""
+"""The wheel and a checkout beside an installed package hold everything that ships. The core is enough to evaluate."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -23,6 +25,31 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
+@pytest.fixture(scope="module")
+def core(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment that has the wheel and what it requires, without any extra.
+
+    uv links the files of its cache, which filled it when `make` installed this environment.
+    """
+    folder, near = tmp_path_factory.mktemp("core"), Path(sys.executable).parent
+    uv = shutil.which("uv", path=f"{near}{os.pathsep}{os.environ['PATH']}")
+    assert uv, "no uv: `make` installs it into .venv"
+    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, str(folder)], check=True)
+    line = [uv, "pip", "install", "--quiet", "--python", str(folder / "bin/python")]
+    line += ["--constraint", str(ROOT / "constraints.txt"), str(wheel)]
+    if subprocess.run([*line, "--offline"], capture_output=True).returncode:
+        subprocess.run(line, check=True)
+    return folder / "bin"
+
+
+def run(tmp_path: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
+    """Run a program of another environment, in the folder `tmp_path`."""
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    return subprocess.run(
+        [*map(str, words)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_package_tasks_and_vectors(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
@@ -40,21 +67,27 @@ def test_the_wheel_holds_every_file_of_the_package_tasks_and_vectors(wheel: Path
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_has_its_command_and_what_it_lists(wheel: Path, tmp_path: Path) -> None:
-    target = tmp_path / "installed"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
-    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
-    environment = {**os.environ, "PYTHONPATH": str(target)}
+def test_an_installed_wheel_has_its_command_and_what_it_lists(core: Path, tmp_path: Path) -> None:
+    program = core / "lmms-steer"
+    assert run(tmp_path, program, "--version").stdout == f"lmms-steer {lmms_steer.__version__}\n"
+    assert "tiny-gemma2/spatial/mean_shift" in run(tmp_path, program, "vectors", "list", "--names").stdout.split()
+    (installed,) = core.parent.glob("lib/*/site-packages/lmms_steer")
+    assert run(tmp_path, program, "tasks", "--path").stdout.strip() == str(installed / "tasks")
 
-    def run(*words: str) -> str:
-        return subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-        ).stdout
 
-    program = str(target / "bin" / "lmms-steer")
-    assert run(program, "--version") == f"lmms-steer {lmms_steer.__version__}\n"
-    assert "tiny-gemma2/spatial/mean_shift" in run(program, "vectors", "list", "--names").split()
-    assert run(program, "tasks", "--path").strip() == str(target / "lmms_steer" / "tasks")
+@pytest.mark.slow
+def test_the_core_extracts_a_vector_and_evaluates_with_it(core: Path, tmp_path: Path) -> None:
+    # no such vector ships: it is extracted on first use
+    spec = "vector=spatial/linear_probe-shuffled,layer=1,alpha=0.5,tokens=image"
+    program = str(core / "lmms-eval")
+    line = [program, "--model", "steered_paligemma", "--model_args", f"pretrained=tiny-paligemma2,{spec}"]
+    done = run(tmp_path, *line, "--tasks", "tiny_spatial", "--limit", "4", "--log_samples", "--output_path", "out")
+    assert done.returncode == 0, done.stderr[-3000:]
+    (results,), (samples,) = tmp_path.glob("out/*/*results.json"), tmp_path.glob("out/*/*samples*.jsonl")
+    assert json.loads(results.read_text())["steering"]["spec"] == f"vector=tiny-gemma2/{spec.removeprefix('vector=')}"
+    assert len(samples.read_text().splitlines()) == 4
+    lacking = run(tmp_path, core / "lmms-steer", "run", "tiny", "--dry-run")
+    assert lacking.returncode == 2 and "'lmms-steer[recipes]'" in lacking.stderr
 
 
 def test_a_checkout_that_hides_the_installed_package_finds_what_ships(tmp_path: Path) -> None:

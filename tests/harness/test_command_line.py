@@ -1,7 +1,6 @@
 """How lmms-eval's command line ends: what is asked for is done, or the status is not 0 and no results are written."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.harness.task_index import cache_task_index
 from lmms_steer.harness.wrapped import steered_class
 from lmms_steer.models.vlm import HfVlm
+from tests.helpers import warm
 from tests.helpers.task_manager import task_manager
 
 TINY = "pretrained=tiny-paligemma2"
@@ -115,9 +115,9 @@ def test_runs_of_other_models_end_as_lmms_eval_ends_them(run: Run) -> None:
 @pytest.mark.slow
 def test_the_installed_command_reports_a_failure_by_its_status(tmp_path: Path) -> None:
     # lmms-eval 0.7.3 reads the model's attribute `chat_template`
-    line = [str(Path(sys.executable).parent / "lmms-eval"), "--model", "steered_paligemma", "--model_args", TINY]
+    line = ["lmms-eval", "--model", "steered_paligemma", "--model_args", TINY]
     more = ["--tasks", "tiny_spatial", "--limit", "2", "--apply_chat_template", "--output_path", str(tmp_path)]
-    done = subprocess.run([*line, *more], capture_output=True, text=True, env=dict(os.environ), check=False)
+    done = warm.run(*line, *more)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("lmms-steer: --apply_chat_template: ")
     assert not list(tmp_path.rglob("*results.json"))

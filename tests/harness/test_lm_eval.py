@@ -1,7 +1,6 @@
 """lm-evaluation-harness: our models agree with its own `steered` and distinguish context from continuation."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lmms_steer.harness.lm_eval import SteeredHFLM, SteeredHFMultimodalLM, run
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store
 from lmms_steer.vectors.formats import export_vector
+from tests.helpers import warm
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, vectors
 
@@ -90,27 +90,10 @@ def test_our_command_line_runs_lm_eval_with_our_models(tmp_path: Path) -> None:
         "test_split: test\noutput_type: multiple_choice\ndoc_to_text: '{{q}}'\ndoc_to_choice: ['{{a}}', '{{b}}']\n"
         "doc_to_target: 0\nmetric_list:\n  - metric: acc\n"
     )
-    line = [
-        str(Path(sys.executable).parent / "lmms-steer"),
-        "lm-eval",
-        "run",
-        "--model",
-        "steered_hf",
-        "--tasks",
-        "own",
-    ]
     args = "pretrained=tiny-gemma2,vector=tiny-gemma2/spatial,layer=3,alpha=0.5,tokens=text"
-    more = [
-        "--model_args",
-        args,
-        "--include_path",
-        str(tmp_path),
-        "--device",
-        "cpu",
-        "--output_path",
-        str(tmp_path / "o"),
-    ]
-    done = subprocess.run([*line, *more], capture_output=True, text=True, check=False)
+    words = ["lmms-steer", "lm-eval", "run", "--model", "steered_hf", "--model_args", args, "--tasks", "own"]
+    words += ["--include_path", str(tmp_path), "--device", "cpu", "--output_path", str(tmp_path / "o")]
+    done = warm.run(*words)
     assert done.returncode == 0, done.stderr[-2000:]
     (results,) = (tmp_path / "o").rglob("results*.json")
     record = json.loads(results.read_text())["config"]["steering"]

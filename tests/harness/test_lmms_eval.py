@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 from contextlib import redirect_stderr
@@ -123,8 +124,11 @@ def test_alpha_zero_gives_the_baselines_samples_and_batches_change_no_answer(lmm
     dump = [json.dumps(r["samples"], sort_keys=True, default=str) for r in (base, zero)]
     assert dump[0] == dump[1]
     spec = f"{TINY},vector=counting,layer=2,alpha=1,tokens=both"
-    many, one = lmms_eval(spec, "tiny_counting"), lmms_eval(spec, "tiny_counting", batch_size=1)
+    # nor does the measurement of how far they are from the plain model's
+    many, one = lmms_eval(f"{spec},divergence=20", "tiny_counting"), lmms_eval(spec, "tiny_counting", batch_size=1)
     assert answers(many, "tiny_counting") == answers(one, "tiny_counting") != answers(base, "tiny_counting")
+    measured = many["steering"]["divergence"]["tiny_counting"]
+    assert measured["questions"] == 20 and measured["nats"] > 0
 
 
 @pytest.mark.slow
@@ -207,30 +211,21 @@ def test_scoring_an_answer_is_steered_like_generating_it(phase: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_give_the_score_of_one(tmp_path: Path) -> None:
-    args = (
-        "-m",
-        "lmms_eval",
-        "--model",
-        "steered_paligemma",
-        "--tasks",
-        "tiny_counting",
-        "--limit",
-        "30",
-        "--log_samples",
-    )
-    spec = ("--model_args", f"{TINY},vector=counting,layer=4,alpha=0.5,tokens=text", "--batch_size", "8")
-    one = warm.run("python", *args, *spec, "--output_path", str(tmp_path / "one"))
-    two = command(
-        str(BIN / "torchrun"),
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        *args,
-        *spec,
-        "--output_path",
-        str(tmp_path / "two"),
-    )
-    assert one.returncode == two.returncode == 0, two.stderr[-2000:]
+    words = ["python", "-m", "lmms_eval", "--model", "steered_paligemma", "--tasks", "tiny_counting", "--limit", "30"]
+    words += ["--model_args", f"{TINY},vector=counting,layer=4,alpha=0.5,tokens=text", "--batch_size", "8"]
+    words += ["--log_samples", "--output_path"]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    # what torchrun sets for each process that it starts
+    ranks = [
+        {**os.environ, **address, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank}
+        for rank in "01"
+    ]
+    started = [warm.start(*words, str(tmp_path / "two"), env=environment) for environment in ranks]
+    one = warm.run(*words, str(tmp_path / "one"))
+    for two in started:
+        _, err = two.communicate()
+        assert one.returncode == two.returncode == 0, err[-2000:]
     runs = [read_samples(read_results(newest_evaluation(tmp_path / name)), "tiny_counting") for name in ("one", "two")]
     assert runs[0].scores_by_document == runs[1].scores_by_document
     assert len(runs[0].keys) == 30
