@@ -16,6 +16,7 @@ MODULES = {
     "data": ("ijson",),
     "gguf": ("gguf",),
     "lm-eval": ("lm_eval",),
+    "ray": ("ray",),
 }
 """Extra ▸ the modules that it installs."""
 

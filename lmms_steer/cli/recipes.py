@@ -28,13 +28,19 @@ def run_recipe(
         typer.Option("--set", help="Set a key: KEY=VALUE, as in models.NAME.pretrained=PATH. Repeatable."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every command and run none.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Number of processes or SLURM jobs that share the cells.")] = 1,
-    cluster: Annotated[str, typer.Option(help="local (this machine) or slurm.")] = "local",
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of processes, SLURM jobs or Ray tasks that share the cells.")
+    ] = 1,
+    cluster: Annotated[str, typer.Option(help="local (this machine), slurm or ray.")] = "local",
     slurm: Annotated[
         list[str] | None,
         typer.Option(
             help="Setting of the SLURM jobs: KEY=VALUE for sbatch, gpus_per_node=1, timeout_min=600. Repeatable."
         ),
+    ] = None,
+    ray: Annotated[
+        list[str] | None,
+        typer.Option(help="What a cell needs of a Ray cluster's machine: num_gpus=1, num_cpus=4. Repeatable."),
     ] = None,
     gpu: Annotated[
         str | None,
@@ -49,9 +55,8 @@ def run_recipe(
     from lmms_steer.recipes.command import run_recipe as run
 
     # an interrupt between two lines must close the generator too: that ends the processes that it started
-    with closing(
-        run(recipe, output, overlays or (), assignments or (), dry_run, workers, cluster, slurm or (), gpu, calibrate)
-    ) as lines:
+    given = (recipe, output, overlays or (), assignments or (), dry_run, workers, cluster, slurm or (), gpu, calibrate)
+    with closing(run(*given, ray or ())) as lines:
         for line in lines:
             echo(line)
 

@@ -38,7 +38,7 @@ from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.models.visuals import Visual
 from lmms_steer.models.vlm import HfVlm
-from lmms_steer.steering.budget import is_budget, read_budget
+from lmms_steer.steering.budget import take_budget
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
@@ -113,15 +113,9 @@ class SteeringMixin:
         model_args.clear()
         model_args.update(expanded)
         given = {k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args}
-        if is_budget(given.get("alpha")) and "steering" not in given:
-            self.budget = read_budget(given["alpha"])
-            # in the place of the alpha that is found once the model is loaded
-            given["alpha"] = 1.0
-        self.spec = SteeringSpec.from_args(given)
-        if self.budget is not None and not self.spec.complete:
-            raise UserError(
-                f"alpha=kl:{self.budget:g}: the alpha is found for one place: give layer (or layers) and tokens too"
-            )
+        # until the model is loaded and its alpha is found, a number stands in the place of a budget
+        keys, self.budget = take_budget(given)
+        self.spec = SteeringSpec.from_args(keys)
         refuse_row_vectors(self.spec, self.per_question)
 
     def resolve_for(self, config: Any, rank: int = 0) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from lmms_steer._util.extras import require_extra
 from lmms_steer._util.formatting import count_noun
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.recipes.calibration import measured_speed
@@ -20,6 +21,7 @@ from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.preflight import cost_lines
 from lmms_steer.recipes.processes import TERMINATED, noticed_termination
+from lmms_steer.recipes.ray_pool import RayPool, parse_resources
 from lmms_steer.recipes.scheduler import CLUSTERS, WorkerPool
 from lmms_steer.recipes.shapes import find_card
 
@@ -38,6 +40,7 @@ def run_recipe(
     slurm: Sequence[str] = (),
     gpu: str | None = None,
     calibrate: bool = False,
+    ray: Sequence[str] = (),
 ) -> Generator[str]:
     """Run a recipe. A generator that is closed, or ends with an error, leaves no process that it started.
 
@@ -47,11 +50,12 @@ def run_recipe(
             appended.
         overlays, assignments: changes to the recipe, as for `load_recipe`.
         dry_run: print every command and what the plan costs, and run nothing.
-        workers: number of processes or SLURM jobs.
-        cluster: local or slurm.
+        workers: number of processes, SLURM jobs, or Ray tasks at the same time.
+        cluster: local, slurm or ray.
         slurm: settings of SLURM jobs, as for `WorkerPool`.
         gpu: with `dry_run`, a card of `costs.yaml` that the cost is estimated for.
         calibrate: with `dry_run`, estimate the cost for this machine's device, by what is measured on it.
+        ray: what each cell needs of a machine, as for `RayPool`.
 
     Yields:
         Lines for the user.
@@ -64,6 +68,11 @@ def run_recipe(
         raise unknown_name("cluster", cluster, CLUSTERS)
     if slurm and cluster != "slurm":
         raise UserError(f"--slurm {slurm[0]} is for SLURM jobs: add --cluster slurm")
+    if ray and cluster != "ray":
+        raise UserError(f"--ray {ray[0]} is for the machines of a Ray cluster: add --cluster ray")
+    parse_resources(ray)
+    if cluster == "ray":
+        require_extra("ray", "--cluster ray")
     if (gpu or calibrate) and not dry_run:
         raise UserError(f"{'--calibrate' if calibrate else '--gpu'} estimates the cost of a plan: add --dry-run")
     if gpu and calibrate:
@@ -83,18 +92,23 @@ def run_recipe(
         yield from (f"# {line}" for line in cost_lines(recipe, cells, states, Marks(root), speed))
         return
     yield from cost_lines(recipe, cells, states, Marks(root))
-    yield from run_cells(root, cells, workers, cluster, slurm)
+    yield from run_cells(root, cells, workers, cluster, slurm, ray)
 
 
 def run_cells(
-    root: Path, cells: Sequence[Cell], workers: int = 1, cluster: str = "local", slurm: Sequence[str] = ()
+    root: Path,
+    cells: Sequence[Cell],
+    workers: int = 1,
+    cluster: str = "local",
+    slurm: Sequence[str] = (),
+    ray: Sequence[str] = (),
 ) -> Generator[str]:
     """Run the cells that are not done.
 
     Args:
         root: the recipe's folder.
         cells: each after the cells that it needs.
-        workers, cluster, slurm: as for `run_recipe`.
+        workers, cluster, slurm, ray: as for `run_recipe`.
 
     Yields:
         A line for each cell as it ends, the output of the cells that are shown, and a report.
@@ -110,7 +124,7 @@ def run_cells(
         yield from _found(ledger, cells)
         began = time.monotonic()
         if not ledger.over():
-            yield from _run_workers(ledger, cells, root, min(workers, len(cells)), cluster, slurm)
+            yield from _run_workers(ledger, cells, root, min(workers, len(cells)), cluster, slurm, ray)
         yield from _report(ledger, cells, root, time.monotonic() - began)
 
 
@@ -165,12 +179,19 @@ def _folder_locked(root: Path) -> Iterator[None]:
 
 
 def _run_workers(
-    ledger: Ledger, cells: Sequence[Cell], root: Path, workers: int, cluster: str, slurm: Sequence[str]
+    ledger: Ledger,
+    cells: Sequence[Cell],
+    root: Path,
+    workers: int,
+    cluster: str,
+    slurm: Sequence[str],
+    ray: Sequence[str],
 ) -> Iterator[str]:
     run = uuid.uuid4().hex
     (root / ".run" / "run").write_text(run, encoding="utf-8")
     (root / ".run" / "alive").touch()
-    pool = WorkerPool(root, run, workers, cluster, slurm)
+    pool: WorkerPool | RayPool
+    pool = RayPool(root, cells, workers, ray) if cluster == "ray" else WorkerPool(root, run, workers, cluster, slurm)
     reported = {cell for cell, state in ledger.states().items() if state.has_ended}
     with noticed_termination() as terminated:
         try:

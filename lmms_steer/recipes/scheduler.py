@@ -24,7 +24,7 @@ from lmms_steer.recipes.processes import end_processes, process_trees, wait_unti
 from lmms_steer.recipes.slurm_queue import SlurmQueue
 from lmms_steer.recipes.worker import WorkerSpec, run_worker
 
-CLUSTERS = ("local", "slurm")
+CLUSTERS = ("local", "slurm", "ray")
 MINUTES_LOCAL = 365 * 24 * 60
 """Time limit of a worker on this machine. submitit requires one; a year is as good as none."""
 MINUTES_SLURM = 24 * 60

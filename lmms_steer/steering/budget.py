@@ -36,6 +36,23 @@ def is_budget(alpha: object) -> bool:
     return isinstance(alpha, str) and alpha.strip().startswith(BUDGET)
 
 
+def take_budget(keys: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
+    """The keys of a typed spec with a number in the place of a KL budget, and the budget; None for a spec without one.
+
+    Args:
+        keys: of one intervention, as typed.
+
+    Raises:
+        UserError: for a budget that is no number above 0, or whose place is not given.
+    """
+    if not is_budget(keys.get("alpha")) or "steering" in keys:
+        return dict(keys), None
+    budget = read_budget(keys["alpha"])
+    if keys.get("tokens") is None or (keys.get("layer") is None and keys.get("layers") is None):
+        raise UserError(f"alpha=kl:{budget:g}: the alpha is found for one place: give layer (or layers) and tokens too")
+    return {**keys, "alpha": 1.0}, budget
+
+
 def budget_provenance(
     intervention: Intervention, budget: float, kl: float, prompts: int, source: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
     python -m training.smol.sae_report FOLDER --concepts spatial,colour-red
 
-FOLDER is what `python -m training.smol.sae --out FOLDER` wrote. For each feature the words are those before which, in
-the model's own text, it is strongest; `--question` prints what a judge would be asked about one of them.
+FOLDER is what `python -m training.smol.sae --out FOLDER` wrote. The words of a feature are those of the model's own
+text at which it is strongest; `--question` prints what a judge would be asked about a feature.
 """
 
 import argparse
