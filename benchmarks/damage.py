@@ -16,10 +16,10 @@ import torch
 from lmms_steer.harness import tasks
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.search import scorers
-from lmms_steer.search.damage import divergence_from
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import load_questions
+from lmms_steer.steering.damage import divergence_from
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 

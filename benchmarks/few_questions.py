@@ -2,6 +2,10 @@
 
 python benchmarks/few_questions.py [--studies 200] [--gains 8,12] [--questions 300,500,1000]
 
+Printed are the share of studies in which a strategy finds the gain, the share in which it also calls its choice a
+winner (p < .05), and what `lmms_steer.search.floors` promises of the latter; and for each grid how many questions are
+needed.
+
 Every study is drawn: a grid of layers, alphas and token targets, an unsteered model that is right on 60% of the
 questions, cells that change up to 15% of the answers at random, and one planted cell whose gain fades towards its
 neighbours. A strategy has found the gain if the cell that it chooses gains at least half of it in truth. A screen is
@@ -10,20 +14,23 @@ given perfect predictions, the true answers on its questions; with gradients it 
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
+from lmms_steer.search.chosen_strategy import parse_strategy
+from lmms_steer.search.floors import context_of, finding_probability, questions_needed
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.selection import ScoreGrid, best_index
-from lmms_steer.search.strategies import Rung, StrategyContext, run_strategy
+from lmms_steer.search.rungs import run_strategy
+from lmms_steer.search.selection import LEVEL, ScoreGrid, best_index, corrected_p
+from lmms_steer.search.strategies import Rung, StrategyContext
 from lmms_steer.search.strategies.grid import grid
 from lmms_steer.search.strategies.race import race
 from lmms_steer.search.strategies.screen import promising, screened_questions
 from lmms_steer.statistics import Floats
 
-GRIDS = {"5 x 6 x 3": (5, 6), "16 x 6 x 3": (16, 6)}
+GRIDS = {"2 x 4 x 3": (2, 4), "5 x 6 x 3": (5, 6), "16 x 6 x 3": (16, 6)}
 """Name ▸ number of layers and of alphas; every grid has three token targets."""
 TOKENS = ("image", "text", "both")
 STRATEGIES = ("grid", "race", "screen", "race+screen")
@@ -36,8 +43,8 @@ class Drawn:
     scores: ScoreGrid
     true_gains: Floats
 
-    def choice(self, strategy: str, n: int) -> int:
-        """The place of the cell that a strategy chooses from the first `n` questions."""
+    def choice(self, strategy: str, n: int) -> tuple[int, bool]:
+        """The place of the cell that a strategy chooses from the first `n` questions; whether it calls it a winner."""
         place = {cell: i for i, cell in enumerate(self.scores.cells)}
         cells = list(self.scores.cells)
         if strategy.endswith("screen"):
@@ -49,7 +56,10 @@ class Drawn:
 
         build = race if strategy.startswith("race") else grid
         found = run_strategy(build(StrategyContext(cells, n)), n, measure)
-        return place[found.cells[best_index(found)]]
+        spent = max(found.spent, screened_questions(n) if strategy.endswith("screen") else 0)
+        found = replace(found, spent=spent)
+        best = best_index(found)
+        return place[found.cells[best]], bool(found.gains[best] > 0 and corrected_p(found, best) < LEVEL)
 
 
 def draw(layers: int, alphas: int, gain: float, n: int, seed: int) -> Drawn:
@@ -71,14 +81,22 @@ def draw(layers: int, alphas: int, gain: float, n: int, seed: int) -> Drawn:
     return Drawn(ScoreGrid(cells, scores, base), true_gains)
 
 
-def shares(layers: int, alphas: int, gain: float, questions: Sequence[int], studies: int) -> Iterator[list[float]]:
-    """For each number of questions the share of studies in which each strategy finds the gain."""
-    found = np.zeros((len(questions), len(STRATEGIES)))
+def shares(
+    layers: int, alphas: int, gain: float, questions: Sequence[int], studies: int
+) -> Iterator[list[tuple[float, float]]]:
+    """For each number of questions and strategy the share of studies in which it finds the gain, and calls it.
+
+    Without a gain, every choice is one that finds it.
+    """
+    counts = np.zeros((len(questions), len(STRATEGIES), 2))
     for seed in range(studies):
         drawn = draw(layers, alphas, gain, max(questions), seed)
         for i, n in enumerate(questions):
-            found[i] += [drawn.true_gains[drawn.choice(name, n)] >= gain / 2 for name in STRATEGIES]
-    yield from (found / studies).tolist()
+            for j, name in enumerate(STRATEGIES):
+                cell, called = drawn.choice(name, n)
+                found = bool(drawn.true_gains[cell] >= gain / 2)
+                counts[i, j] += found, found and called
+    yield from (counts / studies).tolist()
 
 
 def main() -> None:
@@ -88,10 +106,18 @@ def main() -> None:
     parser.add_argument("--questions", default="20,42,100,200,300,400,500,750,1000")
     args = parser.parse_args()
     questions = [int(n) for n in args.questions.split(",")]
-    print(f"{'grid':12} {'gain':>5} {'questions':>9}  {'  '.join(f'{name:>11}' for name in STRATEGIES)}")
+    print(f"{'grid':12} {'gain':>5} {'questions':>9}  {'  '.join(f'{name:>14}' for name in STRATEGIES)}")
     for (name, (layers, alphas)), gain in product(GRIDS.items(), map(float, args.gains.split(","))):
+        known = {strategy: parse_strategy(strategy) for strategy in STRATEGIES}
+        grid_of = (layers, alphas, len(TOKENS))
+        if gain:
+            needed = (questions_needed(chosen, context_of(grid_of, 0), gain / 100) for chosen in known.values())
+            print(f"{name:12} {gain:+5g} {'needed':>9}  {'  '.join(f'{n:14.0f}' for n in needed)}")
         for n, row in zip(questions, shares(layers, alphas, gain, questions, args.studies), strict=True):
-            print(f"{name:12} {gain:+5g} {n:9}  {'  '.join(f'{share:11.0%}' for share in row)}", flush=True)
+            context = context_of(grid_of, n)
+            promised = (finding_probability(chosen, context, gain / 100) for chosen in known.values())
+            cells = (f"{found:4.0%} {called:4.0%} {p:4.0%}" for (found, called), p in zip(row, promised, strict=True))
+            print(f"{name:12} {gain:+5g} {n:9}  {'  '.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from lmms_steer.search.margins import predicted_shares
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question
+from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import LEVEL, ScoreGrid, best_index, corrected_p
-from lmms_steer.search.strategies import Rung, StrategyContext, run_strategy
+from lmms_steer.search.strategies import Rung, StrategyContext
 from lmms_steer.search.strategies.grid import grid
 from lmms_steer.search.strategies.race import race
 from lmms_steer.search.strategies.screen import promising, screened_questions

@@ -2,6 +2,7 @@
 
 make bench
 python benchmarks/speed.py --sites [CHECKPOINT]    the cost of steering at each site, in CPU time
+python benchmarks/speed.py --shared                the gain of encoding a picture once that several questions share
 """
 
 import statistics
@@ -83,6 +84,27 @@ def sites(checkpoint: str, rounds: int = 5 * ROUNDS) -> None:
         print(f"{name:50}", ratio(*map(list, zip(*pairs, strict=True))), flush=True)
 
 
+def shared(rounds: int = 4) -> None:
+    """Print the CPU time of prompts whose picture is encoded each time over the time where it is encoded once."""
+    from replaying import Machine, model, prompts
+
+    from lmms_steer.models.encoded_media import EncodedMedia
+
+    machine = Machine("cpu", torch.float32, full_size=False)
+    for kind in ("paligemma2", "llava"):
+        made, inputs = model(kind, machine), prompts(kind, 1, machine)
+        for questions in (1, 2, 4):
+            always, once = list[float](), list[float]()
+            for _ in range(rounds):
+                for media, times in ((EncodedMedia(None), always), (EncodedMedia(made), once)):
+                    start = time.process_time()
+                    with torch.inference_mode():
+                        for _ in range(questions):
+                            media.run(made, **inputs, use_cache=False, logits_to_keep=1)
+                    times.append(time.process_time() - start)
+            print(f"{kind:10} {questions} questions a picture", ratio(always, once), flush=True)
+
+
 def ratio(a: list[float], b: list[float]) -> str:
     """Format the median and quartiles of the ratios of pairs; a drift of the machine's speed affects both of a pair."""
     ratios = [x / y for x, y in zip(a, b, strict=True)]
@@ -102,8 +124,6 @@ def _timed(command: list[str]) -> float:
 
 
 def main() -> None:
-    logging.disable_progress_bar()
-    torch.set_num_threads(1)
     rows = load_question_set("counting", "test")
     plain = SteeredPaliGemma(pretrained="tiny-paligemma2", batch_size=16)
     args = dict(pair.split("=") for pair in SPEC.split(","))
@@ -126,9 +146,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    logging.disable_progress_bar()
+    torch.set_num_threads(1)
     if "--sites" in sys.argv:
-        logging.disable_progress_bar()
-        torch.set_num_threads(1)
         sites(*sys.argv[sys.argv.index("--sites") + 1 :] or ("tiny-paligemma2",))
+    elif "--shared" in sys.argv:
+        shared()
     else:
         main()

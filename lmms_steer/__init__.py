@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lmms_steer.extraction.methods import register_method as register_method
     from lmms_steer.inspection.command import inspect as inspect
     from lmms_steer.inspection.prompt import PromptInspection as PromptInspection
+    from lmms_steer.models.budget_alpha import find_alpha as find_alpha
     from lmms_steer.models.contrasts import register_contrast as register_contrast
     from lmms_steer.models.prompts import register_prompt_format as register_prompt_format
     from lmms_steer.models.residual_norms import measure_norms as measure_norms
@@ -61,6 +62,7 @@ _MODULE_OF = {
     "compare": "lmms_steer.comparison.board",
     "continuation": "lmms_steer.steering.calls",
     "extract": "lmms_steer.extraction.api",
+    "find_alpha": "lmms_steer.models.budget_alpha",
     "inspect": "lmms_steer.inspection.command",
     "layers": "lmms_steer.search.layers",
     "load_vectors": "lmms_steer.vectors.store",

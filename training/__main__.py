@@ -5,7 +5,6 @@
 Finished stages are stored in FOLDER/stages. A command that was killed continues with the first missing stage.
 """
 
-import argparse
 import hashlib
 import json
 import logging
@@ -21,6 +20,7 @@ from transformers import AutoModelForCausalLM, PaliGemmaForConditionalGeneration
 
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from training import multimodal, text, vision
+from training.command import start
 from training.report import compare, measure
 from training.tokenizer import build_tokenizer
 
@@ -29,17 +29,7 @@ log = logging.getLogger("tiny_world")
 
 def main() -> None:
     """Parse the command line, train, write the checkpoints, and print the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints, the log and the manifest")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a few steps per stage, to test that everything runs")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    log_file = logging.FileHandler(args.out / "training.log")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=[log_file])
-    # at this size one thread is as fast as two, and it gives the same numbers on any number of cores
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    args = start(__doc__, "training.log", "a")
     minutes = train(args.out, args.seed, args.quick)
     finish(args.out, args.seed, minutes, items=20 if args.quick else 500)
     sys.stdout.write(compare(args.out, weights_dir("tiny-gemma2").parent) + "\n")

@@ -60,7 +60,15 @@ class SaeSize:
     active: int
 
 
-def fit(size: SaeSize, layer: int, batches: Iterator[Tensor], seed: int, samples: int) -> Any:
+def fit(
+    size: SaeSize,
+    layer: int,
+    batches: Iterator[Tensor],
+    seed: int,
+    samples: int,
+    batch: int = BATCH,
+    dead_after: int = 1000,
+) -> Any:
     """Train a batch-top-k SAE (arXiv 2412.06410) with sae-lens's trainer.
 
     `save_inference_model` writes it as a JumpReLU SAE, in float16.
@@ -68,9 +76,11 @@ def fit(size: SaeSize, layer: int, batches: Iterator[Tensor], seed: int, samples
     Args:
         size: of the SAE.
         layer: whose output it reads.
-        batches: [BATCH, width], without end.
+        batches: [batch, width], without end.
         seed: of its first weights.
         samples: tokens that it is trained on.
+        batch: tokens of a step.
+        dead_after: steps without firing after which the auxiliary loss revives a feature.
     """
     from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
     from sae_lens.config import LoggingConfig, SAETrainerConfig
@@ -87,11 +97,12 @@ def fit(size: SaeSize, layer: int, batches: Iterator[Tensor], seed: int, samples
     )
     trainer_config = SAETrainerConfig(
         total_training_samples=samples,
-        train_batch_size_samples=BATCH,
+        train_batch_size_samples=batch,
         lr=1e-3,
         lr_end=1e-4,
-        lr_decay_steps=samples // BATCH // 5,
+        lr_decay_steps=samples // batch // 5,
         n_batches_for_norm_estimate=20,
+        dead_feature_window=dead_after,
         logger=LoggingConfig(log_to_wandb=False),
     )
     sae = SAETrainer(trainer_config, BatchTopKTrainingSAE(config), batches).fit()

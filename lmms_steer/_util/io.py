@@ -8,6 +8,7 @@ import stat
 import tempfile
 from importlib.resources import files
 from pathlib import Path
+from typing import TextIO
 
 from lmms_steer.errors import UserError, reason, shorten
 
@@ -75,6 +76,29 @@ def user_path(text: str) -> Path:
         return Path(text).expanduser()
     except RuntimeError as error:
         raise UserError(f"{text!r}: there is no home folder of that name") from error
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file, and the folders above it.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    with open_for_writing(path) as file:
+        file.write(text)
+
+
+def open_for_writing(path: Path) -> TextIO:
+    """Open a text file for writing, in a folder that need not exist; `write_atomically` cannot write to `/dev/stdout`.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
 
 
 def read_limited(path: Path, limit: int) -> bytes:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from lmms_steer._util.io import write_text
 from lmms_steer.board.checks import FAILED, OFF, PASSED, UNKNOWN, checks
 from lmms_steer.board.reading import Board
 from lmms_steer.board.row import BoardRow
-from lmms_steer.comparison.tables import write_text
 
 _MARKS = {PASSED: "✓", FAILED: "✗", UNKNOWN: "?"}
 

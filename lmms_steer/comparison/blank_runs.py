@@ -15,7 +15,7 @@ from lmms_steer.comparison.settings import setting_differences
 from lmms_steer.comparison.systems import System
 from lmms_steer.models import BLANK
 
-_NOT_THE_SYSTEM = ("image", "notes", "versions")
+_NOT_THE_SYSTEM = ("image", "notes", "versions", "divergence")
 """Keys of a steering record that do not make the system."""
 
 

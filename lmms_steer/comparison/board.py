@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from lmms_steer._util.formatting import count_noun
 from lmms_steer._util.html import html_table
-from lmms_steer.comparison import tables
+from lmms_steer._util.io import write_text
+from lmms_steer.comparison import records, tables
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
 from lmms_steer.comparison.row_notes import comparison_warnings
 from lmms_steer.comparison.systems import Comparison, System, read_comparison
@@ -44,7 +45,7 @@ class Leaderboard:
         """All rows as a data frame: unrounded shares, with the commands and hashes behind them."""
         import pandas
 
-        return pandas.DataFrame([vars(tables.leaderboard_record(row)) for row in self.rows])
+        return pandas.DataFrame([vars(records.leaderboard_record(row)) for row in self.rows])
 
     def plot(self, kind: str = "gains") -> Any:
         """Draw it as a `matplotlib.figure.Figure`, which a notebook shows.
@@ -96,13 +97,13 @@ class Leaderboard:
         """
         check_page_options(pictures, include_path)
         if markdown:
-            tables.write_text(tables.markdown(self.rows, self.warnings), Path(markdown))
+            write_text(tables.markdown(self.rows, self.warnings), Path(markdown))
         if latex:
-            tables.write_text(tables.latex(self.rows, self.warnings), Path(latex))
+            write_text(tables.latex(self.rows, self.warnings), Path(latex))
         if csv:
-            tables.write_csv(self.rows, Path(csv))
+            records.write_csv(self.rows, Path(csv))
         if parquet:
-            tables.write_parquet(self.rows, Path(parquet))
+            records.write_parquet(self.rows, Path(parquet))
         if not html:
             return []
         # with jinja2, PIL and scoring behind it, which the tables do not need
@@ -120,7 +121,7 @@ class Leaderboard:
 
     def _repr_html_(self) -> str:
         titles, rows = tables.text_table(self.rows)
-        return html_table(titles, rows, repr(self), (tables.CAPTION, *self.lines()))
+        return html_table(titles, rows, repr(self), (tables.caption(self.rows), *self.lines()))
 
 
 def compare(

@@ -11,7 +11,7 @@ from lmms_steer.comparison.figures import KINDS, gains_figure, maps_figure
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.plots.style import check_figure_suffix, figure_style, save_figure
 
-_PIPE_WIDTH = 200
+_PIPE_WIDTH = 1000
 
 
 def run_comparison(
@@ -56,7 +56,7 @@ def run_comparison(
     """
     check_page_options(pictures, include_path)
     board = compare(runs, baseline, studies, metric, allow_different)
-    yield tables.rich_table(board.rows)
+    yield tables.TerminalTable(board.rows)
     yield from board.lines()
     yield from board.write(
         html=html,

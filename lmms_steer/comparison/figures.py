@@ -8,8 +8,8 @@ import numpy as np
 
 from lmms_steer._util.formatting import format_vector_name
 from lmms_steer.comparison.leaderboard import LeaderboardRow
+from lmms_steer.comparison.row_texts import SIGNIFICANT, format_gain
 from lmms_steer.comparison.studies import SearchMap, read_maps
-from lmms_steer.comparison.tables import SIGNIFICANT, format_gain
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_colour_bar, draw_heatmap, gain_colormap, text_colour
 from lmms_steer.plots.lines import draw_interval, draw_zero_line

@@ -60,6 +60,8 @@ class LeaderboardRow:
         yes_labels: the share of labels that are yes, likewise.
         words: the mean length of an answer in words.
         recall: the mean share of an image's objects that a caption mentions.
+        divergence: how far answers are from the plain model's, in nats (`lmms_steer.models.divergence`); infinite where
+            a logit was not finite, NaN where it was not measured.
         images: the number of images, where questions share them and the statistics go by image; else None.
         seconds: the duration of the whole runs that the row comes from.
         readings: name of `READINGS` ▸ what that reading of the answers gives, where all tasks log it.
@@ -92,6 +94,7 @@ class LeaderboardRow:
     yes_labels: float = math.nan
     words: float = math.nan
     recall: float = math.nan
+    divergence: float = math.nan
     images: int | None = None
     seconds: float = math.nan
     readings: dict[str, OtherReading] = field(default_factory=dict)
@@ -253,6 +256,7 @@ def _unpaired_row(
         yes_labels=float(np.mean([run.yes_labels.mean() for run in samples])),
         words=float(np.mean([run.words.mean() for run in samples])),
         recall=float(np.mean([run.recall.mean() for run in samples])),
+        divergence=float(np.mean([_divergence(run) for run in samples])),
         seconds=sum({run.results.sha256: run.results.seconds for run in samples}.values()),
         readings={
             name: OtherReading(
@@ -266,6 +270,11 @@ def _unpaired_row(
         refused=refused,
         samples=samples,
     )
+
+
+def _divergence(run: Samples) -> float:
+    measured = run.results.steering.get("divergence", {}).get(run.task)
+    return math.nan if measured is None else float(measured.get("nats", math.inf))
 
 
 def _with_reading_gains(row: LeaderboardRow, base: LeaderboardRow) -> LeaderboardRow:

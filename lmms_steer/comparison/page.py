@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer._util.formatting import format_p, format_seconds, format_share
-from lmms_steer.comparison import tables
+from lmms_steer._util.io import write_text
+from lmms_steer.comparison import row_texts, tables
 from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.page_frame import packed, render_page
 from lmms_steer.comparison.page_questions import PageTask, page_tasks
@@ -60,19 +61,19 @@ def write_page(
         _page_data(baseline, systems, rows, maps),
         [f"{_ASSETS}/page.css"],
         [f"{_ASSETS}/{name}" for name in _SCRIPTS],
-        others=len(systems) - 1,
+        others=len({row.system for row in rows}) - 1,
         baseline=baseline,
         tasks=[{"task": task.task, "packed": packed(_task_json(task))} for task in tasks],
         left_out=left_out,
         warnings=warnings,
-        readings=tables.shown_readings(rows),
-        caption=tables.CAPTION,
+        readings=row_texts.shown_readings(rows),
+        caption=tables.caption(rows),
         blank=any(row.blank for row in rows),
         different=any(row.different for row in rows),
         notes=difference_lines(rows),
         has_maps=bool(maps),
     )
-    tables.write_text(text, path)
+    write_text(text, path)
     yield from left_out
 
 
@@ -117,7 +118,7 @@ def _page_data(
 
     return {
         "baseline": baseline,
-        "readings": list(tables.shown_readings(rows).items()),
+        "readings": list(row_texts.shown_readings(rows).items()),
         "rows": [_row_json(row, made(row)) for row in rows],
         "made": list(provenance.values()),
         "maps": [_map_json(one) for one in maps],
@@ -149,6 +150,7 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "yes": _finite(row.yes),
         "words": _finite(row.words),
         "recall": _finite(row.recall),
+        "divergence": _finite(row.divergence),
         "blank": _finite(row.blank.score * row.scale) if row.blank else None,
         **{name: _finite(reading.score * row.scale) for name, reading in row.readings.items()},
         "seconds": _finite(row.seconds),
@@ -156,19 +158,20 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "broken": row.broken,
         "made": provenance,
         "told": {
-            "score": tables.format_score(row),
-            **{name: tables.format_reading(row, name) for name in row.readings},
-            "gain": tables.format_gain(row),
+            "score": row_texts.format_score(row),
+            **{name: row_texts.format_reading(row, name) for name in row.readings},
+            "gain": row_texts.format_gain(row),
             "p": format_p(row.p),
-            "p_holm": tables.format_holm(row),
-            "n": tables.format_questions(row),
-            "fixed": tables.format_fixed_broken(row),
+            "p_holm": row_texts.format_holm(row),
+            "n": row_texts.format_questions(row),
+            "fixed": row_texts.format_fixed_broken(row),
             "unparsed": format_share(row.unparsed),
             "empty": format_share(row.empty),
-            "yes": tables.format_yes(row),
-            "words": tables.format_words(row),
+            "yes": row_texts.format_yes(row),
+            "words": row_texts.format_words(row),
             "recall": format_share(row.recall),
-            "blank": tables.format_blank(row),
+            "divergence": row_texts.format_divergence(row),
+            "blank": row_texts.format_blank(row),
             "seconds": format_seconds(row.seconds),
         },
     }

@@ -11,6 +11,7 @@ _STEERING: dict[str, Any] = {
     "sha256": (str, _NONE),
     "provenance": (dict, _NONE),
     "vectors": [{"name": str, "sha256": str}],
+    "divergence": {"*": {"nats": (int, float), "questions": int}},
 }
 _SHAPE: dict[str, Any] = {
     "results": {"*": dict},
@@ -71,7 +72,7 @@ def _check(value: object, shape: Any, place: str) -> None:
         raise _wrong(value, place, " or ".join(_WORDS[kind] for kind in kinds if kind is not _NONE))
 
 
-_WORDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
+_WORDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number", float: "a number"}
 
 
 def _wrong(value: object, place: str, expected: str) -> ValueError:

@@ -35,6 +35,8 @@ _IMAGE_ARGS = ("image", *IMAGE_SETTINGS, "max_num_frames", "max_frames_num", "nu
 _MODEL_ARGS = ("pretrained", "revision")
 _SYSTEM_ARGS = ("preset", "steering", *FIELDS, "answer_bias", *CONTRAST_ARGS)
 """Model arguments that make the system what it is."""
+_MEASURING_ARGS = ("divergence",)
+"""Model arguments that change no answer."""
 _SHOWN_PROMPT = 60
 """Characters that are shown of a prompt that differs, from shortly before the first difference."""
 
@@ -159,7 +161,7 @@ def _argument_settings(results: RunResults) -> Iterator[tuple[tuple[str, str], A
         yield ("prompts", "model_args"), NOT_RECORDED
         return
     for key, value in model_arguments(recorded).items():
-        if key in _SYSTEM_ARGS:
+        if key in (*_SYSTEM_ARGS, *_MEASURING_ARGS):
             continue
         kinds: Mapping[str, Collection[str]] = {
             "prompts": _PROMPT_ARGS, "decoding": _DECODING_ARGS, "image_settings": _IMAGE_ARGS, "model": _MODEL_ARGS,

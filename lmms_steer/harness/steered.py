@@ -10,8 +10,9 @@ import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, ClassVar, Self
@@ -29,17 +30,21 @@ from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.presets import expand_preset
 from lmms_steer.harness.run_checks import chat_template_error
 from lmms_steer.models.answer_bias import AnswerBias
+from lmms_steer.models.budget_alpha import with_budget_alpha
 from lmms_steer.models.contrasts import ContrastSettings
+from lmms_steer.models.divergence import DivergenceMeter
 from lmms_steer.models.image_directions import image_directions
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.models.visuals import Visual
 from lmms_steer.models.vlm import HfVlm
+from lmms_steer.steering.budget import take_budget
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.resolve import ResolvedSpec, resolve
 from lmms_steer.steering.row_vectors import refuse_row_vectors, row_layers, row_vectors
+from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.steering.support import check_config
 
@@ -61,11 +66,13 @@ class SteeringMixin:
         pretrained: the checkpoint as the user named it.
         spec: the spec as the user gave it.
         resolved: the spec that is applied.
+        budget: the damage in nats that takes the place of alpha, `alpha=kl:0.1`; None for a number.
         attachment: the attached hooks.
         answer_bias: biases on answer words, or None.
         image: `blank` where every image is replaced by a grey one, or None.
         commit: the revision of the checkpoint on the Hub; None for another one.
         contrast: the decoding contrast, or None.
+        divergence: measures how far the answers are from the plain model's, or None.
         text_only: whether the model is evaluated on text without images; residual norms are then measured on text.
         response_cache_in_use: whether lmms-eval caches responses (`--use_cache`).
     """
@@ -73,11 +80,13 @@ class SteeringMixin:
     pretrained: str
     spec: SteeringSpec = SteeringSpec()
     resolved: ResolvedSpec = ResolvedSpec()
+    budget: float | None = None
     attachment: Attachment = Attachment()
     answer_bias: AnswerBias | None = None
     image: str | None = None
     commit: str | None = None
     contrast: ContrastSettings | None = None
+    divergence: DivergenceMeter | None = None
     text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
     per_question: ClassVar[bool] = False
@@ -103,7 +112,10 @@ class SteeringMixin:
         expanded = expand_preset(model_args)
         model_args.clear()
         model_args.update(expanded)
-        self.spec = SteeringSpec.from_args({k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args})
+        given = {k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args}
+        # until the model is loaded and its alpha is found, a number stands in the place of a budget
+        keys, self.budget = take_budget(given)
+        self.spec = SteeringSpec.from_args(keys)
         refuse_row_vectors(self.spec, self.per_question)
 
     def resolve_for(self, config: Any, rank: int = 0) -> None:
@@ -128,7 +140,7 @@ class SteeringMixin:
                 logger.warning(line)
 
     def attach_to(self, model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> None:
-        """Attach the hooks. If a strength is relative, the residual norms are read or measured first.
+        """Attach the hooks. Residual norms and the alpha of a KL budget are read or measured first, where needed.
 
         Args:
             model: the loaded model.
@@ -141,9 +153,16 @@ class SteeringMixin:
         self.resolved = with_residual_norms(
             self.resolved, model, processor, self.pretrained, prompt_format, self.text_only
         )
+        if self.budget is not None:
+            self.resolved = with_budget_alpha(
+                self.resolved, self.budget, model, processor, self.pretrained, prompt_format, self.text_only
+            )
+            self.spec = self.resolved.spec
+            logger.info(self.resolved.notes[-1])
         tokenizer = getattr(processor, "tokenizer", processor)
         special_ids = getattr(tokenizer, "all_special_ids", None)
-        self.attachment = attach(model, self.resolved, special_ids, on_failure=end_command_line)
+        self._attach = partial(attach, model, self.resolved, special_ids, on_failure=end_command_line)
+        self.attachment = self._attach()
 
     @property
     def steering_record(self) -> dict[str, Any]:
@@ -152,6 +171,8 @@ class SteeringMixin:
         image = {"image": self.image} if self.image is not None else {}
         revision = {"revision": self.commit} if self.commit else {}
         contrast = {"contrast": self.contrast.record()} if self.contrast is not None else {}
+        measured = self.divergence.record() if self.divergence is not None else {}
+        divergence = {"divergence": measured} if measured else {}
         versions = {"versions": {name: version(name) for name in _PACKAGES}}
         return {
             "model": self.pretrained,
@@ -160,6 +181,7 @@ class SteeringMixin:
             **bias,
             **image,
             **contrast,
+            **divergence,
             **versions,
         }
 
@@ -278,6 +300,8 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
         self.take_spec(model_args)
         super().__init__(**model_args)
         self.attach_to(self.model, self.processor, self.prompt_format)
+        # what acts in an encoder may act differently in the next call
+        self.encodes_once = all(sites.get(one.site).tower == "decoder" for one in self.resolved.spec.interventions)
 
     @classmethod
     def known_args(cls) -> tuple[str, ...]:
@@ -295,6 +319,20 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
         if doubled:
             found = {name: {layer: torch.cat([v, v]) for layer, v in of.items()} for name, of in found.items()}
         return row_vectors(found)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether answers are those of the model as it is."""
+        return super().is_plain and not self.attachment
+
+    @contextmanager
+    def unsteered(self) -> Iterator[None]:
+        """The block in which the model has no hooks."""
+        self.attachment.remove()
+        try:
+            yield
+        finally:
+            self.attachment = self._attach()
 
     def prepare(self) -> None:
         """Resolve the spec before the weights are read, so that mistakes are found early."""

@@ -12,7 +12,7 @@ CONTRAST_ARGS = (
 MODEL_ARGS = (
     *("pretrained", "revision", "dtype", "device", "device_map", "batch_size", "max_batch_size"),
     *("attn_implementation", "trust_remote_code", "load_in_4bit", "load_in_8bit", "prompt_prefix"),
-    *("prompt_format", "answer_bias", "image", *IMAGE_SETTINGS, *VIDEO_SETTINGS, *CONTRAST_ARGS),
+    *("prompt_format", "answer_bias", "image", "divergence", *IMAGE_SETTINGS, *VIDEO_SETTINGS, *CONTRAST_ARGS),
 )
 """The `--model_args` of our models besides the keys of a spec. They stand here so that they can be read without torch;
 `lmms_steer.models.checkpoint.HfCheckpoint` describes them."""

@@ -13,6 +13,7 @@ from lmms_steer.models import BLANK, CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS, 
 from lmms_steer.models.answer_bias import read_answer_bias
 from lmms_steer.models.contrasted import ContrastedDecoding
 from lmms_steer.models.contrasts import read_contrast
+from lmms_steer.models.divergence import DivergenceMeter
 from lmms_steer.models.loading import (
     auto_class_of,
     check_bool,
@@ -60,8 +61,11 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         answer_bias: a YAML file of word: number. The number is added to the logit of the word's first token where an
             answer begins, generated or scored. It is a control for gains that come from a preference for other answers
             (`lmms_steer.search.calibration`).
-        image: `blank` replaces every image by a grey one of its size: a control for what is answered without sight.
+        image: `blank` replaces every image by a grey one of its size, and every sound by silence: a control for what is
+            answered without sight or hearing.
         contrast: the name of a decoding contrast (`lmms_steer.models.contrasts`), with its settings in `more`.
+        divergence: on so many questions of each task, measure how far the generated answers are from the plain model's
+            (`lmms_steer.models.divergence`); it costs two forward calls for each.
         more: the settings of the contrast, `contrast_alpha`, …; and `size`, `do_image_splitting`, `min_pixels` and
             `max_pixels` of the image processor, if it has them; `fps` or `num_frames`, by which the frames of video
             files are chosen.
@@ -75,6 +79,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         image: `blank`, or None.
         contrast: the contrast's settings, or None.
         contrasted: runs the contrast; None where there is none, or it is the plain model.
+        divergence: measures the generated answers, or None.
     """
 
     is_simple = True
@@ -101,6 +106,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         answer_bias: str | None = None,
         image: str | None = None,
         contrast: str | None = None,
+        divergence: int | None = None,
         **more: Any,
     ) -> None:
         super().__init__()
@@ -117,6 +123,9 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         if pretrained is None and self.default_pretrained is None:
             raise UserError("no model: add pretrained=NAME to --model_args, a Hub id or a folder")
         self.pretrained = str(pretrained or self.default_pretrained)
+        self.divergence: DivergenceMeter | None = None
+        if divergence is not None:
+            self.divergence = DivergenceMeter(self, check_positive("divergence", divergence))
         self.prompt_prefix = f"{prompt_prefix} " if prompt_prefix else ""
         self.batch_size_per_gpu = check_positive("batch_size", batch_size)
         self.accelerator = Accelerator()

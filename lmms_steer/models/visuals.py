@@ -124,15 +124,15 @@ def _from_mapping(visual: dict[str, Any], where: str) -> Visual:
 
 
 def blank_visuals(visuals: Sequence[Visual]) -> list[Visual]:
-    """The visuals of one question with every image and every frame of a video replaced by a grey one of its size.
+    """The visuals of one question without their content.
 
-    Raises:
-        UserError: for audio.
+    Images and the frames of videos are replaced by grey ones of their size, sounds by a silence of their length.
     """
     blank: list[Visual] = []
     for visual in visuals:
         if isinstance(visual, Audio):
-            raise UserError("image=blank replaces images and videos, and this question has audio")
+            blank.append(replace(visual, samples=np.zeros_like(visual.samples)))
+            continue
         if isinstance(visual, Video):
             blank.append(replace(visual, blank=True))
             continue

@@ -1,43 +1,56 @@
 """A batched lmms-eval wrapper for unsteered image-text-to-text models: generation and log-likelihoods."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
-from lmms_eval.utils import Collator
 from torch import Tensor
 from tqdm import tqdm
 from transformers import LogitsProcessorList
 
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
+from lmms_steer.models.batch_order import batches_by_media, media_keys
 from lmms_steer.models.batches import run_grouped
 from lmms_steer.models.checkpoint import HfCheckpoint
 from lmms_steer.models.contrasted import RULED_OUT
+from lmms_steer.models.divergence import DivergenceMeter
+from lmms_steer.models.encoded_media import EncodedMedia
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
 from lmms_steer.models.visuals import Visual, image_ids, naming_decoders, prepare_visuals, shown_images
 from lmms_steer.steering.calls import continuation
 
 
 class HfVlm(HfCheckpoint):
-    """Answers of the unsteered model; arguments as of `HfCheckpoint`. Steering is added by a subclass."""
+    """Answers of the unsteered model; arguments as of `HfCheckpoint`. Steering is added by a subclass.
+
+    Attributes:
+        encodes_once: whether what the encoders returned for a batch is used again for a batch with the same media.
+    """
+
+    encodes_once: bool = True
 
     @torch.inference_mode()
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
-        """The generated text of each request, cut at the first of its `until` strings, with token counts."""
-        collator = Collator([r.args for r in requests], lambda args: (-len(args[0]), args[0]), grouping=True)
-        results: list[GenerationResult] = []
-        with self._progress(len(requests), "generate_until") as bar:
-            for chunk in collator.get_batched(n=self.batch_size):
-                settings = dict(chunk[0][1])
-                visuals = [self._visuals(args[2:]) for args in chunk]
-                questions = list(zip([args[0] for args in chunk], visuals, strict=True))
-                results += run_grouped(questions, _visual_types, lambda part: self._generate(part, settings))  # noqa: B023
-                bar.update(len(chunk))
-        ordered: list[GenerationResult] = collator.get_original(results)
-        return ordered
+        """The generated text of each request, cut at the first of its `until` strings, with token counts.
+
+        Raises:
+            UserError: if answers are to be measured and lmms-eval's response cache is on, which gives only the others.
+        """
+        if self.divergence is not None and getattr(self, "response_cache_in_use", False):
+            raise UserError("divergence= measures answers that the model gives: leave out --use_cache")
+
+        def answer(chunk: Sequence[tuple[Any, ...]], media: EncodedMedia) -> list[GenerationResult]:
+            settings = dict(chunk[0][1])
+            questions = [(args[0], self._visuals(args[2:])) for args in chunk]
+            return run_grouped(questions, _visual_types, lambda part: media.run(self._generate, part, settings))
+
+        results = self._run(requests, "generate_until", answer, lambda args: repr(args[1]))
+        if self.divergence is not None and self.rank == 0 and not self.is_plain:
+            self._measure(self.divergence, requests, results)
+        return results
 
     def _generate(
         self, batch: Sequence[tuple[str, Sequence[Visual]]], settings: dict[str, Any]
@@ -76,15 +89,36 @@ class HfVlm(HfCheckpoint):
             UserError: if lmms-eval's response cache is on, which cannot hold log-likelihoods.
         """
         self._refuse_response_cache()
-        collator = Collator([r.args for r in requests], lambda args: (-len(args[0]), args[0]))
-        results: list[GenerationResult] = []
-        with self._progress(len(requests), "loglikelihood") as bar:
-            for chunk in collator.get_batched(n=self.batch_size):
-                batch = [(args[0], self._visuals(args[2:]), self._answer(args)) for args in chunk]
-                results += run_grouped(batch, _visual_types, self._score)
-                bar.update(len(chunk))
-        ordered: list[GenerationResult] = collator.get_original(results)
-        return ordered
+
+        def score(chunk: Sequence[tuple[Any, ...]], media: EncodedMedia) -> list[GenerationResult]:
+            batch = [(args[0], self._visuals(args[2:]), self._answer(args)) for args in chunk]
+            return run_grouped(batch, _visual_types, lambda part: media.run(self._score, part))
+
+        return self._run(requests, "loglikelihood", score, lambda args: None)  # noqa: ARG005
+
+    def _run(
+        self,
+        requests: Sequence[Instance],
+        title: str,
+        run: Callable[[Sequence[tuple[Any, ...]], EncodedMedia], list[GenerationResult]],
+        settings_of: Callable[[tuple[Any, ...]], Hashable],
+    ) -> list[GenerationResult]:
+        """Run requests in batches, those with equal settings together; the results are in the requests' order."""
+        arguments = [request.args for request in requests]
+        keys = media_keys(self.task_dict, [args[2:6] for args in arguments])
+        groups: dict[Hashable, list[int]] = {}
+        for place, args in enumerate(arguments):
+            groups.setdefault(settings_of(args), []).append(place)
+        media = EncodedMedia(self.model if self.encodes_once else None)
+        results: dict[int, GenerationResult] = {}
+        with self._progress(len(requests), title) as bar:
+            for group in groups.values():
+                order = [(-len(arguments[place][0]), arguments[place][0]) for place in group]
+                for batch in batches_by_media([keys[place] for place in group], order, self.batch_size):
+                    places = [group[number] for number in batch]
+                    results.update(zip(places, run([arguments[place] for place in places], media), strict=True))
+                    bar.update(len(places))
+        return [results[place] for place in range(len(requests))]
 
     def steering_questions(
         self,
@@ -101,13 +135,53 @@ class HfVlm(HfCheckpoint):
         """
         return nullcontext()
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether answers are those of the model as it is, without a contrast or biases; subclasses may change more."""
+        return self.contrasted is None and self.answer_bias is None
+
+    def unsteered(self) -> AbstractContextManager[None]:
+        """The block in which the model runs as it is, for subclasses that steer it."""
+        return nullcontext()
+
     def _answer(self, args: tuple[Any, ...]) -> str:
         doc_id, task, split = args[3:6]
         return str(args[1](self.task_dict[task][split][doc_id]) if callable(args[1]) else args[1])
 
+    def _measure(
+        self, meter: DivergenceMeter, requests: Sequence[Instance], results: Sequence[GenerationResult]
+    ) -> None:
+        of_tasks: dict[str, list[tuple[tuple[Any, ...], str]]] = {}
+        for request, result in zip(requests, results, strict=True):
+            asked = of_tasks.setdefault(request.args[4], [])
+            if len(asked) < meter.limit:
+                asked.append((request.args, result.text))
+        for task, asked in of_tasks.items():
+            meter.measure(task, [(args[0], self._visuals(args[2:]), text) for args, text in asked], _visual_types)
+
     def _score(self, batch: Sequence[tuple[str, Sequence[Visual], str]]) -> list[GenerationResult]:
+        logits, labels = self.answer_logits(batch)
+        in_answer = labels != -100
+        scores = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        losses = -(scores * in_answer).sum(1) / in_answer.sum(1).clamp_min(1)
+        greedy = ((logits.argmax(-1) == labels) | ~in_answer).all(1)
+        return [GenerationResult((loss, best)) for loss, best in zip(losses.tolist(), greedy.tolist(), strict=True)]
+
+    def answer_logits(
+        self, batch: Sequence[tuple[str, Sequence[Visual], str]], plain: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """The logits from which each token of some answers is chosen.
+
+        Args:
+            batch: question, visuals and answer; the visuals have the same types.
+            plain: without the contrast and the answer bias.
+
+        Returns:
+            logits [questions, places, vocabulary], and the tokens, int [questions, places]: -100 before an answer.
+        """
         questions = [question for question, _, _ in batch]
-        inputs = (self.contrasted.inputs if self.contrasted else self.model_inputs)(
+        contrast = None if plain else self.contrasted
+        inputs = (contrast.inputs if contrast else self.model_inputs)(
             questions, [visuals for _, visuals, _ in batch], [answer for _, _, answer in batch]
         )
         labels: Tensor = inputs.pop("labels")
@@ -116,7 +190,6 @@ class HfVlm(HfCheckpoint):
         # the answer, and what the format puts after it
         lengths = positions - (labels != -100).int().argmax(1)
         width = int(lengths.max())
-        contrast = self.contrasted
         steering = self.steering_questions(
             questions, [visuals for _, visuals, _ in batch], len(inputs["input_ids"]) > len(batch)
         )
@@ -126,13 +199,10 @@ class HfVlm(HfCheckpoint):
             in_answer = labels != -100
             if contrast:
                 logits = contrast.scores(logits, (in_answer.cumsum(1) - 1).clamp_min(0), last=-1, ruled_out=RULED_OUT)
-        if self.answer_bias:
+        if self.answer_bias and not plain:
             first = torch.arange(len(labels), device=labels.device), in_answer.int().argmax(1)
             logits = logits.float().index_put(first, self.answer_bias.on(logits[first].float()))
-        scores = torch.log_softmax(logits.float(), -1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-        losses = -(scores * in_answer).sum(1) / in_answer.sum(1).clamp_min(1)
-        greedy = ((logits.argmax(-1) == labels) | ~in_answer).all(1)
-        return [GenerationResult((loss, best)) for loss, best in zip(losses.tolist(), greedy.tolist(), strict=True)]
+        return logits, labels
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:  # noqa: ARG002
         """Not supported: tokens that are generated in one round would be part of the prompt in the next.

@@ -6,9 +6,11 @@ from itertools import product
 from lmms_steer.recipes.layout import cells_searched, strengths
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.search import budgets
+from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import parse_budgets, parse_layers, parse_strengths, parse_targets
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.strategies import StrategyContext, parse_strategy
+from lmms_steer.search.strategies import StrategyContext
+from lmms_steer.vectors.local_checkpoints import number_of_layers
 
 MAX_CELLS_COUNTED = 100_000
 """A strategy counts its answers from the cells, of which there may not be too many."""
@@ -47,6 +49,12 @@ def filtered_questions(recipe: Recipe, questions: int) -> int:
     """On how many of a search's questions gradients are computed first."""
     chosen = parse_strategy(recipe.search.strategy or "grid")
     return chosen.filtered_by.questions_spent(questions) if chosen.filtered_by is not None else 0
+
+
+def search_grid(recipe: Recipe, model: Model, settings: Method) -> tuple[int, int, int]:
+    """How many layers, strengths and token targets a search tries; one layer where the recipe does not say which."""
+    layers = len(parse_layers(model.layers)) if model.layers else number_of_layers(model.pretrained) or 1
+    return layers, len(parse_strengths(strengths(recipe, settings))), len(parse_targets(recipe.search.tokens))
 
 
 @cache

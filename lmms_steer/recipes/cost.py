@@ -11,13 +11,14 @@ from statistics import mean
 
 from lmms_steer.recipes.answers import budget_answers, filtered_questions, searched_questions
 from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.checkpoints_here import is_on_hub
 from lmms_steer.recipes.layout import backbone_name, evaluate_cell_name, extracted_layers, search_cell_name, uses_sae
-from lmms_steer.recipes.local_checkpoints import format_bytes, is_on_hub
 from lmms_steer.recipes.schema import Model, Recipe
 from lmms_steer.recipes.shapes import Card, Shape, find_shape
 from lmms_steer.recipes.systems import methods_of
 from lmms_steer.search.options import parse_layers
 from lmms_steer.vectors.backbones import backbone_checkpoint
+from lmms_steer.vectors.local_checkpoints import format_bytes
 
 TEXT_TOKENS = 60
 """Tokens of a question with its choices."""

@@ -7,8 +7,8 @@ from lmms_steer import concepts
 from lmms_steer._util.io import check_writable
 from lmms_steer.errors import UserError
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
+from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import parse_layers, parse_strengths, parse_targets
-from lmms_steer.search.strategies import parse_strategy
 from lmms_steer.vectors.backbones import backbone_of, short_name
 from lmms_steer.vectors.methods import methods, split_method
 

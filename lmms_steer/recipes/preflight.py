@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lmms_steer.data.availability import missing_datasets
 from lmms_steer.recipes.cells import Cell, Marks
+from lmms_steer.recipes.checkpoints_here import is_on_hub, where_from
 from lmms_steer.recipes.cost import Speed, estimate_lines
 from lmms_steer.recipes.layout import (
     backbone_name,
@@ -20,11 +21,11 @@ from lmms_steer.recipes.layout import (
     uses_sae,
 )
 from lmms_steer.recipes.ledger import States
-from lmms_steer.recipes.local_checkpoints import format_bytes, is_on_hub, local_checkpoint, where_from
 from lmms_steer.recipes.schema import Method, Recipe
 from lmms_steer.recipes.systems import methods_of
 from lmms_steer.search.options import parse_layers
 from lmms_steer.vectors.backbones import backbone_checkpoint, sae_of
+from lmms_steer.vectors.local_checkpoints import format_bytes, local_checkpoint
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.weights import weight_files
 

@@ -10,6 +10,7 @@ from lmms_steer.harness.presets import expand_preset
 from lmms_steer.models import BLANK, CONTRAST_ARGS
 from lmms_steer.models.contrasts import read_contrast
 from lmms_steer.recipes.schema import SYSTEMS, Model, Recipe, System
+from lmms_steer.steering.budget import take_budget
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.spec import SteeringSpec
 
@@ -85,7 +86,7 @@ def _check_args(model: Model, args: Mapping[str, str]) -> None:
     if "steering" in expanded and spec:
         raise UserError(f"steering={expanded['steering']} is a whole spec: leave {next(iter(spec))} out")
     if spec:
-        SteeringSpec.from_args(spec)
+        SteeringSpec.from_args(take_budget(spec)[0])
 
 
 def _waiting_mistakes(recipe: Recipe, system: System) -> Iterator[UserError]:

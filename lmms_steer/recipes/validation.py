@@ -3,12 +3,12 @@
 Imports neither torch nor lmms-eval, so that a plan is quick.
 """
 
-import json
 import re
 import shlex
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from lmms_steer import concepts
@@ -18,13 +18,15 @@ from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.harness import task_files
 from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steered_names_on_disk
 from lmms_steer.models import DTYPES
+from lmms_steer.recipes.answers import search_grid
 from lmms_steer.recipes.cells import WAITABLE_KINDS
 from lmms_steer.recipes.in_process import PROGRAMS
 from lmms_steer.recipes.layout import backbone_name, command_cell_name, concept_label
-from lmms_steer.recipes.local_checkpoints import local_checkpoint
 from lmms_steer.recipes.schema import REPORTS, Recipe, Study
 from lmms_steer.recipes.system_checks import system_mistakes
 from lmms_steer.recipes.systems import prompted_tasks
+from lmms_steer.search import floors
+from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import (
     CHOICES,
     SCORES,
@@ -35,8 +37,8 @@ from lmms_steer.search.options import (
     parse_strengths,
     parse_targets,
 )
-from lmms_steer.search.strategies import parse_strategy
 from lmms_steer.vectors.backbones import checkpoint, short_name
+from lmms_steer.vectors.local_checkpoints import number_of_layers
 from lmms_steer.vectors.methods import check_method
 
 KeyPath = tuple[str | int, ...]
@@ -85,7 +87,7 @@ def _check_models(recipe: Recipe, tree: YamlNode) -> None:
                 raise _with_line(tree, (*path, key if key == "pretrained" else "args"), error)
         _check_known(tree, (*path, "methods"), "method of this recipe", model.methods or (), recipe.methods)
         if model.layers:
-            _check_value(tree, (*path, "layers"), parse_layers, model.layers, _number_of_layers(model.pretrained))
+            _check_value(tree, (*path, "layers"), parse_layers, model.layers, number_of_layers(model.pretrained))
         if model.backbone_dtype is not None:
             _check_known(tree, (*path, "backbone_dtype"), "dtype", [model.backbone_dtype], DTYPES)
     _check_backbone_names(recipe, tree)
@@ -129,17 +131,6 @@ def _check_model_name(model: str) -> None:
         raise engine_error(wrapper)
 
 
-def _number_of_layers(pretrained: str) -> int | None:
-    """Number of decoder layers in the configuration of a checkpoint on this disk; None where it is unknown."""
-    folder = local_checkpoint(pretrained)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
-        number = config.get("text_config", config).get("num_hidden_layers")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return number if isinstance(number, int) else None
-
-
 def _check_methods(recipe: Recipe, tree: YamlNode) -> None:
     for name, method in recipe.methods.items():
         _check_value(tree, ("methods", name), check_method, name)
@@ -167,13 +158,15 @@ def _check_search(recipe: Recipe, tree: YamlNode) -> None:
 
 
 def _check_question_counts(recipe: Recipe, tree: YamlNode, strategy: str) -> None:
-    """Check that a strategy has enough questions in every study, as far as the recipe says how many there are."""
-    limit = recipe.search.limit or recipe.limit
+    """Check that a strategy has enough questions in every search, as far as the recipe says how many there are."""
+    chosen, limit = parse_strategy(strategy), recipe.search.limit or recipe.limit
     for name, study in recipe.studies.items():
         known = [n for n in (limit, study.select_questions) if n is not None]
-        if study.select and known:
-            check = parse_strategy(strategy).check_questions
-            _check_value(tree, ("search", "strategy"), check, min(known), f"the study {name}")
+        searches = product(recipe.models.values(), recipe.methods.values()) if study.select and known else ()
+        for model, method in searches:
+            context = floors.context_of(search_grid(recipe, model, method), min(known))
+            check = partial(floors.check_questions, chosen, context)
+            _check_value(tree, ("search", "strategy"), check, f"the study {name}")
 
 
 def _check_studies(recipe: Recipe, tree: YamlNode) -> None:

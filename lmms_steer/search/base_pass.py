@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lmms_steer.search.kv_cache import RecordingCache
 from lmms_steer.search.tensor_store import TensorStore
+from lmms_steer.steering.cache_argument import CACHE_NAMES, cache_name
 
 
 def last_logits(model: Any, inputs: dict[str, Any], kept: int | None) -> Tensor:
@@ -85,16 +86,16 @@ class BasePass:
                 handle.remove()
             self._last_output = None
 
-    def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG002
+    def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # a cache of the base pass would grow with every replay
-        self.calls.append({k: v for k, v in kwargs.items() if k not in ("hidden_states", "past_key_values")})
+        self.calls.append({k: v for k, v in kwargs.items() if k not in ("hidden_states", *CACHE_NAMES)})
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         before = self._last_output
         if before is None:
             self.tensors["in0"] = hidden
         same = before is None or hidden is before or torch.equal(hidden, before)
         self.added.append(None if before is None or same else hidden - before)
-        return (args, {**kwargs, "past_key_values": RecordingCache(self.tensors)}) if self.keys else None
+        return (args, {**kwargs, cache_name(module): RecordingCache(self.tensors)}) if self.keys else None
 
     def _record_output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
         if isinstance(output, tuple) and any(part is not None for part in output[1:]):

@@ -12,7 +12,7 @@ from lmms_steer._util.formatting import count_noun, format_layers
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.harness import task_files
-from lmms_steer.search import budgets
+from lmms_steer.search import budgets, floors
 from lmms_steer.search.harnesses import check_arguments, create, load
 from lmms_steer.search.options import (
     SearchOptions,
@@ -39,6 +39,7 @@ from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of, checkpoint
+from lmms_steer.vectors.local_checkpoints import number_of_layers
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _dry_run(options: SearchOptions) -> Generator[str, None, None]:
     if not context.cells:
         raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
     chosen = options.chosen_strategy
-    yield chosen.strategy.summary(context)
+    yield chosen.strategy.summary(chosen.after_filter(context))
     answers = chosen.planned_answers(context)
     yield f"at most {answers} answers of {plan.task}, one cell and one question each"
     if plan.budgets:
@@ -195,7 +196,7 @@ def _ask(options: SearchOptions) -> _Asked:
         UserError: for a task or questions that cannot be searched.
     """
     from lmms_steer.search.confirmation import check_confirmation_task
-    from lmms_steer.search.questions import load_questions, questions_sha256, shuffle_by_image
+    from lmms_steer.search.questions import image_clusters, load_questions, questions_sha256, shuffle_by_image
 
     task, split = load(options, options.task, options.split)
     held_out = "(--split validation, or another that it has)" if options.harness == LM_EVAL else "(…_select)"
@@ -209,7 +210,8 @@ def _ask(options: SearchOptions) -> _Asked:
     questions = shuffle_by_image(list(load_questions(task, options.limit, require_answer_set)), options.seed)
     if len(questions) < MIN_QUESTIONS:
         raise UserError(f"{options.task} has {len(questions)} questions: a search needs at least {MIN_QUESTIONS}")
-    options.chosen_strategy.check_questions(len(questions), "the search" if options.limit else options.task)
+    known = floors.context_of(_grid(options), len(questions), image_clusters(questions))
+    floors.check_questions(options.chosen_strategy, known, "the search" if options.limit else options.task)
     confirmation_questions = (
         check_confirmation_task(confirmation_task, questions, score) if confirmation_task is not None else []
     )
@@ -249,7 +251,8 @@ def _check_before_imports(options: SearchOptions) -> dict[str, Any]:
         the part of a plan that is known of the vectors, for `check_same_plan`.
     """
     if options.limit is not None:
-        options.chosen_strategy.check_questions(options.limit, "a search with --limit")
+        known = floors.context_of(_grid(options), options.limit)
+        floors.check_questions(options.chosen_strategy, known, "a search with --limit")
     if options.layers:
         parse_layers(options.layers)
     pretrained, spec = check_arguments(options)
@@ -269,6 +272,13 @@ def _check_before_imports(options: SearchOptions) -> dict[str, Any]:
     vectors = _known_vectors(options)
     hashes = {name: vectors[name].sha256 if name in vectors else None for name in options.names}
     return {"vectors": hashes}
+
+
+def _grid(options: SearchOptions) -> tuple[int, int, int]:
+    """How many layers, alphas and token targets are searched; one layer where the model's are not known yet."""
+    pretrained = check_arguments(options)[0]
+    layers = len(parse_layers(options.layers)) if options.layers else number_of_layers(pretrained or "") or 1
+    return layers, len(parse_strengths(options.alphas)), len(options.targets)
 
 
 def _known_vectors(options: SearchOptions) -> dict[str, SteeringVectors]:

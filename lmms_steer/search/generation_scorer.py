@@ -14,16 +14,18 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lmms_steer.errors import UserError
+from lmms_steer.models.forced import writing
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
-from lmms_steer.search.agreement import Source, agrees, writing
+from lmms_steer.search.agreement import Source, agrees
 from lmms_steer.search.changes import Delta, Deltas, alone, some_of
-from lmms_steer.search.damage import divergence_from, first_call_logits
 from lmms_steer.search.deciding import deciding_places
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.kv_cache import KeysAndValues
 from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
 from lmms_steer.search.scorers import LetterScorer, Scored, has_distinct_first_tokens
+from lmms_steer.steering.cache_argument import cache_name
+from lmms_steer.steering.damage import divergence_from, first_call_logits
 
 
 class GenerationScorer:
@@ -241,7 +243,7 @@ class GenerationScorer:
             return self.lm.model.generate(
                 input_ids=_extended(self.inputs["input_ids"], first, copies),
                 attention_mask=_extended(self.inputs["attention_mask"], torch.ones_like(first), copies),
-                past_key_values=cache,
+                **{cache_name(self.lm.model): cache},
                 **longer,
                 **{**settings, "max_new_tokens": int(settings["max_new_tokens"]) - 1},
             )

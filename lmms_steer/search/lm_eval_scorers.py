@@ -16,12 +16,12 @@ from torch import Tensor
 from lmms_steer.errors import UserError
 from lmms_steer.search.agreement import Source, agrees, next_logits
 from lmms_steer.search.changes import Delta, Deltas
-from lmms_steer.search.damage import divergence_from
 from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.questions import OtherTask, Question
 from lmms_steer.search.replay import Replay
 from lmms_steer.search.scorers import Scored
+from lmms_steer.steering.damage import divergence_from
 
 GREEDY_SETTINGS = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k")
 """Settings of generation that are understood, and have no effect on greedy decoding apart from the first two."""

@@ -9,9 +9,11 @@ from typing import Any
 
 from lmms_steer._util.layers import read_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
+from lmms_steer.search.chosen_strategy import ChosenStrategy, parse_strategy
 from lmms_steer.search.fixed_keys import FixedKeys
-from lmms_steer.search.plan import BUDGET, HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
-from lmms_steer.search.strategies import ChosenStrategy, StrategyBuilder, parse_strategy
+from lmms_steer.search.plan import HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
+from lmms_steer.search.strategies import StrategyBuilder
+from lmms_steer.steering.budget import BUDGET
 from lmms_steer.steering.intervention import TOKENS
 from lmms_steer.steering.placeholders import MEDIA
 

@@ -11,6 +11,7 @@ from typing import Any
 from lmms_steer._util.io import put_aside, write_atomically
 from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError, reason
+from lmms_steer.steering.budget import BUDGET
 from lmms_steer.steering.placeholders import MEDIA
 
 MIN_QUESTIONS = 2
@@ -23,8 +24,6 @@ HARNESSES = (LMMS_EVAL, LM_EVAL)
 """The harnesses whose tasks can be searched on."""
 _ADDED = {"harness": LMMS_EVAL, "metric": None, "split": None, "num_fewshot": None, "spec": "", "gate": None}
 """Keys that files of older versions do not have, and their defaults."""
-BUDGET = "kl:"
-"""A strength that begins with this is a budget: the mean KL, in nats, that its alpha is to reach."""
 BUDGET_PROMPTS = 64
 """So many of a study's first questions, without their answers, are the prompts that a budget is resolved on."""
 SHOWN_HASH = 8

@@ -3,16 +3,13 @@
 import math
 from collections.abc import Iterator
 
-import numpy as np
-
 from lmms_steer._util.formatting import count_noun, format_points, format_share
+from lmms_steer.search.chosen_strategy import ChosenStrategy
+from lmms_steer.search.floors import ASSUMED_DISCORDANT, floor_line, questions_needed, smallest_gain, tested
 from lmms_steer.search.results import VectorResult
-from lmms_steer.search.strategies import ChosenStrategy, Rung, StrategyContext, run_strategy
-from lmms_steer.statistics import Floats
-from lmms_steer.statistics.power import detectable_gain, questions_needed
+from lmms_steer.search.strategies import StrategyContext
+from lmms_steer.statistics.power import detectable_gain
 
-ASSUMED_DISCORDANT = 0.1
-"""The share of answers that steering is assumed to change between right and wrong, before any was measured."""
 EXPECTED_GAINS = (0.03, 0.07)
 """Gains of the size that the paper reports."""
 
@@ -24,7 +21,9 @@ def planned_power_lines(chosen: ChosenStrategy, context: StrategyContext) -> Ite
         chosen: the strategy.
         context: what it is built from.
     """
-    cells, n = _tested(chosen, context)
+    if line := floor_line(chosen, context):
+        yield line
+    cells, n = tested(chosen, context)
     if not n:
         yield "WARNING: the strategy leaves no question to test a gain on: no gain can be found"
         return
@@ -32,13 +31,13 @@ def planned_power_lines(chosen: ChosenStrategy, context: StrategyContext) -> Ite
         f"assuming that steering changes {format_share(ASSUMED_DISCORDANT)} of the answers between right and wrong"
     )
     on = f"{count_noun(n, 'question' if context.image_of is None else 'image')} and {count_noun(cells, 'cell')}"
-    gain = detectable_gain(n, ASSUMED_DISCORDANT, cells)
+    gain = smallest_gain(chosen, context)
     found = "no gain is found" if math.isnan(gain) else f"gains from {_points(gain)} points on are found"
     yield f"with {on}, {found} with 80% probability (p < 0.05 corrected for the cells, {assumed})"
     missed = [one for one in EXPECTED_GAINS if not gain <= one]
     if missed:
         sizes = " and ".join(_points(one) for one in missed)
-        needed = " and ".join(f"{questions_needed(one, ASSUMED_DISCORDANT, cells):.0f}" for one in missed)
+        needed = " and ".join(f"{questions_needed(chosen, context, one):.0f}" for one in missed)
         what = "questions" if context.image_of is None else "images"
         yield f"WARNING: gains of {sizes} points, such as the paper's, need about {needed} {what}, or fewer cells"
 
@@ -57,28 +56,6 @@ def measured_power_line(vector: VectorResult, n_images: int | None) -> str:
     found = "no gain" if math.isnan(gain) else f"gains from {_points(gain)} points on"
     changed = f"its cells change {format_share(vector.discordant)} of the answers between right and wrong (median)"
     return f"{changed}: {found} would have been found with 80% probability"
-
-
-def _tested(chosen: ChosenStrategy, context: StrategyContext) -> tuple[int, int]:
-    """For how many cells of a vector a p-value is corrected, at most, and the number of questions, or of images."""
-    if chosen.filtered_by is not None:
-        context = context.restricted_to(chosen.filtered_by.kept_cells(context.cells))
-    first = context.vectors[0]
-    cells, spent = sum(cell.vector == first for cell in context.cells), 0
-    if chosen.strategy.adaptive:
-        cells = context.trials
-    elif chosen.strategy.drops_targets:
-        # where all cells are equal, a strategy drops as few of them as it ever does
-        grid = run_strategy(chosen.strategy.build(context), context.n, _all_equal, image_of=context.image_of)
-        cells, spent = len(grid.of(first).finalists), grid.spent
-    spent = max(spent, chosen.questions_spent(context.n))
-    if context.image_of is None:
-        return cells, context.n - spent
-    return cells, len(np.setdiff1d(context.image_of[spent:], context.image_of[:spent]))
-
-
-def _all_equal(_: int, rung: Rung) -> tuple[Floats, Floats]:
-    return np.zeros((len(rung.cells), len(rung.questions))), np.zeros(len(rung.questions))
 
 
 def _points(gain: float) -> str:

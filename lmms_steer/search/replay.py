@@ -24,6 +24,7 @@ from lmms_steer.search.replay_setup import ReplayOptions, first_position, kept_p
 from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
 from lmms_steer.search.tensor_store import TensorStore
 from lmms_steer.steering.anatomy import decoder_layers, inner_decoder, shares_keys, text_config
+from lmms_steer.steering.cache_argument import cache_name
 from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.operations import add_masked
 from lmms_steer.steering.placeholders import placeholders
@@ -71,6 +72,8 @@ class Replay:
         unsteered = BasePass(model, self.layers, self.tensors, keys, self.kept)
         self.base = unsteered.run(inputs, self.generates)
         self._calls, self._added = unsteered.calls, unsteered.added
+        if (skipped := len(self.layers) - len(self._calls)) > 0:
+            raise RuntimeError(f"{skipped} of its layers do not run without an image, and a replay runs every layer")
         self._first = 0 if self._at_output else -1
         self._site_tensors: dict[tuple[int, str], Tensor] = {}
 
@@ -302,7 +305,7 @@ class Replay:
                 hidden = hidden + added[:, start:].repeat(copies, 1, 1)
             call = layer_call(self._calls[number], self.batch, start, copies)
             if start or sink is not None:
-                call["past_key_values"] = PrefixCache(self.tensors, start, copies, sink)
+                call[cache_name(self.layers[number])] = PrefixCache(self.tensors, start, copies, sink)
             only_last = number == last and self.kept is None and number != whole
             with _mlp_at_last_position(self.layers[number]) if only_last else nullcontext():
                 out = self.layers[number](hidden, **call)

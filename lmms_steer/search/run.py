@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
-from lmms_steer.models.media import Audio
 from lmms_steer.models.visuals import blank_visuals
 from lmms_steer.search import study_files
 from lmms_steer.search.assessment import assess_confirmation, assess_search
@@ -38,8 +37,9 @@ from lmms_steer.search.questions import (
 from lmms_steer.search.report import report_lines
 from lmms_steer.search.resolved_cells import layers_at
 from lmms_steer.search.results import ConfirmationResult, SearchResult
+from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import ScoreGrid
-from lmms_steer.search.strategies import FilterContext, StrategyContext, run_strategy
+from lmms_steer.search.strategies import FilterContext, StrategyContext
 from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.statistics import Ints
 from lmms_steer.steering.budget import budget_provenance
@@ -133,12 +133,10 @@ class SearchRun:
         if len(context.cells) < len(cells):
             yield f"the filter of {self.plan.strategy} keeps {len(context.cells)} of {len(cells)} cells"
         yield self.chosen.strategy.summary(context)
-        yield from planned_power_lines(self.chosen, context)
+        yield from planned_power_lines(self.chosen, StrategyContext.of(self.plan, planned, self.image_of))
         media = [kind for kind in MEDIA if kind in self.plan.tokens]
         if media and last_layer in self.plan.layers:
             yield f"{' and '.join(media)} tokens of the last layer are left out: steering them cannot change an answer"
-        if self.options.blank_image and _has_audio(self.questions):
-            yield "not measured with blank images: the questions have audio"
         result, why_not_replayed = self._search(context, confirmation_task)
         if self.budgets is not None and self.budgets.replayed and (self.options.output / REFUTED_FILE).is_file():
             folders = " and ".join(str(self.options.output / name) for name in (BUDGETS_FOLDER, "batches"))
@@ -278,7 +276,7 @@ class SearchRun:
         """The questions with blank images; empty where that is not to be measured, or no question has an image."""
         shown = any(question.visuals for question in self.questions)
         asked = self.options.blank_image and self.lm.image is None
-        if not shown or not asked or _has_audio(self.questions):
+        if not shown or not asked:
             return []
         return [replace(question, visuals=blank_visuals(question.visuals)) for question in self.questions]
 
@@ -327,10 +325,6 @@ def _kept_layers(cells: Sequence[Cell]) -> Iterator[str]:
         if split_control(vector)[1] is None:
             layers = sorted({cell.layer for cell in cells if (cell.vector, cell.tokens) == (vector, tokens)})
             yield f"{vector} on {tokens} tokens: layer {', '.join(map(str, layers))}"
-
-
-def _has_audio(questions: Sequence[Question]) -> bool:
-    return any(isinstance(visual, Audio) for question in questions for visual in question.visuals)
 
 
 def _measure_again_if_refuted(measure: Callable[[], Measured]) -> Measured:

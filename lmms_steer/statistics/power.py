@@ -8,6 +8,7 @@ questions.
 """
 
 import math
+from statistics import NormalDist
 
 POWER = 0.8
 """The chance of finding a gain that counts as enough."""
@@ -15,6 +16,7 @@ LEVEL = 0.05
 """The level of the one-sided test, corrected for the cells."""
 STEPS = 10_000
 """Gains are found to this part of 1: a hundredth of a point."""
+_NORMAL = NormalDist()
 
 
 def questions_needed(gain: float, discordant: float, cells: int = 1) -> float:
@@ -28,13 +30,42 @@ def questions_needed(gain: float, discordant: float, cells: int = 1) -> float:
     Returns:
         a whole number; infinite for a gain that is larger than `discordant`, which cannot be.
     """
-    from scipy.stats import norm
-
     if gain > discordant:
         return math.inf
-    critical, power = float(norm.isf(LEVEL / cells)), float(norm.isf(1 - POWER))
-    errors = critical * math.sqrt(discordant) + power * math.sqrt(discordant - gain**2)
+    critical, quantile = -_NORMAL.inv_cdf(LEVEL / cells), _NORMAL.inv_cdf(POWER)
+    errors = critical * math.sqrt(discordant) + quantile * math.sqrt(discordant - gain**2)
     return float(math.ceil((errors / gain) ** 2))
+
+
+def power(gain: float, n: int, discordant: float, cells: int = 1) -> float:
+    """The probability that a gain is found.
+
+    Args:
+        gain: as a share (0.01 is a point), above 0.
+        n: number of questions.
+        discordant, cells: as for `questions_needed`.
+    """
+    return _exceeds(-_NORMAL.inv_cdf(LEVEL / cells), gain, n, discordant)
+
+
+def stays(gain: float, n: int, discordant: float, share: float) -> float:
+    """The probability that a cell with a gain is in the best share of cells, of which the others have no effect.
+
+    Args:
+        gain: as a share of the questions, above 0.
+        n: number of questions on which cells are compared.
+        discordant: the share of questions whose answer changes between right and wrong, in every cell.
+        share: of the cells, above 0. The cells count as independent.
+    """
+    return 1.0 if share >= 1 else _exceeds(-_NORMAL.inv_cdf(share), gain, n, discordant)
+
+
+def _exceeds(critical: float, gain: float, n: int, discordant: float) -> float:
+    """The probability that a mean difference is beyond so many of the standard errors that it has without an effect."""
+    if gain > discordant:
+        return 0.0
+    spread = math.sqrt(discordant - gain**2)
+    return _NORMAL.cdf((gain * math.sqrt(n) - critical * math.sqrt(discordant)) / spread)
 
 
 def detectable_gain(n: int, discordant: float, cells: int = 1) -> float:

@@ -1,5 +1,6 @@
 """Alphas that were resolved for a KL budget: they hold for one model, vector and place, and for nothing else."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,47 @@ from lmms_steer.steering.intervention import Intervention
 from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.weights import describe_source, model_source, same_weights
+
+BUDGET = "kl:"
+"""A strength that begins with this is a budget: the mean KL, in nats, that its alpha is to reach."""
+
+
+def read_budget(value: object) -> float:
+    """A budget in nats, from `kl:0.1` or a number.
+
+    Raises:
+        UserError: for anything but a number above 0.
+    """
+    text = str(value).strip().removeprefix(BUDGET)
+    try:
+        budget = float(text)
+    except ValueError:
+        budget = math.nan
+    if not 0 < budget < math.inf:
+        raise UserError(f"alpha={shorten(str(value))}: expected a number of nats above 0, as in alpha=kl:0.1")
+    return budget
+
+
+def is_budget(alpha: object) -> bool:
+    """Whether a strength is a damage, to which its alpha has to be found."""
+    return isinstance(alpha, str) and alpha.strip().startswith(BUDGET)
+
+
+def take_budget(keys: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
+    """The keys of a typed spec with a number in the place of a KL budget, and the budget; None for a spec without one.
+
+    Args:
+        keys: of one intervention, as typed.
+
+    Raises:
+        UserError: for a budget that is no number above 0, or whose place is not given.
+    """
+    if not is_budget(keys.get("alpha")) or "steering" in keys:
+        return dict(keys), None
+    budget = read_budget(keys["alpha"])
+    if keys.get("tokens") is None or (keys.get("layer") is None and keys.get("layers") is None):
+        raise UserError(f"alpha=kl:{budget:g}: the alpha is found for one place: give layer (or layers) and tokens too")
+    return {**keys, "alpha": 1.0}, budget
 
 
 def budget_provenance(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lmms_steer.errors import SteeringError
+from lmms_steer.steering.cache_argument import given_cache
 from lmms_steer.steering.generation import Generation, current_generation
 from lmms_steer.steering.placeholders import MEDIA, Placeholders
 from lmms_steer.steering.positions import token_mask
@@ -188,7 +189,7 @@ class CallTracker:
             raise SteeringError("steering needs input_ids: inputs_embeds do not show which positions are images")
         if kwargs.get("cu_seq_lens_q") is not None:
             raise SteeringError("packed sequences and continuous batching cannot be steered: use a padded batch")
-        cache = kwargs.get("past_key_values")
+        cache = given_cache(kwargs)
         offset = 0 if cache is None else int(cache.get_seq_length())
         generation = current_generation(self.model)
         if generation is not None:

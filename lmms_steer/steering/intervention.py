@@ -217,7 +217,8 @@ def _refuse_budget(alpha: object) -> None:
     if isinstance(alpha, str) and alpha.strip().startswith("kl:"):
         raise UserError(
             f"alpha={shorten(alpha)}: a KL budget has to be resolved for the model first: lmms-steer search --alphas"
-            f" {shorten(alpha.strip())} … writes choice.yaml with the number, for steering=choice.yaml"
+            f" {shorten(alpha.strip())} … writes choice.yaml with the number, for steering=choice.yaml; in Python,"
+            " lmms_steer.find_alpha returns a spec with it"
         )
 
 

@@ -1,16 +1,20 @@
 """Runs with blank images: beside the same system that saw them, compared with each other and with no run that did."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from lmms_steer.comparison.board import compare
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
 from lmms_steer.comparison.provenance import run_provenance
+from lmms_steer.comparison.records import leaderboard_record
+from lmms_steer.comparison.row_texts import format_blank, format_gain, format_holm, format_score
 from lmms_steer.comparison.systems import read_comparison
-from lmms_steer.comparison.tables import leaderboard_record, text_table
+from lmms_steer.comparison.tables import TerminalTable, text_table
 from lmms_steer.statistics.paired import task_effects
 from tests.helpers.browser import BROWSER, browser
 from tests.helpers.runs import BASE, STEERED, write_run
@@ -46,7 +50,9 @@ def runs(tmp_path: Path) -> Path:
     write_run(tmp_path / "baseline", {"a": BASE}, config=SEEING)
     write_run(tmp_path / "steered", {"a": STEERED}, spec="vector=v,layer=1", config=SEEING)
     write_blank_run(tmp_path / "dark", BLIND, "")
-    write_blank_run(tmp_path / "steered-blank", BLIND_STEERED, "vector=v,layer=1")
+    # what was measured does not make another system
+    measured = {"a": {"nats": 0.2, "questions": 64}}
+    write_blank_run(tmp_path / "steered-blank", BLIND_STEERED, "vector=v,layer=1", divergence=measured)
     return tmp_path
 
 
@@ -124,3 +130,17 @@ def test_the_page_has_the_column_and_the_commands_of_both_runs(runs: Path, tmp_p
         assert "steered, blank image on a" in made and "vector=v,layer=1, image=blank" in made
         answers = shown.run("[...BY_ID('samples-system').options].map((one) => one.textContent)")
         assert any("steered, blank image" in one for one in answers)
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(60, 5), (95, 4), (400, 0)])
+def test_a_narrow_terminal_leaves_columns_out_and_shortens_no_number(runs: Path, width: int, left_out: int) -> None:
+    rows = list(rows_of(runs).values())
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(TerminalTable(rows))
+    text = " ".join(console.export_text().split())
+    for cell in (format_gain(rows[1]), format_holm(rows[1]), format_score(rows[1])):
+        assert cell in text
+    named = ("p", "time", "unparsed", "fixed / broken", "blank images")[:left_out]
+    assert (f"too narrow for {', '.join(named)}: --html, --csv and a pipe have all columns" in text) == bool(named)
+    assert (format_blank(rows[1]) in text) == ("blank images" not in named)
+    assert "…" not in text

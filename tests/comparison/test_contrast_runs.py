@@ -3,9 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from lmms_steer import UserError
 from lmms_steer.comparison.leaderboard import build_leaderboard
 from lmms_steer.comparison.provenance import run_provenance
+from lmms_steer.comparison.records import leaderboard_record
 from lmms_steer.comparison.systems import read_comparison
+from lmms_steer.comparison.tables import markdown, text_table
 from tests.helpers.runs import BASE, STEERED, write_run
 
 
@@ -35,3 +40,25 @@ def test_a_vector_that_was_extracted_as_a_control_makes_a_control(tmp_path: Path
         write_run(tmp_path / name, {"a": STEERED}, spec=None, results={"steering": record})
     roles = {name: system.role for name, system in read_comparison([str(tmp_path)]).systems.items()}
     assert roles == {"plain": "baseline", "own": "steered", "shuffled": "control", "both": "steered"}
+
+
+def test_measured_divergence_has_a_column_and_is_no_difference_between_runs(tmp_path: Path) -> None:
+    measured: dict[str, dict[str, Any]] = {"near": {"nats": 0.314, "questions": 64}, "broken": {"questions": 64}}
+    write_run(tmp_path / "baseline", {"t": [1.0, 0.0] * 8}, config={"model_args": "pretrained=tiny"})
+    for name, entry in measured.items():
+        write_run(
+            tmp_path / name, {"t": [1.0, 1.0] * 8}, config={"model_args": "pretrained=tiny,vector=v,divergence=64"},
+            results={"steering": {"model": "tiny", "spec": "vector=v,layer=1", "divergence": {"t": entry}}}, spec=None,
+        )  # fmt: skip
+    rows = build_leaderboard(read_comparison([f"{tmp_path}/{name}" for name in ("baseline", *measured)]).systems)
+    titles, cells = text_table(rows)
+    assert [row[titles.index("KL")] for row in cells] == ["", "0.31", "∞"]
+    assert "KL: how far answers are" in markdown(rows) and "KL:" not in markdown(rows[:1])
+    assert not any(row.refused or row.differences for row in rows)
+    assert leaderboard_record(rows[1]).divergence == 0.314
+    write_run(
+        tmp_path / "text", {"t": [1.0, 1.0] * 8}, spec=None,
+        results={"steering": {"spec": "v", "divergence": {"t": {"nats": "far", "questions": 64}}}},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="divergence.t.nats is 'far', not a whole number or a number"):
+        read_comparison([f"{tmp_path}/{name}" for name in ("baseline", "text")])

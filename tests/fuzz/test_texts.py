@@ -17,8 +17,8 @@ from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.models.answer_bias import read_answer_bias
 from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
+from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
-from lmms_steer.search.strategies import parse_strategy
 from lmms_steer.steering.operations import operations
 from lmms_steer.steering.resolve import ModelFacts, resolve
 from lmms_steer.vectors import store

@@ -20,6 +20,7 @@ from lmms_steer.harness import task_files
 from lmms_steer.harness.names import MODELS, steered_names_on_disk
 from lmms_steer.recipes.in_process import run_in_process
 from lmms_steer.smol.wheel import INSTALL
+from lmms_steer.steering.budget import take_budget
 from lmms_steer.steering.spec import SteeringSpec
 
 ROOT = Path(__file__).parents[2]
@@ -185,7 +186,8 @@ def _check_model_args(model: str, model_args: str) -> None:
     given = dict(pair.split("=", 1) for pair in model_args.split(","))
     assert set(given) <= set(SteeredVlm.known_args()), given
     if "vector" in given:
-        SteeringSpec.from_dicts([{key: value for key, value in given.items() if key in SPEC_KEYS}])
+        keys, _ = take_budget({key: value for key, value in given.items() if key in SPEC_KEYS})
+        SteeringSpec.from_dicts([keys])
 
 
 def runnable(line: Line) -> tuple[str, ...] | None:

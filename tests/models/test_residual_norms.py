@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmms_steer import SteeringVectors, UserError, measure_norms, steer
-from lmms_steer.models.residual_norms import SENTENCES
+from lmms_steer.models.own_prompts import SENTENCES
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store
 from tests.helpers.checkpoints import build

@@ -65,10 +65,10 @@ def test_mistakes_are_reported_with_their_line(recipe: Callable[..., str], old: 
     [
         (
             "{strategy: race}",
-            449,
-            "r.yaml, line 1: the strategy race needs at least 450 questions, and the study left",
+            200,
+            "r.yaml, line 1: the strategy race needs at least 333 questions for 75 cells, and the study left",
         ),
-        ("{strategy: race+screen, limit: 64}", 2000, "needs at least 450 questions, and the study left has 64"),
+        ("{strategy: race+screen, limit: 64}", 2000, "questions for 75 cells, and the study left has 64"),
         ("{strategy: race}", 450, ""),
         ("{strategy: tpe}", 450, ""),
     ],

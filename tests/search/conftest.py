@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lmms_steer.cli import app
-from lmms_steer.search.strategies import ChosenStrategy
+from lmms_steer.search import floors
 
 
 @pytest.fixture(scope="session")
@@ -26,5 +26,5 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strategies run on fewer questions than they need to be useful, for tests of how they run."""
-    monkeypatch.setattr(ChosenStrategy, "check_questions", lambda *_: None)
+    monkeypatch.setattr(floors, "check_questions", lambda *_: None)
     monkeypatch.setattr("lmms_steer.search.strategies.race.MIN_FIRST_RUNG", 20)

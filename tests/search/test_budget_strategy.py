@@ -10,10 +10,12 @@ import pytest
 from lmms_steer import UserError
 from lmms_steer.recipes.answers import budget_answers, search_answers
 from lmms_steer.recipes.loading import load_recipe
+from lmms_steer.search.chosen_strategy import parse_strategy
+from lmms_steer.search.floors import questions_needed
 from lmms_steer.search.layer_scores import layer_scores, register_layer_score
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.strategies import Rung, StrategyContext, parse_strategy
+from lmms_steer.search.strategies import Rung, StrategyContext
 from lmms_steer.search.strategies.budget import best_layers, kept_cells
 from tests.helpers.searches import result_of, search_into
 
@@ -51,10 +53,13 @@ def test_numbers_are_refused_where_budgets_are_needed(tmp_path: Path) -> None:
 
 def test_many_questions_are_raced_and_few_are_all_asked() -> None:
     cells = [Cell("v", layer, alpha, "image") for layer in range(3) for alpha in (0.1, 0.2, 0.3)]
-    chosen = parse_strategy("budget")
-    for n, first in ((449, range(449)), (450, range(100))):
-        rung = next(chosen.strategy.build(StrategyContext(cells, n, vectors=("v",))))
-        assert rung == Rung(cells, first)
+    chosen = parse_strategy("budget").strategy
+    needed = int(questions_needed(parse_strategy("race"), StrategyContext(cells, 0, vectors=("v",))))
+    assert 150 < needed < 270, "a race of nine cells needs fewer than one of 24"
+    for n, first, how in ((needed - 1, range(needed - 1), "all on"), (needed, range(100), "racing over")):
+        search = StrategyContext(cells, n, vectors=("v",))
+        assert next(chosen.build(search)) == Rung(cells, first)
+        assert chosen.summary(search).endswith(f"{how} {n} questions (a race of them needs {needed})")
 
 
 RECIPE = """\

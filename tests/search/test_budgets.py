@@ -16,12 +16,13 @@ from scipy.stats import entropy
 from lmms_steer import SteeringSpec, UserError, steer
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.search.budget_study import StudyBudgets
-from lmms_steer.search.budgets import TOLERANCE, resolve_budgets
+from lmms_steer.search.budgets import resolve_budgets
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.options import SearchOptions, parse_budgets
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.results import CellResult, SearchResult, VectorResult
 from lmms_steer.search.study_files import save_winners
+from lmms_steer.steering.alpha_search import TOLERANCE
 from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.resolve import ModelFacts, resolve
 from lmms_steer.tiny_world.question_sets import load_question_set

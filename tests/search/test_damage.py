@@ -13,10 +13,10 @@ from scipy.stats import entropy
 from lmms_steer import steer
 from lmms_steer.harness import tasks as lmms_eval_tasks
 from lmms_steer.harness.steered import SteeredPaliGemma
-from lmms_steer.search.damage import divergence_from
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question, load_questions
+from lmms_steer.steering.damage import divergence_from
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from tests.helpers.searches import result_of, search_into

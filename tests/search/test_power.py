@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.power import measured_power_line, planned_power_lines
 from lmms_steer.search.results import SearchResult
-from lmms_steer.search.strategies import StrategyContext, parse_strategy
+from lmms_steer.search.strategies import StrategyContext
 from tests.helpers.searches import search_into
 from tests.search.test_results import minimal
 
@@ -39,7 +40,8 @@ def test_the_plan_counts_the_cells_of_one_vector_and_warns_of_gains_that_it_woul
 
 
 def test_the_plan_of_a_race_counts_the_finalists_and_the_questions_that_are_left_to_test_on() -> None:
-    (power, *_) = planned("race", context(1200))
+    (floor, power, *_) = planned("race", context(1200))
+    assert floor == "race needs 251 questions for 12 cells, to find a gain of +8.0 points with 80% probability"
     assert "with 800 questions and 4 cells" in power
     images = np.repeat(np.arange(300), 4)
     (power, *_) = planned("grid", replace(context(1200), image_of=images))

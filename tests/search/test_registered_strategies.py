@@ -18,17 +18,11 @@ from lmms_steer import UserError
 from lmms_steer.cli import app
 from lmms_steer.harness import steered
 from lmms_steer.harness import tasks as lmms_eval_tasks
+from lmms_steer.search.chosen_strategy import parse_strategy
+from lmms_steer.search.floors import check_questions, context_of
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell
-from lmms_steer.search.strategies import (
-    FilterContext,
-    Rung,
-    Strategy,
-    StrategyContext,
-    parse_strategy,
-    register_strategy,
-    strategies,
-)
+from lmms_steer.search.strategies import FilterContext, Rung, Strategy, StrategyContext, register_strategy, strategies
 from tests.helpers.searches import result_of, search_in_fork, search_into
 
 SMALL = {"limit": 16, "layers": "1", "controls": 1}
@@ -163,29 +157,32 @@ def test_the_built_in_strategies_are_listed_with_a_description() -> None:
     assert not parse_strategy("race").needs_answer_set and parse_strategy("tpe").strategy.adaptive
 
 
-@pytest.mark.parametrize("strategy", ["race", "screen", "race+screen"])
+@pytest.mark.parametrize(("strategy", "needed"), [("race", 270), ("screen", 276), ("race+screen", 252)])
 def test_a_strategy_on_too_few_questions_is_refused_before_anything_is_loaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, needed: int
 ) -> None:
     monkeypatch.setattr(lmms_eval_tasks, "load_task", lambda *_: pytest.fail("the task is loaded"))
     message = (
-        f"the strategy {strategy} needs at least 450 questions, and a search with --limit has 42: on fewer it"
-        " loses gains that the grid finds; use the strategy grid (--strategy grid)"
+        f"the strategy {strategy} needs at least {needed} questions for 24 cells, and a search with --limit has 42: on"
+        " fewer it finds a gain of +8.0 points with less than 80% probability; use the strategy grid (--strategy grid)"
     )
+    grid = {"layers": "0-1", "alphas": "1,2,3,4", "tokens": "image,text,both"}
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
-        search_into(tmp_path / "study", strategy=strategy, limit=42)
+        search_into(tmp_path / "study", strategy=strategy, limit=42, **grid)
     assert not (tmp_path / "study").exists()
-    parse_strategy(strategy).check_questions(450, "it")
+    check_questions(parse_strategy(strategy), context_of((2, 4, 3), needed), "it")
 
 
 @pytest.mark.usefixtures("registered")
 def test_a_registered_strategy_is_refused_only_below_the_minimum_that_it_declares() -> None:
-    parse_strategy("halves").check_questions(2, "it")
+    grid = (5, 6, 3)
+    check_questions(parse_strategy("halves"), context_of(grid, 2), "it")
     register_strategy("careful", description="every cell", min_questions=50)(lambda search: halves(search))
-    parse_strategy("careful").check_questions(50, "it")
-    for name, needed in (("careful", 50), ("careful+screen", 450), ("halves+screen", 450)):
-        with pytest.raises(UserError, match=f"needs at least {needed} questions, and it has {needed - 1}"):
-            parse_strategy(name).check_questions(needed - 1, "it")
+    check_questions(parse_strategy("careful"), context_of(grid, 50), "it")
+    with pytest.raises(UserError, match="careful needs at least 50 questions, and it has 49"):
+        check_questions(parse_strategy("careful"), context_of(grid, 49), "it")
+    with pytest.raises(UserError, match=r"careful\+screen needs at least 325 questions for 90 cells, and it has 324"):
+        check_questions(parse_strategy("careful+screen"), context_of(grid, 324), "it")
 
 
 @pytest.mark.slow
@@ -222,7 +219,8 @@ def test_an_installed_package_adds_a_strategy_by_an_entry_point(tmp_path: Path) 
         "    yield Rung(search.cells[:1], range(search.n))\n"
     )
     code = (
-        "from lmms_steer.search.strategies import parse_strategy, strategies;"
+        "from lmms_steer.search.chosen_strategy import parse_strategy;"
+        " from lmms_steer.search.strategies import strategies;"
         " print(strategies.names()[-1], parse_strategy('first+screen').strategy.description)"
     )
     done = subprocess.run(
@@ -237,7 +235,8 @@ def test_an_installed_package_adds_a_strategy_by_an_entry_point(tmp_path: Path) 
 
 def test_looking_up_a_strategy_imports_no_torch() -> None:
     code = (
-        "import sys; from lmms_steer.search.strategies import parse_strategy, strategies; strategies.entries();"
+        "import sys; from lmms_steer.search.chosen_strategy import parse_strategy;"
+        " from lmms_steer.search.strategies import strategies; strategies.entries();"
         " parse_strategy('race+screen'); sys.exit('torch' in sys.modules or 'optuna' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

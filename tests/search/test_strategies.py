@@ -9,8 +9,9 @@ import pytest
 
 from lmms_steer.search.assessment import cell_result
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import ScoreGrid, best_index, cautious_index, corrected_p
-from lmms_steer.search.strategies import Rung, StrategyContext, run_strategy
+from lmms_steer.search.strategies import Rung, StrategyContext
 from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.search.strategies.race import MIN_FINALISTS, planned_answers, race
 from lmms_steer.search.strategies.screen import promising

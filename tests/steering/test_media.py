@@ -8,13 +8,14 @@ from transformers import CONFIG_MAPPING
 
 from lmms_steer import SteeringError, UserError, continuation, steer
 from lmms_steer.models.prompts import prompt_format_for
+from lmms_steer.steering.anatomy import remember_norms
 from lmms_steer.steering.hooks import _check_in_decoder
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.placeholders import placeholders
 from tests.helpers.architectures import AUDIO, END, IMAGE, START, VIDEO, model
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, record, vectors
-from tests.media_matrix import ids_of, row
+from tests.media_matrix import ids_of, positions, row
 from tests.support_matrix import ALPHA, LAYER, V, logits, spec
 
 
@@ -117,3 +118,26 @@ def test_an_omni_model_is_steered_in_the_part_that_writes_text() -> None:
         alone = omni.thinker.generate(input_ids=ids, eos_token_id=1, **options)
     unsteered = omni.thinker.generate(input_ids=ids, eos_token_id=1, **options)
     assert torch.equal(whole, alone) and not torch.equal(alone, unsteered)
+
+
+@pytest.mark.parametrize(("architecture", "kind"), [("qwen2_vl", "video"), ("qwen2_audio", "audio")])
+def test_a_strength_by_norms_uses_those_of_the_tokens_that_are_steered(architecture: str, kind: str) -> None:
+    """`scale=token` adds alpha times a token's own norm along the vector; `scale=relative` has no norms of these."""
+    made, ids = model(architecture), ids_of(kind, architecture)
+    v = torch.from_numpy(V[LAYER]).float()
+    inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    before = record(made, lambda: made(**inputs, use_cache=False))[LAYER]
+    norms = torch.tensor([[sum(float(x) ** 2 for x in token) ** 0.5 for token in row] for row in before.float()])
+    chosen = positions(ids, kind, architecture, ids.shape[1])
+    expected = torch.where(chosen[..., None], before + 0.25 * norms[..., None] * v / v.norm(), before)
+    with steer(made, spec(kind, scale="token", alpha=0.25), {"v": V}):
+        after = record(made, lambda: made(**inputs, use_cache=False))[LAYER]
+    assert chosen.any() and torch.allclose(after, expected, atol=1e-5)
+    remember_norms(made, {layer: {"image": 1.0, "text": 2.0, "both": 1.5} for layer in range(LAYER + 1)})
+    with pytest.raises(UserError, match=f"measured without {kind} tokens, use scale=token"):
+        steer(made, spec(kind, scale="relative"), {"v": V}).__enter__()
+    # image and text tokens keep the norms that were measured on them
+    with steer(made, spec("text", scale="relative", alpha=0.5), {"v": V}):
+        after = record(made, lambda: made(**inputs, use_cache=False))[LAYER]
+    text = positions(ids, "text", architecture, ids.shape[1])
+    assert torch.allclose(after, torch.where(text[..., None], before + 0.5 * 2.0 * v / v.norm(), before), atol=1e-5)

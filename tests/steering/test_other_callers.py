@@ -13,6 +13,8 @@ from torch import Tensor, distributed, nn
 
 from lmms_steer import SteeringError, UserError, continuation, steer
 from lmms_steer.steering.anatomy import model_facts
+from lmms_steer.steering.cache_argument import CACHE_NAMES, cache_name
+from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import PHASES
 from lmms_steer.steering.resolve import ResolvedSpec, resolve
@@ -356,3 +358,16 @@ def test_an_error_that_a_caller_swallows_is_kept(model: Any) -> None:
         assert seen and attached.failure is seen[0]
     finally:
         attached.remove()
+
+
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_a_cache_is_found_by_its_name_in_each_release_of_transformers(model: Any, name: str) -> None:
+    """transformers 5.24 calls `cache` what earlier releases call `past_key_values`."""
+    prompt, tracker = BATCH["input_ids"].shape[1], CallTracker(model)
+    with continuation(1), torch.no_grad():
+        tracker.before(model, (), {"input_ids": torch.tensor([[5], [6]]), name: model(**BATCH).past_key_values})
+    assert tracker.call is not None and (tracker.call.offset, tracker.call.all_generated) == (prompt, True)
+    tracker.after(model, (), None)
+    module = nn.Module()
+    module.forward = {"cache": lambda cache=None: cache, "past_key_values": lambda past_key_values=None: None}[name]
+    assert cache_name(module) == name

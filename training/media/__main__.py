@@ -3,41 +3,29 @@
 It takes five minutes on one core, and writes `tiny-qwen2-vl` and `tiny-qwen2-audio`, which have one language model.
 """
 
-import argparse
 import hashlib
 import json
-import logging
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lmms_steer.tiny_world.checkpoints import MEDIA_MODELS
+from training.command import start
 from training.media import encoders, text
 from training.media.report import measure
 
 
 def main() -> None:
     """Parse the command line, train, and write the checkpoints and the manifest."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints, the log and the manifest")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="a few steps per stage, to test that everything runs")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    handlers = [logging.FileHandler(args.out / "media-training.log", mode="w")]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    start = time.process_time()
+    args = start(__doc__, "media-training.log", "w")
+    began = time.process_time()
     few = {"steps": 3, "bank": 200} if args.quick else {}
     sees = text.train(args.seed, 3 if args.quick else text.STEPS)
     hears = encoders.hearing_model(sees.model.language_model, args.seed)
     encoders.train_video(sees, args.seed, **few)
     encoders.train_audio(hears, args.seed, **few)
-    minutes = (time.process_time() - start) / 60
+    minutes = (time.process_time() - began) / 60
     finish(sees, hears, args.out, args.seed, minutes, 20 if args.quick else 200)
 
 

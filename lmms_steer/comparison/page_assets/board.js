@@ -1,13 +1,15 @@
 const rowsTasks = [...new Map(DATA.rows.map((row) => [row.task, row.scope]))];
 const COLUMNS = [
-  ["task", "task"], ["system", "system"], ["score", "score"], ["gain", "gain [95%]"],
+  ...(rowsTasks.length > 1 ? [["task", "task"]] : []),
+  ["system", "system"], ["score", "score"], ["gain", "gain [95%]"],
   ...(DATA.rows.some((row) => row.blank !== null) ? [["blank", "blank images"]] : []),
-  ...DATA.readings,
   ["p", "p"], ["p_holm", "p (Holm)"],
   ["n", "n"], ["fixed", "fixed / broken"], ["unparsed", "unparsed"],
+  ...(DATA.rows.some((row) => row.told.divergence) ? [["divergence", "KL"]] : []),
   ...(DATA.rows.some((row) => row.recall !== null) ? [["recall", "recall"], ["words", "words"]] : []),
   ...(DATA.rows.some((row) => row.yes !== null) ? [["yes", "yes"]] : []),
   ...(DATA.rows.some((row) => row.empty > 0) ? [["empty", "empty"]] : []),
+  ...DATA.readings,
   ["seconds", "time"],
 ];
 const FIRST = 200;

@@ -80,7 +80,7 @@ def patched_answers(
     """
     import torch
 
-    from lmms_steer.search.agreement import writing
+    from lmms_steer.models.forced import writing
     from lmms_steer.search.deciding import LOOKED_AT, deciding_places
     from lmms_steer.steering.anatomy import decoder_layers
     from lmms_steer.steering.placeholders import placeholders

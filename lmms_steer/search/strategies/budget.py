@@ -9,19 +9,17 @@ from dataclasses import replace
 from functools import partial
 
 from lmms_steer.errors import UserError
+from lmms_steer.search.chosen_strategy import parse_strategy
+from lmms_steer.search.floors import SOUGHT_GAIN, finding_probability, questions_needed
 from lmms_steer.search.layer_scores import ConceptSentences, LayerContext, LayerScore, layer_scores
 from lmms_steer.search.plan import BUDGET_PROMPTS, Cell, split_control
 from lmms_steer.search.stored_numbers import stored_numbers
-from lmms_steer.search.strategies import (
-    FilterContext,
-    SearchStrategy,
-    Strategy,
-    StrategyContext,
-    register_strategy,
-)
+from lmms_steer.search.strategies import FilterContext, SearchStrategy, Strategy, StrategyContext, register_strategy
 from lmms_steer.search.strategies.grid import grid
-from lmms_steer.search.strategies.race import MIN_QUESTIONS, race
+from lmms_steer.search.strategies.race import keeps as race_keeps
 from lmms_steer.search.strategies.race import planned_answers as raced_answers
+from lmms_steer.search.strategies.race import race
+from lmms_steer.statistics.power import POWER
 
 DEFAULT_SCORE = "patching"
 """The score that ranks the layers if the user names none."""
@@ -110,15 +108,27 @@ def ranked_by(entry: SearchStrategy, score: str) -> SearchStrategy:
     )
 
 
+def is_raced(search: StrategyContext) -> bool:
+    """Whether there are as many questions as a race of the kept cells needs (`lmms_steer.search.floors`)."""
+    return finding_probability(parse_strategy("race"), search, SOUGHT_GAIN) >= POWER
+
+
+def keeps(search: StrategyContext, gain: float, discordant: float) -> float:
+    """The probability that a cell with a gain, at a kept layer, is measured on all questions."""
+    return race_keeps(search, gain, discordant) if is_raced(search) else 1.0
+
+
 def planned_answers(search: StrategyContext) -> int:
     """The largest number of answers that are asked for, one cell and one question each."""
-    return raced_answers(search) if search.n >= MIN_QUESTIONS else len(search.cells) * search.n
+    return raced_answers(search) if is_raced(search) else len(search.cells) * search.n
 
 
 def summary(search: StrategyContext) -> str:
     """The line that is printed when the kept cells are searched."""
-    how = "racing over" if search.n >= MIN_QUESTIONS else "all on"
-    return f"{len(search.cells)} cells at the layers that rank first, {how} {search.n} questions"
+    how = "racing over" if is_raced(search) else "all on"
+    needed = questions_needed(parse_strategy("race"), search)
+    found = f"{len(search.cells)} cells at the layers that rank first, {how} {search.n} questions"
+    return f"{found} (a race of them needs {needed:.0f})"
 
 
 @register_strategy(
@@ -127,6 +137,7 @@ def summary(search: StrategyContext) -> str:
     planned_answers=planned_answers,
     summary=summary,
     filter=partial(keep_best_layers, score=DEFAULT_SCORE),
+    keeps=keeps,
     drops_targets=True,
     # the number does not depend on the scores
     kept_cells=lambda cells: kept_cells(cells, [0.0] * len(cells)),
@@ -136,4 +147,4 @@ def summary(search: StrategyContext) -> str:
 )
 def budget(search: StrategyContext) -> Strategy:
     """Race the kept cells, or measure all of them on all questions where these are too few for a race."""
-    yield from (race if search.n >= MIN_QUESTIONS else grid)(search)
+    yield from (race if is_raced(search) else grid)(search)

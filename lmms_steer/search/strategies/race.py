@@ -13,6 +13,7 @@ from lmms_steer.search.plan import Cell
 from lmms_steer.search.selection import standard_errors
 from lmms_steer.search.strategies import Rung, Strategy, StrategyContext, register_strategy
 from lmms_steer.statistics import Floats, Ints
+from lmms_steer.statistics.power import stays
 
 RUNG_ENDS = (1 / 12, 1 / 6, 1 / 3, 1.0)
 """The share of the questions that has been asked at the end of each rung."""
@@ -21,11 +22,8 @@ SURVIVING_SHARE = 1 / 4
 MIN_FINALISTS = 4
 """At least this many cells of a vector go on, except those whose difference from the leader is clearly below 0."""
 MIN_FIRST_RUNG = 100
-"""The first rung has at least this many questions: with 20, a race over 450 lost one gain of 8 points in eight."""
-MIN_QUESTIONS = 450
-"""Fewer questions than this are refused. From here on a race and a screen find a gain of 8 points at least 95% as often
-as the grid does on the same questions, both together at least 90% as often (simulated by
-`benchmarks/few_questions.py`, in a grid of 90 cells and in one of 288)."""
+"""The first rung has at least this many questions. A gain of 8 points is then among the better quarter of the cells
+with 97% probability (`lmms_steer.statistics.power.stays`). With 20, a race over 450 lost one such gain in eight."""
 
 
 def planned_answers(search: StrategyContext) -> int:
@@ -44,12 +42,32 @@ def summary(search: StrategyContext) -> str:
     return f"{len(search.cells)} cells, racing over {search.n} questions"
 
 
+def keeps(search: StrategyContext, gain: float, discordant: float) -> float:
+    """The probability that a cell with a gain is a finalist: 1 less what each rung may lose.
+
+    Args:
+        search: the cells that are raced, and the number of questions. Where questions share images, images are counted.
+        gain: as a share of the questions.
+        discordant: the share of questions whose answer changes between right and wrong.
+    """
+    first = sum(cell.vector == search.vectors[0] for cell in search.cells)
+    alive, lost = first, 0.0
+    for end in rung_ends(search.n)[:-1]:
+        compared = end if search.image_of is None else len(np.unique(search.image_of[:end]))
+        after = _survivors(alive)
+        if after < alive:
+            lost += 1 - stays(gain, compared, discordant, after / first)
+        alive = after
+    return max(0.0, 1 - lost)
+
+
 @register_strategy(
     "race",
     description="all cells on few questions, then more questions for the better cells only",
     planned_answers=planned_answers,
     summary=summary,
-    min_questions=MIN_QUESTIONS,
+    keeps=keeps,
+    needs_power=True,
     drops_targets=True,
 )
 def race(search: StrategyContext) -> Strategy:

@@ -7,10 +7,13 @@ correct ones, a cell may gain. The third of the layers and targets with the most
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.stored_numbers import stored_numbers
 from lmms_steer.search.strategies import FilterContext, Rung, Strategy, StrategyContext, register_strategy
-from lmms_steer.search.strategies.race import MIN_QUESTIONS, rung_ends
+from lmms_steer.search.strategies.race import rung_ends
+from lmms_steer.statistics.power import stays
 
 KEPT_SHARE = 1 / 3
 """The share of a vector's pairs of layer and target that is kept."""
@@ -52,14 +55,27 @@ def promising(cells: Sequence[Cell], shares: Sequence[float]) -> list[Cell]:
     return [cell for cell in cells if (cell.vector, cell.layer, cell.tokens) in kept]
 
 
+def keeps_place(search: StrategyContext, gain: float, discordant: float) -> float:
+    """The probability that the layer and target of a cell with a gain are kept, if gradients predict every answer.
+
+    Args:
+        search: the grid. Where questions share images, images are counted.
+        gain, discordant: as for `lmms_steer.search.strategies.race.keeps`.
+    """
+    asked = screened_questions(search.n)
+    places = len({(cell.layer, cell.tokens) for cell in search.cells if cell.vector == search.vectors[0]})
+    compared = asked if search.image_of is None else len(np.unique(search.image_of[:asked]))
+    return stays(gain, compared, discordant, max(1, round(KEPT_SHARE * places)) / places)
+
+
 @register_strategy(
     "screen",
     description="drop two thirds of the layers and targets by gradients, then every remaining cell on every question",
     filter=screen_cells,
     questions_spent=screened_questions,
     needs_answer_set=True,
-    # it decides by as many questions as a race's first rung
-    min_questions=MIN_QUESTIONS,
+    filter_keeps=keeps_place,
+    needs_power=True,
     drops_targets=True,
     # the number does not depend on the shares
     kept_cells=lambda cells: promising(cells, [0.0] * len(cells)),
