@@ -2,8 +2,8 @@
 
     python -m training.smol.sae_report FOLDER --concepts spatial,colour-red
 
-FOLDER is what `python -m training.smol.sae --out FOLDER` wrote. The words of a feature are those of the model's own text
-at which it is strongest; `--question` prints what a judge would be asked about a feature.
+FOLDER is what `python -m training.smol.sae --out FOLDER` wrote. The words of a feature are those of the model's own
+text at which it is strongest; `--question` prints what a judge would be asked about a feature.
 """
 
 import argparse
