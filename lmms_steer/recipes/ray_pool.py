@@ -162,7 +162,8 @@ class RayPool:
         names, pending = {*cell.reads, *cell.makes, *filter(None, [cell.folder])}, list(cell.needs)
         while pending:
             needed = self._by_name[pending.pop()]
-            names.update(needed.makes)
+            # a search's folder has more than what it must make
+            names.update((*needed.makes, *filter(None, [needed.folder])))
             pending += needed.needs
         return sorted({file for name in names if not Path(name).is_absolute() for file in _files(Path(name))})
 

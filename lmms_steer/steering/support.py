@@ -19,6 +19,8 @@ REFUSED = {
     "gemma3n_text": _WIDE,
     "glm5_next": _WIDE,
     "glm5_next_text": _WIDE,
+    "hy_v4_vl": _WIDE,
+    "hy_v4_vl_text": _WIDE,
     "qwen4_exp": _WIDE,
     "qwen4_exp_text": _WIDE,
     "diffusion_gemma": "it writes blocks of tokens by diffusion, not one after the other",

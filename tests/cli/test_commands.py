@@ -38,9 +38,11 @@ def test_vectors_are_listed_by_concept_by_part_of_a_name_and_for_scripts() -> No
     names = [entry.name for entry in store.entries()]
     assert listed("--names") == names
     assert len(listed()) == len({name.rsplit("/", 1)[0] for name in names}) + 2
-    for part, wanted in (("spatial", "/spatial/"), ("tiny-gemma2/spatial", "/spatial/"), ("sae", "/sae/")):
+    for part, wanted in (("spatial", "/spatial/"), ("tiny-gemma2/spatial", "/tiny-gemma2/spatial/"), ("sae", "/sae/")):
         assert listed(part, "--names") == [name for name in names if wanted in f"/{name}/"]
-    assert re.match(r"tiny-gemma2/spatial/sae +shipped +2 layers \(1, 3\) x 96 +24 anchors", listed("spatial/sae")[0])
+    assert re.match(
+        r"tiny-gemma2/spatial/sae +shipped +2 layers \(1, 3\) x 96 +24 anchors", listed("tiny-gemma2/spatial/sae")[0]
+    )
     mistyped = typer.testing.CliRunner().invoke(app, ["vectors", "list", "tiny-gemma2/spatail"])
     assert "did you mean 'tiny-gemma2/spatial'" in str(mistyped.exception)
     unlike = str(typer.testing.CliRunner().invoke(app, ["vectors", "list", "nope"]).exception)
@@ -50,7 +52,7 @@ def test_vectors_are_listed_by_concept_by_part_of_a_name_and_for_scripts() -> No
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"half")
     assert any(re.match(r"tiny-gemma2/spatial +yours +pca \(damaged\)", row) for row in listed())
-    assert "damaged: " in listed("spatial/pca")[0]
+    assert "damaged: " in listed("tiny-gemma2/spatial/pca")[0]
 
 
 def test_the_demo_s_folder_may_come_before_its_subcommand(tmp_path: Path) -> None:

@@ -56,31 +56,32 @@ def here(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def cell(name: str, script: str, needs: tuple[str, ...] = (), reads: tuple[str, ...] = ()) -> Cell:
     """A cell that notes that it ran, and makes a file of what its script prints, in the folder that it is run in."""
-    out = f"{ROOT}/{name}.txt"
-    noted = f"echo {name} >> {ROOT.absolute()}/ran; pwd >> {ROOT.absolute()}/folders; mkdir -p {ROOT}"
-    return Cell(name, "command", ("sh", "-c", f"{noted}; ({script}) > {out}"), needs, reads, (out,))
+    folder = f"{ROOT}/{name}"
+    out = f"{folder}/made.txt"
+    noted = f"echo {name} >> {ROOT.absolute()}/ran; pwd >> {ROOT.absolute()}/folders; mkdir -p {folder}"
+    return Cell(name, "command", ("sh", "-c", f"{noted}; ({script}) > {out}"), needs, reads, (out,), folder)
 
 
 def plan(at_second: str = "true") -> list[Cell]:
     Path("given").mkdir(exist_ok=True)
     Path("given/file").write_text("given\n")
     return [
-        cell("first", "cat given/file; echo first", reads=("given",)),
-        cell("second", f"{at_second}; cat {ROOT}/first.txt; echo second", ("first",)),
+        cell("first", f"cat given/file; echo first; echo more > {ROOT}/first/more.txt", reads=("given",)),
+        cell("second", f"{at_second}; cat {ROOT}/first/made.txt; echo second", ("first",)),
         cell("other", "echo other"),
         # of the first it knows through the second
-        cell("last", f"cat {ROOT}/first.txt {ROOT}/second.txt {ROOT}/other.txt", ("second", "other")),
+        cell("last", f"cat {ROOT}/first/*.txt {ROOT}/second/made.txt {ROOT}/other/made.txt", ("second", "other")),
     ]
 
 
-LAST = "given\nfirst\ngiven\nfirst\nsecond\nother\n"
+LAST = "given\nfirst\nmore\ngiven\nfirst\nsecond\nother\n"
 
 
 def test_files_go_to_a_folder_of_the_task_and_back_and_a_lost_task_is_tried_again(tmp_path: Path) -> None:
     lose = f"test -e {tmp_path}/once || {{ touch {tmp_path}/once; kill -9 $PPID; sleep 60; }}"
     lines = list(run_cells(ROOT, plan(lose), 2, "ray"))
     assert "a worker died at second: it is tried again" in lines
-    assert Path(ROOT, "last.txt").read_text() == LAST
+    assert Path(ROOT, "last/made.txt").read_text() == LAST
     assert sorted(ran(ROOT)) == ["first", "last", "other", "second", "second"]
     folders = Path(ROOT, "folders").read_text().split()
     assert len(set(folders)) == 5 and str(tmp_path) not in folders
@@ -101,7 +102,7 @@ def test_tasks_end_with_a_killed_command_which_resumes(tmp_path: Path) -> None:
     gate.touch()
     lines = list(run_cells(ROOT, plan(f"while test ! -e {gate}; do sleep 0.1; done"), 2, "ray"))
     assert any(line.startswith("resumed: ") for line in lines)
-    assert Path(ROOT, "last.txt").read_text() == LAST
+    assert Path(ROOT, "last/made.txt").read_text() == LAST
     assert ran(ROOT).count("first") == 1 and ran(ROOT).count("second") == 2
 
 

@@ -151,7 +151,11 @@ def test_names_find_the_file_and_your_vector_hides_the_shipped_one(own_cache: Pa
         ("tiny-gemma2/spatial/sea", None, "did you mean 'tiny-gemma2/spatial/sae'? known: "),
         ("spatial/no_method", None, "leaves out the text backbone"),
         ("zzz", None, "unknown vector 'zzz': known: "),
-        ("spatail", None, "unknown vector 'spatail': did you mean 'tiny-gemma2/spatial'? known: tiny-gemma2/spatial/"),
+        (
+            "spatail",
+            None,
+            "unknown vector 'spatail': did you mean 'smollm2-135m/spatial'? known: smollm2-135m/spatial/",
+        ),
     ],
 )
 def test_the_error_for_a_missing_vector_gives_the_command_or_the_nearest_name(
