@@ -192,7 +192,7 @@ def check_bool(name: str, value: object) -> bool:
     return value
 
 
-def check_positive(name: str, value: int | str) -> int:
+def check_positive(name: str, value: float | str) -> int:
     """An argument that must be a whole number from 1 up.
 
     Raises:
@@ -200,8 +200,8 @@ def check_positive(name: str, value: int | str) -> int:
     """
     try:
         number = int(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         number = 0
-    if number < 1:
+    if number < 1 or number != float(value):
         raise UserError(f"{name}={value}: expected a whole number from 1 up")
     return number
