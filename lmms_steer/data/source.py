@@ -71,7 +71,9 @@ def find_source(
             raise UserError(f"{str(folder)!r} has no split {split!r}: import {benchmark} again")
         return Source("parquet", None, {"data_files": {split: [str(folder / file) for file in files[split]]}})
     if hub is not None and (folder is None or not folder.exists()):
-        return Source(hub, config, {"data_files": {split: hub_files}} if hub_files is not None else {})
+        # without checks, as datasets before 5.2 wants the card's other splits too
+        only = {"data_files": {split: hub_files}, "verification_mode": "no_checks"}
+        return Source(hub, config, only if hub_files is not None else {})
     if folder is None:
         raise UserError(
             f"{benchmark} is not on the Hub: set LMMS_STEER_DATA=DIR, lmms-steer data import {benchmark} --from RELEASE"

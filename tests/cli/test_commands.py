@@ -21,7 +21,8 @@ def test_extracting_twice_gives_the_same_file_and_lists_it(own_cache: Path) -> N
         assert done.exit_code == 0, done.output
     folders = (own_cache / "vectors", ROOT / "vector_cache")
     made, shipped = (SteeringVectors.load(f / "tiny-gemma2" / "counting" / "mean_shift.safetensors") for f in folders)
-    assert made.provenance == shipped.provenance
+    # other versions of the libraries make the same vectors
+    assert {**made.provenance, "versions": None} == {**shipped.provenance, "versions": None}
     # another processor may round the last bits otherwise
     assert all(np.allclose(made[layer], shipped[layer], atol=1e-5) for layer in range(5))
     listed = runner.invoke(app, ["vectors", "list"]).output

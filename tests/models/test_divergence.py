@@ -64,7 +64,7 @@ def test_a_batch_has_the_sums_of_its_steps(folder: Path, changed: str) -> None:
     ]
     meter.measure("a_task", asked, lambda one: len(one[1]))
     each = [expected(run, plain, question, n, answer) for n, (question, _, answer) in enumerate(asked)]
-    assert meter.record() == {"a_task": {"nats": pytest.approx(sum(each) / 2, rel=1e-4), "questions": 2}}
+    assert meter.record() == {"a_task": {"nats": pytest.approx(sum(each) / 2, rel=1e-3), "questions": 2}}
     assert min(each) > 1e-3
     # the hooks are back
     assert expected(run, plain, QUESTIONS[0], 0, ANSWERS[0]) == pytest.approx(each[0])
