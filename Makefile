@@ -23,7 +23,7 @@ leaderboard: demo
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# all but the tests that load several models, train, or start evaluations: two minutes on two cores
+# all but the tests that load several models, train, or start evaluations: three minutes on two cores
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch.torch_version import TorchVersion
 
 from lmms_steer.smol import mllm
 from lmms_steer.smol.questions import is_held_out
@@ -77,9 +78,10 @@ def test_a_stopped_training_ends_like_an_uninterrupted_one(small_backbone: Path,
 
     whole, resumed = run(tmp_path / "whole", 4), run(tmp_path / "resumed", 1, 3, 4)
     assert whole.keys() == resumed.keys() and "0000.exp_avg" in whole
+    # torch 2.9 rounds the last bits by where a tensor lies in memory
+    allowed = 0.0 if torch.__version__ >= TorchVersion("2.15") else 1e-2
     for name, value in whole.items():
-        # torch before 2.15 rounds the last bits by where a tensor lies in memory
-        assert float((value - resumed[name]).abs().max()) <= 1e-2 * float(value.abs().max()), name
+        assert float((value - resumed[name]).abs().max()) <= allowed * float(value.abs().max()), name
     other = Student(small_backbone, torch.float32)
     with pytest.raises(SystemExit, match="of a training with --seed 0"):
         Trainer(other, own_text(other, tmp_path / "whole/own_text.safetensors", 0, 2), SMALL, 1, tmp_path / "whole")
