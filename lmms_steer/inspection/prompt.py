@@ -21,6 +21,7 @@ from lmms_steer.models.media import Audio, Frames
 from lmms_steer.models.media_inputs import video_frames
 from lmms_steer.models.visuals import Visual
 from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions
+from lmms_steer.steering.decoder_inputs import decoder_ids
 from lmms_steer.steering.gates import gates
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import Intervention
@@ -102,7 +103,7 @@ def inspect_prompt(
     written = continuations(lm, inputs, alphas, new_tokens) if new_tokens else []
     lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
     _, after, steered = _run(lm.model, inputs, places, layer)
-    ids = inputs["input_ids"][0]
+    ids = decoder_ids(inputs)[0]
     by_layer = sorted(active_interventions(lm.resolved, media.kinds), key=lambda pair: pair[0].layer or 0)
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
     active = [one for one in every if one[0].layer == layer and sites.get(one[0].site).tower == "decoder"]
@@ -257,7 +258,7 @@ def _condition(intervention: Intervention) -> str:
 def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, media: Placeholders) -> float:
     """The mean norm of the difference between a layer's output and the next one's input at image and video tokens."""
     layers = decoder_layers(model)
-    image = media_mask(inputs["input_ids"], media, "image", "video")
+    image = media_mask(decoder_ids(inputs), media, "image", "video")
     if layer + 1 == len(layers) or not image.any():
         return 0.0
     seen: list[Tensor] = []

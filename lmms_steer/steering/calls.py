@@ -10,7 +10,7 @@ A decoder layer in transformers 5 does not know where in the sequence it is. A h
 What is known belongs to one call in one thread, and is not kept on the model.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lmms_steer.errors import SteeringError
 from lmms_steer.steering.cache_argument import given_cache
+from lmms_steer.steering.decoder_inputs import decoder_arguments
 from lmms_steer.steering.generation import Generation, current_generation
 from lmms_steer.steering.placeholders import MEDIA, Placeholders
 from lmms_steer.steering.positions import token_mask
@@ -52,7 +53,7 @@ class ForwardCall:
     """One forward call of the whole model.
 
     Attributes:
-        input_ids: [batch, positions].
+        input_ids: [batch, positions]; of an encoder-decoder, the decoder's.
         attention_mask: [batch, positions], or None if nothing is padded.
         offset: the position in the sequence where the call begins: the length of the cache.
         generated: bool [batch, positions], the positions after the prompt; None if there are none, or no others.
@@ -183,10 +184,9 @@ class CallTracker:
                 self.on_failure(error)
             raise
 
-    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ForwardCall:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if not isinstance(ids, Tensor):
-            raise SteeringError("steering needs input_ids: inputs_embeds do not show which positions are images")
+    def _read(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> ForwardCall:
+        kwargs = decoder_arguments(self.model, args, kwargs)
+        ids = kwargs["input_ids"]
         if kwargs.get("cu_seq_lens_q") is not None:
             raise SteeringError("packed sequences and continuous batching cannot be steered: use a padded batch")
         cache = given_cache(kwargs)

@@ -6,7 +6,9 @@ from lmms_steer.errors import UserError
 
 _PART = "its generate runs parts of the model by themselves, so that what is prompt is not known"
 _WIDE = "its residual is several streams of hidden states, and a vector for one of them is not defined"
-_ENCODER = "it is an encoder-decoder, and steering is for decoder-only models"
+ENCODER_DECODERS = ("florence2", "pix2struct", "pp_formulanet", "t5gemma2", "udop", "vision-encoder-decoder")
+"""`model_type` of the encoder-decoders whose decoder is steered."""
+_ENCODER = f"it is an encoder-decoder, and of those only {', '.join(ENCODER_DECODERS)} are steered, in their decoder"
 REFUSED = {
     "blip": _PART,
     "blip-2": _PART,
@@ -26,12 +28,6 @@ REFUSED = {
     "diffusion_gemma": "it writes blocks of tokens by diffusion, not one after the other",
     "pi0": "it predicts robot actions, not text",
     "evolla": "it reads proteins, not images",
-    "florence2": _ENCODER,
-    "pix2struct": _ENCODER,
-    "pp_formulanet": _ENCODER,
-    "t5gemma2": _ENCODER,
-    "udop": _ENCODER,
-    "vision-encoder-decoder": _ENCODER,
 }
 """`model_type` ▸ why a model of this type is not steered."""
 WITHOUT_IMAGE_POSITIONS = {
@@ -39,6 +35,11 @@ WITHOUT_IMAGE_POSITIONS = {
     "idefics": "images enter by cross-attention",
 }
 """`model_type` ▸ why no position of its prompts is an image's, even where the config names an image token."""
+
+
+def has_encoder(config: Any) -> bool:
+    """Whether a config is of an encoder-decoder, whose question and images are in the encoder."""
+    return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def check_config(config: Any, name: str) -> None:
@@ -54,7 +55,7 @@ def check_config(config: Any, name: str) -> None:
     kind = str(getattr(config, "model_type", ""))
     text_kind = str(getattr(getattr(config, "text_config", None), "model_type", ""))
     reason = REFUSED.get(kind) or REFUSED.get(text_kind)
-    if reason is None and getattr(config, "is_encoder_decoder", False):
+    if reason is None and has_encoder(config) and kind not in ENCODER_DECODERS:
         reason = _ENCODER
     if reason is not None:
         raise UserError(f"cannot steer {name} ({kind}): {reason}")
