@@ -16,7 +16,7 @@ from lmms_steer._util.formatting import format_layers
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
-from lmms_steer.extraction.activations import Activations, out_of_memory, read_activations
+from lmms_steer.extraction.activations import Activations, check_decoder_only, out_of_memory, read_activations
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, MethodFunction, MethodResult
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.loading import loading_problem, resolve_dtype, usable_device
@@ -77,6 +77,7 @@ class Backbone:
         try:
             with quiet_in_logs():
                 config = AutoConfig.from_pretrained(self.checkpoint, **options)
+                check_decoder_only(config, name)
                 self.is_mllm = hasattr(config, "vision_config")
                 self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint, **options)
                 loader = AutoModelForImageTextToText if self.is_mllm else AutoModelForCausalLM
@@ -84,6 +85,8 @@ class Backbone:
                 self.model = model.to(self.device).eval()
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, f"while loading {name!r} with dtype {dtype}") from error
+        except UserError:
+            raise
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load the backbone {name!r}: {loading_problem(error)}") from error
         revision = getattr(self.model.config, "_commit_hash", None) or revision

@@ -20,7 +20,7 @@ from lmms_steer.inspection.prompt_figure import inspection_figure
 from lmms_steer.models.media import Audio, Frames
 from lmms_steer.models.media_inputs import video_frames
 from lmms_steer.models.visuals import Visual
-from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions
+from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions, kept_logits
 from lmms_steer.steering.decoder_inputs import decoder_ids
 from lmms_steer.steering.gates import gates
 from lmms_steer.steering.hooks import attach
@@ -221,7 +221,8 @@ def _run(
     with torch.inference_mode(), ExitStack() as stack:
         outputs = stack.enter_context(record_layers(model))
         seen = [stack.enter_context(record_site(model, site, layer)) for site in sorted(sites)]
-        logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(model)).logits[0, -1]
+        kept = kept_logits(model, keeps_all_positions(model))
+        logits: Tensor = model(**inputs, use_cache=False, **kept).logits[0, -1]
     return outputs, logits, [tensors[0].view(outputs[layer].shape) for tensors in seen]
 
 

@@ -1,5 +1,6 @@
 """Find the decoder layers and the vision layers of a transformers model."""
 
+import inspect
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -131,6 +132,12 @@ def keeps_all_positions(model: nn.Module) -> Any:
     """
     shared = any(shares_keys(layer) for layer in decoder_layers(model))
     return torch.tensor([-1]) if shared else 1
+
+
+def kept_logits(model: nn.Module, count: Any) -> dict[str, Any]:
+    """The argument of a forward call for the last logits alone; none for a model that always gives all (Donut)."""
+    takes = "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters
+    return {"logits_to_keep": count} if takes else {}
 
 
 def shares_keys(layer: nn.Module) -> bool:
