@@ -152,6 +152,8 @@ def forward(model: Any, tokens: str) -> str:
 
 def generate(model: Any) -> str:
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+    # Pix2Struct's default is to generate without one
+    options["use_cache"] = True
     more = {"return_dict_in_generate": True, "output_logits": True, "suppress_tokens": [0, IMAGE]}
     # without padding, which decoders with learned positions do not take before a text
     inputs = inputs_of(model, WRITTEN[:, :4] if model.config.is_encoder_decoder else IDS)
