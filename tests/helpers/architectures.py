@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForImageTextToText,
@@ -71,6 +72,24 @@ _MORE: dict[str, dict[str, Any]] = {
     "mistral4": {"qk_rope_head_dim": 8},
 }
 """Fields that an architecture's default config leaves open, or that depend on other sizes."""
+_SWA = {"head_dim": 32, "qk_nope_head_dim": 16, "v_head_dim": 16, "q_lora_rank": 32, "kv_lora_rank": 32}
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
+_MADE_WITH: dict[str, dict[str, Any]] = {
+    "dots3_note": {
+        "text_config": {
+            **dict.fromkeys(("head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 16),
+            **{f"swa_{name}": size for name, size in (_SWA | _HEADS).items()},
+        }
+    },
+    "idefics": {"alpha_initializer": "ones", "vision_config": {"image_size": 28}},
+    "perception_lm": {
+        "vision_config": {
+            "architecture": "vit_tiny_patch16_224",
+            "model_args": {"embed_dim": WIDTH, "depth": 1, "num_heads": 4},
+        }
+    },
+}
+"""Sizes from which a config works out others when it is made."""
 
 
 def model(architecture: str, **changes: Any) -> Any:
@@ -89,9 +108,20 @@ def model(architecture: str, **changes: Any) -> Any:
     return loader.from_config(config).float().eval()
 
 
+def inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """The arguments of a model's forward: ids, their mask (0 is padding), and what else its architecture needs."""
+    found = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    if model.config.model_type == "idefics":
+        shape = 1, 1, 3, *[model.config.vision_config.image_size] * 2
+        picture = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        found["pixel_values"] = picture.expand(len(ids), -1, -1, -1, -1)
+        found["image_attention_mask"] = torch.ones(*ids.shape, 1, dtype=torch.long)
+    return found
+
+
 def small_config(architecture: str) -> Any:
     """The architecture's default config with every size in it made small."""
-    config = CONFIG_MAPPING[architecture]()
+    config = CONFIG_MAPPING[architecture](**_MADE_WITH.get(architecture, {}))
     for part in parts(config):
         _shrink(part)
     if hasattr(config, "thinker_config"):
