@@ -19,7 +19,7 @@ from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.calls import continuation
 from lmms_steer.steering.hooks import steer
 from lmms_steer.steering.intervention import Intervention
-from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.site_tensor import per_position, register_hook
 from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec

@@ -21,6 +21,7 @@ from lmms_steer.steering.anatomy import (
 )
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
+from lmms_steer.steering.fit import check_layers, no_vision_tower
 from lmms_steer.steering.gate_hook import GateHook
 from lmms_steer.steering.generation import watch_generate
 from lmms_steer.steering.given import read_given
@@ -34,7 +35,8 @@ from lmms_steer.steering.placeholders import (
     placeholders,
 )
 from lmms_steer.steering.positions import require_special_ids
-from lmms_steer.steering.resolve import ResolvedSpec, check_layers, no_vision_tower, resolve, with_operation
+from lmms_steer.steering.resolve import resolve
+from lmms_steer.steering.resolved import ResolvedSpec, with_operation
 from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
 from lmms_steer.steering.site_hook import SiteHook
 from lmms_steer.steering.sites import sites
