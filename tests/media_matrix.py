@@ -21,8 +21,8 @@ from lmms_steer import UserError, steer
 from lmms_steer.errors import first_line
 from lmms_steer.steering.placeholders import hides, placeholders
 from lmms_steer.steering.support import check_config
-from tests.helpers.architectures import ARCHITECTURES, AUDIO, END, IMAGE, MULTIMODAL, START, VIDEO, model
-from tests.support_matrix import ALPHA, NEW, TOLERANCE, Differs, V, compare, inputs_of, logits, outcome, reference, spec
+from tests.helpers.architectures import ARCHITECTURES, AUDIO, END, IMAGE, MULTIMODAL, START, VIDEO, inputs, model
+from tests.support_matrix import ALPHA, NEW, TOLERANCE, Differs, V, compare, logits, outcome, reference, spec
 
 IN_SPANS = ("glm46v", "glm4v", "glm4v_moe", "glm5_next", "glm_ocr", "glmga")
 """Architectures that put a video on image tokens, between a start and an end token."""
@@ -78,7 +78,7 @@ def generate(made: Any, architecture: str, kind: str) -> str:
 
     def apart(strength: float, line: str) -> float:
         with steer(made, line, {"v": V}):
-            output = made.generate(**inputs_of(made, ids), **options)
+            output = made.generate(**inputs(made, ids), **options)
         with reference(made, positions(output.sequences, kind, architecture, ids.shape[1]), strength):
             expected = logits(made, output.sequences)[:, ids.shape[1] - 1 : -1]
         return float((torch.stack(output.logits, 1).float() - expected).abs().max()) / max(

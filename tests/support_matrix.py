@@ -30,7 +30,7 @@ from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.steering.anatomy import remember_norms
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.support import check_config
-from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, WIDTH, media_for, model
+from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, WIDTH, inputs, model
 from tests.helpers.models import vectors
 
 LAYER, ALPHA, NEW, ANSWER = LAYERS // 2, 2.0, 3, 2
@@ -98,13 +98,8 @@ def reference(model: Any, chosen: Tensor, strength: float) -> Iterator[None]:
 
 @torch.no_grad()
 def logits(model: Any, ids: Tensor) -> Tensor:
-    found: Tensor = model(**inputs_of(model, ids), use_cache=False).logits
+    found: Tensor = model(**inputs(model, ids), use_cache=False).logits
     return found.float()
-
-
-def inputs_of(model: Any, ids: Tensor) -> dict[str, Tensor]:
-    """The batch as the model takes it."""
-    return {"input_ids": ids, "attention_mask": (ids != 0).long(), **media_for(model, ids)}
 
 
 def spec(tokens: str, **more: Any) -> str:
@@ -137,14 +132,13 @@ def forward(model: Any, tokens: str) -> str:
 def generate(model: Any) -> str:
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
     more = {"return_dict_in_generate": True, "output_logits": True, "suppress_tokens": [0, IMAGE]}
-    inputs = inputs_of(model, IDS)
 
     def apart(strength: float, line: str | None) -> Tensor:
         if line is None:
-            output = model.generate(**inputs, **options, **more)
+            output = model.generate(**inputs(model, IDS), **options, **more)
         else:
             with steer(model, line, {"v": V}):
-                output = model.generate(**inputs, **options, **more)
+                output = model.generate(**inputs(model, IDS), **options, **more)
         whole = torch.cat([IDS, output.sequences[:, IDS.shape[1] :]], 1)
         with reference(model, positions(whole, "text", IDS.shape[1], shows(model)), strength):
             expected = logits(model, whole)[:, IDS.shape[1] - 1 : -1]
@@ -192,7 +186,7 @@ def relative(model: Any) -> str:
 
 
 def replay(model: Any) -> str:
-    found, why = try_replay(model, inputs_of(model, IDS), ReplayOptions(targets=("text",)))
+    found, why = try_replay(model, inputs(model, IDS), ReplayOptions(targets=("text",)))
     if found is None:
         return f"hooks: {why}"
     with reference(model, positions(IDS, "text", IDS.shape[1], shows(model)), ALPHA):
@@ -206,7 +200,7 @@ def inspect(model: Any) -> str:
         pass
     tokenizer = SimpleNamespace(all_special_ids=[], convert_ids_to_tokens=list, decode=lambda ids: str(ids[0]))
     lm: Any = SimpleNamespace(model=model, resolved=resolved, tokenizer=tokenizer, text_only=False)
-    lm.model_inputs = lambda prompts, images: inputs_of(model, ids)  # noqa: ARG005
+    lm.model_inputs = lambda prompts, images: inputs(model, ids)  # noqa: ARG005
     lm.attachment = attach(model, resolved, ())
     try:
         found = inspect_prompt(lm, [], "")

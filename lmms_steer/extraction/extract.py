@@ -21,6 +21,7 @@ from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, Extractio
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.loading import loading_problem, resolve_dtype, usable_device
 from lmms_steer.steering.anatomy import text_config
+from lmms_steer.steering.support import check_backbone
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
@@ -77,11 +78,14 @@ class Backbone:
         try:
             with quiet_in_logs():
                 config = AutoConfig.from_pretrained(self.checkpoint, **options)
+                check_backbone(config, name)
                 self.is_mllm = hasattr(config, "vision_config")
                 self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint, **options)
                 loader = AutoModelForImageTextToText if self.is_mllm else AutoModelForCausalLM
                 model = loader.from_pretrained(self.checkpoint, dtype=dtype, **options)
                 self.model = model.to(self.device).eval()
+        except UserError:
+            raise
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, f"while loading {name!r} with dtype {dtype}") from error
         except (OSError, ValueError) as error:

@@ -72,6 +72,7 @@ class Replay:
         keys = self.generates or any(self.starts.values())
         unsteered = BasePass(model, self.layers, self.tensors, keys, self.kept)
         self.base = unsteered.run(inputs, self.generates)
+        unsteered.check_additions(inputs)
         self._calls, self._added = unsteered.calls, unsteered.added
         if (skipped := len(self.layers) - len(self._calls)) > 0:
             raise RuntimeError(f"{skipped} of its layers do not run without an image, and a replay runs every layer")

@@ -35,6 +35,26 @@ WITHOUT_IMAGE_POSITIONS = {
 }
 """`model_type` ▸ why no position of its prompts is an image's, even where the config names an image token."""
 
+NEEDS_IMAGES = ("idefics",)
+"""`model_type` whose layers run with an image only, so that sentences cannot be read in them."""
+
+
+def check_backbone(config: Any, name: str) -> None:
+    """Refuse a model whose language model cannot read sentences, or that cannot be steered.
+
+    Args:
+        config, name: as for `check_config`.
+
+    Raises:
+        UserError: with the reason.
+    """
+    check_config(config, name)
+    if (kind := str(getattr(config, "model_type", ""))) in NEEDS_IMAGES:
+        raise UserError(
+            f"cannot read sentences in {name} ({kind}): its layers run with an image only. Extract from the text model"
+            " that it was made of"
+        )
+
 
 def check_config(config: Any, name: str) -> None:
     """Refuse a model that cannot be steered.

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForImageTextToText,
@@ -78,6 +79,24 @@ _MORE: dict[str, dict[str, Any]] = {
     "mistral4": {"qk_rope_head_dim": 8},
 }
 """Fields that an architecture's default config leaves open, or that depend on other sizes."""
+_SWA = {"head_dim": 32, "qk_nope_head_dim": 16, "v_head_dim": 16, "q_lora_rank": 32, "kv_lora_rank": 32}
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
+_MADE_WITH: dict[str, dict[str, Any]] = {
+    "dots3_note": {
+        "text_config": {
+            **dict.fromkeys(("head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 16),
+            **{f"swa_{name}": size for name, size in (_SWA | _HEADS).items()},
+        }
+    },
+    "idefics": {"alpha_initializer": "ones", "vision_config": {"image_size": 28}},
+    "perception_lm": {
+        "vision_config": {
+            "architecture": "vit_tiny_patch16_224",
+            "model_args": {"embed_dim": WIDTH, "depth": 1, "num_heads": 4},
+        }
+    },
+}
+"""Sizes from which a config works out others when it is made."""
 
 
 def model(architecture: str, **changes: Any) -> Any:
@@ -96,38 +115,40 @@ def model(architecture: str, **changes: Any) -> Any:
     return loader.from_config(config).float().eval()
 
 
-def media_for(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a model needs next to or instead of `ids`, in which `IMAGE` marks the images: {} for most.
+def inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """The arguments of a model's forward: ids, their mask (0 is padding), and what else its architecture needs.
 
     Args:
         model: of any architecture.
-        ids: [batch, positions], with `QUERIES` image tokens in each row.
+        ids: [batch, positions]; `IMAGE` is an image token, of which each row has `QUERIES` where the model counts them.
     """
     config, kind = model.config, model.config.model_type
     vision: Any = getattr(config, "vision_config", None)
     drawn = torch.Generator().manual_seed(0)
-    more = {}
-    if kind in ("blip-2", "instructblip", "instructblipvideo", "kosmos-2"):
-        frames = [1] if kind == "instructblipvideo" else []
-        more["pixel_values"] = torch.randn(1, *frames, 3, vision.image_size, vision.image_size, generator=drawn)
-    if kind == "kosmos-2.5":
-        patches = torch.randn(1, 4, vision.patch_embed_hidden_size + 2, generator=drawn)
-        patches[..., :2] = torch.arange(1, 9).view(4, 2)
-        more["flattened_patches"] = patches
-    if kind.startswith("instructblip"):
-        more["qformer_input_ids"] = torch.tensor([[9, 10]])
+    found = {"input_ids": ids, "attention_mask": (ids != 0).long()}
     # every row has the same picture
-    more = {name: value.expand(len(ids), *value.shape[1:]) for name, value in more.items()}
+    of_picture: dict[str, Tensor] = {}
+    if kind in ("blip-2", "idefics", "instructblip", "instructblipvideo", "kosmos-2"):
+        images = [1] if kind in ("idefics", "instructblipvideo") else []
+        of_picture["pixel_values"] = torch.rand(1, *images, 3, vision.image_size, vision.image_size, generator=drawn)
+    if kind == "kosmos-2.5":
+        places = torch.arange(1.0, 9).view(1, 4, 2)
+        patches = torch.rand(1, 4, vision.patch_embed_hidden_size, generator=drawn)
+        of_picture["flattened_patches"] = torch.cat([places, patches], -1)
+    if kind.startswith("instructblip"):
+        of_picture["qformer_input_ids"] = torch.tensor([[9, 10]])
+    if kind == "idefics":
+        found["image_attention_mask"] = torch.ones(*ids.shape, 1, dtype=torch.long)
     if kind.startswith("kosmos"):
         # ids under the mask say nothing: these are its processor's
-        more["input_ids"] = torch.where(ids == IMAGE, 20 + torch.arange(ids.shape[1]), ids)
-        more["image_embeds_position_mask"] = (ids == IMAGE).long()
-    return more
+        found["input_ids"] = torch.where(ids == IMAGE, 20 + torch.arange(ids.shape[1]), ids)
+        found["image_embeds_position_mask"] = (ids == IMAGE).long()
+    return found | {name: value.expand(len(ids), *value.shape[1:]) for name, value in of_picture.items()}
 
 
 def small_config(architecture: str) -> Any:
     """The architecture's default config with every size in it made small."""
-    config = CONFIG_MAPPING[architecture]()
+    config = CONFIG_MAPPING[architecture](**_MADE_WITH.get(architecture, {}))
     for part in parts(config):
         _shrink(part)
     if hasattr(config, "thinker_config"):

@@ -19,7 +19,7 @@ from lmms_steer import SteeringError, UserError, continuation, steer
 from lmms_steer.steering.positions import ids_of
 from lmms_steer.steering.recording import residual_norms
 from lmms_steer.steering.support import check_config
-from tests.helpers.architectures import IMAGE, LAYERS, WIDTH, media_for, model
+from tests.helpers.architectures import IMAGE, LAYERS, WIDTH, inputs, model
 from tests.helpers.models import record, vectors
 from tests.support_matrix import layers_of
 
@@ -62,7 +62,7 @@ def made(kind: str) -> Any:
 
 def batch_of(made: Any, ids: Tensor, copies: int = 1) -> dict[str, Tensor]:
     """The rows as the model takes them, each `copies` times with its picture."""
-    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), **media_for(made, ids)}
+    batch = inputs(made, ids)
     draw = torch.Generator().manual_seed(2)
     for name in ("pixel_values", "flattened_patches"):
         if name in batch:
@@ -193,17 +193,17 @@ def test_the_mask_and_not_the_ids_says_where_an_image_is() -> None:
     mask = torch.tensor([[-1, 1, 1, 1, -1, 0, 0, 0]])
     patches = batch_of(model, IDS[:1])["flattened_patches"]
 
-    def states(**inputs: Any) -> Tensor:
-        return record(_with_layers(model), lambda: model(input_ids=ids, **inputs))[LAYER]
+    def states(**marks: Any) -> Tensor:
+        return record(_with_layers(model), lambda: model(input_ids=ids, **marks))[LAYER]
 
     for tokens, marked, unmarked in (("image", [1, 2, 3], []), ("text", [0, 4, 5, 6, 7], list(range(8)))):
-        for inputs, expected in (
+        for marks, expected in (
             ({"image_embeds_position_mask": mask, "flattened_patches": patches}, marked),
             ({}, unmarked),
         ):
-            before = states(**inputs)
+            before = states(**marks)
             with steer(model, line(tokens), {"v": V}):
-                assert (states(**inputs) != before).any(-1)[0].nonzero().flatten().tolist() == expected
+                assert (states(**marks) != before).any(-1)[0].nonzero().flatten().tolist() == expected
 
 
 def _with_layers(made: Any) -> Any:
