@@ -4,16 +4,10 @@ from typing import Any
 
 from lmms_steer.errors import UserError
 
-_PART = "its generate runs parts of the model by themselves, so that what is prompt is not known"
 _WIDE = "its residual is several streams of hidden states, and a vector for one of them is not defined"
 _ENCODER = "it is an encoder-decoder, and steering is for decoder-only models"
 REFUSED = {
-    "blip": _PART,
-    "blip-2": _PART,
-    "instructblip": _PART,
-    "instructblipvideo": _PART,
-    "kosmos-2": _PART,
-    "kosmos-2.5": "a mask says where its images are, not the ids of the prompt",
+    "blip": "its generate changes the first token of the prompt and leaves out the last, which a forward call does not",
     "git": "images are put in front of the prompt inside the model, so that its positions are not those of input_ids",
     "gemma3n": _WIDE,
     "gemma3n_text": _WIDE,
@@ -37,6 +31,7 @@ REFUSED = {
 WITHOUT_IMAGE_POSITIONS = {
     "mllama": "images enter by cross-attention",
     "idefics": "images enter by cross-attention",
+    "instructblipvideo": "it takes videos only",
 }
 """`model_type` ▸ why no position of its prompts is an image's, even where the config names an image token."""
 
@@ -72,9 +67,10 @@ def check_config(config: Any, name: str) -> None:
         UserError: with the reason.
     """
     kind = str(getattr(config, "model_type", ""))
-    text_kind = str(getattr(getattr(config, "text_config", None), "model_type", ""))
-    reason = REFUSED.get(kind) or REFUSED.get(text_kind)
-    if reason is None and getattr(config, "is_encoder_decoder", False):
+    text = getattr(config, "text_config", None)
+    reason = REFUSED.get(kind) or REFUSED.get(str(getattr(text, "model_type", "")))
+    # BLIP-2 and InstructBLIP come with a T5, too
+    if reason is None and any(getattr(part, "is_encoder_decoder", False) for part in (config, text)):
         reason = _ENCODER
     if reason is not None:
         raise UserError(f"cannot steer {name} ({kind}): {reason}")
