@@ -21,7 +21,7 @@ from lmms_steer.extraction.tokens import (
     token_warnings,
     tokenize,
 )
-from lmms_steer.steering.support import has_encoder
+from lmms_steer.steering.support import check_backbone
 
 if TYPE_CHECKING:
     from torch import nn
@@ -129,7 +129,7 @@ def read_activations(
     """
     from lmms_steer.models.batches import ShrinkingRunner
 
-    check_decoder_only(model.config, type(model).__name__)
+    check_backbone(model.config, type(model).__name__)
     runner = runner or ShrinkingRunner("sentences")
     own = _read_pairs(model, tokenizer, concept.pairs, batch_size, concept.name, runner)
     controls, places = own.others, own.other_places
@@ -150,23 +150,6 @@ def read_activations(
         tuple(own.skipped),
         tuple(dict.fromkeys(own.unknown)),
     )
-
-
-def check_decoder_only(config: Any, name: str) -> None:
-    """Refuse an encoder-decoder.
-
-    Args:
-        config: the model's.
-        name: the model as the user named it.
-
-    Raises:
-        UserError: with the reason.
-    """
-    if has_encoder(config):
-        raise UserError(
-            f"cannot extract from {name}: it is an encoder-decoder, whose encoder reads the sentences, and vectors are"
-            " for its decoder"
-        )
 
 
 def out_of_memory(error: Exception, when: str) -> UserError:

@@ -16,11 +16,12 @@ from lmms_steer._util.formatting import format_layers
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
-from lmms_steer.extraction.activations import Activations, check_decoder_only, out_of_memory, read_activations
+from lmms_steer.extraction.activations import Activations, out_of_memory, read_activations
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, MethodFunction, MethodResult
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.loading import loading_problem, resolve_dtype, usable_device
 from lmms_steer.steering.anatomy import text_config
+from lmms_steer.steering.support import check_backbone
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
@@ -77,16 +78,16 @@ class Backbone:
         try:
             with quiet_in_logs():
                 config = AutoConfig.from_pretrained(self.checkpoint, **options)
-                check_decoder_only(config, name)
+                check_backbone(config, name)
                 self.is_mllm = hasattr(config, "vision_config")
                 self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint, **options)
                 loader = AutoModelForImageTextToText if self.is_mllm else AutoModelForCausalLM
                 model = loader.from_pretrained(self.checkpoint, dtype=dtype, **options)
                 self.model = model.to(self.device).eval()
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(error, f"while loading {name!r} with dtype {dtype}") from error
         except UserError:
             raise
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error, f"while loading {name!r} with dtype {dtype}") from error
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load the backbone {name!r}: {loading_problem(error)}") from error
         revision = getattr(self.model.config, "_commit_hash", None) or revision

@@ -27,7 +27,7 @@ from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector
 from lmms_steer.steering.placeholders import MEDIA, Placeholders, placeholders
-from lmms_steer.steering.positions import kinds_of, media_mask
+from lmms_steer.steering.positions import ids_of, kinds_of, media_mask
 from lmms_steer.steering.recording import record_layers, record_site
 from lmms_steer.steering.scaled_vectors import active_interventions
 from lmms_steer.steering.sites import DEFAULT_SITE, sites
@@ -108,7 +108,7 @@ def inspect_prompt(
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
     active = [one for one in every if one[0].layer == layer and sites.get(one[0].site).tower == "decoder"]
     norms = unsteered[layer][0].float().norm(dim=-1).tolist()
-    kinds = kinds_of(ids, media)
+    kinds = kinds_of(ids_of(inputs)[0], media)
     skipped = int(lm.text_only and len(ids) > 1)
     means = {kind: _mean(norms, kinds, kind, skipped) for kind in (*MEDIA, "text")}
     return PromptInspection(
@@ -259,7 +259,7 @@ def _condition(intervention: Intervention) -> str:
 def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, media: Placeholders) -> float:
     """The mean norm of the difference between a layer's output and the next one's input at image and video tokens."""
     layers = decoder_layers(model)
-    image = media_mask(decoder_ids(inputs), media, "image", "video")
+    image = media_mask(ids_of(inputs), media, "image", "video")
     if layer + 1 == len(layers) or not image.any():
         return 0.0
     seen: list[Tensor] = []

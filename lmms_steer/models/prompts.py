@@ -237,14 +237,15 @@ def _with_answers(batch: Any, answers: list[list[int]], pad_id: int) -> Any:
                 joined = torch.cat([row[mask], end])
                 rows.append(torch.nn.functional.pad(joined, (width - len(joined), 0), value=padding.get(key, 0)))
             batch[key] = torch.stack(rows)
-    # Mllama: an answer sees the images that the end of the prompt sees, as in `generate`
-    seen = batch.get("cross_attention_mask")
-    if isinstance(seen, Tensor) and seen.shape[:2] == shape:
-        longer = [
-            torch.cat([row[mask], row[mask][-1:].repeat(len(answer), *[1] * (row.dim() - 1))])
-            for row, mask, answer in zip(seen, real, answers, strict=True)
-        ]
-        batch["cross_attention_mask"] = torch.stack(
-            [torch.cat([row.new_zeros(width - len(row), *row.shape[1:]), row]) for row in longer]
-        )
+    # Mllama and Idefics: an answer sees the images that the end of the prompt sees, as in `generate`
+    for key in ("cross_attention_mask", "image_attention_mask"):
+        seen = batch.get(key)
+        if isinstance(seen, Tensor) and seen.shape[:2] == shape:
+            longer = [
+                torch.cat([row[mask], row[mask][-1:].repeat(len(answer), *[1] * (row.dim() - 1))])
+                for row, mask, answer in zip(seen, real, answers, strict=True)
+            ]
+            batch[key] = torch.stack(
+                [torch.cat([row.new_zeros(width - len(row), *row.shape[1:]), row]) for row in longer]
+            )
     return batch

@@ -108,6 +108,11 @@ def uses_sae(method: str) -> bool:
     return methods.get(split_method(method)[0]).uses_sae
 
 
+def is_folder_of_saes(source: str) -> bool:
+    """Whether SAEs are a folder's, which may be missing yet: no release of sae-lens has a slash in its name."""
+    return "/" in source.partition(":")[0]
+
+
 def model_args_line(model: Model) -> str:
     """The value of `--model_args`."""
     return ",".join(f"{key}={value}" for key, value in {"pretrained": model.pretrained, **model.args}.items())

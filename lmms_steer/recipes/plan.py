@@ -16,6 +16,7 @@ from lmms_steer.recipes.layout import (
     extract_cell_name,
     extracted_concepts,
     extracted_layers,
+    is_folder_of_saes,
     launcher_words,
     loaded_weights,
     local_paths,
@@ -116,7 +117,10 @@ class Planner:
                         ),
                         *option_words("--dtype", model.backbone_dtype),
                     ),
-                    reads=tuple(path for path in (*concepts, backbone) if Path(path).exists()),
+                    reads=(
+                        *(path for path in (*concepts, backbone) if Path(path).exists()),
+                        *(source for source in (settings.sae,) if source and is_folder_of_saes(source)),
+                    ),
                     makes=tuple(str(self.layout.vector(model, concept, method)) for concept in concepts),
                     loads=(backbone_checkpoint(backbone, make=False), model.backbone_dtype or "auto"),
                 )

@@ -18,6 +18,7 @@ from lmms_steer.recipes.layout import (
     extract_cell_name,
     extracted_concepts,
     extracted_layers,
+    is_folder_of_saes,
     uses_sae,
 )
 from lmms_steer.recipes.ledger import States
@@ -91,8 +92,12 @@ def missing_inputs(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[str]:
     yield from _missing_for_extraction(recipe, cells)
     missing = list(dict.fromkeys(path for cell in cells if (path := missing_read(cell))))
     if missing:
-        remedy = _remedy(recipe.chosen_in) if recipe.chosen_in else "make them first"
-        yield f"WARNING: {len(missing)} files that its cells read do not exist (the first is {missing[0]}): {remedy}"
+        remedy = _remedy(recipe.chosen_in) if recipe.chosen_in else "make what is missing first"
+        if len(missing) == 1:
+            yield f"WARNING: a file that its cells read does not exist ({missing[0]}): {remedy}"
+        else:
+            first = f"the first is {missing[0]}"
+            yield f"WARNING: {len(missing)} files that its cells read do not exist ({first}): {remedy}"
 
 
 def missing_read(cell: Cell) -> str | None:
@@ -166,7 +171,7 @@ def _missing_for_extraction(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[s
         if source := where_from(full):
             yield f"the backbone {full} is {source}"
         for saes in {settings.sae or sae_of(backbone) for settings in with_sae}:
-            if saes and not Path(saes).exists():
+            if saes and not (is_folder_of_saes(saes) or Path(saes).exists()):
                 yield f"{backbone}'s SAEs come from {saes}, fetched where they are not on this disk"
     yield from _judge_lines(recipe, {cell.name for cell in cells})
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,9 @@ from lmms_steer.search.kv_cache import RecordingCache
 from lmms_steer.search.tensor_store import TensorStore
 from lmms_steer.steering.anatomy import kept_logits
 from lmms_steer.steering.cache_argument import CACHE_NAMES, cache_name
+
+_additions_are_fixed: WeakSet[nn.Module] = WeakSet()
+"""Models whose additions between layers were found not to depend on the layers."""
 
 
 def last_logits(model: Any, inputs: dict[str, Any], kept: int | None) -> Tensor:
@@ -86,6 +90,46 @@ class BasePass:
             for handle in handles:
                 handle.remove()
             self._last_output = None
+
+    def check_additions(self, inputs: dict[str, Any]) -> None:
+        """Check once per model that what it adds between layers does not depend on their outputs.
+
+        Features of a picture do not (Qwen3-VL); cross-attention between layers does (Idefics). A second pass, from a
+        changed input of the first layer, tells.
+
+        Args:
+            inputs: the batch of `run`.
+
+        Raises:
+            RuntimeError: if it depends on them.
+        """
+        if self.model in _additions_are_fixed or all(added is None for added in self.added):
+            return
+        expected, outputs = iter(self.added), list[Tensor]()
+
+        def compare(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ARG001
+            hidden: Tensor = args[0] if args else kwargs["hidden_states"]
+            added = next(expected)
+            if not outputs:
+                more = 1.5 * hidden
+                return ((more, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": more})
+            before = outputs.pop()
+            rounding = 4 * torch.finfo(hidden.dtype).eps * (hidden.abs() + before.abs())
+            if added is not None and ((hidden - before - added).abs() > rounding).any():
+                raise RuntimeError("what it adds between its layers depends on them, and a replay would not change it")
+            return None
+
+        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001
+            outputs[:] = [output[0] if isinstance(output, tuple) else output]
+
+        handles = [layer.register_forward_pre_hook(compare, with_kwargs=True) for layer in self.layers]
+        handles += [layer.register_forward_hook(keep) for layer in self.layers]
+        try:
+            last_logits(self.model, inputs, self.kept)
+        finally:
+            for handle in handles:
+                handle.remove()
+        _additions_are_fixed.add(self.model)
 
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         # a cache of the base pass would grow with every replay

@@ -28,6 +28,7 @@ from lmms_steer.steering.cache_argument import cache_name
 from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.operations import add_masked
 from lmms_steer.steering.placeholders import placeholders
+from lmms_steer.steering.positions import ids_of
 from lmms_steer.steering.scaled_vectors import ActiveLayer
 from lmms_steer.steering.site_tensor import per_position, register_hook
 from lmms_steer.steering.sites import DEFAULT_SITE, Site, sites
@@ -62,7 +63,7 @@ class Replay:
             raise RuntimeError("its layers share keys and values, which a replay would take from the base pass")
         self.tensors = TensorStore(options.budget, options.folder)
         self.site = sites.get(options.site)
-        ids, attention = inputs["input_ids"], inputs.get("attention_mask")
+        ids, attention = ids_of(inputs), inputs.get("attention_mask")
         self.batch, self.positions = ids.shape
         about = (ids, attention, placeholders(model.config))
         self._mask_of = partial(prompt_mask, *about, special_ids=options.special_ids, scored=options.scored)
@@ -74,6 +75,7 @@ class Replay:
         keys = self.generates or any(self.starts.values())
         unsteered = BasePass(model, self.layers, self.tensors, keys, self.kept)
         self.base = unsteered.run(inputs, self.generates)
+        unsteered.check_additions(inputs)
         self._calls, self._added = unsteered.calls, unsteered.added
         if (skipped := len(self.layers) - len(self._calls)) > 0:
             raise RuntimeError(f"{skipped} of its layers do not run without an image, and a replay runs every layer")

@@ -6,6 +6,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+from transformers import GenerationMixin
 
 from lmms_steer.errors import UserError
 from lmms_steer.steering.facts import ModelFacts, Norms, decoder_shape, facts_of_config, vision_shape
@@ -82,16 +83,30 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 def inner_decoder(model: nn.Module) -> Any:
     """The module that holds the decoder's layers and its final norm; None if there is no decoder.
 
-    `get_decoder()` of some models (Llama 4) is a language model with its head, which has the decoder inside; of some
-    encoder-decoders (Florence-2) it is the encoder-decoder inside.
+    `get_decoder()` of some models (Llama 4, BLIP-2) is a language model with its head, which has the decoder inside;
+    OPT has another one inside of that, and Florence-2 a whole encoder-decoder.
     """
     decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]
     if _has_encoder(model):
         while (within := decoder.get_decoder()) is not decoder:
             decoder = within
         return decoder
-    inside = getattr(decoder, "model", None)
-    return inside if not hasattr(decoder, "layers") and isinstance(inside, nn.Module) else decoder
+    for name in ("model", "decoder"):
+        inside = getattr(decoder, name, None)
+        if not hasattr(decoder, "layers") and isinstance(inside, nn.Module):
+            decoder = inside
+    return decoder
+
+
+def generating_part(model: nn.Module) -> nn.Module | None:
+    """The language model inside of a model that generates for it; None for most models.
+
+    The `generate` of BLIP-2 and Kosmos-2 encodes the images, and then calls the `generate` of this part.
+    """
+    model = unwrap(model)
+    owner = next((owner for owner in type(model).__mro__ if "generate" in vars(owner)), GenerationMixin)
+    parts = [] if owner is GenerationMixin else [child for child in model.children() if hasattr(child, "generate")]
+    return parts[0] if parts else None
 
 
 def _has_encoder(model: nn.Module) -> bool:

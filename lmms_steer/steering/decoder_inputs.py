@@ -4,7 +4,6 @@ An encoder-decoder is given its question and its image in the encoder, by `input
 on `decoder_input_ids`. Its steered layers are the decoder's, so those are the ids whose positions are steered.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,29 +17,25 @@ _TOKENS_OF_THEIR_OWN = ("donut",)
 """Parts of the names of encoders whose decoder's prompt `generate` takes as it is, without a start token."""
 
 
-def decoder_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The arguments of a forward call by name, with the decoder's ids and mask as `input_ids` and `attention_mask`.
+def decoder_arguments(model: nn.Module, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of a forward call, with the decoder's ids and mask as `input_ids` and `attention_mask`.
 
     Args:
         model: the transformers model, without wrappers.
-        args, kwargs: of its forward call.
+        kwargs: the arguments of its forward call by name.
 
     Raises:
-        SteeringError: for a call without the decoder's ids.
+        SteeringError: for a call of an encoder-decoder without the decoder's ids.
     """
     if not has_encoder(getattr(model, "config", None)):
-        given = {"input_ids": args[0], **kwargs} if args else kwargs
-        if not isinstance(given.get("input_ids"), Tensor):
-            raise SteeringError("steering needs input_ids: inputs_embeds do not show which positions are images")
-        return given
-    given = {**dict(zip(inspect.signature(model.forward).parameters, args, strict=False)), **kwargs}
-    ids = given.get("decoder_input_ids")
+        return kwargs
+    ids = kwargs.get("decoder_input_ids")
     if not isinstance(ids, Tensor):
-        made = "made from labels inside the model" if given.get("labels") is not None else "not known"
+        made = "made from labels inside the model" if kwargs.get("labels") is not None else "not known"
         raise SteeringError(
             f"a {type(model).__name__} is steered in its decoder, whose ids are {made}: pass decoder_input_ids"
         )
-    return {**given, "input_ids": ids, "attention_mask": given.get("decoder_attention_mask")}
+    return {**kwargs, "input_ids": ids, "attention_mask": kwargs.get("decoder_attention_mask")}
 
 
 def decoder_ids(inputs: Mapping[str, Any]) -> Tensor:

@@ -14,6 +14,10 @@ VIDEO_ON_IMAGES = ("internvl", "molmo2", "nemotron_h_omni", "smolvlm")
 """`model_type` of models whose videos are marked like images, so that the two cannot be told apart."""
 WITHOUT_VIDEO = ("paddleocr_vl",)
 """`model_type` of models whose config names a video token, but whose forward takes no video."""
+BY_MASK = -200
+"""Stands for the ids at the positions that `image_embeds_position_mask` marks; no vocabulary has it."""
+_MASKED = ("kosmos-2", "kosmos-2.5")
+"""`model_type` of models that take images at the positions which that mask marks, whatever ids are there."""
 _IN_SPANS = ("glm46v", "glm4v", "glm4v_moe", "glm5_next", "glm_ocr", "glmga")
 """`model_type` of models that put a video on image tokens between a start and an end token."""
 
@@ -76,6 +80,8 @@ def _named(config: Any, *names: str) -> tuple[int, ...]:
 
 
 def _image_ids(config: Any) -> tuple[int, ...]:
+    if getattr(config, "model_type", None) in _MASKED:
+        return (BY_MASK,)
     named = _named(config, "image_token_id", "image_token_index", "image_patch_id")
     if named:
         return named

@@ -40,12 +40,21 @@ def unknown_vector(name: str, backbone: str | None, known: Collection[str]) -> U
     if backbone is not None:
         return _missing(name, backbone, parts, "", backbones, known)
     matches = {k for k in known if f"/{'/'.join(parts)}/" in f"/{k}/"}
+    # with a backbone before it, the name that was typed means the default method
+    as_typed = {f"{k.split('/')[0]}/{'/'.join(parts)}" for k in matches if k.endswith(f"/{parts[-1]}/{DEFAULT_METHOD}")}
     if matches or (parts and parts[0] in known_concepts):
+        command = (
+            f"; to extract it from your own: {_extract_command('MODEL', parts, True)}"
+            if parts[0] in concepts.names()
+            else ""
+        )
         return UserError(
             f"vector={name} leaves out the text backbone, which is not known here: one of"
-            f" {_listed(name, matches or known)}"
+            f" {_listed(name, as_typed or matches or known)}{command}"
         )
-    nearest = nearest_names(name, {k.rsplit("/", 1)[0] for k in known}, 1)
+    # a name without a method means the default one
+    default = {k.removesuffix(f"/{DEFAULT_METHOD}") for k in known if k.endswith(f"/{DEFAULT_METHOD}")}
+    nearest = nearest_names(name, default or known, 1)
     close = [other for other in nearest if _similarity(name, other) >= CLOSE]
     return UserError(f"unknown vector {name!r}: {_suggestion(close)}known: {_listed(name, known)}")
 

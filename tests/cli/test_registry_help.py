@@ -69,7 +69,7 @@ def test_the_help_of_run_names_recipes_and_overlays_that_ship() -> None:
     words = " ".join(typer.testing.CliRunner().invoke(cli.app, ["run", "--help"]).output.split())
     ours = "hallucination, hallucination_smol, paper, paper_cvbench, paper_exact, paper_ood, smol, tiny"
     assert f"a recipe that ships: {ours}. " in words
-    assert "one that ships: smol_more, stand_in, stand_in_smol. " in words
+    assert "one that ships: smol_more, smol_sae, stand_in, stand_in_smol. " in words
 
 
 def test_the_help_of_search_describes_the_strategies() -> None:

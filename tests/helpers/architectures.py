@@ -20,6 +20,8 @@ from transformers.models.auto.modeling_auto import (
 
 LAYERS, WIDTH, VOCABULARY, IMAGE = 4, 64, 512, 7
 """Of every model; `IMAGE` is the id of its image placeholder."""
+QUERIES = 3
+"""Image tokens of a prompt, in the models whose config fixes their number."""
 VIDEO, AUDIO, START, END = 5, 6, 3, 4
 """The ids of its video and audio placeholders, and of the tokens around a video; `START` begins a decoder's text."""
 ARCHITECTURES = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
@@ -30,9 +32,13 @@ MULTIMODAL = tuple(name for name in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES if nam
 
 _SIZES = {
     **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "n_embd", "dim", "out_hidden_size", "hidden_dim"), WIDTH),
-    **dict.fromkeys(("text_hidden_size", "projection_dim", "projector_hidden_size", "proj_hidden_size"), WIDTH),
+    **dict.fromkeys(
+        ("word_embed_proj_dim", "text_hidden_size", "projection_dim", "projector_hidden_size", "proj_hidden_size"),
+        WIDTH,
+    ),
     **dict.fromkeys(("encoder_hidden_size", "embedding_dim", "text_embed_dim", "vision_hidden_size"), WIDTH),
     **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "decoder_layers", "encoder_layers"), LAYERS),
+    **dict.fromkeys(("num_query_tokens", "latent_query_num"), QUERIES),
     **dict.fromkeys(("depth", "n_layers"), 2),
     "num_decoder_layers": LAYERS,
     **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads", "decoder_attention_heads"), 4),
@@ -69,6 +75,7 @@ _MORE: dict[str, dict[str, Any]] = {
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "hunyuan_vl": {"head_dim": 16, "rope_parameters": {**_ROPE, "mrope_section": [2, 2, 2, 2]}},
     "step3p7": {"sliding_window": 64},
+    **dict.fromkeys(("kosmos-2", "kosmos-2.5"), {"layers": LAYERS, "pad_token_id": 0, "bos_token_id": 2}),
     "qwen2_5_omni_thinker": {**_GLM, "vision_start_token_id": 20},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 20},
     "mistral4": {"qk_rope_head_dim": 8},
@@ -78,6 +85,24 @@ _MORE: dict[str, dict[str, Any]] = {
     "vision-encoder-decoder": {"is_decoder": True, "add_cross_attention": True},
 }
 """Fields that an architecture's default config leaves open, or that depend on other sizes."""
+_SWA = {"head_dim": 32, "qk_nope_head_dim": 16, "v_head_dim": 16, "q_lora_rank": 32, "kv_lora_rank": 32}
+_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 4}
+_MADE_WITH: dict[str, dict[str, Any]] = {
+    "dots3_note": {
+        "text_config": {
+            **dict.fromkeys(("head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 16),
+            **{f"swa_{name}": size for name, size in (_SWA | _HEADS).items()},
+        }
+    },
+    "idefics": {"alpha_initializer": "ones", "vision_config": {"image_size": 28}},
+    "perception_lm": {
+        "vision_config": {
+            "architecture": "vit_tiny_patch16_224",
+            "model_args": {"embed_dim": WIDTH, "depth": 1, "num_heads": 4},
+        }
+    },
+}
+"""Sizes from which a config works out others when it is made."""
 
 
 def model(architecture: str, **changes: Any) -> Any:
@@ -144,9 +169,44 @@ _ENCODED: dict[str, Callable[[torch.Generator], dict[str, Tensor]]] = {
 """`model_type` of an encoder-decoder ▸ one row of its encoder's input."""
 
 
+def inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """The arguments of a model's forward: ids, their mask (0 is padding), and what else its architecture needs.
+
+    Args:
+        model: of any architecture.
+        ids: [batch, positions]; `IMAGE` is an image token, of which each row has `QUERIES` where the model counts them.
+            Of an encoder-decoder they are the decoder's, and a row's second one determines what its encoder takes.
+    """
+    if model.config.is_encoder_decoder:
+        mask = (ids != 0).long()
+        return {**encoder_inputs(model, ids[:, 1].tolist()), "decoder_input_ids": ids, "decoder_attention_mask": mask}
+    config, kind = model.config, model.config.model_type
+    vision: Any = getattr(config, "vision_config", None)
+    drawn = torch.Generator().manual_seed(0)
+    found = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    # every row has the same picture
+    of_picture: dict[str, Tensor] = {}
+    if kind in ("blip-2", "idefics", "instructblip", "instructblipvideo", "kosmos-2"):
+        images = [1] if kind in ("idefics", "instructblipvideo") else []
+        of_picture["pixel_values"] = torch.rand(1, *images, 3, vision.image_size, vision.image_size, generator=drawn)
+    if kind == "kosmos-2.5":
+        places = torch.arange(1.0, 9).view(1, 4, 2)
+        patches = torch.rand(1, 4, vision.patch_embed_hidden_size, generator=drawn)
+        of_picture["flattened_patches"] = torch.cat([places, patches], -1)
+    if kind.startswith("instructblip"):
+        of_picture["qformer_input_ids"] = torch.tensor([[9, 10]])
+    if kind == "idefics":
+        found["image_attention_mask"] = torch.ones(*ids.shape, 1, dtype=torch.long)
+    if kind.startswith("kosmos"):
+        # ids under the mask say nothing: these are its processor's
+        found["input_ids"] = torch.where(ids == IMAGE, 20 + torch.arange(ids.shape[1]), ids)
+        found["image_embeds_position_mask"] = (ids == IMAGE).long()
+    return found | {name: value.expand(len(ids), *value.shape[1:]) for name, value in of_picture.items()}
+
+
 def small_config(architecture: str) -> Any:
     """The architecture's default config with every size in it made small."""
-    config = CONFIG_MAPPING[architecture]()
+    config = CONFIG_MAPPING[architecture](**_MADE_WITH.get(architecture, {}))
     for part in parts(config):
         _shrink(part)
     if hasattr(config, "thinker_config"):

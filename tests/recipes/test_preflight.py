@@ -50,6 +50,20 @@ def test_a_dry_run_lists_missing_backbones_saes_and_keys(monkeypatch: pytest.Mon
     )
 
 
+def test_saes_of_a_folder_that_is_not_there_are_a_missing_file_and_not_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = "\n".join(run_recipe("smol", None, ["smol_sae"], (), dry_run=True))
+    warning = (
+        "# WARNING: a file that its cells read does not exist (retrained/smol-saes/sae): make what is missing first"
+    )
+    assert warning in plan and "fetched" not in plan
+    Path("retrained/smol-saes/sae").mkdir(parents=True)
+    plan = "\n".join(run_recipe("smol", None, ["smol_sae"], (), dry_run=True))
+    assert "WARNING" not in plan
+
+
 @pytest.mark.slow
 def test_a_dry_run_lists_missing_datasets_and_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))

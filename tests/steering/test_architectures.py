@@ -10,6 +10,7 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from lmms_steer import UserError, steer
+from lmms_steer.extraction.extract import Backbone
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.inspection.prompt import _added_after
 from lmms_steer.models.prompts import _with_answers
@@ -27,12 +28,14 @@ def wrong(cells: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["llama4", "gemma4", "qwen3_5", "mllama", "qwen2_vl"])
+@pytest.mark.parametrize("architecture", ["llama4", "gemma4", "qwen3_5", "mllama", "idefics", "qwen2_vl"])
 def test_an_architecture_is_steered_as_a_reference_steers_it(architecture: str) -> None:
     cells = row(architecture)
     assert not wrong(cells) and cells["text"] == cells["both"] == cells["last"] == "exact", cells
     if architecture == "mllama":
         assert re.fullmatch(r"hooks: \d of its layers do not run without an image, .*", cells["replay"])
+    if architecture == "idefics":
+        assert cells["replay"].startswith("hooks: what it adds between its layers depends on them")
 
 
 @pytest.mark.slow
@@ -63,6 +66,14 @@ def test_refusing_a_model_needs_neither_its_weights_nor_its_processor(tmp_path: 
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3n"}))
     with pytest.raises(UserError, match=r"^cannot steer .* \(gemma3n\): its residual is several streams"):
         SteeredVlm(pretrained=str(tmp_path))
+    with pytest.raises(UserError, match=r"^cannot steer .* \(gemma3n\): its residual is several streams"):
+        Backbone(str(tmp_path))
+
+
+def test_sentences_are_not_read_in_a_model_whose_layers_need_an_image(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "idefics"}))
+    with pytest.raises(UserError, match=r"^cannot read sentences in .* \(idefics\): its layers run with an image only"):
+        Backbone(str(tmp_path))
 
 
 def test_images_are_found_by_the_ids_that_a_config_names() -> None:
@@ -75,16 +86,17 @@ def test_images_are_found_by_the_ids_that_a_config_names() -> None:
     assert placeholders(small_config("mllama")).image == ()
 
 
-def test_a_scored_answer_of_mllama_sees_the_images_of_its_prompt() -> None:
+@pytest.mark.parametrize("name", ["cross_attention_mask", "image_attention_mask"], ids=["mllama", "idefics"])
+def test_a_scored_answer_sees_the_images_of_its_prompt(name: str) -> None:
     seen = torch.zeros(2, 4, 1, 2, dtype=torch.long)
     seen[0, 2:, 0, 0] = 1
     seen[1, 1:, 0, 1] = 1
     batch: dict[str, Any] = {
         "input_ids": torch.tensor([[0, 5, 6, 7], [5, 6, 7, 8]]),
         "attention_mask": torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]),
-        "cross_attention_mask": seen.clone(),
+        name: seen.clone(),
     }
-    made = _with_answers(batch, [[9, 9], [9]], 0)["cross_attention_mask"]
+    made = _with_answers(batch, [[9, 9], [9]], 0)[name]
     assert made.shape == (2, 5, 1, 2)
     assert made[0, :, 0, 0].tolist() == [0, 1, 1, 1, 1] and made[0, :, 0, 1].sum() == 0
     assert made[1, :, 0, 1].tolist() == [0, 1, 1, 1, 1] and made[1, :, 0, 0].sum() == 0

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from lmms_steer import SteeringSpec, SteeringVectors, UserError
 from lmms_steer._util.io import write_atomically
 from lmms_steer.cli import app
+from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.operations import DEFAULT_ALPHA
-from lmms_steer.steering.resolve import DEFAULT_TOKENS, ModelFacts, resolve
+from lmms_steer.steering.resolve import DEFAULT_TOKENS, resolve
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import read_provenance
 from tests.helpers.models import vectors
@@ -150,11 +151,16 @@ def test_names_find_the_file_and_your_vector_hides_the_shipped_one(own_cache: Pa
         ("my-llama/shade", None, "extract --backbone my-llama --concept shade.yaml (my-llama: its Hub id or folder;"),
         ("tiny-gemma2/spatial/sea", None, "did you mean 'tiny-gemma2/spatial/sae'? known: "),
         ("spatial/no_method", None, "leaves out the text backbone"),
+        (
+            "spatial",
+            None,
+            "tiny-gemma2/spatial; to extract it from your own: lmms-steer extract --backbone MODEL --concept spatial",
+        ),
         ("zzz", None, "unknown vector 'zzz': known: "),
         (
             "spatail",
             None,
-            "unknown vector 'spatail': did you mean 'smollm2-135m/spatial'? known: smollm2-135m/spatial/",
+            "unknown vector 'spatail': did you mean 'tiny-gemma2/spatial'? known: smollm2-135m/spatial/",
         ),
     ],
 )
