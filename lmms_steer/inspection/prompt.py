@@ -143,7 +143,12 @@ def inspect_prompt(
 def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
     """The inspection as text, with steered tokens in [brackets] and a count of equal image tokens."""
     yield f"spec: {inspection.spec or 'none (the baseline)'}"
-    yield f"layer {inspection.layer}, {'; '.join(inspection.effects) or 'nothing is done'}"
+    # at vision towers alone, the layer whose norms follow is one of the decoder, at which nothing is done
+    elsewhere = bool(inspection.effects_after) and not inspection.effects
+    if elsewhere:
+        yield from inspection.effects_after
+    of = " of the decoder" if elsewhere else ""
+    yield f"layer {inspection.layer}{of}, {'; '.join(inspection.effects) or 'nothing is done'}"
     shown = [kind for kind in MEDIA if kind in inspection.kinds]
     if not shown and not inspection.skipped:
         shown = ["image"]
@@ -160,7 +165,8 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
             f"  after layer {inspection.layer} the model itself adds picture features to the image tokens, of mean norm"
             f" {inspection.model_adds:.4g}; they are not steered"
         )
-    yield from inspection.effects_after
+    if not elsewhere:
+        yield from inspection.effects_after
     yield ""
     yield " ".join(_runs(inspection))
     yield ""
