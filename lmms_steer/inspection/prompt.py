@@ -20,7 +20,8 @@ from lmms_steer.inspection.prompt_figure import inspection_figure
 from lmms_steer.models.media import Audio, Frames
 from lmms_steer.models.media_inputs import video_frames
 from lmms_steer.models.visuals import Visual
-from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions
+from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions, kept_logits
+from lmms_steer.steering.decoder_inputs import decoder_ids
 from lmms_steer.steering.gates import gates
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import Intervention
@@ -102,7 +103,7 @@ def inspect_prompt(
     written = continuations(lm, inputs, alphas, new_tokens) if new_tokens else []
     lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
     _, after, steered = _run(lm.model, inputs, places, layer)
-    ids = inputs["input_ids"][0]
+    ids = decoder_ids(inputs)[0]
     by_layer = sorted(active_interventions(lm.resolved, media.kinds), key=lambda pair: pair[0].layer or 0)
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
     active = [one for one in every if one[0].layer == layer and sites.get(one[0].site).tower == "decoder"]
@@ -220,7 +221,8 @@ def _run(
     with torch.inference_mode(), ExitStack() as stack:
         outputs = stack.enter_context(record_layers(model))
         seen = [stack.enter_context(record_site(model, site, layer)) for site in sorted(sites)]
-        logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(model)).logits[0, -1]
+        kept = kept_logits(model, keeps_all_positions(model))
+        logits: Tensor = model(**inputs, use_cache=False, **kept).logits[0, -1]
     return outputs, logits, [tensors[0].view(outputs[layer].shape) for tensors in seen]
 
 
