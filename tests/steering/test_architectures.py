@@ -28,7 +28,7 @@ def wrong(cells: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["llama4", "gemma4", "qwen3_5", "mllama", "idefics", "qwen2_vl"])
+@pytest.mark.parametrize("architecture", ["nemotron_h_omni", "gemma4", "qwen3_5", "mllama", "idefics", "qwen2_vl"])
 def test_an_architecture_is_steered_as_a_reference_steers_it(architecture: str) -> None:
     cells = row(architecture)
     assert not wrong(cells) and cells["text"] == cells["both"] == cells["last"] == "exact", cells
