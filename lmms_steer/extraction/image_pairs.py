@@ -32,7 +32,7 @@ from lmms_steer.models.prompts import prompt_format_for
 from lmms_steer.models.visuals import Visual, open_image
 from lmms_steer.steering.anatomy import keeps_all_positions
 from lmms_steer.steering.placeholders import hides_media, placeholders
-from lmms_steer.steering.positions import token_mask
+from lmms_steer.steering.positions import ids_of, token_mask
 from lmms_steer.steering.recording import record_layers
 
 
@@ -217,7 +217,7 @@ def _read(
         if at == "last":
             rows = torch.stack([output[:, -1] for output in outputs], dim=1).float()
         else:
-            mask = token_mask(inputs["input_ids"], inputs.get("attention_mask"), media, at)
+            mask = token_mask(ids_of(inputs), inputs.get("attention_mask"), media, at)
             if not bool(mask.any(1).all()):
                 raise UserError(f"--at {at}: a prompt has no such tokens")
             rows = torch.stack([_mean(output, mask) for output in outputs], dim=1)

@@ -33,7 +33,7 @@ from lmms_steer.harness.saving import check_output, saved_with_results, saved_wi
 from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.harness.tasks import cannot_be_loaded, check_choices, loading_mistake, out_of_reach
 from lmms_steer.steering.hooks import Attachment
-from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec
 
 _MARK = "_lmms_steer"
 """Attribute of a patched function: the names of the wrappers that were applied to it."""

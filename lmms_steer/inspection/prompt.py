@@ -20,13 +20,14 @@ from lmms_steer.inspection.prompt_figure import inspection_figure
 from lmms_steer.models.media import Audio, Frames
 from lmms_steer.models.media_inputs import video_frames
 from lmms_steer.models.visuals import Visual
-from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions
+from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions, kept_logits
+from lmms_steer.steering.decoder_inputs import decoder_ids
 from lmms_steer.steering.gates import gates
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector
 from lmms_steer.steering.placeholders import MEDIA, Placeholders, placeholders
-from lmms_steer.steering.positions import kinds_of, media_mask
+from lmms_steer.steering.positions import ids_of, kinds_of, media_mask
 from lmms_steer.steering.recording import record_layers, record_site
 from lmms_steer.steering.scaled_vectors import active_interventions
 from lmms_steer.steering.sites import DEFAULT_SITE, sites
@@ -102,12 +103,12 @@ def inspect_prompt(
     written = continuations(lm, inputs, alphas, new_tokens) if new_tokens else []
     lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
     _, after, steered = _run(lm.model, inputs, places, layer)
-    ids = inputs["input_ids"][0]
+    ids = decoder_ids(inputs)[0]
     by_layer = sorted(active_interventions(lm.resolved, media.kinds), key=lambda pair: pair[0].layer or 0)
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
     active = [one for one in every if one[0].layer == layer and sites.get(one[0].site).tower == "decoder"]
     norms = unsteered[layer][0].float().norm(dim=-1).tolist()
-    kinds = kinds_of(ids, media)
+    kinds = kinds_of(ids_of(inputs)[0], media)
     skipped = int(lm.text_only and len(ids) > 1)
     means = {kind: _mean(norms, kinds, kind, skipped) for kind in (*MEDIA, "text")}
     return PromptInspection(
@@ -226,7 +227,8 @@ def _run(
     with torch.inference_mode(), ExitStack() as stack:
         outputs = stack.enter_context(record_layers(model))
         seen = [stack.enter_context(record_site(model, site, layer)) for site in sorted(sites)]
-        logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(model)).logits[0, -1]
+        kept = kept_logits(model, keeps_all_positions(model))
+        logits: Tensor = model(**inputs, use_cache=False, **kept).logits[0, -1]
     return outputs, logits, [tensors[0].view(outputs[layer].shape) for tensors in seen]
 
 
@@ -263,7 +265,7 @@ def _condition(intervention: Intervention) -> str:
 def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, media: Placeholders) -> float:
     """The mean norm of the difference between a layer's output and the next one's input at image and video tokens."""
     layers = decoder_layers(model)
-    image = media_mask(inputs["input_ids"], media, "image", "video")
+    image = media_mask(ids_of(inputs), media, "image", "video")
     if layer + 1 == len(layers) or not image.any():
         return 0.0
     seen: list[Tensor] = []

@@ -24,8 +24,10 @@ from lmms_steer.search.kv_cache import KeysAndValues
 from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
 from lmms_steer.search.scorers import LetterScorer, Scored, has_distinct_first_tokens
+from lmms_steer.steering.anatomy import generating_part
 from lmms_steer.steering.cache_argument import cache_name
 from lmms_steer.steering.damage import divergence_from, first_call_logits
+from lmms_steer.steering.decoder_inputs import decoder_ids
 
 
 class GenerationScorer:
@@ -240,10 +242,11 @@ class GenerationScorer:
         types = {name: self.inputs[name] for name in ("token_type_ids", "mm_token_type_ids") if name in self.inputs}
         longer = {name: _extended(tensor, torch.zeros_like(first), copies) for name, tensor in types.items()}
         with _stacked_rope_deltas(self.lm.model, copies):
-            return self.lm.model.generate(
+            # the images are in the cache
+            return self._generator.generate(
                 input_ids=_extended(self.inputs["input_ids"], first, copies),
                 attention_mask=_extended(self.inputs["attention_mask"], torch.ones_like(first), copies),
-                **{cache_name(self.lm.model): cache},
+                **{cache_name(self._generator): cache},
                 **longer,
                 **{**settings, "max_new_tokens": int(settings["max_new_tokens"]) - 1},
             )
@@ -254,7 +257,7 @@ class GenerationScorer:
         return scores, unparsed
 
     def _until_end(self, row: list[int]) -> list[int]:
-        ends = self.lm.model.generation_config.eos_token_id
+        ends = self._generator.generation_config.eos_token_id
         stops = ends if isinstance(ends, list) else [ends]
         return row[: next((i for i, token in enumerate(row) if token in stops), len(row))]
 
@@ -267,8 +270,13 @@ class GenerationScorer:
         raise UserError(f"{self.task.config.task}: its metric {self._metric} is not a number for a single question")
 
     @property
+    def _generator(self) -> Any:
+        """The model whose `generate` writes the text: in BLIP-2, the language model inside."""
+        return generating_part(self.lm.model) or self.lm.model
+
+    @property
     def _length(self) -> int:
-        return int(self.inputs["input_ids"].shape[1])
+        return int(decoder_ids(self.inputs).shape[1])
 
 
 def _extended(tensor: Tensor, last: Tensor, copies: int) -> Tensor:

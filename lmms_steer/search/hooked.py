@@ -17,9 +17,10 @@ from lmms_steer.search.changes import Change, Delta, Deltas
 from lmms_steer.search.replay_setup import kept_positions
 from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.calls import continuation
+from lmms_steer.steering.decoder_inputs import decoder_ids
 from lmms_steer.steering.hooks import steer
 from lmms_steer.steering.intervention import Intervention
-from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.site_tensor import per_position, register_hook
 from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
@@ -99,7 +100,7 @@ class HookedBatch:
         """Where a cell changes its site's tensor, as `Replay.changed_positions`."""
         (intervention,) = change.resolved.spec.interventions
         place = sites.get(intervention.site), decoder_layers(self.model), layer
-        shape, seen = tuple(self.inputs["input_ids"].shape), list[Tensor]()
+        shape, seen = tuple(decoder_ids(self.inputs).shape), list[Tensor]()
 
         def look(value: Any) -> None:
             seen.append(per_position(value, shape, layer, intervention.site))

@@ -28,9 +28,11 @@ from lmms_steer.steering.cache_argument import cache_name
 from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.operations import add_masked
 from lmms_steer.steering.placeholders import placeholders
+from lmms_steer.steering.positions import ids_of
 from lmms_steer.steering.scaled_vectors import ActiveLayer
 from lmms_steer.steering.site_tensor import per_position, register_hook
 from lmms_steer.steering.sites import DEFAULT_SITE, Site, sites
+from lmms_steer.steering.support import has_encoder
 
 
 class Replay:
@@ -54,12 +56,14 @@ class Replay:
     @torch.inference_mode()
     def __init__(self, model: nn.Module, inputs: dict[str, Any], options: ReplayOptions | None = None) -> None:
         options = options or ReplayOptions()
+        if has_encoder(model.config):
+            raise RuntimeError("its decoder also reads an encoder, which a replay does not run")
         self.model, self.layers = model, decoder_layers(model)
         if any(map(shares_keys, self.layers)):
             raise RuntimeError("its layers share keys and values, which a replay would take from the base pass")
         self.tensors = TensorStore(options.budget, options.folder)
         self.site = sites.get(options.site)
-        ids, attention = inputs["input_ids"], inputs.get("attention_mask")
+        ids, attention = ids_of(inputs), inputs.get("attention_mask")
         self.batch, self.positions = ids.shape
         about = (ids, attention, placeholders(model.config))
         self._mask_of = partial(prompt_mask, *about, special_ids=options.special_ids, scored=options.scored)

@@ -3,14 +3,16 @@
 A decoder layer in transformers 5 does not know where in the sequence it is. A hook on the whole model does:
 
 * Inside `generate`, the prompt is known when it is called (`lmms_steer.steering.generation`), and the cache tells where
-  in the sequence a forward call begins.
+  in the sequence a forward call begins. Some models generate with the language model inside of them, which is then
+  called without the whole model (BLIP-2): the same hook is on it, for the calls that are not part of the whole's.
 * In a forward call of the user's own, everything is prompt, except the positions that `continuation` marks.
 * A call that goes on after a filled cache could be either. `continuation` must say which.
 
 What is known belongs to one call in one thread, and is not kept on the model.
 """
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,9 +23,10 @@ from torch import Tensor, nn
 
 from lmms_steer.errors import SteeringError
 from lmms_steer.steering.cache_argument import given_cache
+from lmms_steer.steering.decoder_inputs import decoder_arguments
 from lmms_steer.steering.generation import Generation, current_generation
 from lmms_steer.steering.placeholders import MEDIA, Placeholders
-from lmms_steer.steering.positions import token_mask
+from lmms_steer.steering.positions import ids_of, token_mask
 
 _BY_ID = (*MEDIA, "text", "both")
 """Token targets that are found by ids alone, without knowing where the prompt ends."""
@@ -52,7 +55,7 @@ class ForwardCall:
     """One forward call of the whole model.
 
     Attributes:
-        input_ids: [batch, positions].
+        input_ids: [batch, positions], as `lmms_steer.steering.positions.ids_of` gives them.
         attention_mask: [batch, positions], or None if nothing is padded.
         offset: the position in the sequence where the call begins: the length of the cache.
         generated: bool [batch, positions], the positions after the prompt; None if there are none, or no others.
@@ -130,8 +133,8 @@ class ForwardCall:
         return mask if before is None else mask & before
 
 
-_calls: ContextVar[dict[int, ForwardCall]] = ContextVar("lmms_steer_calls", default={})  # noqa: B039
-"""id of a `CallTracker` ▸ its forward call in this thread; never changed in place."""
+_calls: ContextVar[dict[tuple[int, bool], ForwardCall]] = ContextVar("lmms_steer_calls", default={})  # noqa: B039
+"""id of a `CallTracker`, whether of the generating part ▸ its forward call in this thread; never changed in place."""
 
 
 class CallTracker:
@@ -140,37 +143,49 @@ class CallTracker:
     Args:
         model: the transformers model, which may be inside of a wrapper.
         on_failure: called with the error of a call that cannot be steered, before it is raised.
+        part: the language model inside that generates by itself (`lmms_steer.steering.anatomy.generating_part`).
 
     Attributes:
         failure: the first error that a hook of this attachment raised. Some callers swallow exceptions.
     """
 
-    def __init__(self, model: nn.Module, on_failure: Callable[[SteeringError], None] | None = None) -> None:
-        self.model, self.on_failure = model, on_failure
+    def __init__(
+        self,
+        model: nn.Module,
+        on_failure: Callable[[SteeringError], None] | None = None,
+        part: nn.Module | None = None,
+    ) -> None:
+        self.model, self.on_failure, self.part = model, on_failure, part
         self.failure: SteeringError | None = None
 
     @property
     def call(self) -> ForwardCall | None:
-        """The forward call in progress in this thread."""
-        return _calls.get().get(id(self))
+        """The forward call in progress in this thread: the whole model's, or else its generating part's."""
+        calls = _calls.get()
+        return calls.get((id(self), False)) or calls.get((id(self), True))
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The forward pre-hook.
+        """The forward pre-hook of the model, its wrapper and its generating part.
 
         Raises:
             SteeringError: for a call whose positions are not known.
         """
+        in_part = module is self.part
+        if in_part and (id(self), False) in _calls.get():
+            return
         with self.watch_failures():
             if getattr(module, "_is_replica", False):
                 raise SteeringError(
                     "DataParallel on several devices runs copies of the model, which cannot be steered: use one process"
                     " for each device (DistributedDataParallel, accelerate launch)"
                 )
-            _calls.set({**_calls.get(), id(self): self._read(args, kwargs)})
+            call = self._read(module if in_part else self.model, self._by_name(module, args, kwargs))
+            _calls.set({**_calls.get(), (id(self), in_part): call})
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
         """The forward hook, which also runs after a forward that failed."""
-        _calls.set({key: call for key, call in _calls.get().items() if key != id(self)})
+        ended = id(self), module is self.part
+        _calls.set({key: call for key, call in _calls.get().items() if key != ended})
 
     @contextmanager
     def watch_failures(self) -> Iterator[None]:
@@ -183,15 +198,29 @@ class CallTracker:
                 self.on_failure(error)
             raise
 
-    def _read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ForwardCall:
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        if not isinstance(ids, Tensor):
+    def _by_name(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of a forward call by their names: in BLIP-2, `pixel_values` come before `input_ids`."""
+        if not args:
+            return kwargs
+        names = list(inspect.signature(module.forward).parameters)
+        if "input_ids" not in names:
+            # a wrapper
+            names = list(inspect.signature(self.model.forward).parameters)
+        return {**dict(zip(names, args, strict=False)), **kwargs}
+
+    def _read(self, model: nn.Module, kwargs: Mapping[str, Any]) -> ForwardCall:
+        kwargs = decoder_arguments(model, kwargs)
+        cache = given_cache(kwargs)
+        offset = 0 if cache is None else int(cache.get_seq_length())
+        generation = current_generation(model)
+        given, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
+        if not isinstance(given, Tensor) and model is self.part and generation is not None and embeds is not None:
+            return _in_generation(_ids_of_embeds(embeds, offset, generation), offset, generation)
+        if not isinstance(given, Tensor):
             raise SteeringError("steering needs input_ids: inputs_embeds do not show which positions are images")
         if kwargs.get("cu_seq_lens_q") is not None:
             raise SteeringError("packed sequences and continuous batching cannot be steered: use a padded batch")
-        cache = given_cache(kwargs)
-        offset = 0 if cache is None else int(cache.get_seq_length())
-        generation = current_generation(self.model)
+        ids = ids_of(kwargs, offset)
         if generation is not None:
             return _in_generation(ids, offset, generation)
         attention_mask = kwargs.get("attention_mask")
@@ -212,6 +241,22 @@ class CallTracker:
             all_generated=generated is not None and bool(generated.all()),
             mask_known=mask_known,
         )
+
+
+def _ids_of_embeds(embeds: Tensor, offset: int, generation: Generation) -> Tensor:
+    """The prompt's ids in place of embeddings that the whole model's `generate` made of them.
+
+    Raises:
+        SteeringError: if the embeddings are not the prompt's.
+    """
+    batch, positions = embeds.shape[:2]
+    ids = generation.columns(generation.known_ids().to(embeds.device), offset, batch)[:, :positions]
+    if ids.shape[1] != positions:
+        raise SteeringError(
+            f"the language model runs on {positions} embeddings from position {offset} on, but the prompt ends at"
+            f" {generation.end}: this way of generating cannot be steered"
+        )
+    return ids
 
 
 def _in_generation(ids: Tensor, offset: int, generation: Generation) -> ForwardCall:

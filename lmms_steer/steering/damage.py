@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmms_steer.steering.anatomy import generating_part
+
 
 def divergence_from(base: Tensor) -> Callable[[Tensor], Tensor]:
     """A function of steered logits that gives KL(unsteered || steered) in nats.
@@ -47,7 +49,8 @@ def first_call_logits(model: nn.Module) -> Iterator[list[Tensor]]:
         if not found:
             found.append(output.logits[:, -1])
 
-    handle = model.register_forward_hook(record)
+    # each forward call of the whole model calls this part
+    handle = (generating_part(model) or model).register_forward_hook(record)
     try:
         yield found
     finally:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from lmms_steer.errors import SteeringError, UserError
+from lmms_steer.steering.decoder_inputs import decoder_prompt
 from lmms_steer.steering.placeholders import Placeholders
-from lmms_steer.steering.positions import token_mask
+from lmms_steer.steering.positions import ids_of, token_mask
+from lmms_steer.steering.support import has_encoder
 
 _MARK = "_lmms_steer_watched"
 """Attribute of a `generate` that was wrapped."""
@@ -27,8 +29,8 @@ class Generation:
     """One call of `generate`.
 
     Attributes:
-        input_ids: [batch, positions] of the prompt, or of its end if the beginning is in a cache already; None if the
-            call did not say.
+        input_ids: [batch, positions] of the prompt, or of its end if the beginning is in a cache already, as
+            `lmms_steer.steering.positions.ids_of` gives them; None if the call did not say.
         attention_mask: [batch, start + positions], or None if nothing is padded.
         start: the position in the sequence where `input_ids` begins.
         decisions: what gates decided about each prompt, kept for the whole call (`lmms_steer.steering.gate_hook`).
@@ -158,15 +160,19 @@ def _read_prompt(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         )
     if _setting(model, "cache_implementation", args, kwargs) == "paged":
         raise SteeringError("cache_implementation=paged: continuous batching cannot be steered; leave it out")
+    if has_encoder(getattr(model, "config", None)):
+        prompt, padding = decoder_prompt(model, args, kwargs, lambda name: _setting(model, name, args, kwargs))
+        return Generation(prompt, padding, 0 if padding is None else padding.shape[1] - prompt.shape[1])
     ids = args[0] if args else kwargs.get("inputs")
     ids = kwargs.get("input_ids") if ids is None else ids
     if not isinstance(ids, Tensor) or ids.dim() != 2 or torch.is_floating_point(ids):
         return Generation(None)
     mask = kwargs.get("attention_mask")
     if not isinstance(mask, Tensor) or mask.dim() != 2:
-        return Generation(ids, _mask_without_pads(model, ids, args, kwargs))
+        return Generation(ids_of({**kwargs, "input_ids": ids}), _mask_without_pads(model, ids, args, kwargs))
     # with a cache, the ids may be only what is new; the mask then still covers the whole sequence
-    return Generation(ids, mask, mask.shape[1] - ids.shape[1])
+    start = mask.shape[1] - ids.shape[1]
+    return Generation(ids_of({**kwargs, "input_ids": ids}, start), mask, start)
 
 
 def _mask_without_pads(model: nn.Module, ids: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.steering.intervention import Intervention
-from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 

@@ -15,12 +15,14 @@ from torch import nn
 from lmms_steer.errors import SteeringError, UserError
 from lmms_steer.steering.anatomy import (
     decoder_layers,
+    generating_part,
     model_facts,
     unwrap,
     vision_layers,
 )
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
+from lmms_steer.steering.fit import check_layers, no_vision_tower
 from lmms_steer.steering.gate_hook import GateHook
 from lmms_steer.steering.generation import watch_generate
 from lmms_steer.steering.given import read_given
@@ -34,11 +36,13 @@ from lmms_steer.steering.placeholders import (
     placeholders,
 )
 from lmms_steer.steering.positions import require_special_ids
-from lmms_steer.steering.resolve import ResolvedSpec, check_layers, no_vision_tower, resolve, with_operation
+from lmms_steer.steering.resolve import resolve
+from lmms_steer.steering.resolved import ResolvedSpec, with_operation
 from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
 from lmms_steer.steering.site_hook import SiteHook
 from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.steering.support import has_encoder
 from lmms_steer.steering.vision_hook import VisionHook
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -76,8 +80,9 @@ def steer(
     `steer(model, "vector=spatial,layer=3,alpha=0.5,tokens=image")` a spec.
 
     Args:
-        model: any model whose `get_decoder().layers` are its decoder blocks, called with `input_ids`. It may be
-            compiled, or wrapped by PEFT, DistributedDataParallel or accelerate.
+        model: any model whose `get_decoder().layers` are its decoder blocks, called with `input_ids`; or one of the
+            encoder-decoders in `lmms_steer.steering.support`, called with `decoder_input_ids`. It may be compiled, or
+            wrapped by PEFT, DistributedDataParallel or accelerate.
         spec: vectors, or a spec: a `SteeringSpec` or one line.
         vectors: vectors by the name that the spec uses for them; all others come from the store.
         special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.
@@ -188,7 +193,8 @@ def attach(
     active = active_layers(resolved, media.kinds)
     if not active:
         return Attachment()
-    tracker = CallTracker(inner, on_failure)
+    part = generating_part(inner)
+    tracker = CallTracker(inner, on_failure, part)
     special = None if special_ids is None else frozenset(special_ids)
     hooks: list[GateHook | SiteHook] = []
     in_tower: list[VisionHook] = []
@@ -208,12 +214,15 @@ def attach(
     for hook_in_tower in in_tower:
         assert tower is not None
         hook_in_tower.check(tower)
-    watch_generate(inner, is_steered)
+    # some models generate with the language model inside of them
+    watched = [inner, *([] if part is None else [part])]
+    for module in watched:
+        watch_generate(module, is_steered)
     handles = [hook.register(layers) for hook in hooks]
     # each is put before the others
     handles += [hook.register(tower) for hook in reversed(in_tower) if tower is not None]
     # a wrapper of PEFT calls the forward of the model inside, past the hooks of that
-    for module in {id(m): m for m in (model, inner)}.values():
+    for module in {id(m): m for m in (model, *watched)}.values():
         handles.append(module.register_forward_pre_hook(tracker.before, with_kwargs=True))
         handles.append(module.register_forward_hook(tracker.after, always_call=True))
     return Attachment(tracker, [*(handle.remove for handle in handles), run_eagerly(model)])
@@ -244,6 +253,8 @@ def _check_in_decoder(
 
 def _without_tokens(config: Any, kind: str, name: str) -> str:
     """Why a model has no tokens of a kind, and what to choose instead."""
+    if has_encoder(config):
+        return f"the {_PLURAL[kind]} of a {name} are in its encoder, and its decoder is steered, choose tokens=text"
     if kind == "video" and config.model_type in VIDEO_ON_IMAGES:
         return f"{name} shows a video on its image tokens, choose tokens=image"
     if hides(config, kind):

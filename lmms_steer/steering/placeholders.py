@@ -6,7 +6,7 @@ This module imports no torch.
 from dataclasses import dataclass
 from typing import Any
 
-from lmms_steer.steering.support import WITHOUT_IMAGE_POSITIONS
+from lmms_steer.steering.support import WITHOUT_IMAGE_POSITIONS, has_encoder
 
 MEDIA = ("image", "video", "audio")
 """Kinds of positions that hold features of an encoder. All others are text."""
@@ -14,6 +14,10 @@ VIDEO_ON_IMAGES = ("internvl", "molmo2", "nemotron_h_omni", "smolvlm")
 """`model_type` of models whose videos are marked like images, so that the two cannot be told apart."""
 WITHOUT_VIDEO = ("paddleocr_vl",)
 """`model_type` of models whose config names a video token, but whose forward takes no video."""
+BY_MASK = -200
+"""Stands for the ids at the positions that `image_embeds_position_mask` marks; no vocabulary has it."""
+_MASKED = ("kosmos-2", "kosmos-2.5")
+"""`model_type` of models that take images at the positions which that mask marks, whatever ids are there."""
 _IN_SPANS = ("glm46v", "glm4v", "glm4v_moe", "glm5_next", "glm_ocr", "glmga")
 """`model_type` of models that put a video on image tokens between a start and an end token."""
 
@@ -39,7 +43,9 @@ class Placeholders:
 
 
 def placeholders(config: Any) -> Placeholders:
-    """The placeholders that a config names; without any for a text model."""
+    """The placeholders that a config names; without any for a text model, and for a decoder with an encoder."""
+    if has_encoder(config):
+        return Placeholders()
     # Qwen-Omni: the part of the model that reads and writes text
     config = getattr(config, "thinker_config", None) or config
     kind = getattr(config, "model_type", None)
@@ -53,7 +59,9 @@ def placeholders(config: Any) -> Placeholders:
 def hides(config: Any, kind: str) -> bool:
     """Whether a model takes images or audio, but its config names no id for them: text cannot be told from them."""
     config = getattr(config, "thinker_config", None) or config
-    if kind == "video" or (kind == "image" and getattr(config, "model_type", None) in WITHOUT_IMAGE_POSITIONS):
+    if kind == "video" or has_encoder(config):
+        return False
+    if kind == "image" and getattr(config, "model_type", None) in WITHOUT_IMAGE_POSITIONS:
         return False
     towers = {"image": ("vision_config", "vq_config"), "audio": ("audio_config",)}[kind]
     takes = any(getattr(config, name, None) is not None for name in towers)
@@ -72,6 +80,8 @@ def _named(config: Any, *names: str) -> tuple[int, ...]:
 
 
 def _image_ids(config: Any) -> tuple[int, ...]:
+    if getattr(config, "model_type", None) in _MASKED:
+        return (BY_MASK,)
     named = _named(config, "image_token_id", "image_token_index", "image_patch_id")
     if named:
         return named

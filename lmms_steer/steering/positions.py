@@ -1,12 +1,42 @@
 """Select the positions of a prompt by the kind of token: images, videos, audio, text, both, the last one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmms_steer.errors import UserError
-from lmms_steer.steering.placeholders import MEDIA, Placeholders
+from lmms_steer.errors import SteeringError, UserError
+from lmms_steer.steering.decoder_inputs import decoder_ids
+from lmms_steer.steering.placeholders import BY_MASK, MEDIA, Placeholders
+
+
+def ids_of(inputs: Mapping[str, Any], offset: int = 0) -> Tensor:
+    """The ids by which positions are told apart, [batch, positions].
+
+    Args:
+        inputs: of a model.
+        offset: the position in the sequence where they begin.
+
+    Returns:
+        `input_ids`, of an encoder-decoder `decoder_input_ids`; with `BY_MASK` where `image_embeds_position_mask` says
+        that an image is (Kosmos-2).
+
+    Raises:
+        SteeringError: for a mask that does not cover the ids.
+    """
+    ids = decoder_ids(inputs)
+    mask = inputs.get("image_embeds_position_mask")
+    if not isinstance(mask, Tensor):
+        return ids
+    own = mask if mask.shape == ids.shape else mask[:, offset : offset + ids.shape[1]]
+    if own.shape != ids.shape:
+        raise SteeringError(
+            f"image_embeds_position_mask has the shape {list(mask.shape)}, which does not cover the {list(ids.shape)}"
+            " input_ids"
+        )
+    # Kosmos-2.5 marks the tokens around an image with -1
+    return ids.masked_fill(own.to(ids.device) == 1, BY_MASK)
 
 
 def token_mask(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions
 from lmms_steer.steering.facts import Norms
 from lmms_steer.steering.placeholders import placeholders
-from lmms_steer.steering.positions import token_mask
+from lmms_steer.steering.positions import ids_of, token_mask
 from lmms_steer.steering.site_tensor import register_hook
 from lmms_steer.steering.sites import sites
 
@@ -87,7 +87,7 @@ def residual_norms(model: nn.Module, batches: Iterable[dict[str, Any]], skipped:
         with record_layers(model) as outputs:
             model(**batch, use_cache=False, logits_to_keep=kept)
         for kind in TOKEN_KINDS:
-            mask = token_mask(batch["input_ids"], batch.get("attention_mask"), media, kind)[:, skipped:]
+            mask = token_mask(ids_of(batch), batch.get("attention_mask"), media, kind)[:, skipped:]
             counts[kind] = counts.get(kind, 0) + int(mask.sum())
             for layer, output in enumerate(outputs):
                 norms = output[:, skipped:].float().norm(dim=-1)

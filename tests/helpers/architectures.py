@@ -1,6 +1,7 @@
 """A tiny random model of every multimodal architecture, made by shrinking its default config."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,8 +20,10 @@ from transformers.models.auto.modeling_auto import (
 
 LAYERS, WIDTH, VOCABULARY, IMAGE = 4, 64, 512, 7
 """Of every model; `IMAGE` is the id of its image placeholder."""
+QUERIES = 3
+"""Image tokens of a prompt, in the models whose config fixes their number."""
 VIDEO, AUDIO, START, END = 5, 6, 3, 4
-"""The ids of its video and audio placeholders, and of the tokens around a video."""
+"""The ids of its video and audio placeholders, and of the tokens around a video; `START` begins a decoder's text."""
 ARCHITECTURES = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 AUDIO_ONLY = ("audioflamingo3", "musicflamingo")
 """Architectures of `AutoModelForSeq2SeqLM` that are decoder-only."""
@@ -29,10 +32,15 @@ MULTIMODAL = tuple(name for name in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES if nam
 
 _SIZES = {
     **dict.fromkeys(("hidden_size", "d_model", "embed_dim", "n_embd", "dim", "out_hidden_size", "hidden_dim"), WIDTH),
-    **dict.fromkeys(("text_hidden_size", "projection_dim", "projector_hidden_size", "proj_hidden_size"), WIDTH),
+    **dict.fromkeys(
+        ("word_embed_proj_dim", "text_hidden_size", "projection_dim", "projector_hidden_size", "proj_hidden_size"),
+        WIDTH,
+    ),
     **dict.fromkeys(("encoder_hidden_size", "embedding_dim", "text_embed_dim", "vision_hidden_size"), WIDTH),
     **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "decoder_layers", "encoder_layers"), LAYERS),
+    **dict.fromkeys(("num_query_tokens", "latent_query_num"), QUERIES),
     **dict.fromkeys(("depth", "n_layers"), 2),
+    "num_decoder_layers": LAYERS,
     **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("encoder_attention_heads", "attention_heads", "linear_num_value_heads"), 4),
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads"), 2),
@@ -67,9 +75,14 @@ _MORE: dict[str, dict[str, Any]] = {
     "granite4_vision": {"deepstack_layer_map": [], "downsample_rate": "1/2"},
     "hunyuan_vl": {"head_dim": 16, "rope_parameters": {**_ROPE, "mrope_section": [2, 2, 2, 2]}},
     "step3p7": {"sliding_window": 64},
+    **dict.fromkeys(("kosmos-2", "kosmos-2.5"), {"layers": LAYERS, "pad_token_id": 0, "bos_token_id": 2}),
     "qwen2_5_omni_thinker": {**_GLM, "vision_start_token_id": 20},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 20},
     "mistral4": {"qk_rope_head_dim": 8},
+    "pix2struct": {"is_decoder": True, "d_kv": 16},
+    "pp_formulanet": {"decoder_hidden_size": WIDTH},
+    "t5gemma2": {"mm_tokens_per_image": 49},
+    "vision-encoder-decoder": {"is_decoder": True, "add_cross_attention": True},
 }
 """Fields that an architecture's default config leaves open, or that depend on other sizes."""
 _SWA = {"head_dim": 32, "qk_nope_head_dim": 16, "v_head_dim": 16, "q_lora_rank": 32, "kv_lora_rank": 32}
@@ -105,18 +118,90 @@ def model(architecture: str, **changes: Any) -> Any:
     torch.manual_seed(0)
     loader = AutoModelForImageTextToText if architecture in ARCHITECTURES else AutoModelForMultimodalLM
     loader = AutoModelForSeq2SeqLM if architecture in AUDIO_ONLY else loader
-    return loader.from_config(config).float().eval()
+    made = loader.from_config(config).float().eval()
+    if config.is_encoder_decoder:
+        made.generation_config.decoder_start_token_id = START
+    return made
+
+
+def encoder_inputs(made: Any, seeds: Sequence[int]) -> dict[str, Tensor]:
+    """What the encoder of an encoder-decoder takes: a question with a picture, or a picture.
+
+    Args:
+        made: the model.
+        seeds: of each row, which is the same in every batch.
+    """
+    rows = [_ENCODED[made.config.model_type](torch.Generator().manual_seed(seed)) for seed in seeds]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _pixels(random: torch.Generator, side: int = 224) -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(3, side, side, generator=random)}
+
+
+def _question(random: torch.Generator, images: int = 0) -> dict[str, Tensor]:
+    ids = torch.cat([torch.full((images,), IMAGE), torch.randint(50, VOCABULARY, (6,), generator=random)])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _patches(random: torch.Generator) -> dict[str, Tensor]:
+    places = torch.cartesian_prod(torch.arange(1, 5), torch.arange(1, 5)).float()
+    return {
+        "flattened_patches": torch.cat([places, torch.randn(16, 768, generator=random)], 1),
+        "attention_mask": torch.ones(16),
+    }
+
+
+def _page(random: torch.Generator) -> dict[str, Tensor]:
+    corners = torch.rand(6, 4, generator=random) / 2
+    corners[:, 2:] += corners[:, :2]
+    return {**_question(random), "bbox": corners, **_pixels(random)}
+
+
+_ENCODED: dict[str, Callable[[torch.Generator], dict[str, Tensor]]] = {
+    "florence2": lambda random: {**_question(random, 5), **_pixels(random, 64)},
+    "pix2struct": _patches,
+    "pp_formulanet": partial(_pixels, side=512),
+    "t5gemma2": lambda random: {**_question(random, 49), **_pixels(random)},
+    "udop": _page,
+    "vision-encoder-decoder": _pixels,
+}
+"""`model_type` of an encoder-decoder ▸ one row of its encoder's input."""
 
 
 def inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
-    """The arguments of a model's forward: ids, their mask (0 is padding), and what else its architecture needs."""
+    """The arguments of a model's forward: ids, their mask (0 is padding), and what else its architecture needs.
+
+    Args:
+        model: of any architecture.
+        ids: [batch, positions]; `IMAGE` is an image token, of which each row has `QUERIES` where the model counts them.
+            Of an encoder-decoder, the decoder's; their second one tells rows apart.
+    """
+    if model.config.is_encoder_decoder:
+        encoded = encoder_inputs(model, ids[:, 1].tolist())
+        return {**encoded, "decoder_input_ids": ids, "decoder_attention_mask": (ids != 0).long()}
+    config, kind = model.config, model.config.model_type
+    vision: Any = getattr(config, "vision_config", None)
+    drawn = torch.Generator().manual_seed(0)
     found = {"input_ids": ids, "attention_mask": (ids != 0).long()}
-    if model.config.model_type == "idefics":
-        shape = 1, 1, 3, *[model.config.vision_config.image_size] * 2
-        picture = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-        found["pixel_values"] = picture.expand(len(ids), -1, -1, -1, -1)
+    # every row has the same picture
+    of_picture: dict[str, Tensor] = {}
+    if kind in ("blip-2", "idefics", "instructblip", "instructblipvideo", "kosmos-2"):
+        images = [1] if kind in ("idefics", "instructblipvideo") else []
+        of_picture["pixel_values"] = torch.rand(1, *images, 3, vision.image_size, vision.image_size, generator=drawn)
+    if kind == "kosmos-2.5":
+        places = torch.arange(1.0, 9).view(1, 4, 2)
+        patches = torch.rand(1, 4, vision.patch_embed_hidden_size, generator=drawn)
+        of_picture["flattened_patches"] = torch.cat([places, patches], -1)
+    if kind.startswith("instructblip"):
+        of_picture["qformer_input_ids"] = torch.tensor([[9, 10]])
+    if kind == "idefics":
         found["image_attention_mask"] = torch.ones(*ids.shape, 1, dtype=torch.long)
-    return found
+    if kind.startswith("kosmos"):
+        # ids under the mask say nothing: these are its processor's
+        found["input_ids"] = torch.where(ids == IMAGE, 20 + torch.arange(ids.shape[1]), ids)
+        found["image_embeds_position_mask"] = (ids == IMAGE).long()
+    return found | {name: value.expand(len(ids), *value.shape[1:]) for name, value in of_picture.items()}
 
 
 def small_config(architecture: str) -> Any:
@@ -129,8 +214,9 @@ def small_config(architecture: str) -> Any:
         config.enable_audio_output = False
     for name, value in _MORE.get(architecture, {}).items():
         own = name in vars(config) or name == "vision_start_token_id"
-        owner = config if own and name != "head_dim" else config.get_text_config(decoder=True)
-        setattr(owner, name, value)
+        text = config.get_text_config(decoder=True)
+        owners = [part for part in (text, *parts(config)) if name in vars(part)] or [text]
+        setattr(config if own and name != "head_dim" else owners[0], name, value)
     return config
 
 

@@ -17,7 +17,8 @@ from typer.testing import CliRunner, Result
 from lmms_steer import SteeringSpec, SteeringVectors, UserError
 from lmms_steer._util.io import cache_dir
 from lmms_steer.cli import app
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store, weights
 from lmms_steer.vectors.ownership import save_own

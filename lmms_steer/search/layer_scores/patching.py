@@ -86,7 +86,7 @@ def patched_answers(
     from lmms_steer.search.deciding import LOOKED_AT, deciding_places
     from lmms_steer.steering.anatomy import decoder_layers
     from lmms_steer.steering.placeholders import placeholders
-    from lmms_steer.steering.positions import token_mask
+    from lmms_steer.steering.positions import ids_of, token_mask
     from lmms_steer.steering.recording import record_layers
 
     texts = [question.text for question, _ in pairs]
@@ -99,7 +99,7 @@ def patched_answers(
         raise UserError(f"a {type(lm.model).__name__} does not show which of its tokens are images")
     special = getattr(lm.tokenizer, "all_special_ids", None)
     attention = own.get("attention_mask")
-    mask = token_mask(own["input_ids"], attention, media, tokens, special_ids=special)[..., None]
+    mask = token_mask(ids_of(own), attention, media, tokens, special_ids=special)[..., None]
 
     prompt, questions = own["input_ids"].shape[1], [question for question, _ in pairs]
     new_tokens = LOOKED_AT if any(question.answers for question in questions) else 1
