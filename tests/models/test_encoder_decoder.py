@@ -154,7 +154,7 @@ def test_norms_and_questions_without_an_image_are_refused(
 def test_extraction_is_refused_before_weights_are_loaded(tmp_path: Path) -> None:
     build("florence2")[0].config.save_pretrained(tmp_path)
     with pytest.raises(
-        UserError, match=r"^cannot extract from .*: it is an encoder-decoder, whose encoder reads the sent"
+        UserError, match=r"^cannot read sentences in .*: its encoder would read them, and vectors are for its decoder$"
     ):
         Backbone(str(tmp_path))
 
