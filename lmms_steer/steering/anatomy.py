@@ -24,6 +24,7 @@ _TOWER_LAYERS = (
     "transformer.layers",
     "transformer.encoder.layers",
     "vision_model.encoder.layers",
+    "model.encoder.layers",
     "model.layers",
 )
 """Where the layers of a vision tower are, in the architectures of transformers."""
