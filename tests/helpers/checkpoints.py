@@ -375,6 +375,10 @@ def inputs(name: str, processor: Any, texts: list[str], images: list[Any]) -> di
         )
         batch.pop("labels", None)
         return dict(batch)
+    if name in GENERATING_PARTS:
+        from lmms_steer.models.prompts import one_image_and_text
+
+        return dict(one_image_and_text(processor, texts, [[image] for image in images], None))
     chats = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": t}]}] for t in texts]
     prompts = [processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
     return dict(processor(text=prompts, images=[[i] for i in images], padding=True, return_tensors="pt"))
