@@ -35,6 +35,8 @@ from lmms_steer.steering.sites import DEFAULT_SITE, sites
 if TYPE_CHECKING:
     import pandas
 
+MARKED = "<image>"
+"""How a position is shown that a mask marks as an image's."""
 ANSWERS = 8
 """How many of the most likely next tokens are shown."""
 
@@ -108,13 +110,17 @@ def inspect_prompt(
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
     active = [one for one in every if one[0].layer == layer and sites.get(one[0].site).tower == "decoder"]
     norms = unsteered[layer][0].float().norm(dim=-1).tolist()
-    kinds = kinds_of(ids_of(inputs)[0], media)
+    by_kind = ids_of(inputs)[0]
+    kinds = kinds_of(by_kind, media)
+    names = lm.tokenizer.convert_ids_to_tokens(ids.tolist())
+    # ids under a mask of images are any
+    shown = [MARKED if by_mask else str(name) for name, by_mask in zip(names, (by_kind != ids).tolist(), strict=True)]
     skipped = int(lm.text_only and len(ids) > 1)
     means = {kind: _mean(norms, kinds, kind, skipped) for kind in (*MEDIA, "text")}
     return PromptInspection(
         spec=str(lm.resolved.spec),
         layer=layer,
-        tokens=[str(token).replace("\n", "\\n") for token in lm.tokenizer.convert_ids_to_tokens(ids.tolist())],
+        tokens=[name.replace("\n", "\\n") for name in shown],
         kinds=kinds,
         steered=[any(there) for there in zip(*map(_changed, at_sites, steered), strict=True)] or [False] * len(ids),
         norms=norms,
