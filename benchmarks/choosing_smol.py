@@ -23,7 +23,8 @@ from lmms_steer.plots.style import BLUE, DARK_GREY, GREY, VERMILLION, figure_mak
 from lmms_steer.search.layer_scores import layer_scores
 from lmms_steer.search.scored_layers import best_layer
 from lmms_steer.search.word_curve import coloured_things, measure_curve
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.spec import SteeringSpec
 
 MODEL, MODEL_ARGS, LAYERS = "steered_idefics3", "pretrained=smol-idefics3,dtype=bfloat16", 30

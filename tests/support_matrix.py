@@ -3,7 +3,7 @@
 The reference is written here from the definition h' = h + alpha v: one pass without a cache, by a hook of its own at
 positions counted here. Images are placeholder ids without pictures, which all architectures take: what is steered
 depends on the ids alone. The architectures that run only with a picture get a random one, and Kosmos the mask that it
-reads instead of ids.
+reads instead of ids. Encoder-decoders are given a picture in the encoder, and steered in the decoder.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.steering.anatomy import remember_norms
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.support import check_config
-from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, WIDTH, inputs, model
+from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, START, WIDTH, inputs, model
 from tests.helpers.models import vectors
 
 LAYER, ALPHA, NEW, ANSWER = LAYERS // 2, 2.0, 3, 2
@@ -41,10 +41,17 @@ PATHS = (
     "language_model.model.decoder.layers",
     "text_model.model.layers",
     "model.layers",
+    "model.language_model.decoder.layers",
+    "model.decoder.layers",
+    "decoder.bert.encoder.layer",
+    "decoder.block",
+    "decoder.layer",
 )
 """Where the decoder layers are, for the reference."""
 V = vectors(LAYERS, WIDTH, scale=0.5)
 COLUMNS = ("image", "text", "both", "last", "generate", "batch", "log-likelihood", "relative", "replay", "inspect")
+WRITTEN = torch.tensor([[START, 51, IMAGE, 60, 61, 62, 63, 64, 65], [START, 70, IMAGE, 71, 72, 73, 74, 0, 0]])
+"""What the decoder of an encoder-decoder runs on; the question and a picture are in the encoder."""
 IDS = torch.tensor([[50, 51, IMAGE, IMAGE, IMAGE, 60, 61, 62, 63], [0, 0, 70, IMAGE, IMAGE, IMAGE, 71, 72, 73]])
 TOLERANCE = 2e-4
 
@@ -63,6 +70,10 @@ def layers_of(model: Any) -> Any:
     raise LookupError(f"no decoder layers at {', '.join(PATHS)}")
 
 
+def ids_of(model: Any) -> Tensor:
+    return WRITTEN if model.config.is_encoder_decoder else IDS
+
+
 def positions(ids: Tensor, tokens: str, end: int, shows: bool = True) -> Tensor:
     """The steered positions among the first `end`; 0 is padding. `shows`: whether images have positions."""
     chosen = torch.zeros_like(ids, dtype=torch.bool)
@@ -77,6 +88,8 @@ def positions(ids: Tensor, tokens: str, end: int, shows: bool = True) -> Tensor:
 
 def shows(model: Any) -> bool:
     """Whether images are positions of the prompt: in Mllama they enter by cross-attention, Mistral 4 takes none."""
+    if model.config.is_encoder_decoder:
+        return False
     return model.config.model_type not in ("mllama", "idefics", "mistral4", "instructblipvideo")
 
 
@@ -118,30 +131,35 @@ def compare(found: Tensor, expected: Tensor, ids: Tensor | None = None) -> str:
 
 
 def forward(model: Any, tokens: str) -> str:
+    ids = ids_of(model)
     if tokens == "image" and not shows(model):
         with steer(model, spec(tokens), {"v": V}):
             raise Differs("tokens=image is taken, but images have no positions")
-    with reference(model, positions(IDS, tokens, IDS.shape[1], shows(model)), ALPHA):
-        expected = logits(model, IDS)
-    if not (expected - logits(model, IDS))[IDS != 0].abs().max() > 10 * TOLERANCE:
+    with reference(model, positions(ids, tokens, ids.shape[1], shows(model)), ALPHA):
+        expected = logits(model, ids)
+    if not (expected - logits(model, ids))[ids != 0].abs().max() > 10 * TOLERANCE:
         raise Differs("the reference changes nothing")
     with steer(model, spec(tokens), {"v": V}):
-        return compare(logits(model, IDS), expected, IDS)
+        return compare(logits(model, ids), expected, ids)
 
 
 def generate(model: Any) -> str:
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
     more = {"return_dict_in_generate": True, "output_logits": True, "suppress_tokens": [0, IMAGE]}
+    # without padding, which decoders with learned positions do not take before a text
+    ids = WRITTEN[:, :4] if model.config.is_encoder_decoder else IDS
 
     def apart(strength: float, line: str | None) -> Tensor:
         if line is None:
-            output = model.generate(**inputs(model, IDS), **options, **more)
+            output = model.generate(**inputs(model, ids), **options, **more)
         else:
             with steer(model, line, {"v": V}):
-                output = model.generate(**inputs(model, IDS), **options, **more)
-        whole = torch.cat([IDS, output.sequences[:, IDS.shape[1] :]], 1)
-        with reference(model, positions(whole, "text", IDS.shape[1], shows(model)), strength):
-            expected = logits(model, whole)[:, IDS.shape[1] - 1 : -1]
+                output = model.generate(**inputs(model, ids), **options, **more)
+        whole, end = output.sequences, output.sequences.shape[1] - NEW
+        if not model.config.is_encoder_decoder:
+            whole = torch.cat([ids, whole[:, end:]], 1)
+        with reference(model, positions(whole, "text", end, shows(model)), strength):
+            expected = logits(model, whole)[:, end - 1 : -1]
         apart = (torch.stack(output.logits, 1).float() - expected).abs() / max(1.0, float(expected.abs().max()))
         return apart.amax((1, 2))
 
@@ -156,37 +174,43 @@ def generate(model: Any) -> str:
 
 
 def batch(model: Any) -> str:
-    alone = IDS[1:, 2:]
+    ids = ids_of(model)
+    real = (ids[1] != 0).nonzero().flatten()
+    alone, last = ids[1:, real], int(real[-1])
     with steer(model, spec("text"), {"v": V}):
-        together, single = logits(model, IDS)[1:, -1], logits(model, alone)[:, -1]
+        together, single = logits(model, ids)[1:, last], logits(model, alone)[:, -1]
     try:
         return compare(together, single)
     except Differs:
-        unsteered = (logits(model, IDS)[1:, -1] - logits(model, alone)[:, -1]).abs().max()
+        unsteered = (logits(model, ids)[1:, last] - logits(model, alone)[:, -1]).abs().max()
         if unsteered > TOLERANCE:
             return "not comparable: the unsteered model's batches differ too"
         raise
 
 
 def loglikelihood(model: Any) -> str:
-    with reference(model, positions(IDS, "text", IDS.shape[1] - ANSWER, shows(model)), ALPHA):
-        expected = logits(model, IDS)
-    with steer(model, spec("text"), {"v": V}), continuation(ANSWER):
-        return compare(logits(model, IDS), expected, IDS)
+    ids = ids_of(model)
+    ends = [int(row.nonzero()[-1]) + 1 - ANSWER for row in ids]
+    chosen = [positions(ids[row : row + 1], "text", end, shows(model)) for row, end in enumerate(ends)]
+    with reference(model, torch.cat(chosen), ALPHA):
+        expected = logits(model, ids)
+    with steer(model, spec("text"), {"v": V}), continuation(ids.shape[1] - torch.tensor(ends)):
+        return compare(logits(model, ids), expected, ids)
 
 
 def relative(model: Any) -> str:
     norm = 3.0
     remember_norms(model, {layer: dict.fromkeys(("image", "text", "both", "last"), norm) for layer in range(LAYERS)})
     strength = 0.5 * norm / float(torch.from_numpy(V[LAYER]).float().norm())
-    with reference(model, positions(IDS, "text", IDS.shape[1], shows(model)), strength):
-        expected = logits(model, IDS)
+    ids = ids_of(model)
+    with reference(model, positions(ids, "text", ids.shape[1], shows(model)), strength):
+        expected = logits(model, ids)
     with steer(model, spec("text", scale="relative", alpha=0.5), {"v": V}):
-        return compare(logits(model, IDS), expected, IDS)
+        return compare(logits(model, ids), expected, ids)
 
 
 def replay(model: Any) -> str:
-    found, why = try_replay(model, inputs(model, IDS), ReplayOptions(targets=("text",)))
+    found, why = try_replay(model, inputs(model, ids_of(model)), ReplayOptions(targets=("text",)))
     if found is None:
         return f"hooks: {why}"
     with reference(model, positions(IDS, "text", IDS.shape[1], shows(model)), ALPHA):
@@ -195,7 +219,7 @@ def replay(model: Any) -> str:
 
 
 def inspect(model: Any) -> str:
-    ids = IDS[:1]
+    ids = ids_of(model)[:1]
     with steer(model, spec("text"), {"v": V}) as resolved:
         pass
     tokenizer = SimpleNamespace(all_special_ids=[], convert_ids_to_tokens=list, decode=lambda ids: str(ids[0]))
@@ -235,7 +259,7 @@ def row(architecture: str, **changes: Any) -> dict[str, str]:
         return {"all": f"refused: {str(error).split(': ', 1)[1]}"}
     try:
         made = model(architecture, **changes)
-        logits(made, IDS)
+        logits(made, ids_of(made))
     except Exception as error:  # noqa: BLE001  whatever keeps a tiny model from being made is the row's text
         return {"all": f"not made: {type(error).__name__}: {first_line(error)[:90]}"}
     checks: dict[str, Callable[[], str]] = {tokens: partial(forward, made, tokens) for tokens in COLUMNS[:4]}
@@ -283,6 +307,7 @@ def page(rows: dict[str, dict[str, str]]) -> str:
         f"It makes a tiny random model of each of the {len(rows)} architectures of `AutoModelForImageTextToText` in",
         f"transformers {version}, steers it, and compares the logits with a reference without a cache, which adds",
         "alpha·v by a hook of its own. *exact* means equal up to rounding. Image positions are ids without a picture.",
+        "An encoder-decoder has a picture in its encoder, and is steered in its [decoder](models.md#encoder-decoders).",
         "",
         "| outcome | architectures |",
         "|---|---|",

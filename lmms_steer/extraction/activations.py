@@ -21,6 +21,7 @@ from lmms_steer.extraction.tokens import (
     token_warnings,
     tokenize,
 )
+from lmms_steer.steering.support import check_backbone
 
 if TYPE_CHECKING:
     from torch import nn
@@ -123,11 +124,12 @@ def read_activations(
         runner: remembers, from concept to concept, how many sentences fitted into memory.
 
     Raises:
-        UserError: when no anchor is found in any sentence, there is no control token, or a single sentence does not fit
-            into memory.
+        UserError: for an encoder-decoder, when no anchor is found in any sentence, there is no control token, or a
+            single sentence does not fit into memory.
     """
     from lmms_steer.models.batches import ShrinkingRunner
 
+    check_backbone(model.config, type(model).__name__)
     runner = runner or ShrinkingRunner("sentences")
     own = _read_pairs(model, tokenizer, concept.pairs, batch_size, concept.name, runner)
     controls, places = own.others, own.other_places

@@ -69,7 +69,7 @@ def read_patches(
 def _recorded(model: Any) -> "Iterator[list[Tensor]]":
     """Record the output of each layer of the tower, in a call in which it runs once."""
     from lmms_steer.steering.anatomy import vision_layers
-    from lmms_steer.steering.resolve import no_vision_tower
+    from lmms_steer.steering.fit import no_vision_tower
 
     tower = vision_layers(model)
     if tower is None:

@@ -29,6 +29,7 @@ from lmms_steer.harness.steered import SteeringMixin
 from lmms_steer.models.generation import SETTINGS, SWITCHES, TRANSFORMERS
 from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.steering.calls import continuation
+from lmms_steer.steering.support import check_config, has_encoder
 from lmms_steer.vectors.backbones import checkpoint
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -76,6 +77,9 @@ class _SteeredLmEval(SteeringMixin):
         config = load_or_refuse(
             self.pretrained, AutoConfig.from_pretrained, source, trust_remote_code=trust_remote_code, **revision
         )
+        check_config(config, self.pretrained)
+        if has_encoder(config):
+            raise UserError(f"{self.pretrained} is an encoder-decoder: evaluate it with lmms-eval --model steered_hf")
         self.resolve_for(config)
         super().__init__(pretrained=source, **model_args)  # type: ignore[call-arg]
         wrapper: Any = self

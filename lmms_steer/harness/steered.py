@@ -42,7 +42,8 @@ from lmms_steer.steering.budget import take_budget
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
-from lmms_steer.steering.resolve import ResolvedSpec, resolve
+from lmms_steer.steering.resolve import resolve
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.row_vectors import refuse_row_vectors, row_layers, row_vectors
 from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec

@@ -9,6 +9,7 @@ import torch
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.harness.steered_text import SteeredText
 from lmms_steer.inspection.strengths import specs_by_strength
+from lmms_steer.steering.decoder_inputs import decoder_ids
 from lmms_steer.steering.hooks import steer
 from lmms_steer.steering.spec import SteeringSpec
 
@@ -48,4 +49,4 @@ def continuations(
 def _generate(lm: SteeredVlm | SteeredText, inputs: dict[str, Any], spec: SteeringSpec, new_tokens: int) -> str:
     with steer(lm.model, replace(lm.resolved, spec=spec), special_ids=lm.tokenizer.all_special_ids):
         output = lm.model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
-    return str(lm.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    return str(lm.tokenizer.decode(output[0, decoder_ids(inputs).shape[1] :], skip_special_tokens=True))

@@ -20,7 +20,8 @@ from lmms_steer.inspection.prompt_figure import inspection_figure
 from lmms_steer.models.media import Audio, Frames
 from lmms_steer.models.media_inputs import video_frames
 from lmms_steer.models.visuals import Visual
-from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions
+from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions, kept_logits
+from lmms_steer.steering.decoder_inputs import decoder_ids
 from lmms_steer.steering.gates import gates
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import Intervention
@@ -104,7 +105,7 @@ def inspect_prompt(
     written = continuations(lm, inputs, alphas, new_tokens) if new_tokens else []
     lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
     _, after, steered = _run(lm.model, inputs, places, layer)
-    ids = inputs["input_ids"][0]
+    ids = decoder_ids(inputs)[0]
     by_layer = sorted(active_interventions(lm.resolved, media.kinds), key=lambda pair: pair[0].layer or 0)
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
     active = [one for one in every if one[0].layer == layer and sites.get(one[0].site).tower == "decoder"]
@@ -149,7 +150,12 @@ def inspect_prompt(
 def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
     """The inspection as text, with steered tokens in [brackets] and a count of equal image tokens."""
     yield f"spec: {inspection.spec or 'none (the baseline)'}"
-    yield f"layer {inspection.layer}, {'; '.join(inspection.effects) or 'nothing is done'}"
+    # at vision towers alone, the layer whose norms follow is one of the decoder, at which nothing is done
+    elsewhere = bool(inspection.effects_after) and not inspection.effects
+    if elsewhere:
+        yield from inspection.effects_after
+    of = " of the decoder" if elsewhere else ""
+    yield f"layer {inspection.layer}{of}, {'; '.join(inspection.effects) or 'nothing is done'}"
     shown = [kind for kind in MEDIA if kind in inspection.kinds]
     if not shown and not inspection.skipped:
         shown = ["image"]
@@ -166,7 +172,8 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
             f"  after layer {inspection.layer} the model itself adds picture features to the image tokens, of mean norm"
             f" {inspection.model_adds:.4g}; they are not steered"
         )
-    yield from inspection.effects_after
+    if not elsewhere:
+        yield from inspection.effects_after
     yield ""
     yield " ".join(_runs(inspection))
     yield ""
@@ -226,7 +233,8 @@ def _run(
     with torch.inference_mode(), ExitStack() as stack:
         outputs = stack.enter_context(record_layers(model))
         seen = [stack.enter_context(record_site(model, site, layer)) for site in sorted(sites)]
-        logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=keeps_all_positions(model)).logits[0, -1]
+        kept = kept_logits(model, keeps_all_positions(model))
+        logits: Tensor = model(**inputs, use_cache=False, **kept).logits[0, -1]
     return outputs, logits, [tensors[0].view(outputs[layer].shape) for tensors in seen]
 
 

@@ -30,7 +30,8 @@ from lmms_steer.steering.given import read_given
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.placeholders import MEDIA
-from lmms_steer.steering.resolve import ResolvedSpec, resolve
+from lmms_steer.steering.resolve import resolve
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.row_vectors import is_row_vector
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.backbones import short_name

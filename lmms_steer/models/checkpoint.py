@@ -13,6 +13,7 @@ from lmms_steer.models import BLANK, CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS, 
 from lmms_steer.models.answer_bias import read_answer_bias
 from lmms_steer.models.contrasted import ContrastedDecoding
 from lmms_steer.models.contrasts import read_contrast
+from lmms_steer.models.decoder_batches import with_decoder_part
 from lmms_steer.models.divergence import DivergenceMeter
 from lmms_steer.models.loading import (
     auto_class_of,
@@ -35,7 +36,7 @@ from lmms_steer.models.prompts import (
     prompt_format_for,
 )
 from lmms_steer.models.visuals import Visual, blank_visuals
-from lmms_steer.steering.support import check_config
+from lmms_steer.steering.support import check_config, has_encoder
 from lmms_steer.vectors.backbones import checkpoint
 
 
@@ -73,7 +74,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
     Attributes:
         model: the loaded model, in eval mode.
         config: its config.
-        processor: its processor, which pads on the left.
+        processor: its processor, which pads on the left; that of an encoder-decoder, on the right.
         prompt_format: the format of its prompts.
         answer_bias: the biases that were read, or None.
         image: `blank`, or None.
@@ -138,7 +139,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         source = checkpoint(self.pretrained)
         self.config = load_or_refuse(self.pretrained, AutoConfig.from_pretrained, source, **options)
         self.config = getattr(self.config, "thinker_config", None) or self.config
-        check_config(self.config, self.pretrained)
+        self._check_config()
         self.prepare()
         self.processor = load_or_refuse(self.pretrained, AutoProcessor.from_pretrained, source, **options)
         if not hasattr(self.processor, "image_processor") and audio_rate(self.processor) is None:
@@ -146,7 +147,8 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
                 f"{self.pretrained} takes neither images nor audio ({type(self.processor).__name__}): evaluate a text"
                 " model with lmms-steer lm-eval run --model steered_hf, and search with --harness lm-eval"
             )
-        self.processor.tokenizer.padding_side = "left"
+        # the position of an encoder's token does not depend on the other rows
+        self.processor.tokenizer.padding_side = "right" if has_encoder(self.config) else "left"
         configure_images(self.processor, image_settings)
         configure_videos(self.processor, of_videos)
         prompt_format = prompt_format if prompt_format is not None else self.default_prompt_format
@@ -154,7 +156,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             self.prompt_format = prompt_format_for(self.processor)
         else:
             self.prompt_format = find_prompt_format(prompt_format)
-        self.prompt_end = self.prompt_format.prompt_end(self.processor)
+        self.prompt_end = "" if has_encoder(self.config) else self.prompt_format.prompt_end(self.processor)
         self.answer_bias = read_answer_bias(answer_bias, self.first_token) if answer_bias is not None else None
         chosen = self.contrast
         self.contrasted = ContrastedDecoding(chosen, self) if chosen and not chosen.is_plain else None
@@ -169,6 +171,12 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
 
     def prepare(self) -> None:
         """A hook for subclasses: runs once the config is read and before the weights are, to refuse mistakes early."""
+
+    def _check_config(self) -> None:
+        check_config(self.config, self.pretrained)
+        if has_encoder(self.config) and self.contrast is not None:
+            name = self.contrast.contrast.name
+            raise UserError(f"contrast={name}: {self.pretrained} is an encoder-decoder, which has no contrasts here")
 
     @classmethod
     def known_args(cls) -> tuple[str, ...]:
@@ -190,7 +198,9 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
     def model_inputs(
         self, questions: Sequence[str], visuals: Sequence[Sequence[Visual]], answers: Sequence[str] | None = None
     ) -> dict[str, Any]:
-        """Model inputs for questions with their visuals, and for answers to be scored: left-padded, on the device.
+        """Model inputs for questions with their visuals, and for answers to be scored: padded, on the device.
+
+        An encoder-decoder has its questions in the encoder, and its answers in the decoder.
 
         Args:
             questions: the questions, without the prefix.
@@ -200,7 +210,12 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         questions = [self.prompt_prefix + question for question in questions]
         if self.image == BLANK:
             visuals = [blank_visuals(own) for own in visuals]
-        batch = self.prompt_format(self.processor, questions, visuals, answers).to(self._device)
+        in_decoder = has_encoder(self.config)
+        batch = self.prompt_format(self.processor, questions, visuals, None if in_decoder else answers).to(self._device)
+        if in_decoder:
+            tokenizer, begin = self.tokenizer, self.prompt_end
+            ids = None if answers is None else [answer_token_ids(tokenizer, begin, answer) for answer in answers]
+            batch = with_decoder_part(self.model, batch, ids, tokenizer.pad_token_id or 0)
         dtype = self.model.dtype
         return {k: v.to(dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
 

@@ -40,10 +40,16 @@ class EncodedMedia:
         self._calls: list[tuple[Any, Any]] = []
 
     def run(self, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        """Call a function that runs the model. After an out-of-memory error nothing is remembered."""
+        """Call a function that runs the model; as `reusing`."""
+        with self.reusing():
+            return function(*args, **kwargs)
+
+    @contextmanager
+    def reusing(self) -> Iterator[None]:
+        """Reuse what the encoders returned, in the block. After an out-of-memory error nothing is remembered."""
         with self._replaced_encoders():
             try:
-                return function(*args, **kwargs)
+                yield
             except torch.OutOfMemoryError:
                 self._calls.clear()
                 raise

@@ -7,7 +7,7 @@ import torch
 
 from lmms_steer.errors import UserError
 from lmms_steer.models.visuals import Visual, blank_visuals
-from lmms_steer.steering.anatomy import unwrap
+from lmms_steer.steering.anatomy import kept_logits, unwrap
 from lmms_steer.steering.recording import record_layers
 from lmms_steer.steering.row_vectors import RowVectors, row_vectors
 
@@ -43,7 +43,7 @@ def image_directions(
     def last_tokens(shown: Sequence[Sequence[Visual]]) -> list[torch.Tensor]:
         inputs = lm.model_inputs(questions, shown)
         with row_vectors({}), record_layers(unwrap(lm.model)) as outputs:
-            lm.model(**inputs, use_cache=False, logits_to_keep=1)
+            lm.model(**inputs, use_cache=False, **kept_logits(lm.model, 1))
         return [output[:, -1].float() for output in outputs]
 
     seen = last_tokens(visuals)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lmms_steer.errors import UserError
 from lmms_steer.models.prompts import PromptFormat, prompt_format_for
+from lmms_steer.steering.support import has_encoder
 
 SCENES = 16
 SIDE = 448
@@ -66,7 +67,15 @@ def own_prompts(model: Any, processor: Any, prompt_format: PromptFormat | None, 
         processor: the model's; its tokenizer if `text_only`.
         prompt_format: by default the one that matches the processor.
         text_only: whether the model is evaluated on text without images.
+
+    Raises:
+        UserError: for an encoder-decoder, whose decoder sees nothing of a prompt.
     """
+    if has_encoder(model.config):
+        raise UserError(
+            f"a {type(model).__name__} is an encoder-decoder, and the prompt of its decoder is little more than a start"
+            " token, on which nothing can be measured: give alpha as a number, with scale=raw or scale=token"
+        )
     if text_only:
         sentences = [dict(processor(sentence, return_tensors="pt").to(model.device)) for sentence in SENTENCES]
         facts = [model.config.to_dict(), "text", [batch["input_ids"].tolist() for batch in sentences]]

@@ -2,7 +2,8 @@
 
 A format is a function `(processor, questions, visuals, answers)` of the processor, the questions [batch], the visuals
 of each question, and the answers to be scored or None. It returns a left-padded `BatchFeature`. With answers, the batch
-has `labels` [batch, positions]: the ids of the answer, and -100 elsewhere.
+has `labels` [batch, positions]: the ids of the answer, and -100 elsewhere. The formats of an encoder-decoder make what
+its encoder takes, padded on the right, and get no answers.
 
 Another package adds a format with `register_prompt_format`, in a module that an entry point of the group
 `lmms_steer.prompt_formats` names. `matches` says which processors it is for; formats of other packages are asked before
@@ -207,6 +208,24 @@ def paligemma_prefix(
     else:
         batch["labels"][:, -1] = -100  # the end-of-sequence token that the processor adds is not part of the answer
     return batch
+
+
+@register_prompt_format(
+    "florence2",
+    description="Florence-2: an image, and a task such as <CAPTION> or a question",
+    matches=lambda processor: "Florence2" in type(processor).__name__,
+    prompt_end=lambda processor: "",  # noqa: ARG005  answers are in the decoder
+)
+def florence2_task(
+    processor: Any, questions: Sequence[str], visuals: Sequence[Sequence[Visual]], answers: Sequence[str] | None
+) -> Any:
+    """Florence-2's format, for its encoder: image tokens, BOS, the question or what stands for a task, and EOS."""
+    assert answers is None
+    for question, own in zip(questions, visuals, strict=True):
+        if len(own) != 1 or not isinstance(own[0], Image.Image):
+            raise UserError(f"Florence-2 takes one image with every question, which {question[:60]!r} does not have")
+    images = [list(own) for own in visuals]
+    return processor(text=list(questions), images=images, padding="longest", return_tensors="pt")
 
 
 @register_prompt_format(

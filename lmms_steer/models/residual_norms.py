@@ -11,9 +11,10 @@ from lmms_steer.errors import UserError, first_line
 from lmms_steer.models.own_prompts import cache_key, own_prompts, sees_images
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.steering.anatomy import model_facts, remember_norms
+from lmms_steer.steering.facts import Norms
 from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.recording import residual_norms
-from lmms_steer.steering.resolve import Norms, ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.vectors.backbones import short_name
 
 

@@ -20,7 +20,9 @@ from lmms_steer.models.divergence import DivergenceMeter
 from lmms_steer.models.encoded_media import EncodedMedia
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
 from lmms_steer.models.visuals import Visual, image_ids, naming_decoders, prepare_visuals, shown_images
+from lmms_steer.steering.anatomy import kept_logits
 from lmms_steer.steering.calls import continuation
+from lmms_steer.steering.decoder_inputs import decoder_ids
 
 COUNTS_PADDING = ("kosmos-2", "kosmos-2.5")
 """`model_type` of models that count padding as positions as soon as they generate with a cache (transformers 5.23)."""
@@ -64,18 +66,19 @@ class HfVlm(HfCheckpoint):
         questions = [question for question, _ in batch]
         contrast = self.contrasted
         inputs = (contrast.inputs if contrast else self.model_inputs)(questions, [visuals for _, visuals in batch])
-        positions = inputs["input_ids"].shape[1]
+        positions = decoder_ids(inputs).shape[1]
         self.check_length(positions + kwargs["max_new_tokens"], questions)
         processors, criteria = LogitsProcessorList(), None
         if contrast:
             processors, criteria = contrast.generation_options(len(batch), positions, kwargs)
         if self.answer_bias:
             processors += self.answer_bias.after(positions)
-        doubled = len(inputs["input_ids"]) > len(batch)
+        doubled = len(decoder_ids(inputs)) > len(batch)
         steering = self.steering_questions(questions, [visuals for _, visuals in batch], doubled)
         with steering, contrast.reading() if contrast else nullcontext():
             output = self.model.generate(**inputs, logits_processor=processors, stopping_criteria=criteria, **kwargs)
-        prompt_lengths = inputs["attention_mask"].sum(1).tolist()
+        # of an encoder-decoder, in the encoder
+        prompt_lengths = inputs.get("attention_mask", torch.ones_like(decoder_ids(inputs))).sum(1).tolist()
         results = []
         for row, prompt_length in zip(output[: len(batch), positions:], prompt_lengths, strict=False):
             generated = int((row != self.tokenizer.pad_token_id).sum())
@@ -196,10 +199,10 @@ class HfVlm(HfCheckpoint):
         lengths = positions - (labels != -100).int().argmax(1)
         width = int(lengths.max())
         steering = self.steering_questions(
-            questions, [visuals for _, visuals, _ in batch], len(inputs["input_ids"]) > len(batch)
+            questions, [visuals for _, visuals, _ in batch], len(decoder_ids(inputs)) > len(batch)
         )
         with steering, continuation(lengths), contrast.reading() if contrast else nullcontext():
-            logits = self.model(**inputs, logits_to_keep=width + 1).logits[:, :-1]
+            logits = self.model(**inputs, **kept_logits(self.model, width + 1)).logits[:, -width - 1 : -1]
             labels = labels[: len(batch), -width:].to(logits.device)
             in_answer = labels != -100
             if contrast:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmms_steer.search.kv_cache import RecordingCache
 from lmms_steer.search.tensor_store import TensorStore
+from lmms_steer.steering.anatomy import kept_logits
 from lmms_steer.steering.cache_argument import CACHE_NAMES, cache_name
 
 _additions_are_fixed: WeakSet[nn.Module] = WeakSet()
@@ -27,7 +28,7 @@ def last_logits(model: Any, inputs: dict[str, Any], kept: int | None) -> Tensor:
     Returns:
         [batch, kept, vocabulary]; [batch, vocabulary] if `kept` is None.
     """
-    logits: Tensor = model(**inputs, use_cache=False, logits_to_keep=kept or 1).logits
+    logits: Tensor = model(**inputs, use_cache=False, **kept_logits(model, kept or 1)).logits
     return logits[:, -1] if kept is None else logits[:, -kept:]
 
 

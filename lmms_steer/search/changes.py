@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from lmms_steer.steering.operations import ScaledVector, apply_operation
-from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.scaled_vectors import ActiveLayer, active_layers
 from lmms_steer.steering.spec import SteeringSpec
 

@@ -27,6 +27,7 @@ from lmms_steer.search.scorers import LetterScorer, Scored, has_distinct_first_t
 from lmms_steer.steering.anatomy import generating_part
 from lmms_steer.steering.cache_argument import cache_name
 from lmms_steer.steering.damage import divergence_from, first_call_logits
+from lmms_steer.steering.decoder_inputs import decoder_ids
 
 
 class GenerationScorer:
@@ -275,7 +276,7 @@ class GenerationScorer:
 
     @property
     def _length(self) -> int:
-        return int(self.inputs["input_ids"].shape[1])
+        return int(decoder_ids(self.inputs).shape[1])
 
 
 def _extended(tensor: Tensor, last: Tensor, copies: int) -> Tensor:

@@ -1,21 +1,26 @@
-"""Steer a batch by full forward passes with hooks: for models that cannot be replayed, and to check replays."""
+"""Steer a batch by full forward passes with hooks: for models that cannot be replayed, and to check replays.
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+Its images are encoded once, unless a cell steers the encoder.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmms_steer.models.encoded_media import EncodedMedia
 from lmms_steer.search.base_pass import next_token_logits
 from lmms_steer.search.changes import Change, Delta, Deltas
 from lmms_steer.search.replay_setup import kept_positions
 from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.calls import continuation
+from lmms_steer.steering.decoder_inputs import decoder_ids
 from lmms_steer.steering.hooks import steer
 from lmms_steer.steering.intervention import Intervention
-from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.site_tensor import per_position, register_hook
 from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
@@ -39,19 +44,25 @@ class HookedBatch:
     ) -> None:
         self.model, self.inputs, self.special_ids, self.scored = model, inputs, special_ids, scored
         self.generates = generates
+        self._media = EncodedMedia(model)
 
     @cached_property
     def base(self) -> Tensor:
         """The unsteered logits of the next token, as `Replay.base`."""
-        return self._logits()
+        with self._media.reusing():
+            return self._logits()
 
-    def steered(self, layer: int, delta: Delta, tokens: str) -> AbstractContextManager[Any]:
+    @contextmanager
+    def steered(self, layer: int, delta: Delta, tokens: str) -> Iterator[None]:
         """A context in which the model is steered by one cell."""
         if isinstance(delta, Change):
-            return steer(self.model, delta.at(layer, tokens), special_ids=self.special_ids)
-        vector = SteeringVectors({layer: delta.float().cpu().numpy()}, {})
-        spec = ResolvedSpec(SteeringSpec((Intervention("v", layer, 1.0, tokens),)), (vector,))
-        return steer(self.model, spec, special_ids=self.special_ids)
+            spec = delta.at(layer, tokens)
+        else:
+            vector = SteeringVectors({layer: delta.float().cpu().numpy()}, {})
+            spec = ResolvedSpec(SteeringSpec((Intervention("v", layer, 1.0, tokens),)), (vector,))
+        in_decoder = all(sites.get(one.site).tower == "decoder" for one in spec.spec.interventions)
+        with self._media.reusing() if in_decoder else nullcontext(), steer(self.model, spec, None, self.special_ids):
+            yield
 
     def steer(self, layer: int, delta: Delta, tokens: str) -> Tensor:
         """Steer one cell, as `Replay.steer` does."""
@@ -89,7 +100,7 @@ class HookedBatch:
         """Where a cell changes its site's tensor, as `Replay.changed_positions`."""
         (intervention,) = change.resolved.spec.interventions
         place = sites.get(intervention.site), decoder_layers(self.model), layer
-        shape, seen = tuple(self.inputs["input_ids"].shape), list[Tensor]()
+        shape, seen = tuple(decoder_ids(self.inputs).shape), list[Tensor]()
 
         def look(value: Any) -> None:
             seen.append(per_position(value, shape, layer, intervention.site))

@@ -11,7 +11,7 @@ from lmms_steer.search.command import resolved_vector, steerable_layers
 from lmms_steer.search.layer_scores import ConceptSentences, LayerContext, layer_scores
 from lmms_steer.search.options import join_values, parse_layers, parse_targets, refuse_test
 from lmms_steer.search.scored_layers import ScoredLayers
-from lmms_steer.steering.resolve import ModelFacts
+from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.store import stored_name

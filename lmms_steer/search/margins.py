@@ -21,6 +21,7 @@ from lmms_steer.search.replay_setup import kept_positions, prompt_mask
 from lmms_steer.search.scorers import LetterScorer
 from lmms_steer.statistics import Floats
 from lmms_steer.steering.anatomy import decoder_layers
+from lmms_steer.steering.decoder_inputs import decoder_mask
 from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.positions import ids_of
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -129,7 +130,7 @@ def margin_slopes(
         prepared = PreparedBatch(inputs, LetterScorer(lm, batch))
     inputs, scored = prepared.inputs, prepared.scored
     margin, gradients = gradients_of_margin(lm.model, inputs, prepared.scorer, kept_positions(scored))
-    ids, attention = ids_of(inputs), inputs.get("attention_mask")
+    ids, attention = ids_of(inputs), decoder_mask(inputs)
     media = placeholders(lm.model.config)
     special = getattr(lm.tokenizer, "all_special_ids", None)
     masks = {t: prompt_mask(ids, attention, media, t, special, scored) for t in {c.tokens for c in cells}}

@@ -32,6 +32,7 @@ from lmms_steer.steering.positions import ids_of
 from lmms_steer.steering.scaled_vectors import ActiveLayer
 from lmms_steer.steering.site_tensor import per_position, register_hook
 from lmms_steer.steering.sites import DEFAULT_SITE, Site, sites
+from lmms_steer.steering.support import has_encoder
 
 
 class Replay:
@@ -55,6 +56,8 @@ class Replay:
     @torch.inference_mode()
     def __init__(self, model: nn.Module, inputs: dict[str, Any], options: ReplayOptions | None = None) -> None:
         options = options or ReplayOptions()
+        if has_encoder(model.config):
+            raise RuntimeError("its decoder also reads an encoder, which a replay does not run")
         self.model, self.layers = model, decoder_layers(model)
         if any(map(shares_keys, self.layers)):
             raise RuntimeError("its layers share keys and values, which a replay would take from the base pass")

@@ -9,7 +9,9 @@ from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import split_control
 from lmms_steer.steering.facts import ModelFacts
-from lmms_steer.steering.resolve import ResolvedSpec, no_vision_tower, resolve
+from lmms_steer.steering.fit import no_vision_tower
+from lmms_steer.steering.resolve import resolve
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.backbones import short_name
 

@@ -46,7 +46,7 @@ from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.placeholders import MEDIA
-from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.vectors.weights import model_source
 
 GIB = 1 << 30

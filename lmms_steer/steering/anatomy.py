@@ -1,5 +1,6 @@
 """Find the decoder layers and the vision layers of a transformers model."""
 
+import inspect
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -8,8 +9,8 @@ from torch import nn
 from transformers import GenerationMixin
 
 from lmms_steer.errors import UserError
-from lmms_steer.steering.facts import ModelFacts, Norms, facts_of_config, vision_shape
-from lmms_steer.steering.support import check_config
+from lmms_steer.steering.facts import ModelFacts, Norms, decoder_shape, facts_of_config, vision_shape
+from lmms_steer.steering.support import check_config, has_encoder
 
 _known_norms: WeakKeyDictionary[nn.Module, Norms] = WeakKeyDictionary()
 """Loaded model ▸ its residual norms, for `scale=relative`."""
@@ -28,6 +29,8 @@ _TOWER_LAYERS = (
     "model.layers",
 )
 """Where the layers of a vision tower are, in the architectures of transformers."""
+_LAYER_LISTS = ("layers", "layer", "block", "h")
+"""What the decoders of encoder-decoders call their layers."""
 
 
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "layer_norm", "embedding_norm", "norm_f")
@@ -70,8 +73,9 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     """
     if hasattr(model, "config"):
         check_config(model.config, f"a {type(model).__name__}")
-    layers = getattr(inner_decoder(model), "layers", None)
-    expected = text_config(model).num_hidden_layers if hasattr(model, "config") else None
+    expected = decoder_shape(model.config)[0] if hasattr(model, "config") else None
+    decoder = inner_decoder(model)
+    layers = _outermost_layers(decoder) if _has_encoder(model) else getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList) or len(layers) != expected:
         actual = len(layers) if isinstance(layers, nn.ModuleList) else "no"
         raise UserError(
@@ -84,9 +88,13 @@ def inner_decoder(model: nn.Module) -> Any:
     """The module that holds the decoder's layers and its final norm; None if there is no decoder.
 
     `get_decoder()` of some models (Llama 4, BLIP-2) is a language model with its head, which has the decoder inside;
-    OPT has another one inside of that.
+    OPT has another one inside of that; of some encoder-decoders (Florence-2) it is the encoder-decoder inside.
     """
-    decoder = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]
+    decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]
+    if _has_encoder(model):
+        while (within := decoder.get_decoder()) is not decoder:
+            decoder = within
+        return decoder
     for name in ("model", "decoder"):
         inside = getattr(decoder, name, None)
         if not hasattr(decoder, "layers") and isinstance(inside, nn.Module):
@@ -119,6 +127,22 @@ def generating_part(model: nn.Module) -> nn.Module | None:
     return parts[0] if parts else None
 
 
+def _has_encoder(model: nn.Module) -> bool:
+    return has_encoder(getattr(model, "config", None))
+
+
+def _outermost_layers(decoder: nn.Module) -> nn.ModuleList | None:
+    """The list of a decoder's layers, which is in none of them; None if there is not exactly one."""
+    found = {
+        name: module
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.ModuleList) and name.split(".")[-1] in _LAYER_LISTS
+    }
+    depth = min((name.count(".") for name in found), default=0)
+    outermost = [module for name, module in found.items() if name.count(".") == depth]
+    return outermost[0] if len(outermost) == 1 else None
+
+
 def vision_layers(model: nn.Module) -> nn.ModuleList | None:
     """The layers of the vision tower in order; None where there are none at a known place.
 
@@ -141,6 +165,12 @@ def keeps_all_positions(model: nn.Module) -> Any:
     """
     shared = any(shares_keys(layer) for layer in decoder_layers(model))
     return torch.tensor([-1]) if shared else 1
+
+
+def kept_logits(model: nn.Module, count: Any) -> dict[str, Any]:
+    """The argument of a forward call for the last logits alone; none for a model that always gives all (Donut)."""
+    takes = "logits_to_keep" in inspect.signature(unwrap(model).forward).parameters
+    return {"logits_to_keep": count} if takes else {}
 
 
 def shares_keys(layer: nn.Module) -> bool:

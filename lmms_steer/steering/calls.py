@@ -12,7 +12,7 @@ What is known belongs to one call in one thread, and is not kept on the model.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from lmms_steer.errors import SteeringError
 from lmms_steer.steering.cache_argument import given_cache
+from lmms_steer.steering.decoder_inputs import decoder_arguments
 from lmms_steer.steering.generation import Generation, current_generation
 from lmms_steer.steering.placeholders import MEDIA, Placeholders
 from lmms_steer.steering.positions import ids_of, token_mask
@@ -207,7 +208,8 @@ class CallTracker:
             names = list(inspect.signature(self.model.forward).parameters)
         return {**dict(zip(names, args, strict=False)), **kwargs}
 
-    def _read(self, model: nn.Module, kwargs: dict[str, Any]) -> ForwardCall:
+    def _read(self, model: nn.Module, kwargs: Mapping[str, Any]) -> ForwardCall:
+        kwargs = decoder_arguments(model, kwargs)
         cache = given_cache(kwargs)
         offset = 0 if cache is None else int(cache.get_seq_length())
         generation = current_generation(model)

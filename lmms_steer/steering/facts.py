@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmms_steer.steering.support import has_encoder
+
 Norms = Mapping[int, Mapping[str, float]]
 """layer ▸ `image`, `text`, `both`, `last` ▸ mean norm of the residual there (`lmms_steer.steering.recording`)."""
 
@@ -34,8 +36,16 @@ def facts_of_config(config: Any, name: str, norms: Norms | None = None) -> Model
         name: the name it was loaded by.
         norms: its residual norms, where they were measured already.
     """
+    return ModelFacts(name, *decoder_shape(config), norms, vision_shape(config))
+
+
+def decoder_shape(config: Any) -> tuple[int, int]:
+    """Layers and width of the decoder that a config describes."""
     text = config.get_text_config(decoder=True)
-    return ModelFacts(name, text.num_hidden_layers, text.hidden_size, norms, vision_shape(config))
+    # under `num_hidden_layers`, an encoder-decoder may count its encoder's
+    names = ("decoder_layers", "num_decoder_layers") if has_encoder(config) else ()
+    counts = (getattr(text, name, None) for name in (*names, "num_hidden_layers"))
+    return next(count for count in counts if count is not None), text.hidden_size
 
 
 def vision_shape(config: Any) -> tuple[int, int] | None:

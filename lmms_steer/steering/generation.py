@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from lmms_steer.errors import SteeringError, UserError
+from lmms_steer.steering.decoder_inputs import decoder_prompt
 from lmms_steer.steering.placeholders import Placeholders
 from lmms_steer.steering.positions import ids_of, token_mask
+from lmms_steer.steering.support import has_encoder
 
 _MARK = "_lmms_steer_watched"
 """Attribute of a `generate` that was wrapped."""
@@ -158,6 +160,9 @@ def _read_prompt(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         )
     if _setting(model, "cache_implementation", args, kwargs) == "paged":
         raise SteeringError("cache_implementation=paged: continuous batching cannot be steered; leave it out")
+    if has_encoder(getattr(model, "config", None)):
+        prompt, padding = decoder_prompt(model, args, kwargs, lambda name: _setting(model, name, args, kwargs))
+        return Generation(prompt, padding, 0 if padding is None else padding.shape[1] - prompt.shape[1])
     ids = args[0] if args else kwargs.get("inputs")
     ids = kwargs.get("input_ids") if ids is None else ids
     if not isinstance(ids, Tensor) or ids.dim() != 2 or torch.is_floating_point(ids):

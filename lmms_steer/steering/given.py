@@ -1,12 +1,13 @@
 """The ways to say what `steer` does: a spec, or a vector with its layer, strength and tokens as arguments."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.steering.intervention import Intervention
-from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -30,20 +31,24 @@ class Given:
 
 
 def read_given(
-    what: SteeringSpec | ResolvedSpec | SteeringVectors | str,
+    what: "SteeringSpec | ResolvedSpec | SteeringVectors | str | os.PathLike[str]",
     vectors: Mapping[str, SteeringVectors] | None,
     fields: Mapping[str, Any],
 ) -> Given:
     """Bring what was given into the form of a spec.
 
     Args:
-        what: vectors, the name or file of a vector, or a spec.
+        what: vectors, the name or file of a vector, or a spec: also in one line, or the YAML file of one.
         vectors: vectors by the names that a spec uses for them.
         fields: fields of the intervention that were given as arguments; None: not given.
 
     Raises:
-        UserError: for fields next to a spec, which has its own, or a field with a wrong value.
+        UserError: for something else, fields next to a spec, which has its own, or a field with a wrong value.
     """
+    if isinstance(what, os.PathLike):
+        what = os.fspath(what)
+    if not isinstance(what, SteeringSpec | ResolvedSpec | SteeringVectors | str):
+        raise UserError(_not_steerable(what))
     given = {name: value for name, value in fields.items() if value is not None}
     named = dict(vectors or {})
     gate_vector = given.get("gate_vector")
@@ -53,11 +58,24 @@ def read_given(
     if isinstance(what, SteeringVectors):
         name = what.name if what.name not in named else _UNSAVED
         return Given(SteeringSpec((Intervention(name, **given),)), {**named, name: what})
-    if isinstance(what, str) and what.strip() and "=" not in what:
+    is_spec_file = isinstance(what, str) and what.endswith((".yaml", ".yml"))
+    if isinstance(what, str) and what.strip() and "=" not in what and not is_spec_file:
         return Given(SteeringSpec((Intervention(what, **given),)), named)
     if given:
         listed = ", ".join(f"{name}={value}" for name, value in given.items())
         raise UserError(
             f"{listed} beside the spec {shorten(what)!r}: a spec has its own keys, so put them there, or give a vector"
         )
-    return Given(SteeringSpec.parse(what) if isinstance(what, str) else what, named)
+    if isinstance(what, str):
+        return Given(SteeringSpec.from_yaml(what) if is_spec_file else SteeringSpec.parse(what), named)
+    return Given(what, named)
+
+
+def _not_steerable(what: object) -> str:
+    expected = "expected vectors, the name or file of a vector, or a spec such as 'vector=spatial,layer=3,alpha=0.5'"
+    if isinstance(what, Mapping) and "vector" in what:
+        return f"{expected}, got a mapping: SteeringSpec.from_dicts([…]) makes a spec of it"
+    if isinstance(what, Mapping) or hasattr(what, "shape"):
+        made = 'SteeringVectors({layer: direction}, {"model": …, "concept": …, "method": …})'
+        return f"{expected}, got a {type(what).__name__}: make vectors of it first, {made}"
+    return f"{expected}, got {shorten(repr(what))}"

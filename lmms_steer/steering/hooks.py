@@ -22,6 +22,7 @@ from lmms_steer.steering.anatomy import (
 )
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
+from lmms_steer.steering.fit import check_layers, no_vision_tower
 from lmms_steer.steering.gate_hook import GateHook
 from lmms_steer.steering.generation import watch_generate
 from lmms_steer.steering.given import read_given
@@ -35,11 +36,13 @@ from lmms_steer.steering.placeholders import (
     placeholders,
 )
 from lmms_steer.steering.positions import require_special_ids
-from lmms_steer.steering.resolve import ResolvedSpec, check_layers, no_vision_tower, resolve, with_operation
+from lmms_steer.steering.resolve import resolve
+from lmms_steer.steering.resolved import ResolvedSpec, with_operation
 from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
 from lmms_steer.steering.site_hook import SiteHook
 from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.steering.support import has_encoder
 from lmms_steer.steering.vision_hook import VisionHook
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -77,8 +80,9 @@ def steer(
     `steer(model, "vector=spatial,layer=3,alpha=0.5,tokens=image")` a spec.
 
     Args:
-        model: any model whose `get_decoder().layers` are its decoder blocks, called with `input_ids`. It may be
-            compiled, or wrapped by PEFT, DistributedDataParallel or accelerate.
+        model: any model whose `get_decoder().layers` are its decoder blocks, called with `input_ids`; or one of the
+            encoder-decoders in `lmms_steer.steering.support`, called with `decoder_input_ids`. It may be compiled, or
+            wrapped by PEFT, DistributedDataParallel or accelerate.
         spec: vectors, or a spec: a `SteeringSpec` or one line.
         vectors: vectors by the name that the spec uses for them; all others come from the store.
         special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.
@@ -249,6 +253,8 @@ def _check_in_decoder(
 
 def _without_tokens(config: Any, kind: str, name: str) -> str:
     """Why a model has no tokens of a kind, and what to choose instead."""
+    if has_encoder(config):
+        return f"the {_PLURAL[kind]} of a {name} are in its encoder, and its decoder is steered, choose tokens=text"
     if kind == "video" and config.model_type in VIDEO_ON_IMAGES:
         return f"{name} shows a video on its image tokens, choose tokens=image"
     if hides(config, kind):

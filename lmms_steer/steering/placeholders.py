@@ -6,7 +6,7 @@ This module imports no torch.
 from dataclasses import dataclass
 from typing import Any
 
-from lmms_steer.steering.support import WITHOUT_IMAGE_POSITIONS
+from lmms_steer.steering.support import WITHOUT_IMAGE_POSITIONS, has_encoder
 
 MEDIA = ("image", "video", "audio")
 """Kinds of positions that hold features of an encoder. All others are text."""
@@ -43,7 +43,9 @@ class Placeholders:
 
 
 def placeholders(config: Any) -> Placeholders:
-    """The placeholders that a config names; without any for a text model."""
+    """The placeholders that a config names; without any for a text model, and for a decoder with an encoder."""
+    if has_encoder(config):
+        return Placeholders()
     # Qwen-Omni: the part of the model that reads and writes text
     config = getattr(config, "thinker_config", None) or config
     kind = getattr(config, "model_type", None)
@@ -57,7 +59,9 @@ def placeholders(config: Any) -> Placeholders:
 def hides(config: Any, kind: str) -> bool:
     """Whether a model takes images or audio, but its config names no id for them: text cannot be told from them."""
     config = getattr(config, "thinker_config", None) or config
-    if kind == "video" or (kind == "image" and getattr(config, "model_type", None) in WITHOUT_IMAGE_POSITIONS):
+    if kind == "video" or has_encoder(config):
+        return False
+    if kind == "image" and getattr(config, "model_type", None) in WITHOUT_IMAGE_POSITIONS:
         return False
     towers = {"image": ("vision_config", "vq_config"), "audio": ("audio_config",)}[kind]
     takes = any(getattr(config, name, None) is not None for name in towers)

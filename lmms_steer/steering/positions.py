@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lmms_steer.errors import SteeringError, UserError
+from lmms_steer.steering.decoder_inputs import decoder_ids
 from lmms_steer.steering.placeholders import BY_MASK, MEDIA, Placeholders
 
 
@@ -14,16 +15,17 @@ def ids_of(inputs: Mapping[str, Any], offset: int = 0) -> Tensor:
     """The ids by which positions are told apart, [batch, positions].
 
     Args:
-        inputs: of a model, with `input_ids`.
+        inputs: of a model.
         offset: the position in the sequence where they begin.
 
     Returns:
-        `input_ids`, with `BY_MASK` where `image_embeds_position_mask` says that an image is (Kosmos-2).
+        `input_ids`, of an encoder-decoder `decoder_input_ids`; with `BY_MASK` where `image_embeds_position_mask` says
+        that an image is (Kosmos-2).
 
     Raises:
         SteeringError: for a mask that does not cover the ids.
     """
-    ids: Tensor = inputs["input_ids"]
+    ids = decoder_ids(inputs)
     mask = inputs.get("image_embeds_position_mask")
     if not isinstance(mask, Tensor):
         return ids

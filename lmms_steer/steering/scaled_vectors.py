@@ -10,7 +10,7 @@ from lmms_steer.steering.facts import Norms
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector
 from lmms_steer.steering.placeholders import MEDIA
-from lmms_steer.steering.resolve import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 

@@ -100,7 +100,9 @@ def layer_input(layer: "nn.Module") -> "nn.Module | None":
 @register_site("mlp", description="what the layer's MLP adds to the residual stream")
 def mlp(layer: "nn.Module") -> "nn.Module | None":
     """m' for m = MLP(h), normalised if the layer normalises it, in h + m (VTI, 2410.15778)."""
-    return _last(layer, _MLP, _AFTER_MLP)
+    found = _last(layer, _MLP, _AFTER_MLP)
+    # Pix2Struct's `mlp` also adds, and holds what is added
+    return getattr(found, "DenseReluDense", found)
 
 
 @register_site("attention", description="what the layer's self-attention adds to the residual stream")

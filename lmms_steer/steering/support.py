@@ -5,7 +5,9 @@ from typing import Any
 from lmms_steer.errors import UserError
 
 _WIDE = "its residual is several streams of hidden states, and a vector for one of them is not defined"
-_ENCODER = "it is an encoder-decoder, and steering is for decoder-only models"
+ENCODER_DECODERS = ("florence2", "pix2struct", "pp_formulanet", "t5gemma2", "udop", "vision-encoder-decoder")
+"""`model_type` of the encoder-decoders whose decoder is steered."""
+_ENCODER = f"it is an encoder-decoder, and of those only {', '.join(ENCODER_DECODERS)} are steered, in their decoder"
 REFUSED = {
     "blip": "its generate changes the first token of the prompt and leaves out the last, which a forward call does not",
     "git": "images are put in front of the prompt inside the model, so that its positions are not those of input_ids",
@@ -20,12 +22,6 @@ REFUSED = {
     "diffusion_gemma": "it writes blocks of tokens by diffusion, not one after the other",
     "pi0": "it predicts robot actions, not text",
     "evolla": "it reads proteins, not images",
-    "florence2": _ENCODER,
-    "pix2struct": _ENCODER,
-    "pp_formulanet": _ENCODER,
-    "t5gemma2": _ENCODER,
-    "udop": _ENCODER,
-    "vision-encoder-decoder": _ENCODER,
 }
 """`model_type` ▸ why a model of this type is not steered."""
 WITHOUT_IMAGE_POSITIONS = {
@@ -49,11 +45,21 @@ def check_backbone(config: Any, name: str) -> None:
         UserError: with the reason.
     """
     check_config(config, name)
-    if (kind := str(getattr(config, "model_type", ""))) in NEEDS_IMAGES:
+    if has_encoder(config):
         raise UserError(
-            f"cannot read sentences in {name} ({kind}): its layers run with an image only. Extract from the text model"
-            " that it was made of"
+            f"cannot extract from {name}: it is an encoder-decoder, whose encoder reads the sentences, and vectors are"
+            " for its decoder"
         )
+    if getattr(config, "model_type", None) in NEEDS_IMAGES:
+        raise UserError(
+            f"cannot extract from {name}: its layers run with an image only, not on sentences. Extract from the text"
+            " model that it was made of"
+        )
+
+
+def has_encoder(config: Any) -> bool:
+    """Whether a config is of an encoder-decoder, whose question and images are in the encoder."""
+    return bool(getattr(config, "is_encoder_decoder", False))
 
 
 def check_config(config: Any, name: str) -> None:
@@ -70,7 +76,7 @@ def check_config(config: Any, name: str) -> None:
     text = getattr(config, "text_config", None)
     reason = REFUSED.get(kind) or REFUSED.get(str(getattr(text, "model_type", "")))
     # BLIP-2 and InstructBLIP come with a T5, too
-    if reason is None and any(getattr(part, "is_encoder_decoder", False) for part in (config, text)):
+    if reason is None and any(map(has_encoder, (config, text))) and kind not in ENCODER_DECODERS:
         reason = _ENCODER
     if reason is not None:
         raise UserError(f"cannot steer {name} ({kind}): {reason}")

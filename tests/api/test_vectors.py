@@ -36,6 +36,10 @@ def test_extract_returns_what_the_command_stores(tmp_path: Path, own_cache: Path
     assert lmms_steer.load_vectors("colour-red", "tiny-gemma2").sha256 == vectors.sha256
     some = lmms_steer.extract("tiny-gemma2", ["colour-red"], "pca", store=tmp_path, layers=[1, 2])
     assert {name: one.layers for name, one in some.items()} == {"tiny-gemma2/colour-red/pca": (1, 2)}
+    typed = lmms_steer.extract("tiny-gemma2", "colour-red", "pca", store=tmp_path, layers="1-2", replace=True)
+    assert typed.sha256 == some["tiny-gemma2/colour-red/pca"].sha256
+    with pytest.raises(UserError, match="layers=2-1: 2-1 runs backwards"):
+        lmms_steer.extract("tiny-gemma2", "colour-red", layers="2-1")
     with pytest.raises(UserError, match="did you mean 'colour-red'"):
         lmms_steer.extract("tiny-gemma2", "color-red")
 
@@ -58,6 +62,32 @@ def test_what_cannot_be_meant_is_refused(gemma: Any) -> None:
         logits(gemma, "tiny-gemma2/colour-rde", layer=2)
     with pytest.raises(UserError, match="unknown tokens 'img'"):
         logits(gemma, lmms_steer.load_vectors(RED), tokens="img")
+
+
+def test_a_file_of_a_spec_steers_as_its_line_does(gemma: Any, tmp_path: Path) -> None:
+    line, file = f"vector={RED},layer=2,alpha=0.5,tokens=both", tmp_path / "choice.yaml"
+    file.write_text(f"interventions:\n  - {{vector: {RED}, layer: 2, alpha: 0.5, tokens: both}}\n")
+    assert torch.equal(logits(gemma, str(file)), logits(gemma, line))
+    assert torch.equal(logits(gemma, file), logits(gemma, line))
+    with pytest.raises(UserError, match="alpha=1 beside the spec .*a spec has its own keys"):
+        logits(gemma, file, alpha=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (torch.zeros(96), r"got a Tensor: make vectors of it first, SteeringVectors\({layer: direction}"),
+        ({2: torch.zeros(96)}, "got a dict: make vectors of it first"),
+        ({"vector": RED, "layer": 2}, r"got a mapping: SteeringSpec.from_dicts\("),
+        (None, "expected vectors, the name or file of a vector, or a spec .*, got None"),
+        ([RED], "expected vectors, the name or file of a vector, or a spec .*, got \\['tiny-gemma2"),
+    ],
+    ids=["tensor", "directions", "mapping", "nothing", "list"],
+)
+def test_what_is_no_vector_and_no_spec_is_refused(gemma: Any, given: Any, message: str) -> None:
+    for fields in ({}, {"layer": 2}):
+        with pytest.raises(UserError, match=message):
+            logits(gemma, given, **fields)
 
 
 def test_vectors_say_what_they_are_in_a_few_words() -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from lmms_steer import SteeringSpec, UserError
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
 from tests.helpers import warm
 
 TINY = ModelFacts("tiny-paligemma2", 5, 96)

@@ -16,7 +16,8 @@ from lmms_steer.harness.presets import expand_preset
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.inspection.vectors import cosine_by_layer
 from lmms_steer.models.visuals import blank_visuals
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors.controls import random_like
 from lmms_steer.vectors.formats import export_vector

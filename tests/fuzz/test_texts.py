@@ -19,8 +19,9 @@ from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
+from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.operations import operations
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.vectors import store
 from lmms_steer.vectors.controls import parse_control
 from lmms_steer.vectors.methods import methods, split_method

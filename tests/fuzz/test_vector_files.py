@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from lmms_steer import SteeringSpec, SteeringVectors
 from lmms_steer.inspection.listing import listing_lines
 from lmms_steer.inspection.vectors import describe_vector, description_lines
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.vectors import formats, store
 from lmms_steer.vectors.steering_vectors import read_provenance
 from tests.fuzz.mutations import (

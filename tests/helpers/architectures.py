@@ -1,6 +1,7 @@
 """A tiny random model of every multimodal architecture, made by shrinking its default config."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ LAYERS, WIDTH, VOCABULARY, IMAGE = 4, 64, 512, 7
 QUERIES = 3
 """Image tokens of a prompt, in the models whose config fixes their number."""
 VIDEO, AUDIO, START, END = 5, 6, 3, 4
-"""The ids of its video and audio placeholders, and of the tokens around a video."""
+"""The ids of its video and audio placeholders, and of the tokens around a video; `START` begins a decoder's text."""
 ARCHITECTURES = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 AUDIO_ONLY = ("audioflamingo3", "musicflamingo")
 """Architectures of `AutoModelForSeq2SeqLM` that are decoder-only."""
@@ -39,6 +40,7 @@ _SIZES = {
     **dict.fromkeys(("num_hidden_layers", "num_layers", "n_layer", "decoder_layers", "encoder_layers"), LAYERS),
     **dict.fromkeys(("num_query_tokens", "latent_query_num"), QUERIES),
     **dict.fromkeys(("depth", "n_layers"), 2),
+    "num_decoder_layers": LAYERS,
     **dict.fromkeys(("num_attention_heads", "num_heads", "n_head", "n_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("encoder_attention_heads", "attention_heads", "linear_num_value_heads"), 4),
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "num_global_key_value_heads"), 2),
@@ -77,6 +79,10 @@ _MORE: dict[str, dict[str, Any]] = {
     "qwen2_5_omni_thinker": {**_GLM, "vision_start_token_id": 20},
     "qwen3_omni_moe_thinker": {"vision_start_token_id": 20},
     "mistral4": {"qk_rope_head_dim": 8},
+    "pix2struct": {"is_decoder": True, "d_kv": 16},
+    "pp_formulanet": {"decoder_hidden_size": WIDTH},
+    "t5gemma2": {"mm_tokens_per_image": 49},
+    "vision-encoder-decoder": {"is_decoder": True, "add_cross_attention": True},
 }
 """Fields that an architecture's default config leaves open, or that depend on other sizes."""
 _SWA = {"head_dim": 32, "qk_nope_head_dim": 16, "v_head_dim": 16, "q_lora_rank": 32, "kv_lora_rank": 32}
@@ -112,7 +118,55 @@ def model(architecture: str, **changes: Any) -> Any:
     torch.manual_seed(0)
     loader = AutoModelForImageTextToText if architecture in ARCHITECTURES else AutoModelForMultimodalLM
     loader = AutoModelForSeq2SeqLM if architecture in AUDIO_ONLY else loader
-    return loader.from_config(config).float().eval()
+    made = loader.from_config(config).float().eval()
+    if config.is_encoder_decoder:
+        made.generation_config.decoder_start_token_id = START
+    return made
+
+
+def encoder_inputs(made: Any, seeds: Sequence[int]) -> dict[str, Tensor]:
+    """What the encoder of an encoder-decoder takes: a question with a picture, or a picture.
+
+    Args:
+        made: the model.
+        seeds: of each row, which is the same in every batch.
+    """
+    rows = [_ENCODED[made.config.model_type](torch.Generator().manual_seed(seed)) for seed in seeds]
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _pixels(random: torch.Generator, side: int = 224) -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(3, side, side, generator=random)}
+
+
+def _question(random: torch.Generator, images: int = 0) -> dict[str, Tensor]:
+    ids = torch.cat([torch.full((images,), IMAGE), torch.randint(50, VOCABULARY, (6,), generator=random)])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def _patches(random: torch.Generator) -> dict[str, Tensor]:
+    places = torch.cartesian_prod(torch.arange(1, 5), torch.arange(1, 5)).float()
+    return {
+        "flattened_patches": torch.cat([places, torch.randn(16, 768, generator=random)], 1),
+        "attention_mask": torch.ones(16),
+    }
+
+
+def _page(random: torch.Generator) -> dict[str, Tensor]:
+    corners = torch.rand(6, 4, generator=random) / 2
+    corners[:, 2:] += corners[:, :2]
+    return {**_question(random), "bbox": corners, **_pixels(random)}
+
+
+_ENCODED: dict[str, Callable[[torch.Generator], dict[str, Tensor]]] = {
+    "florence2": lambda random: {**_question(random, 5), **_pixels(random, 64)},
+    "pix2struct": _patches,
+    "pp_formulanet": partial(_pixels, side=512),
+    "t5gemma2": lambda random: {**_question(random, 49), **_pixels(random)},
+    "udop": _page,
+    "vision-encoder-decoder": _pixels,
+}
+"""`model_type` of an encoder-decoder ▸ one row of its encoder's input."""
 
 
 def inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
@@ -121,7 +175,11 @@ def inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
     Args:
         model: of any architecture.
         ids: [batch, positions]; `IMAGE` is an image token, of which each row has `QUERIES` where the model counts them.
+            Of an encoder-decoder, the decoder's; their second one tells rows apart.
     """
+    if model.config.is_encoder_decoder:
+        encoded = encoder_inputs(model, ids[:, 1].tolist())
+        return {**encoded, "decoder_input_ids": ids, "decoder_attention_mask": (ids != 0).long()}
     config, kind = model.config, model.config.model_type
     vision: Any = getattr(config, "vision_config", None)
     drawn = torch.Generator().manual_seed(0)
@@ -156,8 +214,9 @@ def small_config(architecture: str) -> Any:
         config.enable_audio_output = False
     for name, value in _MORE.get(architecture, {}).items():
         own = name in vars(config) or name == "vision_start_token_id"
-        owner = config if own and name != "head_dim" else config.get_text_config(decoder=True)
-        setattr(owner, name, value)
+        text = config.get_text_config(decoder=True)
+        owners = [part for part in (text, *parts(config)) if name in vars(part)] or [text]
+        setattr(config if own and name != "head_dim" else owners[0], name, value)
     return config
 
 

@@ -24,7 +24,8 @@ from lmms_steer.search.results import CellResult, SearchResult, VectorResult
 from lmms_steer.search.study_files import save_winners
 from lmms_steer.steering.alpha_search import TOLERANCE
 from lmms_steer.steering.budget import budget_provenance
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.store import find

@@ -13,7 +13,8 @@ from lmms_steer.harness import tasks as lmms_eval_tasks
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.search import assessment
 from lmms_steer.search.study_files import save_choice
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
 from tests.helpers.searches import result_of, search_into

@@ -14,6 +14,7 @@ import torch
 from lmms_steer import Intervention, SteeringSpec, UserError, register_operation, steer
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.inspection.prompt import inspect_prompt
+from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.operations import (
     Operation,
     ScaledVector,
@@ -22,7 +23,7 @@ from lmms_steer.steering.operations import (
     operations,
     rotate,
 )
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.resolve import resolve
 from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, picture, record, vectors
 

@@ -9,11 +9,11 @@ import torch
 from lmms_steer import SteeringSpec, SteeringVectors, continuation, steer
 from lmms_steer.harness.presets import expand_preset, find_preset, presets
 from lmms_steer.models import CONTRAST_ARGS
-from lmms_steer.steering.facts import vision_shape
+from lmms_steer.steering.facts import ModelFacts, vision_shape
 from lmms_steer.steering.gates import FIRES, READS, gates
 from lmms_steer.steering.intervention import SCALES
 from lmms_steer.steering.operations import operations
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.sites import sites
 from tests.helpers.models import batch_of, vectors
 from tests.steering.test_gates import PROBE

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lmms_steer import SteeringError, SteeringSpec, SteeringVectors, UserError, continuation, register_gate, steer
+from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.gates import Probe, gates
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.resolve import resolve
 from tests.helpers.models import batch_of, record, vectors
 from tests.steering.reference import IMAGE_INPUTS
 from tests.steering.test_hooks import TEXTS, forward, hook_counts

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from lmms_steer import Intervention, SteeringSpec, SteeringVectors, UserError, steer
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
 from tests.helpers.models import batch_of, vectors
 from tests.steering.test_hooks import TEXTS, forward, hook_counts
 

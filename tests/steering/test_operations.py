@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from lmms_steer import SteeringSpec, UserError, steer
+from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.recording import residual_norms
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.scaled_vectors import active_interventions
 from tests.helpers.models import batch_of, record, vectors
 from tests.steering.test_hooks import TEXTS, forward, image_positions

@@ -17,7 +17,8 @@ from lmms_steer.steering.cache_argument import CACHE_NAMES, cache_name
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import PHASES
-from lmms_steer.steering.resolve import ResolvedSpec, resolve
+from lmms_steer.steering.resolve import resolve
+from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.spec import SteeringSpec
 from tests.steering.reference import ALPHA, LAYER, V, line, logits, positions
 from tests.steering.test_ways_of_running import GENERATE, NEW, SPECIAL, llama, text_prompts

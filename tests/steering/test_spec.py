@@ -7,7 +7,9 @@ import pytest
 
 from lmms_steer import Intervention, SteeringSpec, SteeringVectors, UserError
 from lmms_steer.errors import unknown_name
-from lmms_steer.steering.resolve import ModelFacts, ResolvedSpec, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
+from lmms_steer.steering.resolved import ResolvedSpec
 from tests.helpers.models import vectors
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError, steer
 from lmms_steer.steering.anatomy import vision_layers
-from lmms_steer.steering.facts import vision_shape
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts, vision_shape
+from lmms_steer.steering.resolve import resolve
 from tests.helpers.architectures import model as tiny
 from tests.helpers.models import batch_of, vectors
 from tests.steering.test_hooks import TEXTS, forward, hook_counts

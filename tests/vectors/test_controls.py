@@ -5,7 +5,8 @@ import pytest
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError
 from lmms_steer.extraction.first_use import extract_missing
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.vectors import store
 
 TINY = ModelFacts("tiny-paligemma2", 5, 96)

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError
 from lmms_steer.cli import app
-from lmms_steer.steering.resolve import ModelFacts, resolve
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
 from lmms_steer.vectors import formats, store
 from lmms_steer.vectors.file_checks import MAX_HEADER
 from lmms_steer.vectors.steering_vectors import read_provenance

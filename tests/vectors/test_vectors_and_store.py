@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from lmms_steer import SteeringSpec, SteeringVectors, UserError
 from lmms_steer._util.io import write_atomically
 from lmms_steer.cli import app
+from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.operations import DEFAULT_ALPHA
-from lmms_steer.steering.resolve import DEFAULT_TOKENS, ModelFacts, resolve
+from lmms_steer.steering.resolve import DEFAULT_TOKENS, resolve
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import read_provenance
 from tests.helpers.models import vectors
