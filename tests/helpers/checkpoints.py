@@ -268,30 +268,6 @@ def gemma3() -> tuple[Any, Any]:
     return tf.Gemma3ForConditionalGeneration(config), processor
 
 
-def florence2() -> tuple[Any, Any]:
-    """An encoder-decoder that is forced to begin with BOS, as the published checkpoints are."""
-    tok = tokenizer(["<image>"], {"image_token": "<image>"})
-    images = tf.CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
-    # four patches, and their mean
-    images.image_seq_length = 5
-    processor = tf.Florence2Processor(images, tok)
-    layers = {"encoder_layers": 2, "decoder_layers": 4, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 1}
-    config = tf.Florence2Config(
-        vision_config={
-            "depths": [1] * 4, "embed_dim": [16] * 4, "num_heads": [2] * 4, "num_groups": [2] * 4, "projection_dim": 48,
-        },
-        text_config={
-            "model_type": "bart", "vocab_size": len(tok), "d_model": 48, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
-            "max_position_embeddings": 128, "init_std": 0.3, **layers, **ids,
-        },
-        image_token_id=tok.image_token_id,
-    )  # fmt: skip
-    model = tf.Florence2ForConditionalGeneration(config)
-    model.generation_config = tf.GenerationConfig(**ids, forced_bos_token_id=2)
-    return model, processor
-
-
 def blip_2() -> tuple[Any, Any]:
     tok = tokenizer(["<image>"])
     processor = tf.Blip2Processor(tf.BlipImageProcessor(size=BLIP_SIZE), tok, num_query_tokens=4)
@@ -365,6 +341,32 @@ GENERATING_PARTS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "kosmos-2": kosmos_2,
 }
 """Models whose language model generates by itself; their processors have no chat template."""
+
+
+def florence2() -> tuple[Any, Any]:
+    """An encoder-decoder that is forced to begin with BOS, as the published checkpoints are."""
+    tok = tokenizer(["<image>"], {"image_token": "<image>"})
+    images = tf.CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
+    # four patches, and their mean
+    images.image_seq_length = 5
+    processor = tf.Florence2Processor(images, tok)
+    layers = {"encoder_layers": 2, "decoder_layers": 4, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "decoder_start_token_id": 1}
+    config = tf.Florence2Config(
+        vision_config={
+            "depths": [1] * 4, "embed_dim": [16] * 4, "num_heads": [2] * 4, "num_groups": [2] * 4, "projection_dim": 48,
+        },
+        text_config={
+            "model_type": "bart", "vocab_size": len(tok), "d_model": 48, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96,
+            "max_position_embeddings": 128, "init_std": 0.3, **layers, **ids,
+        },
+        image_token_id=tok.image_token_id,
+    )  # fmt: skip
+    model = tf.Florence2ForConditionalGeneration(config)
+    model.generation_config = tf.GenerationConfig(**ids, forced_bos_token_id=2)
+    return model, processor
+
+
 BUILDERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "paligemma1": lambda: paligemma(1),
     "paligemma2": lambda: paligemma(2),
@@ -384,7 +386,7 @@ ENCODER_DECODERS = {"florence2": florence2}
 def build(name: str) -> tuple[Any, Any]:
     """(model in float32 and eval mode, processor); the same weights every time."""
     torch.manual_seed(0)
-    model, processor = (BUILDERS | ENCODER_DECODERS | GENERATING_PARTS)[name]()
+    model, processor = {**BUILDERS, **ENCODER_DECODERS, **GENERATING_PARTS}[name]()
     generation = model.generation_config
     generation.pad_token_id, generation.eos_token_id = (
         processor.tokenizer.pad_token_id,
