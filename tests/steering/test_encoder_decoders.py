@@ -172,8 +172,15 @@ def test_padding_of_the_decoder_is_not_steered(tokens: str, rows: list[list[int]
             for column in columns:
                 stack.enter_context(added(layers_of(made)[LAYER], column, column + 1, row_number))
         expected = generated(made, None, **batch)
-    found = generated(made, SPEC.replace("text", tokens), **batch)
+    spec = SPEC.replace("text", tokens)
+    found = generated(made, spec, **batch)
     assert torch.equal(found[0], expected[0]) and torch.allclose(found[1], expected[1], atol=1e-4)
+    with record_layers(made) as before:
+        made.generate(**batch, **GREEDY)
+    with steer(made, spec, {"v": V}), record_layers(made) as after:
+        made.generate(**batch, **GREEDY)
+    changed = (before[LAYER] != after[LAYER]).any(-1)
+    assert [row.nonzero().flatten().tolist() for row in changed] == rows
 
 
 @pytest.mark.parametrize(
