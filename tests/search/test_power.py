@@ -31,7 +31,9 @@ def planned(strategy: str, given: StrategyContext) -> list[str]:
 
 def test_the_plan_counts_the_cells_of_one_vector_and_warns_of_gains_that_it_would_miss() -> None:
     power, warning = planned("grid", context(500))
-    assert power.startswith("with 500 questions and 12 cells of each vector, gains from +4.9 points on are found with 80% probability")
+    assert power.startswith(
+        "with 500 questions and 12 cells of each vector, gains from +4.9 points on are found with 80% probability"
+    )
     assert "assuming that steering changes 10.0% of the answers" in power
     assert warning == "WARNING: gains of +3.0 points, such as the paper's, need about 1343 questions, or fewer cells"
     _, both = planned("grid", context(100))
