@@ -98,7 +98,15 @@ def open_for_writing(path: Path) -> TextIO:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("w", encoding="utf-8", newline="")
     except OSError as error:
-        raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
+        raise UserError(f"cannot write {str(path)!r}: {_why_not_written(path, error)}") from error
+
+
+def _why_not_written(path: Path, error: OSError) -> str:
+    """The reason of an error, with the file that is where a folder would be: the system's own does not name it."""
+    existing = next((parent for parent in path.absolute().parents if exists(parent)), None)
+    if existing is not None and not existing.is_dir():
+        return f"{str(existing)!r} is not a folder"
+    return reason(error)
 
 
 def read_limited(path: Path, limit: int) -> bytes:
@@ -157,7 +165,7 @@ def write_atomically(path: Path, data: bytes) -> Path:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 Path(temporary).unlink()
-        raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
+        raise UserError(f"cannot write {str(path)!r}: {_why_not_written(path, error)}") from error
     return path
 
 

@@ -56,7 +56,7 @@ def build_page(board: Path, read: Board, output: Path | None = None) -> Iterator
     rows = read.shown
     for name, content in (("index.html", page_html(read)), ("leaderboard.csv", table_csv(rows))):
         path = write_atomically(folder / name, content.encode("utf-8", "surrogatepass"))
-        yield f"wrote {path}: {len(rows)} rows, {len(content) / 1e6:.1f} MB"
+        yield f"wrote {path}: {len(rows)} rows, {max(1, round(len(content) / 1e3)):,} kB"
 
 
 def page_html(board: Board) -> str:

@@ -11,10 +11,12 @@ from typer.core import TyperCommand
 from lmms_steer import __version__
 from lmms_steer._util.logging import print_notes
 from lmms_steer.cli import data, extract, harnesses, leaderboard, recipes, results, search, vectors
+from lmms_steer.cli.command_list import CommandList
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 from lmms_steer.errors import UserError
 
 app = typer.Typer(
+    cls=CommandList,
     help="Steer multimodal language models inside lmms-eval, with vectors made from text alone.",
     no_args_is_help=True,
     add_completion=False,

@@ -5,11 +5,14 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.command_list import CommandList
 from lmms_steer.cli.output import echo
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 from lmms_steer.errors import UserError
 
-commands = typer.Typer(help="Local copies of the benchmarks.", no_args_is_help=True, rich_markup_mode=None)
+commands = typer.Typer(
+    cls=CommandList, help="Local copies of the benchmarks.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @commands.command("import", cls=RegistryHelpCommand)

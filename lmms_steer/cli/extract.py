@@ -5,12 +5,16 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.command_list import CommandList
 from lmms_steer.cli.output import echo
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 
 commands = typer.Typer(rich_markup_mode=None)
 concepts_app = typer.Typer(
-    help="The concepts that ship, as pairs of sentences and anchors.", no_args_is_help=True, rich_markup_mode=None
+    cls=CommandList,
+    help="The concepts that ship, as pairs of sentences and anchors.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 commands.add_typer(concepts_app, name="concepts")
 

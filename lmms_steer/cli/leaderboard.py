@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.command_list import CommandList
 from lmms_steer.cli.output import echo
 
 commands = typer.Typer(
+    cls=CommandList,
     help="A leaderboard that other people add to: a folder of checked entries, and its page.",
     no_args_is_help=True,
     rich_markup_mode=None,

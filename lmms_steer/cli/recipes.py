@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lmms_steer._util.extras import require_extra
+from lmms_steer.cli.command_list import CommandList
 from lmms_steer.cli.output import echo
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 
@@ -75,6 +76,7 @@ def report(
 
 
 demo_app = typer.Typer(
+    cls=CommandList,
     help="Run the recipe `tiny` on the tiny model that ships; its result is a table and a page.",
     invoke_without_command=True,
     rich_markup_mode=None,

@@ -5,10 +5,14 @@ from typing import Annotated
 
 import typer
 
+from lmms_steer.cli.command_list import CommandList
 from lmms_steer.cli.output import echo
 
 commands = typer.Typer(
-    help="The vectors that a spec can name: yours and those that ship.", no_args_is_help=True, rich_markup_mode=None
+    cls=CommandList,
+    help="The vectors that a spec can name: yours and those that ship.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 Vector = Annotated[str, typer.Argument(help="BACKBONE/CONCEPT/METHOD in a store, or a file.")]
 

@@ -29,7 +29,9 @@ def pairing_problem(
     n = len(run.keys)
     if not np.array_equal(run.keys, baseline.keys):
         common = len(np.intersect1d(run.keys, baseline.keys, assume_unique=True))
-        return f"other samples: {common} of its {n} are among the baseline's {len(baseline.keys)}"
+        # one --limit apart: each question of the shorter run is the longer one's, too
+        remedy = "; evaluate both with the same --limit" if common == min(n, len(baseline.keys)) else ""
+        return f"other samples: {common} of its {n} are among the baseline's {len(baseline.keys)}{remedy}"
     refused = [
         one
         for one in differences

@@ -116,14 +116,15 @@ def _rich_table(rows: list[LeaderboardRow], columns: Sequence[tuple[str, Callabl
     for title in ("task", *(title for title, _ in columns)):
         text = title in ("task", "system")
         table.add_column(title, justify="left" if text else "right", no_wrap=not text)
-    for task, task_rows in _by_task(rows):
+    for place, (task, task_rows) in enumerate(_by_task(rows)):
+        if place:
+            table.add_row()
         for number, row in enumerate(task_rows):
             # a gain of a control is not good news
             colour = "yellow" if row.role == "control" else "green" if row.gain > 0 else "red"
             style = colour if row.p_holm < SIGNIFICANT else "dim" if row.refused else ""
             cells = [escape(write(row)) for _, write in columns]
             table.add_row(escape(task) if number == 0 else "", *cells, style=style, end_section=row is task_rows[-1])
-        table.add_row()
     return table
 
 

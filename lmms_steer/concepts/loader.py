@@ -21,7 +21,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from lmms_steer._util.io import read_limited
+from lmms_steer._util.io import is_regular_file, read_limited
 from lmms_steer._util.json import parse_json
 from lmms_steer._util.yaml import MAX_BYTES, STR, YamlNode, parse_yaml
 from lmms_steer.errors import UserError, first_line, reason, shorten, unknown_name
@@ -96,6 +96,8 @@ def load(name: str | Path) -> Concept:
     for concept in shipped():
         if concept.name == name:
             return concept
+    if is_regular_file(Path(name)):
+        raise UserError(f"{str(name)!r} is not a concept: expected a file that ends in .yaml, .jsonl or .csv")
     raise unknown_name("concept", name, names())
 
 
@@ -180,7 +182,9 @@ def _checked_concept(
     name: str, about: str, pairs: tuple[Pair, ...], contrast: tuple[Pair, ...], source: str
 ) -> Concept:
     if not name.replace("-", "").replace("_", "").isalnum():
-        raise UserError(f"{source!r}: the name {name!r} names a folder too: expected only letters, digits, '-' and '_'")
+        raise UserError(
+            f"{source!r}: the concept's name {name!r} also names a folder: expected only letters, digits, '-' and '_'"
+        )
     if not pairs:
         raise UserError(f"{source!r} has no pair of anchor and sentence")
     return Concept(name, about, pairs, contrast)

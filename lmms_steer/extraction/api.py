@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
+from lmms_steer._util.layers import read_layers
 from lmms_steer._util.logging import log_lines
 from lmms_steer.extraction.command import extract_to_store
 from lmms_steer.extraction.job import ExtractionSettings
@@ -21,7 +22,7 @@ def extract(  # type: ignore[overload-overlap]
     replace: bool = False,
     name: str | None = None,
     seed: int = 0,
-    layers: Iterable[int] | None = None,
+    layers: str | Iterable[int] | None = None,
     sae: str | None = None,
     judge: str = "llm",
     neutral: str | Path | None = None,
@@ -46,7 +47,7 @@ def extract(
     replace: bool = False,
     name: str | None = None,
     seed: int = 0,
-    layers: Iterable[int] | None = None,
+    layers: str | Iterable[int] | None = None,
     sae: str | None = None,
     judge: str = "llm",
     neutral: str | Path | None = None,
@@ -70,7 +71,7 @@ def extract(
     replace: bool = False,
     name: str | None = None,
     seed: int = 0,
-    layers: Iterable[int] | None = None,
+    layers: str | Iterable[int] | None = None,
     sae: str | None = None,
     judge: str = "llm",
     neutral: str | Path | None = None,
@@ -95,7 +96,7 @@ def extract(
         replace: replace vectors of the same names made from other sentences or weights.
         name: the model's name in the store; default: the end of `backbone`.
         seed: of every random choice.
-        layers: of the vector; default: all.
+        layers: of the vector, as numbers or as `5-20`; default: all.
         sae, judge, neutral, paper_exact: as `lmms_steer.extraction.job.ExtractionSettings` says.
         questions: JSONL of image, prompt, contrast: extract from a multimodal model's images.
         image_contrast, at: of these questions, as `ExtractionSettings` says.
@@ -110,9 +111,10 @@ def extract(
     Raises:
         UserError: for an unknown name, a model that cannot be loaded, or a store that cannot be written.
     """
+    wanted = read_layers(layers, "layers=") if isinstance(layers, str) else layers
     settings = ExtractionSettings(
         seed=seed,
-        layers=tuple(layers) if layers is not None else None,
+        layers=tuple(wanted) if wanted is not None else None,
         paper_exact=paper_exact,
         sae=sae,
         judge=judge,

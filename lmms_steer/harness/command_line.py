@@ -1,12 +1,16 @@
 """How lmms-eval's command line ends: it catches every exception and exits with status 0, which no run of ours may."""
 
+import re
 import sys
 import traceback
+from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, NoReturn
 
 from lmms_steer.errors import UserError, first_line
+from lmms_steer.harness.arguments import SPELLING_CUTOFF
 from lmms_steer.harness.names import MODELS, steered_names_on_disk
+from lmms_steer.harness.task_files import check_task
 
 _MODULE = "lmms_eval.__main__"
 
@@ -27,11 +31,15 @@ def end_command_line(error: UserError) -> None:
 def end_failed_runs(model: object) -> None:
     """Make the command line end when a run of one of our models fails. Does nothing when lmms-eval is a library.
 
+    A misspelt name of one of them ends it at once: lmms-eval would list hundreds of names three times.
+
     Args:
         model: the model of the run that begins; a config file may list runs of several.
     """
     module: Any = sys.modules.get(_MODULE)
     if module is not None:
+        if unknown := _misspelt(str(model)):
+            end_command_line(unknown)
         module.traceback = _EndingTraceback(traceback.__name__) if is_ours(model) else traceback
 
 
@@ -44,6 +52,11 @@ def own_option_error(error: BaseException | None) -> UserError | None:
         last = last.tb_next
     if last is None or last.tb_frame.f_globals.get("__name__") != _MODULE:
         return None
+    if missing := re.match(r"Tasks not found: ([^,]+?)(?:, .*)?\. Try ", str(error)):
+        try:
+            check_task(missing[1])
+        except UserError as unknown:
+            return unknown
     return UserError(f"lmms-eval: {first_line(error)}")
 
 
@@ -51,6 +64,18 @@ def is_ours(model: object) -> bool:
     """Whether `--model` names one of this package's models, steered wrappers of lmms-eval's included."""
     name = str(model)
     return name in MODELS or name.replace(":", "_", 1) in steered_names_on_disk()
+
+
+def _misspelt(model: str) -> UserError | None:
+    """The error for a name that is like those of our models and that no model has; None for any other name."""
+    models = sys.modules.get("lmms_eval.models")
+    if is_ours(model) or models is None or model in models.list_available_models(include_aliases=True):
+        return None
+    names = sorted({*MODELS, *steered_names_on_disk()})
+    nearest = get_close_matches(model, names, n=1, cutoff=0.4 if model.startswith("steered") else SPELLING_CUTOFF)
+    if not nearest:
+        return None
+    return UserError(f"unknown model {model!r}: did you mean {nearest[0]!r}? lmms-eval models lists all")
 
 
 class _EndingTraceback(ModuleType):

@@ -7,6 +7,7 @@ Each patch wraps one function and is applied once. The last two concern every mo
 | `TaskManager.initialize_tasks` | indexes our task folder | otherwise every command needs `--include_path` |
 | `TaskManager.initialize_tasks` | a failed run ends the command | `cli_evaluate` catches exceptions and exits with 0 |
 | `TaskManager.load_task_or_group` | a `UserError` ends the command | missing data is a user's mistake |
+| `TaskManager.load_task_or_group` | the errors of the Hub, too (ours only) | retries hide the cause in tracebacks |
 | `TaskManager.load_task_or_group` | checks a user's rows | an answer that is no choice always scores 0 |
 | `evaluator.evaluate` | checks the options, adds `steering` to the results | a result must name its spec |
 | `GeneralConfigTracker.log_experiment_args` | names the output folder by the spec | two runs must not share a folder |
@@ -30,7 +31,7 @@ from lmms_steer.harness import sample_patches
 from lmms_steer.harness.command_line import end_command_line, end_failed_runs, is_ours
 from lmms_steer.harness.saving import check_output, saved_with_results, saved_with_samples
 from lmms_steer.harness.task_files import tasks_dir
-from lmms_steer.harness.tasks import check_choices, loading_mistake
+from lmms_steer.harness.tasks import cannot_be_loaded, check_choices, loading_mistake, out_of_reach
 from lmms_steer.steering.hooks import Attachment
 from lmms_steer.steering.resolved import ResolvedSpec
 
@@ -149,6 +150,8 @@ def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
             loaded = original(self, *args, **kwargs)
         except Exception as error:
             mistake = loading_mistake(error)
+            if mistake is None and is_ours(self.model_name) and out_of_reach(error):
+                mistake = cannot_be_loaded(_task_names(args[0] if args else kwargs.get("task_list")), error)
             if mistake is None:
                 raise
             raise mistake from error
@@ -161,6 +164,13 @@ def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
         return _ending(checked)(self, *args, **kwargs)
 
     return load_task_or_group
+
+
+def _task_names(given: Any) -> str:
+    """The names in what `load_task_or_group` takes: a name, a list of names, or tasks' keys among them."""
+    return ", ".join(
+        one if isinstance(one, str) else "a task" for one in ([given] if isinstance(given, str) else given or ())
+    )
 
 
 def _ending(function: Callable[..., Any]) -> Callable[..., Any]:

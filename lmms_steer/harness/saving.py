@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from lmms_steer._util.formatting import count_noun
 from lmms_steer._util.io import check_writable, put_aside, write_atomically
 from lmms_steer.errors import UserError
 
@@ -130,7 +131,9 @@ def _publish_when_complete(tracker: Any, files: dict[Path, bytes]) -> None:
             for name in names:
                 (folder / name).unlink(missing_ok=True)
             raise
-    logging.getLogger(__name__).info("saved: %s", folder / names[-1])
+    # the log of lmms-eval names the temporary folder
+    more = f", {count_noun(len(names) - 1, 'file')} of samples beside it" if len(names) > 1 else ""
+    logging.getLogger(__name__).info("saved: %s%s", folder / names[-1], more)
 
 
 @contextmanager

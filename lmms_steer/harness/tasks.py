@@ -42,8 +42,7 @@ def load_task(task: str, model: str, include_path: Path | None = None) -> tuple[
     except UserError:
         raise
     except Exception as error:
-        mistake = loading_mistake(error)
-        raise mistake or UserError(f"the questions of {task} cannot be loaded: {_cause(error)}") from error
+        raise loading_mistake(error) or cannot_be_loaded(task, error) from error
     if list(loaded) != [task]:
         raise UserError(f"{task} is a group: search on one task")
     config = loaded[task].config
@@ -69,6 +68,17 @@ def loading_mistake(error: BaseException) -> UserError | None:
     return None
 
 
+def cannot_be_loaded(task: str, error: BaseException) -> UserError:
+    """The user error for a task whose questions cannot be loaded, with the cause below the retries of lmms-eval."""
+    cause = _cause(error)
+    return UserError(f"the questions of {task} cannot be loaded: {type(cause).__name__}: {first_line(cause)}")
+
+
+def out_of_reach(error: BaseException) -> bool:
+    """Whether a task cannot be loaded because of the network, the Hub or the disk, rather than because of its code."""
+    return isinstance(_cause(error), OSError)
+
+
 def check_choices(loaded: Mapping[Any, Any]) -> None:
     """Check the questions of the user's own tasks that use this package's scorers, before a model answers them.
 
@@ -91,10 +101,10 @@ def _reads_choices(task: Any) -> bool:
     return config is not None and reads_choices(config.doc_to_target, config.process_results)
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: BaseException) -> BaseException:
     """The original error, below those of lmms-eval's retries and of dataset builders."""
     attempt = getattr(error, "last_attempt", None)
     first: BaseException = (attempt.exception() if attempt else None) or error
     while first.__cause__ is not None:
         first = first.__cause__
-    return f"{type(first).__name__}: {first_line(first)}"
+    return first

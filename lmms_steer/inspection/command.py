@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from lmms_steer.harness.arguments import check_model_args, join_model_args
 from lmms_steer.inspection.strengths import check_alphas
 from lmms_steer.models.visuals import open_visual
@@ -21,7 +23,7 @@ def inspect(
     prompt: str,
     model_args: str | Mapping[str, object],
     model: str = "steered_hf",
-    image: str | Path | Sequence[str | Path] = (),
+    image: str | Path | Image.Image | Sequence[str | Path | Image.Image] = (),
     alphas: Sequence[float] | None = None,
     new_tokens: int | None = None,
 ) -> "PromptInspection":
@@ -31,7 +33,7 @@ def inspect(
         prompt: the question.
         model_args: as for lmms-eval, in one line or as a mapping: `pretrained`, and the keys of a spec.
         model: the model's wrapper; `steered_hf` also takes a text model.
-        image: the image, video or sound file of the question, or several.
+        image: the image, video or sound file of the question, or several; images also as PIL has them.
         alphas: strengths at which the model continues the prompt; default for a text model: 0, half, once and twice
             the spec's.
         new_tokens: how many tokens it writes at most. Default: 24 for a text model, or if alphas are given; else 0.
@@ -43,8 +45,8 @@ def inspect(
     _, spec = check_model_args(model, arguments)
     if spec:
         check_alphas(spec, alphas)
-    paths = [image] if isinstance(image, str | Path) else image
-    opened = [open_visual(Path(path)) for path in paths]
+    given = [image] if isinstance(image, str | Path | Image.Image) else image
+    opened = [open_visual(one if isinstance(one, Image.Image) else Path(one)) for one in given]
     # these import torch
     from lmms_steer.harness.steered_text import create_any_model
     from lmms_steer.inspection.prompt import inspect_prompt

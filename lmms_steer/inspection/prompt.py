@@ -35,6 +35,8 @@ from lmms_steer.steering.sites import DEFAULT_SITE, sites
 if TYPE_CHECKING:
     import pandas
 
+MARKED = "<image>"
+"""How a position is shown that a mask marks as an image's."""
 ANSWERS = 8
 """How many of the most likely next tokens are shown."""
 
@@ -108,13 +110,17 @@ def inspect_prompt(
     every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
     active = [one for one in every if one[0].layer == layer and sites.get(one[0].site).tower == "decoder"]
     norms = unsteered[layer][0].float().norm(dim=-1).tolist()
-    kinds = kinds_of(ids_of(inputs)[0], media)
+    by_kind = ids_of(inputs)[0]
+    kinds = kinds_of(by_kind, media)
+    names = lm.tokenizer.convert_ids_to_tokens(ids.tolist())
+    # ids under a mask of images are any
+    shown = [MARKED if by_mask else str(name) for name, by_mask in zip(names, (by_kind != ids).tolist(), strict=True)]
     skipped = int(lm.text_only and len(ids) > 1)
     means = {kind: _mean(norms, kinds, kind, skipped) for kind in (*MEDIA, "text")}
     return PromptInspection(
         spec=str(lm.resolved.spec),
         layer=layer,
-        tokens=[str(token).replace("\n", "\\n") for token in lm.tokenizer.convert_ids_to_tokens(ids.tolist())],
+        tokens=[name.replace("\n", "\\n") for name in shown],
         kinds=kinds,
         steered=[any(there) for there in zip(*map(_changed, at_sites, steered), strict=True)] or [False] * len(ids),
         norms=norms,
@@ -144,7 +150,12 @@ def inspect_prompt(
 def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
     """The inspection as text, with steered tokens in [brackets] and a count of equal image tokens."""
     yield f"spec: {inspection.spec or 'none (the baseline)'}"
-    yield f"layer {inspection.layer}, {'; '.join(inspection.effects) or 'nothing is done'}"
+    # at vision towers alone, the layer whose norms follow is one of the decoder, at which nothing is done
+    elsewhere = bool(inspection.effects_after) and not inspection.effects
+    if elsewhere:
+        yield from inspection.effects_after
+    of = " of the decoder" if elsewhere else ""
+    yield f"layer {inspection.layer}{of}, {'; '.join(inspection.effects) or 'nothing is done'}"
     shown = [kind for kind in MEDIA if kind in inspection.kinds]
     if not shown and not inspection.skipped:
         shown = ["image"]
@@ -161,7 +172,8 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
             f"  after layer {inspection.layer} the model itself adds picture features to the image tokens, of mean norm"
             f" {inspection.model_adds:.4g}; they are not steered"
         )
-    yield from inspection.effects_after
+    if not elsewhere:
+        yield from inspection.effects_after
     yield ""
     yield " ".join(_runs(inspection))
     yield ""

@@ -49,7 +49,8 @@ def joined_inputs(first: Mapping[str, Any], second: Mapping[str, Any], pad_id: i
 def _of_positions(batch: Mapping[str, Any], key: str) -> Tensor | None:
     """An input that has one value for each position; None for images and what is absent."""
     value = batch.get(key)
-    if not isinstance(value, Tensor) or "pixel" in key or value.shape[:2] != batch["input_ids"].shape:
+    of_images = "pixel" in key or key.startswith("qformer_")
+    if not isinstance(value, Tensor) or of_images or value.shape[:2] != batch["input_ids"].shape:
         return None
     return value
 

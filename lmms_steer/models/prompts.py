@@ -10,13 +10,14 @@ Another package adds a format with `register_prompt_format`, in a module that an
 the built-in ones, so that they can claim any processor.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import BatchFeature
 
 from lmms_steer.errors import UserError
 from lmms_steer.models.media_inputs import media_inputs
@@ -27,6 +28,12 @@ PromptFunction = Callable[[Any, Sequence[str], Sequence[Sequence[Visual]], Seque
 
 _TAIL = 16
 """Characters at the end of a prompt that decide whether an answer's first token begins with a space."""
+_OF_ONE_IMAGE = ("Blip2Processor", "InstructBlipProcessor", "Kosmos2Processor", "Kosmos2_5Processor")
+"""Processors that put one image before a text."""
+_SIZES_OF_IMAGES = ("height", "width")
+"""What Kosmos-2.5's processor returns for users, not for the model."""
+_OF_QFORMER = "qformer_"
+"""How the inputs of InstructBLIP's Q-Former begin, which have positions of their own."""
 
 
 def chat_prompt_end(processor: Any) -> str:
@@ -221,6 +228,50 @@ def florence2_task(
     return processor(text=list(questions), images=images, padding="longest", return_tensors="pt")
 
 
+@register_prompt_format(
+    "plain",
+    description="BLIP-2, InstructBLIP and Kosmos-2 without a chat template: one image, then the question as it is",
+    matches=lambda processor: (
+        type(processor).__name__ in _OF_ONE_IMAGE and not getattr(processor, "chat_template", None)
+    ),
+    prompt_end=lambda processor: "?",  # noqa: ARG005  what a question ends with: an answer begins with a space
+)
+def one_image_and_text(
+    processor: Any, questions: Sequence[str], visuals: Sequence[Sequence[Visual]], answers: Sequence[str] | None
+) -> Any:
+    """The processor's own image tokens, then the question, without whitespace at its end.
+
+    Each row is made by itself: in a batch, some of these processors pad between the image and the question.
+    """
+    rows = []
+    for question, own in zip(questions, visuals, strict=True):
+        if len(own) != 1 or not isinstance(own[0], Image.Image):
+            raise UserError(f"a {type(processor).__name__} takes one image with every question: {question[:60]!r}")
+        row = processor(images=own[0], text=question.strip(), return_tensors="pt")
+        rows.append({name: value for name, value in row.items() if name not in _SIZES_OF_IMAGES})
+    batch = _left_padded(rows, processor.tokenizer.pad_token_id or 0)
+    if answers is None:
+        return batch
+    asked = zip(questions, answers, strict=True)
+    ids = [answer_token_ids(processor.tokenizer, question.strip(), answer) for question, answer in asked]
+    return _with_answers(batch, ids, processor.tokenizer.pad_token_id or 0)
+
+
+def _left_padded(rows: Sequence[Mapping[str, Tensor]], pad_id: int) -> BatchFeature:
+    """One batch of rows [1, …]: positions are padded on the left, those of a Q-Former on the right."""
+    batch = {}
+    for name, first in rows[0].items():
+        values = [row[name] for row in rows]
+        if first.dim() == 2:
+            width = max(value.shape[1] for value in values)
+            padding = pad_id if name.endswith("input_ids") else 0
+            missing = [width - value.shape[1] for value in values]
+            sides = [(0, n) if name.startswith(_OF_QFORMER) else (n, 0) for n in missing]
+            values = [nn.functional.pad(value, side, value=padding) for value, side in zip(values, sides, strict=True)]
+        batch[name] = torch.cat(values)
+    return BatchFeature(batch)
+
+
 def _with_answers(batch: Any, answers: list[list[int]], pad_id: int) -> Any:
     """Append each row's answer to its prompt, and pad on the left again."""
     shape, real = batch["input_ids"].shape, batch["attention_mask"].bool()
@@ -229,7 +280,7 @@ def _with_answers(batch: Any, answers: list[list[int]], pad_id: int) -> Any:
     batch["labels"] = labels
     width = max(int(row.sum()) + len(answer) for row, answer in zip(real, answers, strict=True))
     for key, value in list(batch.items()):
-        if isinstance(value, Tensor) and value.shape == shape:
+        if isinstance(value, Tensor) and value.shape == shape and not key.startswith(_OF_QFORMER):
             rows = []
             for row, mask, answer in zip(value, real, answers, strict=True):
                 added = {"input_ids": answer, "labels": answer, "attention_mask": [1] * len(answer)}

@@ -162,13 +162,15 @@ def open_image(path: Path) -> Image.Image:
         raise UserError(f"cannot open the image {str(path)!r}: {reason(error)}") from error
 
 
-def open_visual(path: Path) -> Visual:
-    """Read an image file, or by the end of its name a video or a sound.
+def open_visual(given: Path | Image.Image) -> Visual:
+    """An image as RGB, or what a file holds: an image, or by the end of its name a video or a sound.
 
     Raises:
         UserError: for a file that cannot be read.
     """
-    return read_file(str(path)) if path.suffix.lower() in _MEDIA_SUFFIXES else open_image(path)
+    if isinstance(given, Image.Image):
+        return _to_rgb(given, "image")
+    return read_file(str(given)) if given.suffix.lower() in _MEDIA_SUFFIXES else open_image(given)
 
 
 def _to_rgb(image: Image.Image, where: str) -> Image.Image:

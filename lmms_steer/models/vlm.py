@@ -24,6 +24,9 @@ from lmms_steer.steering.anatomy import kept_logits
 from lmms_steer.steering.calls import continuation
 from lmms_steer.steering.decoder_inputs import decoder_ids
 
+COUNTS_PADDING = ("kosmos-2", "kosmos-2.5")
+"""`model_type` of models that count padding as positions as soon as they generate with a cache (transformers 5.23)."""
+
 
 class HfVlm(HfCheckpoint):
     """Answers of the unsteered model; arguments as of `HfCheckpoint`. Steering is added by a subclass.
@@ -47,7 +50,9 @@ class HfVlm(HfCheckpoint):
         def answer(chunk: Sequence[tuple[Any, ...]], media: EncodedMedia) -> list[GenerationResult]:
             settings = dict(chunk[0][1])
             questions = [(args[0], self._visuals(args[2:])) for args in chunk]
-            return run_grouped(questions, _visual_types, lambda part: media.run(self._generate, part, settings))
+            return run_grouped(
+                questions, self._generated_together, lambda part: media.run(self._generate, part, settings)
+            )
 
         results = self._run(requests, "generate_until", answer, lambda args: repr(args[1]))
         if self.divergence is not None and self.rank == 0 and not self.is_plain:
@@ -222,6 +227,13 @@ class HfVlm(HfCheckpoint):
             visuals = prepare_visuals(doc_to_visual(self.task_dict[task][split][doc_id]), where)
         shown_images[task, doc_id] = image_ids(visuals)
         return visuals
+
+    def _generated_together(self, question: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What is equal for questions that may be in one batch."""
+        types = _visual_types(question)
+        if self.config.model_type not in COUNTS_PADDING:
+            return types
+        return *types, len(self.tokenizer(question[0].strip(), add_special_tokens=False)["input_ids"])
 
     def _progress(self, total: int, title: str) -> "tqdm[Any]":
         return progress_bar(total=total, desc=title, shown=self.rank == 0)

@@ -54,7 +54,7 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
     path = find_recipe(name)
     tree = _read_recipe(path)
     for overlay in overlays:
-        above = _read_recipe(find_recipe(overlay))
+        above = _read_recipe(find_recipe(overlay, "overlay"))
         if _count(tree) * _count(above) > MAX_OVERLAY_STEPS:
             raise UserError(f"the recipe {name!r} and the overlay {overlay!r} are too large to be laid over each other")
         lay_over(tree, above)
@@ -72,8 +72,12 @@ def _count(tree: YamlNode) -> int:
     return 1 + sum(1 for _ in nodes_below(tree))
 
 
-def find_recipe(name: str) -> Path:
+def find_recipe(name: str, kind: str = "recipe") -> Path:
     """The file of a recipe: a path, or the name of one that ships.
+
+    Args:
+        name: as typed.
+        kind: `overlay` for a file to lay over a recipe; an unknown name is compared with those of its kind.
 
     Raises:
         UserError: where there is neither.
@@ -86,7 +90,7 @@ def find_recipe(name: str) -> Path:
         raise UserError(f"{name} is a folder: a recipe is a file, such as {name.rstrip('/')}.yaml")
     if path.suffix not in (".yaml", ".yml") and len(path.parts) == 1:
         if name not in shipped_recipes():
-            raise unknown_name("recipe", name, shipped_recipes())
+            raise unknown_name(kind, name, shipped_overlays() if kind == "overlay" else complete_recipes())
         return shipped_recipes()[name]
     raise UserError(f"no such recipe: {name!r}")
 

@@ -1,5 +1,6 @@
 """The unsteered pass of a batch, recorded layer by layer: what a replay starts from."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 from weakref import WeakSet
@@ -132,8 +133,11 @@ class BasePass:
         _additions_are_fixed.add(self.model)
 
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # the layers of Kosmos-2 are given their mask by its place
+        by_place = dict(zip(list(inspect.signature(module.forward).parameters)[1:], args[1:], strict=False))
         # a cache of the base pass would grow with every replay
-        self.calls.append({k: v for k, v in kwargs.items() if k not in ("hidden_states", *CACHE_NAMES)})
+        given = {**by_place, **kwargs}
+        self.calls.append({k: v for k, v in given.items() if k not in ("hidden_states", *CACHE_NAMES)})
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         before = self._last_output
         if before is None:

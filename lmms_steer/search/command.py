@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from lmms_steer._util.extras import require_extra
 from lmms_steer._util.formatting import count_noun, format_layers
+from lmms_steer._util.io import check_writable
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors, extract_missing
 from lmms_steer.harness import task_files
@@ -64,6 +65,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
         return
     planned = _planned_options(options)
     known = {**planned, **_check_before_imports(options)}
+    check_writable(options.output, "the output folder", "choose another with --output")
     options.output.mkdir(parents=True, exist_ok=True)
     try:
         asked = _ask(options)

@@ -23,7 +23,7 @@ from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, s
 from lmms_steer.search.replay_setup import ReplayOptions, first_position, kept_positions, prompt_mask
 from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
 from lmms_steer.search.tensor_store import TensorStore
-from lmms_steer.steering.anatomy import decoder_layers, inner_decoder, shares_keys, text_config
+from lmms_steer.steering.anatomy import decoder_layers, final_norm, shares_keys, text_config
 from lmms_steer.steering.cache_argument import cache_name
 from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.operations import add_masked
@@ -315,7 +315,7 @@ class Replay:
             with _mlp_at_last_position(self.layers[number]) if only_last else nullcontext():
                 out = self.layers[number](hidden, **call)
             hidden = out[0] if isinstance(out, tuple) else out
-        hidden = inner_decoder(self.model).norm(hidden[:, -(self.kept or 1) :])
+        hidden = final_norm(self.model)(hidden[:, -(self.kept or 1) :])
         logits: Tensor = self.model.get_output_embeddings()(hidden)  # type: ignore[operator]
         cap = getattr(text_config(self.model), "final_logit_softcapping", None)
         capped: Tensor = logits if cap is None else torch.tanh(logits / cap) * cap

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmms_steer.steering.anatomy import decoder_layers, inner_decoder
+from lmms_steer.steering.anatomy import decoder_layers, final_norm
 from lmms_steer.steering.eager import run_eagerly
 
 MAX_NOISE_RATIO = 3.0
@@ -65,7 +65,7 @@ def random_rounding(model: nn.Module, seed: int = 0) -> Iterator[None]:
 
     layers = decoder_layers(model)
     inner = [module for layer in layers for module in layer.modules() if not any(module.children())]
-    last = [inner_decoder(model).norm, model.get_output_embeddings()]  # type: ignore[operator, union-attr]
+    last = [final_norm(model), model.get_output_embeddings()]  # type: ignore[operator, union-attr]
     # compiled code would not run the hooks
     stop_running_eagerly = run_eagerly(model)
     handles = [module.register_forward_hook(perturb) for module in dict.fromkeys([*inner, *layers, *last])]

@@ -102,7 +102,7 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
         yield f"layers where a vector has no direction are left out: {', '.join(map(str, missing))}"
     vectors = {name: resolved_vector(name, steerable[0], facts) for name in options.vectors}
     all_vectors = with_random(vectors, options.controls)
-    word_id = lm.first_token(word)
+    word_id = _first_token(lm, word)
     try:
         curves, why = measure_curve(
             lm, questions, word_id, all_vectors, steerable, alphas, tokens[0], options.batch_size
@@ -148,6 +148,18 @@ def word_of(vector: str) -> str:
     if not name:
         raise UserError(f"--word is missing: {vector} does not name a word, as colour-red does")
     return name.split("-", 1)[1]
+
+
+def _first_token(lm: Any, word: str) -> int:
+    """The id of the word's first token.
+
+    Raises:
+        UserError: for a word that the tokenizer does not know: all such words would have one probability.
+    """
+    word_id = int(lm.first_token(word))
+    if word_id == lm.tokenizer.unk_token_id:
+        raise UserError(f"--word {word}: the tokenizer of {lm.pretrained} does not know this word: choose another")
+    return word_id
 
 
 def _token_note(lm: Any, word: str, word_id: int) -> Iterator[str]:

@@ -25,11 +25,15 @@ _TOWER_LAYERS = (
     "transformer.layers",
     "transformer.encoder.layers",
     "vision_model.encoder.layers",
+    "model.encoder.layers",
     "model.layers",
 )
 """Where the layers of a vision tower are, in the architectures of transformers."""
 _LAYER_LISTS = ("layers", "layer", "block", "h")
 """What the decoders of encoder-decoders call their layers."""
+
+
+_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "layer_norm", "embedding_norm", "norm_f")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -96,6 +100,20 @@ def inner_decoder(model: nn.Module) -> Any:
         if not hasattr(decoder, "layers") and isinstance(inside, nn.Module):
             decoder = inside
     return decoder
+
+
+def final_norm(model: nn.Module) -> nn.Module:
+    """The norm between the decoder's last layer and the output embeddings.
+
+    Raises:
+        LookupError: if it has none of a known name.
+    """
+    decoder = inner_decoder(model)
+    found = (getattr(decoder, name, None) for name in _FINAL_NORMS)
+    norm = next((module for module in found if isinstance(module, nn.Module)), None)
+    if norm is None:
+        raise LookupError(f"a {type(decoder).__name__} has no final norm of a known name")
+    return norm
 
 
 def generating_part(model: nn.Module) -> nn.Module | None:

@@ -16,10 +16,12 @@ def other_model_warnings(name: str, provenance: Mapping[str, Any], model: str) -
         model: the name or path of the model to be steered.
     """
     source = provenance.get("model")
+    # where the model has another name in the store (`extract --name`), its id is still its own
+    sources = {source, short_name(str(provenance.get("model_id") or ""))}
     own = backbone_of(model)
-    if source == short_name(model):
+    if short_name(model) in sources:
         return _other_weights(name, provenance, model)
-    if source == own and own is not None:
+    if own is not None and own in sources:
         return _other_weights(name, provenance, own)
     if source is None:
         return []

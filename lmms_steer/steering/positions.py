@@ -19,7 +19,8 @@ def ids_of(inputs: Mapping[str, Any], offset: int = 0) -> Tensor:
         offset: the position in the sequence where they begin.
 
     Returns:
-        `input_ids`, with `BY_MASK` where `image_embeds_position_mask` says that an image is (Kosmos-2).
+        `input_ids`, of an encoder-decoder `decoder_input_ids`; with `BY_MASK` where `image_embeds_position_mask` says
+        that an image is (Kosmos-2).
 
     Raises:
         SteeringError: for a mask that does not cover the ids.

@@ -80,6 +80,10 @@ def import_vector(path: Path, layer: int | None, provenance: dict[str, Any]) -> 
     """
     if not is_regular_file(path):
         raise UserError(f"no such file: {str(path)!r}")
+    if path.suffix == ".safetensors":
+        raise UserError(
+            f"{str(path)!r} needs no import: a spec takes vectors of this package by their file, vector={path}"
+        )
     if path.suffix == ".gguf":
         if layer is not None:
             raise UserError(f"{str(path)!r} names its layers itself: leave --layer out")

@@ -72,12 +72,9 @@ def test_a_search_returns_its_study(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_inspection_is_a_table_a_figure_and_text(tmp_path: Path) -> None:
     Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "scene.png")
-    seen = lmms_steer.inspect(
-        "the <b> square ?",
-        {"pretrained": "tiny-paligemma2", "vector": "colour-red", "layer": 0, "alpha": 1, "tokens": "image"},
-        model="steered_paligemma",
-        image=tmp_path / "scene.png",
-    )
+    spec = {"vector": "colour-red", "layer": 0, "alpha": 1, "tokens": "image"}
+    asked = ("the <b> square ?", {"pretrained": "tiny-paligemma2", **spec})
+    seen = lmms_steer.inspect(*asked, model="steered_paligemma", image=tmp_path / "scene.png")
     table = seen.to_pandas()
     assert (
         (table["steered"] == (table["kind"] == "image")).all()
@@ -89,6 +86,9 @@ def test_an_inspection_is_a_table_a_figure_and_text(tmp_path: Path) -> None:
     assert "<script" not in seen._repr_html_() and "<table>" in seen._repr_html_()
     with pytest.raises(UserError, match="unknown key 'layr'"):
         lmms_steer.inspect("x", {"pretrained": "tiny-paligemma2", "layr": 1})
+    opened = Image.open(tmp_path / "scene.png")
+    for image in (opened, [opened.convert("RGBA")]):
+        assert str(lmms_steer.inspect(*asked, model="steered_paligemma", image=image)) == str(seen)
 
 
 @pytest.mark.slow

@@ -36,6 +36,10 @@ def test_extract_returns_what_the_command_stores(tmp_path: Path, own_cache: Path
     assert lmms_steer.load_vectors("colour-red", "tiny-gemma2").sha256 == vectors.sha256
     some = lmms_steer.extract("tiny-gemma2", ["colour-red"], "pca", store=tmp_path, layers=[1, 2])
     assert {name: one.layers for name, one in some.items()} == {"tiny-gemma2/colour-red/pca": (1, 2)}
+    typed = lmms_steer.extract("tiny-gemma2", "colour-red", "pca", store=tmp_path, layers="1-2", replace=True)
+    assert typed.sha256 == some["tiny-gemma2/colour-red/pca"].sha256
+    with pytest.raises(UserError, match="layers=2-1: 2-1 runs backwards"):
+        lmms_steer.extract("tiny-gemma2", "colour-red", layers="2-1")
     with pytest.raises(UserError, match="did you mean 'colour-red'"):
         lmms_steer.extract("tiny-gemma2", "color-red")
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
 import typer.testing
+from typer.core import TyperGroup
 
 from lmms_steer import UserError
 from lmms_steer.cli import app
@@ -44,6 +46,7 @@ def test_vectors_are_listed_by_concept_by_part_of_a_name_and_for_scripts() -> No
     assert re.match(
         r"tiny-gemma2/spatial/sae +shipped +2 layers \(1, 3\) x 96 +24 anchors", listed("tiny-gemma2/spatial/sae")[0]
     )
+    assert len({row.index("24 anchors") for row in listed("spatial")[:-2]}) == 1, "one column"
     mistyped = typer.testing.CliRunner().invoke(app, ["vectors", "list", "tiny-gemma2/spatail"])
     assert "did you mean 'tiny-gemma2/spatial'" in str(mistyped.exception)
     unlike = str(typer.testing.CliRunner().invoke(app, ["vectors", "list", "nope"]).exception)
@@ -78,3 +81,21 @@ def test_an_option_has_the_spelling_of_the_other_commands_beside_its_former_one(
     for words in (option, former):
         done = typer.testing.CliRunner().invoke(app, [*command.split(), *words.split()])
         assert isinstance(done.exception, UserError), done.output
+
+
+def groups(command: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], TyperGroup]]:
+    if not isinstance(command, TyperGroup):
+        return []
+    below = [one for name, member in command.commands.items() for one in groups(member, (*path, name))]
+    return [(path, command), *below]
+
+
+def test_the_list_of_commands_cuts_no_description() -> None:
+    found = groups(typer.main.get_command(app))
+    assert {path for path, _ in found} >= {(), ("vectors",), ("concepts",), ("leaderboard",), ("data",), ("demo",)}
+    for path, group in found:
+        help_text = typer.testing.CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "80"}).output
+        words = " ".join(help_text.split())
+        for name, member in group.commands.items():
+            first_sentence = re.split(r"\.\s", " ".join((member.help or "").split()), maxsplit=1)[0].rstrip(".")
+            assert first_sentence and f"{name} {first_sentence}" in words, (path, name)

@@ -123,7 +123,10 @@ def test_a_full_disk_is_one_line_and_status_2(
     ("arguments", "why"),
     [
         ("run tiny --output FILE", "is not a folder; choose another with --output"),
-        ("search --task tiny_spatial_select --vector spatial --output FILE/below", "cannot be used: Not a directory"),
+        (
+            "search --task tiny_spatial_select --vector spatial --output FILE/below",
+            "is not a folder; choose another with --output",
+        ),
     ],
 )
 def test_an_unusable_output_is_one_line(

@@ -105,8 +105,11 @@ def test_all_samples_of_a_run_are_scored_by_one_metric(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"scores": {"a": BASE[:99]}}, "other samples: 99 of its 99 are among the baseline's 100"),
-        ({"sample": {"target": "C"}}, "other samples: 0 of its 100"),
+        (
+            {"scores": {"a": BASE[:99]}},
+            "other samples: 99 of its 99 are among the baseline's 100; evaluate both with the same --limit",
+        ),
+        ({"sample": {"target": "C"}}, "other samples: 0 of its 100 are among the baseline's 100"),
         ({"sample": {"input": "Look. Is it?"}}, "other prompts: on 100 of 100 questions"),
         ({"config": {"torch_seed": 7}}, "other seeds: torch_seed 7, the baseline's 1234"),
         ({"results": {"n-shot": {"a": 2}}}, "other prompts: shots 2, the baseline's 0"),

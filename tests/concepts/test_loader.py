@@ -40,7 +40,8 @@ def test_yaml_jsonl_and_csv_give_the_same_concept(tmp_path: Path) -> None:
         ("a.csv", "anchor,sentence\non,it is on\nleft,left, right\n", "line 3: the number of columns differs"),
         ("a.csv", "anchor,sentence,contrast\non,it is on,maybe\n", "line 2: contrast='maybe'"),
         ("a.csv", "anchor,sentence\n", "has no pair"),
-        ("a b.csv", "anchor,sentence\non,it is on\n", "names a folder"),
+        ("a b.csv", "anchor,sentence\non,it is on\n", "the concept's name 'a b' also names a folder"),
+        ("a.txt", "It is on.\n", "is not a concept: expected a file that ends in .yaml, .jsonl or .csv"),
         ("a.yaml", "name: a\npairs:\n  - on: it is on\n - x", "line 4"),
     ],
 )

@@ -40,7 +40,8 @@ def saved(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*") if path.is_file() and path.name != LOCK_FILE)
 
 
-def test_nothing_is_there_until_all_samples_are(tmp_path: Path) -> None:
+def test_nothing_is_there_until_all_samples_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "lmms_steer")
     made, logged = tracker(tmp_path), {"a": samples(), "b": samples()}
     save_results(made, results_of("a", "b"), logged, STAMP)
     save_samples(made, "a", logged["a"])
@@ -48,11 +49,13 @@ def test_nothing_is_there_until_all_samples_are(tmp_path: Path) -> None:
     save_samples(made, "b", logged["b"])
     assert saved(tmp_path) == [f"{STAMP}_{rest}" for rest in ("results.json", "samples_a.jsonl", "samples_b.jsonl")]
     assert made.output_path == str(tmp_path)
+    results = tmp_path / "tiny" / f"{STAMP}_results.json"
+    assert caplog.messages[-1] == f"saved: {results}, 2 files of samples beside it"
     evaluation = newest_evaluation(tmp_path)
     assert [len(path.read_text().splitlines()) for path in evaluation.samples.values()] == [2, 2]
     # without --log_samples the results wait for nothing
     save_results(made, results_of("a"), None, "20270101_000000")
-    assert "20270101_000000_results.json" in saved(tmp_path)
+    assert "20270101_000000_results.json" in saved(tmp_path) and caplog.messages[-1].endswith("_results.json")
 
 
 def test_samples_that_could_not_be_written_end_the_evaluation_and_leave_nothing(tmp_path: Path) -> None:

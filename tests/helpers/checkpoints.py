@@ -268,6 +268,81 @@ def gemma3() -> tuple[Any, Any]:
     return tf.Gemma3ForConditionalGeneration(config), processor
 
 
+def blip_2() -> tuple[Any, Any]:
+    tok = tokenizer(["<image>"])
+    processor = tf.Blip2Processor(tf.BlipImageProcessor(size=BLIP_SIZE), tok, num_query_tokens=4)
+    opt = decoder(tok, "opt", ffn_dim=96, word_embed_proj_dim=48, max_position_embeddings=512)
+    config = tf.Blip2Config(
+        **blip(tok), text_config=opt, num_query_tokens=4, image_token_index=tok.convert_tokens_to_ids("<image>")
+    )
+    return seeing(tf.Blip2ForConditionalGeneration(config)), processor
+
+
+def instructblip() -> tuple[Any, Any]:
+    tok = tokenizer(["<image>"])
+    processor = tf.InstructBlipProcessor(tf.BlipImageProcessor(size=BLIP_SIZE), tok, tok, num_query_tokens=4)
+    config = tf.InstructBlipConfig(
+        **blip(tok),
+        text_config=decoder(tok),
+        num_query_tokens=4,
+        image_token_index=tok.convert_tokens_to_ids("<image>"),
+    )
+    return seeing(tf.InstructBlipForConditionalGeneration(config)), processor
+
+
+BLIP_SIZE = {"height": 32, "width": 32}
+
+
+def blip(tok: Any) -> dict[str, Any]:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = {**sizes, "image_size": 32, "patch_size": 8}
+    return {
+        "vision_config": vision,
+        "qformer_config": {**sizes, "vocab_size": len(tok), "encoder_hidden_size": 32},
+    }
+
+
+def seeing(model: Any) -> Any:
+    """A model whose answers depend on the picture: freshly made, all look alike to it."""
+    for name, weights in model.named_parameters():
+        if not name.startswith(("language_model", "text_model")):
+            torch.nn.init.normal_(weights, std=0.5)
+        elif weights.dim() == 2:
+            torch.nn.init.normal_(weights, std=0.2)
+    return model
+
+
+def kosmos_2() -> tuple[Any, Any]:
+    tok = tokenizer([])
+    images = tf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    # it adds tokens of its own
+    processor = tf.Kosmos2Processor(images, tok, num_patch_index_tokens=4)
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ids = {"pad_token_id": tok.pad_token_id, "eos_token_id": tok.eos_token_id, "bos_token_id": tok.bos_token_id}
+    config = tf.Kosmos2Config(
+        vision_config={**vision, "image_size": 32, "patch_size": 8},
+        text_config={
+            **ids,
+            "vocab_size": len(tok),
+            "embed_dim": 48,
+            "layers": 4,
+            "ffn_dim": 96,
+            "attention_heads": 4,
+            "max_position_embeddings": 512,
+        },
+        latent_query_num=64,
+    )
+    return seeing(tf.Kosmos2ForConditionalGeneration(config)), processor
+
+
+GENERATING_PARTS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "blip-2": blip_2,
+    "instructblip": instructblip,
+    "kosmos-2": kosmos_2,
+}
+"""Models whose language model generates by itself; their processors have no chat template."""
+
+
 def florence2() -> tuple[Any, Any]:
     """An encoder-decoder that is forced to begin with BOS, as the published checkpoints are."""
     tok = tokenizer(["<image>"], {"image_token": "<image>"})
@@ -311,7 +386,7 @@ ENCODER_DECODERS = {"florence2": florence2}
 def build(name: str) -> tuple[Any, Any]:
     """(model in float32 and eval mode, processor); the same weights every time."""
     torch.manual_seed(0)
-    model, processor = {**BUILDERS, **ENCODER_DECODERS}[name]()
+    model, processor = {**BUILDERS, **ENCODER_DECODERS, **GENERATING_PARTS}[name]()
     generation = model.generation_config
     generation.pad_token_id, generation.eos_token_id = (
         processor.tokenizer.pad_token_id,
@@ -328,6 +403,10 @@ def inputs(name: str, processor: Any, texts: list[str], images: list[Any]) -> di
         )
         batch.pop("labels", None)
         return dict(batch)
+    if name in GENERATING_PARTS:
+        from lmms_steer.models.prompts import one_image_and_text
+
+        return dict(one_image_and_text(processor, texts, [[image] for image in images], None))
     chats = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": t}]}] for t in texts]
     prompts = [processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
     return dict(processor(text=prompts, images=[[i] for i in images], padding=True, return_tensors="pt"))

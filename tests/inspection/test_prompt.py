@@ -16,3 +16,14 @@ def test_the_most_likely_tokens_are_shown_once_without_a_spec(spec: str) -> None
         assert rows[0].split() == ["unsteered", "steered"] and rows[1].count("'yes'") == 2
     else:
         assert rows == ["unsteered", " 0.750  'yes'", " 0.250  'no'"]
+
+
+def test_the_tower_s_layers_come_before_the_decoder_s_where_only_they_are_steered() -> None:
+    answers = [("yes", 1.0)]
+    inspection = PromptInspection(
+        "vector=v,layers=0-1,site=vision", 2, ["<image>"], ["image"], [False], [1.0], [], {}, answers, answers,
+        effects_after=["layer 0, vision: 1 along v is added", "layer 1, vision: 2 along v is added"],
+    )  # fmt: skip
+    rows = list(inspection_lines(inspection))
+    assert rows[1:4] == [*inspection.effects_after, "layer 2 of the decoder, nothing is done"]
+    assert sum(row.startswith("layer ") for row in rows) == 3

@@ -35,7 +35,7 @@ def first_prompt(lm: HfCheckpoint) -> str:
 
 
 def test_the_built_in_formats_are_chosen_by_processor_and_by_model() -> None:
-    assert set(prompt_formats.names()) == {"paligemma", "chat", "florence2"}
+    assert set(prompt_formats.names()) == {"chat", "florence2", "paligemma", "plain"}
     assert all("\n" not in entry.description for entry in prompt_formats.entries().values())
     assert SteeredVlm(pretrained=TINY).prompt_format.name == "paligemma"
     assert SteeredPaliGemma.default_prompt_format == "paligemma" and SteeredIdefics3.default_prompt_format == "chat"

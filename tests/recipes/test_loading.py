@@ -155,3 +155,12 @@ def test_a_folder_of_results_does_not_hide_the_recipe_of_its_name(
     with pytest.raises(UserError, match="other is a folder"):
         (tmp_path / "other").mkdir()
         find_recipe("other")
+
+
+def test_an_unknown_name_is_compared_with_recipes_or_with_overlays() -> None:
+    with pytest.raises(UserError, match="unknown recipe 'tinny': did you mean 'tiny'") as caught:
+        load_recipe("tinny")
+    assert "stand_in" not in str(caught.value)
+    with pytest.raises(UserError, match="unknown overlay 'stand_im': did you mean 'stand_in'") as caught:
+        load_recipe("tiny", overlays=["stand_im"])
+    assert "paper" not in str(caught.value)

@@ -15,6 +15,7 @@ from lmms_steer.search.margins import gradients_of_margin
 from lmms_steer.search.replay import Replay
 from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.search.scorers import LetterScorer
+from lmms_steer.steering.anatomy import decoder_layers
 from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, vectors
 
@@ -43,7 +44,7 @@ def test_stacked_cells_equal_the_hooks_at_every_layer_and_target(vlm: Any, texts
             assert (logits - expected).abs().max() < 1e-5, (layer, alpha, tokens)
             moved = max(moved, float((logits - replay.base).abs().max()))
     assert moved > 0.01, "steering must have an effect"
-    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.get_decoder().layers)
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in decoder_layers(model))
 
 
 def test_positions_before_the_first_steered_token_are_reused_in_causal_models_only(vlm: Any) -> None:

@@ -84,6 +84,10 @@ def test_a_task_s_questions_are_asked_with_what_they_show(tmp_path: Path) -> Non
             (*SMALL, "--task", "tiny_motion", "--image", "x.png", "--image", "y.png"),
             "--task tiny_motion brings its own images",
         ),
+        (
+            ("--vector", "colour-red", "--word", "crimsonish", "--layers", "0", "--alphas", "1"),
+            "--word crimsonish: the tokenizer of tiny-paligemma2 does not know this word",
+        ),
         (("--vector", "spatial"), "--word is missing: spatial does not name a word, as colour-red does"),
         (("--vector", "tiny-gemma2/spatial"), "--word is missing: tiny-gemma2/spatial does not name a word"),
         (("--vector", "colour-rad"), "did you mean 'colour-red'"),

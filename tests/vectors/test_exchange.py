@@ -73,6 +73,12 @@ def test_import_and_listing_show_the_same_layers(tmp_path: Path) -> None:
         assert "4 layers (1-4) x 96" in CliRunner().invoke(app, command).output
 
 
+def test_a_vector_of_this_package_needs_no_import(tmp_path: Path) -> None:
+    path = vectors(3, 8).save(tmp_path / "v.safetensors")
+    with pytest.raises(UserError, match="needs no import: .* vector=.*v.safetensors"):
+        formats.import_vector(path, None, KNOWN)
+
+
 def test_pt_round_trips_and_other_tools_forms_are_read(tmp_path: Path) -> None:
     made, out = vectors(3, 8), tmp_path / "v.pt"
     export(made, "pt", out)

@@ -210,8 +210,14 @@ def test_a_vector_of_other_weights_than_the_steered_model_s_is_a_warning(tmp_pat
     spec = SteeringSpec.parse("vector=a,layer=1,alpha=1,tokens=image")
     for recorded, expected in ("c" * 64, 1), (sha256, 0), (None, 0):
         made = vectors(model="checkpoint-500", model_path="/a/checkpoint-500", weights_sha256=recorded)
-        warnings = resolve(spec, facts, {"a": made}).warnings
-        assert len(warnings) == expected
+        # `extract --name mine` changes the name in the store, not the model
+        named = vectors(model="mine", model_id="checkpoint-500", model_path="/a/c", weights_sha256=recorded)
+        for one in (made, named):
+            assert len(resolve(spec, facts, {"a": one}).warnings) == expected
+    (warning,) = resolve(spec, facts, {"a": vectors(model="mine", model_id="another")}).warnings
+    assert "was made from mine, not for checkpoint-500" in warning
+    nameless = SteeringVectors(vectors().directions, {"concept": "spatial"})
+    assert not resolve(spec, facts, {"a": nameless}).warnings
     mine = vectors(5, 96, model="tiny-gemma2", model_id="tiny-gemma2", model_path="/r/t", weights_sha256="c" * 64)
     (warning,) = resolve(spec, ModelFacts("tiny-paligemma2", 5, 96), {"a": mine}).warnings
     assert "'/r/t' (weights cccccccccccc)" in warning and "'tiny-gemma2' (weights " in warning
