@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
 
-from lmms_steer.models.prompts import paligemma_prefix
+from lmms_steer.models.prompt_formats import paligemma_prefix
 from lmms_steer.search.assessment import paired_gain
 from lmms_steer.search.margins import predicted_shares
 from lmms_steer.search.measure import Measurer

@@ -31,7 +31,7 @@ from transformers import (
     PaliGemmaForConditionalGeneration,
 )
 
-from lmms_steer.models.prompts import paligemma_prefix
+from lmms_steer.models.prompt_formats import paligemma_prefix
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question

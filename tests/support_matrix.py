@@ -315,7 +315,7 @@ def page(rows: dict[str, dict[str, str]]) -> str:
         "|---|---|",
         f"| steered, and compared with the reference below | {len(steered)} |",
         f"| refused by the config, before weights are fetched | {len(count['refused'])} |",
-        f"| no tiny model could be made here, so not tried | {len(count['not made'])} |",
+        f"| no tiny model ran unsteered, so not tried | {len(count['not made'])} |",
         f"| wrong | {len(wrong)} |",
         "",
         "*hooks* in the column replay means that a search runs the model with hooks instead, which is slower and gives",
@@ -336,7 +336,7 @@ def page(rows: dict[str, dict[str, str]]) -> str:
         "",
         "## Not tried",
         "",
-        "| architecture | what kept a tiny model from being made |",
+        "| architecture | what kept a tiny model from running |",
         "|---|---|",
         *(f"| {name} | {rows[name]['all'].partition(': ')[2].replace('|', '/')} |" for name in count["not made"]),
     ]

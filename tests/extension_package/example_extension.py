@@ -67,6 +67,6 @@ def early(context: "LayerContext") -> dict[int, float]:
 @register_prompt_format("polite", description="PaliGemma's, 'please' before the question", matches=lambda _: False)
 def polite(processor: Any, questions: Sequence[str], visuals: Sequence[Any], answers: Sequence[str] | None) -> Any:
     """Put a word before every question."""
-    from lmms_steer.models.prompts import paligemma_prefix
+    from lmms_steer.models.prompt_formats import paligemma_prefix
 
     return paligemma_prefix(processor, [f"please {question}" for question in questions], visuals, answers)

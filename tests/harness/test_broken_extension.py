@@ -10,7 +10,7 @@ from lmms_steer.steering.operations import operations
 
 MODULE = """
 from lmms_steer import register_operation, register_prompt_format
-from lmms_steer.models.prompts import paligemma_prefix
+from lmms_steer.models.prompt_formats import paligemma_prefix
 
 
 @register_operation("sink", description="h' = h - 2 s u", effect="{s:.4g} along v is subtracted twice", default_alpha=3)

@@ -404,7 +404,7 @@ def inputs(name: str, processor: Any, texts: list[str], images: list[Any]) -> di
         batch.pop("labels", None)
         return dict(batch)
     if name in GENERATING_PARTS:
-        from lmms_steer.models.prompts import one_image_and_text
+        from lmms_steer.models.prompt_formats import one_image_and_text
 
         return dict(one_image_and_text(processor, texts, [[image] for image in images], None))
     chats = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": t}]}] for t in texts]

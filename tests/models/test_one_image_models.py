@@ -19,7 +19,8 @@ from lmms_steer import UserError
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.inspection.prompt import inspect_prompt
 from lmms_steer.models import batches
-from lmms_steer.models.prompts import _with_answers, prompt_format_for
+from lmms_steer.models.prompt_formats import _with_answers
+from lmms_steer.models.prompts import prompt_format_for
 from tests.helpers.checkpoints import GENERATING_PARTS, build
 from tests.helpers.models import picture, vectors
 from tests.helpers.task_manager import task_manager

@@ -13,7 +13,8 @@ from lmms_steer.harness.steered import SteeredIdefics3, SteeredPaliGemma, Steere
 from lmms_steer.models import CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS, VIDEO_SETTINGS
 from lmms_steer.models.checkpoint import HfCheckpoint
 from lmms_steer.models.contrasts import ContrastSettings
-from lmms_steer.models.prompts import PromptFormat, paligemma_prefix, prompt_format_for, prompt_formats
+from lmms_steer.models.prompt_formats import paligemma_prefix
+from lmms_steer.models.prompts import PromptFormat, prompt_format_for, prompt_formats
 from tests.helpers.models import picture, vectors
 
 TINY = "tiny-paligemma2"

@@ -13,7 +13,7 @@ from lmms_steer import UserError, steer
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.inspection.prompt import _added_after
-from lmms_steer.models.prompts import _with_answers
+from lmms_steer.models.prompt_formats import _with_answers
 from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.recording import record_layers, residual_norms
 from lmms_steer.steering.support import REFUSED, check_config
