@@ -3,7 +3,7 @@
 The reference is written here from the definition h' = h + alpha v: one pass without a cache, by a hook of its own at
 positions counted here. Images are placeholder ids without pictures, which all architectures take: what is steered
 depends on the ids alone. The architectures that run only with a picture get a random one, and Kosmos the mask that it
-reads instead of ids. Encoder-decoders are given a picture in the encoder, and steered in the decoder.
+reads instead of ids. Encoder-decoders have a picture in the encoder, and are steered in the decoder.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def layers_of(model: Any) -> Any:
     raise LookupError(f"no decoder layers at {', '.join(PATHS)}")
 
 
-def ids_of(model: Any) -> Tensor:
+def ids_for(model: Any) -> Tensor:
     return WRITTEN if model.config.is_encoder_decoder else IDS
 
 
@@ -88,9 +88,8 @@ def positions(ids: Tensor, tokens: str, end: int, shows: bool = True) -> Tensor:
 
 def shows(model: Any) -> bool:
     """Whether images are positions of the prompt: in Mllama they enter by cross-attention, Mistral 4 takes none."""
-    if model.config.is_encoder_decoder:
-        return False
-    return model.config.model_type not in ("mllama", "idefics", "mistral4", "instructblipvideo")
+    unlike = ("mllama", "idefics", "mistral4", "instructblipvideo")
+    return not model.config.is_encoder_decoder and model.config.model_type not in unlike
 
 
 @contextmanager
@@ -131,7 +130,7 @@ def compare(found: Tensor, expected: Tensor, ids: Tensor | None = None) -> str:
 
 
 def forward(model: Any, tokens: str) -> str:
-    ids = ids_of(model)
+    ids = ids_for(model)
     if tokens == "image" and not shows(model):
         with steer(model, spec(tokens), {"v": V}):
             raise Differs("tokens=image is taken, but images have no positions")
@@ -145,19 +144,20 @@ def forward(model: Any, tokens: str) -> str:
 
 def generate(model: Any) -> str:
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0, "eos_token_id": 1}
+    # Pix2Struct's default is to generate without one
+    options["use_cache"] = True
     more = {"return_dict_in_generate": True, "output_logits": True, "suppress_tokens": [0, IMAGE]}
     # without padding, which decoders with learned positions do not take before a text
-    ids = WRITTEN[:, :4] if model.config.is_encoder_decoder else IDS
+    prompt = WRITTEN[:, :4] if model.config.is_encoder_decoder else IDS
+    end = prompt.shape[1]
 
     def apart(strength: float, line: str | None) -> Tensor:
         if line is None:
-            output = model.generate(**inputs(model, ids), **options, **more)
+            output = model.generate(**inputs(model, prompt), **options, **more)
         else:
             with steer(model, line, {"v": V}):
-                output = model.generate(**inputs(model, ids), **options, **more)
-        whole, end = output.sequences, output.sequences.shape[1] - NEW
-        if not model.config.is_encoder_decoder:
-            whole = torch.cat([ids, whole[:, end:]], 1)
+                output = model.generate(**inputs(model, prompt), **options, **more)
+        whole = torch.cat([prompt, output.sequences[:, end:]], 1)
         with reference(model, positions(whole, "text", end, shows(model)), strength):
             expected = logits(model, whole)[:, end - 1 : -1]
         apart = (torch.stack(output.logits, 1).float() - expected).abs() / max(1.0, float(expected.abs().max()))
@@ -174,7 +174,7 @@ def generate(model: Any) -> str:
 
 
 def batch(model: Any) -> str:
-    ids = ids_of(model)
+    ids = ids_for(model)
     real = (ids[1] != 0).nonzero().flatten()
     alone, last = ids[1:, real], int(real[-1])
     with steer(model, spec("text"), {"v": V}):
@@ -189,7 +189,7 @@ def batch(model: Any) -> str:
 
 
 def loglikelihood(model: Any) -> str:
-    ids = ids_of(model)
+    ids = ids_for(model)
     ends = [int(row.nonzero()[-1]) + 1 - ANSWER for row in ids]
     chosen = [positions(ids[row : row + 1], "text", end, shows(model)) for row, end in enumerate(ends)]
     with reference(model, torch.cat(chosen), ALPHA):
@@ -202,7 +202,7 @@ def relative(model: Any) -> str:
     norm = 3.0
     remember_norms(model, {layer: dict.fromkeys(("image", "text", "both", "last"), norm) for layer in range(LAYERS)})
     strength = 0.5 * norm / float(torch.from_numpy(V[LAYER]).float().norm())
-    ids = ids_of(model)
+    ids = ids_for(model)
     with reference(model, positions(ids, "text", ids.shape[1], shows(model)), strength):
         expected = logits(model, ids)
     with steer(model, spec("text", scale="relative", alpha=0.5), {"v": V}):
@@ -210,7 +210,8 @@ def relative(model: Any) -> str:
 
 
 def replay(model: Any) -> str:
-    found, why = try_replay(model, inputs(model, ids_of(model)), ReplayOptions(targets=("text",)))
+    ids = ids_for(model)
+    found, why = try_replay(model, inputs(model, ids), ReplayOptions(targets=("text",)))
     if found is None:
         return f"hooks: {why}"
     with reference(model, positions(IDS, "text", IDS.shape[1], shows(model)), ALPHA):
@@ -219,7 +220,7 @@ def replay(model: Any) -> str:
 
 
 def inspect(model: Any) -> str:
-    ids = ids_of(model)[:1]
+    ids = ids_for(model)[:1]
     with steer(model, spec("text"), {"v": V}) as resolved:
         pass
     tokenizer = SimpleNamespace(all_special_ids=[], convert_ids_to_tokens=list, decode=lambda ids: str(ids[0]))
@@ -259,7 +260,7 @@ def row(architecture: str, **changes: Any) -> dict[str, str]:
         return {"all": f"refused: {str(error).split(': ', 1)[1]}"}
     try:
         made = model(architecture, **changes)
-        logits(made, ids_of(made))
+        logits(made, ids_for(made))
     except Exception as error:  # noqa: BLE001  whatever keeps a tiny model from being made is the row's text
         return {"all": f"not made: {type(error).__name__}: {first_line(error)[:90]}"}
     checks: dict[str, Callable[[], str]] = {tokens: partial(forward, made, tokens) for tokens in COLUMNS[:4]}

@@ -12,6 +12,9 @@ from lmms_steer.vectors.not_found import CLOSE, nearest_names
 from lmms_steer.vectors.steering_vectors import read_provenance
 from lmms_steer.vectors.store import Entry
 
+_SHAPE_WIDTH = 22
+"""Minimum width of the column of layers and widths."""
+
 
 def listing_lines(name: str | None, names_only: bool) -> Iterator[str]:
     """List the vectors of the stores; yields lines for the user to read.
@@ -51,15 +54,21 @@ def _method_cell(entry: Entry) -> str:
 
 def _vector_rows(entries: Sequence[Entry]) -> Iterator[str]:
     width = max(len(entry.name) for entry in entries)
-    for entry in entries:
-        provenance = _provenance(entry)
+    read = [(entry, _provenance(entry)) for entry in entries]
+    shapes = {entry: _shape(found) for entry, found in read if not isinstance(found, UserError)}
+    shape_width = max([_SHAPE_WIDTH, *map(len, shapes.values())])
+    for entry, provenance in read:
         if isinstance(provenance, UserError):
             details = f"damaged: {provenance}"
         else:
-            shape = format_shape(tuple(provenance["layers"]), provenance["hidden_size"])
             anchors = provenance["settings"].get("anchors")
-            details = f"{shape:22}  {'- anchors' if anchors is None else count_noun(anchors, 'anchor')}"
+            counted = "- anchors" if anchors is None else count_noun(anchors, "anchor")
+            details = f"{shapes[entry]:{shape_width}}  {counted}"
         yield f"{entry.name:{width}}  {entry.origin:7}  {details}"
+
+
+def _shape(provenance: Mapping[str, Any]) -> str:
+    return format_shape(tuple(provenance["layers"]), provenance["hidden_size"])
 
 
 def _provenance(entry: Entry) -> Mapping[str, Any] | UserError:

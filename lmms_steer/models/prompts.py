@@ -212,7 +212,7 @@ def paligemma_prefix(
 
 @register_prompt_format(
     "florence2",
-    description="Florence-2: an image, and a task such as <CAPTION> or a question",
+    description="Florence-2: an image, and a question or the name of one of its tasks",
     matches=lambda processor: "Florence2" in type(processor).__name__,
     prompt_end=lambda processor: "",  # noqa: ARG005  answers are in the decoder
 )

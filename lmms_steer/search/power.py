@@ -30,7 +30,8 @@ def planned_power_lines(chosen: ChosenStrategy, context: StrategyContext) -> Ite
     assumed = (
         f"assuming that steering changes {format_share(ASSUMED_DISCORDANT)} of the answers between right and wrong"
     )
-    on = f"{count_noun(n, 'question' if context.image_of is None else 'image')} and {count_noun(cells, 'cell')}"
+    asked = count_noun(n, "question" if context.image_of is None else "image")
+    on = f"{asked} and {count_noun(cells, 'cell')} of each vector"
     gain = smallest_gain(chosen, context)
     found = "no gain is found" if math.isnan(gain) else f"gains from {_points(gain)} points on are found"
     yield f"with {on}, {found} with 80% probability (p < 0.05 corrected for the cells, {assumed})"

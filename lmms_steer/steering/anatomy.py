@@ -88,7 +88,7 @@ def inner_decoder(model: nn.Module) -> Any:
     """The module that holds the decoder's layers and its final norm; None if there is no decoder.
 
     `get_decoder()` of some models (Llama 4, BLIP-2) is a language model with its head, which has the decoder inside;
-    OPT has another one inside of that; of some encoder-decoders (Florence-2) it is the encoder-decoder inside.
+    OPT has another one inside of that, and Florence-2 a whole encoder-decoder.
     """
     decoder: Any = model.get_decoder() if hasattr(model, "get_decoder") else None  # type: ignore[operator]
     if _has_encoder(model):

@@ -55,7 +55,8 @@ class ForwardCall:
     """One forward call of the whole model.
 
     Attributes:
-        input_ids: [batch, positions], as `lmms_steer.steering.positions.ids_of` gives them.
+        input_ids: [batch, positions], as `lmms_steer.steering.positions.ids_of` gives them; of an
+            encoder-decoder, the decoder's.
         attention_mask: [batch, positions], or None if nothing is padded.
         offset: the position in the sequence where the call begins: the length of the cache.
         generated: bool [batch, positions], the positions after the prompt; None if there are none, or no others.

@@ -17,25 +17,25 @@ _TOKENS_OF_THEIR_OWN = ("donut",)
 """Parts of the names of encoders whose decoder's prompt `generate` takes as it is, without a start token."""
 
 
-def decoder_arguments(model: nn.Module, given: Mapping[str, Any]) -> Mapping[str, Any]:
+def decoder_arguments(model: nn.Module, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
     """The arguments of a forward call, with the decoder's ids and mask as `input_ids` and `attention_mask`.
 
     Args:
         model: the transformers model, without wrappers.
-        given: the arguments by their names.
+        kwargs: the arguments of its forward call by name.
 
     Raises:
         SteeringError: for a call of an encoder-decoder without the decoder's ids.
     """
     if not has_encoder(getattr(model, "config", None)):
-        return given
-    ids = given.get("decoder_input_ids")
+        return kwargs
+    ids = kwargs.get("decoder_input_ids")
     if not isinstance(ids, Tensor):
-        made = "made from labels inside the model" if given.get("labels") is not None else "not known"
+        made = "made from labels inside the model" if kwargs.get("labels") is not None else "not known"
         raise SteeringError(
             f"a {type(model).__name__} is steered in its decoder, whose ids are {made}: pass decoder_input_ids"
         )
-    return {**given, "input_ids": ids, "attention_mask": given.get("decoder_attention_mask")}
+    return {**kwargs, "input_ids": ids, "attention_mask": kwargs.get("decoder_attention_mask")}
 
 
 def decoder_ids(inputs: Mapping[str, Any]) -> Tensor:

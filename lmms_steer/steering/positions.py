@@ -15,7 +15,7 @@ def ids_of(inputs: Mapping[str, Any], offset: int = 0) -> Tensor:
     """The ids by which positions are told apart, [batch, positions].
 
     Args:
-        inputs: of a model.
+        inputs: of a model, with `input_ids`; or of an encoder-decoder, with `decoder_input_ids`.
         offset: the position in the sequence where they begin.
 
     Returns:

@@ -45,15 +45,15 @@ def check_backbone(config: Any, name: str) -> None:
         UserError: with the reason.
     """
     check_config(config, name)
+    kind = str(getattr(config, "model_type", ""))
     if has_encoder(config):
         raise UserError(
-            f"cannot extract from {name}: it is an encoder-decoder, whose encoder reads the sentences, and vectors are"
-            " for its decoder"
+            f"cannot read sentences in {name} ({kind}): its encoder would read them, and vectors are for its decoder"
         )
-    if getattr(config, "model_type", None) in NEEDS_IMAGES:
+    if kind in NEEDS_IMAGES:
         raise UserError(
-            f"cannot extract from {name}: its layers run with an image only, not on sentences. Extract from the text"
-            " model that it was made of"
+            f"cannot read sentences in {name} ({kind}): its layers run with an image only. Extract from the text model"
+            " that it was made of"
         )
 
 
@@ -76,7 +76,7 @@ def check_config(config: Any, name: str) -> None:
     text = getattr(config, "text_config", None)
     reason = REFUSED.get(kind) or REFUSED.get(str(getattr(text, "model_type", "")))
     # BLIP-2 and InstructBLIP come with a T5, too
-    if reason is None and any(map(has_encoder, (config, text))) and kind not in ENCODER_DECODERS:
+    if reason is None and (has_encoder(config) or has_encoder(text)) and kind not in ENCODER_DECODERS:
         reason = _ENCODER
     if reason is not None:
         raise UserError(f"cannot steer {name} ({kind}): {reason}")

@@ -46,6 +46,7 @@ def test_vectors_are_listed_by_concept_by_part_of_a_name_and_for_scripts() -> No
     assert re.match(
         r"tiny-gemma2/spatial/sae +shipped +2 layers \(1, 3\) x 96 +24 anchors", listed("tiny-gemma2/spatial/sae")[0]
     )
+    assert len({row.index("24 anchors") for row in listed("spatial")[:-2]}) == 1, "one column"
     mistyped = typer.testing.CliRunner().invoke(app, ["vectors", "list", "tiny-gemma2/spatail"])
     assert "did you mean 'tiny-gemma2/spatial'" in str(mistyped.exception)
     unlike = str(typer.testing.CliRunner().invoke(app, ["vectors", "list", "nope"]).exception)

@@ -175,11 +175,11 @@ def inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
     Args:
         model: of any architecture.
         ids: [batch, positions]; `IMAGE` is an image token, of which each row has `QUERIES` where the model counts them.
-            Of an encoder-decoder, the decoder's; their second one tells rows apart.
+            Of an encoder-decoder they are the decoder's, and a row's second one determines what its encoder takes.
     """
     if model.config.is_encoder_decoder:
-        encoded = encoder_inputs(model, ids[:, 1].tolist())
-        return {**encoded, "decoder_input_ids": ids, "decoder_attention_mask": (ids != 0).long()}
+        mask = (ids != 0).long()
+        return {**encoder_inputs(model, ids[:, 1].tolist()), "decoder_input_ids": ids, "decoder_attention_mask": mask}
     config, kind = model.config, model.config.model_type
     vision: Any = getattr(config, "vision_config", None)
     drawn = torch.Generator().manual_seed(0)

@@ -21,8 +21,10 @@ from lmms_steer.search.margins import margin_slopes
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question
 from lmms_steer.search.scorers import LetterScorer
+from lmms_steer.tiny_world.question_sets import load_question_set
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, vectors
+from tests.helpers.task_manager import task_manager
 
 QUESTIONS = [("where is the cat ?", [picture(0)]), ("how many cups are on the table ?", [picture(1)])]
 ANSWERS = ("left of the dog", "three")
@@ -154,7 +156,7 @@ def test_norms_and_questions_without_an_image_are_refused(
 def test_extraction_is_refused_before_weights_are_loaded(tmp_path: Path) -> None:
     build("florence2")[0].config.save_pretrained(tmp_path)
     with pytest.raises(
-        UserError, match=r"^cannot extract from .*: it is an encoder-decoder, whose encoder reads the sent"
+        UserError, match=r"^cannot read sentences in .*: its encoder would read them, and vectors are for its decoder$"
     ):
         Backbone(str(tmp_path))
 
@@ -213,3 +215,33 @@ def test_lm_eval_is_refused_before_weights_are_loaded(tmp_path: Path) -> None:
     build("florence2")[0].config.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"is an encoder-decoder: evaluate it with lmms-eval --model steered_hf$"):
         SteeredHFLM(pretrained=str(tmp_path))
+
+
+@pytest.mark.slow
+def test_lmms_eval_generates_and_scores_what_plain_transformers_does(
+    steered: SteeredVlm, folder: Path, plain: tuple[Any, Any]
+) -> None:
+    from lmms_eval.evaluator import simple_evaluate
+
+    spec = f"vector={folder.parent / 'v.safetensors'},layer={LAYER},alpha={ALPHA},tokens=text,phase=all"
+    results = simple_evaluate(
+        model="steered_hf", model_args=f"pretrained={folder},{spec}", tasks=["tiny_spatial", "tiny_spatial_ll"],
+        task_manager=task_manager(), batch_size=4, limit=6, log_samples=True, bootstrap_iters=0,
+        gen_kwargs=f"max_new_tokens={NEW},min_new_tokens={NEW}",
+    )  # fmt: skip
+    assert results["steering"]["spec"] == str(steered.resolved.spec)
+    generated, scored = (results["samples"][task] for task in ("tiny_spatial", "tiny_spatial_ll"))
+    assert len(generated) == len(scored) == 6
+    questions, tokenizer = load_question_set("spatial", "test"), plain[1].tokenizer
+    with added(plain[0], ALPHA):
+        for sample, ranked in zip(generated, scored, strict=True):
+            asked = questions[sample["doc_id"]]
+            shown = asked["question"], [asked["image"].convert("RGB")]
+            assert sample["arguments"][0] == asked["question"]
+            ids, _ = written(plain, *shown, None)
+            assert sample["filtered_resps"] == [tokenizer.decode(ids, skip_special_tokens=True).split("\n")[0]]
+            for choice, (loss, _) in zip(asked["choices"], ranked["filtered_resps"], strict=True):
+                words = tokenizer(choice, add_special_tokens=False)["input_ids"]
+                _, logits = written(plain, *shown, words)
+                expected = -float(logits.log_softmax(-1)[range(len(words)), words].mean())
+                assert float(loss) == pytest.approx(expected, abs=1e-3)

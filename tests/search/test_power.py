@@ -31,7 +31,9 @@ def planned(strategy: str, given: StrategyContext) -> list[str]:
 
 def test_the_plan_counts_the_cells_of_one_vector_and_warns_of_gains_that_it_would_miss() -> None:
     power, warning = planned("grid", context(500))
-    assert power.startswith("with 500 questions and 12 cells, gains from +4.9 points on are found with 80% probability")
+    assert power.startswith(
+        "with 500 questions and 12 cells of each vector, gains from +4.9 points on are found with 80% probability"
+    )
     assert "assuming that steering changes 10.0% of the answers" in power
     assert warning == "WARNING: gains of +3.0 points, such as the paper's, need about 1343 questions, or fewer cells"
     _, both = planned("grid", context(100))
@@ -62,5 +64,5 @@ def test_a_finished_search_says_what_it_could_have_found() -> None:
 def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(tmp_path: Path) -> None:
     lines = search_into(tmp_path / "study", dry_run=True)
     assert lines[0] == "24 cells x 64 questions" and "at most 1536 answers of tiny_counting_select" in lines[1]
-    assert "with 64 questions and 12 cells, no gain is found" in lines[2]
+    assert "with 64 questions and 12 cells of each vector, no gain is found" in lines[2]
     assert lines[-1] == "nothing was measured (--dry-run)" and not (tmp_path / "study").exists()

@@ -72,7 +72,7 @@ def test_refusing_a_model_needs_neither_its_weights_nor_its_processor(tmp_path: 
 
 def test_sentences_are_not_read_in_a_model_whose_layers_need_an_image(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "idefics"}))
-    with pytest.raises(UserError, match=r"^cannot extract from .*: its layers run with an image only"):
+    with pytest.raises(UserError, match=r"^cannot read sentences in .*: its layers run with an image only"):
         Backbone(str(tmp_path))
 
 

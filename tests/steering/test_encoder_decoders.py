@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, BartConfig, GPT2Config, T5Config, TrOCRConfig
+from transformers import AutoModelForImageTextToText, BartConfig, DonutSwinConfig, GPT2Config, T5Config, TrOCRConfig
 
 from lmms_steer import SteeringError, UserError, continuation, steer
 from lmms_steer.search.replay import try_replay
 from lmms_steer.search.replay_setup import ReplayOptions
-from lmms_steer.steering.anatomy import decoder_layers, model_facts
+from lmms_steer.steering.anatomy import decoder_layers, kept_logits, model_facts
+from lmms_steer.steering.recording import record_layers
 from lmms_steer.steering.sites import find_module, sites
 from lmms_steer.steering.support import ENCODER_DECODERS, check_config
 from tests.helpers.architectures import LAYERS, START, VOCABULARY, WIDTH, encoder_inputs, model, small_config
@@ -110,6 +111,54 @@ def test_the_prompt_is_what_generate_makes_of_the_given_decoder_ids(florence: An
     assert torch.equal(found[0], expected[0]) and torch.allclose(found[1], expected[1], atol=1e-4)
 
 
+@pytest.mark.parametrize("phase", ["prefill", "decode", "all"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"cache_implementation": "static"},
+        {"use_cache": False},
+        {"prefill_chunk_size": 2},
+        {"prompt_lookup_num_tokens": 2},
+        {"do_sample": True, "num_return_sequences": 2},
+    ],
+    ids=["static", "no-cache", "chunks", "lookup", "sampled"],
+)
+def test_it_does_not_matter_how_the_decoder_is_called_on_the_way(
+    florence: Any, way: dict[str, Any], phase: str
+) -> None:
+    inputs: dict[str, Any] = {
+        **encoder_inputs(florence, (1,)),
+        "decoder_input_ids": torch.tensor([[START, 6, 8, 6, 8]]),
+    }
+    start, end = {"prefill": (0, 5), "decode": (5, None), "all": (0, None)}[phase]
+    plainly = way if "do_sample" in way else {}
+    torch.manual_seed(0)
+    with added(layers_of(florence)[LAYER], start, end):
+        expected = generated(florence, None, **inputs, **plainly)
+    torch.manual_seed(0)
+    found = generated(florence, f"{SPEC},phase={phase}", **inputs, **way)
+    steps = min(len(found[1]), len(expected[1]))
+    assert torch.equal(found[0], expected[0])
+    assert torch.allclose(found[1][:steps], expected[1][:steps], atol=1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_gate_decides_for_each_prompt_by_what_its_decoder_read_of_the_encoder(florence: Any, beams: int) -> None:
+    inputs, v = encoder_inputs(florence, (1, 2)), torch.from_numpy(V[LAYER]).float()
+    with torch.no_grad(), record_layers(florence) as outputs:
+        florence(**inputs, decoder_input_ids=torch.tensor([[START]] * 2))
+    cosines = torch.nn.functional.cosine_similarity(outputs[LAYER][:, -1], v, dim=-1)
+    fires, threshold = int(cosines.argmax()), float(cosines.mean())
+    rows = [fires * beams + beam for beam in range(beams)]
+    with ExitStack() as stack:
+        for number in rows:
+            stack.enter_context(added(layers_of(florence)[LAYER], 0, None, number))
+        expected = generated(florence, None, **inputs, num_beams=beams)
+    gate = f"gate=cosine,read=last,threshold={threshold}"
+    found = generated(florence, f"{SPEC},phase=all,{gate}", **inputs, num_beams=beams)
+    assert torch.equal(found[0], expected[0]) and torch.allclose(found[1], expected[1], atol=1e-4)
+
+
 @pytest.mark.parametrize(("tokens", "rows"), [("text", [[0, 1, 2, 3], [2, 3]]), ("last", [[3], [3]])])
 def test_padding_of_the_decoder_is_not_steered(tokens: str, rows: list[list[int]]) -> None:
     made = model("t5gemma2")
@@ -123,8 +172,15 @@ def test_padding_of_the_decoder_is_not_steered(tokens: str, rows: list[list[int]
             for column in columns:
                 stack.enter_context(added(layers_of(made)[LAYER], column, column + 1, row_number))
         expected = generated(made, None, **batch)
-    found = generated(made, SPEC.replace("text", tokens), **batch)
+    spec = SPEC.replace("text", tokens)
+    found = generated(made, spec, **batch)
     assert torch.equal(found[0], expected[0]) and torch.allclose(found[1], expected[1], atol=1e-4)
+    with record_layers(made) as before:
+        made.generate(**batch, **GREEDY)
+    with steer(made, spec, {"v": V}), record_layers(made) as after:
+        made.generate(**batch, **GREEDY)
+    changed = (before[LAYER] != after[LAYER]).any(-1)
+    assert [row.nonzero().flatten().tolist() for row in changed] == rows
 
 
 @pytest.mark.parametrize(
@@ -156,6 +212,26 @@ def test_the_decoder_of_a_vision_encoder_decoder_may_be_of_any_kind(decoder: Any
             found = made(pixels, ids, use_cache=False).logits
         unsteered = made(pixels, ids, use_cache=False).logits
     assert torch.allclose(found, expected, atol=1e-5) and not torch.allclose(found, unsteered, atol=1e-2)
+
+
+def test_donut_is_given_the_prompt_of_its_decoder_as_it_is() -> None:
+    swin = {"image_size": 32, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+    config = small_config("vision-encoder-decoder")
+    config.encoder = DonutSwinConfig(**swin)
+    torch.manual_seed(0)
+    made = AutoModelForImageTextToText.from_config(config).eval()
+    made.generation_config.decoder_start_token_id = START
+    inputs: dict[str, Any] = {
+        "pixel_values": torch.randn(2, 3, 32, 32),
+        "decoder_input_ids": torch.tensor([[60, 61]] * 2),
+    }
+    with added(layers_of(made)[LAYER], 0, 2):
+        expected = generated(made, None, **inputs)
+    found = generated(made, SPEC, **inputs)
+    assert found[0].shape == (2, 6) and torch.equal(found[0], expected[0])
+    assert torch.allclose(found[1], expected[1], atol=1e-4)
+    # its encoder takes no argument that it does not know
+    assert not kept_logits(made, 1) and kept_logits(model("florence2"), 1) == {"logits_to_keep": 1}
 
 
 @pytest.mark.parametrize("architecture", ["florence2", "udop"])
