@@ -349,7 +349,7 @@ def test_a_model_inside_of_peft_is_steered() -> None:
     batch = batch_of(inner, PADDED)
     with steer(inner, line("image"), {"v": V}):
         expected = inner.generate(**batch, **OPTIONS)
-    wrapped = peft.get_peft_model(inner, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=True)).eval()
+    wrapped: Any = peft.get_peft_model(inner, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=True)).eval()
     with steer(wrapped, line("image"), {"v": V}):
         found = wrapped.generate(**batch, **OPTIONS)
         with torch.no_grad():
