@@ -318,3 +318,41 @@ def test_a_config_without_the_image_token_cannot_tell_text_from_images() -> None
             steer(model, line("text"), {"v": V}).__enter__()
     finally:
         model.config.image_token_index = IMAGE
+
+
+@pytest.mark.parametrize(
+    ("kind", "tower"),
+    [
+        ("blip-2", "vision_model.encoder.layers.1"),
+        ("kosmos-2", "vision_model.model.encoder.layers.1"),
+        ("kosmos-2.5", "vision_model.encoder.layer.1"),
+    ],
+)
+def test_the_vision_tower_is_steered_in_generate_too(kind: str, tower: str) -> None:
+    model, batch = made(kind), batch_of(made(kind), IDS)
+    v = ALPHA * torch.from_numpy(V[1]).float()
+    handle = model.get_submodule(tower).register_forward_hook(
+        lambda module, args, output: (output[0] + v, *output[1:]) if isinstance(output, tuple) else output + v  # noqa: ARG005
+    )
+    expected = model.generate(**batch, **OPTIONS)
+    handle.remove()
+    with steer(model, f"vector=v,layer=1,alpha={ALPHA},site=vision", {"v": V}):
+        found = model.generate(**batch, **OPTIONS)
+    assert close(torch.stack(found.logits, 1), torch.stack(expected.logits, 1))
+    assert not close(found.logits[0], model.generate(**batch, **OPTIONS).logits[0])
+
+
+def test_a_model_inside_of_peft_is_steered() -> None:
+    import peft
+
+    inner = model("blip-2")
+    batch = batch_of(inner, PADDED)
+    with steer(inner, line("image"), {"v": V}):
+        expected = inner.generate(**batch, **OPTIONS)
+    wrapped: Any = peft.get_peft_model(inner, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=True)).eval()
+    with steer(wrapped, line("image"), {"v": V}):
+        found = wrapped.generate(**batch, **OPTIONS)
+        with torch.no_grad():
+            scored = wrapped(**batch, use_cache=False).logits
+    assert close(torch.stack(found.logits), torch.stack(expected.logits))
+    assert close(scored[:, -1], expected.logits[0])
