@@ -29,8 +29,7 @@ def report_lines(board: Board, every: bool = False) -> Iterator[str]:
     refused = len(list(board.refusals()))
     total = len(board.rows) + len(board.unreadable)
     entries = f"{total} entr{'y' if total == 1 else 'ies'}"
-    unchanged = total - board.checked
-    others = f", {unchanged} unchanged since the last check" if unchanged else ""
+    others = f", {board.unchanged} unchanged since the last check" if board.unchanged else ""
     yield f"{entries}, {refused} refused, {board.checked} checked{others}"
 
 
