@@ -80,7 +80,7 @@ vectors: $(READY)
 	$(BIN)/lmms-steer extract --backbone tiny-gemma2 --concept $$(ls vector_cache/tiny-gemma2 | paste -sd, -) --store vector_cache --judge none \
 		--method mean_shift,linear_probe,sae,sae_denoised,pca,shuffled
 
-# trains both tiny checkpoints from scratch and compares them with the shipped ones
+# trains tiny-gemma2 and tiny-paligemma2 from scratch and compares them with the shipped ones
 retrain: $(READY)
 	$(BIN)/python -m training --out retrained
 	$(BIN)/python -m training.sae --out retrained

@@ -35,12 +35,14 @@ class Board:
         rows: of all entries that can be read, refused ones too.
         unreadable: place ▸ why an entry cannot be read.
         checked: the number of entries that were not in the cache; those that cannot be read never are.
+        unchanged: the number of entries that were.
     """
 
     rules: Rules
     rows: tuple[BoardRow, ...]
     unreadable: Mapping[str, str]
     checked: int
+    unchanged: int
 
     @property
     def shown(self) -> list[BoardRow]:
@@ -102,7 +104,7 @@ def read_board(board: Path, processes: int | None = None, use_cache: bool = True
     if use_cache and todo:
         write_atomically(path, json.dumps({keys[folder]: row.to_json() for folder, row in rows.items()}).encode())
     ordered = [rows[one.folder] for one in found if one.folder in rows]
-    return Board(rules, tuple(judged(ordered, rules)), dict(sorted(bad.items())), len(todo))
+    return Board(rules, tuple(judged(ordered, rules)), dict(sorted(bad.items())), len(todo), len(found) - len(todo))
 
 
 def _hashed(board: Path, bad: dict[str, str]) -> Iterator[_Read]:

@@ -29,7 +29,8 @@ def report_lines(board: Board, every: bool = False) -> Iterator[str]:
     refused = len(list(board.refusals()))
     total = len(board.rows) + len(board.unreadable)
     entries = f"{total} entr{'y' if total == 1 else 'ies'}"
-    yield f"{entries}, {refused} refused, {board.checked} checked, the others did not change"
+    others = f", {board.unchanged} unchanged since the last check" if board.unchanged else ""
+    yield f"{entries}, {refused} refused, {board.checked} checked{others}"
 
 
 def write_report(board: Board, path: Path) -> None:

@@ -1,6 +1,7 @@
 """Each check finds the fault that it is for, in an entry whose other checks pass, and the other entries stay."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,15 @@ def test_the_command_s_status_and_table(tmp_path: Path) -> None:
     board = make_board(tmp_path / "board")
     words = ["leaderboard", "check", str(board), "--workers", "1"]
     done = CliRunner().invoke(app, words)
-    assert (done.exit_code, done.output) == (0, "3 entries, 0 refused, 3 checked, the others did not change\n")
+    assert (done.exit_code, done.output) == (0, "3 entries, 0 refused, 3 checked\n")
+    again = CliRunner().invoke(app, words)
+    assert again.output == "3 entries, 0 refused, 0 checked, 3 unchanged since the last check\n"
+    broken = board / GROUP / "broken"
+    broken.mkdir()
+    (broken / "entry.json").write_text("{")
+    again = CliRunner().invoke(app, words)
+    assert again.output.splitlines()[-1] == "4 entries, 1 refused, 0 checked, 3 unchanged since the last check"
+    shutil.rmtree(broken)
     edit_an_answer(board / GROUP / "steered")
     done = CliRunner().invoke(app, [*words, "--markdown", str(tmp_path / "table.md")])
     assert done.exit_code == 1 and f"refused: {PLACE}: scores: 1 of 100" in done.output
