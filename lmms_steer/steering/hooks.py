@@ -96,7 +96,7 @@ def steer(
         the resolved spec: layer, alpha and tokens filled in, vectors loaded.
 
     Raises:
-        UserError: before anything is attached, if the spec or one of its vectors is wrong.
+        UserError: before anything is attached, if the spec or one of its vectors is wrong, or the model is none.
         SteeringError: from a forward call that cannot be steered exactly, with what to do instead.
     """
     fields = {
@@ -118,6 +118,8 @@ def steer(
         "read": read,
     }
     given = read_given(spec, vectors, fields)
+    if not hasattr(unwrap(model), "config"):
+        raise UserError(f"steer takes a loaded model of transformers, and not a {type(model).__name__}")
     if isinstance(given.spec, ResolvedSpec):
         resolved = with_operation(given.spec, operation)
     else:

@@ -97,3 +97,12 @@ def test_vectors_say_what_they_are_in_a_few_words() -> None:
     assert table["layer"].tolist() == [0, 1, 2, 3, 4] and table["norm"].tolist() == list(vectors.norms.values())
     hostile = SteeringVectors(vectors.directions, {"model": "<script>", "concept": "&", "method": "m"})
     assert "<script>" not in hostile._repr_html_() and "&lt;script&gt;/&amp;/m" in hostile._repr_html_()
+
+
+@pytest.mark.parametrize("model", ["tiny-paligemma2", torch.nn.Linear(2, 2), None])
+def test_steer_takes_a_loaded_model(model: Any) -> None:
+    with (
+        pytest.raises(UserError, match=f"^steer takes a loaded model .* and not a {type(model).__name__}$"),
+        lmms_steer.steer(model, "vector=counting,layer=1,alpha=1,tokens=text"),
+    ):
+        pass

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lmms_steer import SteeringSpec, UserError
 from lmms_steer.search.assessment import assess_search
@@ -102,7 +103,7 @@ def test_options_that_exclude_each_other_are_refused(tmp_path: Path, more: dict[
         SearchOptions("steered_hf", "pretrained=x", ("v",), "task", tmp_path, **more)
 
 
-class Words:
+class Words(nn.Module):
     """A model that generates one word, and its tokenizer."""
 
     generation_config = SimpleNamespace(eos_token_id=0)
