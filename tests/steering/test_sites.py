@@ -100,7 +100,7 @@ def test_a_padded_batch_and_a_cache_change_nothing_at_a_site(causal_vlm: Any, si
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["llama4", "gemma4", "qwen3_5", "glm4v", "exaone4_5", "lfm3_vl", "inkling2"])
+@pytest.mark.parametrize("architecture", ["aria", "gemma4", "qwen3_5", "glm4v", "exaone4_5", "lfm3_vl", "inkling2"])
 def test_what_the_mlp_adds_reaches_the_layer_s_output_unchanged(architecture: str) -> None:
     """Of a vector at the last module before the addition, the layer's output gains just the vector."""
     made = tiny(architecture)
