@@ -333,13 +333,11 @@ def page(rows: dict[str, dict[str, str]]) -> str:
         "| architecture | why |",
         "|---|---|",
         *(f"| {name} | {rows[name]['all'].partition(': ')[2]} |" for name in count["refused"]),
-        "",
-        "## Not tried",
-        "",
-        "| architecture | what kept a tiny model from running |",
-        "|---|---|",
-        *(f"| {name} | {rows[name]['all'].partition(': ')[2].replace('|', '/')} |" for name in count["not made"]),
     ]
+    if count["not made"]:
+        lines += ["", "## Not tried", "", "| architecture | what kept a tiny model from running |", "|---|---|"]
+        why = {name: rows[name]["all"].partition(": ")[2].replace("|", "/") for name in count["not made"]}
+        lines += [f"| {name} | {reason} |" for name, reason in why.items()]
     return "\n".join(lines) + "\n"
 
 

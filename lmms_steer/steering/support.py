@@ -1,5 +1,6 @@
 """Which architectures cannot be steered, known from the config alone, before any weights are fetched."""
 
+from importlib.metadata import version
 from typing import Any
 
 from lmms_steer.errors import UserError
@@ -24,6 +25,8 @@ REFUSED = {
     "evolla": "it reads proteins, not images",
 }
 """`model_type` ▸ why a model of this type is not steered."""
+DOES_NOT_RUN = {("llama4", "5.24.0"): "transformers 5.24.0 cannot run it, steered or not: install 5.23"}
+"""(`model_type`, version of transformers) ▸ what the user is told of a model whose own forward fails there."""
 WITHOUT_IMAGE_POSITIONS = {
     "mllama": "images enter by cross-attention",
     "idefics": "images enter by cross-attention",
@@ -75,6 +78,7 @@ def check_config(config: Any, name: str) -> None:
     kind = str(getattr(config, "model_type", ""))
     text = getattr(config, "text_config", None)
     reason = REFUSED.get(kind) or REFUSED.get(str(getattr(text, "model_type", "")))
+    reason = reason or DOES_NOT_RUN.get((kind, version("transformers")))
     # BLIP-2 and InstructBLIP come with a T5, too
     if reason is None and (has_encoder(config) or has_encoder(text)) and kind not in ENCODER_DECODERS:
         reason = _ENCODER

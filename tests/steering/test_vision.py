@@ -110,7 +110,7 @@ def test_generation_and_batches_see_the_same_images(causal_vlm: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["llama4", "mllama", "lighton_ocr", "ovis2", "muse_glimmer", "aria"])
+@pytest.mark.parametrize("architecture", ["mistral3", "mllama", "lighton_ocr", "ovis2", "muse_glimmer", "aria"])
 def test_the_towers_of_other_architectures_are_found(architecture: str) -> None:
     made = tiny(architecture)
     found, shape = vision_layers(made), vision_shape(made.config)

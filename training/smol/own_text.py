@@ -13,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor
+from transformers import DynamicCache
 
 from lmms_steer._util.io import write_atomically
 from lmms_steer.smol.architecture import MARKERS
+from lmms_steer.steering.cache_argument import cache_name
 from training.smol.student import Student
 
 log = logging.getLogger(__name__)
@@ -77,11 +79,10 @@ def own_text(student: Student, path: Path, seed: int, sequences: int = SEQUENCES
 def _write(student: Student, prompt: str) -> Tensor:
     """`AT_ONCE` sequences of `LENGTH` tokens, sampled at temperature 1. They may go on after the end of a turn."""
     ids: Tensor = student.processor.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
-    ids, past = ids.expand(AT_ONCE, -1), None
+    ids, past = ids.expand(AT_ONCE, -1), DynamicCache(config=student.text.config)
     fed: Tensor = ids
     while ids.shape[1] < LENGTH:
-        output = student.text(input_ids=fed, past_key_values=past, use_cache=True)
-        past = output.past_key_values
+        output = student.text(input_ids=fed, **{cache_name(student.text): past}, use_cache=True)
         scores = student.logits(output.last_hidden_state[:, -1])[:, : -len(MARKERS)]
         fed = torch.multinomial(scores.softmax(-1), 1)
         ids = torch.cat([ids, fed], 1)

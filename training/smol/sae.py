@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, StaticCache
 from lmms_steer._util.io import write_atomically
 from lmms_steer.smol import backbone
 from lmms_steer.smol.backbone import BACKBONE
+from lmms_steer.steering.cache_argument import cache_name
 from training.sae import SaeSize, fit
 from training.smol.own_text import PROMPTS
 
@@ -105,7 +106,7 @@ def _write_part(model: Any, ids: Tensor) -> dict[str, Tensor]:
     # a cache that grows would be copied at every token
     past, fed = StaticCache(config=model.config, max_cache_len=LENGTH), ids
     while ids.shape[1] < LENGTH:
-        logits = model(input_ids=fed, past_key_values=past, use_cache=True, logits_to_keep=1).logits[:, -1]
+        logits = model(input_ids=fed, **{cache_name(model): past}, use_cache=True, logits_to_keep=1).logits[:, -1]
         fed = sample(logits.float())
         ids = torch.cat([ids, fed], 1)
     for handle in handles:
