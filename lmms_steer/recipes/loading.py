@@ -168,9 +168,14 @@ def _assign(tree: YamlNode, path: str, value: YamlNode, where: str) -> None:
     children = tree.value
     if not isinstance(children, dict):
         raise UserError(f"{where}: there are no keys below {tree.where}")
-    if path.startswith("*."):
-        for child in children.values():
-            _assign(child, path[2:], YamlNode(value.value, value.where, value.tag), where)
+    first, _, rest = path.partition(".")
+    if first == "*":
+        for name, child in list(children.items()):
+            own = YamlNode(value.value, value.where, value.tag)
+            if rest:
+                _assign(child, rest, own, where)
+            else:
+                _assign(tree, name, own, where)
         return
     # a name may contain dots: the longest existing key that fits
     for name in sorted(children, key=len, reverse=True):
@@ -183,7 +188,6 @@ def _assign(tree: YamlNode, path: str, value: YamlNode, where: str) -> None:
             _assign(children[name], path.removeprefix(f"{name}."), value, where)
             return
     # a new key; the schema decides whether it is allowed
-    first, _, rest = path.partition(".")
     children[first] = YamlNode({}, where) if rest else value
     if rest:
         _assign(children[first], rest, value, where)

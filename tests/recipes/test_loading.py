@@ -103,6 +103,10 @@ def test_overlays_and_assignments_set_values_by_key_and_star(recipe: Callable[..
     over.write_text('models: {"*": {args: {dtype: auto}}}')
     _, loaded = load_recipe(recipe("methods:", second), [str(over)], ["models.two.args.dtype=float32"])
     assert [model.args["dtype"] for model in loaded.models.values()] == ["auto", "float32"]
+    _, loaded = load_recipe(
+        recipe("methods:", second), (), ["studies.*.test=tiny_colour", "methods.*=null", "methods.pca.controls=2"]
+    )
+    assert list(loaded.methods) == ["pca"] and [study.test for study in loaded.studies.values()] == [("tiny_colour",)]
     for wrong, expected in (
         ("models.tiny.batch_size=0", "--set models.tiny.batch_size=0: models.tiny.batch_size: input should be greater"),
         ("modls.tiny.batch_size=1", "unknown key 'modls': did you mean 'models'"),
