@@ -124,8 +124,8 @@ def read_activations(
         runner: remembers, from concept to concept, how many sentences fitted into memory.
 
     Raises:
-        UserError: for an encoder-decoder, when no anchor is found in any sentence, there is no control token, or a
-            single sentence does not fit into memory.
+        UserError: for a model that cannot read sentences (`lmms_steer.steering.support.check_backbone`); when no
+            anchor is found in any sentence, there is no control token, or a single sentence does not fit into memory.
     """
     from lmms_steer.models.batches import ShrinkingRunner
 

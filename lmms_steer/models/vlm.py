@@ -25,7 +25,7 @@ from lmms_steer.steering.calls import continuation
 from lmms_steer.steering.decoder_inputs import decoder_ids
 
 COUNTS_PADDING = ("kosmos-2", "kosmos-2.5")
-"""`model_type` of models that count padding as positions as soon as they generate with a cache (transformers 5.23)."""
+"""`model_type` of models that count padding as positions when they generate with a cache (transformers 5.23, 5.24)."""
 
 
 class HfVlm(HfCheckpoint):

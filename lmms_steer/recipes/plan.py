@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from lmms_steer._util.io import user_path
 from lmms_steer.errors import UserError
 from lmms_steer.recipes.answers import search_answers
 from lmms_steer.recipes.cells import WAITABLE_KINDS, Cell
@@ -119,7 +120,7 @@ class Planner:
                     ),
                     reads=(
                         *(path for path in (*concepts, backbone) if Path(path).exists()),
-                        *(source for source in (settings.sae,) if source and is_folder_of_saes(source)),
+                        *(str(user_path(one)) for one in (settings.sae,) if one and is_folder_of_saes(one)),
                     ),
                     makes=tuple(str(self.layout.vector(model, concept, method)) for concept in concepts),
                     loads=(backbone_checkpoint(backbone, make=False), model.backbone_dtype or "auto"),

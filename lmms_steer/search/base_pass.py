@@ -133,10 +133,12 @@ class BasePass:
         _additions_are_fixed.add(self.model)
 
     def _record_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # the layers of Kosmos-2 are given their mask by its place
-        by_place = dict(zip(list(inspect.signature(module.forward).parameters)[1:], args[1:], strict=False))
+        given = kwargs
+        if args[1:]:
+            # the layers of Kosmos-2 are given their mask by its place
+            names = list(inspect.signature(module.forward).parameters)
+            given = {**dict(zip(names[1:], args[1:], strict=False)), **kwargs}
         # a cache of the base pass would grow with every replay
-        given = {**by_place, **kwargs}
         self.calls.append({k: v for k, v in given.items() if k not in ("hidden_states", *CACHE_NAMES)})
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         before = self._last_output

@@ -269,7 +269,7 @@ class GenerationScorer:
             return float(value), float(unparsed) if isinstance(unparsed, bool | int | float) else torch.nan
         raise UserError(f"{self.task.config.task}: its metric {self._metric} is not a number for a single question")
 
-    @property
+    @cached_property
     def _generator(self) -> Any:
         """The model whose `generate` writes the text: in BLIP-2, the language model inside."""
         return generating_part(self.lm.model) or self.lm.model

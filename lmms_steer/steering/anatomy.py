@@ -31,9 +31,8 @@ _TOWER_LAYERS = (
 """Where the layers of a vision tower are, in the architectures of transformers."""
 _LAYER_LISTS = ("layers", "layer", "block", "h")
 """What the decoders of encoder-decoders call their layers."""
-
-
 _FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "layer_norm", "embedding_norm", "norm_f")
+"""What decoders call the norm after their last layer."""
 
 
 def unwrap(model: nn.Module) -> nn.Module:

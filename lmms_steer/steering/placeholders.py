@@ -43,7 +43,7 @@ class Placeholders:
 
 
 def placeholders(config: Any) -> Placeholders:
-    """The placeholders that a config names; without any for a text model, and for a decoder with an encoder."""
+    """The placeholders that a config names: none for a text model, nor for the decoder of an encoder-decoder."""
     if has_encoder(config):
         return Placeholders()
     # Qwen-Omni: the part of the model that reads and writes text

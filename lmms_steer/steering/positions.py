@@ -12,7 +12,7 @@ from lmms_steer.steering.placeholders import BY_MASK, MEDIA, Placeholders
 
 
 def ids_of(inputs: Mapping[str, Any], offset: int = 0) -> Tensor:
-    """The ids by which positions are told apart, [batch, positions].
+    """The input ids, with a marker at image positions that only a mask shows, [batch, positions].
 
     Args:
         inputs: of a model, with `input_ids`; or of an encoder-decoder, with `decoder_input_ids`.

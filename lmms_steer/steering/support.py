@@ -26,7 +26,7 @@ REFUSED = {
 }
 """`model_type` ▸ why a model of this type is not steered."""
 DOES_NOT_RUN = {("llama4", "5.24.0"): "transformers 5.24.0 cannot run it, steered or not: install 5.23"}
-"""(`model_type`, version of transformers) ▸ what the user is told of a model whose own forward fails there."""
+"""(`model_type`, version of transformers) ▸ why a model is refused whose forward pass fails in that version."""
 WITHOUT_IMAGE_POSITIONS = {
     "mllama": "images enter by cross-attention",
     "idefics": "images enter by cross-attention",

@@ -65,6 +65,12 @@ def test_an_extension_that_cannot_be_loaded_does_not_take_the_help_away(monkeypa
     assert registry_help.listing(("a", "b")) == "a, b"
 
 
+@pytest.mark.parametrize("group", [[], ["data"], ["concepts"], ["vectors"], ["leaderboard"]], ids=" ".join)
+def test_lists_of_commands_have_whole_descriptions(group: list[str]) -> None:
+    listed = typer.testing.CliRunner().invoke(cli.app, [*group, "--help"]).output.partition("Commands:")[2]
+    assert listed and "..." not in listed
+
+
 def test_the_help_of_run_names_recipes_and_overlays_that_ship() -> None:
     words = " ".join(typer.testing.CliRunner().invoke(cli.app, ["run", "--help"]).output.split())
     ours = "hallucination, hallucination_smol, paper, paper_cvbench, paper_exact, paper_ood, smol, tiny"

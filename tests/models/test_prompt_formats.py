@@ -1,6 +1,8 @@
 """Prompt formats: the built-in ones, those of other packages, and those that a user names or gives as a function."""
 
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +60,17 @@ def test_a_registered_format_claims_a_processor_before_the_built_in_ones() -> No
     assert SteeredPaliGemma(pretrained=TINY).prompt_format.name == "paligemma"
     with pytest.raises(ValueError, match="prompt format 'shout' is already registered"):
         register(shouting)
+
+
+def test_a_script_s_format_is_asked_before_the_built_in_ones_that_are_not_loaded_yet() -> None:
+    code = (
+        "from lmms_steer import register_prompt_format;"
+        "register_prompt_format('mine', description='d', matches=lambda p: True)(lambda *args: None);"
+        "from types import SimpleNamespace; from lmms_steer.models.prompts import prompt_format_for;"
+        "print(prompt_format_for(SimpleNamespace(chat_template='t')).name)"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["mine"]
 
 
 def test_a_format_is_named_in_model_args_or_given_as_a_function() -> None:

@@ -62,6 +62,9 @@ def test_saes_of_a_folder_that_is_not_there_are_a_missing_file_and_not_fetched(
     Path("retrained/smol-saes/sae").mkdir(parents=True)
     plan = "\n".join(run_recipe("smol", None, ["smol_sae"], (), dry_run=True))
     assert "WARNING" not in plan
+    monkeypatch.setenv("HOME", str(tmp_path))
+    at_home = ["methods.sae.sae=~/retrained/smol-saes/sae"]
+    assert "WARNING" not in "\n".join(run_recipe("smol", None, ["smol_sae"], at_home, dry_run=True))
 
 
 @pytest.mark.slow
