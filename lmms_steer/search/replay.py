@@ -7,8 +7,7 @@ positions before the first steered one do not change either: their keys and valu
 positions run.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -17,14 +16,13 @@ from torch import Tensor, nn
 
 from lmms_steer.errors import first_line
 from lmms_steer.models.batches import StackRunner
-from lmms_steer.search.base_pass import BasePass, next_token_logits
+from lmms_steer.search.base_pass import next_token_logits
 from lmms_steer.search.changes import Change, Delta, Deltas, alone, changed, some_of
-from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, sees_ahead
+from lmms_steer.search.kv_cache import KeysAndValues
+from lmms_steer.search.recorded_layers import RecordedLayers
 from lmms_steer.search.replay_setup import ReplayOptions, first_position, kept_positions, prompt_mask
-from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
+from lmms_steer.search.rounding import MAX_NOISE_RATIO, random_rounding
 from lmms_steer.search.tensor_store import TensorStore
-from lmms_steer.steering.anatomy import decoder_layers, final_norm, shares_keys, text_config
-from lmms_steer.steering.cache_argument import cache_name
 from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.operations import add_masked
 from lmms_steer.steering.placeholders import placeholders
@@ -44,6 +42,7 @@ class Replay:
         options: how it is set up; None for the defaults.
 
     Attributes:
+        recorded: the decoder layers, and what one unsteered pass recorded of them.
         base: the unsteered logits of the next token, [batch, vocabulary]; of scored answers, those of every token of
             the longest answer, [batch, tokens, vocabulary].
         starts: target ▸ the first position that is replayed; the positions before it are reused.
@@ -58,9 +57,7 @@ class Replay:
         options = options or ReplayOptions()
         if has_encoder(model.config):
             raise RuntimeError("its decoder also reads an encoder, which a replay does not run")
-        self.model, self.layers = model, decoder_layers(model)
-        if any(map(shares_keys, self.layers)):
-            raise RuntimeError("its layers share keys and values, which a replay would take from the base pass")
+        self.model = model
         self.tensors = TensorStore(options.budget, options.folder)
         self.site = sites.get(options.site)
         ids, attention = ids_of(inputs), inputs.get("attention_mask")
@@ -73,13 +70,8 @@ class Replay:
         self.starts = {tokens: min(first_position(mask), latest) for tokens, mask in self.masks.items()}
         self.generates, self._runner = options.generates, options.runner or StackRunner(ids.device)
         keys = self.generates or any(self.starts.values())
-        unsteered = BasePass(model, self.layers, self.tensors, keys, self.kept)
-        self.base = unsteered.run(inputs, self.generates)
-        unsteered.check_additions(inputs)
-        self._calls, self._added = unsteered.calls, unsteered.added
-        if (skipped := len(self.layers) - len(self._calls)) > 0:
-            raise RuntimeError(f"{skipped} of its layers do not run without an image, and a replay runs every layer")
-        self._first = 0 if self._at_output else -1
+        self.recorded = RecordedLayers(model, inputs, self.tensors, keys=keys, kept=self.kept, generates=self.generates)
+        self.base = self.recorded.base
         self._site_tensors: dict[tuple[int, str], Tensor] = {}
 
         @cache
@@ -87,11 +79,13 @@ class Replay:
             with random_rounding(model):
                 return next_token_logits(model, inputs, self.kept, self.generates)
 
+        def noise(start: int) -> float:
+            return self.recorded.noise_ratio(0 if self._at_output else -1, start, rounded)
+
         later = {start for start in self.starts.values() if start}
-        reusable = self._causal(later) and all(self._noise_ratio(start, rounded) <= MAX_NOISE_RATIO for start in later)
-        if not reusable:
+        if not (self.recorded.is_causal(later) and all(noise(start) <= MAX_NOISE_RATIO for start in later)):
             self.starts = dict.fromkeys(self.starts, 0)
-        if 0 in self.starts.values() and (ratio := self._noise_ratio(0, rounded)) > MAX_NOISE_RATIO:
+        if 0 in self.starts.values() and (ratio := noise(0)) > MAX_NOISE_RATIO:
             name = type(model).__name__
             raise RuntimeError(f"a replay of {name} without steering is off by {ratio:.3g} times its rounding")
 
@@ -212,20 +206,18 @@ class Replay:
             return self.tensors[f"out{layer}"]
         if (layer, site.name) not in self._site_tensors:
             # one layer after the other is steered
-            self._site_tensors = {(layer, site.name): self._recorded(layer, site)}
+            self._site_tensors = {(layer, site.name): self._seen_at(layer, site)}
         return self._site_tensors[layer, site.name]
 
-    def _recorded(self, layer: int, site: Site) -> Tensor:
+    def _seen_at(self, layer: int, site: Site) -> Tensor:
         seen: list[Tensor] = []
 
         def look(value: Any) -> None:
             seen.append(per_position(value, (self.batch, self.positions), layer, site.name))
 
-        handle = register_hook(site, self.layers, layer, look)
+        handle = register_hook(site, self.recorded.layers, layer, look)
         try:
-            hidden, added = self._output(layer - 1), self._added[layer]
-            call = layer_call(self._calls[layer], self.batch, 0, 1)
-            self.layers[layer](hidden if added is None else hidden + added, **call)
+            self.recorded.run(layer)
         finally:
             handle.remove()
         return seen[0]
@@ -233,10 +225,16 @@ class Replay:
     def _steered(
         self, layer: int, deltas: Deltas, targets: Sequence[str], start: int, sink: KeysAndValues | None = None
     ) -> Tensor:
-        """Steer cells that are replayed from one position; arguments as for `steered_output` and `_finish`."""
+        """Steer cells that are replayed from one position; the logits, with a first dimension of cells.
+
+        Args:
+            layer, deltas, targets, start: as for `steered_output`.
+            sink: as for `RecordedLayers.run_above`.
+        """
         copies = len(targets)
         if self._at_output:
-            return self._finish(layer, self.steered_output(layer, deltas, targets, start), start, copies, sink)
+            output = self.steered_output(layer, deltas, targets, start)
+            return self.recorded.run_above(layer, output, start, copies, sink)
         assert not isinstance(deltas, Tensor)
         if any(change.gated for change in deltas):
             # what a gate reads is recorded before the layer is hooked
@@ -247,10 +245,10 @@ class Replay:
             hidden = per_position(value, shape, layer, self.site.name)
             return self._changed(hidden, layer, deltas, targets, start).view(value.shape)
 
-        handle = register_hook(self.site, self.layers, layer, act)
+        handle = register_hook(self.site, self.recorded.layers, layer, act)
         try:
-            hidden = self._output(layer - 1)[:, start:].repeat(copies, 1, 1)
-            return self._finish(layer - 1, hidden, start, copies, sink, whole=layer)
+            hidden = self.recorded.output(layer - 1)[:, start:].repeat(copies, 1, 1)
+            return self.recorded.run_above(layer - 1, hidden, start, copies, sink, whole=layer)
         finally:
             handle.remove()
 
@@ -282,65 +280,6 @@ class Replay:
             self.masks[tokens] = self._mask_of(tokens)
         return self.masks[tokens]
 
-    def _output(self, layer: int) -> Tensor:
-        """A layer's recorded output; of layer -1, the first layer's input."""
-        return self.tensors["in0" if layer < 0 else f"out{layer}"]
-
-    def _finish(
-        self, layer: int, hidden: Tensor, start: int, copies: int, sink: KeysAndValues | None = None,
-        whole: int | None = None,
-    ) -> Tensor:  # fmt: skip
-        """Run the layers above `layer`.
-
-        Args:
-            layer: the layer whose output is given; -1 for the first layer's input.
-            hidden: that output from `start` on, [copies * batch, positions - start, width].
-            start: the first position that is replayed.
-            copies: how many copies of the batch are replayed at once.
-            sink: filled with these layers' keys and values; None if they are not needed.
-            whole: a layer that runs on all positions even if no later one reads them.
-
-        Returns:
-            logits like `base`, with a first dimension of copies.
-        """
-        last = len(self.layers) - 1
-        for number in range(layer + 1, last + 1):
-            added = self._added[number]
-            if added is not None:
-                hidden = hidden + added[:, start:].repeat(copies, 1, 1)
-            call = layer_call(self._calls[number], self.batch, start, copies)
-            if start or sink is not None:
-                call[cache_name(self.layers[number])] = PrefixCache(self.tensors, start, copies, sink)
-            only_last = number == last and self.kept is None and number != whole
-            with _mlp_at_last_position(self.layers[number]) if only_last else nullcontext():
-                out = self.layers[number](hidden, **call)
-            hidden = out[0] if isinstance(out, tuple) else out
-        hidden = final_norm(self.model)(hidden[:, -(self.kept or 1) :])
-        logits: Tensor = self.model.get_output_embeddings()(hidden)  # type: ignore[operator]
-        cap = getattr(text_config(self.model), "final_logit_softcapping", None)
-        capped: Tensor = logits if cap is None else torch.tanh(logits / cap) * cap
-        return capped.reshape(copies, *self.base.shape)
-
-    def _noise_ratio(self, start: int, rounded: Callable[[], Tensor]) -> float:
-        """How far a replay without steering is from the model's own logits, in units of their rounding.
-
-        Args:
-            start: the first position that is replayed.
-            rounded: gives the model's own logits under `random_rounding`; not called where nothing differs.
-        """
-        try:
-            replayed = self._finish(self._first, self._output(self._first)[:, start:], start, 1)[0]
-        except (KeyError, TypeError):
-            # the model's attention does not use a cache of this kind, so nothing was recorded
-            return float("inf")
-        if torch.equal(replayed.to(self.base), self.base):
-            return 0.0
-        return noise_ratio(replayed, self.base, rounded())
-
-    def _causal(self, starts: Collection[int]) -> bool:
-        masks = {id(mask): mask for mask in (call.get("attention_mask") for call in self._calls)}
-        return not any(sees_ahead(mask, start) for mask in masks.values() for start in starts)
-
 
 def try_replay(model: nn.Module, inputs: dict[str, Any], options: ReplayOptions) -> tuple[Replay | None, str]:
     """Prepare a replay of a batch; None, and why, for a model that needs hooks."""
@@ -351,17 +290,3 @@ def try_replay(model: nn.Module, inputs: dict[str, Any], options: ReplayOptions)
     except (RuntimeError, AttributeError, TypeError, LookupError) as error:
         # a model may need more of its cache than `RecordingCache` offers, or call its layers differently
         return None, first_line(error)
-
-
-@contextmanager
-def _mlp_at_last_position(layer: nn.Module) -> Iterator[None]:
-    """Run a layer's MLP at the last position only, as in the last layer no other position counts."""
-    mlp = getattr(layer, "mlp", None)
-    if not isinstance(mlp, nn.Module):
-        yield
-        return
-    handle = mlp.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:]) if args else None)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -116,9 +116,9 @@ def test_a_replay_on_other_kernels_is_accepted(batch: Batch, generates: bool) ->
 
 def one_layer_wrong(replay: Replay) -> None:
     """The last layer has the weights of the one before."""
-    layers = [*replay.layers[:-1], copy.deepcopy(replay.layers[-1])]
+    layers = [*replay.recorded.layers[:-1], copy.deepcopy(replay.recorded.layers[-1])]
     layers[-1].load_state_dict(layers[-2].state_dict())
-    replay.layers = layers  # type: ignore[assignment]
+    replay.recorded.layers = layers  # type: ignore[assignment]
 
 
 def steered_positions_off_by_one(replay: Replay) -> None:
@@ -127,7 +127,7 @@ def steered_positions_off_by_one(replay: Replay) -> None:
 
 def rotary_positions_off_by_one(replay: Replay) -> None:
     """The prompt's positions but the last one are one too small, as if a padded row were not."""
-    for call in replay._calls:
+    for call in replay.recorded._calls:
         call["position_embeddings"] = tuple(
             torch.cat((x[..., 1:-1, :], x[..., -2:, :]), -2) for x in call["position_embeddings"]
         )
@@ -135,7 +135,7 @@ def rotary_positions_off_by_one(replay: Replay) -> None:
 
 def attention_mask_wrong(replay: Replay) -> None:
     """The padding is seen."""
-    for call in replay._calls:
+    for call in replay.recorded._calls:
         mask = call["attention_mask"]
         seen = torch.ones_like(mask, dtype=torch.bool).tril()
         additive = torch.where(seen, 0.0, torch.finfo(torch.bfloat16).min)
