@@ -25,7 +25,7 @@ from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.harness.arguments import check_repeated
 from lmms_steer.harness.patches import wrap_once
-from lmms_steer.harness.steered import SteeringMixin
+from lmms_steer.harness.steering_mixin import SteeringMixin
 from lmms_steer.models.generation import SETTINGS, SWITCHES, TRANSFORMERS
 from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.steering.calls import continuation

@@ -5,7 +5,8 @@ from typing import Any
 from transformers import AutoConfig
 
 from lmms_steer.harness.arguments import check_model
-from lmms_steer.harness.steered import SteeredVlm, SteeringMixin, create_model, read_model_args
+from lmms_steer.harness.steered import SteeredVlm, create_model, read_model_args
+from lmms_steer.harness.steering_mixin import SteeringMixin
 from lmms_steer.models.loading import is_text_config, load_or_refuse
 from lmms_steer.models.text import HfText
 from lmms_steer.vectors.backbones import checkpoint

@@ -8,7 +8,8 @@ import torch
 
 from lmms_steer import SteeringError, UserError, steer
 from lmms_steer.harness.arguments import check_model_args
-from lmms_steer.harness.steered import SteeredVlm, SteeringMixin
+from lmms_steer.harness.steered import SteeredVlm
+from lmms_steer.harness.steering_mixin import SteeringMixin
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, record
 
