@@ -37,7 +37,7 @@ def _relation(scene: Scene, rng: random.Random, benchmark: bool) -> Question | N
     if drawn is None:
         return None
     first, second, words, answer = drawn
-    a, b = _reference(first, scene, rng), _reference(second, scene, rng)
+    a, b = reference(first, scene, rng), reference(second, scene, rng)
     choices = rng.sample(words, 2)
     here = " or ".join(w if w in ("above", "below") else f"to the {w}" for w in choices)
     link = "" if answer in ("above", "below") else " of"
@@ -62,7 +62,7 @@ def _relation_yesno(scene: Scene, rng: random.Random, benchmark: bool) -> Questi
     first, second, words, answer = drawn
     word = rng.choice(words)
     where = place(word)
-    text = f"Is the {_reference(first, scene, rng)} {where} the {_reference(second, scene, rng)}?"
+    text = f"Is the {reference(first, scene, rng)} {where} the {reference(second, scene, rng)}?"
     return Question("relation_yesno", text, YES_NO, "yes" if word == answer else "no")
 
 
@@ -151,7 +151,7 @@ def _caption(scene: Scene, rng: random.Random, benchmark: bool) -> Question | No
     if drawn is None:
         return None
     first, second, words, answer = drawn
-    a, b = _reference(first, scene, rng), _reference(second, scene, rng)
+    a, b = reference(first, scene, rng), reference(second, scene, rng)
     captions = {word: f"{article(a).capitalize()} {a} {place(word)} {article(b)} {b}" for word in words}
     choices = rng.sample(list(captions.values()), 2)
     return Question("caption", "Which caption describes the image?", tuple(choices), captions[answer])
@@ -182,6 +182,16 @@ def article(name: str) -> str:
     return "an" if name[0] in "aeiou" else "a"
 
 
+def reference(thing: Thing, scene: Scene, rng: random.Random) -> str:
+    """A phrase that fits only this object."""
+    phrases = [thing.name]
+    if sum(other.colour == thing.colour for other in scene) == 1:
+        phrases.append(f"{thing.colour} {rng.choice(('object', 'shape', 'thing'))}")
+    if sum(other.shape == thing.shape for other in scene) == 1:
+        phrases.append(thing.shape)
+    return rng.choice(phrases)
+
+
 def _wording(texts: Sequence[str], rng: random.Random, benchmark: bool) -> str:
     return texts[0] if benchmark else rng.choice(texts)
 
@@ -196,16 +206,6 @@ def _pair(scene: Scene, rng: random.Random) -> tuple[Thing, Thing, tuple[str, st
     first, second = rng.choice(pairs)
     words = ("above", "below") if vertical else ("left", "right")
     return first, second, words, words[along(first) > along(second)]
-
-
-def _reference(thing: Thing, scene: Scene, rng: random.Random) -> str:
-    """A phrase that fits only this object."""
-    phrases = [thing.name]
-    if sum(other.colour == thing.colour for other in scene) == 1:
-        phrases.append(f"{thing.colour} {rng.choice(('object', 'shape', 'thing'))}")
-    if sum(other.shape == thing.shape for other in scene) == 1:
-        phrases.append(thing.shape)
-    return rng.choice(phrases)
 
 
 def _unique(scene: Scene, rng: random.Random, key: Callable[[Thing], str]) -> Thing | None:

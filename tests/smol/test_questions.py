@@ -21,7 +21,7 @@ from lmms_steer.smol.questions import KINDS, PROMPTS, ask, is_held_out
 from lmms_steer.tiny_world.cv_bench_rows import features, with_images
 from lmms_steer.tiny_world.scenes import NUMBERS, Scene, Thing, sample_scene
 from tests.helpers.task_manager import task_manager
-from training.smol.lessons import INSTRUCTION
+from training.smol.turns import INSTRUCTION
 
 _THING = r"(?:an? |the )?((?:\w+ )?(?:circle|square|triangle|cross|object|shape|thing))"
 _PLACE = {

@@ -12,102 +12,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmms_steer.scoring.choice import LETTERS
 from lmms_steer.smol.architecture import AROUND, GLOBAL, IMAGE
-from lmms_steer.smol.questions import PROMPTS, article, ask
-from lmms_steer.tiny_world.questions import Question
-from lmms_steer.tiny_world.scenes import CELLS, NUMBERS, Scene, plural
+from lmms_steer.smol.questions import ask
+from lmms_steer.tiny_world.scenes import CELLS, Scene
+from training.smol.turns import Turn, by_letter, by_word, object_list, series
 
-INSTRUCTION = "Answer the multiple choice question by only responding the letter of the correct answer. "
-"""CV-Bench's instruction, as the tasks have it."""
 MIX = {
     "relation": 3, "relation_yesno": 3, "counting": 4, "colour": 2, "shape": 1, "existence": 2, "more": 1, "caption": 1,
 }  # fmt: skip
 """Kind of question ▸ how often it is drawn."""
-HINTED = 0.2
-"""Share of the questions with CV-Bench's instruction that begin with a hint."""
-END_WEIGHT, DESCRIPTION_WEIGHT = 0.3, 0.3
-"""Loss weights of an answer's end and of a description's words; an answer's words have 1."""
+END_WEIGHT = 0.3
+"""Loss weight of an answer's end."""
 IGNORED = -100
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A question as it is asked, and its answer.
-
-    Attributes:
-        kind: of the question; `description` for a description.
-        text: what the user says.
-        answer: what the model should say.
-        letters: whether the answer is a choice's letter.
-    """
-
-    kind: str
-    text: str
-    answer: str
-    letters: bool = False
-
-    @property
-    def weight(self) -> float:
-        return DESCRIPTION_WEIGHT if self.kind == "description" else 1.0
-
-
-def by_word(question: Question) -> Turn:
-    """The question alone, to be answered by the choice's text."""
-    return Turn(question.kind, question.text, question.answer)
-
-
-def by_letter(question: Question, rng: random.Random, instruction: bool | None = None) -> Turn:
-    """The question with its choices in CV-Bench's wording; numbers are shown as digits more often than as words.
-
-    Args:
-        question: with its choices.
-        rng: for random choices.
-        instruction: whether CV-Bench's instruction comes first; None: half of the time, sometimes after a hint.
-    """
-    digits = {word: str(number) for number, word in enumerate(NUMBERS, start=1)} if rng.random() < 0.6 else {}
-    listed = "\n".join(
-        f"({letter}) {digits.get(choice, choice)}" for letter, choice in zip(LETTERS, question.choices, strict=False)
-    )
-    hint = ""
-    if instruction is None:
-        instruction = rng.random() < 0.5
-        hint = f"{rng.choice(list(PROMPTS.values()))} " if instruction and rng.random() < HINTED else ""
-    before = INSTRUCTION if instruction else ""
-    text = f"{hint}{before}{question.text} Select from the following choices.\n{listed}"
-    return Turn(question.kind, text, f"({LETTERS[question.choices.index(question.answer)]})", letters=True)
-
-
-def description(scene: Scene, rng: random.Random) -> Turn:
-    """A list of all objects, which teaches every cell at once: with their places, by row, or with their number."""
-    things = sorted(scene)
-    kind = rng.randrange(3)
-    if kind == 0:
-        parts = [f"{thing.name}: row {thing.row + 1}, column {thing.column + 1}" for thing in things]
-        return Turn("description", "List the objects and their places.", "\n".join(parts))
-    if kind == 1:
-        rows = sorted({thing.row for thing in things})
-        parts = [f"Row {row + 1}: " + ", ".join(thing.name for thing in things if thing.row == row) for row in rows]
-        return Turn("description", "List the objects row by row.", "\n".join(parts))
-    shape = rng.choice(things).shape
-    chosen = [thing for thing in things if thing.shape == shape]
-    listed = ", ".join(f"{article(thing.name)} {thing.name}" for thing in chosen)
-    noun = shape if len(chosen) == 1 else plural(shape)
-    return Turn("description", f"List the {plural(shape)}.", f"{listed}: {NUMBERS[len(chosen) - 1]} {noun}")
-
-
 def lesson(scene: Scene, rng: random.Random, questions: int, letters: float) -> list[Turn]:
-    """A description and some questions about a scene.
+    """Turns about a scene: a list and questions or, half of the time, a list, two series and two questions.
 
     Args:
         scene: of at least two objects.
         rng: for every random choice.
-        questions: how many.
+        questions: how many, if there are no series.
         letters: the share of questions that are answered by letter; 0: captions are not asked for.
     """
     mix = {kind: often for kind, often in MIX.items() if letters > 0 or kind != "caption"}
-    turns = [description(scene, rng)]
-    while len(turns) <= questions:
+    turns = [object_list(scene, rng)]
+    if rng.random() < 0.5:
+        turns += [series(scene, rng, kind) for kind in ("columns", rng.choice(("rows", "numbers")))]
+        questions = min(2, questions)
+    wanted = len(turns) + questions
+    while len(turns) < wanted:
         (kind,) = rng.choices(list(mix), list(mix.values()))
         question = ask(kind, scene, rng)
         if question is not None:

@@ -11,8 +11,9 @@ import torch
 from lmms_steer._util.io import write_atomically
 from lmms_steer.smol.questions import KINDS, ask, is_held_out
 from lmms_steer.tiny_world.scenes import STYLES
-from training.smol.lessons import Batch, Turn, by_letter, by_word
+from training.smol.lessons import Batch
 from training.smol.student import Student
+from training.smol.turns import Turn, by_letter, by_word
 from training.vision import image_bank
 
 Accuracies = dict[str, dict[str, float]]

@@ -26,8 +26,6 @@ from training.vision import image_bank
 log = logging.getLogger(__name__)
 WARM_UP = 40
 SAVE_MINUTES = 3.0
-RATE_AFTER = 4e-4
-"""Where the learning rate begins if the training goes on from an adapter."""
 MICRO_BATCH = 4
 """Pictures in a forward pass, which has less than 2 GB of activations in float32."""
 
@@ -43,7 +41,7 @@ class Plan:
         rate: learning rate in the first part; in the second it begins at `rate_letters`.
         rate_letters: see `rate`.
         batch: pictures a step.
-        questions: about each picture, beside a description.
+        questions: about each picture, beside a list of objects; see `lesson`.
         texts: sequences that the unmodified model writes.
         text_rows: of these in a step.
         check: steps between two measurements.
@@ -69,12 +67,12 @@ class Plan:
         return self.words + self.letters
 
     def after(self, steps: int | None) -> "Plan":
-        """A plan that goes on from a trained adapter, with letters and at a lower rate.
+        """A plan that goes on from a trained adapter, with letters.
 
         Args:
             steps: how many; None for as many as this plan has with letters.
         """
-        return replace(self, words=0, letters=steps or self.letters, rate_letters=RATE_AFTER, solves=False)
+        return replace(self, words=0, letters=steps or self.letters, solves=False)
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""
