@@ -23,7 +23,7 @@ from training.smol.student import Student
 from training.smol.trainer import PLAN, Plan, Trainer
 from training.vision import image_bank
 
-SMALL = Plan(2, 2, (("plain", 12), ("grainy", 4)), batch=2, texts=2, text_rows=1, questions=2, check=100)
+SMALL = Plan(1, 1, 2, (("plain", 12), ("grainy", 4)), batch=2, texts=2, text_rows=1, questions=2, check=100)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_the_command_ends_with_a_report_and_an_adapter_that_the_package_takes(
     command.main()
     torch.set_num_threads(threads)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["step"] == 2 and set(report["accuracy"]) == {"plain", "grainy", "coarse", "moss"}
+    assert report["step"] == 3 and set(report["accuracy"]) == {"plain", "grainy", "coarse", "moss"}
     assert report["accuracy"]["moss"]["caption"].keys() == {"letter"}
     assert report["perplexity"]["ratio"] == pytest.approx(1, abs=0.5)
     assert "| relation |" in (tmp_path / "out" / "report.md").read_text()

@@ -8,7 +8,7 @@ import pytest
 from lmms_steer.smol.questions import ask
 from lmms_steer.tiny_world.questions import Question
 from lmms_steer.tiny_world.scenes import NUMBERS, Scene, Thing, sample_scene
-from training.smol.lessons import lesson
+from training.smol.lessons import lesson, lesson_of_places
 from training.smol.turns import by_word, object_list, series
 
 
@@ -65,18 +65,14 @@ def test_a_series_counts_each_group(scenes: list[Scene]) -> None:
 
 
 def test_lists_name_every_object_from_left_to_right_and_line_by_line(scenes: list[Scene]) -> None:
-    rng, seen = random.Random(3), set()
-    for scene in scenes * 3:
-        turn = object_list(scene, rng)
-        seen.add(turn.text)
-        if turn.text == "List the objects from left to right.":
-            things = [named(phrase, scene) for phrase in turn.answer.split(", ")]
-            assert [thing.cell % 4 for thing in things] == sorted(thing.cell % 4 for thing in scene)
-        elif turn.text == "List the objects column by column.":
-            for line in turn.answer.split("\n"):
-                column, names = line.removeprefix("Column ").split(": ")
-                assert {thing.name for thing in scene if thing.cell % 4 == int(column) - 1} == set(names.split(", "))
-    assert {"List the objects from left to right.", "List the objects column by column."} < seen
+    rng = random.Random(3)
+    for scene in scenes:
+        across = object_list(scene, rng, "across")
+        things = [named(phrase, scene) for phrase in across.answer.split(", ")]
+        assert [thing.cell % 4 for thing in things] == sorted(thing.cell % 4 for thing in scene)
+        for line in object_list(scene, rng, "column").answer.split("\n"):
+            column, names = line.removeprefix("Column ").split(": ")
+            assert {thing.name for thing in scene if thing.cell % 4 == int(column) - 1} == set(names.split(", "))
 
 
 def test_half_of_the_lessons_ask_for_columns(scenes: list[Scene]) -> None:
@@ -85,3 +81,11 @@ def test_half_of_the_lessons_ask_for_columns(scenes: list[Scene]) -> None:
     with_series = [turns for turns in lessons if any(turn.kind == "series" for turn in turns)]
     assert 35 <= len(with_series) <= 65
     assert all(any("Name the columns" in turn.text for turn in turns) and len(turns) == 5 for turns in with_series)
+
+
+def test_lessons_of_places_end_with_relations_by_word(scenes: list[Scene]) -> None:
+    rng = random.Random(6)
+    for scene in scenes:
+        turns = lesson_of_places(scene, rng)
+        assert [turn.kind for turn in turns[:2]] == ["list", "series"]
+        assert {turn.kind for turn in turns[2:]} <= {"relation"} and not any(turn.letters for turn in turns)

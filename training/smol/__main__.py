@@ -2,9 +2,9 @@
 
     python -m training.smol --out FOLDER --minutes 60
 
-Words first, letters after. The state is stored in FOLDER every few minutes: the same command continues there after it
-was stopped or killed, and gives what an uninterrupted training gives. At the end, and with --report, it writes
-FOLDER/report.md, FOLDER/report.json and FOLDER/adapter.
+Places first, then words, then letters. The state is stored in FOLDER every few minutes: the same command continues
+there after it was stopped or killed, and gives what an uninterrupted training gives. At the end, and with --report, it
+writes FOLDER/report.md, FOLDER/report.json and FOLDER/adapter.
 """
 
 import argparse
@@ -37,10 +37,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help=what)
     parser.add_argument("--questions", type=int, default=200, help="of each kind in the report (default: 200)")
     parser.add_argument("--report", action="store_true", help="write the report and the adapter now, without training")
-    parser.add_argument("--quick", action="store_true", help="two steps on few pictures, to test that everything runs")
-    what = "begin with this adapter's weights, in the part with letters, and make so many steps (see --steps)"
+    parser.add_argument("--quick", action="store_true", help="three steps on few pictures, to test that all runs")
+    what = "begin with this adapter's weights, and leave out the part with words (see --steps)"
     parser.add_argument("--start", type=Path, metavar="ADAPTER", help=what)
-    parser.add_argument("--steps", type=int, help="with --start: how many steps (default: as many as that part has)")
+    parser.add_argument("--steps", type=int, help="with --start: how many steps with letters (default: as ever)")
     args = parser.parse_args()
     start = time.monotonic()
     args.out.mkdir(parents=True, exist_ok=True)

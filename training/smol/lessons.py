@@ -15,7 +15,7 @@ from torch import Tensor
 from lmms_steer.smol.architecture import AROUND, GLOBAL, IMAGE
 from lmms_steer.smol.questions import ask
 from lmms_steer.tiny_world.scenes import CELLS, Scene
-from training.smol.turns import Turn, by_letter, by_word, object_list, series
+from training.smol.turns import LISTS, Turn, by_letter, by_word, object_list, series
 
 MIX = {
     "relation": 3, "relation_yesno": 3, "counting": 4, "colour": 2, "shape": 1, "existence": 2, "more": 1, "caption": 1,
@@ -36,7 +36,7 @@ def lesson(scene: Scene, rng: random.Random, questions: int, letters: float) -> 
         letters: the share of questions that are answered by letter; 0: captions are not asked for.
     """
     mix = {kind: often for kind, often in MIX.items() if letters > 0 or kind != "caption"}
-    turns = [object_list(scene, rng)]
+    turns = [object_list(scene, rng, rng.choice(LISTS))]
     if rng.random() < 0.5:
         turns += [series(scene, rng, kind) for kind in ("columns", rng.choice(("rows", "numbers")))]
         questions = min(2, questions)
@@ -48,6 +48,14 @@ def lesson(scene: Scene, rng: random.Random, questions: int, letters: float) -> 
             lettered = kind == "caption" or rng.random() < letters
             turns.append(by_letter(question, rng) if lettered else by_word(question))
     return turns
+
+
+def lesson_of_places(scene: Scene, rng: random.Random) -> list[Turn]:
+    """A lesson where nearly every answered token says where something is: a list, a series, two relations by word."""
+    turns = [object_list(scene, rng, rng.choice(("across", "across", "column", "places")))]
+    turns.append(series(scene, rng, "columns"))
+    relations = (ask("relation", scene, rng) for _ in range(2))
+    return turns + [by_word(question) for question in relations if question is not None]
 
 
 @dataclass(frozen=True, slots=True)

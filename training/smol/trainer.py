@@ -1,4 +1,4 @@
-"""The training loop: words, then letters, with a state that is stored and continued exactly."""
+"""The training loop: places, then words, then letters, with a state that is stored and continued exactly."""
 
 import json
 import logging
@@ -17,10 +17,11 @@ from torch import Tensor
 from lmms_steer._util.io import write_atomically
 from lmms_steer.smol.questions import is_held_out
 from lmms_steer.tiny_world.scenes import Scene
-from training.smol.lessons import Batch, lesson
+from training.smol.lessons import Batch, lesson, lesson_of_places
 from training.smol.own_text import SEQUENCES, OwnText, next_weight, perplexity
 from training.smol.report import measure
 from training.smol.student import Student
+from training.smol.turns import Turn
 from training.vision import image_bank
 
 log = logging.getLogger(__name__)
@@ -35,10 +36,11 @@ class Plan:
     """How long and on what to train.
 
     Attributes:
-        words: steps with answers by word only, at the full learning rate.
+        places: steps with lists of objects and their places, at the full learning rate.
+        words: steps with answers by word only, at the same rate.
         letters: steps with more than half of the answers by letter; the rate falls to zero in them.
         pictures: style ▸ number of training pictures.
-        rate: learning rate in the first part; in the second it begins at `rate_letters`.
+        rate: learning rate of places and words; that of letters begins at `rate_letters`.
         rate_letters: see `rate`.
         batch: pictures a step.
         questions: about each picture, beside a list of objects; see `lesson`.
@@ -49,11 +51,12 @@ class Plan:
         solves: whether the connector is started in closed form.
     """
 
+    places: int
     words: int
     letters: int
     pictures: tuple[tuple[str, int], ...]
     rate: float = 1e-3
-    rate_letters: float = 7e-4
+    rate_letters: float = 5e-4
     batch: int = 8
     questions: int = 5
     texts: int = SEQUENCES
@@ -64,30 +67,37 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        return self.words + self.letters
+        return self.places + self.words + self.letters
 
     def after(self, steps: int | None) -> "Plan":
-        """A plan that goes on from a trained adapter, with letters.
+        """A plan that goes on from a trained adapter, with places and letters.
 
         Args:
-            steps: how many; None for as many as this plan has with letters.
+            steps: how many with letters; None for as many as this plan has.
         """
         return replace(self, words=0, letters=steps or self.letters, solves=False)
 
     def rate_at(self, step: int) -> float:
         """The learning rate of a step."""
-        if step < self.words:
+        before = self.places + self.words
+        if step < before:
             return self.rate * min(1.0, (step + 1) / WARM_UP)
-        return self.rate_letters * max(0.02, min(1.0, 1.4 * (1 - (step - self.words) / self.letters)))
+        return self.rate_letters * max(0.02, min(1.0, 1.4 * (1 - (step - before) / self.letters)))
 
     def letters_at(self, step: int) -> float:
         """The share of answers by letter."""
-        return 0.6 if step >= self.words else 0.0
+        return 0.6 if step >= self.places + self.words else 0.0
+
+    def lesson(self, step: int, scene: Scene, rng: random.Random) -> list[Turn]:
+        """A training sample of a step."""
+        if step < self.places:
+            return lesson_of_places(scene, rng)
+        return lesson(scene, rng, self.questions, self.letters_at(step))
 
 
 # moss pictures are kept for the test
-PLAN = Plan(800, 1400, (("plain", 12000), ("grainy", 6000), ("coarse", 6000)))
-QUICK = Plan(1, 1, (("plain", 24),), batch=4, texts=4, check=1, check_questions=2)
+PLAN = Plan(200, 700, 1300, (("plain", 12000), ("grainy", 6000), ("coarse", 6000)))
+QUICK = Plan(1, 1, 1, (("plain", 24),), batch=4, texts=4, check=1, check_questions=2)
 
 
 class Trainer:
@@ -159,7 +169,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = plan.rate_at(self.step)
         numbers = [rng.randrange(len(self.scenes)) for _ in range(plan.batch)]
-        lessons = [lesson(self.scenes[n], rng, plan.questions, plan.letters_at(self.step)) for n in numbers]
+        lessons = [plan.lesson(self.step, self.scenes[n], rng) for n in numbers]
         # rows of similar length together: less padding
         order = sorted(range(plan.batch), key=lambda i: sum(len(turn.text) for turn in lessons[i]))
         parts = [order[i : i + MICRO_BATCH] for i in range(0, plan.batch, MICRO_BATCH)]

@@ -12,6 +12,8 @@ INSTRUCTION = "Answer the multiple choice question by only responding the letter
 """CV-Bench's instruction, as the tasks have it."""
 HINTED = 0.2
 """Share of the questions with CV-Bench's instruction that begin with a hint."""
+LISTS = ("places", "row", "column", "across", "shape")
+"""Objects with their places, by row or column, from left to right, or those of a shape with their number."""
 LIST_WEIGHT = 0.5
 """Loss weight of a list's words; an answer's words have 1."""
 
@@ -68,22 +70,27 @@ def by_letter(question: Question, rng: random.Random, instruction: bool | None =
     return Turn(question.kind, text, f"({LETTERS[question.choices.index(question.answer)]})", letters=True)
 
 
-def object_list(scene: Scene, rng: random.Random) -> Turn:
-    """A list of objects, which teaches every cell at once: with their places, by row or column, from left to right, or
-    with their number."""
-    things, kind = sorted(scene), rng.randrange(5)
-    if kind == 0:
+def object_list(scene: Scene, rng: random.Random, kind: str) -> Turn:
+    """A list of objects, which teaches many cells at once.
+
+    Args:
+        scene: of at least one object.
+        rng: for random choices.
+        kind: one of `LISTS`.
+    """
+    things = sorted(scene)
+    if kind == "places":
         parts = [f"{thing.name}: row {thing.row + 1}, column {thing.column + 1}" for thing in things]
         return Turn("list", "List the objects and their places.", "\n".join(parts))
-    if kind in (1, 2):
-        word, lines = ("row", "column")[kind - 1], [(thing.row, thing.column)[kind - 1] for thing in things]
+    if kind in ("row", "column"):
+        lines = [thing.row if kind == "row" else thing.column for thing in things]
         parts = [
-            f"{word.capitalize()} {number + 1}: "
+            f"{kind.capitalize()} {number + 1}: "
             + ", ".join(thing.name for thing, line in zip(things, lines, strict=True) if line == number)
             for number in sorted(set(lines))
         ]
-        return Turn("list", f"List the objects {word} by {word}.", "\n".join(parts))
-    if kind == 3:
+        return Turn("list", f"List the objects {kind} by {kind}.", "\n".join(parts))
+    if kind == "across":
         names = [reference(thing, scene, rng) for thing in sorted(things, key=lambda thing: (thing.column, thing.row))]
         return Turn("list", "List the objects from left to right.", ", ".join(names))
     shape = rng.choice(things).shape
