@@ -149,6 +149,11 @@ class Attachment:
         """The first call that could not be steered, for callers that may have swallowed its error."""
         return self._tracker.failure if self._tracker is not None else None
 
+    def forget_failure(self) -> None:
+        """Forget a call that could not be steered: what comes next is another run."""
+        if self._tracker is not None:
+            self._tracker.failure = None
+
     def remove(self) -> None:
         """Remove the hooks; a second call does nothing."""
         removals, self._removals = self._removals, ()

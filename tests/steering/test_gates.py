@@ -209,10 +209,10 @@ def test_wrong_gates_are_one_line(keys: dict[str, Any], expected: str) -> None:
 
 
 def test_an_empty_side_is_refused_and_an_empty_reader_is_the_gates_own() -> None:
-    keys: dict[str, Any] = {"layer": 1, "gate": "cosine"}
-    with pytest.raises(UserError, match="unknown fires None: known: above, below"):
-        Intervention("v", **keys, fires=None)
-    assert Intervention("v", **keys, read=None) == Intervention("v", **keys)
+    empty: dict[str, Any] = {"fires": None}
+    with pytest.raises(UserError, match="unknown fires 'None': known: above, below"):
+        Intervention("v", layer=1, gate="cosine", **empty)
+    assert Intervention("v", layer=1, gate="cosine", read=None) == Intervention("v", layer=1, gate="cosine")
 
 
 @pytest.mark.parametrize("key", ["threshold=0.1", "fires=below", "read=last", "gate_layer=0", "gate_vector=c"])
