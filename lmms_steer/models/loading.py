@@ -22,6 +22,9 @@ from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.models import DTYPES
 from lmms_steer.tiny_world.checkpoints import SHIPPED_MODELS
 
+_PIXEL_LIMITS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
+"""Settings ▸ their keys in the `size` of image processors that count pixels there (transformers 5.24)."""
+
 
 def usable_device(name: str) -> torch.device:
     """The torch device of a name, if this machine can allocate memory on it.
@@ -130,8 +133,13 @@ def configure_images(processor: Any, settings: dict[str, Any]) -> None:
         UserError: for a setting that this processor does not have.
     """
     images: Any = getattr(processor, "image_processor", None)
+    in_pixels = _limits_pixels(images)
     for name, value in settings.items():
-        if name == "size":
+        if in_pixels and name in _PIXEL_LIMITS:
+            images.size = {**dict(images.size), _PIXEL_LIMITS[name]: check_positive(name, value)}
+        elif in_pixels and name == "size":
+            raise UserError(f"size={value}: a {type(images).__name__} limits the number of pixels: give max_pixels")
+        elif name == "size":
             if "longest_edge" not in dict(getattr(images, "size", {})):
                 raise UserError(f"size={value}: a {type(images).__name__} has no longest edge to set")
             images.size = {"longest_edge": check_positive("size", value)}
@@ -139,6 +147,14 @@ def configure_images(processor: Any, settings: dict[str, Any]) -> None:
             raise UserError(f"{name}={value}: a {type(images).__name__} has no such setting")
         else:
             setattr(images, name, value if name == "do_image_splitting" else check_positive(name, value))
+
+
+def _limits_pixels(images: Any) -> bool:
+    """Whether the edges in the `size` of an image processor are numbers of pixels (Qwen2-VL, GLM-4V)."""
+    if any(hasattr(images, name) for name in _PIXEL_LIMITS):
+        return False
+    # without patches of its own, as in Idefics2, a processor counts edges
+    return hasattr(images, "patch_size") and set(_PIXEL_LIMITS.values()) <= set(dict(getattr(images, "size", {})))
 
 
 def configure_videos(processor: Any, settings: dict[str, Any]) -> None:
