@@ -32,6 +32,10 @@ from lmms_steer.vectors.weights import model_source
 logger = logging.getLogger(__name__)
 
 
+_OF_A_PROBE = ("weight_norm", "bias", "held_out_accuracy", "held_out_balanced_accuracy")
+"""Settings that describe the direction of a linear probe, and no other one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Extracted:
     """A vector, and notes about it for the user to read."""
@@ -234,8 +238,9 @@ class Backbone:
         if job.settings.orthogonal_to is not None:
             removed = SteeringVectors.load(store.find(job.settings.orthogonal_to, self.name).path)
             directions = without_component(directions, removed)
-            settings = {"orthogonal_to": removed.name, "orthogonal_to_sha256": removed.sha256}
-            provenance = {**provenance, "settings": {**provenance["settings"], **settings}}
+            kept = {k: v for k, v in provenance["settings"].items() if k not in _OF_A_PROBE}
+            settings = {**kept, "orthogonal_to": removed.name, "orthogonal_to_sha256": removed.sha256}
+            provenance = {**provenance, "settings": settings}
         if not directions:
             wanted, made = (format_layers(tuple(numbers)) for numbers in (layers or (), result.directions))
             raise UserError(f"{job.concept.name}, {method}: no direction at --layers {wanted}, only at {made}")

@@ -132,6 +132,7 @@ def probe_numbers(vectors: SteeringVectors, layer: int) -> tuple[float, float]:
     if len(numbers) != 2:
         raise UserError(
             f"gate=probe: {vectors.name} has no probe's weight norm and bias at layer {layer}: extract it with"
-            " lmms-steer extract --method linear_probe (files of earlier releases lack them)"
+            " lmms-steer extract --method linear_probe (files of earlier releases, and those made with --orthogonal_to,"
+            " lack them)"
         )
     return numbers[0], numbers[1]

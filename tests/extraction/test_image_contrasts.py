@@ -16,6 +16,9 @@ from lmms_steer.data.question_files import write_questions
 from lmms_steer.extraction.image_contrasts import contrast_image, other_places
 from lmms_steer.extraction.image_pairs import read_image_pairs
 from lmms_steer.extraction.job import ExtractionSettings
+from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.resolve import resolve
+from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.backbones import checkpoint
 from tests.helpers.models import record
 
@@ -140,6 +143,18 @@ def test_the_component_along_another_vector_is_removed(tmp_path: Path) -> None:
         assert abs(made[layer] @ unit) < 1e-4 * np.linalg.norm(plain[layer])
         assert made[layer] == pytest.approx(plain[layer] - (plain[layer] @ unit) * unit, abs=1e-4)
     assert made.provenance["settings"]["orthogonal_to_sha256"] == other.sha256
+
+
+def test_a_probe_without_a_component_has_no_numbers_for_a_gate(tmp_path: Path) -> None:
+    made = extract("tiny-gemma2", "spatial", "linear_probe", store=tmp_path, orthogonal_to="tiny-gemma2/counting")
+    whole = extract("tiny-gemma2", "spatial", "linear_probe", store=tmp_path / "whole")
+    gone = {"weight_norm", "bias", "held_out_accuracy", "held_out_balanced_accuracy"}
+    assert gone & made.provenance["settings"].keys() == set() and gone <= whole.provenance["settings"].keys()
+    facts = ModelFacts("tiny-paligemma2", 5, 96)
+    spec = SteeringSpec.parse("vector=v,layer=2,alpha=1,tokens=both,gate=probe,gate_vector=c")
+    assert resolve(spec, facts, {"v": whole, "c": whole}).gates
+    with pytest.raises(UserError, match="has no probe's weight norm and bias .* made with --orthogonal_to, lack them"):
+        resolve(spec, facts, {"v": whole, "c": made})
 
 
 def test_the_contrasts_images_are_part_of_the_hash(folder: Path) -> None:
