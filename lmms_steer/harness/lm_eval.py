@@ -39,6 +39,8 @@ _OWN_SETTINGS = ("until", *_LENGTHS)
 """Settings of lm-eval besides those of `generate`."""
 _CACHE_OWNER = "lmms_steer"
 """The key in lm-eval's cache of answers under which their model and spec are noted."""
+_OF_THE_MACHINE = ("batch_size", "max_batch_size", "device")
+"""Arguments of lm-eval's models under which answers stay those of the same model."""
 
 
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +73,8 @@ class _SteeredLmEval(SteeringMixin):
     def __init__(self, pretrained: Any, **model_args: Any) -> None:
         self.take_spec(model_args)
         self.pretrained = str(pretrained)
+        # those that may change answers: other weights of the name, adapters, formats of numbers, …
+        self._other_args = {name: value for name, value in model_args.items() if name not in _OF_THE_MACHINE}
         source = checkpoint(self.pretrained)
         trust_remote_code = model_args.get("trust_remote_code") is True
         revision = {"revision": model_args["revision"]} if "revision" in model_args else {}
@@ -98,16 +102,19 @@ class _SteeredLmEval(SteeringMixin):
         return model
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """Refuse a cache of answers of another model or spec: lm-eval's key is the question alone.
+        """Refuse a cache of answers of another model, spec or other arguments: lm-eval's key is the question alone.
 
         Raises:
             UserError: for such a cache.
         """
         answers = cache_hook.dbdict
         if answers is not None:
-            own = json.dumps([self.pretrained, self.cache_key])
+            own = json.dumps([self.pretrained, self.cache_key, self._other_args], sort_keys=True, default=str)
             if answers.get(_CACHE_OWNER, own if not len(answers) else None) != own:
-                raise UserError("--use_cache holds answers of another model or spec: give each one a cache of its own")
+                raise UserError(
+                    "--use_cache holds answers of another model or spec, of other model_args or of an earlier release:"
+                    " give each one a cache of its own"
+                )
             answers[_CACHE_OWNER] = own
         parent: Any = super()
         parent.set_cache_hook(cache_hook)

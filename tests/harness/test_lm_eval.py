@@ -150,12 +150,12 @@ def test_settings_are_checked_and_read_as_generate_takes_them(monkeypatch: pytes
 
 
 def test_a_cache_of_answers_belongs_to_one_spec(tmp_path: Path) -> None:
-    def cached(**spec: Any) -> Any:
-        lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **spec)
+    def cached(**args: Any) -> Any:
+        lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **{**OPTIONS, **args})
         return CachingLM(lm, str(tmp_path / "cache.db")).loglikelihood(requests()[:1])
 
-    assert cached(**SPEC) == cached(**SPEC)
-    for other in ({}, {**SPEC, "alpha": 1}):
+    assert cached(**SPEC) == cached(**SPEC) == cached(**SPEC, batch_size=1)
+    for other in ({}, {**SPEC, "alpha": 1}, {**SPEC, "dtype": "bfloat16"}, {**SPEC, "revision": "main"}):
         with pytest.raises(UserError, match="--use_cache holds answers of another model or spec"):
             cached(**other)
 
