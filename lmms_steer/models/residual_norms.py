@@ -10,7 +10,7 @@ from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.models.own_prompts import cache_key, own_prompts, sees_images
 from lmms_steer.models.prompts import PromptFormat
-from lmms_steer.steering.anatomy import model_facts, remember_norms
+from lmms_steer.steering.anatomy import model_facts, remember_norms, unwrap
 from lmms_steer.steering.facts import Norms
 from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.recording import residual_norms
@@ -24,7 +24,7 @@ def measure_norms(model: Any, processor: Any, prompt_format: PromptFormat | None
     They are read from the user's cache if the same weights were measured before. Measure again after changing weights.
 
     Args:
-        model: unsteered.
+        model: unsteered; it may be wrapped, as in `steer`.
         processor: a multimodal model's processor, a text model's tokenizer.
         prompt_format: the format of a multimodal model's prompts; by default the one that matches the processor.
 
@@ -35,6 +35,8 @@ def measure_norms(model: Any, processor: Any, prompt_format: PromptFormat | None
     Raises:
         UserError: for a multimodal model's tokenizer, which cannot show it images.
     """
+    # where `steer` looks for them
+    model = unwrap(model)
     text_only = not sees_images(processor)
     if text_only and placeholders(model.config).image:
         raise UserError(

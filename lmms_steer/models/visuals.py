@@ -24,7 +24,7 @@ Visual = Image.Image | list[Image.Image] | Video | Audio
 _MEDIA_SUFFIXES = frozenset(".avi .flac .m4a .mkv .mov .mp3 .mp4 .mpeg .mpg .oga .ogg .opus .wav .webm".split())
 _IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 shown_images: dict[tuple[str, int], list[str]] = {}
-"""(task, doc_id) ▸ ids of the images that our models were shown in this process's evaluation.
+"""(task, doc_id) ▸ ids of a question's images in this process's evaluation; with `image=blank`, of those before.
 
 lmms-eval's logs hold no images, so the models record them here.
 """

@@ -235,10 +235,30 @@ def attach(
 
 
 def _check_in_tower(intervention: Intervention, model: nn.Module, tower: nn.ModuleList | None) -> None:
+    config: Any = model.config
     name = type(model).__name__
     if tower is None:
         raise no_vision_tower(intervention.site, name)
     check_layers(intervention, len(tower), f"{name}'s vision tower")
+    deepest = _deepest_read(config, len(tower))
+    if min(intervention.layer_numbers) > deepest:
+        raise UserError(
+            f"site={intervention.site},layer={min(intervention.layer_numbers)}: {name} reads its vision tower"
+            f" {f'up to layer {deepest}' if deepest >= 0 else 'before its first layer'}"
+            f" (vision_feature_layer={config.vision_feature_layer}), so this would change nothing"
+        )
+
+
+def _deepest_read(config: Any, n_layers: int) -> int:
+    """The last layer of the vision tower on which what the decoder sees depends; -1 for the embeddings alone."""
+    given = getattr(config, "vision_feature_layer", None)
+    indices: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
+    # Granite 4 Vision has the key, but reads the layers that another one names
+    if hasattr(config, "deepstack_layer_map") or not all(isinstance(index, int) for index in indices):
+        return n_layers - 1
+    # of the hidden states, the first one is the embeddings
+    read: int = max(index if index >= 0 else index + n_layers + 1 for index in indices)
+    return read - 1
 
 
 def _check_in_decoder(

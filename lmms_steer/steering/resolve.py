@@ -77,11 +77,12 @@ def resolve(
         read_by_gates.append(gate)
         if gate is not None and intervention.gate_vector is not None:
             warnings += other_model_warnings(intervention.gate_vector, gate.provenance, model.name)
+        before_control = vector
         if intervention.control is not None:
             vector = make_control(vector, intervention.control, _load_from_store, concepts.names())
         check_fit(intervention, vector, model)
         warnings += other_model_warnings(intervention.vector, vector.provenance, model.name)
-        warnings += _warn_of_changed_vector(typed, vector, spec)
+        warnings += _warn_of_changed_vector(typed, {before_control.sha256, vector.sha256}, spec)
         interventions.append(intervention)
         vectors.append(vector)
     check_budget(spec.provenance, spec.interventions, vectors, model.name)
@@ -187,9 +188,12 @@ def _agrees(intervention: Intervention, choice: Mapping[str, Any]) -> bool:
     return given.items() <= {**chosen, "control": intervention.control}.items()
 
 
-def _warn_of_changed_vector(intervention: Intervention, vector: SteeringVectors, spec: SteeringSpec) -> list[str]:
-    """A warning if the spec's layer, alpha and tokens were chosen for another content of the vector."""
+def _warn_of_changed_vector(intervention: Intervention, hashes: set[str], spec: SteeringSpec) -> list[str]:
+    """A warning if the spec's layer, alpha and tokens were chosen for another content of the vector.
+
+    `hashes` are the vector's own and its control's: a control has its own choice, or the vector's.
+    """
     chosen_for = spec.provenance.get("vector_sha256")
-    if chosen_for in (None, vector.sha256) or len(spec.interventions) > 1:
+    if chosen_for is None or chosen_for in hashes or len(spec.interventions) > 1:
         return []
     return [f"vector {intervention.vector!r} is not the one that layer, alpha and tokens were chosen for"]

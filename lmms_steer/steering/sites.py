@@ -131,9 +131,15 @@ def find_module(site: Site, layers: "nn.ModuleList", layer: int) -> "nn.Module":
     """The module of a site in one of a model's layers.
 
     Raises:
-        UserError: for a layer that has no such module.
+        UserError: for a layer that has no such module, or scales what the module returns before it is added (Granite).
     """
     module = site.function(layers[layer])
+    scale = getattr(layers[layer], "residual_multiplier", 1.0)
+    if scale != 1.0 and site.name in ("mlp", "attention"):
+        raise UserError(
+            f"site={site.name}: the layers of this model, {type(layers[layer]).__name__}, add only {scale:g} of what"
+            f" their {site.name} returns, so the vector would not be in the residual's units: use site=residual"
+        )
     if module is None:
         raise UserError(
             f"site={site.name}: layer {layer} of this model, a {type(layers[layer]).__name__}, has no module that is"

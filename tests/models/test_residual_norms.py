@@ -39,6 +39,18 @@ def test_a_text_model_is_measured_on_sentences_without_their_first_position(
     assert measure_norms(model, tokenizer)[2]["both"] != measured["both"], "read from the cache"
 
 
+def test_a_wrapped_model_is_measured_for_steer() -> None:
+    import peft
+
+    folder = str(weights_dir("tiny-gemma2"))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    wrapped: Any = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"])).eval()
+    v = SteeringVectors.load(store.find("tiny-gemma2/colour-red", None).path)
+    norms = measure_norms(wrapped, tokenizer)
+    with steer(wrapped, LINE, {"v": v}) as resolved:
+        assert resolved.norms == norms
+
+
 def test_steer_adds_a_relative_strength_once_the_norms_were_measured() -> None:
     folder = str(weights_dir("tiny-gemma2"))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)

@@ -1,12 +1,13 @@
 """Sites: what is changed inside of a layer, against edited models and hooks that are written here."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from lmms_steer import SteeringSpec, UserError, register_site, steer
 from lmms_steer.steering.sites import sites
@@ -126,6 +127,17 @@ def test_wrong_sites_are_one_line() -> None:
         with pytest.raises(UserError, match=expected), steer(hybrid, line(site), {"v": push}):
             pass
         assert not sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in hybrid.modules())
+
+
+@pytest.mark.parametrize("site", ["mlp", "attention"])
+def test_layers_that_scale_what_they_add_have_no_such_site(site: str) -> None:
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}
+    for scale, refused in ((0.22, True), (1.0, False)):
+        config = GraniteConfig(vocab_size=50, num_key_value_heads=4, residual_multiplier=scale, **sizes)
+        granite = GraniteForCausalLM(config)
+        expected = pytest.raises(UserError, match=f"site={site}: .* GraniteDecoderLayer, add only 0.22 of what their")
+        with expected if refused else nullcontext(), steer(granite, line(site), {"v": vectors(4, 48)}):
+            pass
 
 
 def norm_before_mlp(layer: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from torch import Tensor
 from lmms_steer import SteeringSpec, SteeringVectors, UserError, steer
 from lmms_steer.steering.anatomy import vision_layers
 from lmms_steer.steering.facts import ModelFacts, vision_shape
+from lmms_steer.steering.hooks import _deepest_read
 from lmms_steer.steering.resolve import resolve
 from tests.helpers.architectures import model as tiny
+from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, vectors
 from tests.steering.test_hooks import TEXTS, forward, hook_counts
 
@@ -136,6 +139,26 @@ def test_what_a_vision_tower_lacks_is_one_line(keys: str, expected: str) -> None
             SteeringSpec.parse(f"vector=v,site=vision,{keys}"), ModelFacts("m", 4, 48, vision=(2, 32)), {"v": vectors()}
         )
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("read", "n_layers", "deepest"),
+    [(-2, 24, 22), (-1, 24, 23), (0, 24, -1), (1, 24, 0), ([-2, 3], 24, 22), ([0, 3], 24, 2), (None, 24, 23)],
+)
+def test_the_deepest_layer_that_is_read(read: Any, n_layers: int, deepest: int) -> None:
+    assert _deepest_read(SimpleNamespace(vision_feature_layer=read), n_layers) == deepest
+
+
+@pytest.mark.parametrize("site", ["vision", "vision_mlp"])
+def test_a_layer_that_the_decoder_does_not_see_is_refused(site: str) -> None:
+    """LLaVA reads the output of the last layer but one."""
+    made, _ = build("llava")
+    last = len(made.get_submodule(PATHS["llava"])) - 1
+    expected = rf"site={site},layer={last}: LlavaFor.* up to layer {last - 1} \(vision_feature_layer=-2\), so this"
+    with pytest.raises(UserError, match=expected), steer(made, push(made), layer=last, alpha=1, site=site):
+        pass
+    with steer(made, push(made), layers=[last - 1, last], alpha=1, site=site):
+        pass
 
 
 def test_a_model_without_a_known_tower_is_refused() -> None:

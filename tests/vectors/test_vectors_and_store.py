@@ -20,6 +20,7 @@ from lmms_steer import SteeringSpec, SteeringVectors, UserError
 from lmms_steer._util.io import write_atomically
 from lmms_steer.cli import app
 from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import DEFAULT_ALPHA
 from lmms_steer.steering.resolve import DEFAULT_TOKENS, resolve
 from lmms_steer.vectors import store
@@ -227,6 +228,16 @@ def test_missing_values_come_from_the_stored_choice_or_the_defaults() -> None:
         path.with_suffix(".choices.yaml").write_bytes(damaged)
         with pytest.raises(UserError, match=r"the choices file .* is damaged"):
             resolve(SteeringSpec.parse("vector=my-own"), TINY)
+
+
+@pytest.mark.parametrize("control", [None, "random:1"])
+def test_a_chosen_spec_with_a_control_is_compared_with_the_vector_before_it(control: str | None) -> None:
+    own, other = vectors(5, 96), vectors(5, 96, seed=1)
+    one = Intervention("v", 1, 0.5, "both", control=control)
+    made = resolve(SteeringSpec((one,)), TINY, {"v": own}).vectors[0]
+    for sha256, warned in ((own.sha256, False), (made.sha256, False), (other.sha256, True)):
+        warnings = resolve(SteeringSpec((one,), {"vector_sha256": sha256}), TINY, {"v": own}).warnings
+        assert any("is not the one that layer, alpha and tokens were chosen for" in line for line in warnings) == warned
 
 
 def test_a_choice_holds_for_the_weights_that_it_was_made_on_and_not_for_others_of_the_name(tmp_path: Path) -> None:
