@@ -299,3 +299,35 @@ def test_the_warning_says_from_when_on_scores_are_not_to_be_trusted() -> None:
     assert unparsed_warning("a", {"s": 0.0499, "t": float("nan")}) == ""
     assert unparsed_warning("a", {"s": 0.05, "t": 0.0}).startswith("a: 5.0% (s) of the answers could not be read")
     assert "trust" not in unparsed_warning("a", {"": 0.19}) and "trust" in unparsed_warning("a", {"": 0.2})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "A, B, C, D",
+        "A and B",
+        "A or B",
+        "A) left B) right C) above D) below",
+        "A. left\nB. right",
+        "(A) left, (B) right",
+        "The answer is A, B, C and D",
+        "B: right, D: below",
+    ],
+)
+def test_nothing_is_read_from_a_list_of_choices(answer: str) -> None:
+    choices = ["left", "right", "above", "below"]
+    assert parse_choice(answer, choices) == parse_choice(answer, choices, strict=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices"),
+    [
+        ("B. A, C and D are wrong", ["1", "2", "3", "4"]),
+        ("B, B, B", ["1", "2"]),
+        ("B) vitamin A", ["iron", "vitamin A"]),
+        ("A and B", ["A", "A and B"]),
+        ("B because it is right", ["left", "right"]),
+    ],
+)
+def test_an_answer_that_mentions_other_letters_is_no_list(answer: str, choices: list[str]) -> None:
+    assert parse_choice(answer, choices) == "B"
