@@ -8,7 +8,13 @@ from lmms_steer import UserError
 from lmms_steer.scoring.choice import choice_text, parse_choice
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.rows import check_rows, reads_choices
-from lmms_steer.scoring.task_results import doc_to_text, process_results, process_results_strict, score_number
+from lmms_steer.scoring.task_results import (
+    doc_to_text,
+    process_results,
+    process_results_strict,
+    score_losses,
+    score_number,
+)
 from lmms_steer.scoring.unparsed import unparsed_warning
 
 COUNT = ("3", "2", "1", "0")
@@ -331,3 +337,10 @@ def test_nothing_is_read_from_a_list_of_choices(answer: str) -> None:
 )
 def test_an_answer_that_mentions_other_letters_is_no_list(answer: str, choices: list[str]) -> None:
     assert parse_choice(answer, choices) == "B"
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_nothing_is_read_from_a_model_that_overflows(loss: float) -> None:
+    result = score_losses([(loss, False), (loss, False)], right=0)
+    assert (result["acc"], result["unparsed"], result["letters"]) == (0.0, 1.0, {})
+    assert score_losses([(0.5, True), (2.0, False)], right=0)["acc"] == 1.0

@@ -4,6 +4,7 @@ import random
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from lmms_steer import UserError
@@ -16,6 +17,7 @@ from lmms_steer.search.questions import (
     questions_sha256,
     shuffle_by_image,
 )
+from lmms_steer.search.scorers import LetterScorer
 from lmms_steer.tiny_world.question_sets import load_question_set
 
 
@@ -71,3 +73,12 @@ def test_a_text_that_is_right_belongs_to_the_questions() -> None:
         return questions_sha256([Question(0, "what does the chart say ?", [], (), 0, None, target=target)])
 
     assert asked("3") == asked("3") != asked("7")
+
+
+@pytest.mark.parametrize("logit", [float("nan"), float("inf")])
+def test_a_model_that_overflows_answers_nothing(logit: float) -> None:
+    lm = SimpleNamespace(first_token=lambda word: {"a": 0, "b": 1}[word])
+    questions = [Question(i, "q", [], ("a", "b"), 0, None) for i in range(2)]
+    base = torch.tensor([[logit, logit, 0.0], [2.0, 1.0, 0.0]])
+    scorer = LetterScorer(lm, questions)
+    assert scorer.base(SimpleNamespace(base=base)).scores.tolist() == [0.0, 1.0]  # type: ignore[arg-type]
