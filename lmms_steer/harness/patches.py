@@ -65,6 +65,9 @@ class SteeredModel(Protocol):
     attachment: Attachment
     response_cache_in_use: bool
 
+    def start_evaluation(self) -> None:
+        """Forget what belongs to an earlier evaluation of the same object."""
+
     @property
     def steering_record(self) -> dict[str, Any]:
         """The `steering` entry of the results."""
@@ -211,6 +214,7 @@ def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
         from lmms_steer.harness.run_checks import check_run
 
         check_run(lm, task_dict, kwargs.get("cli_args"), kwargs)
+        lm.start_evaluation()
         results = original(lm, task_dict, *args, **kwargs)
         # some of lmms-eval's wrappers catch every exception and go on with an empty answer
         if lm.attachment.failure is not None:

@@ -144,6 +144,12 @@ class SteeringMixin:
         self._attach = partial(attach, model, self.resolved, special_ids, on_failure=end_command_line)
         self.attachment = self._attach()
 
+    def start_evaluation(self) -> None:
+        """Forget what belongs to an earlier evaluation: its failure, and how far its answers were."""
+        self.attachment.forget_failure()
+        if self.divergence is not None:
+            self.divergence.reset()
+
     @property
     def steering_record(self) -> dict[str, Any]:
         """The `steering` entry of the results file."""

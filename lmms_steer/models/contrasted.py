@@ -1,5 +1,6 @@
 """Run a contrast with a model: its branches in one batch, in generation and in scoring."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,11 +13,14 @@ from lmms_steer.errors import UserError
 from lmms_steer.models.contrast_inputs import joined_inputs, require_images, with_noise
 from lmms_steer.models.contrasts import ContrastSettings, ContrastStep
 from lmms_steer.models.early_layers import EarlyLayers, read_layers
+from lmms_steer.models.generation import log_once
 from lmms_steer.models.visuals import Visual, blank_visuals
 
 RULED_OUT = 1e4
 """How far below its plain log-probability a scored token lies that a contrast rules out, in nats: its probability is 0,
 and answers of such tokens still have an order and a finite loss."""
+_NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0}
+"""Options of `generate` that no contrast supports ▸ the values that change nothing."""
 
 
 class ContrastedDecoding:
@@ -69,26 +73,37 @@ class ContrastedDecoding:
             )
         return joined
 
-    def generation_options(
-        self, questions: int, prompt: int, decoding: Mapping[str, Any]
-    ) -> tuple[LogitsProcessorList, StoppingCriteriaList]:
+    def decoding(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of `generate` without beams, which would need the branches reordered together, and without a
+        penalty, which would act before the contrast.
+
+        Args:
+            options: from the task. The checkpoint's own ones are replaced, since a user does not set them.
+
+        Raises:
+            UserError: for beams or a penalty.
+        """
+        contrast, own = self.settings.contrast.name, getattr(self.lm.model, "generation_config", None)
+        for name, neutral in _NEUTRAL.items():
+            if options.get(name, neutral) != neutral:
+                raise UserError(
+                    f"generation_kwargs: {name}={options[name]} is not supported with contrast={contrast}: leave it out"
+                )
+            if (configured := getattr(own, name, None)) not in (None, neutral):
+                log_once(
+                    logging.INFO,
+                    f"{name}={configured:g} of the checkpoint's generation_config is left out, because"
+                    f" contrast={contrast} does not support it",
+                )
+        return {**options, **_NEUTRAL}
+
+    def generation_options(self, questions: int, prompt: int) -> tuple[LogitsProcessorList, StoppingCriteriaList]:
         """What makes `generate` decode by the contrast.
 
         Args:
             questions: the number of questions in the batch.
             prompt: the length of the prompt in positions, padding included.
-            decoding: the options of `generate`.
-
-        Raises:
-            UserError: for beams, which would need the branches reordered together, and a penalty that would act before
-                the contrast.
         """
-        for name in ("num_beams", "repetition_penalty"):
-            if decoding.get(name, 1) != 1:
-                raise UserError(
-                    f"generation_kwargs: {name}={decoding[name]} is not supported with"
-                    f" contrast={self.settings.contrast.name}: leave it out"
-                )
         branches = LogitsProcessorList([_Contrasting(self, questions, prompt)])
         return branches, StoppingCriteriaList([_Following(questions)] if self.has_rows else [])
 

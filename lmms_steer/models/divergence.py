@@ -47,6 +47,10 @@ class DivergenceMeter:
         self.lm, self.limit = lm, limit
         self._found: dict[str, list[float]] = {}
 
+    def reset(self) -> None:
+        """Forget what was measured: what comes next is another run."""
+        self._found.clear()
+
     def measure(self, task: str, answered: Sequence[tuple[str, Any, str]], group_of: Callable[[Any], Hashable]) -> None:
         """Measure a task's questions. Answers without a token are left out.
 

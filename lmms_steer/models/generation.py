@@ -92,9 +92,9 @@ def generation_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     options = _read(settings)
     for name in IGNORED:
         if settings.get(name) is not None:
-            _log(logging.INFO, f"generation_kwargs: {name} is for other models; it is ignored")
+            log_once(logging.INFO, f"generation_kwargs: {name} is for other models; it is ignored")
     for line in _without_effect(options).values():
-        _log(logging.WARNING, f"generation_kwargs: {line}")
+        log_once(logging.WARNING, f"generation_kwargs: {line}")
     sample = _samples(options)
     used = {name: value for name, value in options.items() if sample or name not in _SAMPLING}
     return {"max_new_tokens": MAX_NEW_TOKENS, **used, "do_sample": sample}
@@ -204,5 +204,6 @@ def _refused(name: str, value: object) -> UserError:
 
 
 @cache
-def _log(level: int, line: str) -> None:
+def log_once(level: int, line: str) -> None:
+    """Log a line about decoding, once a process."""
     logger.log(level, line)

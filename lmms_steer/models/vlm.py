@@ -70,7 +70,8 @@ class HfVlm(HfCheckpoint):
         self.check_length(positions + kwargs["max_new_tokens"], questions)
         processors, criteria = LogitsProcessorList(), None
         if contrast:
-            processors, criteria = contrast.generation_options(len(batch), positions, kwargs)
+            kwargs = contrast.decoding(kwargs)
+            processors, criteria = contrast.generation_options(len(batch), positions)
         if self.answer_bias:
             processors += self.answer_bias.after(positions)
         doubled = len(decoder_ids(inputs)) > len(batch)

@@ -32,13 +32,12 @@ from lmms_steer.steering.placeholders import (
     MEDIA,
     VIDEO_ON_IMAGES,
     hides,
-    hides_media,
     placeholders,
 )
 from lmms_steer.steering.positions import require_special_ids
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.resolved import ResolvedSpec, with_operation
-from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
+from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype, gamma_at
 from lmms_steer.steering.site_hook import SiteHook
 from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec
@@ -150,6 +149,11 @@ class Attachment:
         """The first call that could not be steered, for callers that may have swallowed its error."""
         return self._tracker.failure if self._tracker is not None else None
 
+    def forget_failure(self) -> None:
+        """Forget a call that could not be steered: what comes next is another run."""
+        if self._tracker is not None:
+            self._tracker.failure = None
+
     def remove(self) -> None:
         """Remove the hooks; a second call does nothing."""
         removals, self._removals = self._removals, ()
@@ -245,11 +249,16 @@ def _check_in_decoder(
     tokens = str(intervention.tokens)
     if tokens in MEDIA and tokens not in placeholders(config).kinds:
         raise UserError(f"tokens={tokens}: {_without_tokens(config, tokens, name)}")
-    if tokens not in (*MEDIA, "both", "last") and hides_media(config):
-        hidden = " and ".join(_PLURAL[kind] for kind in MEDIA if hides(config, kind))
-        raise UserError(
-            f"tokens={tokens}: the config of this {name} does not say which tokens are {hidden}, choose tokens=both"
-        )
+    hidden = [kind for kind in MEDIA if hides(config, kind)]
+    unknown = f"the config of this {name} does not say which tokens are {' and '.join(_PLURAL[k] for k in hidden)}"
+    if hidden and tokens not in (*MEDIA, "both", "last"):
+        raise UserError(f"tokens={tokens}: {unknown}, choose tokens=both")
+    # generated tokens are text, so gammas split nothing there
+    if tokens == "both" and intervention.phase != "decode":
+        gamma = gamma_at(intervention, "text")
+        if any(gamma_at(intervention, kind) != gamma for kind in hidden):
+            gammas = f"gamma_image={intervention.gamma_image:g},gamma_text={gamma:g}"
+            raise UserError(f"{gammas}: {unknown}, leave the gammas out")
     require_special_ids(tokens, special_ids)
 
 

@@ -156,7 +156,7 @@ class Intervention:
             object.__setattr__(self, "gate_vector", _parse_vector(self.gate_vector, "gate_vector"))
         for name, known in (("fires", FIRES), ("read", READS)):
             value = getattr(self, name)
-            if value not in known and value is not None:
+            if value not in known and not (name == "read" and value is None):
                 raise unknown_name(name, value, known)
         if self.threshold is not None:
             object.__setattr__(self, "threshold", _parse_finite("threshold", self.threshold))

@@ -157,7 +157,7 @@ def _complete(
         "tokens": DEFAULT_TOKENS,
     }
     if choice is None:
-        source = f"lmms-steer's defaults, because {_explain_no_choice(entry, model)}"
+        source = f"lmms-steer's defaults, because {_explain_no_choice(entry, vector, model)}"
     elif custom is None and _agrees(intervention, choice):
         check_budget_model(choice, model.name)
         values, chosen_on = choice, str(choice["chosen_on"])
@@ -171,13 +171,9 @@ def _complete(
     return filled, [f"steering with {filled} ({', '.join(missing)}: {source})"], chosen_on
 
 
-def _explain_no_choice(entry: store.Entry | None, model: ModelFacts) -> str:
-    outdated = store.outdated_choice(entry, model.name) if entry is not None else None
-    if outdated is None:
-        return f"nothing was chosen for {short_name(model.name)} yet"
-    return (
-        f"the choice for {short_name(model.name)} in {str(outdated)!r} was made for a different version of this vector"
-    )
+def _explain_no_choice(entry: store.Entry | None, vector: SteeringVectors, model: ModelFacts) -> str:
+    unused = store.explain_unused_choice(entry, model.name, vector.sha256) if entry is not None else None
+    return unused or f"nothing was chosen for {short_name(model.name)} yet"
 
 
 def _agrees(intervention: Intervention, choice: Mapping[str, Any]) -> bool:

@@ -81,13 +81,18 @@ def check_in_dtype(intervention: Intervention, vector: ScaledVector, operation: 
         )
 
 
+def gamma_at(intervention: Intervention, kind: str) -> float:
+    """The factor on alpha at tokens of a kind: image, video, audio or text."""
+    return {"audio": 1.0, "text": intervention.gamma_text}.get(kind, intervention.gamma_image)
+
+
 def _split_by_gamma(intervention: Intervention, media: Collection[str]) -> list[Intervention]:
     """The same intervention as one or several, each with one strength: alpha times the gamma of its kind of tokens."""
     alpha, tokens = intervention.alpha, intervention.tokens
     assert alpha is not None and tokens is not None
 
     def part(kind: str, tokens: str) -> Intervention:
-        gamma = {"audio": 1.0, "text": intervention.gamma_text}.get(kind, intervention.gamma_image)
+        gamma = gamma_at(intervention, kind)
         return replace(intervention, alpha=alpha * gamma, tokens=tokens, gamma_image=1, gamma_text=1)
 
     if not tokens.startswith("both"):

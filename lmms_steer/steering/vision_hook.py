@@ -11,6 +11,7 @@ from lmms_steer.errors import SteeringError
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector, apply_operation
+from lmms_steer.steering.row_vectors import runs_unsteered
 from lmms_steer.steering.site_tensor import register_hook
 from lmms_steer.steering.sites import find_module, sites
 
@@ -47,7 +48,9 @@ class VisionHook:
         """
         return register_hook(self.site, layers, self.layer, self._act, prepend=True)
 
-    def _act(self, value: Any) -> Tensor:
+    def _act(self, value: Any) -> Tensor | None:
+        if runs_unsteered():
+            return None
         with self.tracker.watch_failures():
             width = self.vector.unit.shape[-1]
             if not isinstance(value, Tensor) or value.dim() not in (2, 3) or value.shape[-1] != width:

@@ -28,11 +28,14 @@ from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.methods import DEFAULT_METHOD
 from lmms_steer.vectors.not_found import not_a_vector_file, unknown_vector
 from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
+from lmms_steer.vectors.weights import describe_source, model_source, same_weights
 
 _PART = r"(?!\.)[\w.+-]+"
 MAX_PART = 200
 """Most bytes of a part of a name. The name of a file may have 255, and the files next to a vector have longer names."""
 _NAME = re.compile(f"{_PART}/{_PART}/{_PART}")
+MODEL_KEY = "model"
+"""Where a choice says which weights it was made on, as `model_source` gives them."""
 BUDGET_KEYS = ("budget", "budget_model")
 """What a choice says besides, where its alpha was resolved for a KL budget."""
 
@@ -197,7 +200,7 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
 
     Args:
         entry: the vector.
-        model: the multimodal model's name or path.
+        model: the multimodal model's name or path; a choice for other weights of the same name does not count.
         sha256: the vector's; a choice that was made for another version of the vector does not count.
 
     Returns:
@@ -209,7 +212,7 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
     """
     for path, choice in _stored_choices(entry, model):
         try:
-            if choice["vector_sha256"] == sha256:
+            if choice["vector_sha256"] == sha256 and not _of_other_weights(choice, model):
                 budget = {key: choice[key] for key in BUDGET_KEYS if key in choice}
                 return {key: choice[key] for key in ("layer", "alpha", "tokens", "chosen_on")} | budget
         except (KeyError, TypeError) as error:
@@ -217,15 +220,20 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
     return None
 
 
-def outdated_choice(entry: Entry, model: str) -> Path | None:
-    """The file with a choice for this model that was made for another version of this vector, or None.
+def explain_unused_choice(entry: Entry, model: str, sha256: str) -> str | None:
+    """Which choice for a model of this name does not count, and why; None where there is none.
 
-    To be called when `read_choice` returned None.
+    To be called with the arguments for which `read_choice` returned None.
 
     Raises:
         UserError: as `read_choice`.
     """
-    return next((path for path, _ in _stored_choices(entry, model)), None)
+    for path, choice in _stored_choices(entry, model):
+        made = "for a different version of this vector"
+        if choice["vector_sha256"] == sha256:
+            made = f"on other weights, {describe_source(choice[MODEL_KEY])}"
+        return f"the choice for {short_name(model)} in {str(path)!r} was made {made}"
+    return None
 
 
 def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
@@ -234,7 +242,8 @@ def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
     Args:
         path: as `choices_path` returned it.
         model: the multimodal model's name or path.
-        choice: `layer`, `alpha`, `tokens`, `chosen_on` and `vector_sha256`.
+        choice: `layer`, `alpha`, `tokens`, `chosen_on` and `vector_sha256`; the weights that it was chosen on are
+            added.
 
     Raises:
         UserError: when the file is damaged, or cannot be written.
@@ -245,7 +254,8 @@ def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             choices = _read_choices(path) if path.is_file() else {}
-            text = yaml.safe_dump({**choices, short_name(model): choice}, sort_keys=True)
+            whole = choice | {MODEL_KEY: model_source(model)}
+            text = yaml.safe_dump({**choices, short_name(model): whole}, sort_keys=True)
             write_atomically(path, text.encode())
     except OSError as error:
         raise UserError(f"cannot write {str(path)!r}: {reason(error)}") from error
@@ -257,6 +267,12 @@ def _stored_choices(entry: Entry, model: str) -> Iterator[tuple[Path, Any]]:
             choice = _read_choices(path).get(short_name(model))
             if choice is not None:
                 yield path, choice
+
+
+def _of_other_weights(choice: Mapping[str, Any], model: str) -> bool:
+    """Whether a choice was made on other weights than a model's. Files of earlier versions do not say on which."""
+    recorded = choice.get(MODEL_KEY)
+    return isinstance(recorded, Mapping) and same_weights(model_source(model), recorded) is False
 
 
 def checked_choices(path: Path) -> bytes:

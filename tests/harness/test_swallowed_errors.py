@@ -1,14 +1,19 @@
 """Wrappers of lmms-eval that catch every exception and go on with an empty answer cannot hide a steering error."""
 
+from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import transformers as tf
 
 from lmms_steer import SteeringError
 from lmms_steer.harness import patches
+from lmms_steer.harness.steering_mixin import SteeringMixin
+from lmms_steer.models.divergence import DivergenceMeter
+from lmms_steer.steering.calls import CallTracker
+from lmms_steer.steering.hooks import Attachment
 from tests.helpers import warm
 from tests.helpers.checkpoints import decoder, tokenizer
 from tests.helpers.models import vectors
@@ -53,8 +58,44 @@ cli_evaluate()
     assert "Traceback" not in done.stderr and not list(tmp_path.glob("out/**/*.json"))
 
 
-def test_an_evaluation_in_a_library_raises_the_error() -> None:
-    lm: Any = SimpleNamespace(attachment=SimpleNamespace(failure=SteeringError("lost")), steering_record={})
-    evaluate = patches._with_record(lambda lm, tasks: {"results": {}})
+class _Model(SteeringMixin):
+    """Of ours, without weights."""
+
+    pretrained, image = "m", None
+
+    def __init__(self) -> None:
+        self.tracker = CallTracker(torch.nn.Linear(1, 1))
+        self.attachment = Attachment(self.tracker, [lambda: None])
+        self.divergence = DivergenceMeter(self, 2)
+
+
+def test_an_evaluation_in_a_library_raises_the_error_of_its_own_run_alone() -> None:
+    lm = _Model()
+
+    def swallowing(lm: Any, tasks: Any) -> dict[str, Any]:  # noqa: ARG001
+        with suppress(SteeringError), lm.tracker.watch_failures():
+            raise SteeringError("lost")
+        return {"results": {}}
+
     with pytest.raises(SteeringError, match="lost"):
-        evaluate(lm, {})
+        patches._with_record(swallowing)(lm, {})
+    assert "steering" in patches._with_record(lambda lm, tasks: {"results": {}})(lm, {})  # noqa: ARG005
+
+
+def test_the_divergence_of_an_evaluation_is_that_of_its_own_questions() -> None:
+    lm = _Model()
+    found: dict[str, Any] = {"first": [1.0, 3.0], "second": [0.5]}
+
+    def evaluate(lm: Any, tasks: dict[str, Any]) -> dict[str, Any]:
+        for name, nats in tasks.items():
+            lm.divergence._found.setdefault(name, []).extend(nats)
+        return {"results": {}}
+
+    run = patches._with_record(evaluate)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("lmms_steer.harness.run_checks.check_run", lambda *_: None)
+        records = [run(lm, tasks)["steering"]["divergence"] for tasks in (found, {"first": [9.0]})]
+    assert records == [
+        {"first": {"nats": 2.0, "questions": 2}, "second": {"nats": 0.5, "questions": 1}},
+        {"first": {"nats": 9.0, "questions": 1}},
+    ]

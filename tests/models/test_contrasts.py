@@ -164,6 +164,25 @@ def test_a_batch_is_decoded_and_scored_like_the_formula_step_by_step(
     assert changed
 
 
+def test_a_penalty_of_the_checkpoint_is_left_out_with_a_note(
+    folders: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    contrast, args = CASES[0]
+    lm, batch = load(folders["idefics3"], contrast=contrast, **args), [(QUESTIONS[0], [picture(0)])]
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12}
+    (without,) = lm._generate(batch, settings)
+    lm.model.generation_config.update(repetition_penalty=7.5, num_beams=2)
+    caplog.set_level("INFO", "lmms_steer")
+    (configured,), (again,) = lm._generate(batch, settings), lm._generate(batch, settings)
+    assert configured.text == again.text == without.text
+    notes = [record.message for record in caplog.records if "generation_config" in record.message]
+    assert [note.split(" ")[0] for note in notes] == ["num_beams=2", "repetition_penalty=7.5"]
+    plain = load(folders["idefics3"])
+    (before,) = plain._generate(batch, settings)
+    plain.model.generation_config.update(repetition_penalty=7.5)
+    assert plain._generate(batch, settings)[0].text != before.text, "the penalty would show"
+
+
 def test_sampling_draws_from_the_contrasted_distribution(folders: dict[str, Path]) -> None:
     contrast, args = CASES[0]
     lm = load(folders["idefics3"], contrast=contrast, **args)
@@ -174,7 +193,7 @@ def test_sampling_draws_from_the_contrasted_distribution(folders: dict[str, Path
     inputs = lm.contrasted.inputs([QUESTIONS[0]] * 300, [[picture(0)]] * 300)
     length = inputs["input_ids"].shape[1]
     options = {"do_sample": True, "temperature": 2.0, "max_new_tokens": 1, "top_k": 0}
-    chosen, criteria = lm.contrasted.generation_options(300, length, options)
+    chosen, criteria = lm.contrasted.generation_options(300, length)
     output = lm.model.generate(**inputs, logits_processor=chosen, stopping_criteria=criteria, **options)
     drawn = output[:300, -1].tolist()
     assert expected[drawn].min() > 0 and len(set(drawn)) > 3

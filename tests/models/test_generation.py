@@ -90,7 +90,7 @@ def test_what_the_user_gives_must_have_an_effect_and_what_the_task_gives_is_a_wa
     check_given_settings({**task, **given}, ())
     with pytest.raises(UserError, match=expected):
         check_given_settings({**task, **given}, given)
-    generation._log.cache_clear()
+    generation.log_once.cache_clear()
     with caplog.at_level(logging.INFO, "lmms_steer"):
         for _ in range(2):
             generation_settings({**task, **given})

@@ -10,8 +10,10 @@ from lmms_steer import SteeringError, UserError, steer
 from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.harness.steering_mixin import SteeringMixin
+from lmms_steer.models.image_directions import image_directions
+from lmms_steer.steering.facts import vision_shape
 from tests.helpers.checkpoints import build
-from tests.helpers.models import picture, record
+from tests.helpers.models import picture, record, vectors
 
 QUESTIONS = ("where is the red cat ?", "how many cups are on the table , or left of the dog ?")
 LAYER, ALPHA, TOKENS = 1, 4.0, 4
@@ -100,6 +102,17 @@ def test_alpha_0_computes_nothing_and_is_the_plain_model(checkpoint: tuple[str, 
     steered.model.register_forward_pre_hook(lambda *_: calls.append(1))
     found = steered._score([(*batch[0], "three")])[0].text
     assert found == plain._score([(*batch[0], "three")])[0].text and len(calls) == 1
+
+
+def test_directions_are_of_the_unsteered_vision_tower_too(checkpoint: tuple[str, Path]) -> None:
+    lm = SteeredVlm(pretrained=str(checkpoint[1]))
+    needed, asked = {"@image_contrast_blank": [LAYER]}, ([QUESTIONS[0]], [[picture(0)]])
+    (plain,) = image_directions(lm, needed, *asked).values()
+    shape = vision_shape(lm.model.config)
+    assert shape is not None
+    with steer(lm.model, "vector=v,layer=0,alpha=50,site=vision", {"v": vectors(*shape)}):
+        (beside_it,) = image_directions(lm, needed, *asked).values()
+    assert torch.equal(plain[LAYER], beside_it[LAYER])
 
 
 def test_what_has_no_vector_of_its_own_is_refused(checkpoint: tuple[str, Path]) -> None:

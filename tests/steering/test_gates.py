@@ -10,6 +10,7 @@ from torch import Tensor
 from lmms_steer import SteeringError, SteeringSpec, SteeringVectors, UserError, continuation, register_gate, steer
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.gates import Probe, gates
+from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.resolve import resolve
 from tests.helpers.models import batch_of, record, vectors
 from tests.steering.reference import IMAGE_INPUTS
@@ -205,6 +206,13 @@ def test_wrong_gates_are_one_line(keys: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError, match=expected) as caught:
         resolve(SteeringSpec.parse(line(**keys)), FACTS, {"v": V, "c": PROBE, "narrow": narrow})
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_an_empty_side_is_refused_and_an_empty_reader_is_the_gates_own() -> None:
+    empty: dict[str, Any] = {"fires": None}
+    with pytest.raises(UserError, match="unknown fires 'None': known: above, below"):
+        Intervention("v", layer=1, gate="cosine", **empty)
+    assert Intervention("v", layer=1, gate="cosine", read=None) == Intervention("v", layer=1, gate="cosine")
 
 
 @pytest.mark.parametrize("key", ["threshold=0.1", "fires=below", "read=last", "gate_layer=0", "gate_vector=c"])

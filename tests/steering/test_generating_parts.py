@@ -316,6 +316,10 @@ def test_a_config_without_the_image_token_cannot_tell_text_from_images() -> None
     try:
         with pytest.raises(UserError, match="does not say which tokens are images, choose tokens=both"):
             steer(model, line("text"), {"v": V}).__enter__()
+        with pytest.raises(UserError, match="gamma_image=2,gamma_text=1: .* images, leave the gammas out"):
+            steer(model, line("both") + ",gamma_image=2", {"v": V}).__enter__()
+        with steer(model, line("both") + ",gamma_image=2,gamma_text=2", {"v": V}):
+            pass
     finally:
         model.config.image_token_index = IMAGE
 

@@ -1,5 +1,6 @@
 """`tokens=video` and `tokens=audio`: by what each architecture marks, compared with hooks and counts of our own."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -82,6 +83,24 @@ def test_a_target_without_a_placeholder_is_refused_in_one_line(architecture: str
     with pytest.raises(UserError) as refused:
         _check_in_decoder(one, named, 4, None)
     assert str(refused.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("gammas", "refused"),
+    [
+        ({"gamma_image": 2}, False),
+        ({"gamma_text": 2}, True),
+        ({"gamma_image": 2, "gamma_text": 2}, True),
+        ({"gamma_text": 2, "phase": "decode"}, False),
+    ],
+)
+def test_gammas_that_hidden_audio_would_not_get_are_refused(gammas: dict[str, Any], refused: bool) -> None:
+    named = type("it", (torch.nn.Module,), {})()
+    named.config = CONFIG_MAPPING["voxtral_realtime"]()
+    one = Intervention("v", layer=0, alpha=1, tokens="both", **gammas)
+    message = "the config of this it does not say which tokens are audio, leave the gammas out"
+    with pytest.raises(UserError, match=message) if refused else nullcontext():
+        _check_in_decoder(one, named, 4, None)
 
 
 def test_generated_tokens_are_neither_video_nor_audio() -> None:

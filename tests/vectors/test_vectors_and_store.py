@@ -1,5 +1,6 @@
 """Vector files keep their provenance, damaged ones are refused, and a name finds the right file."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -226,6 +227,34 @@ def test_missing_values_come_from_the_stored_choice_or_the_defaults() -> None:
         path.with_suffix(".choices.yaml").write_bytes(damaged)
         with pytest.raises(UserError, match=r"the choices file .* is damaged"):
             resolve(SteeringSpec.parse("vector=my-own"), TINY)
+
+
+def test_a_choice_holds_for_the_weights_that_it_was_made_on_and_not_for_others_of_the_name(tmp_path: Path) -> None:
+    path = filed(store.user_store(), concept="mine")
+    choices, spec = path.with_suffix(".choices.yaml"), SteeringSpec.parse("vector=tiny-gemma2/mine")
+    folders = [tmp_path / part / "my-vlm" for part in ("first", "second")]
+    for number, folder in enumerate(folders):
+        folder.mkdir(parents=True)
+        save_file({"weight": np.full(3, number, np.float32)}, folder / "model.safetensors")
+    first, second = (ModelFacts(str(folder), 5, 96) for folder in folders)
+    choice = {
+        "layer": 1,
+        "alpha": 0.25,
+        "tokens": "image",
+        "chosen_on": "a",
+        "vector_sha256": SteeringVectors.load(path).sha256,
+    }
+    store.write_choice(choices, str(folders[0]), choice)
+    assert resolve(spec, first).spec.interventions[0].layer == 1
+    recorded = hashlib.sha256((folders[0] / "model.safetensors").read_bytes()).hexdigest()
+    other = resolve(spec, second)
+    assert other.spec.interventions[0].layer == 2
+    assert f"was made on other weights, {str(folders[0])!r} (weights {recorded[:12]})" in other.notes[0]
+    # a file of an earlier version, which names no weights, or weights that are not on this machine
+    choices.write_text(yaml.safe_dump({"my-vlm": choice}))
+    assert resolve(spec, second).spec.interventions[0].layer == 1
+    choices.write_text(yaml.safe_dump({"my-vlm": choice | {"model": {"model_id": "a/my-vlm"}}}))
+    assert resolve(spec, second).spec.interventions[0].layer == 1
 
 
 @pytest.mark.parametrize(
