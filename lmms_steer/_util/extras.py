@@ -39,4 +39,9 @@ def require_extra(extra: str, what: str) -> None:
 def missing_extra(extra: str, what: str, modules: Iterable[str]) -> UserError:
     """The error for modules that an extra would install."""
     named = " and ".join(module.replace("_", "-") for module in modules)
-    return UserError(f"{what} needs {named}, which is not installed: pip install 'lmms-steer[{extra}]'")
+    return UserError(f"{what} needs {named}, which is not installed: {install_line(extra)}")
+
+
+def install_line(extra: str) -> str:
+    """The commands that install an extra, in an environment and in a clone."""
+    return f"pip install 'lmms-steer[{extra}]', or in a clone: pip install '.[{extra}]'"

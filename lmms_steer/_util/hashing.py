@@ -1,7 +1,8 @@
-"""Hashes that are the same in every process, and the id of a question."""
+"""Hashes that are the same in every process, of values, questions and files."""
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -23,3 +24,9 @@ def stable_hash(value: Any) -> int:
     text = value if isinstance(value, str) else json.dumps(value)
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -56,7 +56,7 @@ class Case:
         """baseline, prompted, steered, control or other; an unsteered run with blank images is a baseline too."""
         if self.entry.harness_task != self.entry.task:
             return PROMPTED
-        if self.record and not self.record.get("spec") and not self.record.get("answer_bias"):
+        if self.record and not any(self.record.get(key) for key in ("spec", "answer_bias", "contrast")):
             return BASELINE
         return role_of({self.entry.task: self.samples})
 

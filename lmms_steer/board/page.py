@@ -116,7 +116,9 @@ def _failed(row: BoardRow) -> list[str]:
 
 def _summary(row: BoardRow, scores: Mapping[str, float]) -> list[Any]:
     """What the table needs of a row, in the order of the page's `columns`."""
-    kind, (system, gain) = max(row.controls.items(), key=lambda item: item[1][1], default=("", ("", None)))
+    kind, (system, gain) = max(
+        row.controls.items(), key=lambda item: row.direction * item[1][1], default=("", ("", None))
+    )
     values = [_rounded(getattr(row, name)) for name in _COLUMNS]
     return [*values, row.percent, _rounded(scores.get(row.baseline)), _rounded(gain), system, kind, _failed(row)]
 

@@ -1,12 +1,14 @@
 """Read a whole board: check the entries that changed since the last time, in several processes."""
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.metadata import version
 from importlib.resources import files
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,10 +18,12 @@ from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer._util.json import parse_json
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.board.case import BASELINE, Case, read_case
+from lmms_steer.board.checks import checks
 from lmms_steer.board.entry import ENTRIES, SPEC, Entry, entry_folders, read_entry
 from lmms_steer.board.row import BoardRow, judged, make_row, unreadable
 from lmms_steer.board.rules import Rules, read_rules
 from lmms_steer.errors import UserError
+from lmms_steer.harness.task_files import tasks_dir
 
 _CHUNK = 20
 """Entries that a process checks before it takes others."""
@@ -205,11 +209,13 @@ def _read_cache(path: Path) -> dict[str, BoardRow]:
 
 
 def _code_version() -> str:
-    """A hash of the code that checks entries, so that a newer version checks them again."""
-    digest = hashlib.sha256()
-    for package in ("board", "comparison", "scoring", "statistics"):
-        folder = files(f"lmms_steer.{package}")
-        for path in sorted(folder.iterdir(), key=lambda path: path.name):
-            if path.name.endswith(".py"):
-                digest.update(path.read_bytes())
+    """A hash of all that checks entries, so that another version, or another set of checks, checks them again."""
+    digest = hashlib.sha256(version("lmms-eval").encode())
+    paths = [*Path(str(files("lmms_steer"))).rglob("*.py"), *Path(tasks_dir()).rglob("*.py")]
+    for name in sorted(checks.names()):
+        digest.update(name.encode())
+        if source := getattr(inspect.getmodule(checks.get(name).run), "__file__", None):
+            paths.append(Path(source))
+    for path in sorted(set(paths)):
+        digest.update(path.read_bytes())
     return digest.hexdigest()

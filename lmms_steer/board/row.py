@@ -27,6 +27,7 @@ class BoardRow:
         kind: of a control: random, prior, blank, …; else "".
         vector: hash of the first vector that is steered with; for a control of the one that it replaces, by name.
         concept, method: of the first vector.
+        direction: 1 where a larger score is better, -1 where a smaller one is.
         percent: whether scores are shares, which are shown in percent.
         gain, low, high: the paired gain and its 95% interval.
         kl: damage, mean KL(unsteered || steered) in nats on the study's questions.
@@ -47,6 +48,7 @@ class BoardRow:
     metric: str
     n: int
     score: float
+    direction: int
     percent: bool
     unparsed: float | None
     command: str
@@ -107,6 +109,7 @@ def make_row(case: Case) -> BoardRow:
         metric=entry.metric,
         n=len(samples.keys),
         score=_finite(float(samples.scores.mean())) or 0.0,
+        direction=samples.direction,
         percent=bool(samples.scores.min() >= 0 and samples.scores.max() <= 1),
         unparsed=_finite(unparsed),
         command=harness_command(samples.results)[:_MAX_TEXT],
@@ -167,7 +170,7 @@ def _with_controls(row: BoardRow, beside: Sequence[BoardRow], rules: Rules) -> B
     for control in beside:
         if control.gain is not None and control.vector in ("", row.vector):
             other = best.get(control.kind)
-            if other is None or control.gain > (other.gain or 0.0):
+            if other is None or other.gain is None or row.direction * (control.gain - other.gain) > 0:
                 best[control.kind] = control
     controls = {kind: (control.system, float(control.gain or 0.0)) for kind, control in best.items()}
     outcome = _controls_outcome(row, controls, rules)
@@ -179,7 +182,7 @@ def _controls_outcome(row: BoardRow, controls: dict[str, tuple[str, float]], rul
     gained = ", ".join(f"{kind} {points * gain:+.1f}" for kind, (_, gain) in controls.items())
     if missing := [kind for kind in rules.controls if kind not in controls]:
         return Outcome(FAILED, f"no {' and no '.join(missing)} control beside it{f'; {gained}' if gained else ''}")
-    if row.gain is not None and any(gain >= row.gain for _, gain in controls.values()):
+    if row.gain is not None and any(row.direction * (gain - row.gain) >= 0 for _, gain in controls.values()):
         return Outcome(FAILED, f"a control gains as much: {gained}")
     return Outcome(PASSED, gained)
 
@@ -232,10 +235,13 @@ def _damage(case: Case) -> float | None:
     except UserError:
         return None
     wanted = tuple(interventions[key] for key in ("layer", "alpha", "tokens"))
-    controlled = interventions.get("control") or ""
+    controlled, vector = interventions.get("control") or "", interventions.get("vector")
+    several = len({cell["vector"].partition(",control=")[0] for cell in cells}) > 1
     for cell in cells:
-        _, _, control = cell["vector"].partition(",control=")
-        if (cell["layer"], cell["alpha"], cell["tokens"]) == wanted and control == controlled and "kl" in cell:
+        name, _, control = cell["vector"].partition(",control=")
+        is_wanted = (cell["layer"], cell["alpha"], cell["tokens"]) == wanted and control == controlled
+        # a study of one vector may name it otherwise than the spec does
+        if is_wanted and (name == vector or not several) and "kl" in cell:
             return _finite(cell["kl"])
     return None
 

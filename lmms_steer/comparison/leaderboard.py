@@ -213,7 +213,13 @@ def _group_rows(
     paired: dict[str, dict[str, Samples]],
     task_rows: list[LeaderboardRow],
 ) -> list[LeaderboardRow]:
-    """Average over tasks, each counting the same, for the systems that can be compared on all of them."""
+    """Average over tasks, each counting the same, for the systems that can be compared on all of them.
+
+    There are no rows if more is better on some tasks and less on others: such a mean says nothing.
+    """
+    directions = {run.direction for task in tasks for run in paired[task].values()}
+    if len(directions) > 1:
+        return []
     of_tasks = [row for row in task_rows if row.scope == "task" and row.task in tasks]
     complete = [system for system in systems.values() if all(system.name in paired[task] for task in tasks)]
     rows = [
@@ -228,14 +234,14 @@ def _group_rows(
     if len(complete) < 2:
         return rows
     base, *others = complete
+    (direction,) = directions
     differences = [
-        np.array([paired[task][system.name].scores - paired[task][base.name].scores for system in others])
-        * paired[task][base.name].direction
+        np.array([paired[task][system.name].scores - paired[task][base.name].scores for system in others]) * direction
         for task in tasks
     ]
     images = shared_images([paired[task] for task in tasks])
     effects = average_effects(differences, images)
-    compared = [_with_effect(row, effects, index, 1, images) for index, row in enumerate(rows[1:])]
+    compared = [_with_effect(row, effects, index, direction, images) for index, row in enumerate(rows[1:])]
     return [rows[0], *(_with_reading_gains(row, rows[0]) for row in compared)]
 
 

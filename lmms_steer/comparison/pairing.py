@@ -59,14 +59,14 @@ def shared_images(tasks: Sequence[Mapping[str, Samples]]) -> Ints | None:
 
     Returns:
         The image of each question, as 0, 1, …, for the tasks' questions in turn; None if no two questions share an
-        image, or no log names images.
+        image, or no log names images. A question without an image stands alone.
     """
     columns = []
     for number, runs in enumerate(tasks):
         by_content_first = sorted(runs.values(), key=lambda run: run.images_source != "images")
-        known = [run.images for run in by_content_first if run.images.all()]
-        count = len(next(iter(runs.values())).keys)
+        images = max((run.images for run in by_content_first), key=np.count_nonzero)
+        alone = np.arange(len(images)) - (number + 2) * 10_000_000
         # where all images have the same name, it does not tell them apart
-        usable = known and len(np.unique(known[0])) > 1
-        columns.append(known[0] if usable else np.arange(count) - (number + 2) * 10_000_000)
+        usable = len(np.unique(images[images != 0])) > 1
+        columns.append(np.where(images != 0, images, alone) if usable else alone)
     return cluster_ids(np.concatenate(columns))

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lmms_steer._util.hashing import file_sha256
 from lmms_steer._util.io import write_atomically
 from lmms_steer.data.benchmarks import official_rows
 from lmms_steer.data.source import MANIFEST, Manifest, read_manifest
@@ -61,8 +62,9 @@ class LocalCopy:
         while chunk := list(islice(stream, ROWS_PER_PART)):
             name = f"{split}-{len(names):05d}.parquet"
             path = self.work / name
-            if not path.is_file():
-                with disk_errors(path):
+            with disk_errors(path):
+                # an import that was killed may have had a limit
+                if not path.is_file() or pq.read_metadata(path).num_rows != len(chunk):
                     table = pa.Table.from_pylist(chunk, schema=schema)
                     pq.write_table(table, path.with_suffix(".part"), row_group_size=500)
                     path.with_suffix(".part").replace(path)
@@ -100,7 +102,10 @@ class LocalCopy:
 
     def finish(self) -> Path:
         """Write the manifest and give the folder its name: from now on tasks find it."""
-        manifest = Manifest(self.rows, self.files)
+        with disk_errors(self.work):
+            parts = [name for names in self.files.values() for name in names]
+            sha256 = {name: file_sha256(self.work / name) for name in parts}
+        manifest = Manifest(self.rows, self.files, sha256)
         write_atomically(self.work / MANIFEST, json.dumps(asdict(manifest), indent=1).encode())
         with disk_errors(self.folder):
             if self.folder.exists():

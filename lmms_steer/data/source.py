@@ -6,7 +6,7 @@ function, and each `utils.py` answers such names with `task_attribute`.
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +34,12 @@ class Manifest:
     Attributes:
         rows: the number of rows of each split.
         files: the parquet files of each split, relative to the copy's folder.
+        sha256: the hash of each file; empty in copies of earlier versions. A recipe's cells depend on the manifest.
     """
 
     rows: dict[str, int]
     files: dict[str, list[str]]
+    sha256: dict[str, str] = field(default_factory=dict)
 
 
 def data_dir() -> Path | None:
@@ -128,6 +130,6 @@ def read_manifest(folder: Path) -> Manifest:
     """
     try:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return Manifest(dict(content["rows"]), dict(content["files"]))
+        return Manifest(dict(content["rows"]), dict(content["files"]), dict(content.get("sha256", {})))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{str(folder / MANIFEST)!r} is damaged: import it again") from error

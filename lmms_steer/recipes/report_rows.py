@@ -9,6 +9,7 @@ from typing import NamedTuple
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
 from lmms_steer.comparison.systems import read_comparison
 from lmms_steer.errors import UserError
+from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.published import paper_task
 from lmms_steer.search.results import RESULT_FILE, SearchResult
 from lmms_steer.steering.intervention import Intervention
@@ -133,9 +134,25 @@ def read_study(folder: Path, metric: str | None) -> tuple[list[LeaderboardRow], 
     Raises:
         UserError: for runs that cannot be read, or without a baseline.
     """
-    runs = [f"{path.name}={path}" for path in sorted(folder.iterdir()) if path.is_dir()]
-    comparison = read_comparison(runs, "baseline", metric)
-    return [row for row in build_leaderboard(comparison.systems) if row.scope == "task"], comparison.left_out
+    runs, unplanned = _runs(folder)
+    comparison = read_comparison([f"{run.name}={run}" for run in runs], "baseline", metric)
+    left_out = [*comparison.left_out, *(f"{run.name}: it is not in the plan of the last run" for run in unplanned)]
+    return [row for row in build_leaderboard(comparison.systems) if row.scope == "task"], left_out
+
+
+def _runs(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The evaluations of a study that the last plan has, and those that an earlier one left.
+
+    All count where the plan has none of the study, as after a run of other studies alone.
+    """
+    root, (model, study) = folder.parents[2], folder.parts[-2:]
+    runs = sorted(path for path in folder.iterdir() if path.is_dir())
+    try:
+        names = {cell.name for cell in Ledger(root).cells}
+    except (OSError, ValueError, TypeError):
+        names = set()
+    planned = [run for run in runs if f"evaluate/{model}/{study}/{run.name}" in names]
+    return (planned, [run for run in runs if run not in planned]) if planned else (runs, [])
 
 
 def _rows_of(root: Path, model: str, study: str, board: list[LeaderboardRow]) -> Iterator[ReportRow]:

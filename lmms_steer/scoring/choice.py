@@ -18,7 +18,8 @@ def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> s
 
     1. The answer is a letter (`C`, `(c)`, `C.`).
     2. The answer is the text of a choice.
-    3. The answer begins with a letter (`B) 3`), and what follows is not the text of another choice.
+    3. The answer begins with a letter (`B) 3`), and what follows is not the text of another choice. Nothing is read
+       from a list of letters (`A, B`) or of choices (`A) left B) right`).
     4. Rules 1 to 3 apply to what follows `the answer is`.
     5. Exactly one letter is in parentheses.
     6. The text of exactly one choice occurs in the answer.
@@ -64,13 +65,15 @@ def choice_text(letter: str, choices: Sequence[str]) -> str:
 
 
 def _whole_answer(text: str, choices: Sequence[str], letters: str) -> str | None:
-    """Apply rules 1 to 3; None if none applies, "" for a letter with another choice's text."""
+    """Apply rules 1 to 3; None if none applies, "" for a list, or a letter with another choice's text."""
     bare = _BARE.match(text)
     if bare and bare[1].upper() in letters:
         return bare[1].upper()
     same = _same_text(text, choices, letters)
     if same:
         return same
+    if len(_only_letters(text, letters)) > 1 or len(_labelled(text, choices, letters)) > 1:
+        return ""
     first = _LETTER_FIRST.match(text)
     if first and first[1].upper() in letters and not _bracketed(first[2], letters) - {first[1].upper()}:
         other = _same_text(clean_answer(first[2]), choices, letters)
@@ -84,6 +87,23 @@ def _before_reason(conclusion: str, letters: str) -> str:
     if first is None or first[1] not in letters or (first[1] == "A" and first[0] == "A"):
         return ""
     return first[1]
+
+
+def _only_letters(text: str, letters: str) -> set[str]:
+    """Return the letters of an answer that has no other words than `and` and `or`."""
+    words = re.findall(r"\w+", text)
+    found = {word for word in words if len(word) == 1 and word in letters}
+    return found if all(word in found or word in ("and", "or") for word in words) else set()
+
+
+def _labelled(text: str, choices: Sequence[str], letters: str) -> set[str]:
+    """Return the letters that stand before the text of their choices: both of `A) left B) right`."""
+    return {
+        letter
+        for letter, choice in zip(letters, choices, strict=False)
+        if choice.strip()
+        and re.search(rf"(?<!\w){letter}[)\].:]\s*{re.escape(choice.strip())}(?!\w)", text, re.IGNORECASE)
+    }
 
 
 def _bracketed(text: str, letters: str) -> set[str]:

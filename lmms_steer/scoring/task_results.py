@@ -136,12 +136,16 @@ def first_paragraph(answer: str) -> str:
 def score_losses(responses: Sequence[Any], right: int, names: Sequence[str] = LETTERS) -> dict[str, Any]:
     """Score a multiple-choice question by the losses of its choices; the lowest is the answer.
 
+    Nothing is read where the model overflows, so that a loss is no number.
+
     Args:
         responses: (loss, is it greedy) of each choice, as lmms-eval passes them: pairs, or the text of a pair.
         right: the index of the correct choice.
         names: the name of each choice.
     """
     losses = [_loss(response) for response in responses]
+    if not all(map(math.isfinite, losses)):
+        return {**_scores("", names[right]), "letters": {}}
     best = min(range(len(losses)), key=losses.__getitem__)
     weights = [math.exp(losses[best] - loss) for loss in losses]
     shares = {name: round(weight / sum(weights), 6) for name, weight in zip(names, weights, strict=False)}

@@ -1,5 +1,6 @@
 """`lmms-steer search`: check what was asked for, load the model once, and run the search."""
 
+import json
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of, checkpoint
 from lmms_steer.vectors.local_checkpoints import number_of_layers
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+from lmms_steer.vectors.weights import model_source
 
 if TYPE_CHECKING:
     from lmms_steer.search.questions import Question
@@ -74,8 +76,14 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
         check_same_plan(options.output, known)
         raise
     task, questions, score = asked.task, asked.questions, asked.score
-    about_questions: dict[str, Any] = {"n": len(questions), "questions": asked.questions_sha256, "score": score}
-    check_same_plan(options.output, {**known, **about_questions, **_known_layers(options)})
+    found: dict[str, Any] = {
+        "n": len(questions),
+        "questions": asked.questions_sha256,
+        "score": score,
+        "writing": _writing(asked, options.metric),
+        "weights": _weights(options),
+    }
+    check_same_plan(options.output, {**known, **found, **_known_layers(options)})
     lm = create(options)
     # imports torch
     from lmms_steer.steering.anatomy import decoder_layers
@@ -95,7 +103,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
         cells = with_norms(cells, lm)
     vectors = {name: cell.vectors[0] for name, cell in cells.items()}
     hashes = {name: vector.sha256 for name, vector in vectors.items()}
-    plan = Plan(**planned, vectors=hashes, layers=layers, gate=gate_sha256(options, cells), **about_questions)
+    plan = Plan(**planned, vectors=hashes, layers=layers, gate=gate_sha256(options, cells), **found)
     if asked.generates and score == "letters":
         yield (
             "WARNING: in this task the model generates text; a cell may favour the correct letter and yet generate"
@@ -219,13 +227,28 @@ def _ask(options: SearchOptions) -> _Asked:
     confirmation_questions = (
         check_confirmation_task(confirmation_task, questions, score) if confirmation_task is not None else []
     )
-    if options.harness == LMMS_EVAL and options.metric is not None:
+    if options.harness == LMMS_EVAL and (score == "generate" or options.metric is not None):
         for one in filter(None, (task, confirmation_task)):
             check_metric(options.metric, one.config.task, one.config.metric_list)
         if score == "letters":
             raise UserError(f"--metric {options.metric}: in {options.task} the likeliest letter counts: leave it out")
     sha256 = questions_sha256(questions)
     return _Asked(task, confirmation_task, questions, sha256, confirmation_questions, generates, score)
+
+
+def _writing(asked: _Asked, metric: str | None) -> str:
+    """How texts are written and scored, as JSON; "" where none are."""
+    if asked.score != "generate":
+        return ""
+    config = asked.task.config
+    chosen = {"metric": metric or config.metric_list[0]["metric"], **(config.generation_kwargs or {})}
+    return json.dumps(chosen, sort_keys=True, default=str)
+
+
+def _weights(options: SearchOptions) -> str | None:
+    """The hash of the checkpoint's weights, where they are on this disk and do not ship."""
+    pretrained, _ = check_arguments(options)
+    return model_source(pretrained).get("weights_sha256") if pretrained is not None else None
 
 
 def _planned_options(options: SearchOptions) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lmms_steer.models.generation import cut_at, generation_settings, stop_strin
 from lmms_steer.search.agreement import Source, agrees
 from lmms_steer.search.changes import Delta, Deltas, alone, some_of
 from lmms_steer.search.deciding import deciding_places
+from lmms_steer.search.first_token import FirstToken
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.kv_cache import KeysAndValues
 from lmms_steer.search.questions import Question
@@ -40,6 +41,10 @@ class GenerationScorer:
         inputs: the batch as the model takes it.
         metric: the score that counts; None for the first in the task's list.
 
+    Attributes:
+        settings: options of `generate`.
+        why_hooks: why a batch cannot be replayed with these settings; empty where it can.
+
     Raises:
         UserError: for a task of another output type.
     """
@@ -54,6 +59,8 @@ class GenerationScorer:
         task_settings = dict(task.config.generation_kwargs or {})
         self._until = stop_strings(task_settings)
         self.settings = generation_settings(task_settings) | {"do_sample": False}
+        self._first = FirstToken(lm.model, self.settings)
+        self.why_hooks = self._first.why_hooks
         self._metric = metric or str(task.config.metric_list[0]["metric"])
 
     def base(self, source: Source) -> Scored:  # noqa: ARG002  the interface of `LetterScorer`
@@ -110,7 +117,7 @@ class GenerationScorer:
             def first_tokens(logits: Tensor) -> Tensor:
                 kls = torch.zeros(logits.shape[:2]) if divergence is None else divergence(logits)
                 # float32 holds whole numbers up to 2**24, more than any vocabulary has
-                return torch.stack((logits.argmax(-1).float(), kls.to(logits.device)), -1)
+                return torch.stack((self._chosen(logits).float(), kls.to(logits.device)), -1)
 
             reduced = source.reduce_all(layer, deltas, targets, first_tokens)
             if kl is not None:
@@ -121,7 +128,7 @@ class GenerationScorer:
             logits, cache = source.steer_with_cache(layer, some_of(deltas, cells), [targets[i] for i in cells], start)
             if kl is not None and divergence is not None:
                 kl[cells] = divergence(self._deciding_logits(logits, cache)).cpu()
-            first = logits.argmax(-1).reshape(-1, 1)
+            first = self._chosen(logits).reshape(-1, 1)
             return list(self._continue(first, cache, len(cells)).chunk(len(cells)))
 
         return source.in_stacks(targets, generate_stack)
@@ -225,6 +232,10 @@ class GenerationScorer:
         lengths = [len(self._until_end(row)) + 1 for row in text.tolist()]
         rows = [steps[n][row] for row, length in enumerate(lengths) for n in range(min(length, len(steps)))]
         return torch.stack(rows), text
+
+    def _chosen(self, logits: Tensor) -> Tensor:
+        """The first tokens [cells, questions]."""
+        return self._first.choose(logits, self.inputs["input_ids"])
 
     def _continue(self, first: Tensor, keys_and_values: KeysAndValues, copies: int) -> Tensor:
         """Generate after the first tokens [copies * questions, 1]; returns them with the tokens that follow."""

@@ -143,6 +143,9 @@ class Measurer:
     def _replay(self, prepared: PreparedBatch) -> Replay | None:
         if self.why_not_replayed:
             return None
+        if isinstance(prepared.scorer, GenerationScorer) and prepared.scorer.why_hooks:
+            self.why_not_replayed = prepared.scorer.why_hooks
+            return None
         options = replace(self.options, scored=prepared.scored)
         replay, self.why_not_replayed = try_replay(self.lm.model, prepared.inputs, options)
         return replay

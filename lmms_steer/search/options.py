@@ -300,11 +300,11 @@ def is_test_task(task: str, split: str) -> bool:
     return not held_out and ("test" in split.lower() or re.search(r"(?:^|_)test(?:_|$)", task) is not None)
 
 
-def check_metric(metric: str, task: str, listed: Iterable[Mapping[str, Any]] | None) -> None:
+def check_metric(metric: str | None, task: str, listed: Iterable[Mapping[str, Any]] | None) -> None:
     """Check that a task has a metric that a search can maximise.
 
     Args:
-        metric: its name.
+        metric: its name; None for the first in the list.
         task: the task's name.
         listed: the task's `metric_list`.
 
@@ -312,8 +312,12 @@ def check_metric(metric: str, task: str, listed: Iterable[Mapping[str, Any]] | N
         UserError: for a metric that the task does not have, or that is better if it is smaller.
     """
     higher_is_better = {str(entry["metric"]): entry.get("higher_is_better", True) for entry in listed or ()}
+    metric = next(iter(higher_is_better), None) if metric is None else metric
+    if metric is None:
+        raise UserError(f"{task} has no metric that a search could maximise")
     if metric not in higher_is_better:
         raise unknown_name(f"metric of {task}", metric, higher_is_better)
     if not higher_is_better[metric]:
         usable = ", ".join(name for name, higher in higher_is_better.items() if higher)
-        raise UserError(f"{task}: a smaller {metric} is better: choose another metric ({usable})")
+        instead = f"choose another metric ({usable})" if usable else "a search needs one where more is better"
+        raise UserError(f"{task}: a smaller {metric} is better: {instead}")

@@ -22,7 +22,10 @@ PLAN_FILE = "plan.json"
 LMMS_EVAL, LM_EVAL = "lmms-eval", "lm-eval"
 HARNESSES = (LMMS_EVAL, LM_EVAL)
 """The harnesses whose tasks can be searched on."""
-_ADDED = {"harness": LMMS_EVAL, "metric": None, "split": None, "num_fewshot": None, "spec": "", "gate": None}
+_ADDED = {
+    "harness": LMMS_EVAL, "metric": None, "split": None, "num_fewshot": None, "spec": "", "gate": None, "writing": "",
+    "weights": None,
+}  # fmt: skip
 """Keys that files of older versions do not have, and their defaults."""
 BUDGET_PROMPTS = 64
 """So many of a study's first questions, without their answers, are the prompts that a budget is resolved on."""
@@ -63,6 +66,8 @@ class Plan:
         metric, split, num_fewshot: as the user chose them; None for the task's own.
         spec: keys that all cells share.
         gate: sha256 of the vector that a gate names; None where it names none.
+        writing: the task's settings for written text and the score of it, as JSON; "" where none is written.
+        weights: sha256 of the checkpoint's weights; None for one that ships, or is not on this disk yet.
     """
 
     model: str
@@ -85,6 +90,8 @@ class Plan:
     num_fewshot: int | None = None
     spec: str = ""
     gate: str | None = None
+    writing: str = ""
+    weights: str | None = None
 
     @property
     def budgets(self) -> tuple[float, ...]:

@@ -36,6 +36,7 @@ class Question:
         doc: the task's document.
         requests: what lm-eval asks the model about this question; empty in lmms-eval.
         logged: by what the harness's log identifies the prompt, if not by its text.
+        target: the task's right answer, where any text can be one.
         image: a hash of the visuals; 0 without any.
     """
 
@@ -47,6 +48,7 @@ class Question:
     doc: Any
     requests: tuple[Any, ...] = ()
     logged: str | None = None
+    target: str = ""
     image: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -129,14 +131,18 @@ def load_questions(task: Any, limit: int | None, require_answer_set: bool = True
                 f"{name}, document {number}: the answer {target!r} is no letter, number or choice:"
                 " use --score generate, so that the model generates text and the task scores it"
             )
-        yield Question(number, text, visuals, answers if right is not None else (), right or 0, doc)
+        if right is None:
+            yield Question(number, text, visuals, (), 0, doc, target=str(target))
+        else:
+            yield Question(number, text, visuals, answers, right, doc)
 
 
 def questions_sha256(questions: Sequence[Question]) -> str:
     """Hash of the questions with their images and answers, in their order."""
     digest = hashlib.sha256()
     for question in questions:
-        digest.update(repr((question.doc_id, question.text, question.answers, question.right)).encode())
+        known = (question.doc_id, question.text, question.answers, question.right)
+        digest.update(repr((*known, question.target) if question.target else known).encode())
         for visual in question.visuals:
             images = visual if isinstance(visual, list) else [visual]
             for image in images:

@@ -112,7 +112,10 @@ class LetterScorer:
         return answers.masked_fill(~self._possible, -torch.inf)
 
     def _correct(self, logits: Tensor) -> Tensor:
-        return (self._logits_of_answers(logits).argmax(-1) == self._right).float()
+        answers = self._logits_of_answers(logits)
+        # a model that overflows says nothing; argmax would take its first answer
+        says = torch.isfinite(answers.masked_fill(~self._possible, 0)).all(-1)
+        return ((answers.argmax(-1) == self._right) & says).float()
 
 
 def _always_parsed(scores: Tensor, kl: Tensor) -> Scored:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmms_steer._util.hashing import file_sha256
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, reason
-from lmms_steer.smol.made_folder import file_sha256
 from lmms_steer.smol.wheel import GGUF_SHA256, PACKAGE, VERSION
 from lmms_steer.tiny_world.checkpoints import weights_dir
 

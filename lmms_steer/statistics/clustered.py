@@ -50,8 +50,8 @@ def cluster_sums(differences: Floats, weights: Floats, clusters: Ints) -> Floats
 def sign_flip_p(rows: Floats, seed: int = 0, flips: int = FLIPS) -> Floats:
     """Compute the two-sided p of each row's sum by the sign-flip permutation test.
 
-    Flipped sums that equal the observed one count half, as in the mid-p. With more than 10,000 units the p is the
-    normal limit's.
+    Flipped sums that equal the observed one count half, as in the mid-p. With more than 10,000 units that
+    are not zero, the p is the normal limit's.
 
     Args:
         rows: rows x units.
@@ -63,12 +63,12 @@ def sign_flip_p(rows: Floats, seed: int = 0, flips: int = FLIPS) -> Floats:
     """
     observed = np.abs(rows.sum(1))
     spread = np.sqrt((rows**2).sum(1))
+    rows = rows[:, np.any(rows != 0, axis=0)]
     if rows.shape[1] > _MAX_UNITS:
         from scipy.stats import norm
 
         limit: Floats = 2 * norm.sf(observed / np.where(spread > 0, spread, 1))
         return limit
-    rows = rows[:, np.any(rows != 0, axis=0)]
     tolerance = 1e-9 * np.maximum(spread, 1e-12)
     rng = np.random.default_rng(seed)
     larger, equal = np.zeros(len(rows)), np.zeros(len(rows))

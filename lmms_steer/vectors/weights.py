@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lmms_steer._util.hashing import file_sha256
 from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer.errors import UserError
 from lmms_steer.smol.checkpoints import SMOL_MODELS
@@ -127,24 +128,19 @@ def _file_sha256(path: Path) -> str:
         return resolved.name
     stat = resolved.stat()
     if stat.st_size < CACHED_FROM:
-        return _digest(resolved)
+        return file_sha256(resolved)
     facts = [str(resolved), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
     entry = cache_dir() / "weights" / f"{hashlib.sha256(str(resolved).encode()).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError):
         known = json.loads(entry.read_text(encoding="utf-8"))
         if isinstance(known, dict) and known.get("facts") == facts:
             return str(known["sha256"])
-    sha256 = _digest(resolved)
+    sha256 = file_sha256(resolved)
     if time.time() - max(stat.st_mtime, stat.st_ctime) > SETTLED_SECONDS:
         # a cache that cannot be written only costs time
         with suppress(UserError):
             write_atomically(entry, json.dumps({"facts": facts, "sha256": sha256}).encode())
     return sha256
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _snapshot(model: str, revision: str | None) -> Path | None:

@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from lmms_steer import UserError
 from lmms_steer.board import reading
 from lmms_steer.board.adding import Addition, add_runs
+from lmms_steer.board.checks import Outcome, checks, register_check
 from lmms_steer.board.reading import read_board
-from lmms_steer.board.row import BoardRow
+from lmms_steer.board.row import BoardRow, judged
 from lmms_steer.board.rules import read_rules
 from lmms_steer.board.templates import init_board
 from lmms_steer.cli import app
@@ -126,6 +130,53 @@ def test_the_damage_is_that_of_the_study_s_cell(tmp_path: Path) -> None:
         "failed",
         "its study is not of these vectors and this choice",
     ]
+
+
+def test_a_contrast_is_no_baseline(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    record = {"contrast": {"name": "vcd", "alpha": 1.0}}
+    list(add_runs(board, [f"vcd={write_system(tmp_path / 'more', STEERED, steered=False, record=record)}"], Addition()))
+    assert not refusals(board)
+    assert row_of(board).gain == pytest.approx(0.1) and row_of(board, "vcd").role == "other"
+
+
+def test_where_less_is_better_a_control_that_loses_more_is_said(tmp_path: Path) -> None:
+    def row(gain: float, role: str, direction: int) -> BoardRow:
+        made = row_of(board, "random" if role == "control" else "steered")
+        return replace(made, gain=gain, direction=direction, refused=())
+
+    board = make_board(tmp_path / "board")
+    rules = read_rules(board)
+    for direction, control, status in ((-1, -0.2, "failed"), (-1, 0.0, "passed"), (1, -0.2, "failed")):
+        steered, _ = judged([row(-0.1 if direction < 0 else -0.3, "steered", direction),
+                             row(control, "control", direction)], rules)  # fmt: skip
+        assert steered.outcomes["controls"][0] == status
+
+
+def test_the_damage_is_that_of_the_spec_s_vector(tmp_path: Path) -> None:
+    board, study = make_board(tmp_path / "board"), tmp_path / "study"
+    names = {"tiny-gemma2/counting/mean_shift": 2.5, "tiny-gemma2/spatial/mean_shift": 0.01}
+    cells = [
+        {"vector": name, "layer": 2, "alpha": 0.25, "tokens": "image", "n": 50, "gain": 0.0, "dropped": False, "kl": kl}
+        for name, kl in names.items()
+    ]
+    study.mkdir()
+    pq.write_table(pa.Table.from_pylist(cells), study / "cells.parquet")
+    (study / "plan.json").write_text(
+        json.dumps({"task": "tiny_spatial_select", "vectors": {"v": shipped_vector().sha256}})
+    )
+    record = {"provenance": {**CHOSEN, "vector_sha256": shipped_vector().sha256}}
+    run = write_system(tmp_path / "more", STEERED, record=record)
+    list(add_runs(board, [f"studied={run}"], Addition(studies=(study,))))
+    assert row_of(board, "studied").kl == 0.01
+
+
+def test_another_set_of_checks_checks_every_entry_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make_board(tmp_path / "board")
+    assert read_board(board, processes=1).checked == 3
+    monkeypatch.setattr(checks, "_entries", dict(checks._entries))
+    register_check("never", "Nothing passes.")(lambda _: Outcome("failed", "never"))
+    assert read_board(board, processes=1).checked == 3
 
 
 def test_a_study_that_unpacks_to_much_is_not_read(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def test_the_core_extracts_a_vector_and_evaluates_with_it(core: Path, tmp_path: 
     assert json.loads(results.read_text())["steering"]["spec"] == f"vector=tiny-gemma2/{spec.removeprefix('vector=')}"
     assert len(samples.read_text().splitlines()) == 4
     lacking = run(tmp_path, core / "lmms-steer", "run", "tiny", "--dry-run")
-    assert lacking.returncode == 2 and "'lmms-steer[recipes]'" in lacking.stderr
+    assert lacking.returncode == 2
+    assert "pip install 'lmms-steer[recipes]', or in a clone: pip install '.[recipes]'" in lacking.stderr
 
 
 def test_a_checkout_that_hides_the_installed_package_finds_what_ships(tmp_path: Path) -> None:

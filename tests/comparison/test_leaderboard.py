@@ -63,6 +63,36 @@ def test_groups_and_tags_weight_tasks_equally_and_cluster_by_shared_images(tmp_p
     assert rows["t", "s"].scope == "tag" and rows["t", "s"].gain == group.gain
 
 
+def test_groups_of_tasks_where_less_is_better_gain_what_their_tasks_gain(tmp_path: Path) -> None:
+    for losses in (("a", "b"), ("a",)):
+        about = {
+            "group_subtasks": {"g": ["a", "b"]},
+            "configs": {task: {**TASK_CONFIG, "metric_list": [{"metric": "acc"}]} for task in ("a", "b")},
+            "higher_is_better": {task: {"acc": task not in losses} for task in ("a", "b")},
+        }
+        folder = tmp_path / str(len(losses))
+        for name, scores in (("baseline", BASE), ("s", STEERED)):
+            write_run(folder / name, {"a": scores, "b": scores}, results=about)
+        rows = leaderboard(folder)
+        if len(losses) == 2:
+            names = ("gain", "low", "high", "fixed", "broken")
+            group, task = ([getattr(rows[place, "s"], name) for name in names] for place in ("g", "a"))
+            assert group[0] == pytest.approx(0.1) and rows["a", "s"].fixed == 5
+            assert group[1] > task[1] and group[2] < task[2], "twice as many questions"
+            assert [2 * n for n in task[3:]] == group[3:]
+        else:
+            assert not any(task == "g" for task, _ in rows), "a mean of scores and losses says nothing"
+
+
+def test_a_question_without_an_image_stands_alone(tmp_path: Path) -> None:
+    def sample(number: int) -> dict[str, Any]:
+        return {"images": [f"{number // 4}"] if number < 99 else []}
+
+    for name, scores in (("baseline", BASE), ("s", STEERED)):
+        write_run(tmp_path / name, {"a": scores}, sample=sample)
+    assert leaderboard(tmp_path)["a", "s"].images == 26
+
+
 def test_one_name_for_all_images_does_not_identify_an_image(tmp_path: Path) -> None:
     for name, scores in (("baseline", BASE), ("s", STEERED)):
         write_run(tmp_path / name, {"a": scores}, sample={"input_media": ["image.png"]})

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -25,6 +26,29 @@ def test_without_a_copy_tasks_read_the_hub_or_name_the_import(tmp_path: Path, mo
     (tmp_path / "cvbench").mkdir()
     with pytest.raises(UserError, match="holds no finished copy of cvbench"):
         find_source("cvbench", "test", "nyu-visionx/CV-Bench")
+
+
+def test_an_import_that_was_killed_with_a_limit_continues_with_every_row(
+    release: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as killed:
+        killed.setattr(local_copy.LocalCopy, "finish", lambda _: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            list(import_release("clevr", release["clevr"], tmp_path, limit=3))
+    list(import_release("clevr", release["clevr"], tmp_path))
+    manifest = read_manifest(tmp_path / "clevr")
+    (name,) = manifest.files["val"]
+    assert pq.read_metadata(tmp_path / "clevr" / name).num_rows == manifest.rows["val"] == 12
+
+
+def test_a_manifest_changes_with_the_rows(tmp_path: Path) -> None:
+    schema = pa.schema({"question": pa.string()})
+    manifests = []
+    for text in ("one", "two"):
+        copy = local_copy.LocalCopy(tmp_path / "copy", [])
+        list(copy.write("val", [{"question": text}], schema))
+        manifests.append((copy.finish() / "manifest.json").read_bytes())
+    assert manifests[0] != manifests[1]
 
 
 def test_copy_without_the_split_is_an_error(data: Path) -> None:

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from lmms_steer import UserError
 from lmms_steer.cli import app
+from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.report import run_report
 from tests.helpers.runs import write_run
 
@@ -171,6 +173,18 @@ def test_runs_that_cannot_be_compared_are_one_line_each(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="no evaluations of a recipe in"):
         list(run_report(tmp_path / "none"))
+
+
+def test_systems_that_the_last_plan_does_not_have_are_left_out(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    study = tmp_path / "runs/paligemma2-3b/relation"
+    names = [path.name for path in study.iterdir() if "sae" not in path.name]
+    cells = [Cell(f"evaluate/paligemma2-3b/relation/{name}", "evaluate", ()) for name in names]
+    Ledger(tmp_path).begin(cells)
+    lines = list(run_report(tmp_path, "acc_paper"))
+    assert "* not compared: paligemma2-3b, relation: spatial-sae-image: it is not in the plan of the last run" in lines
+    _, _, *rows = table_of(lines, "CV-Bench Relation")
+    assert not any("sae" in row[1] for row in rows) and any("mean_shift" in row[1] for row in rows)
 
 
 def test_the_command_prints_the_tables(tmp_path: Path) -> None:

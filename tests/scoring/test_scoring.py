@@ -8,7 +8,13 @@ from lmms_steer import UserError
 from lmms_steer.scoring.choice import choice_text, parse_choice
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.rows import check_rows, reads_choices
-from lmms_steer.scoring.task_results import doc_to_text, process_results, process_results_strict, score_number
+from lmms_steer.scoring.task_results import (
+    doc_to_text,
+    process_results,
+    process_results_strict,
+    score_losses,
+    score_number,
+)
 from lmms_steer.scoring.unparsed import unparsed_warning
 
 COUNT = ("3", "2", "1", "0")
@@ -299,3 +305,42 @@ def test_the_warning_says_from_when_on_scores_are_not_to_be_trusted() -> None:
     assert unparsed_warning("a", {"s": 0.0499, "t": float("nan")}) == ""
     assert unparsed_warning("a", {"s": 0.05, "t": 0.0}).startswith("a: 5.0% (s) of the answers could not be read")
     assert "trust" not in unparsed_warning("a", {"": 0.19}) and "trust" in unparsed_warning("a", {"": 0.2})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "A, B, C, D",
+        "A and B",
+        "A or B",
+        "A) left B) right C) above D) below",
+        "A. left\nB. right",
+        "(A) left, (B) right",
+        "The answer is A, B, C and D",
+        "B: right, D: below",
+    ],
+)
+def test_nothing_is_read_from_a_list_of_choices(answer: str) -> None:
+    choices = ["left", "right", "above", "below"]
+    assert parse_choice(answer, choices) == parse_choice(answer, choices, strict=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices"),
+    [
+        ("B. A, C and D are wrong", ["1", "2", "3", "4"]),
+        ("B, B, B", ["1", "2"]),
+        ("B) vitamin A", ["iron", "vitamin A"]),
+        ("A and B", ["A", "A and B"]),
+        ("B because it is right", ["left", "right"]),
+    ],
+)
+def test_an_answer_that_mentions_other_letters_is_no_list(answer: str, choices: list[str]) -> None:
+    assert parse_choice(answer, choices) == "B"
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_nothing_is_read_from_a_model_that_overflows(loss: float) -> None:
+    result = score_losses([(loss, False), (loss, False)], right=0)
+    assert (result["acc"], result["unparsed"], result["letters"]) == (0.0, 1.0, {})
+    assert score_losses([(0.5, True), (2.0, False)], right=0)["acc"] == 1.0

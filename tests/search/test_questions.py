@@ -4,12 +4,20 @@ import random
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from lmms_steer import UserError
 from lmms_steer.harness import tasks as lmms_eval_tasks
 from lmms_steer.models.media import Video
-from lmms_steer.search.questions import Question, image_clusters, load_questions, shuffle_by_image
+from lmms_steer.search.questions import (
+    Question,
+    image_clusters,
+    load_questions,
+    questions_sha256,
+    shuffle_by_image,
+)
+from lmms_steer.search.scorers import LetterScorer
 from lmms_steer.tiny_world.question_sets import load_question_set
 
 
@@ -58,3 +66,19 @@ def test_questions_about_one_image_follow_one_another() -> None:
     random.Random(3).shuffle(plain)
     assert image_clusters(own) is None and shuffle_by_image(own, 3) == plain, "as without shared images"
     assert image_clusters([Question(i, "?", [Video("5")], (), 0, None) for i in range(4)]) is None
+
+
+def test_a_text_that_is_right_belongs_to_the_questions() -> None:
+    def asked(target: str) -> str:
+        return questions_sha256([Question(0, "what does the chart say ?", [], (), 0, None, target=target)])
+
+    assert asked("3") == asked("3") != asked("7")
+
+
+@pytest.mark.parametrize("logit", [float("nan"), float("inf")])
+def test_a_model_that_overflows_answers_nothing(logit: float) -> None:
+    lm = SimpleNamespace(first_token=lambda word: {"a": 0, "b": 1}[word])
+    questions = [Question(i, "q", [], ("a", "b"), 0, None) for i in range(2)]
+    base = torch.tensor([[logit, logit, 0.0], [2.0, 1.0, 0.0]])
+    scorer = LetterScorer(lm, questions)
+    assert scorer.base(SimpleNamespace(base=base)).scores.tolist() == [0.0, 1.0]  # type: ignore[arg-type]

@@ -134,3 +134,8 @@ def test_a_metric_that_the_task_lacks_or_minimises_is_refused() -> None:
         check_metric("ac", "t", listed)
     with pytest.raises(UserError, match=r"t: a smaller unparsed is better: choose another metric \(acc\)"):
         check_metric("unparsed", "t", listed)
+    check_metric(None, "t", listed)
+    with pytest.raises(UserError, match="t: a smaller mae is better: a search needs one where more is better"):
+        check_metric(None, "t", [{"metric": "mae", "higher_is_better": False}])
+    with pytest.raises(UserError, match="t has no metric that a search could maximise"):
+        check_metric(None, "t", [])

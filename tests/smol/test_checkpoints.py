@@ -12,13 +12,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from lmms_steer._util.hashing import file_sha256
 from lmms_steer.errors import UserError
 from lmms_steer.harness.steered import SteeredIdefics3
 from lmms_steer.smol import adapter as adapters
 from lmms_steer.smol import mllm, wheel
 from lmms_steer.smol.__main__ import main
 from lmms_steer.smol.architecture import assemble
-from lmms_steer.smol.made_folder import checkpoint_folder, file_sha256
+from lmms_steer.smol.made_folder import checkpoint_folder
 from lmms_steer.smol.wheel import GGUF_SHA256
 from lmms_steer.steering.hooks import steer
 from lmms_steer.tiny_world.scenes import STYLES, Thing, render

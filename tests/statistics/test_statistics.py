@@ -67,6 +67,12 @@ def test_sign_flips_equal_scipy_s_permutation_test() -> None:
         assert sign_flip_p((after - before)[row][None])[0] == pytest.approx(exact, abs=0.015)
 
 
+def test_units_that_are_zero_do_not_count_as_many() -> None:
+    rows = np.zeros((1, 20_000))
+    rows[0, :4] = 1, 1, 1, 0.5
+    assert sign_flip_p(rows)[0] == sign_flip_p(rows[:, :9])[0] == pytest.approx(1 / 16, abs=0.01)
+
+
 @pytest.mark.slow
 def test_many_units_use_the_normal_limit() -> None:
     rows = np.random.default_rng(0).normal(0.012, 1, (1, 12_000))

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError
+from lmms_steer._util.hashing import file_sha256
 from lmms_steer._util.io import cache_dir
 from lmms_steer.cli import app
 from lmms_steer.steering.facts import ModelFacts
@@ -76,13 +77,12 @@ def test_a_large_file_is_hashed_once_and_again_after_any_change(
 ) -> None:
     monkeypatch.setattr(weights, "CACHED_FROM", 1)
     hashed: list[Path] = []
-    digest = weights._digest
 
     def counted(path: Path) -> str:
         hashed.append(path)
-        return digest(path)
+        return file_sha256(path)
 
-    monkeypatch.setattr(weights, "_digest", counted)
+    monkeypatch.setattr(weights, "file_sha256", counted)
     folder = checkpoint(tmp_path / "m", b"abc")
     monkeypatch.setattr(weights, "SETTLED_SECONDS", 3600)
     assert weights_sha256(folder) == weights_sha256(folder) and len(hashed) == 2, "it may be written just now"

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
+from lmms_steer._util.hashing import file_sha256
 from lmms_steer.smol import backbone
 from lmms_steer.smol.adapter import WEIGHTS, check_adapter, load_adapter, write_adapter
-from lmms_steer.smol.made_folder import file_sha256
 from training.smol.own_text import own_text, perplexity
 from training.smol.report import measure, write_report
 from training.smol.student import Student
