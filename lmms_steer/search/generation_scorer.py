@@ -43,7 +43,6 @@ class GenerationScorer:
 
     Attributes:
         settings: options of `generate`.
-        why_hooks: why a batch cannot be replayed with these settings; empty where it can.
 
     Raises:
         UserError: for a task of another output type.
@@ -59,8 +58,6 @@ class GenerationScorer:
         task_settings = dict(task.config.generation_kwargs or {})
         self._until = stop_strings(task_settings)
         self.settings = generation_settings(task_settings) | {"do_sample": False}
-        self._first = FirstToken(lm.model, self.settings)
-        self.why_hooks = self._first.why_hooks
         self._metric = metric or str(task.config.metric_list[0]["metric"])
 
     def base(self, source: Source) -> Scored:  # noqa: ARG002  the interface of `LetterScorer`
@@ -147,6 +144,15 @@ class GenerationScorer:
             return list(divergence(self._deciding_logits(*steered)))
 
         return torch.stack(source.in_stacks(targets, run)).cpu()
+
+    @property
+    def why_hooks(self) -> str:
+        """Why a batch cannot be replayed with these settings; empty where it can."""
+        return self._first.why_hooks
+
+    @cached_property
+    def _first(self) -> FirstToken:
+        return FirstToken(self.lm.model, self.settings)
 
     @cached_property
     def _unsteered_answers(self) -> Tensor:

@@ -215,8 +215,11 @@ def plan_differences(folder: Path, mine: Mapping[str, Any]) -> list[str] | None:
     as_stored = json.loads(json.dumps(mine))
     # other questions, or the same in another order, have another hash, which then says nothing more
     theirs = {**_ADDED, **theirs}
-    explained = any(theirs.get(key) != as_stored.get(key, theirs.get(key)) for key in _DECIDE_QUESTIONS)
-    keys = [key for key in as_stored if not (key == "questions" and explained)]
+    changed = {key for key, value in as_stored.items() if value != theirs.get(key)}
+    explained = {"questions"} if changed & set(_DECIDE_QUESTIONS) else set()
+    # with another score, texts are not written at all, or only now
+    explained |= {"writing"} if "score" in changed else set()
+    keys = [key for key in as_stored if key not in explained]
     return [line for key in keys for line in _differences(key, theirs.get(key), as_stored[key])]
 
 
@@ -228,6 +231,10 @@ def _differences(key: str, theirs: Any, mine: Any) -> Iterator[str]:
         yield f"the task's questions have changed since ({_hashes(theirs, mine)})"
     elif key == "gate" and theirs != mine:
         yield f"the gate's vector is another one ({_hashes(theirs, mine)})"
+    elif key == "weights" and theirs != mine:
+        yield f"the checkpoint's weights are other ones ({_hashes(theirs or 'unknown', mine)})"
+    elif key == "writing" and theirs != mine:
+        yield f"the task writes and scores texts with {theirs or 'nothing'} there, {mine or 'nothing'} here"
     elif theirs != mine:
         option = "number of questions" if key == "n" else f"--{key}"
         write = _ranges if key == "layers" else _plain

@@ -46,7 +46,8 @@ def test_a_missing_package_is_one_line_that_installs_it(
     captured = capsys.readouterr()
     (printed,) = captured.err.strip().splitlines()
     assert stopped.value.code == 2
-    assert re.fullmatch(rf"lmms-steer: .* needs {module}, which is not installed: .*'lmms-steer\[{extra}\]'", printed)
+    lines = rf"pip install 'lmms-steer\[{extra}\]', or in a clone: pip install '\.\[{extra}\]'"
+    assert re.fullmatch(rf"lmms-steer: .* needs {module}, which is not installed: {lines}", printed)
 
 
 def test_the_extras_are_those_of_the_package() -> None:
