@@ -25,7 +25,7 @@ from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.harness.arguments import check_repeated
 from lmms_steer.harness.patches import wrap_once
-from lmms_steer.harness.steering_mixin import SteeringMixin
+from lmms_steer.harness.steering_mixin import FROM_HARNESS, SteeringMixin
 from lmms_steer.models.generation import SETTINGS, SWITCHES, TRANSFORMERS
 from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.steering.calls import continuation
@@ -39,8 +39,6 @@ _OWN_SETTINGS = ("until", *_LENGTHS)
 """Settings of lm-eval besides those of `generate`."""
 _CACHE_OWNER = "lmms_steer"
 """The key in lm-eval's cache of answers under which their model and spec are noted."""
-_OF_THE_MACHINE = ("batch_size", "max_batch_size", "device")
-"""Arguments of lm-eval's models under which answers stay those of the same model."""
 
 
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,8 +71,8 @@ class _SteeredLmEval(SteeringMixin):
     def __init__(self, pretrained: Any, **model_args: Any) -> None:
         self.take_spec(model_args)
         self.pretrained = str(pretrained)
-        # those that may change answers: other weights of the name, adapters, formats of numbers, …
-        self._other_args = {name: value for name, value in model_args.items() if name not in _OF_THE_MACHINE}
+        # those that may change answers, unlike the batch size and the device
+        self._other_args = {name: value for name, value in model_args.items() if name not in FROM_HARNESS}
         source = checkpoint(self.pretrained)
         trust_remote_code = model_args.get("trust_remote_code") is True
         revision = {"revision": model_args["revision"]} if "revision" in model_args else {}

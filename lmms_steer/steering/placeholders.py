@@ -43,7 +43,7 @@ class Placeholders:
 
 
 def placeholders(config: Any) -> Placeholders:
-    """The placeholders that a config names: none for a text model, nor for the decoder of an encoder-decoder."""
+    """The placeholders that a config names. Text models and the decoders of encoder-decoders have no such tokens."""
     if has_encoder(config):
         return Placeholders()
     # Qwen-Omni: the part of the model that reads and writes text

@@ -203,6 +203,8 @@ def test_everything_that_differs_is_named_at_once(
         ({"vectors": {"v": "d", "w": "e"}},
          ["the vector v has changed since (sha a… ▸ d…)", "the vector w has changed since (sha b… ▸ e…)"]),
         ({"layers": [0, 1, 2, 5]}, ["--layers 0-3 there, 0-2,5 here"]),
+        ({"weights": "c" * 64}, ["the checkpoint's weights are other ones (sha unknown… ▸ cccccccc…)"]),
+        ({"writing": "{}"}, ["the task writes and scores texts with nothing there, {} here"]),
         ({}, []),
     ],
 )  # fmt: skip
