@@ -7,7 +7,7 @@ from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.errors import UserError
 from lmms_steer.smol import backbone
 from lmms_steer.smol.adapter import WEIGHTS, check_adapter, tower_sha256
-from lmms_steer.smol.made_folder import checkpoint_folder, made_folder
+from lmms_steer.smol.made_folder import MANIFEST, checkpoint_folder, made_folder
 
 MLLM = "smol-idefics3"
 FORMAT = 1
@@ -30,6 +30,28 @@ def checkpoint() -> Path:
     adapter = shipped_adapter()
     if not (adapter / WEIGHTS).exists():
         raise UserError(f"the adapter of {MLLM} is missing: {str(adapter / WEIGHTS)!r}: install lmms-steer again")
+    return _merged(adapter, checkpoint_folder(MLLM))
+
+
+def checkpoint_of(adapter: Path, folder: Path) -> Path:
+    """Make a checkpoint of an adapter that `training.smol` wrote, for `pretrained=FOLDER`.
+
+    Args:
+        adapter: the folder of the adapter.
+        folder: of the checkpoint. One that this function made from another adapter is replaced.
+
+    Returns:
+        `folder`.
+
+    Raises:
+        UserError: as `checkpoint`, or if the folder has other files.
+    """
+    if folder.exists() and not (folder / MANIFEST).exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{str(folder)!r} exists, and is no checkpoint that was made here: name another folder")
+    return _merged(adapter, folder)
+
+
+def _merged(adapter: Path, folder: Path) -> Path:
     sources = {
         "adapter": check_adapter(adapter),
         "vision_tower": tower_sha256(),
@@ -37,12 +59,12 @@ def checkpoint() -> Path:
         **{f"backbone_{name}": value for name, value in backbone.SOURCES.items()},
     }
 
-    def make(folder: Path) -> None:
+    def make(empty: Path) -> None:
         source = backbone.checkpoint()
-        log.info("making %s from %s and its adapter, once", MLLM, source.name)
-        _merge(source, adapter, folder)
+        log.info("making %s from %s and its adapter, once", folder.name, source.name)
+        _merge(source, adapter, empty)
 
-    return made_folder(checkpoint_folder(MLLM), sources, make, MEGABYTES)
+    return made_folder(folder, sources, make, MEGABYTES)
 
 
 def _merge(source: Path, adapter: Path, folder: Path) -> None:

@@ -145,6 +145,37 @@ def test_a_newer_adapter_makes_the_checkpoint_again(
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_adapter_of_ones_own_gets_a_checkpoint_of_its_own(
+    package: Path,
+    small_adapter: Path,
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(*arguments: Path | str) -> None:
+        monkeypatch.setattr("sys.argv", ["smol", *map(str, arguments)])
+        main()
+
+    folder = tmp_path / "own"
+    run("--adapter", small_adapter, "--out", folder)
+    assert capsys.readouterr().out == f"{folder}\n"
+    # that of the same adapter by name
+    named = load_file(Path(checkpoint("smol-idefics3")) / "model.safetensors")
+    own = load_file(folder / "model.safetensors")
+    assert all(torch.equal(own[name], named[name]) for name in named)
+    with pytest.raises(SystemExit):
+        run("--out", folder)
+    assert "--adapter and --out go together" in capsys.readouterr().err
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "chapter.tex").touch()
+    with pytest.raises(SystemExit):
+        run("--adapter", small_adapter, "--out", thesis)
+    assert "exists, and is no checkpoint that was made here" in capsys.readouterr().err
+    assert (thesis / "chapter.tex").exists()
+
+
 @pytest.mark.parametrize(("key", "part"), [("gguf_sha256", "backbone"), ("tower_sha256", "vision tower")])
 def test_an_adapter_for_other_weights_is_refused(key: str, part: str, package: Path, adapter: Path) -> None:
     file = adapter / adapters.WEIGHTS

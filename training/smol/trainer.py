@@ -56,7 +56,7 @@ class Plan:
     letters: int
     pictures: tuple[tuple[str, int], ...]
     rate: float = 1e-3
-    rate_letters: float = 5e-4
+    rate_letters: float = 8e-4
     batch: int = 8
     questions: int = 5
     texts: int = SEQUENCES
