@@ -10,10 +10,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_steer import UserError
 from lmms_steer.harness.names import MODELS
+from lmms_steer.harness.patches import index_our_tasks
 from lmms_steer.harness.steered import SteeredVlm
+from lmms_steer.harness.task_files import tasks_dir
 from tests.helpers import warm
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, vectors
+from tests.helpers.task_manager import task_manager
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -71,6 +74,29 @@ def test_a_steered_wrapper_runs_from_the_command_line_and_records_the_spec(tmp_p
     assert done.returncode == 0, done.stderr[-2000:]
     (results,) = (tmp_path / "out").rglob("*results.json")
     assert json.loads(results.read_text())["steering"]["spec"].endswith("layer=1,alpha=3,tokens=both")
+
+
+@pytest.mark.parametrize("task_type", ["simple", "chat"])
+def test_a_steered_wrapper_is_asked_what_the_wrapper_is_asked(tmp_path: Path, task_type: str) -> None:
+    index_our_tasks()
+    prompts = {name: {"pre_prompt": f"for {name} . "} for name in ("default", "qwen3_vl", "steered_hf")}
+    included = f"{tasks_dir()}/tiny_world/tiny_spatial.yaml"
+    # JSON is YAML
+    (tmp_path / "t.yaml").write_text(
+        json.dumps({"include": included, "task": "t", "lmms_eval_specific_kwargs": prompts})
+    )
+
+    def asked(model: str) -> str:
+        manager = task_manager(tmp_path, model_name=model)
+        task = manager.load_task_or_group(["t"], task_type)["t"]
+        assert manager.model_name == model
+        return str(task.doc_to_text(task.test_docs()[0])).split(" . ")[0]
+
+    for model in ("qwen3_vl", "steered_qwen3_vl", "steered:qwen3_vl"):
+        assert asked(model) == "for qwen3_vl"
+    # our own models, and wrappers without a block
+    assert asked("steered_hf") == "for steered_hf"
+    assert asked("steered_llava_hf") == asked("llava_hf") == asked("steered_paligemma") == "for default"
 
 
 def test_wrappers_of_engines_and_apis_are_refused() -> None:
