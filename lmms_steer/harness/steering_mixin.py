@@ -8,6 +8,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, ClassVar
 
+from lmms_steer.errors import UserError
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.harness.arguments import check_keys
 from lmms_steer.harness.command_line import end_command_line
@@ -16,12 +17,15 @@ from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.budget_alpha import with_budget_alpha
 from lmms_steer.models.contrasts import ContrastSettings
 from lmms_steer.models.divergence import DivergenceMeter
+from lmms_steer.models.own_prompts import sees_images
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
+from lmms_steer.steering.anatomy import unwrap
 from lmms_steer.steering.budget import take_budget
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.hooks import Attachment, attach
 from lmms_steer.steering.intervention import FIELDS
+from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.row_vectors import refuse_row_vectors
@@ -124,12 +128,15 @@ class SteeringMixin:
 
         Args:
             model: the loaded model.
-            processor: its processor, or its tokenizer.
+            processor: its processor, or its tokenizer; None where neither is known.
             prompt_format: the format for measuring norms; by default the one that matches the processor.
 
         Raises:
-            UserError: as `lmms_steer.steering.hooks.attach`.
+            UserError: as `lmms_steer.steering.hooks.attach`; also where something must be measured with images and
+                only a tokenizer is known.
         """
+        if self.resolved.relative or self.budget is not None:
+            self._check_measurable(model, processor)
         self.resolved = with_residual_norms(
             self.resolved, model, processor, self.pretrained, prompt_format, self.text_only
         )
@@ -143,6 +150,18 @@ class SteeringMixin:
         special_ids = getattr(tokenizer, "all_special_ids", None)
         self._attach = partial(attach, model, self.resolved, special_ids, on_failure=end_command_line)
         self.attachment = self._attach()
+
+    def _check_measurable(self, model: Any, processor: Any) -> None:
+        """Refuse to measure a multimodal model on sentences: residual norms at images are others."""
+        fits = self.text_only or sees_images(processor) or not placeholders(unwrap(model).config).image
+        if processor is not None and fits:
+            return
+        what = "scale=relative" if self.resolved.relative else f"alpha=kl:{self.budget:g}"
+        kept = "no processor" if processor is None else f"a {type(processor).__name__} and no processor"
+        raise UserError(
+            f"{what} is measured on images, but the model's wrapper keeps {kept}: give alpha as a number, with"
+            " scale=raw or scale=token, or take --model steered_hf"
+        )
 
     def start_evaluation(self) -> None:
         """Forget what belongs to an earlier evaluation: its failure, and how far its answers were."""

@@ -4,6 +4,7 @@ The classes are made when they are first used, as attributes of this module: `st
 """
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -21,6 +22,9 @@ CHECKPOINT = ("pretrained", "model_id_name")
 """The names of the argument for the checkpoint in lmms-eval's wrappers (Phi-3-vision's differs from the others)."""
 _LOADING = ("revision", "trust_remote_code")
 """Arguments of wrappers that also matter for loading the config."""
+_PROCESSORS = ("processor", "_processor", "_image_processor", "_tokenizer", "tokenizer")
+"""Attributes in which wrappers keep their processor, or else their tokenizer. `_image_processor` is either a processor
+(LLaVA, InstructBLIP, Aria) or one of images alone."""
 
 
 def __getattr__(name: str) -> type[LmmsEvalSteering]:
@@ -75,10 +79,15 @@ def steered_class(model: str, simple: bool = False) -> type[LmmsEvalSteering]:
         loaded = next((m for m in (attributes.get("_model"), attributes.get("model")) if m is not None), None)
         if not isinstance(loaded, nn.Module) or not isinstance(unwrap(loaded), PreTrainedModel):
             raise UserError(f"{model} has no transformers model ({type(loaded).__name__}): it cannot be steered")
-        names = ("processor", "_processor", "_tokenizer")
-        self.attach_to(loaded, next((attributes[name] for name in names if attributes.get(name)), None))
+        self.attach_to(loaded, _processor_of(attributes))
 
     return type(f"Steered{base.__name__}", (LmmsEvalSteering, base), {"__init__": __init__, "__module__": __name__})
+
+
+def _processor_of(attributes: Mapping[str, Any]) -> Any:
+    """The processor among a wrapper's attributes, or else its tokenizer; None where it keeps neither."""
+    found = [attributes[name] for name in _PROCESSORS if attributes.get(name) is not None]
+    return next((one for one in found if hasattr(one, "tokenizer") or hasattr(one, "all_special_ids")), None)
 
 
 def _checkpoint_argument(model: str, base: type) -> tuple[inspect.Parameter, dict[str, Any]]:
