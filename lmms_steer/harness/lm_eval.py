@@ -9,6 +9,7 @@ import copy
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -31,6 +32,7 @@ from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.steering.calls import continuation
 from lmms_steer.steering.support import check_config, has_encoder
 from lmms_steer.vectors.backbones import checkpoint
+from lmms_steer.vectors.weights import weights_sha256
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """lm-eval's names for the number of tokens that are generated."""
@@ -100,18 +102,22 @@ class _SteeredLmEval(SteeringMixin):
         return model
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """Refuse a cache of answers of another model, spec or other arguments: lm-eval's key is the question alone.
+        """Refuse a cache of answers of other weights, another spec or other arguments.
+
+        lm-eval's key is the question alone.
 
         Raises:
             UserError: for such a cache.
         """
         answers = cache_hook.dbdict
         if answers is not None:
-            own = json.dumps([self.pretrained, self.cache_key, self._other_args], sort_keys=True, default=str)
+            adapter = Path(str(self._other_args.get("peft")))
+            weights = [self.cache_key, weights_sha256(adapter) if adapter.is_dir() else None]
+            own = json.dumps([self.pretrained, *weights, self._other_args], sort_keys=True, default=str)
             if answers.get(_CACHE_OWNER, own if not len(answers) else None) != own:
                 raise UserError(
-                    "--use_cache holds answers of another model or spec, of other model_args or of an earlier release:"
-                    " give each one a cache of its own"
+                    "--use_cache holds answers of another model or spec, of other weights or model_args, or of an"
+                    " earlier release: give each one a cache of its own"
                 )
             answers[_CACHE_OWNER] = own
         parent: Any = super()

@@ -12,7 +12,7 @@ Each patch wraps one function and is applied once. The last two concern every mo
 | `TaskManager._load_individual_task_or_group` | asks `steered_NAME` as NAME | tasks have prompts for names |
 | `evaluator.evaluate` | checks the options, adds `steering` to the results | a result must name its spec |
 | `GeneralConfigTracker.log_experiment_args` | names the output folder by the spec | two runs must not share a folder |
-| `ResponseCache.create` | adds a hash of vectors and biases to the key | a changed file must not give stale answers |
+| `ResponseCache.create` | adds a hash of weights and vectors to the key | changed files must not give stale answers |
 | `evaluator.evaluate` | checks the output folder first | hours of work must have a place to go |
 | `EvaluationTracker.save_results_…` | saves all or nothing, else ends the command | it swallows a full disk |
 
@@ -285,8 +285,9 @@ def _with_spec_in_key(original: Callable[..., Any]) -> Callable[..., Any]:
         lm = _made_from(model, model_args)
         if lm is not None:
             lm.response_cache_in_use = True
-            if lm.cache_key is not None:
-                model_args = f"{model_args},steering_sha256={lm.cache_key}"
+            key = lm.cache_key
+            if key is not None:
+                model_args = f"{model_args},steering_sha256={key}"
         return original(cls, cache_root, model=model, model_args=model_args, **kwargs)
 
     return create

@@ -6,6 +6,7 @@ import json
 import logging
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, ClassVar
 
 from lmms_steer.errors import UserError
@@ -31,6 +32,8 @@ from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.row_vectors import refuse_row_vectors
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.steering.support import check_config
+from lmms_steer.vectors.backbones import checkpoint
+from lmms_steer.vectors.weights import model_source, recorded_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -192,9 +195,16 @@ class SteeringMixin:
 
     @property
     def cache_key(self) -> str | None:
-        """A hash of the vectors and biases that were read from files, for response caches; None for the baseline."""
-        if not self.resolved.spec and not self.answer_bias:
+        """A hash of the weights, and of the vectors and biases that were read from files, for response caches.
+
+        It reads the weights, unless they are large and were hashed before. None for a baseline of unknown weights.
+        """
+        source = checkpoint(self.pretrained)
+        # a folder may have the name of a backbone, which `model_source` would take for that
+        source = str(Path(source).absolute()) if Path(source).is_dir() else source
+        weights = recorded_sha256(model_source(source, self.commit))
+        if weights is None and not self.resolved.spec and not self.answer_bias:
             return None
         bias = self.answer_bias
         biases = sorted(zip(bias.ids, bias.words.values(), strict=True)) if bias is not None else []
-        return hashlib.sha256(json.dumps([self.resolved.sha256, biases]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([self.resolved.sha256, biases, weights]).encode()).hexdigest()

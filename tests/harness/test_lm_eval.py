@@ -1,15 +1,19 @@
 """lm-evaluation-harness: our models agree with its own `steered` and distinguish context from continuation."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CachingLM
 from lm_eval.models.hf_steered import SteeredModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from lmms_steer import SteeringVectors, UserError, concepts
 from lmms_steer.harness.lm_eval import SteeredHFLM, SteeredHFMultimodalLM, run
@@ -158,6 +162,30 @@ def test_a_cache_of_answers_belongs_to_one_spec(tmp_path: Path) -> None:
     for other in ({}, {**SPEC, "alpha": 1}, {**SPEC, "dtype": "bfloat16"}, {**SPEC, "revision": "main"}):
         with pytest.raises(UserError, match="--use_cache holds answers of another model or spec"):
             cached(**other)
+
+
+def test_a_cache_of_answers_belongs_to_the_weights_and_to_those_of_an_adapter(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(weights_dir("tiny-gemma2"), tmp_path / "m"))
+    adapted = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(folder), peft.LoraConfig(target_modules=["q_proj"])
+    )
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+
+    def cached(name: str, **args: Any) -> Any:
+        lm: Any = SteeredHFLM(pretrained=str(folder), **{**OPTIONS, **args})
+        return CachingLM(lm, str(tmp_path / f"{name}.db")).loglikelihood(requests()[:1])
+
+    adapter = {"peft": str(tmp_path / "adapter")}
+    assert cached("plain") == cached("plain")
+    cached("adapted", **adapter)
+    for name, args, changed in (
+        ("adapted", adapter, tmp_path / "adapter" / "adapter_model.safetensors"),
+        ("plain", {}, folder / "model.safetensors"),
+    ):
+        # as if it were trained again in place
+        save_file({key: 1.5 * one for key, one in load_file(changed).items()}, changed, {"format": "pt"})
+        with pytest.raises(UserError, match="--use_cache holds answers of another model or spec, of other weights"):
+            cached(name, **args)
 
 
 @pytest.mark.slow

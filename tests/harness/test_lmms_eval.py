@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lmms_steer import UserError
 from lmms_steer._util.logging import print_notes
@@ -19,6 +21,7 @@ from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.harness.task_files import check_task, harness_tasks, our_tasks
+from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
 from tests.helpers import warm
@@ -164,6 +167,25 @@ def test_a_changed_vector_gives_no_stale_answers_from_the_response_cache(lmms_ev
     assert seen[0] == seen[2] != seen[1]
     with pytest.raises(UserError, match="--use_cache cannot hold log-likelihoods"):
         lmms_eval(TINY, "tiny_spatial_ll", use_cache=str(tmp_path / "cache2"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", ["", ",vector=tiny-gemma2/counting,layer=1,alpha=0.5,tokens=text"])
+def test_changed_weights_give_no_stale_answers_from_the_response_cache(
+    lmms_eval: Any, tmp_path: Path, more: str
+) -> None:
+    folder = Path(shutil.copytree(weights_dir("tiny-paligemma2"), tmp_path / "m"))
+    trained = load_file(folder / "model.safetensors")
+    seen = []
+    for factor in (1, -1, 1):
+        # as if it were trained again in place
+        again = {
+            name: factor * one if "lm_head" in name or "embed_tokens" in name else one for name, one in trained.items()
+        }
+        save_file(again, folder / "model.safetensors", {"format": "pt"})
+        results = lmms_eval(f"pretrained={folder}{more}", "tiny_counting", limit=8, use_cache=str(tmp_path / "cache"))
+        seen.append(answers(results, "tiny_counting"))
+    assert seen[0] == seen[2] != seen[1]
 
 
 @pytest.mark.slow
