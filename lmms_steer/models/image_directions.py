@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from lmms_steer.errors import UserError
+from lmms_steer.models.prompt_formats import without_placeholders
 from lmms_steer.models.visuals import Visual, blank_visuals
 from lmms_steer.steering.anatomy import kept_logits, unwrap
 from lmms_steer.steering.recording import record_layers
@@ -39,6 +40,9 @@ def image_directions(
         raise UserError(
             "vector=@image_contrast: PaliGemma needs an image with every question; choose vector=@image_contrast_blank"
         )
+
+    # without an image, a format leaves them in the text
+    questions = [without_placeholders(lm.processor, question) for question in questions]
 
     def last_tokens(shown: Sequence[Sequence[Visual]]) -> list[torch.Tensor]:
         inputs = lm.model_inputs(questions, shown)

@@ -19,6 +19,25 @@ _SIZES_OF_IMAGES = ("height", "width")
 """What Kosmos-2.5's processor returns for users, not for the model."""
 _OF_QFORMER = "qformer_"
 """How the inputs of InstructBLIP's Q-Former begin, which have positions of their own."""
+_PLACEHOLDERS = ("image_token", "boi_token", "video_token", "audio_token")
+"""Attributes of processors that hold the text which they replace by a visual."""
+
+
+def without_placeholders(processor: Any, question: str) -> str:
+    """A question's text without `<image>` and the processor's own placeholders, which would count as further visuals.
+
+    Some of lmms-eval's tasks write `<image>` into their questions, and its own wrappers remove it, too.
+    """
+    own = [str(getattr(processor, name, None) or "") for name in _PLACEHOLDERS]
+    for placeholder in filter(None, ("<image>", *own)):
+        question = question.replace(placeholder, "")
+    return question
+
+
+def _texts(processor: Any, questions: Sequence[str], visuals: Sequence[Sequence[Visual]]) -> list[str]:
+    """The questions' texts; those of questions without visuals are left as they are."""
+    pairs = zip(questions, visuals, strict=True)
+    return [without_placeholders(processor, question) if own else question for question, own in pairs]
 
 
 @register_prompt_format(
@@ -34,6 +53,7 @@ def chat_template(
     An answer to be scored is tokenized as a continuation of the prompt's last characters.
     """
     media = media_inputs(processor, visuals)
+    questions = _texts(processor, questions, visuals)
     turns = [
         [{"role": "user", "content": [*own, {"type": "text", "text": question}]}]
         for question, own in zip(questions, media.contents, strict=True)
@@ -74,6 +94,7 @@ def paligemma_prefix(
             raise UserError(f"PaliGemma needs an image with every question, and {question[:60]!r} has none")
         if not all(isinstance(visual, Image.Image) for visual in own):
             raise UserError(f"PaliGemma takes images, and {question[:60]!r} comes with something else")
+    questions = _texts(processor, questions, visuals)
     batch = processor(
         text=["<image>" * len(own) + question for question, own in zip(questions, visuals, strict=True)],
         images=[list(own) for own in visuals],
@@ -103,7 +124,7 @@ def florence2_task(
         if len(own) != 1 or not isinstance(own[0], Image.Image):
             raise UserError(f"Florence-2 takes one image with every question, which {question[:60]!r} does not have")
     images = [list(own) for own in visuals]
-    return processor(text=list(questions), images=images, padding="longest", return_tensors="pt")
+    return processor(text=_texts(processor, questions, visuals), images=images, padding="longest", return_tensors="pt")
 
 
 @register_prompt_format(
@@ -122,6 +143,7 @@ def one_image_and_text(
     Each row is made by itself: in a batch, some of these processors pad between the image and the question.
     """
     rows = []
+    questions = _texts(processor, questions, visuals)
     for question, own in zip(questions, visuals, strict=True):
         if len(own) != 1 or not isinstance(own[0], Image.Image):
             raise UserError(f"a {type(processor).__name__} takes one image with every question: {question[:60]!r}")

@@ -19,6 +19,7 @@ from lmms_steer.models.contrasted import RULED_OUT
 from lmms_steer.models.divergence import DivergenceMeter
 from lmms_steer.models.encoded_media import EncodedMedia
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
+from lmms_steer.models.prompt_formats import without_placeholders
 from lmms_steer.models.visuals import Visual, image_ids, naming_decoders, prepare_visuals, shown_images
 from lmms_steer.steering.anatomy import kept_logits
 from lmms_steer.steering.calls import continuation
@@ -234,7 +235,8 @@ class HfVlm(HfCheckpoint):
         types = _visual_types(question)
         if self.config.model_type not in COUNTS_PADDING:
             return types
-        return *types, len(self.tokenizer(question[0].strip(), add_special_tokens=False)["input_ids"])
+        text = without_placeholders(self.processor, question[0]).strip()
+        return *types, len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _progress(self, total: int, title: str) -> "tqdm[Any]":
         return progress_bar(total=total, desc=title, shown=self.rank == 0)

@@ -104,6 +104,15 @@ def test_alpha_0_computes_nothing_and_is_the_plain_model(checkpoint: tuple[str, 
     assert found == plain._score([(*batch[0], "three")])[0].text and len(calls) == 1
 
 
+def test_a_placeholder_in_a_question_changes_no_direction(checkpoint: tuple[str, Path]) -> None:
+    name, folder = checkpoint
+    lm, contrast = SteeredVlm(pretrained=str(folder)), "@image_contrast_blank" if "pali" in name else "@image_contrast"
+    found = [
+        image_directions(lm, {contrast: [LAYER]}, [f"{mark}{QUESTIONS[0]}"], [[picture(0)]]) for mark in ("", "<image>")
+    ]
+    assert torch.equal(*(one[contrast][LAYER] for one in found))
+
+
 def test_directions_are_of_the_unsteered_vision_tower_too(checkpoint: tuple[str, Path]) -> None:
     lm = SteeredVlm(pretrained=str(checkpoint[1]))
     needed, asked = {"@image_contrast_blank": [LAYER]}, ([QUESTIONS[0]], [[picture(0)]])

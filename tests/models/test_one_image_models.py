@@ -180,4 +180,4 @@ def test_questions_are_generated_together_where_padding_does_not_move_them() -> 
     for kind, together in (("kosmos-2", False), ("blip-2", True)):
         lm.config = SimpleNamespace(model_type=kind)
         one, other, longer = (lm._generated_together((text, ())) for text in ("a b", "c d", "a b c"))
-        assert one == other and (one == longer) == together
+        assert one == other == lm._generated_together(("<image> a b", ())) and (one == longer) == together

@@ -17,6 +17,7 @@ from lmms_steer.models.checkpoint import HfCheckpoint
 from lmms_steer.models.contrasts import ContrastSettings
 from lmms_steer.models.prompt_formats import paligemma_prefix
 from lmms_steer.models.prompts import PromptFormat, prompt_format_for, prompt_formats
+from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, vectors
 
 TINY = "tiny-paligemma2"
@@ -85,6 +86,28 @@ def test_a_format_is_named_in_model_args_or_given_as_a_function() -> None:
         SteeredPaliGemma.create_from_arg_string(args.replace("shout", "shuot"))
     with pytest.raises(UserError, match="unknown prompt format '3'"):
         SteeredPaliGemma.create_from_arg_string(args.replace("shout", "3"))
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma2", "qwen2_5_vl", "gemma3", "smolvlm", "blip-2", "florence2"])
+def test_placeholders_in_a_question_are_no_further_images(name: str) -> None:
+    _, processor = build(name)
+    make, question = prompt_format_for(processor), "where is the cup ? "
+    token = str(getattr(processor, "boi_token", None) or processor.image_token)
+    written = [f"<image>{question}", f"where is {token}the cup ? "]
+    answers = None if name == "florence2" else ["left"]
+    expected = make(processor, [question], [[picture(0)]], answers)
+    for text in written:
+        batch = make(processor, [text], [[picture(0)]], answers)
+        assert batch.keys() == expected.keys() and all(torch.equal(batch[key], expected[key]) for key in expected)
+
+
+def test_a_question_without_an_image_keeps_its_text() -> None:
+    _, processor = build("qwen2_5_vl")
+    make, question = prompt_format_for(processor), "what does the tag <image> mean ?"
+    batch = make(processor, [question], [[]])
+    turn = [{"role": "user", "content": [{"type": "text", "text": question}]}]
+    text = processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    assert "<image>" in text and batch["input_ids"][0].tolist() == processor.tokenizer(text)["input_ids"]
 
 
 @pytest.mark.parametrize("matches", [False, True], ids=["matches no processor", "matches every processor"])
