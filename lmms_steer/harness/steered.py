@@ -4,6 +4,7 @@
 this package ships: `HfVlm` with steering, and model families with a default checkpoint and prompt format.
 """
 
+import gc
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -57,6 +58,15 @@ class LmmsEvalSteering(SteeringMixin):
             raise
         patches.remember(lm, arg_string)
         return lm
+
+    def clean(self) -> None:
+        """Free what is unused, at the end of an evaluation; lmms-eval's own also deletes the model.
+
+        The caller may evaluate the object again. Nothing is lost by it, because the hooks keep the model in memory.
+        """
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def take_spec(self, model_args: dict[str, Any]) -> None:
         """As `SteeringMixin.take_spec`; prepares lmms-eval for the model, which may be given to it as an object.

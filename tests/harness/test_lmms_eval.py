@@ -19,7 +19,7 @@ from lmms_steer import UserError
 from lmms_steer._util.logging import print_notes
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
-from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.harness.steered import SteeredPaliGemma, read_model_args
 from lmms_steer.harness.task_files import check_task, harness_tasks, our_tasks
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.tiny_world.question_sets import load_question_set
@@ -144,6 +144,23 @@ def test_log_likelihoods_choose_the_answer_that_is_generated(lmms_eval: Any) -> 
         named = [i for i, s in generated.items() if not s["unparsed"]]
         assert len(named) > 40
         assert all(generated[i]["acc"] == scored[i] for i in named)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_class", [True, False])
+def test_a_model_that_is_given_as_an_object_can_be_evaluated_again(by_class: bool) -> None:
+    from lmms_eval.evaluator import simple_evaluate
+
+    args = f"{TINY},vector=counting,layer=2,alpha=1,tokens=both"
+    lm = SteeredPaliGemma(**read_model_args(args)) if by_class else SteeredPaliGemma.create_from_arg_string(args)
+    manager, found = task_manager(), []
+    for task in ("tiny_counting", "tiny_spatial", "tiny_counting"):
+        results = simple_evaluate(
+            model=lm, tasks=[task], task_manager=manager, limit=4, log_samples=True, bootstrap_iters=0
+        )
+        assert results["steering"]["spec"].endswith("layer=2,alpha=1,tokens=both")
+        found.append(answers(results, task))
+    assert found[0] == found[2] != found[1] and lm.attachment
 
 
 @pytest.mark.slow
