@@ -27,6 +27,7 @@ from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.harness.arguments import check_repeated
 from lmms_steer.harness.patches import wrap_once
 from lmms_steer.harness.steering_mixin import FROM_HARNESS, SteeringMixin
+from lmms_steer.models import MODEL_ARGS
 from lmms_steer.models.generation import SETTINGS, SWITCHES, TRANSFORMERS
 from lmms_steer.models.loading import load_or_refuse
 from lmms_steer.steering.calls import continuation
@@ -39,6 +40,8 @@ _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_toke
 _LENGTH = SETTINGS["max_new_tokens"]
 _OWN_SETTINGS = ("until", *_LENGTHS)
 """Settings of lm-eval besides those of `generate`."""
+_OF_TRANSFORMERS = ("device_map", "attn_implementation", "load_in_4bit", "load_in_8bit")
+"""Arguments that lm-eval's models do not name, but pass on to transformers."""
 _CACHE_OWNER = "lmms_steer"
 """The key in lm-eval's cache of answers under which their model and spec are noted."""
 
@@ -88,6 +91,21 @@ class _SteeredLmEval(SteeringMixin):
         super().__init__(pretrained=source, **model_args)  # type: ignore[call-arg]
         wrapper: Any = self
         self.attach_to(wrapper.model, getattr(self, "processor", None) or wrapper.tokenizer)
+
+    def take_spec(self, model_args: dict[str, Any]) -> None:
+        """As `SteeringMixin.take_spec`.
+
+        Raises:
+            UserError: also for an argument that only the models for lmms-eval have, given or set by a preset.
+        """
+        given = dict(model_args)
+        super().take_spec(model_args)
+        for name, value in model_args.items():
+            if name in MODEL_ARGS and name not in (*self.known_args(), *_OF_TRANSFORMERS):
+                preset = "" if name in given else f", which preset={given['preset']} sets"
+                raise UserError(
+                    f"{name}={value}{preset}: only the models for lmms-eval have this setting; leave it out"
+                )
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> Self:

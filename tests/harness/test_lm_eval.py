@@ -122,6 +122,33 @@ def test_a_key_that_is_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -
         SteeredHFLM.create_from_arg_string("pretrained=tiny-gemma2,alpha=0.5,alpha=1.0")
 
 
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        ("preset=vcd", "contrast=vcd, which preset=vcd sets"),
+        ("contrast=m3id", "contrast=m3id"),
+        ("image=blank", "image=blank"),
+        ("prompt_prefix=answer en", "prompt_prefix=answer en"),
+        ("answer_bias=b.yaml", "answer_bias=b.yaml"),
+        ("divergence=8", "divergence=8"),
+        ("max_pixels=9", "max_pixels=9"),
+    ],
+)
+def test_settings_of_the_models_for_lmms_eval_are_refused_in_one_line(args: str, named: str) -> None:
+    with pytest.raises(UserError, match=f"^{named}: only the models for lmms-eval have this setting; leave it out$"):
+        SteeredHFLM.create_from_arg_string(f"pretrained=tiny-gemma2,{args}")
+    if "max_pixels" not in args:
+        with pytest.raises(UserError, match=f"^{named}: only the models for lmms-eval"):
+            SteeredHFMultimodalLM.create_from_arg_string(f"pretrained=tiny-paligemma2,{args}")
+
+
+def test_arguments_that_lm_eval_passes_on_to_transformers_are_taken() -> None:
+    lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, attn_implementation="eager")
+    assert lm.model.config._attn_implementation == "eager"
+    given = {"pretrained": "tiny-paligemma2", "max_pixels": 9, "device_map": "auto"}
+    SteeredHFMultimodalLM.__new__(SteeredHFMultimodalLM).take_spec(dict(given))
+
+
 def test_settings_are_checked_and_read_as_generate_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS)
     seen: list[Any] = []
