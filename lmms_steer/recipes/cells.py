@@ -19,6 +19,7 @@ from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.data.source import data_dir
 from lmms_steer.errors import UserError
+from lmms_steer.vectors import store
 
 WAITABLE_KINDS = ("extract", "search", "evaluate", "compare")
 """Kinds of cells that a recipe's own commands may wait for."""
@@ -42,6 +43,8 @@ class Cell:
         loads: checkpoint and dtype of the model that the command loads; None where its memory is unknown.
         answers: number of answers to compute (questions times settings); None where it is unknown.
         show: whether the command's output is printed at the end of the run.
+        vectors: names of vectors in a store that the command depends on. Those that are in none yet are extracted on
+            first use.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Cell:
     loads: tuple[str, str] | None = None
     answers: int | None = None
     show: bool = False
+    vectors: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return shlex.join(self.command)
@@ -134,7 +138,9 @@ class Marks:
         """Hash of a cell's command, of what it reads, and of what the cells that it needs have written."""
         outputs = {name: self.read(name).output_sha256 for name in cell.needs}
         reads = {path: content_digest([path]) for path in (*cell.reads, *_data_manifests(cell))}
-        return _sha256(json.dumps([cell.command, outputs, reads], sort_keys=True))
+        # a store may be in another place on another machine
+        vectors = {f"vector {name}": content_digest(map(str, vector_file(name))) for name in cell.vectors}
+        return _sha256(json.dumps([cell.command, outputs, reads | vectors], sort_keys=True))
 
     def done(self, cell: Cell) -> bool:
         """Whether the cell finished with this command and these inputs, and its output is unchanged."""
@@ -168,6 +174,14 @@ class Marks:
             elif cell.kind != "search":
                 shutil.rmtree(folder)
         self.write(cell, Mark(str(cell), "running", fingerprint))
+
+
+def vector_file(name: str) -> list[Path]:
+    """The file of a vector in a store, alone in a list; an empty list where no store has it."""
+    try:
+        return [store.find(name, None).path]
+    except UserError:
+        return []
 
 
 def missing_output(cell: Cell) -> str | None:

@@ -16,7 +16,7 @@ import psutil
 from filelock import FileLock
 
 from lmms_steer import __version__
-from lmms_steer.recipes.cells import Cell, Mark, content_digest, missing_output
+from lmms_steer.recipes.cells import Cell, Mark, content_digest, missing_output, vector_file
 from lmms_steer.recipes.in_process import failure_reason, run_in_process
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.preflight import memory_problem, missing_read
@@ -87,11 +87,13 @@ def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], 
     began = time.monotonic()
     # a cell that fails before its folder is prepared still has the output of its last run there
     fingerprint = marks.read(cell.name).fingerprint
+    extracts = False
     try:
         missing = missing_read(cell)
         problem = f"it reads {missing}, which is not there" if missing else None
         if problem is None:
             fingerprint = marks.fingerprint(cell)
+            extracts = not all(map(vector_file, cell.vectors))
             marks.prepare(cell, fingerprint)
             problem = memory_problem(*cell.loads) if cell.loads else None
         if problem is None:
@@ -108,6 +110,8 @@ def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], 
     if problem:
         mark = Mark(str(cell), "failed", fingerprint, why=problem, seconds=seconds)
     else:
+        # with the vectors that it extracted on first use
+        fingerprint = marks.fingerprint(cell) if extracts else fingerprint
         output_sha256 = content_digest(cell.makes)
         mark = Mark(str(cell), "done", fingerprint, output_sha256, seconds=seconds, version=__version__)
     marks.write(cell, mark)
