@@ -9,6 +9,7 @@ from lmms_steer import UserError
 from lmms_steer.recipes.cells import Cell, Marks, missing_output
 from lmms_steer.recipes.command import run_cells
 from lmms_steer.recipes.ledger import Ledger
+from lmms_steer.recipes.worker import run_cell
 from tests.helpers.recipes import chain, ran, shell, states
 from tests.helpers.runs import STAMP, write_run
 
@@ -127,6 +128,36 @@ def test_marks_and_ledger_keep_the_keys_that_earlier_versions_read(tmp_path: Pat
     assert Marks(tmp_path).done(cells[0])
     (tmp_path / "cells" / "a.json").write_text("{")
     assert not Marks(tmp_path).done(cells[0])
+
+
+def test_a_finished_cell_survives_a_run_without_its_input(tmp_path: Path) -> None:
+    choice, folder = tmp_path / "choice.yaml", tmp_path / "runs/x"
+    choice.write_text("one")
+    cell = Cell("a", "command", ("a",), reads=(str(choice),), makes=(str(folder),), folder=str(folder))
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+    kept: list[bool] = []
+
+    def run(command: tuple[str, ...], log: Path) -> int:
+        kept.append(folder.exists())
+        folder.mkdir(parents=True)
+        (folder / "result").write_text(choice.read_text())
+        return 0
+
+    assert run_cell(cell, ledger, run).state == "done"
+    choice.rename(tmp_path / "away")
+    mark = run_cell(cell, ledger, run)
+    assert (mark.state, mark.why) == ("failed", f"it reads {choice}, which is not there")
+    assert not ledger.marks.done(cell)
+    # back as it was: done; back with another content: run again, and the finished output is put aside
+    (tmp_path / "away").rename(choice)
+    assert ledger.marks.done(cell)
+    choice.rename(tmp_path / "away")
+    run_cell(cell, ledger, run)
+    choice.write_text("two")
+    assert run_cell(cell, ledger, run).state == "done" and kept == [False, False]
+    assert (folder / "result").read_text() == "two"
+    assert (tmp_path / "replaced/a-1/result").read_text() == "one"
 
 
 def test_a_ledger_sees_what_another_process_writes_and_keeps_no_change_that_was_not_written(tmp_path: Path) -> None:
