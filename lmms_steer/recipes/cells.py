@@ -7,6 +7,7 @@ holds the hashes of its command, its inputs and its output. A cell is done while
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterable
@@ -19,6 +20,8 @@ from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.data.source import data_dir
 from lmms_steer.errors import UserError
+from lmms_steer.extraction.sae_endpoint import configured_endpoint
+from lmms_steer.extraction.sae_verdicts import UNCHECKED
 from lmms_steer.vectors import store
 
 WAITABLE_KINDS = ("extract", "search", "evaluate", "compare")
@@ -143,13 +146,31 @@ class Marks:
         return _sha256(json.dumps([cell.command, outputs, reads | vectors], sort_keys=True))
 
     def done(self, cell: Cell) -> bool:
-        """Whether the cell finished with this command and these inputs, and its output is unchanged."""
+        """Whether the cell finished with this command and these inputs, its output is unchanged, and a judge that is
+        there now was there to check its SAE features.
+        """
         mark = self.read(cell.name)
         return (
             mark.state == "done"
             and mark.fingerprint == self.fingerprint(cell)
             and mark.output_sha256 == content_digest(cell.makes)
+            and not self._can_be_checked(cell)
         )
+
+    def warnings(self, cell: Cell) -> list[str]:
+        """The warnings in the log of an extraction, without their prefix; none of another cell, or without a log."""
+        if cell.kind != "extract":
+            return []
+        try:
+            lines = self.log(cell).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+        found = (re.match(r"(?:lmms-steer )?WARNING: (.*)", line) for line in lines)
+        return [match[1] for match in found if match]
+
+    def _can_be_checked(self, cell: Cell) -> bool:
+        """Whether a judge is configured, and an extraction has left SAE features unchecked."""
+        return any(UNCHECKED in line for line in self.warnings(cell)) and configured_endpoint() is not None
 
     def why_again(self, cell: Cell) -> str | None:
         """Why a cell that was started before is not done; None for a new one, or where its inputs have changed."""
@@ -158,6 +179,8 @@ class Marks:
             return "it was interrupted"
         if mark.state == "done" and mark.output_sha256 != content_digest(cell.makes):
             return "its output is damaged or was changed"
+        if mark.state == "done" and self._can_be_checked(cell):
+            return "its SAE features are unchecked, and there is a judge now"
         return "its mark is damaged" if not mark.state and self._path(cell.name).exists() else None
 
     def prepare(self, cell: Cell, fingerprint: str) -> None:
