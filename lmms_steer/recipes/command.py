@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from lmms_steer._util.extras import require_extra
 from lmms_steer._util.formatting import count_noun
+from lmms_steer._util.io import user_path
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.recipes.calibration import measured_speed
 from lmms_steer.recipes.cells import Cell, Marks
@@ -80,7 +81,7 @@ def run_recipe(
     speed = speed_of(find_card(gpu)) if gpu else None
     stem, recipe = load_recipe(name, overlays, assignments)
     # a changed recipe must not write into the folder of the original
-    root = output or Path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in overlays)]))
+    root = output or user_path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in overlays)]))
     cells = Planner(recipe, root).cells()
     states = _states_before(root, cells)
     if dry_run:

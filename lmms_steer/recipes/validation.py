@@ -210,6 +210,9 @@ def _check_concept(tree: YamlNode, path: KeyPath, concept: str) -> None:
         _check_known(tree, path, "concept", [concept], concepts.names())
     elif not Path(concept).is_file():
         raise _with_line(tree, path, UserError(f"no such concept file: {concept!r}"))
+    elif "," in concept:
+        error = UserError(f"{concept!r}: a concept file's path cannot contain ',', which separates concepts: rename it")
+        raise _with_line(tree, path, error)
 
 
 def _check_select(task: str, include_path: str | None) -> None:
