@@ -25,7 +25,7 @@ def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> s
     4. Rules 1 to 3 apply to what follows `the answer is`.
     5. Exactly one letter is in parentheses.
     6. The text of exactly one choice occurs in the answer.
-    7. Exactly one capital letter stands alone; as `A` is also a word, it counts only at the end and in a list (`A or C`).
+    7. Exactly one capital letter stands alone; `A`, which is also a word, counts at the end and in a list (`A or C`).
 
     The strict reading stops after rule 4: of an answer like `I would not say left` it reads nothing, where the lenient
     reading finds the choice `left`.
