@@ -1,6 +1,5 @@
 """`lmms-steer search`: check what was asked for, load the model once, and run the search."""
 
-import json
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from lmms_steer.search.plan import (
     check_same_plan,
 )
 from lmms_steer.search.resolved_cells import gate_sha256, layers_at, resolve_cells, spec_of, with_norms
+from lmms_steer.search.writing import writing_of
 from lmms_steer.steering.facts import ModelFacts, facts_of_config
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.spec import SteeringSpec
@@ -80,7 +80,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
         "n": len(questions),
         "questions": asked.questions_sha256,
         "score": score,
-        "writing": _writing(asked, options.metric),
+        "writing": writing_of(task.config, score, options.metric),
         "weights": _weights(options),
     }
     check_same_plan(options.output, {**known, **found, **_known_layers(options)})
@@ -234,15 +234,6 @@ def _ask(options: SearchOptions) -> _Asked:
             raise UserError(f"--metric {options.metric}: in {options.task} the likeliest letter counts: leave it out")
     sha256 = questions_sha256(questions)
     return _Asked(task, confirmation_task, questions, sha256, confirmation_questions, generates, score)
-
-
-def _writing(asked: _Asked, metric: str | None) -> str:
-    """How texts are written and scored, as JSON; "" where none are."""
-    if asked.score != "generate":
-        return ""
-    config = asked.task.config
-    chosen = {"metric": metric or config.metric_list[0]["metric"], **(config.generation_kwargs or {})}
-    return json.dumps(chosen, sort_keys=True, default=str)
 
 
 def _weights(options: SearchOptions) -> str | None:
