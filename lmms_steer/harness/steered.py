@@ -175,7 +175,7 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
 
     def prepare(self) -> None:
         """Resolve the spec before the weights are read, so that mistakes are found early."""
-        self.resolve_for(self.config, self.rank)
+        self.resolve_for(self.config, self.rank, self.revision)
 
 
 class SteeredPaliGemma(SteeredVlm):
