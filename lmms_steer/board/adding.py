@@ -16,6 +16,7 @@ from lmms_steer._util.json import read_json
 from lmms_steer.board.entry import ENTRIES, ENTRY, MAX_NAME, RESULTS, SAMPLES, SPEC, STUDY, Entry, EntryVector, limit_of
 from lmms_steer.board.rules import read_rules
 from lmms_steer.board.samples_file import write_samples
+from lmms_steer.comparison.identity import split_by_system
 from lmms_steer.comparison.runs import find_runs
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.comparison.systems import BLANK_SUFFIX, newest_results, split_prompted
@@ -77,7 +78,7 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
     places: dict[str, str] = {}
     # each by itself, so that runs of different tasks may have the same name
     for run in runs:
-        for name, evaluations in find_runs([run]).evaluations.items():
+        for name, evaluations in split_by_system(find_runs([run]).evaluations).items():
             for task, results in newest_results(evaluations).items():
                 if task not in results.evaluation.samples:
                     raise UserError(f"run {name!r} has no samples of {task}: evaluate with --log_samples")

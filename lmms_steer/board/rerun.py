@@ -14,10 +14,10 @@ import yaml
 from lmms_steer.board.case import Case, read_case
 from lmms_steer.board.entry import ENTRIES, SPEC, read_entry
 from lmms_steer.board.samples_file import logged_answer
+from lmms_steer.comparison.identity import model_arguments
 from lmms_steer.comparison.provenance import harness_command
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
-from lmms_steer.comparison.settings import model_arguments
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.harness.arguments import join_model_args
 from lmms_steer.harness.names import MODELS

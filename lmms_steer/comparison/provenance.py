@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmms_steer.comparison.identity import contrast_line
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System, split_prompted
-from lmms_steer.errors import shorten
 from lmms_steer.models import BLANK
 
 # other options hold keys of services, or do not change an answer
@@ -84,16 +84,6 @@ def run_provenance(run: Samples) -> RunProvenance:
         harness=f"{results.evaluation.harness} {version}".strip(),
         date=str(content.get("date", "")),
     )
-
-
-def contrast_line(recorded: Any) -> str:
-    """`contrast=vcd,contrast_alpha=1.0,…` of a results file's record; "" without one."""
-    if not isinstance(recorded, dict):
-        return ""
-    settings = (
-        f",contrast_{key}={shorten(value)}" for key, value in recorded.items() if key not in ("name", "control")
-    )
-    return f"contrast={shorten(recorded.get('name'))}{''.join(settings)}"
 
 
 def harness_command(results: RunResults) -> str:

@@ -187,3 +187,36 @@ def test_samples_are_read_without_scipy() -> None:
     code = "import sys, lmms_steer.comparison.samples; print('scipy' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_evaluations_of_several_systems_in_one_folder_are_systems_of_their_own(tmp_path: Path) -> None:
+    record: dict[str, Any] = {"model": "tiny", "spec": "", "sha256": None, "vectors": []}
+    steered = {**record, "spec": "vector=v,layer=1", "sha256": "5" * 64}
+    contrast = {"name": "vcd", "alpha": 1.0, "control": False}
+    systems: list[tuple[str, dict[str, Any], str]] = [
+        ("m: unsteered", record, ""),
+        ("m: vector=v,layer=1 (55555555)", steered, ",vector=v"),
+        ("m: vector=v,layer=1 (66666666)", {**steered, "sha256": "6" * 64}, ",vector=v"),
+        ("m: answer_bias=A:1.0", {**record, "answer_bias": {"A": 1.0}}, ",answer_bias=b.yaml"),
+        ("m: contrast=vcd,contrast_alpha=1.0", {**record, "contrast": contrast}, ",contrast=vcd"),
+        ("m: prompt_prefix=look", record, ",prompt_prefix=look"),
+    ]
+    for day, (_, steering, args) in enumerate(systems, 1):
+        write_run(
+            tmp_path / "m", {"a": STEERED if day > 1 else BASE}, spec=None, stamp=f"202601{day:02}_000000",
+            results={"steering": steering}, config={"model_args": f"pretrained=tiny{args}"},
+        )  # fmt: skip
+    rows = leaderboard(tmp_path / "m", baseline="m: unsteered", allowed=["prompts"])
+    assert [system for _, system in rows] == [name for name, _, _ in systems]
+    assert rows["a", "m: unsteered"].score == 0.6
+    assert [row.gain for row in list(rows.values())[1:]] == pytest.approx([0.1] * 5)
+    assert rows["a", "m: answer_bias=A:1.0"].role == "control"
+    with pytest.raises(
+        UserError, match="--baseline .*/m holds 6 systems: give the name of one of m: unsteered, m: vec"
+    ):
+        leaderboard(tmp_path / "m", baseline=str(tmp_path / "m"))
+    # of one system the newest evaluation counts, and its other tasks stay
+    write_run(tmp_path / "m", {"b": BASE}, stamp="20260201_000000", config={"model_args": "pretrained=tiny"})
+    write_run(tmp_path / "m", {"a": STEERED}, stamp="20260202_000000", config={"model_args": "pretrained=tiny"})
+    rows = leaderboard(tmp_path / "m", baseline="m: unsteered", allowed=["prompts"])
+    assert rows["a", "m: unsteered"].score == 0.7 and rows["b", "m: unsteered"].score == 0.6

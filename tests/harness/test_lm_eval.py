@@ -92,11 +92,14 @@ def test_our_command_line_runs_lm_eval_with_our_models(tmp_path: Path) -> None:
     )
     args = "pretrained=tiny-gemma2,vector=tiny-gemma2/spatial,layer=3,alpha=0.5,tokens=text"
     words = ["lmms-steer", "lm-eval", "run", "--model", "steered_hf", "--model_args", args, "--tasks", "own"]
-    words += ["--include_path", str(tmp_path), "--device", "cpu", "--output_path", str(tmp_path / "o")]
+    words += ["--include_path", str(tmp_path), "--device", "cpu", "--output_path", str(tmp_path / "o"), "--log_samples"]
     done = warm.run(*words)
     assert done.returncode == 0, done.stderr[-2000:]
     (results,) = (tmp_path / "o").rglob("results*.json")
+    (samples,) = (tmp_path / "o").rglob("samples_own_*.jsonl")
     record = json.loads(results.read_text())["config"]["steering"]
+    folder = f"tiny-gemma2__spatial-mean_shift_L3_a0.5_text_{record['sha256'][:8]}"
+    assert results.parent == samples.parent == tmp_path / "o" / folder
     assert record["spec"] == "vector=tiny-gemma2/spatial/mean_shift,layer=3,alpha=0.5,tokens=text" and record["sha256"]
 
 
