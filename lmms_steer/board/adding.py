@@ -24,6 +24,7 @@ from lmms_steer.concepts import loader as concepts
 from lmms_steer.errors import UserError, reason, shorten
 from lmms_steer.models import BLANK
 from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.row_vectors import is_row_vector
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of
@@ -197,6 +198,10 @@ def _vectors(
     backbone = backbone_of(str(record.get("model") or ""))
     for number, (intervention, recorded) in enumerate(zip(spec.interventions, record["vectors"], strict=False)):
         name, sha256 = recorded["name"], recorded["sha256"]
+        # computed anew for each question
+        if is_row_vector(intervention.vector):
+            vectors.append(EntryVector(name, sha256))
+            continue
         if address:
             vectors.append(EntryVector(name, sha256, address=f"{address}/{name}"))
             continue
