@@ -14,7 +14,7 @@ from lmms_steer.comparison.provenance import run_provenance
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.comparison.systems import read_comparison
-from tests.helpers.runs import BASE, STAMP, STEERED, leaderboard, write_run, write_study
+from tests.helpers.runs import BASE, STAMP, STEERED, TASK_CONFIG, leaderboard, write_run, write_study
 
 
 def test_answers_may_contain_unicode_line_separators(tmp_path: Path) -> None:
@@ -45,6 +45,23 @@ def test_lm_eval_files_are_read(tmp_path: Path) -> None:
     assert compared["a", "s"].role == "steered"
     provenance = run_provenance(compared["a", "s"].samples[0])
     assert provenance.command == "lm_eval --model hf --model_args pretrained=org/model --tasks a --log_samples"
+
+
+def test_of_a_task_with_several_filters_the_first_one_s_scores_count(tmp_path: Path) -> None:
+    strict, lenient = [{"name": name, "filter": [{"function": "take_first"}]} for name in ("strict", "lenient")]
+    results = {"configs": {"a": {**TASK_CONFIG, "filter_list": [strict, lenient]}}}
+    for name, scores in (("baseline", BASE), ("s", STEERED)):
+        place = write_run(tmp_path / name, {"a": scores}, results=results) / "tiny"
+        # lmms-eval writes every document once a filter, and no filter's name
+        path = place / f"{STAMP}_samples_a.jsonl"
+        lines = path.read_text().splitlines()
+        second = [json.dumps({**json.loads(line), "acc": 1.0, "score": 1.0}) for line in lines]
+        path.write_text("\n".join([*lines, *second]) + "\n")
+    row = leaderboard(tmp_path)["a", "s"]
+    assert (row.n, row.score) == (100, pytest.approx(0.7)) and row.gain == pytest.approx(0.1)
+    path.write_text("\n".join([*lines, *second, lines[3]]) + "\n")
+    with pytest.raises(UserError, match="has document 3 twice"):
+        leaderboard(tmp_path)
 
 
 def test_baseline_is_found_or_asked_for(tmp_path: Path) -> None:
