@@ -27,6 +27,7 @@ from transformers import AutoConfig
 from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.harness.arguments import check_repeated
+from lmms_steer.harness.names import LM_EVAL_MODELS
 from lmms_steer.harness.patches import output_suffix, wrap_once
 from lmms_steer.harness.steering_mixin import FROM_HARNESS, SteeringMixin
 from lmms_steer.models.generation import SETTINGS, SWITCHES, TRANSFORMERS
@@ -214,14 +215,11 @@ class SteeredHFMultimodalLM(_SteeredLmEval, HFMultimodalLM):  # type: ignore[mis
     """`--model steered_hf_multimodal`."""
 
 
-_MODELS = {"steered_hf": SteeredHFLM, "steered_hf_multimodal": SteeredHFMultimodalLM}
-
-
 def register() -> None:
     """Register both models with lm-eval, by the names in this module's docstring."""
     import lm_eval.models  # noqa: F401  lm-eval fills its registry only while it is empty
 
-    for name, model in _MODELS.items():
+    for name, model in zip(LM_EVAL_MODELS, (SteeredHFLM, SteeredHFMultimodalLM), strict=True):
         if name not in model_registry:
             model_registry.register(name, target=model)
 
@@ -303,7 +301,7 @@ def _with_spec_in_folder(original: Callable[..., Any]) -> Callable[..., Any]:
     def log_experiment_args(self: Any, model_source: Any, *args: Any, **kwargs: Any) -> None:
         original(self, model_source, *args, **kwargs)
         lm = _SteeredLmEval.newest()
-        if model_source in _MODELS and lm is not None:
+        if model_source in LM_EVAL_MODELS and lm is not None:
             self.model_name_sanitized += sanitize_model_name(output_suffix(lm))
 
     return log_experiment_args

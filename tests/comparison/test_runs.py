@@ -58,7 +58,7 @@ def test_of_a_task_with_several_filters_the_first_one_s_scores_count(tmp_path: P
         second = [json.dumps({**json.loads(line), "acc": 1.0, "score": 1.0}) for line in lines]
         path.write_text("\n".join([*lines, *second]) + "\n")
     row = leaderboard(tmp_path)["a", "s"]
-    assert (row.n, row.score) == (100, pytest.approx(0.7)) and row.gain == pytest.approx(0.1)
+    assert row.n == 100 and row.score == pytest.approx(0.7) and row.gain == pytest.approx(0.1)
     path.write_text("\n".join([*lines, *second, lines[3]]) + "\n")
     with pytest.raises(UserError, match="has document 3 twice"):
         leaderboard(tmp_path)
