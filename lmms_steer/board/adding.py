@@ -17,6 +17,7 @@ from lmms_steer.board.entry import ENTRIES, ENTRY, MAX_NAME, RESULTS, SAMPLES, S
 from lmms_steer.board.rules import read_rules
 from lmms_steer.board.samples_file import write_samples
 from lmms_steer.comparison.identity import split_by_system
+from lmms_steer.comparison.provenance import chosen_on_tasks
 from lmms_steer.comparison.runs import find_runs
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.comparison.systems import BLANK_SUFFIX, newest_results, split_prompted
@@ -111,10 +112,13 @@ def _read_plan(study: Path) -> dict[str, Any]:
 
 
 def _study_of(samples: Samples, plans: dict[Path, dict[str, Any]]) -> Path | None:
-    """The study that searched a run's vector on the task that its settings were chosen on; the last one of several."""
+    """The study that searched a run's vectors on the task that its settings were chosen on; the last one of several."""
     record = _provenance(samples)
-    tasks, sha256 = str(record.get("chosen_on") or "").split(","), record.get("vector_sha256")
-    found = [folder for folder, plan in plans.items() if plan["task"] in tasks and sha256 in plan["vectors"]]
+    # a choice that was kept for a vector does not say the vector's hash
+    vectors = samples.results.steering.get("vectors") or ()
+    hashes = {record["vector_sha256"]} if record.get("vector_sha256") else {one["sha256"] for one in vectors}
+    tasks = chosen_on_tasks(record) if hashes else []
+    found = [folder for folder, plan in plans.items() if plan["task"] in tasks and hashes <= set(plan["vectors"])]
     return found[-1] if found else None
 
 

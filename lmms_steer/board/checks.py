@@ -15,7 +15,7 @@ from lmms_steer._util.json import read_json
 from lmms_steer.board.case import BASELINE, Case
 from lmms_steer.board.entry import SPEC, STUDY, EntryVector
 from lmms_steer.board.rescoring import recomputed
-from lmms_steer.comparison.provenance import chosen_on_test
+from lmms_steer.comparison.provenance import chosen_on_tasks, chosen_on_test
 from lmms_steer.errors import UserError, reason
 from lmms_steer.registry import Registry
 from lmms_steer.statistics.power import detectable_gain
@@ -165,7 +165,7 @@ def check_choice(case: Case) -> Outcome:
     if f"{STUDY}/plan.json" in case.hashes:
         try:
             plan = read_json(case.folder / STUDY / "plan.json")
-            tried = plan["vectors"].values() if plan["task"] in chosen_on.split(",") else ()
+            tried = plan["vectors"].values() if plan["task"] in chosen_on_tasks(record) else ()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return Outcome(FAILED, f"{STUDY}/plan.json cannot be read as a study's plan: {reason(error)}")
         if not {vector["sha256"] for vector in case.record.get("vectors") or ()} <= set(tried):

@@ -155,13 +155,18 @@ def selection_warnings(systems: Iterable[System], searched: Mapping[str, Collect
 
 def chosen_on_test(run: Samples) -> bool:
     """Compare the record of the choice with the run, by the task's name and by hashes of questions."""
-    task, record = _base_task(run.task), run.results.steering.get("provenance") or {}
-    # a choice that is stored beside its vector says `tiny_spatial_select (500 questions)`
-    if task in {_base_task(name.split()[0]) for name in str(record.get("chosen_on") or "").split(",") if name.strip()}:
+    record = run.results.steering.get("provenance") or {}
+    if _base_task(run.task) in map(_base_task, chosen_on_tasks(record)):
         return True
     some_questions = str(record.get("some_questions") or "").split()
     # hashing a run's questions takes as long as reading them
     return bool(some_questions) and not run.question_ids.isdisjoint(some_questions)
+
+
+def chosen_on_tasks(provenance: Mapping[str, Any]) -> list[str]:
+    """The tasks that a run's settings were chosen on, by the provenance in its steering record."""
+    # a choice that is stored beside its vector says `tiny_spatial_select (500 questions)`
+    return [name.split()[0] for name in str(provenance.get("chosen_on") or "").split(",") if name.strip()]
 
 
 def _searched_on_test(run: Samples, searched: Mapping[str, Collection[str]]) -> bool:
