@@ -14,6 +14,8 @@ from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
 
+UNCHECKED = "UNCHECKED and left in the vector"
+"""What a warning says of features without a verdict."""
 _HEADER = """\
 # Does a feature of an SAE mean the concept? 'means: true' keeps it in the vector, 'means: false' drops it.
 # You can edit this file: features with an entry are not judged again. Delete an entry to have its feature judged again.
