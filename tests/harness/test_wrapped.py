@@ -1,6 +1,7 @@
 """lmms-eval's own wrappers, steered."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lmms_steer import UserError
+from lmms_steer import UserError, measure_norms
 from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.patches import index_our_tasks
 from lmms_steer.harness.steered import SteeredVlm
@@ -143,6 +144,57 @@ def test_a_wrapper_may_name_its_checkpoint_differently_or_pass_it_to_a_parent(
     assert lm.attachment and lm.pretrained == str(tmp_path / "llava")
     with pytest.raises(UserError, match="no model: add model_id_name=NAME"):
         made(**spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "checkpoint"), [("instructblip", "instructblip"), ("llava_hf", "llava")])
+def test_wrappers_that_keep_their_processor_elsewhere_measure_on_images(
+    model: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmms_eval.models import get_model
+
+    # which lmms-eval does not install
+    monkeypatch.setitem(sys.modules, "decord", SimpleNamespace(VideoReader=None, cpu=None))
+    vector = vectors().save(tmp_path / "v.safetensors")
+    spec = f"vector={vector},layer=1,alpha=0.5,tokens=both,scale=relative"
+    args = f"pretrained={saved(checkpoint, tmp_path)},device=cpu,{spec}"
+    if model == "llava_hf":
+        args += ",device_map=cpu"
+    lm: Any = get_model(f"steered_{model}").create_from_arg_string(args)
+    assert lm.resolved.norms == measure_norms(*build(checkpoint))
+    assert set(lm.resolved.norms[1]) == {"image", "text", "both", "last"}
+
+
+@pytest.mark.parametrize("key", ["scale=relative", "alpha=kl:0.1"])
+def test_a_wrapper_without_a_processor_measures_nothing_on_sentences(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lmms_eval.models
+
+    from lmms_steer.harness.wrapped import steered_class
+
+    class OnlyTokenizer(OtherNames):
+        def __init__(self, model_id_name: str) -> None:
+            super().__init__(model_id_name)
+            self._tokenizer = self._processor.tokenizer
+            # such as CLIP's, which makes pixels only
+            self._image_processor = self._processor.image_processor
+            del self._processor
+
+    class Neither(OnlyTokenizer):
+        def __init__(self, model_id_name: str) -> None:
+            super().__init__(model_id_name)
+            del self._tokenizer
+
+    spec = {"vector": str(vectors().save(tmp_path / "v.safetensors")), "layer": 1, "alpha": 1, "tokens": "image"}
+    spec |= dict([key.split("=")])
+    folder = saved("llava", tmp_path)
+    for kind, kept in ((OnlyTokenizer, r"a \w+ and no processor"), (Neither, "no processor")):
+        monkeypatch.setattr(lmms_eval.models, "get_model", lambda *_, kind=kind, **__: kind)
+        made: Any = steered_class("phi3v")
+        with pytest.raises(UserError, match=f"{key} is measured on images, but the model's wrapper keeps {kept}: give"):
+            made(model_id_name=folder, **spec)
+        assert made(model_id_name=folder, **spec | {"alpha": 1, "scale": "token"}).attachment
 
 
 def test_wrappers_without_a_checkpoint_are_refused() -> None:
