@@ -146,8 +146,8 @@ def _heatmap(one: SearchMap, maps: list[SearchMap]) -> HeatMap:
 
 
 def _colour_value(row: LeaderboardRow | None) -> float:
-    """The gain in points; NaN, which has no colour, for tasks that are not scored in shares."""
-    return float("nan") if row is None or row.scale == 1 else row.gain * row.scale
+    """The improvement in points; NaN, which has no colour, for tasks that are not scored in shares."""
+    return float("nan") if row is None or row.scale == 1 else row.direction * row.gain * row.scale
 
 
 def _question_count(rows: list[LeaderboardRow], task: str) -> str:

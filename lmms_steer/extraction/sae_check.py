@@ -27,7 +27,7 @@ class FeatureCheck:
     def __init__(self, job: ExtractionJob, activations: Activations) -> None:
         self._job = job
         self._judge: Judge = get_judge(job.settings.judge)
-        self._stored = Verdicts(job.model, job.concept.name)
+        self._stored = Verdicts(job.model, job.concept.name, sentences_sha256=job.concept.sentences_sha256)
         # only a judge needs contexts
         has_judge = job.settings.judge != "none"
         self._contexts = Contexts(activations, job.read(neutral_concept(job))) if has_judge else None
