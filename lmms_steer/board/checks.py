@@ -5,7 +5,7 @@ Each check is a function from a `Case` to an `Outcome`, registered with a senten
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -13,12 +13,13 @@ import numpy as np
 
 from lmms_steer._util.json import read_json
 from lmms_steer.board.case import BASELINE, Case
-from lmms_steer.board.entry import SPEC, STUDY
+from lmms_steer.board.entry import SPEC, STUDY, EntryVector
 from lmms_steer.board.rescoring import recomputed
-from lmms_steer.comparison.provenance import chosen_on_test
+from lmms_steer.comparison.provenance import chosen_on_tasks, chosen_on_test
 from lmms_steer.errors import UserError, reason
 from lmms_steer.registry import Registry
 from lmms_steer.statistics.power import detectable_gain
+from lmms_steer.steering.row_vectors import is_row_vector
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -126,7 +127,8 @@ def check_vectors(case: Case) -> Outcome:
     if not case.record.get("spec"):
         return Outcome(NOT_NEEDED)
     try:
-        if str(SteeringSpec.from_yaml(case.folder / SPEC)) != str(SteeringSpec.parse(case.record["spec"])):
+        spec = SteeringSpec.from_yaml(case.folder / SPEC)
+        if str(spec) != str(SteeringSpec.parse(case.record["spec"])):
             return Outcome(FAILED, f"{SPEC} is not the spec of the run, {case.record['spec']}")
     except UserError as error:
         return Outcome(FAILED, str(error))
@@ -143,9 +145,9 @@ def check_vectors(case: Case) -> Outcome:
         if found != vector.sha256:
             hashes = f"sha256 {found[:12]}, the run's {vector.sha256[:12]}"
             return Outcome(FAILED, f"{vector.file} is not {vector.name}: {hashes}")
-    if lost := [vector.name for vector in named if not vector.file and not vector.address]:
+    if lost := missing_vectors(spec, named):
         return Outcome(FAILED, f"neither there nor named by an address: {', '.join(lost)}")
-    if elsewhere := [vector.address for vector in named if not vector.file]:
+    if elsewhere := [vector.address for vector in named if not vector.file and vector.address]:
         return Outcome(UNKNOWN, f"not read: {', '.join(elsewhere)}")
     return Outcome(PASSED)
 
@@ -163,7 +165,7 @@ def check_choice(case: Case) -> Outcome:
     if f"{STUDY}/plan.json" in case.hashes:
         try:
             plan = read_json(case.folder / STUDY / "plan.json")
-            tried = plan["vectors"].values() if plan["task"] in chosen_on.split(",") else ()
+            tried = plan["vectors"].values() if plan["task"] in chosen_on_tasks(record) else ()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return Outcome(FAILED, f"{STUDY}/plan.json cannot be read as a study's plan: {reason(error)}")
         if not {vector["sha256"] for vector in case.record.get("vectors") or ()} <= set(tried):
@@ -204,6 +206,16 @@ def check_power(case: Case) -> Outcome:
         return Outcome(PASSED if seen else FAILED, f"no gain would be seen in 4 of 5 runs {questions}")
     where = f"gains from {100 * smallest:.1f} points on are seen in 4 of 5 runs {questions}"
     return Outcome(PASSED if seen or gain >= smallest else FAILED, where)
+
+
+def missing_vectors(spec: SteeringSpec, vectors: Sequence[EntryVector]) -> list[str]:
+    """Names of an entry's vectors that are neither there nor elsewhere. Those of single questions are in no file."""
+    computed = [number for number, one in enumerate(spec.interventions) if is_row_vector(one.vector)]
+    return [
+        vector.name
+        for number, vector in enumerate(vectors)
+        if not vector.file and not vector.address and number not in computed
+    ]
 
 
 def _reported_mean(case: Case) -> float | None:

@@ -9,8 +9,9 @@ Each patch wraps one function and is applied once. The last two concern every mo
 | `TaskManager.load_task_or_group` | a `UserError` ends the command | missing data is a user's mistake |
 | `TaskManager.load_task_or_group` | the errors of the Hub, too (ours only) | retries hide the cause in tracebacks |
 | `TaskManager.load_task_or_group` | checks a user's rows | an answer that is no choice always scores 0 |
+| `TaskManager._load_individual_task_or_group` | asks `steered_NAME` as NAME | tasks have prompts for names |
 | `evaluator.evaluate` | checks the options, adds `steering` to the results | a result must name its spec |
-| `GeneralConfigTracker.log_experiment_args` | names the output folder by the spec | two runs must not share a folder |
+| `GeneralConfigTracker.log_experiment_args` | names the output folder by the steering | no two systems may share it |
 | `ResponseCache.create` | adds a hash of vectors and biases to the key | a changed file must not give stale answers |
 | `evaluator.evaluate` | checks the output folder first | hours of work must have a place to go |
 | `EvaluationTracker.save_results_…` | saves all or nothing, else ends the command | it swallows a full disk |
@@ -21,14 +22,17 @@ What is changed in samples and wandb logs is in `sample_patches`.
 
 import atexit
 import functools
+import json
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
+from lmms_steer._util.hashing import stable_hash
 from lmms_steer.errors import UserError
 from lmms_steer.harness import sample_patches
 from lmms_steer.harness.command_line import end_command_line, end_failed_runs, is_ours
+from lmms_steer.harness.names import wrapper_of
 from lmms_steer.harness.saving import check_output, saved_with_results, saved_with_samples
 from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.harness.tasks import cannot_be_loaded, check_choices, loading_mistake, out_of_reach
@@ -87,6 +91,7 @@ def index_our_tasks() -> None:
 
     wrap_once(TaskManager, "initialize_tasks", _with_our_tasks)
     wrap_once(TaskManager, "load_task_or_group", _with_errors_ending)
+    wrap_once(TaskManager, "_load_individual_task_or_group", _with_prompts_of_wrapper)
 
 
 def remember(lm: SteeredModel, arg_string: str) -> None:
@@ -169,6 +174,20 @@ def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
     return load_task_or_group
 
 
+def _with_prompts_of_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _load_individual_task_or_group(self: Any, *args: Any, **kwargs: Any) -> Any:
+        named = self.model_name
+        self.model_name = (wrapper_of(named) if isinstance(named, str) else None) or named
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            # the other patches know our models by it
+            self.model_name = named
+
+    return _load_individual_task_or_group
+
+
 def _task_names(given: Any) -> str:
     """The names in what `load_task_or_group` takes: a name, a list of names, or tasks' keys among them."""
     return ", ".join(
@@ -237,11 +256,27 @@ def is_steered(lm: object) -> bool:
 
 def _output_name(lm: SteeredModel) -> str:
     """The name of a run's output folder: the model, and what is done to it."""
+    return f"{lm.steering_record['model']}{output_suffix(lm)}"
+
+
+def output_suffix(lm: SteeredModel) -> str:
+    """What is done to a model, for the end of its output folder's name; "" for the plain model.
+
+    `__spatial-mean_shift_L3_a0.5_image_1a2b3c4d`, `__image-blank`, `__vcd_1a2b3c4d`: the hashes cover all settings.
+    """
     record = lm.steering_record
     spec = f"__{lm.resolved.tag}" if lm.resolved.spec else ""
     image = f"__image-{record['image']}" if "image" in record else ""
-    contrast = f"__{record['contrast']['name']}" if "contrast" in record else ""
-    return f"{record['model']}{spec}{image}{contrast}"
+    contrast, bias = record.get("contrast"), record.get("answer_bias")
+    settings = {
+        contrast["name"] if contrast else "contrast": contrast,
+        "answer_bias": bias,
+        "prompt_prefix": getattr(lm, "prompt_prefix", ""),
+    }
+    given = {name: value for name, value in settings.items() if value}
+    number = stable_hash(json.dumps(given, sort_keys=True)) % 2**32
+    others = f"__{'+'.join(given)}_{number:08x}" if given else ""
+    return f"{spec}{image}{others}"
 
 
 def _with_spec_in_name(original: Callable[..., Any]) -> Callable[..., Any]:

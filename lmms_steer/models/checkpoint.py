@@ -39,6 +39,9 @@ from lmms_steer.models.visuals import Visual, blank_visuals
 from lmms_steer.steering.support import check_config, has_encoder
 from lmms_steer.vectors.backbones import checkpoint
 
+_TIMES = "second_per_grid"
+"""Part of the names of inputs that are times. Positions are computed from them, which bfloat16 would round."""
+
 
 class HfCheckpoint(lmms):  # type: ignore[misc]
     """A checkpoint with its processor, on its device. The arguments are those of `--model_args`.
@@ -218,7 +221,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             ids = None if answers is None else [answer_token_ids(tokenizer, begin, answer) for answer in answers]
             batch = with_decoder_part(self.model, batch, ids, tokenizer.pad_token_id or 0)
         dtype = self.model.dtype
-        return {k: v.to(dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
+        return {k: v.to(dtype) if torch.is_floating_point(v) and _TIMES not in k else v for k, v in batch.items()}
 
     def first_token(self, word: str) -> int:
         """The id of the first token of an answer, as it follows a prompt."""

@@ -287,6 +287,19 @@ def checked_choices(path: Path) -> bytes:
     return read_limited(path, MAX_BYTES)
 
 
+def choices_without_paths(path: Path) -> bytes:
+    """The content of a choices file without the models' folders on this machine, to be shared with others.
+
+    Raises:
+        UserError: when it is damaged.
+    """
+    choices = _read_choices(path)
+    for choice in choices.values():
+        if isinstance(choice, dict) and isinstance(choice.get(MODEL_KEY), dict):
+            choice[MODEL_KEY].pop("model_path", None)
+    return yaml.safe_dump(choices, sort_keys=True).encode()
+
+
 def _read_choices(path: Path) -> dict[str, Any]:
     try:
         choices = read_yaml(path).typed()

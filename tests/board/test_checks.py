@@ -132,6 +132,29 @@ def test_the_damage_is_that_of_the_study_s_cell(tmp_path: Path) -> None:
     ]
 
 
+def test_a_choice_that_was_kept_for_a_vector_has_its_study(tmp_path: Path) -> None:
+    board, studies = make_board(tmp_path / "board"), tmp_path / "studies"
+    for name, task, sha256 in (
+        ("another task", "tiny_counting_select", shipped_vector().sha256),
+        ("another vector", "tiny_spatial_select", "0" * 64),
+        ("its own", "tiny_spatial_select", shipped_vector().sha256),
+    ):
+        study = write_study(studies / name, {(2, 0.25): 0.1}, kl={(2, 0.25): 0.03})
+        (study / "plan.json").write_text(json.dumps({"task": task, "vectors": {"v": sha256}}))
+    # as a model records it that steers with the choice of `search --keep`
+    record = {"provenance": {"chosen_on": "tiny_spatial_select (500 questions)"}}
+    run = write_system(tmp_path / "more", STEERED, record=record)
+    for folder in ("another task", "another vector"):
+        lines = list(add_runs(board, [f"kept={run}"], Addition(studies=(studies / folder,), replace=True)))
+        assert lines[-1].startswith("not used: the studies in")
+    assert len(list(add_runs(board, [f"kept={run}"], Addition(studies=(studies,), replace=True)))) == 1
+    row = row_of(board, "kept")
+    assert row.kl == 0.03
+    assert row.outcomes["choice"] == ["passed", "chosen on tiny_spatial_select (500 questions)"]
+    change_json(board / GROUP / "kept" / "study" / "plan.json", lambda plan: plan.update(task="tiny_counting_select"))
+    assert row_of(board, "kept").outcomes["choice"][0] == "failed"
+
+
 def test_a_contrast_is_no_baseline(tmp_path: Path) -> None:
     board = make_board(tmp_path / "board")
     record = {"contrast": {"name": "vcd", "alpha": 1.0}}
