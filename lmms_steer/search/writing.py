@@ -21,8 +21,9 @@ def writing_of(config: Any, score: str, metric: str | None) -> str:
     if score != "generate":
         return ""
     reading = {name: getattr(config, name, None) for name in _READING}
+    listed = [str(entry["metric"]) for entry in config.metric_list or ()]
     chosen = {
-        "metric": metric or config.metric_list[0]["metric"],
+        "metric": metric or next(iter(listed), None),
         **{name: value for name, value in reading.items() if value},
         **(config.generation_kwargs or {}),
     }
