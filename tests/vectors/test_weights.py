@@ -18,6 +18,7 @@ from lmms_steer import SteeringSpec, SteeringVectors, UserError
 from lmms_steer._util.hashing import file_sha256
 from lmms_steer._util.io import cache_dir
 from lmms_steer.cli import app
+from lmms_steer.extraction.extract import Backbone
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.tiny_world.checkpoints import weights_dir
@@ -243,3 +244,14 @@ def test_an_import_replaces_no_other_content(tmp_path: Path) -> None:
 def test_shared_vectors_do_not_name_a_folder_of_this_machine() -> None:
     made = vectors(model_path="/home/me/m")
     assert b"/home/me" not in made.without_path().to_bytes() and made.without_path().sha256 == made.sha256
+
+
+@pytest.mark.slow
+def test_a_vector_names_the_commit_of_a_backbone_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repo, commit = tmp_path / "models--org--gemma", "c" * 40
+    shutil.copytree(weights_dir("tiny-gemma2"), repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text(commit)
+    for typed in (None, "main", commit):
+        assert Backbone("org/gemma", revision=typed).source["revision"] == commit
