@@ -53,6 +53,6 @@ def write_questions(
         name = f"images/{image_ids(visuals)[0]}.png"
         if not (folder / name).exists():
             visuals[0].save(folder / name)
-        lines.append(json.dumps({"image": name, "prompt": str(loaded.doc_to_text(docs[number]))}) + "\n")
+        lines.append(json.dumps({"image": name, "prompt": str(loaded.fewshot_context(docs[number], 0))}) + "\n")
     write_atomically(folder / FILE, "".join(lines).encode())
     yield f"{len(lines)} questions -> {folder / FILE}"
