@@ -16,6 +16,7 @@ from lmms_steer.board.case import BASELINE, Case
 from lmms_steer.board.entry import SPEC, STUDY, EntryVector
 from lmms_steer.board.rescoring import recomputed
 from lmms_steer.comparison.provenance import chosen_on_tasks, chosen_on_test
+from lmms_steer.comparison.samples import filter_names
 from lmms_steer.errors import UserError, reason
 from lmms_steer.registry import Registry
 from lmms_steer.statistics.power import detectable_gain
@@ -95,11 +96,13 @@ def check_scores(case: Case) -> Outcome:
     if expected not in (None, len(samples.keys)):
         return Outcome(FAILED, f"{len(samples.keys)} answers, the results file counts {expected}")
     reported = _reported_mean(case)
-    if reported is not None and abs(reported - samples.scores.mean()) > _TOLERANCE:
+    # NaN, too, is no other mean's equal
+    if reported is not None and not abs(reported - samples.scores.mean()) <= _TOLERANCE:
         return Outcome(FAILED, f"the scores' mean is {samples.scores.mean():.4f}, the results file says {reported:.4f}")
+    mean = "mean is not compared" if reported is None else "mean is the harness's"
     again = recomputed(samples.task, samples.metric, case.answers)
     if again is None:
-        return Outcome(UNKNOWN, f"{samples.metric} of {samples.task} cannot be recomputed; its mean is the harness's")
+        return Outcome(UNKNOWN, f"{samples.metric} of {samples.task} cannot be recomputed; its {mean}")
     same = np.abs(again - samples.scores) <= _TOLERANCE
     different = np.flatnonzero(~same & ~np.isnan(again))
     if len(different):
@@ -110,8 +113,8 @@ def check_scores(case: Case) -> Outcome:
             f" {samples.doc_ids[first]}: {samples.scores[first]:g}, recomputed {again[first]:g}",
         )
     if missing := int(np.isnan(again).sum()):
-        return Outcome(UNKNOWN, f"{missing} of {len(again)} scores cannot be recomputed; their mean is the harness's")
-    return Outcome(PASSED, f"{len(again)} scores recomputed")
+        return Outcome(UNKNOWN, f"{missing} of {len(again)} scores cannot be recomputed; their {mean}")
+    return Outcome(PASSED, f"{len(again)} scores recomputed{f'; their {mean}' if reported is None else ''}")
 
 
 @register_check("pairing", "The baseline beside it has the same questions, prompts and decoding.")
@@ -220,14 +223,18 @@ def missing_vectors(spec: SteeringSpec, vectors: Sequence[EntryVector]) -> list[
 
 def _reported_mean(case: Case) -> float | None:
     """The mean that the results file reports; None where it reports none, or another aggregation."""
-    metrics = case.samples.results.content["results"].get(case.samples.task) or {}
-    config = (case.samples.results.content.get("configs") or {}).get(case.samples.task) or {}
+    task, content = case.samples.task, case.samples.results.content
+    metrics = content["results"].get(task) or {}
+    config = (content.get("configs") or {}).get(task) or {}
     listed = [one for one in config.get("metric_list") or () if isinstance(one, dict)]
     names = [case.samples.metric, *(["acc"] if case.samples.metric == "score" else [])]
     for name in names:
         if any(one.get("metric") == name and one.get("aggregation", "mean") != "mean" for one in listed):
             return None
-        value = metrics.get(f"{name},none")
+        means = {key: value for key, value in metrics.items() if key.startswith(f"{name},")}
+        # the samples are the first filter's
+        first = f"{name},{filter_names(task, content)[0]}"
+        value = means.get(first, next(iter(means.values())) if len(means) == 1 else None)
         if isinstance(value, int | float):
             return float(value)
     return None
