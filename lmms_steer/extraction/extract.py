@@ -194,7 +194,12 @@ class Backbone:
         description: dict[str, Any] = {"control": control, "of": base}
         if control == "random":
             drawn = MethodResult(random_like(true, seed).directions, {**description, "seed": seed})
-            return self._with_provenance(job, name, drawn, activations)
+            extracted = self._with_provenance(job, name, drawn, activations)
+            if job.settings.orthogonal_to is None:
+                return extracted
+            # a component was removed from the drawn directions too
+            rescaled = with_norms_of(true, extracted.vectors).directions
+            return Extracted(SteeringVectors(rescaled, extracted.vectors.provenance), extracted.notes)
         if control == "shuffled":
             result = function(shuffle_labels(activations, seed), job)
             description = {**description, "seed": seed}

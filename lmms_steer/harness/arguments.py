@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.extraction.first_use import check_vectors
-from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, steered_names_on_disk
+from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, wrapper_of
 from lmms_steer.harness.presets import expand_preset
 from lmms_steer.models import CONTRAST_ARGS, MODEL_ARGS
 from lmms_steer.steering.intervention import FIELDS
@@ -159,11 +159,11 @@ def check_model(model: str) -> None:
     """
     if model in MODELS:
         return
-    wrapper = model.replace(":", "_", 1)
-    if wrapper not in steered_names_on_disk():
+    wrapper = wrapper_of(model)
+    if wrapper is None:
         raise unknown_name("model", model, MODELS)
     if runs_in_engine(wrapper):
-        raise engine_error(wrapper.removeprefix("steered_"))
+        raise engine_error(wrapper)
     raise UserError(
         f"{model} works in lmms-eval only; use --model steered_hf, which loads the same checkpoint if transformers can"
     )

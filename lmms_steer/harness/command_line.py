@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.harness.arguments import SPELLING_CUTOFF
-from lmms_steer.harness.names import MODELS, steered_names_on_disk
+from lmms_steer.harness.names import MODELS, steered_names_on_disk, wrapper_of
 from lmms_steer.harness.task_files import check_task
 
 _MODULE = "lmms_eval.__main__"
@@ -63,7 +63,7 @@ def own_option_error(error: BaseException | None) -> UserError | None:
 def is_ours(model: object) -> bool:
     """Whether `--model` names one of this package's models, steered wrappers of lmms-eval's included."""
     name = str(model)
-    return name in MODELS or name.replace(":", "_", 1) in steered_names_on_disk()
+    return name in MODELS or wrapper_of(name) is not None
 
 
 def _misspelt(model: str) -> UserError | None:

@@ -89,7 +89,7 @@ class _SteeredLmEval(SteeringMixin):
         check_config(config, self.pretrained)
         if has_encoder(config):
             raise UserError(f"{self.pretrained} is an encoder-decoder: evaluate it with lmms-eval --model steered_hf")
-        self.resolve_for(config)
+        self.resolve_for(config, revision=revision.get("revision"))
         super().__init__(pretrained=source, **model_args)  # type: ignore[call-arg]
         wrapper: Any = self
         self.attach_to(wrapper.model, getattr(self, "processor", None) or wrapper.tokenizer)

@@ -31,6 +31,17 @@ def steered_names_on_disk(*kinds: str) -> frozenset[str]:
     return frozenset(f"steered_{path.stem}" for path in files if not path.stem.startswith("_"))
 
 
+def wrapper_of(model: str) -> str | None:
+    """The wrapper of lmms-eval that a `--model` steers: `qwen3_vl` of `steered_qwen3_vl` or `steered:qwen3_vl`.
+
+    None for any other model, our own three included.
+    """
+    name = model.replace(":", "_", 1)
+    if name in MODELS or name not in steered_names_on_disk():
+        return None
+    return name.removeprefix("steered_")
+
+
 def runs_in_engine(model: str) -> bool:
     """Whether a wrapper of lmms-eval (such as `vllm`) runs its model in an engine or behind an API."""
     return any(part in model.split("_") for part in ENGINES)

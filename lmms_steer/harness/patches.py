@@ -9,6 +9,7 @@ Each patch wraps one function and is applied once. The last two concern every mo
 | `TaskManager.load_task_or_group` | a `UserError` ends the command | missing data is a user's mistake |
 | `TaskManager.load_task_or_group` | the errors of the Hub, too (ours only) | retries hide the cause in tracebacks |
 | `TaskManager.load_task_or_group` | checks a user's rows | an answer that is no choice always scores 0 |
+| `TaskManager._load_individual_task_or_group` | asks `steered_NAME` as NAME | tasks have prompts for names |
 | `evaluator.evaluate` | checks the options, adds `steering` to the results | a result must name its spec |
 | `GeneralConfigTracker.log_experiment_args` | names the output folder by the steering | no two systems may share it |
 | `ResponseCache.create` | adds a hash of vectors and biases to the key | a changed file must not give stale answers |
@@ -31,6 +32,7 @@ from lmms_steer._util.hashing import stable_hash
 from lmms_steer.errors import UserError
 from lmms_steer.harness import sample_patches
 from lmms_steer.harness.command_line import end_command_line, end_failed_runs, is_ours
+from lmms_steer.harness.names import wrapper_of
 from lmms_steer.harness.saving import check_output, saved_with_results, saved_with_samples
 from lmms_steer.harness.task_files import tasks_dir
 from lmms_steer.harness.tasks import cannot_be_loaded, check_choices, loading_mistake, out_of_reach
@@ -89,6 +91,7 @@ def index_our_tasks() -> None:
 
     wrap_once(TaskManager, "initialize_tasks", _with_our_tasks)
     wrap_once(TaskManager, "load_task_or_group", _with_errors_ending)
+    wrap_once(TaskManager, "_load_individual_task_or_group", _with_prompts_of_wrapper)
 
 
 def remember(lm: SteeredModel, arg_string: str) -> None:
@@ -169,6 +172,20 @@ def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:
         return _ending(checked)(self, *args, **kwargs)
 
     return load_task_or_group
+
+
+def _with_prompts_of_wrapper(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def _load_individual_task_or_group(self: Any, *args: Any, **kwargs: Any) -> Any:
+        named = self.model_name
+        self.model_name = (wrapper_of(named) if isinstance(named, str) else None) or named
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            # the other patches know our models by it
+            self.model_name = named
+
+    return _load_individual_task_or_group
 
 
 def _task_names(given: Any) -> str:

@@ -39,6 +39,9 @@ from lmms_steer.models.visuals import Visual, blank_visuals
 from lmms_steer.steering.support import check_config, has_encoder
 from lmms_steer.vectors.backbones import checkpoint
 
+_TIMES = "second_per_grid"
+"""Part of the names of inputs that are times. Positions are computed from them, which bfloat16 would round."""
+
 
 class HfCheckpoint(lmms):  # type: ignore[misc]
     """A checkpoint with its processor, on its device. The arguments are those of `--model_args`.
@@ -74,6 +77,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
     Attributes:
         model: the loaded model, in eval mode.
         config: its config.
+        revision: of a Hub id, as the user named it; None for `main`.
         processor: its processor, which pads on the left; that of an encoder-decoder, on the right.
         prompt_format: the format of its prompts.
         answer_bias: the biases that were read, or None.
@@ -134,8 +138,8 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         self._device = usable_device(device) if device is not None else self.accelerator.device
         dtype = resolve_dtype(dtype, self._device)
         options: dict[str, Any] = {"trust_remote_code": check_bool("trust_remote_code", trust_remote_code)}
-        if revision is not None:
-            options["revision"] = str(revision)
+        options |= {"revision": str(revision)} if revision is not None else {}
+        self.revision = options.get("revision")
         source = checkpoint(self.pretrained)
         self.config = load_or_refuse(self.pretrained, AutoConfig.from_pretrained, source, **options)
         self.config = getattr(self.config, "thinker_config", None) or self.config
@@ -217,7 +221,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             ids = None if answers is None else [answer_token_ids(tokenizer, begin, answer) for answer in answers]
             batch = with_decoder_part(self.model, batch, ids, tokenizer.pad_token_id or 0)
         dtype = self.model.dtype
-        return {k: v.to(dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
+        return {k: v.to(dtype) if torch.is_floating_point(v) and _TIMES not in k else v for k, v in batch.items()}
 
     def first_token(self, word: str) -> int:
         """The id of the first token of an answer, as it follows a prompt."""

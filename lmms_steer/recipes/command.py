@@ -111,7 +111,8 @@ def run_cells(
         workers, cluster, slurm, ray: as for `run_recipe`.
 
     Yields:
-        A line for each cell as it ends, the output of the cells that are shown, and a report.
+        A line for each cell as it ends, the output of the cells that are shown, the warnings of extractions, and a
+        report.
 
     Raises:
         UserError: where the folder is in use, and at the end where cells failed.
@@ -224,6 +225,7 @@ def _report(ledger: Ledger, cells: Sequence[Cell], root: Path, seconds: float) -
     for cell in cells:
         if cell.show and states[cell.name].has_output:
             yield "\n" + ledger.marks.log(cell).read_text(encoding="utf-8", errors="replace").rstrip()
+    yield from _warnings(ledger, [cell for cell in cells if states[cell.name].has_output])
     lost = {name: state for name, state in states.items() if not state.has_output}
     yield f"\n{len(states) - len(lost)} of {len(states)} cells are done in {root}; {seconds / 60:.1f} minutes"
     if not lost:
@@ -236,6 +238,13 @@ def _report(ledger: Ledger, cells: Sequence[Cell], root: Path, seconds: float) -
     raise UserError(
         f"{failed} {noun} failed and {len(lost) - failed} were skipped: run the recipe again to try only these"
     )
+
+
+def _warnings(ledger: Ledger, cells: Sequence[Cell]) -> Iterator[str]:
+    """What the extractions warned of, such as SAE features that nobody checked; each warning once."""
+    logs = {line: ledger.marks.log(cell) for cell in reversed(cells) for line in reversed(ledger.marks.warnings(cell))}
+    for line, log in reversed(logs.items()):
+        yield f"WARNING: {line}; {log}"
 
 
 def _reason(state: CellState) -> str:

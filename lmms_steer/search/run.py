@@ -147,7 +147,8 @@ class SearchRun:
         adaptive = self.chosen.strategy.adaptive
         yield from report_lines(self.plan, result, self.options.output, self.options.confirm is not None, adaptive)
         if self.options.keep:
-            yield from study_files.save_winners(self.plan, result, self.lm.pretrained, self._budget_provenance)
+            model, more = self.lm.pretrained, self._budget_provenance
+            yield from study_files.save_winners(self.plan, result, model, more, self.lm.commit)
 
     def _lines_about_keys(self) -> Iterator[str]:
         if self.keys:

@@ -9,7 +9,7 @@ from lmms_eval.utils import simple_parse_args_string
 
 from lmms_steer import UserError
 from lmms_steer.harness.arguments import check_model_args, split_args
-from lmms_steer.harness.steered import SteeredPaliGemma, create_model
+from lmms_steer.harness.steered import LmmsEvalSteering, SteeredPaliGemma, create_model
 from lmms_steer.harness.wrapped import steered_class
 
 TINY = "pretrained=tiny-paligemma2"
@@ -89,3 +89,14 @@ def test_a_wrapper_that_ignores_unknown_arguments_does_not_hide_a_misspelt_key(t
         with pytest.raises(UserError, match="unknown key 'aplha' in --model_args: did you mean 'alpha'"):
             make()
     assert wrapper.takes("max_patches") and wrapper.takes("alpha") and not wrapper.takes("kwargs")
+
+
+def test_an_argument_of_our_models_is_not_taken_for_a_word_in_a_wrapper_s_code() -> None:
+    class Theirs:
+        def __init__(self, pretrained: str, modality: str = "image", **kwargs: Any) -> None:
+            self.patches = kwargs.get("max_patches")
+
+    class Ours(LmmsEvalSteering, Theirs):
+        pass
+
+    assert Ours.takes("max_patches") and not Ours.takes("image") and SteeredPaliGemma.takes("image")

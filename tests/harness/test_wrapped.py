@@ -1,6 +1,7 @@
 """lmms-eval's own wrappers, steered."""
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,12 +9,15 @@ from typing import Any
 import pytest
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lmms_steer import UserError
+from lmms_steer import UserError, measure_norms
 from lmms_steer.harness.names import MODELS
+from lmms_steer.harness.patches import index_our_tasks
 from lmms_steer.harness.steered import SteeredVlm
+from lmms_steer.harness.task_files import tasks_dir
 from tests.helpers import warm
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, vectors
+from tests.helpers.task_manager import task_manager
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -73,6 +77,29 @@ def test_a_steered_wrapper_runs_from_the_command_line_and_records_the_spec(tmp_p
     assert json.loads(results.read_text())["steering"]["spec"].endswith("layer=1,alpha=3,tokens=both")
 
 
+@pytest.mark.parametrize("task_type", ["simple", "chat"])
+def test_a_steered_wrapper_is_asked_what_the_wrapper_is_asked(tmp_path: Path, task_type: str) -> None:
+    index_our_tasks()
+    prompts = {name: {"pre_prompt": f"for {name} . "} for name in ("default", "qwen3_vl", "steered_hf")}
+    included = f"{tasks_dir()}/tiny_world/tiny_spatial.yaml"
+    # JSON is YAML
+    (tmp_path / "t.yaml").write_text(
+        json.dumps({"include": included, "task": "t", "lmms_eval_specific_kwargs": prompts})
+    )
+
+    def asked(model: str) -> str:
+        manager = task_manager(tmp_path, model_name=model)
+        task = manager.load_task_or_group(["t"], task_type)["t"]
+        assert manager.model_name == model
+        return str(task.doc_to_text(task.test_docs()[0])).split(" . ")[0]
+
+    for model in ("qwen3_vl", "steered_qwen3_vl", "steered:qwen3_vl"):
+        assert asked(model) == "for qwen3_vl"
+    # our own models, and wrappers without a block
+    assert asked("steered_hf") == "for steered_hf"
+    assert asked("steered_llava_hf") == asked("llava_hf") == asked("steered_paligemma") == "for default"
+
+
 def test_wrappers_of_engines_and_apis_are_refused() -> None:
     from lmms_steer.harness.wrapped import steered_class
 
@@ -117,6 +144,57 @@ def test_a_wrapper_may_name_its_checkpoint_differently_or_pass_it_to_a_parent(
     assert lm.attachment and lm.pretrained == str(tmp_path / "llava")
     with pytest.raises(UserError, match="no model: add model_id_name=NAME"):
         made(**spec)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "checkpoint"), [("instructblip", "instructblip"), ("llava_hf", "llava")])
+def test_wrappers_that_keep_their_processor_elsewhere_measure_on_images(
+    model: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmms_eval.models import get_model
+
+    # which lmms-eval does not install
+    monkeypatch.setitem(sys.modules, "decord", SimpleNamespace(VideoReader=None, cpu=None))
+    vector = vectors().save(tmp_path / "v.safetensors")
+    spec = f"vector={vector},layer=1,alpha=0.5,tokens=both,scale=relative"
+    args = f"pretrained={saved(checkpoint, tmp_path)},device=cpu,{spec}"
+    if model == "llava_hf":
+        args += ",device_map=cpu"
+    lm: Any = get_model(f"steered_{model}").create_from_arg_string(args)
+    assert lm.resolved.norms == measure_norms(*build(checkpoint))
+    assert set(lm.resolved.norms[1]) == {"image", "text", "both", "last"}
+
+
+@pytest.mark.parametrize("key", ["scale=relative", "alpha=kl:0.1"])
+def test_a_wrapper_without_a_processor_measures_nothing_on_sentences(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lmms_eval.models
+
+    from lmms_steer.harness.wrapped import steered_class
+
+    class OnlyTokenizer(OtherNames):
+        def __init__(self, model_id_name: str) -> None:
+            super().__init__(model_id_name)
+            self._tokenizer = self._processor.tokenizer
+            # such as CLIP's, which makes pixels only
+            self._image_processor = self._processor.image_processor
+            del self._processor
+
+    class Neither(OnlyTokenizer):
+        def __init__(self, model_id_name: str) -> None:
+            super().__init__(model_id_name)
+            del self._tokenizer
+
+    spec = {"vector": str(vectors().save(tmp_path / "v.safetensors")), "layer": 1, "alpha": 1, "tokens": "image"}
+    spec |= dict([key.split("=")])
+    folder = saved("llava", tmp_path)
+    for kind, kept in ((OnlyTokenizer, r"a \w+ and no processor"), (Neither, "no processor")):
+        monkeypatch.setattr(lmms_eval.models, "get_model", lambda *_, kind=kind, **__: kind)
+        made: Any = steered_class("phi3v")
+        with pytest.raises(UserError, match=f"{key} is measured on images, but the model's wrapper keeps {kept}: give"):
+            made(model_id_name=folder, **spec)
+        assert made(model_id_name=folder, **spec | {"alpha": 1, "scale": "token"}).attachment
 
 
 def test_wrappers_without_a_checkpoint_are_refused() -> None:

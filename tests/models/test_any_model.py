@@ -176,6 +176,26 @@ def test_video_frames_reach_a_model_with_videos(checkpoints: dict[str, Any], tmp
     assert generated(lm, (QUESTIONS[0], [frames]))
 
 
+def test_a_bfloat16_model_sees_the_frames_of_a_video_at_their_times(
+    checkpoints: dict[str, Any], tmp_path: Path
+) -> None:
+    from tests.helpers.checkpoints import build
+
+    model, processor = checkpoints.setdefault("qwen2_5_vl", build("qwen2_5_vl"))
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    lm = SteeredVlm(pretrained=str(tmp_path), dtype="bfloat16", fps=1.3)
+    frames = [picture(i).resize((28, 28)) for i in range(40)]
+    inputs = lm.model_inputs([QUESTIONS[0]], [[frames]])
+    assert inputs["pixel_values_videos"].dtype == torch.bfloat16
+    names = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "attention_mask")
+    positions, _ = lm.model.model.get_rope_index(inputs["input_ids"], **{name: inputs.get(name) for name in names})
+    in_video = inputs["input_ids"] == lm.model.config.video_token_id
+    times = positions[0][in_video].unique()
+    # 20 pairs of frames, 2 / 1.3 s apart, at 4 positions a second
+    assert (times - times[0]).tolist() == [int(4 * pair * 2 / 1.3) for pair in range(20)]
+
+
 @pytest.mark.slow
 def test_an_empty_prompt_is_answered_and_one_beyond_the_context_refused(lm: SteeredVlm) -> None:
     assert generated(lm, ("", [picture(0)]))

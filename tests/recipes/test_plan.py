@@ -50,6 +50,17 @@ def test_cells_of_shipped_recipes_need_the_cells_that_make_their_inputs(name: st
     assert not (own_cache / "models").exists()
 
 
+def test_commands_of_shipped_recipes_make_the_images_of_their_questions() -> None:
+    checked = 0
+    for name in complete_recipes():
+        for cell in Planner(load_recipe(name)[1], Path("out")).cells():
+            if cell.command[:3] == ("lmms-steer", "data", "questions"):
+                # it writes questions.jsonl and images/ into this folder
+                assert cell.command[4] in cell.makes, (name, cell.name)
+                checked += 1
+    assert checked == 2
+
+
 def test_the_plan_of_the_paper_s_recipe_has_its_searches() -> None:
     _, loaded = load_recipe("paper_cvbench")
     cells = Planner(loaded, Path("out")).cells()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lmms_eval.filters import build_filter_ensemble
 from torch import nn
 
 from lmms_steer import SteeringSpec, UserError
@@ -120,7 +121,8 @@ def test_the_named_metric_of_generated_text_counts_and_else_the_first(metric: st
     config = SimpleNamespace(
         output_type="generate_until", generation_kwargs={}, metric_list=[{"metric": "acc"}], task="t"
     )
-    task = SimpleNamespace(config=config, process_results=lambda doc, results: {"acc": 0.25, "acc_paper": 1.0})  # noqa: ARG005
+    filters = [build_filter_ensemble("none", [["take_first", None]])]
+    task = SimpleNamespace(config=config, _filters=filters, process_results=lambda *_: {"acc": 0.25, "acc_paper": 1.0})
     lm = SimpleNamespace(model=Words(), tokenizer=Words(), first_token=len)
     question: Any = SimpleNamespace(answers=(), doc=None)
     scorer = GenerationScorer(lm, task, [question], {"input_ids": torch.ones(1, 2, dtype=torch.long)}, metric)

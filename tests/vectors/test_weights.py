@@ -23,7 +23,7 @@ from lmms_steer.steering.resolve import resolve
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store, weights
 from lmms_steer.vectors.ownership import save_own
-from lmms_steer.vectors.weights import model_source, same_weights, weights_sha256
+from lmms_steer.vectors.weights import commit_of, model_source, same_weights, weights_sha256
 from tests.helpers.models import vectors
 
 
@@ -118,6 +118,8 @@ def test_a_hub_id_is_identified_by_the_names_of_the_files_in_the_hub_s_cache(
         lambda name, file, revision: try_to_load_from_cache(name, file, cache_dir=tmp_path, revision=revision),
     )
     assert model_source("org/m") == {"model": "m", "model_id": "org/m", "weights_sha256": sha256}
+    assert commit_of("org/m") == commit_of("org/m", "c0ffee") == "c0ffee"
+    assert commit_of("org/m", "another") is commit_of("org/none") is commit_of("tiny-gemma2") is None
     assert model_source("org/none") == {"model": "none", "model_id": "org/none"}
     assert model_source("/no/such: folder") == {"model": "such: folder", "model_id": "/no/such: folder"}
 
