@@ -29,6 +29,8 @@ REFUSE, SHOW, OFF = "refuse", "show", "off"
 CONTROLS = "controls"
 """The check that looks at the entries beside one."""
 _TOLERANCE = 1e-6
+_ONE_SIDED = 0.025
+"""Level of a one-sided test that finds what a two-sided 95% interval does."""
 
 
 @dataclass(frozen=True)
@@ -201,14 +203,32 @@ def check_power(case: Case) -> Outcome:
     effect = case.effect
     if effect is None or case.role == "control":
         return Outcome(NOT_NEEDED)
-    n, gain = len(case.samples.keys), abs(float(effect.gain[0]))
-    changed = (int(effect.fixed[0]) + int(effect.broken[0])) / n
-    smallest, seen = detectable_gain(n, changed), effect.low[0] > 0 or effect.high[0] < 0
-    questions = f"on {n} questions, of which {100 * changed:.1f}% changed"
+    if not np.isfinite(case.changes).all():
+        return Outcome(UNKNOWN, "a score is not finite")
+    n, gain = len(case.changes), abs(float(effect.gain[0]))
+    smallest, seen = _smallest_seen(case), effect.low[0] > 0 or effect.high[0] < 0
+    about = "" if case.images is None else f" about {int(case.images.max()) + 1} images"
+    questions = f"in 4 of 5 runs on {n} questions{about}, of which {100 * np.mean(case.changes != 0):.1f}% changed"
     if math.isnan(smallest):
-        return Outcome(PASSED if seen else FAILED, f"no gain would be seen in 4 of 5 runs {questions}")
-    where = f"gains from {100 * smallest:.1f} points on are seen in 4 of 5 runs {questions}"
-    return Outcome(PASSED if seen or gain >= smallest else FAILED, where)
+        return Outcome(PASSED if seen else FAILED, f"no gain would be seen {questions}")
+    scores = case.samples.scores
+    size = f"{100 * smallest:.1f} points" if scores.min() >= 0 and scores.max() <= 1 else f"{smallest:.3g}"
+    return Outcome(PASSED if seen or gain >= smallest else FAILED, f"gains from {size} on are seen {questions}")
+
+
+def _smallest_seen(case: Case) -> float:
+    """The smallest gain whose interval is beyond 0 in 4 of 5 runs; NaN where no possible gain's is.
+
+    The intervals are two-sided, and go by image where questions share them.
+    """
+    changes, images = case.changes, case.images
+    if images is None and np.isin(changes, (-1, 0, 1)).all():
+        return detectable_gain(len(changes), float(np.mean(changes != 0)), level=_ONE_SIDED)
+    # of an image all its questions' changes, so that the mean is the gain
+    units = changes if images is None else np.bincount(images, changes) * (images.max() + 1) / len(images)
+    largest = float(np.abs(units).max()) or 1.0
+    square = float(np.mean((units / largest) ** 2))
+    return largest * detectable_gain(len(units), square, level=_ONE_SIDED, most=math.sqrt(square))
 
 
 def missing_vectors(spec: SteeringSpec, vectors: Sequence[EntryVector]) -> list[str]:
