@@ -16,6 +16,7 @@ from lmms_steer.search.assessment import assess_search
 from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.options import SearchOptions, check_metric
 from lmms_steer.search.plan import Cell, Plan
+from lmms_steer.search.power import measured_power_line
 from lmms_steer.search.report import report_lines
 from lmms_steer.search.results import SearchResult
 from lmms_steer.search.selection import ScoreGrid
@@ -78,6 +79,17 @@ def test_each_target_has_the_best_of_its_own_cells_and_so_have_the_controls(tmp_
     strong = list(report_lines(plan(), replace(result, vectors={"v": vector}), tmp_path, confirmation_requested=False))
     assert any(line.startswith("  WARNING: a random vector gains 60% of that") for line in strong)
     assert lines[-1].endswith("(evaluate each choice_TARGET.yaml there)"), "not --confirm, which is refused"
+
+
+def test_of_graded_scores_no_share_that_changes_between_right_and_wrong_is_claimed() -> None:
+    whole = grid()
+    changed = [
+        abs(count - 10) / 20 for (vector, _), counts in CORRECT.items() if vector == "v" for count in counts.values()
+    ]
+    assert assess_search(plan(), whole, None).vectors["v"].discordant == pytest.approx(np.median(changed))
+    graded = ScoreGrid(whole.cells, 0.3 + whole.scores / 2, 0.3 + whole.base / 2)
+    found = assess_search(plan(), graded, None).vectors["v"]
+    assert found.discordant is None and measured_power_line(found, None) == ""
 
 
 def test_a_search_for_one_choice_writes_what_it_wrote_before(tmp_path: Path) -> None:
