@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lmms_eval.filters import build_filter_ensemble
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
@@ -137,7 +138,8 @@ def measure(name: str, lm: Any, layers: Sequence[int]) -> None:
         output_type="generate_until", generation_kwargs={"max_new_tokens": NEW_TOKENS}, task="t",
         metric_list=[{"metric": "acc"}],
     )  # fmt: skip
-    task = SimpleNamespace(config=config, process_results=lambda doc, texts: {"acc": 1.0})  # noqa: ARG005
+    filters = [build_filter_ensemble("none", [["take_first", None]])]
+    task = SimpleNamespace(config=config, _filters=filters, process_results=lambda doc, texts: {"acc": 1.0})  # noqa: ARG005
     width = lm.model.get_decoder().config.hidden_size
     drawn = torch.Generator().manual_seed(0)
     vectors = {"v": SteeringVectors({n: torch.randn(width, generator=drawn).numpy() for n in layers}, {})}

@@ -321,6 +321,8 @@ def page(rows: dict[str, dict[str, str]]) -> str:
         "*hooks* in the column replay means that a search runs the model with hooks instead, which is slower and gives",
         "the same numbers. *not comparable* means that the unsteered model gives other numbers in both ways too. Under",
         "*inspect* the steered tokens, the norms and the next tokens that `lmms-steer inspect` shows are compared.",
+        "Under *relative* the norms are given by hand: an encoder-decoder itself refuses `scale=relative`, because",
+        "nothing can be measured on its decoder's start token.",
         "",
         f"| architecture | {' | '.join(COLUMNS)} |",
         f"|---|{'---|' * len(COLUMNS)}",

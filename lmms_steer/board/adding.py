@@ -16,6 +16,8 @@ from lmms_steer._util.json import read_json
 from lmms_steer.board.entry import ENTRIES, ENTRY, MAX_NAME, RESULTS, SAMPLES, SPEC, STUDY, Entry, EntryVector, limit_of
 from lmms_steer.board.rules import read_rules
 from lmms_steer.board.samples_file import write_samples
+from lmms_steer.comparison.identity import split_by_system
+from lmms_steer.comparison.provenance import chosen_on_tasks
 from lmms_steer.comparison.runs import find_runs
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.comparison.systems import BLANK_SUFFIX, newest_results, split_prompted
@@ -23,6 +25,7 @@ from lmms_steer.concepts import loader as concepts
 from lmms_steer.errors import UserError, reason, shorten
 from lmms_steer.models import BLANK
 from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.row_vectors import is_row_vector
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of
@@ -77,7 +80,7 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
     places: dict[str, str] = {}
     # each by itself, so that runs of different tasks may have the same name
     for run in runs:
-        for name, evaluations in find_runs([run]).evaluations.items():
+        for name, evaluations in split_by_system(find_runs([run]).evaluations).items():
             for task, results in newest_results(evaluations).items():
                 if task not in results.evaluation.samples:
                     raise UserError(f"run {name!r} has no samples of {task}: evaluate with --log_samples")
@@ -109,10 +112,13 @@ def _read_plan(study: Path) -> dict[str, Any]:
 
 
 def _study_of(samples: Samples, plans: dict[Path, dict[str, Any]]) -> Path | None:
-    """The study that searched a run's vector on the task that its settings were chosen on; the last one of several."""
+    """The study that searched a run's vectors on the task that its settings were chosen on; the last one of several."""
     record = _provenance(samples)
-    tasks, sha256 = str(record.get("chosen_on") or "").split(","), record.get("vector_sha256")
-    found = [folder for folder, plan in plans.items() if plan["task"] in tasks and sha256 in plan["vectors"]]
+    # a choice that was kept for a vector does not say the vector's hash
+    vectors = samples.results.steering.get("vectors") or ()
+    hashes = {record["vector_sha256"]} if record.get("vector_sha256") else {one["sha256"] for one in vectors}
+    tasks = chosen_on_tasks(record) if hashes else []
+    found = [folder for folder, plan in plans.items() if plan["task"] in tasks and hashes <= set(plan["vectors"])]
     return found[-1] if found else None
 
 
@@ -196,6 +202,10 @@ def _vectors(
     backbone = backbone_of(str(record.get("model") or ""))
     for number, (intervention, recorded) in enumerate(zip(spec.interventions, record["vectors"], strict=False)):
         name, sha256 = recorded["name"], recorded["sha256"]
+        # computed anew for each question
+        if is_row_vector(intervention.vector):
+            vectors.append(EntryVector(name, sha256))
+            continue
         if address:
             vectors.append(EntryVector(name, sha256, address=f"{address}/{name}"))
             continue

@@ -6,14 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lmms_steer.board.entry import Entry
 from lmms_steer.board.samples_file import Answers, StoredSamples, read_stored
 from lmms_steer.comparison.pairing import pairing_problem, shared_images
 from lmms_steer.comparison.settings import setting_differences
 from lmms_steer.comparison.systems import role_of
 from lmms_steer.models import BLANK
+from lmms_steer.statistics import Floats, Ints
 from lmms_steer.statistics.paired import Effects, task_effects
 
 BASELINE, PROMPTED = "baseline", "prompted"
@@ -74,9 +73,19 @@ class Case:
         """The paired effect; None where there is no comparison."""
         if self.baseline is None or self.unpaired:
             return None
-        changes = (self.samples.scores - self.baseline.samples.scores) * self.baseline.samples.direction
-        images = shared_images([{"run": self.samples, "baseline": self.baseline.samples}])
-        return task_effects(np.array([changes]), images)
+        return task_effects(self.changes[None], self.images)
+
+    @cached_property
+    def changes(self) -> Floats:
+        """How much better each question scores than the baseline's, where there is a comparison."""
+        assert self.baseline is not None
+        return (self.samples.scores - self.baseline.samples.scores) * self.baseline.samples.direction
+
+    @cached_property
+    def images(self) -> Ints | None:
+        """The image of each question, as 0, 1, …; None where no two questions share one."""
+        assert self.baseline is not None
+        return shared_images([{"run": self.samples, "baseline": self.baseline.samples}])
 
 
 def read_case(folder: Path, entry: Entry, hashes: Mapping[str, str]) -> Case:

@@ -5,7 +5,7 @@ Each check is a function from a `Case` to an `Outcome`, registered with a senten
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -13,12 +13,14 @@ import numpy as np
 
 from lmms_steer._util.json import read_json
 from lmms_steer.board.case import BASELINE, Case
-from lmms_steer.board.entry import SPEC, STUDY
+from lmms_steer.board.entry import SPEC, STUDY, EntryVector
 from lmms_steer.board.rescoring import recomputed
-from lmms_steer.comparison.provenance import chosen_on_test
+from lmms_steer.comparison.provenance import chosen_on_tasks, chosen_on_test
+from lmms_steer.comparison.samples import filter_names
 from lmms_steer.errors import UserError, reason
 from lmms_steer.registry import Registry
 from lmms_steer.statistics.power import detectable_gain
+from lmms_steer.steering.row_vectors import is_row_vector
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -27,6 +29,8 @@ REFUSE, SHOW, OFF = "refuse", "show", "off"
 CONTROLS = "controls"
 """The check that looks at the entries beside one."""
 _TOLERANCE = 1e-6
+_ONE_SIDED = 0.025
+"""Level of a one-sided test that finds what a two-sided 95% interval does."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,13 @@ def check_scores(case: Case) -> Outcome:
     if expected not in (None, len(samples.keys)):
         return Outcome(FAILED, f"{len(samples.keys)} answers, the results file counts {expected}")
     reported = _reported_mean(case)
-    if reported is not None and abs(reported - samples.scores.mean()) > _TOLERANCE:
+    # NaN, too, is no other mean's equal
+    if reported is not None and not abs(reported - samples.scores.mean()) <= _TOLERANCE:
         return Outcome(FAILED, f"the scores' mean is {samples.scores.mean():.4f}, the results file says {reported:.4f}")
+    mean = "mean is not compared" if reported is None else "mean is the harness's"
     again = recomputed(samples.task, samples.metric, case.answers)
     if again is None:
-        return Outcome(UNKNOWN, f"{samples.metric} of {samples.task} cannot be recomputed; its mean is the harness's")
+        return Outcome(UNKNOWN, f"{samples.metric} of {samples.task} cannot be recomputed; its {mean}")
     same = np.abs(again - samples.scores) <= _TOLERANCE
     different = np.flatnonzero(~same & ~np.isnan(again))
     if len(different):
@@ -109,8 +115,8 @@ def check_scores(case: Case) -> Outcome:
             f" {samples.doc_ids[first]}: {samples.scores[first]:g}, recomputed {again[first]:g}",
         )
     if missing := int(np.isnan(again).sum()):
-        return Outcome(UNKNOWN, f"{missing} of {len(again)} scores cannot be recomputed; their mean is the harness's")
-    return Outcome(PASSED, f"{len(again)} scores recomputed")
+        return Outcome(UNKNOWN, f"{missing} of {len(again)} scores cannot be recomputed; their {mean}")
+    return Outcome(PASSED, f"{len(again)} scores recomputed{f'; their {mean}' if reported is None else ''}")
 
 
 @register_check("pairing", "The baseline beside it has the same questions, prompts and decoding.")
@@ -126,7 +132,8 @@ def check_vectors(case: Case) -> Outcome:
     if not case.record.get("spec"):
         return Outcome(NOT_NEEDED)
     try:
-        if str(SteeringSpec.from_yaml(case.folder / SPEC)) != str(SteeringSpec.parse(case.record["spec"])):
+        spec = SteeringSpec.from_yaml(case.folder / SPEC)
+        if str(spec) != str(SteeringSpec.parse(case.record["spec"])):
             return Outcome(FAILED, f"{SPEC} is not the spec of the run, {case.record['spec']}")
     except UserError as error:
         return Outcome(FAILED, str(error))
@@ -143,9 +150,9 @@ def check_vectors(case: Case) -> Outcome:
         if found != vector.sha256:
             hashes = f"sha256 {found[:12]}, the run's {vector.sha256[:12]}"
             return Outcome(FAILED, f"{vector.file} is not {vector.name}: {hashes}")
-    if lost := [vector.name for vector in named if not vector.file and not vector.address]:
+    if lost := missing_vectors(spec, named):
         return Outcome(FAILED, f"neither there nor named by an address: {', '.join(lost)}")
-    if elsewhere := [vector.address for vector in named if not vector.file]:
+    if elsewhere := [vector.address for vector in named if not vector.file and vector.address]:
         return Outcome(UNKNOWN, f"not read: {', '.join(elsewhere)}")
     return Outcome(PASSED)
 
@@ -163,7 +170,7 @@ def check_choice(case: Case) -> Outcome:
     if f"{STUDY}/plan.json" in case.hashes:
         try:
             plan = read_json(case.folder / STUDY / "plan.json")
-            tried = plan["vectors"].values() if plan["task"] in chosen_on.split(",") else ()
+            tried = plan["vectors"].values() if plan["task"] in chosen_on_tasks(record) else ()
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             return Outcome(FAILED, f"{STUDY}/plan.json cannot be read as a study's plan: {reason(error)}")
         if not {vector["sha256"] for vector in case.record.get("vectors") or ()} <= set(tried):
@@ -196,26 +203,58 @@ def check_power(case: Case) -> Outcome:
     effect = case.effect
     if effect is None or case.role == "control":
         return Outcome(NOT_NEEDED)
-    n, gain = len(case.samples.keys), abs(float(effect.gain[0]))
-    changed = (int(effect.fixed[0]) + int(effect.broken[0])) / n
-    smallest, seen = detectable_gain(n, changed), effect.low[0] > 0 or effect.high[0] < 0
-    questions = f"on {n} questions, of which {100 * changed:.1f}% changed"
+    if not np.isfinite(case.changes).all():
+        return Outcome(UNKNOWN, "a score is not finite")
+    n, gain = len(case.changes), abs(float(effect.gain[0]))
+    smallest, seen = _smallest_seen(case), effect.low[0] > 0 or effect.high[0] < 0
+    about = "" if case.images is None else f" about {int(case.images.max()) + 1} images"
+    questions = f"in 4 of 5 runs on {n} questions{about}, of which {100 * np.mean(case.changes != 0):.1f}% changed"
     if math.isnan(smallest):
-        return Outcome(PASSED if seen else FAILED, f"no gain would be seen in 4 of 5 runs {questions}")
-    where = f"gains from {100 * smallest:.1f} points on are seen in 4 of 5 runs {questions}"
-    return Outcome(PASSED if seen or gain >= smallest else FAILED, where)
+        return Outcome(PASSED if seen else FAILED, f"no gain would be seen {questions}")
+    scores = case.samples.scores
+    size = f"{100 * smallest:.1f} points" if scores.min() >= 0 and scores.max() <= 1 else f"{smallest:.3g}"
+    return Outcome(PASSED if seen or gain >= smallest else FAILED, f"gains from {size} on are seen {questions}")
+
+
+def _smallest_seen(case: Case) -> float:
+    """The smallest gain whose interval is beyond 0 in 4 of 5 runs; NaN where no possible gain's is.
+
+    The intervals are two-sided, and go by image where questions share them.
+    """
+    changes, images = case.changes, case.images
+    if images is None and np.isin(changes, (-1, 0, 1)).all():
+        return detectable_gain(len(changes), float(np.mean(changes != 0)), level=_ONE_SIDED)
+    # of an image all its questions' changes, so that the mean is the gain
+    units = changes if images is None else np.bincount(images, changes) * (images.max() + 1) / len(images)
+    largest = float(np.abs(units).max()) or 1.0
+    square = float(np.mean((units / largest) ** 2))
+    return largest * detectable_gain(len(units), square, level=_ONE_SIDED, most=math.sqrt(square))
+
+
+def missing_vectors(spec: SteeringSpec, vectors: Sequence[EntryVector]) -> list[str]:
+    """Names of an entry's vectors that are neither there nor elsewhere. Those of single questions are in no file."""
+    computed = [number for number, one in enumerate(spec.interventions) if is_row_vector(one.vector)]
+    return [
+        vector.name
+        for number, vector in enumerate(vectors)
+        if not vector.file and not vector.address and number not in computed
+    ]
 
 
 def _reported_mean(case: Case) -> float | None:
     """The mean that the results file reports; None where it reports none, or another aggregation."""
-    metrics = case.samples.results.content["results"].get(case.samples.task) or {}
-    config = (case.samples.results.content.get("configs") or {}).get(case.samples.task) or {}
+    task, content = case.samples.task, case.samples.results.content
+    metrics = content["results"].get(task) or {}
+    config = (content.get("configs") or {}).get(task) or {}
     listed = [one for one in config.get("metric_list") or () if isinstance(one, dict)]
     names = [case.samples.metric, *(["acc"] if case.samples.metric == "score" else [])]
     for name in names:
         if any(one.get("metric") == name and one.get("aggregation", "mean") != "mean" for one in listed):
             return None
-        value = metrics.get(f"{name},none")
+        means = {key: value for key, value in metrics.items() if key.startswith(f"{name},")}
+        # the samples are the first filter's
+        first = f"{name},{filter_names(task, content)[0]}"
+        value = means.get(first, next(iter(means.values())) if len(means) == 1 else None)
         if isinstance(value, int | float):
             return float(value)
     return None

@@ -69,7 +69,7 @@ def page_html(board: Board) -> str:
         "board/assets/page.html",
         board.rules.title,
         {
-            "columns": [*_COLUMNS, "percent", "base", "control", "controlSystem", "controlKind", "failed"],
+            "columns": [*_COLUMNS, "percent", "direction", "base", "control", "controlSystem", "controlKind", "failed"],
             "part": PART,
             "repository": f"{repository}/tree/HEAD/{ENTRIES}/" if repository else "",
             "checks": {name: checks.get(name).description for name in _checks(board)},
@@ -120,7 +120,16 @@ def _summary(row: BoardRow, scores: Mapping[str, float]) -> list[Any]:
         row.controls.items(), key=lambda item: row.direction * item[1][1], default=("", ("", None))
     )
     values = [_rounded(getattr(row, name)) for name in _COLUMNS]
-    return [*values, row.percent, _rounded(scores.get(row.baseline)), _rounded(gain), system, kind, _failed(row)]
+    return [
+        *values,
+        row.percent,
+        row.direction,
+        _rounded(scores.get(row.baseline)),
+        _rounded(gain),
+        system,
+        kind,
+        _failed(row),
+    ]
 
 
 def _details(row: BoardRow) -> dict[str, Any]:

@@ -12,15 +12,17 @@ from typing import Any
 import yaml
 
 from lmms_steer.board.case import Case, read_case
+from lmms_steer.board.checks import missing_vectors
 from lmms_steer.board.entry import ENTRIES, SPEC, read_entry
 from lmms_steer.board.samples_file import logged_answer
+from lmms_steer.comparison.identity import model_arguments
 from lmms_steer.comparison.provenance import harness_command
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
-from lmms_steer.comparison.settings import model_arguments
 from lmms_steer.errors import UserError, shorten
-from lmms_steer.harness.arguments import join_model_args
+from lmms_steer.harness.arguments import join_model_args, unquote
 from lmms_steer.harness.names import MODELS
+from lmms_steer.harness.presets import expand_preset
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.spec import SteeringSpec
 
@@ -93,7 +95,9 @@ def command(case: Case, work: Path, limit: int, offset: int = 0, trust: bool = F
     arguments = model_arguments((case.samples.results.content.get("config") or {}).get("model_args"))
     if not trust and (reason := _runs_others_code(options, arguments)):
         raise UserError(f"{case.entry.place} may run code of others ({shorten(reason)}): read it, then --trust")
-    arguments = {key: value for key, value in arguments.items() if key not in (*FIELDS, "steering")}
+    arguments = {key: unquote(value) if isinstance(value, str) else value for key, value in arguments.items()}
+    # a preset also stands for a contrast, which is no part of the spec
+    arguments = {key: value for key, value in expand_preset(arguments).items() if key not in (*FIELDS, "steering")}
     if case.record.get("spec"):
         (work / SPEC).write_text(_spec(case).to_yaml(), "utf-8")
         arguments["steering"] = str(work / SPEC)
@@ -149,7 +153,7 @@ def _options(words: list[str]) -> dict[str, str | None]:
 def _spec(case: Case) -> SteeringSpec:
     """The spec with the entry's own vectors. A control's vector is stored as it was added, so it needs no `control`."""
     spec = SteeringSpec.from_yaml(case.folder / SPEC)
-    if lost := [vector.name for vector in case.entry.vectors if not vector.file and not vector.address]:
+    if lost := missing_vectors(spec, case.entry.vectors):
         raise UserError(f"{case.entry.place} lacks its vector {lost[0]}")
     interventions = [
         replace(one, vector=str(case.folder / vector.file), control=None) if vector.file else one

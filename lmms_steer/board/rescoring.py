@@ -78,6 +78,8 @@ SCORERS: Mapping[str, Scorer] = {
     "steer_coco_captions": Scorer("caption_results", lambda stored: {"answer": _texts(stored.accepted)}),
 }
 """Beginning of a task's name ▸ its scorer; the longest one counts. Tasks in `_ll` compare losses."""
+_SCORED_BY_LMMS_EVAL = "tiny_"
+"""Beginning of the names of the tasks in `_ll` without a score function of their own."""
 _METRICS = ("acc", "score", "acc_lenient", "acc_strict", "rouge_l")
 _LONGEST = 20_000
 """Most characters of an answer that is scored again."""
@@ -124,7 +126,7 @@ def scorer_of(task: str) -> Scorer | None:
 def _scoring(task: str, metric: str) -> Callable[[StoredAnswer], float]:
     scorer = scorer_of(task)
     if scorer is None:
-        return _lowest_is_right
+        return _lowest_of_any_is_right if task.startswith(_SCORED_BY_LMMS_EVAL) else _lowest_is_right
     process_results = getattr(_utils(our_tasks()[task][1].parent.name), scorer.function)
 
     def score(stored: StoredAnswer) -> float:
@@ -134,9 +136,21 @@ def _scoring(task: str, metric: str) -> Callable[[StoredAnswer], float]:
 
 
 def _lowest_is_right(stored: StoredAnswer) -> float:
-    losses = [float(pair[0]) for pair in parse_json(stored.answer)]
+    """As `lmms_steer.scoring.task_results.score_losses`: nothing is read where a loss is no number."""
+    losses, right = _losses(stored)
+    return float(all(map(math.isfinite, losses)) and losses.index(min(losses)) == right)
+
+
+def _lowest_of_any_is_right(stored: StoredAnswer) -> float:
+    """As lmms-eval's own score of a multiple-choice question."""
+    losses, right = _losses(stored)
+    return float(np.argmin(losses) == right)
+
+
+def _losses(stored: StoredAnswer) -> tuple[list[float], int]:
+    """The losses of the choices, and the index of the correct one."""
     right = int(stored.target) if stored.target.isdecimal() else LETTERS.index(stored.target)
-    return float(losses.index(min(losses)) == right)
+    return [float(pair[0]) for pair in parse_json(stored.answer)], right
 
 
 def _texts(stored: str) -> list[str]:

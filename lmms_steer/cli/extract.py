@@ -44,7 +44,7 @@ def extract(
     ] = False,
     name: Annotated[
         str | None,
-        typer.Option(help="The model's name in the store, where others have the same. Default: the end of --backbone."),
+        typer.Option(help="Name of the model in the store, if another has its own. Default: the end of --backbone."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     layers: Annotated[

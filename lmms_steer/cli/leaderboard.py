@@ -83,7 +83,7 @@ def build_board(
     output: Annotated[Path | None, typer.Option("--output", help="Folder of the page. Default: FOLDER/site.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one for each core.")] = None,
 ) -> None:
-    """Check the entries that changed, and write the page: static files, without the refused entries."""
+    """Check the entries that changed, and write the page as static files; refused entries stand below its table."""
     from lmms_steer.board.page import build_page
     from lmms_steer.board.reading import read_board
     from lmms_steer.board.report import report_lines

@@ -79,7 +79,7 @@ def search(
         bool, typer.Option("--keep", help="Save the winner as this vector's default for this model.")
     ] = False,
     harness: Annotated[
-        str, typer.Option(help="Whose task it is: lmms-eval, or lm-eval for a text model.")
+        str, typer.Option(help="The harness that the task belongs to: lmms-eval, or lm-eval for a text model.")
     ] = "lmms-eval",
     metric: Annotated[
         str | None, typer.Option(help="The task's score that counts: acc, acc_paper, … Default: the first in its list.")
@@ -101,7 +101,7 @@ def search(
         bool,
         typer.Option(
             "--blank-image/--no-blank-image",
-            help="Measure the choice once more with every image grey: what is gained there is not sight.",
+            help="Measure the choice once more with every image grey: a gain that is left does not come from sight.",
         ),
     ] = True,
     dry_run: Annotated[

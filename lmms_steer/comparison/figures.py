@@ -13,7 +13,7 @@ from lmms_steer.comparison.studies import SearchMap, read_maps
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_colour_bar, draw_heatmap, gain_colormap, text_colour
 from lmms_steer.plots.lines import draw_interval, draw_zero_line
-from lmms_steer.plots.style import figure_maker, figure_style, literal_text
+from lmms_steer.plots.style import figure_maker, figure_style, literal_text, wrapped_name
 from lmms_steer.plots.ticks import draw_caption
 
 GAINS = ("gains", "table")
@@ -86,8 +86,12 @@ def _draw_gains(maker: Any, rows: list[LeaderboardRow]) -> Any:
     tasks = list(dict.fromkeys(row.task for row in rows))
     columns = min(_MAX_COLUMNS, len(tasks))
     lines = -(-len(tasks) // columns)
-    most_systems = max(sum(row.task == task for row in rows) for task in tasks)
-    size = (1.2 + 2.6 * columns, lines * (0.9 + 0.24 * most_systems))
+    names = {row.system: wrapped_name(row.system) for row in rows}
+    titles = {task: wrapped_name(f"{task} ({_question_count(rows, task)})", 36) for task in tasks}
+    widest = max(len(line) for name in names.values() for line in name.split("\n"))
+    most_lines = max(sum(1 + names[row.system].count("\n") for row in rows if row.task == task) for task in tasks)
+    most_lines += max(title.count("\n") for title in titles.values())
+    size = (1.2 + (2.0 + 0.075 * max(8, widest)) * columns, lines * (0.9 + 0.24 * most_lines))
     figure, axes = maker.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharex=True)
     for ax in axes.flat[len(tasks) :]:
         ax.axis("off")
@@ -97,10 +101,10 @@ def _draw_gains(maker: Any, rows: list[LeaderboardRow]) -> Any:
         for y, row in enumerate(task_rows):
             gain, low, high = (value * row.scale for value in (row.gain, row.low, row.high))
             draw_interval(ax, y, gain, low, high, row.role, filled=row.p_holm < SIGNIFICANT)
-        ax.set_yticks(range(len(task_rows)), [literal_text(row.system) for row in task_rows])
+        ax.set_yticks(range(len(task_rows)), [literal_text(names[row.system]) for row in task_rows])
         ax.margins(y=0.25)
         ax.invert_yaxis()
-        ax.set_title(f"{literal_text(task)} ({_question_count(rows, task)})")
+        ax.set_title(literal_text(titles[task]))
         ax.xaxis.set_tick_params(labelbottom=True)
     draw_caption(figure, "gain over the baseline [95%]; filled: Holm-corrected p < 0.05", _SMALL)
     return figure
@@ -146,8 +150,8 @@ def _heatmap(one: SearchMap, maps: list[SearchMap]) -> HeatMap:
 
 
 def _colour_value(row: LeaderboardRow | None) -> float:
-    """The gain in points; NaN, which has no colour, for tasks that are not scored in shares."""
-    return float("nan") if row is None or row.scale == 1 else row.gain * row.scale
+    """The improvement in points; NaN, which has no colour, for tasks that are not scored in shares."""
+    return float("nan") if row is None or row.scale == 1 else row.direction * row.gain * row.scale
 
 
 def _question_count(rows: list[LeaderboardRow], task: str) -> str:

@@ -105,6 +105,11 @@ class LeaderboardRow:
     samples: tuple[Samples, ...] = field(default=(), repr=False)
 
     @property
+    def direction(self) -> int:
+        """1 where more is better, -1 where less is."""
+        return self.samples[0].direction if self.samples else 1
+
+    @property
     def different(self) -> str:
         """The kinds of settings that differ and were allowed to, `prompts, decoding`; "" for a refused system."""
         kinds = dict.fromkeys(one.kind for one in self.differences if one.decisive)

@@ -139,6 +139,7 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "different": row.different,
         "differences": [vars(one) for one in row.differences],
         "test": row.test,
+        "direction": row.direction,
         "score": _finite(row.score * row.scale),
         "gain": _finite(row.gain * row.scale),
         "low": _finite(row.low * row.scale),

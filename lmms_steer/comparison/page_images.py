@@ -66,7 +66,7 @@ def task_images(
             doc = docs[query.doc_id]
             visuals = prepare_visuals(loaded.doc_to_visual(doc), task)
             if query.images is None:
-                same = loaded.doc_to_text(doc) == query.prompt
+                same = loaded.fewshot_context(doc, 0) == query.prompt
             else:
                 same = query.images == image_ids(visuals)
             if not same or str(loaded.doc_to_target(doc)) != query.target:

@@ -1,14 +1,16 @@
 """The provenance of a number: its command and hashes, and whether its settings were chosen on the tested questions."""
 
+import json
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lmms_steer.comparison.identity import contrast_line
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.systems import System, split_prompted
-from lmms_steer.errors import shorten
+from lmms_steer.harness.names import LM_EVAL_MODELS
 from lmms_steer.models import BLANK
 
 # other options hold keys of services, or do not change an answer
@@ -86,28 +88,38 @@ def run_provenance(run: Samples) -> RunProvenance:
     )
 
 
-def contrast_line(recorded: Any) -> str:
-    """`contrast=vcd,contrast_alpha=1.0,…` of a results file's record; "" without one."""
-    if not isinstance(recorded, dict):
-        return ""
-    settings = (
-        f",contrast_{key}={shorten(value)}" for key, value in recorded.items() if key not in ("name", "control")
-    )
-    return f"contrast={shorten(recorded.get('name'))}{''.join(settings)}"
-
-
 def harness_command(results: RunResults) -> str:
     """Rebuild the harness's command line from its log."""
     config = results.content.get("config", {})
     options = {**config, **(config.get("resolved_cli_args") or {})}
     options.setdefault("tasks", ",".join(results.evaluation.samples))
-    words = ["lmms-eval" if results.evaluation.harness == "lmms-eval" else "lm_eval"]
+    words = ["lmms-eval"]
+    if results.evaluation.harness == "lm-eval":
+        options |= _lm_eval_options(results)
+        words = ["lmms-steer", "lm-eval", "run"] if options.get("model") in LM_EVAL_MODELS else ["lm_eval"]
     for option in _OPTIONS:
         value = options.get(option)
-        if value in (None, "", False) or value == _DEFAULTS.get(option):
+        if value in (None, "", False, {}) or value == _DEFAULTS.get(option):
             continue
         words += [f"--{option}"] if value is True else [f"--{option}", _option_text(value)]
     return shlex.join([*words, "--log_samples"])
+
+
+def _lm_eval_options(results: RunResults) -> dict[str, Any]:
+    """The options that lm-eval logs elsewhere than in `config`, or by another name. It logs no `--include_path`."""
+    content = results.content
+    options: dict[str, Any] = {"system_instruction": content.get("system_instruction")}
+    shots = [(content.get("n-shot") or {}).get(task) for task in results.evaluation.samples]
+    # tasks with different numbers have their own
+    if shots and shots[0] is not None and all(one == shots[0] for one in shots):
+        options["num_fewshot"] = str(shots[0])
+    if any(seed is not None for seed in results.seeds.values()):
+        options["seed"] = list(results.seeds.values())
+    if content.get("chat_template_sha"):
+        options["apply_chat_template"] = True
+        # the template turns it on
+        options["fewshot_as_multiturn"] = None if content.get("fewshot_as_multiturn") else "false"
+    return options
 
 
 def selection_warnings(systems: Iterable[System], searched: Mapping[str, Collection[str]]) -> list[str]:
@@ -143,13 +155,18 @@ def selection_warnings(systems: Iterable[System], searched: Mapping[str, Collect
 
 def chosen_on_test(run: Samples) -> bool:
     """Compare the record of the choice with the run, by the task's name and by hashes of questions."""
-    task, record = _base_task(run.task), run.results.steering.get("provenance") or {}
-    # a choice that is stored beside its vector says `tiny_spatial_select (500 questions)`
-    if task in {_base_task(name.split()[0]) for name in str(record.get("chosen_on") or "").split(",") if name.strip()}:
+    record = run.results.steering.get("provenance") or {}
+    if _base_task(run.task) in map(_base_task, chosen_on_tasks(record)):
         return True
     some_questions = str(record.get("some_questions") or "").split()
     # hashing a run's questions takes as long as reading them
     return bool(some_questions) and not run.question_ids.isdisjoint(some_questions)
+
+
+def chosen_on_tasks(provenance: Mapping[str, Any]) -> list[str]:
+    """The tasks that a run's settings were chosen on, by the provenance in its steering record."""
+    # a choice that is stored beside its vector says `tiny_spatial_select (500 questions)`
+    return [name.split()[0] for name in str(provenance.get("chosen_on") or "").split(",") if name.strip()]
 
 
 def _searched_on_test(run: Samples, searched: Mapping[str, Collection[str]]) -> bool:
@@ -169,6 +186,8 @@ def _base_task(task: str) -> str:
 
 def _option_text(value: Any) -> str:
     if isinstance(value, dict):
+        if any(isinstance(part, dict | list) or "," in str(part) for part in value.values()):
+            return json.dumps(value)
         return ",".join(f"{key}={_option_text(part)}" for key, part in value.items())
     if isinstance(value, list):
         return ",".join(map(_option_text, value))

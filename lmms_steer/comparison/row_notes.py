@@ -68,7 +68,7 @@ def _format_gains(rows: list[LeaderboardRow]) -> Iterator[str]:
     for row in rows:
         before = baseline.get(row.task, 0.0)
         fewer_unread = before - row.unparsed
-        if before >= WARNED and 0 < _direction(row) * row.gain <= fewer_unread:
+        if before >= WARNED and 0 < row.direction * row.gain <= fewer_unread:
             yield (
                 f"WARNING: {row.task}: the gain of {row.system} ({format_points(row.gain * row.scale)}) may be one of"
                 f" format: it leaves {format_points(100 * fewer_unread).removeprefix('+')} points fewer answers unread"
@@ -79,16 +79,11 @@ def _format_gains(rows: list[LeaderboardRow]) -> Iterator[str]:
 def _blind_gains(rows: list[LeaderboardRow]) -> Iterator[str]:
     """Warn of gains beyond chance of which at least half is there with grey images, too."""
     for row in rows:
-        better = _direction(row)
+        better = row.direction
         certain = min(better * row.low, better * row.high) > 0
         if row.role != "control" and row.blank and certain and better * row.blank.gain >= better * row.gain / 2:
             with_images, without = (format_points(one.gain * row.scale) for one in (row, row.blank))
             yield f"WARNING: {row.task}: {row.system} gains {with_images} with the images and {without} with grey ones"
-
-
-def _direction(row: LeaderboardRow) -> int:
-    """1 where more is better, -1 where less is."""
-    return row.samples[0].direction if row.samples else 1
 
 
 def _decisive(row: LeaderboardRow) -> str:

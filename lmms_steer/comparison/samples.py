@@ -3,6 +3,7 @@
 import hashlib
 import math
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,6 +144,8 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
     rows: list[_Row] = []
     candidates: list[str] = []
     used_metric, images_source, first_filter = "", "", None
+    filters = len(filter_names(task, results.content))
+    seen: Counter[int] = Counter()
     try:
         with path.open("rb") as file:
             while line := file.readline(MAX_LINE + 1):
@@ -154,11 +157,14 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
                     candidates = score_names(task, results.content, sample, metric)
                     first_filter = sample.get("filter")
                     images_source = "images" if "images" in sample else "input_media"
-                # lm-eval writes a row for each of a task's filters
+                # both harnesses write a row for each of a task's filters, in their order; only lm-eval names the filter
                 if sample.get("filter") == first_filter:
                     name, score = score_of(sample, [used_metric] if used_metric else candidates)
                     used_metric = used_metric or name
-                    rows.append(_row_of(sample, images_source, used_metric, score, offset))
+                    row = _row_of(sample, images_source, used_metric, score, offset)
+                    seen[row.key] += 1
+                    if first_filter is not None or not 1 < seen[row.key] <= filters:
+                        rows.append(row)
                 offset += len(line)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {first_line(error)}") from error
@@ -197,6 +203,18 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
         readings=_readings(used_metric, [row.readings for row in rows]),
         offsets=integers("offset"),
     )
+
+
+def filter_names(task: str, results: dict[str, Any]) -> list[str]:
+    """List the filters of a task's answers, in their order; the first one's scores are compared.
+
+    Args:
+        task: its name.
+        results: the content of the results file.
+    """
+    listed = results.get("configs", {}).get(task, {}).get("filter_list")
+    names = [str(one.get("name")) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    return list(dict.fromkeys(names)) or ["none"]
 
 
 def score_names(task: str, results: dict[str, Any], sample: dict[str, Any], metric: str | None) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lmms_steer.comparison.identity import model_arguments
 from lmms_steer.comparison.runs import RunResults
 from lmms_steer.comparison.samples import Samples, logged_prompt
 from lmms_steer.errors import UserError, shorten, unknown_name
@@ -167,15 +168,6 @@ def _argument_settings(results: RunResults) -> Iterator[tuple[tuple[str, str], A
             "prompts": _PROMPT_ARGS, "decoding": _DECODING_ARGS, "image_settings": _IMAGE_ARGS, "model": _MODEL_ARGS,
         }  # fmt: skip
         yield (next((kind for kind, keys in kinds.items() if key in keys), OTHER), key), value
-
-
-def model_arguments(recorded: Any) -> dict[str, Any]:
-    """Split `--model_args` as it was logged: text in lmms-eval, an object in lm-eval."""
-    if isinstance(recorded, dict):
-        return recorded
-    # a comma inside a value is not followed by a name and an equals sign
-    parts = re.split(r",(?=\s*\w+\s*=)", str(recorded or ""))
-    return {key.strip(): value.strip() for key, _, value in (part.partition("=") for part in parts if "=" in part)}
 
 
 def _different_prompts(run: Samples, baseline: Samples) -> Iterator[Difference]:

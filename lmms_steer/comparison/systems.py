@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmms_steer._util.progress import progress_bar
+from lmms_steer.comparison.identity import split_by_system
 from lmms_steer.comparison.runs import Evaluation, RunResults, find_runs, read_results
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.errors import UserError, unknown_name
@@ -60,9 +61,13 @@ def read_comparison(runs: Iterable[str], baseline: str | None = None, metric: st
             out and only one is left.
     """
     typed = find_runs(list(runs))
-    found = typed.evaluations
+    found = split_by_system(typed.evaluations)
     if baseline and baseline not in found:
-        extra = find_runs([baseline]).evaluations if "=" in baseline or "/" in baseline else {}
+        extra = split_by_system(find_runs([baseline]).evaluations) if "=" in baseline or "/" in baseline else {}
+        if len(extra) > 1:
+            raise UserError(
+                f"--baseline {baseline} holds {len(extra)} systems: give the name of one of {', '.join(extra)}"
+            )
         found = {**{name: run for name, run in extra.items() if run not in found.values()}, **found}
         # a folder given as the baseline may be one of the runs, under another name
         same = [name for name, run in found.items() if extra and run == next(iter(extra.values()))]

@@ -121,7 +121,7 @@ def _rich_table(rows: list[LeaderboardRow], columns: Sequence[tuple[str, Callabl
             table.add_row()
         for number, row in enumerate(task_rows):
             # a gain of a control is not good news
-            colour = "yellow" if row.role == "control" else "green" if row.gain > 0 else "red"
+            colour = "yellow" if row.role == "control" else "green" if row.direction * row.gain > 0 else "red"
             style = colour if row.p_holm < SIGNIFICANT else "dim" if row.refused else ""
             cells = [escape(write(row)) for _, write in columns]
             table.add_row(escape(task) if number == 0 else "", *cells, style=style, end_section=row is task_rows[-1])

@@ -26,11 +26,15 @@ def import_release(benchmark: str, release: Path, root: Path, limit: int | None 
         A line for each finished copy.
 
     Raises:
-        UserError: if the release is missing, incomplete, or has a bad row. An unfinished copy is never used by a task.
+        UserError: if the release is missing, incomplete, in the place of its copy, or has a bad row. An unfinished copy
+            is never used by a task.
     """
     entry = benchmarks.get(benchmark)
     if not release.is_dir():
         raise UserError(f"--from {str(release)!r} is not a folder")
+    for name in entry.copies:
+        if release.resolve().is_relative_to((root / name).resolve()):
+            raise UserError(f"--from {str(release)!r} is where the copy goes: move the release to another folder")
     for folder in entry.import_release(release, root, limit):
         official = entry.copies.get(folder.relative_to(root).as_posix(), {})
         yield "; ".join([f"{benchmark}: {folder}", *partial_copy_warning(folder, official)])

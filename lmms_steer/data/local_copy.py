@@ -33,10 +33,13 @@ class LocalCopy:
             deleted.
 
     Raises:
-        UserError: if the folder cannot be written.
+        UserError: if the folder cannot be written, or has something else than a copy in it.
     """
 
     def __init__(self, folder: Path, origin: Iterable[Path]) -> None:
+        # `finish` replaces the folder
+        if folder.is_dir() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+            raise UserError(f"{str(folder)!r} is no copy that was imported: move it away, the copy goes there")
         self.folder = folder
         self.work = _unfinished(folder)
         stats = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in origin)
@@ -93,7 +96,8 @@ class LocalCopy:
                 if not source.is_file():
                     raise UserError(f"the image {str(source)!r} is missing")
                 try:
-                    os.link(source, target)
+                    # a link to a relative link would lead nowhere
+                    os.link(source.resolve(), target)
                 except OSError:
                     temporary = target.with_name(f".{target.name}.part")
                     shutil.copyfile(source, temporary)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lmms_steer._util.io import check_writable, write_atomically
 from lmms_steer.errors import UserError
-from lmms_steer.harness.task_files import our_tasks
+from lmms_steer.harness.task_files import is_test_task, our_tasks
 from lmms_steer.harness.tasks import load_task
 from lmms_steer.models.visuals import image_ids, prepare_visuals
 
@@ -37,9 +37,11 @@ def write_questions(
     """
     check_writable(folder, "the folder", "name another")
     loaded, _ = load_task(task, "steered_hf", include_path)
-    held_out = f"{task}_select"
+    held_out = f"{task.removesuffix('_test')}_select"
     if held_out in our_tasks():
         logger.warning("%s asks test questions: for vectors to be tested on it, take %s", task, held_out)
+    elif is_test_task(task, str(loaded.config.test_split or loaded.config.validation_split)):
+        logger.warning("%s asks test questions: vectors made of them cannot be tested on it", task)
     docs = loaded.test_docs() if loaded.has_test_docs() else loaded.validation_docs()
     lines = []
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,6 @@ def write_questions(
         name = f"images/{image_ids(visuals)[0]}.png"
         if not (folder / name).exists():
             visuals[0].save(folder / name)
-        lines.append(json.dumps({"image": name, "prompt": str(loaded.doc_to_text(docs[number]))}) + "\n")
+        lines.append(json.dumps({"image": name, "prompt": str(loaded.fewshot_context(docs[number], 0))}) + "\n")
     write_atomically(folder / FILE, "".join(lines).encode())
     yield f"{len(lines)} questions -> {folder / FILE}"

@@ -137,10 +137,12 @@ def _checked(
     With an image contrast, each method is followed by its control with the images of other questions.
 
     Raises:
-        UserError: for a concept, method, image contrast, place or vector that does not exist.
+        UserError: for a concept, method, image contrast, place or vector that does not exist; for an option that no
+            method of these uses.
     """
     for method in methods:
         check_method(method)
+    _check_sae_options(settings, methods)
     if settings.orthogonal_to is not None:
         store.find(settings.orthogonal_to, model)
     if questions is None:
@@ -163,6 +165,23 @@ def _checked(
         name for method in methods for name in (method, *([] if split_method(method)[1] else [f"{method}-{SHUFFLED}"]))
     ]
     return [], list(dict.fromkeys(with_controls))
+
+
+def _check_sae_options(settings: ExtractionSettings, methods: Sequence[str]) -> None:
+    """Check that what is said about SAEs concerns one of the methods.
+
+    Raises:
+        UserError: where it does not.
+    """
+    used = [method_registry.get(split_method(name)[0]) for name in methods]
+    judged = any(method.uses_judge for method in used)
+    unused = {
+        "--sae": settings.sae is not None and not any(method.uses_sae for method in used),
+        "--neutral": settings.neutral is not None and not judged,
+        "--paper-exact": settings.paper_exact and not judged,
+    }
+    for option in (name for name, is_unused in unused.items() if is_unused):
+        raise UserError(f"{option} is for methods with an SAE, and --method is {', '.join(methods)}: try --method sae")
 
 
 def _check_patches(methods: Sequence[str], settings: ExtractionSettings) -> None:

@@ -27,7 +27,7 @@ from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
-from lmms_steer.vectors.weights import model_source
+from lmms_steer.vectors.weights import commit_of, model_source
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Backbone:
             raise out_of_memory(error, f"while loading {name!r} with dtype {dtype}") from error
         except (OSError, ValueError) as error:
             raise UserError(f"cannot load the backbone {name!r}: {loading_problem(error)}") from error
-        revision = getattr(self.model.config, "_commit_hash", None) or revision
+        revision = commit_of(name, revision) or revision
         source = model_source(name, revision, store_name)
         if "model_path" in source and source != before:
             raise UserError(f"the weights in {source['model_path']!r} changed while they were read: try again")
@@ -194,7 +194,12 @@ class Backbone:
         description: dict[str, Any] = {"control": control, "of": base}
         if control == "random":
             drawn = MethodResult(random_like(true, seed).directions, {**description, "seed": seed})
-            return self._with_provenance(job, name, drawn, activations)
+            extracted = self._with_provenance(job, name, drawn, activations)
+            if job.settings.orthogonal_to is None:
+                return extracted
+            # a component was removed from the drawn directions too
+            rescaled = with_norms_of(true, extracted.vectors).directions
+            return Extracted(SteeringVectors(rescaled, extracted.vectors.provenance), extracted.notes)
         if control == "shuffled":
             result = function(shuffle_labels(activations, seed), job)
             description = {**description, "seed": seed}

@@ -27,7 +27,7 @@ def extract_missing(spec: SteeringSpec, model: str) -> Iterator[str]:
         UserError: when the backbone cannot be loaded, its name in the user's store belongs to other weights, or the
             method finds nothing.
     """
-    missing = [name for name in dict.fromkeys(_names(spec, backbone_of(model))) if not _stored(name)]
+    missing = [name for name in dict.fromkeys(vector_names(spec, backbone_of(model))) if not _stored(name)]
     if not missing:
         return
     from filelock import FileLock
@@ -50,7 +50,7 @@ def check_vectors(spec: SteeringSpec, model: str) -> None:
     backbone = backbone_of(model)
     gates = [Intervention(i.gate_vector) for i in spec.interventions if i.gate_vector is not None]
     for intervention in (*spec.interventions, *gates):
-        if not any(_names(SteeringSpec((intervention,)), backbone)):
+        if not any(vector_names(SteeringSpec((intervention,)), backbone)):
             try:
                 store.find(intervention.vector, backbone)
             except UserError as error:
@@ -58,20 +58,13 @@ def check_vectors(spec: SteeringSpec, model: str) -> None:
                 raise error if backbone else UserError(f"{model}: {error}") from error
 
 
-def _extract(parts: list[list[str]]) -> Iterator[str]:
-    from lmms_steer.extraction.extract import Backbone
+def vector_names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:
+    """`backbone/concept/method` of each vector that could be made here, including the vectors of gates and controls.
 
-    check_name_is_free(model_source(parts[0][0]), store.user_store())
-    source = Backbone(parts[0][0])
-    for _, name, method in parts:
-        concept = concepts.load(name)
-        extracted = source.extract(concept, method, source.read(concept))
-        yield from extracted.notes
-        yield f"{extracted.vectors.name} -> {save_own(extracted.vectors, store.user_store())}"
-
-
-def _names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:
-    """`backbone/concept/method` of each vector that could be made here, including the vectors of controls."""
+    Args:
+        spec: names vectors.
+        backbone: of the model to be steered, for names that leave it out.
+    """
     shipped = concepts.names()
     gates = [Intervention(i.gate_vector) for i in spec.interventions if i.gate_vector is not None]
     for intervention in (*spec.interventions, *gates):
@@ -84,6 +77,18 @@ def _names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:
                 yield f"{backbone_name}/{concept}/{method}"
                 yield from _control_names(intervention, backbone_name, concept, method, shipped)
                 break
+
+
+def _extract(parts: list[list[str]]) -> Iterator[str]:
+    from lmms_steer.extraction.extract import Backbone
+
+    check_name_is_free(model_source(parts[0][0]), store.user_store())
+    source = Backbone(parts[0][0])
+    for _, name, method in parts:
+        concept = concepts.load(name)
+        extracted = source.extract(concept, method, source.read(concept))
+        yield from extracted.notes
+        yield f"{extracted.vectors.name} -> {save_own(extracted.vectors, store.user_store())}"
 
 
 def _readings(intervention: Intervention, backbone: str | None) -> Iterator[tuple[str, str, str]]:

@@ -93,7 +93,7 @@ def read_image_pairs(path: Path, settings: ExtractionSettings) -> ImagePairs:
             read; for a contrast in which no two images differ.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the questions {str(path)!r}: {reason(error)}") from error
     anchors, contrasts = [], []

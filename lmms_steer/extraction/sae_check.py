@@ -11,7 +11,7 @@ from lmms_steer.extraction.neuronpedia import SITE_VARIABLE, Explanations
 from lmms_steer.extraction.sae_contexts import Contexts, neutral_concept
 from lmms_steer.extraction.sae_judge import Judge, JudgeQuestion, LlmJudge, get_judge
 from lmms_steer.extraction.sae_source import Sae
-from lmms_steer.extraction.sae_verdicts import Verdict, Verdicts
+from lmms_steer.extraction.sae_verdicts import UNCHECKED, Verdict, Verdicts
 
 _PARALLEL_REQUESTS = 4
 
@@ -27,7 +27,7 @@ class FeatureCheck:
     def __init__(self, job: ExtractionJob, activations: Activations) -> None:
         self._job = job
         self._judge: Judge = get_judge(job.settings.judge)
-        self._stored = Verdicts(job.model, job.concept.name)
+        self._stored = Verdicts(job.model, job.concept.name, sentences_sha256=job.concept.sentences_sha256)
         # only a judge needs contexts
         has_judge = job.settings.judge != "none"
         self._contexts = Contexts(activations, job.read(neutral_concept(job))) if has_judge else None
@@ -81,7 +81,7 @@ class FeatureCheck:
         counts = [f"{self._counts[key]} {key}" for key in ("kept", "dropped") if self._counts[key]]
         if self._reasons:
             reason = self._reasons.most_common(1)[0][0]
-            counts.append(f"{self._counts['unchecked']} UNCHECKED and left in the vector ({reason})")
+            counts.append(f"{self._counts['unchecked']} {UNCHECKED} ({reason})")
         line = f"SAE features: {', '.join(counts) or 'none fires on two anchors'}"
         return "; ".join(filter(None, [line, self._explanations.summary()]))
 

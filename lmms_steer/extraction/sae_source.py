@@ -168,7 +168,7 @@ def _ids(release: str, template: str) -> dict[int, str]:
     ids: dict[int, str] = {}
     for name in releases[release].saes_map:
         layer = _layer_of_id(name)
-        if layer is None or (template and name != template.format(layer=layer)):
+        if layer is None or (template and name != template.replace("{layer}", str(layer))):
             continue
         if layer in ids:
             raise UserError(

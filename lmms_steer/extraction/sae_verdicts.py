@@ -14,9 +14,12 @@ from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
 
+UNCHECKED = "UNCHECKED and left in the vector"
+"""What a warning says of features without a verdict."""
 _HEADER = """\
 # Does a feature of an SAE mean the concept? 'means: true' keeps it in the vector, 'means: false' drops it.
 # You can edit this file: features with an entry are not judged again. Delete an entry to have its feature judged again.
+# An entry counts for the concept's sentences of its 'sentences_sha256' only; without that line it counts for any.
 """
 _Entries = dict[str, dict[int, dict[str, Any]]]
 
@@ -45,19 +48,24 @@ class Verdicts:
         backbone: short name.
         concept: name.
         path: the file; by default one in the cache folder.
+        sentences_sha256: of the concept. A verdict that was reached for other sentences of that name does not count.
 
     Raises:
         UserError: when the file is damaged, now or later; it is never overwritten then.
     """
 
-    def __init__(self, backbone: str, concept: str, path: Path | None = None) -> None:
+    def __init__(
+        self, backbone: str, concept: str, path: Path | None = None, sentences_sha256: str | None = None
+    ) -> None:
         self.path = path or cache_dir() / "verdicts" / backbone / f"{concept}.yaml"
+        self._sentences = sentences_sha256
         self._entries = _read(self.path)
 
     def get(self, sae: str, feature: int) -> Verdict | None:
         """The stored verdict, or None."""
         entry = self._entries.get(sae, {}).get(feature)
-        if entry is None:
+        # one that a person has written names no sentences
+        if entry is None or (self._sentences and entry.get("sentences_sha256", self._sentences) != self._sentences):
             return None
         return Verdict(entry["means"], str(entry.get("reason", "")), str(entry.get("by", "person")))
 
@@ -76,6 +84,8 @@ class Verdicts:
             if stored is not None:
                 return stored
             entry = {"means": verdict.means_concept, "reason": verdict.reason, "by": verdict.by, "contexts": contexts}
+            if self._sentences:
+                entry["sentences_sha256"] = self._sentences
             self._entries.setdefault(sae, {})[feature] = entry
             text = yaml.safe_dump(self._entries, sort_keys=True, allow_unicode=True, width=120)
             write_atomically(self.path, (_HEADER + text).encode())

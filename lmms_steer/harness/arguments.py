@@ -14,6 +14,8 @@ from lmms_steer.steering.spec import SteeringSpec
 
 STEERED_MODEL_ARGS = ("preset", "steering", *FIELDS, *MODEL_ARGS)
 """The arguments that the `--model_args` of our models may contain."""
+_OF_EVALUATIONS = {**dict.fromkeys(CONTRAST_ARGS, "a contrast"), "answer_bias": "an answer bias"}
+"""Arguments that change an evaluation's answers, and that this package's own commands would ignore."""
 SPELLING_CUTOFF = 0.78
 """An unknown argument that is as similar to a known one (difflib's ratio) is a misspelling of it: `vecter` and `vector`
 have 0.83, `aplha` and `alpha` 0.8; `size`, which some models take, and `site` have 0.75."""
@@ -30,16 +32,16 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
         the checkpoint, or None if it is not given; and the spec.
 
     Raises:
-        UserError: for a model that is not ours, an argument that is unknown or given twice, a spec that cannot be read,
-            or a vector that neither exists nor can be extracted.
+        UserError: for a model that is not ours, an argument that is unknown, given twice or only for evaluations, a
+            spec that cannot be read, or a vector that neither exists nor can be extracted.
     """
     check_model(model)
     args = {name: unquote(value) for name, value in split_args(model_args, "--model_args").items()}
     check_keys(args, STEERED_MODEL_ARGS)
     args = expand_preset(args)
-    for name in CONTRAST_ARGS:
+    for name, what in _OF_EVALUATIONS.items():
         if name in args:
-            raise UserError(f"{name}={shorten(args[name])}: a contrast is for evaluations with lmms-eval; leave it out")
+            raise UserError(f"{name}={shorten(args[name])}: {what} is for evaluations with lmms-eval; leave it out")
     spec = SteeringSpec.from_args(args)
     refuse_row_vectors(spec)
     if "pretrained" in args:

@@ -8,24 +8,28 @@ import contextlib
 import copy
 import functools
 import json
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from lm_eval import evaluator
 from lm_eval._cli.utils import MergeDictAction, split_top_level
 from lm_eval.api.registry import model_registry
 from lm_eval.config.evaluate_config import EvaluatorConfig
+from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
 from lm_eval.models.hf_vlms import HFMultimodalLM
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import sanitize_model_name
 from torch import Tensor
 from transformers import AutoConfig
 
 from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.harness.arguments import check_repeated
-from lmms_steer.harness.patches import wrap_once
+from lmms_steer.harness.names import LM_EVAL_MODELS
+from lmms_steer.harness.patches import output_suffix, wrap_once
 from lmms_steer.harness.steering_mixin import FROM_HARNESS, SteeringMixin
 from lmms_steer.models import MODEL_ARGS
 from lmms_steer.models.generation import SETTINGS, SWITCHES, TRANSFORMERS
@@ -73,6 +77,9 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 class _SteeredLmEval(SteeringMixin):
     """What both models share: the spec is resolved before the weights are loaded, and attached afterwards."""
 
+    newest: ClassVar[Callable[[], Any]] = staticmethod(lambda: None)
+    """The model that was made last. lm-eval passes only its arguments to what names the output folder."""
+
     def __init__(self, pretrained: Any, **model_args: Any) -> None:
         self.take_spec(model_args)
         self.pretrained = str(pretrained)
@@ -87,10 +94,11 @@ class _SteeredLmEval(SteeringMixin):
         check_config(config, self.pretrained)
         if has_encoder(config):
             raise UserError(f"{self.pretrained} is an encoder-decoder: evaluate it with lmms-eval --model steered_hf")
-        self.resolve_for(config)
+        self.resolve_for(config, revision=revision.get("revision"))
         super().__init__(pretrained=source, **model_args)  # type: ignore[call-arg]
         wrapper: Any = self
         self.attach_to(wrapper.model, getattr(self, "processor", None) or wrapper.tokenizer)
+        _SteeredLmEval.newest = weakref.ref(self)
 
     def take_spec(self, model_args: dict[str, Any]) -> None:
         """As `SteeringMixin.take_spec`.
@@ -235,7 +243,7 @@ def register() -> None:
     """Register both models with lm-eval, by the names in this module's docstring."""
     import lm_eval.models  # noqa: F401  lm-eval fills its registry only while it is empty
 
-    for name, model in (("steered_hf", SteeredHFLM), ("steered_hf_multimodal", SteeredHFMultimodalLM)):
+    for name, model in zip(LM_EVAL_MODELS, (SteeredHFLM, SteeredHFMultimodalLM), strict=True):
         if name not in model_registry:
             model_registry.register(name, target=model)
 
@@ -253,6 +261,7 @@ def run(arguments: list[str]) -> None:
     register()
     wrap_once(evaluator, "evaluate", _with_checked_options)
     wrap_once(MergeDictAction, "__call__", _with_each_key_once)
+    wrap_once(GeneralConfigTracker, "log_experiment_args", _with_spec_in_folder)
     print_notes()
     sys.argv = ["lm-eval", *arguments]
     try:
@@ -307,6 +316,19 @@ def _with_checked_options(original: Callable[..., Any]) -> Callable[..., Any]:
         return original(lm, task_dict, *args, **kwargs)
 
     return evaluate
+
+
+def _with_spec_in_folder(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Name the output folder by what is done to the model, so that two systems do not share one."""
+
+    @functools.wraps(original)
+    def log_experiment_args(self: Any, model_source: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, model_source, *args, **kwargs)
+        lm = _SteeredLmEval.newest()
+        if model_source in LM_EVAL_MODELS and lm is not None:
+            self.model_name_sanitized += sanitize_model_name(output_suffix(lm))
+
+    return log_experiment_args
 
 
 def _with_each_key_once(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,8 @@ MODELS = {
     "steered_hf": "lmms_steer.harness.steered.SteeredVlm",
 }
 """`--model` name ▸ class. All are *simple* models, because lmms-eval's chat models cannot score log-likelihoods."""
+LM_EVAL_MODELS = ("steered_hf", "steered_hf_multimodal")
+"""Our models' names in lm-eval, where only `lmms-steer lm-eval` knows them."""
 ENGINES = ("vllm", "sglang", "api", "openai", "gemini", "claude", "gpt", "litellm", "reka", "fastvideo", "trtllm")
 """Parts of the names of lmms-eval's wrappers whose model runs in an engine or behind an API."""
 

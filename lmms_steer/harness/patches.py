@@ -11,7 +11,7 @@ Each patch wraps one function and is applied once. The last two concern every mo
 | `TaskManager.load_task_or_group` | checks a user's rows | an answer that is no choice always scores 0 |
 | `TaskManager._load_individual_task_or_group` | asks `steered_NAME` as NAME | tasks have prompts for names |
 | `evaluator.evaluate` | checks the options, adds `steering` to the results | a result must name its spec |
-| `GeneralConfigTracker.log_experiment_args` | names the output folder by the spec | two runs must not share a folder |
+| `GeneralConfigTracker.log_experiment_args` | names the output folder by the steering | no two systems may share it |
 | `ResponseCache.create` | adds a hash of weights and vectors to the key | changed files must not give stale answers |
 | `evaluator.evaluate` | checks the output folder first | hours of work must have a place to go |
 | `EvaluationTracker.save_results_…` | saves all or nothing, else ends the command | it swallows a full disk |
@@ -22,11 +22,13 @@ What is changed in samples and wandb logs is in `sample_patches`.
 
 import atexit
 import functools
+import json
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
+from lmms_steer._util.hashing import stable_hash
 from lmms_steer.errors import UserError
 from lmms_steer.harness import sample_patches
 from lmms_steer.harness.command_line import end_command_line, end_failed_runs, is_ours
@@ -254,11 +256,27 @@ def is_steered(lm: object) -> bool:
 
 def _output_name(lm: SteeredModel) -> str:
     """The name of a run's output folder: the model, and what is done to it."""
+    return f"{lm.steering_record['model']}{output_suffix(lm)}"
+
+
+def output_suffix(lm: SteeredModel) -> str:
+    """What is done to a model, for the end of its output folder's name; "" for the plain model.
+
+    `__spatial-mean_shift_L3_a0.5_image_1a2b3c4d`, `__image-blank`, `__vcd_1a2b3c4d`: the hashes cover all settings.
+    """
     record = lm.steering_record
     spec = f"__{lm.resolved.tag}" if lm.resolved.spec else ""
     image = f"__image-{record['image']}" if "image" in record else ""
-    contrast = f"__{record['contrast']['name']}" if "contrast" in record else ""
-    return f"{record['model']}{spec}{image}{contrast}"
+    contrast, bias = record.get("contrast"), record.get("answer_bias")
+    settings = {
+        contrast["name"] if contrast else "contrast": contrast,
+        "answer_bias": bias,
+        "prompt_prefix": getattr(lm, "prompt_prefix", ""),
+    }
+    given = {name: value for name, value in settings.items() if value}
+    number = stable_hash(json.dumps(given, sort_keys=True)) % 2**32
+    others = f"__{'+'.join(given)}_{number:08x}" if given else ""
+    return f"{spec}{image}{others}"
 
 
 def _with_spec_in_name(original: Callable[..., Any]) -> Callable[..., Any]:

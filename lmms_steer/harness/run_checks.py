@@ -8,6 +8,7 @@ from typing import Any
 
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.harness.arguments import split_args
+from lmms_steer.harness.tasks import refuse_examples
 from lmms_steer.models.generation import KNOWN, SETTINGS, TRANSFORMERS, check_given_settings
 from lmms_steer.models.vlm import HfVlm
 
@@ -71,13 +72,7 @@ def check_prompt_options(lm: Any, tasks: list[Any], num_fewshot: int | None, opt
     if num_fewshot:
         raise UserError(f"--num_fewshot {num_fewshot}: lmms-eval gives examples without their images; leave it out")
     for task in tasks:
-        asked = getattr(task.config, "num_fewshot", None)
-        if asked:
-            name = getattr(task.config, "task", "a task")
-            raise UserError(
-                f"{name} asks for {asked} examples in each prompt, which lmms-eval gives without their images: set"
-                " num_fewshot to 0 in its file"
-            )
+        refuse_examples(task)
 
 
 def chat_template_error() -> UserError:

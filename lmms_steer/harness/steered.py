@@ -22,6 +22,7 @@ from lmms_steer.harness.command_line import end_command_line, is_command_line
 from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.run_checks import chat_template_error
 from lmms_steer.harness.steering_mixin import FROM_HARNESS, SteeringMixin
+from lmms_steer.models import OUR_OWN_ARGS
 from lmms_steer.models.image_directions import image_directions
 from lmms_steer.models.visuals import Visual
 from lmms_steer.models.vlm import HfVlm
@@ -82,7 +83,12 @@ class LmmsEvalSteering(SteeringMixin):
 
     @classmethod
     def takes(cls, name: str) -> bool:
-        """Whether `--model_args` may contain an argument; wrappers may read some from their `**kwargs`, by name."""
+        """Whether `--model_args` may contain an argument; wrappers may read some from their `**kwargs`, by name.
+
+        What this package's models alone do must be declared: `"image"` in a wrapper's code is something else.
+        """
+        if name in OUR_OWN_ARGS:
+            return name in cls.known_args()
         theirs = [parent for parent in cls.__mro__ if not issubclass(parent, SteeringMixin) and parent is not object]
         inits = [vars(parent).get("__init__") for parent in theirs]
         sources = (inspect.getsource(init) for init in inits if inspect.isfunction(init))
@@ -179,7 +185,7 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
 
     def prepare(self) -> None:
         """Resolve the spec before the weights are read, so that mistakes are found early."""
-        self.resolve_for(self.config, self.rank)
+        self.resolve_for(self.config, self.rank, self.revision)
 
 
 class SteeredPaliGemma(SteeredVlm):

@@ -28,7 +28,7 @@ class SteeredText(SteeringMixin, HfText):
 
     def prepare(self) -> None:
         """Resolve the spec before the weights are read, so that mistakes are found early."""
-        self.resolve_for(self.config)
+        self.resolve_for(self.config, revision=self.revision)
 
 
 def create_any_model(model: str, model_args: str) -> SteeredVlm | SteeredText:

@@ -33,7 +33,7 @@ from lmms_steer.steering.row_vectors import refuse_row_vectors
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.steering.support import check_config
 from lmms_steer.vectors.backbones import checkpoint
-from lmms_steer.vectors.weights import model_source, recorded_sha256
+from lmms_steer.vectors.weights import commit_of, model_source, recorded_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -105,21 +105,22 @@ class SteeringMixin:
         self.spec = SteeringSpec.from_args(keys)
         refuse_row_vectors(self.spec, self.per_question)
 
-    def resolve_for(self, config: Any, rank: int = 0) -> None:
+    def resolve_for(self, config: Any, rank: int = 0, revision: str | None = None) -> None:
         """Find the vectors, extract missing ones, fill in layer, alpha and tokens, and log what was done.
 
         Args:
             config: the model's config.
             rank: the process; only rank 0 logs.
+            revision: of a Hub id, as the user named it.
 
         Raises:
             UserError: if the spec or one of its vectors is wrong.
         """
         check_config(config, self.pretrained)
-        self.commit = getattr(config, "_commit_hash", None)
+        self.commit = commit_of(self.pretrained, revision)
         for line in extract_missing(self.spec, self.pretrained):
             logger.info(line)
-        self.resolved = resolve(self.spec, facts_of_config(config, self.pretrained))
+        self.resolved = resolve(self.spec, facts_of_config(config, self.pretrained, revision=self.commit))
         if rank == 0:
             for line in self.resolved.notes:
                 logger.info(line)

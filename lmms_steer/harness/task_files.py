@@ -95,6 +95,12 @@ def check_task(name: str, include_path: str | None = None) -> None:
         raise UserError(f"{name} of {include_path} is also a {kind_of(name)} of {owner}: rename yours")
 
 
+def is_test_task(task: str, split: str) -> bool:
+    """Whether results are reported on a task's questions, judging by the names of the task and its split."""
+    held_out = re.search(r"(?:^|_)select(?:_|$)", task) is not None
+    return not held_out and ("test" in split.lower() or re.search(r"(?:^|_)test(?:_|$)", task) is not None)
+
+
 def _folders(include_path: str | None) -> Iterator[Names]:
     if include_path is not None:
         yield tasks_in(Path(include_path))

@@ -79,6 +79,21 @@ def out_of_reach(error: BaseException) -> bool:
     return isinstance(_cause(error), OSError)
 
 
+def refuse_examples(task: Any) -> None:
+    """Refuse a task that asks for examples in its prompts: lmms-eval 0.7.3 gives them without their images.
+
+    Raises:
+        UserError: for such a task.
+    """
+    asked = getattr(task.config, "num_fewshot", None)
+    if asked:
+        name = getattr(task.config, "task", "a task")
+        raise UserError(
+            f"{name} asks for {asked} examples in each prompt, which lmms-eval gives without their images: set"
+            " num_fewshot to 0 in its file"
+        )
+
+
 def check_choices(loaded: Mapping[Any, Any]) -> None:
     """Check the questions of the user's own tasks that use this package's scorers, before a model answers them.
 

@@ -73,7 +73,8 @@ def steered_class(model: str, simple: bool = False) -> type[LmmsEvalSteering]:
             model_args[argument.name] = source
         # the config is loaded as the wrapper will load it, and before the weights, to find mistakes early
         loading = {**options, **{name: model_args[name] for name in _LOADING if name in model_args}}
-        self.resolve_for(load_or_refuse(self.pretrained, AutoConfig.from_pretrained, source, **loading))
+        config = load_or_refuse(self.pretrained, AutoConfig.from_pretrained, source, **loading)
+        self.resolve_for(config, revision=loading.get("revision"))
         base.__init__(self, **model_args)
         attributes = vars(self)
         loaded = next((m for m in (attributes.get("_model"), attributes.get("model")) if m is not None), None)

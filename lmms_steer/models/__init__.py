@@ -9,10 +9,12 @@ CONTRAST_ARGS = (
     *("contrast_image", "contrast_text", "contrast_layers", "contrast_seed"),
 )
 """The decoding contrast and its settings (`lmms_steer.models.contrasts`)."""
+OUR_OWN_ARGS = ("prompt_prefix", "prompt_format", "answer_bias", "image", "divergence", *CONTRAST_ARGS)
+"""Those of the `MODEL_ARGS` that lmms-eval's wrappers have no equal of."""
 MODEL_ARGS = (
     *("pretrained", "revision", "dtype", "device", "device_map", "batch_size", "max_batch_size"),
-    *("attn_implementation", "trust_remote_code", "load_in_4bit", "load_in_8bit", "prompt_prefix"),
-    *("prompt_format", "answer_bias", "image", "divergence", *IMAGE_SETTINGS, *VIDEO_SETTINGS, *CONTRAST_ARGS),
+    *("attn_implementation", "trust_remote_code", "load_in_4bit", "load_in_8bit"),
+    *(*OUR_OWN_ARGS, *IMAGE_SETTINGS, *VIDEO_SETTINGS),
 )
 """The `--model_args` of our models besides the keys of a spec. They stand here so that they can be read without torch;
 `lmms_steer.models.checkpoint.HfCheckpoint` describes them."""

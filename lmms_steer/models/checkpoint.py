@@ -77,6 +77,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
     Attributes:
         model: the loaded model, in eval mode.
         config: its config.
+        revision: of a Hub id, as the user named it; None for `main`.
         processor: its processor, which pads on the left; that of an encoder-decoder, on the right.
         prompt_format: the format of its prompts.
         answer_bias: the biases that were read, or None.
@@ -137,8 +138,8 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         self._device = usable_device(device) if device is not None else self.accelerator.device
         dtype = resolve_dtype(dtype, self._device)
         options: dict[str, Any] = {"trust_remote_code": check_bool("trust_remote_code", trust_remote_code)}
-        if revision is not None:
-            options["revision"] = str(revision)
+        options |= {"revision": str(revision)} if revision is not None else {}
+        self.revision = options.get("revision")
         source = checkpoint(self.pretrained)
         self.config = load_or_refuse(self.pretrained, AutoConfig.from_pretrained, source, **options)
         self.config = getattr(self.config, "thinker_config", None) or self.config

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lmms_steer.errors import UserError
+from lmms_steer.models.media import Audio
 from lmms_steer.models.visuals import Visual
 
 NOISE_STEP = 500
@@ -117,13 +118,24 @@ def kept_signal(step: int) -> float:
     return float((1 - betas)[: step + 1].prod())
 
 
-def require_images(questions: Sequence[str], visuals: Sequence[Sequence[Visual]], contrast: str) -> None:
-    """Check that every question has an image.
+def require_images(questions: Sequence[str], visuals: Sequence[Sequence[Visual]], contrast: str, image: str) -> None:
+    """Check that every question has an image, a video or a sound that the contrasted branch can hide.
+
+    Args:
+        questions: of a batch.
+        visuals: of each question.
+        contrast: name.
+        image: what the contrasted branch is shown instead, one of `IMAGES`.
 
     Raises:
-        UserError: for one that has none.
+        UserError: for a question that has none.
     """
     for question, own in zip(questions, visuals, strict=True):
+        if image == "noise" and own and all(isinstance(one, Audio) for one in own):
+            raise UserError(
+                f"contrast={contrast}: noise is for images and videos, and {question[:60]!r} has sound only: choose"
+                " contrast_image=blank"
+            )
         if not own:
             raise UserError(
                 f"contrast={contrast} compares with another image, and {question[:60]!r} has none: leave the contrast"

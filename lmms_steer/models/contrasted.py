@@ -19,7 +19,7 @@ from lmms_steer.models.visuals import Visual, blank_visuals
 RULED_OUT = 1e4
 """How far below its plain log-probability a scored token lies that a contrast rules out, in nats: its probability is 0,
 and answers of such tokens still have an order and a finite loss."""
-_NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0}
+_NEUTRAL = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0}
 """Options of `generate` that no contrast supports ▸ the values that change nothing."""
 
 
@@ -55,7 +55,7 @@ class ContrastedDecoding:
         if self.branch == "suffix":
             questions = [f"{question} {self.settings.text}" for question in questions]
         if self.branch == "image":
-            require_images(questions, visuals, self.settings.contrast.name)
+            require_images(questions, visuals, self.settings.contrast.name, self.settings.image)
         plain: dict[str, Any] = self.lm.model_inputs(questions, visuals, answers)
         if not self.has_rows:
             return plain
@@ -74,8 +74,8 @@ class ContrastedDecoding:
         return joined
 
     def decoding(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of `generate` without beams, which would need the branches reordered together, and without a
-        penalty, which would act before the contrast.
+        """The options of `generate` without beams, which would need the branches reordered together, and without
+        penalties on repetition, which would act before the contrast and on each branch for itself.
 
         Args:
             options: from the task. The checkpoint's own ones are replaced, since a user does not set them.

@@ -36,6 +36,7 @@ class HfText:
     Attributes:
         model: the loaded model, in eval mode.
         config: its config.
+        revision: of a Hub id, as the user named it; None for `main`.
         tokenizer: its tokenizer.
 
     Raises:
@@ -67,8 +68,8 @@ class HfText:
         device_used = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = resolve_dtype(dtype, device_used)
         options: dict[str, Any] = {"trust_remote_code": check_bool("trust_remote_code", trust_remote_code)}
-        if revision is not None:
-            options["revision"] = str(revision)
+        options |= {"revision": str(revision)} if revision is not None else {}
+        self.revision = options.get("revision")
         source = checkpoint(self.pretrained)
         self.config = load_or_refuse(self.pretrained, AutoConfig.from_pretrained, source, **options)
         check_config(self.config, self.pretrained)

@@ -4,6 +4,7 @@ This module imports no torch.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -23,6 +24,8 @@ Visual = Image.Image | list[Image.Image] | Video | Audio
 """An image, the frames of a video, a video file, or a sound."""
 _MEDIA_SUFFIXES = frozenset(".avi .flac .m4a .mkv .mov .mp3 .mp4 .mpeg .mpg .oga .ogg .opus .wav .webm".split())
 _IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_HASHED = 1 << 20
+"""Bytes at the start and at the end of a video's file that its id depends on."""
 shown_images: dict[tuple[str, int], list[str]] = {}
 """(task, doc_id) ▸ ids of a question's images in this process's evaluation; with `image=blank`, of those before.
 
@@ -181,7 +184,7 @@ def _to_rgb(image: Image.Image, where: str) -> Image.Image:
 
 
 def image_ids(visuals: Iterable[Visual]) -> list[str]:
-    """One id for each visual: 16 hex digits of a hash of the pixels, the samples, or a video's path."""
+    """One id for each visual: 16 hex digits of a hash of the pixels, the samples, or a part of a video's file."""
     return [_image_id(visual) for visual in visuals]
 
 
@@ -192,10 +195,23 @@ def _image_id(visual: Visual) -> str:
         digest.update(visual.tobytes())
     elif isinstance(visual, Video):
         part = "" if (visual.start, visual.end) == (0.0, None) else f":{visual.start}:{visual.end}"
-        digest.update(f"{visual.path}{part}".encode())
+        digest.update(_file_part(visual.path) + part.encode())
     elif isinstance(visual, Audio):
         digest.update(f"{visual.rate}".encode())
         digest.update(visual.samples.tobytes())
     else:
         digest.update("".join(image_ids(visual)).encode())
     return digest.hexdigest()
+
+
+def _file_part(path: str) -> bytes:
+    """What tells a video's file from others on every machine: its size, its start and its end; else its path."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123  may be an address
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            start = file.read(_HASHED)
+            file.seek(max(0, size - _HASHED))
+            return f"{size}:".encode() + start + file.read()
+    except OSError:
+        return path.encode()

@@ -117,3 +117,13 @@ def embedded_svg(figure: Any, name: str) -> str:
 def literal_text(text: str) -> str:
     """Escape `$`, which matplotlib would read as the start of a formula."""
     return text.replace("$", r"\$")
+
+
+def wrapped_name(name: str, width: int = 28) -> str:
+    """Break a long name into lines after its underscores, hyphens and slashes, so that an axis has room for it."""
+    lines = [""]
+    for part in re.findall(r"[^_\-/ ]*[_\-/ ]*", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)

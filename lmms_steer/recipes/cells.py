@@ -7,6 +7,7 @@ holds the hashes of its command, its inputs and its output. A cell is done while
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Iterable
@@ -19,6 +20,9 @@ from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.data.source import data_dir
 from lmms_steer.errors import UserError
+from lmms_steer.extraction.sae_endpoint import configured_endpoint
+from lmms_steer.extraction.sae_verdicts import UNCHECKED
+from lmms_steer.vectors import store
 
 WAITABLE_KINDS = ("extract", "search", "evaluate", "compare")
 """Kinds of cells that a recipe's own commands may wait for."""
@@ -42,6 +46,8 @@ class Cell:
         loads: checkpoint and dtype of the model that the command loads; None where its memory is unknown.
         answers: number of answers to compute (questions times settings); None where it is unknown.
         show: whether the command's output is printed at the end of the run.
+        vectors: names of vectors in a store that the command depends on. Those that are in none yet are extracted on
+            first use.
     """
 
     name: str
@@ -54,6 +60,7 @@ class Cell:
     loads: tuple[str, str] | None = None
     answers: int | None = None
     show: bool = False
+    vectors: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return shlex.join(self.command)
@@ -134,16 +141,36 @@ class Marks:
         """Hash of a cell's command, of what it reads, and of what the cells that it needs have written."""
         outputs = {name: self.read(name).output_sha256 for name in cell.needs}
         reads = {path: content_digest([path]) for path in (*cell.reads, *_data_manifests(cell))}
-        return _sha256(json.dumps([cell.command, outputs, reads], sort_keys=True))
+        # a store may be in another place on another machine
+        vectors = {f"vector {name}": content_digest(map(str, vector_file(name))) for name in cell.vectors}
+        return _sha256(json.dumps([cell.command, outputs, reads | vectors], sort_keys=True))
 
     def done(self, cell: Cell) -> bool:
-        """Whether the cell finished with this command and these inputs, and its output is unchanged."""
+        """Whether the cell finished with this command and these inputs, its output is unchanged, and a judge that is
+        there now was there to check its SAE features.
+        """
         mark = self.read(cell.name)
         return (
             mark.state == "done"
             and mark.fingerprint == self.fingerprint(cell)
             and mark.output_sha256 == content_digest(cell.makes)
+            and not self._can_be_checked(cell)
         )
+
+    def warnings(self, cell: Cell) -> list[str]:
+        """The warnings in the log of an extraction, without their prefix; none of another cell, or without a log."""
+        if cell.kind != "extract":
+            return []
+        try:
+            lines = self.log(cell).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return []
+        found = (re.match(r"(?:lmms-steer )?WARNING: (.*)", line) for line in lines)
+        return [match[1] for match in found if match]
+
+    def _can_be_checked(self, cell: Cell) -> bool:
+        """Whether a judge is configured, and an extraction has left SAE features unchecked."""
+        return any(UNCHECKED in line for line in self.warnings(cell)) and configured_endpoint() is not None
 
     def why_again(self, cell: Cell) -> str | None:
         """Why a cell that was started before is not done; None for a new one, or where its inputs have changed."""
@@ -152,6 +179,8 @@ class Marks:
             return "it was interrupted"
         if mark.state == "done" and mark.output_sha256 != content_digest(cell.makes):
             return "its output is damaged or was changed"
+        if mark.state == "done" and self._can_be_checked(cell):
+            return "its SAE features are unchecked, and there is a judge now"
         return "its mark is damaged" if not mark.state and self._path(cell.name).exists() else None
 
     def prepare(self, cell: Cell, fingerprint: str) -> None:
@@ -168,6 +197,14 @@ class Marks:
             elif cell.kind != "search":
                 shutil.rmtree(folder)
         self.write(cell, Mark(str(cell), "running", fingerprint))
+
+
+def vector_file(name: str) -> list[Path]:
+    """The file of a vector in a store, alone in a list; an empty list where no store has it."""
+    try:
+        return [store.find(name, None).path]
+    except UserError:
+        return []
 
 
 def missing_output(cell: Cell) -> str | None:

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from lmms_steer._util.extras import require_extra
 from lmms_steer._util.formatting import count_noun
+from lmms_steer._util.io import user_path
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.recipes.calibration import measured_speed
 from lmms_steer.recipes.cells import Cell, Marks
@@ -80,7 +81,7 @@ def run_recipe(
     speed = speed_of(find_card(gpu)) if gpu else None
     stem, recipe = load_recipe(name, overlays, assignments)
     # a changed recipe must not write into the folder of the original
-    root = output or Path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in overlays)]))
+    root = output or user_path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in overlays)]))
     cells = Planner(recipe, root).cells()
     states = _states_before(root, cells)
     if dry_run:
@@ -111,7 +112,8 @@ def run_cells(
         workers, cluster, slurm, ray: as for `run_recipe`.
 
     Yields:
-        A line for each cell as it ends, the output of the cells that are shown, and a report.
+        A line for each cell as it ends, the output of the cells that are shown, the warnings of extractions, and a
+        report.
 
     Raises:
         UserError: where the folder is in use, and at the end where cells failed.
@@ -224,6 +226,7 @@ def _report(ledger: Ledger, cells: Sequence[Cell], root: Path, seconds: float) -
     for cell in cells:
         if cell.show and states[cell.name].has_output:
             yield "\n" + ledger.marks.log(cell).read_text(encoding="utf-8", errors="replace").rstrip()
+    yield from _warnings(ledger, [cell for cell in cells if states[cell.name].has_output])
     lost = {name: state for name, state in states.items() if not state.has_output}
     yield f"\n{len(states) - len(lost)} of {len(states)} cells are done in {root}; {seconds / 60:.1f} minutes"
     if not lost:
@@ -236,6 +239,13 @@ def _report(ledger: Ledger, cells: Sequence[Cell], root: Path, seconds: float) -
     raise UserError(
         f"{failed} {noun} failed and {len(lost) - failed} were skipped: run the recipe again to try only these"
     )
+
+
+def _warnings(ledger: Ledger, cells: Sequence[Cell]) -> Iterator[str]:
+    """What the extractions warned of, such as SAE features that nobody checked; each warning once."""
+    logs = {line: ledger.marks.log(cell) for cell in reversed(cells) for line in reversed(ledger.marks.warnings(cell))}
+    for line, log in reversed(logs.items()):
+        yield f"WARNING: {line}; {log}"
 
 
 def _reason(state: CellState) -> str:

@@ -63,6 +63,8 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
     try:
         recipe = Recipe.model_validate(tree.untyped())
     except ValidationError as error:
+        if name in shipped_overlays():
+            raise UserError(f"{name} is laid over another recipe: lmms-steer run RECIPE --with {name}") from error
         raise _validation_error(tree, error.errors()) from error
     check_recipe(recipe, tree)
     return path.stem, recipe

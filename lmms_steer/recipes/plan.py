@@ -8,6 +8,7 @@ from lmms_steer._util.io import user_path
 from lmms_steer.errors import UserError
 from lmms_steer.recipes.answers import search_answers
 from lmms_steer.recipes.cells import WAITABLE_KINDS, Cell
+from lmms_steer.recipes.inputs import command_inputs, system_inputs
 from lmms_steer.recipes.layout import (
     Layout,
     backbone_name,
@@ -166,6 +167,7 @@ class Planner:
         for system in planned_systems(self.recipe, self.layout, name, study_name):
             folder = self.layout.run(name, study_name, system.name)
             model_args = ",".join(filter(None, (model_args_line(model), system.args)))
+            files, vectors = system_inputs(system.given, model.pretrained)
             yield Cell(
                 name=evaluate_cell_name(name, study_name, system.name),
                 kind="evaluate",
@@ -177,11 +179,12 @@ class Planner:
                     *("--output_path", str(folder), "--log_samples"),
                 ),
                 needs=(*system.needs, *self._cells_before(name, model, system.after)),
-                reads=(*system.reads, *self.include_path[1:], *local_paths(model)),
+                reads=(*dict.fromkeys((*system.reads, *files)), *self.include_path[1:], *local_paths(model)),
                 makes=(str(folder),),
                 folder=str(folder),
                 loads=loaded_weights(model),
                 answers=min(questions, self.recipe.limit or questions) * len(system.tests) if questions else None,
+                vectors=vectors,
             )
 
     def _cells_before(self, name: str, model: Model, after: tuple[str, ...]) -> Iterator[str]:
@@ -233,17 +236,26 @@ class Planner:
         )
 
     def _command_cells(self, others: list[Cell]) -> Iterator[Cell]:
-        for command in self.recipe.commands:
+        makes = [
+            tuple(path.replace("{output}", str(self.output)) for path in command.makes)
+            for command in self.recipe.commands
+        ]
+        made = [self.output, *(Path(path) for paths in makes for path in paths)]
+        for command, paths in zip(self.recipe.commands, makes, strict=True):
+            words = tuple(shlex.split(command.run.replace("{output}", str(self.output))))
+            files, vectors = command_inputs(words, made)
             yield Cell(
                 name=command_cell_name(command.name),
                 kind="command",
-                command=tuple(shlex.split(command.run.replace("{output}", str(self.output)))),
+                command=words,
                 needs=(
                     *(cell.name for cell in others if cell.kind in command.after),
                     *(command_cell_name(name) for name in command.after if name not in WAITABLE_KINDS),
                 ),
-                makes=tuple(path.replace("{output}", str(self.output)) for path in command.makes),
+                reads=files,
+                makes=paths,
                 show=command.show,
+                vectors=vectors,
             )
 
 

@@ -86,9 +86,8 @@ def _line(what: str, tasks: Sequence[str]) -> str:
 
 def _largest(published: PublishedGain, rows: Sequence[ReportRow]) -> list[str]:
     """The largest gain of the paper's models, on all questions and by the paper's scorer: gain, number of rows, row."""
-    candidates = [
-        row for row in rows if row.title in published.titles and row.concept and published.method in ("", row.method)
-    ]
+    chosen = [row for row in rows if row.title in published.titles and row.target]
+    candidates = [row for row in chosen if published.method in ("", row.method)]
     comparable = [row for row in candidates if _is_paper_s(row) and not math.isnan(row.gain)]
     if not comparable:
         why = "no row is of the paper's model, questions and scorer" if candidates else "not run"

@@ -1,6 +1,7 @@
 """Read a recipe's folder for its report: one row for each task, model, method, concept and token target."""
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import NamedTuple
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
 from lmms_steer.comparison.systems import read_comparison
 from lmms_steer.errors import UserError
+from lmms_steer.recipes.cells import Cell
+from lmms_steer.recipes.layout import evaluate_cell_name
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.published import paper_task
 from lmms_steer.search.results import RESULT_FILE, SearchResult
@@ -19,6 +22,8 @@ BEST = "best of all"
 """The target of a choice among all token targets."""
 _UNSTEERED = {"baseline": "baseline", "prompted": "prompting", "calibrated": "answer bias"}
 """System without a vector ▸ what a report calls it."""
+_RANDOM = re.compile(r"-random-\d+$")
+"""End of the name of a random vector that went through the same choice."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,11 @@ class ReportRow:
         study: the study of the recipe.
         model: the model's name in the recipe.
         checkpoint: the checkpoint that was run, without owner or folder.
-        method: the method; baseline, prompting or answer bias for a system without a vector.
+        system: the system's name in the recipe.
+        method: the method that a search chose a cell of; baseline, prompting or answer bias; the name of any other
+            system.
         concept: the concept; "" without a vector.
-        target: the token target that the cell was chosen for; "" without a vector.
+        target: the token target that the cell was chosen for; "" for a system that no search chose.
         n: questions.
         metric: the score.
         score: its mean.
@@ -54,6 +61,7 @@ class ReportRow:
     study: str
     model: str
     checkpoint: str
+    system: str
     method: str
     concept: str
     target: str
@@ -74,7 +82,7 @@ class ReportRow:
 
 
 class _Steered(NamedTuple):
-    """What tells the steered systems of a study apart."""
+    """What tells the steered systems of a study apart; the target is "" for a system that no search chose."""
 
     method: str
     concept: str
@@ -147,21 +155,30 @@ def _runs(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     root, (model, study) = folder.parents[2], folder.parts[-2:]
     runs = sorted(path for path in folder.iterdir() if path.is_dir())
-    try:
-        names = {cell.name for cell in Ledger(root).cells}
-    except (OSError, ValueError, TypeError):
-        names = set()
-    planned = [run for run in runs if f"evaluate/{model}/{study}/{run.name}" in names]
+    plan = _evaluations(root, model, study)
+    planned = [run for run in runs if run.name in plan]
     return (planned, [run for run in runs if run not in planned]) if planned else (runs, [])
 
 
+def _evaluations(root: Path, model: str, study: str) -> dict[str, Cell]:
+    """System ▸ its evaluation in the last plan; none without a plan."""
+    before = evaluate_cell_name(model, study, "")
+    try:
+        return {cell.name.removeprefix(before): cell for cell in Ledger(root).cells if cell.name.startswith(before)}
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def _rows_of(root: Path, model: str, study: str, board: list[LeaderboardRow]) -> Iterator[ReportRow]:
-    steered = {id(row): _steered(row) for row in board}
+    plan = _evaluations(root, model, study)
+    steered = {id(row): _steered(row, plan.get(row.system)) for row in board}
     for row in board:
         own = steered[id(row)]
         if own is None:
             yield _report_row(row, model, study, _Steered(_UNSTEERED.get(row.system, row.system), "", ""))
-        elif "-random-" not in row.system:
+        elif not own.target:
+            yield _report_row(row, model, study, own)
+        elif not _RANDOM.search(row.system):
             controls = [other for other in board if other.role == "control" and other.task == row.task]
             random = tuple(other.gain for other in controls if steered[id(other)] == own)
             train = _train_result(root / "search" / model / study, own)
@@ -183,6 +200,7 @@ def _report_row(
         study=study,
         model=model,
         checkpoint=run.results.model,
+        system=row.system,
         method=own.method,
         concept=own.concept,
         target=own.target,
@@ -208,18 +226,32 @@ def _intervention(row: LeaderboardRow) -> Intervention | None:
     return SteeringSpec.parse(line).interventions[0] if line else None
 
 
-def _steered(row: LeaderboardRow) -> _Steered | None:
-    """Method, concept and target of a steered system or of its control; None for a system without a vector."""
+def _steered(row: LeaderboardRow, planned: Cell | None) -> _Steered | None:
+    """What a report calls a steered system.
+
+    Args:
+        row: the system on a task.
+        planned: its evaluation; None where the last plan has none.
+
+    Returns:
+        method, concept and target of a choice and of its random vectors; the name and the concept of any other system;
+        None for a system without a vector.
+    """
     cell = _intervention(row)
     if cell is None:
         return None
     # the recipe's folder keeps vectors as BACKBONE/CONCEPT/METHOD.safetensors
     vector = Path(cell.vector)
-    label = row.system.partition("-random-")[0]
+    method, concept = vector.stem, vector.parent.name
+    label = _RANDOM.sub("", row.system)
     cautious = label.endswith("-1se")
-    per_target = label.removesuffix("-1se").endswith(f"-{cell.tokens}")
-    method = f"{vector.stem} (1 SE)" if cautious else vector.stem
-    return _Steered(method, vector.parent.name, str(cell.tokens) if per_target else BEST)
+    label = label.removesuffix("-1se")
+    overall = label.removesuffix(f"-{cell.tokens}")
+    # a system of the recipe's own may have such a name too, but gives its settings in the command
+    from_file = planned is None or any(",steering=" in word for word in planned.command)
+    if overall not in (method, f"{concept}-{method}") or not from_file:
+        return _Steered(row.system, concept, "")
+    return _Steered(f"{method} (1 SE)" if cautious else method, concept, BEST if overall == label else str(cell.tokens))
 
 
 def _train_result(searches: Path, own: _Steered) -> tuple[float, float]:

@@ -143,7 +143,7 @@ class Command(Strict):
     after: Names = ()
     """What the command waits for: kinds of cells (extract, search, evaluate, compare) or names of earlier commands."""
     makes: Names
-    """Files that the command writes."""
+    """Files and folders that the command writes. Commands that wait for it get nothing else on another machine."""
     show: bool = False
     """Whether the command's output is printed at the end of the run."""
 

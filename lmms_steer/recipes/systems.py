@@ -1,8 +1,7 @@
 """The systems that a study evaluates: the baseline, what needs no vector, and the specs that searches chose."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from lmms_steer.harness.arguments import join_model_args
 from lmms_steer.models import BLANK
@@ -23,6 +22,7 @@ class PlannedSystem:
         needs: names of the cells that must be done before.
         after: kinds of cells and names of commands that must be done before.
         reads: files that no cell of this recipe makes.
+        given: arguments that may name more of them, or vectors in a store.
         is_control: whether it is a random vector or a control of extraction.
     """
 
@@ -32,6 +32,7 @@ class PlannedSystem:
     needs: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    given: Mapping[str, str] = field(default_factory=dict)
     is_control: bool = False
 
 
@@ -79,8 +80,7 @@ def _own(recipe: Recipe, layout: Layout, study_name: str) -> Iterator[PlannedSys
         if study_name in (system.studies or recipe.studies):
             given = system.args or {}
             args = {key: value.replace("{output}", str(layout.output)) for key, value in given.items()}
-            reads = tuple(value for value in given.values() if Path(value).is_file())
-            yield PlannedSystem(name, join_model_args(args), tests, after=system.after, reads=reads)
+            yield PlannedSystem(name, join_model_args(args), tests, after=system.after, given=given)
 
 
 def _steered(recipe: Recipe, layout: Layout, model: str, study_name: str) -> Iterator[PlannedSystem]:
@@ -94,8 +94,8 @@ def _steered(recipe: Recipe, layout: Layout, model: str, study_name: str) -> Ite
             for name, file in _choices(recipe, settings, label):
                 path = str(folder / file)
                 is_control = file.startswith("control_") or bool(split_method(method)[1])
-                reads = () if needs else (path,)
-                yield PlannedSystem(name, f"steering={path}", study.test, needs, (), reads, is_control)
+                reads, given = ((), {}) if needs else ((path,), {"steering": path})
+                yield PlannedSystem(name, f"steering={path}", study.test, needs, (), reads, given, is_control)
 
 
 def search_files(recipe: Recipe, settings: Method) -> tuple[str, ...]:

@@ -32,7 +32,6 @@ from lmms_steer.search.options import (
     SCORES,
     check_metric,
     check_strengths,
-    is_test_task,
     parse_layers,
     parse_strengths,
     parse_targets,
@@ -210,6 +209,9 @@ def _check_concept(tree: YamlNode, path: KeyPath, concept: str) -> None:
         _check_known(tree, path, "concept", [concept], concepts.names())
     elif not Path(concept).is_file():
         raise _with_line(tree, path, UserError(f"no such concept file: {concept!r}"))
+    elif "," in concept:
+        error = UserError(f"{concept!r}: a concept file's path cannot contain ',', which separates concepts: rename it")
+        raise _with_line(tree, path, error)
 
 
 def _check_select(task: str, include_path: str | None) -> None:
@@ -218,7 +220,7 @@ def _check_select(task: str, include_path: str | None) -> None:
         raise UserError(f"select: {task} is a {kind}: a choice is made on one task")
     config = read_task_file(file)
     split = str(config.get("test_split") or config.get("validation_split"))
-    if is_test_task(task, split):
+    if task_files.is_test_task(task, split):
         raise UserError(f"select: {task} asks the split {split!r}: choose on held-out questions (…_select)")
 
 

@@ -16,7 +16,7 @@ import psutil
 from filelock import FileLock
 
 from lmms_steer import __version__
-from lmms_steer.recipes.cells import Cell, Mark, content_digest, missing_output
+from lmms_steer.recipes.cells import Cell, Mark, content_digest, missing_output, vector_file
 from lmms_steer.recipes.in_process import failure_reason, run_in_process
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.preflight import memory_problem, missing_read
@@ -78,6 +78,9 @@ def run_worker(spec: WorkerSpec) -> int:
 def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], int] = run_in_process) -> Mark:
     """Run one cell, write its mark and return it.
 
+    A cell that was done before and fails before its folder is prepared, because an input is missing, keeps that mark:
+    its output is still there, and is valid again once the input is back.
+
     Args:
         cell: the cell, whose needs are done.
         ledger: of the recipe's folder.
@@ -85,14 +88,16 @@ def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], 
     """
     marks, log = ledger.marks, ledger.marks.log(cell)
     began = time.monotonic()
-    # a cell that fails before its folder is prepared still has the output of its last run there
-    fingerprint = marks.read(cell.name).fingerprint
+    before = marks.read(cell.name)
+    fingerprint, prepared, extracts = before.fingerprint, False, False
     try:
         missing = missing_read(cell)
         problem = f"it reads {missing}, which is not there" if missing else None
         if problem is None:
             fingerprint = marks.fingerprint(cell)
+            extracts = not all(map(vector_file, cell.vectors))
             marks.prepare(cell, fingerprint)
+            prepared = True
             problem = memory_problem(*cell.loads) if cell.loads else None
         if problem is None:
             status = run(cell.command, log)
@@ -108,9 +113,12 @@ def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], 
     if problem:
         mark = Mark(str(cell), "failed", fingerprint, why=problem, seconds=seconds)
     else:
+        # with the vectors that it extracted on first use
+        fingerprint = marks.fingerprint(cell) if extracts else fingerprint
         output_sha256 = content_digest(cell.makes)
         mark = Mark(str(cell), "done", fingerprint, output_sha256, seconds=seconds, version=__version__)
-    marks.write(cell, mark)
+    if prepared or before.state != "done":
+        marks.write(cell, mark)
     return mark
 
 

@@ -8,6 +8,8 @@ from lmms_steer.scoring.answer_text import clean_answer, read_number, stated_ans
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTER_FIRST = re.compile(r"^[(\[]?([A-Za-z])[)\].:,\-]+\s*(.*)$", re.DOTALL)
+_OR = r"\s*(?:[/&]|or\b|and\b)\s*"
+_A_AS_LETTER = re.compile(rf"(?<!\w)(?:A$|A(?:,\s*|{_OR})[B-HJ-Z](?!\w)|[B-HJ-Z]{_OR}A(?!\w))")
 _BARE = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,]?$")
 
 
@@ -23,7 +25,7 @@ def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> s
     4. Rules 1 to 3 apply to what follows `the answer is`.
     5. Exactly one letter is in parentheses.
     6. The text of exactly one choice occurs in the answer.
-    7. Exactly one capital letter stands alone; `A` counts only at the end, as it is also a word.
+    7. Exactly one capital letter stands alone; `A`, which is also a word, counts at the end and in a list (`A or C`).
 
     The strict reading stops after rule 4: of an answer like `I would not say left` it reads nothing, where the lenient
     reading finds the choice `left`.
@@ -41,10 +43,11 @@ def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> s
     conclusion = stated_answer(text)
     if conclusion is not None:
         letter = _whole_answer(conclusion, choices, letters)
-        if letter is None:
-            letter = _before_reason(conclusion, letters)
-            if not letter and not strict:
-                letter = _part_of_answer(conclusion, choices, letters)
+        if letter is not None:
+            return letter
+        letter = _before_reason(conclusion, letters)
+        if not letter and not strict:
+            letter = _part_of_answer(conclusion, choices, letters)
         if letter:
             return letter
     return "" if strict else _part_of_answer(text, choices, letters)
@@ -120,7 +123,7 @@ def _part_of_answer(text: str, choices: Sequence[str], letters: str) -> str:
     if occurring:
         return occurring.pop() if len(occurring) == 1 else ""
     alone = {letter for letter in re.findall(r"(?<![\w'])([A-Z])(?![\w'])", text) if letter in letters}
-    if "A" in alone and not re.search(r"(?<!\w)A$", text):
+    if "A" in alone and not _A_AS_LETTER.search(text):
         alone.discard("A")
     if "I" in alone:
         alone.discard("I")

@@ -96,9 +96,16 @@ def _assess_vector(plan: Plan, grid: ScoreGrid, name: str) -> VectorResult:
         finalists=len(own.finalists),
         counted_on=len(own.unspent),
         one_standard_error=cell_result(own, cautious_index(own)),
-        discordant=float(np.median((own.scores[own.finalists] != own.base).mean(1))),
+        discordant=_discordant(own),
         controls={control: _best_of(grid.of(full)) for control, full in plan.controls_of(name).items()},
     )
+
+
+def _discordant(grid: ScoreGrid) -> float | None:
+    """The median share of answers that change between right and wrong; None for graded scores, which change a bit."""
+    scores = grid.scores[grid.finalists]
+    graded = not all(np.isin(values, (0, 1)).all() for values in (scores, grid.base))
+    return None if graded else float(np.median((scores != grid.base).mean(1)))
 
 
 def _best_of(grid: ScoreGrid) -> CellResult:

@@ -1,9 +1,9 @@
 """`lmms-steer search`: check what was asked for, load the model once, and run the search."""
 
-import json
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
@@ -36,6 +36,7 @@ from lmms_steer.search.plan import (
     check_same_plan,
 )
 from lmms_steer.search.resolved_cells import gate_sha256, layers_at, resolve_cells, spec_of, with_norms
+from lmms_steer.search.writing import writing_of
 from lmms_steer.steering.facts import ModelFacts, facts_of_config
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.spec import SteeringSpec
@@ -80,11 +81,14 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
         "n": len(questions),
         "questions": asked.questions_sha256,
         "score": score,
-        "writing": _writing(asked, options.metric),
-        "weights": _weights(options),
+        "writing": writing_of(task.config, score, options.metric),
     }
-    check_same_plan(options.output, {**known, **found, **_known_layers(options)})
+    check_same_plan(
+        options.output, {**known, **found, **_known_layers(options), "weights": _weights_of_folder(options)}
+    )
     lm = create(options)
+    # now that they are on this disk
+    found["weights"] = model_source(lm.pretrained, lm.commit).get("weights_sha256")
     # imports torch
     from lmms_steer.steering.anatomy import decoder_layers
 
@@ -112,8 +116,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
     if len(questions) < FEW_QUESTIONS:
         width = 100 / len(questions) ** 0.5
         yield f"WARNING: {len(questions)} questions: a 95% interval is about ±{width:.0f} points wide"
-    with FileLock(options.output / ".plan.lock"):
-        plan.write_or_check(options.output)
+    begun = yield from _recorded(plan, options.output)
     from torch import OutOfMemoryError
 
     from lmms_steer.search.run import SearchRun
@@ -123,7 +126,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
         # refuses answers that the model cannot tell apart before the search, not after it
         LetterScorer(lm, asked.confirmation_questions)
     try:
-        yield from SearchRun(options, plan, lm, task, cells, questions).run(asked.confirmation_task)
+        yield from SearchRun(options, begun, lm, task, cells, questions).run(asked.confirmation_task)
     except OutOfMemoryError as error:
         raise UserError(
             f"out of memory with one question and one cell at a time: {first_line(error)}. Try --memory 0, or load the"
@@ -236,19 +239,25 @@ def _ask(options: SearchOptions) -> _Asked:
     return _Asked(task, confirmation_task, questions, sha256, confirmation_questions, generates, score)
 
 
-def _writing(asked: _Asked, metric: str | None) -> str:
-    """How texts are written and scored, as JSON; "" where none are."""
-    if asked.score != "generate":
-        return ""
-    config = asked.task.config
-    chosen = {"metric": metric or config.metric_list[0]["metric"], **(config.generation_kwargs or {})}
-    return json.dumps(chosen, sort_keys=True, default=str)
+def _recorded(plan: Plan, folder: Path) -> Generator[str, None, Plan]:
+    """Write the plan, or find the one that the study began with; yields a warning of what they cannot be compared in.
+
+    Raises:
+        UserError: for the folder of another search.
+    """
+    with FileLock(folder / ".plan.lock"):
+        begun = plan.write_or_check(folder)
+    if unknown := plan.unknown_of(begun):
+        yield f"WARNING: it is not known whether {unknown} are the same as when this study began"
+    return begun
 
 
-def _weights(options: SearchOptions) -> str | None:
-    """The hash of the checkpoint's weights, where they are on this disk and do not ship."""
+def _weights_of_folder(options: SearchOptions) -> str | None:
+    """The hash of a local folder's weights; None for another checkpoint, whose files may change when it is loaded."""
     pretrained, _ = check_arguments(options)
-    return model_source(pretrained).get("weights_sha256") if pretrained is not None else None
+    if pretrained is None or not Path(pretrained).is_dir():
+        return None
+    return model_source(pretrained).get("weights_sha256")
 
 
 def _planned_options(options: SearchOptions) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from lmms_steer.search.deciding import deciding_places
 from lmms_steer.search.first_token import FirstToken
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.kv_cache import KeysAndValues
+from lmms_steer.search.lmms_eval_task import results_of
 from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
 from lmms_steer.search.scorers import LetterScorer, Scored, has_distinct_first_tokens
@@ -280,7 +281,7 @@ class GenerationScorer:
 
     def _score(self, question: Question, row: list[int]) -> tuple[float, float]:
         text = cut_at(self.lm.tokenizer.decode(self._until_end(row), skip_special_tokens=True), self._until)
-        results = self.task.process_results(question.doc, [text])
+        results = results_of(self.task, question.doc, text)
         value, unparsed = results.get(self._metric), results.get("unparsed")
         if isinstance(value, bool | int | float):
             return float(value), float(unparsed) if isinstance(unparsed, bool | int | float) else torch.nan

@@ -1,7 +1,6 @@
 """The options of `lmms-steer search`, and how a grid is written on the command line."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from lmms_steer._util.layers import read_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
+from lmms_steer.harness.task_files import is_test_task
 from lmms_steer.search.chosen_strategy import ChosenStrategy, parse_strategy
 from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.plan import HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
@@ -292,12 +292,6 @@ def refuse_test(task: str, split: str, allow_test: bool, others: str = "(…_sel
         raise UserError(
             f"{task} uses the split {split!r}: choose on held-out questions {others}, or add --i-know-this-is-test"
         )
-
-
-def is_test_task(task: str, split: str) -> bool:
-    """Whether results are reported on a task's questions, judging by the names of the task and its split."""
-    held_out = re.search(r"(?:^|_)select(?:_|$)", task) is not None
-    return not held_out and ("test" in split.lower() or re.search(r"(?:^|_)test(?:_|$)", task) is not None)
 
 
 def check_metric(metric: str | None, task: str, listed: Iterable[Mapping[str, Any]] | None) -> None:

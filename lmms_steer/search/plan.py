@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,11 @@ _ADDED = {
     "weights": None,
 }  # fmt: skip
 """Keys that files of older versions do not have, and their defaults."""
+_MAY_BE_UNKNOWN = {
+    "weights": "the checkpoint's weights",
+    "writing": "the task's settings for written texts",
+}
+"""Keys that one of two plans may not know, and what they are about. They are then not compared."""
 BUDGET_PROMPTS = 64
 """So many of a study's first questions, without their answers, are the prompts that a budget is resolved on."""
 SHOWN_HASH = 8
@@ -67,7 +72,7 @@ class Plan:
         spec: keys that all cells share.
         gate: sha256 of the vector that a gate names; None where it names none.
         writing: the task's settings for written text and the score of it, as JSON; "" where none is written.
-        weights: sha256 of the checkpoint's weights; None for one that ships, or is not on this disk yet.
+        weights: sha256 of the checkpoint's weights; None for one that ships, or where it is not known.
     """
 
     model: str
@@ -133,15 +138,28 @@ class Plan:
         """Hash of the whole plan."""
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
-    def write_or_check(self, folder: Path) -> None:
+    def write_or_check(self, folder: Path) -> "Plan":
         """Write the plan into a new study's folder, or check that the folder belongs to this plan.
+
+        Returns:
+            the plan to go on with. What this study did not know when it began stays unknown: its batches name the plan
+            of that time.
 
         Raises:
             UserError: for the folder of another search; the message names what differs.
         """
-        if not check_same_plan(folder, asdict(self)):
-            self._check_batches(folder)
-            write_atomically(folder / PLAN_FILE, json.dumps(self.to_json(), indent=1).encode())
+        if check_same_plan(folder, asdict(self)):
+            begun = read_json(folder / PLAN_FILE)
+            kept = {key: begun.get(key, _ADDED[key]) for key in _unknown_keys(begun, asdict(self))}
+            return replace(self, **kept)
+        self._check_batches(folder)
+        write_atomically(folder / PLAN_FILE, json.dumps(self.to_json(), indent=1).encode())
+        return self
+
+    def unknown_of(self, begun: "Plan") -> str:
+        """What cannot be compared with the plan that a study began with, in plain words; empty where nothing is."""
+        differing = (name for key, name in _MAY_BE_UNKNOWN.items() if getattr(self, key) != getattr(begun, key))
+        return " and ".join(differing)
 
     def _check_batches(self, folder: Path) -> None:
         """Check that the batches in a folder whose plan was damaged are this plan's."""
@@ -214,13 +232,22 @@ def plan_differences(folder: Path, mine: Mapping[str, Any]) -> list[str] | None:
         return None
     as_stored = json.loads(json.dumps(mine))
     # other questions, or the same in another order, have another hash, which then says nothing more
+    unknown = _unknown_keys(theirs, as_stored)
     theirs = {**_ADDED, **theirs}
     changed = {key for key, value in as_stored.items() if value != theirs.get(key)}
     explained = {"questions"} if changed & set(_DECIDE_QUESTIONS) else set()
     # with another score, texts are not written at all, or only now
     explained |= {"writing"} if "score" in changed else set()
-    keys = [key for key in as_stored if key not in explained]
+    keys = [key for key in as_stored if key not in explained | unknown]
     return [line for key in keys for line in _differences(key, theirs.get(key), as_stored[key])]
+
+
+def _unknown_keys(stored: Mapping[str, Any], mine: Mapping[str, Any]) -> set[str]:
+    """The keys that a stored plan, or this one, does not know."""
+    unknown = {"weights"} if None in (stored.get("weights"), mine.get("weights")) else set()
+    # versions that recorded no settings did not apply the filters of lmms-eval's tasks
+    filters = mine.get("harness") == LMMS_EVAL and '"filter_list"' in mine.get("writing", "")
+    return unknown if "writing" in stored or filters else unknown | {"writing"}
 
 
 def _differences(key: str, theirs: Any, mine: Any) -> Iterator[str]:
@@ -232,7 +259,7 @@ def _differences(key: str, theirs: Any, mine: Any) -> Iterator[str]:
     elif key == "gate" and theirs != mine:
         yield f"the gate's vector is another one ({_hashes(theirs, mine)})"
     elif key == "weights" and theirs != mine:
-        yield f"the checkpoint's weights are other ones ({_hashes(theirs or 'unknown', mine)})"
+        yield f"the checkpoint's weights are other ones ({_hashes(theirs, mine)})"
     elif key == "writing" and theirs != mine:
         yield f"the task writes and scores texts with {theirs or 'nothing'} there, {mine or 'nothing'} here"
     elif theirs != mine:

@@ -15,6 +15,7 @@ from lmms_steer._util.hashing import question_id, stable_hash
 from lmms_steer.errors import UserError
 from lmms_steer.models.visuals import Visual, image_ids, prepare_visuals
 from lmms_steer.scoring.choice import LETTERS, choices_of
+from lmms_steer.search.lmms_eval_task import prompt_of
 from lmms_steer.statistics import Ints
 from lmms_steer.statistics.clustered import cluster_ids
 
@@ -100,7 +101,7 @@ class OtherTask(ABC):
 
 
 def load_questions(task: Any, limit: int | None, require_answer_set: bool = True) -> Iterator[Question]:
-    """Read a task's questions.
+    """Read a task's questions, with the prompts that an evaluation gives the model.
 
     Args:
         task: an lmms-eval task, from `harness.tasks.load_task`, or a task of another harness.
@@ -108,7 +109,8 @@ def load_questions(task: Any, limit: int | None, require_answer_set: bool = True
         require_answer_set: whether every question must have a fixed set of answers.
 
     Raises:
-        UserError: for a question without a fixed set of answers, where it must have one.
+        UserError: for a question without a fixed set of answers, where it must have one; for a task of lmms-eval also
+            for examples in its prompts, or several prompts for a question.
     """
     if isinstance(task, OtherTask):
         yield from task.questions(limit, require_answer_set)
@@ -117,7 +119,7 @@ def load_questions(task: Any, limit: int | None, require_answer_set: bool = True
     name = task.config.task
     for number in range(min(len(docs), limit or len(docs))):
         doc = docs[number]
-        text = str(task.doc_to_text(doc))
+        text = prompt_of(task, doc, number)
         visuals = prepare_visuals(task.doc_to_visual(doc), f"{name}, document {number}")
         target = task.doc_to_target(doc)
         if getattr(task.config, "output_type", "") == "multiple_choice" and isinstance(target, int):

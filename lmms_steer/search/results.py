@@ -72,7 +72,8 @@ class VectorResult:
         counted_on: number of questions that `p_corrected` is computed on.
         one_standard_error: the cell with the smallest |alpha| within one standard error of the best.
         controls: control ▸ its best cell, found in the same way.
-        discordant: the median, over the finalists, of the share of questions whose score changes; None where unknown.
+        discordant: the median, over the finalists, of the share of questions whose answer changes between right and
+            wrong; None where that is unknown, and for graded scores.
         targets: token target ▸ the same for the cells of this target alone; empty where one cell was chosen of all.
     """
 

@@ -41,6 +41,7 @@ from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.strategies import FilterContext, StrategyContext
 from lmms_steer.search.strategies.grid import grid as full_grid
+from lmms_steer.search.writing import writing_of
 from lmms_steer.statistics import Ints
 from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.facts import facts_of_config
@@ -147,7 +148,8 @@ class SearchRun:
         adaptive = self.chosen.strategy.adaptive
         yield from report_lines(self.plan, result, self.options.output, self.options.confirm is not None, adaptive)
         if self.options.keep:
-            yield from study_files.save_winners(self.plan, result, self.lm.pretrained, self._budget_provenance)
+            model, more = self.lm.pretrained, self._budget_provenance
+            yield from study_files.save_winners(self.plan, result, model, more, self.lm.commit)
 
     def _lines_about_keys(self) -> Iterator[str]:
         if self.keys:
@@ -286,8 +288,10 @@ class SearchRun:
 
     def _measure_elsewhere(self, others: "_OtherQuestions", cells: Sequence[Cell]) -> Measured:
         task, questions = others.task, others.questions
-        # a folder of its own for these questions (a task's data may be imported anew) and these cells
-        identity = [questions_sha256(questions), [(*astuple(cell), self.plan.vectors[cell.vector]) for cell in cells]]
+        # a folder of its own for these questions (a task's data may be imported anew), these cells and these settings
+        writing = writing_of(task.config, self.plan.score, self.plan.metric)
+        measured = [(*astuple(cell), self.plan.vectors[cell.vector]) for cell in cells]
+        identity = [questions_sha256(questions), measured, *([writing] if writing else [])]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         folder, n = self.options.output / others.name / f"{task.config.task}-{digest}", len(questions)
         with progress_bar(total=len(cells) * n, desc=others.name, unit=" answers") as bar:

@@ -121,13 +121,16 @@ def write_cells(folder: Path, grid: ScoreGrid) -> None:
     write_atomically(folder / "cells.parquet", buffer.getvalue().to_pybytes())
 
 
-def save_winners(plan: Plan, result: SearchResult, model: str, more: MoreProvenance = lambda *_: {}) -> Iterator[str]:
+def save_winners(
+    plan: Plan, result: SearchResult, model: str, more: MoreProvenance = lambda *_: {}, revision: str | None = None
+) -> Iterator[str]:
     """Save each winner as its vector's default for a model.
 
     Args:
         plan, result: the search.
         model: the checkpoint that was searched.
         more: as for `choice_spec`.
+        revision: of the checkpoint, if it is a Hub id.
 
     Yields:
         a line for each vector.
@@ -138,18 +141,19 @@ def save_winners(plan: Plan, result: SearchResult, model: str, more: MoreProvena
             yield f"{name}: no winner, so no default is saved"
             continue
         spec = choice_spec(plan, "", "", name, vector.best, more)
-        path = save_choice(spec, model)
+        path = save_choice(spec, model, revision)
         cell = format_cell(vector.best)
         cell += f" ({spec.provenance['budget']})" if "budget" in spec.provenance else ""
         yield f"saved in {path}: on {short_name(model)}, vector={name} alone now means {cell}"
 
 
-def save_choice(spec: SteeringSpec, model: str) -> Path:
+def save_choice(spec: SteeringSpec, model: str, revision: str | None = None) -> Path:
     """Save a choice next to its vector, or in the user's store for a vector that ships with the package.
 
     Args:
         spec: made by `choice_spec`.
         model: the checkpoint that it was chosen for.
+        revision: of the checkpoint, if it is a Hub id.
 
     Returns:
         the file of choices.
@@ -167,7 +171,7 @@ def save_choice(spec: SteeringSpec, model: str) -> Path:
     choice = {"layer": first.layer, "alpha": first.alpha, "tokens": first.tokens, "chosen_on": chosen_on}
     choice |= {key: provenance[key] for key in store.BUDGET_KEYS if key in provenance}
     path = store.choices_path(store.find(first.vector, backbone_of(model)))
-    store.write_choice(path, model, choice | {"vector_sha256": provenance["vector_sha256"]})
+    store.write_choice(path, model, choice | {"vector_sha256": provenance["vector_sha256"]}, revision)
     return path
 
 

@@ -4,7 +4,8 @@ Where a share psi of n questions changes between right and wrong, a mean differe
 without an effect, and sqrt((psi - gain²) / n) with one. Connor (1987), "Sample size for testing differences in
 proportions for the paired-sample design", Biometrics 43, gives the number of questions from both. For the best of
 several cells the critical value is Bonferroni's, an upper bound of max-T's: cells that resemble each other need fewer
-questions.
+questions. For graded scores, and for images that share questions, the same holds with the mean squared change in the
+place of psi.
 """
 
 import math
@@ -19,21 +20,26 @@ STEPS = 10_000
 _NORMAL = NormalDist()
 
 
-def questions_needed(gain: float, discordant: float, cells: int = 1) -> float:
+def questions_needed(
+    gain: float, discordant: float, cells: int = 1, level: float = LEVEL, most: float | None = None
+) -> float:
     """The number of questions on which a gain is found with 80% probability.
 
     Args:
         gain: as a share (0.01 is a point), above 0.
-        discordant: the share of questions whose answer changes between right and wrong, at least `gain`.
+        discordant: the share of questions whose answer changes between right and wrong; of graded scores the mean
+            squared change.
         cells: the number of cells that the test accounts for.
+        level: of the one-sided test; half of that of a two-sided one.
+        most: the largest gain that can be; default: `discordant`, for answers that are right or wrong.
 
     Returns:
-        a whole number; infinite for a gain that is larger than `discordant`, which cannot be.
+        a whole number; infinite for a gain that cannot be.
     """
-    if gain > discordant:
+    if gain > (discordant if most is None else most):
         return math.inf
-    critical, quantile = -_NORMAL.inv_cdf(LEVEL / cells), _NORMAL.inv_cdf(POWER)
-    errors = critical * math.sqrt(discordant) + quantile * math.sqrt(discordant - gain**2)
+    critical, quantile = -_NORMAL.inv_cdf(level / cells), _NORMAL.inv_cdf(POWER)
+    errors = critical * math.sqrt(discordant) + quantile * math.sqrt(max(0.0, discordant - gain**2))
     return float(math.ceil((errors / gain) ** 2))
 
 
@@ -68,17 +74,23 @@ def _exceeds(critical: float, gain: float, n: int, discordant: float) -> float:
     return _NORMAL.cdf((gain * math.sqrt(n) - critical * math.sqrt(discordant)) / spread)
 
 
-def detectable_gain(n: int, discordant: float, cells: int = 1) -> float:
+def detectable_gain(
+    n: int, discordant: float, cells: int = 1, level: float = LEVEL, most: float | None = None
+) -> float:
     """The smallest gain, as a share, that is found with 80% probability; NaN where no possible gain is.
 
     Args:
         n: number of questions.
-        discordant, cells: as for `questions_needed`.
+        discordant, cells, level, most: as for `questions_needed`.
     """
-    low, high = 0, math.floor(discordant * STEPS + 1e-9)
-    if not high or questions_needed(high / STEPS, discordant, cells) > n:
+
+    def suffices(step: int) -> bool:
+        return questions_needed(step / STEPS, discordant, cells, level, most) <= n
+
+    low, high = 0, math.floor((discordant if most is None else most) * STEPS + 1e-9)
+    if not high or not suffices(high):
         return math.nan
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if questions_needed(middle / STEPS, discordant, cells) <= n else (middle, high)
+        low, high = (low, middle) if suffices(middle) else (middle, high)
     return high / STEPS

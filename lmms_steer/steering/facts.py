@@ -19,6 +19,7 @@ class ModelFacts:
         n_layers, hidden_size: of its decoder.
         norms: its residual norms, where they were measured already.
         vision: layers and width of its vision tower; None for a model without one, or with one of another kind.
+        revision: the commit of a Hub id; None where it is not known.
     """
 
     name: str
@@ -26,17 +27,19 @@ class ModelFacts:
     hidden_size: int
     norms: Norms | None = None
     vision: tuple[int, int] | None = None
+    revision: str | None = None
 
 
-def facts_of_config(config: Any, name: str, norms: Norms | None = None) -> ModelFacts:
+def facts_of_config(config: Any, name: str, norms: Norms | None = None, revision: str | None = None) -> ModelFacts:
     """The facts that a model's config states.
 
     Args:
         config: of the whole model.
         name: the name it was loaded by.
         norms: its residual norms, where they were measured already.
+        revision: the commit of a Hub id, where it is known.
     """
-    return ModelFacts(name, *decoder_shape(config), norms, vision_shape(config))
+    return ModelFacts(name, *decoder_shape(config), norms, vision_shape(config), revision)
 
 
 def decoder_shape(config: Any) -> tuple[int, int]:

@@ -150,7 +150,7 @@ def _complete(
         intervention = replace(intervention, vector=entry.name)
     if intervention.complete:
         return intervention, [], ""
-    choice = store.read_choice(entry, model.name, vector.sha256) if entry is not None else None
+    choice = store.read_choice(entry, model.name, vector.sha256, model.revision) if entry is not None else None
     chosen_on, name = "", short_name(model.name)
     values: Mapping[str, Any] = {
         "layer": default_layer(shape_at(intervention, model)[0]),

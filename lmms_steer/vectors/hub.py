@@ -31,10 +31,16 @@ def push_vectors(names: Sequence[str], repo: str, private: bool) -> Iterator[str
         private: if the repository does not exist yet, create it as a private one.
 
     Raises:
-        UserError: for a vector that does not exist or whose name a store refuses; when the Hub refuses a request.
+        UserError: for a vector that does not exist or whose name a store refuses; for two of one name; when the Hub
+            refuses a request.
     """
     entries = [store.find(name, None) for name in names]
-    vectors = {SteeringVectors.load(entry.path).name: entry for entry in entries}
+    vectors: dict[str, store.Entry] = {}
+    for entry in entries:
+        name = SteeringVectors.load(entry.path).name
+        if name in vectors and vectors[name].path != entry.path:
+            raise UserError(f"{str(vectors[name].path)!r} and {str(entry.path)!r} are both named {name}: push one")
+        vectors[name] = entry
     with TemporaryDirectory() as folder:
         root = Path(folder)
         api = _request(lambda hub: hub.HfApi(), repo)
@@ -55,7 +61,7 @@ def push_vectors(names: Sequence[str], repo: str, private: bool) -> Iterator[str
             on_card.append(vector)
             choices = store.choices_path(entry)
             if choices.is_file():
-                (root / f"{name}.choices.yaml").write_bytes(choices.read_bytes())
+                (root / f"{name}.choices.yaml").write_bytes(store.choices_without_paths(choices))
         (root / "README.md").write_text(model_card(on_card, repo), encoding="utf-8")
         message = f"Add {', '.join(vectors)}"
         _request(lambda _: api.upload_folder(repo_id=repo, folder_path=root, commit_message=message), repo)

@@ -195,13 +195,14 @@ def choices_path(entry: Entry) -> Path:
     return entry.path.with_suffix(".choices.yaml")
 
 
-def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
+def read_choice(entry: Entry, model: str, sha256: str, revision: str | None = None) -> dict[str, Any] | None:
     """The layer, alpha and tokens that a search chose for this vector in this model, or None.
 
     Args:
         entry: the vector.
         model: the multimodal model's name or path; a choice for other weights of the same name does not count.
         sha256: the vector's; a choice that was made for another version of the vector does not count.
+        revision: of the model, if it is a Hub id.
 
     Returns:
         `layer`, `alpha`, `tokens` and `chosen_on`, the task that it was chosen on; `BUDGET_KEYS` too where its alpha
@@ -212,7 +213,7 @@ def read_choice(entry: Entry, model: str, sha256: str) -> dict[str, Any] | None:
     """
     for path, choice in _stored_choices(entry, model):
         try:
-            if choice["vector_sha256"] == sha256 and not _of_other_weights(choice, model):
+            if choice["vector_sha256"] == sha256 and not _of_other_weights(choice, model, revision):
                 budget = {key: choice[key] for key in BUDGET_KEYS if key in choice}
                 return {key: choice[key] for key in ("layer", "alpha", "tokens", "chosen_on")} | budget
         except (KeyError, TypeError) as error:
@@ -236,7 +237,7 @@ def explain_unused_choice(entry: Entry, model: str, sha256: str) -> str | None:
     return None
 
 
-def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
+def write_choice(path: Path, model: str, choice: dict[str, Any], revision: str | None = None) -> None:
     """Add or replace one model's choice. Processes may write choices of several models at the same time.
 
     Args:
@@ -244,6 +245,7 @@ def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
         model: the multimodal model's name or path.
         choice: `layer`, `alpha`, `tokens`, `chosen_on` and `vector_sha256`; the weights that it was chosen on are
             added.
+        revision: of the model, if it is a Hub id.
 
     Raises:
         UserError: when the file is damaged, or cannot be written.
@@ -254,7 +256,7 @@ def write_choice(path: Path, model: str, choice: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             choices = _read_choices(path) if path.is_file() else {}
-            whole = choice | {MODEL_KEY: model_source(model)}
+            whole = choice | {MODEL_KEY: model_source(model, revision)}
             text = yaml.safe_dump({**choices, short_name(model): whole}, sort_keys=True)
             write_atomically(path, text.encode())
     except OSError as error:
@@ -269,10 +271,10 @@ def _stored_choices(entry: Entry, model: str) -> Iterator[tuple[Path, Any]]:
                 yield path, choice
 
 
-def _of_other_weights(choice: Mapping[str, Any], model: str) -> bool:
+def _of_other_weights(choice: Mapping[str, Any], model: str, revision: str | None) -> bool:
     """Whether a choice was made on other weights than a model's. Files of earlier versions do not say on which."""
     recorded = choice.get(MODEL_KEY)
-    return isinstance(recorded, Mapping) and same_weights(model_source(model), recorded) is False
+    return isinstance(recorded, Mapping) and same_weights(model_source(model, revision), recorded) is False
 
 
 def checked_choices(path: Path) -> bytes:
@@ -283,6 +285,19 @@ def checked_choices(path: Path) -> bytes:
     """
     _read_choices(path)
     return read_limited(path, MAX_BYTES)
+
+
+def choices_without_paths(path: Path) -> bytes:
+    """The content of a choices file without the models' folders on this machine, to be shared with others.
+
+    Raises:
+        UserError: when it is damaged.
+    """
+    choices = _read_choices(path)
+    for choice in choices.values():
+        if isinstance(choice, dict) and isinstance(choice.get(MODEL_KEY), dict):
+            choice[MODEL_KEY].pop("model_path", None)
+    return yaml.safe_dump(choices, sort_keys=True).encode()
 
 
 def _read_choices(path: Path) -> dict[str, Any]:

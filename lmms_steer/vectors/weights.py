@@ -58,6 +58,18 @@ def model_source(model: str, revision: str | None = None, store_name: str | None
     return source | ({"weights_sha256": sha256} if sha256 is not None else {})
 
 
+def commit_of(model: str, revision: str | None = None) -> str | None:
+    """The commit of a Hub id's files that are on this disk; None for a folder, or without them.
+
+    Args:
+        model: as transformers loads it, or the name of a checkpoint of this package.
+        revision: a branch, tag or commit; None for `main`.
+    """
+    full = backbone_checkpoint(model)
+    snapshot = None if Path(full).is_dir() else _snapshot(full, revision)
+    return snapshot.name if snapshot is not None else None
+
+
 def same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool | None:
     """Whether two provenances, or results of `model_source`, are of the same weights; None where that is not known."""
     mine, theirs = recorded_sha256(one), recorded_sha256(other)

@@ -108,6 +108,10 @@ CLOSED = OPENED.replace("BY_ID('made').open", "!BY_ID('made').open && !location.
 """A dialog tells that it was closed, upon which the page forgets the row, a moment later."""
 
 
+WAYS = {"less": -1, "more": 1}
+"""What is better ▸ its direction."""
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the pages `page.html` of four entries and `many.html` of ten thousand."""
@@ -172,6 +176,20 @@ def test_with_the_keyboard_alone_a_row_is_opened_its_command_copied_and_the_row_
     opened.press("Escape", 27)
     opened.run(CLOSED)
     assert opened.run(f"{focused}.textContent") == "random"
+
+
+@needs_browser
+def test_in_a_browser_an_improvement_has_its_colour_where_less_is_better(opened: Page, tmp_path: Path) -> None:
+    read = read_board(make_board(tmp_path / "board"), processes=1)
+    row = next(row for row in read.rows if row.system == "steered")
+    row = replace(row, gain=-0.1, low=-0.2, high=-0.01)
+    rows = [replace(row, place=f"m/t/{name}", system=name, direction=way) for name, way in WAYS.items()]
+    (tmp_path / "page.html").write_text(page_html(replace(read, rows=tuple(rows))))
+    opened.open(tmp_path / "page.html")
+    opened.run(READY)
+    colour = "(row) => [row.children[2].textContent, row.querySelector('td.gain').classList.contains('up')]"
+    shown = opened.run(f"[...document.querySelectorAll('#board-table tbody tr')].map({colour})")
+    assert dict(shown) == {"less": True, "more": False}
 
 
 @needs_browser

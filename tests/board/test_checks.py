@@ -1,11 +1,14 @@
 """Each check finds the fault that it is for, in an entry whose other checks pass, and the other entries stay."""
 
 import json
+import math
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +26,7 @@ from lmms_steer.cli import app
 from lmms_steer.comparison.studies import read_cells
 from tests.helpers.board_faults import REFUSED, UNREADABLE, change_json, edit_an_answer, study_bomb
 from tests.helpers.boards import CHOSEN, TASK, VERSIONS, make_board, shipped_vector, write_system
-from tests.helpers.runs import BASE, STEERED, leaderboard, write_study
+from tests.helpers.runs import BASE, STEERED, leaderboard, write_run, write_study
 
 GROUP = f"entries/tiny-paligemma2/{TASK}"
 PLACE = f"tiny-paligemma2/{TASK}/steered"
@@ -105,6 +108,41 @@ def test_without_controls_or_questions_enough_an_entry_is_shown_with_the_reason(
     assert not refusals(tmp_path / "board")
 
 
+@pytest.mark.parametrize(
+    ("case", "units", "asked"),
+    [
+        ("words", np.array([1.0] * 15 + [-1.0] * 5 + [0.0] * 80), "100 questions, of which 20.0% changed"),
+        # four questions about each of 25 images: the first fifteen changes are of three of them and of three questions
+        (
+            "images",
+            np.array([0.0] * 13 + [-4.0, -1.0] + [4.0] * 3 + [3.0] + [0.0] * 6) / 4,
+            "100 questions about 25 images, of which 20.0% changed",
+        ),
+        ("graded", np.array([0.02] * 75 + [-0.01] * 25), "100 questions, of which 100.0% changed"),
+        ("losses", np.array([200.0] * 75 + [-100.0] * 25), "100 questions, of which 100.0% changed"),
+    ],
+)
+def test_the_gain_that_could_be_seen_is_that_of_the_interval(
+    tmp_path: Path, case: str, units: np.ndarray[Any, Any], asked: str
+) -> None:
+    list(init_board(tmp_path / "board", "Mine", ""))
+    steered = STEERED if case in ("words", "images") else [0.5 + change for change in units]
+    base = BASE if case in ("words", "images") else [0.5] * 100
+    sample = (lambda number: {"images": [f"{number // 4}"]}) if case == "images" else None
+    for name, scores in (("baseline", base), ("steered", steered)):
+        write_run(tmp_path / "runs" / name, {"mine": scores}, spec="vector=v" * (name == "steered"), sample=sample)
+    list(add_runs(tmp_path / "board", [str(tmp_path / "runs")], Addition()))
+    status, detail = row_of(tmp_path / "board").outcomes["power"]
+    stated = re.fullmatch(rf"gains from (\S+)( points)? on are seen in 4 of 5 runs on {asked}", detail)
+    assert stated is not None, detail
+    gain = float(stated[1]) / (100 if stated[2] else 1)
+    # two-sided 5% and 80% power: 1.96 standard errors without an effect and 0.8416 with one
+    square, n = float((units**2).mean()), len(units)
+    errors = 1.96 * math.sqrt(square / n) + 0.8416 * math.sqrt((square - gain**2) / n)
+    assert gain == pytest.approx(errors, rel=0.02) and (stated[2] is None) == (case == "losses")
+    assert status == ("failed" if case == "images" else "passed")
+
+
 def test_a_control_that_gains_as_much_is_said(tmp_path: Path) -> None:
     board = make_board(tmp_path / "board")
     list(add_runs(board, [f"random1={write_system(tmp_path / 'more', STEERED, control='random:1')}"], Addition()))
@@ -130,6 +168,29 @@ def test_the_damage_is_that_of_the_study_s_cell(tmp_path: Path) -> None:
         "failed",
         "its study is not of these vectors and this choice",
     ]
+
+
+def test_a_choice_that_was_kept_for_a_vector_has_its_study(tmp_path: Path) -> None:
+    board, studies = make_board(tmp_path / "board"), tmp_path / "studies"
+    for name, task, sha256 in (
+        ("another task", "tiny_counting_select", shipped_vector().sha256),
+        ("another vector", "tiny_spatial_select", "0" * 64),
+        ("its own", "tiny_spatial_select", shipped_vector().sha256),
+    ):
+        study = write_study(studies / name, {(2, 0.25): 0.1}, kl={(2, 0.25): 0.03})
+        (study / "plan.json").write_text(json.dumps({"task": task, "vectors": {"v": sha256}}))
+    # as a model records it that steers with the choice of `search --keep`
+    record = {"provenance": {"chosen_on": "tiny_spatial_select (500 questions)"}}
+    run = write_system(tmp_path / "more", STEERED, record=record)
+    for folder in ("another task", "another vector"):
+        lines = list(add_runs(board, [f"kept={run}"], Addition(studies=(studies / folder,), replace=True)))
+        assert lines[-1].startswith("not used: the studies in")
+    assert len(list(add_runs(board, [f"kept={run}"], Addition(studies=(studies,), replace=True)))) == 1
+    row = row_of(board, "kept")
+    assert row.kl == 0.03
+    assert row.outcomes["choice"] == ["passed", "chosen on tiny_spatial_select (500 questions)"]
+    change_json(board / GROUP / "kept" / "study" / "plan.json", lambda plan: plan.update(task="tiny_counting_select"))
+    assert row_of(board, "kept").outcomes["choice"][0] == "failed"
 
 
 def test_a_contrast_is_no_baseline(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from lmms_steer import UserError
 from lmms_steer.board.adding import Addition, add_runs
 from lmms_steer.board.case import Case, read_case
 from lmms_steer.board.entry import read_entry
+from lmms_steer.board.reading import read_board
 from lmms_steer.board.rerun import command, rerun
 from lmms_steer.board.templates import init_board
 from lmms_steer.cli import app
@@ -20,7 +21,8 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 from tests.board.test_checks import GROUP
 from tests.helpers import warm
 from tests.helpers.board_faults import change_json, change_samples
-from tests.helpers.boards import TASK, make_board, shipped_vector
+from tests.helpers.boards import TASK, make_board, shipped_vector, write_system
+from tests.helpers.runs import STEERED
 
 
 def case_of(folder: Path, board: Path) -> Case:
@@ -76,6 +78,48 @@ def test_a_comma_in_an_argument_adds_no_other_one(tmp_path: Path) -> None:
     change_json(folder / "results.json", hide)
     words = command(case_of(folder, board), tmp_path, 7)
     assert split_args(words[words.index("--model_args") + 1], "") == {"pretrained": '"x,trust_remote_code=True"'}
+
+
+@pytest.mark.parametrize(
+    ("args", "kept"),
+    [
+        ("preset=vti,vector=spatial,layers=1-2", {}),
+        ("preset=vcd:paper,contrast_alpha=0.5", {
+            "contrast": "vcd", "contrast_alpha": "0.5", "contrast_beta": "0.1", "contrast_image": "noise",
+        }),
+        ('vector=spatial,prompt_prefix="one word, please"', {"prompt_prefix": '"one word, please"'}),
+    ],
+)  # fmt: skip
+def test_of_a_preset_the_contrast_is_repeated_and_the_spec_is_the_entry_s(
+    tmp_path: Path, args: str, kept: dict[str, str]
+) -> None:
+    board = make_board(tmp_path / "board")
+    folder = board / GROUP / "steered"
+    changed = {"model_args": f"pretrained=tiny-paligemma2,{args}"}
+
+    def name_preset(results: Any) -> None:
+        results["config"] |= changed
+        results["config"]["resolved_cli_args"] |= changed
+
+    change_json(folder / "results.json", name_preset)
+    words = command(case_of(folder, board), tmp_path, 7)
+    given = split_args(words[words.index("--model_args") + 1], "")
+    assert given.pop("steering") == str(tmp_path / "spec.yaml")
+    assert given == {"pretrained": "tiny-paligemma2", **kept}
+
+
+def test_a_vector_of_each_question_needs_no_file(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    spec = "vector=@image_contrast,layers=1-2,alpha=0.17,tokens=both"
+    record = {"spec": spec, "vectors": [{"name": "tiny-paligemma2/image_contrast/row", "sha256": "a" * 64}]}
+    run = write_system(tmp_path / "more", STEERED, record=record)
+    lines = list(add_runs(board, [f"vista={run}"], Addition(address="somebody/vectors")))
+    assert len(lines) == 1, "nothing is missing"
+    row = next(row for row in read_board(board, processes=1).rows if row.system == "vista")
+    assert row.outcomes["vectors"] == ["passed", ""] and not row.refused
+    command(case_of(board / GROUP / "vista", board), tmp_path, 7)
+    (intervention,) = SteeringSpec.from_yaml(tmp_path / "spec.yaml").interventions
+    assert (intervention.vector, intervention.layers) == ("@image_contrast", "1-2")
 
 
 def test_a_folder_that_is_no_entry_is_one_line(tmp_path: Path) -> None:

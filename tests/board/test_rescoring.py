@@ -13,14 +13,15 @@ import yaml
 
 from lmms_steer.board.adding import Addition, add_runs
 from lmms_steer.board.reading import read_board
-from lmms_steer.board.rescoring import recomputed, scorer_of
+from lmms_steer.board.rescoring import _SCORED_BY_LMMS_EVAL, recomputed, scorer_of
 from lmms_steer.board.samples_file import Answers, Texts
 from lmms_steer.board.templates import init_board
 from lmms_steer.harness.task_files import our_tasks
+from lmms_steer.scoring.task_results import process_losses
 from tests.board.test_checks import GROUP, row_of
 from tests.helpers.board_faults import change_samples, sign
-from tests.helpers.boards import make_board
-from tests.helpers.runs import write_run
+from tests.helpers.boards import TASK, make_board, write_system
+from tests.helpers.runs import BASE, TASK_CONFIG, write_run
 
 LOSSES = '[["0.45", "True"], ["1.02", "False"]]'
 SIDES = ["left", "right"]
@@ -72,6 +73,59 @@ def test_a_score_follows_from_what_is_stored(
     assert scores(task, answer, target, choices, accepted) == [pytest.approx(expected)]
 
 
+@pytest.mark.parametrize(
+    "losses", [[math.nan, math.nan], [2.0, math.inf], [2.0, math.nan], [math.inf, 2.0], [1.0, 2.0]]
+)
+def test_losses_that_are_no_numbers_are_scored_as_the_task_scores_them(losses: list[float]) -> None:
+    # as the answers are stored: lmms-eval writes its pairs as text
+    stored = json.dumps([[str(loss), "False"] for loss in losses])
+    task = process_losses({"choices": SIDES, "answer": "(A)"}, [(loss, False) for loss in losses])["acc"]
+    assert scores("cvbench_relation_test_ll", stored, "0", SIDES) == [task] == [float(losses == [1.0, 2.0])]
+    # lmms-eval's own score of multiple-choice questions
+    assert scores("tiny_spatial_ll", stored, "0") == [float(np.argmin(losses) == 0)]
+
+
+@pytest.mark.parametrize(
+    ("reported", "filters", "expected"),
+    [
+        ({"acc,none": 0.5}, None, ["unknown", "score of mine cannot be recomputed; its mean is the harness's"]),
+        ({"acc,none": 0.9}, None, ["failed", "the scores' mean is 0.5000, the results file says 0.9000"]),
+        ({"acc,none": math.nan}, None, ["failed", "the scores' mean is 0.5000, the results file says nan"]),
+        ({"acc,strict": 0.9}, None, ["failed", "the scores' mean is 0.5000, the results file says 0.9000"]),
+        (
+            {"acc,loose": 0.5, "acc,strict": 0.9},
+            ["strict", "loose"],
+            ["failed", "the scores' mean is 0.5000, the results file says 0.9000"],
+        ),
+        (
+            {"acc,loose": 0.9, "acc,strict": 0.5, "acc_stderr,strict": 0.1},
+            ["strict", "loose"],
+            ["unknown", "score of mine cannot be recomputed; its mean is the harness's"],
+        ),
+        ({"wer,none": 0.9}, None, ["unknown", "score of mine cannot be recomputed; its mean is not compared"]),
+    ],
+)
+def test_the_mean_that_the_harness_reports_is_that_of_the_first_filter(
+    tmp_path: Path, reported: dict[str, float], filters: list[str] | None, expected: list[str]
+) -> None:
+    config = {**TASK_CONFIG, "filter_list": [{"name": name} for name in filters or ()] or None}
+    results = {"results": {"mine": reported}, "configs": {"mine": config}}
+    run = write_run(tmp_path / "run", {"mine": [1.0, 0.0]}, results=results)
+    list(init_board(tmp_path / "board", "Mine", ""))
+    list(add_runs(tmp_path / "board", [f"baseline={run}"], Addition()))
+    assert row_of(tmp_path / "board", "baseline").outcomes["scores"] == expected
+
+
+def test_scores_that_are_recomputed_do_not_claim_a_mean_that_was_not_compared(tmp_path: Path) -> None:
+    run = write_system(tmp_path / "run", BASE, steered=False, results={"results": {TASK: {"alias": TASK}}})
+    list(init_board(tmp_path / "board", "Tiny", ""))
+    list(add_runs(tmp_path / "board", [f"baseline={run}"], Addition()))
+    assert row_of(tmp_path / "board", "baseline").outcomes["scores"] == [
+        "passed",
+        "100 scores recomputed; their mean is not compared",
+    ]
+
+
 def test_a_caption_s_score_follows_from_its_references() -> None:
     references = ["a red circle over a blue square", "red over blue"]
     # of four words "red over blue" is the longest common subsequence: F of precision 3/4 and recall 1, beta 1.2
@@ -88,7 +142,10 @@ def test_the_scorer_of_every_task_that_ships_is_its_own() -> None:
     for name, path in tasks.items():
         scorer = scorer_of(name)
         own = process_results_of(path)
-        assert own.removeprefix("utils.") == scorer.function if scorer else own == "None" or "losses" in own, name
+        if scorer:
+            assert own.removeprefix("utils.") == scorer.function, name
+        else:
+            assert "losses" in own or (own == "None" and name.startswith(_SCORED_BY_LMMS_EVAL)), name
 
 
 def process_results_of(path: Path) -> str:

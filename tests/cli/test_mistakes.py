@@ -83,6 +83,10 @@ AT_ONCE = [
     ("extract --backbone tiny-gemma2 --concept spatail", "unknown concept 'spatail'"),
     ("extract --backbone tiny-gemma2 --concept spatial --method mean", "unknown method 'mean'"),
     ("extract --backbone tiny-gemma2 --concept spatial --judge lm", "unknown judge 'lm'"),
+    *(
+        (f"extract --backbone tiny-gemma2 --concept spatial --method pca {option}", "is for methods with an SAE")
+        for option in ("--sae x", "--neutral x.txt", "--paper-exact")
+    ),
     ("vectors show tiny-gemma2/spatial --picture x.gif", "ends in .png"),
     ("concepts show spatail --backbone tiny-gemma2", "unknown concept 'spatail'"),
     ("extract --backbone tiny-gema2 --concept spatial", "unknown checkpoint 'tiny-gema2': did you mean 'tiny-gemma2'"),

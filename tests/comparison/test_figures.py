@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from lmms_steer import UserError
+from lmms_steer.comparison.board import compare
 from lmms_steer.comparison.command import draw_comparison, run_comparison
+from lmms_steer.comparison.figures import gains_figure
 from lmms_steer.comparison.studies import read_maps
 from tests.helpers.runs import BASE, STEERED, write_chosen_runs, write_run, write_study
 
@@ -36,6 +38,21 @@ def test_runs_are_drawn_as_gains_by_default(tmp_path: Path) -> None:
     assert [interval in text for text in texts.values()] == [True, True, False]
     with pytest.raises(UserError, match="give --kind gains or table for the runs, or maps"):
         draw_comparison(runs, tmp_path / "p.svg", studies=[tmp_path])
+
+
+def test_long_names_of_runs_and_tasks_are_inside_the_figure(tmp_path: Path) -> None:
+    task = "my_benchmark_of_spatial_relations_between_many_objects"
+    run = "my-model-7b-instruct__spatial-mean_shift_L2_a0.5_image_58451123"
+    write_run(tmp_path / "baseline", {task: BASE})
+    write_run(tmp_path / run, {task: STEERED}, spec="vector=v")
+    figure = gains_figure(compare(str(tmp_path)).rows)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    assert axes.get_window_extent().width > figure.bbox.width / 4
+    shown = [axes.title, *axes.get_yticklabels()]
+    assert [label.get_text().replace("\n", "") for label in shown] == [f"{task} (n = {len(BASE)})", run]
+    for box in (label.get_window_extent() for label in shown):
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 and box.y1 <= figure.bbox.height
 
 
 def test_plot_prints_the_warnings_of_a_comparison(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_scripts_of_the_page_get_these_keys(page: tuple[Path, list[str]]) -> Non
     content = json.loads(data)
     assert set(content) == {"baseline", "readings", "rows", "made", "maps", "shades", "systems"}
     numbers = {"n", "score", "gain", "low", "high", "p", "p_holm", "seconds", "fixed", "broken"}
-    numbers |= {"unparsed", "empty", "yes", "words", "recall", "divergence", "blank"}
+    numbers |= {"unparsed", "empty", "yes", "words", "recall", "divergence", "blank", "direction"}
     texts = {"score", "gain", "p", "p_holm", "n", "fixed", "unparsed", "empty", "yes", "words", "recall", "divergence",
              "seconds", "blank"}  # fmt: skip
     assert set(content["rows"][0]) == numbers | {

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from lmms_steer import UserError
 from lmms_steer.comparison.command import run_comparison
-from lmms_steer.comparison.provenance import run_provenance
+from lmms_steer.comparison.provenance import harness_command, run_provenance
+from lmms_steer.comparison.runs import Evaluation, RunResults
 from lmms_steer.models.visuals import image_ids
 from lmms_steer.search.questions import Question, sample_ids
 from tests.helpers.runs import BASE, STEERED, leaderboard, write_chosen_runs, write_run
@@ -59,6 +60,32 @@ def test_commands_contain_no_keys_or_tokens_of_services(tmp_path: Path) -> None:
     config = {"resolved_cli_args": {"hf_hub_log_args": "token=hf_secret", "wandb_args": "key=secret", "tasks": "a"}}
     write_run(tmp_path / "baseline", {"a": BASE}, config=config)
     assert "secret" not in run_provenance(leaderboard(tmp_path / "baseline")["a", "baseline"].samples[0]).command
+
+
+def test_the_command_of_a_run_of_lm_eval_repeats_its_options() -> None:
+    seeds = dict.fromkeys(("random_seed", "numpy_seed", "torch_seed", "fewshot_seed"), 7)
+    config: dict[str, Any] = {"model": "steered_hf", "model_args": {"pretrained": "org/m", "alpha": 1.0}}
+    content: dict[str, Any] = {"results": {}, "config": {**config, "gen_kwargs": {}, "limit": None, **seeds}}
+    more = {"n-shot": {"a": 5, "b": 5}, "system_instruction": "Be brief.", "chat_template_sha": "7" * 64}
+
+    def command(**changed: Any) -> str:
+        evaluation = Evaluation("lm-eval", "", Path("x"), {"a": Path("a"), "b": Path("b")})
+        return harness_command(RunResults(evaluation, {**content, **changed}, ""))
+
+    ours = "lmms-steer lm-eval run --model steered_hf --model_args pretrained=org/m,alpha=1 --tasks a,b"
+    assert command(**more, fewshot_as_multiturn=True) == (
+        f"{ours} --num_fewshot 5 --seed 7,7,7,7 --system_instruction 'Be brief.' --apply_chat_template --log_samples"
+    )
+    assert command(**more, fewshot_as_multiturn=False).endswith(
+        "--apply_chat_template --fewshot_as_multiturn false --log_samples"
+    )
+    defaults = {"random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234}
+    settings = {"until": ["\n", ","], "top_k": 3}
+    assert command(config={**config, **defaults, "model": "hf", "gen_kwargs": settings}) == (
+        "lm_eval --model hf --model_args pretrained=org/m,alpha=1 --tasks a,b"
+        """ --gen_kwargs '{"until": ["\\n", ","], "top_k": 3}' --log_samples"""
+    )
+    assert "--num_fewshot" not in command(**{"n-shot": {"a": 5, "b": 0}}), "the tasks' own"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from lmms_steer.comparison.provenance import run_provenance
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.comparison.systems import read_comparison
-from tests.helpers.runs import BASE, STAMP, STEERED, leaderboard, write_run, write_study
+from tests.helpers.runs import BASE, STAMP, STEERED, TASK_CONFIG, leaderboard, write_run, write_study
 
 
 def test_answers_may_contain_unicode_line_separators(tmp_path: Path) -> None:
@@ -45,6 +45,23 @@ def test_lm_eval_files_are_read(tmp_path: Path) -> None:
     assert compared["a", "s"].role == "steered"
     provenance = run_provenance(compared["a", "s"].samples[0])
     assert provenance.command == "lm_eval --model hf --model_args pretrained=org/model --tasks a --log_samples"
+
+
+def test_of_a_task_with_several_filters_the_first_one_s_scores_count(tmp_path: Path) -> None:
+    strict, lenient = [{"name": name, "filter": [{"function": "take_first"}]} for name in ("strict", "lenient")]
+    results = {"configs": {"a": {**TASK_CONFIG, "filter_list": [strict, lenient]}}}
+    for name, scores in (("baseline", BASE), ("s", STEERED)):
+        place = write_run(tmp_path / name, {"a": scores}, results=results) / "tiny"
+        # lmms-eval writes every document once a filter, and no filter's name
+        path = place / f"{STAMP}_samples_a.jsonl"
+        lines = path.read_text().splitlines()
+        second = [json.dumps({**json.loads(line), "acc": 1.0, "score": 1.0}) for line in lines]
+        path.write_text("\n".join([*lines, *second]) + "\n")
+    row = leaderboard(tmp_path)["a", "s"]
+    assert row.n == 100 and row.score == pytest.approx(0.7) and row.gain == pytest.approx(0.1)
+    path.write_text("\n".join([*lines, *second, lines[3]]) + "\n")
+    with pytest.raises(UserError, match="has document 3 twice"):
+        leaderboard(tmp_path)
 
 
 def test_baseline_is_found_or_asked_for(tmp_path: Path) -> None:
@@ -187,3 +204,36 @@ def test_samples_are_read_without_scipy() -> None:
     code = "import sys, lmms_steer.comparison.samples; print('scipy' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+def test_evaluations_of_several_systems_in_one_folder_are_systems_of_their_own(tmp_path: Path) -> None:
+    record: dict[str, Any] = {"model": "tiny", "spec": "", "sha256": None, "vectors": []}
+    steered = {**record, "spec": "vector=v,layer=1", "sha256": "5" * 64}
+    contrast = {"name": "vcd", "alpha": 1.0, "control": False}
+    systems: list[tuple[str, dict[str, Any], str]] = [
+        ("m: unsteered", record, ""),
+        ("m: vector=v,layer=1 (55555555)", steered, ",vector=v"),
+        ("m: vector=v,layer=1 (66666666)", {**steered, "sha256": "6" * 64}, ",vector=v"),
+        ("m: answer_bias=A:1.0", {**record, "answer_bias": {"A": 1.0}}, ",answer_bias=b.yaml"),
+        ("m: contrast=vcd,contrast_alpha=1.0", {**record, "contrast": contrast}, ",contrast=vcd"),
+        ("m: prompt_prefix=look", record, ",prompt_prefix=look"),
+    ]
+    for day, (_, steering, args) in enumerate(systems, 1):
+        write_run(
+            tmp_path / "m", {"a": STEERED if day > 1 else BASE}, spec=None, stamp=f"202601{day:02}_000000",
+            results={"steering": steering}, config={"model_args": f"pretrained=tiny{args}"},
+        )  # fmt: skip
+    rows = leaderboard(tmp_path / "m", baseline="m: unsteered", allowed=["prompts"])
+    assert [system for _, system in rows] == [name for name, _, _ in systems]
+    assert rows["a", "m: unsteered"].score == 0.6
+    assert [row.gain for row in list(rows.values())[1:]] == pytest.approx([0.1] * 5)
+    assert rows["a", "m: answer_bias=A:1.0"].role == "control"
+    with pytest.raises(
+        UserError, match="--baseline .*/m holds 6 systems: give the name of one of m: unsteered, m: vec"
+    ):
+        leaderboard(tmp_path / "m", baseline=str(tmp_path / "m"))
+    # of one system the newest evaluation counts, and its other tasks stay
+    write_run(tmp_path / "m", {"b": BASE}, stamp="20260201_000000", config={"model_args": "pretrained=tiny"})
+    write_run(tmp_path / "m", {"a": STEERED}, stamp="20260202_000000", config={"model_args": "pretrained=tiny"})
+    rows = leaderboard(tmp_path / "m", baseline="m: unsteered", allowed=["prompts"])
+    assert rows["a", "m: unsteered"].score == 0.7 and rows["b", "m: unsteered"].score == 0.6

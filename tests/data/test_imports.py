@@ -91,6 +91,29 @@ def test_unknown_benchmark_and_missing_folder_are_errors(release: dict[str, Path
         list(import_release("clevr", tmp_path / "nothing", tmp_path))
 
 
+def test_a_release_in_the_place_of_its_copy_is_left_alone(release: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(release["cvbench"], tmp_path / "cvbench")
+    files = sorted(folder.rglob("*"))
+    for place in (folder, folder / "test"):
+        place.mkdir(exist_ok=True)
+        with pytest.raises(UserError, match="is where the copy goes: move the release to another folder"):
+            list(import_release("cvbench", place, tmp_path))
+    with pytest.raises(UserError, match="is no copy that was imported: move it away"):
+        list(import_release("cvbench", release["cvbench"], tmp_path))
+    assert set(files) <= set(folder.rglob("*"))
+
+
+def test_images_that_are_relative_links_are_in_the_copy(release: dict[str, Path], tmp_path: Path) -> None:
+    folder = copied(release["clevr"], tmp_path / "clevr_release")
+    (folder / "images/val").rename(folder / "pictures")
+    (folder / "images/val").mkdir()
+    for picture in (folder / "pictures").iterdir():
+        (folder / "images/val" / picture.name).symlink_to(Path("../../pictures") / picture.name)
+    root = tmp_path / "data"
+    list(import_release("clevr", folder, root))
+    assert any(line.startswith("clevr: val 12") for is_intact, line in check_copies(root) if is_intact)
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -12,10 +12,12 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from lmms_steer import SteeringVectors, UserError, extract
+from lmms_steer.data import question_files
 from lmms_steer.data.question_files import write_questions
 from lmms_steer.extraction.image_contrasts import contrast_image, other_places
 from lmms_steer.extraction.image_pairs import read_image_pairs
 from lmms_steer.extraction.job import ExtractionSettings
+from lmms_steer.harness.tasks import load_task
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.spec import SteeringSpec
@@ -138,6 +140,9 @@ def test_the_component_along_another_vector_is_removed(tmp_path: Path) -> None:
     other = extract("tiny-gemma2", "counting", store=tmp_path)
     file = tmp_path / "tiny-gemma2/counting/mean_shift.safetensors"
     made = extract("tiny-gemma2", "spatial", store=tmp_path / "made", orthogonal_to=str(file))
+    random = extract("tiny-gemma2", "spatial", "random", store=tmp_path / "made", orthogonal_to=str(file))
+    for layer in made:
+        assert np.linalg.norm(random[layer]) == pytest.approx(np.linalg.norm(made[layer]), rel=1e-5)
     for layer in plain:
         unit = other[layer] / np.linalg.norm(other[layer])
         assert abs(made[layer] @ unit) < 1e-4 * np.linalg.norm(plain[layer])
@@ -174,3 +179,19 @@ def test_test_questions_are_written_with_a_warning(
     assert not caplog.records
     list(write_questions("tiny_spatial", tmp_path, limit))
     assert "take tiny_spatial_select" in caplog.text
+
+
+def test_test_questions_are_recognised_by_their_task_s_name(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    task, manager = load_task("tiny_spatial_select", "steered_hf", None)
+    monkeypatch.setattr(question_files, "load_task", lambda *_: (task, manager))
+    for name, advice in (("cvbench_relation_test", "take cvbench_relation_select"), ("other_test", "cannot be tested")):
+        list(write_questions(name, tmp_path / name, 1))
+        assert advice in caplog.records[-1].getMessage()
+
+
+def test_questions_with_a_byte_order_mark_are_read(folder: Path) -> None:
+    file = folder / "marked.jsonl"
+    file.write_bytes(b"\xef\xbb\xbf" + (folder / "questions.jsonl").read_bytes())
+    assert len(read_image_pairs(file, ExtractionSettings(image_contrast="blank")).pairs) == 5

@@ -295,3 +295,7 @@ def test_an_unknown_sae_and_a_backbone_without_one_are_refused(backbone: Backbon
         backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="no-such-release"))
     with pytest.raises(UserError, match=r"several SAEs for layer 5 .*name one, as in"):
         backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="gemma-scope-2b-pt-res-canonical"))
+    for template in ("layer_{l}/width_16k/canonical", "layer_{"):
+        with pytest.raises(UserError, match="has no SAE"):
+            sae = f"gemma-scope-2b-pt-res-canonical:{template}"
+            backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae=sae))

@@ -247,6 +247,17 @@ def test_concurrent_extractions_keep_each_other_s_verdicts_and_a_person_s(tmp_pa
     assert stored.get("sae", 2) == Verdict(False, "r", "person") and stored.get("sae", 4) == yes
 
 
+def test_a_verdict_on_other_sentences_of_that_name_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "v.yaml"
+    yes, no = Verdict(True, "r", "judge-1"), Verdict(False, "r", "judge-1")
+    before, now = Verdicts("b", "c", path, "a" * 64), Verdicts("b", "c", path, "b" * 64)
+    before.add("sae", 1, no, [])
+    assert now.get("sae", 1) is None and now.add("sae", 1, yes, []) == yes
+    assert Verdicts("b", "c", path, "b" * 64).get("sae", 1) == yes
+    path.write_text("sae: {2: {means: false}}")
+    assert Verdicts("b", "c", path, "b" * 64).get("sae", 2) == Verdict(False, "", "person")
+
+
 def test_a_file_that_is_damaged_while_the_judge_answers_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "v.yaml"
     verdicts = Verdicts("b", "c", path)

@@ -1,6 +1,7 @@
 """lm-evaluation-harness: our models agree with its own `steered` and distinguish context from continuation."""
 
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from lmms_steer import SteeringVectors, UserError, concepts
+from lmms_steer.comparison.provenance import harness_command
+from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.harness.lm_eval import SteeredHFLM, SteeredHFMultimodalLM, run
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store
@@ -96,11 +99,16 @@ def test_our_command_line_runs_lm_eval_with_our_models(tmp_path: Path) -> None:
     )
     args = "pretrained=tiny-gemma2,vector=tiny-gemma2/spatial,layer=3,alpha=0.5,tokens=text"
     words = ["lmms-steer", "lm-eval", "run", "--model", "steered_hf", "--model_args", args, "--tasks", "own"]
-    words += ["--include_path", str(tmp_path), "--device", "cpu", "--output_path", str(tmp_path / "o")]
-    done = warm.run(*words)
+    words += ["--num_fewshot", "1", "--batch_size", "2", "--limit", "2", "--seed", "7,7,7,7"]
+    words += ["--system_instruction", "Be brief.", "--log_samples"]
+    done = warm.run(*words, "--include_path", str(tmp_path), "--device", "cpu", "--output_path", str(tmp_path / "o"))
     assert done.returncode == 0, done.stderr[-2000:]
     (results,) = (tmp_path / "o").rglob("results*.json")
+    (samples,) = (tmp_path / "o").rglob("samples_own_*.jsonl")
     record = json.loads(results.read_text())["config"]["steering"]
+    folder = f"tiny-gemma2__spatial-mean_shift_L3_a0.5_text_{record['sha256'][:8]}"
+    assert results.parent == samples.parent == tmp_path / "o" / folder
+    assert shlex.split(harness_command(read_results(newest_evaluation(tmp_path / "o")))) == words
     assert record["spec"] == "vector=tiny-gemma2/spatial/mean_shift,layer=3,alpha=0.5,tokens=text" and record["sha256"]
 
 

@@ -1,6 +1,7 @@
 """How `--model_args` are split and checked, and that nothing in them is dropped in silence."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,14 @@ from lmms_eval.utils import simple_parse_args_string
 
 from lmms_steer import UserError
 from lmms_steer.harness.arguments import check_model_args, split_args
-from lmms_steer.harness.steered import SteeredPaliGemma, create_model
+from lmms_steer.harness.lm_eval_tasks import create_lm
+from lmms_steer.harness.steered import LmmsEvalSteering, SteeredPaliGemma, create_model
 from lmms_steer.harness.wrapped import steered_class
+from lmms_steer.inspection.command import inspect
+from lmms_steer.search.command import run_search
+from lmms_steer.search.layers import layers
+from lmms_steer.search.options import SearchOptions
+from lmms_steer.search.word_curve_command import CurveOptions, run_curve
 
 TINY = "pretrained=tiny-paligemma2"
 SPEC = "vector=spatial,layer=3,tokens=image"
@@ -34,6 +41,26 @@ def test_a_key_that_is_given_twice_is_refused_with_both_values(args: str) -> Non
     ):
         with pytest.raises(UserError, match=TWICE):
             check()
+
+
+def test_a_bias_on_answers_is_refused_by_every_command_that_would_ignore_it(tmp_path: Path) -> None:
+    bias = tmp_path / "bias.yaml"
+    bias.write_text("above: 1.5\n")
+    args = f"{TINY},answer_bias={bias}"
+    search = SearchOptions("steered_paligemma", args, ("spatial",), "tiny_spatial_select", tmp_path / "study")
+    curve = CurveOptions("steered_paligemma", args, ("colour-red",), tmp_path / "curve")
+    for command in (
+        lambda: list(run_search(search)),
+        lambda: list(run_search(replace(search, dry_run=True))),
+        lambda: list(run_curve(curve)),
+        lambda: layers(args, "spatial", model="steered_paligemma"),
+        lambda: inspect("what is here ?", args, "steered_paligemma"),
+    ):
+        with pytest.raises(UserError, match="answer_bias=.*: an answer bias is for evaluations with lmms-eval"):
+            command()
+    with pytest.raises(UserError, match="lm-eval cannot load tiny-gemma2: .*'answer_bias'"):
+        create_lm(f"pretrained=tiny-gemma2,answer_bias={bias}", 1)
+    assert SteeredPaliGemma.create_from_arg_string(args).answer_bias is not None, "an evaluation takes it"
 
 
 def test_spaces_make_no_other_key() -> None:
@@ -89,3 +116,14 @@ def test_a_wrapper_that_ignores_unknown_arguments_does_not_hide_a_misspelt_key(t
         with pytest.raises(UserError, match="unknown key 'aplha' in --model_args: did you mean 'alpha'"):
             make()
     assert wrapper.takes("max_patches") and wrapper.takes("alpha") and not wrapper.takes("kwargs")
+
+
+def test_an_argument_of_our_models_is_not_taken_for_a_word_in_a_wrapper_s_code() -> None:
+    class Theirs:
+        def __init__(self, pretrained: str, modality: str = "image", **kwargs: Any) -> None:
+            self.patches = kwargs.get("max_patches")
+
+    class Ours(LmmsEvalSteering, Theirs):
+        pass
+
+    assert Ours.takes("max_patches") and not Ours.takes("image") and SteeredPaliGemma.takes("image")

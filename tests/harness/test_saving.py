@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from lmms_eval.loggers.evaluation_tracker import EvaluationTracker
 from lmms_steer import UserError
 from lmms_steer._util.io import write_atomically
 from lmms_steer.comparison.runs import newest_evaluation
-from lmms_steer.harness import saving
+from lmms_steer.harness import patches, saving
 from lmms_steer.harness.saving import LOCK_FILE, check_output, saved_with_results, saved_with_samples
+from lmms_steer.steering.resolved import ResolvedSpec
 from tests.helpers.runs import BASE, STAMP, write_run
 
 save_results = saved_with_samples(EvaluationTracker.save_results_aggregated)
@@ -123,3 +125,29 @@ def test_a_damaged_evaluation_is_put_aside_before_the_next_one(
     check_output(Namespace(output_path=str(tmp_path), model_args="pretrained=tiny"))
     assert "20280101_000000_samples_a.jsonl.damaged" in saved(tmp_path)
     assert json.loads((place / "20270101_000000_results.json").read_text())
+
+
+def test_systems_that_differ_in_one_setting_do_not_share_an_output_folder() -> None:
+    def name(prompt_prefix: str = "", **record: Any) -> str:
+        lm = SimpleNamespace(
+            steering_record={"model": "org/m", **record}, resolved=ResolvedSpec(), prompt_prefix=prompt_prefix
+        )
+        return patches._output_name(lm)
+
+    vcd = {"name": "vcd", "alpha": 1.0, "control": False}
+    names = [
+        name(),
+        name(answer_bias={"A": 1.0}),
+        name(answer_bias={"A": 2.0}),
+        name(contrast=vcd),
+        name(contrast={**vcd, "alpha": 2.0}),
+        name(contrast=vcd, answer_bias={"A": 1.0}),
+        name(prompt_prefix="answer en "),
+        name(image="blank"),
+        name(image="blank", contrast=vcd),
+    ]
+    assert len(set(names)) == len(names) and names[0] == "org/m" and names[7] == "org/m__image-blank"
+    assert names[3].startswith("org/m__vcd_") and names[8].startswith("org/m__image-blank__vcd_")
+    assert names[5].startswith("org/m__vcd+answer_bias_") and names[6].startswith("org/m__prompt_prefix_")
+    # not by the order of a file's lines
+    assert name(answer_bias={"A": 1.0, "B": 2.0}) == name(answer_bias={"B": 2.0, "A": 1.0})

@@ -23,7 +23,7 @@ def search_into(folder: Path, **options: Any) -> list[str]:
     # they take as long as a small search
     drawn = nullcontext() if options.pop("figures", False) else mock.patch("lmms_steer.search.run.draw_study")
     task, vectors = options.pop("task", "tiny_counting_select"), options.pop("vectors", ("counting",))
-    model = ("steered_paligemma", "pretrained=tiny-paligemma2", vectors)
+    model = ("steered_paligemma", options.pop("model_args", "pretrained=tiny-paligemma2"), vectors)
     settings: dict[str, Any] = {**GRID, **options}
     with drawn:
         return list(run_search(SearchOptions(*model, task, folder, **settings)))

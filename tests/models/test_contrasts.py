@@ -15,6 +15,7 @@ from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.models.contrast_inputs import kept_signal, with_noise
 from lmms_steer.models.contrasts import ContrastStep, contrasts, read_contrast, register_contrast
 from lmms_steer.models.early_layers import read_layers
+from lmms_steer.models.media import Audio
 from lmms_steer.models.prompts import answer_token_ids
 from tests.helpers.checkpoints import build
 from tests.helpers.models import picture, record, vectors
@@ -171,12 +172,12 @@ def test_a_penalty_of_the_checkpoint_is_left_out_with_a_note(
     lm, batch = load(folders["idefics3"], contrast=contrast, **args), [(QUESTIONS[0], [picture(0)])]
     settings = {"max_new_tokens": 12, "min_new_tokens": 12}
     (without,) = lm._generate(batch, settings)
-    lm.model.generation_config.update(repetition_penalty=7.5, num_beams=2)
+    lm.model.generation_config.update(repetition_penalty=7.5, num_beams=2, no_repeat_ngram_size=1)
     caplog.set_level("INFO", "lmms_steer")
     (configured,), (again,) = lm._generate(batch, settings), lm._generate(batch, settings)
     assert configured.text == again.text == without.text
     notes = [record.message for record in caplog.records if "generation_config" in record.message]
-    assert [note.split(" ")[0] for note in notes] == ["num_beams=2", "repetition_penalty=7.5"]
+    assert [note.split(" ")[0] for note in notes] == ["num_beams=2", "repetition_penalty=7.5", "no_repeat_ngram_size=1"]
     plain = load(folders["idefics3"])
     (before,) = plain._generate(batch, settings)
     plain.model.generation_config.update(repetition_penalty=7.5)
@@ -264,11 +265,14 @@ def test_wrong_settings_are_one_line(args: dict[str, Any], expected: str) -> Non
 
 def test_what_a_contrast_cannot_do_is_refused(folders: dict[str, Path]) -> None:
     lm = load(folders["idefics3"], contrast="vcd")
-    for settings in ({"num_beams": 2}, {"repetition_penalty": 1.5}):
+    for settings in ({"num_beams": 2}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}):
         with pytest.raises(UserError, match="is not supported with contrast=vcd: leave it out"):
             lm._generate([(QUESTIONS[0], [picture(0)])], {"max_new_tokens": 2, **settings})
     with pytest.raises(UserError, match="contrast=vcd compares with another image, and 'where is the red cat"):
         lm._generate([(QUESTIONS[0], [])], {"max_new_tokens": 2})
+    sound = Audio(np.zeros(10, np.float32), 16000)
+    with pytest.raises(UserError, match="noise is for images and videos, and 'where is the red cat"):
+        lm._generate([(QUESTIONS[0], [sound])], {"max_new_tokens": 2})
     with pytest.raises(UserError, match="contrast_layers=1-9: expected FIRST-LAST or one layer, .* 0-3"):
         load(folders["idefics3"], contrast="sla", contrast_layers="1-9")
     with pytest.raises(UserError, match="contrast=vcd: a contrast is for evaluations with lmms-eval"):

@@ -1,5 +1,6 @@
 """Videos and sounds as lmms-eval's tasks hand them over, and what a model is given of them."""
 
+import shutil
 import wave
 from functools import partial
 from pathlib import Path
@@ -104,6 +105,15 @@ def test_all_frames_that_a_task_gives_are_shown() -> None:
     assert [image_ids([one]) for one in read[1:]] == [image_ids([frames])] * 2
     batch = prompt_format_for(processor)(processor, ["where is the cat ?"], [[read[0]]])
     assert int(batch["video_grid_thw"][0, 0]) == 6
+
+
+def test_a_video_is_known_by_its_content(clip: str, tmp_path: Path) -> None:
+    elsewhere = Path(shutil.copy(clip, tmp_path / "elsewhere.mp4"))
+    (one,), (other,) = image_ids([Video(clip)]), image_ids([Video(str(elsewhere))])
+    assert one == other != image_ids([Video(clip, 1.0)])[0]
+    elsewhere.write_bytes(elsewhere.read_bytes() + b"x")
+    assert image_ids([Video(str(elsewhere))]) != [one]
+    assert image_ids([Video("not/here.mp4")]) != image_ids([Video("nor/here.mp4")])
 
 
 def test_every_form_of_a_sound_is_the_same_sound(tone: Path) -> None:

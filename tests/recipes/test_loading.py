@@ -7,7 +7,7 @@ import pytest
 
 from lmms_steer import UserError
 from lmms_steer.recipes.command import run_recipe
-from lmms_steer.recipes.loading import find_recipe, load_recipe
+from lmms_steer.recipes.loading import find_recipe, load_recipe, shipped_overlays
 
 
 @pytest.mark.parametrize(
@@ -168,3 +168,11 @@ def test_an_unknown_name_is_compared_with_recipes_or_with_overlays() -> None:
     with pytest.raises(UserError, match="unknown overlay 'stand_im': did you mean 'stand_in'") as caught:
         load_recipe("tiny", overlays=["stand_im"])
     assert "paper" not in str(caught.value)
+
+
+def test_an_overlay_alone_is_refused_with_the_command() -> None:
+    for name in shipped_overlays():
+        with pytest.raises(
+            UserError, match=f"^{name} is laid over another recipe: lmms-steer run RECIPE --with {name}$"
+        ):
+            load_recipe(name)

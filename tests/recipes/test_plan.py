@@ -32,6 +32,15 @@ def test_an_unwritable_output_folder_is_refused(
         list(run_recipe(recipe(), tmp_path / "new" / "one", dry_run=True))
 
 
+def test_an_output_folder_may_be_below_the_home_folder(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    lines = list(run_recipe(recipe("about: a test", "output: ~/runs/x"), dry_run=True))
+    assert any(f"--output_path {tmp_path}/home/runs/x/runs/tiny/left/baseline" in line for line in lines)
+    assert not any("~" in line for line in lines)
+
+
 @pytest.mark.parametrize("name", complete_recipes())
 def test_cells_of_shipped_recipes_need_the_cells_that_make_their_inputs(name: str, own_cache: Path) -> None:
     _, loaded = load_recipe(name)
@@ -48,6 +57,17 @@ def test_cells_of_shipped_recipes_need_the_cells_that_make_their_inputs(name: st
                 assert made[path] in cell.needs, (cell.name, path)
     # a plan does not make the pretrained model, which takes half a minute
     assert not (own_cache / "models").exists()
+
+
+def test_commands_of_shipped_recipes_make_the_images_of_their_questions() -> None:
+    checked = 0
+    for name in complete_recipes():
+        for cell in Planner(load_recipe(name)[1], Path("out")).cells():
+            if cell.command[:3] == ("lmms-steer", "data", "questions"):
+                # it writes questions.jsonl and images/ into this folder
+                assert cell.command[4] in cell.makes, (name, cell.name)
+                checked += 1
+    assert checked == 2
 
 
 def test_the_plan_of_the_paper_s_recipe_has_its_searches() -> None:
@@ -94,6 +114,13 @@ def test_two_cells_or_concepts_with_the_same_name_are_refused(recipe: Callable[.
     mine.write_text("name: spatial\nabout: mine\npairs:\n- left: The cup is left of the plate.\n")
     with pytest.raises(UserError, match=r"line 10: 'spatial' and '.*mine.yaml' are both the concept 'spatial'"):
         load_recipe(recipe("concepts: spatial", f"concepts: [spatial, {mine}]"))
+
+
+def test_a_concept_file_with_a_comma_is_refused(recipe: Callable[..., str], tmp_path: Path) -> None:
+    mine = tmp_path / "a,b.yaml"
+    mine.write_text("name: mine\nabout: mine\npairs:\n- left: The cup is left of the plate.\n")
+    with pytest.raises(UserError, match=r"line 10: '.*a,b.yaml': a concept file's path cannot contain ','"):
+        load_recipe(recipe("concepts: spatial", f'concepts: ["{mine}"]'))
 
 
 @pytest.mark.slow

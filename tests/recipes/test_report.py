@@ -162,6 +162,40 @@ def test_the_gain_on_the_training_questions_and_its_p_are_those_of_the_target(tm
     assert (image["train_gain"], image["train_p"]) == ("0.02", "0.25")
 
 
+@pytest.mark.parametrize("name", ["late", "spatial-mean_shift", "a-random-7", "mean_shift-random-walk"])
+def test_a_recipe_s_own_system_with_a_chosen_vector_has_a_row_of_its_own(tmp_path: Path, name: str) -> None:
+    write_recipe_folder(tmp_path)
+    study = "paligemma2-3b/relation"
+    # the largest gain of all, with the vector and the tokens of spatial-mean_shift-image
+    own = spec("spatial", "image").replace("layer=12", "layer=20")
+    write_system(tmp_path, f"{study}/{name}", "cvbench_relation_test", scores(140), own)
+    given = f"pretrained=p,{own}"
+    chosen = "pretrained=p,steering=out/choice.yaml"
+    plan = [
+        Cell(f"evaluate/{study}/{path.name}", "evaluate", ("lmms-eval", given if path.name == name else chosen))
+        for path in (tmp_path / "runs" / study).iterdir()
+    ]
+    Ledger(tmp_path).begin(plan)
+    lines = list(run_report(tmp_path, "acc_paper"))
+    titles, _, *rows = table_of(lines, "CV-Bench Relation")
+    gains = {tuple(row[1:3]): row[titles.index("spatial")] for row in rows}
+    assert gains["mean_shift", "image"].startswith("+7.3 [") and gains["mean_shift", "image"].endswith("; +1.3")
+    assert gains[name, ""].startswith("+26.7 [")
+    _, _, first, *_ = table_of(lines, "Published gains")
+    assert first[2].startswith("+7.3 [") and first[3] == "2 rows"
+    systems = {row["system"]: row["method"] for row in csv.DictReader((tmp_path / "report.csv").open())}
+    assert systems[name] == name and systems["spatial-mean_shift-image"] == "mean_shift"
+
+
+def test_without_a_plan_a_choice_is_known_by_its_name(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    own = spec("spatial", "image", ",control=random:0")
+    write_system(tmp_path, "paligemma2-3b/relation/late", "cvbench_relation_test", scores(90), own)
+    titles, _, *rows = table_of(list(run_report(tmp_path, "acc_paper")), "CV-Bench Relation")
+    gains = {tuple(row[1:3]): row[titles.index("spatial")] for row in rows}
+    assert gains["mean_shift", "image"].endswith("; +1.3") and gains["late", ""].startswith("-6.7 [")
+
+
 def test_runs_that_cannot_be_compared_are_one_line_each(tmp_path: Path) -> None:
     write_recipe_folder(tmp_path)
     write_system(

@@ -1,6 +1,7 @@
 """Running cells: results of several workers, failures, resuming. The cells are shell commands."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from lmms_steer import UserError
 from lmms_steer.recipes.cells import Cell, Marks, missing_output
 from lmms_steer.recipes.command import run_cells
 from lmms_steer.recipes.ledger import Ledger
+from lmms_steer.recipes.worker import run_cell
 from tests.helpers.recipes import chain, ran, shell, states
 from tests.helpers.runs import STAMP, write_run
 
@@ -127,6 +129,78 @@ def test_marks_and_ledger_keep_the_keys_that_earlier_versions_read(tmp_path: Pat
     assert Marks(tmp_path).done(cells[0])
     (tmp_path / "cells" / "a.json").write_text("{")
     assert not Marks(tmp_path).done(cells[0])
+
+
+def test_a_finished_cell_survives_a_run_without_its_input(tmp_path: Path) -> None:
+    choice, folder = tmp_path / "choice.yaml", tmp_path / "runs/x"
+    choice.write_text("one")
+    cell = Cell("a", "command", ("a",), reads=(str(choice),), makes=(str(folder),), folder=str(folder))
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+    kept: list[bool] = []
+
+    def run(command: tuple[str, ...], log: Path) -> int:
+        kept.append(folder.exists())
+        folder.mkdir(parents=True)
+        (folder / "result").write_text(choice.read_text())
+        return 0
+
+    assert run_cell(cell, ledger, run).state == "done"
+    choice.rename(tmp_path / "away")
+    mark = run_cell(cell, ledger, run)
+    assert (mark.state, mark.why) == ("failed", f"it reads {choice}, which is not there")
+    assert not ledger.marks.done(cell)
+    # back as it was: done; back with another content: run again, and the finished output is put aside
+    (tmp_path / "away").rename(choice)
+    assert ledger.marks.done(cell)
+    choice.rename(tmp_path / "away")
+    run_cell(cell, ledger, run)
+    choice.write_text("two")
+    assert run_cell(cell, ledger, run).state == "done" and kept == [False, False]
+    assert (folder / "result").read_text() == "two"
+    assert (tmp_path / "replaced/a-1/result").read_text() == "one"
+
+
+UNCHECKED = "spatial: SAE features: 8 UNCHECKED and left in the vector (no judge)"
+
+
+@pytest.mark.slow
+def test_warnings_of_extractions_end_the_run_and_the_next_one(tmp_path: Path) -> None:
+    say = f"echo 'WARNING: {UNCHECKED}'; echo 'lmms-steer WARNING: few anchors' >&2; echo > $OUT"
+    cells = [replace(shell(name, say, tmp_path), kind="extract") for name in ("a", "b")]
+    cells.append(shell("other", "echo 'WARNING: not of an extraction'; echo > $OUT", tmp_path))
+    for _ in range(2):
+        lines = [line for line in run_cells(tmp_path, cells) if "WARNING" in line]
+        log = tmp_path / "cells/a.log"
+        assert lines == [f"WARNING: {UNCHECKED}; {log}", f"WARNING: few anchors; {log}"]
+    assert ran(tmp_path) == ["a", "b", "other"]
+
+
+def test_unchecked_features_are_extracted_again_once_there_is_a_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+    cell = Cell("a", "extract", ("a",), makes=(str(tmp_path / "v"),))
+
+    def run(line: str) -> None:
+        def write(command: tuple[str, ...], log: Path) -> int:
+            log.parent.mkdir(exist_ok=True)
+            log.write_text(line)
+            (tmp_path / "v").touch()
+            return 0
+
+        assert run_cell(cell, ledger, write).state == "done"
+
+    run(f"WARNING: {UNCHECKED}\n")
+    assert ledger.marks.done(cell) and ledger.marks.why_again(cell) is None
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    assert not ledger.marks.done(cell)
+    assert ledger.marks.why_again(cell) == "its SAE features are unchecked, and there is a judge now"
+    run("spatial: SAE features: 8 kept\n")
+    assert ledger.marks.done(cell) and ledger.marks.why_again(cell) is None
 
 
 def test_a_ledger_sees_what_another_process_writes_and_keeps_no_change_that_was_not_written(tmp_path: Path) -> None:

@@ -318,6 +318,11 @@ def test_the_warning_says_from_when_on_scores_are_not_to_be_trusted() -> None:
         "(A) left, (B) right",
         "The answer is A, B, C and D",
         "B: right, D: below",
+        "The answer is A or B",
+        "Answer: A, B",
+        "Option A or B",
+        "I think D or A, but not the others",
+        "Either A or C.",
     ],
 )
 def test_nothing_is_read_from_a_list_of_choices(answer: str) -> None:
@@ -333,6 +338,7 @@ def test_nothing_is_read_from_a_list_of_choices(answer: str) -> None:
         ("B) vitamin A", ["iron", "vitamin A"]),
         ("A and B", ["A", "A and B"]),
         ("B because it is right", ["left", "right"]),
+        ("Option B, A cat is there", ["1", "2"]),
     ],
 )
 def test_an_answer_that_mentions_other_letters_is_no_list(answer: str, choices: list[str]) -> None:

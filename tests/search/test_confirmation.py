@@ -1,12 +1,15 @@
 """`--confirm`: the choices are measured on other questions."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from datasets import Dataset, Features, Image, Value
 
 from lmms_steer import UserError
 from lmms_steer.search import run
 from lmms_steer.search.questions import load_questions
+from lmms_steer.tiny_world.question_sets import load_question_set
 from tests.helpers.searches import batch_files, result_of, search_into
 
 
@@ -60,3 +63,37 @@ def test_a_confirmation_on_changed_data_is_measured_anew(tmp_path: Path, monkeyp
     search_into(tmp_path / "again", **settings)
     assert [path.stat().st_mtime_ns for path in batch_files(tmp_path / "again" / "batches")] == stamps[: len(
         batch_files(tmp_path / "again" / "batches"))]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_confirmation_with_other_settings_for_written_text_is_measured_anew(tmp_path: Path) -> None:
+    rows = [
+        {"question": row["question"], "word": row["choices"]["ABCDEF".index(row["answer"].strip("()"))],
+         "image": row["image"]} for row in load_question_set("counting", "test")[:16]
+    ]  # fmt: skip
+    columns = {"question": Value("string"), "word": Value("string"), "image": Image()}
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    Dataset.from_list(rows, features=Features(columns)).to_parquet(tasks / "rows.parquet")
+    (tasks / "utils.py").write_text("def doc_to_visual(doc):\n    return [doc['image'].convert('RGB')]\n")
+
+    def confirmed(study: str, until: str) -> Any:
+        (tasks / "words.yaml").write_text(
+            f"task: words\ndataset_path: parquet\ndataset_kwargs:\n  data_files: {{test: {tasks}/rows.parquet}}\n"
+            "test_split: test\noutput_type: generate_until\ndoc_to_text: '{{question}}'\ndoc_to_target: '{{word}}'\n"
+            "doc_to_visual: !function utils.doc_to_visual\n"
+            f"generation_kwargs: {{max_new_tokens: 1, until: ['{until}']}}\n"
+            "metric_list:\n  - {metric: exact_match, aggregation: mean, higher_is_better: true}\n"
+        )
+        settings = {"limit": 8, "controls": 0, "layers": "1", "alphas": "0.5", "tokens": "text", "score": "generate"}
+        search_into(tmp_path / study, confirm="words", include_path=tasks, blank_image=False, **settings)
+        return result_of(tmp_path / study)["confirmed"]
+
+    first = confirmed("again", until="never written")
+    # one, two and four are cut short
+    second = confirmed("again", until="o")
+    assert second == confirmed("fresh", until="o") and second["baseline"] < first["baseline"]
+    measured = [path.stat().st_mtime_ns for path in batch_files(tmp_path / "again" / "confirm")]
+    assert confirmed("again", until="never written") == first and len(measured) == 2
+    stamps = [path.stat().st_mtime_ns for path in batch_files(tmp_path / "again" / "confirm")]
+    assert stamps == measured, "nothing is repeated"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lmms_eval.filters import build_filter_ensemble
 from scipy.stats import entropy
 
 from lmms_steer.search import deciding, generation_scorer
@@ -90,7 +91,8 @@ def test_the_damage_is_that_of_the_token_that_decides_after_the_unsteered_words(
     monkeypatch.setattr(generation_scorer, "deciding_places", lambda *_: PLACES)
     config = SimpleNamespace(output_type="generate_until", generation_kwargs={"max_new_tokens": 4}, task="t")
     config.metric_list = [{"metric": "acc"}]
-    task = SimpleNamespace(config=config, process_results=lambda *_: {"acc": 1.0})
+    filters = [build_filter_ensemble("none", [["take_first", None]])]
+    task = SimpleNamespace(config=config, _filters=filters, process_results=lambda *_: {"acc": 1.0})
     lm = SimpleNamespace(model=model, tokenizer=processor.tokenizer, first_token=lambda word: ord(word[0]))
     questions = [question(("a", "b"), number) for number in range(3)]
 

@@ -25,7 +25,7 @@ def test_a_task_without_fixed_answers_needs_generated_text() -> None:
     docs = [{"question": "what is it ?", "answer": "a red cat"}]
     config = SimpleNamespace(task="captions")
     task = SimpleNamespace(config=config, has_test_docs=lambda: True, test_docs=lambda: docs)
-    task.doc_to_text, task.doc_to_target = (lambda doc: doc["question"]), (lambda doc: doc["answer"])
+    task.fewshot_context, task.doc_to_target = (lambda doc, _: doc["question"]), (lambda doc: doc["answer"])
     task.doc_to_visual = lambda _: [Image.new("RGB", (8, 8))]
     with pytest.raises(UserError, match=r"captions, document 0: .* 'a red cat' is no letter.*--score generate"):
         list(load_questions(task, None))
@@ -36,7 +36,7 @@ def test_letters_beyond_the_tenth_are_answers() -> None:
     choices = [f"colour {i}" for i in range(11)]
     docs = [{"question": "which ? (A) colour 0", "choices": choices, "answer": "(K)"}]
     task = SimpleNamespace(config=SimpleNamespace(task="colours"), has_test_docs=lambda: True, test_docs=lambda: docs)
-    task.doc_to_text, task.doc_to_target = (lambda doc: doc["question"]), (lambda doc: doc["answer"])
+    task.fewshot_context, task.doc_to_target = (lambda doc, _: doc["question"]), (lambda doc: doc["answer"])
     task.doc_to_visual = lambda _: []
     (question,) = load_questions(task, None)
     assert question.answers == tuple("ABCDEFGHIJK") and question.right == 10

@@ -1,5 +1,6 @@
 """Studies that are interrupted, shared by processes, damaged, or of another search."""
 
+import hashlib
 import json
 import os
 import random
@@ -12,13 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from lmms_steer import UserError
 from lmms_steer.harness import steered
-from lmms_steer.search.plan import Cell, plan_differences
+from lmms_steer.search.harnesses import create
+from lmms_steer.search.plan import Cell, Plan, plan_differences
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.stored_numbers import _read
 from lmms_steer.search.study_files import write_journal
+from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store
 from tests.helpers.searches import exit_status, result_of, search_in_fork, search_into
 
@@ -203,8 +207,9 @@ def test_everything_that_differs_is_named_at_once(
         ({"vectors": {"v": "d", "w": "e"}},
          ["the vector v has changed since (sha a… ▸ d…)", "the vector w has changed since (sha b… ▸ e…)"]),
         ({"layers": [0, 1, 2, 5]}, ["--layers 0-3 there, 0-2,5 here"]),
-        ({"weights": "c" * 64}, ["the checkpoint's weights are other ones (sha unknown… ▸ cccccccc…)"]),
-        ({"writing": "{}"}, ["the task writes and scores texts with nothing there, {} here"]),
+        ({"weights": "c" * 64}, ["the checkpoint's weights are other ones (sha dddddddd… ▸ cccccccc…)"]),
+        ({"weights": None}, []),
+        ({"writing": "{}"}, ["the task writes and scores texts with {…} there, {} here"]),
         ({}, []),
     ],
 )  # fmt: skip
@@ -212,6 +217,79 @@ def test_a_consequence_of_a_difference_is_not_named_as_another_one(
     tmp_path: Path, mine: dict[str, Any], expected: list[str]
 ) -> None:
     theirs = {"task": "t", "n": 4, "seed": 0, "questions": "a" * 64, "vectors": {"v": "a", "w": "b"}}
+    theirs |= {"weights": "d" * 64, "writing": "{…}"}
     (tmp_path / "plan.json").write_text(json.dumps({**theirs, "model": "m", "layers": [0, 1, 2, 3]}))
     assert plan_differences(tmp_path, mine) == expected
     assert plan_differences(tmp_path / "none", mine) is None
+
+
+def download(cache: Path, commit: str) -> None:
+    """Put the tiny model into a Hub cache as `org/vlm`, each commit with other bytes of the same weights."""
+    snapshot = cache / "models--org--vlm" / "snapshots" / commit
+    if not snapshot.is_dir():
+        shutil.copytree(weights_dir("tiny-paligemma2"), snapshot)
+        weights = snapshot / "model.safetensors"
+        save_file(load_file(weights), weights, {"format": "pt", "commit": commit})
+    refs = cache / "models--org--vlm" / "refs"
+    refs.mkdir(exist_ok=True)
+    (refs / "main").write_text(commit)
+
+
+@pytest.mark.slow
+def test_a_search_that_downloads_its_checkpoint_is_resumed_and_knows_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, at, models = tmp_path / "hub", "a" * 40, list[Any]()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+
+    def downloaded(options: Any) -> Any:
+        download(cache, at)
+        models.append(create(options))
+        return models[-1]
+
+    monkeypatch.setattr("lmms_steer.search.command.create", downloaded)
+    model_args = "pretrained=org/vlm,prompt_format=paligemma"
+    settings = {"vectors": ("tiny-gemma2/counting",), "limit": 8, "layers": "1", "alphas": "0.5", "controls": 0}
+    search_into(tmp_path / "study", **settings, model_args=model_args)
+    recorded = json.loads((tmp_path / "study" / "plan.json").read_text())["weights"]
+    snapshots = cache / "models--org--vlm" / "snapshots"
+    assert recorded == hashlib.sha256((snapshots / at / "model.safetensors").read_bytes()).hexdigest()
+    assert any("resumed" in line for line in search_into(tmp_path / "study", **settings, model_args=model_args))
+    at = "b" * 40
+    with pytest.raises(UserError, match="the checkpoint's weights are other ones"):
+        search_into(tmp_path / "study", **settings, model_args=model_args)
+    # main is another commit now
+    search_into(tmp_path / "pinned", **settings, model_args=f"{model_args},revision={'a' * 40}")
+    assert json.loads((tmp_path / "pinned" / "plan.json").read_text())["weights"] == recorded
+    assert [lm.steering_record["revision"][0] for lm in models] == ["a", "a", "b", "a"]
+
+
+def plan_of(**known: Any) -> Plan:
+    settings = {"model": "m", "model_args": "", "vectors": {"v": "a"}, "task": "t", "n": 4, "questions": "q",
+                "layers": (0,), "alphas": (1.0,), "tokens": ("text",), "batch_size": 1, "strategy": "grid",
+                "score": "generate", "trials": 1, "seed": 0}  # fmt: skip
+    return Plan(**{**settings, **known})  # type: ignore[arg-type]
+
+
+def test_what_a_study_did_not_know_when_it_began_is_not_compared(tmp_path: Path) -> None:
+    # as a version wrote it that recorded neither
+    begun = plan_of()
+    (tmp_path / "plan.json").write_text(json.dumps({k: v for k, v in begun.to_json().items() if k != "writing"}))
+    now = plan_of(weights="c" * 64, writing='{"max_new_tokens": 1}')
+    assert now.write_or_check(tmp_path) == begun, "its batches name this plan"
+    assert now.unknown_of(begun) == "the checkpoint's weights and the task's settings for written texts"
+    assert "weights" not in json.loads((tmp_path / "plan.json").read_text())
+    filtered = plan_of(writing='{"filter_list": []}')
+    with pytest.raises(UserError, match="the task writes and scores texts with nothing there"):
+        filtered.write_or_check(tmp_path)
+    assert plan_of(writing='{"filter_list": []}', harness="lm-eval").unknown_of(begun)
+
+
+def test_weights_that_a_study_knows_are_compared_where_they_are_known(tmp_path: Path) -> None:
+    begun = plan_of(weights="c" * 64, writing="{}")
+    assert begun.write_or_check(tmp_path) is begun and begun.unknown_of(begun) == ""
+    elsewhere = plan_of(writing="{}")
+    assert elsewhere.write_or_check(tmp_path) == begun and elsewhere.unknown_of(begun) == "the checkpoint's weights"
+    for other, differs in ({"weights": "d" * 64}, "weights are other ones"), ({"writing": "{…}"}, "there, {…} here"):
+        with pytest.raises(UserError, match=differs):
+            plan_of(**{"weights": "c" * 64, "writing": "{}", **other}).write_or_check(tmp_path)

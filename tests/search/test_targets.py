@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lmms_eval.filters import build_filter_ensemble
 from torch import nn
 
 from lmms_steer import SteeringSpec, UserError
@@ -15,6 +16,7 @@ from lmms_steer.search.assessment import assess_search
 from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.options import SearchOptions, check_metric
 from lmms_steer.search.plan import Cell, Plan
+from lmms_steer.search.power import measured_power_line
 from lmms_steer.search.report import report_lines
 from lmms_steer.search.results import SearchResult
 from lmms_steer.search.selection import ScoreGrid
@@ -79,6 +81,17 @@ def test_each_target_has_the_best_of_its_own_cells_and_so_have_the_controls(tmp_
     assert lines[-1].endswith("(evaluate each choice_TARGET.yaml there)"), "not --confirm, which is refused"
 
 
+def test_of_graded_scores_no_share_that_changes_between_right_and_wrong_is_claimed() -> None:
+    whole = grid()
+    changed = [
+        abs(count - 10) / 20 for (vector, _), counts in CORRECT.items() if vector == "v" for count in counts.values()
+    ]
+    assert assess_search(plan(), whole, None).vectors["v"].discordant == pytest.approx(np.median(changed))
+    graded = ScoreGrid(whole.cells, 0.3 + whole.scores / 2, 0.3 + whole.base / 2)
+    found = assess_search(plan(), graded, None).vectors["v"]
+    assert found.discordant is None and measured_power_line(found, None) == ""
+
+
 def test_a_search_for_one_choice_writes_what_it_wrote_before(tmp_path: Path) -> None:
     result = assess_search(plan(), grid(), None)
     assert not result.vectors["v"].targets and "targets" not in result.to_json()["vectors"]["v"]
@@ -120,7 +133,8 @@ def test_the_named_metric_of_generated_text_counts_and_else_the_first(metric: st
     config = SimpleNamespace(
         output_type="generate_until", generation_kwargs={}, metric_list=[{"metric": "acc"}], task="t"
     )
-    task = SimpleNamespace(config=config, process_results=lambda doc, results: {"acc": 0.25, "acc_paper": 1.0})  # noqa: ARG005
+    filters = [build_filter_ensemble("none", [["take_first", None]])]
+    task = SimpleNamespace(config=config, _filters=filters, process_results=lambda *_: {"acc": 0.25, "acc_paper": 1.0})
     lm = SimpleNamespace(model=Words(), tokenizer=Words(), first_token=len)
     question: Any = SimpleNamespace(answers=(), doc=None)
     scorer = GenerationScorer(lm, task, [question], {"input_ids": torch.ones(1, 2, dtype=torch.long)}, metric)

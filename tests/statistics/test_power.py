@@ -8,6 +8,7 @@ import pytest
 from lmms_steer.search import selection
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.selection import LEVEL, ScoreGrid, best_index, corrected_p
+from lmms_steer.statistics.paired import tango_interval
 from lmms_steer.statistics.power import detectable_gain, questions_needed
 
 QUESTIONS, CELLS, CHANGED = 400, 12, 0.12
@@ -38,6 +39,24 @@ def test_a_detectable_gain_is_found_by_the_search_s_own_test_as_often_as_it_says
     gain = detectable_gain(QUESTIONS, CHANGED, CELLS)
     assert 0.7 <= found(gain) <= 0.95
     assert found(gain / 2) < 0.4
+
+
+@pytest.mark.parametrize(("n", "changed"), [(200, 0.1), (1000, 0.05), (1000, 0.3)])
+def test_at_half_the_level_a_two_sided_interval_shows_the_gain_in_four_of_five_runs(n: int, changed: float) -> None:
+    gain = detectable_gain(n, changed, level=0.025)
+    shares = [(changed + gain) / 2, (changed - gain) / 2, 1 - changed]
+    counts = np.random.default_rng(0).multinomial(n, shares, size=4000)
+    low, _ = tango_interval(counts[:, 0], counts[:, 1], n)
+    assert 0.77 <= (low > 0).mean() <= 0.83
+
+
+def test_of_graded_scores_the_mean_squared_change_counts() -> None:
+    n, spread = 500, 0.05
+    gain = detectable_gain(n, spread**2, level=0.025, most=spread)
+    assert gain == pytest.approx((1.96 + 0.8416) * spread / math.sqrt(n), abs=2e-4)
+    changes = np.random.default_rng(0).normal(gain, math.sqrt(spread**2 - gain**2), (4000, n))
+    low = changes.mean(1) - 1.965 * changes.std(1, ddof=1) / math.sqrt(n)
+    assert 0.77 <= (low > 0).mean() <= 0.83
 
 
 def test_the_number_of_questions_is_connor_s() -> None:

@@ -215,6 +215,24 @@ def test_pushed_vectors_come_back_with_their_choices_and_a_card(
     assert (tmp_path / "store/tiny-gemma2/spatial/mean_shift.choices.yaml").is_file()
 
 
+def test_nothing_is_pushed_by_a_wrong_name_or_with_a_folder_of_this_machine(
+    small_hub: dict[str, bytes], tmp_path: Path
+) -> None:
+    one, other = vectors(), vectors(seed=1)
+    for name, vector in (("one", one), ("other", other)):
+        vector.save(tmp_path / f"{name}.safetensors")
+    with pytest.raises(UserError, match=rf"are both named {one.name}: push one"):
+        list(hub.push_vectors([str(tmp_path / "one.safetensors"), str(tmp_path / "other.safetensors")], "u/r", True))
+    assert not small_hub
+    choice = {"layer": 1, "alpha": 0.5, "tokens": "image", "chosen_on": "a", "vector_sha256": one.sha256}
+    (tmp_path / "secret" / "model").mkdir(parents=True)
+    entry = store.find(str(tmp_path / "one.safetensors"), None)
+    store.write_choice(store.choices_path(entry), str(tmp_path / "secret" / "model"), choice)
+    list(hub.push_vectors([str(tmp_path / "one.safetensors")], "u/r", private=True))
+    pushed = small_hub[f"{one.name}.choices.yaml"].decode()
+    assert "alpha: 0.5" in pushed and "secret" not in pushed
+
+
 def test_pull_leaves_your_files_alone_without_replace(
     small_hub: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -268,6 +268,28 @@ def test_a_choice_holds_for_the_weights_that_it_was_made_on_and_not_for_others_o
     assert resolve(spec, second).spec.interventions[0].layer == 1
 
 
+def test_a_choice_belongs_to_the_revision_that_it_was_made_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    repo = tmp_path / "hub" / "models--org--my-vlm"
+    for number, commit in enumerate(("a" * 40, "b" * 40)):
+        snapshot = repo / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+        save_file({"weight": np.full(3, number, np.float32)}, snapshot / "model.safetensors")
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text("b" * 40)
+    path = filed(store.user_store(), concept="mine")
+    choice = {"layer": 1, "alpha": 0.25, "tokens": "image", "chosen_on": "a"}
+    sha = SteeringVectors.load(path).sha256
+    store.write_choice(path.with_suffix(".choices.yaml"), "org/my-vlm", {**choice, "vector_sha256": sha}, "a" * 40)
+    spec = SteeringSpec.parse("vector=tiny-gemma2/mine")
+    layers = {
+        revision: resolve(spec, ModelFacts("org/my-vlm", 5, 96, revision=revision)).spec.interventions[0].layer
+        for revision in ("a" * 40, "b" * 40, None)
+    }
+    assert layers == {"a" * 40: 1, "b" * 40: 2, None: 2}
+
+
 @pytest.mark.parametrize(
     ("typed", "filled"),
     [

@@ -18,12 +18,13 @@ from lmms_steer import SteeringSpec, SteeringVectors, UserError
 from lmms_steer._util.hashing import file_sha256
 from lmms_steer._util.io import cache_dir
 from lmms_steer.cli import app
+from lmms_steer.extraction.extract import Backbone
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store, weights
 from lmms_steer.vectors.ownership import save_own
-from lmms_steer.vectors.weights import model_source, same_weights, weights_sha256
+from lmms_steer.vectors.weights import commit_of, model_source, same_weights, weights_sha256
 from tests.helpers.models import vectors
 
 
@@ -118,6 +119,8 @@ def test_a_hub_id_is_identified_by_the_names_of_the_files_in_the_hub_s_cache(
         lambda name, file, revision: try_to_load_from_cache(name, file, cache_dir=tmp_path, revision=revision),
     )
     assert model_source("org/m") == {"model": "m", "model_id": "org/m", "weights_sha256": sha256}
+    assert commit_of("org/m") == commit_of("org/m", "c0ffee") == "c0ffee"
+    assert commit_of("org/m", "another") is commit_of("org/none") is commit_of("tiny-gemma2") is None
     assert model_source("org/none") == {"model": "none", "model_id": "org/none"}
     assert model_source("/no/such: folder") == {"model": "such: folder", "model_id": "/no/such: folder"}
 
@@ -241,3 +244,14 @@ def test_an_import_replaces_no_other_content(tmp_path: Path) -> None:
 def test_shared_vectors_do_not_name_a_folder_of_this_machine() -> None:
     made = vectors(model_path="/home/me/m")
     assert b"/home/me" not in made.without_path().to_bytes() and made.without_path().sha256 == made.sha256
+
+
+@pytest.mark.slow
+def test_a_vector_names_the_commit_of_a_backbone_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repo, commit = tmp_path / "models--org--gemma", "c" * 40
+    shutil.copytree(weights_dir("tiny-gemma2"), repo / "snapshots" / commit)
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text(commit)
+    for typed in (None, "main", commit):
+        assert Backbone("org/gemma", revision=typed).source["revision"] == commit

@@ -58,7 +58,7 @@ function cell(row, key, label) {
   if (name) return make("td", { class: `text ${key}` }, ...name);
   if (key === "gain" && row.gain !== null) {
     const coloured = sure(row) && row.role !== "control";
-    return make("td", { class: `gain whole ${coloured ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, gainText(row), bar(row));
+    return make("td", { class: `gain whole ${coloured ? (row.direction * row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, gainText(row), bar(row));
   }
   if (key === "failed") {
     const chips = row.failed.map((name) => make("span", { class: "failed", title: DATA.checks[name] ?? "" }, name));

@@ -56,7 +56,7 @@ function line(row, first) {
       row.different ? make("span", { class: "different" }, `other ${row.different}`) : null);
     if (key === "gain" && row.refused) return make("td", { class: "gain whole text soft" }, `not compared: ${row.refused}`);
     if (key === "gain" && row.gain !== null) {
-      return make("td", { class: `gain whole ${coloured ? (row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
+      return make("td", { class: `gain whole ${coloured ? (row.direction * row.gain > 0 ? "up" : "down") : ""}`, "data-label": label }, row.told.gain, bar(row));
     }
     if (key === "blank" && row.told.blank) {
       // the gain in a line of its own, lest the column push others off the screen
