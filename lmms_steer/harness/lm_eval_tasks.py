@@ -70,6 +70,8 @@ def create_lm(model_args: str, batch_size: int) -> SteeredHFLM:
     args = {"device": "cuda" if torch.cuda.is_available() else "cpu", "batch_size": batch_size, **args}
     try:
         return SteeredHFLM(**args)
+    except UserError:
+        raise
     except (TypeError, ValueError, OSError, ImportError) as error:
         raise UserError(f"lm-eval cannot load {args['pretrained']}: {first_line(error)}") from error
 
