@@ -14,6 +14,7 @@ from lmms_steer.models.contrast_inputs import joined_inputs, require_images, wit
 from lmms_steer.models.contrasts import ContrastSettings, ContrastStep
 from lmms_steer.models.early_layers import EarlyLayers, read_layers
 from lmms_steer.models.generation import log_once
+from lmms_steer.models.prompt_formats import without_placeholders
 from lmms_steer.models.visuals import Visual, blank_visuals
 
 RULED_OUT = 1e4
@@ -65,7 +66,9 @@ class ContrastedDecoding:
             other = with_noise(plain, self.settings.seed)
         else:
             shown = [blank_visuals(own) if self.settings.image == "blank" else [] for own in visuals]
-            other = self.lm.model_inputs(questions, shown, answers)
+            # without an image, a format leaves them in the text
+            texts = [without_placeholders(self.lm.processor, question) for question in questions]
+            other = self.lm.model_inputs(texts, shown, answers)
         joined = joined_inputs(plain, other, self.lm.tokenizer.pad_token_id or 0)
         if answers is not None and not torch.equal(*joined["labels"].chunk(2)):
             raise UserError(

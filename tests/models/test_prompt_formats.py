@@ -101,6 +101,16 @@ def test_placeholders_in_a_question_are_no_further_images(name: str) -> None:
         assert batch.keys() == expected.keys() and all(torch.equal(batch[key], expected[key]) for key in expected)
 
 
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "smolvlm"])
+def test_a_contrast_without_the_image_asks_the_same_question(name: str, tmp_path: Path) -> None:
+    model, processor = build(name)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    contrasted: Any = SteeredVlm(pretrained=str(tmp_path), contrast="m3id").contrasted
+    plain, tagged = (contrasted.inputs([f"{mark}where ?"], [[picture(0)]])["input_ids"] for mark in ("", "<image>"))
+    assert len(plain) == 2 and torch.equal(plain, tagged)
+
+
 def test_a_question_without_an_image_keeps_its_text() -> None:
     _, processor = build("qwen2_5_vl")
     make, question = prompt_format_for(processor), "what does the tag <image> mean ?"
