@@ -75,12 +75,15 @@ def test_lists_name_every_object_from_left_to_right_and_line_by_line(scenes: lis
             assert {thing.name for thing in scene if thing.cell % 4 == int(column) - 1} == set(names.split(", "))
 
 
-def test_half_of_the_lessons_ask_for_columns(scenes: list[Scene]) -> None:
+@pytest.mark.parametrize(("letters", "asked"), [(0.0, "Name the columns"), (0.6, "How many of each")])
+def test_half_of_the_lessons_ask_for_columns_before_letters_and_for_numbers_with_them(
+    letters: float, asked: str, scenes: list[Scene]
+) -> None:
     rng = random.Random(4)
-    lessons = [lesson(scene, rng, 5, 0.6) for scene in scenes]
+    lessons = [lesson(scene, rng, 5, letters) for scene in scenes]
     with_series = [turns for turns in lessons if any(turn.kind == "series" for turn in turns)]
     assert 35 <= len(with_series) <= 65
-    assert all(any("Name the columns" in turn.text for turn in turns) and len(turns) == 5 for turns in with_series)
+    assert all(any(asked in turn.text for turn in turns) and len(turns) == 5 for turns in with_series)
 
 
 def test_lessons_of_places_end_with_relations_by_word(scenes: list[Scene]) -> None:

@@ -18,7 +18,7 @@ from lmms_steer.tiny_world.scenes import CELLS, Scene
 from training.smol.turns import LISTS, Turn, by_letter, by_word, object_list, series
 
 MIX = {
-    "relation": 4, "relation_yesno": 3, "counting": 6, "colour": 2, "shape": 1, "existence": 2, "more": 1, "caption": 1,
+    "relation": 3, "relation_yesno": 2, "counting": 9, "colour": 2, "shape": 1, "existence": 2, "more": 2, "caption": 1,
 }  # fmt: skip
 """Kind of question ▸ how often it is drawn."""
 END_WEIGHT = 0.3
@@ -38,7 +38,9 @@ def lesson(scene: Scene, rng: random.Random, questions: int, letters: float) -> 
     mix = {kind: often for kind, often in MIX.items() if letters > 0 or kind != "caption"}
     turns = [object_list(scene, rng, rng.choice(LISTS))]
     if rng.random() < 0.5:
-        turns += [series(scene, rng, kind) for kind in ("columns", rng.choice(("rows", "numbers", "numbers")))]
+        # numbers are the last to be learned, columns are never learned from other turns
+        first = "numbers" if letters else "columns"
+        turns += [series(scene, rng, kind) for kind in (first, rng.choice(("columns", "rows", "numbers")))]
         questions = min(2, questions)
     wanted = len(turns) + questions
     while len(turns) < wanted:
