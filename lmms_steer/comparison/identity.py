@@ -1,4 +1,4 @@
-"""Which system an evaluation is of, so that evaluations of several systems in one folder are told apart."""
+"""Tell apart the evaluations of different systems in one folder."""
 
 import re
 from collections import Counter
@@ -13,7 +13,7 @@ from lmms_steer.models import BLANK
 def split_by_system(found: Mapping[str, list[Evaluation]]) -> dict[str, list[Evaluation]]:
     """Give the systems of a folder names of their own, where its evaluations are of several.
 
-    lm-eval names its folders by the checkpoint alone, so that a steered run and the baseline may share one.
+    Runs of lm-eval's own models, and lm-eval runs of earlier releases, are in a folder that only the checkpoint names.
 
     Args:
         found: name ▸ evaluations of a folder, oldest first.
