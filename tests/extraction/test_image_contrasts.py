@@ -191,6 +191,15 @@ def test_test_questions_are_recognised_by_their_task_s_name(
         assert advice in caplog.records[-1].getMessage()
 
 
+def test_prompts_are_those_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, manager = load_task("tiny_spatial_select", "steered_hf", None)
+    monkeypatch.setattr(task.config, "description", "Answer with one word. ")
+    monkeypatch.setattr(question_files, "load_task", lambda *_: (task, manager))
+    list(write_questions("tiny_spatial_select", tmp_path, 1))
+    asked = json.loads((tmp_path / "questions.jsonl").read_text())["prompt"]
+    assert asked == "Answer with one word. " + task.doc_to_text(task.eval_docs[0])
+
+
 def test_questions_with_a_byte_order_mark_are_read(folder: Path) -> None:
     file = folder / "marked.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + (folder / "questions.jsonl").read_bytes())
