@@ -142,7 +142,8 @@ def configure_images(processor: Any, settings: dict[str, Any]) -> None:
         elif name == "size":
             if "longest_edge" not in dict(getattr(images, "size", {})):
                 raise UserError(f"size={value}: a {type(images).__name__} has no longest edge to set")
-            images.size = {"longest_edge": check_positive("size", value)}
+            longest = check_positive("size", value)
+            images.size = {name: min(edge, longest) for name, edge in dict(images.size).items()} | {"longest_edge": longest}
         elif not hasattr(images, name):
             raise UserError(f"{name}={value}: a {type(images).__name__} has no such setting")
         else:

@@ -49,3 +49,11 @@ def test_other_processors_have_a_longest_edge_and_no_limit_on_pixels(name: str) 
     assert processor.image_processor.size["longest_edge"] == 448
     with pytest.raises(UserError, match=f"max_pixels=9: a {name} has no such setting"):
         configure_images(processor, {"max_pixels": 9})
+
+
+@pytest.mark.parametrize(("size", "kept"), [(500, (500, 378)), (300, (300, 300))])
+def test_a_shorter_edge_that_a_processor_needs_is_kept(size: int, kept: tuple[int, int]) -> None:
+    images = tf.Idefics2ImageProcessor(do_image_splitting=False)
+    configure_images(SimpleNamespace(image_processor=images), {"size": size})
+    found = images(images=[Image.new("RGB", (2000, 1000))], return_tensors="pt")
+    assert tuple(found["pixel_values"].shape[-2:]) == kept[::-1]
