@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lmms_steer._util.hashing import file_sha256
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.harness.arguments import check_keys
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 FROM_HARNESS = ("batch_size", "max_batch_size", "device")
 """Arguments that lmms-eval and lm-eval add to those of every model."""
+_SETTINGS = (".json", ".jinja", ".model", ".txt")
+"""Endings of a checkpoint's files, besides its weights, that the answers depend on."""
 _PACKAGES = ("lmms-steer", "lmms-eval", "transformers", "torch")
 """Packages whose versions a results file names."""
 
@@ -196,16 +199,19 @@ class SteeringMixin:
 
     @property
     def cache_key(self) -> str | None:
-        """A hash of the weights, and of the vectors and biases that were read from files, for response caches.
+        """A hash of the checkpoint, and of the vectors and biases that were read from files, for response caches.
 
         It reads the weights, unless they are large and were hashed before. None for a baseline of unknown weights.
         """
-        source = checkpoint(self.pretrained)
+        folder = Path(checkpoint(self.pretrained)).absolute()
         # a folder may have the name of a backbone, which `model_source` would take for that
-        source = str(Path(source).absolute()) if Path(source).is_dir() else source
+        source = str(folder) if folder.is_dir() else self.pretrained
         weights = recorded_sha256(model_source(source, self.commit))
+        # a tokenizer or a processor that changes in place gives other answers, too; a commit names those of a Hub id
+        settings = sorted(path for path in folder.glob("*") if path.suffix in _SETTINGS)
         if weights is None and not self.resolved.spec and not self.answer_bias:
             return None
         bias = self.answer_bias
         biases = sorted(zip(bias.ids, bias.words.values(), strict=True)) if bias is not None else []
-        return hashlib.sha256(json.dumps([self.resolved.sha256, biases, weights]).encode()).hexdigest()
+        key = [self.resolved.sha256, biases, weights, [(path.name, file_sha256(path)) for path in settings]]
+        return hashlib.sha256(json.dumps(key).encode()).hexdigest()

@@ -143,7 +143,8 @@ def configure_images(processor: Any, settings: dict[str, Any]) -> None:
             if "longest_edge" not in dict(getattr(images, "size", {})):
                 raise UserError(f"size={value}: a {type(images).__name__} has no longest edge to set")
             longest = check_positive("size", value)
-            images.size = {name: min(edge, longest) for name, edge in dict(images.size).items()} | {"longest_edge": longest}
+            edges = {edge: min(pixels, longest) for edge, pixels in dict(images.size).items()}
+            images.size = {**edges, "longest_edge": longest}
         elif not hasattr(images, name):
             raise UserError(f"{name}={value}: a {type(images).__name__} has no such setting")
         else:

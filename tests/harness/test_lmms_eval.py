@@ -206,6 +206,20 @@ def test_changed_weights_give_no_stale_answers_from_the_response_cache(
 
 
 @pytest.mark.slow
+def test_a_changed_processor_gives_no_stale_answers_from_the_response_cache(lmms_eval: Any, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(weights_dir("tiny-paligemma2"), tmp_path / "m"))
+    config = folder / "processor_config.json"
+    settings = json.loads(config.read_text())
+    seen = []
+    for mean in ([0.5, 0.5, 0.5], [5.0, -5.0, 0.5], [0.5, 0.5, 0.5]):
+        settings["image_processor"]["image_mean"] = mean
+        config.write_text(json.dumps(settings))
+        results = lmms_eval(f"pretrained={folder}", "tiny_counting", limit=8, use_cache=str(tmp_path / "cache"))
+        seen.append(answers(results, "tiny_counting"))
+    assert seen[0] == seen[2] != seen[1]
+
+
+@pytest.mark.slow
 def test_an_answer_bias_changes_which_answer_is_given(lmms_eval: Any, tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_text("six: 50.0\n")
     results = lmms_eval(f"{TINY},answer_bias={tmp_path / 'b.yaml'}", "tiny_counting", limit=8)
