@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from lmms_steer._util.io import user_path
 
 REPORTS = ("paper",)
 SYSTEMS = ("baseline", "prompted", "calibrated", "steered", "steered_1se", "controls", "blank")
@@ -33,6 +35,8 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
 """A YAML list, or one string with commas between the names."""
 Range = Annotated[str, BeforeValidator(_join_values)]
 """A range as on the command line (`5-20`, `0.1:1.0:0.1`), or a YAML list of values."""
+Folder = Annotated[str, AfterValidator(lambda text: str(user_path(text)))]
+"""A folder of the user's; `~` is the home folder."""
 
 
 class Strict(BaseModel):
@@ -167,9 +171,9 @@ class Recipe(Strict):
         System(name=name) for name in ("baseline", "prompted", "calibrated", "steered", "controls")
     )
     """Systems that every study evaluates: names of `SYSTEMS`, and systems of the recipe's own."""
-    chosen_in: str | None = None
+    chosen_in: Folder | None = None
     """Folder of another recipe, for studies with `chosen`."""
-    include_path: str | None = None
+    include_path: Folder | None = None
     """Folder of your own tasks."""
     concepts: Names = ()
     """Concepts to extract in addition to those of the studies."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lmms_steer.errors import UserError
 from lmms_steer.recipes.cells import Cell, Mark, Marks, content_digest
 from lmms_steer.recipes.inputs import command_inputs
 from lmms_steer.recipes.ledger import Ledger
@@ -145,3 +146,14 @@ def test_a_command_runs_again_with_another_file(recipe: Callable[..., str], tmp_
     assert finished(planned(path, root, "command/own"), root)
     mine.write_text("b")
     assert not Marks(root).done(planned(path, root, "command/own"))
+
+
+def test_a_tilde_in_a_recipe_is_the_home_folder(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    _, read = load_recipe(recipe("about: a test", "about: a test\nchosen_in: ~/other\ninclude_path: ~/mine"))
+    assert (read.chosen_in, read.include_path) == (f"{tmp_path}/other", f"{tmp_path}/mine")
+    with pytest.raises(UserError, match="no home folder of that name"):
+        load_recipe(recipe("about: a test", "about: a test\nchosen_in: ~nobody-of-this-name/other"))
