@@ -79,5 +79,7 @@ class DivergenceMeter:
         return answer_divergence(run, plain, labels)
 
     def _beginning(self, answer: str) -> str:
+        # as the prompt format reads it
+        answer = answer.strip()
         ids = self.lm.tokenizer(answer, add_special_tokens=False)["input_ids"]
         return answer if len(ids) <= TOKENS else self.lm.tokenizer.decode(ids[:TOKENS])

@@ -188,6 +188,9 @@ class HfVlm(HfCheckpoint):
 
         Returns:
             logits [questions, places, vocabulary], and the tokens, int [questions, places]: -100 before an answer.
+
+        Raises:
+            UserError: for an answer without a token.
         """
         questions = [question for question, _, _ in batch]
         contrast = None if plain else self.contrasted
@@ -195,6 +198,10 @@ class HfVlm(HfCheckpoint):
             questions, [visuals for _, visuals, _ in batch], [answer for _, _, answer in batch]
         )
         labels: Tensor = inputs.pop("labels")
+        silent = (labels == -100).all(1)
+        if silent.any():
+            answer = batch[int(silent.int().argmax()) % len(batch)][2]
+            raise UserError(f"{answer!r} is an answer without a token: it has no probability")
         positions = labels.shape[1]
         self.check_length(positions, questions)
         # the answer, and what the format puts after it

@@ -73,10 +73,17 @@ def test_a_batch_has_the_sums_of_its_steps(folder: Path, changed: str) -> None:
 def test_long_answers_are_cut_and_empty_ones_are_left_out(folder: Path) -> None:
     plain = SteeredVlm(pretrained=str(folder))
     meter = DivergenceMeter(plain, limit=3)
-    asked = [(QUESTIONS[0], [picture(0)], answer) for answer in ("", "left three " * 40)]
+    asked = [(QUESTIONS[0], [picture(0)], answer) for answer in ("", " \n ", "left three " * 40)]
     meter.measure("a_task", asked, lambda one: len(one[1]))
     assert meter.record() == {"a_task": {"nats": 0.0, "questions": 1}}
-    assert len(plain.tokenizer(meter._beginning(asked[1][2]), add_special_tokens=False)["input_ids"]) <= TOKENS + 1
+    assert len(plain.tokenizer(meter._beginning(asked[2][2]), add_special_tokens=False)["input_ids"]) <= TOKENS + 1
+
+
+@pytest.mark.parametrize("contrasted", [False, True])
+def test_an_answer_without_a_token_is_refused(folder: Path, contrasted: bool) -> None:
+    lm = SteeredVlm(pretrained=str(folder), **({"contrast": "vcd", **VCD} if contrasted else {}))
+    with pytest.raises(UserError, match=r"' ' is an answer without a token"):
+        lm.answer_logits([(QUESTIONS[0], [picture(0)], answer) for answer in ("left", " ")])
 
 
 def test_logits_that_are_not_finite_are_infinitely_far() -> None:
