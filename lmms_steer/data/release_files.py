@@ -6,6 +6,7 @@ megabytes, so they are parsed as a stream.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -51,12 +52,11 @@ def parquet_rows(path: Path, columns: Sequence[str], pictured: str | None = None
         missing = [name for name in columns if name not in file.schema_arrow.names]
         if missing:
             raise UserError(f"{str(path)!r} has no column {missing[0]!r}; it has {', '.join(file.schema_arrow.names)}")
-        number = 0
-        for batch in file.iter_batches(batch_size=100, columns=list(columns)):
-            for number, row in enumerate(batch.to_pylist(), start=number + 1):
-                if pictured is not None and not _has_image(row[pictured]):
-                    raise UserError(f"{str(path)!r}, row {number}: there is no image in {pictured!r}")
-                yield row
+        batches = file.iter_batches(batch_size=100, columns=list(columns))
+        for number, row in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), start=1):
+            if pictured is not None and not _has_image(row[pictured]):
+                raise UserError(f"{str(path)!r}, row {number}: there is no image in {pictured!r}")
+            yield row
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{str(path)!r} is cut off or not a parquet file: {reason(error)}") from error
 
