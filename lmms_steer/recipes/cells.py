@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from itertools import pairwise
@@ -52,6 +52,7 @@ class Cell:
         show: whether the command's output is printed at the end of the run.
         vectors: names of vectors in a store that the command depends on. Those that are in none yet are extracted on
             first use.
+        uses: of the files that the needed cells make, those that the command reads; empty for all of them.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Cell:
     answers: int | None = None
     show: bool = False
     vectors: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return shlex.join(self.command)
@@ -143,11 +145,23 @@ class Marks:
 
     def fingerprint(self, cell: Cell) -> str:
         """Hash of a cell's command, of what it reads, and of what the cells that it needs have written."""
-        outputs = {name: self.read(name).output_sha256 for name in cell.needs}
-        reads = {path: content_digest([path]) for path in cell.reads} | _data_digests(cell)
+        used = {path: content_digest([path]) for path in cell.uses}
+        return self._fingerprint(cell, used or self._outputs(cell), _data_digests(cell))
+
+    def _earlier_fingerprint(self, cell: Cell) -> str:
+        """As earlier versions wrote it: with all that the needed cells have written, and all local copies."""
+        root = data_dir() if cell.kind in ("search", "evaluate") else None
+        manifests = sorted(map(str, root.glob(f"**/{MANIFEST}"))) if root is not None else []
+        return self._fingerprint(cell, self._outputs(cell), {path: content_digest([path]) for path in manifests})
+
+    def _fingerprint(self, cell: Cell, outputs: Mapping[str, str | None], data: Mapping[str, str]) -> str:
+        reads = {path: content_digest([path]) for path in cell.reads}
         # a store may be in another place on another machine
         vectors = {f"vector {name}": content_digest(map(str, vector_file(name))) for name in cell.vectors}
-        return _sha256(json.dumps([cell.command, outputs, reads | vectors], sort_keys=True))
+        return _sha256(json.dumps([cell.command, outputs, {**reads, **data, **vectors}], sort_keys=True))
+
+    def _outputs(self, cell: Cell) -> dict[str, str | None]:
+        return {name: self.read(name).output_sha256 for name in cell.needs}
 
     def done(self, cell: Cell) -> bool:
         """Whether the cell finished with this command and these inputs, its output is unchanged, and a judge that is
@@ -156,7 +170,7 @@ class Marks:
         mark = self.read(cell.name)
         return (
             mark.state == "done"
-            and mark.fingerprint == self.fingerprint(cell)
+            and (mark.fingerprint == self.fingerprint(cell) or mark.fingerprint == self._earlier_fingerprint(cell))
             and mark.output_sha256 == content_digest(cell.makes)
             and not self._can_be_checked(cell)
         )

@@ -1,5 +1,6 @@
 """Running cells: results of several workers, failures, resuming. The cells are shell commands."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.recipes.cells import Cell, Marks, missing_output
+from lmms_steer.recipes.cells import Cell, Mark, Marks, content_digest, missing_output
 from lmms_steer.recipes.command import run_cells
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.worker import run_cell
@@ -190,6 +191,39 @@ def test_a_finished_search_survives_a_run_that_fails_before_it_writes_anything(t
     assert (tmp_path / "replaced/a-1/batch").read_text() == "a"
 
 
+def test_a_search_depends_on_its_own_vector_and_not_on_others_of_its_extraction(tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+
+    def run(command: tuple[str, ...], log: Path) -> int:
+        for path in map(Path, command[1:]):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{command[0]} {path.name}")
+        return 0
+
+    def extract(word: str, *concepts: str) -> Cell:
+        paths = tuple(str(tmp_path / concept) for concept in concepts)
+        return Cell("extract", "extract", (word, *paths), makes=paths)
+
+    search = Cell(
+        name="search",
+        kind="search",
+        command=("search", str(folder / "choice")),
+        needs=("extract",),
+        uses=(str(tmp_path / "spatial"),),
+        makes=(str(folder),),
+        folder=str(folder),
+    )
+    for cell in (extract("one", "spatial"), search):
+        assert run_cell(cell, ledger, run).state == "done"
+    # another concept is added to the recipe; then the search's own vector changes
+    assert run_cell(extract("one", "spatial", "counting"), ledger, run).state == "done"
+    assert ledger.marks.done(search)
+    assert run_cell(extract("two", "spatial", "counting"), ledger, run).state == "done"
+    assert not ledger.marks.done(search)
+
+
 def test_a_cell_depends_on_the_local_copies_that_its_tasks_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +246,14 @@ def test_a_cell_depends_on_the_local_copies_that_its_tasks_read(
         return [marks.fingerprint(cell) for cell in (search, group, mine)]
 
     before = fingerprints()
+    # a mark of an earlier version, which had the manifests of all copies by their paths
+    manifest = str(tmp_path / "data/cvbench/manifest.json")
+    earlier = json.dumps([search.command, {}, {manifest: content_digest([manifest])}], sort_keys=True)
+    done = Mark(
+        state="done", fingerprint=hashlib.sha256(earlier.encode()).hexdigest(), output_sha256=content_digest([])
+    )
+    marks.write(search, done)
+    assert marks.done(search)
     # another benchmark; one that a group has; a changed copy
     write_copy("clevr_count", "train")
     first = fingerprints()
