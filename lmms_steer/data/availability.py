@@ -1,6 +1,8 @@
 """Find out which datasets of a task are not on this disk, from its files alone; nothing is downloaded."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,30 @@ def missing_datasets(name: str, include_path: str | None = None) -> Iterator[str
         yield str(error)
 
 
+def copies_read(name: str, manifests: Collection[Path], include_path: str | None = None) -> Iterator[Path]:
+    """Which local copies a task, group or tag reads; none for a name that is unknown or a file that cannot be read.
+
+    Args:
+        name: of the task, group or tag.
+        manifests: those of all local copies.
+        include_path: the user's own folder of tasks. A task there whose data a function of its own finds may read any
+            copy.
+    """
+    files: list[Path] = []
+    with suppress(UserError):
+        if kind_of(name, include_path):
+            _collect_files(name, include_path, files, {name})
+    for path in files:
+        keys: dict[str, Any] = {}
+        with suppress(UserError):
+            keys = read_task_file(path)
+        if keys.get("dataset_path", "") is None:
+            yield from manifests
+        kwargs = keys.get("dataset_kwargs")
+        read = str(kwargs.get("data_files")) if isinstance(kwargs, dict) else ""
+        yield from (manifest for manifest in manifests if f"{manifest.parent}{os.sep}" in read)
+
+
 def absence_note() -> str:
     """Says of a repository of the Hub that it is not on this disk, and whether it will be downloaded."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
@@ -44,7 +70,8 @@ def absence_note() -> str:
 def read_task_file(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of a task file, with those of the files that it includes.
 
-    `!function` has its value in the task files that ship, for `path…` only, and is None elsewhere: no other code runs.
+    `!function` has its value in the task files that ship, for the `path…` and `kwargs…` of benchmarks only, and is None
+    elsewhere: no other code runs.
 
     Args:
         path: of the file.
@@ -80,10 +107,13 @@ class _TaskLoader(BoundedComposer):
 
 def _function(loader: Any, node: Any) -> Any:
     folder = Path(loader.source).parent
-    module, _, attribute = str(node.value).rpartition(".")
-    if folder.parent != Path(tasks_dir()) or attribute.partition("_")[0] != "path":
+    name, _, attribute = str(node.value).rpartition(".")
+    field, underscore, data = attribute.partition("_")
+    if folder.parent != Path(tasks_dir()) or field not in ("path", "kwargs"):
         return None
-    return getattr(import_module(f"lmms_steer.tasks.{folder.name}.{module}"), attribute)
+    module = import_module(f"lmms_steer.tasks.{folder.name}.{name}")
+    # the rows of the smol tasks, which have no path, are drawn by their kwargs
+    return getattr(module, attribute) if hasattr(module, f"path{underscore}{data}") else None
 
 
 _TaskLoader.add_constructor("!function", _function)

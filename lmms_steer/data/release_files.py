@@ -6,6 +6,7 @@ megabytes, so they are parsed as a stream.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -35,37 +36,55 @@ def find_files(release: Path, patterns: Sequence[str], wanted: str) -> list[Path
     raise UserError(f"{str(release)!r} holds no {wanted}: is it the release's folder?")
 
 
-def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def parquet_rows(path: Path, columns: Sequence[str], pictured: str | None = None) -> Iterator[dict[str, Any]]:
     """The rows of one of the Hub's parquet files, a hundred at a time in memory.
 
+    Args:
+        path: of the file.
+        columns: names of the columns.
+        pictured: the column that holds an image, or a list of images, in every row.
+
     Raises:
-        UserError: if the file is damaged or lacks a column.
+        UserError: if the file is damaged or lacks a column, or a row has no image.
     """
     try:
         file = pq.ParquetFile(path)
         missing = [name for name in columns if name not in file.schema_arrow.names]
         if missing:
             raise UserError(f"{str(path)!r} has no column {missing[0]!r}; it has {', '.join(file.schema_arrow.names)}")
-        for batch in file.iter_batches(batch_size=100, columns=list(columns)):
-            yield from batch.to_pylist()
+        batches = file.iter_batches(batch_size=100, columns=list(columns))
+        for number, row in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), start=1):
+            if pictured is not None and not _has_image(row[pictured]):
+                raise UserError(f"{str(path)!r}, row {number}: there is no image in {pictured!r}")
+            yield row
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{str(path)!r} is cut off or not a parquet file: {reason(error)}") from error
 
 
-def lettered_rows(files: Sequence[Path], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _has_image(cell: Any) -> bool:
+    """Whether a cell holds the bytes of its image or images; some files name them by a path only."""
+    images = cell if isinstance(cell, list) else [cell]
+    return bool(images) and all(isinstance(image, dict) and image.get("bytes") for image in images)
+
+
+def lettered_rows(files: Sequence[Path], columns: Sequence[str], pictured: str) -> Iterator[dict[str, Any]]:
     """The rows of parquet files with the columns `choices` and `answer` (a letter, as `(B)`), checked.
+
+    Args:
+        files: the files.
+        columns, pictured: as for `parquet_rows`.
 
     Raises:
         UserError: as `parquet_rows`; if an answer is not the letter of a choice, or the correct choice appears twice.
     """
     for path in files:
-        for number, row in enumerate(parquet_rows(path, columns), start=1):
+        for number, row in enumerate(parquet_rows(path, columns, pictured), start=1):
             _check_lettered(row, f"{str(path)!r}, row {number}")
             yield row
 
 
 def _check_lettered(row: dict[str, Any], where: str) -> None:
-    choices, answer = row["choices"], str(row["answer"]).strip("()")
+    choices, answer = row["choices"] or [], str(row["answer"]).strip("()")
     letters = LETTERS[: len(choices)]
     if len(answer) != 1 or answer not in letters:
         raise UserError(f"{where}: the answer {row['answer']!r} is not the letter of one of its {len(choices)} choices")

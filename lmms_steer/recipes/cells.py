@@ -10,15 +10,19 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from lmms_steer._util.io import write_atomically
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
-from lmms_steer.data.source import data_dir
+from lmms_steer.data.availability import copies_read
+from lmms_steer.data.benchmarks import official_rows
+from lmms_steer.data.source import MANIFEST, data_dir
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.sae_endpoint import configured_endpoint
 from lmms_steer.extraction.sae_verdicts import UNCHECKED
@@ -48,6 +52,7 @@ class Cell:
         show: whether the command's output is printed at the end of the run.
         vectors: names of vectors in a store that the command depends on. Those that are in none yet are extracted on
             first use.
+        uses: of the files that the needed cells make, those that the command reads; empty for all of them.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Cell:
     answers: int | None = None
     show: bool = False
     vectors: tuple[str, ...] = ()
+    uses: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return shlex.join(self.command)
@@ -139,11 +145,23 @@ class Marks:
 
     def fingerprint(self, cell: Cell) -> str:
         """Hash of a cell's command, of what it reads, and of what the cells that it needs have written."""
-        outputs = {name: self.read(name).output_sha256 for name in cell.needs}
-        reads = {path: content_digest([path]) for path in (*cell.reads, *_data_manifests(cell))}
+        used = {path: content_digest([path]) for path in cell.uses}
+        return self._fingerprint(cell, used or self._outputs(cell), _data_digests(cell))
+
+    def _earlier_fingerprint(self, cell: Cell) -> str:
+        """As earlier versions wrote it: with all that the needed cells have written, and all local copies."""
+        root = data_dir() if cell.kind in ("search", "evaluate") else None
+        manifests = sorted(map(str, root.glob(f"**/{MANIFEST}"))) if root is not None else []
+        return self._fingerprint(cell, self._outputs(cell), {path: content_digest([path]) for path in manifests})
+
+    def _fingerprint(self, cell: Cell, outputs: Mapping[str, str | None], data: Mapping[str, str]) -> str:
+        reads = {path: content_digest([path]) for path in cell.reads}
         # a store may be in another place on another machine
         vectors = {f"vector {name}": content_digest(map(str, vector_file(name))) for name in cell.vectors}
-        return _sha256(json.dumps([cell.command, outputs, reads | vectors], sort_keys=True))
+        return _sha256(json.dumps([cell.command, outputs, {**reads, **data, **vectors}], sort_keys=True))
+
+    def _outputs(self, cell: Cell) -> dict[str, str | None]:
+        return {name: self.read(name).output_sha256 for name in cell.needs}
 
     def done(self, cell: Cell) -> bool:
         """Whether the cell finished with this command and these inputs, its output is unchanged, and a judge that is
@@ -152,7 +170,7 @@ class Marks:
         mark = self.read(cell.name)
         return (
             mark.state == "done"
-            and mark.fingerprint == self.fingerprint(cell)
+            and (mark.fingerprint == self.fingerprint(cell) or mark.fingerprint == self._earlier_fingerprint(cell))
             and mark.output_sha256 == content_digest(cell.makes)
             and not self._can_be_checked(cell)
         )
@@ -183,20 +201,44 @@ class Marks:
             return "its SAE features are unchecked, and there is a judge now"
         return "its mark is damaged" if not mark.state and self._path(cell.name).exists() else None
 
-    def prepare(self, cell: Cell, fingerprint: str) -> None:
+    def prepare(self, cell: Cell, fingerprint: str) -> Path | None:
         """Prepare a cell's folder and mark the cell as running.
 
         An interrupted search keeps its folder and resumes. Every other cell starts with an empty folder. Only the
         output of a run that did not finish is deleted; finished output and unknown files are moved to `replaced/`.
+
+        Returns:
+            where they were moved; None where nothing was.
         """
         mark, folder = self.read(cell.name), Path(cell.folder or "")
+        moved = None
         if cell.folder and folder.exists():
             same = mark.fingerprint == fingerprint
             if mark.state not in ("running", "failed") or (cell.kind == "search" and not same):
-                _move_aside(folder, self.root.parent / "replaced", cell)
+                moved = _move_aside(folder, self.root.parent / "replaced", cell)
             elif cell.kind != "search":
                 shutil.rmtree(folder)
         self.write(cell, Mark(str(cell), "running", fingerprint))
+        return moved
+
+    def put_back(self, cell: Cell, mark: Mark, moved: Path) -> bool:
+        """Put finished output back that a failed run has moved without writing anything in its place.
+
+        Args:
+            cell: the cell.
+            mark: its mark before that run.
+            moved: where the output is.
+
+        Returns:
+            whether it was put back.
+        """
+        folder = Path(cell.folder or "")
+        if any(path.is_file() for path in folder.rglob("*")):
+            return False
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(moved, folder)  # noqa: PTH104  a folder, in one step
+        self.write(cell, mark)
+        return True
 
 
 def vector_file(name: str) -> list[Path]:
@@ -244,20 +286,31 @@ def content_digest(paths: Iterable[str]) -> str:
     return _sha256(json.dumps(entries))
 
 
-def _data_manifests(cell: Cell) -> list[str]:
-    """Manifests of the local copies of benchmarks, for cells that ask questions."""
+def _data_digests(cell: Cell) -> dict[str, str]:
+    """Hashes of the manifests of the local copies that a cell's tasks read, for cells that ask questions."""
     root = data_dir()
     if root is None or cell.kind not in ("search", "evaluate"):
-        return []
-    return [str(path) for path in sorted(root.glob("**/manifest.json"))]
+        return {}
+    there = tuple(path for name in official_rows() if (path := root / name / MANIFEST).is_file())
+    options = dict(pairwise(cell.command))
+    tasks = options.get("--tasks") or options.get("--task", "")
+    read = _copies_read(tasks, there, options.get("--include_path"))
+    # the same copies may be reached by another path on another day
+    return {f"data {path.relative_to(root)}": content_digest([str(path)]) for path in read}
 
 
-def _move_aside(folder: Path, where: Path, cell: Cell) -> None:
+@cache
+def _copies_read(tasks: str, manifests: tuple[Path, ...], include_path: str | None) -> list[Path]:
+    return sorted({path for task in tasks.split(",") for path in copies_read(task, manifests, include_path)})
+
+
+def _move_aside(folder: Path, where: Path, cell: Cell) -> Path:
     number = 1
     while (target := where / f"{cell.name.replace('/', '-')}-{number}").exists():
         number += 1
     where.mkdir(parents=True, exist_ok=True)
     os.rename(folder, target)  # noqa: PTH104  a folder, in one step
+    return target
 
 
 def _sha256(text: str) -> str:

@@ -138,6 +138,7 @@ class Planner:
                     kind="search",
                     command=self._search_command(model, study.select, concept, method, folder),
                     needs=(extract_cell_name(model, method),),
+                    uses=(str(self.layout.vector(model, concept, method)),),
                     reads=(*self.include_path[1:], *local_paths(model)),
                     makes=tuple(str(folder / file) for file in search_files(self.recipe, settings)),
                     folder=str(folder),

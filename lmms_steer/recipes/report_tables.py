@@ -18,13 +18,17 @@ _NO_VECTOR = "no vector"
 
 
 def task_tables(rows: Sequence[ReportRow]) -> Iterator[str]:
-    """A table for each task, in the paper's order and then in that of the rows."""
+    """A table for each task, in the paper's order and then in that of the rows.
+
+    Studies that ask the same task share its table, unless they fill a cell of it with different numbers.
+    """
     order = [task for one in TASKS for task in one.questions]
     for task in dict.fromkeys([*order, *(row.task for row in rows)]):
-        own = [row for row in rows if row.task == task]
-        if own:
+        tables = _without_conflicts([row for row in rows if row.task == task])
+        for own in tables:
             counts = "/".join(map(str, dict.fromkeys(row.n for row in own)))
-            title = f"## {own[0].title} (`{task}`, {counts} questions, {own[0].metric})"
+            study = f"study {own[0].study}, " if len(tables) > 1 else ""
+            title = f"## {own[0].title} (`{task}`, {study}{counts} questions, {own[0].metric})"
             yield "\n".join([title, "", *_table(own)])
 
 
@@ -44,6 +48,16 @@ def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in escaped]
     rule = " | ".join("-" * width for width in widths)
     return [f"| {line} |" for line in (lines[0], rule, *lines[1:])]
+
+
+def _without_conflicts(rows: Sequence[ReportRow]) -> list[list[ReportRow]]:
+    """A task's rows as one table, or one for each study where a cell would have several contents; none of no rows."""
+    cells: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        cells.setdefault((row.model, row.method, row.target, row.concept), set()).add(format_gain(row))
+    if all(len(contents) == 1 for contents in cells.values()):
+        return [list(rows)] if rows else []
+    return [[row for row in rows if row.study == study] for study in dict.fromkeys(row.study for row in rows)]
 
 
 def _table(rows: Sequence[ReportRow]) -> list[str]:

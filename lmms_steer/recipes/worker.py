@@ -78,8 +78,8 @@ def run_worker(spec: WorkerSpec) -> int:
 def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], int] = run_in_process) -> Mark:
     """Run one cell, write its mark and return it.
 
-    A cell that was done before and fails before its folder is prepared, because an input is missing, keeps that mark:
-    its output is still there, and is valid again once the input is back.
+    A cell that was done before and fails before it writes anything, because an input is missing, keeps that mark and
+    its output, which is valid again once the input is back.
 
     Args:
         cell: the cell, whose needs are done.
@@ -90,13 +90,14 @@ def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], 
     began = time.monotonic()
     before = marks.read(cell.name)
     fingerprint, prepared, extracts = before.fingerprint, False, False
+    moved: Path | None = None
     try:
         missing = missing_read(cell)
         problem = f"it reads {missing}, which is not there" if missing else None
         if problem is None:
             fingerprint = marks.fingerprint(cell)
             extracts = not all(map(vector_file, cell.vectors))
-            marks.prepare(cell, fingerprint)
+            moved = marks.prepare(cell, fingerprint)
             prepared = True
             problem = memory_problem(*cell.loads) if cell.loads else None
         if problem is None:
@@ -117,7 +118,9 @@ def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], 
         fingerprint = marks.fingerprint(cell) if extracts else fingerprint
         output_sha256 = content_digest(cell.makes)
         mark = Mark(str(cell), "done", fingerprint, output_sha256, seconds=seconds, version=__version__)
-    if prepared or before.state != "done":
+    failed = problem is not None
+    is_back = failed and moved is not None and before.state == "done" and marks.put_back(cell, before, moved)
+    if (prepared and not is_back) or before.state != "done":
         marks.write(cell, mark)
     return mark
 

@@ -4,8 +4,9 @@ import re
 
 from lmms_steer.scoring.answer_text import NUMBER_WORD, clean_answer, read_number, stated_answer
 
+# a hyphen after a digit is that of a range (`2-3`), another one is a sign or belongs to a word
 _NUMBER = re.compile(
-    rf"(?<![\w.,-])(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d)", re.IGNORECASE
+    rf"(?<![\w.,])(?<!(?<!\d)-)(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d)", re.IGNORECASE
 )
 # "no one" means 0, but "no more than 4" refers to 4, and "no idea" is not a number
 _NONE = re.compile(

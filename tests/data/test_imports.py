@@ -56,6 +56,32 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
         lambda folder: truncate(folder / "controlled_images_dataset.json"),
         r"is cut off or not JSON after record \d",
     ),
+    (
+        "cvbench",
+        lambda folder: change_row(folder / CVBENCH, image=None),
+        "test-00000-of-00001.parquet', row 8: there is no image in 'image'",
+    ),
+    (
+        "cvbench",
+        lambda folder: change_row(folder / CVBENCH, image={"bytes": None, "path": "img/2D/count/8.png"}),
+        "row 8: there is no image in 'image'",
+    ),
+    ("cvbench", lambda folder: change_row(folder / CVBENCH, choices=None), "row 8: the answer '.*' is not the letter"),
+    (
+        "blink",
+        lambda folder: change_row(folder / "Jigsaw/val-00000-of-00001.parquet", image_1=None),
+        "row 8: there is no image in 'image_1'",
+    ),
+    (
+        "clevr_count",
+        lambda folder: change_row(folder / "data/train-00000-of-00001.parquet", images=[]),
+        "row 8: there is no image in 'images'",
+    ),
+    (
+        "clevr_count",
+        lambda folder: change_row(folder / "data/train-00000-of-00001.parquet", answer="several"),
+        "row 8: the answer 'several' is not a number",
+    ),
     ("cvbench", lambda folder: rename_choices(folder / CVBENCH), "has no column 'choices'; it has"),
     (
         "cvbench",

@@ -85,6 +85,25 @@ def test_rows_are_models_methods_and_targets_with_intervals_and_random_vectors(t
     assert float(row["gain"]) == pytest.approx(11 / 150) and float(row["random"]) == pytest.approx(2 / 150)
 
 
+def test_studies_of_one_task_share_a_table_unless_their_numbers_differ(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    task, other = "cvbench_relation_test", "paligemma2-3b/other"
+    write_system(tmp_path, f"{other}/baseline", task, scores(100))
+    write_system(tmp_path, f"{other}/entity-mean_shift-image", task, scores(105), spec("entity", "image"))
+    lines = list(run_report(tmp_path, "acc_paper"))
+    titles, *_ = table_of(lines, "CV-Bench Relation")
+    assert set(titles[4:]) == {"counting", "spatial", "entity"}
+    # the same cell, of another choice: a study that was renamed after its alphas were changed
+    write_system(tmp_path, f"{other}/spatial-mean_shift-image", task, scores(90), spec("spatial", "image"))
+    lines = list(run_report(tmp_path, "acc_paper"))
+    gains = {}
+    for study in ("other", "relation"):
+        titles, _, *rows = table_of(lines, f"CV-Bench Relation (`{task}`, study {study}, 150 questions")
+        (row,) = [row for row in rows if row[1:3] == ["mean_shift", "image"]]
+        gains[study] = row[titles.index("spatial")].split(" ")[0]
+    assert gains == {"other": "-6.7", "relation": "+7.3"}
+
+
 def test_a_published_gain_stands_beside_the_largest_of_its_rows_and_none_is_invented(tmp_path: Path) -> None:
     write_recipe_folder(tmp_path)
     _, _, *rows = table_of(list(run_report(tmp_path, "acc_paper")), "Published gains")

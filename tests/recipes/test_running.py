@@ -1,5 +1,6 @@
 """Running cells: results of several workers, failures, resuming. The cells are shell commands."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.recipes.cells import Cell, Marks, missing_output
+from lmms_steer.recipes.cells import Cell, Mark, Marks, content_digest, missing_output
 from lmms_steer.recipes.command import run_cells
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.worker import run_cell
@@ -159,6 +160,114 @@ def test_a_finished_cell_survives_a_run_without_its_input(tmp_path: Path) -> Non
     assert run_cell(cell, ledger, run).state == "done" and kept == [False, False]
     assert (folder / "result").read_text() == "two"
     assert (tmp_path / "replaced/a-1/result").read_text() == "one"
+
+
+def test_a_finished_search_survives_a_run_that_fails_before_it_writes_anything(tmp_path: Path) -> None:
+    folder = tmp_path / "search/x"
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+    cell, changed = (Cell("a", "search", (word,), makes=(str(folder),), folder=str(folder)) for word in ("a", "b"))
+
+    def run(command: tuple[str, ...], log: Path) -> int:
+        folder.mkdir(parents=True)
+        (folder / "batch").write_text(command[0])
+        return 0
+
+    def fail(command: tuple[str, ...], log: Path) -> int:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("lmms-steer: the questions cannot be loaded\n")
+        return 1
+
+    def fail_late(command: tuple[str, ...], log: Path) -> int:
+        return run(command, log) + fail(command, log)
+
+    assert run_cell(cell, ledger, run).state == "done"
+    mark = run_cell(changed, ledger, fail)
+    assert (mark.state, mark.why) == ("failed", "the questions cannot be loaded")
+    assert ledger.marks.done(cell) and not ledger.marks.done(changed)
+    # measured batches are resumed, so here the earlier search stays aside
+    assert run_cell(changed, ledger, fail_late).state == "failed"
+    assert not ledger.marks.done(cell) and (folder / "batch").read_text() == "b"
+    assert (tmp_path / "replaced/a-1/batch").read_text() == "a"
+
+
+def test_a_search_depends_on_its_own_vector_and_not_on_others_of_its_extraction(tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+
+    def run(command: tuple[str, ...], log: Path) -> int:
+        for path in map(Path, command[1:]):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{command[0]} {path.name}")
+        return 0
+
+    def extract(word: str, *concepts: str) -> Cell:
+        paths = tuple(str(tmp_path / concept) for concept in concepts)
+        return Cell("extract", "extract", (word, *paths), makes=paths)
+
+    search = Cell(
+        name="search",
+        kind="search",
+        command=("search", str(folder / "choice")),
+        needs=("extract",),
+        uses=(str(tmp_path / "spatial"),),
+        makes=(str(folder),),
+        folder=str(folder),
+    )
+    for cell in (extract("one", "spatial"), search):
+        assert run_cell(cell, ledger, run).state == "done"
+    # another concept is added to the recipe; then the search's own vector changes
+    assert run_cell(extract("one", "spatial", "counting"), ledger, run).state == "done"
+    assert ledger.marks.done(search)
+    assert run_cell(extract("two", "spatial", "counting"), ledger, run).state == "done"
+    assert not ledger.marks.done(search)
+
+
+def test_a_cell_depends_on_the_local_copies_that_its_tasks_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_copy(name: str, split: str, sha256: str = "") -> None:
+        content = {"rows": {split: 1}, "files": {split: ["a.parquet"]}, "sha256": {"a.parquet": sha256}}
+        (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name / "manifest.json").write_text(json.dumps(content))
+
+    marks = Marks(tmp_path)
+    monkeypatch.setenv("LMMS_STEER_DATA", str(tmp_path / "data"))
+    write_copy("cvbench", "test")
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "mine.yaml").write_text("task: mine\ndataset_path: !function utils.path\n")
+    search = Cell("a", "search", ("lmms-steer", "search", "--task", "cvbench_count_select"))
+    group = Cell("b", "evaluate", ("lmms-eval", "--tasks", "tiny_relation,steer_blink"))
+    mine = Cell("c", "evaluate", ("lmms-eval", "--tasks", "mine", "--include_path", str(own)))
+
+    def fingerprints() -> list[str]:
+        return [marks.fingerprint(cell) for cell in (search, group, mine)]
+
+    before = fingerprints()
+    # a mark of an earlier version, which had the manifests of all copies by their paths
+    manifest = str(tmp_path / "data/cvbench/manifest.json")
+    earlier = json.dumps([search.command, {}, {manifest: content_digest([manifest])}], sort_keys=True)
+    done = Mark(
+        state="done", fingerprint=hashlib.sha256(earlier.encode()).hexdigest(), output_sha256=content_digest([])
+    )
+    marks.write(search, done)
+    assert marks.done(search)
+    # another benchmark; one that a group has; a changed copy
+    write_copy("clevr_count", "train")
+    first = fingerprints()
+    assert [one == other for one, other in zip(before, first, strict=True)] == [True, True, False]
+    write_copy("blink/Counting", "val")
+    second = fingerprints()
+    assert [one == other for one, other in zip(first, second, strict=True)] == [True, False, False]
+    write_copy("cvbench", "test", "other")
+    third = fingerprints()
+    assert [one == other for one, other in zip(second, third, strict=True)] == [False, True, False]
+    # the same folder by another path
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LMMS_STEER_DATA", "data")
+    assert fingerprints() == third
 
 
 UNCHECKED = "spatial: SAE features: 8 UNCHECKED and left in the vector (no judge)"

@@ -183,6 +183,7 @@ NUMBERS = [
     ("there are 10 different items", 10),
     ("There are 3 and 4", None),
     ("3 or 4", None),
+    ("3-4 cubes", None),
     ("", None),
     ("  ", None),
     ("apple apple apple", None),

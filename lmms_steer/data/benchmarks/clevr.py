@@ -7,6 +7,7 @@
 
 import json
 import random
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -175,9 +176,18 @@ def import_clevr_count(release: Path, root: Path, limit: int | None) -> Iterator
     copy = LocalCopy(root / "clevr_count", chain(*files_of.values()))
     for split, files in files_of.items():
         largest = min(limit or PAPER_TRAIN_ROWS, PAPER_TRAIN_ROWS) if split == "train" else limit
-        rows = chain.from_iterable(parquet_rows(path, COUNT_SCHEMA.names) for path in files)
-        copy_rows(copy, split, rows, COUNT_SCHEMA, largest)
+        copy_rows(copy, split, _count_rows(files), COUNT_SCHEMA, largest)
     yield copy.finish()
+
+
+def _count_rows(files: Iterable[Path]) -> Iterator[dict[str, Any]]:
+    for path in files:
+        for number, row in enumerate(parquet_rows(path, COUNT_SCHEMA.names, "images"), start=1):
+            # R1-V's sets, of which this is one, may wrap numbers in tags
+            answer = str(row["answer"])
+            if not re.fullmatch(r"\d+(?:\.0+)?", re.sub("</?answer>", "", answer).strip()):
+                raise UserError(f"{str(path)!r}, row {number}: the answer {answer!r} is not a number")
+            yield {**row, "answer": answer}
 
 
 def write_clevr(folder: Path, questions: int, rng: random.Random) -> None:

@@ -41,7 +41,7 @@ def import_release(release: Path, root: Path, limit: int | None) -> Iterator[Pat
     # the repository has all questions in test.parquet, and again in test_2d and test_3d
     files = [path for path in files if not path.stem.endswith(("_2d", "_3d"))] or files
     copy = LocalCopy(root / "cvbench", files)
-    copy_rows(copy, "test", lettered_rows(files, SCHEMA.names), SCHEMA, limit)
+    copy_rows(copy, "test", lettered_rows(files, SCHEMA.names, "image"), SCHEMA, limit)
     yield copy.finish()
 
 

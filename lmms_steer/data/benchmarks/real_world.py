@@ -161,7 +161,7 @@ def _import(name: str, release: Release, folder: Path, root: Path, limit: int | 
     order = {place: number for number, place in enumerate(places)}
     copy = LocalCopy(root / name, files)
     schema = _schema(release)
-    every = (row for path in files for row in parquet_rows(path, schema.names))
+    every = (row for path in files for row in parquet_rows(path, schema.names, "image"))
     # only the rows that are taken, of which there are few, are held in memory
     taken = sorted(((order[place], row) for place, row in enumerate(every) if place in order), key=lambda pair: pair[0])
     copy_rows(copy, release.split, (row for _, row in taken), schema, limit)
