@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from itertools import pairwise
@@ -145,23 +145,12 @@ class Marks:
 
     def fingerprint(self, cell: Cell) -> str:
         """Hash of a cell's command, of what it reads, and of what the cells that it needs have written."""
-        used = {path: content_digest([path]) for path in cell.uses}
-        return self._fingerprint(cell, used or self._outputs(cell), _data_digests(cell))
-
-    def _earlier_fingerprint(self, cell: Cell) -> str:
-        """As earlier versions wrote it: with all that the needed cells have written, and all local copies."""
-        root = data_dir() if cell.kind in ("search", "evaluate") else None
-        manifests = sorted(map(str, root.glob(f"**/{MANIFEST}"))) if root is not None else []
-        return self._fingerprint(cell, self._outputs(cell), {path: content_digest([path]) for path in manifests})
-
-    def _fingerprint(self, cell: Cell, outputs: Mapping[str, str | None], data: Mapping[str, str]) -> str:
+        outputs: dict[str, str | None] = {path: content_digest([path]) for path in cell.uses}
+        outputs = outputs or {name: self.read(name).output_sha256 for name in cell.needs}
         reads = {path: content_digest([path]) for path in cell.reads}
         # a store may be in another place on another machine
         vectors = {f"vector {name}": content_digest(map(str, vector_file(name))) for name in cell.vectors}
-        return _sha256(json.dumps([cell.command, outputs, {**reads, **data, **vectors}], sort_keys=True))
-
-    def _outputs(self, cell: Cell) -> dict[str, str | None]:
-        return {name: self.read(name).output_sha256 for name in cell.needs}
+        return _sha256(json.dumps([cell.command, outputs, {**reads, **_data_digests(cell), **vectors}], sort_keys=True))
 
     def done(self, cell: Cell) -> bool:
         """Whether the cell finished with this command and these inputs, its output is unchanged, and a judge that is
@@ -170,7 +159,7 @@ class Marks:
         mark = self.read(cell.name)
         return (
             mark.state == "done"
-            and (mark.fingerprint == self.fingerprint(cell) or mark.fingerprint == self._earlier_fingerprint(cell))
+            and mark.fingerprint == self.fingerprint(cell)
             and mark.output_sha256 == content_digest(cell.makes)
             and not self._can_be_checked(cell)
         )

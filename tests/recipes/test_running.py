@@ -1,6 +1,5 @@
 """Running cells: results of several workers, failures, resuming. The cells are shell commands."""
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.recipes.cells import Cell, Mark, Marks, content_digest, missing_output
+from lmms_steer.recipes.cells import Cell, Marks, missing_output
 from lmms_steer.recipes.command import run_cells
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.worker import run_cell
@@ -246,14 +245,6 @@ def test_a_cell_depends_on_the_local_copies_that_its_tasks_read(
         return [marks.fingerprint(cell) for cell in (search, group, mine)]
 
     before = fingerprints()
-    # a mark of an earlier version, which had the manifests of all copies by their paths
-    manifest = str(tmp_path / "data/cvbench/manifest.json")
-    earlier = json.dumps([search.command, {}, {manifest: content_digest([manifest])}], sort_keys=True)
-    done = Mark(
-        state="done", fingerprint=hashlib.sha256(earlier.encode()).hexdigest(), output_sha256=content_digest([])
-    )
-    marks.write(search, done)
-    assert marks.done(search)
     # another benchmark; one that a group has; a changed copy
     write_copy("clevr_count", "train")
     first = fingerprints()
