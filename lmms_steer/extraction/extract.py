@@ -277,8 +277,10 @@ def _check_result(result: object, what: str, activations: Activations) -> None:
     if not isinstance(result.directions, Mapping):
         raise UserError(f"{what}: MethodResult takes layer ▸ direction, and not a {type(result.directions).__name__}")
     n_layers, width = activations.anchors.shape[1:]
+    # a random control of patches is drawn in their shape
+    shapes = [(width,)] if activations.tower is None else [(width,), activations.tower[1:]]
     for layer, direction in result.directions.items():
-        if layer not in range(n_layers) or np.shape(direction) != (width,):
+        if layer not in range(n_layers) or np.shape(direction) not in shapes:
             raise UserError(
                 f"{what}: the method returned the shape {list(np.shape(direction))} for layer {layer}, expected"
                 f" [{width}] for some of the layers 0-{n_layers - 1}"
