@@ -36,7 +36,7 @@ class Activations:
     """The activations of one concept's anchor and control tokens: the input of an extraction method.
 
     Attributes:
-        anchors: float32 [anchors, layers, width]; a word of several tokens counts once, as their mean.
+        anchors: float32 [anchors, layers, width], read-only; a word of several tokens counts once, as their mean.
         controls: float32 [controls, layers, width]: every other token except BOS (or the first token of a sentence,
             where the tokenizer adds no BOS), special tokens and padding. For a concept with `contrast`: the anchors
             of the contrast.
@@ -58,6 +58,13 @@ class Activations:
     unknown_words: tuple[str, ...] = ()
     shuffled_images: "Activations | None" = None
     tower: tuple[int, int, int] | None = None
+
+    def __post_init__(self) -> None:
+        # a method that changed them in place would change what the next method reads
+        for name in ("anchors", "controls"):
+            rows = getattr(self, name).view()
+            rows.flags.writeable = False
+            object.__setattr__(self, name, rows)
 
     @property
     def counts(self) -> tuple[int, int]:

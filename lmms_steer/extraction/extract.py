@@ -221,6 +221,7 @@ class Backbone:
     def _with_provenance(
         self, job: ExtractionJob, method: str, result: MethodResult, activations: Activations
     ) -> Extracted:
+        _check_result(result, f"{job.concept.name}, {method}", activations)
         counts: dict[str, Any] = dict(zip(("anchors", "controls"), activations.counts, strict=True))
         if job.settings.image_contrast is not None:
             counts |= {"image_contrast": job.settings.image_contrast, "at": job.settings.at}
@@ -258,6 +259,32 @@ class Backbone:
             )
         notes = [f"{vectors.name}: norm 0 at layer {format_layers(zero)}: it cannot steer there"] if zero else []
         return Extracted(vectors, (*result.notes, *notes))
+
+
+def _check_result(result: object, what: str, activations: Activations) -> None:
+    """Check what a method returned, before it is stored.
+
+    Args:
+        result: what it returned.
+        what: concept and method, for the message.
+        activations: that it was given.
+
+    Raises:
+        UserError: for anything but directions of the model's layers and width.
+    """
+    if not isinstance(result, MethodResult):
+        raise UserError(f"{what}: the method returned a {type(result).__name__}, and not a MethodResult")
+    if not isinstance(result.directions, Mapping):
+        raise UserError(f"{what}: MethodResult takes layer ▸ direction, and not a {type(result.directions).__name__}")
+    n_layers, width = activations.anchors.shape[1:]
+    # a random control of patches is drawn in their shape
+    shapes = [(width,)] if activations.tower is None else [(width,), activations.tower[1:]]
+    for layer, direction in result.directions.items():
+        if layer not in range(n_layers) or np.shape(direction) not in shapes:
+            raise UserError(
+                f"{what}: the method returned the shape {list(np.shape(direction))} for layer {layer}, expected"
+                f" [{width}] for some of the layers 0-{n_layers - 1}"
+            )
 
 
 def _about_tower(activations: Activations) -> dict[str, Any]:

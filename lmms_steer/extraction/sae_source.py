@@ -48,7 +48,7 @@ class Sae:
         import torch
 
         with torch.inference_mode():
-            inputs = torch.from_numpy(np.ascontiguousarray(rows)).to(self.module.device, self.module.dtype)
+            inputs = torch.from_numpy(np.array(rows, order="C")).to(self.module.device, self.module.dtype)
             encoded: Rows = self.module.encode(inputs).float().cpu().numpy()
         return encoded
 

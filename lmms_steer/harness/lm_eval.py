@@ -191,7 +191,12 @@ class _SteeredLmEval(SteeringMixin):
             raise UserError(f"--apply_chat_template: {self.pretrained} has no chat template; leave it out")
 
     def get_model_info(self) -> dict[str, Any]:
-        """The `config` entry of the results file: lm-eval's own, and the record of the steering."""
+        """The `config` entry of the results file: lm-eval's own, and the record of the steering.
+
+        Raises:
+            UserError: as `check_record`.
+        """
+        self.check_record()
         parent: Any = super()
         return {**parent.get_model_info(), "steering": self.steering_record}
 

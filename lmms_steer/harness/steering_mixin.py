@@ -25,7 +25,7 @@ from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.steering.anatomy import unwrap
 from lmms_steer.steering.budget import take_budget
 from lmms_steer.steering.facts import facts_of_config
-from lmms_steer.steering.hooks import Attachment, attach
+from lmms_steer.steering.hooks import Attachment, attach, is_steered
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.resolve import resolve
@@ -79,6 +79,7 @@ class SteeringMixin:
     divergence: DivergenceMeter | None = None
     text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
+    _model: Any = None
     per_question: ClassVar[bool] = False
     """Whether the class computes vectors of single questions."""
     takes_other_args: ClassVar[bool] = True
@@ -155,6 +156,7 @@ class SteeringMixin:
             logger.info(self.resolved.notes[-1])
         tokenizer = getattr(processor, "tokenizer", processor)
         special_ids = getattr(tokenizer, "all_special_ids", None)
+        self._model = unwrap(model)
         self._attach = partial(attach, model, self.resolved, special_ids, on_failure=end_command_line)
         self.attachment = self._attach()
 
@@ -171,10 +173,27 @@ class SteeringMixin:
         )
 
     def start_evaluation(self) -> None:
-        """Forget what belongs to an earlier evaluation: its failure, and how far its answers were."""
+        """Forget what belongs to an earlier evaluation: its failure, and how far its answers were.
+
+        Raises:
+            UserError: as `check_record`.
+        """
+        self.check_record()
         self.attachment.forget_failure()
         if self.divergence is not None:
             self.divergence.reset()
+
+    def check_record(self) -> None:
+        """Check that the record of the steering says all that is done to the model.
+
+        Raises:
+            UserError: in a `steer` block, of which it would say nothing.
+        """
+        if self._model is not None and is_steered(self._model, self.attachment):
+            raise UserError(
+                "this model is evaluated inside of a `with steer(…)` block, of which the results would say nothing:"
+                " leave the block, and give the model the spec (vector=…,layer=…,alpha=… among its arguments)"
+            )
 
     @property
     def steering_record(self) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def find_alpha(
         the resolved spec, with the alpha, and the budget in its provenance.
 
     Raises:
-        UserError: for a wrong spec, or a budget that no alpha meets.
+        UserError: for a wrong spec, a budget that no alpha meets, or a model that is steered at the moment.
     """
     unknown = next((key for key in keys if key not in FIELDS), None)
     if unknown is not None:

@@ -15,6 +15,8 @@ from PIL import Image
 
 from lmms_steer.errors import UserError
 from lmms_steer.models.prompts import PromptFormat, prompt_format_for
+from lmms_steer.steering.anatomy import unwrap
+from lmms_steer.steering.hooks import is_steered
 from lmms_steer.steering.support import has_encoder
 
 SCENES = 16
@@ -69,8 +71,11 @@ def own_prompts(model: Any, processor: Any, prompt_format: PromptFormat | None, 
         text_only: whether the model is evaluated on text without images.
 
     Raises:
-        UserError: for an encoder-decoder, whose decoder sees nothing of a prompt.
+        UserError: for an encoder-decoder, whose decoder sees nothing of a prompt; for a model that is steered at the
+            moment, because what is measured is kept for the weights.
     """
+    if is_steered(unwrap(model)):
+        raise UserError("what is measured here is that of the unsteered model: measure it outside of the steer block")
     if has_encoder(model.config):
         raise UserError(
             f"a {type(model).__name__} is an encoder-decoder, and the prompt of its decoder is little more than a start"
@@ -99,6 +104,9 @@ def _facts_about_images(model: Any, processor: Any, prompt_format: PromptFormat)
 
 def cache_key(model: Any, facts: list[Any]) -> str:
     """A hash of everything that the norms depend on, because a checkpoint's name does not fix its weights."""
+    adapters = _adapters_in_use(model)
+    # old caches of models without adapters stay valid
+    facts = [*facts, adapters] if adapters else facts
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for weights in model.parameters():
         # a sample is enough, as training changes all weights; offloaded weights are not read from the disk
@@ -106,6 +114,16 @@ def cache_key(model: Any, facts: list[Any]) -> str:
             flat = weights.detach().reshape(-1)
             digest.update(flat[:: max(1, flat.numel() // SAMPLED)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:8]
+
+
+def _adapters_in_use(model: Any) -> list[list[Any]]:
+    """The adapters of PEFT that act in a model: those that are switched off have weights too."""
+    found = []
+    for name, module in model.named_modules():
+        disabled, active = getattr(module, "disable_adapters", None), getattr(module, "active_adapters", None)
+        if isinstance(disabled, bool) and isinstance(active, list):
+            found.append([name, [] if disabled else active, getattr(module, "merged_adapters", [])])
+    return found
 
 
 def _is_default(prompt_format: PromptFormat, processor: Any) -> bool:

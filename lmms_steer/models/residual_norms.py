@@ -21,7 +21,8 @@ from lmms_steer.vectors.backbones import short_name
 def measure_norms(model: Any, processor: Any, prompt_format: PromptFormat | None = None) -> Norms:
     """Measure a loaded model's residual norms, so that `steer` accepts `scale=relative` for it.
 
-    They are read from the user's cache if the same weights were measured before. Measure again after changing weights.
+    They are read from the user's cache if the same weights were measured before. Measure again after changing
+    weights or adapters.
 
     Args:
         model: unsteered; it may be wrapped, as in `steer`.
@@ -33,7 +34,8 @@ def measure_norms(model: Any, processor: Any, prompt_format: PromptFormat | None
         many models it attracts the attention of all others, and its norm is a hundred times theirs.
 
     Raises:
-        UserError: for a multimodal model's tokenizer, which cannot show it images.
+        UserError: for a multimodal model's tokenizer, which cannot show it images, or a model that is steered at the
+            moment.
     """
     # where `steer` looks for them
     model = unwrap(model)

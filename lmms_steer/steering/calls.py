@@ -159,6 +159,10 @@ class CallTracker:
         self.model, self.on_failure, self.part = model, on_failure, part
         self.failure: SteeringError | None = None
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # a copy of the model would keep hooks that nothing removes
+        raise SteeringError("a steered model cannot be copied or pickled: do it outside of the steer block")
+
     @property
     def call(self) -> ForwardCall | None:
         """The forward call in progress in this thread: the whole model's, or else its generating part's."""

@@ -6,6 +6,7 @@ from torch import Tensor
 from lmms_steer.errors import SteeringError
 from lmms_steer.steering.gates import Probe, gates, probe_numbers
 from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.operations import failures_of
 from lmms_steer.steering.sites import DEFAULT_SITE, sites
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -45,14 +46,18 @@ class GateReader:
         """Whether the intervention acts; hidden states [..., width] ▸ bool [...].
 
         Raises:
-            RuntimeError: if the gate returns another shape.
+            SteeringError: if the gate fails, or returns anything but a tensor of this shape.
         """
-        scores = self.gate.function(hidden.float(), self._probe_on(hidden.device))
-        if scores.shape != hidden.shape[:-1]:
-            raise RuntimeError(
-                f"gate {self.gate.name!r} returned shape {list(scores.shape)} for hidden states of shape"
-                f" {list(hidden.shape)}"
-            )
+        given = hidden.float()
+        # a function that changes its argument in place must not reach the model's own tensor
+        given = given.clone() if given is hidden else given
+        with failures_of(f"gate {self.gate.name!r}"):
+            scores = self.gate.function(given, self._probe_on(hidden.device))
+            if scores.shape != hidden.shape[:-1]:
+                raise SteeringError(
+                    f"gate {self.gate.name!r} returned shape {list(scores.shape)} for hidden states of shape"
+                    f" {list(hidden.shape)}"
+                )
         return scores > self.threshold if self.above else scores < self.threshold
 
     def of_prompts(self, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ There are two kinds of hook. One runs before the whole model's forward and works
 (`lmms_steer.steering.site_hook`). Modules are never replaced, and the hooks of other libraries are never touched.
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -45,6 +46,8 @@ from lmms_steer.steering.support import has_encoder
 from lmms_steer.steering.vision_hook import VisionHook
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
+logger = logging.getLogger(__name__)
+
 _PLURAL = {"image": "images", "video": "videos", "audio": "audio"}
 
 
@@ -74,6 +77,8 @@ def steer(
     read: str | None = None,
 ) -> Iterator[ResolvedSpec]:
     """Steer a transformers model inside the block.
+
+    What was filled in, and warnings of a vector that is another model's, are logged under `lmms_steer`.
 
     `steer(model, vectors, layer=3, alpha=0.5, tokens="image")` takes vectors, the name of a vector or its file;
     `steer(model, "vector=spatial,layer=3,alpha=0.5,tokens=image")` a spec.
@@ -123,6 +128,10 @@ def steer(
         resolved = with_operation(given.spec, operation)
     else:
         resolved = resolve(given.spec, model_facts(unwrap(model)), given.vectors, operation)
+        for line in resolved.notes:
+            logger.info(line)
+        for line in resolved.warnings:
+            logger.warning(line)
     attachment = attach(model, resolved, special_ids)
     try:
         yield resolved
@@ -139,7 +148,7 @@ class Attachment:
     """
 
     def __init__(self, tracker: CallTracker | None = None, removals: Collection[Callable[[], None]] = ()) -> None:
-        self._tracker, self._removals = tracker, tuple(removals)
+        self.tracker, self._removals = tracker, tuple(removals)
 
     def __bool__(self) -> bool:
         return bool(self._removals)
@@ -147,12 +156,12 @@ class Attachment:
     @property
     def failure(self) -> SteeringError | None:
         """The first call that could not be steered, for callers that may have swallowed its error."""
-        return self._tracker.failure if self._tracker is not None else None
+        return self.tracker.failure if self.tracker is not None else None
 
     def forget_failure(self) -> None:
         """Forget a call that could not be steered: what comes next is another run."""
-        if self._tracker is not None:
-            self._tracker.failure = None
+        if self.tracker is not None:
+            self.tracker.failure = None
 
     def remove(self) -> None:
         """Remove the hooks; a second call does nothing."""
@@ -294,6 +303,18 @@ def _without_tokens(config: Any, kind: str, name: str) -> str:
     return f"{name} has no {kind} tokens, choose tokens={f'{known} or ' if known else ''}text"
 
 
-def is_steered(model: nn.Module) -> bool:
-    """Whether a model has steering hooks at the moment."""
-    return any(isinstance(getattr(h, "__self__", None), CallTracker) for h in model._forward_pre_hooks.values())
+def is_steered(model: nn.Module, besides: Attachment = Attachment()) -> bool:  # noqa: B008  it holds nothing
+    """Whether a model has steering hooks at the moment, other than those of one attachment.
+
+    Args:
+        model: without wrappers.
+        besides: hooks that do not count.
+    """
+    return any(
+        tracker not in (None, besides.tracker) for tracker in map(_tracker_of, model._forward_pre_hooks.values())
+    )
+
+
+def _tracker_of(hook: Any) -> CallTracker | None:
+    owner = getattr(hook, "__self__", None)
+    return owner if isinstance(owner, CallTracker) else None

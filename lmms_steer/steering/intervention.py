@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from numbers import Real
 
 from lmms_steer._util.layers import read_layers, write_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
@@ -241,8 +242,8 @@ def _parse_finite(name: str, value: object) -> float:
 
 
 def _parse_number(value: object) -> float:
-    """The number, or nan if the value is not a number; `True` is not one."""
+    """The number, also one of numpy, or nan if the value is not a number; `True` is not one."""
     try:
-        return float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
+        return float(value) if isinstance(value, str | Real) and not isinstance(value, bool) else math.nan
     except (ValueError, OverflowError):
         return math.nan

@@ -18,11 +18,13 @@ Another package adds an operation with `register_operation`, in a module that an
 This module imports no torch, so that specs can be checked without it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from inspect import getdoc
 from typing import TYPE_CHECKING
 
+from lmms_steer.errors import SteeringError, UserError, first_line
 from lmms_steer.registry import Registry
 
 if TYPE_CHECKING:
@@ -159,6 +161,23 @@ def find_operation(operation: "str | Operation | OperationFunction") -> Operatio
     return Operation(name, description, operation, "changed by a function, with s = {s:.4g} and alpha = {alpha:g}")
 
 
+@contextmanager
+def failures_of(what: str) -> Iterator[None]:
+    """Explain an error in somebody's own function, which a wrapper of lmms-eval may otherwise swallow.
+
+    Raises:
+        SteeringError: for any exception but one of this package, or for a lack of memory.
+    """
+    from torch import OutOfMemoryError
+
+    try:
+        yield
+    except (UserError, OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise SteeringError(f"{what} failed: {type(error).__name__}: {first_line(error)}") from error
+
+
 def apply_operation(operation: Operation, hidden: "Tensor", vector: ScaledVector, mask: "Tensor") -> "Tensor":
     """Apply an operation at the positions where the mask is true; elsewhere `hidden` is returned to the bit.
 
@@ -172,18 +191,19 @@ def apply_operation(operation: Operation, hidden: "Tensor", vector: ScaledVector
         [batch, positions, width] in the dtype of `hidden`.
 
     Raises:
-        RuntimeError: if the operation returns another shape.
+        SteeringError: if the operation fails, or returns anything but a tensor of this shape.
     """
     given = hidden.float() if operation.in_float32 else hidden
     if operation.in_float32 and given is hidden:
         # a function that changes its argument in place must not reach the other positions
         given = hidden.clone()
-    changed = operation.function(given, vector)
-    if changed.shape != hidden.shape:
-        raise RuntimeError(
-            f"operation {operation.name!r} returned shape {list(changed.shape)} for hidden states of shape"
-            f" {list(hidden.shape)}"
-        )
+    with failures_of(f"operation {operation.name!r}"):
+        changed = operation.function(given, vector)
+        if changed.shape != hidden.shape:
+            raise SteeringError(
+                f"operation {operation.name!r} returned shape {list(changed.shape)} for hidden states of shape"
+                f" {list(hidden.shape)}"
+            )
     return changed.to(hidden.dtype).where(mask.unsqueeze(-1), hidden)
 
 

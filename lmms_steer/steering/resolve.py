@@ -158,7 +158,7 @@ def _complete(
         "tokens": DEFAULT_TOKENS,
     }
     if choice is None:
-        source = f"lmms-steer's defaults, because {_explain_no_choice(entry, vector, model)}"
+        source = f"lmms-steer's defaults, because {_explain_no_choice(intervention, entry, vector, model)}"
     elif custom is None and _agrees(intervention, choice):
         check_budget_model(choice, model.name)
         values, chosen_on = choice, str(choice["chosen_on"])
@@ -172,7 +172,11 @@ def _complete(
     return filled, [f"steering with {filled} ({', '.join(missing)}: {source})"], chosen_on
 
 
-def _explain_no_choice(entry: store.Entry | None, vector: SteeringVectors, model: ModelFacts) -> str:
+def _explain_no_choice(
+    intervention: Intervention, entry: store.Entry | None, vector: SteeringVectors, model: ModelFacts
+) -> str:
+    if entry is None and not is_row_vector(intervention.vector):
+        return "a choice belongs to a name in a store, and these vectors were given themselves"
     unused = store.explain_unused_choice(entry, model.name, vector.sha256) if entry is not None else None
     return unused or f"nothing was chosen for {short_name(model.name)} yet"
 

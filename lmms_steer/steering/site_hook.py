@@ -84,6 +84,11 @@ class SiteHook:
             # it may run on the last positions only: no later layer reads the others
             mask = mask[:, -value.shape[1] :]
         hidden = per_position(value, tuple(mask.shape), self.layer, self.site.name)
+        width = self.vector.unit.shape[-1]
+        if hidden.shape[-1] != width:
+            raise SteeringError(
+                f"layer {self.layer} has the width {hidden.shape[-1]} at site={self.site.name}, and the vector {width}"
+            )
         mask = mask.to(hidden.device)
         if self.gate is not None:
             mask = self.gate.allowed(call, mask)

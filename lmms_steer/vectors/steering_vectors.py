@@ -49,14 +49,21 @@ class SteeringVectors:
             `method`, `settings`, `concept`, `sentences_sha256`, `skipped`, `versions`.
 
     Raises:
-        UserError: for no direction, directions of different shapes, or values that are not finite.
+        UserError: for no direction, directions that are not arrays, of different shapes, or with values that are not
+            finite.
     """
 
     directions: Mapping[int, Direction]
     provenance: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        arrays = {int(k): np.asarray(v, dtype=np.float32) for k, v in sorted(self.directions.items())}
+        try:
+            arrays = {int(k): np.asarray(v, dtype=np.float32) for k, v in sorted(self.directions.items())}
+        except (TypeError, RuntimeError) as error:
+            raise UserError(
+                f"a direction cannot be read as numbers: {first_line(error)} (of a torch tensor, give"
+                " .detach().float().cpu().numpy())"
+            ) from error
         shapes = {a.shape for a in arrays.values()}
         if not arrays or len(shapes) != 1 or len(next(iter(shapes))) not in (1, 2) or 0 in next(iter(shapes)):
             raise UserError(
@@ -151,20 +158,35 @@ class SteeringVectors:
         return SteeringVectors(self.directions, provenance)
 
     def to_bytes(self) -> bytes:
-        """The content of the safetensors file. Same inputs give the same bytes: one metadata entry with sorted keys."""
+        """The content of the safetensors file. Same inputs give the same bytes: one metadata entry with sorted keys.
+
+        Raises:
+            UserError: for a provenance that is not plain JSON.
+        """
         from safetensors.numpy import save
 
         metadata = {"format": FORMAT, **self.provenance}
-        text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+        try:
+            text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+        except TypeError as error:
+            raise UserError(f"the provenance of {self.name} is not plain JSON: {first_line(error)}") from error
         return save({f"layer.{layer}": array for layer, array in self.directions.items()}, {_METADATA_KEY: text})
 
     def save(self, path: str | Path) -> Path:
         """Write the file atomically: a reader sees the old file or the whole new one.
 
         Raises:
-            UserError: when it cannot be written (a full disk, a folder that is not writable).
+            UserError: when it cannot be written (a full disk, a folder that is not writable), or could not be read
+                again.
         """
-        return write_atomically(Path(path), self.to_bytes())
+        content = self.to_bytes()
+        try:
+            check_width(read_metadata(json.dumps({**self.provenance})), self.hidden_size)
+            for layer in self.layers:
+                layer_of_key(f"layer.{layer}", "F32")
+        except NotAVector as error:
+            raise UserError(f"{self.name} cannot be saved: {error}") from error
+        return write_atomically(Path(path), content)
 
     @classmethod
     def load(cls, path: str | Path) -> "SteeringVectors":

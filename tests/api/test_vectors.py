@@ -106,3 +106,16 @@ def test_steer_takes_a_loaded_model(model: Any) -> None:
         lmms_steer.steer(model, "vector=counting,layer=1,alpha=1,tokens=text"),
     ):
         pass
+
+
+def test_steer_logs_what_it_filled_in_and_what_to_be_warned_of(gemma: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "lmms_steer")
+    vectors = lmms_steer.load_vectors(RED)
+    logits(gemma, vectors, layer=2)
+    (note,) = [record for record in caplog.records if record.name.startswith("lmms_steer")]
+    assert note.levelname == "INFO" and "(alpha, tokens: lmms-steer's defaults" in note.getMessage()
+    assert "these vectors were given themselves" in note.getMessage()
+    caplog.clear()
+    logits(gemma, SteeringVectors(vectors.directions, {"model": "llama"}), layer=2, alpha=1, tokens="both")
+    (warning,) = [record for record in caplog.records if record.name.startswith("lmms_steer")]
+    assert warning.levelname == "WARNING" and "was made from llama, not for tiny-gemma2" in warning.getMessage()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,11 @@ from tests.helpers import warm
 def median_shift(activations: Activations, job: ExtractionJob) -> MethodResult:  # noqa: ARG001
     shift = np.median(activations.anchors, axis=0) - np.median(activations.controls, axis=0)
     return MethodResult(dict(enumerate(shift)), {"middle": "median"})
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone("tiny-gemma2")
 
 
 @pytest.fixture
@@ -158,3 +164,36 @@ def test_a_script_may_import_an_installed_package_before_or_after_the_methods(
 def test_a_control_s_name_is_no_method_s() -> None:
     with pytest.raises(ValueError, match="method 'random' is the name of a control"):
         register_method("random", description="d")
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ({0: np.ones(96)}, "returned a dict, and not a MethodResult"),
+        (MethodResult(np.ones((5, 96))), "takes layer ▸ direction, and not a ndarray"),  # type: ignore[arg-type]
+        (MethodResult({0: np.ones(95)}), r"returned the shape \[95\] for layer 0, expected \[96\]"),
+        (MethodResult({5: np.ones(96)}), "for layer 5, expected .* some of the layers 0-4"),
+    ],
+)
+def test_what_a_method_returns_is_checked_before_it_is_stored(backbone: Backbone, returned: Any, message: str) -> None:
+    concept = concepts.load("spatial")
+
+    def odd(activations: Activations, job: ExtractionJob) -> MethodResult:  # noqa: ARG001
+        return returned  # type: ignore[no-any-return]
+
+    with pytest.raises(UserError, match=message):
+        backbone.extract(concept, odd, backbone.read(concept))
+
+
+def test_a_method_cannot_change_what_the_next_one_reads(backbone: Backbone) -> None:
+    concept = concepts.load("spatial")
+    activations = backbone.read(concept)
+
+    def centred(activations: Activations, job: ExtractionJob) -> MethodResult:
+        activations.anchors[:] -= activations.controls.mean(0)
+        return median_shift(activations, job)
+
+    before = activations.anchors.copy()
+    with pytest.raises(ValueError, match="read-only"):
+        backbone.extract(concept, centred, activations)
+    assert np.array_equal(activations.anchors, before)

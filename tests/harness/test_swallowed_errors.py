@@ -8,15 +8,17 @@ import pytest
 import torch
 import transformers as tf
 
-from lmms_steer import SteeringError
+from lmms_steer import SteeringError, SteeringSpec, UserError, steer
 from lmms_steer.harness import patches
 from lmms_steer.harness.steering_mixin import SteeringMixin
 from lmms_steer.models.divergence import DivergenceMeter
+from lmms_steer.steering.anatomy import model_facts
 from lmms_steer.steering.calls import CallTracker
-from lmms_steer.steering.hooks import Attachment
+from lmms_steer.steering.hooks import Attachment, attach
+from lmms_steer.steering.resolve import resolve
 from tests.helpers import warm
-from tests.helpers.checkpoints import decoder, tokenizer
-from tests.helpers.models import vectors
+from tests.helpers.checkpoints import build, decoder, tokenizer
+from tests.helpers.models import batch_of, vectors
 
 
 def save_instructblip(folder: Path) -> Path:
@@ -99,3 +101,37 @@ def test_the_divergence_of_an_evaluation_is_that_of_its_own_questions() -> None:
         {"first": {"nats": 2.0, "questions": 2}, "second": {"nats": 0.5, "questions": 1}},
         {"first": {"nats": 9.0, "questions": 1}},
     ]
+
+
+def test_an_evaluation_inside_of_a_steer_block_is_refused() -> None:
+    model, _ = build("paligemma2")
+    lm = _Model()
+    lm.attach_to(model, None)
+    run = patches._with_record(lambda lm, tasks: {"results": {}})  # noqa: ARG005
+    with pytest.raises(UserError, match="leave the block"), steer(model, "vector=v,layer=1,alpha=1", {"v": vectors()}):
+        run(lm, {})
+    assert run(lm, {})["steering"]["spec"] == ""
+    # its own hooks are in its record
+    lm.resolved = resolve(SteeringSpec.parse("vector=v,layer=1,alpha=1"), model_facts(model), {"v": vectors()})
+    lm.attach_to(model, None)
+    try:
+        assert "layer=1" in run(lm, {})["steering"]["spec"]
+    finally:
+        lm.attachment.remove()
+
+
+def test_an_operation_that_fails_is_kept_like_every_steering_error() -> None:
+    def broken(hidden: torch.Tensor, vector: Any) -> torch.Tensor:
+        raise KeyError(f"{hidden.dim()} {vector.alpha}")
+
+    model, processor = build("paligemma2")
+    told: list[SteeringError] = []
+    spec = resolve(SteeringSpec.parse("vector=v,layer=1,alpha=1"), model_facts(model), {"v": vectors()}, broken)
+    attachment = attach(model, spec, on_failure=told.append)
+    try:
+        with suppress(Exception):
+            model(**batch_of("paligemma2", processor, "the cat"))
+        assert told == [attachment.failure]
+        assert "operation 'broken' failed: KeyError: '3 1.0'" in str(attachment.failure)
+    finally:
+        attachment.remove()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmms_steer import SteeringVectors, UserError, measure_norms, steer
+from lmms_steer import SteeringVectors, UserError, find_alpha, measure_norms, steer
 from lmms_steer.models.own_prompts import SENTENCES
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store
@@ -89,3 +89,32 @@ def test_lm_eval_s_steered_model_takes_a_relative_strength(own_cache: Path) -> N
     (file,) = (own_cache / "norms").iterdir()
     header = file.read_text().splitlines()[0]
     assert header.endswith("tiny-gemma2, layer by layer, on 16 sentences, without their first position")
+
+
+def test_what_is_kept_for_the_weights_is_not_measured_in_a_steered_model(
+    gemma: tuple[Any, Any], own_cache: Path
+) -> None:
+    model, tokenizer = gemma
+    v = SteeringVectors.load(store.find("tiny-gemma2/colour-red", None).path)
+
+    def alpha() -> object:
+        return find_alpha(model, tokenizer, v, 0.1, layer=2, tokens="both")
+
+    for measure in (lambda: measure_norms(model, tokenizer), alpha):
+        with pytest.raises(UserError, match="outside of the steer block"), steer(model, v, layer=0, tokens="both"):
+            measure()
+    assert not [*own_cache.glob("norms/*"), *own_cache.glob("budgets/*")]
+
+
+def test_adapters_have_norms_of_their_own() -> None:
+    import peft
+
+    folder = str(weights_dir("tiny-gemma2"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).float().eval()
+    plain = measure_norms(model, tokenizer)
+    wrapped: Any = peft.get_peft_model(model, peft.LoraConfig(target_modules=["down_proj"], init_lora_weights=False))
+    wrapped.eval()
+    assert measure_norms(wrapped, tokenizer)[2]["both"] != pytest.approx(plain[2]["both"], rel=1e-3)
+    with wrapped.disable_adapter():
+        assert measure_norms(wrapped, tokenizer)[2]["both"] == pytest.approx(plain[2]["both"], rel=1e-4)

@@ -254,3 +254,13 @@ def test_sentences_that_are_not_the_vectors_own_are_not_taken_for_them() -> None
     with pytest.raises(UserError, match="the sentences of 'mine' do not ship: name their file with --concept"):
         _ = ConceptSentences(None, vectors(concept="mine")).concept
     assert ConceptSentences(None, recorded, "counting").concept == concepts.load("counting")
+
+
+@pytest.mark.parametrize("scores", [{0: float("nan"), 1: 0.5, 2: 0.9, 3: 0.1}, {1: 0.5, 2: 0.9, 3: 0.1}])
+def test_a_score_without_a_value_at_a_layer_has_no_best_layer(
+    scores: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layer_scores, "_entries", dict(layer_scores.entries()))
+    register_layer_score("partial", description="lacks one", needs="nothing")(lambda context: scores)  # noqa: ARG005
+    with pytest.raises(UserError, match="it has no value at layer 0"):
+        layer_scores.get("partial")(context_of(*planted()))

@@ -12,6 +12,7 @@ from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.gates import Probe, gates
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.resolve import resolve
+from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, record, vectors
 from tests.steering.reference import IMAGE_INPUTS
 from tests.steering.test_hooks import TEXTS, forward, hook_counts
@@ -257,3 +258,17 @@ def test_a_registered_gate_and_vectors_as_a_gate_s(vlm: Any) -> None:
     with steer(model, V, layer=LAYER, alpha=ALPHA, tokens="both", gate="dot", gate_vector=C) as resolved:
         assert (forward(model, batch) - expected)[real].abs().max() < 1e-4
     assert np.array_equal(resolved.gates[0][LAYER], C[LAYER])  # type: ignore[index]
+
+
+def test_a_gate_that_changes_its_argument_in_place_changes_no_hidden_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_place(hidden: Tensor, probe: Probe) -> Tensor:
+        return hidden.zero_()[..., 0] + probe.bias
+
+    monkeypatch.setattr(gates, "_entries", dict(gates._entries))
+    register_gate("in_place", description="0", threshold=-1.0)(in_place)
+    model, processor = build("paligemma2")
+    batch = batch_of("paligemma2", processor, *TEXTS)
+    with steer(model, line(gate="in_place"), {"v": V}):
+        changed = forward(model, batch)
+    with steer(model, f"vector=v,layer={LAYER},alpha={ALPHA},tokens=both", {"v": V}):
+        assert torch.equal(forward(model, batch), changed)

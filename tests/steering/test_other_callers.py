@@ -1,7 +1,9 @@
 """Compiled, wrapped and threaded models, loops of the user's own, and calls that must be refused."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from threading import Barrier, Thread
@@ -372,3 +374,14 @@ def test_a_cache_is_found_by_its_name_in_each_release_of_transformers(model: Any
     module = nn.Module()
     module.forward = {"cache": lambda cache=None: cache, "past_key_values": lambda past_key_values=None: None}[name]
     assert cache_name(module) == name
+
+
+@pytest.mark.parametrize("duplicate", [deepcopy, pickle.dumps])
+def test_a_steered_model_is_not_copied_with_its_hooks(model: Any, duplicate: Any) -> None:
+    with (
+        steer(model, line("text", "all"), {"v": V}),
+        pytest.raises(SteeringError, match="cannot be copied or pickled"),
+    ):
+        duplicate(model)
+    with torch.no_grad():
+        assert torch.equal(deepcopy(model)(**BATCH).logits, model(**BATCH).logits)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import GraniteConfig, GraniteForCausalLM
 
-from lmms_steer import SteeringSpec, UserError, register_site, steer
+from lmms_steer import SteeringError, SteeringSpec, UserError, register_site, steer
 from lmms_steer.steering.sites import sites
 from tests.helpers.architectures import model as tiny
+from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, vectors
 from tests.steering.test_hooks import TEXTS, forward, hook_counts
 
@@ -157,3 +158,18 @@ def test_a_registered_site_is_a_value_of_the_key(vlm: Any) -> None:
     with steer(model, line("norm_after"), {"v": V}):
         assert (forward(model, batch) - expected).abs().max() < 1e-5
     assert SteeringSpec.parse(line("norm_after")) == SteeringSpec.parse(str(SteeringSpec.parse(line("norm_after"))))
+
+
+def test_a_site_of_another_width_is_one_line_with_both_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sites, "_entries", dict(sites._entries))
+
+    def neurons(layer: Any) -> Any:
+        return layer.mlp.down_proj
+
+    register_site("neurons", description="of the MLP", changes="input")(neurons)
+    model, processor = build("paligemma2")
+    batch = batch_of("paligemma2", processor, *TEXTS)
+    wide = model.get_decoder().layers[LAYER].mlp.down_proj.in_features
+    message = f"layer 1 has the width {wide} at site=neurons, and the vector 48"
+    with pytest.raises(SteeringError, match=message), steer(model, line("neurons"), {"v": V}):
+        forward(model, batch)

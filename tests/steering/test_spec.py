@@ -37,6 +37,14 @@ def test_values_are_read_in_the_types_that_lmms_eval_passes() -> None:
     assert Intervention("'quoted'").vector == "quoted"
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = Intervention("v", np.int64(3), np.float32(0.5), gate="cosine", threshold=np.float32(0.25))  # type: ignore[arg-type]
+    assert made == Intervention("v", 3, 0.5, gate="cosine", threshold=0.25)
+    assert type(made.layer) is int and type(made.alpha) is float
+    with pytest.raises(UserError, match="alpha=True: expected a finite number"):
+        Intervention("v", 3, np.bool_(True))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -346,3 +346,21 @@ def test_choices_written_concurrently_are_all_stored(tmp_path: Path) -> None:
     path.write_text("- no mapping")
     with pytest.raises(UserError, match=r"v.choices.yaml' is damaged"):
         store.write_choice(path, "model", choice)
+
+
+@pytest.mark.parametrize(
+    ("directions", "provenance", "message"),
+    [
+        ({-1: np.ones(4)}, {}, "cannot be saved: its tensor 'layer.-1'"),
+        ({0: np.ones(4)}, {"hidden_size": 5}, "cannot be saved: its metadata says hidden_size 5"),
+        ({0: np.ones(4)}, {"concept": None}, "cannot be saved: concept is None"),
+        ({0: np.ones(4)}, {"settings": {"norm": np.float32(1)}}, "is not plain JSON: Object of type float32"),
+        ({0: torch.ones(4, dtype=torch.bfloat16)}, {}, "a direction cannot be read as numbers"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_saved(
+    directions: Any, provenance: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        SteeringVectors(directions, provenance).save(tmp_path / "v.safetensors")
+    assert not list(tmp_path.iterdir())

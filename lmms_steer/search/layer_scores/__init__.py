@@ -9,6 +9,7 @@ search strategy `budget` ranks layers by one. An installed package declares its 
 `lmms_steer.layer_scores`. Importing this package or its built-in scores imports no torch.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from lmms_steer import concepts
+from lmms_steer._util.formatting import format_layers
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.activations import Activations, read_activations
@@ -141,6 +143,10 @@ class LayerScore:
         if self.needs == "answers" and not all(question.answers for question in context.questions):
             raise UserError("it needs questions with a fixed set of answers")
         scores = self.function(context)
+        # a comparison with nan is false, so that any layer could be the best one
+        missing = tuple(layer for layer in context.layers if math.isnan(scores.get(layer, math.nan)))
+        if missing:
+            raise UserError(f"it has no value at layer {format_layers(missing)}")
         return {layer: float(scores[layer]) for layer in context.layers}
 
 
