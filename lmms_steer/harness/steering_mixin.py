@@ -79,7 +79,7 @@ class SteeringMixin:
     divergence: DivergenceMeter | None = None
     text_only: ClassVar[bool] = False
     response_cache_in_use: bool = False
-    _model: Any = None
+    _checked_model: Any = None
     per_question: ClassVar[bool] = False
     """Whether the class computes vectors of single questions."""
     takes_other_args: ClassVar[bool] = True
@@ -156,7 +156,7 @@ class SteeringMixin:
             logger.info(self.resolved.notes[-1])
         tokenizer = getattr(processor, "tokenizer", processor)
         special_ids = getattr(tokenizer, "all_special_ids", None)
-        self._model = unwrap(model)
+        self._checked_model = unwrap(model)
         self._attach = partial(attach, model, self.resolved, special_ids, on_failure=end_command_line)
         self.attachment = self._attach()
 
@@ -189,7 +189,7 @@ class SteeringMixin:
         Raises:
             UserError: in a `steer` block, of which it would say nothing.
         """
-        if self._model is not None and is_steered(self._model, self.attachment):
+        if self._checked_model is not None and is_steered(self._checked_model, self.attachment):
             raise UserError(
                 "this model is evaluated inside of a `with steer(…)` block, of which the results would say nothing:"
                 " leave the block, and give the model the spec (vector=…,layer=…,alpha=… among its arguments)"

@@ -303,18 +303,13 @@ def _without_tokens(config: Any, kind: str, name: str) -> str:
     return f"{name} has no {kind} tokens, choose tokens={f'{known} or ' if known else ''}text"
 
 
-def is_steered(model: nn.Module, besides: Attachment = Attachment()) -> bool:  # noqa: B008  it holds nothing
-    """Whether a model has steering hooks at the moment, other than those of one attachment.
+def is_steered(model: nn.Module, besides: Attachment | None = None) -> bool:
+    """Whether a model has steering hooks at the moment.
 
     Args:
         model: without wrappers.
         besides: hooks that do not count.
     """
-    return any(
-        tracker not in (None, besides.tracker) for tracker in map(_tracker_of, model._forward_pre_hooks.values())
-    )
-
-
-def _tracker_of(hook: Any) -> CallTracker | None:
-    owner = getattr(hook, "__self__", None)
-    return owner if isinstance(owner, CallTracker) else None
+    own = besides.tracker if besides is not None else None
+    trackers = (getattr(hook, "__self__", None) for hook in model._forward_pre_hooks.values())
+    return any(isinstance(one, CallTracker) and one is not own for one in trackers)
