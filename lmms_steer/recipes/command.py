@@ -17,7 +17,7 @@ from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.recipes.calibration import measured_speed
 from lmms_steer.recipes.cells import Cell, Marks
 from lmms_steer.recipes.cost import speed_of
-from lmms_steer.recipes.ledger import CellState, Ledger, States
+from lmms_steer.recipes.ledger import CellState, Ledger, States, as_before
 from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.recipes.plan import Planner
 from lmms_steer.recipes.preflight import cost_lines
@@ -82,6 +82,7 @@ def run_recipe(
     stem, recipe = load_recipe(name, overlays, assignments)
     # a changed recipe must not write into the folder of the original
     root = output or user_path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in overlays)]))
+    root = as_before(root)
     cells = Planner(recipe, root).cells()
     states = _states_before(root, cells)
     if dry_run:

@@ -68,6 +68,7 @@ class Ledger:
         """Write down all cells as open, then mark those that are done as kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "plan.json", json.dumps([cell.as_dict() for cell in cells]).encode())
+        write_atomically(_spelling(self.folder.parent), str(self.folder.parent).encode())
         self._write({cell.name: CellState() for cell in cells})
         with self._changed() as states:
             for cell in cells:
@@ -168,6 +169,23 @@ class Ledger:
             for name, state in states.items()
         }
         write_atomically(self.folder / "ledger.json", json.dumps(data, indent=1).encode())
+
+
+def as_before(root: Path) -> Path:
+    """A recipe's folder as the run before spelled it: the commands of its cells, and so their marks, have that path.
+
+    Args:
+        root: the folder as it was typed now, say as an absolute path.
+    """
+    try:
+        before = Path(_spelling(root).read_text(encoding="utf-8"))
+        return before if before.samefile(root) else root
+    except (OSError, ValueError):
+        return root
+
+
+def _spelling(root: Path) -> Path:
+    return root / ".run" / "folder"
 
 
 def _parse_states(data: dict[str, dict[str, Any]]) -> States:

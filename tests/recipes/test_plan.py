@@ -10,6 +10,7 @@ import pytest
 
 from lmms_steer import UserError
 from lmms_steer.recipes.command import run_recipe
+from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.loading import complete_recipes, load_recipe
 from lmms_steer.recipes.plan import Planner
 
@@ -39,6 +40,23 @@ def test_an_output_folder_may_be_below_the_home_folder(
     lines = list(run_recipe(recipe("about: a test", "output: ~/runs/x"), dry_run=True))
     assert any(f"--output_path {tmp_path}/home/runs/x/runs/tiny/left/baseline" in line for line in lines)
     assert not any("~" in line for line in lines)
+
+
+def test_a_folder_that_is_typed_in_another_way_keeps_its_finished_cells(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Ledger(Path("out")).begin(Planner(load_recipe(recipe())[1], Path("out")).cells())
+
+    def commands(output: Path) -> list[str]:
+        return [line for line in run_recipe(recipe(), output, dry_run=True) if "--output_path" in line]
+
+    before = commands(Path("out"))
+    assert before and all("--output_path out/runs/" in line for line in before)
+    assert commands(tmp_path / "out") == before
+    # not where the earlier path names another folder, or none
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert all("--output_path moved/runs/" in line for line in commands(Path("moved")))
 
 
 @pytest.mark.parametrize("name", complete_recipes())
