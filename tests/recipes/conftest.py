@@ -17,3 +17,9 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def smol_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the package of `smollm2-135m` is installed: a plan reads nothing of it."""
+    monkeypatch.setattr("lmms_steer.smol.backbone.check_installed", lambda: None)

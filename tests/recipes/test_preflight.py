@@ -50,6 +50,7 @@ def test_a_dry_run_lists_missing_backbones_saes_and_keys(monkeypatch: pytest.Mon
     )
 
 
+@pytest.mark.usefixtures("smol_package")
 def test_saes_of_a_folder_that_is_not_there_are_a_missing_file_and_not_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
