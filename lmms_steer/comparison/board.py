@@ -61,7 +61,7 @@ class Leaderboard:
         return gains_figure(self.rows, kind)
 
     def lines(self) -> Iterator[str]:
-        """A line for each system that is not compared, for each difference, and for each warning."""
+        """Systems that are not compared, differences, ranks among random vectors, and warnings, a line each."""
         yield from tables.note_lines(self.rows)
         yield from (f"left out: {line}" for line in self.comparison.no_runs)
         yield from self.warnings

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmms_steer._util.formatting import format_p, format_seconds, format_share
+from lmms_steer.comparison.control_ranks import control_ranks
 from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.row_notes import difference_lines
 from lmms_steer.comparison.row_texts import (
@@ -169,9 +170,9 @@ def latex(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
 
 
 def note_lines(rows: list[LeaderboardRow]) -> list[str]:
-    """Return a line for each system that is not compared on a task, and lines for what differs from the baseline."""
+    """Return lines below a table: systems that are not compared, what differs, and ranks among random vectors."""
     refused = [f"not compared: {row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
-    return [*refused, *difference_lines(rows)]
+    return [*refused, *difference_lines(rows), *map(str, control_ranks(rows))]
 
 
 def _by_task(rows: list[LeaderboardRow]) -> Iterator[tuple[str, list[LeaderboardRow]]]:

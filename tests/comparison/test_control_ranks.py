@@ -1,0 +1,117 @@
+"""A gain is ranked among those of random vectors that were added at the same place, and of no others."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmms_steer import compare
+from lmms_steer.comparison.command import run_comparison
+from lmms_steer.comparison.control_ranks import ControlRank, control_ranks
+from tests.helpers.runs import BASE, TASK_CONFIG, write_run
+
+OWN = "6" * 64
+SPEC = "vector=v,layer=1,alpha=2,tokens=image"
+
+
+def better_by(questions: int) -> list[float]:
+    """Scores of `BASE` with that many more right answers."""
+    wrong = [place for place, score in enumerate(BASE) if not score][:questions]
+    return [1.0 if place in wrong else score for place, score in enumerate(BASE)]
+
+
+def write(folder: Path, gain: int, spec: str, sha256: str, norms_of: str = "", **more: Any) -> None:
+    """Write a run with a gain in points, of a vector that a random one may replace."""
+    settings = {"seed": 1, "norms_of": norms_of} if norms_of else {"anchors": 20}
+    vector = {"name": "v", "sha256": sha256, "provenance": {"settings": settings}}
+    steering = {"model": "tiny", "spec": spec, "sha256": "5" * 64, "vectors": [vector], **more.pop("record", {})}
+    results = {"steering": steering, **more.pop("results", {})}
+    write_run(folder, {"a": better_by(gain)}, spec=None, results=results, **more)
+
+
+def write_random(folder: Path, seed: int, gain: int, spec: str = SPEC, norms_of: str = OWN, **more: Any) -> None:
+    """Write a run of a random vector."""
+    write(folder, gain, f"{spec},control=random:{seed}", f"{seed:064}", norms_of, **more)
+
+
+def ranks(folder: Path) -> list[ControlRank]:
+    return list(control_ranks(compare(folder).rows))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """A vector that gains 5 points, and four random ones."""
+    write_run(tmp_path / "baseline", {"a": BASE})
+    write(tmp_path / "own", 5, SPEC, OWN)
+    for seed, gain in enumerate((3, 5, 8, 0)):
+        write_random(tmp_path / f"random-{seed}", seed, gain)
+    return tmp_path
+
+
+def test_a_gain_is_ranked_among_random_vectors(runs: Path) -> None:
+    (rank,) = ranks(runs)
+    assert (rank.row.system, rank.as_good, rank.p) == ("own", 2, 3 / 5)
+    assert rank.gains == pytest.approx((0.08, 0.05, 0.03, 0.0))
+    line = "random vectors: a: of 4 at the same place, 2 are as good as own (+5.0; they +8.0 to 0.0): p = 3/5 = 0.600"
+    assert str(rank) == line
+    markdown, latex, html = (runs / f"t.{suffix}" for suffix in ("md", "tex", "html"))
+    assert line in list(run_comparison([str(runs)], markdown=markdown, latex=latex, html=html))
+    for path in (markdown, html):
+        assert line in path.read_text()
+    assert "of 4 at the same place" in latex.read_text()
+
+
+def test_random_vectors_of_other_places_vectors_and_settings_do_not_count(runs: Path) -> None:
+    write_random(runs / "place", 10, 9, spec=SPEC.replace("layer=1", "layer=2"))
+    write_random(runs / "strength", 11, 9, spec=SPEC.replace("alpha=2", "alpha=1"))
+    write_random(runs / "vector", 12, 9, norms_of="7" * 64)
+    write_random(runs / "biased", 13, 9, record={"answer_bias": {"A": 1.0}})
+    write_random(runs / "blind", 14, 9, record={"image": "blank"})
+    write(runs / "shuffled", 9, SPEC.replace("v,", "v-shuffled,"), "8" * 64)
+    assert {rank.row.system: len(rank.gains) for rank in ranks(runs)} == {"own": 4}
+
+
+def test_the_name_of_the_vector_and_a_second_run_do_not_matter(runs: Path) -> None:
+    write_random(runs / "again", 2, 8)
+    assert len(ranks(runs)[0].gains) == 4
+    write_random(runs / "path", 15, 9, spec=SPEC.replace("vector=v", "vector=vectors/v.safetensors"))
+    assert ranks(runs)[0].as_good == 3
+
+
+def test_three_random_vectors_are_too_few(runs: Path) -> None:
+    for path in (runs / "random-3").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert ranks(runs) == []
+
+
+def test_a_random_vector_that_is_not_compared_does_not_count(runs: Path) -> None:
+    write_random(runs / "seed", 16, 9, config={"random_seed": 7})
+    (rank,) = ranks(runs)
+    assert len(rank.gains) == 4
+
+
+def test_where_less_is_better_the_lowest_score_is_the_best(tmp_path: Path) -> None:
+    about = {
+        "configs": {"a": {**TASK_CONFIG, "metric_list": [{"metric": "acc"}]}},
+        "higher_is_better": {"a": {"acc": False}},
+    }
+    write_run(tmp_path / "baseline", {"a": better_by(10)}, results=about)
+    write(tmp_path / "own", 2, SPEC, OWN, results=about)
+    for seed, score in enumerate((0, 5, 8, 20)):
+        write_random(tmp_path / f"random-{seed}", seed, score, results=about)
+    (rank,) = ranks(tmp_path)
+    assert rank.as_good == 1 and rank.gains == pytest.approx((-0.1, -0.05, -0.02, 0.1))
+
+
+@pytest.mark.parametrize(
+    "provenance", [None, [], {}, {"settings": None}, {"settings": []}, {"settings": {"norms_of": 3}}]
+)
+def test_odd_records_have_no_rank(tmp_path: Path, provenance: Any) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE})
+    for number, name in enumerate(("own", "x", "y", "z", "w")):
+        vector = {"name": "v", "sha256": f"{number:064}", "provenance": provenance}
+        spec = "what,is this" if number == 0 else f"{SPEC},control=random:{number}"
+        steering = {"model": "tiny", "spec": spec, "sha256": "5" * 64, "vectors": [vector]}
+        write_run(tmp_path / name, {"a": better_by(number)}, spec=None, results={"steering": steering})
+    assert ranks(tmp_path) == []
