@@ -16,7 +16,7 @@ from lm_eval.models.hf_steered import SteeredModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from lmms_steer import SteeringVectors, UserError, concepts
+from lmms_steer import SteeringVectors, UserError, concepts, steer
 from lmms_steer.comparison.provenance import harness_command
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.harness.lm_eval import SteeredHFLM, SteeredHFMultimodalLM, run
@@ -86,6 +86,16 @@ def test_a_multimodal_model_is_steered(tmp_path: Path) -> None:
         answers.append(lm.generate_until([instance]))
     assert answers[0] != answers[1]
     assert lm.get_model_info()["steering"]["spec"].endswith("layer=1,alpha=3,tokens=image")
+
+
+def test_results_from_inside_of_a_steer_block_are_refused() -> None:
+    lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS)
+    with (
+        pytest.raises(UserError, match="leave the block"),
+        steer(lm.model, "vector=tiny-gemma2/spatial/mean_shift,layer=1,alpha=1,tokens=text"),
+    ):
+        lm.get_model_info()
+    assert lm.get_model_info()["steering"]["spec"] == ""
 
 
 @pytest.mark.slow

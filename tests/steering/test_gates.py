@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from lmms_steer import SteeringError, SteeringSpec, SteeringVectors, UserError, continuation, register_gate, steer
+from lmms_steer.steering.anatomy import model_facts
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.gates import Probe, gates
+from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.resolve import resolve
 from tests.helpers.checkpoints import build
@@ -272,3 +274,27 @@ def test_a_gate_that_changes_its_argument_in_place_changes_no_hidden_state(monke
         changed = forward(model, batch)
     with steer(model, f"vector=v,layer={LAYER},alpha={ALPHA},tokens=both", {"v": V}):
         assert torch.equal(forward(model, batch), changed)
+
+
+@pytest.mark.parametrize("gate", ["failing", "of_one_number"])
+def test_a_gate_that_fails_is_a_steering_error_that_is_kept(gate: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(hidden: Tensor, probe: Probe) -> Tensor:
+        raise KeyError(f"{hidden.dim()} {probe.bias:g}")
+
+    def of_one_number(hidden: Tensor, probe: Probe) -> Tensor:  # noqa: ARG001
+        return hidden.mean()
+
+    monkeypatch.setattr(gates, "_entries", dict(gates._entries))
+    register_gate(gate, description="0", threshold=-1.0)({"failing": failing, "of_one_number": of_one_number}[gate])
+    model, processor = build("paligemma2")
+    batch = batch_of("paligemma2", processor, *TEXTS)
+    told: list[SteeringError] = []
+    spec = resolve(SteeringSpec.parse(line(gate=gate)), model_facts(model), {"v": V})
+    attachment = attach(model, spec, on_failure=told.append)
+    expected = "failed: KeyError: '3 0'" if gate == "failing" else r"returned shape \[\] for hidden states of shape"
+    try:
+        with pytest.raises(SteeringError, match=f"gate '{gate}' {expected}"):
+            forward(model, batch)
+        assert told == [attachment.failure]
+    finally:
+        attachment.remove()

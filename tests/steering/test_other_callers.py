@@ -17,11 +17,13 @@ from lmms_steer import SteeringError, UserError, continuation, steer
 from lmms_steer.steering.anatomy import model_facts
 from lmms_steer.steering.cache_argument import CACHE_NAMES, cache_name
 from lmms_steer.steering.calls import CallTracker
+from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import PHASES
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.spec import SteeringSpec
+from tests.helpers.models import vectors
 from tests.steering.reference import ALPHA, LAYER, V, line, logits, positions
 from tests.steering.test_ways_of_running import GENERATE, NEW, SPECIAL, llama, text_prompts
 
@@ -385,3 +387,11 @@ def test_a_steered_model_is_not_copied_with_its_hooks(model: Any, duplicate: Any
         duplicate(model)
     with torch.no_grad():
         assert torch.equal(deepcopy(model)(**BATCH).logits, model(**BATCH).logits)
+
+
+def test_a_spec_that_was_resolved_for_a_model_of_another_width_is_refused(model: Any) -> None:
+    narrow = vectors(4, 8)
+    other = resolve(SteeringSpec.parse(line("text", "all")), ModelFacts("other", 4, 8), {"v": narrow})
+    expected = f"layer {LAYER} has the width 48 at site=residual, and the vector 8"
+    with pytest.raises(SteeringError, match=expected), steer(model, other):
+        last_logits(model)
