@@ -63,8 +63,9 @@ def plot(
     kind: Annotated[
         str | None,
         typer.Option(
-            help="gains (with intervals), table (the same as numbers, systems by tasks) or maps (of searches)."
-            " Default: gains if there are runs, maps if there are only searches (--study)."
+            help="gains (with intervals), table (the same as numbers, systems by tasks), ranks (gains among those of"
+            " random vectors at the same place) or maps (of searches). Default: gains if there are runs, maps if there"
+            " are only searches (--study)."
         ),
     ] = None,
     baseline: Annotated[str | None, typer.Option(help="The run to compare with, by name or folder.")] = None,

@@ -51,7 +51,8 @@ class Leaderboard:
         """Draw it as a `matplotlib.figure.Figure`, which a notebook shows.
 
         Args:
-            kind: `gains`, with their intervals, or `table`, systems by tasks.
+            kind: `gains`, with their intervals; `table`, systems by tasks; `ranks`, among those of random
+                vectors at the same place.
 
         Raises:
             UserError: for another kind, or where no run is compared with the baseline.

@@ -7,7 +7,7 @@ from rich.console import Console, RenderableType
 
 from lmms_steer.comparison import tables
 from lmms_steer.comparison.board import check_page_options, compare
-from lmms_steer.comparison.figures import KINDS, gains_figure, maps_figure
+from lmms_steer.comparison.figures import GAINS, KINDS, gains_figure, maps_figure
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.plots.style import check_figure_suffix, figure_style, save_figure
 
@@ -88,7 +88,7 @@ def draw_comparison(
     Args:
         runs: folders, as for a comparison.
         out: the file to write: .png, .svg or .pdf.
-        kind: gains, table or maps; default: gains if runs are given, else maps.
+        kind: gains, table, ranks or maps; default: gains if runs are given, else maps.
         baseline: as for a comparison.
         studies: folders of searches.
         metric: as for a comparison.
@@ -101,7 +101,8 @@ def draw_comparison(
         UserError: for an unknown kind, or what cannot be read, compared or written.
     """
     if kind is None and runs and studies:
-        raise UserError("runs and --study need different figures: give --kind gains or table for the runs, or maps")
+        of_runs = f"{', '.join(GAINS[:-1])} or {GAINS[-1]}"
+        raise UserError(f"runs and --study need different figures: give --kind {of_runs} for the runs, or maps")
     kind = kind or ("gains" if runs else "maps")
     if kind not in KINDS:
         raise unknown_name("kind of plot", kind, KINDS)

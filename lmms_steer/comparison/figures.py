@@ -1,4 +1,4 @@
-"""Gains with intervals, gain tables, and heat maps of searches, as figures for papers and notebooks."""
+"""Gains with intervals, also among random vectors', gain tables, and maps of searches, as figures for papers."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 
 from lmms_steer._util.formatting import format_vector_name
+from lmms_steer.comparison.control_ranks import FEWEST, ControlRank, control_ranks
 from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.row_texts import SIGNIFICANT, format_gain
 from lmms_steer.comparison.studies import SearchMap, read_maps
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_colour_bar, draw_heatmap, gain_colormap, text_colour
 from lmms_steer.plots.lines import draw_interval, draw_zero_line
-from lmms_steer.plots.style import figure_maker, figure_style, literal_text, wrapped_name
+from lmms_steer.plots.style import ROLE_COLOURS, ROLE_MARKERS, figure_maker, figure_style, literal_text, wrapped_name
 from lmms_steer.plots.ticks import draw_caption
 
-GAINS = ("gains", "table")
+GAINS = ("gains", "table", "ranks")
 KINDS = (*GAINS, "maps")
 _MAX_COLUMNS = 3
 _SMALL = 8
@@ -39,16 +40,19 @@ def gains_figure(rows: Sequence[LeaderboardRow], kind: str = "gains") -> Any:
 
     Args:
         rows: of the leaderboard.
-        kind: `gains`, with intervals, or `table`, the same as numbers.
+        kind: `gains`, with intervals; `table`, the same as numbers; `ranks`, each system's gain among those of random
+            vectors at the same place.
 
     Raises:
-        UserError: for another kind, or where no row is compared with the baseline.
+        UserError: for another kind, or where no row is compared with the baseline or has random vectors beside it.
     """
     if kind not in GAINS:
         raise unknown_name("kind of plot", kind, GAINS)
     compared = [row for row in rows if row.test]
     if not compared:
         raise UserError("there is nothing to draw: no run but the baseline")
+    if kind == "ranks":
+        return _draw_ranks(figure_maker(), list(control_ranks(rows)))
     return (_draw_table if kind == "table" else _draw_gains)(figure_maker(), compared)
 
 
@@ -108,6 +112,36 @@ def _draw_gains(maker: Any, rows: list[LeaderboardRow]) -> Any:
         ax.xaxis.set_tick_params(labelbottom=True)
     draw_caption(figure, "gain over the baseline [95%]; filled: Holm-corrected p < 0.05", _SMALL)
     return figure
+
+
+def _draw_ranks(maker: Any, ranks: list[ControlRank]) -> Any:
+    """Draw one panel a system: its gain with the interval, below those of the random vectors, each a marker."""
+    if not ranks:
+        raise UserError(f"no system has {FEWEST} random vectors at the same place: run it with control=random:0, …")
+    size = (5.2, 0.55 + 1.25 * len(ranks))
+    figure, axes = maker.subplots(len(ranks), 1, figsize=size, layout="constrained", squeeze=False, sharex=True)
+    for rank, ax in zip(ranks, axes.flat, strict=True):
+        row, scale = rank.row, rank.row.scale
+        gains = np.array(rank.gains) * scale
+        draw_zero_line(ax, vertical=True)
+        marks = {"marker": ROLE_MARKERS["control"], "color": ROLE_COLOURS["control"], "s": 22, "alpha": 0.55}
+        ax.scatter(gains, 1 - _stacked(gains), linewidths=0, **marks)
+        draw_interval(ax, 2.0, row.gain * scale, row.low * scale, row.high * scale, row.role, filled=True)
+        ax.set_yticks([1, 2], [f"{len(gains)} random vectors", literal_text(wrapped_name(row.system))])
+        ax.set_ylim(2.5, -0.1)
+        title = wrapped_name(f"{row.task} (n = {row.n}): p = {1 + rank.as_good}/{1 + len(gains)}", 48)
+        ax.set_title(literal_text(title))
+        ax.xaxis.set_tick_params(labelbottom=True)
+    draw_caption(figure, "gain over the baseline; the system's with its 95% interval", _SMALL)
+    return figure
+
+
+def _stacked(gains: Any) -> Any:
+    """How high each marker lies above its line, so that equal gains do not hide each other."""
+    width = max(float(np.ptp(gains)), 1e-9) / 45
+    bins = np.round(gains / width)
+    levels = np.array([int((bins[:place] == one).sum()) for place, one in enumerate(bins)])
+    return levels * min(0.2, 0.9 / max(1, int(levels.max())))
 
 
 def _draw_maps(maker: Any, maps: list[SearchMap]) -> Any:

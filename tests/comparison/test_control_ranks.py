@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from lmms_steer import compare
-from lmms_steer.comparison.command import run_comparison
+from lmms_steer import UserError, compare
+from lmms_steer.comparison.command import draw_comparison, run_comparison
 from lmms_steer.comparison.control_ranks import ControlRank, control_ranks
 from tests.helpers.runs import BASE, TASK_CONFIG, write_run
 
@@ -59,6 +59,25 @@ def test_a_gain_is_ranked_among_random_vectors(runs: Path) -> None:
     for path in (markdown, html):
         assert line in path.read_text()
     assert "of 4 at the same place" in latex.read_text()
+
+
+def test_ranks_are_drawn_with_a_marker_for_each_random_vector(runs: Path) -> None:
+    write_random(runs / "equal", 20, 3)
+    figure = compare(runs).plot("ranks")
+    (axes,) = figure.axes
+    marks = axes.collections[0].get_offsets()
+    assert sorted(x for x, _ in marks) == pytest.approx([0, 3, 3, 5, 8]) and len({tuple(mark) for mark in marks}) == 5
+    assert axes.get_title() == "a (n = 100): p = 3/6"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["5 random vectors", "own"]
+    drawn = [line.get_xdata() for line in axes.lines]
+    assert [5.0] in [pytest.approx(list(data)) for data in drawn]
+
+
+def test_ranks_without_random_vectors_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE})
+    write(tmp_path / "own", 5, SPEC, OWN)
+    with pytest.raises(UserError, match="no system has 4 random vectors at the same place"):
+        draw_comparison([str(tmp_path)], tmp_path / "p.png", "ranks")
 
 
 def test_random_vectors_of_other_places_vectors_and_settings_do_not_count(runs: Path) -> None:

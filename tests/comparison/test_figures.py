@@ -36,7 +36,7 @@ def test_runs_are_drawn_as_gains_by_default(tmp_path: Path) -> None:
     }
     interval = "gain over the baseline [95%]; filled"
     assert [interval in text for text in texts.values()] == [True, True, False]
-    with pytest.raises(UserError, match="give --kind gains or table for the runs, or maps"):
+    with pytest.raises(UserError, match="give --kind gains, table or ranks for the runs, or maps"):
         draw_comparison(runs, tmp_path / "p.svg", studies=[tmp_path])
 
 
