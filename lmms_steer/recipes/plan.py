@@ -77,7 +77,7 @@ class Planner:
         """
         recipe = self.recipe
         concepts = len(recipe.concepts) + sum(len(study.concepts) for study in recipe.studies.values())
-        controls = sum(settings.controls for settings in recipe.methods.values())
+        controls = sum(settings.controls + settings.random_beside for settings in recipe.methods.values())
         each = len(recipe.systems) + 1
         targets = 1 if recipe.search.choose == "overall" else len(parse_targets(recipe.search.tokens))
         vectors = len(recipe.models) * concepts * (len(recipe.methods) * each + controls) * targets

@@ -14,6 +14,7 @@ from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.layout import evaluate_cell_name
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.published import paper_task
+from lmms_steer.recipes.systems import BESIDE
 from lmms_steer.search.results import RESULT_FILE, SearchResult
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.spec import SteeringSpec
@@ -24,6 +25,8 @@ _UNSTEERED = {"baseline": "baseline", "prompted": "prompting", "calibrated": "an
 """System without a vector ▸ what a report calls it."""
 _RANDOM = re.compile(r"-random-\d+$")
 """End of the name of a random vector that went through the same choice."""
+_BESIDE = re.compile(rf"{BESIDE}\d+$")
+"""End of the name of a random vector at the place of a choice."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,9 @@ def _rows_of(root: Path, model: str, study: str, board: list[LeaderboardRow]) ->
     steered = {id(row): _steered(row, plan.get(row.system)) for row in board}
     for row in board:
         own = steered[id(row)]
+        if row.role == "control" and _BESIDE.search(row.system):
+            # the comparison ranks the choice among them
+            continue
         if own is None:
             yield _report_row(row, model, study, _Steered(_UNSTEERED.get(row.system, row.system), "", ""))
         elif not own.target:

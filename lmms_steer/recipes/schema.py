@@ -79,6 +79,9 @@ class Method(Strict):
     """Strengths that a search tries, as for `lmms-steer search --alphas`. Default: the strategy's."""
     controls: int = Field(default=1, ge=0, le=1000)
     """Number of random vectors of the same norms that go through the same choice."""
+    random_beside: int = Field(default=0, ge=0, le=1000)
+    """Number of random vectors of the same norms that are measured at the layer, alpha and tokens of the choice, which
+    rank it among them."""
     sae: str | None = None
     """Source of the SAEs, as for `lmms-steer extract --sae`."""
     judge: str | None = None

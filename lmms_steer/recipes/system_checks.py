@@ -13,6 +13,7 @@ from lmms_steer.recipes.schema import SYSTEMS, Model, Recipe, System
 from lmms_steer.steering.budget import take_budget
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.controls import parse_control
 
 CELLS_BEFORE = ("extract", "search")
 """Kinds of cells that a system may wait for."""
@@ -83,8 +84,11 @@ def _check_args(model: Model, args: Mapping[str, str]) -> None:
         raise UserError(f"contrasts work with {', '.join(MODELS)}, not with {model.model}")
     read_contrast(contrast)
     spec = {key: expanded[key] for key in FIELDS if key in expanded}
-    if "steering" in expanded and spec:
-        raise UserError(f"steering={expanded['steering']} is a whole spec: leave {next(iter(spec))} out")
+    if "steering" in expanded:
+        if control := spec.pop("control", None):
+            parse_control(control)
+        if spec:
+            raise UserError(f"steering={expanded['steering']} is a whole spec: leave {next(iter(spec))} out")
     if spec:
         SteeringSpec.from_args(take_budget(spec)[0])
 

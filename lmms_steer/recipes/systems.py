@@ -10,6 +10,9 @@ from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.search.options import parse_targets
 from lmms_steer.vectors.methods import split_method
 
+BESIDE = "-beside-"
+"""What stands between a choice's name and the number of a random vector at the same place."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedSystem:
@@ -91,11 +94,11 @@ def _steered(recipe: Recipe, layout: Layout, model: str, study_name: str) -> Ite
             folder = layout.chosen(model, study_name, study, concept, method)
             needs = _needs(recipe, model, study_name, study, concept, method)
             label = method if len(study.concepts) == 1 else f"{concept_label(concept)}-{method}"
-            for name, file in _choices(recipe, settings, label):
+            for name, file, control in _choices(recipe, settings, label):
                 path = str(folder / file)
-                is_control = file.startswith("control_") or bool(split_method(method)[1])
+                is_control = bool(control) or file.startswith("control_") or bool(split_method(method)[1])
                 reads, given = ((), {}) if needs else ((path,), {"steering": path})
-                yield PlannedSystem(name, f"steering={path}", study.test, needs, (), reads, given, is_control)
+                yield PlannedSystem(name, f"steering={path}{control}", study.test, needs, (), reads, given, is_control)
 
 
 def search_files(recipe: Recipe, settings: Method) -> tuple[str, ...]:
@@ -116,17 +119,19 @@ def _needs(recipe: Recipe, model: str, study_name: str, study: Study, concept: s
     return () if recipe.chosen_in else (search_cell_name(model, str(study.chosen), concept, method),)
 
 
-def _choices(recipe: Recipe, settings: Method, label: str) -> Iterator[tuple[str, str]]:
-    """Name of each steered system, and the file of a search that holds its spec."""
+def _choices(recipe: Recipe, settings: Method, label: str) -> Iterator[tuple[str, str, str]]:
+    """Name of each steered system, the file of a search that holds its spec, and the control in its vector's place."""
     for suffix in _suffixes(recipe):
         name = label + suffix.replace("_", "-", 1)
         if "steered" in recipe.known_systems:
-            yield name, f"choice{suffix}.yaml"
+            yield name, f"choice{suffix}.yaml", ""
+            for seed in range(settings.random_beside):
+                yield f"{name}{BESIDE}{seed}", f"choice{suffix}.yaml", f",control=random:{seed}"
         if "steered_1se" in recipe.known_systems:
-            yield f"{name}-1se", f"choice_1se{suffix}.yaml"
+            yield f"{name}-1se", f"choice_1se{suffix}.yaml", ""
         if "controls" in recipe.known_systems:
             for seed, file in enumerate(_control_files(settings, suffix)):
-                yield f"{name}-random-{seed}", file
+                yield f"{name}-random-{seed}", file, ""
 
 
 def _suffixes(recipe: Recipe) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ several as well.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +88,20 @@ class SteeringSpec:
     def from_args(cls, args: Mapping[str, Any]) -> "SteeringSpec":
         """Build a spec from model_args: `steering`, a file; or `FIELDS`, one intervention; or neither, the baseline.
 
+        `control` beside a file replaces its vectors by a control, at their own place.
+
         Raises:
-            UserError: for both together, or a spec that cannot be read.
+            UserError: for any other key beside a file, or a spec that cannot be read.
         """
         given = {key: args[key] for key in FIELDS if key in args}
         steering = args.get("steering")
         if steering is None:
             return cls.from_dicts([given] if given else [])
+        control = given.pop("control", None)
         if given:
             raise UserError(f"steering={steering} and {', '.join(given)}: give the file or the single keys, not both")
-        return cls.from_yaml(steering)
+        spec = cls.from_yaml(steering)
+        return spec if control is None else spec._with_control(str(control), f"steering={steering},control={control}")
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "SteeringSpec":
@@ -122,6 +126,13 @@ class SteeringSpec:
             )
         interventions = (_read_entry(entry, path, number) for number, entry in enumerate(entries, start=1))
         return cls(tuple(interventions), provenance)
+
+    def _with_control(self, control: str, named: str) -> "SteeringSpec":
+        if any(one.control is not None for one in self.interventions):
+            raise UserError(f"{shorten(named)}: the file has a control already: leave control out")
+        # the alpha of a damage is that of the vector, and a control does other damage
+        kept = {key: value for key, value in self.provenance.items() if not key.startswith("budget")}
+        return SteeringSpec(tuple(replace(one, control=control) for one in self.interventions), kept)
 
     def to_yaml(self) -> str:
         """The text of a file that `from_yaml` reads."""

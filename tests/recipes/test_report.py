@@ -206,6 +206,19 @@ def test_a_recipe_s_own_system_with_a_chosen_vector_has_a_row_of_its_own(tmp_pat
     assert systems[name] == name and systems["spatial-mean_shift-image"] == "mean_shift"
 
 
+def test_random_vectors_beside_a_choice_are_in_its_comparison_and_not_in_the_report(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    list(run_report(tmp_path, "acc_paper"))
+    before = (tmp_path / "report.csv").read_text()
+    own = spec("spatial", "image", ",control=random:0")
+    beside = "paligemma2-3b/relation/spatial-mean_shift-image-beside-0"
+    write_system(tmp_path, beside, "cvbench_relation_test", scores(90), own)
+    list(run_report(tmp_path, "acc_paper"))
+    rows, known = (list(csv.DictReader(text.splitlines())) for text in ((tmp_path / "report.csv").read_text(), before))
+    compared = ("system", "gain", "random")
+    assert [[row[name] for name in compared] for row in rows] == [[row[name] for name in compared] for row in known]
+
+
 def test_without_a_plan_a_choice_is_known_by_its_name(tmp_path: Path) -> None:
     write_recipe_folder(tmp_path)
     own = spec("spatial", "image", ",control=random:0")

@@ -57,6 +57,18 @@ def test_own_systems_are_evaluated_with_their_arguments_after_what_they_read(
     assert f"vti={tmp_path}/runs/tiny/left/vti" in board.command and "evaluate/tiny/left/vti" in board.needs
 
 
+def test_random_vectors_beside_a_choice_have_its_place(recipe: Callable[..., str], tmp_path: Path) -> None:
+    own = OWN.replace("- baseline", "- baseline\n- blank")
+    cells = planned(recipe("about: a test\n", own), tmp_path, "methods.mean_shift.random_beside=2")
+    chosen = f"pretrained=tiny-paligemma2,steering={tmp_path}/search/tiny/left/spatial-mean_shift/choice.yaml"
+    beside = {name: cell for name, cell in cells.items() if "beside" in name}
+    assert {name: cell.command[cell.command.index("--model_args") + 1] for name, cell in beside.items()} == {
+        f"evaluate/tiny/left/mean_shift-beside-{seed}": f"{chosen},control=random:{seed}" for seed in range(2)
+    }
+    assert {cell.needs for cell in beside.values()} == {cells["evaluate/tiny/left/mean_shift"].needs}
+    assert f"mean_shift-beside-1={tmp_path}/runs/tiny/left/mean_shift-beside-1" in cells["compare/tiny/left"].command
+
+
 def test_a_changed_argument_runs_the_evaluation_again(recipe: Callable[..., str], tmp_path: Path) -> None:
     first = planned(recipe("about: a test\n", OWN), tmp_path)
     second = planned(recipe("about: a test\n", OWN.replace("0.2", "0.3")), tmp_path)
@@ -105,6 +117,11 @@ def test_a_study_may_have_no_prompted_system(recipe: Callable[..., str], tmp_pat
         ("{name: a, args: {preset: vti}}", "a: preset=vti:code needs vector=…, layers=… beside it"),
         ("{name: a, args: {vecter: spatial}}", "a: unknown key 'vecter' in --model_args: did you mean 'vector'"),
         ("{name: a, args: {vector: spatial, tokens: imag}}", "a: unknown tokens"),
+        ("{name: a, args: {steering: s.yaml, control: rnadom}}", "a: unknown control 'rnadom'"),
+        (
+            "{name: a, args: {steering: s.yaml, control: random:1, alpha: 1}}",
+            "a: steering=s.yaml is a whole spec: leave alpha",
+        ),
         ("{name: a, args: {pretrained: x}}", "a: pretrained is the model's: leave it out"),
         ("{name: a, args: {dtype: float32}}", "a: dtype is the model's: leave it out"),
         (
@@ -133,6 +150,12 @@ def test_mistakes_in_systems_are_one_line(recipe: Callable[..., str], system: st
         load_recipe(path, (), ["models.tiny.args.dtype=float32"])
     line = 8 if system.startswith("{name: vcd, args: {contrast: vcd}}\n") else 7
     assert f"r.yaml, line {line}: " in str(caught.value) and expected in str(caught.value)
+
+
+def test_a_system_may_be_a_random_vector_at_the_place_of_a_file(recipe: Callable[..., str], tmp_path: Path) -> None:
+    own = "systems:\n- baseline\n- {name: a, args: {steering: s.yaml, control: 'random:1'}}\n"
+    cells = planned(recipe("about: a test\n", own), tmp_path)
+    assert "steering=s.yaml,control=random:1" in str(cells["evaluate/tiny/left/a"])
 
 
 def test_wrappers_have_neither_contrasts_nor_blank_images(recipe: Callable[..., str]) -> None:

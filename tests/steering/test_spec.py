@@ -118,6 +118,23 @@ def test_a_mistake_in_a_file_is_one_line_with_the_value(text: str, expected: str
             SteeringSpec.from_args({"steering": name})
 
 
+def test_a_control_beside_a_file_is_at_the_file_s_place(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    chosen = SteeringSpec.parse("vector=v,layer=1,alpha=2,tokens=image; vector=w,layer=2,alpha=1,tokens=text")
+    about = {"chosen_on": "t", "budget": "kl:0.1", "budget_for": "layer=1"}
+    path.write_text(SteeringSpec(chosen.interventions, about).to_yaml())
+    spec = SteeringSpec.from_args({"steering": str(path), "control": "random:3"})
+    assert [str(one) for one in spec.interventions] == [f"{one},control=random:3" for one in chosen.interventions]
+    assert spec.provenance == {"chosen_on": "t"}
+    with pytest.raises(UserError, match="unknown control 'rnadom'"):
+        SteeringSpec.from_args({"steering": str(path), "control": "rnadom:3"})
+    with pytest.raises(UserError, match="s.yaml and alpha: give the file or the single keys, not both"):
+        SteeringSpec.from_args({"steering": str(path), "control": "random:3", "alpha": 1})
+    path.write_text(spec.to_yaml())
+    with pytest.raises(UserError, match="the file has a control already: leave control out"):
+        SteeringSpec.from_args({"steering": str(path), "control": "random:4"})
+
+
 def test_a_mistake_in_a_file_names_the_intervention(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     for wrong, expected in (("alhpa: 1", "unknown steering key 'alhpa'"), ("layer: x", "layer=x")):
