@@ -20,8 +20,9 @@ leaderboard: demo
 	$(BIN)/lmms-steer leaderboard add leaderboard demo/runs/*/*/* --study demo/search --by lmms-steer --replace
 	$(BIN)/lmms-steer leaderboard build leaderboard
 
+# three processes on two cores: some tests wait for others' processes
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # all but the tests that load several models, train, or start evaluations: three minutes on two cores
 test-fast: $(READY)
