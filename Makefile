@@ -20,7 +20,7 @@ leaderboard: demo
 	$(BIN)/lmms-steer leaderboard add leaderboard demo/runs/*/*/* --study demo/search --by lmms-steer --replace
 	$(BIN)/lmms-steer leaderboard build leaderboard
 
-# three processes on two cores: some tests wait for others' processes
+# for two cores; one worker more than cores, because some tests wait for processes that they started
 test: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 

@@ -1,7 +1,7 @@
-"""Rank a vector's gain among those of random vectors at the same place: whether a gain is due to the concept.
+"""Rank a vector's gain among the gains of random vectors at the same place, to test whether the concept matters.
 
 The p-value of a gain tells whether steering changed the score; random vectors of the same norm may change it as much.
-If the vector were one more of them, every rank of its gain would be equally likely, which makes the rank a Monte Carlo
+If the vector were one of them, every rank of its gain would be equally likely. So the rank is a Monte Carlo
 test (Davison and Hinkley 1997, Bootstrap Methods and their Application, section 4.2).
 """
 
@@ -16,7 +16,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.steering.spec import SteeringSpec
 
 FEWEST = 4
-"""Random vectors without which no rank is told: p is then 1/4 at best."""
+"""Minimum number of random vectors for a rank to be reported; with fewer, p cannot be below 1/4."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +35,35 @@ class ControlRank:
 
     @property
     def p(self) -> float:
-        """One-sided: how probable a rank as high is for one more random vector."""
+        """One-sided Monte Carlo p-value: (1 + `as_good`) / (1 + number of random vectors)."""
         return (1 + self.as_good) / (1 + len(self.gains))
 
     def __str__(self) -> str:
         row, n, as_good = self.row, len(self.gains), self.as_good
         gain, best, worst = (format_points(one * row.scale) for one in (row.gain, self.gains[0], self.gains[-1]))
-        found = f"{as_good} {'is' if as_good == 1 else 'are'} as good as {row.system}"
+        found = f"{as_good} of {n} at the same place {'is' if as_good == 1 else 'are'} at least as good as {row.system}"
         return (
-            f"random vectors: {row.task}: of {n} at the same place, {found}"
-            f" ({gain}; they {best} to {worst}): p = {1 + as_good}/{1 + n} = {format_p(self.p)}"
+            f"random vectors: {row.task}: {found} (its gain {gain}, theirs {worst} to {best}): p ="
+            f" {1 + as_good}/{1 + n} = {format_p(self.p)}"
         )
 
 
 def control_ranks(rows: Sequence[LeaderboardRow]) -> Iterator[ControlRank]:
     """Rank each steered system, on each task, group and tag, that has at least `FEWEST` random vectors beside it.
 
-    Systems that are not compared with the baseline have no rank and count in none.
+    Systems that are not compared with the baseline are left out.
     """
     compared = [row for row in rows if not math.isnan(row.gain)]
+    controls: dict[tuple[str, str], list[tuple[_Record, float]]] = {}
+    for row in compared:
+        if row.role == "control":
+            controls.setdefault((row.scope, row.task), []).append((_Record(row), row.gain))
     for row in compared:
         if row.role == "steered":
             own, better = _Record(row), row.direction
-            controls = [other for other in compared if other.role == "control"]
-            there = [other for other in controls if (other.scope, other.task) == (row.scope, row.task)]
+            there = controls.get((row.scope, row.task), [])
             # a random vector that was run twice counts once
-            beside = {record.vectors: other.gain for other in there if (record := _Record(other)).is_random_beside(own)}
+            beside = {control.vectors: gain for control, gain in there if control.is_random_beside(own)}
             if len(beside) >= FEWEST:
                 gains = sorted(beside.values(), key=lambda gain: -better * gain)
                 as_good = sum(better * gain >= better * row.gain for gain in gains)
@@ -68,7 +71,7 @@ def control_ranks(rows: Sequence[LeaderboardRow]) -> Iterator[ControlRank]:
 
 
 class _Record:
-    """What a row's steering record says of its vectors, and of all else."""
+    """A row's steering record: the hashes of its vectors, and the settings that must be the same for a rank."""
 
     def __init__(self, row: LeaderboardRow) -> None:
         record = row.samples[0].results.steering
@@ -81,7 +84,7 @@ class _Record:
         ]
 
     def is_random_beside(self, other: "_Record") -> bool:
-        """Whether this is what `other` records, with random vectors in place of its own."""
+        """Whether the records are equal except that random vectors replace those of `other`."""
         pairs = zip(self.vectors, self.replaced, other.vectors, strict=False)
         return (
             len(self.vectors) == len(other.vectors)
@@ -99,7 +102,7 @@ def _norms_of(vector: dict[str, Any]) -> str:
 
 
 def _place(spec: str) -> str:
-    """A spec without the names of its vectors and controls; as it is where this version cannot read it."""
+    """A spec without the names of its vectors and controls; unchanged if this version cannot parse it."""
     try:
         interventions = SteeringSpec.parse(spec).interventions
     except UserError:

@@ -1,4 +1,4 @@
-"""Gains with intervals, also among random vectors', gain tables, and maps of searches, as figures for papers."""
+"""Figures of a comparison: gains with intervals, tables of gains, ranks among random vectors, maps of searches."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -115,7 +115,7 @@ def _draw_gains(maker: Any, rows: list[LeaderboardRow]) -> Any:
 
 
 def _draw_ranks(maker: Any, ranks: list[ControlRank]) -> Any:
-    """Draw one panel a system: its gain with the interval, below those of the random vectors, each a marker."""
+    """Draw one panel per system: a marker for each random vector's gain, and below them its own gain with interval."""
     if not ranks:
         raise UserError(f"no system has {FEWEST} random vectors at the same place: run it with control=random:0, …")
     size = (5.2, 0.55 + 1.25 * len(ranks))
@@ -137,7 +137,7 @@ def _draw_ranks(maker: Any, ranks: list[ControlRank]) -> Any:
 
 
 def _stacked(gains: Any) -> Any:
-    """How high each marker lies above its line, so that equal gains do not hide each other."""
+    """The vertical offset of each marker, so that markers of nearly equal gains do not overlap."""
     width = max(float(np.ptp(gains)), 1e-9) / 45
     bins = np.round(gains / width)
     levels = np.array([int((bins[:place] == one).sum()) for place, one in enumerate(bins)])

@@ -80,8 +80,8 @@ class Method(Strict):
     controls: int = Field(default=1, ge=0, le=1000)
     """Number of random vectors of the same norms that go through the same choice."""
     random_beside: int = Field(default=0, ge=0, le=1000)
-    """Number of random vectors of the same norms that are measured at the layer, alpha and tokens of the choice, which
-    rank it among them."""
+    """Number of random vectors of the same norms to evaluate at the chosen layer, alpha and tokens. The comparison
+    ranks the choice among them if there are at least four."""
     sae: str | None = None
     """Source of the SAEs, as for `lmms-steer extract --sae`."""
     judge: str | None = None

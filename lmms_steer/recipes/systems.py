@@ -11,7 +11,7 @@ from lmms_steer.search.options import parse_targets
 from lmms_steer.vectors.methods import split_method
 
 BESIDE = "-beside-"
-"""What stands between a choice's name and the number of a random vector at the same place."""
+"""In a system's name, between the name of a choice and the seed of a random vector at the same place."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ class SteeringSpec:
     def from_args(cls, args: Mapping[str, Any]) -> "SteeringSpec":
         """Build a spec from model_args: `steering`, a file; or `FIELDS`, one intervention; or neither, the baseline.
 
-        `control` beside a file replaces its vectors by a control, at their own place.
+        `control` beside a file applies to all of its interventions.
 
         Raises:
             UserError: for any other key beside a file, or a spec that cannot be read.
@@ -130,7 +130,7 @@ class SteeringSpec:
     def _with_control(self, control: str, named: str) -> "SteeringSpec":
         if any(one.control is not None for one in self.interventions):
             raise UserError(f"{shorten(named)}: the file has a control already: leave control out")
-        # the alpha of a damage is that of the vector, and a control does other damage
+        # an alpha that was resolved for a KL budget meets that budget with the vector, not with a control
         kept = {key: value for key, value in self.provenance.items() if not key.startswith("budget")}
         return SteeringSpec(tuple(replace(one, control=control) for one in self.interventions), kept)
 

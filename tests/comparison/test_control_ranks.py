@@ -26,7 +26,8 @@ def write(folder: Path, gain: int, spec: str, sha256: str, norms_of: str = "", *
     vector = {"name": "v", "sha256": sha256, "provenance": {"settings": settings}}
     steering = {"model": "tiny", "spec": spec, "sha256": "5" * 64, "vectors": [vector], **more.pop("record", {})}
     results = {"steering": steering, **more.pop("results", {})}
-    write_run(folder, {"a": better_by(gain)}, spec=None, results=results, **more)
+    scores = dict.fromkeys(more.pop("tasks", "a"), better_by(gain))
+    write_run(folder, scores, spec=None, results=results, **more)
 
 
 def write_random(folder: Path, seed: int, gain: int, spec: str = SPEC, norms_of: str = OWN, **more: Any) -> None:
@@ -52,13 +53,14 @@ def test_a_gain_is_ranked_among_random_vectors(runs: Path) -> None:
     (rank,) = ranks(runs)
     assert (rank.row.system, rank.as_good, rank.p) == ("own", 2, 3 / 5)
     assert rank.gains == pytest.approx((0.08, 0.05, 0.03, 0.0))
-    line = "random vectors: a: of 4 at the same place, 2 are as good as own (+5.0; they +8.0 to 0.0): p = 3/5 = 0.600"
+    gains = "its gain +5.0, theirs 0.0 to +8.0"
+    line = f"random vectors: a: 2 of 4 at the same place are at least as good as own ({gains}): p = 3/5 = 0.600"
     assert str(rank) == line
     markdown, latex, html = (runs / f"t.{suffix}" for suffix in ("md", "tex", "html"))
     assert line in list(run_comparison([str(runs)], markdown=markdown, latex=latex, html=html))
     for path in (markdown, html):
         assert line in path.read_text()
-    assert "of 4 at the same place" in latex.read_text()
+    assert "2 of 4 at the same place" in latex.read_text()
 
 
 def test_ranks_are_drawn_with_a_marker_for_each_random_vector(runs: Path) -> None:
@@ -88,6 +90,14 @@ def test_random_vectors_of_other_places_vectors_and_settings_do_not_count(runs: 
     write_random(runs / "blind", 14, 9, record={"image": "blank"})
     write(runs / "shuffled", 9, SPEC.replace("v,", "v-shuffled,"), "8" * 64)
     assert {rank.row.system: len(rank.gains) for rank in ranks(runs)} == {"own": 4}
+
+
+def test_random_vectors_of_another_task_do_not_count(runs: Path) -> None:
+    write_run(runs / "baseline", {"a": BASE, "b": BASE})
+    write(runs / "own", 5, SPEC, OWN, tasks="ab")
+    for seed in (17, 18):
+        write_random(runs / f"random-{seed}", seed, 9, tasks="b")
+    assert {rank.row.task: len(rank.gains) for rank in ranks(runs)} == {"a": 4}
 
 
 def test_the_name_of_the_vector_and_a_second_run_do_not_matter(runs: Path) -> None:
