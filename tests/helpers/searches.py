@@ -1,19 +1,21 @@
-"""Small searches on the tiny model, in this process or in one that can be killed."""
+"""Small searches on the tiny model, in this process or in one of their own that can be killed."""
 
 import json
 import os
+import signal
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
-import torch
 
-from lmms_steer.harness import tasks as lmms_eval_tasks
+from lmms_steer.search import floors
 from lmms_steer.search.command import run_search
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.scorers import LetterScorer
+from tests.helpers import warm
 
 GRID = {"layers": "1-3:2", "alphas": "0.5,1.5", "controls": 1, "limit": 64, "score": "letters"}
 
@@ -29,21 +31,35 @@ def search_into(folder: Path, **options: Any) -> list[str]:
         return list(run_search(SearchOptions(*model, task, folder, **settings)))
 
 
-def search_in_fork(folder: Path, **options: Any) -> int:
-    """Run the command in a process that shares what is loaded here, and that may be killed; its id."""
-    # datasets that this process has locked cannot be loaded in another one
-    loaded = lmms_eval_tasks.load_task("tiny_counting_select", "steered_paligemma")
-    process = os.fork()
-    if process == 0:
-        torch.set_num_threads(1)
-        lmms_eval_tasks.load_task = lambda *_: loaded
-        status = 1
-        try:
-            search_into(folder, **options)
-            status = 0
-        finally:
-            os._exit(status)
-    return process
+def ask_few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let strategies run on fewer questions than they need to be useful, for tests of how they run."""
+    monkeypatch.setattr(floors, "check_questions", lambda *_: None)
+    monkeypatch.setattr("lmms_steer.search.strategies.race.MIN_FIRST_RUNG", 20)
+
+
+def start_search(folder: Path, *, first: str, **options: Any) -> warm.Started:
+    """Run the command in a process of its own, which may be killed.
+
+    Args:
+        folder, options: those of `search_into`.
+        first: the name of a function `module.function` that the process calls before, with a `MonkeyPatch`.
+    """
+    module, _, function = first.rpartition(".")
+    code = (
+        "from pathlib import Path\nimport pytest\nfrom tests.helpers.searches import search_into\n"
+        f"from {module} import {function}\n{function}(pytest.MonkeyPatch())\n"
+        f"search_into(Path({str(folder)!r}), **{options!r})"
+    )
+    return warm.start("python", "-c", code, cwd=warm.ROOT)
+
+
+def kill_after(batches: float, started: warm.Started, folder: Path) -> None:
+    """Kill a search when it has written this many batches."""
+    while len(list(folder.glob("batches/*.parquet"))) < batches:
+        assert started.poll() is None, started.communicate()[1]
+        time.sleep(0.002)
+    os.kill(started.pid, signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
 
 
 def with_approximate_kl(value: Any) -> Any:
@@ -70,11 +86,6 @@ def reject_replays(monkeypatch: pytest.MonkeyPatch, after: int) -> list[Any]:
 
     monkeypatch.setattr(LetterScorer, "agrees", staticmethod(agrees))
     return compared
-
-
-def exit_status(process: int) -> int:
-    """Wait for a process."""
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
 def result_of(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lmms_steer.cli import app
-from lmms_steer.search import floors
+from tests.helpers.searches import ask_few_questions
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +25,4 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Strategies run on fewer questions than they need to be useful, for tests of how they run."""
-    monkeypatch.setattr(floors, "check_questions", lambda *_: None)
-    monkeypatch.setattr("lmms_steer.search.strategies.race.MIN_FIRST_RUNG", 20)
+    ask_few_questions(monkeypatch)

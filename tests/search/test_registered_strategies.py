@@ -2,10 +2,8 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from lmms_steer.search.floors import check_questions, context_of
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.strategies import FilterContext, Rung, Strategy, StrategyContext, register_strategy, strategies
-from tests.helpers.searches import result_of, search_in_fork, search_into
+from tests.helpers.searches import kill_after, result_of, search_into, start_search
 
 SMALL = {"limit": 16, "layers": "1", "controls": 1}
 
@@ -45,12 +43,16 @@ def only_image_tokens(context: FilterContext) -> list[Cell]:
     return [cell for cell in context.cells if cell.tokens == "image"]
 
 
-@pytest.fixture
-def registered() -> Iterator[None]:
-    """Two strategies as another package registers them."""
+def register(_: object = None) -> None:
+    """Register two strategies as another package does."""
     register_strategy("halves", description="the better half of the cells on all questions")(halves)
     images = register_strategy("images", description="image tokens only", filter=only_image_tokens)
     images(strategies.get("grid").build)
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    register()
     yield
     for name in ("halves", "images", "careful"):
         strategies._entries.pop(name, None)
@@ -75,12 +77,8 @@ def test_a_registered_strategy_is_a_strategy_of_the_command(tmp_path: Path) -> N
 def test_a_registered_strategy_is_resumed_after_a_kill(tmp_path: Path) -> None:
     settings = {"strategy": "halves", "batch_size": 2, **SMALL}
     search_into(tmp_path / "whole", **settings)
-    process = search_in_fork(tmp_path / "killed", **settings)
-    while len(list(tmp_path.glob("killed/batches/*.parquet"))) < 2:
-        assert os.waitpid(process, os.WNOHANG) == (0, 0), "it ended before it was killed"
-        time.sleep(0.002)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
+    process = start_search(tmp_path / "killed", first=f"{__name__}.register", **settings)
+    kill_after(2, process, tmp_path / "killed")
     assert not (tmp_path / "killed" / "result.json").exists()
     search_into(tmp_path / "killed", **settings)
     assert result_of(tmp_path / "killed") == result_of(tmp_path / "whole")

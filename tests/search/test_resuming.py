@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-import os
 import random
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,9 @@ from lmms_steer.search.stored_numbers import _read
 from lmms_steer.search.study_files import write_journal
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store
-from tests.helpers.searches import exit_status, result_of, search_in_fork, search_into
+from tests.helpers.searches import kill_after, result_of, search_into, start_search
+
+FEW_QUESTIONS = "tests.helpers.searches.ask_few_questions"
 
 
 @pytest.mark.slow
@@ -35,14 +35,10 @@ def test_a_search_killed_four_times_equals_an_uninterrupted_one(tmp_path: Path, 
     search_into(tmp_path / "whole", **settings)
     folder, drawn, stamps = tmp_path / "killed", random.Random(strategy), dict[str, int]()
     for done in range(4):
-        process = search_in_fork(folder, **settings)
+        process = start_search(folder, first=FEW_QUESTIONS, **settings)
         # the n-th kill falls somewhere in the n-th quarter of the batches, or later
         wanted = done * 1.5 + drawn.random()
-        while len(list(folder.glob("batches/*.parquet"))) < wanted:
-            assert os.waitpid(process, os.WNOHANG) == (0, 0), "it ended before it was killed"
-            time.sleep(0.002)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        kill_after(wanted, process, folder)
         assert all((folder / "batches" / name).stat().st_mtime_ns == stamp for name, stamp in stamps.items())
         stamps = {path.name: path.stat().st_mtime_ns for path in folder.glob("batches/*.parquet")}
     assert stamps and not (folder / "result.json").exists(), "it was killed before its end every time"
@@ -58,8 +54,9 @@ def test_a_search_killed_four_times_equals_an_uninterrupted_one(tmp_path: Path, 
 def test_two_processes_give_the_results_of_one(finished_study: Path, tmp_path: Path, strategy: str) -> None:
     one = tmp_path / "one"
     search_into(one, strategy=strategy)
-    workers = [search_in_fork(tmp_path / "two", strategy=strategy) for _ in range(2)]
-    assert [exit_status(worker) for worker in workers] == [0, 0]
+    workers = [start_search(tmp_path / "two", first=FEW_QUESTIONS, strategy=strategy) for _ in range(2)]
+    ends = [(worker.communicate()[1], worker.returncode) for worker in workers]
+    assert [status for _, status in ends] == [0, 0], ends
     assert result_of(tmp_path / "two") == result_of(one) and (
         strategy == "race" or result_of(one) == result_of(finished_study)
     )
