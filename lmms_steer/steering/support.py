@@ -1,10 +1,13 @@
 """Which architectures cannot be steered, known from the config alone, before any weights are fetched."""
 
+import functools
 from importlib.metadata import version
 from typing import Any
 
 from lmms_steer.errors import UserError
 
+# every `steer` block asks, and reading a package's metadata takes a millisecond
+_installed = functools.cache(version)
 _WIDE = "its residual is several streams of hidden states, and a vector for one of them is not defined"
 ENCODER_DECODERS = ("florence2", "pix2struct", "pp_formulanet", "t5gemma2", "udop", "vision-encoder-decoder")
 """`model_type` of the encoder-decoders whose decoder is steered."""
@@ -78,7 +81,7 @@ def check_config(config: Any, name: str) -> None:
     kind = str(getattr(config, "model_type", ""))
     text = getattr(config, "text_config", None)
     reason = REFUSED.get(kind) or REFUSED.get(str(getattr(text, "model_type", "")))
-    reason = reason or DOES_NOT_RUN.get((kind, version("transformers")))
+    reason = reason or DOES_NOT_RUN.get((kind, _installed("transformers")))
     # BLIP-2 and InstructBLIP come with a T5, too
     if reason is None and (has_encoder(config) or has_encoder(text)) and kind not in ENCODER_DECODERS:
         reason = _ENCODER

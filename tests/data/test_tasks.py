@@ -107,16 +107,20 @@ class Loaded:
 
 
 def evaluate(
-    loaded: Loaded, answer: Callable[[str], str] | None = None, losses: dict[bool, float] | None = None
+    loaded: Loaded,
+    answer: Callable[[str], str] | None = None,
+    losses: dict[bool, float] | None = None,
+    limit: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """lmms-eval's results: metric values by task or group."""
+    """lmms-eval's results on the first questions of each task: metric values by task or group."""
     from lmms_eval.evaluator import simple_evaluate
 
     model = TargetModel(answer, losses)
     model.tasks = flat(loaded.tasks)
     results = simple_evaluate(
-        model=model, tasks=loaded.names, task_manager=loaded, batch_size=1, log_samples=False, bootstrap_iters=0
-    )
+        model=model, tasks=loaded.names, task_manager=loaded, batch_size=1, log_samples=False, bootstrap_iters=0,
+        limit=limit,
+    )  # fmt: skip
     return {
         name: {key.split(",")[0]: value for key, value in metrics.items()}
         for name, metrics in results["results"].items()
@@ -135,14 +139,17 @@ def wrong_answer(target: str) -> str:
 def test_oracle_scores_one_and_wrong_model_zero(data: Path, manager: Any) -> None:
     names = task_names()
     assert len(names) == 12 + 4 + 14 + 6
-    answers: list[tuple[Callable[[str], str], float]] = [(lambda target: target, 1.0), (lambda target: "", 0.0)]
+    answers: list[tuple[Callable[[str], str], float, int | None]] = [
+        (lambda target: target, 1.0, None),
+        (lambda target: "", 0.0, 20),
+    ]
     loaded = Loaded(manager, names)
-    for answer, expected in answers:
-        results = evaluate(loaded, answer)
+    for answer, expected, limit in answers:
+        results = evaluate(loaded, answer, limit=limit)
         assert {name: results[name]["acc"] for name in names} == dict.fromkeys(names, expected)
         assert {results[name]["unparsed"] for name in names} == {1 - expected}
     assert {results[name]["acc_paper"] for name in names if "acc_paper" in results[name]} == {0.0}
-    results = evaluate(loaded, wrong_answer)
+    results = evaluate(loaded, wrong_answer, limit=20)
     assert {name: results[name]["acc"] for name in names} == dict.fromkeys(names, 0.0)
     assert {results[name]["unparsed"] for name in names} == {0.0}
 
@@ -152,7 +159,7 @@ def test_log_likelihood_variants_score_the_lowest_loss(data: Path, manager: Any)
     names = task_names("_ll")
     loaded = Loaded(manager, names)
     for losses, expected in (({True: 0.5, False: 2.0}, 1.0), ({True: 2.0, False: 0.5}, 0.0)):
-        results = evaluate(loaded, losses=losses)
+        results = evaluate(loaded, losses=losses, limit=20)
         found = {name: results[name]["acc"] for name in names}
         # in so small a release, all of CLEVR's questions about shapes have one answer, and so one choice
         assert found.pop("clevr_ll") in (expected, 0.25)

@@ -94,12 +94,24 @@ _MADE_WITH: dict[str, dict[str, Any]] = {
             **{f"swa_{name}": size for name, size in (_SWA | _HEADS).items()},
         }
     },
+    "florence2": {
+        "vision_config": {
+            "embed_dim": [16, 32, 48, WIDTH],
+            "depths": [1, 1, 2, 1],
+            "num_heads": [1, 2, 3, 4],
+            "num_groups": [1, 2, 3, 4],
+            "window_size": 4,
+        }
+    },
     "idefics": {"alpha_initializer": "ones", "vision_config": {"image_size": 28}},
     "perception_lm": {
         "vision_config": {
             "architecture": "vit_tiny_patch16_224",
             "model_args": {"embed_dim": WIDTH, "depth": 1, "num_heads": 4},
         }
+    },
+    "pp_formulanet": {
+        "vision_config": {"image_size": 128, "post_conv_mid_channels": WIDTH, "post_conv_out_channels": 96}
     },
 }
 """Sizes from which a config works out others when it is made."""
@@ -161,7 +173,7 @@ def _page(random: torch.Generator) -> dict[str, Tensor]:
 _ENCODED: dict[str, Callable[[torch.Generator], dict[str, Tensor]]] = {
     "florence2": lambda random: {**_question(random, 5), **_pixels(random, 64)},
     "pix2struct": _patches,
-    "pp_formulanet": partial(_pixels, side=512),
+    "pp_formulanet": partial(_pixels, side=128),
     "t5gemma2": lambda random: {**_question(random, 49), **_pixels(random)},
     "udop": _page,
     "vision-encoder-decoder": _pixels,
