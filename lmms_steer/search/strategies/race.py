@@ -5,8 +5,6 @@ when the 95% interval of its difference from the leader lies below 0. The last q
 finalists; the p-value is computed on them (`selection.corrected_p`).
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from lmms_steer.search.plan import Cell
@@ -94,16 +92,22 @@ def _survivors(alive: int) -> int:
 
 
 def _best_of(vector: str, scores_of: dict[Cell, Floats], image_of: Ints | None) -> list[Cell]:
-    own = {cell: row for cell, row in scores_of.items() if cell.vector == vector}
-    order: Sequence[Cell] = sorted(own, key=lambda cell: (-own[cell].mean(), abs(cell.alpha), cell))
-    leader = own[order[0]]
-    return [cell for cell in order[: _survivors(len(order))] if not _below(own[cell] - leader, image_of)]
+    own = [cell for cell in scores_of if cell.vector == vector]
+    scores = np.array([scores_of[cell] for cell in own])
+    means = scores.mean(1)
+    order = sorted(range(len(own)), key=lambda place: (-means[place], abs(own[place].alpha), own[place]))
+    best = order[: _survivors(len(order))]
+    below = _below(scores[best] - scores[order[0]], image_of)
+    return [own[place] for place, is_below in zip(best, below, strict=True) if not is_below]
 
 
-def _below(difference: Floats, image_of: Ints | None) -> bool:
-    """Whether the 95% interval of the mean difference lies below 0."""
-    # a rung may cover few images: too few for the normal limit
-    from scipy.stats import t
+def _below(differences: Floats, image_of: Ints | None) -> list[bool]:
+    """Whether the 95% interval of each row's mean lies below 0."""
+    limit = 1.96
+    if image_of is not None:
+        # a rung may cover few images: too few for the normal limit
+        from scipy.stats import t
 
-    limit = 1.96 if image_of is None else float(t.ppf(0.975, max(1, len(np.unique(image_of)) - 1)))
-    return bool(difference.mean() + limit * standard_errors(difference[None], image_of)[0] < 0)
+        limit = float(t.ppf(0.975, max(1, len(np.unique(image_of)) - 1)))
+    below: list[bool] = (differences.mean(1) + limit * standard_errors(differences, image_of) < 0).tolist()
+    return below
