@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import gc
 import logging
 import os
 import sys
@@ -25,6 +26,17 @@ _COMMON = settings(deadline=None, suppress_health_check=list(HealthCheck), datab
 settings.register_profile("ci", _COMMON, derandomize=True, max_examples=25)
 settings.register_profile("long", _COMMON, max_examples=int(os.environ.get("FUZZ_EXAMPLES", "1000")))
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of garbage collections: with torch loaded, one takes half a second."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let what was left out be freed: some extension modules report what they still hold at the end."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
