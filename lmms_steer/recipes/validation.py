@@ -135,6 +135,9 @@ def _check_methods(recipe: Recipe, tree: YamlNode) -> None:
         _check_value(tree, ("methods", name), check_method, name)
         if method.alphas is not None:
             _check_value(tree, ("methods", name, "alphas"), parse_strengths, method.alphas)
+        if method.random_beside and "steered" not in recipe.known_systems:
+            error = UserError("random vectors are measured beside the system steered: add it to systems:")
+            raise _with_line(tree, ("methods", name, "random_beside"), error)
 
 
 def _check_search(recipe: Recipe, tree: YamlNode) -> None:

@@ -69,6 +69,12 @@ def test_random_vectors_beside_a_choice_have_its_place(recipe: Callable[..., str
     assert f"mean_shift-beside-1={tmp_path}/runs/tiny/left/mean_shift-beside-1" in cells["compare/tiny/left"].command
 
 
+def test_random_vectors_beside_a_choice_that_is_not_measured_are_refused(recipe: Callable[..., str]) -> None:
+    path = recipe("about: a test\n", OWN.replace("- steered\n", ""))
+    with pytest.raises(UserError, match=r"methods.mean_shift.random_beside=2: random vectors are measured beside"):
+        load_recipe(path, (), ["methods.mean_shift.random_beside=2"])
+
+
 def test_a_changed_argument_runs_the_evaluation_again(recipe: Callable[..., str], tmp_path: Path) -> None:
     first = planned(recipe("about: a test\n", OWN), tmp_path)
     second = planned(recipe("about: a test\n", OWN.replace("0.2", "0.3")), tmp_path)
