@@ -1,6 +1,7 @@
 """Format numbers, layers, counts and vector names, the same way in every output."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -58,6 +59,13 @@ def format_shape(layers: tuple[int, ...], width: int, patches: int | None = None
     numbers = "" if layers == tuple(range(len(layers))) else f" ({format_layers(layers)})"
     rows = "" if patches is None else f" x {patches} patches"
     return f"{count_noun(len(layers), 'layer')}{numbers}{rows} x {width}"
+
+
+def join_values(values: object) -> str:
+    """Values of Python as the command line takes them: `[3, 7]` as `3,7`, and 3 as `3`."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        return str(values)
+    return ",".join(map(str, values))
 
 
 def count_noun(number: int, noun: str) -> str:

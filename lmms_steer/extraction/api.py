@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import overload
 
+from lmms_steer._util.formatting import join_values
 from lmms_steer._util.layers import read_layers
 from lmms_steer._util.logging import log_lines
 from lmms_steer.extraction.command import extract_to_store
@@ -22,7 +23,7 @@ def extract(  # type: ignore[overload-overlap]
     replace: bool = False,
     name: str | None = None,
     seed: int = 0,
-    layers: str | Iterable[int] | None = None,
+    layers: str | int | Iterable[int] | None = None,
     sae: str | None = None,
     judge: str = "llm",
     neutral: str | Path | None = None,
@@ -47,7 +48,7 @@ def extract(
     replace: bool = False,
     name: str | None = None,
     seed: int = 0,
-    layers: str | Iterable[int] | None = None,
+    layers: str | int | Iterable[int] | None = None,
     sae: str | None = None,
     judge: str = "llm",
     neutral: str | Path | None = None,
@@ -71,7 +72,7 @@ def extract(
     replace: bool = False,
     name: str | None = None,
     seed: int = 0,
-    layers: str | Iterable[int] | None = None,
+    layers: str | int | Iterable[int] | None = None,
     sae: str | None = None,
     judge: str = "llm",
     neutral: str | Path | None = None,
@@ -96,7 +97,7 @@ def extract(
         replace: replace vectors of the same names made from other sentences or weights.
         name: the model's name in the store; default: the end of `backbone`.
         seed: of every random choice.
-        layers: of the vector, as numbers or as `5-20`; default: all.
+        layers: of the vector: `"5-20"`, 3, `[3, 7]`, …; default: all.
         sae, judge, neutral, paper_exact: as `lmms_steer.extraction.job.ExtractionSettings` says.
         questions: JSONL of image, prompt, contrast: extract from a multimodal model's images.
         image_contrast, at: of these questions, as `ExtractionSettings` says.
@@ -111,10 +112,9 @@ def extract(
     Raises:
         UserError: for an unknown name, a model that cannot be loaded, or a store that cannot be written.
     """
-    wanted = read_layers(layers, "layers=") if isinstance(layers, str) else layers
     settings = ExtractionSettings(
         seed=seed,
-        layers=tuple(wanted) if wanted is not None else None,
+        layers=None if layers is None else read_layers(join_values(layers), "layers="),
         paper_exact=paper_exact,
         sae=sae,
         judge=judge,

@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from lmms_steer._util.formatting import join_values
 from lmms_steer._util.logging import log_lines
 from lmms_steer.harness.arguments import join_model_args
 from lmms_steer.search.command import run_search
-from lmms_steer.search.options import SearchOptions, join_values
+from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.strategies import StrategyBuilder
 from lmms_steer.search.study import Study
 from lmms_steer.vectors import store
@@ -20,8 +21,8 @@ def search(
     output: str | Path,
     *,
     model: str = "steered_hf",
-    layers: str | Iterable[int] = "",
-    alphas: str | Iterable[float | str] = "",
+    layers: str | int | Iterable[int] = "",
+    alphas: str | float | Iterable[float | str] = "",
     tokens: str | Iterable[str] = "",
     strategy: str | StrategyBuilder = "grid",
     score: str = "auto",
@@ -54,7 +55,7 @@ def search(
         task: a task of held-out questions: `cvbench_relation_select`, …
         output: the study's folder.
         model: the model's wrapper.
-        layers: `"5-20"`, `[3, 7]`, …; default: all.
+        layers: `"5-20"`, 3, `[3, 7]`, …; default: all.
         alphas: `"first:last:step"`, or a list; or KL budgets, `["kl:0.03", "kl:0.1"]`; default: the strategy's.
         tokens: token targets; default: image, text and both; with lm-eval both and last.
         strategy: the name of a strategy, with `+screen` if wanted, or a generator function.

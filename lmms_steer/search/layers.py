@@ -4,12 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lmms_steer._util.formatting import join_values
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.arguments import check_model_args, join_model_args
 from lmms_steer.search.command import resolved_vector, steerable_layers
 from lmms_steer.search.layer_scores import ConceptSentences, LayerContext, layer_scores
-from lmms_steer.search.options import join_values, parse_layers, parse_targets, refuse_test
+from lmms_steer.search.options import parse_layers, parse_targets, refuse_test
 from lmms_steer.search.scored_layers import ScoredLayers
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.spec import SteeringSpec
@@ -24,7 +25,7 @@ def layers(
     model: str = "steered_hf",
     task: str = "",
     scores: str | Iterable[str] = "",
-    layers: str | Iterable[int] = "",
+    layers: str | int | Iterable[int] = "",
     tokens: str = "image",
     concept: str | Path | None = None,
     limit: int = 64,
@@ -41,7 +42,7 @@ def layers(
         model: the model's wrapper.
         task: a task of held-out questions, for the scores that need some; none without it.
         scores: names of scores; default: all.
-        layers: `"5-20"`, `[3, 7]`, …; default: all.
+        layers: `"5-20"`, 3, `[3, 7]`, …; default: all.
         tokens: the token target.
         concept: name or file of the concept's sentences; default: those that the vector was made from.
         limit: how many of the task's questions are read.

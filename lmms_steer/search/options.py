@@ -158,11 +158,6 @@ class SearchOptions:
                 )
 
 
-def join_values(values: str | Iterable[object]) -> str:
-    """Values of Python as the command line takes them: `[3, 7]` as `3,7`."""
-    return values if isinstance(values, str) else ",".join(map(str, values))
-
-
 def parse_layers(text: str, n_layers: int | None = None) -> tuple[int, ...]:
     """Parse `5-20`, `3`, `0-8:2` or `1,4,7` into layers.
 

@@ -38,8 +38,14 @@ def test_extract_returns_what_the_command_stores(tmp_path: Path, own_cache: Path
     assert {name: one.layers for name, one in some.items()} == {"tiny-gemma2/colour-red/pca": (1, 2)}
     typed = lmms_steer.extract("tiny-gemma2", "colour-red", "pca", store=tmp_path, layers="1-2", replace=True)
     assert typed.sha256 == some["tiny-gemma2/colour-red/pca"].sha256
-    with pytest.raises(UserError, match="layers=2-1: 2-1 runs backwards"):
-        lmms_steer.extract("tiny-gemma2", "colour-red", layers="2-1")
+    assert lmms_steer.extract("tiny-gemma2", "colour-red", "pca", store=tmp_path, layers=2, replace=True).layers == (2,)
+    for wrong, message in (
+        ("2-1", "2-1: 2-1 runs backwards"),
+        ([], ": expected layers"),
+        ([-1], "-1: expected layers"),
+    ):
+        with pytest.raises(UserError, match=f"layers={message}"):
+            lmms_steer.extract("tiny-gemma2", "colour-red", layers=wrong)
     with pytest.raises(UserError, match="did you mean 'colour-red'"):
         lmms_steer.extract("tiny-gemma2", "color-red")
 
