@@ -45,7 +45,7 @@ class Leaderboard:
         """All rows as a data frame: unrounded shares, with the commands and hashes behind them."""
         import pandas
 
-        return pandas.DataFrame([vars(records.leaderboard_record(row)) for row in self.rows])
+        return pandas.DataFrame([vars(record) for record in records.leaderboard_records(self.rows)])
 
     def plot(self, kind: str = "gains") -> Any:
         """Draw it as a `matplotlib.figure.Figure`, which a notebook shows.

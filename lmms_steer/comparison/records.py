@@ -3,11 +3,12 @@
 import csv
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lmms_steer._util.io import open_for_writing
+from lmms_steer.comparison.control_ranks import ControlRank, control_ranks
 from lmms_steer.comparison.leaderboard import LeaderboardRow, OtherReading
 from lmms_steer.comparison.provenance import RunProvenance, run_provenance
 
@@ -20,6 +21,8 @@ class LeaderboardRecord:
     blank images. The others are `RunProvenance`'s; a group or tag has several values, separated by spaces.
 
     Attributes:
+        random_vectors, random_as_good, random_p: a `ControlRank`'s number of random vectors, `as_good` and `p`; empty
+            for a row without a rank.
         vectors: JSON, name ▸ sha256.
         readings: JSON, name of `READINGS` ▸ `OtherReading`'s fields.
         differences: JSON, what differs from the baseline: a list of objects with kind, key, baseline and run.
@@ -52,6 +55,9 @@ class LeaderboardRecord:
     blank_gain: float
     blank_low: float
     blank_high: float
+    random_vectors: int | None
+    random_as_good: int | None
+    random_p: float
     seconds: float
     refused: str
     command: str
@@ -65,8 +71,13 @@ class LeaderboardRecord:
     differences: str
 
 
-def leaderboard_record(row: LeaderboardRow) -> LeaderboardRecord:
-    """Return a row with its provenance."""
+def leaderboard_records(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRecord]:
+    """All rows with their provenance, and their ranks among random vectors."""
+    ranks = {id(rank.row): rank for rank in control_ranks(rows)}
+    return [_record(row, ranks.get(id(row))) for row in rows]
+
+
+def _record(row: LeaderboardRow, rank: ControlRank | None) -> LeaderboardRecord:
     runs = [run_provenance(run) for run in row.samples]
 
     def joined(value: Callable[[RunProvenance], str]) -> str:
@@ -100,6 +111,9 @@ def leaderboard_record(row: LeaderboardRow) -> LeaderboardRecord:
         blank_gain=row.blank.gain if row.blank else math.nan,
         blank_low=row.blank.low if row.blank else math.nan,
         blank_high=row.blank.high if row.blank else math.nan,
+        random_vectors=len(rank.gains) if rank else None,
+        random_as_good=rank.as_good if rank else None,
+        random_p=rank.p if rank else math.nan,
         seconds=row.seconds,
         refused=row.refused,
         command=joined(lambda run: run.command),
@@ -123,8 +137,8 @@ def write_csv(rows: list[LeaderboardRow], path: Path) -> None:
     with open_for_writing(path) as file:
         writer = csv.DictWriter(file, [column.name for column in fields(LeaderboardRecord)])
         writer.writeheader()
-        for row in rows:
-            values = vars(leaderboard_record(row))
+        for record in leaderboard_records(rows):
+            values = vars(record)
             writer.writerow({key: "" if str(value) == "nan" else value for key, value in values.items()})
 
 
@@ -138,7 +152,7 @@ def write_parquet(rows: list[LeaderboardRow], path: Path) -> None:
     import pyarrow.parquet as pq
 
     open_for_writing(path).close()
-    pq.write_table(pa.Table.from_pylist([vars(leaderboard_record(row)) for row in rows]), path)
+    pq.write_table(pa.Table.from_pylist([vars(record) for record in leaderboard_records(rows)]), path)
 
 
 def _finite_fields(reading: OtherReading) -> dict[str, float]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from lmms_steer.comparison.board import compare
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
 from lmms_steer.comparison.provenance import run_provenance
-from lmms_steer.comparison.records import leaderboard_record
+from lmms_steer.comparison.records import leaderboard_records
 from lmms_steer.comparison.row_texts import format_blank, format_gain, format_holm, format_score
 from lmms_steer.comparison.systems import read_comparison
 from lmms_steer.comparison.tables import TerminalTable, text_table
@@ -70,7 +70,7 @@ def test_a_blank_run_stands_beside_the_same_system_and_gains_over_the_blank_base
     shown = dict(zip(titles, cells[1], strict=True))["blank images"]
     assert shown == f"56.0, +6.0 [{100 * effect.low[0]:+.1f}, {100 * effect.high[0]:+.1f}]"
     assert dict(zip(titles, cells[0], strict=True))["blank images"] == "50.0"
-    record = leaderboard_record(steered)
+    (record,) = leaderboard_records([steered])
     assert (record.blank_score, record.blank_gain) == (0.56, 0.06)
     # p-values of the table are those of the runs that saw the images
     assert steered.p_holm == steered.p

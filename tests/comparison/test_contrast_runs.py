@@ -8,7 +8,7 @@ import pytest
 from lmms_steer import UserError
 from lmms_steer.comparison.leaderboard import build_leaderboard
 from lmms_steer.comparison.provenance import run_provenance
-from lmms_steer.comparison.records import leaderboard_record
+from lmms_steer.comparison.records import leaderboard_records
 from lmms_steer.comparison.systems import read_comparison
 from lmms_steer.comparison.tables import markdown, text_table
 from tests.helpers.runs import BASE, STEERED, write_run
@@ -55,7 +55,7 @@ def test_measured_divergence_has_a_column_and_is_no_difference_between_runs(tmp_
     assert [row[titles.index("KL")] for row in cells] == ["", "0.31", "∞"]
     assert "KL: how far answers are" in markdown(rows) and "KL:" not in markdown(rows[:1])
     assert not any(row.refused or row.differences for row in rows)
-    assert leaderboard_record(rows[1]).divergence == 0.314
+    assert leaderboard_records(rows)[1].divergence == 0.314
     write_run(
         tmp_path / "text", {"t": [1.0, 1.0] * 8}, spec=None,
         results={"steering": {"spec": "v", "divergence": {"t": {"nats": "far", "questions": 64}}}},

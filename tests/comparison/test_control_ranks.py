@@ -61,6 +61,10 @@ def test_a_gain_is_ranked_among_random_vectors(runs: Path) -> None:
     for path in (markdown, html):
         assert line in path.read_text()
     assert "2 of 4 at the same place" in latex.read_text()
+    columns = ["random_vectors", "random_as_good", "random_p"]
+    table = compare(runs).to_pandas().set_index("system")[columns]
+    assert table.loc["own"].tolist() == [4, 2, 3 / 5]
+    assert table.drop("own").isna().all(axis=None)
 
 
 def test_ranks_are_drawn_with_a_marker_for_each_random_vector(runs: Path) -> None:

@@ -47,12 +47,12 @@ def test_csv_and_parquet_have_these_columns(tmp_path: Path) -> None:
     list(run_comparison([str(tmp_path / "runs")], csv=tmp_path / "x.csv", parquet=tmp_path / "x.parquet"))
     columns = (
         "task,scope,system,role,n,images,score,gain,low,high,p,p_holm,p_exact,test,fixed,broken,unparsed,empty,yes,"
-        "yes_labels,words,recall,divergence,blank_score,blank_gain,blank_low,blank_high,seconds,refused,command,spec,spec_sha256,"
-        "samples_sha256,results_sha256,metric,vectors,readings,differences"
+        "yes_labels,words,recall,divergence,blank_score,blank_gain,blank_low,blank_high,"
+        "random_vectors,random_as_good,random_p,seconds,refused,command,spec,spec_sha256,samples_sha256,results_sha256,metric,vectors,readings,differences"
     )
     header, baseline, _ = (tmp_path / "x.csv").read_text().splitlines()
     assert header == columns
-    assert baseline.startswith("a,task,baseline,baseline,100,,0.6,,,,,,,,,,0.0,0.0,,,1.0,,,,,,,5.5,,")
+    assert baseline.startswith("a,task,baseline,baseline,100,,0.6,,,,,,,,,,0.0,0.0,,,1.0,,,,,,,,,,5.5,,")
     assert pq.read_schema(tmp_path / "x.parquet").names == columns.split(",")
 
 
