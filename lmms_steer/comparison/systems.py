@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from lmms_steer._util.formatting import count_noun
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.comparison.identity import split_by_system
 from lmms_steer.comparison.runs import Evaluation, RunResults, find_runs, read_results
@@ -16,6 +17,8 @@ BLANK_SUFFIX = ", blank image"
 """What is added to the name of a run whose model was shown grey images."""
 PROMPTED_SUFFIXES = ("_prompted_paper", "_prompted")
 """Ends of the names of tasks that ask another task's questions with another prompt: systems, not tasks."""
+_NAMED = 6
+"""How many runs a message names."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,12 @@ def _choose_baseline(read: dict[str, dict[str, Samples]], baseline: str | None) 
         return "baseline"
     unsteered = [name for name, tasks in read.items() if role_of(tasks) == "unsteered"]
     if len(unsteered) != 1:
-        raise UserError(f"it is not clear which run is the baseline: give --baseline NAME, one of {', '.join(read)}")
+        names = unsteered or list(read)
+        listed = ", ".join(names[:_NAMED])
+        if len(names) > _NAMED:
+            listed += f" and {count_noun(len(names) - _NAMED, 'other')}"
+        found = "several runs are of an unsteered model" if unsteered else "no run is known to be of an unsteered model"
+        raise UserError(f"{found}: give --baseline NAME, one of {listed}")
     return unsteered[0]
 
 

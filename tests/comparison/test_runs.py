@@ -71,8 +71,13 @@ def test_baseline_is_found_or_asked_for(tmp_path: Path) -> None:
     assert leaderboard(tmp_path, baseline="s")["a", "plain"].gain == pytest.approx(-0.1)
     assert leaderboard(tmp_path / "s", baseline=str(tmp_path / "plain"))["a", "s"].gain == pytest.approx(0.1)
     write_run(tmp_path / "another", {"a": BASE})
-    with pytest.raises(UserError, match="which run is the baseline: give --baseline NAME, one of another, plain, s"):
+    with pytest.raises(UserError, match="several runs are of an unsteered model: .* one of another, plain$"):
         leaderboard(tmp_path)
+    for number in range(8):
+        write_run(tmp_path / f"steered/s{number}", {"a": STEERED}, spec="vector=v")
+    expected = "no run is known to be of an unsteered model: .* one of s0, s1, s2, s3, s4, s5 and 2 others$"
+    with pytest.raises(UserError, match=expected):
+        leaderboard(tmp_path / "steered")
     with pytest.raises(UserError, match="unknown run for --baseline 'plian': did you mean 'plain'"):
         leaderboard(tmp_path, baseline="plian")
 
