@@ -7,7 +7,7 @@ import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# the tests run in two processes on two cores; more threads would slow each other down
+# the tests run in several processes; more threads would slow each other down
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Iterator

@@ -22,13 +22,13 @@ GRID = {"layers": "1-3:2", "alphas": "0.5,1.5", "controls": 1, "limit": 64, "sco
 
 def search_into(folder: Path, **options: Any) -> list[str]:
     """Run the command in this process; the lines that it prints. It draws no figures without the option `figures`."""
-    figures = () if options.pop("figures", False) else ("draw_study", "draw_damage")
+    left_out = () if options.pop("figures", False) else ("draw_study", "draw_damage")
     task, vectors = options.pop("task", "tiny_counting_select"), options.pop("vectors", ("counting",))
     model = ("steered_paligemma", options.pop("model_args", "pretrained=tiny-paligemma2"), vectors)
     settings: dict[str, Any] = {**GRID, **options}
     with ExitStack() as skipped:
         # they take longer than a small search
-        for name in figures:
+        for name in left_out:
             skipped.enter_context(mock.patch(f"lmms_steer.search.run.{name}"))
         return list(run_search(SearchOptions(*model, task, folder, **settings)))
 

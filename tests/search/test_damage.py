@@ -106,7 +106,7 @@ def test_a_study_of_an_older_version_goes_on_and_says_that_its_damage_is_unknown
     first, *others = sorted((folder / "batches").glob("*.parquet"))
     pq.write_table(pq.read_table(first).drop_columns("kl"), first)
     others[-1].unlink()
-    lines = search_into(folder, blank_image=False)
+    lines = search_into(folder, blank_image=False, figures=True)
     assert any(line.startswith("  damage: KL unknown (measured by an older version), ") for line in lines)
     cells, before = (pq.read_table(one / "cells.parquet").to_pylist() for one in (folder, finished_study))
     assert all(np.isnan(cell["kl"]) for cell in cells) and not (folder / "damage.png").exists()

@@ -16,7 +16,7 @@ from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.search.strategies.race import MIN_FINALISTS, planned_answers, race
 from lmms_steer.search.strategies.screen import promising
 from lmms_steer.search.strategies.tpe import tpe
-from lmms_steer.statistics import Floats
+from lmms_steer.statistics import Floats, Ints
 from lmms_steer.statistics.clustered import cluster_ids
 
 CELLS = [Cell("v", *cell) for cell in product(range(8), (0.25, 0.5, 0.75, 1.0), ("image", "text"))]
@@ -72,6 +72,34 @@ def test_each_vector_has_a_race_of_its_own() -> None:
     raced = run_strategy(race(StrategyContext(both, 300)), 300, reader(simulated(0, effect=0.5, cells=both)))
     assert {raced.cells[i].vector for i in raced.finalists} == {"v", "weak"}
     assert raced.of("weak").cells[0].vector == "weak" and raced.of("v").cells[best_index(raced.of("v"))] == WINNER
+
+
+def after_first_rung(alphas: Sequence[float], scores: Floats, image_of: Ints | None = None) -> list[float]:
+    """The alphas of the cells that a race keeps after these scores on its first 100 questions."""
+    cells = [Cell("v", 0, alpha, "image") for alpha in alphas]
+    strategy = race(StrategyContext(cells, 1200, image_of, vectors=("v",)))
+    assert len(next(strategy).questions) == 100
+    return [cell.alpha for cell in strategy.send((scores, np.zeros(100))).cells]
+
+
+def test_of_equally_good_cells_a_race_keeps_the_weakest() -> None:
+    alphas = (-4.0, -3.0, -2.0, -1.0, 1.0, 2.0, 3.0, 4.0)
+    assert after_first_rung(alphas, np.ones((8, 100))) == [-1.0, 1.0, -2.0, 2.0]
+
+
+def test_a_race_drops_a_cell_that_is_clearly_below_the_best() -> None:
+    right = np.array([20, 60, 58, 59])
+    assert after_first_rung((1.0, 2.0, 3.0, 4.0), (np.arange(100) < right[:, None]).astype(float)) == [2.0, 4.0, 3.0]
+
+
+def test_few_images_show_less_than_as_many_questions() -> None:
+    # on three images: t with two degrees of freedom, 4.3, and not 1.96
+    image_of = np.concatenate((np.repeat([0, 1, 2], [34, 33, 33]), 3 + np.arange(1100)))
+    scores = np.ones((4, 100))
+    for first, wrong in ((0, 3), (34, 7), (67, 10)):
+        scores[1, first : first + wrong] = 0
+    assert after_first_rung((1.0, 2.0, 3.0, 4.0), scores, image_of) == [1.0, 3.0, 4.0, 2.0]
+    assert after_first_rung((1.0, 2.0, 3.0, 4.0), scores) == [1.0, 3.0, 4.0]
 
 
 def test_a_grid_measures_everything_and_a_small_study_drops_no_cell() -> None:
