@@ -20,6 +20,7 @@ from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.budget_study import BUDGETS_FOLDER, DamageMeasurer, StudyBudgets, resolve_for_study
 from lmms_steer.search.calibration import Calibration, calibrate
 from lmms_steer.search.changes import Change
+from lmms_steer.search.checked_rungs import check_kept, checked
 from lmms_steer.search.damage_figure import draw_damage
 from lmms_steer.search.figures import draw_study
 from lmms_steer.search.measure import REFUTED_FILE, Measurer
@@ -182,10 +183,7 @@ class SearchRun:
             cells, self.lm, self.vectors, self.questions, self.plan.batch_size, self.options.output, self.task,
             self.plan.seed,
         )  # fmt: skip
-        kept = self.chosen.filtered(decided_by)
-        if not kept:
-            raise UserError(f"the filter of {self.chosen.name} keeps no cell: there is nothing to search")
-        return kept
+        return check_kept(self.chosen.filtered(decided_by), self.chosen.name, cells)
 
     def _search(self, context: StrategyContext, confirmation_task: Any | None) -> tuple[SearchResult, list[str]]:
         """Measure, assess, write and confirm.
@@ -221,7 +219,8 @@ class SearchRun:
         output, strategy = self.options.output, self.chosen.strategy
         with progress_bar(total=strategy.planned_answers(context), desc="search", unit=" answers") as bar:
             store = self._store(output, self.task, self.questions, bar)
-            grid = run_strategy(strategy.build(context), context.n, store, self._write_journal, self.image_of)
+            rungs = checked(strategy.build(context), self.chosen.name, context, fixed_alphas=self.budgets is not None)
+            grid = run_strategy(rungs, context.n, store, self._write_journal, self.image_of)
             bar.total = bar.n
         for name in self.plan.vectors:
             if not grid.of(name).finalists:

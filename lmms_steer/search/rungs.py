@@ -1,7 +1,7 @@
 """The rungs of a search: some cells on some questions, in the order in which a strategy asks for them."""
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,4 +63,14 @@ def run_strategy(
             number, rung = number + 1, strategy.send((scores, unsteered))
         except StopIteration:
             rung = None
-    return grid
+    return replace(grid, spent=max(spent, _questions_of_dropped(grid)))
+
+
+def _questions_of_dropped(grid: ScoreGrid) -> int:
+    """How many of the first questions the cells were measured on that are not measured on all.
+
+    A strategy that measures the cells it keeps from the first question on again has chosen them by those questions,
+    too, though no later rung begins after them.
+    """
+    measured = ~np.isnan(np.delete(grid.scores, grid.finalists, axis=0))
+    return int(np.flatnonzero(measured.any(0)).max(initial=-1)) + 1

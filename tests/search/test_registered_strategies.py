@@ -1,11 +1,14 @@
 """Strategies of other packages: registered by name, given as a function, combined with a filter, resumed."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,6 +19,7 @@ from lmms_steer import UserError
 from lmms_steer.cli import app
 from lmms_steer.harness import steered
 from lmms_steer.harness import tasks as lmms_eval_tasks
+from lmms_steer.search.checked_rungs import check_kept, checked
 from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.floors import check_questions, context_of
 from lmms_steer.search.options import SearchOptions
@@ -123,6 +127,71 @@ def test_a_strategy_that_finishes_no_cell_is_refused(tmp_path: Path) -> None:
     for strategy in (unfinished, empty):
         with pytest.raises(UserError, match=rf"{strategy.__name__} measured no cell of counting on all questions"):
             search_into(tmp_path / strategy.__name__, strategy=strategy, **SMALL)
+
+
+OF_TWO = StrategyContext([Cell("v", 1, 0.5, "image"), Cell("v", 2, 0.5, "image")], 8, vectors=("v",), layers=(1, 2),
+                         alphas=(0.5,), tokens=("image",))  # fmt: skip
+FIRST = OF_TWO.cells[0]
+
+
+@pytest.mark.parametrize(
+    ("rung", "message"),
+    [
+        ((OF_TWO.cells, range(8)), r"yielded a tuple: expected Rung\(cells, questions\)"),
+        (None, "yielded a NoneType"),
+        (Rung(OF_TWO.cells, [0, 1, 2]), "expected a range without gaps"),  # type: ignore[arg-type]
+        (Rung(OF_TWO.cells, range(0, 8, 2)), "expected a range without gaps"),
+        (Rung(OF_TWO.cells, range(9)), r"range\(0, 9\): the search has the questions 0-7"),
+        (Rung(OF_TWO.cells, range(-2, 8)), "the search has the questions 0-7"),
+        (Rung(OF_TWO.cells, range(0)), "the search has the questions 0-7"),
+        (Rung([], range(8)), "expected a list of at least one"),
+        (Rung([("v", 1, 0.5, "image")], range(8)), "which is no cell"),  # type: ignore[list-item]
+        (Rung([FIRST, replace(FIRST, vector="w")], range(8)), "vector is none of v"),
+        (Rung([replace(FIRST, layer=-1)], range(8)), "layer is none of 1, 2"),
+        (Rung([replace(FIRST, tokens="imgae")], range(8)), "tokens is none of image"),
+        (Rung([replace(FIRST, alpha=float("nan"))], range(8)), "expected a finite number for alpha"),
+    ],
+)
+def test_a_rung_that_cannot_be_measured_is_refused_in_one_line(rung: Any, message: str) -> None:
+    def wrong(_: StrategyContext) -> Strategy:
+        yield rung
+
+    with pytest.raises(UserError, match=f"^the strategy wrong .*{message}"):
+        next(checked(wrong(OF_TWO), "wrong", OF_TWO))
+
+
+def test_a_strategy_that_yields_nothing_of_its_own_is_refused_in_one_line() -> None:
+    for returned in (None, [Rung(OF_TWO.cells, range(8))]):
+        with pytest.raises(UserError, match=r"^the strategy wrong returned a .*: write a function that yields rungs$"):
+            next(checked(returned, "wrong", OF_TWO))
+
+
+def test_a_strategy_may_propose_alphas_of_its_own_unless_they_were_resolved() -> None:
+    def between(_: StrategyContext) -> Strategy:
+        numbers: Any = {"alpha": np.float32(0.25), "layer": np.int64(2)}
+        yield Rung([replace(FIRST, **numbers)], range(8))
+
+    rung = next(checked(between(OF_TWO), "between", OF_TWO))
+    assert json.dumps([[cell.layer, cell.alpha] for cell in rung.cells]) == "[[2, 0.25]]"
+    with pytest.raises(UserError, match="with KL budgets only the cells of the grid have an alpha"):
+        next(checked(between(OF_TWO), "between", OF_TWO, fixed_alphas=True))
+
+
+def test_a_filter_that_keeps_other_cells_than_it_was_given_is_refused() -> None:
+    assert check_kept(OF_TWO.cells[:1], "f", OF_TWO.cells) == OF_TWO.cells[:1]
+    with pytest.raises(UserError, match="which is not a cell that it was given"):
+        check_kept([replace(FIRST, layer=3)], "f", OF_TWO.cells)
+    with pytest.raises(UserError, match="the filter of f returned a NoneType: expected a list of cells"):
+        check_kept(None, "f", OF_TWO.cells)
+
+
+@pytest.mark.slow
+def test_a_search_checks_what_its_strategy_asks_for(tmp_path: Path) -> None:
+    def gaps(search: StrategyContext) -> Strategy:
+        yield Rung(search.cells, range(0, search.n, 2))
+
+    with pytest.raises(UserError, match="gaps asks for the questions .* expected a range without gaps"):
+        search_into(tmp_path, strategy=gaps, **SMALL)
 
 
 @pytest.mark.parametrize(

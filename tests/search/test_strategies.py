@@ -11,7 +11,7 @@ from lmms_steer.search.assessment import cell_result
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import ScoreGrid, best_index, cautious_index, corrected_p
-from lmms_steer.search.strategies import Rung, StrategyContext
+from lmms_steer.search.strategies import Rung, Strategy, StrategyContext
 from lmms_steer.search.strategies.grid import grid as full_grid
 from lmms_steer.search.strategies.race import MIN_FINALISTS, planned_answers, race
 from lmms_steer.search.strategies.screen import promising
@@ -163,6 +163,23 @@ def test_the_corrected_p_uses_only_questions_that_dropped_no_cell() -> None:
     early[CELLS.index(WINNER), 100:] = grid.base[100:]
     assert corrected_p(ScoreGrid(CELLS, early, grid.base, 100), CELLS.index(WINNER)) == pytest.approx(1.0)
     assert corrected_p(ScoreGrid(CELLS, dropped, grid.base, 100), CELLS.index(WINNER)) < 0.05
+
+
+def test_questions_that_dropped_cells_are_spent_even_where_a_strategy_begins_again() -> None:
+    grid = simulated(0, 0.0)
+    # the best of many cells on the first half, by chance
+    half = 150
+
+    def begins_again(search: StrategyContext) -> Strategy:
+        scores, _ = yield Rung(search.cells, range(half))
+        best = np.argsort(-scores.mean(1))[:2]
+        yield Rung([search.cells[place] for place in best], range(search.n))
+
+    found = run_strategy(begins_again(StrategyContext(CELLS, 300)), 300, reader(grid))
+    assert found.spent == half and found.unspent.tolist() == list(range(half, 300))
+    assert len(found.finalists) == 2
+    whole = run_strategy(full_grid(StrategyContext(CELLS, 300)), 300, reader(grid))
+    assert whole.spent == 0
 
 
 IMAGES = np.repeat(np.arange(40), 8)
