@@ -12,7 +12,7 @@ What is known belongs to one call in one thread, and is not kept on the model.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmms_steer.errors import SteeringError
+from lmms_steer.errors import SteeringError, shorten
 from lmms_steer.steering.cache_argument import given_cache
 from lmms_steer.steering.decoder_inputs import decoder_arguments
 from lmms_steer.steering.generation import Generation, current_generation
@@ -30,11 +30,11 @@ from lmms_steer.steering.positions import ids_of, token_mask
 
 _BY_ID = (*MEDIA, "text", "both")
 """Token targets that are found by ids alone, without knowing where the prompt ends."""
-_continuation: ContextVar[Tensor | int | None] = ContextVar("lmms_steer_continuation", default=None)
+_continuation: ContextVar[Tensor | None] = ContextVar("lmms_steer_continuation", default=None)
 
 
 @contextmanager
-def continuation(lengths: Tensor | int) -> Iterator[None]:
+def continuation(lengths: Tensor | Sequence[int] | int) -> Iterator[None]:
     """Mark the last positions of every forward call in the block, and in this thread, as generated.
 
     A scored answer is marked so that scoring it and generating it see the same steering. A loop that feeds generated
@@ -42,8 +42,11 @@ def continuation(lengths: Tensor | int) -> Iterator[None]:
 
     Args:
         lengths: how many positions, counted from the right end: int [batch], or one number for all rows.
+
+    Raises:
+        SteeringError: for anything but whole numbers from 0 up.
     """
-    token = _continuation.set(lengths)
+    token = _continuation.set(_whole_numbers(lengths))
     try:
         yield
     finally:
@@ -300,14 +303,28 @@ def _columns_of_call(attention_mask: Tensor, ids: Tensor, offset: int) -> Tensor
     return attention_mask[:, offset : offset + positions]
 
 
-def _last_positions(ids: Tensor, lengths: Tensor | int) -> Tensor | None:
-    """bool [batch, positions]: the last `lengths[row]` positions of each row; None if there are none."""
+def _whole_numbers(lengths: object) -> Tensor:
+    """The lengths that `continuation` was given, int [batch] or int []."""
+    try:
+        numbers = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        numbers = torch.tensor(False)
+    if numbers.dtype == torch.bool or numbers.is_floating_point() or numbers.is_complex() or bool((numbers < 0).any()):
+        raise SteeringError(
+            f"continuation({shorten(lengths)}): expected how many positions at the end are generated, a whole number"
+            " or one for each row"
+        )
+    return numbers
+
+
+def _last_positions(ids: Tensor, lengths: Tensor) -> Tensor | None:
+    """bool [batch, positions]: the last `lengths[row]` positions of each row; None for 0, which is for all rows."""
     batch, positions = ids.shape
-    if isinstance(lengths, int):
+    if not lengths.dim():
         if not lengths:
             return None
-        lengths = torch.full((batch,), lengths)
+        lengths = lengths.expand(batch)
     if lengths.shape != (batch,):
-        raise SteeringError(f"continuation has lengths for {len(lengths)} rows, but the batch has {batch}")
+        raise SteeringError(f"continuation has lengths for {lengths.numel()} rows, but the batch has {batch}")
     place = torch.arange(positions, device=ids.device).expand(batch, -1)
     return place >= positions - lengths.to(ids.device).unsqueeze(1)

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from lmms_steer import SteeringSpec, UserError, steer
+from lmms_steer import SteeringError, SteeringSpec, UserError, steer
 from lmms_steer.steering.calls import continuation
 from tests.helpers.models import batch_of, record, vectors
 
@@ -142,6 +143,24 @@ def test_a_scored_answer_is_not_part_of_the_prompt(vlm: Any) -> None:
     changed = (after[1] != before[1]).any(-1)
     assert changed[0, -2] and not changed[0, -1]
     assert changed[1, -3] and not changed[1, -2:].any()
+
+
+def test_lengths_of_a_continuation_may_be_any_whole_numbers(vlm: Any) -> None:
+    name, model, processor = vlm
+    batch, v = batch_of(name, processor, *TEXTS), vectors()
+
+    def steered(lengths: Any) -> torch.Tensor:
+        with steer(model, spec(1.0, 1, "text"), {"v": v}), continuation(lengths):
+            return record(model, lambda: forward(model, batch))[1]
+
+    for lengths in ([2, 2], np.int64(2), torch.tensor(2), np.array([2, 2])):
+        assert torch.equal(steered(lengths), steered(2))
+    assert torch.equal(steered(torch.tensor(0)), steered(0))
+    for wrong in (2.0, True, "2", -1, [1.5, 2], torch.tensor([True, False]), None):
+        with pytest.raises(SteeringError, match="expected how many positions at the end are generated"):
+            steered(wrong)
+    with pytest.raises(SteeringError, match="lengths for 3 rows, but the batch has 2"):
+        steered([1, 1, 1])
 
 
 def test_several_interventions_add_up(vlm: Any) -> None:
