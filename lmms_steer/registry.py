@@ -155,5 +155,10 @@ class Registry(Generic[Entry]):
         return found
 
 
+def is_built_in(function: object) -> bool:
+    """Whether a function is this package's, and not a user's or another package's."""
+    return str(getattr(function, "__module__", "")).startswith("lmms_steer.")
+
+
 def _package(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else point.value

@@ -22,6 +22,7 @@ from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.extraction.job import ExtractionSettings
+from lmms_steer.registry import is_built_in
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -116,7 +117,7 @@ def _is_readable(path: Path) -> bool:
 
 
 def _is_built_in(method: str) -> bool:
-    return methods.get(split_method(method)[0]).function.__module__.startswith("lmms_steer.")
+    return is_built_in(methods.get(split_method(method)[0]).function)
 
 
 def _content(value: Any) -> Any:

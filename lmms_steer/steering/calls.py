@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from lmms_steer.errors import SteeringError, shorten
 from lmms_steer.steering.cache_argument import given_cache
 from lmms_steer.steering.decoder_inputs import decoder_arguments
+from lmms_steer.steering.facts import decoder_shape
 from lmms_steer.steering.generation import Generation, current_generation
 from lmms_steer.steering.placeholders import MEDIA, Placeholders
 from lmms_steer.steering.positions import ids_of, token_mask
@@ -68,6 +69,7 @@ class ForwardCall:
         known: whether the caller said what is prompt; if not, `generated` is a guess.
         mask_known: whether the attention mask shows which positions are padding.
         decisions: what the gates that were read in this call decided (`lmms_steer.steering.gate_hook`).
+        reached: the hooks whose module has run in this call.
     """
 
     input_ids: Tensor
@@ -79,6 +81,7 @@ class ForwardCall:
     known: bool = True
     mask_known: bool = True
     decisions: dict[Any, Tensor] = field(default_factory=dict)
+    reached: set[Any] = field(default_factory=set)
 
     def steered(
         self, tokens: str, phase: str, media: Placeholders, special_ids: frozenset[int] | None
@@ -151,6 +154,7 @@ class CallTracker:
 
     Attributes:
         failure: the first error that a hook of this attachment raised. Some callers swallow exceptions.
+        must_run: hooks at modules that might not run, each with its layer and a name for messages.
     """
 
     def __init__(
@@ -161,6 +165,7 @@ class CallTracker:
     ) -> None:
         self.model, self.on_failure, self.part = model, on_failure, part
         self.failure: SteeringError | None = None
+        self.must_run: list[tuple[Any, int, str]] = []
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # a copy of the model would keep hooks that nothing removes
@@ -191,9 +196,22 @@ class CallTracker:
             _calls.set({**_calls.get(), (id(self), in_part): call})
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:  # noqa: ARG002
-        """The forward hook, which also runs after a forward that failed."""
+        """The forward hook, which also runs after a forward that failed, with None as its output.
+
+        Raises:
+            SteeringError: if a module that must run did not.
+        """
         ended = id(self), module is self.part
-        _calls.set({key: call for key, call in _calls.get().items() if key != ended})
+        calls = dict(_calls.get())
+        call = calls.pop(ended, None)
+        _calls.set(calls)
+        if call is None or output is None:
+            return
+        for hook, layer, name in self.must_run:
+            # a model that drafts for itself may leave at a lower layer
+            if hook not in call.reached and layer < decoder_shape(self.model.config)[0]:
+                with self.watch_failures():
+                    raise SteeringError(f"{name} did not run in this forward call, so that nothing was steered there")
 
     @contextmanager
     def watch_failures(self) -> Iterator[None]:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from lmms_steer.errors import SteeringError
+from lmms_steer.registry import is_built_in
 from lmms_steer.steering.gates import Probe, gates, probe_numbers
 from lmms_steer.steering.intervention import Intervention
-from lmms_steer.steering.operations import failures_of
+from lmms_steer.steering.operations import checked_tensor, failures_of
 from lmms_steer.steering.sites import DEFAULT_SITE, sites
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -46,18 +47,21 @@ class GateReader:
         """Whether the intervention acts; hidden states [..., width] ▸ bool [...].
 
         Raises:
-            SteeringError: if the gate fails, or returns anything but a tensor of this shape.
+            SteeringError: if the gate fails, or returns anything but a tensor of this shape; if one that is not of this
+            package returns nan.
         """
         given = hidden.float()
         # a function that changes its argument in place must not reach the model's own tensor
         given = given.clone() if given is hidden else given
-        with failures_of(f"gate {self.gate.name!r}"):
-            scores = self.gate.function(given, self._probe_on(hidden.device))
-            if scores.shape != hidden.shape[:-1]:
-                raise SteeringError(
-                    f"gate {self.gate.name!r} returned shape {list(scores.shape)} for hidden states of shape"
-                    f" {list(hidden.shape)}"
-                )
+        what = f"gate {self.gate.name!r}"
+        with failures_of(what):
+            returned = self.gate.function(given, self._probe_on(hidden.device))
+            scores = checked_tensor(what, returned, hidden.shape[:-1], hidden).to(hidden.device)
+        if not is_built_in(self.gate.function):
+            # positions of padding may hold zeros, which have no direction
+            unknown = scores.isnan() & hidden.isfinite().all(-1) & hidden.any(-1)
+            if bool(unknown.any()):
+                raise SteeringError(f"{what} returned nan, which is on neither side of the threshold")
         return scores > self.threshold if self.above else scores < self.threshold
 
     def of_prompts(self, hidden: Tensor, mask: Tensor) -> Tensor:

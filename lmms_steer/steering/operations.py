@@ -18,14 +18,14 @@ Another package adds an operation with `register_operation`, in a module that an
 This module imports no torch, so that specs can be checked without it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from inspect import getdoc
 from typing import TYPE_CHECKING
 
 from lmms_steer.errors import SteeringError, UserError, first_line
-from lmms_steer.registry import Registry
+from lmms_steer.registry import Registry, is_built_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -191,20 +191,46 @@ def apply_operation(operation: Operation, hidden: "Tensor", vector: ScaledVector
         [batch, positions, width] in the dtype of `hidden`.
 
     Raises:
-        SteeringError: if the operation fails, or returns anything but a tensor of this shape.
+        SteeringError: if the operation fails, or returns anything but a tensor of this shape; if one that is not of
+            this package returns values that are not finite.
     """
     given = hidden.float() if operation.in_float32 else hidden
     if operation.in_float32 and given is hidden:
         # a function that changes its argument in place must not reach the other positions
         given = hidden.clone()
-    with failures_of(f"operation {operation.name!r}"):
-        changed = operation.function(given, vector)
-        if changed.shape != hidden.shape:
-            raise SteeringError(
-                f"operation {operation.name!r} returned shape {list(changed.shape)} for hidden states of shape"
-                f" {list(hidden.shape)}"
-            )
-    return changed.to(hidden.dtype).where(mask.unsqueeze(-1), hidden)
+    what = f"operation {operation.name!r}"
+    with failures_of(what):
+        changed = checked_tensor(what, operation.function(given, vector), hidden.shape, hidden)
+        steered = changed.to(hidden.dtype).where(mask.unsqueeze(-1), hidden)
+        if not is_built_in(operation.function):
+            became = ~changed.isfinite().all(-1) & hidden.isfinite().all(-1)
+            if bool((became & mask).any()):
+                raise SteeringError(f"{what} returned values that are not finite, for hidden states that are")
+    return steered
+
+
+def checked_tensor(what: str, returned: object, shape: Sequence[int], hidden: "Tensor") -> "Tensor":
+    """What somebody's own function returned for hidden states, if it can be used.
+
+    Args:
+        what: the function, for messages.
+        returned: by it.
+        shape: that is expected.
+        hidden: what it was given.
+
+    Raises:
+        SteeringError: for anything but a tensor of real numbers of this shape.
+    """
+    from torch import Tensor
+
+    if not isinstance(returned, Tensor) or returned.is_complex():
+        kind = f"tensor of {returned.dtype}" if isinstance(returned, Tensor) else type(returned).__name__
+        raise SteeringError(f"{what} returned a {kind}, and not a tensor of real numbers")
+    if returned.shape != shape:
+        raise SteeringError(
+            f"{what} returned shape {list(returned.shape)} for hidden states of shape {list(hidden.shape)}"
+        )
+    return returned
 
 
 def add_masked(hidden: "Tensor", delta: "Tensor", mask: "Tensor") -> "Tensor":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lmms_steer.errors import SteeringError
+from lmms_steer.registry import is_built_in
 from lmms_steer.steering.anatomy import shares_keys
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.gate_hook import GateHook
@@ -65,6 +66,10 @@ class SiteHook:
     def register(self, layers: nn.ModuleList) -> RemovableHandle:
         """Register the hook in the model."""
         self._shares = shares_keys(layers[self.layer])
+        if not is_built_in(self.site.function):
+            found = type(find_module(self.site, layers, self.layer)).__name__
+            named = f"site={self.site.name}: the module that it finds in layer {self.layer}, a {found},"
+            self.tracker.must_run.append((self, self.layer, named))
         return register_hook(self.site, layers, self.layer, self._act)
 
     def _act(self, value: Any) -> Tensor | None:
@@ -72,9 +77,11 @@ class SiteHook:
             return self._steer(value)
 
     def _steer(self, value: Any) -> Tensor | None:
+        call = self.tracker.call
+        if call is not None:
+            call.reached.add(self)
         if runs_unsteered():
             return None
-        call = self.tracker.call
         if call is None:
             raise SteeringError("a steered layer ran outside the model's own forward: call the model, not a part of it")
         mask = call.steered(self.tokens, self.phase, self.media, self.special_ids)

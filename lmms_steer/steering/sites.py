@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, first_line
 from lmms_steer.registry import Registry
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ class Site:
     changes: Literal["output", "input"] = "output"
     tower: Literal["decoder", "vision"] = "decoder"
 
+    def __post_init__(self) -> None:
+        for key, known in (("changes", ("output", "input")), ("tower", ("decoder", "vision"))):
+            if getattr(self, key) not in known:
+                raise ValueError(f"site {self.name!r}: {key}={getattr(self, key)!r} is none of {', '.join(known)}")
+
 
 sites: Registry[Site] = Registry("site", "lmms_steer.sites")
 """Every known site by its name."""
@@ -75,7 +80,7 @@ def register_site(
     """Decorator that registers a function as a site and returns it unchanged; arguments as of `Site`.
 
     Raises:
-        ValueError: for a name that is taken or not valid.
+        ValueError: for a name that is taken or not valid, or an unknown `changes` or `tower`.
     """
 
     def register(function: SiteFunction) -> SiteFunction:
@@ -131,9 +136,22 @@ def find_module(site: Site, layers: "nn.ModuleList", layer: int) -> "nn.Module":
     """The module of a site in one of a model's layers.
 
     Raises:
-        UserError: for a layer that has no such module, or scales what the module returns before it is added (Granite).
+        UserError: for a layer that has no such module, or scales what the module returns before it is added (Granite);
+            for a function of a site that fails, or returns something else.
     """
-    module = site.function(layers[layer])
+    from torch.nn import Module
+
+    try:
+        module = site.function(layers[layer])
+    except Exception as error:
+        raise UserError(
+            f"site={site.name}: its function failed at layer {layer}: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if module is not None and not isinstance(module, Module):
+        raise UserError(
+            f"site={site.name}: its function returned a {type(module).__name__} for layer {layer}: expected a module of"
+            " the layer, or None"
+        )
     scale = getattr(layers[layer], "residual_multiplier", 1.0)
     if scale != 1.0 and site.name in ("mlp", "attention"):
         raise UserError(

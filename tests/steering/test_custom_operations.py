@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from lmms_steer import Intervention, SteeringSpec, UserError, register_operation, steer
+from lmms_steer import Intervention, SteeringError, SteeringSpec, UserError, register_operation, steer
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.inspection.prompt import inspect_prompt
 from lmms_steer.steering.facts import ModelFacts
@@ -200,6 +200,34 @@ def test_a_function_that_changes_its_argument_in_place_reaches_no_other_position
     vector = ScaledVector(torch.ones(4), torch.ones(4) / 2, 2.0, 1.0)
     changed = apply_operation(find_operation(in_place), hidden, vector, mask)
     assert changed[0, :, 0].tolist() == [0, 1, 0] and not hidden.any()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (
+            lambda hidden, vector: (hidden + vector.delta).numpy(),
+            "returned a ndarray, and not a tensor of real numbers",
+        ),
+        (
+            lambda hidden, _: hidden.to(torch.complex64),
+            "returned a tensor of torch.complex64, and not a tensor of real",
+        ),
+        (lambda hidden, _: hidden.to("meta"), "failed: "),
+        (lambda hidden, _: hidden / hidden.norm(), "returned values that are not finite, for hidden states that are"),
+    ],
+)
+def test_an_operation_that_returns_no_numbers_is_refused(function: Any, message: str) -> None:
+    vector = ScaledVector(torch.ones(4), torch.ones(4) / 2, 2.0, 1.0)
+    with pytest.raises(SteeringError, match=f"^operation '<lambda>' {message}"):
+        apply_operation(find_operation(function), torch.zeros(1, 3, 4), vector, torch.ones(1, 3).bool())
+
+
+def test_what_is_not_finite_at_positions_that_are_not_steered_does_not_matter() -> None:
+    hidden, mask = torch.tensor([[[0.0, 0.0], [3.0, 4.0]]]), torch.tensor([[False, True]])
+    vector = ScaledVector(torch.ones(2), torch.ones(2), 1.0, 1.0)
+    unit = find_operation(lambda hidden, _: hidden / hidden.norm(dim=-1, keepdim=True))
+    assert torch.allclose(apply_operation(unit, hidden, vector, mask)[0], torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
 
 
 def test_an_operation_that_returns_another_shape_is_refused() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lmms_steer import SteeringError, SteeringSpec, SteeringVectors, UserError, continuation, register_gate, steer
 from lmms_steer.steering.anatomy import model_facts
 from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.gates import Probe, gates
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import Intervention
@@ -298,3 +299,31 @@ def test_a_gate_that_fails_is_a_steering_error_that_is_kept(gate: str, monkeypat
         assert told == [attachment.failure]
     finally:
         attachment.remove()
+
+
+@pytest.mark.parametrize("fires", ["above", "below"])
+@pytest.mark.parametrize("read", ["token", "prompt"])
+def test_a_gate_of_one_s_own_that_returns_no_numbers_is_refused(
+    fires: str, read: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gates, "_entries", dict(gates._entries))
+    for name, function, message in (
+        ("of_numpy", lambda hidden, probe: (hidden @ probe.direction).numpy(), "returned a ndarray, and not a tensor"),
+        ("of_nan", lambda hidden, probe: (hidden @ probe.direction - 1e9).log(), "returned nan"),
+    ):
+        register_gate(name, description="0", threshold=0.0)(function)
+        model, processor = build("paligemma2")
+        batch = batch_of("paligemma2", processor, *TEXTS)
+        refused = pytest.raises(SteeringError, match=f"gate '{name}' {message}")
+        with steer(model, line(gate=name, fires=fires, read=read), {"v": V}), refused:
+            forward(model, batch)
+
+
+def test_a_gate_of_one_s_own_may_divide_by_the_norm_of_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "_entries", dict(gates._entries))
+    register_gate("angle", description="0", threshold=0.0)(
+        lambda hidden, probe: hidden @ probe.direction / hidden.norm(dim=-1)
+    )
+    reader = GateReader(SteeringSpec.parse(line(gate="angle")).interventions[0], V)
+    hidden = torch.stack([torch.zeros(48), torch.from_numpy(V[LAYER]), -torch.from_numpy(V[LAYER])])[None]
+    assert reader.fires(hidden).tolist() == [[False, True, False]]

@@ -173,3 +173,51 @@ def test_a_site_of_another_width_is_one_line_with_both_widths(monkeypatch: pytes
     message = f"layer 1 has the width {wide} at site=neurons, and the vector 48"
     with pytest.raises(SteeringError, match=message), steer(model, line("neurons"), {"v": V}):
         forward(model, batch)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda _: "mlp", "its function returned a str for layer 1: expected a module of the layer, or None"),
+        (lambda layer: layer.mlp.forward, "its function returned a method for layer 1"),
+        (lambda layer: layer.no_such_part, "its function failed at layer 1: AttributeError: .*no_such_part"),
+    ],
+)
+def test_a_site_s_function_that_finds_no_module_is_one_line(
+    function: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites, "_entries", dict(sites._entries))
+    register_site("own", description="of a user")(function)
+    model, _ = build("paligemma2")
+    before = hook_counts(model)
+    with pytest.raises(UserError, match=f"^site=own: {message}"), steer(model, line("own"), {"v": V}):
+        pytest.fail("steered")
+    assert hook_counts(model) == before
+
+
+def test_a_site_whose_module_does_not_run_is_refused_and_not_taken_for_an_effect_of_zero(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sites, "_entries", dict(sites._entries))
+
+    def mlp(layer: Any) -> Any:
+        return layer.mlp
+
+    register_site("unused", description="a list of modules is never called")(lambda one: nn.ModuleList([mlp(one)]))
+    register_site("used", description="what a module of the layer returns")(mlp)
+    model, processor = build("paligemma2")
+    batch = batch_of("paligemma2", processor, *TEXTS)
+    with steer(model, line("unused"), {"v": V}):
+        for run in (lambda: forward(model, batch), lambda: model.generate(**batch, max_new_tokens=2)):
+            with pytest.raises(SteeringError, match="site=unused: .* layer 1, a ModuleList, did not run in this"):
+                run()
+    with steer(model, line("used"), {"v": V}):
+        model.generate(**batch, max_new_tokens=2)
+
+
+def test_a_site_changes_an_input_or_an_output_of_one_of_two_towers() -> None:
+    for keys, message in (({"changes": "inputs"}, "changes='inputs' is none of output, input"),
+                          ({"tower": "visoin"}, "tower='visoin' is none of decoder, vision")):  # fmt: skip
+        with pytest.raises(ValueError, match=f"site 'own': {message}"):
+            register_site("own", description="of a user", **keys)(lambda layer: layer)  # type: ignore[arg-type]
+    assert "own" not in sites
