@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lmms_steer import __version__, concepts
 from lmms_steer._util.formatting import format_layers
 from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.concepts import Concept
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, shorten
 from lmms_steer.extraction.activations import Activations, out_of_memory, read_activations
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, MethodFunction, MethodResult
 from lmms_steer.models.batches import ShrinkingRunner
@@ -247,10 +247,15 @@ class Backbone:
             kept = {k: v for k, v in provenance["settings"].items() if k not in _OF_A_PROBE}
             settings = {**kept, "orthogonal_to": removed.name, "orthogonal_to_sha256": removed.sha256}
             provenance = {**provenance, "settings": settings}
+        if not result.directions:
+            raise UserError(f"{job.concept.name}, {method}: the method returned no direction")
         if not directions:
             wanted, made = (format_layers(tuple(numbers)) for numbers in (layers or (), result.directions))
             raise UserError(f"{job.concept.name}, {method}: no direction at --layers {wanted}, only at {made}")
-        vectors = SteeringVectors(directions, provenance)
+        try:
+            vectors = SteeringVectors(directions, provenance)
+        except UserError as error:
+            raise UserError(f"{job.concept.name}, {method}: {error}") from error
         zero = tuple(layer for layer in vectors if not vectors[layer].any())
         if zero == vectors.layers:
             raise UserError(
@@ -270,7 +275,8 @@ def _check_result(result: object, what: str, activations: Activations) -> None:
         activations: that it was given.
 
     Raises:
-        UserError: for anything but directions of the model's layers and width.
+        UserError: for anything but directions of the model's layers and width; for settings that are no mapping, notes
+            or libraries that are no texts, and a library that is not installed.
     """
     if not isinstance(result, MethodResult):
         raise UserError(f"{what}: the method returned a {type(result).__name__}, and not a MethodResult")
@@ -279,10 +285,21 @@ def _check_result(result: object, what: str, activations: Activations) -> None:
     n_layers, width = activations.anchors.shape[1:]
     # a random control of patches is drawn in their shape
     shapes = [(width,)] if activations.tower is None else [(width,), activations.tower[1:]]
+    if not isinstance(result.settings, Mapping):
+        raise UserError(f"{what}: MethodResult takes settings as a mapping, and not a {type(result.settings).__name__}")
+    for name in ("notes", "libraries"):
+        texts = getattr(result, name)
+        if not isinstance(texts, tuple | list) or not all(isinstance(text, str) for text in texts):
+            raise UserError(f"{what}: MethodResult takes {name} as a tuple of texts, got {shorten(repr(texts))}")
+    for library in result.libraries:
+        try:
+            version(library)
+        except PackageNotFoundError as error:
+            raise UserError(f"{what}: MethodResult names the library {library!r}, which is not installed") from error
     for layer, direction in result.directions.items():
         if layer not in range(n_layers) or np.shape(direction) not in shapes:
             raise UserError(
-                f"{what}: the method returned the shape {list(np.shape(direction))} for layer {layer}, expected"
+                f"{what}: the method returned the shape {list(np.shape(direction))} for layer {layer!r}, expected"
                 f" [{width}] for some of the layers 0-{n_layers - 1}"
             )
 

@@ -49,17 +49,23 @@ class SteeringVectors:
             `method`, `settings`, `concept`, `sentences_sha256`, `skipped`, `versions`.
 
     Raises:
-        UserError: for no direction, directions that are not arrays, of different shapes, or with values that are not
-            finite.
+        UserError: for no direction, directions that are not arrays of real numbers by whole layers, of different
+            shapes, or with values that are not finite; for a provenance that is no mapping.
     """
 
     directions: Mapping[int, Direction]
     provenance: Mapping[str, Any]
 
     def __post_init__(self) -> None:
+        for given, expected in ((self.directions, "layer ▸ direction"), (self.provenance, "a mapping of provenance")):
+            if not isinstance(given, Mapping):
+                raise UserError(f"a vector is made of {expected}, got a {type(given).__name__}")
         try:
-            arrays = {int(k): np.asarray(v, dtype=np.float32) for k, v in sorted(self.directions.items())}
-        except (TypeError, RuntimeError) as error:
+            layers = {_whole(layer): direction for layer, direction in self.directions.items()}
+            arrays = {layer: _real(layers[layer]) for layer in sorted(layers)}
+        except UserError:
+            raise
+        except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"a direction cannot be read as numbers: {first_line(error)} (of a torch tensor, give"
                 " .detach().float().cpu().numpy())"
@@ -167,8 +173,10 @@ class SteeringVectors:
 
         metadata = {"format": FORMAT, **self.provenance}
         try:
-            text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-        except TypeError as error:
+            # as it is read again: a number as a key becomes a text, which is sorted as one
+            text = json.dumps(json.loads(json.dumps(metadata)), sort_keys=True, ensure_ascii=False)
+            text.encode()
+        except (TypeError, ValueError) as error:
             raise UserError(f"the provenance of {self.name} is not plain JSON: {first_line(error)}") from error
         return save({f"layer.{layer}": array for layer, array in self.directions.items()}, {_METADATA_KEY: text})
 
@@ -204,6 +212,22 @@ class SteeringVectors:
             directions = {layer: file.get_tensor(key) for layer, key in keys.items()}
             with np.errstate(over="ignore"):
                 return cls(directions, {key: value for key, value in metadata.items() if key != "format"})
+
+
+def _whole(layer: Any) -> int:
+    try:
+        number = int(layer)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or (isinstance(layer, float) and number != layer):
+        raise UserError(f"a vector's layers are whole numbers, got {shorten(repr(layer))}")
+    return number
+
+
+def _real(direction: Any) -> Direction:
+    if np.iscomplexobj(direction):
+        raise ValueError("it has complex numbers")
+    return np.asarray(direction, dtype=np.float32)
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:

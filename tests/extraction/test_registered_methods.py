@@ -173,6 +173,13 @@ def test_a_control_s_name_is_no_method_s() -> None:
         (MethodResult(np.ones((5, 96))), "takes layer ▸ direction, and not a ndarray"),  # type: ignore[arg-type]
         (MethodResult({0: np.ones(95)}), r"returned the shape \[95\] for layer 0, expected \[96\]"),
         (MethodResult({5: np.ones(96)}), "for layer 5, expected .* some of the layers 0-4"),
+        (MethodResult({"0": np.ones(96)}), "for layer '0', expected"),  # type: ignore[dict-item]
+        (MethodResult({}), "^spatial, odd: the method returned no direction$"),
+        (MethodResult({0: np.full(96, np.nan)}), "^spatial, odd: the vector has values that are not finite at layer 0"),
+        (MethodResult({0: np.ones(96) * 1j}), "^spatial, odd: .* it has complex numbers"),  # type: ignore[dict-item]
+        (MethodResult({0: np.ones(96)}, None), "takes settings as a mapping, and not a NoneType"),  # type: ignore[arg-type]
+        (MethodResult({0: np.ones(96)}, {}, "text"), "takes notes as a tuple of texts, got 'text'"),  # type: ignore[arg-type]
+        (MethodResult({0: np.ones(96)}, libraries=("nonsuch-1",)), "the library 'nonsuch-1', which is not installed"),
     ],
 )
 def test_what_a_method_returns_is_checked_before_it_is_stored(backbone: Backbone, returned: Any, message: str) -> None:

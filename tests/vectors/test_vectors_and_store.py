@@ -71,6 +71,27 @@ def test_damaged_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> No
         assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("directions", "provenance", "message"),
+    [
+        (np.ones((2, 4)), {}, "a vector is made of layer ▸ direction, got a ndarray"),
+        ({0: np.ones(4)}, None, "a vector is made of a mapping of provenance, got a NoneType"),
+        ({"layer.3": np.ones(4)}, {}, "a vector's layers are whole numbers, got 'layer.3'"),
+        ({1.5: np.ones(4)}, {}, r"a vector's layers are whole numbers, got 1\.5"),
+        ({0: np.ones(4) * 1j}, {}, "it has complex numbers"),
+        ({0: [[1.0, 2.0], [3.0]]}, {}, "a direction cannot be read as numbers"),
+    ],
+)
+def test_what_is_no_direction_by_layer_is_one_line(directions: Any, provenance: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SteeringVectors(directions, provenance)
+
+
+def test_numbers_as_keys_of_the_provenance_give_the_hash_that_the_file_has(tmp_path: Path) -> None:
+    made = SteeringVectors({0: np.ones(4, np.float32)}, {"settings": {"accuracy": {2: 0.5, 10: 0.75}}})
+    assert SteeringVectors.load(made.save(tmp_path / "v.safetensors")).sha256 == made.sha256
+
+
 def test_values_that_are_not_finite_are_refused() -> None:
     with pytest.raises(UserError, match="not finite at layer 0"):
         SteeringVectors({0: np.array([1.0, np.nan])}, {})
