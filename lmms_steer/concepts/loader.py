@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -29,6 +30,10 @@ from lmms_steer.errors import UserError, first_line, reason, shorten, unknown_na
 SUFFIXES = (".yaml", ".yml", ".jsonl", ".csv")
 _EXPECTED_YAML = "expected 'name:' and 'pairs:' with a list of 'anchor: sentence'"
 _YAML_KEYS = ("name", "about", "pairs", "contrast")
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese characters, whose words no spaces part."""
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no", "", "none", "null")
 
 
@@ -41,8 +46,18 @@ class Pair:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """Every occurrence of the anchor as a whole word, in any case: [(start, end)] in characters."""
-        whole_word = rf"(?<!\w){re.escape(self.anchor)}(?!\w)"
+        """Every occurrence of the anchor as a whole word, in any case: [(start, end)] in characters.
+
+        Where its first or last character is of a script that is written without spaces, a word may begin or end
+        anywhere.
+        """
+        if not self.anchor.strip():
+            return []
+        before, after = (
+            "" if re.match(f"[{_UNSPACED}]", edge) else rf"[^\W{_UNSPACED}]"
+            for edge in (self.anchor[0], self.anchor[-1])
+        )
+        whole_word = f"{before and f'(?<!{before})'}{re.escape(self.anchor)}{after and f'(?!{after})'}"
         return [match.span() for match in re.finditer(whole_word, self.sentence, re.IGNORECASE)]
 
 
@@ -252,6 +267,9 @@ def _row(row: dict[str, object], source: str, number: int) -> tuple[bool, Pair]:
         raise UserError(
             f"{source!r}, line {number}: expected an anchor and a sentence, got {anchor!r} and {sentence!r}"
         )
+    for key in row:
+        if key not in ("anchor", "sentence", "contrast") and get_close_matches(str(key).strip().lower(), ["contrast"]):
+            raise UserError(f"{source!r}, line {number}: unknown key {key!r}: did you mean 'contrast'?")
     contrast = str(row.get("contrast", "")).strip().lower()
     if contrast not in (*_TRUE, *_FALSE):
         raise UserError(f"{source!r}, line {number}: contrast={row.get('contrast')!r}: expected true or false")

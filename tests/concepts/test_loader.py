@@ -39,6 +39,12 @@ def test_yaml_jsonl_and_csv_give_the_same_concept(tmp_path: Path) -> None:
         ("a.csv", "word,text\na,b\n", "line 1: expected the columns anchor,sentence"),
         ("a.csv", "anchor,sentence\non,it is on\nleft,left, right\n", "line 3: the number of columns differs"),
         ("a.csv", "anchor,sentence,contrast\non,it is on,maybe\n", "line 2: contrast='maybe'"),
+        (
+            "a.csv",
+            "anchor,sentence,Contrast\non,it is on,1\n",
+            "line 2: unknown key 'Contrast': did you mean 'contrast'?",
+        ),
+        ("a.jsonl", '{"anchor": "a", "sentence": "a b", "contarst": true}', "line 1: unknown key 'contarst'"),
         ("a.csv", "anchor,sentence\n", "has no pair"),
         ("a b.csv", "anchor,sentence\non,it is on\n", "the concept's name 'a b' also names a folder"),
         ("a.txt", "It is on.\n", "is not a concept: expected a file that ends in .yaml, .jsonl or .csv"),
@@ -71,6 +77,30 @@ def test_a_damaged_concept_file_is_refused_with_the_place(text: str, expected: s
     path.write_text(text)
     with pytest.raises(UserError, match=expected):
         concepts.load(path)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "sentence", "found"),
+    [
+        ("left", "Left of the left-hand door, leftmost", [(0, 4), (12, 16)]),
+        ("猫", "猫在桌子上，那只猫", [(0, 1), (8, 9)]),
+        ("左", "それは左にある", [(3, 4)]),
+        ("手机", "iPhone手机在这里", [(6, 8)]),
+        ("AI", "用AI画画, not PAID", [(1, 3)]),
+        ("แมว", "ฉันมีแมวหนึ่งตัว", [(5, 8)]),
+        ("is", "it is 这is", [(3, 5), (7, 9)]),
+        ("", "nothing", []),
+    ],
+)
+def test_an_anchor_is_a_whole_word_where_spaces_part_words(
+    anchor: str, sentence: str, found: list[tuple[int, int]]
+) -> None:
+    assert Pair(anchor, sentence).spans == found
+
+
+def test_a_column_of_the_user_s_own_is_left_alone(tmp_path: Path) -> None:
+    path = concept_file(tmp_path / "a.csv", "anchor,sentence,source\non,it is on,a book\n")
+    assert concepts.load(path).pairs == (Pair("on", "it is on"),)
 
 
 def test_repeated_sentences_are_found_in_pairs_and_contrast() -> None:
