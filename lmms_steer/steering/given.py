@@ -45,6 +45,7 @@ def read_given(
     Raises:
         UserError: for something else, fields next to a spec, which has its own, or a field with a wrong value.
     """
+    is_path = isinstance(what, os.PathLike)
     if isinstance(what, os.PathLike):
         what = os.fspath(what)
     if not isinstance(what, SteeringSpec | ResolvedSpec | SteeringVectors | str):
@@ -59,7 +60,7 @@ def read_given(
         name = what.name if what.name not in named else _UNSAVED
         return Given(SteeringSpec((Intervention(name, **given),)), {**named, name: what})
     is_spec_file = isinstance(what, str) and what.endswith((".yaml", ".yml"))
-    if isinstance(what, str) and what.strip() and "=" not in what and not is_spec_file:
+    if isinstance(what, str) and what.strip() and (is_path or "=" not in what) and not is_spec_file:
         return Given(SteeringSpec((Intervention(what, **given),)), named)
     if given:
         listed = ", ".join(f"{name}={value}" for name, value in given.items())

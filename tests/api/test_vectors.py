@@ -79,6 +79,13 @@ def test_a_file_of_a_spec_steers_as_its_line_does(gemma: Any, tmp_path: Path) ->
         logits(gemma, file, alpha=1)
 
 
+def test_the_path_of_a_vector_s_file_may_contain_an_equals_sign(gemma: Any, tmp_path: Path) -> None:
+    file = lmms_steer.load_vectors(RED).save(tmp_path / "alpha=1" / "red.safetensors")
+    fields = {"layer": 2, "alpha": 0.5, "tokens": "both"}
+    assert torch.equal(logits(gemma, file, **fields), logits(gemma, RED, **fields))
+    assert isinstance(file, Path)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
