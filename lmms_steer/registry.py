@@ -23,6 +23,7 @@ from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 from typing import Generic, TypeVar
 
+from lmms_steer._util.code import code_sha256, is_built_in
 from lmms_steer.errors import UserError, first_line, unknown_name
 
 Entry = TypeVar("Entry")
@@ -44,6 +45,7 @@ class Registry(Generic[Entry]):
         self.kind, self.group = kind, group
         self._builtins = list(builtins)
         self._entries: dict[str, Entry] = {}
+        self._code: dict[str, str] = {}
         self._lock, self._is_loading = RLock(), False
 
     def add(self, name: str, entry: Entry) -> None:
@@ -60,6 +62,9 @@ class Registry(Generic[Entry]):
         if name in self._entries:
             raise ValueError(f"{self.kind} {name!r} is already registered")
         self._entries[name] = entry
+        function = getattr(entry, "function", None)
+        if function is not None and not is_built_in(function):
+            self._code[name] = code_sha256(function)
 
     def get(self, name: str) -> Entry:
         """Return the entry of a name.
@@ -74,6 +79,10 @@ class Registry(Generic[Entry]):
         if name not in self._entries:
             raise unknown_name(self.kind, name, self.names())
         return self._entries[name]
+
+    def code(self, name: str) -> str | None:
+        """A hash of the code of an entry's function; None for a built-in one, and for a name that is not loaded."""
+        return self._code.get(name) if name in self._entries else None
 
     def names(self) -> tuple[str, ...]:
         """All known names: first the built-in ones, then those of other packages."""
@@ -153,11 +162,6 @@ class Registry(Generic[Entry]):
             else:
                 found.setdefault(point.name, []).append(point)
         return found
-
-
-def is_built_in(function: object) -> bool:
-    """Whether a function is this package's, and not a user's or another package's."""
-    return str(getattr(function, "__module__", "")).startswith("lmms_steer.")
 
 
 def _package(point: EntryPoint) -> str:

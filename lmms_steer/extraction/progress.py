@@ -17,12 +17,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from lmms_steer import __version__
+from lmms_steer._util.code import is_built_in
 from lmms_steer._util.io import put_aside, write_atomically
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.extraction.job import ExtractionSettings
-from lmms_steer.registry import is_built_in
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 

@@ -17,10 +17,10 @@ from lmms_steer.harness.command_line import end_command_line
 from lmms_steer.harness.presets import expand_preset
 from lmms_steer.models.answer_bias import AnswerBias
 from lmms_steer.models.budget_alpha import with_budget_alpha
-from lmms_steer.models.contrasts import ContrastSettings
+from lmms_steer.models.contrasts import ContrastSettings, contrasts
 from lmms_steer.models.divergence import DivergenceMeter
 from lmms_steer.models.own_prompts import sees_images
-from lmms_steer.models.prompts import PromptFormat
+from lmms_steer.models.prompts import PromptFormat, prompt_formats
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.steering.anatomy import unwrap
 from lmms_steer.steering.budget import take_budget
@@ -217,8 +217,20 @@ class SteeringMixin:
         }
 
     @property
+    def _own_code(self) -> list[str]:
+        """Hashes of the code of a prompt format and a contrast that are not this package's."""
+        prompt_format = getattr(self, "prompt_format", None)
+        found = [
+            prompt_formats.code(prompt_format.name) if prompt_format is not None else None,
+            contrasts.code(self.contrast.contrast.name) if self.contrast is not None else None,
+        ]
+        return [code for code in found if code is not None]
+
+    @property
     def cache_key(self) -> str | None:
-        """A hash of the checkpoint, and of the vectors and biases that were read from files, for response caches.
+        """A hash of the checkpoint, of the vectors and biases that were read from files, and of a user's own code.
+
+        It is for response caches.
 
         It reads the weights, unless they are large and were hashed before. None for a baseline of unknown weights.
         """
@@ -228,9 +240,10 @@ class SteeringMixin:
         weights = recorded_sha256(model_source(source, self.commit))
         # a tokenizer or a processor that changes in place gives other answers, too; a commit names those of a Hub id
         settings = sorted(path for path in folder.glob("*") if path.suffix in _SETTINGS)
-        if weights is None and not self.resolved.spec and not self.answer_bias:
+        code = self._own_code
+        if weights is None and not self.resolved.spec and not self.answer_bias and not code:
             return None
         bias = self.answer_bias
         biases = sorted(zip(bias.ids, bias.words.values(), strict=True)) if bias is not None else []
-        key = [self.resolved.sha256, biases, weights, [(path.name, file_sha256(path)) for path in settings]]
+        key = [self.resolved.sha256, biases, weights, [(path.name, file_sha256(path)) for path in settings], *code]
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()

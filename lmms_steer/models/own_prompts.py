@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from lmms_steer.errors import UserError
-from lmms_steer.models.prompts import PromptFormat, prompt_format_for
+from lmms_steer.models.prompts import PromptFormat, prompt_format_for, prompt_formats
 from lmms_steer.steering.anatomy import unwrap
 from lmms_steer.steering.hooks import is_steered
 from lmms_steer.steering.support import has_encoder
@@ -99,7 +99,10 @@ def _facts_about_images(model: Any, processor: Any, prompt_format: PromptFormat)
     images = getattr(processor, "image_processor", None)
     image_settings = images.to_dict() if images is not None else None
     facts = [model.config.to_dict(), image_settings, getattr(processor, "chat_template", None)]
-    return facts if _is_default(prompt_format, processor) else [*facts, prompt_format.name]
+    if not _is_default(prompt_format, processor):
+        facts.append(prompt_format.name)
+    code = prompt_formats.code(prompt_format.name)
+    return facts if code is None else [*facts, code]
 
 
 def cache_key(model: Any, facts: list[Any]) -> str:

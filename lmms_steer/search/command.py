@@ -1,5 +1,7 @@
 """`lmms-steer search`: check what was asked for, load the model once, and run the search."""
 
+import hashlib
+import json
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -89,6 +91,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
     lm = create(options)
     # now that they are on this disk
     found["weights"] = model_source(lm.pretrained, lm.commit).get("weights_sha256")
+    found["code"] = _own_code(options, lm)
     # imports torch
     from lmms_steer.steering.anatomy import decoder_layers
 
@@ -258,6 +261,21 @@ def _weights_of_folder(options: SearchOptions) -> str | None:
     if pretrained is None or not Path(pretrained).is_dir():
         return None
     return model_source(pretrained).get("weights_sha256")
+
+
+def _own_code(options: SearchOptions, lm: Any) -> str | None:
+    """The hash of the code that is not this package's and that answers depend on; None where there is none.
+
+    A strategy's is not a part of it: other rungs are told by their cells.
+    """
+    from lmms_steer.models.prompts import prompt_formats
+    from lmms_steer.steering.resolved import own_code
+
+    used = own_code(options.fixed_keys.intervention)
+    prompt_format = getattr(lm, "prompt_format", None)
+    code = prompt_formats.code(prompt_format.name) if prompt_format is not None else None
+    used |= {"prompt format": code} if code is not None else {}
+    return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest() if used else None
 
 
 def _planned_options(options: SearchOptions) -> dict[str, Any]:

@@ -24,12 +24,13 @@ HARNESSES = (LMMS_EVAL, LM_EVAL)
 """The harnesses whose tasks can be searched on."""
 _ADDED = {
     "harness": LMMS_EVAL, "metric": None, "split": None, "num_fewshot": None, "spec": "", "gate": None, "writing": "",
-    "weights": None,
+    "weights": None, "code": None,
 }  # fmt: skip
 """Keys that files of older versions do not have, and their defaults."""
 _MAY_BE_UNKNOWN = {
     "weights": "the checkpoint's weights",
     "writing": "the task's settings for written texts",
+    "code": "the functions of your own",
 }
 """Keys that one of two plans may not know, and what they are about. They are then not compared."""
 BUDGET_PROMPTS = 64
@@ -73,6 +74,8 @@ class Plan:
         gate: sha256 of the vector that a gate names; None where it names none.
         writing: the task's settings for written text and the score of it, as JSON; "" where none is written.
         weights: sha256 of the checkpoint's weights; None for one that ships, or where it is not known.
+        code: sha256 of the code of an operation, a site, a gate and a prompt format that are not this package's; None
+            where all are.
     """
 
     model: str
@@ -97,6 +100,7 @@ class Plan:
     gate: str | None = None
     writing: str = ""
     weights: str | None = None
+    code: str | None = None
 
     @property
     def budgets(self) -> tuple[float, ...]:
@@ -244,7 +248,7 @@ def plan_differences(folder: Path, mine: Mapping[str, Any]) -> list[str] | None:
 
 def _unknown_keys(stored: Mapping[str, Any], mine: Mapping[str, Any]) -> set[str]:
     """The keys that a stored plan, or this one, does not know."""
-    unknown = {"weights"} if None in (stored.get("weights"), mine.get("weights")) else set()
+    unknown = {key for key in ("weights", "code") if None in (stored.get(key), mine.get(key))}
     # versions that recorded no settings did not apply the filters of lmms-eval's tasks
     filters = mine.get("harness") == LMMS_EVAL and '"filter_list"' in mine.get("writing", "")
     return unknown if "writing" in stored or filters else unknown | {"writing"}
@@ -260,6 +264,11 @@ def _differences(key: str, theirs: Any, mine: Any) -> Iterator[str]:
         yield f"the gate's vector is another one ({_hashes(theirs, mine)})"
     elif key == "weights" and theirs != mine:
         yield f"the checkpoint's weights are other ones ({_hashes(theirs, mine)})"
+    elif key == "code" and theirs != mine:
+        yield (
+            "the code of an operation, a site, a gate or a prompt format of your own has changed since"
+            f" ({_hashes(theirs, mine)})"
+        )
     elif key == "writing" and theirs != mine:
         yield f"the task writes and scores texts with {theirs or 'nothing'} there, {mine or 'nothing'} here"
     elif theirs != mine:

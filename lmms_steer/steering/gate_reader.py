@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from lmms_steer._util.code import is_built_in
 from lmms_steer.errors import SteeringError
-from lmms_steer.registry import is_built_in
 from lmms_steer.steering.gates import Probe, gates, probe_numbers
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import checked_tensor, failures_of

@@ -24,8 +24,9 @@ from dataclasses import dataclass, replace
 from inspect import getdoc
 from typing import TYPE_CHECKING
 
+from lmms_steer._util.code import is_built_in
 from lmms_steer.errors import SteeringError, UserError, first_line
-from lmms_steer.registry import Registry, is_built_in
+from lmms_steer.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor

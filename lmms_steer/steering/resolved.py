@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from lmms_steer.errors import UserError
+from lmms_steer.registry import Registry
 from lmms_steer.steering.facts import Norms
+from lmms_steer.steering.gates import gates
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, find_operation, operations
-from lmms_steer.steering.sites import DEFAULT_SITE
+from lmms_steer.steering.sites import DEFAULT_SITE, sites
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -53,7 +55,10 @@ class ResolvedSpec:
 
     @property
     def sha256(self) -> str:
-        """Hash of what is done to the model: the interventions with the *content* of their vectors, not their names."""
+        """Hash of what is done to the model: the interventions with the *content* of their vectors, not their names.
+
+        The code of operations, sites and gates that are not this package's counts, too.
+        """
         pairs = list(zip(self.spec.interventions, self.vectors, strict=True))
         # fields at their default are left out, so that a new field does not change old hashes
         parts: list[Any] = [{**explicit_fields(i), "vector": v.sha256} for i, v in pairs]
@@ -65,6 +70,8 @@ class ResolvedSpec:
             parts.append({str(layer): dict((self.norms or {}).get(layer, {})) for layer in layers})
         if self.operation is not None:
             parts.append({"operation": self.operation.name, "code": _code_hash(self.operation.function)})
+        if own := own_code(*self.spec.interventions):
+            parts.append({"own_code": own})
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -102,6 +109,15 @@ def with_operation(resolved: ResolvedSpec, operation: str | Operation | Operatio
         return resolved
     spec, custom = replace_operation(resolved.spec, operation)
     return replace(resolved, spec=spec, operation=custom)
+
+
+def own_code(*interventions: Intervention) -> dict[str, str]:
+    """What interventions use that is not this package's: `operation soft_clamp` ▸ hash of its code."""
+    used: list[tuple[Registry[Any], str | None]] = []
+    for one in interventions:
+        used += [(operations, one.operation), (sites, one.site), (gates, one.gate)]
+    found = {f"{registry.kind} {name}": registry.code(name) for registry, name in used if name is not None}
+    return {name: code for name, code in sorted(found.items()) if code is not None}
 
 
 def _record_vector(vector: SteeringVectors) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from lmms_steer._util.code import is_built_in
 from lmms_steer.errors import SteeringError
-from lmms_steer.registry import is_built_in
 from lmms_steer.steering.anatomy import shares_keys
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.gate_hook import GateHook

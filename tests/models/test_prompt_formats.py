@@ -15,6 +15,7 @@ from lmms_steer.harness.steered import SteeredIdefics3, SteeredPaliGemma, Steere
 from lmms_steer.models import CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS, VIDEO_SETTINGS
 from lmms_steer.models.checkpoint import HfCheckpoint
 from lmms_steer.models.contrasts import ContrastSettings
+from lmms_steer.models.own_prompts import cache_key, own_prompts
 from lmms_steer.models.prompt_formats import paligemma_prefix
 from lmms_steer.models.prompts import PromptFormat, prompt_format_for, prompt_formats
 from tests.helpers.checkpoints import build
@@ -50,6 +51,24 @@ def test_the_built_in_formats_are_chosen_by_processor_and_by_model() -> None:
 def test_a_processor_that_no_format_matches_is_refused_with_the_known_formats() -> None:
     with pytest.raises(UserError, match=r"a SimpleNamespace without a chat template: .*known: .*paligemma"):
         prompt_format_for(SimpleNamespace())
+
+
+def test_what_is_kept_about_a_registered_format_is_of_its_code() -> None:
+    lm = SteeredPaliGemma(pretrained=TINY)
+
+    def registered_as(function: Any) -> tuple[str, str | None]:
+        prompt_formats._entries.pop("own", None)
+        register_prompt_format("own", description="d", matches=lambda _: False)(function)
+        lm.prompt_format = prompt_formats.get("own")
+        facts = own_prompts(lm.model, lm.processor, lm.prompt_format, text_only=False).facts
+        return cache_key(lm.model, facts), lm.cache_key
+
+    def quiet(processor: Any, questions: Any, visuals: Any, answers: Any) -> Any:
+        return paligemma_prefix(processor, [question.lower() for question in questions], visuals, answers)
+
+    assert registered_as(shouting) == registered_as(shouting)
+    norms, answers = zip(registered_as(shouting), registered_as(quiet), strict=True)
+    assert norms[0] != norms[1] and answers[0] != answers[1]
 
 
 def test_a_registered_format_claims_a_processor_before_the_built_in_ones() -> None:

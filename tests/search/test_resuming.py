@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lmms_steer import UserError
+from lmms_steer import UserError, register_operation
 from lmms_steer.harness import steered
 from lmms_steer.search.harnesses import create
 from lmms_steer.search.plan import Cell, Plan, plan_differences
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.stored_numbers import _read
 from lmms_steer.search.study_files import write_journal
+from lmms_steer.steering.operations import operations
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store
 from tests.helpers.searches import kill_after, result_of, search_into, start_search
@@ -280,6 +281,37 @@ def test_what_a_study_did_not_know_when_it_began_is_not_compared(tmp_path: Path)
     with pytest.raises(UserError, match="the task writes and scores texts with nothing there"):
         filtered.write_or_check(tmp_path)
     assert plan_of(writing='{"filter_list": []}', harness="lm-eval").unknown_of(begun)
+
+
+def test_a_study_does_not_go_on_with_other_code_of_the_user_s_own(tmp_path: Path) -> None:
+    begun = plan_of(code="c" * 64)
+    assert begun.write_or_check(tmp_path) is begun
+    with pytest.raises(UserError, match="the code of an operation, a site, a gate or a prompt format of your own has"):
+        plan_of(code="d" * 64).write_or_check(tmp_path)
+    # an older version did not know it
+    (tmp_path / "plan.json").write_text(json.dumps(plan_of().to_json()))
+    assert begun.write_or_check(tmp_path) == plan_of() and begun.unknown_of(plan_of()) == "the functions of your own"
+
+
+@pytest.mark.slow
+def test_a_search_knows_the_operation_of_the_user_s_own_that_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(hidden: Any, vector: Any) -> Any:
+        return hidden + vector.delta
+
+    def twice(hidden: Any, vector: Any) -> Any:
+        return hidden + 2 * vector.delta
+
+    def search(function: Any) -> None:
+        monkeypatch.setattr(operations, "_entries", {k: v for k, v in operations._entries.items() if k != "mine"})
+        register_operation("mine", description="d", effect="e")(function)
+        search_into(tmp_path, spec="operation=mine", limit=4, layers="1", controls=0)
+
+    search(once)
+    search(once)
+    with pytest.raises(UserError, match="the code of an operation, .* of your own has changed since"):
+        search(twice)
 
 
 def test_weights_that_a_study_knows_are_compared_where_they_are_known(tmp_path: Path) -> None:
