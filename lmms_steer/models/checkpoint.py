@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from lmms_eval.api.model import lmms
 from transformers import AutoConfig, AutoProcessor
 
+from lmms_steer._util.code import is_built_in
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.models import BLANK, CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS, VIDEO_SETTINGS
 from lmms_steer.models.answer_bias import read_answer_bias
@@ -32,6 +33,7 @@ from lmms_steer.models.prompts import (
     PromptFormat,
     PromptFunction,
     answer_token_ids,
+    checked_batch,
     find_prompt_format,
     prompt_format_for,
 )
@@ -210,12 +212,20 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             questions: the questions, without the prefix.
             visuals: the visuals of each question.
             answers: answers to be scored; the inputs then contain their `labels`.
+
+        Raises:
+            UserError: for a prompt format of the user's own that returns what the model cannot run on.
         """
         questions = [self.prompt_prefix + question for question in questions]
         if self.image == BLANK:
             visuals = [blank_visuals(own) for own in visuals]
         in_decoder = has_encoder(self.config)
-        batch = self.prompt_format(self.processor, questions, visuals, None if in_decoder else answers).to(self._device)
+        scored = None if in_decoder else answers
+        batch = self.prompt_format(self.processor, questions, visuals, scored)
+        if not is_built_in(self.prompt_format.function):
+            name = self.prompt_format.name
+            batch = checked_batch(batch, name, len(questions), scored is not None, padded_left=not in_decoder)
+        batch = batch.to(self._device)
         if in_decoder:
             tokenizer, begin = self.tokenizer, self.prompt_end
             ids = None if answers is None else [answer_token_ids(tokenizer, begin, answer) for answer in answers]

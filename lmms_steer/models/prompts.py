@@ -10,7 +10,7 @@ Another package adds a format with `register_prompt_format`, in a module that an
 the built-in ones, so that they can claim any processor.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,36 @@ def register_prompt_format(
         return function
 
     return register
+
+
+def checked_batch(batch: Any, name: str, questions: int, scored: bool, padded_left: bool) -> Any:
+    """What a format that is not this package's returned, if a model can run on it.
+
+    Args:
+        batch: what it returned.
+        name: the format's, for messages.
+        questions: how many it was given.
+        scored: whether it was given answers.
+        padded_left: whether the model writes after the last position, as all but encoder-decoders do.
+
+    Raises:
+        UserError: for anything but tensors by name with a row of `input_ids` for each question; for a batch that is
+            padded on the right; without `labels` where answers are scored.
+    """
+    from torch import Tensor
+    from transformers import BatchFeature
+
+    what = f"the prompt format {name!r} returned"
+    if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
+        raise UserError(f"{what} a {type(batch).__name__}: expected tensors by name, as a processor returns them")
+    if "input_ids" in batch and len(batch["input_ids"]) != questions:
+        raise UserError(f"{what} {len(batch['input_ids'])} rows of input_ids for {questions} questions")
+    mask = batch.get("attention_mask")
+    if padded_left and mask is not None and mask.dim() == 2 and not bool(mask[:, -1].all()):
+        raise UserError(f"{what} a batch that is padded on the right: call the processor with padding_side='left'")
+    if scored and "labels" not in batch:
+        raise UserError(f"{what} no labels, which say where the answers to be scored are")
+    return batch if hasattr(batch, "to") else BatchFeature(dict(batch))
 
 
 def prompt_format_for(processor: Any) -> PromptFormat:

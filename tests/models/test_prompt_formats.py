@@ -107,6 +107,45 @@ def test_a_format_is_named_in_model_args_or_given_as_a_function() -> None:
         SteeredPaliGemma.create_from_arg_string(args.replace("shout", "3"))
 
 
+def on_the_right(batch: Any) -> Any:
+    """The same batch, padded on the other side."""
+    counts = batch["attention_mask"].sum(1).tolist()
+    for key in ("input_ids", "attention_mask"):
+        rows = zip(batch[key], counts, strict=True)
+        batch[key] = torch.stack([row.roll(count) for row, count in rows])
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (on_the_right, "a batch that is padded on the right: call the processor with padding_side='left'"),
+        (lambda _: None, "a NoneType: expected tensors by name"),
+        (lambda batch: [batch], "a list: expected tensors by name"),
+        (lambda batch: {key: value.numpy() for key, value in batch.items()}, "a dict: expected tensors by name"),
+        (lambda batch: {key: value[:1] for key, value in batch.items()}, "1 rows of input_ids for 2 questions"),
+        (lambda batch: {key: value for key, value in batch.items() if key != "labels"}, "no labels"),
+    ],
+)
+def test_what_a_format_of_one_s_own_returns_is_checked(change: Any, message: str) -> None:
+    def own(processor: Any, questions: Any, visuals: Any, answers: Any) -> Any:
+        return change(paligemma_prefix(processor, questions, visuals, answers))
+
+    lm = SteeredPaliGemma(pretrained=TINY, prompt_format=own)
+    asked = ["the red cup", "the red cup on the old table"], [[picture(0)], [picture(1)]], ["left", "left"]
+    with pytest.raises(UserError, match=f"^the prompt format 'own' returned {message}"):
+        lm.model_inputs(*asked)
+
+
+def test_a_format_of_one_s_own_may_return_a_dictionary() -> None:
+    def own(processor: Any, questions: Any, visuals: Any, answers: Any) -> Any:
+        return dict(paligemma_prefix(processor, questions, visuals, answers))
+
+    asked = ["the red cup", "the red cup on the old table"], [[picture(0)], [picture(1)]]
+    found, expected = (SteeredPaliGemma(pretrained=TINY, prompt_format=f).model_inputs(*asked) for f in (own, None))
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+
+
 @pytest.mark.parametrize("name", ["llava", "paligemma2", "qwen2_5_vl", "gemma3", "smolvlm", "blip-2", "florence2"])
 def test_placeholders_in_a_question_are_no_further_images(name: str) -> None:
     _, processor = build(name)
