@@ -213,6 +213,10 @@ class CallTracker:
                 with self.watch_failures():
                     raise SteeringError(f"{name} did not run in this forward call, so that nothing was steered there")
 
+    def forget_calls(self) -> None:
+        """Forget the calls of this thread that an interrupt ended: the hook after a forward does not run then."""
+        _calls.set({key: call for key, call in _calls.get().items() if key[0] != id(self)})
+
     @contextmanager
     def watch_failures(self) -> Iterator[None]:
         """Keep an error that is raised in the block, because some callers swallow every exception."""

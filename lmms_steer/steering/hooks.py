@@ -240,7 +240,7 @@ def attach(
     for module in {id(m): m for m in (model, *watched)}.values():
         handles.append(module.register_forward_pre_hook(tracker.before, with_kwargs=True))
         handles.append(module.register_forward_hook(tracker.after, always_call=True))
-    return Attachment(tracker, [*(handle.remove for handle in handles), run_eagerly(model)])
+    return Attachment(tracker, [*(handle.remove for handle in handles), run_eagerly(model), tracker.forget_calls])
 
 
 def _check_in_tower(intervention: Intervention, model: nn.Module, tower: nn.ModuleList | None) -> None:

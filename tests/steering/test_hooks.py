@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lmms_steer import SteeringError, SteeringSpec, UserError, steer
-from lmms_steer.steering.calls import continuation
+from lmms_steer.steering.calls import _calls, continuation
+from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, record, vectors
 
 TEXTS = ("where is the cat ?", "how many cups are on the table ?")
@@ -72,6 +73,22 @@ def test_leaving_the_block_removes_the_hooks_even_after_an_exception(vlm: Any) -
         raise KeyError
     assert hook_counts(model) == counts
     assert torch.equal(forward(model, batch), before)
+
+
+def test_an_interrupted_forward_leaves_no_call_behind() -> None:
+    model, processor = build("paligemma2")
+    batch = batch_of("paligemma2", processor, *TEXTS)
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    stopping = model.get_decoder().layers[2].register_forward_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), steer(model, spec(), {"v": vectors()}):
+            forward(model, batch)
+    finally:
+        stopping.remove()
+    assert not _calls.get()
 
 
 def test_a_padded_batch_gives_the_logits_of_batches_of_one(vlm: Any) -> None:
