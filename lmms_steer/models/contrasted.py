@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from lmms_steer._util.code import is_built_in
 from lmms_steer.errors import UserError
 from lmms_steer.models.contrast_inputs import joined_inputs, require_images, with_noise
 from lmms_steer.models.contrasts import ContrastSettings, ContrastStep
@@ -125,6 +126,9 @@ class ContrastedDecoding:
 
         Returns:
             [questions, positions, vocabulary].
+
+        Raises:
+            UserError: for a contrast that is not this package's and returns something else, nan or infinity.
         """
         shape = (*place.shape, logits.shape[-1])
         plain = logits[: len(place)].float().flatten(0, 1)
@@ -134,7 +138,19 @@ class ContrastedDecoding:
             contrasted = self.early.logits(self.lm.model, positions).to(plain.device).flatten(0, 1)
         step = ContrastStep(plain, contrasted, place.flatten(), self.words)
         # what `generate` has ruled out stays so, where a formula would subtract infinity from infinity
-        scores = self.settings.contrast.function(step, self.settings).masked_fill(plain.isneginf(), -torch.inf)
+        contrast = self.settings.contrast
+        scores = contrast.function(step, self.settings)
+        own = not is_built_in(contrast.function)
+        if own and (not isinstance(scores, Tensor) or scores.shape != plain.shape or not scores.is_floating_point()):
+            given = f"shape {list(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+            raise UserError(
+                f"contrast={contrast.name} returned {given} for logits of shape {list(plain.shape)}: expected real"
+                " numbers of this shape"
+            )
+        scores = scores.masked_fill(plain.isneginf(), -torch.inf)
+        if own and bool((scores.isnan() | scores.isposinf()).any()):
+            # the first nan would be the likeliest token
+            raise UserError(f"contrast={contrast.name} returned nan or infinity: rule tokens out with minus infinity")
         if ruled_out is not None:
             scores = (plain.log_softmax(-1) - ruled_out).where(scores.isneginf(), scores)
         return scores.reshape(shape)

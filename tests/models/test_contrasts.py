@@ -327,6 +327,41 @@ def test_layers_are_read_at_vistas_depth() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda step, _: (step.logits - 1e9).exp().log() * 0, "nan or infinity: rule tokens out with minus infinity"),
+        (lambda step, _: step.logits / 0, "nan or infinity"),
+        (lambda step, _: step.logits[..., 0], r"shape \[\d+\] for logits of shape \[\d+, \d+\]"),
+        (lambda step, _: step.logits.detach().numpy(), "a ndarray for logits of shape"),
+        (lambda _, __: None, "a NoneType for logits of shape"),
+    ],
+)
+def test_what_a_contrast_of_ones_own_returns_is_checked(
+    folders: dict[str, Path], function: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contrasts, "_entries", dict(contrasts.entries()))
+    register_contrast("mine", description="d", defaults={}, neutral="")(function)
+    lm = load(folders["paligemma2"], contrast="mine")
+    with pytest.raises(UserError, match=f"^contrast=mine returned {message}"):
+        lm._generate([(QUESTIONS[0], [picture(0)])], {"max_new_tokens": 2})
+    with pytest.raises(UserError, match=f"^contrast=mine returned {message}"):
+        lm._score([(QUESTIONS[0], [picture(0)], "three")])
+
+
+def test_a_contrast_of_ones_own_may_rule_tokens_out(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrasts, "_entries", dict(contrasts.entries()))
+
+    def even(step: ContrastStep, _: Any) -> torch.Tensor:
+        odd = torch.arange(step.logits.shape[-1]) % 2 == 1
+        return step.logits.masked_fill(odd, -math.inf)
+
+    register_contrast("mine", description="d", defaults={}, neutral="")(even)
+    lm = load(folders["paligemma2"], contrast="mine")
+    (result,) = lm._generate([(QUESTIONS[0], [picture(0)])], {"max_new_tokens": 4})
+    assert all(token % 2 == 0 for token in lm.tokenizer(result.text, add_special_tokens=False)["input_ids"])
+
+
 def test_a_contrast_of_ones_own_must_name_known_settings() -> None:
     cases: list[dict[str, Any]] = [
         {"defaults": {"gamma": 1.0}, "neutral": ""},

@@ -256,10 +256,19 @@ def test_sentences_that_are_not_the_vectors_own_are_not_taken_for_them() -> None
     assert ConceptSentences(None, recorded, "counting").concept == concepts.load("counting")
 
 
-@pytest.mark.parametrize("scores", [{0: float("nan"), 1: 0.5, 2: 0.9, 3: 0.1}, {1: 0.5, 2: 0.9, 3: 0.1}])
+@pytest.mark.parametrize("returned", [None, [0.1, 0.5, 0.9, 0.1]])
+def test_a_score_of_ones_own_that_is_not_by_layer_is_one_line(returned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layer_scores, "_entries", dict(layer_scores.entries()))
+    register_layer_score("odd", description="not by layer", needs="nothing")(lambda context: returned)  # noqa: ARG005
+    with pytest.raises(UserError, match=f"its function returned a {type(returned).__name__}: expected layer ▸ number"):
+        layer_scores.get("odd")(context_of(*planted()))
+
+
+@pytest.mark.parametrize("first", [{0: float("nan")}, {}, {0: None}, {0: "much"}])
 def test_a_score_without_a_value_at_a_layer_has_no_best_layer(
-    scores: dict[int, float], monkeypatch: pytest.MonkeyPatch
+    first: dict[int, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    scores = {**first, 1: 0.5, 2: 0.9, 3: 0.1}
     monkeypatch.setattr(layer_scores, "_entries", dict(layer_scores.entries()))
     register_layer_score("partial", description="lacks one", needs="nothing")(lambda context: scores)  # noqa: ARG005
     with pytest.raises(UserError, match="it has no value at layer 0"):

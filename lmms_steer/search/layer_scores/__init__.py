@@ -143,11 +143,22 @@ class LayerScore:
         if self.needs == "answers" and not all(question.answers for question in context.questions):
             raise UserError("it needs questions with a fixed set of answers")
         scores = self.function(context)
+        if not isinstance(scores, Mapping):
+            raise UserError(f"its function returned a {type(scores).__name__}: expected layer ▸ number")
+        numbers = {layer: _number(scores.get(layer)) for layer in context.layers}
         # a comparison with nan is false, so that any layer could be the best one
-        missing = tuple(layer for layer in context.layers if math.isnan(scores.get(layer, math.nan)))
+        missing = tuple(layer for layer, number in numbers.items() if math.isnan(number))
         if missing:
             raise UserError(f"it has no value at layer {format_layers(missing)}")
-        return {layer: float(scores[layer]) for layer in context.layers}
+        return numbers
+
+
+def _number(value: Any) -> float:
+    """A layer's value, nan for none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 layer_scores: Registry[LayerScore] = Registry(
