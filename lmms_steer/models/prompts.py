@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, first_line
 from lmms_steer.models.visuals import Visual
 from lmms_steer.registry import Registry
 
@@ -124,11 +124,19 @@ def prompt_format_for(processor: Any) -> PromptFormat:
     """The format that matches a processor: another package's if there is one, else a built-in one.
 
     Raises:
-        UserError: for a processor that no format matches.
+        UserError: for a processor that no format matches, or about which one fails to say.
     """
     # the built-in formats are registered first, and the general one before the special one
     for entry in reversed(prompt_formats.entries().values()):
-        if entry.matches(processor):
+        try:
+            matches = entry.matches(processor)
+        except Exception as error:
+            # it was written for the processors of one model, and is asked about all
+            raise UserError(
+                f"the prompt format {entry.name!r} cannot say whether it is for a {type(processor).__name__}: its"
+                f" `matches` failed with {type(error).__name__}: {first_line(error)}; choose one: prompt_format=NAME"
+            ) from error
+        if matches:
             return entry
     raise UserError(
         f"no prompt format is known for a {type(processor).__name__} without a chat template: choose one with"

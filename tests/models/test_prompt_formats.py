@@ -53,6 +53,13 @@ def test_a_processor_that_no_format_matches_is_refused_with_the_known_formats() 
         prompt_format_for(SimpleNamespace())
 
 
+def test_a_format_that_fails_to_say_whether_it_matches_is_named() -> None:
+    register_prompt_format("odd", description="d", matches=lambda p: p.chat_template.startswith("x"))(shouting)
+    message = "the prompt format 'odd' cannot say whether it is for a SimpleNamespace: .* AttributeError: 'NoneType'"
+    with pytest.raises(UserError, match=message):
+        prompt_format_for(SimpleNamespace(chat_template=None))
+
+
 def test_what_is_kept_about_a_registered_format_is_of_its_code() -> None:
     lm = SteeredPaliGemma(pretrained=TINY)
 
