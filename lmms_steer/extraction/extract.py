@@ -162,9 +162,10 @@ class Backbone:
             log_warnings: False for a caller that prints `Activations.warnings` itself.
 
         Raises:
-            UserError: for a method that does not exist, one that finds no direction in these activations, or layers
-                that the backbone does not have.
+            UserError: for activations of another concept, or of a backbone of another shape; for a method that does
+                not exist, one that finds no direction in these activations, or layers that the backbone does not have.
         """
+        self._check_own(concept, activations)
         n_layers = self.source["n_layers"] if activations.tower is None else activations.tower[0]
         if settings.layers is not None and max(settings.layers) >= n_layers:
             raise UserError(f"--layers {format_layers(settings.layers)}: {self.name} has the layers 0-{n_layers - 1}")
@@ -185,6 +186,19 @@ class Backbone:
         if not control:
             return self._with_provenance(job, name, function(activations, job), activations)
         return self._control(job, name, function, activations)
+
+    def _check_own(self, concept: Concept, activations: Activations) -> None:
+        """Check that activations can be those of a concept in this backbone: their vector will say so."""
+        sentences = tuple(pair.sentence for pair in (*concept.pairs, *concept.contrast))
+        if activations.texts != sentences[: len(activations.texts)]:
+            raise UserError(
+                f"these activations are not of {concept.name!r}: their first sentence is"
+                f" {shorten(repr(activations.texts[0]))}"
+            )
+        shape, own = activations.anchors.shape[1:], (self.source["n_layers"], self.source["hidden_size"])
+        if activations.tower is None and shape != own:
+            read, here = (f"{n} layers of width {width}" for n, width in (shape, own))
+            raise UserError(f"these activations are of another backbone: {read}, and {self.name} has {here}")
 
     def _control(self, job: ExtractionJob, name: str, function: MethodFunction, activations: Activations) -> Extracted:
         """The control `name` of a method: directions without the concept's meaning, with the norms of the true ones."""

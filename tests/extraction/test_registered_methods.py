@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,16 @@ def test_what_a_method_returns_is_checked_before_it_is_stored(backbone: Backbone
 
     with pytest.raises(UserError, match=message):
         backbone.extract(concept, odd, backbone.read(concept))
+
+
+def test_activations_of_another_concept_or_backbone_are_refused(backbone: Backbone) -> None:
+    red, blue = concepts.load("colour-red"), concepts.load("colour-blue")
+    activations = backbone.read(red)
+    with pytest.raises(UserError, match="^these activations are not of 'colour-blue': their first sentence is .*red"):
+        backbone.extract(blue, "mean_shift", activations)
+    narrow = replace(activations, anchors=activations.anchors[..., :48], controls=activations.controls[..., :48])
+    with pytest.raises(UserError, match="5 layers of width 48, and tiny-gemma2 has 5 layers of width 96"):
+        backbone.extract(red, "mean_shift", narrow)
 
 
 def test_a_method_cannot_change_what_the_next_one_reads(backbone: Backbone) -> None:
