@@ -12,8 +12,8 @@ from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.models.visuals import open_image
-from lmms_steer.search.command import resolved_vector, steerable_layers
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
+from lmms_steer.search.resolved_cells import resolved_vector, steerable_layers
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.spec import SteeringSpec
 
