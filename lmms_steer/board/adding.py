@@ -14,7 +14,19 @@ from typing import Any
 
 from lmms_steer._util.io import is_regular_file
 from lmms_steer._util.json import read_json
-from lmms_steer.board.entry import ENTRIES, ENTRY, MAX_NAME, RESULTS, SAMPLES, SPEC, STUDY, Entry, EntryVector, limit_of
+from lmms_steer.board.entry import (
+    ENTRIES,
+    ENTRY,
+    MAX_NAME,
+    RESULTS,
+    SAMPLES,
+    SPEC,
+    STUDY,
+    Entry,
+    EntryVector,
+    entry_folders,
+    limit_of,
+)
 from lmms_steer.board.rules import read_rules
 from lmms_steer.board.samples_file import write_samples
 from lmms_steer.comparison.identity import split_by_system
@@ -76,6 +88,7 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
         UserError: for runs that cannot be read, or an entry that is there already.
     """
     read_rules(board)
+    present = {place.casefold(): place for place in _places(board)}
     plans = {folder: _read_plan(folder) for given in addition.studies for folder in _studies_below(given)}
     used: set[Path | None] = set()
     places: dict[str, str] = {}
@@ -90,11 +103,19 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
                 if entry.place in places:
                     raise UserError(f"{run} and {places[entry.place]} are both {entry.place}: NAME=FOLDER names one")
                 places[entry.place] = run
+                same = present.setdefault(entry.place.casefold(), entry.place)
+                if same != entry.place:
+                    raise UserError(f"{entry.place} is {same} but for capital letters: NAME=FOLDER gives another name")
                 study = _study_of(samples, plans)
                 used.add(study)
                 yield from _add_one(board, entry, samples, study, addition)
     if plans and used <= {None}:
         yield f"not used: the studies in {', '.join(map(str, addition.studies))} chose none of these runs"
+
+
+def _places(board: Path) -> Iterator[str]:
+    """The folders of the entries that are there, below `entries/`."""
+    return (folder.relative_to(board / ENTRIES).as_posix() for folder in entry_folders(board))
 
 
 def _studies_below(folder: Path) -> list[Path]:

@@ -116,6 +116,17 @@ def test_an_entry_is_not_replaced_unless_that_is_said(tmp_path: Path) -> None:
     assert len(list(entry_folders(board))) == 3
 
 
+def test_names_that_differ_in_capital_letters_alone_are_refused(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    run = write_system(tmp_path / "again", STEERED)
+    for replace in (True, False):
+        with pytest.raises(UserError, match=f"{TASK}/Steered is .*/steered but for capital letters: NAME=FOLDER"):
+            list(add_runs(board, [f"Steered={run}"], Addition(replace=replace)))
+    with pytest.raises(UserError, match="/NEW is .*/new but for capital letters"):
+        list(add_runs(board, [f"new={run}", f"NEW={run}"], Addition()))
+    assert not list(read_board(board, processes=1).refusals())
+
+
 def test_two_people_who_add_at_once_lose_nothing(tmp_path: Path) -> None:
     def git(folder: Path, *words: str) -> None:
         author = ("-c", "user.name=me", "-c", "user.email=me@example.org")
