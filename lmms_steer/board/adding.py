@@ -31,7 +31,7 @@ from lmms_steer.board.rules import read_rules
 from lmms_steer.board.samples_file import write_samples
 from lmms_steer.comparison.identity import split_by_system
 from lmms_steer.comparison.provenance import chosen_on_tasks
-from lmms_steer.comparison.runs import find_runs
+from lmms_steer.comparison.runs import files_below, find_runs
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.comparison.systems import BLANK_SUFFIX, newest_results, split_prompted
 from lmms_steer.concepts import loader as concepts
@@ -119,7 +119,7 @@ def _places(board: Path) -> Iterator[str]:
 
 
 def _studies_below(folder: Path) -> list[Path]:
-    if not (found := sorted(path.parent for path in folder.rglob("plan.json"))):
+    if not (found := [path.parent for path in files_below(folder, "plan.json")]):
         raise UserError(f"{str(folder)!r} holds no study: there is no plan.json")
     return found
 
