@@ -69,7 +69,7 @@ def _format_gains(rows: list[LeaderboardRow]) -> Iterator[str]:
     for row in rows:
         before = baseline.get(row.task, 0.0)
         fewer_unread = before - row.unparsed
-        if before >= WARNED and 0 < row.direction * row.gain <= fewer_unread + TIE:
+        if before >= WARNED and TIE < row.direction * row.gain <= fewer_unread + TIE:
             yield (
                 f"WARNING: {row.task}: the gain of {row.system} ({format_points(row.gain * row.scale)}) may be one of"
                 f" format: it leaves {format_points(100 * fewer_unread).removeprefix('+')} points fewer answers unread"

@@ -224,3 +224,19 @@ def test_many_unread_answers_and_gains_that_may_come_from_them_are_warned_of(
     assert any("the gain of s (+10.0) may be one of format" in line for line in lines) == (
         round(before - after, 9) >= 0.1
     )
+
+
+def test_a_gain_of_0_is_none_of_format(tmp_path: Path) -> None:
+    # 37 are mended and 37 broken, three questions an image: a sum of weights that rounds to 8e-18
+    places = np.random.default_rng(1).permutation(200)
+    base = np.isin(np.arange(200), places[:100]).astype(float)
+    steered = base.copy()
+    steered[places[:37]], steered[places[100:137]] = 0, 1
+    for name, scores in (("baseline", base), ("s", steered)):
+        write_run(
+            tmp_path / name,
+            {"a": scores.tolist()},
+            sample=lambda i: {"unparsed": float(i < 20), "images": [f"{i // 3:016x}"]},
+        )
+    assert leaderboard(tmp_path)["a", "s"].gain == 0
+    assert not any("may be one of format" in str(line) for line in run_comparison([str(tmp_path)]))
