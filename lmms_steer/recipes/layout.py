@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lmms_steer import concepts
-from lmms_steer._util.io import check_writable
+from lmms_steer._util.io import check_writable, exists, is_regular_file
 from lmms_steer.errors import UserError
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.search.chosen_strategy import parse_strategy
@@ -144,8 +144,9 @@ def option_words(name: str, value: object) -> tuple[str, ...]:
 
 
 def local_paths(model: Model) -> tuple[str, ...]:
-    """The folder of a model's checkpoint, where `pretrained` names one."""
-    return (model.pretrained,) if Path(model.pretrained).is_dir() else ()
+    """The folder of a model's checkpoint, where `pretrained` names one, and files and folders that its `args` name."""
+    named = {value for value in model.args.values() if is_regular_file(Path(value)) or "/" in value}
+    return tuple(path for path in (model.pretrained, *sorted(named)) if exists(Path(path)))
 
 
 def loaded_weights(model: Model) -> tuple[str, str] | None:
