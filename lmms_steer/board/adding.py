@@ -12,13 +12,26 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from lmms_steer._util.io import is_regular_file
 from lmms_steer._util.json import read_json
-from lmms_steer.board.entry import ENTRIES, ENTRY, MAX_NAME, RESULTS, SAMPLES, SPEC, STUDY, Entry, EntryVector, limit_of
+from lmms_steer.board.entry import (
+    ENTRIES,
+    ENTRY,
+    MAX_NAME,
+    RESULTS,
+    SAMPLES,
+    SPEC,
+    STUDY,
+    Entry,
+    EntryVector,
+    entry_folders,
+    limit_of,
+)
 from lmms_steer.board.rules import read_rules
 from lmms_steer.board.samples_file import write_samples
 from lmms_steer.comparison.identity import split_by_system
 from lmms_steer.comparison.provenance import chosen_on_tasks
-from lmms_steer.comparison.runs import find_runs
+from lmms_steer.comparison.runs import files_below, find_runs
 from lmms_steer.comparison.samples import Samples, read_samples
 from lmms_steer.comparison.systems import BLANK_SUFFIX, newest_results, split_prompted
 from lmms_steer.concepts import loader as concepts
@@ -75,6 +88,7 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
         UserError: for runs that cannot be read, or an entry that is there already.
     """
     read_rules(board)
+    present = {place.casefold(): place for place in _places(board)}
     plans = {folder: _read_plan(folder) for given in addition.studies for folder in _studies_below(given)}
     used: set[Path | None] = set()
     places: dict[str, str] = {}
@@ -89,6 +103,9 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
                 if entry.place in places:
                     raise UserError(f"{run} and {places[entry.place]} are both {entry.place}: NAME=FOLDER names one")
                 places[entry.place] = run
+                same = present.setdefault(entry.place.casefold(), entry.place)
+                if same != entry.place:
+                    raise UserError(f"{entry.place} is {same} but for capital letters: NAME=FOLDER gives another name")
                 study = _study_of(samples, plans)
                 used.add(study)
                 yield from _add_one(board, entry, samples, study, addition)
@@ -96,8 +113,13 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
         yield f"not used: the studies in {', '.join(map(str, addition.studies))} chose none of these runs"
 
 
+def _places(board: Path) -> Iterator[str]:
+    """The folders of the entries that are there, below `entries/`."""
+    return (folder.relative_to(board / ENTRIES).as_posix() for folder in entry_folders(board))
+
+
 def _studies_below(folder: Path) -> list[Path]:
-    if not (found := sorted(path.parent for path in folder.rglob("plan.json"))):
+    if not (found := [path.parent for path in files_below(folder, "plan.json")]):
         raise UserError(f"{str(folder)!r} holds no study: there is no plan.json")
     return found
 
@@ -178,7 +200,7 @@ def _fill(folder: Path, entry: Entry, samples: Samples, study: Path | None, addi
         spec = SteeringSpec.parse(record["spec"])
         spec = dataclasses.replace(spec, provenance=record.get("provenance") or {})
         (folder / SPEC).write_text(spec.to_yaml(), "utf-8")
-        vectors, missing = _vectors(folder, spec, record, addition.address)
+        vectors, missing = _vectors(folder, spec, samples, addition.address)
         if study is None and _provenance(samples).get("study"):
             missing.append("its study is not there: --study FOLDER adds what the search tried")
     for name in _STUDY_FILES if study is not None else ():
@@ -195,10 +217,11 @@ def _fill(folder: Path, entry: Entry, samples: Samples, study: Path | None, addi
 
 
 def _vectors(
-    folder: Path, spec: SteeringSpec, record: dict[str, Any], address: str
+    folder: Path, spec: SteeringSpec, samples: Samples, address: str
 ) -> tuple[tuple[EntryVector, ...], list[str]]:
     """Copy the vectors that were added to the model, controls too, or note their address."""
     vectors, missing = [], []
+    record = samples.results.steering
     backbone = backbone_of(str(record.get("model") or ""))
     for number, (intervention, recorded) in enumerate(zip(spec.interventions, record["vectors"], strict=False)):
         name, sha256 = recorded["name"], recorded["sha256"]
@@ -209,14 +232,9 @@ def _vectors(
         if address:
             vectors.append(EntryVector(name, sha256, address=f"{address}/{name}"))
             continue
-        try:
-            found = _vector(intervention, backbone)
-        except UserError as error:
-            missing.append(f"its vector {name} is not there ({shorten(error)}): --hub OWNER/REPO says where it is")
-            vectors.append(EntryVector(name, sha256))
-            continue
-        if found.sha256 != sha256:
-            missing.append(f"its vector {name} has changed since the run")
+        found, problem = _found(_beside_run(intervention, samples.path), sha256, backbone)
+        if found is None:
+            missing.append(f"its vector {name} {problem}")
             vectors.append(EntryVector(name, sha256))
             continue
         file = f"vectors/{number}.safetensors"
@@ -224,6 +242,35 @@ def _vectors(
         (folder / file).write_bytes(found.without_path().to_bytes())
         vectors.append(EntryVector(name, sha256, file))
     return tuple(vectors), missing
+
+
+def _beside_run(intervention: Intervention, run: Path) -> Iterator[Intervention]:
+    """The intervention, and with a relative path the same with the files of that path in the folders above the run.
+
+    The run was made in one of them, and is added in another: that of the board.
+    """
+    yield intervention
+    path = Path(intervention.vector)
+    if path.suffix and not path.is_absolute():
+        above = (parent / path for parent in run.resolve().parents)
+        yield from (dataclasses.replace(intervention, vector=str(one)) for one in above if is_regular_file(one))
+
+
+def _found(
+    interventions: Iterator[Intervention], sha256: str, backbone: str | None
+) -> tuple[SteeringVectors | None, str]:
+    """The first vector of this hash; where there is none, what is wrong with the first one."""
+    problem = ""
+    for intervention in interventions:
+        try:
+            vector = _vector(intervention, backbone)
+        except UserError as error:
+            problem = problem or f"is not there ({shorten(error)}): --hub OWNER/REPO says where it is"
+            continue
+        if vector.sha256 == sha256:
+            return vector, ""
+        problem = problem or "has changed since the run"
+    return None, problem
 
 
 def _vector(intervention: Intervention, backbone: str | None) -> SteeringVectors:

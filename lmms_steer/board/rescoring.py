@@ -5,6 +5,7 @@ target and the accepted answers. Which function that is follows from the task's 
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -81,6 +82,8 @@ SCORERS: Mapping[str, Scorer] = {
 _SCORED_BY_LMMS_EVAL = "tiny_"
 """Beginning of the names of the tasks in `_ll` without a score function of their own."""
 _METRICS = ("acc", "score", "acc_lenient", "acc_strict", "rouge_l")
+_END_OF_RANGE = re.compile(r"(?<=\d)-\w+(?:[.,]\d+)*")
+"""What follows the hyphen of `2-3`, which earlier versions did not read: they took such an answer for 2."""
 _LONGEST = 20_000
 """Most characters of an answer that is scored again."""
 _MOST_PAIRS = 200_000_000
@@ -88,13 +91,14 @@ _MOST_PAIRS = 200_000_000
 subsequence), which takes a minute. All of DocVQA's questions have 10 million."""
 
 
-def recomputed(task: str, metric: str, answers: Answers) -> Floats | None:
+def recomputed(task: str, metric: str, answers: Answers, formerly: bool = False) -> Floats | None:
     """Score the answers of a task.
 
     Args:
         task: as the harness calls it.
         metric: acc, score, acc_lenient, acc_strict or rouge_l.
         answers: of all questions.
+        formerly: as versions did that read the first number of a range (`2-3`).
 
     Returns:
         The scores, in the order of the answers, NaN where an answer lacks what its score follows from (choices that
@@ -103,6 +107,8 @@ def recomputed(task: str, metric: str, answers: Answers) -> Floats | None:
     if metric not in _METRICS or our_tasks().get(task, ("", None))[0] != "task":
         return None
     different, index = answers.combinations()
+    if formerly and scorer_of(task) in (_COUNT, _CLEVR):
+        different = [one._replace(answer=_END_OF_RANGE.sub("", one.answer)) for one in different]
     score_one = _scoring(task, metric)
     scores: Floats = np.full(len(different), np.nan)
     pairs = 0

@@ -12,6 +12,7 @@ from lmms_steer.board.rules import Rules
 from lmms_steer.comparison.provenance import harness_command
 from lmms_steer.comparison.studies import read_cells
 from lmms_steer.errors import UserError, first_line
+from lmms_steer.statistics import TIE
 from lmms_steer.steering.spec import SteeringSpec
 
 _MAX_TEXT = 4000
@@ -182,7 +183,7 @@ def _controls_outcome(row: BoardRow, controls: dict[str, tuple[str, float]], rul
     gained = ", ".join(f"{kind} {points * gain:+.1f}" for kind, (_, gain) in controls.items())
     if missing := [kind for kind in rules.controls if kind not in controls]:
         return Outcome(FAILED, f"no {' and no '.join(missing)} control beside it{f'; {gained}' if gained else ''}")
-    if row.gain is not None and any(row.direction * (gain - row.gain) >= 0 for _, gain in controls.values()):
+    if row.gain is not None and any(row.direction * (gain - row.gain) >= -TIE for _, gain in controls.values()):
         return Outcome(FAILED, f"a control gains as much: {gained}")
     return Outcome(PASSED, gained)
 

@@ -5,14 +5,14 @@ grey images, and what comes out stands in the row of the system that saw them.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from lmms_steer.comparison.samples import Samples
 from lmms_steer.comparison.settings import setting_differences
-from lmms_steer.comparison.systems import System
+from lmms_steer.comparison.systems import BLANK_SUFFIX, System
 from lmms_steer.models import BLANK
 
 _NOT_THE_SYSTEM = ("image", "notes", "versions", "divergence")
@@ -42,8 +42,9 @@ def with_blank_runs_apart(systems: Mapping[str, System]) -> tuple[dict[str, Syst
     taken: set[tuple[str, str]] = set()
     for system in (baseline, *others):
         for task, run in system.tasks.items():
-            twin = None if is_blank(run) else _twin(system, task, run, systems)
-            if twin is not None and (twin, task) not in taken:
+            free = [other for other in systems.values() if (other.name, task) not in taken]
+            twin = None if is_blank(run) else _twin(system, task, run, free)
+            if twin is not None:
                 taken.add((twin, task))
                 found.setdefault(system.name, {})[task] = systems[twin].tasks[task]
     if not found:
@@ -57,9 +58,13 @@ def with_blank_runs_apart(systems: Mapping[str, System]) -> tuple[dict[str, Syst
     return {name: one for name, one in rest.items() if one.tasks or name == baseline.name}, blank
 
 
-def _twin(system: System, task: str, run: Samples, systems: Mapping[str, System]) -> str | None:
-    """The name of the system with blank images that is the same otherwise, on the same questions."""
-    for other in systems.values():
+def _twin(system: System, task: str, run: Samples, systems: Iterable[System]) -> str | None:
+    """The name of the system with blank images that is the same otherwise, on the same questions.
+
+    Two systems may be the same, such as a search's two choices. Of their runs with blank images the one of the system's
+    own name counts first.
+    """
+    for other in sorted(systems, key=lambda other: other.name != f"{system.name}{BLANK_SUFFIX}"):
         blank = other.tasks.get(task)
         if blank is None or not is_blank(blank) or (other.role == "prompted") != (system.role == "prompted"):
             continue

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from lmms_steer._util.formatting import count_noun
 from lmms_steer._util.html import html_table
 from lmms_steer._util.io import write_text
 from lmms_steer.comparison import records, tables
+from lmms_steer.comparison.control_ranks import ControlRank, control_ranks
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
 from lmms_steer.comparison.row_notes import comparison_warnings
 from lmms_steer.comparison.systems import Comparison, System, read_comparison
@@ -41,11 +43,21 @@ class Leaderboard:
         """Name ▸ system, the baseline first."""
         return self.comparison.systems
 
+    @cached_property
+    def ranks(self) -> list[ControlRank]:
+        """The ranks of systems among random vectors at the same place."""
+        return list(control_ranks(self.rows))
+
+    @cached_property
+    def _records(self) -> list[records.LeaderboardRecord]:
+        """All rows as they are written to CSV and Parquet files."""
+        return records.leaderboard_records(self.rows, self.ranks)
+
     def to_pandas(self) -> "pandas.DataFrame":
         """All rows as a data frame: unrounded shares, with the commands and hashes behind them."""
         import pandas
 
-        return pandas.DataFrame([vars(record) for record in records.leaderboard_records(self.rows)])
+        return pandas.DataFrame([vars(record) for record in self._records])
 
     def plot(self, kind: str = "gains") -> Any:
         """Draw it as a `matplotlib.figure.Figure`, which a notebook shows.
@@ -63,9 +75,13 @@ class Leaderboard:
 
     def lines(self) -> Iterator[str]:
         """Systems that are not compared, differences, ranks among random vectors, and warnings, a line each."""
-        yield from tables.note_lines(self.rows)
+        yield from self._notes
         yield from (f"left out: {line}" for line in self.comparison.no_runs)
         yield from self.warnings
+
+    @cached_property
+    def _notes(self) -> list[str]:
+        return [*tables.note_lines(self.rows), *map(str, self.ranks)]
 
     def write(
         self,
@@ -98,20 +114,20 @@ class Leaderboard:
         """
         check_page_options(pictures, include_path)
         if markdown:
-            write_text(tables.markdown(self.rows, self.warnings), Path(markdown))
+            write_text(tables.markdown(self.rows, (*self.warnings, *self._notes)), Path(markdown))
         if latex:
-            write_text(tables.latex(self.rows, self.warnings), Path(latex))
+            write_text(tables.latex(self.rows, (*self.warnings, *self._notes)), Path(latex))
         if csv:
-            records.write_csv(self.rows, Path(csv))
+            records.write_csv(self._records, Path(csv))
         if parquet:
-            records.write_parquet(self.rows, Path(parquet))
+            records.write_parquet(self._records, Path(parquet))
         if not html:
             return []
         # with jinja2, PIL and scoring behind it, which the tables do not need
         from lmms_steer.comparison.page import write_page
 
         own = Path(include_path) if include_path else None
-        page = (samples, pictures, list(self.warnings), own)
+        page = (samples, pictures, self.warnings, own, self.ranks)
         return list(write_page(Path(html), self.systems, self.rows, self.studies, *page))
 
     def __repr__(self) -> str:

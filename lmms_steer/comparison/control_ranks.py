@@ -13,6 +13,7 @@ from typing import Any
 from lmms_steer._util.formatting import format_p, format_points
 from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.errors import UserError
+from lmms_steer.statistics import TIE
 from lmms_steer.steering.spec import SteeringSpec
 
 FEWEST = 4
@@ -66,7 +67,7 @@ def control_ranks(rows: Sequence[LeaderboardRow]) -> Iterator[ControlRank]:
             beside = {control.vectors: gain for control, gain in there if control.is_random_beside(own)}
             if len(beside) >= FEWEST:
                 gains = sorted(beside.values(), key=lambda gain: -better * gain)
-                as_good = sum(better * gain >= better * row.gain for gain in gains)
+                as_good = sum(better * gain >= better * row.gain - TIE for gain in gains)
                 yield ControlRank(row, tuple(gains), as_good)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from lmms_steer._util.formatting import format_p, format_seconds, format_share
 from lmms_steer._util.io import write_text
 from lmms_steer.comparison import row_texts, tables
-from lmms_steer.comparison.control_ranks import control_ranks
+from lmms_steer.comparison.control_ranks import ControlRank
 from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.page_frame import packed, render_page
 from lmms_steer.comparison.page_questions import PageTask, page_tasks
@@ -33,6 +33,7 @@ def write_page(
     pictures: str,
     warnings: Sequence[str] = (),
     include_path: Path | None = None,
+    ranks: Sequence[ControlRank] = (),
 ) -> Iterator[str]:
     """Write the page.
 
@@ -45,6 +46,7 @@ def write_page(
         pictures: which tasks' images to show: ours, all or none.
         warnings: shown at the top.
         include_path: a folder of the user's own tasks, for their images.
+        ranks: of systems among random vectors.
 
     Yields:
         What was left out, a line each.
@@ -72,7 +74,7 @@ def write_page(
         blank=any(row.blank for row in rows),
         different=any(row.different for row in rows),
         notes=difference_lines(rows),
-        ranks=[str(rank) for rank in control_ranks(rows)],
+        ranks=list(map(str, ranks)),
         has_maps=bool(maps),
     )
     write_text(text, path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from lmms_steer._util.io import open_for_writing
-from lmms_steer.comparison.control_ranks import ControlRank, control_ranks
+from lmms_steer.comparison.control_ranks import ControlRank
 from lmms_steer.comparison.leaderboard import LeaderboardRow, OtherReading
 from lmms_steer.comparison.provenance import RunProvenance, run_provenance
 
@@ -71,10 +71,10 @@ class LeaderboardRecord:
     differences: str
 
 
-def leaderboard_records(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRecord]:
+def leaderboard_records(rows: Sequence[LeaderboardRow], ranks: Sequence[ControlRank] = ()) -> list[LeaderboardRecord]:
     """All rows with their provenance, and their ranks among random vectors."""
-    ranks = {id(rank.row): rank for rank in control_ranks(rows)}
-    return [_record(row, ranks.get(id(row))) for row in rows]
+    rank_of = {id(rank.row): rank for rank in ranks}
+    return [_record(row, rank_of.get(id(row))) for row in rows]
 
 
 def _record(row: LeaderboardRow, rank: ControlRank | None) -> LeaderboardRecord:
@@ -128,8 +128,8 @@ def _record(row: LeaderboardRow, rank: ControlRank | None) -> LeaderboardRecord:
     )
 
 
-def write_csv(rows: list[LeaderboardRow], path: Path) -> None:
-    """Write all rows, unrounded.
+def write_csv(records: Sequence[LeaderboardRecord], path: Path) -> None:
+    """Write all records, unrounded.
 
     Raises:
         UserError: if the file cannot be written.
@@ -137,12 +137,12 @@ def write_csv(rows: list[LeaderboardRow], path: Path) -> None:
     with open_for_writing(path) as file:
         writer = csv.DictWriter(file, [column.name for column in fields(LeaderboardRecord)])
         writer.writeheader()
-        for record in leaderboard_records(rows):
+        for record in records:
             values = vars(record)
             writer.writerow({key: "" if str(value) == "nan" else value for key, value in values.items()})
 
 
-def write_parquet(rows: list[LeaderboardRow], path: Path) -> None:
+def write_parquet(records: Sequence[LeaderboardRecord], path: Path) -> None:
     """Write the columns of the CSV with their types.
 
     Raises:
@@ -152,7 +152,7 @@ def write_parquet(rows: list[LeaderboardRow], path: Path) -> None:
     import pyarrow.parquet as pq
 
     open_for_writing(path).close()
-    pq.write_table(pa.Table.from_pylist([vars(record) for record in leaderboard_records(rows)]), path)
+    pq.write_table(pa.Table.from_pylist([vars(record) for record in records]), path)
 
 
 def _finite_fields(reading: OtherReading) -> dict[str, float]:

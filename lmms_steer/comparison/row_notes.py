@@ -10,6 +10,7 @@ from lmms_steer.comparison.settings import OTHER, Difference, describe
 from lmms_steer.comparison.studies import read_searched_vectors
 from lmms_steer.comparison.systems import Comparison
 from lmms_steer.scoring.unparsed import WARNED, unparsed_warning
+from lmms_steer.statistics import TIE
 
 _LISTED = 4
 """Names that a line lists before it says how many more there are."""
@@ -68,7 +69,7 @@ def _format_gains(rows: list[LeaderboardRow]) -> Iterator[str]:
     for row in rows:
         before = baseline.get(row.task, 0.0)
         fewer_unread = before - row.unparsed
-        if before >= WARNED and 0 < row.direction * row.gain <= fewer_unread:
+        if before >= WARNED and TIE < row.direction * row.gain <= fewer_unread + TIE:
             yield (
                 f"WARNING: {row.task}: the gain of {row.system} ({format_points(row.gain * row.scale)}) may be one of"
                 f" format: it leaves {format_points(100 * fewer_unread).removeprefix('+')} points fewer answers unread"
@@ -81,7 +82,7 @@ def _blind_gains(rows: list[LeaderboardRow]) -> Iterator[str]:
     for row in rows:
         better = row.direction
         certain = min(better * row.low, better * row.high) > 0
-        if row.role != "control" and row.blank and certain and better * row.blank.gain >= better * row.gain / 2:
+        if row.role != "control" and row.blank and certain and better * row.blank.gain >= better * row.gain / 2 - TIE:
             with_images, without = (format_points(one.gain * row.scale) for one in (row, row.blank))
             yield f"WARNING: {row.task}: {row.system} gains {with_images} with the images and {without} with grey ones"
 

@@ -25,6 +25,8 @@ _LAYOUTS = {
     ),
 }
 """harness ▸ the names of its results files and of its samples files."""
+_REPLACED = "replaced"
+"""Where a recipe puts searches and evaluations that newer ones replace."""
 _SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
@@ -154,6 +156,16 @@ def find_runs(runs: Iterable[str]) -> FoundRuns:
     return FoundRuns({name: run.evaluations for name, run in named.items()}, tuple(empty), tuple(no_runs))
 
 
+def files_below(root: Path, pattern: str) -> list[Path]:
+    """The files of a name below a folder, without output that a recipe has replaced; in order.
+
+    Args:
+        root: the folder. Where it is itself a recipe's folder of replaced output, or in one, all count.
+        pattern: as for `Path.rglob`.
+    """
+    return sorted(path for path in root.rglob(pattern) if not any(_replaced_folders(root, path)))
+
+
 def newest_evaluation(folder: Path) -> Evaluation:
     """Return the newest evaluation below a folder.
 
@@ -208,7 +220,8 @@ def _runs_below(argument: str) -> Iterator[_FoundRun]:
         raise UserError(f"no such folder: {path!r}")
     if not root.is_dir():
         return
-    folders = {folder: evaluations_in(folder) for folder in sorted({file.parent for file in root.rglob("*.json*")})}
+    found = dict.fromkeys(file.parent for file in files_below(root, "*.json*"))
+    folders = {folder: evaluations_in(folder) for folder in sorted(found)}
     folders = {folder: evaluations for folder, evaluations in folders.items() if evaluations}
     if len(folders) > 1 and chosen_name:
         raise UserError(f"{path!r} holds {len(folders)} runs, which cannot all have the name {chosen_name!r}")
@@ -216,6 +229,12 @@ def _runs_below(argument: str) -> Iterator[_FoundRun]:
         name = chosen_name or _shortest_name(root, folder, list(folders))
         long_name = name if len(folders) == 1 else f"{root.resolve().name}/{name}"
         yield _FoundRun(argument, printable(name), printable(long_name), folder, evaluations)
+
+
+def _replaced_folders(root: Path, path: Path) -> Iterator[Path]:
+    """The folders between a folder and a path below it where a recipe has put replaced output."""
+    above = path.parents[: len(path.relative_to(root).parts) - 1]
+    return (folder for folder in above if folder.name == _REPLACED and (folder.parent / ".run").is_dir())
 
 
 def _split_argument(argument: str) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmms_steer._util.json import read_json
 from lmms_steer._util.parquet import check_unpacked
+from lmms_steer.comparison.runs import files_below
 from lmms_steer.errors import UserError, reason
 from lmms_steer.plots.heatmap import Place, colour_limit
 
@@ -112,7 +113,7 @@ def _study_names(studies: list[Path]) -> list[str]:
 
 
 def _cell_files(folder: Path) -> list[Path]:
-    paths = sorted(folder.rglob("cells.parquet"))
+    paths = files_below(folder, "cells.parquet")
     if not paths:
         raise UserError(f"no study in {str(folder)!r}: there is no cells.parquet; did lmms-steer search finish?")
     return paths

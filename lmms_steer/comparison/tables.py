@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lmms_steer._util.formatting import format_p, format_seconds, format_share
-from lmms_steer.comparison.control_ranks import control_ranks
 from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.row_notes import difference_lines
 from lmms_steer.comparison.row_texts import (
@@ -136,18 +135,18 @@ def text_table(rows: list[LeaderboardRow]) -> tuple[list[str], list[list[str]]]:
     return ["task", *(title for title, _ in columns)], cells
 
 
-def markdown(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
-    """Return a table that GitHub, pandoc and notebooks read, with caption and warnings below."""
+def markdown(rows: list[LeaderboardRow], notes: Sequence[str] = ()) -> str:
+    """Return a table that GitHub, pandoc and notebooks read, with caption and notes below."""
     titles, table = text_table(rows)
     lines = [f"| {' | '.join(titles)} |", f"|---|---|{'---:|' * (len(titles) - 2)}"]
     for cells in table:
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |".replace("*", r"\*"))
-    lines += ["", caption(rows).replace("*", r"\*"), *(f"* {line}" for line in (*warnings, *note_lines(rows)))]
+    lines += ["", caption(rows).replace("*", r"\*"), *(f"* {line}" for line in notes)]
     return "\n".join(lines) + "\n"
 
 
-def latex(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
-    """Return a table for the booktabs package, with caption and warnings as its caption."""
+def latex(rows: list[LeaderboardRow], notes: Sequence[str] = ()) -> str:
+    """Return a table for the booktabs package, with caption and notes as its caption."""
     columns = _columns(rows)
     titles = " & ".join(title.translate(_LATEX_ESCAPES) for title, _ in columns)
     with_gains = ("gain [95%]", BLANK_TITLE, *shown_readings(rows).values())
@@ -164,15 +163,15 @@ def latex(rows: list[LeaderboardRow], warnings: Sequence[str] = ()) -> str:
                 for cell, (title, _) in zip(cells, columns, strict=True)
             ]
             lines.append(" & ".join(cells) + " \\\\")
-    below = " ".join([caption(rows), *(f"{line}." for line in (*warnings, *note_lines(rows)))])
+    below = " ".join([caption(rows), *(f"{line}." for line in notes)])
     lines += ["\\bottomrule", "\\end{tabular}", f"\\caption{{{below.translate(_LATEX_ESCAPES)}}}", "\\end{table}"]
     return "\n".join(lines) + "\n"
 
 
 def note_lines(rows: list[LeaderboardRow]) -> list[str]:
-    """Return lines below a table: systems that are not compared, what differs, and ranks among random vectors."""
+    """Return lines below a table: systems that are not compared, and what differs."""
     refused = [f"not compared: {row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
-    return [*refused, *difference_lines(rows), *map(str, control_ranks(rows))]
+    return [*refused, *difference_lines(rows)]
 
 
 def _by_task(rows: list[LeaderboardRow]) -> Iterator[tuple[str, list[LeaderboardRow]]]:

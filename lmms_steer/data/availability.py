@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from glob import glob, has_magic
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from lmms_steer._util.io import read_limited
 from lmms_steer._util.yaml import MAX_BYTES, VALUE_ERRORS, BoundedComposer
 from lmms_steer.errors import UserError, reason
 from lmms_steer.harness.task_files import kind_of, task_file, tasks_dir, tasks_with_tag
+
+_LOCAL_BUILDERS = ("arrow", "audiofolder", "csv", "imagefolder", "json", "pandas", "parquet", "text", "videofolder")
+"""Values of `dataset_path` with which `datasets` reads files of this disk."""
 
 
 def missing_datasets(name: str, include_path: str | None = None) -> Iterator[str]:
@@ -60,6 +64,30 @@ def copies_read(name: str, manifests: Collection[Path], include_path: str | None
         yield from (manifest for manifest in manifests if f"{manifest.parent}{os.sep}" in read)
 
 
+def files_read(name: str, include_path: str) -> Iterator[Path]:
+    """The files and folders outside of the user's folder of tasks that a task, group or tag of theirs reads.
+
+    Args:
+        name: of the task, group or tag; an unknown one, and a file that cannot be read, reads nothing.
+        include_path: the user's own folder of tasks.
+
+    Yields:
+        What `data_files`, `data_dir` and `dataset_path` name on this disk, whether it is there or not.
+    """
+    files: list[Path] = []
+    with suppress(UserError):
+        if kind_of(name, include_path):
+            _collect_files(name, include_path, files, {name})
+    root = Path(include_path)
+    for path in files:
+        if path.is_relative_to(root):
+            keys: dict[str, Any] = {}
+            with suppress(UserError):
+                keys = read_task_file(path)
+            found = _local_data(keys, path.parent)
+            yield from (one for one in found if not one.resolve().is_relative_to(root.resolve()))
+
+
 def absence_note() -> str:
     """Says of a repository of the Hub that it is not on this disk, and whether it will be downloaded."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
@@ -99,6 +127,29 @@ def read_task_file(path: Path, includers: tuple[Path, ...] = ()) -> dict[str, An
     for name in reversed([includes] if isinstance(includes, str) else includes):
         included.update(read_task_file(path.parent / name, (*includers, path)))
     return included | keys
+
+
+def _local_data(keys: dict[str, Any], folder: Path) -> Iterator[Path]:
+    """The files of a task's questions, as lmms-eval finds them: beside its YAML, else in the working folder."""
+    source, kwargs = keys.get("dataset_path"), keys.get("dataset_kwargs")
+    if source not in _LOCAL_BUILDERS:
+        # a folder of this name, where there is one; else the Hub's
+        yield from [Path(source)] if source and isinstance(source, str) and Path(source).exists() else []
+        return
+    named = [kwargs.get(key) for key in ("data_files", "data_dir")] if isinstance(kwargs, dict) else []
+    for text in _texts(named):
+        if (folder / text).is_file():
+            yield folder / text
+        elif "://" not in text:
+            yield from map(Path, sorted(glob(text, recursive=True)) if has_magic(text) else [text])
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(child)
 
 
 class _TaskLoader(BoundedComposer):

@@ -10,10 +10,10 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from itertools import pairwise
+from itertools import count, dropwhile, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -183,12 +183,20 @@ class Marks:
         """Why a cell that was started before is not done; None for a new one, or where its inputs have changed."""
         mark = self.read(cell.name)
         if mark.state == "running":
-            return "it was interrupted"
+            return f"it was interrupted{self._replaced_note(cell)}"
         if mark.state == "done" and mark.output_sha256 != content_digest(cell.makes):
-            return "its output is damaged or was changed"
+            # a kill right after the output was put aside
+            gone = cell.folder is not None and not Path(cell.folder).exists()
+            return f"its output is damaged or was changed{self._replaced_note(cell) if gone else ''}"
         if mark.state == "done" and self._can_be_checked(cell):
             return "its SAE features are unchecked, and there is a judge now"
         return "its mark is damaged" if not mark.state and self._path(cell.name).exists() else None
+
+    def _replaced_note(self, cell: Cell) -> str:
+        """Where the output is that the interrupted run, or one before it, has put aside; "" where there is none."""
+        place = _places_aside(cell, self.root.parent / "replaced")
+        found = list(takewhile(Path.exists, place))
+        return f"; the output before it is in {found[-1]}" if found else ""
 
     def prepare(self, cell: Cell, fingerprint: str) -> Path | None:
         """Prepare a cell's folder and mark the cell as running.
@@ -293,10 +301,13 @@ def _copies_read(tasks: str, manifests: tuple[Path, ...], include_path: str | No
     return sorted({path for task in tasks.split(",") for path in copies_read(task, manifests, include_path)})
 
 
+def _places_aside(cell: Cell, where: Path) -> Iterator[Path]:
+    """The names that a cell's output gets where it is put aside, in turn."""
+    return (where / f"{cell.name.replace('/', '-')}-{number}" for number in count(1))
+
+
 def _move_aside(folder: Path, where: Path, cell: Cell) -> Path:
-    number = 1
-    while (target := where / f"{cell.name.replace('/', '-')}-{number}").exists():
-        number += 1
+    target = next(dropwhile(Path.exists, _places_aside(cell, where)))
     where.mkdir(parents=True, exist_ok=True)
     os.rename(folder, target)  # noqa: PTH104  a folder, in one step
     return target

@@ -81,7 +81,8 @@ def run_recipe(
     speed = speed_of(find_card(gpu)) if gpu else None
     stem, recipe = load_recipe(name, overlays, assignments)
     # a changed recipe must not write into the folder of the original
-    root = output or user_path("-".join([recipe.output or f"runs/{stem}", *(Path(file).stem for file in overlays)]))
+    own = str(user_path(recipe.output or f"runs/{stem}"))
+    root = output or Path("-".join([own, *(Path(file).stem for file in overlays)]))
     root = as_before(root)
     cells = Planner(recipe, root).cells()
     states = _states_before(root, cells)

@@ -1,16 +1,19 @@
 """Names in a recipe's plan: the folders of its output, its cells, and the parts of command lines."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from lmms_steer import concepts
-from lmms_steer._util.io import check_writable
+from lmms_steer._util.io import check_writable, exists, is_regular_file
 from lmms_steer.errors import UserError
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import parse_layers, parse_strengths, parse_targets
 from lmms_steer.vectors.backbones import backbone_of, short_name
 from lmms_steer.vectors.methods import methods, split_method
+
+_MODEL_ARGS = re.compile(r"\{model_args:([^{}]*)\}")
 
 
 class Layout:
@@ -118,6 +121,16 @@ def model_args_line(model: Model) -> str:
     return ",".join(f"{key}={value}" for key, value in {"pretrained": model.pretrained, **model.args}.items())
 
 
+def models_named_in(run: str) -> list[str]:
+    """The models whose `{model_args:NAME}` stands in a command line."""
+    return _MODEL_ARGS.findall(run)
+
+
+def filled_in(run: str, models: Mapping[str, Model], output: Path) -> str:
+    """A command line with the folder and the models' arguments in place of `{output}` and `{model_args:NAME}`."""
+    return _MODEL_ARGS.sub(lambda found: model_args_line(models[found[1]]), run).replace("{output}", str(output))
+
+
 def launcher_words(processes: int) -> tuple[str, ...]:
     """The words that start lmms-eval in one process or in several."""
     if processes == 1:
@@ -131,8 +144,9 @@ def option_words(name: str, value: object) -> tuple[str, ...]:
 
 
 def local_paths(model: Model) -> tuple[str, ...]:
-    """The folder of a model's checkpoint, where `pretrained` names one."""
-    return (model.pretrained,) if Path(model.pretrained).is_dir() else ()
+    """The folder of a model's checkpoint, where `pretrained` names one, and files and folders that its `args` name."""
+    named = {value for value in model.args.values() if is_regular_file(Path(value)) or "/" in value}
+    return tuple(path for path in (model.pretrained, *sorted(named)) if exists(Path(path)))
 
 
 def loaded_weights(model: Model) -> tuple[str, str] | None:

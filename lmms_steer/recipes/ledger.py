@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from lmms_steer._util.io import write_atomically
+from lmms_steer.errors import UserError
 from lmms_steer.recipes.cells import Cell, Marks
 
 ENDED = ("kept", "done", "failed", "skipped")
@@ -176,12 +177,23 @@ def as_before(root: Path) -> Path:
 
     Args:
         root: the folder as it was typed now, say as an absolute path.
+
+    Raises:
+        UserError: where that path was relative to another working folder: there, all cells would run again.
     """
     try:
         before = Path(_spelling(root).read_text(encoding="utf-8"))
-        return before if before.samefile(root) else root
+        if before.exists() and before.samefile(root):
+            return before
     except (OSError, ValueError):
         return root
+    parts, own = before.parts, root.resolve().parts
+    if parts and own[-len(parts) :] == parts:
+        raise UserError(
+            f"{root} was begun in {Path(*own[: -len(parts)])} as {before}, and its commands name files by that path:"
+            " start the recipe there, or choose another --output"
+        )
+    return root
 
 
 def _spelling(root: Path) -> Path:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lmms_steer._util.io import user_path
+from lmms_steer.data.availability import files_read
 from lmms_steer.errors import UserError
 from lmms_steer.recipes.answers import search_answers
 from lmms_steer.recipes.cells import WAITABLE_KINDS, Cell
@@ -18,6 +19,7 @@ from lmms_steer.recipes.layout import (
     extract_cell_name,
     extracted_concepts,
     extracted_layers,
+    filled_in,
     is_folder_of_saes,
     launcher_words,
     loaded_weights,
@@ -139,7 +141,7 @@ class Planner:
                     command=self._search_command(model, study.select, concept, method, folder),
                     needs=(extract_cell_name(model, method),),
                     uses=(str(self.layout.vector(model, concept, method)),),
-                    reads=(*self.include_path[1:], *local_paths(model)),
+                    reads=(*self._task_files(study.select), *local_paths(model)),
                     makes=tuple(str(folder / file) for file in search_files(self.recipe, settings)),
                     folder=str(folder),
                     loads=loaded_weights(model),
@@ -180,13 +182,19 @@ class Planner:
                     *("--output_path", str(folder), "--log_samples"),
                 ),
                 needs=(*system.needs, *self._cells_before(name, model, system.after)),
-                reads=(*dict.fromkeys((*system.reads, *files)), *self.include_path[1:], *local_paths(model)),
+                reads=(*dict.fromkeys((*system.reads, *files)), *self._task_files(*system.tests), *local_paths(model)),
                 makes=(str(folder),),
                 folder=str(folder),
                 loads=loaded_weights(model),
                 answers=min(questions, self.recipe.limit or questions) * len(system.tests) if questions else None,
                 vectors=vectors,
             )
+
+    def _task_files(self, *tasks: str) -> Iterator[str]:
+        """The user's folder of tasks, and the files outside of it that these tasks read."""
+        if (folder := self.recipe.include_path) is not None:
+            yield folder
+            yield from dict.fromkeys(str(path) for task in tasks for path in files_read(task, folder))
 
     def _cells_before(self, name: str, model: Model, after: tuple[str, ...]) -> Iterator[str]:
         """The cells that an own system waits for: all of a kind of this model, and commands."""
@@ -243,7 +251,7 @@ class Planner:
         ]
         made = [self.output, *(Path(path) for paths in makes for path in paths)]
         for command, paths in zip(self.recipe.commands, makes, strict=True):
-            words = tuple(shlex.split(command.run.replace("{output}", str(self.output))))
+            words = tuple(shlex.split(filled_in(command.run, self.recipe.models, self.output)))
             files, vectors = command_inputs(words, made)
             yield Cell(
                 name=command_cell_name(command.name),

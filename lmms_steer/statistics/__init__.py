@@ -5,3 +5,5 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+TIE = 1e-9
+"""Gains that differ by less are equal: the same gain, summed over other questions, differs by rounding."""

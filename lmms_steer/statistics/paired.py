@@ -148,7 +148,8 @@ def average_effects(parts: list[Floats], clusters: Ints | None = None, seed: int
     floor = square * sum((1 / (n * len(parts))) ** 2 for n in counts)
     low, high = cluster_interval(rows, cluster_sums(means, weights, units), floor)
     return Effects(
-        gain=rows.sum(1),
+        # not the sum over units, whose rounding depends on which questions differ
+        gain=np.mean([part.mean(1) for part in parts], axis=0),
         low=low,
         high=high,
         p=sign_flip_p(rows, seed),

@@ -65,6 +65,35 @@ def test_an_entry_holds_the_run_but_no_questions_pictures_or_keys(tmp_path: Path
     assert control.sha256 == shipped_vector("random:0").sha256 != vector.sha256
 
 
+def test_a_vector_of_a_relative_path_is_found_from_the_board_s_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(init_board(tmp_path / "board", "Tiny", ""))
+    project = tmp_path / "project"
+    (project / "vectors").mkdir(parents=True)
+    (project / "vectors/v.safetensors").write_bytes(shipped_vector().to_bytes())
+    # in the board's folder there is another vector of this path
+    (tmp_path / "board/vectors").mkdir()
+    (tmp_path / "board/vectors/v.safetensors").write_bytes(shipped_vector("random:3").to_bytes())
+    monkeypatch.chdir(tmp_path / "board")
+
+    def added(control: str) -> list[str]:
+        spec = SPEC.replace("tiny-gemma2/spatial/mean_shift", "vectors/v.safetensors")
+        record = {"spec": f"{spec},control={control}" if control else spec}
+        name = control.partition(":")[0] or "own"
+        write_system(project / "runs" / name, STEERED, control=control, record=record)
+        return list(add_runs(Path(), [f"{name}=../project/runs/{name}"], Addition(replace=True)))
+
+    for control in ("", "random:0"):
+        (line,) = added(control)
+        name = control.partition(":")[0] or "own"
+        stored = SteeringVectors.load(Path(STEERED_ENTRY).with_name(name) / "vectors/0.safetensors")
+        assert line.startswith("added ") and stored.sha256 == shipped_vector(control).sha256
+    (project / "vectors/v.safetensors").unlink()
+    _, line = added("random:1")
+    assert line == "  its vector tiny-gemma2/spatial/random-1 has changed since the run"
+
+
 def test_options_that_may_hold_keys_are_left_out(tmp_path: Path) -> None:
     list(init_board(tmp_path / "board", "Tiny", ""))
     secret: Any = {"hf_hub_log_args": "token=hf_secret", "wandb_args": "key=secret", "output_path": "/home/secret"}
@@ -85,6 +114,17 @@ def test_an_entry_is_not_replaced_unless_that_is_said(tmp_path: Path) -> None:
     lines = list(add_runs(board, [f"steered={again}"], Addition(replace=True)))
     assert lines[0] == f"added tiny-paligemma2/{TASK}/steered: score 1.000 on 100 questions"
     assert len(list(entry_folders(board))) == 3
+
+
+def test_names_that_differ_in_capital_letters_alone_are_refused(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    run = write_system(tmp_path / "again", STEERED)
+    for replace in (True, False):
+        with pytest.raises(UserError, match=f"{TASK}/Steered is .*/steered but for capital letters: NAME=FOLDER"):
+            list(add_runs(board, [f"Steered={run}"], Addition(replace=replace)))
+    with pytest.raises(UserError, match="/NEW is .*/new but for capital letters"):
+        list(add_runs(board, [f"new={run}", f"NEW={run}"], Addition()))
+    assert not list(read_board(board, processes=1).refusals())
 
 
 def test_two_people_who_add_at_once_lose_nothing(tmp_path: Path) -> None:

@@ -149,6 +149,16 @@ def test_a_control_that_gains_as_much_is_said(tmp_path: Path) -> None:
     assert row_of(board).outcomes["controls"] == ["failed", "a control gains as much: random +10.0"]
 
 
+def test_a_control_s_equal_gain_may_differ_by_rounding(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    rows = [
+        replace(row, gain=0.15 - 0.05 if row.role == "control" else 0.1)
+        for row in read_board(board, use_cache=False).rows
+    ]
+    steered = next(row for row in judged(rows, read_rules(board)) if row.role == "steered")
+    assert steered.outcomes["controls"] == ["failed", "a control gains as much: random +10.0"]
+
+
 def test_the_damage_is_that_of_the_study_s_cell(tmp_path: Path) -> None:
     board, study = (
         make_board(tmp_path / "board"),

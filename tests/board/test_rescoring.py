@@ -74,6 +74,46 @@ def test_a_score_follows_from_what_is_stored(
 
 
 @pytest.mark.parametrize(
+    ("task", "answer", "target", "former"),
+    [
+        ("clevr_count_test", "2-3", "2", 1.0),
+        ("clevr_count_test", "There are 2-three of 1,000-2,000.", "2", 0.0),
+        ("clevr", "about 10-12.", "10", 1.0),
+        ("clevr_count_test", "2-3", "3", 0.0),
+        ("clevr_count_test", "3", "3", 1.0),
+        ("tiny_spatial", "2-3", "A", 0.0),
+    ],
+)
+def test_earlier_versions_read_the_first_number_of_a_range(task: str, answer: str, target: str, former: float) -> None:
+    columns = (Texts([value], np.array([0])) for value in (answer, target, json.dumps(SIDES), ""))
+    found = recomputed(task, "acc", Answers(*columns), formerly=True)
+    assert found is not None and found.tolist() == [former]
+
+
+def test_scores_of_an_earlier_version_are_named_and_not_refused(tmp_path: Path) -> None:
+    board = tmp_path / "board"
+    list(init_board(board, "title", ""))
+
+    def outcome(score: float) -> list[str]:
+        """Of an entry with one answer `2-3` to a question whose answer is 2, and one that is right."""
+        answers, task = ["2-3", "2"], "clevr_count_test"
+        run = write_run(
+            tmp_path / "run",
+            {task: [score, 1.0]},
+            answer=lambda number, score: answers[number],
+            results={"model_name": "tiny"},
+            sample={"target": "2"},
+        )
+        list(add_runs(board, [f"old={run}"], Addition(replace=True)))
+        (row,) = read_board(board, use_cache=False).rows
+        return row.outcomes["scores"]
+
+    assert outcome(1.0) == ["unknown", "1 of 2 scores are of an earlier version, which read 2 from `2-3`"]
+    assert outcome(0.0) == ["passed", "2 scores recomputed"]
+    assert outcome(0.5)[0] == "failed"
+
+
+@pytest.mark.parametrize(
     "losses", [[math.nan, math.nan], [2.0, math.inf], [2.0, math.nan], [math.inf, 2.0], [1.0, 2.0]]
 )
 def test_losses_that_are_no_numbers_are_scored_as_the_task_scores_them(losses: list[float]) -> None:

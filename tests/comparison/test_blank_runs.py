@@ -76,6 +76,21 @@ def test_a_blank_run_stands_beside_the_same_system_and_gains_over_the_blank_base
     assert steered.p_holm == steered.p
 
 
+def test_each_of_two_equal_systems_has_its_own_blank_run(runs: Path) -> None:
+    """A search's two choices may be the same cell."""
+    write_run(runs / "again", {"a": STEERED}, spec="vector=v,layer=1", config=SEEING)
+    write_blank_run(runs / "again-blank", BLIND, "vector=v,layer=1")
+    rows = rows_of(runs)
+    assert list(rows) == ["baseline", "again", "steered"]
+    scores = {name: row.blank.score for name, row in rows.items() if row.blank}
+    assert scores == {"baseline": 0.5, "again": 0.5, "steered": 0.56}
+    folders = [
+        f"{name}={runs / name}" for name in ("baseline", "dark", "again", "steered", "steered-blank", "again-blank")
+    ]
+    same = build_leaderboard(read_comparison(folders).systems)
+    assert {row.system: row.blank.score for row in same if row.blank} == scores
+
+
 def test_a_gain_that_is_there_without_the_images_is_a_warning(runs: Path) -> None:
     board = compare(runs)
     assert "WARNING: a: steered gains +10.0 with the images and +6.0 with grey ones" in board.warnings

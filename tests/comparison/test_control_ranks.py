@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lmms_steer import UserError, compare
@@ -102,6 +103,31 @@ def test_random_vectors_of_another_task_do_not_count(runs: Path) -> None:
     for seed in (17, 18):
         write_random(runs / f"random-{seed}", seed, 9, tasks="b")
     assert {rank.row.task: len(rank.gains) for rank in ranks(runs)} == {"a": 4}
+
+
+def test_equal_gains_of_other_questions_that_share_images_are_equal(tmp_path: Path) -> None:
+    """Each vector mends ten questions more than it breaks, but other ones, whose sum may differ by rounding."""
+    rng = np.random.default_rng(0)
+    base = np.repeat([0.0, 1.0], 100)
+
+    def write_equal(folder: Path, spec: str, vector: dict[str, Any]) -> None:
+        scores, broken = base.copy(), int(rng.integers(0, 8))
+        scores[rng.permutation(100)[: broken + 10]] = 1
+        scores[100 + rng.permutation(100)[:broken]] = 0
+        record = {"model": "tiny", "spec": spec, "sha256": "5" * 64, "vectors": [{"name": "v", **vector}]}
+        write_run(folder, {"a": scores.tolist()}, spec=None, results={"steering": record}, sample=on_image)
+
+    def on_image(number: int) -> dict[str, Any]:
+        return {"images": [f"{number // 3:016x}"]}
+
+    write_run(tmp_path / "baseline", {"a": base.tolist()}, sample=on_image)
+    write_equal(tmp_path / "own", SPEC, {"sha256": OWN})
+    for seed in range(19):
+        provenance = {"settings": {"norms_of": OWN}}
+        vector = {"sha256": f"{seed:064}", "provenance": provenance}
+        write_equal(tmp_path / f"random-{seed}", f"{SPEC},control=random:{seed}", vector)
+    (rank,) = ranks(tmp_path)
+    assert (rank.as_good, rank.p) == (19, 1)
 
 
 def test_the_name_of_the_vector_and_a_second_run_do_not_matter(runs: Path) -> None:

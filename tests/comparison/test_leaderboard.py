@@ -201,7 +201,14 @@ def test_the_papers_scorer_has_a_column_where_it_scores_an_answer_differently(tm
 
 @pytest.mark.parametrize(
     ("before", "after", "warned"),
-    [(0.04, 0.04, []), (0.05, 0.0, ["5.0% (baseline)"]), (0.3, 0.1, ["30.0% (baseline), 10.0% (s)", "trust"])],
+    [
+        (0.04, 0.04, []),
+        (0.05, 0.0, ["5.0% (baseline)"]),
+        (0.3, 0.1, ["30.0% (baseline), 10.0% (s)", "trust"]),
+        # all of the gain; 0.15 - 0.05 is below 0.1 in binary
+        (0.15, 0.05, ["15.0% (baseline), 5.0% (s)"]),
+        (0.15, 0.06, ["15.0% (baseline), 6.0% (s)"]),
+    ],
 )
 def test_many_unread_answers_and_gains_that_may_come_from_them_are_warned_of(
     tmp_path: Path, before: float, after: float, warned: list[str]
@@ -214,4 +221,22 @@ def test_many_unread_answers_and_gains_that_may_come_from_them_are_warned_of(
         )
     lines = [line for line in map(str, run_comparison([str(tmp_path)])) if line.startswith("WARNING: a: ")]
     assert all(part in lines[0] for part in warned) and bool(lines) == bool(warned)
-    assert any("the gain of s (+10.0) may be one of format" in line for line in lines) == (before - after >= 0.1)
+    assert any("the gain of s (+10.0) may be one of format" in line for line in lines) == (
+        round(before - after, 9) >= 0.1
+    )
+
+
+def test_a_gain_of_0_is_none_of_format(tmp_path: Path) -> None:
+    # 37 are mended and 37 broken, three questions an image: a sum of weights that rounds to 8e-18
+    places = np.random.default_rng(1).permutation(200)
+    base = np.isin(np.arange(200), places[:100]).astype(float)
+    steered = base.copy()
+    steered[places[:37]], steered[places[100:137]] = 0, 1
+    for name, scores in (("baseline", base), ("s", steered)):
+        write_run(
+            tmp_path / name,
+            {"a": scores.tolist()},
+            sample=lambda i: {"unparsed": float(i < 20), "images": [f"{i // 3:016x}"]},
+        )
+    assert leaderboard(tmp_path)["a", "s"].gain == 0
+    assert not any("may be one of format" in str(line) for line in run_comparison([str(tmp_path)]))

@@ -13,6 +13,7 @@ from lmms_steer.comparison.command import run_comparison
 from lmms_steer.comparison.provenance import run_provenance
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
+from lmms_steer.comparison.studies import read_maps
 from lmms_steer.comparison.systems import read_comparison
 from tests.helpers.runs import BASE, STAMP, STEERED, TASK_CONFIG, leaderboard, write_run, write_study
 
@@ -99,6 +100,24 @@ def test_equal_names_below_several_folders_are_preceded_by_the_folder(tmp_path: 
     assert list(read_comparison(folders, "baseline").systems) == names
     with pytest.raises(UserError, match=r"two runs have the name .*; give the second another name"):
         read_comparison([*folders, str(tmp_path / "tiny")], "baseline")
+
+
+def test_what_a_recipe_has_replaced_is_no_system_and_no_study(tmp_path: Path) -> None:
+    demo = tmp_path / "demo"
+    for name, scores in (("baseline", BASE), ("s", STEERED)):
+        write_run(demo / "runs" / name, {"a": scores}, spec="vector=v,layer=1" if name == "s" else "")
+        write_run(demo / "replaced" / f"evaluate-{name}-1", {"a": BASE}, spec="vector=v,layer=2" if name == "s" else "")
+    for folder in ("search", "replaced/search-1"):
+        write_study(demo / folder, {(1, 1.0): 0.1})
+    # a folder of this name that no recipe made holds runs like any other
+    assert len(read_comparison([str(demo)], "runs/baseline").systems) == 4
+    (demo / ".run").mkdir()
+    for typed, below in ((demo, ""), (tmp_path, "demo/")):
+        assert [*read_comparison([str(typed)]).systems] == [f"{below}runs/baseline", f"{below}runs/s"]
+        assert [one.study for one in read_maps([typed])] == ["search"]
+    replaced = demo / "replaced"
+    assert [*read_comparison([str(replaced)]).systems] == ["evaluate-baseline-1", "evaluate-s-1"]
+    assert newest_evaluation(replaced / "evaluate-s-1").samples
 
 
 def test_newest_run_of_a_task_counts_and_other_tasks_stay(tmp_path: Path) -> None:

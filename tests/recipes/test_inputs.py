@@ -95,6 +95,20 @@ def test_an_evaluation_runs_again_with_another_file_of_a_vector_that_a_spec_name
     assert [Marks(root).done(planned(path, root, name)) for path, name in cells] == [False, False]
 
 
+@pytest.mark.parametrize("kind", ["search", "evaluate"])
+def test_files_in_the_arguments_of_a_model_are_inputs(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("float32", "adapters/mine"):
+        Path(name).mkdir(parents=True)
+    Path("chat.jinja").touch()
+    args = "{dtype: float32, chat_template: chat.jinja, peft: adapters/mine, attention: no/folder}"
+    path = recipe("    pretrained: tiny-paligemma2", f"    pretrained: tiny-paligemma2\n    args: {args}")
+    cell = next(cell for cell in Planner(load_recipe(path)[1], Path("out")).cells() if cell.kind == kind)
+    assert cell.reads == ("adapters/mine", "chat.jinja")
+
+
 def test_a_vector_that_is_extracted_on_first_use_does_not_run_its_evaluation_again(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "out")
     ledger.folder.mkdir(parents=True)

@@ -42,6 +42,14 @@ def test_an_output_folder_may_be_below_the_home_folder(
     assert not any("~" in line for line in lines)
 
 
+def test_an_overlay_s_folder_is_beside_that_of_the_recipe(recipe: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text("limit: 5")
+    lines = list(
+        run_recipe(recipe("about: a test", f"output: {tmp_path}/x/"), None, [f"{tmp_path}/few.yaml"], dry_run=True)
+    )
+    assert any(f"--output_path {tmp_path}/x-few/runs/tiny/left/baseline" in line for line in lines)
+
+
 def test_a_folder_that_is_typed_in_another_way_keeps_its_finished_cells(
     recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -54,6 +62,12 @@ def test_a_folder_that_is_typed_in_another_way_keeps_its_finished_cells(
     before = commands(Path("out"))
     assert before and all("--output_path out/runs/" in line for line in before)
     assert commands(tmp_path / "out") == before
+    # from another working folder every cell would run again
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"^../out was begun in {tmp_path} as out, .*: start the recipe there"):
+        commands(Path("../out"))
+    monkeypatch.chdir(tmp_path)
     # not where the earlier path names another folder, or none
     (tmp_path / "out").rename(tmp_path / "moved")
     assert all("--output_path moved/runs/" in line for line in commands(Path("moved")))
@@ -88,6 +102,14 @@ def test_commands_of_shipped_recipes_make_the_images_of_their_questions() -> Non
                 assert cell.command[4] in cell.makes, (name, cell.name)
                 checked += 1
     assert checked == 2
+
+
+def test_a_command_of_one_s_own_has_the_folder_and_the_arguments_of_the_model(recipe: Callable[..., str]) -> None:
+    run = "lmms-steer curve --model_args {model_args:tiny} --output {output}/curve"
+    name = recipe("about: a test", f"commands: [{{name: a, run: '{run}', makes: x}}]")
+    _, loaded = load_recipe(name, (), ["models.tiny.args.dtype=bfloat16"])
+    (line,) = [str(cell) for cell in Planner(loaded, Path("out")).cells() if cell.kind == "command"]
+    assert line == "lmms-steer curve --model_args pretrained=tiny-paligemma2,dtype=bfloat16 --output out/curve"
 
 
 def test_the_plan_of_the_paper_s_recipe_has_its_searches() -> None:

@@ -190,6 +190,28 @@ def test_a_finished_search_survives_a_run_that_fails_before_it_writes_anything(t
     assert (tmp_path / "replaced/a-1/batch").read_text() == "a"
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_run_says_where_the_output_is_that_an_interrupted_one_has_put_aside(tmp_path: Path, marked: bool) -> None:
+    folder = tmp_path / "search/x"
+    cell, changed = (Cell("a", "search", (word,), makes=(str(folder),), folder=str(folder)) for word in ("a", "b"))
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+
+    def run(command: tuple[str, ...], log: Path) -> int:
+        folder.mkdir(parents=True)
+        (folder / "batch").write_text(command[0])
+        return 0
+
+    assert run_cell(cell, ledger, run).state == "done"
+    mark = tmp_path / "cells/a.json"
+    before = mark.read_text()
+    ledger.marks.prepare(changed, "another")
+    if not marked:
+        mark.write_text(before)
+    why = "it was interrupted" if marked else "its output is damaged or was changed"
+    assert ledger.marks.why_again(changed) == f"{why}; the output before it is in {tmp_path}/replaced/a-1"
+
+
 def test_a_search_depends_on_its_own_vector_and_not_on_others_of_its_extraction(tmp_path: Path) -> None:
     folder = tmp_path / "search"
     ledger = Ledger(tmp_path)

@@ -12,6 +12,7 @@ from lmms_steer.harness import task_files
 from lmms_steer.recipes.command import run_recipe
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.loading import load_recipe
+from lmms_steer.recipes.plan import Planner
 from tests.helpers.documents import ROOT, blocks
 from tests.helpers.recipes import RECIPE, WarmExecutor, states
 
@@ -49,6 +50,36 @@ def test_a_user_task_may_not_take_the_name_of_one_of_lmms_eval_s(tmp_path: Path)
     task_files.tasks_in.cache_clear()
     task_files.check_task("mmstar", str(tmp_path))
     assert task_files.task_file("mmstar", str(tmp_path))[1].name == "mmstar.yaml"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("dataset_path: parquet\ndataset_kwargs: {data_files: {test: inside.parquet}}", ""),
+        ("dataset_path: json\ndataset_kwargs: {data_files: {test: [outside.jsonl, gone.jsonl]}}", "outside gone"),
+        ("dataset_path: json\ndataset_kwargs: {data_files: 'out*.jsonl'}", "outside"),
+        ("dataset_path: json\ndataset_kwargs: {data_files: ../outside.jsonl}", "mine/../outside"),
+        ("dataset_path: json\ndataset_kwargs: {data_files: https://example.org/outside.jsonl}", ""),
+        ("dataset_path: outside.jsonl", "outside"),
+        ("dataset_path: owner/outside.jsonl", ""),
+        ("include: shared_yaml", "outside"),
+    ],
+)
+def test_questions_outside_of_the_folder_of_tasks_are_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    for name in ("mine/inside.parquet", "outside.jsonl"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "mine/shared_yaml").write_text("dataset_path: json\ndataset_kwargs: {data_files: outside.jsonl}")
+    for name in ("kitchen", "kitchen_select"):
+        keys = f"task: {name}\n{data}\noutput_type: generate_until\nmetric_list: [{{metric: acc}}]"
+        (tmp_path / "mine" / f"{name}.yaml").write_text(keys)
+    Path("r.yaml").write_text(RECIPE.replace("tiny_spatial", "kitchen").replace("about: a test", "include_path: mine"))
+    cells = Planner(load_recipe("r.yaml", (), ["systems=baseline"])[1], Path("out")).cells()
+    read = ["mine", *(f"{name}.jsonl" for name in expected.split())]
+    assert [list(cell.reads) for cell in cells if cell.kind in ("search", "evaluate")] == [read, read]
 
 
 @pytest.mark.slow
