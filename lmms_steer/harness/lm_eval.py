@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 import torch
 from lm_eval import evaluator
 from lm_eval._cli.utils import MergeDictAction, split_top_level
+from lm_eval.api.model import CachingLM
 from lm_eval.api.registry import model_registry
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
@@ -316,7 +317,8 @@ def check_options(tasks: Mapping[str, Any], limit: float | None) -> None:
 def _with_checked_options(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def evaluate(lm: Any, task_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(lm, _SteeredLmEval):
+        # with --use_cache the model is inside of another
+        if isinstance(lm.lm if isinstance(lm, CachingLM) else lm, _SteeredLmEval):
             check_options(task_dict["tasks"], kwargs.get("limit"))
         return original(lm, task_dict, *args, **kwargs)
 

@@ -125,7 +125,10 @@ def lm_eval_task(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_lm_evals_options_are_done_or_refused_in_one_line(lm_eval_task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+def test_lm_evals_options_are_done_or_refused_in_one_line(
+    lm_eval_task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cached: bool
+) -> None:
     import lm_eval.__main__
     from lm_eval import evaluator
     from lm_eval.config.evaluate_config import EvaluatorConfig
@@ -142,7 +145,10 @@ def test_lm_evals_options_are_done_or_refused_in_one_line(lm_eval_task: str, mon
             EvaluatorConfig(
                 **{k: v for k, v in options.items() if k != "num_fewshot"}, tasks=["own"]
             )._validate_arguments()
-            results.append(evaluator.simple_evaluate(lm, tasks=["own"], task_manager=manager, **options))
+            cache = str(tmp_path / "answers") if cached else None
+            results.append(
+                evaluator.simple_evaluate(lm, tasks=["own"], task_manager=manager, use_cache=cache, **options)
+            )
 
         monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", cli_evaluate)
         monkeypatch.setattr(sys, "argv", [])
