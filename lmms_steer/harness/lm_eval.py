@@ -1,7 +1,8 @@
 """Steered models for lm-evaluation-harness: its Hugging Face models with the keys of a spec among their arguments.
 
-`steered_hf` is its `hf` (text) and `steered_hf_multimodal` its `hf-multimodal` (generation only). lm-eval 0.4.13 does
-not read entry points for models, so `lmms-steer lm-eval …` registers both and then runs lm-eval's own command line.
+`steered_hf` is its `hf` (text) and `steered_hf_multimodal` its `hf-multimodal` (with images, generation only). lm-eval
+0.4.13 does not read entry points for models, so `lmms-steer lm-eval …` registers both and then runs lm-eval's own
+command line.
 """
 
 import contextlib
@@ -47,6 +48,8 @@ _OWN_SETTINGS = ("until", *_LENGTHS)
 """Settings of lm-eval besides those of `generate`."""
 _OF_TRANSFORMERS = ("device_map", "attn_implementation", "load_in_4bit", "load_in_8bit")
 """Arguments that lm-eval's models do not name, but pass on to transformers."""
+_WITHOUT_MEDIA = 2
+"""Arguments of a request without images: its context, and its answer or its settings."""
 _CACHE_OWNER = "lmms_steer"
 """The key in lm-eval's cache of answers under which their model and spec are noted."""
 
@@ -76,12 +79,18 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _SteeredLmEval(SteeringMixin):
-    """What both models share: the spec is resolved before the weights are loaded, and attached afterwards."""
+    """What both models share: the spec is resolved before the weights are loaded, and attached afterwards.
+
+    A scored continuation counts as generated text, so phase `prefill` steers its context only. (lm-eval's own `steered`
+    steers every position, as phase `all` does.)
+    """
 
     newest: ClassVar[Callable[[], Any]] = staticmethod(lambda: None)
     """The model that was made last. lm-eval passes only its arguments to what names the output folder."""
 
     def __init__(self, pretrained: Any, **model_args: Any) -> None:
+        # input ids of a request ▸ how many of the last of them are the answer's
+        self._answer_lengths: dict[tuple[int, ...], int] = {}
         self.take_spec(model_args)
         self.pretrained = str(pretrained)
         # those that may change answers, unlike the batch size and the device
@@ -164,6 +173,33 @@ class _SteeredLmEval(SteeringMixin):
         parent: Any = super()
         return parent.generate_until(checked, *args, **kwargs)
 
+    def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        wrapper: Any = self
+        longest = wrapper.max_length + 1
+        for _, context, answer in requests:
+            # the last token is predicted but never part of the input
+            self._answer_lengths[tuple((context + answer)[-longest:][:-1])] = len(answer) - 1
+        parent: Any = super()
+        try:
+            return parent._loglikelihood_tokens(requests, *args, **kwargs)
+        finally:
+            self._answer_lengths.clear()
+
+    def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Any:
+        parent: Any = super()
+        if not self.attachment or not self._answer_lengths:
+            return parent._model_call(inps, *args, **kwargs)
+        with continuation(torch.tensor([self._answer_length(row) for row in inps.tolist()])):
+            return parent._model_call(inps, *args, **kwargs)
+
+    def _answer_length(self, row: list[int]) -> int:
+        """The number of positions of a row that are answer, or padding after it."""
+        for end in range(len(row), 0, -1):
+            answer = self._answer_lengths.get(tuple(row[:end]))
+            if answer is not None:
+                return len(row) - end + answer
+        return 0
+
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The checkpoint's chat template, as lm-eval asks for it with `--apply_chat_template`.
 
@@ -203,46 +239,26 @@ class _SteeredLmEval(SteeringMixin):
 
 
 class SteeredHFLM(_SteeredLmEval, HFLM):  # type: ignore[misc]
-    """`--model steered_hf`.
-
-    A scored continuation counts as generated text, so phase `prefill` steers its context only. (lm-eval's own `steered`
-    steers every position, as phase `all` does.)
-    """
+    """`--model steered_hf`."""
 
     text_only = True
 
-    def __init__(self, pretrained: Any, **model_args: Any) -> None:
-        # input ids of a request ▸ how many of the last of them are the answer's
-        self._answer_lengths: dict[tuple[int, ...], int] = {}
-        super().__init__(pretrained, **model_args)
-
-    def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        longest = self.max_length + 1
-        for _, context, answer in requests:
-            # the last token is predicted but never part of the input
-            self._answer_lengths[tuple((context + answer)[-longest:][:-1])] = len(answer) - 1
-        try:
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
-        finally:
-            self._answer_lengths.clear()
-
-    def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not self.attachment or not self._answer_lengths:
-            return super()._model_call(inps, *args, **kwargs)
-        with continuation(torch.tensor([self._answer_length(row) for row in inps.tolist()])):
-            return super()._model_call(inps, *args, **kwargs)
-
-    def _answer_length(self, row: list[int]) -> int:
-        """The number of positions of a row that are answer, or padding after it."""
-        for end in range(len(row), 0, -1):
-            answer = self._answer_lengths.get(tuple(row[:end]))
-            if answer is not None:
-                return len(row) - end + answer
-        return 0
-
 
 class SteeredHFMultimodalLM(_SteeredLmEval, HFMultimodalLM):  # type: ignore[misc]
-    """`--model steered_hf_multimodal`."""
+    """`--model steered_hf_multimodal`. Log-likelihoods are for questions without images."""
+
+    def loglikelihood(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        """The log-likelihood of each request's answer, and whether it is the greedy one.
+
+        Raises:
+            UserError: for questions with images, which lm-eval does not score.
+        """
+        if requests and len(requests[0].args) > _WITHOUT_MEDIA:
+            raise UserError(
+                "steered_hf_multimodal generates answers to questions with images, and scores none: take a task that"
+                " generates, or lmms-eval --model steered_hf, which scores them"
+            )
+        return super().loglikelihood(requests, *args, **kwargs)
 
 
 def register() -> None:

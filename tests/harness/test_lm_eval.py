@@ -88,6 +88,42 @@ def test_a_multimodal_model_is_steered(tmp_path: Path) -> None:
     assert lm.get_model_info()["steering"]["spec"].endswith("layer=1,alpha=3,tokens=image")
 
 
+@pytest.mark.slow
+def test_a_multimodal_model_scores_answers_without_images_as_generated_text(tmp_path: Path) -> None:
+    model, processor = build("idefics3")
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    path = vectors(scale=5).save(tmp_path / "v.safetensors")
+    pairs = [("where is the red cat ?", " left of the dog"), ("how many", " cups are on the table"), ("left", " dog")]
+    asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+
+    def load(**spec: Any) -> Any:
+        options = {"device": "cpu", "batch_size": 3, "dtype": "float32"}
+        return SteeredHFMultimodalLM(pretrained=str(tmp_path / "m"), **options, **spec)
+
+    plain = load()
+    for tokens, phase in (("text", "prefill"), ("last", "prefill"), ("last", "all"), ("text", "decode")):
+        expected = []
+        for context, answer in (plain._encode_pair(*pair) for pair in pairs):
+            first = 0 if tokens == "text" else len(context) - 1
+            start, end = (len(context) if phase == "decode" else first, len(context) if phase == "prefill" else None)
+
+            def push(module: Any, args: Any, output: Any, start: int = start, end: int | None = end) -> Any:
+                changed = output.clone()
+                changed[:, start:end] += 3 * torch.from_numpy(SteeringVectors.load(path)[1])
+                return changed
+
+            handle = plain.model.get_decoder().layers[1].register_forward_hook(push)
+            with torch.no_grad():
+                scores = plain.model(torch.tensor([context + answer])).logits.log_softmax(-1)[0, len(context) - 1 : -1]
+            handle.remove()
+            expected.append(float(scores.gather(1, torch.tensor(answer).unsqueeze(1)).sum()))
+        found = load(vector=str(path), layer=1, alpha=3, tokens=tokens, phase=phase).loglikelihood(asked)
+        assert [score for score, _ in found] == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(UserError, match="generates answers to questions with images, and scores none"):
+        plain.loglikelihood([Instance("loglikelihood", {}, ("<image> where", " left", {"visual": [picture(0)]}), 0)])
+
+
 def test_results_from_inside_of_a_steer_block_are_refused() -> None:
     lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS)
     with (
