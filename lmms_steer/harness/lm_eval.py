@@ -55,18 +55,19 @@ _CACHE_OWNER = "lmms_steer"
 
 
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's `generation_kwargs`, with their numbers as `generate` takes them.
+    """A task's `generation_kwargs`, with their numbers as `generate` takes them, and one name for the number of tokens.
 
     Raises:
         UserError: for a setting that `generate` does not have, a wrong value, or sampling at temperature 0, which
             transformers refuses.
     """
-    checked = dict(settings)
+    # the name that both models of lm-eval know
+    checked = {name: value for name, value in settings.items() if name not in _LENGTHS}
     lengths = {name: _LENGTH.read(name, settings[name]) for name in _LENGTHS if settings.get(name) is not None}
     if len(set(lengths.values())) > 1:
         given = ", ".join(f"{name}={value}" for name, value in lengths.items())
         raise UserError(f"generation_kwargs: {given} are the same setting: give one")
-    for name, value in settings.items():
+    for name, value in list(checked.items()):
         if name in SETTINGS and value is not None:
             checked[name] = SETTINGS[name].read(name, value)
         elif name in SWITCHES and not isinstance(value, bool):
@@ -75,6 +76,8 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise unknown_name("key", name, {*SETTINGS, *SWITCHES, *_OWN_SETTINGS}, "in generation_kwargs")
     if checked.get("do_sample") and not checked.get("temperature"):
         raise UserError("generation_kwargs: do_sample=True needs a temperature above 0; lm-eval's default is 0")
+    if lengths:
+        checked["max_gen_toks"] = next(iter(lengths.values()))
     return checked
 
 

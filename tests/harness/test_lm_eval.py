@@ -85,6 +85,10 @@ def test_a_multimodal_model_is_steered(tmp_path: Path) -> None:
         instance = Instance("generate_until", {}, ("<image> how many cups ?", settings, {"visual": [picture(0)]}), 0)
         answers.append(lm.generate_until([instance]))
     assert answers[0] != answers[1]
+    settings.pop("max_gen_toks")
+    for name in ("max_new_tokens", "max_tokens", "max_completion_tokens"):
+        instance.arguments = ("<image> how many cups ?", {**settings, name: "4"}, {"visual": [picture(0)]})
+        assert lm.generate_until([instance]) == answers[1]
     assert lm.get_model_info()["steering"]["spec"].endswith("layer=1,alpha=3,tokens=image")
 
 
