@@ -50,6 +50,24 @@ def test_options_that_would_change_only_the_text_of_a_prompt_are_refused(model: 
         check_run(lm, questions(num_fewshot=3), None)
 
 
+def test_a_task_that_cannot_be_done_is_refused_before_the_tasks_in_front_of_it() -> None:
+    lm = SteeredVlm.__new__(SteeredVlm)
+    first = questions()["mine"]
+
+    def check(kind: str) -> None:
+        check_run(lm, {"first": first, **questions(output_type=kind)}, None)
+
+    for kind in ("generate_until", "loglikelihood", "multiple_choice"):
+        check(kind)
+    with pytest.raises(UserError, match="generate_until_multi_round is not supported"):
+        check("generate_until_multi_round")
+    lm.response_cache_in_use = True
+    check("generate_until")
+    for kind in ("loglikelihood", "multiple_choice"):
+        with pytest.raises(UserError, match="--use_cache cannot hold log-likelihoods"):
+            check(kind)
+
+
 def test_lmms_eval_asking_for_a_chat_template_is_told_why_there_is_none() -> None:
     lm = SteeredVlm.__new__(SteeredVlm)
     for name in ("chat_template", "apply_chat_template"):
