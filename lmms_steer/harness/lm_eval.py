@@ -81,6 +81,23 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
+class _OfOriginals:
+    """Keeps each answer, as soon as it is there, under the settings by which a cache looks it up after a kill.
+
+    Args:
+        hook: lm-eval's own, into its cache of answers.
+        originals: settings as they were read ▸ those that were read so, each once.
+    """
+
+    def __init__(self, hook: Any, originals: Mapping[str, Mapping[str, Any]]) -> None:
+        self.hook, self.originals = hook, originals
+
+    def add_partial(self, attr: str, request: tuple[str, Any], answer: str) -> None:
+        question, read = request
+        for settings in self.originals[repr(read)].values():
+            self.hook.add_partial(attr, (question, settings), answer)
+
+
 class _SteeredLmEval(SteeringMixin):
     """What both models share: the spec is resolved before the weights are loaded, and attached afterwards.
 
@@ -170,11 +187,19 @@ class _SteeredLmEval(SteeringMixin):
         """
         # copies, because a cache looks the answers up by the original settings
         checked = [copy.copy(request) for request in requests]
+        originals: dict[str, dict[str, Any]] = {}
         for request in checked:
             question, settings, *rest = request.args
-            request.arguments = (question, _checked(settings), *rest)
+            read = _checked(settings)
+            originals.setdefault(repr(read), {})[repr(settings)] = settings
+            request.arguments = (question, read, *rest)
         parent: Any = super()
-        return parent.generate_until(checked, *args, **kwargs)
+        wrapper: Any = self
+        hook, wrapper.cache_hook = wrapper.cache_hook, _OfOriginals(wrapper.cache_hook, originals)
+        try:
+            return parent.generate_until(checked, *args, **kwargs)
+        finally:
+            wrapper.cache_hook = hook
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         wrapper: Any = self

@@ -249,6 +249,38 @@ def test_a_cache_of_answers_belongs_to_one_spec(tmp_path: Path) -> None:
             cached(**other)
 
 
+@pytest.mark.parametrize("settings", [{"max_gen_toks": 2}, {"max_new_tokens": "2", "temperature": 0}])
+def test_answers_from_before_a_kill_are_not_asked_for_again(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [
+        Instance("generate_until", {}, (text, {"until": ["zz"], "do_sample": False, **settings}), number)
+        for number, text in enumerate(("the cup is on the table", "the dog is", "left"))
+    ]
+    generated: list[Any] = []
+
+    def answer(allowed: int) -> Any:
+        lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **{**OPTIONS, **SPEC, "batch_size": 1})
+        generate = lm._model_generate
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            if len(generated) == allowed:
+                raise KeyboardInterrupt
+            generated.append(args)
+            return generate(*args, **kwargs)
+
+        monkeypatch.setattr(lm, "_model_generate", noted)
+        cached = CachingLM(lm, str(tmp_path / "cache.db"))
+        try:
+            return cached.generate_until(asked)
+        finally:
+            cached.dbdict.close()
+
+    with pytest.raises(KeyboardInterrupt):
+        answer(allowed=2)
+    assert len(answer(allowed=9)) == len(generated) == 3
+
+
 def test_a_cache_of_answers_belongs_to_the_weights_and_to_those_of_an_adapter(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(weights_dir("tiny-gemma2"), tmp_path / "m"))
     adapted = peft.get_peft_model(
