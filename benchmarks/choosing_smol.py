@@ -22,7 +22,7 @@ from lmms_steer.harness.steered import create_model
 from lmms_steer.plots.style import BLUE, DARK_GREY, GREY, VERMILLION, figure_maker, figure_style, save_figure
 from lmms_steer.search.layer_scores import layer_scores
 from lmms_steer.search.scored_layers import best_layer
-from lmms_steer.search.word_curve import coloured_things, measure_curve
+from lmms_steer.search.word_curve import coloured_things, measure_curves
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.spec import SteeringSpec
@@ -52,7 +52,7 @@ def effect_of(vector: str, pictures: int) -> dict[int, float]:
     spec = SteeringSpec.parse(f"vector={vector},layer=0,alpha=1,tokens=image")
     vectors = {vector: resolve(spec, facts).vectors[0]}
     questions, word_id = coloured_things(pictures, ("yellow", "orange"), PROMPT), lm.first_token(word)
-    curves, _ = measure_curve(lm, questions, word_id, vectors, range(LAYERS), ALPHAS, "image", 16)
+    (curves,), _ = measure_curves(lm, questions, [word_id], vectors, range(LAYERS), ALPHAS, "image", 16)
     return {layer: max(points.mean) for layer, points in curves[vector].items()}
 
 

@@ -236,11 +236,19 @@ def curve(
     vector: Annotated[
         str, typer.Option(help="The word's vector, then vectors of other words for comparison: colour-red,colour-blue.")
     ],
-    output: Annotated[Path, typer.Option(help="Folder for curve.csv, curve.svg and curve.png.")],
+    output: Annotated[Path, typer.Option(help="Folder for the table and the figure.")],
     model: Model = "steered_hf",
     word: Annotated[
         str, typer.Option(help="The answer whose probability is measured. Default: red for colour-red.")
     ] = "",
+    every_word: Annotated[
+        bool,
+        typer.Option(
+            "--every_word",
+            "--every-word",
+            help="Measure the words of all vectors: which vector makes which word likely?",
+        ),
+    ] = False,
     layers: Annotated[
         str, typer.Option(help="Layers, one at a time: 5-20, 0-24:4 or 3,7. Default: four of them.")
     ] = "",
@@ -268,6 +276,8 @@ def curve(
 
     names = tuple(dict.fromkeys(name.strip() for name in vector.split(",")))
     pictured = (prompt, pictures, shown, tuple(image or ()), task, batch_size)
-    options = CurveOptions(model, model_args, names, output, word, layers, alphas, tokens, controls, *pictured)
+    options = CurveOptions(
+        model, model_args, names, output, word, every_word, layers, alphas, tokens, controls, *pictured
+    )
     for line in run_curve(options):
         echo(line)

@@ -9,7 +9,7 @@ from pathlib import Path
 from lmms_steer.demo.layout import MODEL, SEEDS, Folders
 from lmms_steer.demo.results import ColourCurve, write_curve
 from lmms_steer.harness.steered import SteeredPaliGemma
-from lmms_steer.search.word_curve import coloured_things, measure_curve, with_random
+from lmms_steer.search.word_curve import coloured_things, measure_curves, with_random
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -33,7 +33,7 @@ def measure(folders: Folders, scenes: int = SCENES) -> ColourCurve:
     vectors = {colour: SteeringVectors.load(folders.vector(f"colour-{colour}")) for colour in ("red", "blue")}
     questions = coloured_things(scenes, SHOWN, PROMPT)
     measured = with_random(vectors, len(SEEDS))
-    curves, _ = measure_curve(lm, questions, lm.first_token("red"), measured, LAYERS, ALPHAS, "image", scenes)
+    (curves,), _ = measure_curves(lm, questions, [lm.first_token("red")], measured, LAYERS, ALPHAS, "image", scenes)
     p_red = {name: {layer: points.mean for layer, points in layers.items()} for name, layers in curves.items()}
     return ColourCurve(scenes, ALPHAS, p_red)
 

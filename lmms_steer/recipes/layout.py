@@ -1,6 +1,7 @@
 """Names in a recipe's plan: the folders of its output, its cells, and the parts of command lines."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from lmms_steer import concepts
@@ -11,6 +12,8 @@ from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import parse_layers, parse_strengths, parse_targets
 from lmms_steer.vectors.backbones import backbone_of, short_name
 from lmms_steer.vectors.methods import methods, split_method
+
+_MODEL_ARGS = re.compile(r"\{model_args:([^{}]*)\}")
 
 
 class Layout:
@@ -116,6 +119,16 @@ def is_folder_of_saes(source: str) -> bool:
 def model_args_line(model: Model) -> str:
     """The value of `--model_args`."""
     return ",".join(f"{key}={value}" for key, value in {"pretrained": model.pretrained, **model.args}.items())
+
+
+def models_named_in(run: str) -> list[str]:
+    """The models whose `{model_args:NAME}` stands in a command line."""
+    return _MODEL_ARGS.findall(run)
+
+
+def filled_in(run: str, models: Mapping[str, Model], output: Path) -> str:
+    """A command line with the folder and the models' arguments in place of `{output}` and `{model_args:NAME}`."""
+    return _MODEL_ARGS.sub(lambda found: model_args_line(models[found[1]]), run).replace("{output}", str(output))
 
 
 def launcher_words(processes: int) -> tuple[str, ...]:

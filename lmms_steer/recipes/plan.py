@@ -18,6 +18,7 @@ from lmms_steer.recipes.layout import (
     extract_cell_name,
     extracted_concepts,
     extracted_layers,
+    filled_in,
     is_folder_of_saes,
     launcher_words,
     loaded_weights,
@@ -243,7 +244,7 @@ class Planner:
         ]
         made = [self.output, *(Path(path) for paths in makes for path in paths)]
         for command, paths in zip(self.recipe.commands, makes, strict=True):
-            words = tuple(shlex.split(command.run.replace("{output}", str(self.output))))
+            words = tuple(shlex.split(filled_in(command.run, self.recipe.models, self.output)))
             files, vectors = command_inputs(words, made)
             yield Cell(
                 name=command_cell_name(command.name),

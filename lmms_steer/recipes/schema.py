@@ -141,7 +141,10 @@ class System(Strict):
 
 
 class Command(Strict):
-    """An additional command line of lmms-steer or lmms-eval. `{output}` in it stands for the recipe's folder."""
+    """An additional command line of lmms-steer or lmms-eval.
+
+    `{output}` in it stands for the recipe's folder, `{model_args:NAME}` for `--model_args` of its model of that name.
+    """
 
     name: str
     """Name of the command's cell."""

@@ -21,7 +21,7 @@ from lmms_steer.models import DTYPES
 from lmms_steer.recipes.answers import search_grid
 from lmms_steer.recipes.cells import WAITABLE_KINDS
 from lmms_steer.recipes.in_process import PROGRAMS
-from lmms_steer.recipes.layout import backbone_name, command_cell_name, concept_label
+from lmms_steer.recipes.layout import backbone_name, command_cell_name, concept_label, models_named_in
 from lmms_steer.recipes.schema import REPORTS, Recipe, Study
 from lmms_steer.recipes.system_checks import system_mistakes
 from lmms_steer.recipes.systems import prompted_tasks
@@ -285,6 +285,7 @@ def _check_commands(recipe: Recipe, tree: YamlNode) -> None:
         except ValueError as error:
             raise _with_line(tree, (*path, "run"), UserError(f"run: {error}")) from error
         _check_known(tree, (*path, "run"), "program", [program], PROGRAMS)
+        _check_known(tree, (*path, "run"), "model", models_named_in(command.run), recipe.models)
         _check_known(tree, (*path, "after"), "cell", command.after, (*WAITABLE_KINDS, *names[:number]))
 
 

@@ -8,9 +8,9 @@ from lmms_steer._util.formatting import join_values
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.arguments import check_model_args, join_model_args
-from lmms_steer.search.command import resolved_vector, steerable_layers
 from lmms_steer.search.layer_scores import ConceptSentences, LayerContext, layer_scores
 from lmms_steer.search.options import parse_layers, parse_targets, refuse_test
+from lmms_steer.search.resolved_cells import resolved_vector, steerable_layers
 from lmms_steer.search.scored_layers import ScoredLayers
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.spec import SteeringSpec

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lmms_steer._util.formatting import format_layers
+from lmms_steer.errors import UserError
 from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.options import SearchOptions
@@ -13,7 +15,9 @@ from lmms_steer.steering.fit import no_vision_tower
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.spec import SteeringSpec
-from lmms_steer.vectors.backbones import short_name
+from lmms_steer.vectors import store
+from lmms_steer.vectors.backbones import backbone_of, short_name
+from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 
 def layers_at(keys: FixedKeys, facts: ModelFacts) -> int:
@@ -78,3 +82,29 @@ def gate_sha256(options: SearchOptions, cells: Mapping[str, ResolvedSpec]) -> st
         return None
     gates = next(iter(cells.values())).gates
     return gates[0].sha256 if gates and gates[0] is not None else None
+
+
+def steerable_layers(names: Sequence[str], layers: Sequence[int], facts: ModelFacts) -> tuple[int, ...]:
+    """Those of the layers where every vector has a direction; vectors that are in no store are extracted first.
+
+    Raises:
+        UserError: for a vector that does not exist, or where no layer is left.
+    """
+    steerable = tuple(layers)
+    for name in names:
+        list(extract_missing(SteeringSpec.parse(f"vector={name}"), facts.name))
+        vector = SteeringVectors.load(store.find(name, backbone_of(facts.name)).path)
+        left = tuple(layer for layer in steerable if vector.can_steer(layer))
+        if not left:
+            has = format_layers(tuple(layer for layer in vector if vector.can_steer(layer))) or "none"
+            raise UserError(
+                f"vector {name!r} has a direction at layer {has}, and at none of the layers to search,"
+                f" {format_layers(steerable)}: choose others with --layers"
+            )
+        steerable = left
+    return steerable
+
+
+def resolved_vector(name: str, layer: int, facts: ModelFacts) -> SteeringVectors:
+    """A vector or its control, checked against the model. layer: any at which the vector has a direction."""
+    return resolve(SteeringSpec.parse(f"vector={name},layer={layer},alpha=1,tokens=text"), facts).vectors[0]

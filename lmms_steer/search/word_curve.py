@@ -5,7 +5,7 @@ at one layer; beside it stand the vectors of other words, and random ones of the
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,20 +94,29 @@ class WordCurve:
         means = np.array([self.curves[name][layer].mean for name in self.random_names])
         return ([], []) if not len(means) else (means.min(0).tolist(), means.max(0).tolist())
 
-    def write_csv(self, path: Path) -> None:
-        """Write a row for each vector, layer and alpha.
+    @property
+    def questions(self) -> int:
+        """How many pictures or questions were asked about."""
+        return int(next(iter(self.curves[self.vectors[0]].values())).each.shape[1])
 
-        Raises:
-            UserError: if the file cannot be written.
-        """
-        lines = ["word,vector,layer,alpha,tokens,p,low,high,questions"]
+    def rows(self) -> Iterator[str]:
+        """A row of the table for each vector, layer and alpha."""
         for name, layers in self.curves.items():
             for layer, points in layers.items():
                 for alpha, mean, margin in zip(self.alphas, points.mean, points.margin, strict=True):
                     interval = f"{max(mean - margin, 0):.6f},{min(mean + margin, 1):.6f}"
                     cell = f"{self.word},{name},{layer},{alpha:g},{self.tokens}"
-                    lines.append(f"{cell},{mean:.6f},{interval},{points.each.shape[1]}")
-        write_atomically(path, "\n".join([*lines, ""]).encode())
+                    yield f"{cell},{mean:.6f},{interval},{self.questions}"
+
+
+def write_curves(curves: Iterable[WordCurve], path: Path) -> None:
+    """Write the curves of one or more words into a table.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    rows = (row for curve in curves for row in curve.rows())
+    write_atomically(path, "\n".join(["word,vector,layer,alpha,tokens,p,low,high,questions", *rows, ""]).encode())
 
 
 def coloured_things(count: int, colours: Sequence[str], prompt: str) -> list[tuple[str, Image.Image]]:
@@ -160,16 +169,16 @@ def with_random(vectors: Mapping[str, SteeringVectors], count: int) -> dict[str,
     return {**vectors, **{f"random-{seed}": random_like(first, seed) for seed in range(count)}}
 
 
-def measure_curve(
-    lm: Any, questions: Questions, word_id: int, vectors: Mapping[str, SteeringVectors], layers: Sequence[int],
-    alphas: Sequence[float], tokens: str, batch_size: int,
-) -> tuple[Curves, str]:  # fmt: skip
-    """Measure P(word), over the whole vocabulary, as the first token of the answer.
+def measure_curves(
+    lm: Any, questions: Questions, word_ids: Sequence[int], vectors: Mapping[str, SteeringVectors],
+    layers: Sequence[int], alphas: Sequence[float], tokens: str, batch_size: int,
+) -> tuple[tuple[Curves, ...], str]:  # fmt: skip
+    """Measure P(word) of one or more words, over the whole vocabulary, as the first token of the answer.
 
     Args:
         lm: the unsteered model.
         questions: prompts with their image, video or sound.
-        word_id: the word's first token where an answer begins.
+        word_ids: each word's first token where an answer begins.
         vectors: by name; a layer that a vector has no direction for is left out.
         layers: the steered layers, one at a time.
         alphas: the strengths.
@@ -177,9 +186,9 @@ def measure_curve(
         batch_size: questions in one forward pass.
 
     Returns:
-        the curves, and why hooks were used instead of a replay ("" where they were not).
+        the curves of each word, and why hooks were used instead of a replay ("" where they were not).
     """
-    special = getattr(lm.tokenizer, "all_special_ids", None)
+    special, columns = getattr(lm.tokenizer, "all_special_ids", None), list(word_ids)
     options = ReplayOptions((tokens,), special, runner=StackRunner(lm.model.device))
     parts: dict[tuple[str, int], list[torch.Tensor]] = {}
     why_not_replayed = ""
@@ -196,25 +205,25 @@ def measure_curve(
                     if layer in vector.directions:
                         direction = torch.from_numpy(vector[layer].copy())
                         deltas = torch.stack([direction * alpha for alpha in alphas])
-                        found = source.reduce_all(layer, deltas, [tokens] * len(alphas), lambda x: _p(x, word_id))
+                        found = source.reduce_all(layer, deltas, [tokens] * len(alphas), lambda x: _p(x, columns))
                         parts.setdefault((name, layer), []).append(found.float().cpu())
                     bar.update()
-    curves: Curves = {name: {} for name in vectors}
+    curves: tuple[Curves, ...] = tuple({name: {} for name in vectors} for _ in columns)
     for (name, layer), found_parts in parts.items():
-        curves[name][layer] = Points(torch.cat(found_parts, 1).numpy())
+        for of_word, each in zip(curves, torch.cat(found_parts, 1).unbind(-1), strict=True):
+            of_word[name][layer] = Points(each.numpy())
     return curves, why_not_replayed
 
 
-def _p(logits: torch.Tensor, word_id: int) -> torch.Tensor:
-    return logits.float().softmax(-1)[..., word_id]
+def _p(logits: torch.Tensor, columns: list[int]) -> torch.Tensor:
+    return logits.float().softmax(-1)[..., columns]
 
 
 def curve_lines(curve: WordCurve) -> Iterator[str]:
     """The curve as a table in text: a block for each layer, a column for each alpha."""
     first, *others = curve.vectors
     width = max(len(name) for name in (*curve.vectors, f"{len(curve.random_names)} random, largest"))
-    n = next(iter(curve.curves[first].values())).each.shape[1]
-    yield f"P({curve.word}) on {n} {curve.asked}, {curve.tokens} tokens steered; ± is half a 95% interval"
+    yield f"P({curve.word}) on {curve.questions} {curve.asked}, {curve.tokens} tokens steered; ± is half a 95% interval"
     for layer in curve.layers:
         yield ""
         yield f"{f'layer {layer}, alpha':{width}}  " + "  ".join(f"{alpha:>10g}" for alpha in curve.alphas)

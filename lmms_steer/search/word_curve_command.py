@@ -1,6 +1,6 @@
 """`lmms-steer curve`: measure P(word) against alpha, print it, and write a table and a figure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.models.visuals import open_image
-from lmms_steer.search.command import resolved_vector, steerable_layers
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
+from lmms_steer.search.resolved_cells import resolved_vector, steerable_layers
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.spec import SteeringSpec
 
@@ -32,6 +32,7 @@ class CurveOptions:
         vectors: names or files; the first is the word's own.
         output: the folder for `curve.csv`, `curve.svg` and `curve.png`.
         word: the answer; empty for the word after `-` in the first vector's name (`red` of `colour-red`).
+        every_word: whether the words of all vectors are measured.
         layers, alphas, tokens: as typed; no layers means `PANELS` of them.
         controls: number of random vectors with the norms of the first.
         prompt: the question; `{shape}` stands for the shape of the thing on the picture.
@@ -47,6 +48,7 @@ class CurveOptions:
     vectors: tuple[str, ...]
     output: Path
     word: str = ""
+    every_word: bool = False
     layers: str = ""
     alphas: str = "0.25:2:0.25"
     tokens: str = "image"
@@ -78,7 +80,7 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     if pretrained is not None:
         for vector in options.vectors:
             check_vectors(SteeringSpec.parse(f"vector={vector}"), pretrained)
-    word = options.word or word_of(options.vectors[0])
+    words = _words(options)
     check_writable(options.output, "the output folder", "choose another with --output")
     if len(options.images) == 1:
         raise UserError("--image: an interval needs at least two pictures, so give the option again for each")
@@ -88,8 +90,7 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     from torch import OutOfMemoryError
 
     from lmms_steer.harness.steered import create_model
-    from lmms_steer.search.word_curve import WordCurve, curve_lines, measure_curve, with_random
-    from lmms_steer.search.word_curve_figure import draw_word_curve
+    from lmms_steer.search.word_curve import WordCurve, measure_curves, with_random, write_curves
     from lmms_steer.steering.anatomy import decoder_layers
 
     questions = _questions(options)
@@ -102,26 +103,62 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
         yield f"layers where a vector has no direction are left out: {', '.join(map(str, missing))}"
     vectors = {name: resolved_vector(name, steerable[0], facts) for name in options.vectors}
     all_vectors = with_random(vectors, options.controls)
-    word_id = _first_token(lm, word)
+    ids = first_tokens(lm, words)
     try:
-        curves, why = measure_curve(
-            lm, questions, word_id, all_vectors, steerable, alphas, tokens[0], options.batch_size
+        measured, why = measure_curves(
+            lm, questions, list(ids.values()), all_vectors, steerable, alphas, tokens[0], options.batch_size
         )
     except OutOfMemoryError as error:
         raise UserError(
             f"out of memory: {first_line(error)}: use a smaller --batch_size, now {options.batch_size}"
         ) from error
     asked = f"questions of {options.task}" if options.task else "pictures"
-    curve = WordCurve(word, options.vectors, alphas, tokens[0], curves, why, asked)
+    curves = tuple(
+        WordCurve(word, options.vectors, alphas, tokens[0], curve, why, asked)
+        for word, curve in zip(words, measured, strict=True)
+    )
     if why:
         yield f"measured with hooks instead of by replay: {why}"
-    yield from _token_note(lm, word, word_id)
-    yield from curve_lines(curve)
+    yield from _token_notes(lm, ids)
     options.output.mkdir(parents=True, exist_ok=True)
     table = options.output / "curve.csv"
-    curve.write_csv(table)
-    figure = draw_word_curve(curve, options.output / "curve.svg", options.output / "curve.png")
+    write_curves(curves, table)
+    yield from _lines_and_figure(curves, options, table)
+
+
+def _lines_and_figure(curves: Any, options: CurveOptions, table: Path) -> Iterator[str]:
+    from lmms_steer.search.word_curve import curve_lines
+    from lmms_steer.search.word_curve_figure import draw_word_curve
+    from lmms_steer.search.word_matrix import WordMatrix, draw_word_matrix, matrix_lines
+
+    if options.every_word:
+        matrix = WordMatrix(curves)
+        yield from matrix_lines(matrix)
+        figure = draw_word_matrix(matrix, options.output / "words.svg", options.output / "words.png")
+    else:
+        yield from curve_lines(curves[0])
+        figure = draw_word_curve(curves[0], options.output / "curve.svg", options.output / "curve.png")
     yield f"written: {table}, {figure.with_suffix('.svg')}, {figure}"
+
+
+def _words(options: CurveOptions) -> tuple[str, ...]:
+    """The answers that are measured: the first vector's, or each vector's.
+
+    Raises:
+        UserError: if one is not known, or with `every_word` if there is one only, two are the same, or one is typed.
+    """
+    if not options.every_word:
+        return (options.word or word_of(options.vectors[0], "--word is missing"),)
+    if options.word:
+        raise UserError("--every_word takes the words from the vectors' names, so leave --word out")
+    words = tuple(word_of(vector, "--every_word") for vector in options.vectors)
+    if len(words) < 2:
+        raise UserError("--every_word needs the vectors of two words or more: --vector colour-red,colour-blue")
+    for place, word in enumerate(words):
+        if word in words[:place]:
+            other = options.vectors[words.index(word)]
+            raise UserError(f"--every_word: {other} and {options.vectors[place]} are both of the word {word}")
+    return words
 
 
 def _questions(options: CurveOptions) -> Any:
@@ -135,38 +172,43 @@ def _questions(options: CurveOptions) -> Any:
     return coloured_things(options.pictures, options.shown.split(","), options.prompt)
 
 
-def word_of(vector: str) -> str:
+def word_of(vector: str, option: str) -> str:
     """The word of a vector's concept: `red` of `colour-red`.
 
     Raises:
-        UserError: for a vector whose name holds no such concept.
+        UserError: for a vector whose name holds no such concept; its line begins with `option`.
     """
     shipped = concepts.names()
     # the last part that names a word: backbones contain hyphens, too
     parts = reversed(Path(vector).with_suffix("").parts)
     name = next((part for part in parts if part in shipped and "-" in part), "")
     if not name:
-        raise UserError(f"--word is missing: {vector} does not name a word, as colour-red does")
+        raise UserError(f"{option}: {vector} does not name a word, as colour-red does")
     return name.split("-", 1)[1]
 
 
-def _first_token(lm: Any, word: str) -> int:
-    """The id of the word's first token.
+def first_tokens(lm: Any, words: tuple[str, ...]) -> dict[str, int]:
+    """The id of each word's first token.
 
     Raises:
-        UserError: for a word that the tokenizer does not know: all such words would have one probability.
+        UserError: for a word that the tokenizer does not know (all such words would have one probability), and for
+            words that begin with the same token.
     """
-    word_id = int(lm.first_token(word))
-    if word_id == lm.tokenizer.unk_token_id:
-        raise UserError(f"--word {word}: the tokenizer of {lm.pretrained} does not know this word: choose another")
-    return word_id
+    ids = {word: int(lm.first_token(word)) for word in words}
+    for word, word_id in ids.items():
+        if word_id == lm.tokenizer.unk_token_id:
+            raise UserError(f"--word {word}: the tokenizer of {lm.pretrained} does not know this word: choose another")
+        if (first := next(other for other in ids if ids[other] == word_id)) != word:
+            raise UserError(f"the answers {first!r} and {word!r} begin with the same token: measure them one by one")
+    return ids
 
 
-def _token_note(lm: Any, word: str, word_id: int) -> Iterator[str]:
-    """Say if the probability is that of a part of the word."""
-    token = str(lm.tokenizer.decode([word_id])).strip()
-    if token != word:
-        yield f"WARNING: an answer {word!r} begins with the token {token!r}, whose probability is measured"
+def _token_notes(lm: Any, ids: Mapping[str, int]) -> Iterator[str]:
+    """Say where the probability is that of a part of the word."""
+    for word, word_id in ids.items():
+        token = str(lm.tokenizer.decode([word_id])).strip()
+        if token != word:
+            yield f"WARNING: an answer {word!r} begins with the token {token!r}, whose probability is measured"
 
 
 def _spread(n_layers: int) -> tuple[int, ...]:

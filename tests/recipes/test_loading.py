@@ -52,6 +52,11 @@ from lmms_steer.recipes.loading import find_recipe, load_recipe, shipped_overlay
             "commands: [{name: a b, run: lmms-eval, makes: x}, {name: a_b, run: lmms-eval, makes: y}]",
             "line 1: two commands are named 'a_b'",
         ),
+        (
+            "about: a test",
+            "commands: [{name: a, run: 'lmms-steer curve --model_args {model_args:tny}', makes: x}]",
+            "line 1: unknown model 'tny': did you mean 'tiny'?",
+        ),
     ],
 )
 def test_mistakes_are_reported_with_their_line(recipe: Callable[..., str], old: str, new: str, expected: str) -> None:

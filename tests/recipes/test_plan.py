@@ -90,6 +90,14 @@ def test_commands_of_shipped_recipes_make_the_images_of_their_questions() -> Non
     assert checked == 2
 
 
+def test_a_command_of_one_s_own_has_the_folder_and_the_arguments_of_the_model(recipe: Callable[..., str]) -> None:
+    run = "lmms-steer curve --model_args {model_args:tiny} --output {output}/curve"
+    name = recipe("about: a test", f"commands: [{{name: a, run: '{run}', makes: x}}]")
+    _, loaded = load_recipe(name, (), ["models.tiny.args.dtype=bfloat16"])
+    (line,) = [str(cell) for cell in Planner(loaded, Path("out")).cells() if cell.kind == "command"]
+    assert line == "lmms-steer curve --model_args pretrained=tiny-paligemma2,dtype=bfloat16 --output out/curve"
+
+
 def test_the_plan_of_the_paper_s_recipe_has_its_searches() -> None:
     _, loaded = load_recipe("paper_cvbench")
     cells = Planner(loaded, Path("out")).cells()

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from lmms_steer import UserError, steer
 from lmms_steer.cli import app
 from lmms_steer.harness.steered import SteeredPaliGemma, SteeredVlm
 from lmms_steer.search.word_curve import coloured_things
-from lmms_steer.search.word_curve_command import word_of
+from lmms_steer.search.word_curve_command import first_tokens, word_of
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.tiny_world.media_questions import rows, shown_by
 from lmms_steer.tiny_world.moving import Moving
@@ -57,6 +58,41 @@ def test_the_curve_is_what_the_model_with_hooks_gives(tmp_path: Path) -> None:
     assert (tmp_path / "o" / "curve.svg").is_file() and (tmp_path / "o" / "curve.png").is_file()
 
 
+def test_each_word_is_measured_with_every_vector(tmp_path: Path) -> None:
+    colours = ["red", "blue", "green"]
+    vectors = ",".join(f"colour-{colour}" for colour in colours)
+    small = ("--prompt", "what colour is the {shape} ?", "--pictures", "6", "--layers", "0-1", "--alphas", "0.5,1")
+    output = invoke("--vector", vectors, "--every_word", *small, "--output", str(tmp_path / "all"))
+    rows = list(csv.DictReader((tmp_path / "all" / "curve.csv").open()))
+    assert [row["word"] for row in rows] == [colour for colour in colours for _ in range(6 * 2 * 3)]
+    p = {(row["word"], row["vector"], row["layer"], row["alpha"]): float(row["p"]) for row in rows}
+    for colour in colours:
+        alone = invoke("--vector", vectors, "--word", colour, *small, "--output", str(tmp_path / colour))
+        assert alone
+        for row in csv.DictReader((tmp_path / colour / "curve.csv").open()):
+            key = (row["word"], row["vector"], row["layer"], row["alpha"])
+            assert p[key] == pytest.approx(float(row["p"]), abs=2e-6)
+    # the printed cell is where the vectors' own words are the most probable
+    means = {
+        (layer, alpha): np.mean([p[colour, f"colour-{colour}", layer, alpha] for colour in colours])
+        for layer in "01"
+        for alpha in ("0", "0.5", "1")
+    }
+    layer, alpha = max(means, key=lambda cell: means[cell])
+    assert f"layer {layer}, alpha {alpha}: where the vectors' own words are the most probable" in output
+    printed = {line[:15].strip(): line.split()[-3:] for line in output.splitlines() if line}
+    for name, vector in (("unsteered", "colour-red"), ("vector of blue", "colour-blue")):
+        at = "0" if name == "unsteered" else alpha
+        assert printed[name] == [f"{p[colour, vector, layer, at]:.3f}" for colour in colours]
+    largest = [max(p[colour, f"random-{seed}", layer, alpha] for seed in range(3)) for colour in colours]
+    assert printed["3 random, large"] == [f"{value:.3f}" for value in largest]
+    others = [p[a, f"colour-{b}", layer, alpha] for a in colours for b in colours if a != b]
+    assert f"{means[layer, alpha]:.3f} with its vector, {np.mean(others):.3f} with another word's" in output
+    assert f"(at most {max(others):.3f}), at most {max(largest):.3f} with a random one" in output
+    assert "with 3 of 3 vectors their own word is the likeliest of these" in output
+    assert (tmp_path / "all" / "words.svg").is_file() and (tmp_path / "all" / "words.png").is_file()
+
+
 def test_a_task_s_questions_are_asked_with_what_they_show(tmp_path: Path) -> None:
     direction = {layer: np.random.default_rng(0).standard_normal(64, np.float32) for layer in range(4)}
     given = {"model": "tiny-qwen2-vl", "concept": "x", "method": "drawn", "n_layers": 4, "hidden_size": 64}
@@ -94,6 +130,13 @@ def test_a_task_s_questions_are_asked_with_what_they_show(tmp_path: Path) -> Non
         (("--vector", "colour-red", "--shown", "yellow,teal"), "the colour 'teal' cannot be drawn: choose from red"),
         (("--vector", "colour-red", "--tokens", "image,text"), "--tokens image,text: a curve has one token target"),
         (("--vector", "colour-red", "--layers", "7"), "--layers 7: the model has the layers 0-4"),
+        (("--vector", "colour-red", "--every_word"), "--every_word needs the vectors of two words or more"),
+        (("--vector", "colour-red,spatial", "--every_word"), "--every_word: spatial does not name a word"),
+        (("--vector", "colour-red,colour-blue", "--every_word", "--word", "red"), "so leave --word out"),
+        (
+            ("--vector", "colour-red,tiny-gemma2/colour-red", "--every_word"),
+            "--every_word: colour-red and tiny-gemma2/colour-red are both of the word red",
+        ),
         (("--vector", "colour-red", "--image", "no.png"), "--image: an interval needs at least two pictures"),
     ],
 )
@@ -106,4 +149,12 @@ def test_what_cannot_be_measured_is_refused(words: tuple[str, ...], message: str
     "name", ["colour-red", "tiny-gemma2/colour-red", "vectors/smollm2-135m/colour-red/mean_shift.safetensors"]
 )
 def test_the_word_is_that_of_the_concept_and_not_a_part_of_a_backbone_or_a_method(name: str) -> None:
-    assert word_of(name) == "red"
+    assert word_of(name, "--word is missing") == "red"
+
+
+def test_words_that_begin_with_the_same_token_are_not_told_apart() -> None:
+    tokenizer = SimpleNamespace(unk_token_id=0)
+    lm = SimpleNamespace(tokenizer=tokenizer, pretrained="m", first_token={"red": 3, "reddish": 3, "blue": 4}.get)
+    assert first_tokens(lm, ("red", "blue")) == {"red": 3, "blue": 4}
+    with pytest.raises(UserError, match="'red' and 'reddish' begin with the same token: measure them one by one"):
+        first_tokens(lm, ("red", "blue", "reddish"))

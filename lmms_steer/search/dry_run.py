@@ -1,0 +1,53 @@
+"""`lmms-steer search --dry-run`: what a search would measure and could find."""
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
+
+from lmms_steer._util.formatting import count_noun
+from lmms_steer.errors import UserError
+from lmms_steer.search import budgets
+from lmms_steer.search.asked import ask
+from lmms_steer.search.before_loading import check_before_imports, facts_on_disk, planned_options
+from lmms_steer.search.harnesses import check_arguments
+from lmms_steer.search.options import SearchOptions, parse_layers, parse_strengths
+from lmms_steer.search.plan import BUDGET_PROMPTS, Plan
+from lmms_steer.search.resolved_cells import layers_at
+
+
+def dry_run(options: SearchOptions) -> Generator[str, None, None]:
+    """Say what a search would measure and could find. Nothing is written, and no weights are loaded."""
+    from lmms_steer.search.power import planned_power_lines
+    from lmms_steer.search.questions import image_clusters
+    from lmms_steer.search.strategies import StrategyContext
+
+    check_before_imports(options)
+    pretrained, _ = check_arguments(options)
+    if pretrained is None:
+        raise UserError("--dry-run needs pretrained=NAME in --model_args, for the number of layers")
+    n_layers = layers_at(options.fixed_keys, facts_on_disk(pretrained))
+    layers = parse_layers(options.layers, n_layers) if options.layers else tuple(range(n_layers))
+    asked = ask(options)
+    questions: dict[str, Any] = {"n": len(asked.questions), "questions": asked.questions_sha256, "score": asked.score}
+    plan = Plan(**planned_options(options), vectors=dict.fromkeys(options.names, ""), layers=layers, **questions)
+    cells = plan.cells(options.fixed_keys.last_useless_for_images(n_layers))
+    context = StrategyContext.of(plan, cells, image_clusters(asked.questions))
+    if not context.cells:
+        raise UserError("the grid is empty: steering image tokens of the last layer cannot change an answer")
+    chosen = options.chosen_strategy
+    yield chosen.strategy.summary(chosen.after_filter(context))
+    answers = chosen.planned_answers(context)
+    yield f"at most {answers} answers of {plan.task}, one cell and one question each"
+    if passes := chosen.filter_passes(context):
+        yield f"before that, the filter of {plan.strategy} makes {passes} forward passes of a question"
+    if plan.budgets:
+        resolved = chosen.resolved_cells(context.cells)
+        places = count_noun(len({replace(cell, alpha=0.0) for cell in resolved}), "alpha")
+        prompts = min(plan.n, BUDGET_PROMPTS)
+        about = budgets.planned_answers(resolved, parse_strengths(options.alphas), plan.n)
+        yield (
+            f"before that, {places} for each budget must be found on the first {prompts} questions, whose right answers"
+            f" are not read: about {about} answers"
+        )
+    yield from planned_power_lines(options.chosen_strategy, context)
+    yield "nothing was measured (--dry-run)"
