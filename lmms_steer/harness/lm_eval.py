@@ -172,8 +172,8 @@ class _SteeredLmEval(SteeringMixin):
             own = json.dumps([self.pretrained, *weights, self._other_args], sort_keys=True, default=str)
             if answers.get(_CACHE_OWNER, own if not len(answers) else None) != own:
                 raise UserError(
-                    "--use_cache holds answers of another model or spec, of other weights or model_args, or of an"
-                    " earlier release: give each one a cache of its own"
+                    "--use_cache holds answers of another model or spec, of other weights or model_args, or of other"
+                    " versions of lmms-steer, transformers or torch: give each one a cache of its own"
                 )
             answers[_CACHE_OWNER] = own
         parent: Any = super()

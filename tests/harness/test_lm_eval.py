@@ -238,7 +238,9 @@ def test_settings_are_checked_and_read_as_generate_takes_them(monkeypatch: pytes
     assert len(seen) == 1
 
 
-def test_a_cache_of_answers_belongs_to_one_spec(tmp_path: Path) -> None:
+def test_a_cache_of_answers_belongs_to_one_spec_and_to_the_versions_that_the_results_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cached(**args: Any) -> Any:
         lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **{**OPTIONS, **args})
         return CachingLM(lm, str(tmp_path / "cache.db")).loglikelihood(requests()[:1])
@@ -247,6 +249,10 @@ def test_a_cache_of_answers_belongs_to_one_spec(tmp_path: Path) -> None:
     for other in ({}, {**SPEC, "alpha": 1}, {**SPEC, "dtype": "bfloat16"}, {**SPEC, "revision": "main"}):
         with pytest.raises(UserError, match="--use_cache holds answers of another model or spec"):
             cached(**other)
+    # as if transformers were upgraded
+    monkeypatch.setattr("lmms_steer.harness.steering_mixin.version", lambda name: f"99 of {name}")
+    with pytest.raises(UserError, match="of other versions of lmms-steer, transformers or torch"):
+        cached(**SPEC)
 
 
 @pytest.mark.parametrize("settings", [{"max_gen_toks": 2}, {"max_new_tokens": "2", "temperature": 0}])
