@@ -1,7 +1,8 @@
 """Steered models for lm-evaluation-harness: its Hugging Face models with the keys of a spec among their arguments.
 
-`steered_hf` is its `hf` (text) and `steered_hf_multimodal` its `hf-multimodal` (generation only). lm-eval 0.4.13 does
-not read entry points for models, so `lmms-steer lm-eval …` registers both and then runs lm-eval's own command line.
+`steered_hf` is its `hf` (text) and `steered_hf_multimodal` its `hf-multimodal` (with images, generation only). lm-eval
+0.4.13 does not read entry points for models, so `lmms-steer lm-eval …` registers both and then runs lm-eval's own
+command line.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from typing import Any, ClassVar, Self
 import torch
 from lm_eval import evaluator
 from lm_eval._cli.utils import MergeDictAction, split_top_level
+from lm_eval.api.model import CachingLM
 from lm_eval.api.registry import model_registry
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
@@ -46,23 +48,26 @@ _OWN_SETTINGS = ("until", *_LENGTHS)
 """Settings of lm-eval besides those of `generate`."""
 _OF_TRANSFORMERS = ("device_map", "attn_implementation", "load_in_4bit", "load_in_8bit")
 """Arguments that lm-eval's models do not name, but pass on to transformers."""
+_WITHOUT_MEDIA = 2
+"""Arguments of a request without images: its context, and its answer or its settings."""
 _CACHE_OWNER = "lmms_steer"
 """The key in lm-eval's cache of answers under which their model and spec are noted."""
 
 
 def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's `generation_kwargs`, with their numbers as `generate` takes them.
+    """A task's `generation_kwargs`, with their numbers as `generate` takes them, and one name for the number of tokens.
 
     Raises:
         UserError: for a setting that `generate` does not have, a wrong value, or sampling at temperature 0, which
             transformers refuses.
     """
-    checked = dict(settings)
+    # the name that both models of lm-eval know
+    checked = {name: value for name, value in settings.items() if name not in _LENGTHS}
     lengths = {name: _LENGTH.read(name, settings[name]) for name in _LENGTHS if settings.get(name) is not None}
     if len(set(lengths.values())) > 1:
         given = ", ".join(f"{name}={value}" for name, value in lengths.items())
         raise UserError(f"generation_kwargs: {given} are the same setting: give one")
-    for name, value in settings.items():
+    for name, value in list(checked.items()):
         if name in SETTINGS and value is not None:
             checked[name] = SETTINGS[name].read(name, value)
         elif name in SWITCHES and not isinstance(value, bool):
@@ -71,16 +76,41 @@ def _checked(settings: Mapping[str, Any]) -> dict[str, Any]:
             raise unknown_name("key", name, {*SETTINGS, *SWITCHES, *_OWN_SETTINGS}, "in generation_kwargs")
     if checked.get("do_sample") and not checked.get("temperature"):
         raise UserError("generation_kwargs: do_sample=True needs a temperature above 0; lm-eval's default is 0")
+    if lengths:
+        checked["max_gen_toks"] = next(iter(lengths.values()))
     return checked
 
 
+class _OfOriginals:
+    """Keeps each answer, as soon as it is there, under the settings by which a cache looks it up after a kill.
+
+    Args:
+        hook: lm-eval's own, into its cache of answers.
+        originals: settings as they were read ▸ those that were read so, each once.
+    """
+
+    def __init__(self, hook: Any, originals: Mapping[str, Mapping[str, Any]]) -> None:
+        self.hook, self.originals = hook, originals
+
+    def add_partial(self, attr: str, request: tuple[str, Any], answer: str) -> None:
+        question, read = request
+        for settings in self.originals[repr(read)].values():
+            self.hook.add_partial(attr, (question, settings), answer)
+
+
 class _SteeredLmEval(SteeringMixin):
-    """What both models share: the spec is resolved before the weights are loaded, and attached afterwards."""
+    """What both models share: the spec is resolved before the weights are loaded, and attached afterwards.
+
+    A scored continuation counts as generated text, so phase `prefill` steers its context only. (lm-eval's own `steered`
+    steers every position, as phase `all` does.)
+    """
 
     newest: ClassVar[Callable[[], Any]] = staticmethod(lambda: None)
     """The model that was made last. lm-eval passes only its arguments to what names the output folder."""
 
     def __init__(self, pretrained: Any, **model_args: Any) -> None:
+        # input ids of a request ▸ how many of the last of them are the answer's
+        self._answer_lengths: dict[tuple[int, ...], int] = {}
         self.take_spec(model_args)
         self.pretrained = str(pretrained)
         # those that may change answers, unlike the batch size and the device
@@ -142,8 +172,8 @@ class _SteeredLmEval(SteeringMixin):
             own = json.dumps([self.pretrained, *weights, self._other_args], sort_keys=True, default=str)
             if answers.get(_CACHE_OWNER, own if not len(answers) else None) != own:
                 raise UserError(
-                    "--use_cache holds answers of another model or spec, of other weights or model_args, or of an"
-                    " earlier release: give each one a cache of its own"
+                    "--use_cache holds answers of another model or spec, of other weights or model_args, or of other"
+                    " versions of lmms-steer, transformers or torch: give each one a cache of its own"
                 )
             answers[_CACHE_OWNER] = own
         parent: Any = super()
@@ -157,11 +187,46 @@ class _SteeredLmEval(SteeringMixin):
         """
         # copies, because a cache looks the answers up by the original settings
         checked = [copy.copy(request) for request in requests]
+        originals: dict[str, dict[str, Any]] = {}
         for request in checked:
             question, settings, *rest = request.args
-            request.arguments = (question, _checked(settings), *rest)
+            read = _checked(settings)
+            originals.setdefault(repr(read), {})[repr(settings)] = settings
+            request.arguments = (question, read, *rest)
         parent: Any = super()
-        return parent.generate_until(checked, *args, **kwargs)
+        wrapper: Any = self
+        hook, wrapper.cache_hook = wrapper.cache_hook, _OfOriginals(wrapper.cache_hook, originals)
+        try:
+            return parent.generate_until(checked, *args, **kwargs)
+        finally:
+            wrapper.cache_hook = hook
+
+    def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        wrapper: Any = self
+        longest = wrapper.max_length + 1
+        for _, context, answer in requests:
+            # the last token is predicted but never part of the input
+            self._answer_lengths[tuple((context + answer)[-longest:][:-1])] = len(answer) - 1
+        parent: Any = super()
+        try:
+            return parent._loglikelihood_tokens(requests, *args, **kwargs)
+        finally:
+            self._answer_lengths.clear()
+
+    def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Any:
+        parent: Any = super()
+        if not self.attachment or not self._answer_lengths:
+            return parent._model_call(inps, *args, **kwargs)
+        with continuation(torch.tensor([self._answer_length(row) for row in inps.tolist()])):
+            return parent._model_call(inps, *args, **kwargs)
+
+    def _answer_length(self, row: list[int]) -> int:
+        """The number of positions of a row that are answer, or padding after it."""
+        for end in range(len(row), 0, -1):
+            answer = self._answer_lengths.get(tuple(row[:end]))
+            if answer is not None:
+                return len(row) - end + answer
+        return 0
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The checkpoint's chat template, as lm-eval asks for it with `--apply_chat_template`.
@@ -202,46 +267,26 @@ class _SteeredLmEval(SteeringMixin):
 
 
 class SteeredHFLM(_SteeredLmEval, HFLM):  # type: ignore[misc]
-    """`--model steered_hf`.
-
-    A scored continuation counts as generated text, so phase `prefill` steers its context only. (lm-eval's own `steered`
-    steers every position, as phase `all` does.)
-    """
+    """`--model steered_hf`."""
 
     text_only = True
 
-    def __init__(self, pretrained: Any, **model_args: Any) -> None:
-        # input ids of a request ▸ how many of the last of them are the answer's
-        self._answer_lengths: dict[tuple[int, ...], int] = {}
-        super().__init__(pretrained, **model_args)
-
-    def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
-        longest = self.max_length + 1
-        for _, context, answer in requests:
-            # the last token is predicted but never part of the input
-            self._answer_lengths[tuple((context + answer)[-longest:][:-1])] = len(answer) - 1
-        try:
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
-        finally:
-            self._answer_lengths.clear()
-
-    def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not self.attachment or not self._answer_lengths:
-            return super()._model_call(inps, *args, **kwargs)
-        with continuation(torch.tensor([self._answer_length(row) for row in inps.tolist()])):
-            return super()._model_call(inps, *args, **kwargs)
-
-    def _answer_length(self, row: list[int]) -> int:
-        """The number of positions of a row that are answer, or padding after it."""
-        for end in range(len(row), 0, -1):
-            answer = self._answer_lengths.get(tuple(row[:end]))
-            if answer is not None:
-                return len(row) - end + answer
-        return 0
-
 
 class SteeredHFMultimodalLM(_SteeredLmEval, HFMultimodalLM):  # type: ignore[misc]
-    """`--model steered_hf_multimodal`."""
+    """`--model steered_hf_multimodal`. Log-likelihoods are for questions without images."""
+
+    def loglikelihood(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+        """The log-likelihood of each request's answer, and whether it is the greedy one.
+
+        Raises:
+            UserError: for questions with images, which lm-eval does not score.
+        """
+        if requests and len(requests[0].args) > _WITHOUT_MEDIA:
+            raise UserError(
+                "steered_hf_multimodal generates answers to questions with images, and scores none: take a task that"
+                " generates, or lmms-eval --model steered_hf, which scores them"
+            )
+        return super().loglikelihood(requests, *args, **kwargs)
 
 
 def register() -> None:
@@ -316,7 +361,8 @@ def check_options(tasks: Mapping[str, Any], limit: float | None) -> None:
 def _with_checked_options(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def evaluate(lm: Any, task_dict: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(lm, _SteeredLmEval):
+        # with --use_cache the model is inside of another
+        if isinstance(lm.lm if isinstance(lm, CachingLM) else lm, _SteeredLmEval):
             check_options(task_dict["tasks"], kwargs.get("limit"))
         return original(lm, task_dict, *args, **kwargs)
 

@@ -12,7 +12,7 @@ Each patch wraps one function and is applied once. The last two concern every mo
 | `TaskManager._load_individual_task_or_group` | asks `steered_NAME` as NAME | tasks have prompts for names |
 | `evaluator.evaluate` | checks the options, adds `steering` to the results | a result must name its spec |
 | `GeneralConfigTracker.log_experiment_args` | names the output folder by the steering | no two systems may share it |
-| `ResponseCache.create` | adds a hash of weights and vectors to the key | changed files must not give stale answers |
+| `ResponseCache.create` | adds a hash of weights, vectors and versions to the key | no answer may be stale |
 | `evaluator.evaluate` | checks the output folder first | hours of work must have a place to go |
 | `EvaluationTracker.save_results_…` | saves all or nothing, else ends the command | it swallows a full disk |
 
@@ -77,8 +77,8 @@ class SteeredModel(Protocol):
         """The `steering` entry of the results."""
 
     @property
-    def cache_key(self) -> str | None:
-        """A hash for the key of a response cache, or None."""
+    def cache_key(self) -> str:
+        """A hash for the key of a response cache."""
 
 
 _by_args: WeakValueDictionary[str, SteeredModel] = WeakValueDictionary()
@@ -303,9 +303,7 @@ def _with_spec_in_key(original: Callable[..., Any]) -> Callable[..., Any]:
         lm = _made_from(model, model_args)
         if lm is not None:
             lm.response_cache_in_use = True
-            key = lm.cache_key
-            if key is not None:
-                model_args = f"{model_args},steering_sha256={key}"
+            model_args = f"{model_args},steering_sha256={lm.cache_key}"
         return original(cls, cache_root, model=model, model_args=model_args, **kwargs)
 
     return create

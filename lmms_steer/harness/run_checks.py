@@ -28,7 +28,8 @@ def check_run(
 
     Raises:
         UserError: for a setting that is given several times, unknown, not supported, or without an effect, for a limit
-            of 0, and for an option that changes prompts, where the models of lmms-eval make prompts themselves.
+            of 0, for an option that changes prompts, where the models of lmms-eval make prompts themselves, and for a
+            task that our own models cannot do.
     """
     check_prompt_options(lm, list(_tasks(task_dict)), getattr(cli_args, "num_fewshot", None), options)
     given = split_args(str(getattr(cli_args, "gen_kwargs", None) or ""), "--gen_kwargs")
@@ -37,6 +38,8 @@ def check_run(
         raise UserError("--gen_kwargs has no effect: none of the tasks generates text")
     if getattr(cli_args, "limit", None) == 0:
         raise UserError("--limit 0 leaves no questions: leave it out for all of them")
+    if isinstance(lm, HfVlm):
+        lm.check_kinds({task.config.output_type for task in _tasks(task_dict)})
     for task in tasks:
         settings = task.config.generation_kwargs or {}
         if isinstance(lm, HfVlm):

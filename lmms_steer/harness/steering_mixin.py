@@ -43,7 +43,7 @@ FROM_HARNESS = ("batch_size", "max_batch_size", "device")
 _SETTINGS = (".json", ".jinja", ".model", ".txt")
 """Endings of a checkpoint's files, besides its weights, that the answers depend on."""
 _PACKAGES = ("lmms-steer", "lmms-eval", "transformers", "torch")
-"""Packages whose versions a results file names."""
+"""Packages whose versions a results file names, and to which a cache of answers belongs."""
 
 
 class SteeringMixin:
@@ -204,7 +204,6 @@ class SteeringMixin:
         contrast = {"contrast": self.contrast.record()} if self.contrast is not None else {}
         measured = self.divergence.record() if self.divergence is not None else {}
         divergence = {"divergence": measured} if measured else {}
-        versions = {"versions": {name: version(name) for name in _PACKAGES}}
         return {
             "model": self.pretrained,
             **revision,
@@ -213,7 +212,7 @@ class SteeringMixin:
             **image,
             **contrast,
             **divergence,
-            **versions,
+            "versions": _versions(),
         }
 
     @property
@@ -227,12 +226,11 @@ class SteeringMixin:
         return [code for code in found if code is not None]
 
     @property
-    def cache_key(self) -> str | None:
-        """A hash of the checkpoint, of the vectors and biases that were read from files, and of a user's own code.
+    def cache_key(self) -> str:
+        """A hash of the checkpoint, of vectors and biases that were read from files, of a user's code, and of versions.
 
-        It is for response caches.
-
-        It reads the weights, unless they are large and were hashed before. None for a baseline of unknown weights.
+        It is for response caches, whose answers must be those that the record describes. It reads the weights, unless
+        they are large and were hashed before.
         """
         folder = Path(checkpoint(self.pretrained)).absolute()
         # a folder may have the name of a backbone, which `model_source` would take for that
@@ -240,10 +238,12 @@ class SteeringMixin:
         weights = recorded_sha256(model_source(source, self.commit))
         # a tokenizer or a processor that changes in place gives other answers, too; a commit names those of a Hub id
         settings = sorted(path for path in folder.glob("*") if path.suffix in _SETTINGS)
-        code = self._own_code
-        if weights is None and not self.resolved.spec and not self.answer_bias and not code:
-            return None
         bias = self.answer_bias
         biases = sorted(zip(bias.ids, bias.words.values(), strict=True)) if bias is not None else []
-        key = [self.resolved.sha256, biases, weights, [(path.name, file_sha256(path)) for path in settings], *code]
+        files = [(path.name, file_sha256(path)) for path in settings]
+        key = [self.resolved.sha256, biases, weights, files, _versions(), *self._own_code]
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}

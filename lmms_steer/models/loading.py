@@ -180,7 +180,7 @@ def configure_videos(processor: Any, settings: dict[str, Any]) -> None:
 
 def _check_rate(value: int | float | str) -> float:
     try:
-        rate = float(value)
+        rate = 0.0 if isinstance(value, bool) else float(value)
     except ValueError:
         rate = 0.0
     if not 0 < rate < 1000:
@@ -217,7 +217,8 @@ def check_positive(name: str, value: float | str) -> int:
         UserError: for another value.
     """
     try:
-        number = int(value)
+        # True is a number in Python
+        number = 0 if isinstance(value, bool) else int(value)
     except (ValueError, OverflowError):
         number = 0
     if number < 1 or number != float(value):

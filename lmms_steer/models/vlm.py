@@ -1,6 +1,6 @@
 """A batched lmms-eval wrapper for unsteered image-text-to-text models: generation and log-likelihoods."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -37,6 +37,20 @@ class HfVlm(HfCheckpoint):
     """
 
     encodes_once: bool = True
+
+    def check_kinds(self, kinds: Collection[str]) -> None:
+        """Check before the first question that a run's tasks can all be done.
+
+        Args:
+            kinds: their output types.
+
+        Raises:
+            UserError: as the method for one of these kinds would, once the tasks before it are done.
+        """
+        if "generate_until_multi_round" in kinds:
+            self.generate_until_multi_round(())
+        if not {"loglikelihood", "multiple_choice"}.isdisjoint(kinds):
+            self._refuse_response_cache()
 
     @torch.inference_mode()
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:

@@ -6,7 +6,8 @@ A decoder layer in transformers 5 does not know where in the sequence it is. A h
   in the sequence a forward call begins. Some models generate with the language model inside of them, which is then
   called without the whole model (BLIP-2): the same hook is on it, for the calls that are not part of the whole's.
 * In a forward call of the user's own, everything is prompt, except the positions that `continuation` marks.
-* A call that goes on after a filled cache could be either. `continuation` must say which.
+* A call that goes on after a filled cache could be either. `continuation` must say which. So could one of a `generate`
+  that was taken from the model before it was steered, and keeps no cache.
 
 What is known belongs to one call in one thread, and is not kept on the model.
 """
@@ -25,7 +26,7 @@ from lmms_steer.errors import SteeringError, shorten
 from lmms_steer.steering.cache_argument import given_cache
 from lmms_steer.steering.decoder_inputs import decoder_arguments
 from lmms_steer.steering.facts import decoder_shape
-from lmms_steer.steering.generation import Generation, current_generation
+from lmms_steer.steering.generation import Generation, current_generation, is_unwatched
 from lmms_steer.steering.placeholders import MEDIA, Placeholders
 from lmms_steer.steering.positions import ids_of, token_mask
 
@@ -101,9 +102,10 @@ class ForwardCall:
         """
         if not self.known and (phase != "all" or tokens not in _BY_ID):
             raise SteeringError(
-                f"tokens={tokens},phase={phase}: this forward call goes on after a filled cache, and nothing says"
-                " whether its tokens are prompt or generated. Use model.generate, or put the call into"
-                " `with lmms_steer.continuation(n):`, where n is the number of generated tokens at its end"
+                f"tokens={tokens},phase={phase}: this forward call goes on after a filled cache, or is part of a"
+                " generate that was taken from the model before it was steered, and nothing says whether its tokens are"
+                " prompt or generated. Use model.generate, or put the call into `with lmms_steer.continuation(n):`,"
+                " where n is the number of generated tokens at its end"
             )
         # generated tokens are text, whatever their ids
         after = self._after_prompt() if phase != "prefill" and tokens not in MEDIA else None
@@ -259,9 +261,9 @@ class CallTracker:
             attention_mask = _columns_of_call(attention_mask, ids, offset)
         lengths = _continuation.get()
         if lengths is None:
-            return ForwardCall(
-                ids, attention_mask if mask_known else None, offset, known=not offset, mask_known=mask_known
-            )
+            # such a generate passes what it has written as if it were prompt, unless a cache holds the prompt
+            known = not offset and not (cache is None and is_unwatched(model))
+            return ForwardCall(ids, attention_mask if mask_known else None, offset, known=known, mask_known=mask_known)
         generated = _last_positions(ids, lengths)
         return ForwardCall(
             ids,

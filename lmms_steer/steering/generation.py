@@ -5,10 +5,13 @@ call and in the calling thread only, and does nothing for a model without steeri
 """
 
 import functools
+import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -22,6 +25,8 @@ from lmms_steer.steering.support import has_encoder
 
 _MARK = "_lmms_steer_watched"
 """Attribute of a `generate` that was wrapped."""
+_wrapped: set[CodeType] = set()
+"""The code of every `generate` that was wrapped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +101,20 @@ def current_generation(model: nn.Module) -> Generation | None:
     return _generations.get().get(id(model))
 
 
+def is_unwatched(model: nn.Module) -> bool:
+    """Whether the call in progress is part of a `generate` of the model of which nothing was recorded.
+
+    That is one which the caller has kept from before the class was wrapped (`generate = model.generate`), or which
+    began before the model was steered.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code in _wrapped and frame.f_locals.get("self") is model:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def watch_generate(model: nn.Module, is_steered: Callable[[nn.Module], bool]) -> None:
     """Wrap `generate` in each class of the model that defines it, once.
 
@@ -134,6 +153,7 @@ def _watched(original: Callable[..., Any], is_steered: Callable[[nn.Module], boo
             return original(self, *args, **kwargs)
 
     setattr(generate, _MARK, True)
+    _wrapped.add(inspect.unwrap(original).__code__)
     return generate
 
 

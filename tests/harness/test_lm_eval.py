@@ -85,7 +85,47 @@ def test_a_multimodal_model_is_steered(tmp_path: Path) -> None:
         instance = Instance("generate_until", {}, ("<image> how many cups ?", settings, {"visual": [picture(0)]}), 0)
         answers.append(lm.generate_until([instance]))
     assert answers[0] != answers[1]
+    settings.pop("max_gen_toks")
+    for name in ("max_new_tokens", "max_tokens", "max_completion_tokens"):
+        instance.arguments = ("<image> how many cups ?", {**settings, name: "4"}, {"visual": [picture(0)]})
+        assert lm.generate_until([instance]) == answers[1]
     assert lm.get_model_info()["steering"]["spec"].endswith("layer=1,alpha=3,tokens=image")
+
+
+@pytest.mark.slow
+def test_a_multimodal_model_scores_answers_without_images_as_generated_text(tmp_path: Path) -> None:
+    model, processor = build("idefics3")
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    path = vectors(scale=5).save(tmp_path / "v.safetensors")
+    pairs = [("where is the red cat ?", " left of the dog"), ("how many", " cups are on the table"), ("left", " dog")]
+    asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(pairs)]
+
+    def load(**spec: Any) -> Any:
+        options = {"device": "cpu", "batch_size": 3, "dtype": "float32"}
+        return SteeredHFMultimodalLM(pretrained=str(tmp_path / "m"), **options, **spec)
+
+    plain = load()
+    for tokens, phase in (("text", "prefill"), ("last", "prefill"), ("last", "all"), ("text", "decode")):
+        expected = []
+        for context, answer in (plain._encode_pair(*pair) for pair in pairs):
+            first = 0 if tokens == "text" else len(context) - 1
+            start, end = (len(context) if phase == "decode" else first, len(context) if phase == "prefill" else None)
+
+            def push(module: Any, args: Any, output: Any, start: int = start, end: int | None = end) -> Any:
+                changed = output.clone()
+                changed[:, start:end] += 3 * torch.from_numpy(SteeringVectors.load(path)[1])
+                return changed
+
+            handle = plain.model.get_decoder().layers[1].register_forward_hook(push)
+            with torch.no_grad():
+                scores = plain.model(torch.tensor([context + answer])).logits.log_softmax(-1)[0, len(context) - 1 : -1]
+            handle.remove()
+            expected.append(float(scores.gather(1, torch.tensor(answer).unsqueeze(1)).sum()))
+        found = load(vector=str(path), layer=1, alpha=3, tokens=tokens, phase=phase).loglikelihood(asked)
+        assert [score for score, _ in found] == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(UserError, match="generates answers to questions with images, and scores none"):
+        plain.loglikelihood([Instance("loglikelihood", {}, ("<image> where", " left", {"visual": [picture(0)]}), 0)])
 
 
 def test_results_from_inside_of_a_steer_block_are_refused() -> None:
@@ -198,7 +238,9 @@ def test_settings_are_checked_and_read_as_generate_takes_them(monkeypatch: pytes
     assert len(seen) == 1
 
 
-def test_a_cache_of_answers_belongs_to_one_spec(tmp_path: Path) -> None:
+def test_a_cache_of_answers_belongs_to_one_spec_and_to_the_versions_that_the_results_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cached(**args: Any) -> Any:
         lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **{**OPTIONS, **args})
         return CachingLM(lm, str(tmp_path / "cache.db")).loglikelihood(requests()[:1])
@@ -207,6 +249,42 @@ def test_a_cache_of_answers_belongs_to_one_spec(tmp_path: Path) -> None:
     for other in ({}, {**SPEC, "alpha": 1}, {**SPEC, "dtype": "bfloat16"}, {**SPEC, "revision": "main"}):
         with pytest.raises(UserError, match="--use_cache holds answers of another model or spec"):
             cached(**other)
+    # as if transformers were upgraded
+    monkeypatch.setattr("lmms_steer.harness.steering_mixin.version", lambda name: f"99 of {name}")
+    with pytest.raises(UserError, match="of other versions of lmms-steer, transformers or torch"):
+        cached(**SPEC)
+
+
+@pytest.mark.parametrize("settings", [{"max_gen_toks": 2}, {"max_new_tokens": "2", "temperature": 0}])
+def test_answers_from_before_a_kill_are_not_asked_for_again(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [
+        Instance("generate_until", {}, (text, {"until": ["zz"], "do_sample": False, **settings}), number)
+        for number, text in enumerate(("the cup is on the table", "the dog is", "left"))
+    ]
+    generated: list[Any] = []
+
+    def answer(allowed: int) -> Any:
+        lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **{**OPTIONS, **SPEC, "batch_size": 1})
+        generate = lm._model_generate
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            if len(generated) == allowed:
+                raise KeyboardInterrupt
+            generated.append(args)
+            return generate(*args, **kwargs)
+
+        monkeypatch.setattr(lm, "_model_generate", noted)
+        cached = CachingLM(lm, str(tmp_path / "cache.db"))
+        try:
+            return cached.generate_until(asked)
+        finally:
+            cached.dbdict.close()
+
+    with pytest.raises(KeyboardInterrupt):
+        answer(allowed=2)
+    assert len(answer(allowed=9)) == len(generated) == 3
 
 
 def test_a_cache_of_answers_belongs_to_the_weights_and_to_those_of_an_adapter(tmp_path: Path) -> None:

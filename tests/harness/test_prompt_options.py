@@ -50,6 +50,24 @@ def test_options_that_would_change_only_the_text_of_a_prompt_are_refused(model: 
         check_run(lm, questions(num_fewshot=3), None)
 
 
+def test_a_task_that_cannot_be_done_is_refused_before_the_tasks_in_front_of_it() -> None:
+    lm = SteeredVlm.__new__(SteeredVlm)
+    first = questions()["mine"]
+
+    def check(kind: str) -> None:
+        check_run(lm, {"first": first, **questions(output_type=kind)}, None)
+
+    for kind in ("generate_until", "loglikelihood", "multiple_choice"):
+        check(kind)
+    with pytest.raises(UserError, match="generate_until_multi_round is not supported"):
+        check("generate_until_multi_round")
+    lm.response_cache_in_use = True
+    check("generate_until")
+    for kind in ("loglikelihood", "multiple_choice"):
+        with pytest.raises(UserError, match="--use_cache cannot hold log-likelihoods"):
+            check(kind)
+
+
 def test_lmms_eval_asking_for_a_chat_template_is_told_why_there_is_none() -> None:
     lm = SteeredVlm.__new__(SteeredVlm)
     for name in ("chat_template", "apply_chat_template"):
@@ -125,7 +143,10 @@ def lm_eval_task(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_lm_evals_options_are_done_or_refused_in_one_line(lm_eval_task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+def test_lm_evals_options_are_done_or_refused_in_one_line(
+    lm_eval_task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cached: bool
+) -> None:
     import lm_eval.__main__
     from lm_eval import evaluator
     from lm_eval.config.evaluate_config import EvaluatorConfig
@@ -142,7 +163,10 @@ def test_lm_evals_options_are_done_or_refused_in_one_line(lm_eval_task: str, mon
             EvaluatorConfig(
                 **{k: v for k, v in options.items() if k != "num_fewshot"}, tasks=["own"]
             )._validate_arguments()
-            results.append(evaluator.simple_evaluate(lm, tasks=["own"], task_manager=manager, **options))
+            cache = str(tmp_path / "answers") if cached else None
+            results.append(
+                evaluator.simple_evaluate(lm, tasks=["own"], task_manager=manager, use_cache=cache, **options)
+            )
 
         monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", cli_evaluate)
         monkeypatch.setattr(sys, "argv", [])

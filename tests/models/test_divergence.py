@@ -96,7 +96,7 @@ def test_logits_that_are_not_finite_are_infinitely_far() -> None:
     assert answer_divergence(broken, plain, labels) == [0.0]
 
 
-@pytest.mark.parametrize("limit", [0, "many", 3.5])
+@pytest.mark.parametrize("limit", [0, "many", 3.5, True])
 def test_a_wrong_number_of_questions_is_refused(folder: Path, limit: Any) -> None:
     with pytest.raises(UserError, match=f"divergence={limit}: expected a whole number from 1 up"):
         SteeredVlm(pretrained=str(folder), divergence=limit)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from transformers import GenerationMixin
 
 from lmms_steer import SteeringError, UserError, continuation, steer
 from lmms_steer.steering.anatomy import model_facts
@@ -229,6 +230,20 @@ def test_a_forward_call_without_a_cache_is_prompt_even_if_it_is_one_token_longer
         model(**BATCH, use_cache=False)
         found = model(**longer, use_cache=False).logits
     assert close(found, forward_steered_at(model, longer, longer["attention_mask"].bool()))
+
+
+@pytest.mark.parametrize("options", [{"use_cache": False}, {}])
+def test_a_generate_that_was_kept_from_before_is_exact_or_refused(model: Any, options: dict[str, Any]) -> None:
+    with steer(model, line("text", "all"), {"v": V}):
+        # as it was before it was wrapped
+        kept = vars(GenerationMixin)["generate"].__wrapped__.__get__(model)
+        output = kept(**BATCH, **GENERATE, **options)
+    expected = logits(model, BATCH, output.sequences, "text", "all", SPECIAL)
+    assert close(torch.stack(output.logits, 1), expected)
+    for tokens, phase in (("text", "prefill"), ("text", "decode"), ("last", "all")):
+        refused = pytest.raises(SteeringError, match="taken from the model before it was steered")
+        with refused, steer(model, line(tokens, phase), {"v": V}):
+            kept(**BATCH, **GENERATE, **options)
 
 
 @pytest.mark.parametrize("only_new", [False, True])
