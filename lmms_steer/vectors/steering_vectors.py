@@ -227,7 +227,8 @@ def _whole(layer: Any) -> int:
 def _real(direction: Any) -> Direction:
     if np.iscomplexobj(direction):
         raise ValueError("it has complex numbers")
-    return np.asarray(direction, dtype=np.float32)
+    # safetensors writes the memory as it lies, and so the wrong numbers of a column or of a transposed array
+    return np.asarray(direction, dtype=np.float32, order="C")
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:

@@ -44,6 +44,21 @@ def test_a_saved_file_round_trips_and_safetensors_reads_it(tmp_path: Path) -> No
         assert torch.equal(file.get_tensor("layer.2"), torch.from_numpy(made[2]))
 
 
+@pytest.mark.parametrize(
+    "direction",
+    [
+        pytest.param(np.arange(12, dtype=np.float32).reshape(6, 2)[:, 1], id="the column of a matrix"),
+        pytest.param(np.arange(12, dtype=np.float32)[::-2], id="every second one, backwards"),
+        pytest.param(np.arange(12, dtype=np.float32).reshape(4, 3).T, id="patches, transposed"),
+    ],
+)
+def test_directions_that_are_views_of_other_arrays_are_saved_as_they_are(tmp_path: Path, direction: Any) -> None:
+    made = SteeringVectors({0: direction}, {"model": "tiny", "concept": "mine", "method": "own"})
+    copied = SteeringVectors({0: direction.copy(order="C")}, made.provenance)
+    np.testing.assert_array_equal(SteeringVectors.load(made.save(tmp_path / "v.safetensors"))[0], direction)
+    assert made.sha256 == copied.sha256
+
+
 @pytest.mark.slow
 def test_same_inputs_give_the_same_bytes_in_another_process() -> None:
     code = "from tests.helpers.models import vectors; print(vectors().sha256)"
