@@ -8,7 +8,6 @@ a command that is run again after it ended makes every vector again.
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -23,6 +22,8 @@ from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.extraction.job import ExtractionSettings
+from lmms_steer.extraction.sae_verdicts import Verdicts
+from lmms_steer.vectors import store
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -43,18 +44,12 @@ class Progress:
     def __init__(self, root: Path, source: Backbone, settings: ExtractionSettings, batch_size: int) -> None:
         versions = {"lmms-steer": __version__, **{name: version(name) for name in ("torch", "transformers")}}
         chosen = {key: _content(value) for key, value in asdict(settings).items()}
-        judge = [os.environ.get(name) for name in ("LMMS_STEER_JUDGE_MODEL", "OPENAI_BASE_URL")]
-        made_from = [
-            source.source,
-            _content(source.checkpoint),
-            str(source.device),
-            batch_size,
-            chosen,
-            judge,
-            versions,
-        ]
+        if settings.orthogonal_to is not None:
+            chosen["orthogonal_to"] = store.load_vectors(settings.orthogonal_to, source.name).sha256
+        made_from = [source.source, _content(source.checkpoint), str(source.device), batch_size, chosen, versions]
         digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
         self.root, self.path, self.model = root, root / f".extracting-{digest[:16]}.json", source.name
+        self.has_judge = settings.judge != "none"
         self.stored = self._read()
 
     def kept(self, wanted: Sequence[Concept], names: Sequence[str]) -> dict[str, Path]:
@@ -70,7 +65,9 @@ class Progress:
             for method in filter(_is_built_in, names):
                 name = f"{self.model}/{concept.name}/{method}"
                 path = self.root / f"{name}.safetensors"
-                if _is_readable(path) and self.stored.get(name) == _entry(concept.sentences_sha256, path):
+                if not _is_readable(path) or self.stored.get(name) != _entry(concept.sentences_sha256, path):
+                    continue
+                if not self.has_judge or not _uses_judge(method) or self._has_its_verdicts(path, concept):
                     kept[name] = path
         return kept
 
@@ -88,6 +85,16 @@ class Progress:
         if kind is None or (issubclass(kind, Exception) and not issubclass(kind, UserError | OSError)):
             with contextlib.suppress(OSError):
                 self.path.unlink(missing_ok=True)
+
+    def _has_its_verdicts(self, path: Path, concept: Concept) -> bool:
+        """Whether the verdicts that a vector was made with are those of now, and none of its features lacks one."""
+        layers = SteeringVectors.load(path).provenance["settings"].get("layers")
+        stored = Verdicts(self.model, concept.name, sentences_sha256=concept.sentences_sha256)
+        return layers is not None and all(
+            (verdict := stored.get(layer["sae"], row["feature"])) is not None and verdict.means_concept is row["means"]
+            for layer in layers.values()
+            for row in layer["features"]
+        )
 
     def _read(self) -> dict[str, list[str]]:
         try:
@@ -114,6 +121,10 @@ def _is_readable(path: Path) -> bool:
         put_aside(path, "it is cut off, or no vector of lmms-steer's")
         return False
     return True
+
+
+def _uses_judge(method: str) -> bool:
+    return methods.get(split_method(method)[0]).uses_judge
 
 
 def _is_built_in(method: str) -> bool:

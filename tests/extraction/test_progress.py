@@ -1,12 +1,16 @@
 """An interrupted extraction is resumed; one that ended is made again."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from lmms_steer.extraction.command import extract_to_store
 from lmms_steer.extraction.job import ExtractionSettings
+from lmms_steer.extraction.sae_verdicts import Verdict, Verdicts
+from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 NAMES = [
@@ -14,11 +18,13 @@ NAMES = [
 ]
 
 
-def extracted(store: Path, lines: int | None = None, seed: int = 0) -> list[str]:
-    """Extract two concepts with two methods; with `lines`, the command is interrupted after so many of them."""
-    settings, printed = ExtractionSettings(seed=seed), []
+def extracted(
+    store: Path, lines: int | None = None, methods: Sequence[str] = ("mean_shift", "random"), **settings: Any
+) -> list[str]:
+    """Extract two concepts with some methods; with `lines`, the command is interrupted after so many of them."""
+    printed: list[str] = []
     command = extract_to_store(
-        "tiny-gemma2", ["counting", "spatial"], ["mean_shift", "random"], store, settings=settings
+        "tiny-gemma2", ["counting", "spatial"], methods, store, settings=ExtractionSettings(**settings)
     )
     assert isinstance(command, Generator)
     for line in command:
@@ -67,3 +73,46 @@ def test_only_the_same_extraction_is_resumed_and_a_damaged_vector_is_put_aside(
     assert [line.split(":")[0] for line in lines if "resumed" in line] == [NAMES[2]]
     assert any("is damaged (" in text and "mean_shift.safetensors.damaged" in text for text in caplog.messages)
     assert SteeringVectors.load(first).name == NAMES[0]
+
+
+@pytest.mark.slow
+def test_a_vector_of_features_that_were_unchecked_or_are_judged_otherwise_by_now_is_made_again(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+
+    def resumed() -> bool:
+        return any("resumed" in line for line in extracted(tmp_path, lines=2, methods=["sae"]))
+
+    def judge(change: bool) -> None:
+        """Store a verdict on each feature of the vector; with `change`, another one on the strongest."""
+        provenance = SteeringVectors.load(tmp_path / "tiny-gemma2/counting/sae.safetensors").provenance
+        verdicts = Verdicts("tiny-gemma2", "counting", sentences_sha256=provenance["sentences_sha256"])
+        for layer in provenance["settings"]["layers"].values():
+            for row in layer["features"]:
+                verdicts.add(layer["sae"], row["feature"], Verdict(True, "r", "person"), [])
+        if change:
+            verdicts.path.write_text(verdicts.path.read_text().replace("  means: true", "  means: false", 1))
+
+    assert "UNCHECKED" in extracted(tmp_path, lines=2, methods=["sae"])[0]
+    assert not resumed(), "no feature was checked"
+    judge(change=False)
+    assert not resumed(), "there are verdicts by now"
+    assert resumed()
+    judge(change=True)
+    assert not resumed(), "a person has edited a verdict"
+
+
+@pytest.mark.slow
+def test_a_vector_without_the_component_of_another_is_made_again_where_that_one_changed(
+    tmp_path: Path, own_cache: Path
+) -> None:
+    other = SteeringVectors(
+        {layer: np.eye(96)[layer] for layer in range(5)}, {"model": "tiny-gemma2", "concept": "other", "method": "own"}
+    )
+    store.save(other)
+    extracted(tmp_path, lines=1, orthogonal_to="other/own")
+    assert any("resumed" in line for line in extracted(tmp_path, lines=2, orthogonal_to="other/own"))
+    store.save(SteeringVectors({layer: np.eye(96)[50 + layer] for layer in range(5)}, other.provenance))
+    assert not any("resumed" in line for line in extracted(tmp_path, lines=2, orthogonal_to="other/own"))
