@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _OF_A_PROBE = ("weight_norm", "bias", "held_out_accuracy", "held_out_balanced_accuracy")
 """Settings that describe the direction of a linear probe, and no other one."""
+PARALLEL = 1e-5
+"""Of a direction's norm, the share that counts as rounding once the component along another one is removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,10 +274,10 @@ class Backbone:
             raise UserError(f"{job.concept.name}, {method}: {error}") from error
         zero = tuple(layer for layer in vectors if not vectors[layer].any())
         if zero == vectors.layers:
-            raise UserError(
-                f"{job.concept.name}, {method}: the direction has norm 0 at every layer: do the anchors differ from the"
-                " controls?"
-            )
+            asked = "do the anchors differ from the controls?"
+            if job.settings.orthogonal_to is not None:
+                asked = f"is it parallel to {job.settings.orthogonal_to}, whose component is removed?"
+            raise UserError(f"{job.concept.name}, {method}: the direction has norm 0 at every layer: {asked}")
         notes = [f"{vectors.name}: norm 0 at layer {format_layers(zero)}: it cannot steer there"] if zero else []
         return Extracted(vectors, (*result.notes, *notes))
 
@@ -342,6 +344,8 @@ def without_component(
 ) -> dict[int, npt.NDArray[Any]]:
     """`v' = v - (v·u) u` at each layer, where u is the unit direction of other vectors (arXiv 2602.11824, section 3).
 
+    Of a direction that is parallel to u nothing is left, exactly.
+
     Raises:
         UserError: for vectors of another width, or without one of the layers.
     """
@@ -353,7 +357,10 @@ def without_component(
         if other.shape != direction.shape:
             raise UserError(f"orthogonal to {removed.name}: its width is {len(other)}, not {len(direction)}")
         unit = other / max(float(np.linalg.norm(other)), 1e-12)
-        found[layer] = direction - (direction @ unit) * unit
+        rest = direction - (direction @ unit) * unit
+        # what is left of a parallel direction is rounding, which a unit scale would steer with
+        is_parallel = np.linalg.norm(rest) <= PARALLEL * np.linalg.norm(direction)
+        found[layer] = np.zeros_like(rest) if is_parallel else rest
     return found
 
 

@@ -150,6 +150,18 @@ def test_the_component_along_another_vector_is_removed(tmp_path: Path) -> None:
     assert made.provenance["settings"]["orthogonal_to_sha256"] == other.sha256
 
 
+def test_of_a_parallel_direction_nothing_is_left_to_steer_with(tmp_path: Path) -> None:
+    plain = extract("tiny-gemma2", "spatial", store=tmp_path)
+    other = extract("tiny-gemma2", "counting", store=tmp_path)
+    with pytest.raises(UserError, match="norm 0 at every layer: is it parallel to .*spatial/mean_shift.safetensors"):
+        extract("tiny-gemma2", "spatial", store=tmp_path / "a", orthogonal_to=str(next(tmp_path.glob("*/spatial/*"))))
+    mixed = SteeringVectors({**other.directions, 2: -3 * plain[2]}, plain.provenance)
+    made = extract(
+        "tiny-gemma2", "spatial", store=tmp_path / "b", orthogonal_to=str(mixed.save(tmp_path / "m.safetensors"))
+    )
+    assert [layer for layer in made if not made.can_steer(layer)] == [2]
+
+
 def test_a_probe_without_a_component_has_no_numbers_for_a_gate(tmp_path: Path) -> None:
     made = extract("tiny-gemma2", "spatial", "linear_probe", store=tmp_path, orthogonal_to="tiny-gemma2/counting")
     whole = extract("tiny-gemma2", "spatial", "linear_probe", store=tmp_path / "whole")
