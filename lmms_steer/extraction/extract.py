@@ -19,7 +19,7 @@ from lmms_steer.errors import UserError, shorten
 from lmms_steer.extraction.activations import Activations, out_of_memory, read_activations
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, MethodFunction, MethodResult
 from lmms_steer.models.batches import ShrinkingRunner
-from lmms_steer.models.loading import loading_problem, resolve_dtype, usable_device
+from lmms_steer.models.loading import UNLOADABLE, load_or_refuse, loading_problem, resolve_dtype, usable_device
 from lmms_steer.steering.anatomy import text_config
 from lmms_steer.steering.support import check_backbone
 from lmms_steer.vectors import store
@@ -94,7 +94,7 @@ class Backbone:
             raise
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, f"while loading {name!r} with dtype {dtype}") from error
-        except (OSError, ValueError) as error:
+        except UNLOADABLE as error:
             raise UserError(f"cannot load the backbone {name!r}: {loading_problem(error)}") from error
         revision = commit_of(name, revision) or revision
         source = model_source(name, revision, store_name)
@@ -118,7 +118,8 @@ class Backbone:
         """Read pairs of questions about images in a multimodal model (`lmms_steer.extraction.image_pairs`).
 
         Raises:
-            UserError: for a text model, or a file that contains no such questions.
+            UserError: for a text model, one whose processor cannot be loaded, or a file that contains no such
+                questions.
         """
         from transformers import AutoProcessor
 
@@ -127,7 +128,9 @@ class Backbone:
         if not self.is_mllm:
             raise UserError(f"--questions needs a model that takes images, and {self.name} is a text model")
         pairs = read_image_pairs(path, settings)
-        processor = AutoProcessor.from_pretrained(self.checkpoint)
+        # the revision that the weights were read from
+        revision = {"revision": self.source["revision"]} if self.source["revision"] is not None else {}
+        processor = load_or_refuse(self.checkpoint, AutoProcessor.from_pretrained, self.checkpoint, **revision)
         runner = ShrinkingRunner("questions")
         activations = read_image_pair_activations(self.model, processor, pairs, settings.at, batch_size, runner)
         return pairs.concept(name), activations

@@ -133,9 +133,9 @@ def _summary(
 def _tokenizer(backbone: str) -> Any:
     from transformers import AutoTokenizer
 
-    from lmms_steer.models.loading import loading_problem
+    from lmms_steer.models.loading import UNLOADABLE, loading_problem
 
     try:
         return AutoTokenizer.from_pretrained(backbone_checkpoint(backbone))
-    except (OSError, ValueError) as error:
+    except UNLOADABLE as error:
         raise UserError(f"cannot load the tokenizer of {backbone!r}: {loading_problem(error)}") from error

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
@@ -22,6 +23,8 @@ from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.models import DTYPES
 from lmms_steer.tiny_world.checkpoints import SHIPPED_MODELS
 
+UNLOADABLE = (OSError, ValueError, ImportError, KeyError, SafetensorError)
+"""What `from_pretrained` raises for a checkpoint that is damaged, incomplete or unknown."""
 _PIXEL_LIMITS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
 """Settings ▸ their keys in the `size` of image processors that count pixels there (transformers 5.24)."""
 
@@ -57,12 +60,14 @@ def load_or_refuse(name: str, load: Callable[..., Any], source: str, **options: 
     """
     try:
         return load(source, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except UNLOADABLE as error:
         raise UserError(f"cannot load the checkpoint {name!r}: {loading_problem(error)}") from error
 
 
 def loading_problem(error: Exception) -> str:
     """Why a `from_pretrained` function failed, in one line; it can be a name that is no folder and not on the Hub."""
+    if isinstance(error, SafetensorError):
+        return f"a file of its weights is cut off or damaged: {first_line(error)}"
     cause = error.__cause__
     if isinstance(cause, LocalEntryNotFoundError | RepositoryNotFoundError) and not isinstance(cause, GatedRepoError):
         return f"neither a folder nor reachable on the Hub ({', '.join(SHIPPED_MODELS)} ship with this package)"
