@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -49,16 +50,12 @@ class Pair:
         """Every occurrence of the anchor as a whole word, in any case: [(start, end)] in characters.
 
         Where its first or last character is of a script that is written without spaces, a word may begin or end
-        anywhere.
+        anywhere, but no word ends before a vowel sign or an accent of its own.
         """
-        if not self.anchor.strip():
-            return []
-        before, after = (
-            "" if re.match(f"[{_UNSPACED}]", edge) else rf"[^\W{_UNSPACED}]"
-            for edge in (self.anchor[0], self.anchor[-1])
-        )
-        whole_word = f"{before and f'(?<!{before})'}{re.escape(self.anchor)}{after and f'(?!{after})'}"
-        return [match.span() for match in re.finditer(whole_word, self.sentence, re.IGNORECASE)]
+        anchor = self.anchor.strip()
+        # a sentence may be written in the other Unicode form: é as one character, or as e and an accent
+        forms = dict.fromkeys((anchor, *(unicodedata.normalize(form, anchor) for form in ("NFC", "NFD"))))
+        return next(filter(None, (_occurrences(form, self.sentence) for form in forms if form)), [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +95,32 @@ class Concept:
             if place != number:
                 found.append((number, place))
         return found
+
+
+def _occurrences(anchor: str, sentence: str) -> list[tuple[int, int]]:
+    before, after = (
+        "" if re.match(f"[{_UNSPACED}]", edge) else rf"[^\W{_UNSPACED}]" for edge in (anchor[0], anchor[-1])
+    )
+    whole_word = f"{before and f'(?<!{before})'}{re.escape(anchor)}{after and f'(?!{after})'}"
+    spans = (match.span() for match in re.finditer(whole_word, sentence, re.IGNORECASE))
+    return [
+        (start, end)
+        for start, end in spans
+        if not (before and _is_mark(sentence[:start][-1:], _UNSPACED)) and not _is_mark(sentence[end : end + 1])
+    ]
+
+
+def _is_mark(character: str, but: str = "") -> bool:
+    """Whether this is a vowel sign or an accent, which is a part of a word though `\\w` does not match it.
+
+    Args:
+        character: one, or "".
+        but: a range of characters that do not count, as in a regular expression. Nor do those that choose how an emoji
+            looks.
+    """
+    if not character or re.match(rf"[\ufe00-\ufe0f{but}]", character):
+        return False
+    return unicodedata.category(character).startswith("M")
 
 
 def load(name: str | Path) -> Concept:

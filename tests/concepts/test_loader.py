@@ -89,7 +89,18 @@ def test_a_damaged_concept_file_is_refused_with_the_place(text: str, expected: s
         ("AI", "用AI画画, not PAID", [(1, 3)]),
         ("แมว", "ฉันมีแมวหนึ่งตัว", [(5, 8)]),
         ("is", "it is 这is", [(3, 5), (7, 9)]),
+        ("ซ้าย", "ที่ซ้ายของมัน", [(3, 7)]),
+        ("ที", "ที่ซ้าย", []),
+        ("कम", "कमरा, कमी, काम, कम", [(16, 18)]),
+        ("दर", "सुदर दर", [(5, 7)]),
+        ("नीचे", "मेज़ के नीचे है", [(8, 12)]),
+        ("café", "Le cafe\u0301, le cafe", [(3, 8)]),
+        ("cafe\u0301", "Le Café", [(3, 7)]),
+        ("cafe", "un cafe\u0301", []),
+        ("❤", "my ❤\ufe0f", [(3, 4)]),
+        (" left ", "the left door", [(4, 8)]),
         ("", "nothing", []),
+        (" ", "nothing here", []),
     ],
 )
 def test_an_anchor_is_a_whole_word_where_spaces_part_words(
