@@ -21,7 +21,7 @@ from functools import cached_property
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from lmms_steer._util.code import code_sha256, is_built_in
 from lmms_steer.errors import UserError, first_line, unknown_name
@@ -30,6 +30,7 @@ Entry = TypeVar("Entry")
 
 logger = logging.getLogger(__name__)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
+_REGISTRIES: "list[Registry[Any]]" = []
 
 
 class Registry(Generic[Entry]):
@@ -47,6 +48,7 @@ class Registry(Generic[Entry]):
         self._entries: dict[str, Entry] = {}
         self._code: dict[str, str] = {}
         self._lock, self._is_loading = RLock(), False
+        _REGISTRIES.append(self)
 
     def add(self, name: str, entry: Entry) -> None:
         """Register an entry.
@@ -139,9 +141,12 @@ class Registry(Generic[Entry]):
             packages = " and by ".join(_package(point) for point in points)
             raise UserError(f"the {self.kind} {name!r} is declared by {packages}: uninstall one")
         point = points[0]
+        known = [(registry, set(registry._entries)) for registry in _REGISTRIES]
         try:
             point.load()
         except Exception as error:
+            for registry, names in known:
+                registry._forget_unfinished(set(registry._entries) - names, point.module)
             raise UserError(
                 f"the {self.kind} {name!r} of {_package(point)} cannot be loaded: {first_line(error)}"
             ) from error
@@ -149,6 +154,19 @@ class Registry(Generic[Entry]):
             raise UserError(
                 f"{_package(point)} declares the {self.kind} {name!r} ({point.value}) but does not register it"
             )
+
+    def _forget_unfinished(self, names: set[str], module: str) -> None:
+        """Remove entries of modules whose import failed: it is tried again, and would register them twice.
+
+        Args:
+            names: the entries that were added meanwhile.
+            module: where an entry is from that does not say so itself.
+        """
+        for name in names:
+            function = getattr(self._entries[name], "function", None)
+            if getattr(function, "__module__", module) not in sys.modules:
+                del self._entries[name]
+                self._code.pop(name, None)
 
     @cached_property
     def _entry_points(self) -> dict[str, list[EntryPoint]]:

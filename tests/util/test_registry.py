@@ -124,6 +124,22 @@ def test_a_broken_package_is_one_line_and_costs_no_other_entry(
     assert fruits.get("apple").description == "round" and fruits.names() == ("apple", "quince")
 
 
+def test_what_a_package_registered_before_its_import_failed_is_forgotten(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: Registry[Fruit] = Registry("vegetable", "lmms_steer.test_vegetables")
+    monkeypatch.setattr("tests.util.test_registry.others", others, raising=False)
+    register = "test_registry.{0}.add('{1}', test_registry.Fruit('{1}', 'half'))"
+    code = "; ".join(
+        register.format(*entry) for entry in (("fruits", "quince"), ("fruits", "plum"), ("others", "leek"))
+    )
+    install("orchard", "quince", f"from tests.util import test_registry\n{code}\nraise RuntimeError('no licence')")
+    for _ in range(2):
+        with pytest.raises(UserError, match="'quince' of orchard cannot be loaded: no licence"):
+            fruits.get("quince")
+    assert not fruits.loaded() and not others.loaded()
+
+
 def test_a_name_that_two_packages_declare_is_refused_when_it_is_requested(install: Callable[..., None]) -> None:
     fruits.add("apple", Fruit("apple", "round"))
     install("orchard", "quince")
