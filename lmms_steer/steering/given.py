@@ -8,6 +8,7 @@ from typing import Any
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.resolved import ResolvedSpec
+from lmms_steer.steering.row_vectors import is_row_vector
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -43,8 +44,19 @@ def read_given(
         fields: fields of the intervention that were given as arguments; None: not given.
 
     Raises:
-        UserError: for something else, fields next to a spec, which has its own, or a field with a wrong value.
+        UserError: for something else, fields next to a spec, which has its own, or a field with a wrong value; for
+            vectors under a name that the spec does not use.
     """
+    given = _read(what, vectors, fields)
+    _check_names(given.spec.spec if isinstance(given.spec, ResolvedSpec) else given.spec, vectors or {}, given.vectors)
+    return given
+
+
+def _read(
+    what: "SteeringSpec | ResolvedSpec | SteeringVectors | str | os.PathLike[str]",
+    vectors: Mapping[str, SteeringVectors] | None,
+    fields: Mapping[str, Any],
+) -> Given:
     is_path = isinstance(what, os.PathLike)
     if isinstance(what, os.PathLike):
         what = os.fspath(what)
@@ -70,6 +82,27 @@ def read_given(
     if isinstance(what, str):
         return Given(SteeringSpec.from_yaml(what) if is_spec_file else SteeringSpec.parse(what), named)
     return Given(what, named)
+
+
+def _check_names(spec: SteeringSpec, own: Mapping[str, SteeringVectors], known: Mapping[str, SteeringVectors]) -> None:
+    """Check that no vector of the user's is left out for one of the store.
+
+    Vectors that the spec has no use for may be there if all that it uses is given: a loop may take one after the other.
+
+    Args:
+        spec: what was given, as a spec.
+        own: vectors that the user gave by name.
+        known: these, and vectors that were given in another way.
+    """
+    every = (name for i in spec.interventions for name in (i.vector, i.gate_vector) if name is not None)
+    used = [name for name in every if not is_row_vector(name)]
+    unused = [name for name in own if name not in used]
+    stored = [name for name in used if name not in known]
+    if used and unused and (stored or len(unused) == len(own)):
+        raise UserError(
+            f"vectors={{{', '.join(map(repr, unused))}: …}}: the spec does not use that name, only"
+            f" {', '.join(dict.fromkeys(used))}"
+        )
 
 
 def _not_steerable(what: object) -> str:

@@ -88,7 +88,8 @@ def steer(
             encoder-decoders in `lmms_steer.steering.support`, called with `decoder_input_ids`. It may be compiled, or
             wrapped by PEFT, DistributedDataParallel or accelerate.
         spec: vectors, or a spec: a `SteeringSpec` or one line.
-        vectors: vectors by the name that the spec uses for them; all others come from the store.
+        vectors: vectors by the name that the spec uses for them; all others come from the store. A name that the spec
+            does not use is refused, unless all that it uses is given.
         special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.
         operation: replaces the operation of every intervention: a name, an `Operation`, or a function
             `(hidden, vector)` as described in `lmms_steer.steering.operations`.

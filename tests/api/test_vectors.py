@@ -70,6 +70,23 @@ def test_what_cannot_be_meant_is_refused(gemma: Any) -> None:
         logits(gemma, lmms_steer.load_vectors(RED), tokens="img")
 
 
+def test_vectors_under_a_name_that_the_spec_does_not_use_are_refused(gemma: Any) -> None:
+    red, blue = (lmms_steer.load_vectors(f"tiny-gemma2/colour-{name}") for name in ("red", "blue"))
+    fields = "layer=2,alpha=0.5,tokens=both"
+    with pytest.raises(UserError, match=f"'mine': ….: the spec does not use that name, only {RED}"):
+        logits(gemma, f"vector={RED},{fields}", {"mine": blue})
+    with pytest.raises(UserError, match="'Blue': ….: the spec does not use that name, only red, blue"):
+        logits(gemma, f"vector=red,{fields};vector=blue,{fields}", {"red": red, "Blue": blue})
+    with pytest.raises(UserError, match="'other': ….: the spec does not use that name"):
+        logits(gemma, red, {"other": blue}, layer=2)
+    both = {"red": red, "blue": blue}
+    alone = logits(gemma, f"vector=red,{fields}", {"red": red})
+    assert torch.equal(logits(gemma, f"vector=red,{fields}", both), alone), "all that the spec uses is given"
+    gated = logits(gemma, f"vector=red,{fields},gate=cosine,threshold=-1,gate_vector=blue", both)
+    assert torch.equal(gated, alone)
+    assert not torch.equal(logits(gemma, lmms_steer.SteeringSpec(()), both), alone)
+
+
 def test_a_file_of_a_spec_steers_as_its_line_does(gemma: Any, tmp_path: Path) -> None:
     line, file = f"vector={RED},layer=2,alpha=0.5,tokens=both", tmp_path / "choice.yaml"
     file.write_text(f"interventions:\n  - {{vector: {RED}, layer: 2, alpha: 0.5, tokens: both}}\n")
