@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lmms_steer._util.code import is_built_in
 from lmms_steer._util.json import parse_json
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.concepts import Concept, Pair
@@ -28,7 +29,7 @@ from lmms_steer.extraction.job import ExtractionSettings
 from lmms_steer.extraction.patches import PATCHES, read_patches
 from lmms_steer.extraction.tokens import TokenSpan
 from lmms_steer.models.batches import ShrinkingRunner
-from lmms_steer.models.prompts import prompt_format_for
+from lmms_steer.models.prompts import checked_batch, prompt_format_for
 from lmms_steer.models.visuals import Visual, open_image
 from lmms_steer.steering.anatomy import keeps_all_positions
 from lmms_steer.steering.placeholders import hides_media, placeholders
@@ -176,7 +177,7 @@ def read_image_pair_activations(
 
     Raises:
         UserError: when an image cannot be opened, or a single question does not fit into memory; for tokens that the
-            model's prompts do not have.
+            model's prompts do not have; for a prompt format of the user's own that pads on the right.
     """
     if at not in ("last", PATCHES) and hides_media(model.config):
         raise UserError(
@@ -234,10 +235,14 @@ def _read(
 
 def _inputs(model: Any, processor: Any, questions: Sequence[ImageQuestion], numbers: Sequence[int]) -> dict[str, Any]:
     """Some of the questions as the model takes them."""
-    make_inputs, device = prompt_format_for(processor), next(model.parameters()).device
+    prompt_format, device = prompt_format_for(processor), next(model.parameters()).device
     processor.tokenizer.padding_side = "left"
     images = [list(questions[number].load()) for number in numbers]
-    batch = make_inputs(processor, [questions[number].text for number in numbers], images, None).to(device)
+    batch = prompt_format(processor, [questions[number].text for number in numbers], images)
+    if not is_built_in(prompt_format.function):
+        # the last position is read, which must not be padding
+        batch = checked_batch(batch, prompt_format.name, len(numbers), scored=False, padded_left=True)
+    batch = batch.to(device)
     return {k: v.to(model.dtype) if torch.is_floating_point(v) else v for k, v in batch.items()}
 
 

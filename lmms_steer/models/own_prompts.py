@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from lmms_steer._util.code import is_built_in
 from lmms_steer.errors import UserError
-from lmms_steer.models.prompts import PromptFormat, prompt_format_for, prompt_formats
+from lmms_steer.models.prompts import PromptFormat, checked_batch, prompt_format_for, prompt_formats
 from lmms_steer.steering.anatomy import unwrap
 from lmms_steer.steering.hooks import is_steered
 from lmms_steer.steering.support import has_encoder
@@ -144,7 +145,10 @@ def _scene_batches(model: Any, processor: Any, prompt_format: PromptFormat) -> I
     for number in range(SCENES):
         pixels = render(sample_scene(rng), STYLES["plain"], number)
         scene = Image.fromarray(pixels).resize((SIDE, SIDE))
-        yield _on_device(prompt_format(processor, [QUESTIONS[number % len(QUESTIONS)]], [[scene]]), model)
+        batch = prompt_format(processor, [QUESTIONS[number % len(QUESTIONS)]], [[scene]])
+        if not is_built_in(prompt_format.function):
+            batch = checked_batch(batch, prompt_format.name, 1, scored=False, padded_left=True)
+        yield _on_device(batch, model)
 
 
 def _on_device(batch: Any, model: Any) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Prompt formats: the built-in ones, those of other packages, and those that a user names or gives as a function."""
 
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from lmms_steer import UserError, register_prompt_format
+from lmms_steer.extraction.extract import Backbone
 from lmms_steer.harness.steered import SteeredIdefics3, SteeredPaliGemma, SteeredVlm
 from lmms_steer.models import CONTRAST_ARGS, IMAGE_SETTINGS, MODEL_ARGS, VIDEO_SETTINGS
 from lmms_steer.models.checkpoint import HfCheckpoint
@@ -151,6 +154,30 @@ def test_a_format_of_one_s_own_may_return_a_dictionary() -> None:
     asked = ["the red cup", "the red cup on the old table"], [[picture(0)], [picture(1)]]
     found, expected = (SteeredPaliGemma(pretrained=TINY, prompt_format=f).model_inputs(*asked) for f in (own, None))
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_the_norms_and_the_vectors_of_images_are_read_through_a_checked_format(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.jsonl"
+    rows = [{"image": f"{i}.png", "prompt": "the cup" + " is red" * i, "contrast": "the ball"} for i in range(2)]
+    for row, number in zip(rows, range(2), strict=True):
+        picture(number).save(tmp_path / row["image"])
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    backbone = Backbone(TINY)
+
+    def anchors(change: Any) -> Any:
+        prompt_formats._entries.pop("own", None)
+        register_prompt_format("own", description="d", matches=lambda _: True)(
+            lambda *args: change(paligemma_prefix(*args))
+        )
+        return backbone.read_image_pairs(questions, "mine")[1].anchors
+
+    expected = backbone.read_image_pairs(questions, "mine")[1].anchors
+    assert np.array_equal(anchors(dict), expected)
+    with pytest.raises(UserError, match="the prompt format 'own' returned a batch that is padded on the right"):
+        anchors(on_the_right)
+    lm = SteeredPaliGemma(pretrained=TINY, prompt_format=lambda *args: dict(paligemma_prefix(*args)))
+    prompts = own_prompts(lm.model, lm.processor, lm.prompt_format, text_only=False)
+    assert set(next(iter(prompts.batches))) == {"input_ids", "attention_mask", "pixel_values", "token_type_ids"}
 
 
 @pytest.mark.parametrize("name", ["llava", "paligemma2", "qwen2_5_vl", "gemma3", "smolvlm", "blip-2", "florence2"])
