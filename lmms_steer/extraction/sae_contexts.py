@@ -32,9 +32,10 @@ def neutral_concept(job: ExtractionJob) -> Concept:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the neutral text {str(path)!r}: {reason(error)}") from error
-    # the activations of every token are used here, so any word will do as the anchor
-    words = ((re.search(r"\w+", line), line) for line in lines)
-    pairs = [Pair(word[0], line.strip()) for word, line in words if word]
+    # the activations of every token are used here, so any word will do as the anchor, but the first one: a tokenizer
+    # without BOS has none there
+    words = ((re.findall(r"\w+", line), line) for line in lines)
+    pairs = [Pair(found[-1], line.strip()) for found, line in words if found]
     if not pairs:
         raise UserError(f"the neutral text {str(path)!r} contains no sentence: expected one per line")
     return Concept("neutral", "", tuple(pairs))

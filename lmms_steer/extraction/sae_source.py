@@ -43,6 +43,15 @@ class Sae:
         rows: Rows = self.module.W_dec.detach().float().cpu().numpy()
         return rows
 
+    @property
+    def normalizes(self) -> str:
+        """What is done to each token's activations before they are read (`layer_norm`, …); "" for nothing.
+
+        A scale that is the same for all tokens is a part of the weights of a loaded SAE.
+        """
+        kind = str(self.module.cfg.normalize_activations)
+        return "" if kind == "none" else kind
+
     def encode(self, rows: npt.NDArray[Any]) -> Rows:
         """Compute feature activations: float32 [rows, features]. rows: outputs of the layer [rows, width]."""
         import torch

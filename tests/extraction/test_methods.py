@@ -1,5 +1,6 @@
 """Each method against a reference in plain numpy, on activations of the trained backbone."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
+from transformers import AutoTokenizer
 
 from lmms_steer import UserError, concepts, load_vectors
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.extraction.activations import Activations
+from lmms_steer.extraction.activations import Activations, read_activations
 from lmms_steer.extraction.extract import Backbone, shuffle_labels
 from lmms_steer.extraction.methods import ExtractionJob, ExtractionSettings
 from lmms_steer.extraction.methods.linear_probe import BATCH, EPOCHS, LEARNING_RATE, linear_probe
+from lmms_steer.extraction.sae_contexts import neutral_concept
 from lmms_steer.extraction.sae_judge import JudgeQuestion
 from lmms_steer.extraction.sae_source import Sae, SaeSource
 from lmms_steer.extraction.sae_verdicts import Verdict
@@ -191,6 +194,34 @@ def test_denoised_is_close_to_the_mean_shift_but_not_equal(backbone: Backbone, s
         cosine = unit(vectors[layer]) @ unit(shift[layer])
         assert 0.7 < cosine < 0.9999
         assert 0.5 < np.linalg.norm(vectors[layer]) / np.linalg.norm(shift[layer]) < 1.5
+
+
+def test_features_of_activations_that_are_scaled_by_token_rebuild_no_shift(
+    backbone: Backbone, spatial: Activations, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(weights_dir(TINY_SAE), tmp_path / "saes")
+    for config in folder.glob("*/cfg.json"):
+        content = config.read_text()
+        assert '"normalize_activations": "none"' in content
+        config.write_text(content.replace('"normalize_activations": "none"', '"normalize_activations": "layer_norm"'))
+    settings = ExtractionSettings(sae=str(folder), judge="none")
+    concept = concepts.load("spatial")
+    with pytest.raises(UserError, match="saes/layer_1@.* reads activations after layer_norm: .* use --method sae"):
+        backbone.vectors(concept, "sae_denoised", spatial, settings)
+    assert set(backbone.vectors(concept, "sae", spatial, settings)) == {1, 3}, "of unit norm, whatever the units"
+
+
+def test_neutral_sentences_are_read_by_a_tokenizer_without_bos(backbone: Backbone, tmp_path: Path) -> None:
+    file = tmp_path / "neutral.txt"
+    file.write_text("the cup is red\n\nsome ball is blue .\n")
+    settings = ExtractionSettings(neutral=file)
+    job = ExtractionJob("m", "m", 5, 96, concepts.load("spatial"), backbone.read, settings)
+    tokenizer = AutoTokenizer.from_pretrained(weights_dir("tiny-paligemma2"))
+    tokenizer.bos_token = None
+    neutral = neutral_concept(job)
+    assert [pair.sentence for pair in neutral.pairs] == ["the cup is red", "some ball is blue ."]
+    read = read_activations(backbone.model, tokenizer, neutral)
+    assert len(read.anchors) + len(read.controls) == 3 + 4, "all tokens but the first"
 
 
 @pytest.mark.slow

@@ -93,12 +93,18 @@ def sae_denoised(activations: Activations, job: ExtractionJob) -> MethodResult:
     `v_l = sum_f (mean f(anchors) - mean f(controls)) · W_dec[f]` over those features.
 
     Raises:
-        UserError: when no feature fires on the concept's sentences.
+        UserError: when no feature fires on the concept's sentences; for an SAE that scales each token before it reads
+            it, so that its features have other units.
     """
     source = SaeSource(job)
     directions = {}
     for layer in source.layers:
         reader = source.load(layer)
+        if reader.normalizes:
+            raise UserError(
+                f"{reader.name} reads activations after {reader.normalizes}: its features are not in the residual's"
+                " units, and sae_denoised needs them so; use --method sae, or another SAE"
+            )
         anchors, controls = (reader.encode(rows[:, layer]) for rows in (activations.anchors, activations.controls))
         chosen = separating_features(anchors, controls, DENOISED_FEATURES)
         shift = anchors[:, chosen].astype(np.float64).mean(0) - controls[:, chosen].astype(np.float64).mean(0)
