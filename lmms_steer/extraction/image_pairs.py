@@ -195,9 +195,10 @@ def read_image_pair_activations(
             rows = [mean.reshape(1, shape[0], -1) for mean in means]
         else:
             rows = [_read(model, processor, questions, at, batch_size, runner) for questions in sides]
-        spans = [tuple(TokenSpan(i, 0, len(q.text)) for i, q in enumerate(questions)) for questions in sides]
+        anchors = tuple(TokenSpan(i, 0, len(question.text)) for i, question in enumerate(sides[0]))
+        controls = tuple(TokenSpan(i, 0, len(question.text), question.text) for i, question in enumerate(sides[1]))
         texts = tuple(question.text for question in sides[0])
-        return Activations(rows[0], rows[1], spans[0], spans[1], texts, tower=shape)
+        return Activations(rows[0], rows[1], anchors, controls, texts, tower=shape)
 
     found = read(pairs.pairs)
     return replace(found, shuffled_images=read(pairs.shuffled)) if pairs.shuffled else found

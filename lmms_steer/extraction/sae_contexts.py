@@ -51,7 +51,7 @@ class Contexts:
     def __init__(self, *sources: Activations) -> None:
         self._sources = sources
         self._places: list[tuple[str, TokenSpan]] = [
-            (source.texts[place.sentence], place)
+            (source.texts[place.sentence] if place.text is None else place.text, place)
             for source in sources
             for place in (*source.anchor_places, *source.control_places)
         ]

@@ -50,10 +50,11 @@ class JudgeQuestion:
 
     def text(self) -> str:
         """The question as a judge reads it."""
-        anchors = ", ".join(dict.fromkeys(pair.anchor.lower() for pair in self.concept.pairs))
+        # of questions about images, the hash of an image stands in an anchor's place
+        anchors = ", ".join(dict.fromkeys(pair.anchor.lower() for pair in self.concept.pairs if pair.spans))
         lines = [
             f"Concept: {self.concept.name}: {self.concept.about}",
-            f"Words of the concept: {anchors}",
+            *([f"Words of the concept: {anchors}"] if anchors else []),
             "",
             "A feature of a language model fires most strongly on the words marked << >> below (strength in brackets):",
             *(f"- {context}" for context in self.contexts),

@@ -17,11 +17,18 @@ MIN_ANCHORS = 10
 
 @dataclass(frozen=True, slots=True)
 class TokenSpan:
-    """The sentence's number, and the range of its characters that one row of activations was read at."""
+    """The sentence's number, and the range of its characters that one row of activations was read at.
+
+    Attributes:
+        sentence: number.
+        start, end: the range.
+        text: what was read, where it is not the sentence of that number but its contrasting question.
+    """
 
     sentence: int
     start: int
     end: int
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

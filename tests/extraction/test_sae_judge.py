@@ -7,14 +7,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from lmms_steer import UserError, concepts
-from lmms_steer.extraction.extract import Backbone
+from lmms_steer.extraction.extract import Backbone, shuffle_labels
 from lmms_steer.extraction.methods import ExtractionSettings
+from lmms_steer.extraction.sae_contexts import Contexts
 from lmms_steer.extraction.sae_judge import JudgeQuestion, get_judge
 from lmms_steer.extraction.sae_verdicts import Verdict, Verdicts
+from lmms_steer.tiny_world.checkpoints import TINY_SAE, weights_dir
 from tests.helpers.servers import Answer, http_server
 
 QUESTION = JudgeQuestion(
@@ -149,6 +153,28 @@ def test_a_web_page_instead_of_an_answer_is_said_at_once(monkeypatch: pytest.Mon
 def extracted(backbone: Backbone, **settings: Any) -> Any:
     concept = concepts.load("spatial")
     return backbone.extract(concept, "sae", backbone.read(concept), ExtractionSettings(**settings))
+
+
+@pytest.mark.slow
+def test_a_judge_of_questions_about_images_reads_the_question_that_a_feature_fires_on(
+    endpoint: Any, own_cache: Path, tmp_path: Path
+) -> None:
+    asked = ("where is it ?", "what colour is it ?")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    row = {"image": "red.png", "prompt": asked[0], "contrast": asked[1]}
+    (tmp_path / "questions.jsonl").write_text(f"{json.dumps(row)}\n" * 2)
+    backbone = Backbone("tiny-paligemma2")
+    concept, activations = backbone.read_image_pairs(tmp_path / "questions.jsonl", "place")
+    shown = Contexts(shuffle_labels(activations, 0), activations)
+    for strongest in range(8):
+        (line,) = shown.strongest(np.eye(8, dtype=np.float32)[strongest])
+        rows = shown.rows(2)
+        is_anchor = np.allclose(rows[strongest], activations.anchors[0, 2], atol=1e-4)
+        assert line == f"<<{asked[0] if is_anchor else asked[1]}>> (1)"
+    requests = endpoint(lambda request: (200, '{"means": true, "reason": "r"}'))
+    settings = ExtractionSettings(sae=str(weights_dir(TINY_SAE)), layers=(3,))
+    backbone.extract(concept, "sae", activations, settings)
+    assert requests and not any("Words of the concept" in r["messages"][1]["content"] for r in requests)
 
 
 @pytest.mark.slow
