@@ -58,9 +58,17 @@ def tokenize(tokenizer: Any, texts: list[str]) -> "dict[str, Tensor]":
 
     Returns:
         Right-padded `input_ids`, `attention_mask`, `offset_mapping` and `special_tokens_mask`.
+
+    Raises:
+        UserError: for a tokenizer that does not know the characters of its tokens.
     """
     import torch
 
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(
+            f"a {type(tokenizer).__name__} does not say which characters its tokens are of, and so not which are"
+            " anchors: a fast tokenizer of transformers is needed (tokenizer.json)"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     batch = tokenizer(

@@ -6,12 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, ByT5Tokenizer
 
 from lmms_steer import UserError, concepts
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.extraction.activations import read_activations
 from lmms_steer.extraction.extract import Backbone
+from lmms_steer.extraction.tokens import tokenize
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors.controls import random_like
 
@@ -127,6 +128,11 @@ def test_a_missing_bos_is_added_and_without_a_bos_the_first_token_is_left_out(
     first = sum(pair.sentence.lower().startswith(pair.anchor) for pair in concept.pairs)
     assert len(headless.anchors) == len(expected.anchors) - first and len(headless.skipped) == first > 0
     assert len(headless.controls) == len(expected.controls) - len(concept.pairs) + first
+
+
+def test_a_tokenizer_that_does_not_know_the_places_of_its_tokens_is_one_line() -> None:
+    with pytest.raises(UserError, match="a ByT5Tokenizer does not say which characters its tokens are of"):
+        tokenize(ByT5Tokenizer(), ["the cup"])
 
 
 def test_a_contrast_concept_is_the_word_against_the_other_words(backbone: Backbone) -> None:
