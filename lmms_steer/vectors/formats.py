@@ -44,7 +44,8 @@ def export_vector(
         alpha: the strength; None: 1.
 
     Raises:
-        UserError: for an unknown format, a layer that the vector lacks, or vectors that the format cannot express.
+        UserError: for an unknown format, a layer that the vector lacks, or vectors that the format cannot express; for
+            a strength at which they are not finite.
     """
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
@@ -52,6 +53,9 @@ def export_vector(
         raise UserError(f"{vectors.name}: it has a direction for each patch, and {form} one for each layer")
     if layer is not None:
         vectors = SteeringVectors({layer: vectors[layer]}, vectors.provenance)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if alpha is not None and not all(np.isfinite(vectors[k] * np.float32(alpha)).all() for k in vectors):
+            raise UserError(f"--alpha {alpha:g}: {vectors.name} times it has values that are not finite")
     if form == "gguf":
         yield from _to_gguf(vectors, out, 1.0 if alpha is None else alpha)
     else:

@@ -106,6 +106,14 @@ class Evil:
         return (Path.touch, (Path("/tmp/lmms-steer-was-here"),))
 
 
+@pytest.mark.parametrize("form", formats.FORMATS)
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 1e39])
+def test_a_strength_at_which_a_vector_is_not_finite_is_not_exported(tmp_path: Path, form: str, alpha: float) -> None:
+    with pytest.raises(UserError, match="--alpha .*: .* times it has values that are not finite"):
+        list(formats.export_vector(vectors(), form, tmp_path / "v", 2, alpha))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_foreign_file_runs_no_code_and_damaged_ones_are_refused(tmp_path: Path) -> None:
     torch.save({"layers.1": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(UserError, match="more than tensors"):
