@@ -1,7 +1,8 @@
 """Controls: vectors without the concept's meaning. An effect that they have too is not an effect of the concept.
 
     random[:SEED]            a random direction at each layer
-    shuffled                 extracted like the vector, with the anchor labels at random tokens of the same sentence
+    shuffled                 extracted like the vector, with the anchor labels at random tokens of the same sentence;
+                             of a concept with a contrast, at random anchors of the concept and the contrast
     wrong_concept[:CONCEPT]  another concept's vector
     shuffled_images          for an image contrast: extracted like the vector, with the images of other questions
 
@@ -100,7 +101,8 @@ def make_control(
         known: all concepts, for `wrong_concept` without a name.
 
     Raises:
-        UserError: for a control that does not exist, is the vector itself, or has no vector of its own in the store.
+        UserError: for a control that does not exist, is the vector itself, has no vector of its own in the store, or
+            one of other sentences.
     """
     kind, detail = parse_control(control)
     if kind == "random":
@@ -110,4 +112,15 @@ def make_control(
         other = find(f"{backbone}/{wrong_concept_name(concept, known, detail)}/{method}")
     else:
         other = find(f"{backbone}/{concept}/{method}-{kind}")
+        _check_sentences(vectors, other, control)
     return with_norms_of(vectors, other)
+
+
+def _check_sentences(vectors: SteeringVectors, other: SteeringVectors, control: str) -> None:
+    """Check that a stored control was extracted like the vector: it may be left from earlier sentences of that name."""
+    ours, theirs = (one.provenance.get("sentences_sha256") for one in (vectors, other))
+    if ours is not None and theirs is not None and ours != theirs:
+        raise UserError(
+            f"control={control}: {other.name} was made from other sentences than {vectors.name}: extract it again, with"
+            f" --method {other.provenance.get('method')} --replace"
+        )

@@ -1,5 +1,8 @@
 """Controls by name, as a spec's `control` gives them."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from lmms_steer.extraction.first_use import extract_missing
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.vectors import store
+from tests.helpers.models import vectors
 
 TINY = ModelFacts("tiny-paligemma2", 5, 96)
 
@@ -41,3 +45,19 @@ def test_control_replaces_the_vector_at_the_same_norms() -> None:
         control("shuffled")  # not extracted yet
     with pytest.raises(UserError, match="own concept"):
         list(extract_missing(SteeringSpec.parse("vector=spatial/pca,control=wrong_concept:spatial"), "tiny-paligemma2"))
+
+
+def test_a_stored_control_of_earlier_sentences_is_refused(own_cache: Path) -> None:
+    own: dict[str, Any] = {"model": "tiny-gemma2", "concept": "mine"}
+    mine, shuffled = vectors(5, 96, **own), vectors(5, 96, seed=1, **own, method="mean_shift-shuffled")
+    spec = SteeringSpec.parse("vector=mine,layer=1,alpha=1,tokens=image,control=shuffled")
+    for one in (mine, shuffled):
+        store.save(one)
+    (made,) = resolve(spec, TINY).vectors
+    assert np.allclose(made[1], shuffled[1] / np.linalg.norm(shuffled[1]) * np.linalg.norm(mine[1]), atol=1e-5)
+    store.save(vectors(5, 96, **own, sentences_sha256="1"))
+    message = "control=shuffled: tiny-gemma2/mine/mean_shift-shuffled was made from other sentences than .*/mine/mean_"
+    with pytest.raises(UserError, match=f"{message}.*extract it again, with --method mean_shift-shuffled --replace"):
+        resolve(spec, TINY)
+    other = SteeringSpec.parse("vector=mine,layer=1,alpha=1,tokens=image,control=wrong_concept:spatial")
+    assert resolve(other, TINY).vectors, "another concept has other sentences"
