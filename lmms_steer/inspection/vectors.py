@@ -140,15 +140,21 @@ def comparison_lines(a: SteeringVectors, b: SteeringVectors) -> Iterator[str]:
 
 
 def _probe(vectors: SteeringVectors) -> dict[int, float]:
-    """layer ▸ accuracy of the concept's stored probe, or nothing."""
+    """layer ▸ accuracy of the concept's stored probe on the vector's own sentences, or nothing."""
     model, concept = (str(vectors.provenance.get(key)) for key in ("model", "concept"))
     for entry in store.entries():
         if entry.name == f"{model}/{concept}/linear_probe":
             try:
-                settings = SteeringVectors.load(entry.path).provenance.get("settings", {})
+                provenance = SteeringVectors.load(entry.path).provenance
             except UserError:
                 break  # damaged; `vectors list` reports it
-            return {int(k): float(v) for k, v in settings.get("held_out_balanced_accuracy", {}).items()}
+            sentences = {
+                one["sentences_sha256"] for one in (vectors.provenance, provenance) if "sentences_sha256" in one
+            }
+            if len(sentences) > 1:
+                break
+            accuracies = provenance.get("settings", {}).get("held_out_balanced_accuracy", {})
+            return {int(layer): float(accuracy) for layer, accuracy in accuracies.items()}
     return {}
 
 

@@ -69,6 +69,17 @@ def test_a_damaged_probe_does_not_block_other_vectors(own_cache: Path) -> None:
     assert not shown.probe and shown.cosines
 
 
+def test_the_accuracy_of_a_probe_of_other_sentences_is_not_the_vector_s(own_cache: Path) -> None:
+    settings = {"held_out_balanced_accuracy": {"0": 0.75}}
+    mine = store.save(vectors(concept="mine"))
+    for sentences, expected in (("0", {0: 0.75}), ("1", {})):
+        store.save(vectors(concept="mine", method="linear_probe", settings=settings, sentences_sha256=sentences))
+        shown = describe_vector(mine, with_words=False)
+        assert shown.probe == expected and any("no probe accuracy" in note for note in shown.notes) is not bool(
+            expected
+        )
+
+
 def test_vectors_of_different_width_are_not_compared() -> None:
     with pytest.raises(UserError, match="has width 48, .* 32: they cannot be compared"):
         cosine_by_layer(vectors(4, 48), vectors(4, 32))
