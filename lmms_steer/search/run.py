@@ -48,7 +48,7 @@ from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.placeholders import MEDIA
-from lmms_steer.steering.resolved import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec, own_code
 from lmms_steer.vectors.weights import model_source
 
 GIB = 1 << 30
@@ -305,7 +305,8 @@ class SearchRun:
             return {}
         found = self.budgets.found[cell]
         source = model_source(self.lm.pretrained)
-        return budget_provenance(intervention, found.budget, found.kl, self.budgets.prompts, source)
+        code = own_code(intervention)
+        return budget_provenance(intervention, found.budget, found.kl, self.budgets.prompts, source, code)
 
     def _write(self, grid: ScoreGrid, result: SearchResult, calibrated: Calibration | None) -> None:
         output, ids = self.options.output, sample_ids(self.questions)
