@@ -133,6 +133,21 @@ def fake_task(filters: list[Any], **settings: Any) -> Any:
     return SimpleNamespace(config=config, _filters=made, process_results=lambda _, results: {"read": results})
 
 
+@pytest.mark.parametrize("value", [2.5, -1, float("nan"), {"score": 1.0}, None])
+def test_a_score_that_is_no_share_is_refused(value: Any) -> None:
+    scorer: Any = object.__new__(GenerationScorer)
+    scorer.task = fake_task([["take_first", None]])
+    scorer.task.process_results = lambda _, results: {"points": value, "half": 0.5, "unparsed": True}
+    scorer.lm = SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda row, **_: "text"))
+    scorer._generator = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=1))
+    scorer._until, scorer._metric = [], "half"
+    question: Any = SimpleNamespace(doc={}, doc_id=7)
+    assert scorer._score(question, [5, 1]) == (0.5, 1.0)
+    for scorer._metric in ("points", "other"):
+        with pytest.raises(UserError, match=rf"t: its metric {scorer._metric} is .* for document 7: a search needs a"):
+            scorer._score(question, [5, 1])
+
+
 @pytest.mark.parametrize("text", ["<think> A or B </think> B .", "A", "B </analysis> A", "<thinking>B</thinking>A", ""])
 @pytest.mark.parametrize(
     ("filters", "settings"),
