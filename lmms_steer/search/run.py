@@ -42,7 +42,7 @@ from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.strategies import FilterContext, StrategyContext
 from lmms_steer.search.strategies.grid import grid as full_grid
-from lmms_steer.search.writing import writing_of
+from lmms_steer.search.writing import own_scores_sha256, writing_of
 from lmms_steer.statistics import Ints
 from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.facts import facts_of_config
@@ -290,7 +290,8 @@ class SearchRun:
         # a folder of its own for these questions (a task's data may be imported anew), these cells and these settings
         writing = writing_of(task.config, self.plan.score, self.plan.metric)
         measured = [(*astuple(cell), self.plan.vectors[cell.vector]) for cell in cells]
-        identity = [questions_sha256(questions), measured, *([writing] if writing else [])]
+        scores = own_scores_sha256(task.config, self.plan.score)
+        identity = [questions_sha256(questions), measured, *filter(None, (writing, scores))]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         folder, n = self.options.output / others.name / f"{task.config.task}-{digest}", len(questions)
         with progress_bar(total=len(cells) * n, desc=others.name, unit=" answers") as bar:
