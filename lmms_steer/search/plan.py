@@ -74,8 +74,8 @@ class Plan:
         gate: sha256 of the vector that a gate names; None where it names none.
         writing: the task's settings for written text and the score of it, as JSON; "" where none is written.
         weights: sha256 of the checkpoint's weights; None for one that ships, or where it is not known.
-        code: sha256 of the code of an operation, a site, a gate, a prompt format and a task's scores that are the user's
-            own; None without any.
+        code: sha256 of the user's own code of an operation, a site, a gate, a prompt format and a task's scores; None
+            without any.
     """
 
     model: str
