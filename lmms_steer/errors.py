@@ -37,7 +37,8 @@ def unknown_name(kind: str, name: object, known: Iterable[str], where: str = "")
     """
     names = sorted(known)
     unknown = f"unknown {kind} {str(name)!r}{f' {where}' if where else ''}"
-    nearest = get_close_matches(str(name), names, n=5 if len(names) > MAX_LISTED else 1, cutoff=0.5)
+    # below are other words: 'strength' and 'steering' have 0.63, 'concept' and 'control' 0.57
+    nearest = get_close_matches(str(name), names, n=5 if len(names) > MAX_LISTED else 1, cutoff=0.65)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     if len(names) > MAX_LISTED:
         others = f"or {', '.join(nearest[1:])}; " if nearest[1:] else ""

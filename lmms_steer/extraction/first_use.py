@@ -10,7 +10,7 @@ from lmms_steer.errors import UserError
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
-from lmms_steer.vectors.backbones import backbone_of
+from lmms_steer.vectors.backbones import backbone_of, checkpoint
 from lmms_steer.vectors.controls import parse_control, wrong_concept_name
 from lmms_steer.vectors.methods import DEFAULT_METHOD, check_method
 from lmms_steer.vectors.ownership import check_name_is_free, save_own
@@ -45,7 +45,7 @@ def check_vectors(spec: SteeringSpec, model: str) -> None:
     """Check that each vector of a spec is in a store, or would be extracted on first use.
 
     Raises:
-        UserError: for any other; it lists the known ones.
+        UserError: for any other, with the known ones; for a misspelt model.
     """
     backbone = backbone_of(model)
     gates = [Intervention(i.gate_vector) for i in spec.interventions if i.gate_vector is not None]
@@ -54,8 +54,11 @@ def check_vectors(spec: SteeringSpec, model: str) -> None:
             try:
                 store.find(intervention.vector, backbone)
             except UserError as error:
-                # a model that the backbone table lacks may be misspelt
-                raise error if backbone else UserError(f"{model}: {error}") from error
+                if backbone is None:
+                    # the table of backbones lacks the model, whose name may be misspelt
+                    checkpoint(model, make=False)
+                    raise UserError(f"{model}: {error}") from error
+                raise
 
 
 def vector_names(spec: SteeringSpec, backbone: str | None) -> Iterator[str]:

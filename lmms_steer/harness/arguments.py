@@ -61,11 +61,12 @@ def split_args(text: str, option: str) -> dict[str, str]:
             closed, which would make what follows it part of one value.
     """
     parts = _split_at_commas(text, option)
-    if not all("=" in part for part in parts):
-        raise UserError(
-            f"cannot read {option} {shorten(repr(text))}: expected key=value pairs separated by commas; a value with a"
-            " comma in it needs quotes"
-        )
+    for part in parts:
+        if "=" not in part:
+            raise UserError(
+                f"cannot read {option} {shorten(repr(text))}: {shorten(repr(part))} is no key=value pair; put a value"
+                f" with a comma in double quotes, and the whole in single ones for the shell: {option} 'KEY=\"3,7\"'"
+            )
     check_repeated(parts, option)
     return {name.strip(): value.strip() for name, value in (part.split("=", 1) for part in parts)}
 

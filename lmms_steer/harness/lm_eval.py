@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Self
 import torch
 from lm_eval import evaluator
 from lm_eval._cli.utils import MergeDictAction, split_top_level
+from lm_eval.api import registry
 from lm_eval.api.model import CachingLM
-from lm_eval.api.registry import model_registry
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.loggers.evaluation_tracker import GeneralConfigTracker
 from lm_eval.models.hf_vlms import HFMultimodalLM
@@ -294,8 +294,8 @@ def register() -> None:
     import lm_eval.models  # noqa: F401  lm-eval fills its registry only while it is empty
 
     for name, model in zip(LM_EVAL_MODELS, (SteeredHFLM, SteeredHFMultimodalLM), strict=True):
-        if name not in model_registry:
-            model_registry.register(name, target=model)
+        if name not in registry.model_registry:
+            registry.model_registry.register(name, target=model)
 
 
 def run(arguments: list[str]) -> None:
@@ -317,8 +317,9 @@ def run(arguments: list[str]) -> None:
     try:
         cli_evaluate()
     except ValueError as error:
-        # its configuration checks options that contradict each other
-        if not isinstance(error, UserError) and _raised_in(error) == EvaluatorConfig.__module__:
+        # its configuration checks options that contradict each other, and its registry the name of the model
+        mistakes = (EvaluatorConfig.__module__, registry.__name__)
+        if not isinstance(error, UserError) and _raised_in(error) in mistakes:
             raise UserError(f"lm-eval: {first_line(error)}") from error
         raise
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lmms_steer._util.io import shipped_folder
-from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.errors import UserError, shorten, unknown_name
 
 Names = dict[str, tuple[str, Path]]
 """Name ▸ its kind (`task`, `group` or `tag`) and a file that declares it."""
@@ -87,6 +87,8 @@ def check_task(name: str, include_path: str | None = None) -> None:
     Raises:
         UserError: for an unknown name, with the nearest known one; for a name of the user's that is already taken.
     """
+    if kind_of(name, include_path) is None and "," in name:
+        raise UserError(f"{shorten(name)} are several tasks: give one")
     if kind_of(name, include_path) is None:
         raise unknown_name("task", name, {known for names in _folders(include_path) for known in names})
     if include_path is not None and name in tasks_in(Path(include_path)) and kind_of(name) is not None:

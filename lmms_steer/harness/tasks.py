@@ -71,7 +71,9 @@ def loading_mistake(error: BaseException) -> UserError | None:
 def cannot_be_loaded(task: str, error: BaseException) -> UserError:
     """The user error for a task whose questions cannot be loaded, with the cause below the retries of lmms-eval."""
     cause = _cause(error)
-    return UserError(f"the questions of {task} cannot be loaded: {type(cause).__name__}: {first_line(cause)}")
+    # the benchmarks that ship can be read from this disk
+    copies = "; see lmms-steer data import for local copies" if set(task.split(", ")) & set(our_tasks()) else ""
+    return UserError(f"the questions of {task} cannot be loaded: {type(cause).__name__}: {first_line(cause)}{copies}")
 
 
 def out_of_reach(error: BaseException) -> bool:

@@ -31,7 +31,7 @@ from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.placeholders import MEDIA
 from lmms_steer.steering.resolve import resolve
-from lmms_steer.steering.resolved import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec, own_code
 from lmms_steer.steering.row_vectors import is_row_vector
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.backbones import short_name
@@ -128,12 +128,14 @@ def with_budget_alpha(
     special_ids = getattr(getattr(processor, "tokenizer", processor), "all_special_ids", None)
     if not path.is_file():
         alpha, kl, count = _search(resolved, budget, model, prompts, special_ids)
-        about = budget_provenance(_at(resolved.spec, alpha).interventions[0], budget, kl, count, model_source(name))
+        about = budget_provenance(
+            _at(resolved.spec, alpha).interventions[0], budget, kl, count, model_source(name), own_code(intervention)
+        )
         found = {"alpha": alpha, **about, "budget_on": prompts.described, "vector_sha256": resolved.vectors[0].sha256}
         write_atomically(path, yaml.safe_dump(found, sort_keys=False).encode())
     alpha, provenance = _read(path)
     spec = replace(_at(resolved.spec, alpha), provenance={**resolved.spec.provenance, **provenance})
-    check_budget(provenance, spec.interventions, resolved.vectors, name)
+    check_budget(provenance, spec.interventions, resolved.vectors, name, own_code(intervention))
     note = (
         f"alpha=kl:{budget:g} became alpha={alpha:g}: mean KL {provenance['budget_kl']:.3g} nats on"
         f" {prompts.described}, at the token of the answer that is moved most"

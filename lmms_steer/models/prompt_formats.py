@@ -52,6 +52,11 @@ def chat_template(
 
     An answer to be scored is tokenized as a continuation of the prompt's last characters.
     """
+    if not getattr(processor, "chat_template", None):
+        raise UserError(
+            f"prompt_format=chat: the {type(processor).__name__} of this checkpoint has no chat template; --model"
+            " steered_hf without prompt_format finds the format of a checkpoint"
+        )
     media = media_inputs(processor, visuals)
     questions = _texts(processor, questions, visuals)
     turns = [

@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from itertools import count, dropwhile, pairwise, takewhile
@@ -201,8 +201,9 @@ class Marks:
     def prepare(self, cell: Cell, fingerprint: str) -> Path | None:
         """Prepare a cell's folder and mark the cell as running.
 
-        An interrupted search keeps its folder and resumes. Every other cell starts with an empty folder. Only the
-        output of a run that did not finish is deleted; finished output and unknown files are moved to `replaced/`.
+        An interrupted search keeps its folder and resumes; so does a finished one of which only the files that it had
+        to write were damaged or changed, and they alone are moved. Every other cell starts with an empty folder. Only
+        the output of a run that did not finish is deleted; finished output and unknown files are moved to `replaced/`.
 
         Returns:
             where they were moved; None where nothing was.
@@ -210,8 +211,12 @@ class Marks:
         mark, folder = self.read(cell.name), Path(cell.folder or "")
         moved = None
         if cell.folder and folder.exists():
-            same = mark.fingerprint == fingerprint
-            if mark.state not in ("running", "failed") or (cell.kind == "search" and not same):
+            same, finished = mark.fingerprint == fingerprint, mark.state not in ("running", "failed")
+            files = [Path(path) for path in cell.makes]
+            if cell.kind == "search" and mark.state == "done" and same and all(f.parent == folder for f in files):
+                there = [file for file in files if file.exists()]
+                moved = _move_aside(folder, self.root.parent / "replaced", cell, there) if there else None
+            elif finished or (cell.kind == "search" and not same):
                 moved = _move_aside(folder, self.root.parent / "replaced", cell)
             elif cell.kind != "search":
                 shutil.rmtree(folder)
@@ -306,10 +311,16 @@ def _places_aside(cell: Cell, where: Path) -> Iterator[Path]:
     return (where / f"{cell.name.replace('/', '-')}-{number}" for number in count(1))
 
 
-def _move_aside(folder: Path, where: Path, cell: Cell) -> Path:
+def _move_aside(folder: Path, where: Path, cell: Cell, files: Sequence[Path] = ()) -> Path:
+    """Move a cell's folder, or only some files in it; returns where they are."""
     target = next(dropwhile(Path.exists, _places_aside(cell, where)))
     where.mkdir(parents=True, exist_ok=True)
-    os.rename(folder, target)  # noqa: PTH104  a folder, in one step
+    if not files:
+        os.rename(folder, target)  # noqa: PTH104  a folder, in one step
+        return target
+    target.mkdir()
+    for file in files:
+        file.rename(target / file.name)
     return target
 
 

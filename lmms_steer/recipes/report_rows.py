@@ -31,7 +31,7 @@ _BESIDE = re.compile(rf"{BESIDE}\d+$")
 
 @dataclass(frozen=True)
 class ReportRow:
-    """One system on one task. The fields are the columns of `report.csv`; shares are between 0 and 1.
+    """One system on one task. The fields are the columns of `report.csv`; scores that are shares are between 0 and 1.
 
     Attributes:
         title: the task's name in the paper, else its own.
@@ -57,6 +57,7 @@ class ReportRow:
         layer, alpha: the chosen cell.
         train_gain: its gain on the questions that it was chosen on; NaN where another study chose it.
         train_p: p-value of that gain, corrected for all cells that were tried (max-T).
+        scale: 100 if all scores of the task are shares, which tables show in percent and points; else 1.
     """
 
     title: str
@@ -82,6 +83,7 @@ class ReportRow:
     alpha: float = math.nan
     train_gain: float = math.nan
     train_p: float = math.nan
+    scale: float = 100.0
 
 
 class _Steered(NamedTuple):
@@ -224,6 +226,7 @@ def _report_row(
         alpha=float(cell.alpha) if cell and cell.alpha is not None else math.nan,
         train_gain=train[0],
         train_p=train[1],
+        scale=row.scale,
     )
 
 

@@ -11,6 +11,7 @@ from lmms_steer.recipes.report_rows import ReportRow
 SIGNIFICANT = 0.05
 CAPTION = (
     "Score of the baseline in percent; all else are gains over it in points on the same questions, with 95% intervals."
+    " Scores that are no shares of 1 are shown as they are."
     " After a semicolon: the gains of random vectors of the same norms that went through the same choice. An asterisk:"
     " p < 0.05, corrected over all systems of a model's study (Holm)."
 )
@@ -35,9 +36,9 @@ def task_tables(rows: Sequence[ReportRow]) -> Iterator[str]:
 def format_gain(row: ReportRow) -> str:
     """`+4.7 [+0.7, +8.9]*; -0.7`: the gain, its interval, and those of random vectors; the score of a baseline."""
     if math.isnan(row.gain):
-        return format_number(100 * row.score)
-    gain, low, high = (format_points(100 * value) for value in (row.gain, row.low, row.high))
-    random = ", ".join(format_points(100 * value) for value in row.random)
+        return format_number(row.score * row.scale)
+    gain, low, high = (format_points(value * row.scale) for value in (row.gain, row.low, row.high))
+    random = ", ".join(format_points(value * row.scale) for value in row.random)
     return f"{gain} [{low}, {high}]{'*' if row.p_holm < SIGNIFICANT else ''}{f'; {random}' if random else ''}"
 
 

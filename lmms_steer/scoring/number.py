@@ -4,9 +4,10 @@ import re
 
 from lmms_steer.scoring.answer_text import NUMBER_WORD, clean_answer, read_number, stated_answer
 
-# a hyphen after a digit is that of a range (`2-3`), another one is a sign or belongs to a word
+# a hyphen after a digit is that of a range (`2-3`), another one is a sign or belongs to a word (`one-third`)
 _NUMBER = re.compile(
-    rf"(?<![\w.,])(?<!(?<!\d)-)(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d)", re.IGNORECASE
+    rf"(?<![\w.,])(?<!(?<!\d)-)(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d|-[a-z])",
+    re.IGNORECASE,
 )
 # "no one" means 0, but "no more than 4" refers to 4, and "no idea" is not a number
 _NONE = re.compile(
@@ -14,14 +15,19 @@ _NONE = re.compile(
     r"|there (?:are|is) (?:no(?: one)?|none|not (?:any|a single|one))\b(?! (?:more|fewer|less|greater) than\b))",
     re.IGNORECASE,
 )
-_FRACTION = re.compile(r"\d\.\d*[1-9]|(?<![\w.,])-\d|\d\s*/\s*\d")
+# fractions, and numbers of which only a part would be read
+_FRACTION = re.compile(
+    r"\d\.\d*[1-9]|(?<![\w.,])[-\u2212]\d|\d\s*/\s*\d|\band a half\b"
+    rf"|(?:\d|\b{NUMBER_WORD})\s+(?:hundred|thousand|million|dozen)\b",
+    re.IGNORECASE,
+)
 _TOTAL = re.compile(
     r"(?:\bin total\b|\btotal(?: number)?(?: of [\w ]+)?\s+(?:is|of|:)|\baltogether\b|=)", re.IGNORECASE
 )
 
 
 def parse_number(answer: str, strict: bool = False) -> int | None:
-    """Return the one number of an answer, in digits or words; None if it has none, several, or a fraction.
+    """Return the one number of an answer, in digits or words up to 99; None for none, several, or a fraction.
 
     A number after `the answer is`, after the last `=` or next to `in total` takes precedence over the others.
     `There are no …` is the number 0; with another number in the answer it is one of several. The strict reading takes

@@ -46,7 +46,7 @@ def calibrate(
         first_token: word ▸ the id of its first token, whose logit a bias is added to.
 
     Returns:
-        the biases; None where the answers are not of one small set of words.
+        the biases; None where the answers are not of one small set of words, or the model overflows on all questions.
     """
     words = sorted({word for question in questions for word in question.answers})
     if not words or len(words) > MAX_WORDS or not all(logits[number] for number in range(len(questions))):
@@ -57,11 +57,19 @@ def calibrate(
     biased = sorted(word_of.values())
     place = {word: biased.index(word_of[token]) for word, token in tokens.items()}
     scores = torch.full((len(questions), len(biased)), -1e9)
+    possible = torch.zeros_like(scores, dtype=torch.bool)
     for number, question in enumerate(questions):
-        scores[number, [place[word] for word in question.answers]] = torch.tensor(logits[number])
-    possible, right = scores > -1e8, [place[question.answers[question.right]] for question in questions]
-    bias = fit_answer_bias(scores, possible, right)
-    base, hits = ((scores + b).masked_fill(~possible, -1e9).argmax(1) == torch.tensor(right) for b in (0 * bias, bias))
+        columns = [place[word] for word in question.answers]
+        scores[number, columns], possible[number, columns] = torch.tensor(logits[number]), True
+    right = torch.tensor([place[question.answers[question.right]] for question in questions])
+    # a model that overflows says nothing, with or without biases
+    says = torch.isfinite(scores).all(1)
+    if not says.any():
+        return None
+    bias = fit_answer_bias(scores[says], possible[says], right[says].tolist())
+    base, hits = (
+        ((scores + b).masked_fill(~possible, -1e9).argmax(1) == right) & says for b in (torch.zeros_like(bias), bias)
+    )
     return Calibration(dict(zip(biased, bias.tolist(), strict=True)), base.double().numpy(), hits.double().numpy())
 
 

@@ -29,7 +29,7 @@ from lmms_steer.search.resolved_cells import (
     steerable_layers,
     with_norms,
 )
-from lmms_steer.search.writing import writing_of
+from lmms_steer.search.writing import own_scores_sha256, writing_of
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.vectors.weights import model_source
 
@@ -71,7 +71,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
     lm = create(options)
     # now that they are on this disk
     found["weights"] = model_source(lm.pretrained, lm.commit).get("weights_sha256")
-    found["code"] = own_code_sha256(options, lm)
+    found["code"] = own_code_sha256(options, lm, own_scores_sha256(task.config, score))
     # imports torch
     from lmms_steer.steering.anatomy import decoder_layers
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lmms_steer.errors import UserError
+from lmms_steer.errors import UserError, shorten
 from lmms_steer.models.forced import writing
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
 from lmms_steer.search.agreement import Source, agrees
@@ -283,9 +283,14 @@ class GenerationScorer:
         text = cut_at(self.lm.tokenizer.decode(self._until_end(row), skip_special_tokens=True), self._until)
         results = results_of(self.task, question.doc, text)
         value, unparsed = results.get(self._metric), results.get("unparsed")
-        if isinstance(value, bool | int | float):
+        # everything that is said of gains takes scores for shares; NaN would count as a question that was not asked
+        if isinstance(value, bool | int | float) and 0 <= value <= 1:
             return float(value), float(unparsed) if isinstance(unparsed, bool | int | float) else torch.nan
-        raise UserError(f"{self.task.config.task}: its metric {self._metric} is not a number for a single question")
+        shown = shorten(repr(value)) if self._metric in results else "missing"
+        raise UserError(
+            f"{self.task.config.task}: its metric {self._metric} is {shown} for document {question.doc_id}: a search"
+            " needs a number from 0 to 1 for each question (choose another with --metric)"
+        )
 
     @cached_property
     def _generator(self) -> Any:

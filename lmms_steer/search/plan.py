@@ -74,8 +74,8 @@ class Plan:
         gate: sha256 of the vector that a gate names; None where it names none.
         writing: the task's settings for written text and the score of it, as JSON; "" where none is written.
         weights: sha256 of the checkpoint's weights; None for one that ships, or where it is not known.
-        code: sha256 of the code of an operation, a site, a gate and a prompt format that are not this package's; None
-            where all are.
+        code: sha256 of the user's own code of an operation, a site, a gate, a prompt format and a task's scores; None
+            without any.
     """
 
     model: str
@@ -266,7 +266,7 @@ def _differences(key: str, theirs: Any, mine: Any) -> Iterator[str]:
         yield f"the checkpoint's weights are other ones ({_hashes(theirs, mine)})"
     elif key == "code" and theirs != mine:
         yield (
-            "the code of an operation, a site, a gate or a prompt format of your own has changed since"
+            "the code of an operation, a site, a gate, a prompt format or a task of your own has changed since"
             f" ({_hashes(theirs, mine)})"
         )
     elif key == "writing" and theirs != mine:

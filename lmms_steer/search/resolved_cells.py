@@ -112,10 +112,15 @@ def resolved_vector(name: str, layer: int, facts: ModelFacts) -> SteeringVectors
     return resolve(SteeringSpec.parse(f"vector={name},layer={layer},alpha=1,tokens=text"), facts).vectors[0]
 
 
-def own_code_sha256(options: SearchOptions, lm: Any) -> str | None:
-    """Hash of the code that is not this package's and that answers depend on; None where there is none.
+def own_code_sha256(options: SearchOptions, lm: Any, scores: str | None = None) -> str | None:
+    """Hash of the code that is not this package's and that answers or their scores depend on; None without any.
 
     A strategy's is not a part of it: other rungs are told by their cells.
+
+    Args:
+        options: what to search.
+        lm: the unsteered model.
+        scores: hash of the code that scores answers, where it is the user's own.
     """
     from lmms_steer.models.prompts import prompt_formats
 
@@ -123,4 +128,5 @@ def own_code_sha256(options: SearchOptions, lm: Any) -> str | None:
     prompt_format = getattr(lm, "prompt_format", None)
     code = prompt_formats.code(prompt_format.name) if prompt_format is not None else None
     used |= {"prompt format": code} if code is not None else {}
+    used |= {"scores": scores} if scores is not None else {}
     return hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest() if used else None

@@ -42,13 +42,13 @@ from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.strategies import FilterContext, StrategyContext
 from lmms_steer.search.strategies.grid import grid as full_grid
-from lmms_steer.search.writing import writing_of
+from lmms_steer.search.writing import own_scores_sha256, writing_of
 from lmms_steer.statistics import Ints
 from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.placeholders import MEDIA
-from lmms_steer.steering.resolved import ResolvedSpec
+from lmms_steer.steering.resolved import ResolvedSpec, own_code
 from lmms_steer.vectors.weights import model_source
 
 GIB = 1 << 30
@@ -290,7 +290,8 @@ class SearchRun:
         # a folder of its own for these questions (a task's data may be imported anew), these cells and these settings
         writing = writing_of(task.config, self.plan.score, self.plan.metric)
         measured = [(*astuple(cell), self.plan.vectors[cell.vector]) for cell in cells]
-        identity = [questions_sha256(questions), measured, *([writing] if writing else [])]
+        scores = own_scores_sha256(task.config, self.plan.score)
+        identity = [questions_sha256(questions), measured, *filter(None, (writing, scores))]
         digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
         folder, n = self.options.output / others.name / f"{task.config.task}-{digest}", len(questions)
         with progress_bar(total=len(cells) * n, desc=others.name, unit=" answers") as bar:
@@ -305,7 +306,8 @@ class SearchRun:
             return {}
         found = self.budgets.found[cell]
         source = model_source(self.lm.pretrained)
-        return budget_provenance(intervention, found.budget, found.kl, self.budgets.prompts, source)
+        code = own_code(intervention)
+        return budget_provenance(intervention, found.budget, found.kl, self.budgets.prompts, source, code)
 
     def _write(self, grid: ScoreGrid, result: SearchResult, calibrated: Calibration | None) -> None:
         output, ids = self.options.output, sample_ids(self.questions)

@@ -81,10 +81,13 @@ def sign_flip_p(rows: Floats, seed: int = 0, flips: int = FLIPS) -> Floats:
     return np.where(spread > 0, (larger + (equal + 1) / 2) / (flips + 1), 1.0)
 
 
-def cluster_interval(rows: Floats, expected: Floats, floor: Floats | float) -> tuple[Floats, Floats]:
+def cluster_interval(rows: Floats, expected: Floats, floor: Floats | float, squares: Floats) -> tuple[Floats, Floats]:
     """Compute a 95% t interval of each row's sum from the variance between units.
 
-    It is statsmodels' cluster-robust interval, with a floor added to the variance.
+    Where all units weigh the same it is statsmodels' cluster-robust interval, with a floor added to the variance. Where
+    a few units hold much of the weight, their effective number takes the place of the number of units: the interval
+    would be too narrow by the many that hold little (Carter, Schnepel and Steigerwald, Review of Economics and
+    Statistics 99, 2017).
 
     Args:
         rows: rows x units.
@@ -92,14 +95,16 @@ def cluster_interval(rows: Floats, expected: Floats, floor: Floats | float) -> t
         floor: the variance that one more differing question would add. Without it the interval would be too narrow
             where few questions differ, and have no width where none does (Agresti and Min, Statistics in Medicine 24,
             2005).
+        squares: the sum of the squared weights of each unit's questions: a unit's share of the variance if questions
+            were independent.
 
     Returns:
         The lower and upper ends, one a row.
     """
-    count = rows.shape[1]
-    variance = ((rows - expected) ** 2).sum(1) * count / max(count - 1, 1) + floor
+    degrees = max(float(squares.sum() ** 2 / (squares**2).sum()) - 1, 1.0)
+    variance = ((rows - expected) ** 2).sum(1) * (degrees + 1) / degrees + floor
     from scipy.stats import t
 
-    reach = t.ppf(0.975, max(count - 1, 1)) * np.sqrt(variance)
+    reach = t.ppf(0.975, degrees) * np.sqrt(variance)
     centre = rows.sum(1)
     return centre - reach, centre + reach

@@ -146,7 +146,8 @@ def average_effects(parts: list[Floats], clusters: Ints | None = None, seed: int
     differing = (differences != 0).sum(1)
     square = np.where(differing > 0, (differences**2).sum(1) / np.maximum(differing, 1), 1.0)
     floor = square * sum((1 / (n * len(parts))) ** 2 for n in counts)
-    low, high = cluster_interval(rows, cluster_sums(means, weights, units), floor)
+    (squares,) = cluster_sums(weights[None], weights, units)
+    low, high = cluster_interval(rows, cluster_sums(means, weights, units), floor, squares)
     return Effects(
         # not the sum over units, whose rounding depends on which questions differ
         gain=np.mean([part.mean(1) for part in parts], axis=0),

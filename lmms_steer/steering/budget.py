@@ -54,7 +54,12 @@ def take_budget(keys: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:
 
 
 def budget_provenance(
-    intervention: Intervention, budget: float, kl: float, prompts: int, source: Mapping[str, Any]
+    intervention: Intervention,
+    budget: float,
+    kl: float,
+    prompts: int,
+    source: Mapping[str, Any],
+    code: Mapping[str, str],
 ) -> dict[str, Any]:
     """What a spec's provenance says of the budget that its alpha was resolved for.
 
@@ -64,6 +69,7 @@ def budget_provenance(
         kl: the mean KL of that alpha.
         prompts: on how many prompts it was measured.
         source: the model, as `lmms_steer.vectors.weights.model_source` gives it.
+        code: what the intervention uses that is not this package's, as `steering.resolved.own_code` gives it.
     """
     return {
         "budget": f"kl:{budget:g}",
@@ -71,6 +77,7 @@ def budget_provenance(
         "budget_prompts": prompts,
         "budget_for": _place(intervention),
         "budget_model": dict(source),
+        **({"budget_code": dict(code)} if code else {}),
     }
 
 
@@ -79,6 +86,7 @@ def check_budget(
     interventions: Sequence[Intervention],
     vectors: Sequence[SteeringVectors],
     model: str,
+    code: Mapping[str, str],
 ) -> None:
     """Check that an alpha that was resolved for a budget is used for what it was resolved for.
 
@@ -87,9 +95,10 @@ def check_budget(
         interventions: as the user wrote them.
         vectors: theirs, controls made.
         model: the name that the model was loaded by.
+        code: as for `budget_provenance`, of the functions that are registered now.
 
     Raises:
-        UserError: for another model or vector, or another place or strength.
+        UserError: for another model or vector, another place or strength, or other code.
     """
     budget = provenance.get("budget")
     if budget is None:
@@ -100,6 +109,11 @@ def check_budget(
         raise UserError(f"{named} for {place}, which this spec no longer says: {again}, or remove its provenance")
     if vectors[0].sha256 != provenance.get("vector_sha256"):
         raise UserError(f"{named} with another vector than {interventions[0].vector!r} is now: {again}")
+    # older versions did not record it
+    recorded = provenance.get("budget_code", code)
+    if recorded != code:
+        changed = [name for name in code if not isinstance(recorded, Mapping) or recorded.get(name) != code[name]]
+        raise UserError(f"{named} with other code of the {', the '.join(changed) or 'spec'} than it has now: {again}")
     check_budget_model(provenance, model)
 
 

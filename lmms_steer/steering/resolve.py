@@ -17,7 +17,7 @@ from lmms_steer.steering.gates import probe_numbers
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, OperationFunction, operations
 from lmms_steer.steering.origin import other_model_warnings
-from lmms_steer.steering.resolved import ResolvedSpec, explicit_fields, replace_operation
+from lmms_steer.steering.resolved import ResolvedSpec, explicit_fields, own_code, replace_operation
 from lmms_steer.steering.row_vectors import is_row_vector, placeholder
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
@@ -85,7 +85,7 @@ def resolve(
         warnings += _warn_of_changed_vector(typed, {before_control.sha256, vector.sha256}, spec)
         interventions.append(intervention)
         vectors.append(vector)
-    check_budget(spec.provenance, spec.interventions, vectors, model.name)
+    check_budget(spec.provenance, spec.interventions, vectors, model.name, own_code(*spec.interventions))
     complete = SteeringSpec(tuple(interventions), provenance)
     gates = tuple(read_by_gates) if any(gate is not None for gate in read_by_gates) else ()
     resolved = ResolvedSpec(complete, tuple(vectors), tuple(notes), tuple(warnings), operation=custom, gates=gates)

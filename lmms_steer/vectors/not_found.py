@@ -49,8 +49,8 @@ def unknown_vector(name: str, backbone: str | None, known: Collection[str]) -> U
             else ""
         )
         return UserError(
-            f"vector={name} leaves out the text backbone, which is not known here: one of"
-            f" {_listed(name, as_typed or matches or known)}{command}"
+            f"vector={name} leaves out the text backbone, which is not known here; give the whole name:"
+            f" one of {_listed(name, as_typed or matches or known)}{command}"
         )
     # a name without a method means the default one
     default = {k.removesuffix(f"/{DEFAULT_METHOD}") for k in known if k.endswith(f"/{DEFAULT_METHOD}")}

@@ -88,8 +88,11 @@ def test_a_refused_baseline_takes_what_it_is_compared_with_along(tmp_path: Path)
 
 def test_a_second_entry_of_the_same_name_is_refused(tmp_path: Path) -> None:
     board = make_board(tmp_path / "board")
+    # two people add to clones of their own, and both are merged
+    list(init_board(tmp_path / "clone", "Tiny", ""))
     run = write_system(tmp_path / "other", STEERED)
-    list(add_runs(board, [f"STEERED={run}"], Addition()))
+    list(add_runs(tmp_path / "clone", [f"STEERED={run}"], Addition()))
+    shutil.copytree(tmp_path / "clone" / GROUP / "STEERED", board / GROUP / "STEERED")
     assert refusals(board) == {PLACE: f"it has the name of tiny-paligemma2/{TASK}/STEERED, but for capital letters"}
 
 

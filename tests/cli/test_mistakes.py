@@ -35,6 +35,7 @@ def command(*args: str) -> subprocess.CompletedProcess[str]:
             "the concept 'mine.yaml': No such file or directory",
         ),
         (("vectors", "show", "nothing/at/all"), "unknown vector 'nothing/at/all'"),
+        (("vectors", "show", "spatial"), "not known here; give the whole name: one of tiny-gemma2/spatial"),
         (
             ("curve", "--model_args", "x", "--output", "y", "--vector", "colour-red", "--vector=colour-blue"),
             "--vector is given 2 times",
@@ -63,6 +64,7 @@ AT_ONCE = [
     (f"{SEARCH.replace('spatial', 'spatail')} --task tiny_spatial_select", "unknown vector 'spatail': did you mean"),
     (f"{SEARCH} --task tiny_spatail_select", "unknown task 'tiny_spatail_select': did you mean 'tiny_spatial_select'"),
     (f"{SEARCH} --task tiny_spatial_select --confirm mmmu_vall", "unknown task 'mmmu_vall': did you mean 'mmmu_val'"),
+    (f"{SEARCH} --task tiny_spatial_select,tiny_colour_select", "are several tasks: give one"),
     (f"{SEARCH.replace('paligemma --', 'paligema --')} --task tiny_spatial_select", "unknown model 'steered_paligema'"),
     (
         f"{SEARCH.replace('steered_paligemma', 'steered_qwen2_5_vl')} --task tiny_spatial_select",

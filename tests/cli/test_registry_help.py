@@ -73,7 +73,7 @@ def test_lists_of_commands_have_whole_descriptions(group: list[str]) -> None:
 
 def test_the_help_of_run_names_recipes_and_overlays_that_ship() -> None:
     words = " ".join(typer.testing.CliRunner().invoke(cli.app, ["run", "--help"]).output.split())
-    ours = "hallucination, hallucination_smol, paper, paper_cvbench, paper_exact, paper_ood, smol, tiny"
+    ours = "hallucination, hallucination_smol, paper, paper_cvbench, paper_exact, paper_ood, smol, smol_ood, tiny"
     assert f"a recipe that ships: {ours}. " in words
     assert "one that ships: smol_more, smol_sae, stand_in, stand_in_smol. " in words
 

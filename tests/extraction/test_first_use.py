@@ -33,8 +33,15 @@ def test_only_vectors_that_are_stored_or_can_be_extracted_are_accepted() -> None
     ):
         with pytest.raises(UserError, match=expected):
             check_vectors(SteeringSpec.parse(f"vector={name}"), "tiny-paligemma2")
-    with pytest.raises(UserError, match="^tiny-paligema2: vector=spatial leaves out the text backbone"):
-        check_vectors(SteeringSpec.parse("vector=spatial"), "tiny-paligema2")
+    for model, expected in (
+        (
+            "you/your-model",
+            "^you/your-model: vector=spatial leaves out the text backbone.*whole name: one of",
+        ),
+        ("tiny-paligema2", "^unknown checkpoint 'tiny-paligema2': did you mean 'tiny-paligemma2'"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            check_vectors(SteeringSpec.parse("vector=spatial"), model)
 
 
 @pytest.mark.slow

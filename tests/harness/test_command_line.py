@@ -82,7 +82,7 @@ def test_what_cannot_be_done_ends_with_one_line_status_2_and_no_results(run: Run
         ((), "tiny_spatial,tiny_spatail", "unknown task 'tiny_spatail': did you mean 'tiny_spatial'?"),
         (("--model", "steered_paligema"), "tiny_spatial", "unknown model 'steered_paligema': did you mean"),
         (("--model", "sterred_hf"), "tiny_spatial", "unknown model 'sterred_hf': did you mean 'steered_hf'?"),
-        ((), "cvbench_relation_test", "the questions of cvbench_relation_test cannot be loaded: "),
+        ((), "cvbench_relation_test", "see lmms-steer data import for local copies"),
         (("--output_path", "/proc/none"), "tiny_spatial", "the output folder '/proc/none' cannot be written to"),
     ):
         status, err, results = run(*args, tasks=tasks)

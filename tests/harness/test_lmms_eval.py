@@ -85,7 +85,7 @@ def test_the_command_line_finds_our_model_and_task_and_its_output_names_the_spec
         ("vector=spatial,steering=x.yaml", "not both"),
         ("layer=2", "names no vector"),
         ("vector=/no/such.safetensors", "no such vector file"),
-        ("vector=a,b", "cannot read --model_args"),
+        ("vector=a,b", "cannot read --model_args .*: 'b' is no key=value pair; put a value with a comma in double"),
         ("batch_size=0", "batch_size=0"),
         ("dtype=float8", "unknown dtype 'float8'"),
         ("trust_remote_code=no", "expected True or False"),

@@ -185,6 +185,16 @@ def test_lm_evals_options_are_done_or_refused_in_one_line(
     assert run(num_fewshot=2, system_instruction="be brief")["n-shot"] == {"own": 2}
 
 
+def test_a_model_that_lm_eval_does_not_have_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lm_eval.__main__
+    from lm_eval.api.registry import get_model
+
+    monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", lambda: get_model("steered_paligemma"))
+    monkeypatch.setattr(sys, "argv", [])
+    with pytest.raises(UserError, match="^lm-eval: .*'steered_paligemma', but no model .*: .*, steered_hf,"):
+        ours.run([])
+
+
 def test_the_number_of_generated_tokens_has_one_name_and_is_at_least_one() -> None:
     assert ours._checked({"max_gen_toks": 4, "max_new_tokens": 4})["max_gen_toks"] == 4
     for name in ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens"):

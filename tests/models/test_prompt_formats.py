@@ -56,6 +56,11 @@ def test_a_processor_that_no_format_matches_is_refused_with_the_known_formats() 
         prompt_format_for(SimpleNamespace())
 
 
+def test_a_format_that_a_checkpoint_has_no_template_for_is_refused() -> None:
+    with pytest.raises(UserError, match="prompt_format=chat: the PaliGemmaProcessor .* has no chat template"):
+        first_prompt(SteeredIdefics3(pretrained=TINY))
+
+
 def test_a_format_that_fails_to_say_whether_it_matches_is_named() -> None:
     register_prompt_format("odd", description="d", matches=lambda p: p.chat_template.startswith("x"))(shouting)
     message = "the prompt format 'odd' cannot say whether it is for a SimpleNamespace: .* AttributeError: 'NoneType'"

@@ -85,6 +85,16 @@ def test_rows_are_models_methods_and_targets_with_intervals_and_random_vectors(t
     assert float(row["gain"]) == pytest.approx(11 / 150) and float(row["random"]) == pytest.approx(2 / 150)
 
 
+def test_scores_that_are_no_shares_are_shown_as_they_are(tmp_path: Path) -> None:
+    task, study = "cider", "paligemma2-3b/captions"
+    for name, points, own in (("baseline", 60.0, ""), ("spatial-mean_shift-image", 62.5, spec("spatial", "image"))):
+        write_system(tmp_path, f"{study}/{name}", task, [points - 10, points + 10] * 20, own)
+    _, _, baseline, steered = table_of(list(run_report(tmp_path, "acc_paper")), "cider")
+    assert baseline[3] == "60.0" and steered[4].startswith("+2.5 [")
+    gains = [row["gain"] for row in csv.DictReader((tmp_path / "report.csv").open())]
+    assert gains == ["", "2.5"]
+
+
 def test_studies_of_one_task_share_a_table_unless_their_numbers_differ(tmp_path: Path) -> None:
     write_recipe_folder(tmp_path)
     task, other = "cvbench_relation_test", "paligemma2-3b/other"

@@ -76,6 +76,36 @@ def test_a_failed_search_resumes_in_its_folder(tmp_path: Path) -> None:
     assert states(tmp_path) == {"search": "done"} and (folder / "batch").stat().st_mtime_ns == before
 
 
+def test_a_search_whose_choice_is_damaged_resumes_from_its_batches(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    files = tuple(str(folder / name) for name in ("choice.yaml", "result.json"))
+    cell, ledger = Cell("a", "search", ("search",), makes=files, folder=str(folder)), Ledger(tmp_path)
+    ledger.folder.mkdir()
+    found: list[list[str]] = []
+
+    def run(command: tuple[str, ...], log: Path) -> int:
+        folder.mkdir(exist_ok=True)
+        found.append(sorted(path.name for path in folder.iterdir()))
+        (folder / "batch").touch()
+        for file in files:
+            Path(file).write_text("whole")
+        return 0
+
+    assert run_cell(cell, ledger, run).state == "done"
+    Path(files[0]).write_text("cut")
+    assert not ledger.marks.done(cell)
+    assert run_cell(cell, ledger, run).state == "done" and ledger.marks.done(cell)
+    assert found == [[], ["batch"]] and Path(files[0]).read_text() == "whole"
+    assert (tmp_path / "replaced/a-1/choice.yaml").read_text() == "cut", "it may have been edited by hand"
+    Path(files[0]).unlink()
+    Path(files[1]).unlink()
+    assert run_cell(cell, ledger, run).state == "done" and found[2:] == [["batch"]]
+    # of other inputs, the batches are not its own
+    changed = replace(cell, command=("search", "more"))
+    assert run_cell(changed, ledger, run).state == "done" and found[3:] == [[]]
+    assert (tmp_path / "replaced/a-2/batch").exists()
+
+
 @pytest.mark.slow
 def test_a_resumed_run_says_what_it_found(tmp_path: Path) -> None:
     cells = [shell(name, "echo > $OUT", tmp_path) for name in "abcde"]

@@ -199,6 +199,14 @@ NUMBERS = [
     ("12 34", None),
     ("version2", None),
     ("The answer is unclear", None),
+    ("one hundred", None),
+    ("There are two hundred and five cubes.", None),
+    ("2 dozen", None),
+    ("three and a half", None),
+    ("\u22123", None),
+    ("one-third", None),
+    ("ten-twenty", None),
+    ("There is a two-story house and 3 cars", 3),
 ]
 
 

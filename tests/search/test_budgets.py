@@ -25,7 +25,10 @@ from lmms_steer.search.study_files import save_winners
 from lmms_steer.steering.alpha_search import TOLERANCE
 from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.operations import operations, register_operation
 from lmms_steer.steering.resolve import resolve
+from lmms_steer.steering.resolved import own_code
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.store import find
@@ -159,6 +162,35 @@ def test_a_search_resolves_budgets_and_its_choice_holds_for_what_it_was_resolved
         resolve(SteeringSpec(edited.interventions, choice.provenance), facts)
 
 
+def test_an_alpha_does_not_hold_for_other_code_of_the_user_s_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def once(hidden: Any, vector: Any) -> Any:
+        return hidden + vector.delta
+
+    def twice(hidden: Any, vector: Any) -> Any:
+        return hidden + 2 * vector.delta
+
+    def register(function: Any) -> None:
+        monkeypatch.setattr(operations, "_entries", {k: v for k, v in operations._entries.items() if k != "mine"})
+        register_operation("mine", description="d", effect="e")(function)
+
+    register(once)
+    one, vector = Intervention("v", 1, 0.37, "image", operation="mine"), vectors(5, 96, model="tiny-gemma2")
+    source = model_source("tiny-paligemma2")
+    found = budget_provenance(one, 0.1, 0.101, 64, source, own_code(one)) | {"vector_sha256": vector.sha256}
+    (tmp_path / "choice.yaml").write_text(SteeringSpec((one,), found).to_yaml())
+    choice = SteeringSpec.from_yaml(tmp_path / "choice.yaml")
+    facts = ModelFacts("tiny-paligemma2", 5, 96)
+    assert resolve(choice, facts, {"v": vector}).spec.interventions == (one,)
+    register(twice)
+    with pytest.raises(UserError, match="the budget kl:0.1 with other code of the operation mine than it has now"):
+        resolve(choice, facts, {"v": vector})
+    # an older version did not record the code
+    older = {key: value for key, value in choice.provenance.items() if key != "budget_code"}
+    resolve(SteeringSpec(choice.interventions, older), facts, {"v": vector})
+
+
 def test_a_kept_choice_holds_on_the_weights_that_its_budget_was_resolved_on(own_cache: Path) -> None:
     made = SteeringVectors.load(find("tiny-gemma2/counting", None).path)
     cell = CellResult(0.6, 0.1, 0.0, 0.2, 0.01, 9, 1, layer=1, alpha=0.37, tokens="image")
@@ -170,7 +202,7 @@ def test_a_kept_choice_holds_on_the_weights_that_its_budget_was_resolved_on(own_
     source = model_source("tiny-paligemma2")
 
     def keep() -> str:
-        more = lambda intervention, _: budget_provenance(intervention, 0.1, 0.101, 64, source)  # noqa: E731
+        more = lambda intervention, _: budget_provenance(intervention, 0.1, 0.101, 64, source, {})  # noqa: E731
         return next(save_winners(plan, result, "tiny-paligemma2", more))
 
     assert "alone now means layer=1,alpha=0.37,tokens=image (kl:0.1)" in keep().replace(", ", ",")

@@ -1,9 +1,12 @@
 """Answer biases that are fitted to a study's unsteered logits."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
-from lmms_steer.search.calibration import fit_answer_bias
+from lmms_steer.search.calibration import calibrate, fit_answer_bias
 
 
 def test_the_answer_bias_undoes_a_preference_for_one_answer() -> None:
@@ -31,3 +34,15 @@ def test_answer_biases_are_no_larger_than_the_gap_between_the_logits(distance: f
         assert bias.sum().abs() < 1e-4 and 0 < bias[1] <= gap * 1.001
         hits = ((scores + bias).argmax(1) == right).float().mean()
         assert hits >= 0.85, "the preference is undone"
+
+
+@pytest.mark.parametrize("broken", [float("inf"), float("-inf"), float("nan")])
+def test_a_question_on_which_the_model_overflows_is_wrong_and_decides_nothing(broken: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    questions: list[Any] = [SimpleNamespace(answers=("yes", "no"), right=n % 2) for n in range(40)]
+    logits = {n: (torch.randn(2, generator=generator) + torch.tensor([1.0, 0.0])).tolist() for n in range(40)}
+    whole = calibrate(questions[:39], {n: logits[n] for n in range(39)}, hash)
+    found = calibrate(questions, {**logits, 39: [0.0, broken]}, hash)
+    assert whole is not None and found is not None and found.biases == whole.biases
+    assert found.base.tolist() == [*whole.base, 0] and found.scores.tolist() == [*whole.scores, 0]
+    assert calibrate(questions, {n: [broken, broken] for n in range(40)}, hash) is None

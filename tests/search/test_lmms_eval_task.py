@@ -13,7 +13,7 @@ from lmms_steer.harness.tasks import load_task
 from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.lmms_eval_task import REASONING_TAGS, prompt_of, results_of
 from lmms_steer.search.questions import load_questions
-from lmms_steer.search.writing import writing_of
+from lmms_steer.search.writing import own_scores_sha256, writing_of
 from lmms_steer.tiny_world.question_sets import load_question_set
 from tests.helpers.task_manager import task_manager
 
@@ -133,6 +133,21 @@ def fake_task(filters: list[Any], **settings: Any) -> Any:
     return SimpleNamespace(config=config, _filters=made, process_results=lambda _, results: {"read": results})
 
 
+@pytest.mark.parametrize("value", [2.5, -1, float("nan"), {"score": 1.0}, None])
+def test_a_score_that_is_no_share_is_refused(value: Any) -> None:
+    scorer: Any = object.__new__(GenerationScorer)
+    scorer.task = fake_task([["take_first", None]])
+    scorer.task.process_results = lambda _, results: {"points": value, "half": 0.5, "unparsed": True}
+    scorer.lm = SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda row, **_: "text"))
+    scorer._generator = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=1))
+    scorer._until, scorer._metric = [], "half"
+    question: Any = SimpleNamespace(doc={}, doc_id=7)
+    assert scorer._score(question, [5, 1]) == (0.5, 1.0)
+    for scorer._metric in ("points", "other"):
+        with pytest.raises(UserError, match=rf"t: its metric {scorer._metric} is .* for document 7: a search needs a"):
+            scorer._score(question, [5, 1])
+
+
 @pytest.mark.parametrize("text", ["<think> A or B </think> B .", "A", "B </analysis> A", "<thinking>B</thinking>A", ""])
 @pytest.mark.parametrize(
     ("filters", "settings"),
@@ -188,3 +203,23 @@ def test_a_changed_filter_is_another_way_to_score_texts() -> None:
     assert len({written(), written(filter_list=first), written(filter_list=second)}) == 3
     assert "0x" not in written(filter_list=[{"function": fake_task}])
     assert writing_of(SimpleNamespace(), "letters", None) == ""
+
+
+def test_a_search_knows_the_file_in_which_a_task_of_the_user_s_own_scores(folder: Path) -> None:
+    scoring = "\n\ndef helper(text):\n    return float(text == 'A')\n\ndef process_results(doc, results):\n"
+    utils, yaml = folder / "utils.py", folder / "written_select.yaml"
+    (folder / "scored_select.yaml").write_text(
+        yaml.read_text().replace("task: written_select", "task: scored_select")
+        + "process_results: !function scoring.process_results\n"
+    )
+    found = []
+    for more in ("", "", "# helper\n"):
+        scored = utils.read_text() + scoring + "    return {'exact_match': helper(results[0])}\n" + more
+        (folder / "scoring.py").write_text(scored)
+        task, _ = load_task("scored_select", "steered_paligemma", folder)
+        found.append(own_scores_sha256(task.config, "generate"))
+    assert found[0] == found[1] != found[2] and None not in found
+    assert own_scores_sha256(task.config, "letters") is None, "the likeliest letter counts"
+    shipped, _ = load_task("tiny_spatial_select", "steered_paligemma", None)
+    assert callable(shipped.config.process_results) and own_scores_sha256(shipped.config, "generate") is None
+    assert own_scores_sha256(load_task("written_select", "steered_paligemma", folder)[0].config, "generate") is None

@@ -286,7 +286,9 @@ def test_what_a_study_did_not_know_when_it_began_is_not_compared(tmp_path: Path)
 def test_a_study_does_not_go_on_with_other_code_of_the_user_s_own(tmp_path: Path) -> None:
     begun = plan_of(code="c" * 64)
     assert begun.write_or_check(tmp_path) is begun
-    with pytest.raises(UserError, match="the code of an operation, a site, a gate or a prompt format of your own has"):
+    with pytest.raises(
+        UserError, match="the code of an operation, a site, a gate, a prompt format or a task of your own"
+    ):
         plan_of(code="d" * 64).write_or_check(tmp_path)
     # an older version did not know it
     (tmp_path / "plan.json").write_text(json.dumps(plan_of().to_json()))
@@ -312,6 +314,20 @@ def test_a_search_knows_the_operation_of_the_user_s_own_that_it_measured(
     search(once)
     with pytest.raises(UserError, match="the code of an operation, .* of your own has changed since"):
         search(twice)
+
+
+@pytest.mark.slow
+def test_a_search_does_not_go_on_where_the_task_scores_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def search(digest: str) -> None:
+        monkeypatch.setattr("lmms_steer.search.command.own_scores_sha256", lambda *_: digest * 64)
+        search_into(tmp_path, limit=4, layers="1", controls=0)
+
+    search("c")
+    search("c")
+    with pytest.raises(UserError, match="or a task of your own has changed since"):
+        search("d")
 
 
 def test_weights_that_a_study_knows_are_compared_where_they_are_known(tmp_path: Path) -> None:

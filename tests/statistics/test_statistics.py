@@ -86,7 +86,7 @@ def test_clustered_interval_equals_statsmodels() -> None:
     differences = (rng.normal(size=40)[images] + rng.normal(size=120))[None]
     rows = cluster_sums(differences, np.full(120, 1 / 120), images)
     expected = cluster_sums(np.full((1, 120), differences.mean()), np.full(120, 1 / 120), images)
-    low, high = cluster_interval(rows, expected, floor=0)
+    low, high = cluster_interval(rows, expected, floor=0, squares=np.full(40, 3 / 120**2))
     fitted = OLS(differences[0], np.ones(120)).fit(
         cov_type="cluster", cov_kwds={"groups": images, "df_correction": True}, use_t=True
     )
@@ -133,6 +133,21 @@ def test_error_rates_are_nominal(kind: str) -> None:
 def test_ignoring_shared_images_raises_the_error_rate() -> None:
     differences, _, _ = simulated("shared images", 0.0, np.random.default_rng(7))
     assert (task_effects(differences).p < 0.05).mean() > 0.12
+
+
+@pytest.mark.parametrize("kind", ["a few images of many questions", "a small task with shared images in a group"])
+def test_intervals_hold_where_a_few_units_have_much_of_the_weight(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    shares = [0.1, 0.8, 0.1]
+    sizes, others, alike = ([100] * 5, 200, 0.0) if kind.startswith("a few") else ([50] * 8, 1000, 0.3)
+    images = np.repeat(np.arange(len(sizes)), sizes)
+    own, shared = (rng.choice([-1.0, 0, 1], p=shares, size=(REPEATS, n)) for n in (len(images), len(sizes)))
+    together = np.where(rng.random(own.shape) < alike, shared[:, images], own)
+    alone = rng.choice([-1.0, 0, 1], p=shares, size=(REPEATS, others))
+    clusters = np.concatenate((images, len(sizes) + np.arange(others)))
+    parts = [np.concatenate((together, alone), 1)] if kind.startswith("a few") else [together, alone]
+    effects = average_effects(parts, clusters)
+    assert float(((effects.low <= 0) & (effects.high >= 0)).mean()) == pytest.approx(0.95, abs=0.015)
 
 
 def test_averages_over_tasks_have_nominal_error_rates() -> None:

@@ -25,6 +25,11 @@ def test_an_unknown_name_comes_before_its_place_and_the_known_names() -> None:
     assert str(unknown_name("key", "x", ["alpha"])) == "unknown key 'x': known: alpha"
 
 
+def test_another_word_is_not_taken_for_a_misspelling() -> None:
+    error = unknown_name("key", "strength", ["alpha", "steering"])
+    assert str(error) == "unknown key 'strength': known: alpha, steering"
+
+
 def test_an_error_is_one_line_without_control_characters() -> None:
     assert str(UserError("a\x1b[31m\nb\u2028\ud800é")) == r"a\x1b[31m\nb\u2028\ud800é"
     assert len(str(UserError("x" * 10**6))) == MAX_MESSAGE_LENGTH
