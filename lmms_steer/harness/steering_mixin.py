@@ -239,7 +239,7 @@ class SteeringMixin:
         # a tokenizer or a processor that changes in place gives other answers, too; a commit names those of a Hub id
         settings = sorted(path for path in folder.glob("*") if path.suffix in _SETTINGS)
         bias = self.answer_bias
-        biases = sorted(zip(bias.ids, bias.words.values(), strict=True)) if bias is not None else []
+        biases = sorted(zip(bias.ids, bias.bracketed, bias.words.values(), strict=True)) if bias is not None else []
         files = [(path.name, file_sha256(path)) for path in settings]
         key = [self.resolved.sha256, biases, weights, files, _versions(), *self._own_code]
         return hashlib.sha256(json.dumps(key).encode()).hexdigest()

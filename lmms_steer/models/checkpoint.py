@@ -33,6 +33,7 @@ from lmms_steer.models.prompts import (
     PromptFormat,
     PromptFunction,
     answer_token_ids,
+    bracketed_token_id,
     checked_batch,
     find_prompt_format,
     prompt_format_for,
@@ -64,9 +65,9 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         prompt_prefix: text before every question, followed by a space (PaliGemma's mix models expect `answer en`).
         prompt_format: the name of a prompt format (`lmms_steer.models.prompts`); in Python, also a function or a
             `PromptFormat`. By default the model's own, or else the one that matches the processor.
-        answer_bias: a YAML file of word: number. The number is added to the logit of the word's first token where an
-            answer begins, generated or scored. It is a control for gains that come from a preference for other answers
-            (`lmms_steer.search.calibration`).
+        answer_bias: a YAML file of word: number. The number is added to the logit of the word's first token, from the
+            beginning of an answer until one of the words is generated or scored. It is a control for gains that come
+            from a preference for other answers (`lmms_steer.search.calibration`).
         image: `blank` replaces every image by a grey one of its size, and every sound by silence: a control for what is
             answered without sight or hearing.
         contrast: the name of a decoding contrast (`lmms_steer.models.contrasts`), with its settings in `more`.
@@ -163,7 +164,9 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         else:
             self.prompt_format = find_prompt_format(prompt_format)
         self.prompt_end = "" if has_encoder(self.config) else self.prompt_format.prompt_end(self.processor)
-        self.answer_bias = read_answer_bias(answer_bias, self.first_token) if answer_bias is not None else None
+        self.answer_bias = (
+            read_answer_bias(answer_bias, self.first_token, self.bracketed_token) if answer_bias is not None else None
+        )
         chosen = self.contrast
         self.contrasted = ContrastedDecoding(chosen, self) if chosen and not chosen.is_plain else None
         if attn_implementation is not None:
@@ -236,6 +239,10 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
     def first_token(self, word: str) -> int:
         """The id of the first token of an answer, as it follows a prompt."""
         return answer_token_ids(self.tokenizer, self.prompt_end, word)[0]
+
+    def bracketed_token(self, word: str) -> int:
+        """The id of the token in which an answer in brackets begins to be this word, as it follows a prompt."""
+        return bracketed_token_id(self.tokenizer, self.prompt_end, word)
 
     def check_length(self, positions: int, questions: Sequence[str]) -> None:
         """Check that a batch fits into the model's context.

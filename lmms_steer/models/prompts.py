@@ -171,3 +171,13 @@ def answer_token_ids(tokenizer: Any, prompt: str, answer: str) -> list[int]:
         return after[len(before) :]
     alone: list[int] = tokenizer(continuation, add_special_tokens=False)["input_ids"]
     return alone
+
+
+def bracketed_token_id(tokenizer: Any, prompt: str, answer: str) -> int:
+    """The token of `(A)` in which the letter is, as it continues a prompt; the answer's first one if it is unknown."""
+    ids = answer_token_ids(tokenizer, prompt, f"({answer.strip()})")
+    texts = (tokenizer.decode(ids[: n + 1], skip_special_tokens=True).strip() for n in range(len(ids)))
+    place = next((n for n, text in enumerate(texts) if len(text) > 1), None)
+    if place is None or ids[place] == tokenizer.unk_token_id:
+        return answer_token_ids(tokenizer, prompt, answer)[0]
+    return ids[place]

@@ -231,8 +231,8 @@ class HfVlm(HfCheckpoint):
             if contrast:
                 logits = contrast.scores(logits, (in_answer.cumsum(1) - 1).clamp_min(0), last=-1, ruled_out=RULED_OUT)
         if self.answer_bias and not plain:
-            first = torch.arange(len(labels), device=labels.device), in_answer.int().argmax(1)
-            logits = logits.float().index_put(first, self.answer_bias.on(logits[first].float()))
+            places = self.answer_bias.places(labels, in_answer)
+            logits = logits.float().index_put((places,), self.answer_bias.on(logits[places].float()))
         return logits, labels
 
     def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:  # noqa: ARG002

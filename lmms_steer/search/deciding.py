@@ -11,10 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from lmms_steer.models.answer_bias import LOOKED_AT
 from lmms_steer.search.questions import Question
-
-LOOKED_AT = 8
-"""Tokens of an answer in which a choice is looked for. One that comes later is preceded by text of its own."""
 
 
 def deciding_places(tokenizer: Any, questions: Sequence[Question], ids: Tensor) -> list[int]:

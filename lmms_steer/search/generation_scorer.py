@@ -4,6 +4,7 @@ The damage is measured at the token that decides between a question's choices, a
 before it (`lmms_steer.search.deciding`).
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -71,8 +72,23 @@ class GenerationScorer:
         return Scored(scores, unparsed, torch.zeros_like(scores))
 
     def answer_logits(self, source: Source) -> list[list[float]]:
-        """The unsteered logits of each question's answers; empty where they have no fixed set."""
-        return self._letters.answer_logits(source) if self._letters is not None else [[] for _ in self.batch]
+        """The unsteered logits of each question's answers at the token that decides.
+
+        Empty where they have no fixed set, NaN where the model writes none of them there.
+        """
+        if self._letters is None:
+            return [[] for _ in self.batch]
+        logits = self._deciding_base(source).float().cpu()
+        rows = zip(logits, self._unsteered_answers.tolist(), self._places, strict=True)
+        return [self._of_answers(question, *row) for question, row in zip(self.batch, rows, strict=True)]
+
+    def _of_answers(self, question: Question, logits: Tensor, written: list[int], place: int) -> list[float]:
+        for token_of in (self.lm.first_token, self.lm.bracketed_token):
+            ids = [token_of(answer) for answer in question.answers]
+            if written[place] in ids:
+                found: list[float] = logits[ids].tolist()
+                return found
+        return [math.nan] * len(question.answers)
 
     def scores(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Scored:
         """Score several cells of one layer, as `LetterScorer.scores`; [cells, questions], otherwise as `base`."""

@@ -151,7 +151,7 @@ def test_choices(own_cache: Path, data: Any) -> None:
 @given(damaged_yaml(["A: 0.5\nB: -1\n'yes': 2\n"]))
 def test_answer_biases(seeds: Path, data: bytes) -> None:
     path = write(seeds / "bias.yaml", data)
-    check("answer biases", lambda: read_answer_bias(str(path), hash))
+    check("answer biases", lambda: read_answer_bias(str(path), hash, hash))
 
 
 @given(damaged_yaml(["sae:\n  7: {means: true, reason: r, by: b, contexts: [a]}\n"]))

@@ -75,21 +75,43 @@ def test_the_first_tokens_of_the_shipped_model_are_those_of_the_words_alone() ->
         assert lm.first_token(word) == lm.tokenizer(word, add_special_tokens=False)["input_ids"][0]
 
 
-def test_a_bias_changes_the_first_generated_token_only(lm: SteeredIdefics3, folder: Path, tmp_path: Path) -> None:
+def test_a_bias_changes_the_tokens_up_to_the_first_of_its_words(
+    lm: SteeredIdefics3, folder: Path, tmp_path: Path
+) -> None:
     inputs = lm.model_inputs([QUESTION, "how many ?"], [[picture(0)], [picture(1)]])
     bias = biased(folder, tmp_path).answer_bias
     assert bias is not None
-    settings = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True}
+    prompt, rest_of = inputs["input_ids"].shape[1], range(12)
+    settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "return_dict_in_generate": True}
     found = lm.model.generate(
-        **inputs, **settings, output_scores=True, output_logits=True,
-        logits_processor=bias.after(inputs["input_ids"].shape[1]),
-    )  # fmt: skip
+        **inputs, **settings, output_scores=True, output_logits=True, logits_processor=bias.after(prompt)
+    )
     words = [continuation_ids(lm.processor, word)[0] for word in WORDS]
-    rest = [i for i in range(found.logits[0].shape[-1]) if i not in (lm.tokenizer.eos_token_id, *words)]
-    for step, (scores, logits) in enumerate(zip(found.scores, found.logits, strict=True)):
-        expected = torch.tensor(BIASES) if step == 0 else torch.zeros(3)
-        assert torch.allclose((scores - logits)[:, words], expected.expand(2, -1), atol=1e-6)
-        assert torch.equal(scores[:, rest], logits[:, rest])
+    behind = [lm.bracketed_token(word) for word in WORDS]
+    ours = {*words, *behind}
+    others = [i for i in range(found.logits[0].shape[-1]) if i not in (lm.tokenizer.eos_token_id, *ours)]
+    seen = []
+    for step in rest_of:
+        change = found.scores[step] - found.logits[step]
+        for row, written in enumerate(found.sequences[:, prompt : prompt + step].tolist()):
+            applies = step < 8 and not ours & set(written)
+            seen.append(applies)
+            expected = torch.tensor(BIASES) if applies else torch.zeros(3)
+            assert torch.allclose(change[row, words], expected, atol=1e-6)
+            assert torch.allclose(change[row, behind], expected, atol=1e-6)
+        assert torch.equal(found.scores[step][:, others], found.logits[step][:, others])
+    assert any(seen) and not all(seen)
+
+
+def test_the_letter_in_brackets_is_told_from_one_that_begins_the_answer(lm: SteeredIdefics3) -> None:
+    for word in ("A", "left"):
+        prompt = f"{lm.prompt_end} ("
+        whole, before = (lm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt + word, prompt))
+        assert whole[: len(before)] == before
+        assert lm.bracketed_token(word) == whole[len(before)] != lm.first_token(word)
+    # this tokenizer knows no brackets
+    tiny = SteeredPaliGemma(pretrained="tiny-paligemma2")
+    assert tiny.bracketed_token("red") == tiny.first_token("red")
 
 
 def test_a_large_bias_makes_its_word_begin_the_answer_once(folder: Path, tmp_path: Path) -> None:
@@ -121,8 +143,11 @@ def test_the_bias_of_a_scored_answer_is_added_before_the_softmax(
         }
         with torch.no_grad():
             logits = lm.model(**{**inputs, **longer}).logits[0, -len(ids) - 1 : -1]
-        for word, bias in zip(WORDS, BIASES, strict=True):
-            logits[0, continuation_ids(lm.processor, word)[0]] += bias
+        ours = {lm.first_token(word) for word in WORDS} | {lm.bracketed_token(word) for word in WORDS}
+        for place in range(min(len(ids), 8)):
+            for word, bias in zip(WORDS, BIASES, strict=True) if not ours & set(ids[:place]) else ():
+                for token in {continuation_ids(lm.processor, word)[0], lm.bracketed_token(word)}:
+                    logits[place, token] += bias
         steps = logits.log_softmax(-1)[range(len(ids)), ids]
         assert loss == pytest.approx(-float(steps.mean()), abs=1e-5)
         assert greedy == (logits.argmax(-1).tolist() == ids)
@@ -142,7 +167,7 @@ def test_the_bias_of_a_scored_answer_is_added_before_the_softmax(
 def test_a_wrong_file_of_biases_is_refused_in_one_line(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "b.yaml").write_text(text)
     with pytest.raises(UserError, match=expected) as caught:
-        read_answer_bias(str(tmp_path / "b.yaml"), lambda word: ord(word[0]))
+        read_answer_bias(str(tmp_path / "b.yaml"), lambda word: ord(word[0]), lambda word: ord(word[0]))
     assert "\n" not in str(caught.value)
 
 

@@ -43,9 +43,11 @@ def expected(run: SteeredVlm, plain: SteeredVlm, question: str, seed: int, answe
         shown = branches(run, "vcd", VCD, question, image)[: 2 if run.contrasted is not None else 1]
         own = [next_log_p(run, one, tokens[:place]) for one in shown]
         scores = reference("vcd", VCD, own[0], own[1], place) if len(own) > 1 else own[0]
-        if run.answer_bias is not None and place == 0:
-            for word, bias in run.answer_bias.words.items():
-                scores[answer_token_ids(run.tokenizer, run.prompt_end, word)[0]] += bias
+        biases = run.answer_bias.words if run.answer_bias is not None else {}
+        ids = {word: {run.first_token(word), run.bracketed_token(word)} for word in biases}
+        if not set().union(*ids.values()) & set(tokens[:place]):
+            for word, bias in biases.items():
+                scores[list(ids[word])] += bias
         log_q = scores.log_softmax(-1)
         allowed = log_q.isfinite()
         total += float((log_q[allowed].exp() * (log_q[allowed] - log_p[allowed])).sum())

@@ -115,6 +115,33 @@ def test_the_damage_is_that_of_the_token_that_decides_after_the_unsteered_words(
         assert torch.allclose(alone.scores(source, 1, deltas, targets).kl, expected, rtol=1e-3, atol=1e-5)
 
 
+def test_answer_biases_are_fitted_on_the_logits_of_the_token_that_decides(
+    llava: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = llava
+    pictures = [picture(number) for number in range(3)]
+    batch = inputs("llava", processor, list(TEXTS), pictures)
+    monkeypatch.setattr(generation_scorer, "deciding_places", lambda *_: PLACES)
+    written = model.generate(**batch, max_new_tokens=4, do_sample=False)[:, batch["input_ids"].shape[1] :].tolist()
+    decided = [text[place] for text, place in zip(written, PLACES, strict=True)]
+    # the first question is answered in brackets, the second without, the third by neither choice
+    first = {"a0": 5, "b0": 6, "a1": decided[1], "b1": 7, "a2": 5, "b2": 6}
+    bracketed = {**first, "a0": 8, "b0": decided[0]}
+    config = SimpleNamespace(output_type="generate_until", generation_kwargs={"max_new_tokens": 4}, task="t")
+    config.metric_list = [{"metric": "acc"}]
+    lm = SimpleNamespace(
+        model=model, tokenizer=processor.tokenizer, first_token=first.get, bracketed_token=bracketed.get
+    )
+    questions = [question((f"a{number}", f"b{number}"), number) for number in range(3)]
+    scorer = GenerationScorer(lm, SimpleNamespace(config=config), questions, batch)
+    found = scorer.answer_logits(HookedBatch(model, batch))
+    for number, ids in enumerate(([8, decided[0]], [decided[1], 7])):
+        row = inputs("llava", processor, [TEXTS[number]], [pictures[number]])
+        logits = forced_logits(model, row, 1, torch.zeros(48), written[number][: PLACES[number]])
+        assert found[number] == pytest.approx(logits[ids].tolist(), abs=1e-4)
+    assert all(value != value for value in found[2])
+
+
 def test_patched_answers_are_read_at_the_token_that_decides(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = llava
     lm: Any = SimpleNamespace(model=model, tokenizer=processor.tokenizer)

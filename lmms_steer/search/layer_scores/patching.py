@@ -82,8 +82,9 @@ def patched_answers(
     """
     import torch
 
+    from lmms_steer.models.answer_bias import LOOKED_AT
     from lmms_steer.models.forced import writing
-    from lmms_steer.search.deciding import LOOKED_AT, deciding_places
+    from lmms_steer.search.deciding import deciding_places
     from lmms_steer.steering.anatomy import decoder_layers
     from lmms_steer.steering.placeholders import placeholders
     from lmms_steer.steering.positions import ids_of, token_mask
