@@ -115,7 +115,7 @@ def resolved_vector(name: str, layer: int, facts: ModelFacts) -> SteeringVectors
 def own_code_sha256(options: SearchOptions, lm: Any, scores: str | None = None) -> str | None:
     """Hash of the code that is not this package's and that answers or their scores depend on; None without any.
 
-    A strategy's is not a part of it: other rungs are told by their cells.
+    The code of a strategy does not count: it decides which cells are measured, not what is measured in a cell.
 
     Args:
         options: what to search.

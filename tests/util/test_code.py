@@ -1,4 +1,4 @@
-"""One version of a function is told from another by its code, and not by comments, layout or its place."""
+"""The hash of a function changes with its code, and not with its comments, its layout or the file that it is in."""
 
 import importlib.util
 from collections.abc import Callable
