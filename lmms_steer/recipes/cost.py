@@ -24,9 +24,9 @@ TEXT_TOKENS = 60
 """Tokens of a question with its choices."""
 BASE_PASSES = 3
 """Full passes of each question of a search: the recorded one, its replay without steering, and one for rounding."""
-CHECK_PASSES = 3 * 5 / 8
+CHECK_PASSES = 3 * 4 / 8
 """Full passes for checks: three cells of one batch in eight (`measure.CHECKED_CELLS`, `batch_store.CHECK_EVERY`), each
-with hooks once for its positions and, at two strengths, as it is and with rounding."""
+with hooks at two strengths, as it is and with rounding."""
 STACK_TOKENS = 65536
 """Tokens of replayed cells at once (`batches.TOKENS_AT_ONCE_ON_ACCELERATORS`), fewer where they do not fit."""
 BASE_PASS_BYTES = 4 * 2**30

@@ -46,10 +46,11 @@ def agrees(replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens
         logits_of: the logits to compare. A replay is asked for those of the text that the model with hooks writes.
     """
     longer = _as_long_as_activations(replay, layer, delta, tokens)
-    if not _same_positions(replay, hooked, layer, longer, tokens):
-        return False
-    for added in (delta, longer):
-        theirs, text = logits_of(hooked, layer, added, tokens, None)
+    for added in (longer, delta):
+        with hooked.watching() as seen:
+            theirs, text = logits_of(hooked, layer, added, tokens, None)
+        if added is longer and not _same_positions(replay, layer, longer, tokens, *seen):
+            return False
         ours, _ = logits_of(replay, layer, added, tokens, text)
         if torch.equal(ours, theirs):
             continue
@@ -71,15 +72,18 @@ def _as_long_as_activations(replay: Replay, layer: int, delta: Delta, tokens: st
     return delta * (float(steered.norm(dim=-1).median()) / norm)
 
 
-def _same_positions(replay: Replay, hooked: HookedBatch, layer: int, delta: Delta, tokens: str) -> bool:
-    """Whether a replay adds the vector at the positions where the hooks add it."""
+def _same_positions(replay: Replay, layer: int, delta: Delta, tokens: str, before: Tensor, after: Tensor) -> bool:
+    """Whether a replay acts at the positions where the hooks act.
+
+    Args:
+        replay, layer, delta, tokens: as for `agrees`.
+        before, after: the site's tensor in the model with hooks, before and after the cell, [batch, positions, width].
+    """
     if isinstance(delta, Change):
-        ours, theirs = (source.changed_positions(layer, delta, tokens) for source in (replay, hooked))
-        return torch.equal(ours, theirs)
-    start = replay.starts[tokens]
-    ours, theirs = replay.tensors[f"out{layer}"].float(), hooked.steered_output(layer, delta, tokens).float()
+        return torch.equal(replay.changed_positions(layer, delta, tokens), (after != before).any(-1))
+    start, ours = replay.starts[tokens], replay.tensors[f"out{layer}"].float()
     later = replay.steered_output(layer, alone(delta), [tokens], start).float()
     ours = torch.cat((ours[:, :start], later), 1)
     along = delta.to(ours)
-    shares = (ours - theirs) @ along / along.square().sum()
+    shares = (ours - after.float()) @ along / along.square().sum()
     return bool((shares.abs() < 1 / 2).all())

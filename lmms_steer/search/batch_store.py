@@ -128,10 +128,16 @@ class BatchStore:
         try:
             with FileLock(self.folder / "locks" / path.stem, blocking=False):
                 if not path.is_file():
-                    self._write_batch(path, batch, rung, check=place % CHECK_EVERY == 0)
+                    self._write_batch(path, batch, rung, self._is_checked(place, rung))
                 return True
         except Timeout:
             return False
+
+    def _is_checked(self, place: int, rung: Rung) -> bool:
+        """Whether some cells run again with hooks: in one batch in eight, and in the first one of the finalists."""
+        if rung.questions.stop < len(self.questions):
+            place += rung.questions.start // self.batch_size
+        return place % CHECK_EVERY == 0
 
     def _write_batch(self, path: Path, batch: Sequence[int], rung: Rung, check: bool) -> None:
         rows = self._runner.run(batch, partial(self._rows, rung.cells, check))

@@ -5,17 +5,15 @@ before it (`lmms_steer.search.deciding`).
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from lmms_steer.errors import UserError, shorten
-from lmms_steer.models.forced import writing
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
 from lmms_steer.search.agreement import Source, agrees
 from lmms_steer.search.changes import Delta, Deltas, alone, some_of
@@ -27,10 +25,38 @@ from lmms_steer.search.lmms_eval_task import results_of
 from lmms_steer.search.questions import Question
 from lmms_steer.search.replay import Replay
 from lmms_steer.search.scorers import LetterScorer, Scored, has_distinct_first_tokens
-from lmms_steer.steering.anatomy import generating_part
-from lmms_steer.steering.cache_argument import cache_name
+from lmms_steer.search.writer import Writer
 from lmms_steer.steering.damage import divergence_from, first_call_logits
-from lmms_steer.steering.decoder_inputs import decoder_ids
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsteered:
+    """What the unsteered model writes after a batch of questions.
+
+    Attributes:
+        answers: ids [questions, new tokens].
+        places: the place of the token that decides, in the answer of each question.
+        logits: those of the tokens that decide, [questions, vocabulary].
+    """
+
+    answers: Tensor
+    places: list[int]
+    logits: Tensor
+
+    @property
+    def last_place(self) -> int:
+        """The last place of a token that decides."""
+        return max(self.places)
+
+    @property
+    def before_decision(self) -> Tensor:
+        """The answers up to the last token that decides, ids [questions, tokens]."""
+        return self.answers[:, : self.last_place + 1]
+
+    def at_places(self, steps: Sequence[Tensor], copies: int) -> Tensor:
+        """The logits of each row's own place: steps of [copies * questions, …] ▸ [copies, questions, …]."""
+        rows = torch.stack([steps[place][row] for row, place in enumerate(self.places * copies)])
+        return rows.reshape(copies, len(self.places), -1)
 
 
 class GenerationScorer:
@@ -50,6 +76,8 @@ class GenerationScorer:
         UserError: for a task of another output type.
     """
 
+    _found: _Unsteered | None = None
+
     def __init__(
         self, lm: Any, task: Any, batch: Sequence[Question], inputs: dict[str, Any], metric: str | None = None
     ) -> None:
@@ -62,13 +90,13 @@ class GenerationScorer:
         self.settings = generation_settings(task_settings) | {"do_sample": False}
         self._metric = metric or str(task.config.metric_list[0]["metric"])
 
-    def base(self, source: Source) -> Scored:  # noqa: ARG002  the interface of `LetterScorer`
+    def base(self, source: Source) -> Scored:
         """Score the unsteered model.
 
         Returns:
             scores [questions]; `unparsed` is NaN where the task does not report it.
         """
-        scores, unparsed = self._scores(self._unsteered_answers)
+        scores, unparsed = self._scores(self._unsteered(source).answers)
         return Scored(scores, unparsed, torch.zeros_like(scores))
 
     def answer_logits(self, source: Source) -> list[list[float]]:
@@ -78,8 +106,8 @@ class GenerationScorer:
         """
         if self._letters is None:
             return [[] for _ in self.batch]
-        logits = self._deciding_base(source).float().cpu()
-        rows = zip(logits, self._unsteered_answers.tolist(), self._places, strict=True)
+        unsteered = self._unsteered(source)
+        rows = zip(unsteered.logits.float().cpu(), unsteered.answers.tolist(), unsteered.places, strict=True)
         return [self._of_answers(question, *row) for question, row in zip(self.batch, rows, strict=True)]
 
     def _of_answers(self, question: Question, logits: Tensor, written: list[int], place: int) -> list[float]:
@@ -114,19 +142,19 @@ class GenerationScorer:
         Returns:
             the token ids of each cell, each [questions, new tokens].
         """
-        divergence = None if kl is None else divergence_from(self._deciding_base(source))
-
+        unsteered = None if kl is None else self._unsteered(source)
+        divergence = None if unsteered is None else divergence_from(unsteered.logits)
         if isinstance(source, HookedBatch):
             ids = []
             for cell, (delta, tokens) in enumerate(zip(deltas, targets, strict=True)):
                 with first_call_logits(self.lm.model) as first_logits:
                     ids.append(self._hooked(source, layer, delta, tokens))
-                if kl is not None and divergence is not None:
-                    again = self._last_place > 0
+                if kl is not None and unsteered is not None and divergence is not None:
+                    again = unsteered.last_place > 0
                     logits = self._deciding_hooked(source, layer, delta, tokens) if again else first_logits[0]
                     kl[cell] = divergence(logits[None])[0].cpu()
             return ids
-        if self.settings["max_new_tokens"] == 1:
+        if self._writer.writes_one_token:
 
             def first_tokens(logits: Tensor) -> Tensor:
                 kls = torch.zeros(logits.shape[:2]) if divergence is None else divergence(logits)
@@ -140,17 +168,18 @@ class GenerationScorer:
 
         def generate_stack(start: int, cells: list[int]) -> list[Tensor]:
             logits, cache = source.steer_with_cache(layer, some_of(deltas, cells), [targets[i] for i in cells], start)
-            if kl is not None and divergence is not None:
-                kl[cells] = divergence(self._deciding_logits(logits, cache)).cpu()
+            if kl is not None and unsteered is not None and divergence is not None:
+                kl[cells] = divergence(self._deciding_after(unsteered, logits, cache)).cpu()
             first = self._chosen(logits).reshape(-1, 1)
-            return list(self._continue(first, cache, len(cells)).chunk(len(cells)))
+            return list(self._writer.write_after(first, cache, len(cells)).chunk(len(cells)))
 
         return source.in_stacks(targets, generate_stack)
 
     def damage(self, source: Source, layer: int, deltas: Deltas, targets: Sequence[str]) -> Tensor:
         """The damage of several cells of one layer without their texts, as `generate` fills it into `kl`."""
-        divergence = divergence_from(self._deciding_base(source))
-        if not self._last_place:
+        unsteered = self._unsteered(source)
+        divergence = divergence_from(unsteered.logits)
+        if not unsteered.last_place:
             return source.reduce_all(layer, deltas, targets, divergence).cpu()
         if isinstance(source, HookedBatch):
             cells = zip(deltas, targets, strict=True)
@@ -158,7 +187,7 @@ class GenerationScorer:
 
         def run(start: int, cells: list[int]) -> list[Tensor]:
             steered = source.steer_with_cache(layer, some_of(deltas, cells), [targets[i] for i in cells], start)
-            return list(divergence(self._deciding_logits(*steered)))
+            return list(divergence(self._deciding_after(unsteered, *steered)))
 
         return torch.stack(source.in_stacks(targets, run)).cpu()
 
@@ -168,66 +197,60 @@ class GenerationScorer:
         return self._first.why_hooks
 
     @cached_property
+    def _writer(self) -> Writer:
+        return Writer(self.lm.model, self.inputs, self.settings)
+
+    @cached_property
     def _first(self) -> FirstToken:
         return FirstToken(self.lm.model, self.settings)
 
-    @cached_property
-    def _unsteered_answers(self) -> Tensor:
-        """What the unsteered model writes, [questions, new tokens]."""
-        ids: Tensor = self.lm.model.generate(**self.inputs, **self.settings)
-        return ids[:, self._length :]
+    def _unsteered(self, source: Source) -> _Unsteered:
+        """What the unsteered model writes, and where that is decided: from what a replay recorded, if there is one."""
+        if self._found is None:
+            self._found = self._read_unsteered(source)
+        return self._found
 
-    @cached_property
-    def _places(self) -> list[int]:
-        """The place of the token that decides, in the unsteered answer of each question."""
-        if self.settings["max_new_tokens"] == 1 or not any(question.answers for question in self.batch):
-            return [0] * len(self.batch)
-        return deciding_places(self.lm.tokenizer, self.batch, self._unsteered_answers)
-
-    @property
-    def _last_place(self) -> int:
-        return max(self._places)
-
-    @cached_property
-    def _unsteered_deciding(self) -> Tensor:
-        return self._deciding_of_model()
-
-    def _deciding_base(self, source: Source) -> Tensor:
-        """The unsteered logits of the tokens that decide, [questions, vocabulary]."""
-        return self._unsteered_deciding if self._last_place else source.base
+    def _read_unsteered(self, source: Source) -> _Unsteered:
+        recorded: KeysAndValues = {}
+        if isinstance(source, HookedBatch):
+            answers = self._writer.write()
+        else:
+            recorded = {} if self._writer.writes_one_token else source.keys_and_values
+            answers = self._writer.write_after(self._chosen(source.base[None]).reshape(-1, 1), recorded, 1)
+        if answers.shape[1] == 1 or not any(question.answers for question in self.batch):
+            return _Unsteered(answers, [0] * len(self.batch), source.base)
+        unsteered = _Unsteered(answers, deciding_places(self.lm.tokenizer, self.batch, answers), source.base)
+        if not unsteered.last_place:
+            return unsteered
+        if isinstance(source, HookedBatch):
+            logits = self._deciding_of_model(unsteered)
+        else:
+            logits = self._deciding_after(unsteered, source.base[None], recorded)[0]
+        return replace(unsteered, logits=logits)
 
     def _deciding_hooked(self, source: HookedBatch, layer: int, delta: Delta, tokens: str) -> Tensor:
         """The logits of the tokens that decide, with hooks, [questions, vocabulary]."""
+        unsteered = self._unsteered(source)
         with source.steered(layer, delta, tokens):
-            return self._deciding_of_model()
+            return self._deciding_of_model(unsteered)
 
-    def _deciding_of_model(self) -> Tensor:
+    def _deciding_of_model(self, unsteered: _Unsteered) -> Tensor:
         """The model's logits of the tokens that decide, [questions, vocabulary]."""
-        return self._at_places(self.lm.model.generate(**self.inputs, **self._writing_prefix(1)).logits, 1)[0]
+        steps, _ = self._writer.logits(unsteered.before_decision)
+        return unsteered.at_places(steps, 1)[0]
 
-    def _deciding_logits(self, first: Tensor, keys_and_values: KeysAndValues) -> Tensor:
+    def _deciding_after(self, unsteered: _Unsteered, first: Tensor, keys_and_values: KeysAndValues) -> Tensor:
         """The logits of the tokens that decide, [cells, questions, vocabulary], from those of the first tokens."""
-        if not self._last_place:
+        if not unsteered.last_place:
             return first
         copies = len(first)
-        own_first = self._unsteered_answers[:, :1].repeat(copies, 1)
-        output = self._generate_after(own_first, keys_and_values, copies, self._writing_prefix(copies))
-        return self._at_places((first.flatten(0, 1), *output.logits), copies)
-
-    def _writing_prefix(self, copies: int) -> dict[str, Any]:
-        """Options that make `generate` write the unsteered answers up to the last token that decides."""
-        ids = self._unsteered_answers[:, : self._last_place + 1].repeat(copies, 1)
-        settings = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-        return settings | writing(ids, self._length)
-
-    def _at_places(self, steps: Sequence[Tensor], copies: int) -> Tensor:
-        """The logits of each row's own place: steps of [copies * questions, …] ▸ [copies, questions, …]."""
-        rows = torch.stack([steps[place][row] for row, place in enumerate(self._places * copies)])
-        return rows.reshape(copies, len(self.batch), -1)
+        text = unsteered.before_decision.repeat(copies, 1)
+        steps = self._writer.logits_after(first.flatten(0, 1), text, keys_and_values, copies)
+        return unsteered.at_places(steps, copies)
 
     def _hooked(self, source: HookedBatch, layer: int, delta: Delta, tokens: str) -> Tensor:
         with source.steered(layer, delta, tokens):
-            return self.lm.model.generate(**self.inputs, **self.settings)[:, self._length :]  # type: ignore[no-any-return]
+            return self._writer.write()
 
     @torch.inference_mode()
     def _written_logits(
@@ -238,21 +261,14 @@ class GenerationScorer:
         Returns:
             [tokens of all questions, vocabulary], and the text's ids [questions, new tokens].
         """
-        settings = {**self.settings, **writing(written, self._length)}
-        settings |= {"return_dict_in_generate": True, "output_logits": True}
         if isinstance(source, HookedBatch):
             with source.steered(layer, delta, tokens):
-                output = self.lm.model.generate(**self.inputs, **settings)
-            steps, text = output.logits, output.sequences[:, self._length :]
+                steps, text = self._writer.logits(written)
         else:
             text = written if written is not None else self.generate(source, layer, alone(delta), [tokens])[0]
             logits, cache = source.steer_with_cache(layer, alone(delta), [tokens], source.starts[tokens])
-            steps = (logits[0],)
-            if text.shape[1] > 1:
-                more = {**settings, "max_new_tokens": text.shape[1]}
-                output = self._generate_after(text[:, :1], cache, 1, more | writing(text, self._length))
-                steps += output.logits
-        lengths = [len(self._until_end(row)) + 1 for row in text.tolist()]
+            steps = self._writer.logits_after(logits[0], text, cache, 1)
+        lengths = [len(self._writer.until_end(row)) + 1 for row in text.tolist()]
         rows = [steps[n][row] for row, length in enumerate(lengths) for n in range(min(length, len(steps)))]
         return torch.stack(rows), text
 
@@ -260,43 +276,13 @@ class GenerationScorer:
         """The first tokens [cells, questions]."""
         return self._first.choose(logits, self.inputs["input_ids"])
 
-    def _continue(self, first: Tensor, keys_and_values: KeysAndValues, copies: int) -> Tensor:
-        """Generate after the first tokens [copies * questions, 1]; returns them with the tokens that follow."""
-        ids: Tensor = self._generate_after(first, keys_and_values, copies, self.settings)
-        return ids[:, self._length :]
-
-    @torch.inference_mode()
-    def _generate_after(
-        self, first: Tensor, keys_and_values: KeysAndValues, copies: int, settings: Mapping[str, Any]
-    ) -> Any:
-        """What `generate` returns after the first tokens [copies * questions, 1]."""
-        cache = DynamicCache(config=self.lm.model.config.get_text_config(decoder=True))
-        for layer in sorted(keys_and_values):
-            cache.update(*keys_and_values[layer], layer)
-        types = {name: self.inputs[name] for name in ("token_type_ids", "mm_token_type_ids") if name in self.inputs}
-        longer = {name: _extended(tensor, torch.zeros_like(first), copies) for name, tensor in types.items()}
-        with _stacked_rope_deltas(self.lm.model, copies):
-            # the images are in the cache
-            return self._generator.generate(
-                input_ids=_extended(self.inputs["input_ids"], first, copies),
-                attention_mask=_extended(self.inputs["attention_mask"], torch.ones_like(first), copies),
-                **{cache_name(self._generator): cache},
-                **longer,
-                **{**settings, "max_new_tokens": int(settings["max_new_tokens"]) - 1},
-            )
-
     def _scores(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         pairs = [self._score(q, row) for q, row in zip(self.batch, ids.tolist(), strict=True)]
         scores, unparsed = torch.tensor(pairs).T
         return scores, unparsed
 
-    def _until_end(self, row: list[int]) -> list[int]:
-        ends = self._generator.generation_config.eos_token_id
-        stops = ends if isinstance(ends, list) else [ends]
-        return row[: next((i for i, token in enumerate(row) if token in stops), len(row))]
-
     def _score(self, question: Question, row: list[int]) -> tuple[float, float]:
-        text = cut_at(self.lm.tokenizer.decode(self._until_end(row), skip_special_tokens=True), self._until)
+        text = cut_at(self.lm.tokenizer.decode(self._writer.until_end(row), skip_special_tokens=True), self._until)
         results = results_of(self.task, question.doc, text)
         value, unparsed = results.get(self._metric), results.get("unparsed")
         # everything that is said of gains takes scores for shares; NaN would count as a question that was not asked
@@ -307,30 +293,3 @@ class GenerationScorer:
             f"{self.task.config.task}: its metric {self._metric} is {shown} for document {question.doc_id}: a search"
             " needs a number from 0 to 1 for each question (choose another with --metric)"
         )
-
-    @cached_property
-    def _generator(self) -> Any:
-        """The model whose `generate` writes the text: in BLIP-2, the language model inside."""
-        return generating_part(self.lm.model) or self.lm.model
-
-    @property
-    def _length(self) -> int:
-        return int(decoder_ids(self.inputs).shape[1])
-
-
-def _extended(tensor: Tensor, last: Tensor, copies: int) -> Tensor:
-    return torch.cat((tensor.repeat(copies, 1), last), 1)
-
-
-@contextmanager
-def _stacked_rope_deltas(model: Any, copies: int) -> Iterator[None]:
-    """Repeat what Qwen's models store for each prompt: how far its images shifted the positions."""
-    inner: Any = getattr(model, "model", None)
-    deltas = getattr(inner, "rope_deltas", None)
-    if isinstance(deltas, Tensor):
-        inner.rope_deltas = deltas.repeat(copies, 1)
-    try:
-        yield
-    finally:
-        if isinstance(deltas, Tensor):
-            inner.rope_deltas = deltas

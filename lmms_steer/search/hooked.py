@@ -22,7 +22,7 @@ from lmms_steer.steering.hooks import steer
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.resolved import ResolvedSpec
 from lmms_steer.steering.site_tensor import per_position, register_hook
-from lmms_steer.steering.sites import sites
+from lmms_steer.steering.sites import Site, sites
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -45,6 +45,7 @@ class HookedBatch:
         self.model, self.inputs, self.special_ids, self.scored = model, inputs, special_ids, scored
         self.generates = generates
         self._media = EncodedMedia(model)
+        self._seen: list[Tensor] | None = None
 
     @cached_property
     def base(self) -> Tensor:
@@ -60,8 +61,14 @@ class HookedBatch:
         else:
             vector = SteeringVectors({layer: delta.float().cpu().numpy()}, {})
             spec = ResolvedSpec(SteeringSpec((Intervention("v", layer, 1.0, tokens),)), (vector,))
-        in_decoder = all(sites.get(one.site).tower == "decoder" for one in spec.spec.interventions)
-        with self._media.reusing() if in_decoder else nullcontext(), steer(self.model, spec, None, self.special_ids):
+        site = sites.get(spec.spec.interventions[0].site)
+        with ExitStack() as stack:
+            if site.tower == "decoder":
+                stack.enter_context(self._media.reusing())
+            # hooks run in the order in which they were added
+            stack.enter_context(self._looking(site, layer))
+            stack.enter_context(steer(self.model, spec, None, self.special_ids))
+            stack.enter_context(self._looking(site, layer))
             yield
 
     def steer(self, layer: int, delta: Delta, tokens: str) -> Tensor:
@@ -81,37 +88,37 @@ class HookedBatch:
         cells = zip(deltas, targets, strict=True)
         return torch.cat([reduce(self.steer(layer, delta, tokens)[None]) for delta, tokens in cells])
 
-    def steered_output(self, layer: int, delta: Tensor, tokens: str) -> Tensor:
-        """The steered layer's output, [batch, positions, width]; arguments as for `steer`."""
-        outputs: list[Any] = []
-        with self.steered(layer, delta, tokens):
-            # hooks run in the order in which they were added: this one comes after the steering
-            handle = decoder_layers(self.model)[layer].register_forward_hook(
-                lambda module, args, output: outputs.append(output)  # noqa: ARG005
-            )
-            try:
-                self._logits()
-            finally:
-                handle.remove()
-        first: Tensor = outputs[0][0] if isinstance(outputs[0], tuple) else outputs[0]
-        return first
+    @contextmanager
+    def watching(self) -> Iterator[list[Tensor]]:
+        """A context in which the next forward call of a cell is watched: its site's tensor before and after the cell.
 
-    def changed_positions(self, layer: int, change: Change, tokens: str) -> Tensor:
-        """Where a cell changes its site's tensor, as `Replay.changed_positions`."""
-        (intervention,) = change.resolved.spec.interventions
-        place = sites.get(intervention.site), decoder_layers(self.model), layer
-        shape, seen = tuple(decoder_ids(self.inputs).shape), list[Tensor]()
+        Yields:
+            filled with the two, [batch, positions, width].
+        """
+        seen: list[Tensor] = []
+        self._seen = seen
+        try:
+            yield seen
+        finally:
+            self._seen = None
+
+    @contextmanager
+    def _looking(self, site: Site, layer: int) -> Iterator[None]:
+        seen, shape = self._seen, tuple(decoder_ids(self.inputs).shape)
+        if seen is None:
+            yield
+            return
 
         def look(value: Any) -> None:
-            seen.append(per_position(value, shape, layer, intervention.site))
+            # the calls after the first have one new token each
+            if len(seen) < 2:
+                seen.append(per_position(value, shape, layer, site.name))
 
-        # hooks run in the order in which they were added
-        with ExitStack() as stack:
-            stack.callback(register_hook(*place, look).remove)
-            stack.enter_context(self.steered(layer, change, tokens))
-            stack.callback(register_hook(*place, look).remove)
-            self._logits()
-        return (seen[1] != seen[0]).any(-1)
+        handle = register_hook(site, decoder_layers(self.model), layer, look)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @torch.inference_mode()
     def _logits(self) -> Tensor:

@@ -203,7 +203,7 @@ class TextScorer(GenerationScorer):
         self._letters = None
 
     def _score(self, question: Question, row: list[int]) -> tuple[float, float]:
-        text = postprocess_generated_text(self.lm.tok_decode(self._until_end(row)), self._until, None)
+        text = postprocess_generated_text(self.lm.tok_decode(self._writer.until_end(row)), self._until, None)
         return self.own_task.score(question, [text]), torch.nan
 
 

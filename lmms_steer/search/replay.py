@@ -162,6 +162,12 @@ class Replay:
         sink = {n: (k.repeat(copies, 1, 1, 1), v.repeat(copies, 1, 1, 1)) for n, (k, v) in enumerate(below)}
         return self._steered(layer, deltas, targets, start, sink), sink
 
+    @property
+    def keys_and_values(self) -> KeysAndValues:
+        """Every layer's recorded keys and values, each [batch, heads, positions, width]."""
+        layers = range(len(self.recorded.layers))
+        return {layer: (self.tensors[f"key{layer}"], self.tensors[f"value{layer}"]) for layer in layers}
+
     def in_stacks(self, targets: Sequence[str], run: Callable[[int, list[int]], list[Tensor]]) -> list[Tensor]:
         """Run cells in stacks that fit on the device.
 

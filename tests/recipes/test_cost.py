@@ -118,7 +118,7 @@ def test_a_checkpoint_on_this_disk_has_the_shape_of_its_config() -> None:
 
 def test_the_numbers_of_a_search_are_those_of_the_search_itself() -> None:
     assert cost.STACK_TOKENS == TOKENS_AT_ONCE_ON_ACCELERATORS
-    assert cost.CHECK_PASSES == CHECKED_CELLS * 5 / CHECK_EVERY
+    assert cost.CHECK_PASSES == CHECKED_CELLS * 4 / CHECK_EVERY
 
 
 def plan_lines(recipe: str, *assignments: str, **options: Any) -> str:

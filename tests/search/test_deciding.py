@@ -133,13 +133,13 @@ def test_answer_biases_are_fitted_on_the_logits_of_the_token_that_decides(
         model=model, tokenizer=processor.tokenizer, first_token=first.get, bracketed_token=bracketed.get
     )
     questions = [question((f"a{number}", f"b{number}"), number) for number in range(3)]
-    scorer = GenerationScorer(lm, SimpleNamespace(config=config), questions, batch)
-    found = scorer.answer_logits(HookedBatch(model, batch))
-    for number, ids in enumerate(([8, decided[0]], [decided[1], 7])):
-        row = inputs("llava", processor, [TEXTS[number]], [pictures[number]])
-        logits = forced_logits(model, row, 1, torch.zeros(48), written[number][: PLACES[number]])
-        assert found[number] == pytest.approx(logits[ids].tolist(), abs=1e-4)
-    assert all(value != value for value in found[2])
+    for source in (Replay(model, batch, ReplayOptions(("image",), generates=True)), HookedBatch(model, batch)):
+        found = GenerationScorer(lm, SimpleNamespace(config=config), questions, batch).answer_logits(source)
+        for number, ids in enumerate(([8, decided[0]], [decided[1], 7])):
+            row = inputs("llava", processor, [TEXTS[number]], [pictures[number]])
+            logits = forced_logits(model, row, 1, torch.zeros(48), written[number][: PLACES[number]])
+            assert found[number] == pytest.approx(logits[ids].tolist(), abs=1e-4)
+        assert all(value != value for value in found[2])
 
 
 def test_patched_answers_are_read_at_the_token_that_decides(llava: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from lmms_steer import UserError
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.harness.tasks import load_task
 from lmms_steer.search.generation_scorer import GenerationScorer
+from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.lmms_eval_task import REASONING_TAGS, prompt_of, results_of
 from lmms_steer.search.questions import load_questions
 from lmms_steer.search.writing import own_scores_sha256, writing_of
@@ -87,7 +88,7 @@ def test_prompts_and_scores_are_those_of_an_evaluation(folder: Path, evaluated: 
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2")
     inputs = lm.model_inputs([q.text for q in questions], [q.visuals for q in questions])
     scorer = GenerationScorer(lm, task, questions, inputs)
-    scores = scorer.base(None).scores.tolist()  # type: ignore[arg-type]
+    scores = scorer.base(HookedBatch(lm.model, inputs)).scores.tolist()
     assert scores == [sample["exact_match"] for sample in logged]
     assert 1 < sum(scores) < len(scores), "the filter decides"
 
@@ -139,7 +140,7 @@ def test_a_score_that_is_no_share_is_refused(value: Any) -> None:
     scorer.task = fake_task([["take_first", None]])
     scorer.task.process_results = lambda _, results: {"points": value, "half": 0.5, "unparsed": True}
     scorer.lm = SimpleNamespace(tokenizer=SimpleNamespace(decode=lambda row, **_: "text"))
-    scorer._generator = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=1))
+    scorer._writer = SimpleNamespace(until_end=lambda row: row[:1])
     scorer._until, scorer._metric = [], "half"
     question: Any = SimpleNamespace(doc={}, doc_id=7)
     assert scorer._score(question, [5, 1]) == (0.5, 1.0)

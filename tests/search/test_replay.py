@@ -77,6 +77,7 @@ def test_text_generated_after_a_replayed_prompt_is_that_of_the_model_with_hooks(
     scorer = GenerationScorer(SimpleNamespace(model=model), SimpleNamespace(config=config), [], batch)
     replay, hooked = Replay(model, batch, ReplayOptions(generates=True)), HookedBatch(model, batch)
     base = model.generate(**batch, **scorer.settings)[:, batch["input_ids"].shape[1] :].tolist()
+    assert scorer._unsteered(replay).answers.tolist() == base
     changed = 0
     for layer in (0, 2):
         for tokens in ("image", "text", "both"):
@@ -86,7 +87,7 @@ def test_text_generated_after_a_replayed_prompt_is_that_of_the_model_with_hooks(
         deltas, targets = torch.stack((delta, -delta, delta)), ["image", "text", "both"]
         replayed, expected = (
             [
-                [scorer._until_end(row) for row in ids.tolist()]
+                [scorer._writer.until_end(row) for row in ids.tolist()]
                 for ids in scorer.generate(source, layer, deltas, targets)
             ]
             for source in (replay, hooked)

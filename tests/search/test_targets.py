@@ -14,6 +14,7 @@ from torch import nn
 from lmms_steer import SteeringSpec, UserError
 from lmms_steer.search.assessment import assess_search
 from lmms_steer.search.generation_scorer import GenerationScorer
+from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.options import SearchOptions, check_metric
 from lmms_steer.search.plan import Cell, Plan
 from lmms_steer.search.power import measured_power_line
@@ -137,8 +138,10 @@ def test_the_named_metric_of_generated_text_counts_and_else_the_first(metric: st
     task = SimpleNamespace(config=config, _filters=filters, process_results=lambda *_: {"acc": 0.25, "acc_paper": 1.0})
     lm = SimpleNamespace(model=Words(), tokenizer=Words(), first_token=len)
     question: Any = SimpleNamespace(answers=(), doc=None)
-    scorer = GenerationScorer(lm, task, [question], {"input_ids": torch.ones(1, 2, dtype=torch.long)}, metric)
-    assert scorer.base(None).scores.tolist() == [expected]  # type: ignore[arg-type]
+    inputs = {"input_ids": torch.ones(1, 2, dtype=torch.long)}
+    hooked = HookedBatch(lm.model, inputs)
+    hooked.base = torch.zeros(1, 9)
+    assert GenerationScorer(lm, task, [question], inputs, metric).base(hooked).scores.tolist() == [expected]
 
 
 def test_a_metric_that_the_task_lacks_or_minimises_is_refused() -> None:
