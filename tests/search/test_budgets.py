@@ -26,7 +26,6 @@ from lmms_steer.steering.alpha_search import TOLERANCE
 from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.intervention import Intervention
-from lmms_steer.steering.operations import operations, register_operation
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.resolved import own_code
 from lmms_steer.tiny_world.question_sets import load_question_set
@@ -34,6 +33,7 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.store import find
 from lmms_steer.vectors.weights import model_source
 from tests.helpers.models import vectors
+from tests.helpers.own_operations import once, register_as_mine, twice
 from tests.helpers.searches import result_of, search_into
 
 BUDGETS = (0.03, 0.1, 0.3)
@@ -165,17 +165,7 @@ def test_a_search_resolves_budgets_and_its_choice_holds_for_what_it_was_resolved
 def test_an_alpha_does_not_hold_for_other_code_of_the_user_s_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def once(hidden: Any, vector: Any) -> Any:
-        return hidden + vector.delta
-
-    def twice(hidden: Any, vector: Any) -> Any:
-        return hidden + 2 * vector.delta
-
-    def register(function: Any) -> None:
-        monkeypatch.setattr(operations, "_entries", {k: v for k, v in operations._entries.items() if k != "mine"})
-        register_operation("mine", description="d", effect="e")(function)
-
-    register(once)
+    register_as_mine(monkeypatch, once)
     one, vector = Intervention("v", 1, 0.37, "image", operation="mine"), vectors(5, 96, model="tiny-gemma2")
     source = model_source("tiny-paligemma2")
     found = budget_provenance(one, 0.1, 0.101, 64, source, own_code(one)) | {"vector_sha256": vector.sha256}
@@ -183,7 +173,7 @@ def test_an_alpha_does_not_hold_for_other_code_of_the_user_s_own(
     choice = SteeringSpec.from_yaml(tmp_path / "choice.yaml")
     facts = ModelFacts("tiny-paligemma2", 5, 96)
     assert resolve(choice, facts, {"v": vector}).spec.interventions == (one,)
-    register(twice)
+    register_as_mine(monkeypatch, twice)
     with pytest.raises(UserError, match="the budget kl:0.1 with other code of the operation mine than it has now"):
         resolve(choice, facts, {"v": vector})
     # an older version did not record the code

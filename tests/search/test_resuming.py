@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lmms_steer import UserError, register_operation
+from lmms_steer import UserError
 from lmms_steer.harness import steered
 from lmms_steer.search.harnesses import create
 from lmms_steer.search.plan import Cell, Plan, plan_differences
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.stored_numbers import _read
 from lmms_steer.search.study_files import write_journal
-from lmms_steer.steering.operations import operations
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store
+from tests.helpers.own_operations import once, register_as_mine, twice
 from tests.helpers.searches import kill_after, result_of, search_into, start_search
 
 FEW_QUESTIONS = "tests.helpers.searches.ask_few_questions"
@@ -299,15 +299,8 @@ def test_a_study_does_not_go_on_with_other_code_of_the_user_s_own(tmp_path: Path
 def test_a_search_knows_the_operation_of_the_user_s_own_that_it_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def once(hidden: Any, vector: Any) -> Any:
-        return hidden + vector.delta
-
-    def twice(hidden: Any, vector: Any) -> Any:
-        return hidden + 2 * vector.delta
-
     def search(function: Any) -> None:
-        monkeypatch.setattr(operations, "_entries", {k: v for k, v in operations._entries.items() if k != "mine"})
-        register_operation("mine", description="d", effect="e")(function)
+        register_as_mine(monkeypatch, function)
         search_into(tmp_path, spec="operation=mine", limit=4, layers="1", controls=0)
 
     search(once)

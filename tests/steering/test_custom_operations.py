@@ -27,6 +27,7 @@ from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.resolved import own_code
 from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, picture, record, vectors
+from tests.helpers.own_operations import once, register_as_mine, twice
 
 TEXTS = ("where is the cat ?", "how many cups are on the table ?")
 FACTS = ModelFacts("m", 4, 48)
@@ -193,19 +194,15 @@ def test_two_functions_of_one_name_have_two_hashes() -> None:
 
 
 def test_two_versions_of_a_registered_operation_have_two_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def once(hidden: torch.Tensor, vector: ScaledVector) -> torch.Tensor:
-        return hidden + vector.delta
-
     def registered_as(function: Any) -> str:
-        monkeypatch.setattr(operations, "_entries", {k: v for k, v in operations._entries.items() if k != "mine"})
-        register_operation("mine", description="d", effect="e")(function)
+        register_as_mine(monkeypatch, function)
         return sha256("mine")
 
     def sha256(operation: str) -> str:
         spec = SteeringSpec.parse(f"vector=v,layer=1,alpha=1,tokens=both,operation={operation}")
         return resolve(spec, FACTS, {"v": V}).sha256
 
-    assert registered_as(once) == registered_as(once) != registered_as(double)
+    assert registered_as(once) == registered_as(once) != registered_as(twice)
     # what is this package's has the hash of its name alone
     assert own_code(Intervention("v", operation="clamp", site="mlp", gate="cosine")) == {}
     assert list(own_code(Intervention("v", operation="mine"))) == ["operation mine"]
