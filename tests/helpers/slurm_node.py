@@ -32,6 +32,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 # a machine of any size counts as one of two processors
 SlurmdParameters=config_overrides
+SchedulerParameters=sched_interval=1,bf_interval=1
 KillWait=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
