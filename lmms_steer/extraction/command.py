@@ -12,6 +12,7 @@ from lmms_steer import concepts
 from lmms_steer._util.formatting import count_noun, format_shape
 from lmms_steer._util.io import check_writable
 from lmms_steer.concepts import Concept
+from lmms_steer.concepts.given import read_concept
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.extraction.image_contrasts import check_image_contrast
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings
@@ -36,7 +37,7 @@ CHECK_SECONDS = 20.0
 
 def extract_to_store(
     backbone: str,
-    concept_names: Sequence[str],
+    wanted_concepts: Sequence[str | Path | Concept],
     methods: Sequence[str],
     root: Path | None,
     batch_size: int = 16,
@@ -51,7 +52,7 @@ def extract_to_store(
 
     Args:
         backbone: as `Backbone` takes it.
-        concept_names: concepts that ship, or files; `["all"]`: every concept that ships.
+        wanted_concepts: concepts that ship, files, or concepts themselves; `["all"]`: every concept that ships.
         methods: as `lmms_steer.vectors.methods` names them.
         root: the store; None: the user's.
         batch_size: sentences per forward pass.
@@ -74,8 +75,10 @@ def extract_to_store(
             vector of that name from other sentences or a store in which the backbone's name belongs to other weights.
     """
     name = store_name or short_name(backbone)
-    wanted, methods = _checked(concept_names, methods, settings, questions, name)
-    _check_judge(settings, name, [concept.name for concept in wanted] or concept_names, methods)
+    wanted, methods = _checked(wanted_concepts, methods, settings, questions, name)
+    # of questions about images the name alone is used
+    names = [concept.name for concept in wanted] or [str(one) for one in wanted_concepts]
+    _check_judge(settings, name, names, methods)
     if not store.is_name_part(name):
         raise UserError(f"{name!r} cannot be a model's name in a store: name the model with --name")
     root = root if root is not None else store.user_store()
@@ -90,14 +93,14 @@ def extract_to_store(
     if questions is not None:
         from lmms_steer.extraction.image_pairs import read_image_pairs
 
-        concept = read_image_pairs(questions, settings).concept(concept_names[0])
+        concept = read_image_pairs(questions, settings).concept(names[0])
         check_store_conflicts(name, [concept], methods, root, replace)
     source = Backbone(backbone, device=device, dtype=dtype, store_name=store_name)
     progress = Progress(root, source, settings, batch_size)
     kept = progress.kept(wanted, methods)
     yield from (f"{name}: resumed, stored before the interruption -> {path}" for name, path in kept.items())
     if questions is not None:
-        readings = iter([source.read_image_pairs(questions, concept_names[0], batch_size, settings)])
+        readings = iter([source.read_image_pairs(questions, names[0], batch_size, settings)])
     else:
         unfinished = [c for c in wanted if any(f"{source.name}/{c.name}/{method}" not in kept for method in methods)]
         readings = ((concept, source.read(concept, batch_size)) for concept in unfinished)
@@ -119,14 +122,13 @@ def extract_to_store(
                 shape = format_shape(vectors.layers, vectors.hidden_size, vectors.patches)
                 yield f"{vectors.name}: {', '.join(found)}, {shape} -> {path}"
     warn_of_mixed_names(source.source, root, stored.values())
-    names = list(stored)
-    if note := shadowing_note(names, root):
+    if note := shadowing_note(list(stored), root):
         logging.getLogger(__name__).info(note)
     return stored
 
 
 def _checked(
-    concept_names: Sequence[str],
+    wanted: Sequence[str | Path | Concept],
     methods: Sequence[str],
     settings: ExtractionSettings,
     questions: Path | None,
@@ -148,9 +150,9 @@ def _checked(
     if questions is None:
         if settings.image_contrast is not None or settings.at != "last":
             raise UserError("--image_contrast and --at are for questions about images: --questions FILE")
-        every = list(concept_names) == ["all"]
-        return list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names], methods
-    if len(concept_names) != 1 or concept_names[0] == "all":
+        every = list(wanted) == ["all"]
+        return list(concepts.shipped()) if every else [read_concept(one) for one in wanted], methods
+    if len(wanted) != 1 or wanted[0] == "all" or not isinstance(wanted[0], str):
         raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
     if settings.at not in QUESTION_TOKENS:
         raise unknown_name("--at", settings.at, QUESTION_TOKENS)

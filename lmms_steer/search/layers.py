@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer._util.formatting import join_values
+from lmms_steer.concepts import Concept
+from lmms_steer.concepts.given import read_concept
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.arguments import check_model_args, join_model_args
@@ -27,7 +29,7 @@ def layers(
     scores: str | Iterable[str] = "",
     layers: str | int | Iterable[int] = "",
     tokens: str = "image",
-    concept: str | Path | None = None,
+    concept: str | Path | Concept | None = None,
     limit: int = 64,
     seed: int = 0,
     batch_size: int = 16,
@@ -44,7 +46,8 @@ def layers(
         scores: names of scores; default: all.
         layers: `"5-20"`, 3, `[3, 7]`, …; default: all.
         tokens: the token target.
-        concept: name or file of the concept's sentences; default: those that the vector was made from.
+        concept: the name or the file of the concept's sentences, or a `lmms_steer.concepts.Concept`; default: those
+            that the vector was made from.
         limit: how many of the task's questions are read.
         seed: of the questions' order, the probes' folds and the other pictures.
         batch_size: questions or sentences in one forward pass.
@@ -63,6 +66,7 @@ def layers(
         raise UserError(f"--tokens {tokens}: layers are scored for one token target")
     if wanted:
         parse_layers(wanted)
+    given = None if concept is None else read_concept(concept)
     named, arguments = vector if isinstance(vector, str) else stored_name(vector), join_model_args(model_args)
     pretrained, spec = check_model_args(model, arguments)
     if spec:
@@ -81,7 +85,7 @@ def layers(
     facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
     numbers = steerable_layers([named], parse_layers(wanted or f"0-{n_layers - 1}", n_layers), facts)
     vectors = resolved_vector(named, numbers[0], facts)
-    sentences = ConceptSentences(lm, vectors, None if concept is None else str(concept), batch_size)
+    sentences = ConceptSentences(lm, vectors, given, batch_size)
     context = LayerContext(lm, vectors, numbers, targets[0], sentences, questions, batch_size, seed, loaded_task)
     found: dict[str, dict[int, float]] = {}
     missing: dict[str, str] = {}
