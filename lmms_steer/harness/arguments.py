@@ -1,8 +1,10 @@
 """Split and check `--model` and `--model_args` without importing torch or lmms-eval, which takes ten seconds."""
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
+from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, wrapper_of
@@ -11,6 +13,7 @@ from lmms_steer.models import CONTRAST_ARGS, MODEL_ARGS
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.row_vectors import refuse_row_vectors
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.given import given_folder, with_names
 
 STEERED_MODEL_ARGS = ("preset", "steering", *FIELDS, *MODEL_ARGS)
 """The arguments that the `--model_args` of our models may contain."""
@@ -74,12 +77,19 @@ def split_args(text: str, option: str) -> dict[str, str]:
 def join_model_args(args: str | Mapping[str, object]) -> str:
     """Write the arguments of a model in one line, as `split_args` reads them; a line is returned as it is.
 
+    Vectors and a spec that are objects are written to files, as no line can hold them.
+
     Raises:
-        UserError: for a value that no quotes can hold.
+        UserError: for a value that no quotes can hold, and an object that cannot be saved.
     """
     if isinstance(args, str):
         return args
-    return ",".join(f"{key}={_quoted(key, str(value))}" for key, value in args.items() if value is not None)
+    named = with_names(args)
+    if isinstance(spec := named.get("steering"), SteeringSpec):
+        content = spec.to_yaml().encode()
+        name = f"spec-{hashlib.sha256(content).hexdigest()[:12]}.yaml"
+        named["steering"] = write_atomically(given_folder() / name, content)
+    return ",".join(f"{key}={_quoted(key, str(value))}" for key, value in named.items() if value is not None)
 
 
 def _quoted(key: str, value: str) -> str:

@@ -15,14 +15,15 @@ from lmms_steer.search.options import parse_layers, parse_targets, refuse_test
 from lmms_steer.search.resolved_cells import resolved_vector, steerable_layers
 from lmms_steer.search.scored_layers import ScoredLayers
 from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.given import name_of
 from lmms_steer.vectors.steering_vectors import SteeringVectors
-from lmms_steer.vectors.store import stored_name
 
 
 def layers(
     model_args: str | Mapping[str, object],
-    vector: str | SteeringVectors,
+    vector: str | Path | SteeringVectors,
     *,
     model: str = "steered_hf",
     task: str = "",
@@ -67,12 +68,12 @@ def layers(
     if wanted:
         parse_layers(wanted)
     given = None if concept is None else read_concept(concept)
-    named, arguments = vector if isinstance(vector, str) else stored_name(vector), join_model_args(model_args)
+    named, arguments = name_of(vector), join_model_args(model_args)
     pretrained, spec = check_model_args(model, arguments)
     if spec:
         raise UserError("--model_args must name the unsteered model: give the vector as --vector")
     if pretrained is not None:
-        check_vectors(SteeringSpec.parse(f"vector={named}"), pretrained)
+        check_vectors(SteeringSpec((Intervention(named),)), pretrained)
     loaded_task, questions = _questions(task, model, limit, seed, include_path, allow_test) if task else (None, [])
     # these import torch
     from torch import OutOfMemoryError

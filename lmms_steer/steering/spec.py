@@ -86,9 +86,9 @@ class SteeringSpec:
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> "SteeringSpec":
-        """Build a spec from model_args: `steering`, a file; or `FIELDS`, one intervention; or neither, the baseline.
+        """Build a spec from model_args: `steering`, a file or a spec; `FIELDS`, one intervention; or the baseline.
 
-        `control` beside a file applies to all of its interventions.
+        `control` beside `steering` applies to all of its interventions.
 
         Raises:
             UserError: for any other key beside a file, or a spec that cannot be read.
@@ -100,7 +100,7 @@ class SteeringSpec:
         control = given.pop("control", None)
         if given:
             raise UserError(f"steering={steering} and {', '.join(given)}: give the file or the single keys, not both")
-        spec = cls.from_yaml(steering)
+        spec = steering if isinstance(steering, cls) else cls.from_yaml(steering)
         return spec if control is None else spec._with_control(str(control), f"steering={steering},control={control}")
 
     @classmethod
