@@ -312,7 +312,9 @@ def test_only_tasks_that_read_choices_are_checked() -> None:
 
 def test_the_warning_says_from_when_on_scores_are_not_to_be_trusted() -> None:
     assert unparsed_warning("a", {"s": 0.0499, "t": float("nan")}) == ""
-    assert unparsed_warning("a", {"s": 0.05, "t": 0.0}).startswith("a: 5.0% (s) of the answers could not be read")
+    assert unparsed_warning("a", {"s": 0.05, "t": 0.0}).startswith(
+        "a: 5.0% (s) of the answers name no choice or number, or several, and count as wrong"
+    )
     assert "trust" not in unparsed_warning("a", {"": 0.19}) and "trust" in unparsed_warning("a", {"": 0.2})
 
 
