@@ -8,7 +8,7 @@ from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, wrapper_of
-from lmms_steer.harness.presets import expand_preset
+from lmms_steer.harness.presets import expand_preset, find_preset
 from lmms_steer.models import CONTRAST_ARGS, MODEL_ARGS
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.row_vectors import refuse_row_vectors
@@ -41,15 +41,25 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
     check_model(model)
     args = {name: unquote(value) for name, value in split_args(model_args, "--model_args").items()}
     check_keys(args, STEERED_MODEL_ARGS)
-    args = expand_preset(args)
+    given, args = args, expand_preset(args)
     for name, what in _OF_EVALUATIONS.items():
-        if name in args:
-            raise UserError(f"{name}={shorten(args[name])}: {what} is for evaluations with lmms-eval; leave it out")
+        if name not in args:
+            continue
+        set_by = "" if name in given else f", which preset={shorten(given['preset'])} sets"
+        remedy = "leave it out" if name in given else _without_contrast(str(given["preset"]))
+        raise UserError(f"{name}={shorten(args[name])}{set_by}: {what} is for evaluations with lmms-eval; {remedy}")
     spec = SteeringSpec.from_args(args)
     refuse_row_vectors(spec)
     if "pretrained" in args:
         check_vectors(spec, args["pretrained"])
     return args.get("pretrained"), spec
+
+
+def _without_contrast(preset: str) -> str:
+    """What to do about a preset where contrasts are not for."""
+    if not any(key in FIELDS for key in find_preset(preset).args):
+        return "the preset has no other keys"
+    return f"write out its other keys, which `lmms-steer presets {preset.partition(':')[0]}` prints"
 
 
 def split_args(text: str, option: str) -> dict[str, str]:

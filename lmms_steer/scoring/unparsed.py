@@ -7,8 +7,8 @@ from lmms_steer._util.formatting import format_share
 WARNED = 0.05
 """The share of unparsed answers from which a user is warned.
 
-Steering changes scores by a few points. From one answer in twenty on, the unparsed answers, which count as wrong, are as
-many as the answers that an effect of that size changes.
+Steering changes scores by a few points. From one answer in twenty on, the unparsed answers, which count as wrong, are
+as many as the answers that an effect of that size changes.
 """
 UNTRUSTED = 0.2
 """The share from which scores and gains are to be trusted only after some answers were read.

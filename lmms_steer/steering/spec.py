@@ -141,6 +141,17 @@ class SteeringSpec:
         return yaml.safe_dump({"interventions": entries, **provenance}, sort_keys=False)
 
 
+def unknown_key(key: str, value: object) -> UserError:
+    """The error for a key that no intervention has."""
+    if key != "preset":
+        return unknown_name("steering key", key, FIELDS)
+    method = shorten(value).partition(":")[0]
+    return UserError(
+        f"preset={shorten(value)}: presets are for --model_args; here write out the keys that `lmms-steer presets"
+        f" {method}` prints"
+    )
+
+
 def _unquote(text: str) -> str:
     try:
         # not strict, so that quotes may hold a tab
@@ -152,7 +163,7 @@ def _unquote(text: str) -> str:
 def _intervention(entry: Mapping[str, Any]) -> Intervention:
     for key in entry:
         if key not in FIELDS:
-            raise unknown_name("steering key", key, FIELDS)
+            raise unknown_key(key, entry[key])
     if entry.get("vector") in (None, ""):
         given = ", ".join(f"{key}={shorten(value)}" for key, value in entry.items())
         raise UserError(f"{given or 'a spec'} names no vector: add vector=NAME, as in {_EXAMPLE}")
