@@ -165,7 +165,7 @@ def layers(
         str | None, typer.Option(help="Name or file of the concept's sentences. Default: the vector's own.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Number of the task's questions that are read.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the questions' order, probes and pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the questions' order and the other pictures.")] = 0,
     batch_size: Annotated[
         int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions or sentences per forward pass.")
     ] = 16,

@@ -12,8 +12,8 @@ from lmms_steer import concepts
 from lmms_steer._util.formatting import count_noun, format_shape
 from lmms_steer._util.io import check_writable
 from lmms_steer.concepts import Concept
-from lmms_steer.errors import UserError, unknown_name
-from lmms_steer.extraction.image_contrasts import check_image_contrast
+from lmms_steer.errors import UserError, shorten, unknown_name
+from lmms_steer.extraction.image_contrasts import check_image_contrast, no_shuffled_images
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings
 from lmms_steer.extraction.patches import PATCHES
 from lmms_steer.extraction.sae_endpoint import configured_endpoint
@@ -74,6 +74,7 @@ def extract_to_store(
             vector of that name from other sentences or a store in which the backbone's name belongs to other weights.
     """
     name = store_name or short_name(backbone)
+    asked = methods
     wanted, methods = _checked(concept_names, methods, settings, questions, name)
     _check_judge(settings, name, [concept.name for concept in wanted] or concept_names, methods)
     if not store.is_name_part(name):
@@ -90,8 +91,9 @@ def extract_to_store(
     if questions is not None:
         from lmms_steer.extraction.image_pairs import read_image_pairs
 
-        concept = read_image_pairs(questions, settings).concept(concept_names[0])
-        check_store_conflicts(name, [concept], methods, root, replace)
+        pairs = read_image_pairs(questions, settings)
+        methods = methods if pairs.shuffled else _without_shuffled(methods, asked, settings.image_contrast)
+        check_store_conflicts(name, [pairs.concept(concept_names[0])], methods, root, replace)
     source = Backbone(backbone, device=device, dtype=dtype, store_name=store_name)
     progress = Progress(root, source, settings, batch_size)
     kept = progress.kept(wanted, methods)
@@ -105,6 +107,8 @@ def extract_to_store(
     with progress:
         for concept, activations in readings:
             yield from activations.warnings(concept, source.name)
+            if activations.shuffled_images is None:
+                methods = _without_shuffled(methods, asked, settings.image_contrast)
             anchors, controls = activations.counts
             found = count_noun(anchors, "anchor"), count_noun(controls, "control")
             for method in methods:
@@ -134,8 +138,6 @@ def _checked(
 ) -> tuple[list[Concept], Sequence[str]]:
     """The concepts whose sentences are read, and the methods.
 
-    With an image contrast, each method is followed by its control with the images of other questions.
-
     Raises:
         UserError: for a concept, method, image contrast, place or vector that does not exist; for an option that no
             method of these uses.
@@ -143,6 +145,9 @@ def _checked(
     for method in methods:
         check_method(method)
     _check_sae_options(settings, methods)
+    if settings.image_contrast is None:
+        for method in filter(_is_shuffled, methods):
+            raise no_shuffled_images(method, settings.image_contrast)
     if settings.orthogonal_to is not None:
         store.find(settings.orthogonal_to, model)
     if questions is None:
@@ -150,21 +155,65 @@ def _checked(
             raise UserError("--image_contrast and --at are for questions about images: --questions FILE")
         every = list(concept_names) == ["all"]
         return list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names], methods
+    return [], _checked_for_questions(concept_names, methods, settings)
+
+
+def _checked_for_questions(
+    concept_names: Sequence[str], methods: Sequence[str], settings: ExtractionSettings
+) -> Sequence[str]:
+    """The methods for questions about images.
+
+    With an image contrast, each is followed by its control with the images of other questions, unless patches are read,
+    which do not depend on the question.
+
+    Raises:
+        UserError: as `_checked`; for a concept that cannot be a vector's name.
+    """
     if len(concept_names) != 1 or concept_names[0] == "all":
         raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
+    if not store.is_name_part(concept_names[0]):
+        raise UserError(
+            f"--concept {shorten(concept_names[0])} cannot name the vectors of --questions: use letters, digits and"
+            " _.+-, not beginning with a dot"
+        )
     if settings.at not in QUESTION_TOKENS:
         raise unknown_name("--at", settings.at, QUESTION_TOKENS)
     if settings.at == PATCHES:
         _check_patches(methods, settings)
     if settings.image_contrast is None:
-        return [], methods
+        return methods
     check_image_contrast(settings.image_contrast)
     if settings.image_contrast == "absent" and settings.at == "image":
         raise UserError("--at image: a prompt without an image has no image tokens: use another --image_contrast")
+    if settings.at == PATCHES:
+        return methods
     with_controls = [
         name for method in methods for name in (method, *([] if split_method(method)[1] else [f"{method}-{SHUFFLED}"]))
     ]
-    return [], list(dict.fromkeys(with_controls))
+    return list(dict.fromkeys(with_controls))
+
+
+def _is_shuffled(method: str) -> bool:
+    return split_method(method)[1] == SHUFFLED
+
+
+def _without_shuffled(methods: Sequence[str], asked: Sequence[str], kind: str | None) -> Sequence[str]:
+    """The methods without their controls with other images.
+
+    Args:
+        methods: with the controls.
+        asked: those that the user typed.
+        kind: the image contrast.
+
+    Raises:
+        UserError: where the user asked for such a control.
+    """
+    left_out = list(filter(_is_shuffled, methods))
+    for method in left_out:
+        if method in asked:
+            raise no_shuffled_images(method, kind)
+        logging.getLogger(__name__).warning(f"left out: {no_shuffled_images(method, kind)}")
+    return [method for method in methods if method not in left_out]
 
 
 def _check_sae_options(settings: ExtractionSettings, methods: Sequence[str]) -> None:
@@ -188,10 +237,10 @@ def _check_patches(methods: Sequence[str], settings: ExtractionSettings) -> None
     """Check that directions of patches can be extracted as the user wants.
 
     Raises:
-        UserError: for contrasting prompts, which the vision tower does not see, and for a method that needs each
-            question.
+        UserError: for contrasting prompts, which the vision tower does not see, and for contrasts and controls that
+            show the same images to other questions; for a method that needs each question.
     """
-    if settings.image_contrast in (None, "absent"):
+    if settings.image_contrast in (None, "absent", "other"):
         raise UserError(
             f"--at {PATCHES}: the vision tower sees images only: contrast them with --image_contrast masked"
         )
@@ -199,7 +248,9 @@ def _check_patches(methods: Sequence[str], settings: ExtractionSettings) -> None
         raise UserError(f"--at {PATCHES}: --orthogonal_to needs one direction for each layer")
     for method in methods:
         base, control = split_method(method)
-        if base != "mean_shift" or control not in ("", "random", SHUFFLED):
+        if control == SHUFFLED:
+            raise no_shuffled_images(method, settings.image_contrast)
+        if base != "mean_shift" or control not in ("", "random"):
             raise UserError(f"--at {PATCHES}, --method {method}: only the mean over the questions is kept: mean_shift")
 
 
