@@ -1,7 +1,7 @@
 """`lmms-steer extract`: read each concept once in one backbone, store one vector per concept and method.
 
 Everything that can be refused is refused before torch is imported and the model is loaded; so is a vector that would
-replace one made from other sentences or weights.
+replace one made from other sentences or weights, or with other options.
 """
 
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from lmms_steer import concepts
-from lmms_steer._util.formatting import count_noun, format_shape
+from lmms_steer._util.formatting import count_noun, format_layers, format_shape
 from lmms_steer._util.io import check_writable
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError, shorten, unknown_name
@@ -24,7 +24,7 @@ from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.methods import check_method, split_method
 from lmms_steer.vectors.methods import methods as method_registry
 from lmms_steer.vectors.ownership import check_name_is_free, have_same_directions, save_own, warn_of_mixed_names
-from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
+from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.weights import model_source
 
 QUESTION_TOKENS = ("last", "image", "text", "both", PATCHES)
@@ -59,7 +59,7 @@ def extract_to_store(
         settings: for the methods.
         questions: a file of questions about images (`lmms_steer.extraction.image_pairs`), read instead of a concept's
             sentences; the concept's name then only names the vectors.
-        replace: also replace vectors that were made from other sentences or from other weights.
+        replace: also replace vectors that were made from other sentences or weights, or with other options.
         store_name: the name that the vectors are stored under, in place of the backbone's own.
 
     Yields:
@@ -81,7 +81,7 @@ def extract_to_store(
         raise UserError(f"{name!r} cannot be a model's name in a store: name the model with --name")
     root = root if root is not None else store.user_store()
     check_writable(root, "the store", "name another with --store")
-    check_store_conflicts(name, wanted, methods, root, replace)
+    check_store_conflicts(name, wanted, methods, root, settings, replace)
     if not replace:
         check_name_is_free(model_source(backbone, store_name=store_name), root)
     # these import torch and transformers, which takes seconds
@@ -93,7 +93,7 @@ def extract_to_store(
 
         pairs = read_image_pairs(questions, settings)
         methods = methods if pairs.shuffled else _without_shuffled(methods, asked, settings.image_contrast)
-        check_store_conflicts(name, [pairs.concept(concept_names[0])], methods, root, replace)
+        check_store_conflicts(name, [pairs.concept(concept_names[0])], methods, root, settings, replace)
     source = Backbone(backbone, device=device, dtype=dtype, store_name=store_name)
     progress = Progress(root, source, settings, batch_size)
     kept = progress.kept(wanted, methods)
@@ -273,23 +273,32 @@ def _check_judge(
 
 
 def check_store_conflicts(
-    model: str, wanted: Sequence[Concept], methods: Sequence[str], root: Path, replace: bool
+    model: str,
+    wanted: Sequence[Concept],
+    methods: Sequence[str],
+    root: Path,
+    settings: ExtractionSettings,
+    replace: bool,
 ) -> None:
-    """Check that no vector would replace one that was made from other sentences.
+    """Check that no vector would replace one that was made otherwise.
 
     Raises:
-        UserError: for a stored vector of that name from other sentences, unless `replace`; for two concepts of one
+        UserError: for a stored vector of that name from other sentences, at layers that are not wanted now, with
+            another component removed or from other tokens of a question, unless `replace`; for two concepts of one
             name.
     """
+    removed = None
+    if settings.orthogonal_to is not None:
+        removed = store.load_vectors(settings.orthogonal_to, model).name
     hashes: dict[str, str] = {}
     for concept in wanted:
         if hashes.setdefault(concept.name, concept.sentences_sha256) != concept.sentences_sha256:
             raise UserError(f"two of the concepts are named {concept.name!r}: one's vectors would replace the other's")
         for path in [] if replace else _paths(root, model, concept, methods):
-            if _is_of_other_sentences(path, concept):
+            if found := _other_way(path, concept, settings, removed):
                 raise UserError(
-                    f"{str(path)!r} was made from other sentences than this {concept.name!r}: give the concept another"
-                    " name, or add --replace to lose that vector"
+                    f"{str(path)!r} was made {found}: give the concept another name, or add --replace to lose that"
+                    " vector"
                 )
 
 
@@ -308,11 +317,30 @@ def _paths(root: Path, model: str, concept: Concept, methods: Sequence[str]) -> 
         yield root / model / concept.name / f"{method}.safetensors"
 
 
-def _is_of_other_sentences(path: Path, concept: Concept) -> bool:
+def _other_way(path: Path, concept: Concept, settings: ExtractionSettings, removed: str | None) -> str:
+    """How a stored vector was made, if otherwise than the one that would replace it; else "".
+
+    Args:
+        path: of the stored vector, if there is one.
+        concept, settings: of the new vector.
+        removed: the name of the vector whose component is removed from the new one.
+    """
+    if not path.is_file():
+        return ""
     try:
-        return path.is_file() and read_provenance(path).get("sentences_sha256") != concept.sentences_sha256
+        stored = SteeringVectors.load(path)
     except UserError:
-        return False  # damaged: there is nothing to lose
+        return ""  # damaged: there is nothing to lose
+    made, layers = stored.provenance.get("settings", {}), settings.layers
+    theirs = made.get("orthogonal_to")
+    problems = {
+        f"from other sentences than this {concept.name!r}": stored.provenance.get("sentences_sha256")
+        != concept.sentences_sha256,
+        f"for the layers {format_layers(stored.layers)}": layers is not None and not set(stored.layers) <= set(layers),
+        f"with --orthogonal_to {theirs}" if theirs else "without --orthogonal_to": theirs != removed,
+        f"with --at {made.get('at')}": made.get("at", settings.at) != settings.at,
+    }
+    return next((problem for problem, applies in problems.items() if applies), "")
 
 
 def _differs(root: Path, shipped: Path, name: str) -> bool:
