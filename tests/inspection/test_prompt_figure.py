@@ -1,5 +1,6 @@
 """The patches in the figure of `inspect`: a grid where the place of each image token is known, else none."""
 
+import numpy as np
 import pytest
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
@@ -22,7 +23,7 @@ def test_each_patch_of_a_square_image_has_its_place() -> None:
     figure = inspection_figure(measured(["image"] * 16 + ["text"], (64, 64)))
     (norms,) = [axes for axes in figure.axes if axes.get_title() == "image tokens: |h| at layer 1"]
     (heatmap,) = [one for one in norms.get_children() if isinstance(one, AxesImage)]
-    assert heatmap.get_array().tolist() == [[4 * row + column for column in range(4)] for row in range(4)]
+    assert np.asarray(heatmap.get_array()).tolist() == [[4 * row + column for column in range(4)] for row in range(4)]
     (image,) = [axes for axes in figure.axes if axes.get_title() == "1 of 16 image tokens steered"]
     frame = next(one for one in image.patches if isinstance(one, Rectangle))
     # token 5 is the second one of the second row from above
