@@ -50,7 +50,7 @@ def layers(
         concept: the name or the file of the concept's sentences, or a `lmms_steer.concepts.Concept`; default: those
             that the vector was made from.
         limit: how many of the task's questions are read.
-        seed: of the questions' order, the probes' folds and the other pictures.
+        seed: of the questions' order and the other pictures.
         batch_size: questions or sentences in one forward pass.
         include_path: a folder of your own tasks.
         allow_test: allow choosing on test questions.
