@@ -141,6 +141,24 @@ def test_images_that_are_relative_links_are_in_the_copy(release: dict[str, Path]
 
 
 @pytest.mark.parametrize(
+    ("given", "images"),
+    [(".", "data/images"), (".", "data/trainval2017"), (".", "images"), ("data", "data/images")],
+)
+def test_vsr_is_imported_as_its_repository_lays_it_out(tmp_path: Path, given: str, images: str) -> None:
+    row = {"image": "000000050403.jpg", "caption": "The cat is under the sink.", "label": 1, "relation": "under"}
+    for split in ("random", "zeroshot"):
+        folder = tmp_path / "release/data/splits" / split
+        folder.mkdir(parents=True)
+        for part in ("train", "test"):
+            (folder / f"{part}.jsonl").write_text(json.dumps(row) + "\n")
+    picture = tmp_path / "release" / images / row["image"]
+    picture.parent.mkdir()
+    picture.write_bytes(b"the photograph")
+    list(import_release("vsr", tmp_path / "release" / given, tmp_path / "copies"))
+    assert (tmp_path / "copies/vsr_random/images/000000050403.jpg").read_bytes() == b"the photograph"
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("../../../up/evil.png", "val/../../../../evil.png", "{out}/evil.png", "/{out}/evil.png", ".."),

@@ -28,7 +28,7 @@ from lmms_steer.data.release_files import (
     json_items,
     parquet_rows,
 )
-from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, image_cell, unseen_scene, write_parquet, write_png
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, image_cell, unseen_scene, write_image, write_parquet
 from lmms_steer.errors import UserError
 from lmms_steer.smol.questions import ask
 from lmms_steer.tiny_world.questions import Question as SceneQuestion
@@ -196,9 +196,10 @@ def write_clevr(folder: Path, questions: int, rng: random.Random) -> None:
     functions = {"counting": "count", "existence": "exist", "shape": "query_shape", "more": "greater_than"}
     for number in range(questions):
         kind = list(functions)[number % 4]
+        name = f"CLEVR_val_{number // 4:06d}.png"
         if number % 4 == 0:
             scene, asked = _scene_for(rng, functions)
-        name = f"CLEVR_val_{number // 4:06d}.png"
+            write_image(folder / "images" / "val" / name, rng, scene, number)
         question, answer, function = asked[kind].text, _number_or_text(asked[kind].answer), functions[kind]
         items.append(
             {
@@ -212,7 +213,6 @@ def write_clevr(folder: Path, questions: int, rng: random.Random) -> None:
                 "program": [{"function": "scene", "inputs": []}, {"function": function, "inputs": [0]}],
             }
         )
-        write_png(folder / "images" / "val" / name, rng, scene, number)
     _write_questions(folder / "questions" / CLEVR_FILE, items)
 
 
@@ -225,6 +225,7 @@ def write_superclevr(folder: Path, questions: int, rng: random.Random) -> None:
         name = f"superCLEVR_new_{index:06d}.png"
         if number <= 4 or number % 3 == 0:
             scene, asked = _scene_for(rng, kinds)
+            write_image(folder / "images" / name, rng, scene, number)
         question, text = asked[kinds[number % 3]].text, _number_or_text(asked[kinds[number % 3]].answer)
         answer: Any = int(text) if text.isdecimal() else {"yes": True, "no": False}.get(text, text)
         items.append(
@@ -238,7 +239,6 @@ def write_superclevr(folder: Path, questions: int, rng: random.Random) -> None:
                 "question_index": number,
             }
         )
-        write_png(folder / "images" / name, rng, scene, number)
     _write_questions(folder / SUPERCLEVR_FILE, items)
 
 
