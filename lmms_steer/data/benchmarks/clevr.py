@@ -63,7 +63,7 @@ class Question:
         image_index: the image's number, -1 if the release has none.
         question: the text.
         answer: the correct answer as text; truth values are `yes` and `no`.
-        family: the question's family (its template), -1 if the release has none.
+        family: the number of the question's family (its template), -1 if the release has none.
         kind: `count`, `exist`, `query`, `compare_number` or `compare_attribute`.
         question_index: the question's number in the release.
     """
@@ -84,11 +84,12 @@ def read_questions(path: Path) -> Iterator[Question]:
         UserError: as `json_items`; for a question that lacks a field (CLEVR's test split has no answers), has one of a
             wrong type, or names an image that leads out of the release.
     """
+    families: dict[tuple[str, int], int] = {}
     for number, (where, item) in enumerate(json_items(path, "questions.item", "question")):
-        yield _question(item, where, number)
+        yield _question(item, where, number, families)
 
 
-def _question(item: Any, where: str, number: int) -> Question:
+def _question(item: Any, where: str, number: int, families: dict[tuple[str, int], int]) -> Question:
     if not isinstance(item, dict):
         raise UserError(f"{where}: expected an object with the question's fields, got {item!r}")
     for field in ("image_filename", "question", "answer"):
@@ -105,10 +106,18 @@ def _question(item: Any, where: str, number: int) -> Question:
         image_index=_integer(item, "image_index", -1, where),
         question=str(item["question"]),
         answer=text,
-        family=_integer(item, "question_family_index", -1, where),
+        family=_family(item, where, families),
         kind=_kind(item.get("program"), text),
         question_index=_integer(item, "question_index", number, where),
     )
+
+
+def _family(item: dict[str, Any], where: str, families: dict[tuple[str, int], int]) -> int:
+    """A family's number. Super-CLEVR counts within each file of templates: `families` numbers them over all files."""
+    index = _integer(item, "question_family_index", -1, where)
+    if "template_filename" not in item:
+        return index
+    return families.setdefault((str(item["template_filename"]), index), len(families))
 
 
 def _integer(item: dict[str, Any], field: str, default: int, where: str) -> int:
@@ -170,7 +179,9 @@ def _rows(
 def import_clevr_count(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
     """Import the counting questions that the paper uses (see `Benchmark.import_release`)."""
     files_of = {
-        split: find_files(release, [f"{split}*.parquet", f"*/{split}*.parquet"], f"{split}*.parquet")
+        split: find_files(
+            release, [f"{split}*.parquet", f"*/{split}*.parquet"], f"{split}*.parquet", beginning=split == "train"
+        )
         for split in ("train", "test")
     }
     copy = LocalCopy(root / "clevr_count", chain(*files_of.values()))
@@ -235,6 +246,7 @@ def write_superclevr(folder: Path, questions: int, rng: random.Random) -> None:
                 "image_index": index,
                 "question": question,
                 "answer": answer,
+                "template_filename": "zero_hop.json",
                 "question_family_index": number % 3,
                 "question_index": number,
             }
