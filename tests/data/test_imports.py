@@ -52,6 +52,11 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
         lambda folder: truncate(folder / QUESTIONS),
         r"CLEVR_val_questions.json' is cut off or not JSON after question \d",
     ),
+    (
+        "clevr",
+        lambda folder: (folder / "images/val/CLEVR_val_000001.png").write_bytes(b""),
+        "the image '.*CLEVR_val_000001.png' is empty",
+    ),
     ("clevr", lambda folder: (folder / QUESTIONS).unlink(), "holds no CLEVR_val_questions.json"),
     (
         "whatsup",
