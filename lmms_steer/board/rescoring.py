@@ -68,7 +68,9 @@ _COUNT = Scorer("count_results", lambda stored: {"answer": stored.target})
 _CLEVR = Scorer("process_results", _clevr)
 SCORERS: Mapping[str, Scorer] = {
     "steer_blink": Scorer("process_results", _choice),
-    "cvbench": Scorer("process_results", lambda stored: {**_choice(stored), "official_weight": 0.0}),
+    "cvbench": Scorer(
+        "process_results", lambda stored: {**_choice(stored), "official_weight": 0.0, "official_total": 0.0}
+    ),
     "smol": Scorer("process_results", _choice),
     "tiny": Scorer("process_results", _choice),
     "whatsup": Scorer("process_results", _caption),

@@ -199,6 +199,18 @@ def test_names_of_vehicles_are_read_as_other_words_are(manager: Any, data: Path)
     assert set(task.test_docs()[0]["names"]) == shapes, "those of all questions"
 
 
+def test_the_official_score_is_that_of_all_questions(manager: Any, data: Path) -> None:
+    utils = import_module("lmms_steer.tasks.cvbench.utils")
+    tasks = manager.load_task_or_group(["cvbench"], "simple")
+    (members,) = tasks.values()
+    found = {}
+    for name, task in members.items():
+        docs = task.test_docs().remove_columns("image")
+        found[name] = [utils.process_results(doc, [doc["answer"]])["official"] for doc in docs]
+        assert np.isnan(utils.total(found[name][:-1])), name
+    assert np.mean([utils.total(values) for values in found.values()]) == pytest.approx(1)
+
+
 def test_pairs_and_sets_are_all_or_nothing() -> None:
     utils = import_module("lmms_steer.tasks.whatsup.utils")
     captions = [f"A mug {phrase} a table" for phrase in ("on", "under", "to the left of", "to the right of")]
