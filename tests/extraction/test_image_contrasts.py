@@ -229,6 +229,15 @@ def test_prompts_are_those_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.
     assert asked == "Answer with one word. " + task.doc_to_text(task.eval_docs[0])
 
 
+def test_a_picture_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
+    list(write_questions("tiny_spatial_select", tmp_path, 2))
+    pictures = {path: path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    cut = next(iter(pictures))
+    cut.write_bytes(pictures[cut][:40])
+    list(write_questions("tiny_spatial_select", tmp_path, 2))
+    assert {path: path.read_bytes() for path in (tmp_path / "images").iterdir()} == pictures
+
+
 def test_questions_with_a_byte_order_mark_are_read(folder: Path) -> None:
     file = folder / "marked.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + (folder / "questions.jsonl").read_bytes())
