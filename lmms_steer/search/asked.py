@@ -74,6 +74,6 @@ def ask(options: SearchOptions) -> Asked:
 
 def grid(options: SearchOptions) -> tuple[int, int, int]:
     """How many layers, alphas and token targets are searched; one layer where the model's are not known yet."""
-    pretrained = check_arguments(options)[0]
+    pretrained = check_arguments(options)
     layers = len(parse_layers(options.layers)) if options.layers else number_of_layers(pretrained or "") or 1
     return layers, len(parse_strengths(options.alphas)), len(options.targets)

@@ -22,7 +22,7 @@ def dry_run(options: SearchOptions) -> Generator[str, None, None]:
     from lmms_steer.search.strategies import StrategyContext
 
     check_before_imports(options)
-    pretrained, _ = check_arguments(options)
+    pretrained = check_arguments(options)
     if pretrained is None:
         raise UserError("--dry-run needs pretrained=NAME in --model_args, for the number of layers")
     n_layers = layers_at(options.fixed_keys, facts_on_disk(pretrained))

@@ -64,9 +64,8 @@ def layers(
     if wanted:
         parse_layers(wanted)
     named, arguments = vector if isinstance(vector, str) else stored_name(vector), join_model_args(model_args)
-    pretrained, spec = check_model_args(model, arguments)
-    if spec:
-        raise UserError("--model_args must name the unsteered model: give the vector as --vector")
+    unsteered = "--model_args must name the unsteered model: give the vector as --vector, and its tokens as --tokens"
+    pretrained, _ = check_model_args(model, arguments, unsteered)
     if pretrained is not None:
         check_vectors(SteeringSpec.parse(f"vector={named}"), pretrained)
     loaded_task, questions = _questions(task, model, limit, seed, include_path, allow_test) if task else (None, [])

@@ -14,7 +14,7 @@ from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.plan import HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
 from lmms_steer.search.strategies import StrategyBuilder
 from lmms_steer.steering.budget import BUDGET
-from lmms_steer.steering.intervention import TOKENS
+from lmms_steer.steering.intervention import TOKENS, unknown_tokens
 from lmms_steer.steering.placeholders import MEDIA
 
 SCORES = ("auto", "letters", "generate")
@@ -267,7 +267,7 @@ def parse_targets(text: str) -> tuple[str, ...]:
     targets = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for target in targets:
         if target not in TOKENS:
-            raise unknown_name("token target", target, TOKENS)
+            raise unknown_tokens("token target", target)
     return targets
 
 

@@ -123,8 +123,9 @@ def steer(
         "read": read,
     }
     given = read_given(spec, vectors, fields)
-    if not hasattr(unwrap(model), "config"):
-        raise UserError(f"steer takes a loaded model of transformers, and not a {type(model).__name__}")
+    if not isinstance(model, nn.Module) or not hasattr(unwrap(model), "config"):
+        inside = ": pass its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
+        raise UserError(f"steer takes a loaded model of transformers, and not a {type(model).__name__}{inside}")
     if isinstance(given.spec, ResolvedSpec):
         resolved = with_operation(given.spec, operation)
     else:
