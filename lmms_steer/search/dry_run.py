@@ -6,8 +6,9 @@ from typing import Any
 
 from lmms_steer._util.formatting import count_noun
 from lmms_steer.errors import UserError
+from lmms_steer.harness.arguments import split_args
 from lmms_steer.search import budgets
-from lmms_steer.search.asked import ask
+from lmms_steer.search.asked import Asked, ask
 from lmms_steer.search.before_loading import check_before_imports, facts_on_disk, planned_options
 from lmms_steer.search.harnesses import check_arguments
 from lmms_steer.search.options import SearchOptions, parse_layers, parse_strengths
@@ -49,5 +50,23 @@ def dry_run(options: SearchOptions) -> Generator[str, None, None]:
             f"before that, {places} for each budget must be found on the first {prompts} questions, whose right answers"
             f" are not read: about {about} answers"
         )
+    yield from _lines_about_choices(options, asked)
     yield from planned_power_lines(options.chosen_strategy, context)
     yield "nothing was measured (--dry-run)"
+
+
+def _lines_about_choices(options: SearchOptions, asked: Asked) -> Generator[str, None, None]:
+    """What is measured of the chosen cells alone, after the search."""
+    shown = any(question.visuals for question in asked.questions)
+    if shown and options.blank_image and "image" not in split_args(options.model_args, "--model_args"):
+        choices = count_noun(len(options.vectors), "choice")
+        answers = len(options.vectors) * len(asked.questions)
+        yield f"after that, {choices} with every image grey (--no-blank-image leaves this out): {answers} answers"
+    if options.confirm:
+        choices = count_noun(len(options.names), "choice")
+        answers = len(options.names) * asked.confirmed_on
+        limit = ", --limit or not" if options.limit else ""
+        yield (
+            f"after that, {choices}, those of controls too, on all {asked.confirmed_on} questions of"
+            f" {options.confirm}{limit}: {answers} answers"
+        )
