@@ -11,6 +11,7 @@ from lmms_steer.search import budgets
 from lmms_steer.search.asked import Asked, ask
 from lmms_steer.search.before_loading import check_before_imports, facts_on_disk, planned_options
 from lmms_steer.search.harnesses import check_arguments
+from lmms_steer.search.ignored import ignored_lines
 from lmms_steer.search.options import SearchOptions, parse_layers, parse_strengths
 from lmms_steer.search.plan import BUDGET_PROMPTS, Plan
 from lmms_steer.search.resolved_cells import layers_at
@@ -52,6 +53,7 @@ def dry_run(options: SearchOptions) -> Generator[str, None, None]:
         )
     yield from _lines_about_choices(options, asked)
     yield from planned_power_lines(options.chosen_strategy, context)
+    yield from ignored_lines(options, len(asked.questions))
     yield "nothing was measured (--dry-run)"
 
 

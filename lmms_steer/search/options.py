@@ -19,6 +19,7 @@ from lmms_steer.steering.placeholders import MEDIA
 
 SCORES = ("auto", "letters", "generate")
 CHOICES = ("overall", "per_target")
+DEFAULT_TRIALS = 64
 MAX_VALUES = 10_000
 """Most layers or alphas that a range may stand for."""
 
@@ -72,7 +73,7 @@ class SearchOptions:
     strategy: str | StrategyBuilder = "grid"
     score: str = "auto"
     controls: int = 5
-    trials: int = 64
+    trials: int = DEFAULT_TRIALS
     seed: int = 0
     batch_size: int = 16
     memory: float = 4.0

@@ -110,6 +110,7 @@ class Intervention:
             self._check_tower()
         if self.phase == "decode" and self.tokens in MEDIA:
             raise UserError(f"tokens={self.tokens},phase=decode steers nothing: generated tokens are text")
+        self._check_gammas()
 
     @property
     def complete(self) -> bool:
@@ -132,6 +133,25 @@ class Intervention:
     def __str__(self) -> str:
         given = {k: v for k, v in asdict(self).items() if v is not None and v != _DEFAULTS.get(k)}
         return ",".join(f"{key}={_quote(value)}" for key, value in given.items())
+
+    def _check_gammas(self) -> None:
+        """Refuse a gamma of tokens that are not steered."""
+        if self.tokens is None:
+            return
+        both = self.tokens.startswith("both")
+        of_media = (both and self.phase != "decode") or self.tokens in ("image", "video")
+        of_text = both or self.tokens not in MEDIA
+        for name, used, kinds in (
+            ("gamma_image", of_media, "image and video tokens"),
+            ("gamma_text", of_text, "text tokens"),
+        ):
+            value = getattr(self, name)
+            if value != 1 and not used:
+                decode = ",phase=decode" if both else ""
+                raise UserError(
+                    f"tokens={self.tokens}{decode},{name}={value:g}: {name} is a factor on alpha at {kinds}, which are"
+                    " not steered: leave it out"
+                )
 
     def _check_tower(self) -> None:
         """Refuse what has no meaning in a vision tower, which runs before there are tokens."""
