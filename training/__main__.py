@@ -2,7 +2,8 @@
 
     python -m training --out FOLDER
 
-Finished stages are stored in FOLDER/stages. A command that was killed continues with the first missing stage.
+Finished stages are stored in FOLDER/stages. A command that was killed continues with the first missing stage. Stages of
+another seed, or of --quick, are refused.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from transformers import AutoModelForCausalLM, PaliGemmaForConditionalGeneration
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from training import multimodal, text, vision
 from training.command import start
+from training.options import check_options, write_options
 from training.report import compare, measure
 from training.tokenizer import build_tokenizer
 
@@ -40,17 +43,24 @@ def train(out: Path, seed: int, quick: bool) -> float:
 
     Returns:
         The minutes that all stages took, including those of earlier commands.
+
+    Raises:
+        SystemExit: for a stored stage of another training.
     """
-    stages = out / "stages"
+    stages, options = out / "stages", {"seed": seed, "quick": quick}
     stages.mkdir(parents=True, exist_ok=True)
     minutes_file = stages / "minutes.json"
     minutes: dict[str, float] = {}
     if minutes_file.exists():
         minutes = json.loads(minutes_file.read_text(encoding="utf-8"))
-    for name, stage in (("text", _text), ("vision", _vision), ("mllm", _mllm)):
+    todo = {"text": _text, "vision": _vision, "mllm": _mllm}
+    for name in todo:
+        if (stages / name).exists():
+            check_options(stages / name, options)
+    for name, stage in todo.items():
         if not (stages / name).exists():
             start = time.monotonic()
-            _save(stage(stages, seed, quick), stages / name)
+            _save(stage(stages, seed, quick), stages / name, options)
             minutes[name] = round((time.monotonic() - start) / 60, 2)
             minutes_file.write_text(json.dumps(minutes), encoding="utf-8")
     return sum(minutes.values())
@@ -74,11 +84,12 @@ def _mllm(stages: Path, seed: int, quick: bool) -> Any:
     return multimodal.train(seed, stages / "text", stages / "vision", phases, bank)
 
 
-def _save(model: torch.nn.Module, folder: Path) -> None:
+def _save(model: torch.nn.Module, folder: Path, options: Mapping[str, Any]) -> None:
     # under another name first, so that an interrupted write does not look like a finished stage
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     model.save_pretrained(unfinished)  # type: ignore[operator]
+    write_options(unfinished, options)
     unfinished.rename(folder)
 
 

@@ -54,15 +54,23 @@ def _presence(stored: StoredAnswer) -> dict[str, Any]:
     return {"answer": {"yes": "yes", "no": "no"}[stored.target], "question_id": ""}
 
 
+def _clevr(stored: StoredAnswer) -> dict[str, Any]:
+    # only questions about names have choices; earlier versions did not log them
+    names = {"names": _texts(stored.choices)} if stored.choices else {}
+    return {"answer": stored.target, "kind": "", "family": 0, **names}
+
+
 def _people(stored: StoredAnswer) -> dict[str, Any]:
     return {"answers": [{"answer": text, "answer_id": i} for i, text in enumerate(_texts(stored.accepted))]}
 
 
 _COUNT = Scorer("count_results", lambda stored: {"answer": stored.target})
-_CLEVR = Scorer("process_results", lambda stored: {"answer": stored.target, "kind": "", "family": 0})
+_CLEVR = Scorer("process_results", _clevr)
 SCORERS: Mapping[str, Scorer] = {
     "steer_blink": Scorer("process_results", _choice),
-    "cvbench": Scorer("process_results", lambda stored: {**_choice(stored), "official_weight": 0.0}),
+    "cvbench": Scorer(
+        "process_results", lambda stored: {**_choice(stored), "official_weight": 0.0, "official_total": 0.0}
+    ),
     "smol": Scorer("process_results", _choice),
     "tiny": Scorer("process_results", _choice),
     "whatsup": Scorer("process_results", _caption),

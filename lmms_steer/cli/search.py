@@ -173,7 +173,7 @@ def layers(
         str | None, typer.Option(help="Name or file of the concept's sentences. Default: the vector's own.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Number of the task's questions that are read.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Random seed of the questions' order, probes and pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the questions' order and the other pictures.")] = 0,
     batch_size: Annotated[
         int, typer.Option("--batch_size", "--batch-size", min=1, help="Questions or sentences per forward pass.")
     ] = 16,
@@ -264,14 +264,19 @@ def curve(
     tokens: Target = "image",
     controls: Annotated[int, typer.Option(min=0, help="Number of random vectors of the first vector's norms.")] = 3,
     prompt: Annotated[
-        str, typer.Option(help="The question. {shape} stands for the thing on the picture: circle, square, …")
-    ] = "What colour is the {shape}? Answer with one word.",
+        str,
+        typer.Option(
+            help="The question. On drawn pictures {shape} stands for the thing: circle, square, … Default: What colour"
+            " is the {shape}? Answer with one word."
+        ),
+    ] = "",
     pictures: Annotated[
-        int, typer.Option(min=2, help="Number of pictures that are drawn, or of a task's questions.")
-    ] = 96,
-    shown: Annotated[str, typer.Option(help="Colours of the things on the pictures.")] = "yellow,orange",
+        int | None,
+        typer.Option(min=2, help="Number of pictures that are drawn, or of a task's questions. Default: 96."),
+    ] = None,
+    shown: Annotated[str, typer.Option(help="Colours of the things on drawn pictures. Default: yellow,orange.")] = "",
     image: Annotated[
-        list[Path] | None, typer.Option(help="A picture of your own, instead of drawn ones. Repeatable.")
+        list[Path] | None, typer.Option(help="A picture of your own, instead of drawn ones, with --prompt. Repeatable.")
     ] = None,
     task: Annotated[str, typer.Option(help="Ask a task's questions, with their images, videos or sounds.")] = "",
     batch_size: BatchSize = 16,
@@ -283,7 +288,7 @@ def curve(
     from lmms_steer.search.word_curve_command import CurveOptions, run_curve
 
     names = tuple(dict.fromkeys(name.strip() for name in vector.split(",")))
-    pictured = (prompt, pictures, shown, tuple(image or ()), task, batch_size)
+    pictured = (prompt, pictures or 0, shown, tuple(image or ()), task, batch_size)
     options = CurveOptions(
         model, model_args, names, output, word, every_word, layers, alphas, tokens, controls, *pictured
     )

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,14 +162,28 @@ def compare(
         UserError: for runs that cannot be read or compared.
     """
     if isinstance(runs, Mapping):
-        folders = [f"{name}={folder}" for name, folder in runs.items()]
+        folders = [f"{name}={_folder(folder)}" for name, folder in runs.items()]
     else:
-        folders = [str(runs)] if isinstance(runs, str | Path) else [str(run) for run in runs]
+        folders = [_folder(run) for run in ([runs] if isinstance(runs, str | Path) else runs)]
     allowed = [allow_different] if isinstance(allow_different, str) else allow_different
     searched = tuple(Path(study) for study in ([studies] if isinstance(studies, str | Path) else studies))
     comparison = read_comparison(folders, baseline, metric)
     rows = build_leaderboard(comparison.systems, allowed)
     return Leaderboard(rows, comparison, tuple(comparison_warnings(comparison, rows, searched)), searched)
+
+
+def _folder(run: object) -> str:
+    """The folder of a run.
+
+    Raises:
+        UserError: for something else, such as the results that lmms-eval returns, which say nothing of single answers.
+    """
+    if not isinstance(run, str | PathLike):
+        raise UserError(
+            f"a run is the folder of an evaluation with logged answers (lmms-eval --output_path FOLDER --log_samples);"
+            f" got a {type(run).__name__}"
+        )
+    return str(run)
 
 
 def check_page_options(pictures: str, include_path: str | Path | None) -> None:

@@ -1,4 +1,4 @@
-"""The lines below a leaderboard: what differs from the baseline, and how many answers could not be read."""
+"""The lines below a leaderboard: what differs from the baseline, and how many answers are unparsed."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path

@@ -188,7 +188,7 @@ def read(path: Path) -> Concept:
     rows = list(_jsonl(text, str(path)) if path.suffix == ".jsonl" else _csv(text, str(path)))
     pairs = tuple(pair for is_contrast, pair in rows if not is_contrast)
     contrast = tuple(pair for is_contrast, pair in rows if is_contrast)
-    return _checked_concept(path.stem, "", pairs, contrast, str(path))
+    return checked_concept(path.stem, "", pairs, contrast, str(path))
 
 
 def parse_concept(text: str, source: str) -> Concept:
@@ -214,12 +214,19 @@ def parse_concept(text: str, source: str) -> Concept:
     about = about_node.value if about_node is not None and isinstance(about_node.value, str) else ""
     contrast = tuple(_yaml_pairs(entries["contrast"])) if "contrast" in entries else ()
     pairs = tuple(_yaml_pairs(entries["pairs"]))
-    return _checked_concept(name, about, pairs, contrast, source)
+    return checked_concept(name, about, pairs, contrast, source)
 
 
-def _checked_concept(
-    name: str, about: str, pairs: tuple[Pair, ...], contrast: tuple[Pair, ...], source: str
-) -> Concept:
+def checked_concept(name: str, about: str, pairs: tuple[Pair, ...], contrast: tuple[Pair, ...], source: str) -> Concept:
+    """A concept of these parts.
+
+    Args:
+        name, about, pairs, contrast: as `Concept` has them.
+        source: what they come from, for messages.
+
+    Raises:
+        UserError: for a name that cannot be a folder's, or no pair.
+    """
     if not name.replace("-", "").replace("_", "").isalnum():
         raise UserError(
             f"{source!r}: the concept's name {name!r} also names a folder: expected only letters, digits, '-' and '_'"

@@ -87,7 +87,7 @@ class LocalCopy:
             Its path in the copy.
 
         Raises:
-            UserError: if the file is missing or cannot be copied.
+            UserError: if the file is missing or empty, or cannot be copied.
         """
         target = self.work / "images" / name
         if not target.is_file():
@@ -95,6 +95,8 @@ class LocalCopy:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if not source.is_file():
                     raise UserError(f"the image {str(source)!r} is missing")
+                if not source.stat().st_size:
+                    raise UserError(f"the image {str(source)!r} is empty")
                 try:
                     # a link to a relative link would lead nowhere
                     os.link(source.resolve(), target)
@@ -168,7 +170,7 @@ def _unfinished(folder: Path) -> Path:
 
 
 def _summary(folder: Path, splits: Mapping[str, int | None]) -> str:
-    """The rows of each split, counted in the files; checks that all files are there."""
+    """The rows of each split, counted in the files; checks that all files are there, as they were imported."""
     manifest = read_manifest(folder)
     counts = []
     for split, official in splits.items():
@@ -181,6 +183,9 @@ def _summary(folder: Path, splits: Mapping[str, int | None]) -> str:
                 table = pq.ParquetFile(folder / file)
             except (OSError, pa.ArrowException) as error:
                 raise UserError(f"{file} is missing or damaged: import it again") from error
+            # earlier versions recorded no hash
+            if manifest.sha256.get(file) not in (None, file_sha256(folder / file)):
+                raise UserError(f"{file} has changed since it was imported: import it again")
             rows += table.metadata.num_rows
             _check_images(folder, table)
         if rows != manifest.rows[split]:
@@ -195,3 +200,5 @@ def _check_images(folder: Path, table: pq.ParquetFile) -> None:
     for path in set(table.read(columns=["image_path"]).column(0).to_pylist()):
         if not (folder / path).is_file():
             raise UserError(f"the image {path} is missing: import it again")
+        if not (folder / path).stat().st_size:
+            raise UserError(f"the image {path} is empty: import it again")

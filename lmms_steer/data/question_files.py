@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
@@ -44,15 +45,19 @@ def write_questions(
         logger.warning("%s asks test questions: vectors made of them cannot be tested on it", task)
     docs = loaded.test_docs() if loaded.has_test_docs() else loaded.validation_docs()
     lines = []
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    written: set[str] = set()
     for number in range(min(len(docs), limit or len(docs))):
         where = f"{task}, document {number}"
         visuals = prepare_visuals(loaded.doc_to_visual(docs[number]), where)
         if len(visuals) != 1 or not isinstance(visuals[0], Image.Image):
             raise UserError(f"{where}: a question for vectors has one image, and this has {len(visuals) or 'none'}")
         name = f"images/{image_ids(visuals)[0]}.png"
-        if not (folder / name).exists():
-            visuals[0].save(folder / name)
+        # an existing file may be one that a full disk cut
+        if name not in written:
+            picture = BytesIO()
+            visuals[0].save(picture, "PNG")
+            write_atomically(folder / name, picture.getvalue())
+            written.add(name)
         lines.append(json.dumps({"image": name, "prompt": str(loaded.fewshot_context(docs[number], 0))}) + "\n")
     write_atomically(folder / FILE, "".join(lines).encode())
     yield f"{len(lines)} questions -> {folder / FILE}"

@@ -5,8 +5,10 @@ megabytes, so they are parsed as a stream.
 """
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -17,23 +19,56 @@ from lmms_steer._util.extras import require_extra
 from lmms_steer.errors import UserError, first_line, reason
 from lmms_steer.scoring.choice import LETTERS
 
+_NUMBERED = re.compile(r"(.*)-([0-9]+)-of-([0-9]+)\.parquet")
+"""A part of a split, as the Hub names it: `train-00000-of-00021.parquet`."""
 
-def find_files(release: Path, patterns: Sequence[str], wanted: str) -> list[Path]:
+
+def find_files(release: Path, patterns: Sequence[str], wanted: str, beginning: bool = False) -> list[Path]:
     """The files of the first pattern that any file matches.
 
     Args:
         release: the release's folder.
         patterns: glob patterns relative to it.
         wanted: the name of the files, for the message.
+        beginning: as for `whole`.
 
     Raises:
-        UserError: if no pattern matches.
+        UserError: if no pattern matches; as `whole`.
     """
     for pattern in patterns:
         files = sorted(release.glob(pattern))
         if files:
-            return files
+            return whole(files, beginning)
     raise UserError(f"{str(release)!r} holds no {wanted}: is it the release's folder?")
+
+
+def whole(files: Sequence[Path], beginning: bool = False) -> list[Path]:
+    """The files, of which no numbered one may be missing.
+
+    Args:
+        files: sorted.
+        beginning: whether the first one is enough. Those that follow a missing one are left out.
+
+    Raises:
+        UserError: if one is missing.
+    """
+    parts: dict[tuple[Path, str, str], dict[int, Path]] = defaultdict(dict)
+    for path in files:
+        if match := _NUMBERED.fullmatch(path.name):
+            parts[path.parent, match[1], match[3]][int(match[2])] = path
+    left_out: set[Path] = set()
+    for (folder, split, total), present in parts.items():
+        missing = int(total) - len(present)
+        if missing <= 0:
+            continue
+        first = next(number for number in count() if number not in present)
+        name = f"{split}-{first:0{len(total)}d}-of-{total}.parquet"
+        if beginning and first > 0:
+            left_out |= {path for number, path in present.items() if number > first}
+            continue
+        lacking = name if beginning else f"{missing} of {int(total)} files, the first of them {name}"
+        raise UserError(f"{str(folder)!r} lacks {lacking}: download what is missing")
+    return [path for path in files if path not in left_out]
 
 
 def parquet_rows(path: Path, columns: Sequence[str], pictured: str | None = None) -> Iterator[dict[str, Any]]:

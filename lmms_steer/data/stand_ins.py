@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from lmms_steer._util.io import write_atomically
 from lmms_steer.data.benchmarks import benchmarks
 from lmms_steer.data.local_copy import disk_errors
 from lmms_steer.scoring.choice import LETTERS
@@ -108,11 +109,11 @@ def image_cell(
     return {"bytes": data, "path": f"{number}.{chosen_suffix}"}
 
 
-def write_png(path: Path, rng: random.Random, scene: Scene, number: int) -> None:
-    """Write a drawn image, unless the file exists; arguments as of `draw_image`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        path.write_bytes(draw_image(rng, scene, number, "png")[0])
+def write_image(path: Path, rng: random.Random, scene: Scene, number: int, sizes: range = SIZES) -> None:
+    """Write a drawn image as `.png` or `.jp(e)g`, by the path's suffix; other arguments as of `draw_image`."""
+    suffix = "png" if path.suffix == ".png" else "jpg"
+    # a new file, because copies that were imported may be hard links to the old one
+    write_atomically(path, draw_image(rng, scene, number, suffix, sizes)[0])
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], schema: pa.Schema) -> None:

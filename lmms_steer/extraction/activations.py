@@ -44,7 +44,9 @@ class Activations:
         texts: the sentences, by number.
         skipped: sentences that were left out, each with the reason.
         unknown_words: words that the tokenizer does not know.
-        shuffled_images: of an image contrast: the same with the images of other questions.
+        at: of questions about images: the tokens that were read, as in `ExtractionSettings`.
+        shuffled_images: of an image contrast: the same with the images of other questions; None where they are the
+            activations themselves.
         tower: layers, patches and width of a vision tower whose layers were read instead. Anchors and controls are
             then one row each, the mean over all questions, [1, layers, patches * width].
     """
@@ -56,6 +58,7 @@ class Activations:
     texts: tuple[str, ...]
     skipped: tuple[str, ...] = ()
     unknown_words: tuple[str, ...] = ()
+    at: str | None = None
     shuffled_images: "Activations | None" = None
     tower: tuple[int, int, int] | None = None
 

@@ -7,6 +7,8 @@ from typing import overload
 from lmms_steer._util.formatting import join_values
 from lmms_steer._util.layers import read_layers
 from lmms_steer._util.logging import log_lines
+from lmms_steer.concepts import Concept
+from lmms_steer.concepts.given import is_one, listed_concepts
 from lmms_steer.extraction.command import extract_to_store
 from lmms_steer.extraction.job import ExtractionSettings
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -16,7 +18,7 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 @overload
 def extract(  # type: ignore[overload-overlap]
     backbone: str,
-    concept: str,
+    concept: str | Path | Concept,
     method: str = "mean_shift",
     *,
     store: str | Path | None = None,
@@ -41,7 +43,7 @@ def extract(  # type: ignore[overload-overlap]
 @overload
 def extract(
     backbone: str,
-    concept: str | Sequence[str],
+    concept: str | Path | Concept | Sequence[str | Path | Concept],
     method: str | Sequence[str] = "mean_shift",
     *,
     store: str | Path | None = None,
@@ -65,7 +67,7 @@ def extract(
 
 def extract(
     backbone: str,
-    concept: str | Sequence[str],
+    concept: str | Path | Concept | Sequence[str | Path | Concept],
     method: str | Sequence[str] = "mean_shift",
     *,
     store: str | Path | None = None,
@@ -91,7 +93,8 @@ def extract(
 
     Args:
         backbone: a text model (a Hub id, a folder, `tiny-gemma2`), or a multimodal model, for its language model.
-        concept: a concept that ships, or a YAML, JSONL or CSV file; or a list of them, `["all"]` for all that ship.
+        concept: a concept that ships, a YAML, JSONL or CSV file, or a `lmms_steer.concepts.Concept`; or a list of them,
+            `["all"]` for all that ship.
         method: an extraction method (`lmms_steer.extraction.methods`) or a control, or a list of them.
         store: the folder to write to; default: the user's store.
         replace: replace vectors of the same names made from other sentences or weights.
@@ -110,7 +113,8 @@ def extract(
         One concept's vectors by one method; where one of them was given as a list, name ▸ vectors.
 
     Raises:
-        UserError: for an unknown name, a model that cannot be loaded, or a store that cannot be written.
+        UserError: for an unknown name, what is no concept, a model that cannot be loaded, or a store that cannot be
+            written.
     """
     settings = ExtractionSettings(
         seed=seed,
@@ -123,7 +127,7 @@ def extract(
         at=at,
         orthogonal_to=orthogonal_to,
     )
-    concepts = [concept] if isinstance(concept, str) else list(concept)
+    concepts = listed_concepts(concept)
     methods = [method] if isinstance(method, str) else list(method)
     stored = log_lines(
         extract_to_store(
@@ -141,7 +145,7 @@ def extract(
         )
     )
     vectors = {key: SteeringVectors.load(path) for key, path in stored.items()}
-    if isinstance(concept, str) and concept != "all" and isinstance(method, str):
+    if is_one(concept) and concept != "all" and isinstance(method, str):
         # an image contrast makes its control too
         (asked,) = (one for key, one in vectors.items() if key.endswith(f"/{method}"))
         return asked

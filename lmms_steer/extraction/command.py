@@ -1,7 +1,7 @@
 """`lmms-steer extract`: read each concept once in one backbone, store one vector per concept and method.
 
 Everything that can be refused is refused before torch is imported and the model is loaded; so is a vector that would
-replace one made from other sentences or weights.
+replace one made from other sentences or weights, or with other options.
 """
 
 import logging
@@ -9,11 +9,12 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from lmms_steer import concepts
-from lmms_steer._util.formatting import count_noun, format_shape
+from lmms_steer._util.formatting import count_noun, format_layers, format_shape
 from lmms_steer._util.io import check_writable
 from lmms_steer.concepts import Concept
-from lmms_steer.errors import UserError, unknown_name
-from lmms_steer.extraction.image_contrasts import check_image_contrast
+from lmms_steer.concepts.given import read_concept
+from lmms_steer.errors import UserError, shorten, unknown_name
+from lmms_steer.extraction.image_contrasts import check_image_contrast, no_shuffled_images
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings
 from lmms_steer.extraction.patches import PATCHES
 from lmms_steer.extraction.sae_endpoint import configured_endpoint
@@ -24,7 +25,7 @@ from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.methods import check_method, split_method
 from lmms_steer.vectors.methods import methods as method_registry
 from lmms_steer.vectors.ownership import check_name_is_free, have_same_directions, save_own, warn_of_mixed_names
-from lmms_steer.vectors.steering_vectors import SteeringVectors, read_provenance
+from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.weights import model_source
 
 QUESTION_TOKENS = ("last", "image", "text", "both", PATCHES)
@@ -36,7 +37,7 @@ CHECK_SECONDS = 20.0
 
 def extract_to_store(
     backbone: str,
-    concept_names: Sequence[str],
+    wanted_concepts: Sequence[str | Path | Concept],
     methods: Sequence[str],
     root: Path | None,
     batch_size: int = 16,
@@ -51,7 +52,7 @@ def extract_to_store(
 
     Args:
         backbone: as `Backbone` takes it.
-        concept_names: concepts that ship, or files; `["all"]`: every concept that ships.
+        wanted_concepts: concepts that ship, files, or concepts themselves; `["all"]`: every concept that ships.
         methods: as `lmms_steer.vectors.methods` names them.
         root: the store; None: the user's.
         batch_size: sentences per forward pass.
@@ -59,7 +60,7 @@ def extract_to_store(
         settings: for the methods.
         questions: a file of questions about images (`lmms_steer.extraction.image_pairs`), read instead of a concept's
             sentences; the concept's name then only names the vectors.
-        replace: also replace vectors that were made from other sentences or from other weights.
+        replace: also replace vectors that were made from other sentences or weights, or with other options.
         store_name: the name that the vectors are stored under, in place of the backbone's own.
 
     Yields:
@@ -74,13 +75,16 @@ def extract_to_store(
             vector of that name from other sentences or a store in which the backbone's name belongs to other weights.
     """
     name = store_name or short_name(backbone)
-    wanted, methods = _checked(concept_names, methods, settings, questions, name)
-    _check_judge(settings, name, [concept.name for concept in wanted] or concept_names, methods)
+    asked = methods
+    wanted, methods = _checked(wanted_concepts, methods, settings, questions, name)
+    # of questions about images the name alone is used
+    names = [concept.name for concept in wanted] or [str(one) for one in wanted_concepts]
+    _check_judge(settings, name, names, methods)
     if not store.is_name_part(name):
         raise UserError(f"{name!r} cannot be a model's name in a store: name the model with --name")
     root = root if root is not None else store.user_store()
     check_writable(root, "the store", "name another with --store")
-    check_store_conflicts(name, wanted, methods, root, replace)
+    check_store_conflicts(name, wanted, methods, root, settings, replace)
     if not replace:
         check_name_is_free(model_source(backbone, store_name=store_name), root)
     # these import torch and transformers, which takes seconds
@@ -90,14 +94,15 @@ def extract_to_store(
     if questions is not None:
         from lmms_steer.extraction.image_pairs import read_image_pairs
 
-        concept = read_image_pairs(questions, settings).concept(concept_names[0])
-        check_store_conflicts(name, [concept], methods, root, replace)
+        pairs = read_image_pairs(questions, settings)
+        methods = methods if pairs.shuffled else _without_shuffled(methods, asked, settings.image_contrast)
+        check_store_conflicts(name, [pairs.concept(names[0])], methods, root, settings, replace)
     source = Backbone(backbone, device=device, dtype=dtype, store_name=store_name)
     progress = Progress(root, source, settings, batch_size)
     kept = progress.kept(wanted, methods)
     yield from (f"{name}: resumed, stored before the interruption -> {path}" for name, path in kept.items())
     if questions is not None:
-        readings = iter([source.read_image_pairs(questions, concept_names[0], batch_size, settings)])
+        readings = iter([source.read_image_pairs(questions, names[0], batch_size, settings)])
     else:
         unfinished = [c for c in wanted if any(f"{source.name}/{c.name}/{method}" not in kept for method in methods)]
         readings = ((concept, source.read(concept, batch_size)) for concept in unfinished)
@@ -105,6 +110,8 @@ def extract_to_store(
     with progress:
         for concept, activations in readings:
             yield from activations.warnings(concept, source.name)
+            if activations.shuffled_images is None:
+                methods = _without_shuffled(methods, asked, settings.image_contrast)
             anchors, controls = activations.counts
             found = count_noun(anchors, "anchor"), count_noun(controls, "control")
             for method in methods:
@@ -119,22 +126,19 @@ def extract_to_store(
                 shape = format_shape(vectors.layers, vectors.hidden_size, vectors.patches)
                 yield f"{vectors.name}: {', '.join(found)}, {shape} -> {path}"
     warn_of_mixed_names(source.source, root, stored.values())
-    names = list(stored)
-    if note := shadowing_note(names, root):
+    if note := shadowing_note(list(stored), root):
         logging.getLogger(__name__).info(note)
     return stored
 
 
 def _checked(
-    concept_names: Sequence[str],
+    wanted: Sequence[str | Path | Concept],
     methods: Sequence[str],
     settings: ExtractionSettings,
     questions: Path | None,
     model: str,
 ) -> tuple[list[Concept], Sequence[str]]:
     """The concepts whose sentences are read, and the methods.
-
-    With an image contrast, each method is followed by its control with the images of other questions.
 
     Raises:
         UserError: for a concept, method, image contrast, place or vector that does not exist; for an option that no
@@ -143,28 +147,75 @@ def _checked(
     for method in methods:
         check_method(method)
     _check_sae_options(settings, methods)
+    if settings.image_contrast is None:
+        for method in filter(_is_shuffled, methods):
+            raise no_shuffled_images(method, settings.image_contrast)
     if settings.orthogonal_to is not None:
         store.find(settings.orthogonal_to, model)
     if questions is None:
         if settings.image_contrast is not None or settings.at != "last":
             raise UserError("--image_contrast and --at are for questions about images: --questions FILE")
-        every = list(concept_names) == ["all"]
-        return list(concepts.shipped()) if every else [concepts.load(name) for name in concept_names], methods
-    if len(concept_names) != 1 or concept_names[0] == "all":
+        every = list(wanted) == ["all"]
+        return list(concepts.shipped()) if every else [read_concept(one) for one in wanted], methods
+    return [], _checked_for_questions(wanted, methods, settings)
+
+
+def _checked_for_questions(
+    wanted: Sequence[str | Path | Concept], methods: Sequence[str], settings: ExtractionSettings
+) -> Sequence[str]:
+    """The methods for questions about images.
+
+    With an image contrast, each is followed by its control with the images of other questions, unless patches are read,
+    which do not depend on the question.
+
+    Raises:
+        UserError: as `_checked`; for a concept that cannot be a vector's name.
+    """
+    if len(wanted) != 1 or wanted[0] == "all" or not isinstance(wanted[0], str):
         raise UserError("--questions are about one concept: give its vector's name with --concept NAME")
+    if not store.is_name_part(wanted[0]):
+        raise UserError(
+            f"--concept {shorten(wanted[0])} cannot name the vectors of --questions: use letters, digits and"
+            " _.+-, not beginning with a dot"
+        )
     if settings.at not in QUESTION_TOKENS:
         raise unknown_name("--at", settings.at, QUESTION_TOKENS)
     if settings.at == PATCHES:
         _check_patches(methods, settings)
     if settings.image_contrast is None:
-        return [], methods
+        return methods
     check_image_contrast(settings.image_contrast)
     if settings.image_contrast == "absent" and settings.at == "image":
         raise UserError("--at image: a prompt without an image has no image tokens: use another --image_contrast")
+    if settings.at == PATCHES:
+        return methods
     with_controls = [
         name for method in methods for name in (method, *([] if split_method(method)[1] else [f"{method}-{SHUFFLED}"]))
     ]
-    return [], list(dict.fromkeys(with_controls))
+    return list(dict.fromkeys(with_controls))
+
+
+def _is_shuffled(method: str) -> bool:
+    return split_method(method)[1] == SHUFFLED
+
+
+def _without_shuffled(methods: Sequence[str], asked: Sequence[str], kind: str | None) -> Sequence[str]:
+    """The methods without their controls with other images.
+
+    Args:
+        methods: with the controls.
+        asked: those that the user typed.
+        kind: the image contrast.
+
+    Raises:
+        UserError: where the user asked for such a control.
+    """
+    left_out = list(filter(_is_shuffled, methods))
+    for method in left_out:
+        if method in asked:
+            raise no_shuffled_images(method, kind)
+        logging.getLogger(__name__).warning(f"left out: {no_shuffled_images(method, kind)}")
+    return [method for method in methods if method not in left_out]
 
 
 def _check_sae_options(settings: ExtractionSettings, methods: Sequence[str]) -> None:
@@ -188,10 +239,10 @@ def _check_patches(methods: Sequence[str], settings: ExtractionSettings) -> None
     """Check that directions of patches can be extracted as the user wants.
 
     Raises:
-        UserError: for contrasting prompts, which the vision tower does not see, and for a method that needs each
-            question.
+        UserError: for contrasting prompts, which the vision tower does not see, and for contrasts and controls that
+            show the same images to other questions; for a method that needs each question.
     """
-    if settings.image_contrast in (None, "absent"):
+    if settings.image_contrast in (None, "absent", "other"):
         raise UserError(
             f"--at {PATCHES}: the vision tower sees images only: contrast them with --image_contrast masked"
         )
@@ -199,7 +250,9 @@ def _check_patches(methods: Sequence[str], settings: ExtractionSettings) -> None
         raise UserError(f"--at {PATCHES}: --orthogonal_to needs one direction for each layer")
     for method in methods:
         base, control = split_method(method)
-        if base != "mean_shift" or control not in ("", "random", SHUFFLED):
+        if control == SHUFFLED:
+            raise no_shuffled_images(method, settings.image_contrast)
+        if base != "mean_shift" or control not in ("", "random"):
             raise UserError(f"--at {PATCHES}, --method {method}: only the mean over the questions is kept: mean_shift")
 
 
@@ -222,23 +275,32 @@ def _check_judge(
 
 
 def check_store_conflicts(
-    model: str, wanted: Sequence[Concept], methods: Sequence[str], root: Path, replace: bool
+    model: str,
+    wanted: Sequence[Concept],
+    methods: Sequence[str],
+    root: Path,
+    settings: ExtractionSettings,
+    replace: bool,
 ) -> None:
-    """Check that no vector would replace one that was made from other sentences.
+    """Check that no vector would replace one that was made otherwise.
 
     Raises:
-        UserError: for a stored vector of that name from other sentences, unless `replace`; for two concepts of one
+        UserError: for a stored vector of that name from other sentences, at layers that are not wanted now, with
+            another component removed or from other tokens of a question, unless `replace`; for two concepts of one
             name.
     """
+    removed = None
+    if settings.orthogonal_to is not None:
+        removed = store.load_vectors(settings.orthogonal_to, model).name
     hashes: dict[str, str] = {}
     for concept in wanted:
         if hashes.setdefault(concept.name, concept.sentences_sha256) != concept.sentences_sha256:
             raise UserError(f"two of the concepts are named {concept.name!r}: one's vectors would replace the other's")
         for path in [] if replace else _paths(root, model, concept, methods):
-            if _is_of_other_sentences(path, concept):
+            if found := _other_way(path, concept, settings, removed):
                 raise UserError(
-                    f"{str(path)!r} was made from other sentences than this {concept.name!r}: give the concept another"
-                    " name, or add --replace to lose that vector"
+                    f"{str(path)!r} was made {found}: give the concept another name, or add --replace to lose that"
+                    " vector"
                 )
 
 
@@ -257,11 +319,30 @@ def _paths(root: Path, model: str, concept: Concept, methods: Sequence[str]) -> 
         yield root / model / concept.name / f"{method}.safetensors"
 
 
-def _is_of_other_sentences(path: Path, concept: Concept) -> bool:
+def _other_way(path: Path, concept: Concept, settings: ExtractionSettings, removed: str | None) -> str:
+    """How a stored vector was made, if otherwise than the one that would replace it; else "".
+
+    Args:
+        path: of the stored vector, if there is one.
+        concept, settings: of the new vector.
+        removed: the name of the vector whose component is removed from the new one.
+    """
+    if not path.is_file():
+        return ""
     try:
-        return path.is_file() and read_provenance(path).get("sentences_sha256") != concept.sentences_sha256
+        stored = SteeringVectors.load(path)
     except UserError:
-        return False  # damaged: there is nothing to lose
+        return ""  # damaged: there is nothing to lose
+    made, layers = stored.provenance.get("settings", {}), settings.layers
+    theirs = made.get("orthogonal_to")
+    problems = {
+        f"from other sentences than this {concept.name!r}": stored.provenance.get("sentences_sha256")
+        != concept.sentences_sha256,
+        f"for the layers {format_layers(stored.layers)}": layers is not None and not set(stored.layers) <= set(layers),
+        f"with --orthogonal_to {theirs}" if theirs else "without --orthogonal_to": theirs != removed,
+        f"with --at {made.get('at')}": made.get("at", settings.at) != settings.at,
+    }
+    return next((problem for problem, applies in problems.items() if applies), "")
 
 
 def _differs(root: Path, shipped: Path, name: str) -> bool:

@@ -17,6 +17,7 @@ from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.extraction.activations import Activations, out_of_memory, read_activations
+from lmms_steer.extraction.image_contrasts import SEEDED, no_shuffled_images
 from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, MethodFunction, MethodResult
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.loading import UNLOADABLE, load_or_refuse, loading_problem, resolve_dtype, usable_device
@@ -132,7 +133,7 @@ class Backbone:
         revision = {"revision": self.source["revision"]} if self.source["revision"] is not None else {}
         processor = load_or_refuse(self.checkpoint, AutoProcessor.from_pretrained, self.checkpoint, **revision)
         runner = ShrinkingRunner("questions")
-        activations = read_image_pair_activations(self.model, processor, pairs, settings.at, batch_size, runner)
+        activations = read_image_pair_activations(self.model, processor, pairs, settings, batch_size, runner)
         return pairs.concept(name), activations
 
     def vectors(
@@ -224,7 +225,7 @@ class Backbone:
             description = {**description, "seed": seed}
         elif control == "shuffled_images":
             if activations.shuffled_images is None:
-                raise UserError(f"{name}: only an image contrast has this control: --questions and --image_contrast")
+                raise no_shuffled_images(name, job.settings.image_contrast)
             result = function(activations.shuffled_images, job)
             description = {**description, "seed": seed}
         else:
@@ -242,8 +243,12 @@ class Backbone:
     ) -> Extracted:
         _check_result(result, f"{job.concept.name}, {method}", activations)
         counts: dict[str, Any] = dict(zip(("anchors", "controls"), activations.counts, strict=True))
+        if activations.at is not None:
+            counts["at"] = activations.at
         if job.settings.image_contrast is not None:
-            counts |= {"image_contrast": job.settings.image_contrast, "at": job.settings.at}
+            counts["image_contrast"] = job.settings.image_contrast
+            if job.settings.image_contrast in SEEDED:
+                counts["image_seed"] = job.settings.seed
         versions = {name: version(name) for name in ("transformers", *result.libraries)}
         provenance: Mapping[str, Any] = {
             **self.source,

@@ -1,9 +1,11 @@
 """Image contrasts: what takes an image's place in the prompt that a vector's controls are read from.
 
 A vector of an image contrast is the difference that an image makes. How much of it is due to what the image shows, its
-control says: the same extraction with the images of other questions (`METHOD-shuffled_images`).
+control says: the same extraction with the images of other questions (`METHOD-shuffled_images`). Where what is read does
+not depend on the question, that control would be the vector itself, and there is none.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -46,6 +48,8 @@ IMAGE_CONTRASTS = {
     "other": "another question's image",
 }
 """Contrast ▸ what is shown."""
+SEEDED = ("masked", "other")
+"""The contrasts that are drawn."""
 
 
 def check_image_contrast(kind: str) -> None:
@@ -56,6 +60,20 @@ def check_image_contrast(kind: str) -> None:
     """
     if kind not in IMAGE_CONTRASTS:
         raise unknown_name("image contrast", kind, IMAGE_CONTRASTS)
+
+
+def no_shuffled_images(method: str, kind: str | None) -> UserError:
+    """The error for a control with the images of other questions that does not exist.
+
+    Args:
+        method: as it was asked for.
+        kind: the image contrast, if there is one.
+    """
+    if kind is None:
+        return UserError(f"{method}: only an image contrast has this control: --questions and --image_contrast")
+    return UserError(
+        f"{method} would be the vector itself: what is read stays the same when the questions exchange their images"
+    )
 
 
 def contrast_image(kind: str, visual: Visual, rng: np.random.Generator) -> list[Visual]:
@@ -83,23 +101,25 @@ def other_places(images: Sequence[str], seed: int) -> list[int] | None:
 
     Args:
         images: what identifies each question's image.
-        seed: of the order.
+        seed: chooses which of the other images each question gets.
 
     Returns:
         The places; None if all images are the same.
     """
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
-    # equal images stand together, so that a shift by the largest group leaves none at its own
+    # equal images stand together, so that a shift by at least the largest group, in both directions, leaves none at its
+    # own; each seed chooses one of these shifts
     order.sort(key=lambda place: images[place])
-    largest = max(images.count(image) for image in set(images))
+    largest = max(Counter(images).values())
     if largest == len(images):
         return None
+    shift = largest + seed % max(len(images) - 2 * largest + 1, 1)
     places = [0] * len(images)
     for number, place in enumerate(order):
         other = next(
-            order[(number + largest + step) % len(order)]
+            order[(number + shift + step) % len(order)]
             for step in range(len(order))
-            if images[order[(number + largest + step) % len(order)]] != images[place]
+            if images[order[(number + shift + step) % len(order)]] != images[place]
         )
         places[place] = other
     return places

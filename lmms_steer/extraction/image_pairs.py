@@ -8,6 +8,7 @@ sentence, the two rows of a line belong to one sentence.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,19 +23,23 @@ from lmms_steer._util.code import is_built_in
 from lmms_steer._util.json import parse_json
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.concepts import Concept, Pair
-from lmms_steer.errors import UserError, reason
+from lmms_steer.errors import UserError, first_line, reason
 from lmms_steer.extraction.activations import Activations, Rows, out_of_memory
 from lmms_steer.extraction.image_contrasts import contrast_image, other_places
 from lmms_steer.extraction.job import ExtractionSettings
 from lmms_steer.extraction.patches import PATCHES, read_patches
 from lmms_steer.extraction.tokens import TokenSpan
 from lmms_steer.models.batches import ShrinkingRunner
+from lmms_steer.models.prompt_formats import without_placeholders
 from lmms_steer.models.prompts import checked_batch, prompt_format_for
 from lmms_steer.models.visuals import Visual, open_image
 from lmms_steer.steering.anatomy import keeps_all_positions
 from lmms_steer.steering.placeholders import hides_media, placeholders
 from lmms_steer.steering.positions import ids_of, token_mask
 from lmms_steer.steering.recording import record_layers
+
+SAME_STATE = 1e-4
+"""Largest difference, as a share of the norm, that counts as rounding between two readings of the same image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,9 @@ class ImagePairs:
 
     Attributes:
         pairs: of the lines, in their order.
-        shuffled: with an image contrast: the same with images of other questions. Else empty.
+        shuffled: with an image contrast: the same with images of other questions. Empty without one, and where the
+            exchange of images changes nothing: each pair of a prompt and an image is there as often as before, or
+            the vision tower is read, which sees no prompts.
     """
 
     pairs: tuple[ImagePair, ...]
@@ -87,11 +94,12 @@ def read_image_pairs(path: Path, settings: ExtractionSettings) -> ImagePairs:
 
     Args:
         path: of the file, with `image`, `prompt` and, without an image contrast, `contrast` in each line.
-        settings: its `image_contrast` and `seed`.
+        settings: its `image_contrast`, `at` and `seed`.
 
     Raises:
         UserError: for a line that is not as expected, with its number; for an image that does not exist or cannot be
-            read; for a contrast in which no two images differ.
+            read; for a contrast in which no two images differ; for the contrast `other` if the exchange of images
+            changes nothing.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -107,15 +115,29 @@ def read_image_pairs(path: Path, settings: ExtractionSettings) -> ImagePairs:
         raise UserError(f"{str(path)!r} contains no question")
     kind = settings.image_contrast
     if kind is None:
-        pairs = [ImagePair(q, replace(q, text=text)) for q, text in zip(anchors, contrasts, strict=True)]
-        return ImagePairs(tuple(pairs))
+        return ImagePairs(
+            tuple(ImagePair(q, replace(q, text=text)) for q, text in zip(anchors, contrasts, strict=True))
+        )
     places = other_places([question.image for question in anchors], settings.seed)
     if places is None:
         raise UserError(f"{str(path)!r} has one image only: without a second one there is no control with other images")
     elsewhere = [
         replace(question, text=text.text) for text, question in zip(anchors, _at(anchors, places), strict=True)
     ]
-    return ImagePairs(_contrasted(anchors, kind, settings.seed), _contrasted(elsewhere, kind, settings.seed + 1))
+    pairs = _contrasted(anchors, kind, settings.seed)
+    if kind == "other" and _shown(anchors) == _shown([pair.control for pair in pairs]):
+        raise UserError(
+            f"{str(path)!r}: with other images the prompts are asked about the same images as before, so that"
+            " --image_contrast other contrasts nothing: use another contrast, or different prompts"
+        )
+    if settings.at == PATCHES or _shown(anchors) == _shown(elsewhere):
+        return ImagePairs(pairs)
+    return ImagePairs(pairs, _contrasted(elsewhere, kind, settings.seed + 1))
+
+
+def _shown(questions: Sequence[ImageQuestion]) -> Counter[tuple[str, str]]:
+    """How often each prompt is asked about each image."""
+    return Counter((question.text, question.image) for question in questions)
 
 
 def _read_line(line: str, path: Path, number: int, kind: str | None) -> tuple[ImageQuestion, str]:
@@ -163,22 +185,30 @@ def _contrasted(questions: Sequence[ImageQuestion], kind: str, seed: int) -> tup
 
 
 def read_image_pair_activations(
-    model: Any, processor: Any, pairs: ImagePairs, at: str, batch_size: int, runner: ShrinkingRunner
+    model: Any,
+    processor: Any,
+    pairs: ImagePairs,
+    settings: ExtractionSettings,
+    batch_size: int,
+    runner: ShrinkingRunner,
 ) -> Activations:
     """Read every layer's output at a prompt's tokens: anchors and controls [questions, layers, width].
 
     Args:
         model, processor: of the multimodal model.
         pairs: the questions.
-        at: `last`: the last token of the prompt, where the model is about to answer; `image`, `text`, `both`: the mean
-            over these tokens; `patches`: each patch in the vision tower, as the mean over the questions.
+        settings: its `image_contrast`, and its `at`: `last`: the last token of the prompt, where the model is about
+            to answer; `image`, `text`, `both`: the mean over these tokens; `patches`: each patch in the vision tower,
+            as the mean over the questions.
         batch_size: questions per forward pass; fewer after an out-of-memory error.
         runner: remembers how many questions fitted into memory.
 
     Raises:
         UserError: when an image cannot be opened, or a single question does not fit into memory; for tokens that the
-            model's prompts do not have; for a prompt format of the user's own that pads on the right.
+            model's prompts do not have; for a prompt format of the user's own that pads on the right; for the image
+            contrast `other` at image tokens that do not depend on the question.
     """
+    at = settings.at
     if at not in ("last", PATCHES) and hides_media(model.config):
         raise UserError(
             f"--at {at}: the config of this {type(model).__name__} does not say which tokens are images: use --at last"
@@ -198,10 +228,30 @@ def read_image_pair_activations(
         anchors = tuple(TokenSpan(i, 0, len(question.text)) for i, question in enumerate(sides[0]))
         controls = tuple(TokenSpan(i, 0, len(question.text), question.text) for i, question in enumerate(sides[1]))
         texts = tuple(question.text for question in sides[0])
-        return Activations(rows[0], rows[1], anchors, controls, texts, tower=shape)
+        return Activations(rows[0], rows[1], anchors, controls, texts, at=at, tower=shape)
 
+    shuffled = pairs.shuffled
+    if at == "image" and shuffled and _ignore_questions(model, processor, pairs, runner):
+        if settings.image_contrast == "other":
+            raise UserError(
+                f"--at image: in this {type(model).__name__} the image tokens do not depend on the question, so that"
+                " --image_contrast other contrasts nothing: use another contrast, or --at last"
+            )
+        shuffled = ()
     found = read(pairs.pairs)
-    return replace(found, shuffled_images=read(pairs.shuffled)) if pairs.shuffled else found
+    return replace(found, shuffled_images=read(shuffled)) if shuffled else found
+
+
+def _ignore_questions(model: Any, processor: Any, pairs: ImagePairs, runner: ShrinkingRunner) -> bool:
+    """Whether image tokens hold the same whatever is asked: they come first in the prompt of a causal model."""
+    first = pairs.pairs[0].anchor
+    other = next((pair.anchor.text for pair in pairs.pairs if pair.anchor.text != first.text), None)
+    if other is None:
+        return False
+    rows = _read(model, processor, [first, replace(first, text=other)], "image", 1, runner)
+    differences = np.linalg.norm(rows[0] - rows[1], axis=-1) / np.linalg.norm(rows[0], axis=-1)
+    rounding = max(SAME_STATE, 4 * torch.finfo(model.dtype).eps)
+    return bool((differences <= rounding).all())
 
 
 def _read(
@@ -239,7 +289,14 @@ def _inputs(model: Any, processor: Any, questions: Sequence[ImageQuestion], numb
     prompt_format, device = prompt_format_for(processor), next(model.parameters()).device
     processor.tokenizer.padding_side = "left"
     images = [list(questions[number].load()) for number in numbers]
-    batch = prompt_format(processor, [questions[number].text for number in numbers], images)
+    # prompt formats leave them in questions without an image
+    texts = [without_placeholders(processor, questions[number].text) for number in numbers]
+    try:
+        batch = prompt_format(processor, texts, images)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"this {type(model).__name__} cannot be asked these questions: {first_line(error)}") from error
     if not is_built_in(prompt_format.function):
         # the last position is read, which must not be padding
         batch = checked_batch(batch, prompt_format.name, len(numbers), scored=False, padded_left=True)

@@ -27,7 +27,8 @@ class ExtractionSettings:
             other concepts that ship.
         image_contrast: for questions about images: what the controls are shown (`IMAGE_CONTRASTS` of
             `lmms_steer.extraction.image_contrasts`); None: the questions' own contrast.
-        at: for questions about images: the tokens that are read, `last`, `image`, `text` or `both`.
+        at: for questions about images: the tokens that are read, `last`, `image`, `text` or `both`, or `patches` of the
+            vision tower.
         orthogonal_to: the name or the file of vectors; at each layer the component along them is removed.
     """
 

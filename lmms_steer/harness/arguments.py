@@ -1,16 +1,19 @@
 """Split and check `--model` and `--model_args` without importing torch or lmms-eval, which takes ten seconds."""
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 
+from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.names import MODELS, engine_error, runs_in_engine, wrapper_of
-from lmms_steer.harness.presets import expand_preset
+from lmms_steer.harness.presets import expand_preset, find_preset
 from lmms_steer.models import CONTRAST_ARGS, MODEL_ARGS
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.row_vectors import refuse_row_vectors
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.given import given_folder, with_names
 
 SPEC_KEYS = ("steering", *FIELDS)
 """The arguments that say how a model is steered."""
@@ -41,10 +44,13 @@ def check_model_args(model: str, model_args: str, unsteered: str = "") -> tuple[
     check_model(model)
     args = {name: unquote(value) for name, value in split_args(model_args, "--model_args").items()}
     check_keys(args, STEERED_MODEL_ARGS)
-    args = expand_preset(args)
+    given, args = args, expand_preset(args)
     for name, what in _OF_EVALUATIONS.items():
-        if name in args:
-            raise UserError(f"{name}={shorten(args[name])}: {what} is for evaluations with lmms-eval; leave it out")
+        if name not in args:
+            continue
+        set_by = "" if name in given else f", which preset={shorten(given['preset'])} sets"
+        remedy = "leave it out" if name in given else _without_contrast(str(given["preset"]))
+        raise UserError(f"{name}={shorten(args[name])}{set_by}: {what} is for evaluations with lmms-eval; {remedy}")
     # before it is said what such a key lacks
     if unsteered and any(key in args for key in SPEC_KEYS):
         raise UserError(unsteered)
@@ -53,6 +59,13 @@ def check_model_args(model: str, model_args: str, unsteered: str = "") -> tuple[
     if "pretrained" in args:
         check_vectors(spec, args["pretrained"])
     return args.get("pretrained"), spec
+
+
+def _without_contrast(preset: str) -> str:
+    """What to do about a preset where contrasts are not for."""
+    if not any(key in FIELDS for key in find_preset(preset).args):
+        return "the preset has no other keys"
+    return f"write out its other keys, which `lmms-steer presets {preset.partition(':')[0]}` prints"
 
 
 def split_args(text: str, option: str) -> dict[str, str]:
@@ -80,12 +93,19 @@ def split_args(text: str, option: str) -> dict[str, str]:
 def join_model_args(args: str | Mapping[str, object]) -> str:
     """Write the arguments of a model in one line, as `split_args` reads them; a line is returned as it is.
 
+    Vectors and a spec that are objects are written to files, as no line can hold them.
+
     Raises:
-        UserError: for a value that no quotes can hold.
+        UserError: for a value that no quotes can hold, and an object that cannot be saved.
     """
     if isinstance(args, str):
         return args
-    return ",".join(f"{key}={_quoted(key, str(value))}" for key, value in args.items() if value is not None)
+    named = with_names(args)
+    if isinstance(spec := named.get("steering"), SteeringSpec):
+        content = spec.to_yaml().encode()
+        name = f"spec-{hashlib.sha256(content).hexdigest()[:12]}.yaml"
+        named["steering"] = write_atomically(given_folder() / name, content)
+    return ",".join(f"{key}={_quoted(key, str(value))}" for key, value in named.items() if value is not None)
 
 
 def _quoted(key: str, value: str) -> str:

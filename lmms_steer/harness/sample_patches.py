@@ -2,7 +2,7 @@
 
 | Patched | Effect | Why |
 |---|---|---|
-| `evaluator.evaluate` | warns of answers that could not be read | they count as wrong |
+| `evaluator.evaluate` | warns of many unparsed answers | they count as wrong |
 | `evaluator.consolidate_results` | removes metrics without a value | they can be neither averaged nor logged |
 | `evaluator._process_document_results` | adds `images` to samples of our models | shows which questions share one |
 | `evaluator._process_document_results` | adds `choices` to a sample | shows what a target's letter stands for |

@@ -138,8 +138,9 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
     """`--model steered_hf`: `HfVlm` with steering. Without the keys of a spec it is the baseline.
 
     Args:
-        **model_args: those of `HfCheckpoint`, and either `steering`, a YAML file of interventions, or the fields of one
-            intervention (`lmms_steer.steering.intervention.Intervention`).
+        **model_args: those of `HfCheckpoint`, and either `steering`, a YAML file of interventions or a `SteeringSpec`,
+            or the fields of one intervention (`lmms_steer.steering.intervention.Intervention`), whose `vector` may also
+            be `SteeringVectors`.
     """
 
     takes_other_args = False

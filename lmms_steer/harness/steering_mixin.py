@@ -34,6 +34,7 @@ from lmms_steer.steering.row_vectors import refuse_row_vectors
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.steering.support import check_config
 from lmms_steer.vectors.backbones import checkpoint
+from lmms_steer.vectors.given import with_names
 from lmms_steer.vectors.weights import commit_of, model_source, recorded_sha256
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class SteeringMixin:
         model_args.update(expanded)
         given = {k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args}
         # until the model is loaded and its alpha is found, a number stands in the place of a budget
-        keys, self.budget = take_budget(given)
+        keys, self.budget = take_budget(with_names(given))
         self.spec = SteeringSpec.from_args(keys)
         refuse_row_vectors(self.spec, self.per_question)
 

@@ -26,7 +26,7 @@ def tasks_dir() -> str:
 
 def our_tasks() -> Names:
     """The names that this package's task files declare."""
-    return tasks_in(Path(tasks_dir()))
+    return _installed_tasks_in(Path(tasks_dir()))
 
 
 def harness_tasks() -> Names:
@@ -36,9 +36,11 @@ def harness_tasks() -> Names:
     return _all_names_in(Path(folders[0]) / "tasks") if folders else {}
 
 
-@cache
 def tasks_in(root: Path) -> Names:
-    """The names that the files of a folder declare: tasks and groups with a file of their own, and tags."""
+    """The names that the files of a folder declare: tasks and groups with a file of their own, and tags.
+
+    They are read anew each time, because a user's files change while a notebook runs.
+    """
     found: Names = {}
     for kind, name, own_file, path in _all_declarations(root):
         # a name may be a task or group and a tag: the task or group comes first
@@ -49,9 +51,12 @@ def tasks_in(root: Path) -> Names:
     return found
 
 
+_installed_tasks_in = cache(tasks_in)
+
+
 @cache
 def _all_names_in(root: Path) -> Names:
-    """As `tasks_in`, and the names that only stand in lists, such as the members of a group."""
+    """As `tasks_in`, of an installed folder, and the names that only stand in lists, such as the members of a group."""
     listed = {name: (kind, path) for kind, name, _, path in _all_declarations(root)}
     return listed | tasks_in(root)
 

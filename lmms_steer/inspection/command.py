@@ -31,7 +31,8 @@ def inspect(
 
     Args:
         prompt: the question.
-        model_args: as for lmms-eval, in one line or as a mapping: `pretrained`, and the keys of a spec.
+        model_args: as for lmms-eval, in one line or as a mapping: `pretrained`, and the keys of a spec. In a mapping,
+            `vector` may be vectors, and `steering` a `SteeringSpec`.
         model: the model's wrapper; `steered_hf` also takes a text model.
         image: the image, video or sound file of the question, or several; images also as PIL has them.
         alphas: strengths at which the model continues the prompt; default for a text model: 0, half, once and twice

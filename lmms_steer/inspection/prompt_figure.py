@@ -2,6 +2,7 @@
 video's frames, the prompt's tokens, and the next tokens."""
 
 import math
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ def _patches(axes: Any, norm_axes: Any, inspection: MeasuredPrompt, image: Image
         return
     aspect = image.height / image.width
     axes.imshow(image, extent=(0, 1, 0, 1), aspect=aspect)
-    side = math.isqrt(len(patches))
-    if side * side != len(patches):
-        # a tiled image or several images: the place of each token depends on the processor
+    side, runs = math.isqrt(len(patches)), [kind for kind, _ in groupby(inspection.kinds)].count("image")
+    if runs != 1 or side * side != len(patches) or image.width != image.height:
+        # of a tiled image, several images or one that is not square, the place of each token depends on the processor
         return
     norms = [norm for norm, _ in patches]
     grid = [norms[row * side : (row + 1) * side] for row in range(side)]

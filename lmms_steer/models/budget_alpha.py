@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer._util.yaml import read_yaml
-from lmms_steer.errors import UserError, first_line, unknown_name
+from lmms_steer.errors import UserError, first_line
 from lmms_steer.models.forced import writing
 from lmms_steer.models.own_prompts import OwnPrompts, cache_key, own_prompts, sees_images
 from lmms_steer.models.prompts import PromptFormat
@@ -33,7 +33,7 @@ from lmms_steer.steering.placeholders import MEDIA
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.resolved import ResolvedSpec, own_code
 from lmms_steer.steering.row_vectors import is_row_vector
-from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.steering.spec import SteeringSpec, unknown_key
 from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.weights import model_source
@@ -80,7 +80,7 @@ def find_alpha(
     """
     unknown = next((key for key in keys if key not in FIELDS), None)
     if unknown is not None:
-        raise unknown_name("steering key", unknown, FIELDS)
+        raise unknown_key(unknown, keys[unknown])
     fields = {**keys, "tokens": tokens, "layer": layer, "layers": layers, "alpha": 1.0}
     given, facts = read_given(vector, None, fields), model_facts(unwrap(model))
     assert isinstance(given.spec, SteeringSpec)

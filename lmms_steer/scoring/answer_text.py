@@ -40,13 +40,24 @@ def stated_answer(answer: str) -> str | None:
     return None
 
 
+def read_digits(digits: str) -> int | None:
+    """Convert digits; None for more than Python converts (4300), of a model that repeats them until it is stopped."""
+    try:
+        return int(digits)
+    except ValueError:
+        return None
+
+
 def read_number(text: str) -> int | None:
-    """Read a text that is a number (`3`, `3.0`, `1,000`, `three`, `twenty-one`); None for anything else."""
+    """Read a text that is a number (`3`, `3.0`, `1,000`, `three`, `twenty-one`); None for anything else.
+
+    Also for one that `read_digits` does not read.
+    """
     text = text.strip().lower()
     if re.fullmatch(r"\d{1,3}(?:,\d{3})+|\d+", text):
-        return int(text.replace(",", ""))
+        return read_digits(text.replace(",", ""))
     if re.fullmatch(r"\d+\.0+", text):
-        return int(text.split(".")[0])
+        return read_digits(text.split(".")[0])
     if re.fullmatch(NUMBER_WORD, text):
         return sum(WORDS[part] for part in re.split(r"[- ]", text))
     return None

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmms_steer.scoring.answer_text import clean_answer, read_number, stated_answer
+from lmms_steer.scoring.number import parse_number
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTER_FIRST = re.compile(r"^[(\[]?([A-Za-z])[)\].:,\-]+\s*(.*)$", re.DOTALL)
 _OR = r"\s*(?:[/&]|or\b|and\b)\s*"
 _A_AS_LETTER = re.compile(rf"(?<!\w)(?:A$|A(?:,\s*|{_OR})[B-HJ-Z](?!\w)|[B-HJ-Z]{_OR}A(?!\w))")
+_ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
+_AROUND_A_NUMBER = "()[].,:;!? "
 _BARE = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,]?$")
 
 
@@ -26,6 +29,9 @@ def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> s
     5. Exactly one letter is in parentheses.
     6. The text of exactly one choice occurs in the answer.
     7. Exactly one capital letter stands alone; `A`, which is also a word, counts at the end and in a list (`A or C`).
+
+    Where the choices are numbers, rule 2 compares numbers, and rule 6 takes the one that `parse_number` reads: `-3`,
+    `3.5` and `2-3` are not the choice `3`.
 
     The strict reading stops after rule 4: of an answer like `I would not say left` it reads nothing, where the lenient
     reading finds the choice `left`.
@@ -51,6 +57,27 @@ def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> s
         if letter:
             return letter
     return "" if strict else _part_of_answer(text, choices, letters)
+
+
+def parse_text(answer: str, texts: Sequence[str], strict: bool = False) -> str:
+    """Return the one of several texts that an answer names; "" if it names none, or more than one.
+
+    For questions that show no letters. The strict reading takes an answer that is the text, with or without an article,
+    or where nothing else follows `the answer is`; the lenient one also a text that occurs in it, unless another does.
+
+    Args:
+        answer: the model's answer.
+        texts: the possible answers.
+        strict: whether to read strictly.
+    """
+    text = clean_answer(answer)
+    parts = [part for part in (text, stated_answer(text)) if part is not None]
+    for part in parts:
+        same = _same_text(_ARTICLE.sub("", part), texts, texts)
+        if same:
+            return same
+    occurring = [] if strict else [_occurring(part, texts, texts) for part in reversed(parts)]
+    return next((found.pop() for found in occurring if len(found) == 1), "")
 
 
 def choices_of(doc: Mapping[str, Any]) -> list[str]:
@@ -130,24 +157,32 @@ def _part_of_answer(text: str, choices: Sequence[str], letters: str) -> str:
     return alone.pop() if len(alone) == 1 else ""
 
 
-def _same_text(text: str, choices: Sequence[str], letters: str) -> str:
-    """Return the letter of the only choice that is equal to a text, in words or as a number; "" if there is none."""
-    wanted, number = _plain(text), read_number(text)
+def _same_text(text: str, choices: Sequence[str], labels: Sequence[str]) -> str:
+    """Return the label of the only choice that is equal to a text, in words or as a number; "" if there is none."""
+    wanted, number = _plain(text), read_number(text.strip(_AROUND_A_NUMBER))
     same = [
-        letter
-        for letter, choice in zip(letters, choices, strict=False)
-        if _plain(choice) == wanted or (number is not None and read_number(choice) == number)
+        label
+        for label, choice in zip(labels, choices, strict=False)
+        if (number is not None and read_number(choice) == number)
+        or (_plain(choice) == wanted and not _are_numbers(choices))
     ]
     return same[0] if len(same) == 1 and wanted else ""
 
 
-def _occurring(text: str, choices: Sequence[str], letters: str) -> set[str]:
-    """Return the choices whose text occurs as whole words, without those that occur only inside a longer choice."""
+def _are_numbers(choices: Sequence[str]) -> bool:
+    return all(read_number(choice) is not None for choice in choices)
+
+
+def _occurring(text: str, choices: Sequence[str], labels: Sequence[str]) -> set[str]:
+    """Return the labels of the choices that occur as whole words, without those that occur only in a longer choice."""
+    if _are_numbers(choices):
+        number = parse_number(text)
+        return {label for label, choice in zip(labels, choices, strict=False) if read_number(choice) == number}
     rest, found = _plain(text), set()
-    for letter, choice in sorted(zip(letters, choices, strict=False), key=lambda pair: -len(pair[1])):
+    for label, choice in sorted(zip(labels, choices, strict=False), key=lambda pair: -len(pair[1])):
         pattern = rf"(?<!\w){re.escape(_plain(choice))}(?!\w)"
         if _plain(choice) and re.search(pattern, rest):
-            found.add(letter)
+            found.add(label)
             rest = re.sub(pattern, " ", rest)
     return found
 

@@ -8,6 +8,7 @@ import string
 from collections.abc import Callable, Sequence
 
 from lmms_steer.errors import unknown_name
+from lmms_steer.scoring.answer_text import read_digits
 from lmms_steer.scoring.choice import LETTERS
 
 YEARS = range(1900, 2101)
@@ -64,11 +65,14 @@ def paper_choice(answer: str, choices: Sequence[str]) -> str:
 
 
 def paper_number(answer: str) -> int | None:
-    """Read a number: the first digits anywhere, or a letter's place in the alphabet; None if there is neither."""
+    """Read a number: the first digits anywhere, or a letter's place in the alphabet; None if there is neither.
+
+    Of so many digits that the released code raises, nothing is read.
+    """
     text = _cut(answer)
     digits = re.search(r"\d+", text)
     if digits:
-        return int(digits[0])
+        return read_digits(digits[0])
     letter = text[1] if len(text) > 2 and text[0] == "(" and text[2] == ")" else text
     return ord(letter) - ord("a") + 1 if len(letter) == 1 and letter.isalpha() else None
 

@@ -10,13 +10,16 @@ from lmms_steer.search.command import run_search
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.strategies import StrategyBuilder
 from lmms_steer.search.study import Study
-from lmms_steer.vectors import store
+from lmms_steer.vectors.given import names_of
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+
+Vector = str | Path | SteeringVectors
+"""A name, a file, or vectors."""
 
 
 def search(
     model_args: str | Mapping[str, object],
-    vector: str | SteeringVectors | Sequence[str | SteeringVectors],
+    vector: Vector | Sequence[Vector] | Mapping[str, SteeringVectors],
     task: str,
     output: str | Path,
     *,
@@ -51,7 +54,8 @@ def search(
 
     Args:
         model_args: of the unsteered model, in one line (`"pretrained=…"`) or as a mapping.
-        vector: a name, a file, or what `extract` returned; or several.
+        vector: a name, a file, or what `extract` returned; or several. Vectors that are in no store are written to the
+            folder `vectors` in the study's.
         task: a task of held-out questions: `cvbench_relation_select`, …
         output: the study's folder.
         model: the model's wrapper.
@@ -70,11 +74,10 @@ def search(
     Raises:
         UserError: for a grid, task, vector or folder that cannot be searched.
     """
-    vectors = [vector] if isinstance(vector, str | SteeringVectors) else vector
     options = SearchOptions(
         model=model,
         model_args=join_model_args(model_args),
-        vectors=tuple(one if isinstance(one, str) else store.stored_name(one) for one in vectors),
+        vectors=tuple(names_of(vector, Path(output) / "vectors")),
         task=task,
         output=Path(output),
         layers=join_values(layers),

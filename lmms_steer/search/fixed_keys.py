@@ -45,6 +45,12 @@ class FixedKeys:
                     f"--spec {name}={shorten(keys[name])}: vectors, single layers, alphas and tokens are what is"
                     " searched, so they have options of their own"
                 )
+        if "preset" in keys:
+            method = shorten(keys["preset"]).partition(":")[0]
+            raise UserError(
+                f"--spec preset={shorten(keys['preset'])}: presets are for --model_args; here write out the keys that"
+                f" `lmms-steer presets {method}` prints, without {', '.join(_SEARCHED[:-1])}, which are searched"
+            )
         check_keys(keys, [name for name in FIELDS if name not in _SEARCHED], option="--spec")
         return cls(Intervention("v", **keys))  # type: ignore[arg-type]
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer._util.formatting import join_values
+from lmms_steer.concepts import Concept
+from lmms_steer.concepts.given import read_concept
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness.arguments import check_model_args, join_model_args
@@ -13,21 +15,22 @@ from lmms_steer.search.options import parse_layers, parse_targets, refuse_test
 from lmms_steer.search.resolved_cells import resolved_vector, steerable_layers
 from lmms_steer.search.scored_layers import ScoredLayers
 from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.given import name_of
 from lmms_steer.vectors.steering_vectors import SteeringVectors
-from lmms_steer.vectors.store import stored_name
 
 
 def layers(
     model_args: str | Mapping[str, object],
-    vector: str | SteeringVectors,
+    vector: str | Path | SteeringVectors,
     *,
     model: str = "steered_hf",
     task: str = "",
     scores: str | Iterable[str] = "",
     layers: str | int | Iterable[int] = "",
     tokens: str = "image",
-    concept: str | Path | None = None,
+    concept: str | Path | Concept | None = None,
     limit: int = 64,
     seed: int = 0,
     batch_size: int = 16,
@@ -44,9 +47,10 @@ def layers(
         scores: names of scores; default: all.
         layers: `"5-20"`, 3, `[3, 7]`, …; default: all.
         tokens: the token target.
-        concept: name or file of the concept's sentences; default: those that the vector was made from.
+        concept: the name or the file of the concept's sentences, or a `lmms_steer.concepts.Concept`; default: those
+            that the vector was made from.
         limit: how many of the task's questions are read.
-        seed: of the questions' order, the probes' folds and the other pictures.
+        seed: of the questions' order and the other pictures.
         batch_size: questions or sentences in one forward pass.
         include_path: a folder of your own tasks.
         allow_test: allow choosing on test questions.
@@ -63,11 +67,12 @@ def layers(
         raise UserError(f"--tokens {tokens}: layers are scored for one token target")
     if wanted:
         parse_layers(wanted)
-    named, arguments = vector if isinstance(vector, str) else stored_name(vector), join_model_args(model_args)
+    given = None if concept is None else read_concept(concept)
+    named, arguments = name_of(vector), join_model_args(model_args)
     unsteered = "--model_args must name the unsteered model: give the vector as --vector, and its tokens as --tokens"
     pretrained, _ = check_model_args(model, arguments, unsteered)
     if pretrained is not None:
-        check_vectors(SteeringSpec.parse(f"vector={named}"), pretrained)
+        check_vectors(SteeringSpec((Intervention(named),)), pretrained)
     loaded_task, questions = _questions(task, model, limit, seed, include_path, allow_test) if task else (None, [])
     # these import torch
     from torch import OutOfMemoryError
@@ -80,7 +85,7 @@ def layers(
     facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
     numbers = steerable_layers([named], parse_layers(wanted or f"0-{n_layers - 1}", n_layers), facts)
     vectors = resolved_vector(named, numbers[0], facts)
-    sentences = ConceptSentences(lm, vectors, None if concept is None else str(concept), batch_size)
+    sentences = ConceptSentences(lm, vectors, given, batch_size)
     context = LayerContext(lm, vectors, numbers, targets[0], sentences, questions, batch_size, seed, loaded_task)
     found: dict[str, dict[int, float]] = {}
     missing: dict[str, str] = {}

@@ -185,6 +185,19 @@ def vector_folder(output: Path, name: str, vectors: int) -> Path:
     return output / name.replace("/", "_") if vectors > 1 else output
 
 
+def plan_hashes(folder: Path) -> dict[str, str]:
+    """The hash of each vector and control of a study, by its name.
+
+    Raises:
+        UserError: for a plan that cannot be read.
+    """
+    path = folder / PLAN_FILE
+    try:
+        return dict(read_json(path)["vectors"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"cannot read {str(path)!r}: {reason(error)}") from error
+
+
 def split_control(name: str) -> tuple[str, str | None]:
     """Split a name that cells use: `spatial,control=random:0` ▸ `spatial` and `random:0`; `spatial` and None."""
     vector, _, control = name.partition(",control=")

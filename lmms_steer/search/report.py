@@ -138,13 +138,14 @@ def _unparsed_warnings(plan: Plan, result: SearchResult) -> Iterator[str]:
         confirmed = {name: cell.unparsed for name, cell in result.confirmed.vectors.items()}
         measured[result.confirmed.task] = {"baseline": result.confirmed.baseline_unparsed, **confirmed}
     for task, shares in measured.items():
-        warning = unparsed_warning(task, {name: share for name, share in shares.items() if share is not None})
+        known = {name: share for name, share in shares.items() if share is not None}
+        warning = unparsed_warning(task, known, "a search keeps no texts: evaluate choice.yaml with --log_samples")
         if warning:
             yield f"WARNING: {warning}"
 
 
 def _unparsed(share: float | None, baseline: float | None = None) -> str:
-    """The share of answers that could not be read, and the baseline's; "" where it is unknown."""
+    """The share of unparsed answers, and the baseline's; "" where it is unknown."""
     if share is None:
         return ""
     compared = "" if baseline is None else f" (baseline {format_share(baseline)})"

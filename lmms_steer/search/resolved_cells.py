@@ -14,6 +14,7 @@ from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import split_control
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.fit import no_vision_tower
+from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.resolved import ResolvedSpec, own_code
 from lmms_steer.steering.spec import SteeringSpec
@@ -94,7 +95,7 @@ def steerable_layers(names: Sequence[str], layers: Sequence[int], facts: ModelFa
     """
     steerable = tuple(layers)
     for name in names:
-        list(extract_missing(SteeringSpec.parse(f"vector={name}"), facts.name))
+        list(extract_missing(SteeringSpec((Intervention(name),)), facts.name))
         vector = SteeringVectors.load(store.find(name, backbone_of(facts.name)).path)
         left = tuple(layer for layer in steerable if vector.can_steer(layer))
         if not left:
@@ -109,7 +110,7 @@ def steerable_layers(names: Sequence[str], layers: Sequence[int], facts: ModelFa
 
 def resolved_vector(name: str, layer: int, facts: ModelFacts) -> SteeringVectors:
     """A vector or its control, checked against the model. layer: any at which the vector has a direction."""
-    return resolve(SteeringSpec.parse(f"vector={name},layer={layer},alpha=1,tokens=text"), facts).vectors[0]
+    return resolve(SteeringSpec((Intervention(name, layer, 1.0, "text"),)), facts).vectors[0]
 
 
 def own_code_sha256(options: SearchOptions, lm: Any, scores: str | None = None) -> str | None:

@@ -11,10 +11,11 @@ from lmms_steer._util.html import html_table
 from lmms_steer.comparison.figures import maps_figure
 from lmms_steer.comparison.studies import read_cells
 from lmms_steer.errors import UserError, unknown_name
-from lmms_steer.search.plan import vector_folder
+from lmms_steer.search.plan import plan_hashes, vector_folder
 from lmms_steer.search.report import format_cell
-from lmms_steer.search.results import SearchResult
+from lmms_steer.search.results import SearchResult, VectorResult
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 if TYPE_CHECKING:
     import pandas
@@ -26,7 +27,7 @@ class Study:
 
     Attributes:
         folder: the study's folder.
-        result: everything that the search found: `result.vectors["spatial"].best.gain`.
+        result: everything that the search found, of each vector by its name: `result.vectors["spatial"].best.gain`.
     """
 
     folder: Path
@@ -41,22 +42,42 @@ class Study:
         """
         return cls(Path(folder), SearchResult.read(Path(folder)))
 
-    def choice(self, vector: str | None = None) -> SteeringSpec:
+    def found(self, vector: str | Path | SteeringVectors | None = None) -> VectorResult:
+        """What the search found for a vector: `study.found().best.gain`.
+
+        Args:
+            vector: as for `choice`.
+
+        Raises:
+            UserError: as `choice`.
+        """
+        return self.result.vectors[self._name(vector)]
+
+    def choice(self, vector: str | Path | SteeringVectors | None = None) -> SteeringSpec:
         """The chosen cell of a vector as a spec, for `steer` and for `--model_args steering=…`.
 
         Args:
-            vector: its name; may be left out if the search had one vector.
+            vector: its name or its file as the search has it, or the vectors; may be left out if the search had one.
 
         Raises:
             UserError: for a vector that was not searched, or none where there are several.
         """
+        name = self._name(vector)
+        return SteeringSpec.from_yaml(vector_folder(self.folder, name, len(self.result.vectors)) / "choice.yaml")
+
+    def _name(self, vector: str | Path | SteeringVectors | None) -> str:
         names = list(self.result.vectors)
-        if vector is None and len(names) > 1:
-            raise UserError(f"the search had {len(names)} vectors: name one of {', '.join(names)}")
-        name = names[0] if vector is None else vector
-        if name not in names:
-            raise unknown_name("vector of this search", name, names)
-        return SteeringSpec.from_yaml(vector_folder(self.folder, name, len(names)) / "choice.yaml")
+        if vector is None:
+            if len(names) > 1:
+                raise UserError(f"the search had {len(names)} vectors: name one of {', '.join(names)}")
+            return names[0]
+        wanted = str(vector)
+        if isinstance(vector, SteeringVectors):
+            hashes = plan_hashes(self.folder)
+            wanted = next((name for name in names if hashes.get(name) == vector.sha256), vector.name)
+        if wanted not in names:
+            raise unknown_name("vector of this search", wanted, names)
+        return wanted
 
     def to_pandas(self) -> "pandas.DataFrame":
         """All cells as a data frame: vector, layer, alpha, tokens, n, gain (a share), dropped, and kl (the damage)."""

@@ -19,8 +19,12 @@ from lmms_steer.steering.spec import SteeringSpec
 
 PANELS = 4
 """Layers that are measured if the user names none: from the first to the last but one, equally spaced."""
-SHOWN = ("yellow", "orange")
-"""The colours of the things on the pictures, unless a vector is of one of them."""
+PROMPT = "What colour is the {shape}? Answer with one word."
+"""The question about drawn pictures, if the user types none."""
+PICTURES = 96
+"""Pictures that are drawn, or questions of a task, if the user names no number."""
+SHOWN = "yellow,orange"
+"""The colours of the things on drawn pictures, if the user names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +39,9 @@ class CurveOptions:
         every_word: whether the words of all vectors are measured.
         layers, alphas, tokens: as typed; no layers means `PANELS` of them.
         controls: number of random vectors with the norms of the first.
-        prompt: the question; `{shape}` stands for the shape of the thing on the picture.
-        pictures: how many pictures are drawn.
-        shown: the colours of the things on them, with commas between.
+        prompt: the question; on a drawn picture `{shape}` stands for the shape of the thing; empty for `PROMPT`.
+        pictures: how many pictures are drawn, or questions of the task asked; 0 for `PICTURES`.
+        shown: the colours of the things on drawn pictures, with commas between; empty for `SHOWN`.
         images: the user's own pictures, about each of which the prompt is asked, instead of drawn ones.
         task: a task whose questions are asked, with their images, videos or sounds, instead of the prompt; "" for none.
         batch_size: questions in one forward pass.
@@ -53,9 +57,9 @@ class CurveOptions:
     alphas: str = "0.25:2:0.25"
     tokens: str = "image"
     controls: int = 3
-    prompt: str = "What colour is the {shape}? Answer with one word."
-    pictures: int = 96
-    shown: str = ",".join(SHOWN)
+    prompt: str = ""
+    pictures: int = 0
+    shown: str = ""
     images: tuple[Path, ...] = ()
     task: str = ""
     batch_size: int = 16
@@ -79,10 +83,7 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
             check_vectors(SteeringSpec.parse(f"vector={vector}"), pretrained)
     words = _words(options)
     check_writable(options.output, "the output folder", "choose another with --output")
-    if len(options.images) == 1:
-        raise UserError("--image: an interval needs at least two pictures, so give the option again for each")
-    if options.task and options.images:
-        raise UserError(f"--task {options.task} brings its own images, so leave --image out")
+    _check_asked(options)
     # these import torch
     from torch import OutOfMemoryError
 
@@ -158,15 +159,39 @@ def _words(options: CurveOptions) -> tuple[str, ...]:
     return words
 
 
+def _check_asked(options: CurveOptions) -> None:
+    """Check that what is asked, and about what, is clear.
+
+    Raises:
+        UserError: for an option that has no effect beside another one; for a single picture; for pictures of one's own
+            without a question about them.
+    """
+    if len(options.images) == 1:
+        raise UserError("--image: an interval needs at least two pictures, so give the option again for each")
+    typed = {"--image": options.images, "--prompt": options.prompt, "--pictures": options.pictures}
+    typed["--shown"] = options.shown
+    for name in ("--image", "--prompt", "--shown"):
+        if options.task and typed[name]:
+            raise UserError(f"--task {options.task} brings its own images and questions, so leave {name} out")
+    for name in ("--pictures", "--shown"):
+        if options.images and typed[name]:
+            raise UserError(f"{name} is for drawn pictures, so leave it out with --image")
+    if options.images and not options.prompt:
+        raise UserError("--image: give the question about your pictures with --prompt")
+    if options.images and "{shape}" in options.prompt:
+        raise UserError("--prompt: {shape} is known on drawn pictures only, so leave it out with --image")
+
+
 def _questions(options: CurveOptions) -> Any:
     """The questions that are asked: of a task, about the user's own pictures, or about drawn ones."""
     from lmms_steer.search.word_curve import coloured_things, task_questions
 
     if options.task:
-        return task_questions(options.task, options.model, options.pictures)
+        return task_questions(options.task, options.model, options.pictures or PICTURES)
     if options.images:
         return [(options.prompt, open_image(path)) for path in options.images]
-    return coloured_things(options.pictures, options.shown.split(","), options.prompt)
+    shown = (options.shown or SHOWN).split(",")
+    return coloured_things(options.pictures or PICTURES, shown, options.prompt or PROMPT)
 
 
 def word_of(vector: str, option: str) -> str:

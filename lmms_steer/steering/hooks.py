@@ -8,7 +8,7 @@ There are two kinds of hook. One runs before the whole model's forward and works
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import nn
@@ -41,7 +41,7 @@ from lmms_steer.steering.resolved import ResolvedSpec, with_operation
 from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype, gamma_at
 from lmms_steer.steering.site_hook import SiteHook
 from lmms_steer.steering.sites import sites
-from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.steering.spec import SteeringSpec, unknown_key
 from lmms_steer.steering.support import has_encoder
 from lmms_steer.steering.vision_hook import VisionHook
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -75,6 +75,7 @@ def steer(
     threshold: float | None = None,
     fires: str | None = None,
     read: str | None = None,
+    **unknown: Never,
 ) -> Iterator[ResolvedSpec]:
     """Steer a transformers model inside the block.
 
@@ -96,6 +97,7 @@ def steer(
         layer, layers, alpha, tokens, phase, scale, gamma_image, gamma_text, control, site: of the vectors, as in a spec
             (`lmms_steer.steering.intervention.Intervention`). A spec has its own, so next to one they are refused.
         gate, gate_vector, gate_layer, threshold, fires, read: likewise; `gate_vector` may be vectors.
+        **unknown: any other key is refused.
 
     Yields:
         the resolved spec: layer, alpha and tokens filled in, vectors loaded.
@@ -104,6 +106,9 @@ def steer(
         UserError: before anything is attached, if the spec or one of its vectors is wrong, or the model is none.
         SteeringError: from a forward call that cannot be steered exactly, with what to do instead.
     """
+    if unknown:
+        key = next(iter(unknown))
+        raise unknown_key(key, unknown[key])
     fields = {
         "layer": layer,
         "layers": layers,

@@ -87,9 +87,9 @@ class SteeringSpec:
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> "SteeringSpec":
-        """Build a spec from model_args: `steering`, a file; or `FIELDS`, one intervention; or neither, the baseline.
+        """Build a spec from model_args: `steering`, a file or a spec; `FIELDS`, one intervention; or the baseline.
 
-        `control` beside a file applies to all of its interventions.
+        `control` beside `steering` applies to all of its interventions.
 
         Raises:
             UserError: for any other key beside a file, or a spec that cannot be read.
@@ -101,7 +101,7 @@ class SteeringSpec:
         control = given.pop("control", None)
         if given:
             raise UserError(f"steering={steering} and {', '.join(given)}: give the file or the single keys, not both")
-        spec = cls.from_yaml(steering)
+        spec = steering if isinstance(steering, cls) else cls.from_yaml(steering)
         return spec if control is None else spec._with_control(str(control), f"steering={steering},control={control}")
 
     @classmethod
@@ -142,6 +142,17 @@ class SteeringSpec:
         return yaml.safe_dump({"interventions": entries, **provenance}, sort_keys=False)
 
 
+def unknown_key(key: str, value: object) -> UserError:
+    """The error for a key that no intervention has."""
+    if key != "preset":
+        return unknown_name("steering key", key, FIELDS)
+    method = shorten(value).partition(":")[0]
+    return UserError(
+        f"preset={shorten(value)}: presets are for --model_args; here write out the keys that `lmms-steer presets"
+        f" {method}` prints"
+    )
+
+
 def _unquote(text: str) -> str:
     try:
         # not strict, so that quotes may hold a tab
@@ -153,7 +164,7 @@ def _unquote(text: str) -> str:
 def _intervention(entry: Mapping[str, Any]) -> Intervention:
     for key in entry:
         if key not in FIELDS:
-            raise unknown_name("steering key", key, FIELDS)
+            raise unknown_key(key, entry[key])
     if entry.get("vector") in (None, ""):
         given = ", ".join(f"{key}={shorten(value)}" for key, value in entry.items())
         raise UserError(f"{given or 'a spec'} names no vector: add vector=NAME, as in {_EXAMPLE}")

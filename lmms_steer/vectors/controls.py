@@ -15,10 +15,13 @@ import numpy as np
 
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+from lmms_steer.vectors.weights import same_weights
 
 CONTROLS = ("random", "shuffled", "wrong_concept", "shuffled_images")
 _MAX_DIGITS = 18
 """A longer seed is taken for a typing error."""
+_OPTIONS = {"orthogonal_to_sha256": "--orthogonal_to", "at": "--at", "sae": "--sae", "paper_exact": "--paper-exact"}
+"""Settings that a vector and its control must share, and their options."""
 
 
 def parse_control(control: str) -> tuple[str, str]:
@@ -102,7 +105,7 @@ def make_control(
 
     Raises:
         UserError: for a control that does not exist, is the vector itself, has no vector of its own in the store, or
-            one of other sentences.
+            one that was made otherwise.
     """
     kind, detail = parse_control(control)
     if kind == "random":
@@ -117,15 +120,22 @@ def make_control(
             raise UserError(f"control={control} takes the vector of {wrong!r}{unnamed}: {error}") from error
     else:
         other = find(f"{backbone}/{concept}/{method}-{kind}")
-        _check_sentences(vectors, other, control)
+        _check_origin(vectors, other, control)
     return with_norms_of(vectors, other)
 
 
-def _check_sentences(vectors: SteeringVectors, other: SteeringVectors, control: str) -> None:
-    """Check that a stored control was extracted like the vector: it may be left from earlier sentences of that name."""
+def _check_origin(vectors: SteeringVectors, other: SteeringVectors, control: str) -> None:
+    """Check that a stored control was extracted like the vector: it may be left from an earlier one of that name."""
     ours, theirs = (one.provenance.get("sentences_sha256") for one in (vectors, other))
-    if ours is not None and theirs is not None and ours != theirs:
-        raise UserError(
-            f"control={control}: {other.name} was made from other sentences than {vectors.name}: extract it again, with"
-            f" --method {other.provenance.get('method')} --replace"
-        )
+    made, made_too = (one.provenance.get("settings", {}) for one in (vectors, other))
+    problems = {
+        "from other sentences than": ours is not None and theirs is not None and ours != theirs,
+        "from other weights than": same_weights(vectors.provenance, other.provenance) is False,
+        **{f"with another {option} than": made.get(key) != made_too.get(key) for key, option in _OPTIONS.items()},
+    }
+    for problem, applies in problems.items():
+        if applies:
+            raise UserError(
+                f"control={control}: {other.name} was made {problem} {vectors.name}: extract it again, with the options"
+                f" of that vector and --method {other.provenance.get('method')} --replace"
+            )

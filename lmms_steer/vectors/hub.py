@@ -16,6 +16,7 @@ from lmms_steer.vectors.file_checks import MAX_FILE
 from lmms_steer.vectors.ownership import save_own
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
+_SENTENCES = "sentences"
 MAX_FILES = 10_000
 """Most files of a repository."""
 
@@ -128,27 +129,50 @@ def model_card(vectors: Sequence[SteeringVectors], repo: str) -> str:
     if bases:
         front["base_model"] = bases
     lines = ["---", yaml.safe_dump(front, sort_keys=True).rstrip(), "---", "", f"# {repo}", ""]
-    lines += ["Steering vectors for multimodal models, made from text alone. To use them in lmms-eval:", "", "```"]
+    origins = {_made_from(vector) for vector in vectors}
+    made = ", made from text alone" if origins == {_SENTENCES} else ""
+    lines += [f"Steering vectors for multimodal models{made}. To use them in lmms-eval:", "", "```"]
     lines += [f"lmms-steer vectors pull {repo}"]
-    lines += [f"lmms-eval --model steered_paligemma --model_args pretrained=…,vector={vectors[0].name} …", "```", ""]
+    used = vectors[0].name + (",site=vision" if vectors[0].patches is not None else "")
+    lines += [f"lmms-eval --model steered_paligemma --model_args pretrained=…,vector={used} …", "```", ""]
     lines += [
-        "| vector | layers | width | anchors | controls | revision | sentences | sha256 |",
-        "|---|---|---|---|---|---|---|---|",
+        "| vector | made from | layers | width | anchors | controls | revision | sentences | sha256 |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for vector in sorted(vectors, key=lambda v: v.name):
         provenance, settings = vector.provenance, vector.provenance.get("settings", {})
         cells = [
-            f"`{vector.name}`", format_layers(vector.layers), vector.hidden_size, settings.get("anchors", "-"),
-            settings.get("controls", "-"), str(provenance.get("revision") or "-")[:12],
+            f"`{vector.name}`", _made_from(vector), format_layers(vector.layers), vector.hidden_size,
+            settings.get("anchors", "-"), settings.get("controls", "-"), str(provenance.get("revision") or "-")[:12],
             str(provenance.get("sentences_sha256", "-"))[:12], vector.sha256[:12],
         ]  # fmt: skip
         lines.append("| " + " | ".join(printable(str(cell)).replace("|", r"\|") for cell in cells) + " |")
-    lines += [
-        "",
-        "A direction is added to the output of the 0-based decoder block of its number: `h' = h + alpha · v`.",
-        "",
-    ]
-    return "\n".join(lines)
+    if any(vector.patches is None for vector in vectors):
+        lines += [
+            "",
+            "A direction is added to the output of the 0-based decoder block of its number: `h' = h + alpha · v`.",
+        ]
+    if any(vector.patches is not None for vector in vectors):
+        lines += [
+            "",
+            "A vector of patches has a direction for each patch of the vision tower. With `site=vision`, direction i is"
+            " added to patch i at the output of the tower's 0-based layer of its number.",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _made_from(vector: SteeringVectors) -> str:
+    """What a vector was made from, as its provenance says; "-" where that says nothing."""
+    settings = vector.provenance.get("settings", {})
+    if "image_contrast" in settings:
+        read = f"images, contrast {settings['image_contrast']}"
+    elif "at" in settings:
+        read = "questions about images"
+    else:
+        return _SENTENCES if "sentences_sha256" in vector.provenance else "-"
+    return (
+        f"{read}, patches of the vision tower" if vector.patches is not None else f"{read}, tokens {settings.get('at')}"
+    )
 
 
 def _has_vector(path: Path, vector: SteeringVectors) -> bool:

@@ -135,7 +135,8 @@ def _scaled_vector(entry: dict[str, Any], name: str) -> npt.NDArray[np.float32]:
 
 def _of_tensor(data: object, layer: int | None, where: str) -> Iterator[Found]:
     rows = _array(data, where)
-    if rows.ndim == 2 and layer is None:
+    # [1, width] is one direction: its place in the tensor is not its layer
+    if rows.ndim == 2 and len(rows) > 1 and layer is None:
         yield from ((number, _LAYER.search(str(number)), row) for number, row in enumerate(rows))
         return
     row = rows.squeeze()

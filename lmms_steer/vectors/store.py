@@ -116,16 +116,12 @@ def load_vectors(name: str, backbone: str | None = None) -> SteeringVectors:
     return SteeringVectors.load(find(name, backbone).path)
 
 
-def stored_name(vectors: SteeringVectors) -> str:
-    """The name by which these vectors are found.
-
-    Raises:
-        UserError: where no store holds exactly them.
-    """
+def stored_name(vectors: SteeringVectors) -> str | None:
+    """The name by which these vectors are found; None where no store holds exactly them."""
     for entry in entries():
         if entry.name == vectors.name and SteeringVectors.load(entry.path).sha256 == vectors.sha256:
             return vectors.name
-    raise UserError(f"{vectors.name} is not in the store as it is here: save it to a file, and give the file's name")
+    return None
 
 
 def save(vectors: SteeringVectors, root: Path | None = None, check: Callable[[Path], None] = lambda _: None) -> Path:

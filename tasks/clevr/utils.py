@@ -12,7 +12,7 @@ from lmms_steer.data.documents import doc_to_text, doc_to_visual, with_pre_promp
 from lmms_steer.data.paper_split import PARTS, paper_part
 from lmms_steer.data.source import Source, find_source, with_images
 from lmms_steer.errors import UserError
-from lmms_steer.scoring.choice import LETTERS, parse_choice
+from lmms_steer.scoring.choice import parse_text
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.task_results import first_paragraph, other_reading, score_losses, score_number
 
@@ -55,7 +55,10 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(dataset: "Dataset", copy: str) -> "Dataset":
-    """Rows with images, and with the column `names`: all answers that are neither numbers nor in `ANSWERS`."""
+    """Rows with images, and with the column `names`: all answers that are neither numbers nor in `ANSWERS`.
+
+    In Super-CLEVR these are the names of vehicles.
+    """
     listed = {answer for group in ANSWERS for answer in group}
     names = sorted({answer for answer in dataset["answer"] if not answer.isdecimal() and answer not in listed})
     return with_images(dataset, copy).add_column("names", [names] * len(dataset))
@@ -115,9 +118,7 @@ def doc_to_target(doc: dict[str, Any]) -> str:
 def doc_to_choice(doc: dict[str, Any]) -> list[str]:
     """The possible answers to a question of this kind."""
     answer = doc["answer"]
-    if answer.isdecimal():
-        return _number_choices(answer)
-    return next((group for group in ANSWERS if answer in group), doc["names"])
+    return _number_choices(answer) if answer.isdecimal() else _word_choices(doc)
 
 
 def doc_to_index(doc: dict[str, Any]) -> int:
@@ -127,7 +128,7 @@ def doc_to_index(doc: dict[str, Any]) -> int:
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """Accuracy, also under the name of the question's kind, and with its family for `by_family`."""
     correct_answer = doc["answer"]
-    parsed, strict = (_parse(results[0], correct_answer, reading) for reading in (False, True))
+    parsed, strict = (_parse(results[0], doc, reading) for reading in (False, True))
     correct = float(parsed == correct_answer)
     scores = {"acc": correct, "score": correct, "unparsed": float(not parsed), "parsed": parsed}
     return {
@@ -135,6 +136,8 @@ def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
         **other_reading(strict, correct_answer, "strict"),
         f"acc_{doc['kind']}": correct,
         "acc_family": [doc["family"], correct],
+        # logged, because the names follow from all questions
+        **({"choices": doc["names"]} if _asks_for_a_name(correct_answer) else {}),
     }
 
 
@@ -154,22 +157,18 @@ def _number_choices(correct_answer: str) -> list[str]:
     return NUMBERS if correct_answer in NUMBERS else [*NUMBERS, correct_answer]
 
 
-def _parse(answer: str, correct_answer: str, strict: bool) -> str:
-    if correct_answer.isdecimal():
+def _word_choices(doc: dict[str, Any]) -> list[str]:
+    return (
+        doc["names"] if _asks_for_a_name(doc["answer"]) else next(group for group in ANSWERS if doc["answer"] in group)
+    )
+
+
+def _asks_for_a_name(correct_answer: str) -> bool:
+    return not correct_answer.isdecimal() and not any(correct_answer in group for group in ANSWERS)
+
+
+def _parse(answer: str, doc: dict[str, Any], strict: bool) -> str:
+    if doc["answer"].isdecimal():
         number = parse_number(answer, strict)
         return "" if number is None else str(number)
-    return _parse_word(answer, correct_answer, strict)
-
-
-def _parse_word(answer: str, correct_answer: str, strict: bool) -> str:
-    """The answer that a model gave to a question whose correct answer is not a number; empty if none is found."""
-    for group in ANSWERS:
-        if correct_answer in group:
-            # the question has no lettered choices, so a bare letter is not an answer
-            letter = "" if re.fullmatch(r"\W*[A-Za-z]\W*", answer) else parse_choice(answer, group, strict)
-            return group[LETTERS.index(letter)] if letter else ""
-    # Super-CLEVR also asks for vehicles and their parts: their names are compared literally
-    words = " ".join(re.sub(r"[^\w\s-]", " ", answer.lower()).split())
-    if re.fullmatch(rf"(?:an?|the)?\s*{re.escape(correct_answer.lower())}", words):
-        return correct_answer
-    return words[:40]
+    return parse_text(answer, _word_choices(doc), strict)

@@ -1,5 +1,6 @@
 """CV-Bench: the paper's split and the official score. Prompts and answers are those of `scoring.task_results`."""
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ def __getattr__(name: str) -> Any:
 
 
 def documents(task: str, part: str) -> "Callable[[Dataset], Dataset]":
-    """A `process_docs` that selects a task's rows and adds their weights in the official score.
+    """A `process_docs` that selects a task's rows and adds their weights in the official score, and the weights' sum.
 
     Args:
         task: a value of the column `task`.
@@ -48,7 +49,9 @@ def documents(task: str, part: str) -> "Callable[[Dataset], Dataset]":
         weights = official_weights(sources)
         rows_of_task = [row for row, name in enumerate(dataset["task"]) if name.lower() == task.lower()]
         rows = [rows_of_task[place] for place in split(len(rows_of_task), part)]
-        return dataset.select(rows).add_column("official_weight", [weights[sources[row]] for row in rows])
+        of_rows = [weights[sources[row]] for row in rows]
+        selected = dataset.select(rows).add_column("official_weight", of_rows)
+        return selected.add_column("official_total", [sum(of_rows)] * len(rows))
 
     return process_docs
 
@@ -80,13 +83,19 @@ def official_weights(sources: list[str]) -> dict[str, float]:
     return {source: 4 * shares.get(source, 0.0) / count for source, count in counts.items()}
 
 
-def total(values: list[float]) -> float:
-    """The aggregation of `official`: a sum."""
-    return float(sum(values))
+def total(values: list[list[float]]) -> float:
+    """The aggregation of `official`: a sum over all questions of a task; NaN if only some were asked (`--limit`).
+
+    Args:
+        values: of each question, its part of the score, its weight, and the sum of the weights of all questions.
+    """
+    parts, weights, totals = zip(*values, strict=True)
+    return float(sum(parts)) if math.isclose(sum(weights), totals[0]) else math.nan
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, Any]:
     """As `score_choice`, with the question's part of the official score."""
     whole = results[0]
     scores = score_choice(first_paragraph(whole), doc["choices"], doc_to_target(doc), whole=whole)
-    return {**scores, "official": scores["acc"] * doc["official_weight"]}
+    weight = doc["official_weight"]
+    return {**scores, "official": [scores["acc"] * weight, weight, doc["official_total"]]}

@@ -64,9 +64,81 @@ def test_a_search_returns_its_study(tmp_path: Path) -> None:
     assert vectors.name in study._repr_html_() and study.plot()._repr_png_()[:4] == PNG
     with pytest.raises(UserError, match="unknown vector of this search 'red': known: tiny-gemma2"):
         study.choice("red")
-    changed = lmms_steer.SteeringVectors(vectors.directions, {**vectors.provenance, "seed": 1})
-    with pytest.raises(UserError, match="is not in the store as it is here: save it to a file"):
-        lmms_steer.search("pretrained=tiny-paligemma2", changed, "tiny_colour_select", tmp_path / "t")
+    assert study.choice(vectors) == study.choice() and study.found(vectors) == study.found() == study.found(
+        vectors.name
+    )
+    assert study.found().best == best
+    with pytest.raises(UserError, match="unknown vector of this search 'tiny-gemma2/spatial/mean_shift'"):
+        study.found(lmms_steer.load_vectors("tiny-gemma2/spatial"))
+
+
+@pytest.mark.slow
+def test_vectors_that_no_store_has_are_searched_and_the_search_is_resumed(tmp_path: Path) -> None:
+    stored = lmms_steer.load_vectors("tiny-gemma2/colour-red")
+    mine = lmms_steer.SteeringVectors(stored.directions, {**stored.provenance, "concept": "mine"})
+    grid: dict[str, Any] = {
+        "model": "steered_paligemma", "layers": 0, "alphas": 1, "tokens": "image", "controls": 1, "limit": 8,
+        "blank_image": False,
+    }  # fmt: skip
+    asked = ("pretrained=tiny-paligemma2", "tiny_colour_select")
+    study, known = (
+        lmms_steer.search(asked[0], vectors, asked[1], tmp_path / name, **grid)
+        for name, vectors in (("mine", mine), ("known", stored))
+    )
+    assert dataclasses.replace(study.found(), controls={}) == dataclasses.replace(known.found(), controls={})
+    ((name, _),) = study.result.vectors.items()
+    assert Path(name).parent == tmp_path / "mine" / "vectors"
+    assert lmms_steer.load_vectors(name).sha256 == mine.sha256 == study.choice().provenance["vector_sha256"]
+    batches = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").rglob("batches/*.parquet")}
+    again = lmms_steer.search(asked[0], {mine.name: mine}, asked[1], tmp_path / "mine", **grid)
+    assert again.result == study.result and again.choice(mine) == study.choice()
+    assert batches and batches == {path: path.stat().st_mtime_ns for path in batches}, "nothing is measured again"
+    other = lmms_steer.SteeringVectors(stored.directions, {**mine.provenance, "seed": 1})
+    with pytest.raises(UserError, match="is the study of another search: --vector"):
+        lmms_steer.search(asked[0], [other], asked[1], tmp_path / "mine", **grid)
+    with pytest.raises(UserError, match="expected the name or the file of a vector, or SteeringVectors; got 3"):
+        lmms_steer.search(asked[0], [mine, 3], asked[1], tmp_path / "mine", **grid)  # type: ignore[list-item]
+
+
+@pytest.mark.slow
+def test_objects_steer_a_model_as_their_files_do(tmp_path: Path, own_cache: Path) -> None:
+    from lmms_steer.harness.steered import SteeredPaliGemma
+
+    stored = lmms_steer.load_vectors("tiny-gemma2/colour-red")
+    mine = lmms_steer.SteeringVectors(stored.directions, {**stored.provenance, "concept": "mine"})
+    file = str(mine.save(tmp_path / "mine.safetensors"))
+    spec = lmms_steer.SteeringSpec.from_dicts([{"vector": file, "layer": 0, "alpha": 0.5}, {"vector": "colour-red"}])
+    spec = dataclasses.replace(spec, provenance={"chosen_on": "nothing"})
+    (tmp_path / "spec.yaml").write_text(spec.to_yaml())
+    fields = {"layer": 0, "alpha": 1, "tokens": "image", "gate": "cosine", "threshold": 0}
+    for of_objects, of_files in (
+        ({"vector": mine, "gate_vector": mine, **fields}, {"vector": file, "gate_vector": file, **fields}),
+        ({"steering": spec}, {"steering": str(tmp_path / "spec.yaml")}),
+        ({"steering": spec, "control": "random:1"}, {"steering": str(tmp_path / "spec.yaml"), "control": "random:1"}),
+        ({"vector": stored, **fields}, {"vector": "tiny-gemma2/colour-red/mean_shift", **fields}),
+    ):
+        ours, theirs = (SteeredPaliGemma(pretrained="tiny-paligemma2", **given) for given in (of_objects, of_files))
+        assert ours.cache_key == theirs.cache_key and ours.resolved.tag == theirs.resolved.tag
+        records = [{**lm.steering_record, "spec": ""} for lm in (ours, theirs)]
+        assert records[0] == records[1]
+        seen = [
+            lmms_steer.inspect("the ball ?", {"pretrained": "tiny-gemma2", **given, "tokens": "both"}, new_tokens=2)
+            for given in (of_objects, of_files)
+            if "steering" not in given
+        ]
+        assert not seen or seen[0].to_pandas().equals(seen[1].to_pandas())
+    one = lmms_steer.SteeringSpec.parse("vector=colour-red,layer=2,alpha=0.5,tokens=both")
+    shown = lmms_steer.inspect("the ball", {"pretrained": "tiny-gemma2", "steering": one}, new_tokens=2)
+    line = "pretrained=tiny-gemma2,vector=colour-red,layer=2,alpha=0.5,tokens=both"
+    assert str(shown) == str(lmms_steer.inspect("the ball", line, new_tokens=2))
+    with pytest.raises(UserError, match="steering=.* and layer: give the file or the single keys, not both"):
+        SteeredPaliGemma(pretrained="tiny-paligemma2", steering=spec, layer=1)
+
+
+@pytest.mark.parametrize("given", [{"base": {"results": {}}}, [{"results": {}}], {"results": {}, "samples": {}}])
+def test_results_in_memory_are_refused_in_one_line(given: Any) -> None:
+    with pytest.raises(UserError, match="^a run is the folder of an evaluation with logged answers .* got a dict$"):
+        lmms_steer.compare(given)
 
 
 @pytest.mark.slow

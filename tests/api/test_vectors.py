@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lmms_steer
 from lmms_steer import SteeringVectors, UserError
+from lmms_steer.concepts import Concept, Pair
 from lmms_steer.extraction.command import extract_to_store
 from lmms_steer.vectors.backbones import checkpoint
 
@@ -49,6 +50,45 @@ def test_extract_returns_what_the_command_stores(tmp_path: Path, own_cache: Path
             lmms_steer.extract("tiny-gemma2", "colour-red", layers=wrong)
     with pytest.raises(UserError, match="did you mean 'colour-red'"):
         lmms_steer.extract("tiny-gemma2", "color-red")
+
+
+def test_own_sentences_are_a_file_or_an_object(tmp_path: Path) -> None:
+    file = tmp_path / "blue.yaml"
+    file.write_text("name: blue\npairs:\n  - blue: the cup is blue on the table\n  - blue: a blue ball is here\n")
+    pairs = [Pair("blue", "the cup is blue on the table"), Pair("blue", "a blue ball is here")]
+    concept = Concept("blue", "", pairs)  # type: ignore[arg-type]
+    expected = lmms_steer.extract("tiny-gemma2", str(file), store=tmp_path / "0")
+    assert lmms_steer.extract("tiny-gemma2", file, store=tmp_path / "1").sha256 == expected.sha256
+    assert lmms_steer.extract("tiny-gemma2", concept, store=tmp_path / "2").sha256 == expected.sha256
+    several = lmms_steer.extract("tiny-gemma2", [file, "counting"], store=tmp_path / "3")
+    assert list(several) == ["tiny-gemma2/blue/mean_shift", "tiny-gemma2/counting/mean_shift"]
+    given: dict[str, Any] = {"model": "steered_paligemma", "scores": "separation", "layers": [1]}
+    scored = [
+        lmms_steer.layers("pretrained=tiny-paligemma2", RED, concept=one, **given).scores
+        for one in (None, file, concept)
+    ]
+    assert scored[1] == scored[2] != scored[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["The cup is blue.", "A blue ball."], "expected the name of a concept, a .yaml, .* got 'The cup is blue.'"),
+        ("The cup is blue.", "expected the name of a concept, .* got 'The cup is blue.'"),
+        ({"name": "blue", "pairs": []}, "expected .*, or a list of them; got a dict"),
+        (None, "expected .*, or a list of them; got a NoneType"),
+        ([Pair("blue", "The cup is blue.")], r"expected the name of a concept, .* got Pair\(anchor='blue'"),
+        (Concept("blue", "", (("blue", "It is blue."),)), r"'Concept blue': expected pairs .* got \('blue', 'It"),  # type: ignore[arg-type]
+        (Concept("blue", "", (Pair("", "It is blue."),)), "'Concept blue': expected pairs .* of texts"),
+        (Concept("a/b", "", (Pair("blue", "It is blue."),)), "'Concept a/b': the concept's name 'a/b' also names"),
+        (Concept("blue", "", ()), "'Concept blue' has no pair of anchor and sentence"),
+    ],
+)
+def test_what_is_no_concept_is_refused_in_one_line(wrong: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        lmms_steer.extract("tiny-gemma2", wrong, store=tmp_path)
+    with pytest.raises(UserError, match="--questions are about one concept"):
+        lmms_steer.extract("tiny-gemma2", tmp_path / "x.yaml", questions=tmp_path / "q.jsonl")
 
 
 def test_vectors_and_a_name_steer_as_the_spec_does(gemma: Any) -> None:

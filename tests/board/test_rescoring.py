@@ -25,6 +25,7 @@ from tests.helpers.runs import BASE, TASK_CONFIG, write_run
 
 LOSSES = '[["0.45", "True"], ["1.02", "False"]]'
 SIDES = ["left", "right"]
+BUSES = ["mountain bike", "regular bus", "school bus"]
 # ten people, of whom two say red
 PEOPLE = ["red"] * 2 + ["blue"] * 8
 DEEP = "[" * 100_000
@@ -52,8 +53,11 @@ def scores(task: str, answer: str, target: str, choices: Any = None, accepted: A
         ("clevr", "It is made of metal", "metal", None, None, 1.0),
         ("clevr", "yes", "no", None, None, 0.0),
         ("clevr", "There are four.", "4", None, None, 1.0),
-        ("superclevr", "A school bus.", "school bus", None, None, 1.0),
-        ("superclevr", "a mountain bike", "school bus", None, None, 0.0),
+        ("clevr", "The answer is A", "yes", None, None, 0.0),
+        ("superclevr", "A school bus.", "school bus", BUSES, None, 1.0),
+        ("superclevr", "It is a school bus", "school bus", BUSES, None, 1.0),
+        ("superclevr", "a mountain bike", "school bus", BUSES, None, 0.0),
+        ("superclevr", "a mountain bike", "school bus", ["school bus"], None, 0.0),
         ("superclevr_count_test", "5", "4", None, None, 0.0),
         ("steer_pope_adv_test", "No", "no", None, None, 1.0),
         ("steer_pope_adv_test", "Yes, it is", "yes", None, None, 0.0),
@@ -211,6 +215,7 @@ def test_what_does_not_follow_is_not_known() -> None:
         ("steer_docvqa_layout_test", "x", "x", None),
         ("tiny_spatial_ll", DEEP, "0", None),
         ("vsr_random_test", "A", "Z", None),
+        ("superclevr", "a school bus", "school bus", None),
         ("clevr_count_test", "3", "9" * 400, None),
         ("clevr", "x" * 30_000, "yes", None),
     ):

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from lmms_steer import UserError
+from lmms_steer.data.benchmarks.clevr import read_questions
 from lmms_steer.data.importing import import_release
 from lmms_steer.data.local_copy import check_copies
+from lmms_steer.data.source import read_manifest
 
 CVBENCH = "test-00000-of-00001.parquet"
 QUESTIONS = "questions/CLEVR_val_questions.json"
@@ -49,6 +51,11 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
         "clevr",
         lambda folder: truncate(folder / QUESTIONS),
         r"CLEVR_val_questions.json' is cut off or not JSON after question \d",
+    ),
+    (
+        "clevr",
+        lambda folder: (folder / "images/val/CLEVR_val_000001.png").write_bytes(b""),
+        "the image '.*CLEVR_val_000001.png' is empty",
     ),
     ("clevr", lambda folder: (folder / QUESTIONS).unlink(), "holds no CLEVR_val_questions.json"),
     (
@@ -110,6 +117,46 @@ def test_damaged_release_is_named_by_file_and_row_and_leaves_no_copy(
     assert not list(root.glob(f"{name}*/manifest.json"))
 
 
+def numbered_parts(release: Path, target: Path, split: str, numbers: list[int], total: int) -> Path:
+    """A release that has the file of a split under these numbers only."""
+    folder = copied(release, target)
+    (part,) = folder.rglob(f"{split}-00000-of-00001.parquet")
+    for number in numbers:
+        shutil.copy(part, part.with_name(f"{split}-{number:05d}-of-{total:05d}.parquet"))
+    part.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "numbers", "total", "message"),
+    [
+        ("vqav2", "validation", [1], 68, "lacks 67 of 68 files, the first of them validation-00000-of-00068.parquet"),
+        ("docvqa", "validation", [0, 1, 2, 4, 5], 6, "lacks 1 of 6 files, the first .* validation-00003-of-00006"),
+        ("coco_captions", "val", [0], 2, "lacks 1 of 2 files, the first of them val-00001-of-00002.parquet"),
+        ("cvbench", "test", [1], 2, "lacks 1 of 2 files, the first of them test-00000-of-00002.parquet"),
+        ("blink", "val", [0], 2, "lacks 1 of 2 files, the first of them val-00001-of-00002.parquet"),
+        ("clevr_count", "test", [0], 2, "lacks 1 of 2 files, the first of them test-00001-of-00002.parquet"),
+        ("clevr_count", "train", [5], 21, "lacks train-00000-of-00021.parquet"),
+    ],
+)
+def test_a_release_without_some_of_its_numbered_files_is_refused(
+    release: dict[str, Path], tmp_path: Path, name: str, split: str, numbers: list[int], total: int, message: str
+) -> None:
+    source = release[name] / "Counting" if name == "blink" else release[name]
+    target = tmp_path / "release"
+    numbered_parts(source, target / "Counting" if name == "blink" else target, split, numbers, total)
+    with pytest.raises(UserError, match=message):
+        list(import_release(name, target, tmp_path / "data"))
+    assert not list(tmp_path.glob("data/**/manifest.json"))
+
+
+def test_the_first_file_of_the_training_questions_is_enough(release: dict[str, Path], tmp_path: Path) -> None:
+    """The paper's are the first 500; what follows a file that is missing is not taken for what follows the first."""
+    folder = numbered_parts(release["clevr_count"], tmp_path / "release", "train", [0, 2], 21)
+    list(import_release("clevr_count", folder, tmp_path / "data"))
+    assert read_manifest(tmp_path / "data/clevr_count").rows["train"] == 12 + 150
+
+
 def test_unknown_benchmark_and_missing_folder_are_errors(release: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown benchmark 'clevrr': did you mean 'clevr'"):
         list(import_release("clevrr", release["clevr"], tmp_path))
@@ -138,6 +185,29 @@ def test_images_that_are_relative_links_are_in_the_copy(release: dict[str, Path]
     root = tmp_path / "data"
     list(import_release("clevr", folder, root))
     assert any(line.startswith("clevr: val 12") for is_intact, line in check_copies(root) if is_intact)
+
+
+@pytest.mark.parametrize(
+    ("given", "images"),
+    [(".", "data/images"), (".", "data/trainval2017"), (".", "images"), ("data", "data/images")],
+)
+def test_vsr_is_imported_as_its_repository_lays_it_out(tmp_path: Path, given: str, images: str) -> None:
+    row: dict[str, Any] = {
+        "image": "000000050403.jpg",
+        "caption": "The cat is under the sink.",
+        "label": 1,
+        "relation": "under",
+    }
+    for split in ("random", "zeroshot"):
+        folder = tmp_path / "release/data/splits" / split
+        folder.mkdir(parents=True)
+        for part in ("train", "test"):
+            (folder / f"{part}.jsonl").write_text(json.dumps(row) + "\n")
+    picture = tmp_path / "release" / images / row["image"]
+    picture.parent.mkdir()
+    picture.write_bytes(b"the photograph")
+    list(import_release("vsr", tmp_path / "release" / given, tmp_path / "copies"))
+    assert (tmp_path / "copies/vsr_random/images/000000050403.jpg").read_bytes() == b"the photograph"
 
 
 @pytest.mark.parametrize(
@@ -204,6 +274,19 @@ def test_superclevr_keeps_test_images_only_and_distinguishes_kinds(copies: Path)
     assert len(rows) == 12 and all("_025" in row["image_path"] for row in rows)
     assert {row["kind"] for row in rows} == {"count", "exist", "query"}
     assert {row["answer"] for row in rows if row["kind"] == "exist"} <= {"yes", "no"}
+
+
+def test_a_family_of_superclevr_is_a_template_of_a_file(tmp_path: Path) -> None:
+    templates = [("one_hop.json", 0), ("same_relate.json", 0), ("one_hop.json", 1), ("one_hop.json", 0)]
+    common = {"image_filename": "a.png", "image_index": 25000, "question": "How many?", "answer": 3}
+    questions = [{**common, "template_filename": file, "question_family_index": n} for file, n in templates]
+    path = tmp_path / "superCLEVR_questions_30k.json"
+    path.write_text(json.dumps({"questions": questions}))
+    assert [question.family for question in read_questions(path)] == [0, 1, 2, 0]
+    for question in questions:
+        del question["template_filename"]
+    path.write_text(json.dumps({"questions": questions}))
+    assert [question.family for question in read_questions(path)] == [0, 0, 1, 0], "CLEVR counts over all files"
 
 
 @pytest.mark.slow

@@ -105,8 +105,20 @@ def test_unwritable_folder_is_an_error(release: dict[str, Path], tmp_path: Path)
 
 def test_damaged_copies_are_reported(copies: Path, tmp_path: Path) -> None:
     shutil.copytree(copies, tmp_path / "copy")
+    assert all(intact for intact, _ in check_copies(tmp_path / "copy"))
     next((tmp_path / "copy/clevr/images").iterdir()).unlink()
+    next((tmp_path / "copy/superclevr/images").iterdir()).write_bytes(b"")
     (tmp_path / "copy/whatsup_a/manifest.json").write_text("{")
-    clevr, whatsup = [line for intact, line in check_copies(tmp_path / "copy") if not intact]
+    (path,) = (tmp_path / "copy/vqav2").glob("*.parquet")
+    content = path.read_bytes()
+    # the footer is at the end, and stays whole
+    path.write_bytes(content[:500] + bytes(len(content) // 2 - 500) + content[len(content) // 2 :])
+    clevr, superclevr, vqav2, whatsup = [line for intact, line in check_copies(tmp_path / "copy") if not intact]
     assert clevr.startswith("clevr: the image ") and clevr.endswith(" is missing: import it again")
+    assert superclevr.startswith("superclevr: the image ") and superclevr.endswith(" is empty: import it again")
+    assert vqav2 == "vqav2: validation-00000.parquet has changed since it was imported: import it again"
     assert whatsup.startswith("whatsup_a: ") and whatsup.endswith(" is damaged: import it again")
+    manifest = tmp_path / "copy/vqav2/manifest.json"
+    earlier = {name: value for name, value in json.loads(manifest.read_text()).items() if name != "sha256"}
+    manifest.write_text(json.dumps(earlier))
+    assert any(line.startswith("vqav2: validation ") for intact, line in check_copies(tmp_path / "copy") if intact)

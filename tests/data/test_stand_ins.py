@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmms_steer.data.benchmarks import Benchmark, benchmarks, cvbench, official_rows, register_benchmark
+from lmms_steer.data.benchmarks import Benchmark, benchmarks, cvbench, official_rows, register_benchmark, vsr, whatsup
 from lmms_steer.data.importing import import_release
 from lmms_steer.data.stand_ins import write_stand_ins
 
@@ -45,6 +45,24 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: Path
     assert first == again
     assert first.keys() == other.keys()
     assert [name for name in first if first[name] == other[name]] == []
+
+
+@pytest.mark.parametrize("name", ["clevr", "superclevr", "vsr", "whatsup"])
+def test_a_release_that_is_generated_again_is_a_new_one_and_its_copies_stay(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (vsr, whatsup):
+        monkeypatch.setattr(module, "HELD_OUT", 1)
+
+    def generate(folder: str, questions: int, seed: int) -> Path:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        benchmarks.get(name).write_stand_in(tmp_path / folder, questions, random.Random(seed))
+        return tmp_path / folder
+
+    list(import_release(name, generate("again", 5, seed=0), tmp_path / "data"))
+    copies = hashes(tmp_path / "data")
+    assert hashes(generate("again", 9, seed=1)) == hashes(generate("fresh", 9, seed=1))
+    assert hashes(tmp_path / "data") == copies
 
 
 @pytest.mark.slow

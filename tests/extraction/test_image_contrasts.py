@@ -15,13 +15,15 @@ from lmms_steer import SteeringVectors, UserError, extract
 from lmms_steer.data import question_files
 from lmms_steer.data.question_files import write_questions
 from lmms_steer.extraction.image_contrasts import contrast_image, other_places
-from lmms_steer.extraction.image_pairs import read_image_pairs
+from lmms_steer.extraction.image_pairs import read_image_pair_activations, read_image_pairs
 from lmms_steer.extraction.job import ExtractionSettings
 from lmms_steer.harness.tasks import load_task
+from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.backbones import checkpoint
+from tests.helpers.checkpoints import build
 from tests.helpers.models import record
 
 GREY = (128, 128, 128)
@@ -107,6 +109,14 @@ def test_other_images_are_never_the_questions_own() -> None:
     places = other_places(["a", "a", "a", "b"], 0)
     assert places is not None and all("aaab"[p] != i for p, i in zip(places, "aaab", strict=True))
     assert other_places(["a", "a"], 0) is None
+    assert other_places(["b", "a", "c"], 0) == [2, 0, 1]  # by the images' hashes, as published results are
+
+
+def test_each_seed_shows_other_images() -> None:
+    images = [f"{number:02}" for number in range(20)]
+    shown = {tuple(other_places(images, seed) or ()) for seed in range(19)}
+    # every question sees each of the 19 others under one of the seeds
+    assert len(shown) == 19 and all(len(set(column)) == 19 for column in zip(*shown, strict=True))
 
 
 def test_mistakes_are_one_line_before_a_model_is_loaded(folder: Path, tmp_path: Path) -> None:
@@ -125,6 +135,13 @@ def test_mistakes_are_one_line_before_a_model_is_loaded(folder: Path, tmp_path: 
     refused("has one image only", one, image_contrast="blank")
     one.write_text('{"image": "a.png", "prompt": "x", "contrast": "y"}\n')
     refused("line 1: the line has a contrasting question", one, image_contrast="blank")
+    refused("mean_shift-shuffled_images: only an image contrast", method="mean_shift-shuffled_images")
+    refused("vision tower sees images only", image_contrast="other", at="patches")
+    refused(
+        "shuffled_images would be the vector itself", image_contrast="blank", at="patches", method="shuffled_images"
+    )
+    with pytest.raises(UserError, match="--concept a sight cannot name the vectors"):
+        extract("tiny-paligemma2", "a sight", questions=folder / "questions.jsonl", image_contrast="blank")
     with pytest.raises(UserError, match="--image_contrast and --at are for questions about images"):
         extract("tiny-gemma2", "spatial", image_contrast="blank", store=tmp_path)
     with pytest.raises(UserError, match="only an image contrast has this control"):
@@ -212,7 +229,84 @@ def test_prompts_are_those_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.
     assert asked == "Answer with one word. " + task.doc_to_text(task.eval_docs[0])
 
 
+def test_a_picture_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
+    list(write_questions("tiny_spatial_select", tmp_path, 2))
+    pictures = {path: path.read_bytes() for path in (tmp_path / "images").iterdir()}
+    cut = next(iter(pictures))
+    cut.write_bytes(pictures[cut][:40])
+    list(write_questions("tiny_spatial_select", tmp_path, 2))
+    assert {path: path.read_bytes() for path in (tmp_path / "images").iterdir()} == pictures
+
+
 def test_questions_with_a_byte_order_mark_are_read(folder: Path) -> None:
     file = folder / "marked.jsonl"
     file.write_bytes(b"\xef\xbb\xbf" + (folder / "questions.jsonl").read_bytes())
     assert len(read_image_pairs(file, ExtractionSettings(image_contrast="blank")).pairs) == 5
+
+
+def test_there_is_no_control_where_other_images_change_nothing(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()[:4]]
+    alike = folder / "alike.jsonl"
+    alike.write_text("\n".join(json.dumps({**row, "prompt": "where is it ?"}) for row in rows))
+    ask = partial(extract, "tiny-paligemma2", "sight", questions=alike, store=tmp_path)
+    ask(image_contrast="blank")
+    assert [path.stem for path in tmp_path.glob("*/sight/*.safetensors")] == ["mean_shift"]
+    assert "left out: mean_shift-shuffled_images would be the vector itself" in caplog.text
+    with pytest.raises(UserError, match="mean_shift-shuffled_images would be the vector itself"):
+        ask(method="mean_shift-shuffled_images", image_contrast="blank")
+    with pytest.raises(UserError, match="--image_contrast other contrasts nothing"):
+        ask(image_contrast="other")
+
+
+@pytest.mark.parametrize(("name", "has_control"), [("llava", False), ("paligemma2", True)])
+def test_image_tokens_of_a_causal_model_have_no_control_with_other_images(
+    folder: Path, tmp_path: Path, name: str, has_control: bool
+) -> None:
+    model, processor = build(name)
+    model.save_pretrained(tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    made = extract(
+        str(tmp_path / "m"), "sight", ["mean_shift"], questions=folder / "questions.jsonl", image_contrast="blank",
+        at="image", store=tmp_path / "v",
+    )  # fmt: skip
+    assert ("m/sight/mean_shift-shuffled_images" in made) is has_control
+    if not has_control:
+        with pytest.raises(UserError, match="image tokens do not depend on the question"):
+            extract(
+                str(tmp_path / "m"), "other", questions=folder / "questions.jsonl", image_contrast="other", at="image",
+                store=tmp_path / "v",
+            )  # fmt: skip
+
+
+def test_a_question_without_its_image_has_no_placeholder_of_one(folder: Path, tmp_path: Path) -> None:
+    model, processor = build("llava")
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    marked = folder / "marked_prompts.jsonl"
+    marked.write_text("\n".join(json.dumps({**row, "prompt": f"<image>{row['prompt']}"}) for row in rows))
+    settings = ExtractionSettings(image_contrast="absent")
+    found, expected = (
+        read_image_pair_activations(
+            model, processor, read_image_pairs(file, settings), settings, 4, ShrinkingRunner("questions")
+        )
+        for file in (marked, folder / "questions.jsonl")
+    )
+    assert np.array_equal(found.controls, expected.controls) and np.array_equal(found.anchors, expected.anchors)
+
+
+def test_a_processor_that_cannot_show_the_images_is_one_line(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="this Qwen2VLForConditionalGeneration cannot be asked these questions: .*imag"):
+        extract("tiny-qwen2-vl", "sight", questions=folder / "questions.jsonl", image_contrast="blank", store=tmp_path)
+
+
+def test_what_was_read_and_drawn_is_in_the_provenance(folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    asked = folder / "contrasts.jsonl"
+    asked.write_text("\n".join(json.dumps({**row, "contrast": "what colour ?"}) for row in rows))
+    ask = partial(extract, "tiny-paligemma2", store=tmp_path, seed=3)
+    settings = ask("asked", questions=asked, at="image").provenance["settings"]
+    assert settings["at"] == "image" and "image_seed" not in settings
+    settings = ask("sight", questions=folder / "questions.jsonl", image_contrast="masked").provenance["settings"]
+    assert settings["at"] == "last" and settings["image_seed"] == 3
+    assert "at" not in extract("tiny-gemma2", "spatial", store=tmp_path).provenance["settings"]

@@ -61,6 +61,25 @@ def test_replacing_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None
     assert "other sentences" in str(extract("--questions", str(tmp_path / "q.jsonl")).exception)
 
 
+def test_a_vector_that_was_made_with_other_options_is_replaced_only_with_replace(tmp_path: Path) -> None:
+    into = ("--store", str(tmp_path))
+    path = tmp_path / "tiny-gemma2" / "spatial" / "mean_shift.safetensors"
+    other = ("--orthogonal_to", "tiny-gemma2/counting")
+    assert extract("--layers", "1-2", *into).exit_code == 0
+    assert extract("--layers", "1-2", *into).exit_code == 0, "the same options"
+    assert extract("--layers", "1-3", *into).exit_code == 0, "no layer is lost"
+    for options, message in (
+        (("--layers", "1"), "was made for the layers 1-3: give the concept another name, or add --replace"),
+        (other, "was made without --orthogonal_to: "),
+    ):
+        before = path.read_bytes()
+        assert message in str(extract(*options, *into).exception) and path.read_bytes() == before
+        assert extract(*options, *into, "--replace").exit_code == 0
+        assert path.read_bytes() != before
+    assert extract(*other, *into).exit_code == 0, "the same options"
+    assert "was made with --orthogonal_to tiny-gemma2/counting/mean_shift: " in str(extract(*into).exception)
+
+
 @pytest.mark.usefixtures("no_model")
 def test_a_store_that_cannot_be_written_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "scene.png").write_bytes(b"")

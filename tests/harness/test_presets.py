@@ -6,13 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lmms_steer import load_vectors, steer
+from lmms_steer import find_alpha, inspect, load_vectors, steer
 from lmms_steer.errors import UserError
 from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.harness.presets import expand_preset, find_preset, presets
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.models import CONTRAST_ARGS
 from lmms_steer.models.contrasts import read_contrast
+from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.steering.spec import SteeringSpec
 
 GIVEN = {"vector": "tiny-gemma2/spatial", "layers": "0-4", "threshold": 0.1, "gate_vector": "tiny-gemma2/counting"}
@@ -29,6 +30,46 @@ def test_every_preset_is_an_ordinary_spec_and_contrast(name: str) -> None:
     assert spec or contrast
     assert SteeringSpec.parse(str(spec)) == spec
     assert preset.source and preset.about
+
+
+@pytest.mark.parametrize(
+    ("preset", "message"),
+    [
+        (
+            "vista",
+            "contrast=sla, which preset=vista sets: .* write out its other keys, which `lmms-steer presets vista`",
+        ),
+        ("vcd:paper", "contrast=vcd, which preset=vcd:paper sets: .* the preset has no other keys"),
+    ],
+)
+def test_where_a_contrast_has_no_place_the_preset_that_sets_one_is_named(preset: str, message: str) -> None:
+    more = ",layers=0-2" if preset == "vista" else ""
+    with pytest.raises(UserError, match=message):
+        inspect("a ball", f"pretrained=tiny-paligemma2,preset={preset}{more}", "steered_paligemma")
+    with pytest.raises(UserError, match="^contrast=vcd: a contrast is for evaluations with lmms-eval; leave it out$"):
+        inspect("a ball", "pretrained=tiny-paligemma2,contrast=vcd", "steered_paligemma")
+
+
+def test_where_presets_are_not_taken_an_error_says_how_to_write_one_out() -> None:
+    model, spec = torch.nn.Linear(2, 2), "vector=spatial,layer=1"
+    expected = "preset=vti:code: presets are for --model_args; here write out the keys that `lmms-steer presets vti`"
+    for attempt in (
+        lambda: steer(model, f"{spec},preset=vti:code").__enter__(),
+        lambda: steer(model, "spatial", layer=1, preset="vti:code").__enter__(),  # type: ignore[arg-type]
+        lambda: find_alpha(model, None, "spatial", "kl:0.1", tokens="text", layer=1, preset="vti:code"),
+        lambda: SteeringSpec.from_dicts([{"vector": "spatial", "preset": "vti:code"}]),
+        lambda: FixedKeys.parse("site=mlp,preset=vti:code"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            attempt()
+    with pytest.raises(UserError, match="unknown steering key 'aplha': did you mean 'alpha'"):
+        steer(model, "spatial", aplha=1).__enter__()  # type: ignore[arg-type]
+
+
+def test_the_keys_of_a_preset_written_out_can_be_searched() -> None:
+    keys = FixedKeys.parse("site=mlp,phase=all,scale=token,operation=norm_preserving").keys
+    searched = {"vector", "layer", "layers", "alpha", "tokens"}
+    assert keys == {key: value for key, value in find_preset("vti").args.items() if key not in searched}
 
 
 def test_what_is_given_replaces_the_preset_s_own_value_and_a_layer_its_layers() -> None:

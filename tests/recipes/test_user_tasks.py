@@ -47,7 +47,6 @@ def test_a_user_task_may_not_take_the_name_of_one_of_lmms_eval_s(tmp_path: Path)
         task_files.check_task("mmstar", str(tmp_path))
     # listed, not defined: lmms-eval's
     (tmp_path / "a.yaml").write_text("group: mine\ntask: [mmstar]")
-    task_files.tasks_in.cache_clear()
     task_files.check_task("mmstar", str(tmp_path))
     assert task_files.task_file("mmstar", str(tmp_path))[1].name == "mmstar.yaml"
 

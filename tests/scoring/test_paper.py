@@ -45,7 +45,7 @@ def test_tasks_report_it_next_to_their_own_accuracy() -> None:
 
 def test_tasks_score_all_that_was_generated_and_read_its_first_paragraph() -> None:
     cvbench, clevr = (import_module(f"lmms_steer.tasks.{name}.utils") for name in ("cvbench", "clevr"))
-    row = {"choices": ["left", "right"], "answer": "(B)", "official_weight": 1.0}
+    row = {"choices": ["left", "right"], "answer": "(B)", "official_weight": 1.0, "official_total": 1.0}
     scores = cvbench.process_results(row, ["B\n\nIt is on the right of the bag."])
     assert (scores["acc"], scores["acc_paper"]) == (1.0, 0.0)
     scores = cvbench.process_results(row, ["\n\nB"])

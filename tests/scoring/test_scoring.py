@@ -1,11 +1,12 @@
 """The scorers, on answers like those of real models."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.scoring.choice import choice_text, parse_choice
+from lmms_steer.scoring.choice import choice_text, parse_choice, parse_text
 from lmms_steer.scoring.number import parse_number
 from lmms_steer.scoring.rows import check_rows, reads_choices
 from lmms_steer.scoring.task_results import (
@@ -101,7 +102,7 @@ CHOICES = [
     ("Yes, the car is beneath the cat.", YES, "A"),
     ("No, it is not.", YES, "B"),
     ("There are 2 organs in the image.", COUNT, "B"),
-    ("I can see three of them", COUNT, ""),
+    ("I can see three of them", COUNT, "A"),
     ("The object closer to the camera is the lamp", THINGS, "D"),
     ("It is the chair leg", THINGS, "C"),
     ("I think it's (B), the second", COUNT, "B"),
@@ -224,6 +225,17 @@ def test_there_are_at_least_100_answers() -> None:
     assert len(CHOICES) + len(NUMBERS) >= 100
 
 
+@pytest.mark.parametrize(
+    "answer", ["9" * 5000, "1,000" + ",000" * 2000, "The total is " + "1" * 5000, "2" * 5000 + ".0"]
+)
+def test_more_digits_than_python_converts_are_no_number(answer: str) -> None:
+    scores = score_number(answer, 3)
+    assert (scores["acc"], scores["unparsed"], scores["unparsed_strict"], scores["acc_paper"]) == (0.0, 1.0, 1.0, 0.0)
+    assert parse_choice(answer, COUNT) == parse_choice(answer, COUNT, strict=True) == ""
+    # a conversion that Python does
+    assert parse_number("4" * 4000) == int("4" * 4000)
+
+
 def test_choice_that_is_a_letter_has_no_text() -> None:
     assert [choice_text(letter, ["NO", "(B)", "C"]) for letter in "ABCD"] == ["NO", "", "", ""]
 
@@ -261,6 +273,66 @@ def test_strict_reading_takes_no_choice_from_among_other_words(
     answer: str, choices: tuple[str, ...], strict: str
 ) -> None:
     assert parse_choice(answer, choices, strict=True) == strict
+
+
+VEHICLES = ("truck", "school bus", "bus", "mountain bike")
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts", "lenient", "strict"),
+    [
+        ("Truck.", VEHICLES, "truck", "truck"),
+        ("A school bus", VEHICLES, "school bus", "school bus"),
+        ("The answer is the bus.", VEHICLES, "bus", "bus"),
+        ("It is a truck", VEHICLES, "truck", ""),
+        ("It is the school bus", VEHICLES, "school bus", ""),
+        ("a school bus or a bus", VEHICLES, "", ""),
+        ("a truck, not a mountain bike", VEHICLES, "", ""),
+        ("xx yy", VEHICLES, "", ""),
+        ("", VEHICLES, "", ""),
+        # letters that no question shows
+        ("A", YES, "", ""),
+        ("The answer is A", YES, "", ""),
+        ("The answer is B.", YES, "", ""),
+        ("A: the cube", YES, "", ""),
+        ("Object C is it", ("cube", "sphere", "cylinder"), "", ""),
+        ("Object C is a cube", ("cube", "sphere", "cylinder"), "cube", ""),
+        ("Answer: A", ("large", "small"), "", ""),
+        # more of them than there are letters
+        ("thing 29", [f"thing {number}" for number in range(30)], "thing 29", "thing 29"),
+    ],
+)
+def test_a_text_is_read_where_no_letters_are_shown(
+    answer: str, texts: Sequence[str], lenient: str, strict: str
+) -> None:
+    assert (parse_text(answer, texts), parse_text(answer, texts, strict=True)) == (lenient, strict)
+
+
+@pytest.mark.parametrize(
+    ("answer", "lenient", "strict"),
+    [
+        # no part of another number
+        ("-3", "", ""),
+        ("The answer is -3.", "", ""),
+        ("3.5", "", ""),
+        ("2-3", "", ""),
+        ("between 3 and 5", "", ""),
+        ("about 10,000", "", ""),
+        ("1/3", "", ""),
+        ("three hundred", "", ""),
+        # the number that `parse_number` reads
+        ("(3)", "A", "A"),
+        ("3.0", "A", "A"),
+        ("three!", "A", "A"),
+        ("about 10", "B", ""),
+        ("5 red and 5 blue, so 10 in total", "B", ""),
+        ("There are no cups.", "C", ""),
+        ("I see 5 of them; B", "B", ""),
+    ],
+)
+def test_choices_that_are_numbers_are_read_as_numbers(answer: str, lenient: str, strict: str) -> None:
+    choices = ["3", "10", "0"]
+    assert (parse_choice(answer, choices), parse_choice(answer, choices, strict=True)) == (lenient, strict)
 
 
 def test_strict_reading_of_numbers() -> None:
@@ -312,7 +384,9 @@ def test_only_tasks_that_read_choices_are_checked() -> None:
 
 def test_the_warning_says_from_when_on_scores_are_not_to_be_trusted() -> None:
     assert unparsed_warning("a", {"s": 0.0499, "t": float("nan")}) == ""
-    assert unparsed_warning("a", {"s": 0.05, "t": 0.0}).startswith("a: 5.0% (s) of the answers could not be read")
+    assert unparsed_warning("a", {"s": 0.05, "t": 0.0}).startswith(
+        "a: 5.0% (s) of the answers name no choice or number, or several, and count as wrong"
+    )
     assert "trust" not in unparsed_warning("a", {"": 0.19}) and "trust" in unparsed_warning("a", {"": 0.2})
 
 

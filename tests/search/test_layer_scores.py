@@ -239,7 +239,7 @@ def test_mistakes_are_refused_in_one_line() -> None:
         ({"tokens": "image,text"}, "layers are scored for one token target"),
         ({"task": "tiny_spatial"}, "choose on held-out questions"),
         ({"scores": "slope"}, "slope: it needs questions: name a --task"),
-        ({"scores": "lens", "concept": "spatail"}, "lens: unknown concept 'spatail': did you mean 'spatial'"),
+        ({"scores": "lens", "concept": "spatail"}, "^unknown concept 'spatail': did you mean 'spatial'"),
     ):
         with pytest.raises(UserError, match=message):
             layers("pretrained=tiny-paligemma2", "spatial", model="steered_paligemma", **more)  # type: ignore[arg-type]
@@ -253,7 +253,7 @@ def test_sentences_that_are_not_the_vectors_own_are_not_taken_for_them() -> None
         _ = ConceptSentences(None, recorded).concept
     with pytest.raises(UserError, match="the sentences of 'mine' do not ship: name their file with --concept"):
         _ = ConceptSentences(None, vectors(concept="mine")).concept
-    assert ConceptSentences(None, recorded, "counting").concept == concepts.load("counting")
+    assert ConceptSentences(None, recorded, concepts.load("counting")).concept == concepts.load("counting")
 
 
 @pytest.mark.parametrize("returned", [None, [0.1, 0.5, 0.9, 0.1]])

@@ -82,6 +82,17 @@ def test_each_target_has_the_best_of_its_own_cells_and_so_have_the_controls(tmp_
     assert lines[-1].endswith("(evaluate each choice_TARGET.yaml there)"), "not --confirm, which is refused"
 
 
+def test_unparsed_answers_are_warned_of_with_the_way_to_read_them(tmp_path: Path) -> None:
+    result = assess_search(plan(), grid(), None, per_target=False)
+    vector = result.vectors["v"]
+    shown = replace(result, vectors={"v": replace(vector, best=replace(vector.best, unparsed=0.3))})
+    lines = list(report_lines(plan(), shown, tmp_path, confirmation_requested=False))
+    assert (
+        "WARNING: t: 30.0% (v) of the answers name no choice or number, or several, and count as wrong: read some of"
+        " them before you trust scores and gains (a search keeps no texts: evaluate choice.yaml with --log_samples)"
+    ) in lines
+
+
 def test_of_graded_scores_no_share_that_changes_between_right_and_wrong_is_claimed() -> None:
     whole = grid()
     changed = [

@@ -22,6 +22,7 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 COMMAND = ("curve", "--model", "steered_paligemma", "--model_args", "pretrained=tiny-paligemma2")
 SMALL = ("--vector", "colour-red,colour-blue", "--prompt", "what colour is the {shape} ?", "--pictures", "10")
+IMAGES = ("--image", "x.png", "--image", "y.png")
 
 
 def invoke(*words: str) -> str:
@@ -117,7 +118,7 @@ def test_a_task_s_questions_are_asked_with_what_they_show(tmp_path: Path) -> Non
     ("words", "message"),
     [
         (
-            (*SMALL, "--task", "tiny_motion", "--image", "x.png", "--image", "y.png"),
+            (*SMALL, "--task", "tiny_motion", *IMAGES),
             "--task tiny_motion brings its own images",
         ),
         (
@@ -138,6 +139,12 @@ def test_a_task_s_questions_are_asked_with_what_they_show(tmp_path: Path) -> Non
             "--every_word: colour-red and tiny-gemma2/colour-red are both of the word red",
         ),
         (("--vector", "colour-red", "--image", "no.png"), "--image: an interval needs at least two pictures"),
+        (("--vector", "colour-red", *IMAGES), "--image: give the question about your pictures with --prompt"),
+        (("--vector", "colour-red", *IMAGES, "--prompt", "a {shape} ?"), "{shape} is known on drawn pictures only"),
+        (("--vector", "colour-red", *IMAGES, "--prompt", "q", "--pictures", "9"), "--pictures is for drawn pictures"),
+        (("--vector", "colour-red", *IMAGES, "--prompt", "q", "--shown", "red"), "--shown is for drawn pictures"),
+        (("--vector", "colour-red", "--task", "tiny_motion", "--prompt", "q"), "so leave --prompt out"),
+        (("--vector", "colour-red", "--task", "tiny_motion", "--shown", "red"), "so leave --shown out"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(words: tuple[str, ...], message: str, tmp_path: Path) -> None:

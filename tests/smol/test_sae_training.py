@@ -23,8 +23,8 @@ def small(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(command, name, value)
 
 
-def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["sae", "--out", str(folder), "--tokens", "500", "--epochs", "2"])
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
+    monkeypatch.setattr("sys.argv", ["sae", "--out", str(folder), "--tokens", "500", "--epochs", "2", *more])
     command.main()
 
 
@@ -71,6 +71,10 @@ def test_a_stopped_training_ends_with_the_same_text_and_saes_which_extract_reads
     for file in files:
         one, other = load_file(tmp_path / "whole" / file), load_file(tmp_path / "stopped" / file)
         assert all(torch.equal(one[name], other[name]) for name in one), file
+    with pytest.raises(SystemExit, match=r"layer_0 is of a training with epochs 2 \(now 1\): delete it"):
+        run(tmp_path / "whole", monkeypatch, "--epochs", "1")
+    with pytest.raises(SystemExit, match=r"00000.safetensors is of a training with seed 0 \(now 1\): delete it"):
+        command.write_text(tmp_path / "whole" / "text", 1, 1)
     vectors = extract(
         str(small_backbone), "spatial", method="sae", sae=str(tmp_path / "whole/sae"), store=tmp_path / "store"
     )

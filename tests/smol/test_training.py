@@ -2,13 +2,14 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.torch_version import TorchVersion
 
 from lmms_steer.smol import mllm
@@ -82,9 +83,28 @@ def test_a_stopped_training_ends_like_an_uninterrupted_one(small_backbone: Path,
     allowed = 0.0 if torch.__version__ >= TorchVersion("2.15") else 1e-2
     for name, value in whole.items():
         assert float((value - resumed[name]).abs().max()) <= allowed * float(value.abs().max()), name
-    other = Student(small_backbone, torch.float32)
-    with pytest.raises(SystemExit, match="of a training with --seed 0"):
-        Trainer(other, own_text(other, tmp_path / "whole/own_text.safetensors", 0, 2), SMALL, 1, tmp_path / "whole")
+
+
+def test_a_state_or_a_text_of_another_training_is_refused(student: Student, tmp_path: Path) -> None:
+    text = tmp_path / "own_text.safetensors"
+    texts = own_text(student, text, 0, 2)
+    Trainer(student, texts, SMALL, 0, tmp_path, "hash")._save()
+    Trainer(student, texts, SMALL, 0, tmp_path, "hash")
+    more = replace(SMALL, letters=3)
+    for plan, seed, start, found in (
+        (SMALL, 1, "hash", r"seed 0 \(now 1\)"),
+        (more, 0, "hash", r"letters 2 \(now 3\)"),
+        (SMALL, 0, None, r"start hash \(now None\)"),
+    ):
+        message = f"state.safetensors is of a training with {found}: delete it, or choose another --out"
+        with pytest.raises(SystemExit, match=message):
+            Trainer(student, texts, plan, seed, tmp_path, start)
+    for seed, sequences, found in ((1, 2, r"seed 0 \(now 1\)"), (0, 4, r"sequences 2 \(now 4\)")):
+        with pytest.raises(SystemExit, match=f"own_text.safetensors is of a training with {found}"):
+            own_text(student, text, seed, sequences)
+    save_file(load_file(text), text)
+    with pytest.raises(SystemExit, match="own_text.safetensors does not record the options"):
+        own_text(student, text, 0, 2)
 
 
 def test_the_connector_starts_at_the_words_of_each_cell(student: Student) -> None:

@@ -57,8 +57,25 @@ def test_a_stored_control_of_earlier_sentences_is_refused(own_cache: Path) -> No
     assert np.allclose(made[1], shuffled[1] / np.linalg.norm(shuffled[1]) * np.linalg.norm(mine[1]), atol=1e-5)
     store.save(vectors(5, 96, **own, sentences_sha256="1"))
     message = "control=shuffled: tiny-gemma2/mine/mean_shift-shuffled was made from other sentences than .*/mine/mean_"
-    with pytest.raises(UserError, match=f"{message}.*extract it again, with --method mean_shift-shuffled --replace"):
+    with pytest.raises(
+        UserError,
+        match=f"{message}.*extract it again, with the options of that vector and --method mean_shift-shuffled",
+    ):
         resolve(spec, TINY)
+    for changed, message in (
+        ({"settings": {"orthogonal_to_sha256": "1"}}, "with another --orthogonal_to than"),
+        ({"settings": {"at": "image"}}, "with another --at than"),
+        ({"settings": {"sae": "release"}}, "with another --sae than"),
+        ({"settings": {"paper_exact": True}}, "with another --paper-exact than"),
+        ({"weights_sha256": "a"}, "from other weights than"),
+    ):
+        store.save(vectors(5, 96, **own, **changed))
+        store.save(vectors(5, 96, **own, method="mean_shift-shuffled", weights_sha256="b"))
+        with pytest.raises(UserError, match=message):
+            resolve(spec, TINY)
+        store.save(vectors(5, 96, **own, method="mean_shift-shuffled", **changed))
+        assert resolve(spec, TINY).vectors
+    store.save(mine)
     other = SteeringSpec.parse("vector=mine,layer=1,alpha=1,tokens=image,control=wrong_concept:spatial")
     assert resolve(other, TINY).vectors, "another concept has other sentences"
 

@@ -97,6 +97,10 @@ def test_pt_round_trips_and_other_tools_forms_are_read(tmp_path: Path) -> None:
     assert np.allclose(formats.import_vector(out, None, KNOWN)[2], made[2] * 0.5)
     torch.save({"model.layers.7": torch.ones(1, 8)}, out)
     assert formats.import_vector(out, None, KNOWN).layers == (7,)
+    torch.save(torch.ones(1, 8), out)
+    with pytest.raises(UserError, match="contains one direction: add --layer"):
+        formats.import_vector(out, None, KNOWN)
+    assert formats.import_vector(out, 5, KNOWN).layers == (5,)
     torch.save(torch.ones(3, 8), out)
     assert formats.import_vector(out, None, KNOWN).layers == (0, 1, 2)
 
@@ -221,6 +225,26 @@ def test_pushed_vectors_come_back_with_their_choices_and_a_card(
         shipped = store.find(f"tiny-gemma2/spatial/{method}", None).path
         assert (tmp_path / "store/tiny-gemma2/spatial" / shipped.name).read_bytes() == shipped.read_bytes()
     assert (tmp_path / "store/tiny-gemma2/spatial/mean_shift.choices.yaml").is_file()
+
+
+def test_a_card_says_what_vectors_are_made_from() -> None:
+    text = vectors()
+    decoder, tower = "output of the 0-based decoder block", "With `site=vision`, direction i is added to patch i"
+    card = hub.model_card([text], "u/r")
+    assert "made from text alone" in card and decoder in card and tower not in card
+    patches = SteeringVectors(
+        {0: np.ones((4, 8), np.float32)},
+        {**text.provenance, "concept": "sight", "settings": {"image_contrast": "masked", "at": "patches"}},
+    )
+    card = hub.model_card([patches], "u/r")
+    assert "text alone" not in card and decoder not in card and tower in card
+    assert f"vector={patches.name},site=vision …" in card and "| images, contrast masked, patches of the vis" in card
+    asked = vectors(concept="asked", settings={"at": "last"})
+    imported = SteeringVectors(text.directions, {"model": "m", "concept": "c", "method": "x", "settings": {}})
+    card = hub.model_card([text, patches, asked, imported], "u/r")
+    assert "text alone" not in card and decoder in card and tower in card
+    assert f"`{text.name}` | sentences |" in card and f"`{imported.name}` | - |" in card
+    assert f"`{asked.name}` | questions about images, tokens last |" in card and "site=vision …" not in card
 
 
 def test_nothing_is_pushed_by_a_wrong_name_or_with_a_folder_of_this_machine(

@@ -3,8 +3,8 @@
     python -m training.smol --out FOLDER --minutes 60
 
 Places first, then words, then letters. The state is stored in FOLDER every few minutes: the same command continues
-there after it was stopped or killed, and gives what an uninterrupted training gives. At the end, and with --report, it
-writes FOLDER/report.md, FOLDER/report.json and FOLDER/adapter.
+there after it was stopped or killed, and gives what an uninterrupted training gives; a state of other options is
+refused. At the end, and with --report, it writes FOLDER/report.md, FOLDER/report.json and FOLDER/adapter.
 """
 
 import argparse
@@ -55,7 +55,8 @@ def main() -> None:
         load_adapter(student.model, args.start)
         plan = plan.after(args.steps)
     texts = own_text(student, args.out / "own_text.safetensors", args.seed, plan.texts)
-    trainer = Trainer(student, texts, plan, args.seed, args.out)
+    begins_with = file_sha256(args.start / WEIGHTS) if args.start else None
+    trainer = Trainer(student, texts, plan, args.seed, args.out, begins_with)
     finished = args.report or trainer.run(lambda: (time.monotonic() - start) / 60 > args.minutes)
     if finished:
         facts = {
@@ -64,7 +65,7 @@ def main() -> None:
             "steps": plan.steps,
             "minutes": round(trainer.minutes, 1),
             "dtype": str(student.dtype),
-            "start": file_sha256(args.start / WEIGHTS) if args.start else None,
+            "start": begins_with,
             "questions": 4 if args.quick else args.questions,
             "perplexity": perplexity(student),
         }

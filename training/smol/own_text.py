@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from lmms_steer._util.io import write_atomically
 from lmms_steer.smol.architecture import MARKERS
 from lmms_steer.steering.cache_argument import cache_name
+from training.options import check_options, in_header
 from training.smol.student import Student
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,12 @@ def next_weight(weight: float, divergence: float) -> float:
 
 
 def own_text(student: Student, path: Path, seed: int, sequences: int = SEQUENCES) -> OwnText:
-    """Read the text from a file, which is written first if it is not there."""
+    """Read the text from a file, which is written first if it is not there.
+
+    Raises:
+        SystemExit: for a file of another seed or another number of sequences.
+    """
+    options = {"seed": seed, "sequences": sequences}
     if not path.exists():
         torch.manual_seed(seed)
         with torch.no_grad(), student.model.disable_adapter():
@@ -68,10 +74,12 @@ def own_text(student: Student, path: Path, seed: int, sequences: int = SEQUENCES
             hidden = torch.cat(
                 [student.text(input_ids=part, use_cache=False).last_hidden_state for part in ids.split(8)]
             )
-        write_atomically(path, save({"ids": ids[:sequences], "hidden": hidden[:sequences].float()}))
+        tensors = {"ids": ids[:sequences], "hidden": hidden[:sequences].float()}
+        write_atomically(path, save(tensors, in_header(options)))
         log.info(
             "the unmodified model wrote %d sequences, such as %r", sequences, student.processor.decode(ids[0])[:200]
         )
+    check_options(path, options)
     stored = load_file(path)
     return OwnText(stored["ids"], stored["hidden"])
 

@@ -3,7 +3,7 @@
     python -m training.smol.sae --out FOLDER
 
 The text and the model's activations on it are kept in FOLDER/text, in parts of 49,152 tokens: a stopped command
-continues with the first missing part, and then with the first missing SAE.
+continues with the first missing part, and then with the first missing SAE. Parts and SAEs of other options are refused.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from lmms_steer._util.io import write_atomically
 from lmms_steer.smol import backbone
 from lmms_steer.smol.backbone import BACKBONE
 from lmms_steer.steering.cache_argument import cache_name
+from training.options import check_options, in_header, write_options
 from training.sae import SaeSize, fit
 from training.smol.own_text import PROMPTS
 
@@ -53,15 +54,20 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    parts = write_text(args.out / "text", -(-args.tokens // (SEQUENCES * LENGTH)), args.seed)
-    for layer in LAYERS:
-        folder = args.out / "sae" / f"layer_{layer}"
+    options = {"seed": args.seed, "parts": -(-args.tokens // (SEQUENCES * LENGTH)), "epochs": args.epochs}
+    folders = {layer: args.out / "sae" / f"layer_{layer}" for layer in LAYERS}
+    for folder in folders.values():
+        if (folder / "cfg.json").exists():
+            check_options(folder, options)
+    parts = write_text(args.out / "text", options["parts"], args.seed)
+    for layer, folder in folders.items():
         if not (folder / "cfg.json").exists():
             tokens = len(parts) * SEQUENCES * (LENGTH - 2)
             width = read_tensor(parts[0], f"layer_{layer}").shape[-1]
             size = SaeSize(BACKBONE, width, FEATURES, ACTIVE_FEATURES)
             rows = batches(parts, layer, args.seed)
             sae = fit(size, layer, rows, args.seed, tokens * args.epochs, BATCH, DEAD_AFTER)
+            write_options(folder, options)
             sae.save_inference_model(folder)
 
 
@@ -75,13 +81,18 @@ def write_text(folder: Path, count: int, seed: int, sequences: int | None = None
         count: of files.
         seed: of the sampling.
         sequences: of a file (default: SEQUENCES).
+
+    Raises:
+        SystemExit: for a file of another seed or another number of sequences.
     """
+    options = {"seed": seed, "sequences": sequences or SEQUENCES}
     source = backbone.checkpoint()
     model: Any = None
     tokenizer: Any = AutoTokenizer.from_pretrained(source)
     files = [folder / f"{number:05d}.safetensors" for number in range(count)]
     for number, file in enumerate(tqdm(files, desc="text", disable=None)):
         if file.exists():
+            check_options(file, options)
             continue
         if model is None:
             model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).eval()
@@ -89,7 +100,7 @@ def write_text(folder: Path, count: int, seed: int, sequences: int | None = None
         torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:6], "big"))
         prompt = tokenizer(OPENERS[number % len(OPENERS)], add_special_tokens=False, return_tensors="pt")["input_ids"]
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, save(_write_part(model, prompt.expand(sequences or SEQUENCES, -1))))
+        write_atomically(file, save(_write_part(model, prompt.expand(options["sequences"], -1)), in_header(options)))
     return files
 
 

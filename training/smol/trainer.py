@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from lmms_steer._util.io import write_atomically
 from lmms_steer.smol.questions import is_held_out
 from lmms_steer.tiny_world.scenes import Scene
+from training.options import check_options, in_header
 from training.smol.lessons import Batch, lesson, lesson_of_places
 from training.smol.own_text import SEQUENCES, OwnText, next_weight, perplexity
 from training.smol.report import measure
@@ -109,15 +110,25 @@ class Trainer:
         plan: of the training.
         seed: of every random choice.
         folder: of the stored state.
+        start: the hash of the adapter that the training begins with, if there is one.
 
     Attributes:
         step: how many steps are done.
         minutes: that all of them took.
+
+    Raises:
+        SystemExit: for a stored state of another training.
     """
 
-    def __init__(self, student: Student, texts: OwnText, plan: Plan, seed: int, folder: Path) -> None:
+    def __init__(
+        self, student: Student, texts: OwnText, plan: Plan, seed: int, folder: Path, start: str | None = None
+    ) -> None:
         self.student, self.texts, self.plan, self.seed = student, texts, plan, seed
         self._state_file = folder / "state.safetensors"
+        self._options = {"seed": seed, "start": start, **asdict(plan)}
+        continues = self._state_file.exists()
+        if continues:
+            check_options(self._state_file, self._options)
         self.step, self.minutes, self._text_weight = 0, 0.0, 1.0
         self.scenes: list[Scene] = []
         features: list[Tensor] = []
@@ -126,7 +137,6 @@ class Trainer:
             self.scenes += scenes
             features.append(student.see(images))
         self.features = torch.cat(features)
-        continues = self._state_file.exists()
         if plan.solves and not continues:
             explained = student.solve_connector(self.features[:4000], self.scenes[:4000])
             log.info("the closed form explains %.3f of the variance", explained)
@@ -216,16 +226,15 @@ class Trainer:
             tensors[f"{number:04d}"] = weight
             for name, value in self.optimizer.state.get(weight, {}).items():
                 tensors[f"{number:04d}.{name}"] = value
-        facts = {"step": self.step, "minutes": self.minutes, "text_weight": self._text_weight, "seed": self.seed}
-        write_atomically(self._state_file, save(tensors, {"state": json.dumps(facts)}))
+        facts = {"step": self.step, "minutes": self.minutes, "text_weight": self._text_weight}
+        header = {"state": json.dumps(facts), **in_header(self._options)}
+        write_atomically(self._state_file, save(tensors, header))
 
     def _load(self) -> None:
         from safetensors import safe_open
 
         with safe_open(self._state_file, "pt") as file:
             facts: dict[str, Any] = json.loads(file.metadata()["state"])
-        if facts["seed"] != self.seed:
-            raise SystemExit(f"{self._state_file} is of a training with --seed {facts['seed']}")
         tensors = load_file(self._state_file)
         for number, weight in enumerate(self.weights):
             weight.copy_(tensors[f"{number:04d}"])

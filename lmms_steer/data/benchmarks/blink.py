@@ -12,7 +12,7 @@ import pyarrow as pa
 from lmms_steer.data.benchmarks import Benchmark, register_benchmark
 from lmms_steer.data.importing import copy_rows
 from lmms_steer.data.local_copy import LocalCopy
-from lmms_steer.data.release_files import image_schema, lettered_rows
+from lmms_steer.data.release_files import image_schema, lettered_rows, whole
 from lmms_steer.data.stand_ins import image_cell, question_about, shuffle_choices, unseen_scene, write_parquet
 from lmms_steer.errors import UserError
 
@@ -53,7 +53,7 @@ _KINDS = {"Counting": "counting", "Spatial_Relation": "relation_yesno", "Object_
 
 def import_release(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
     """Import each test that the release's folder has (see `Benchmark.import_release`)."""
-    files_of = {config: sorted(release.glob(f"{config}/val*.parquet")) for config in OFFICIAL_ROWS}
+    files_of = {config: whole(sorted(release.glob(f"{config}/val*.parquet"))) for config in OFFICIAL_ROWS}
     if not any(files_of.values()):
         raise UserError(f"{str(release)!r} holds no BLINK: expected folders such as Counting/ with val*.parquet")
     for config, files in files_of.items():

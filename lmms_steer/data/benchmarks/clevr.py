@@ -28,7 +28,7 @@ from lmms_steer.data.release_files import (
     json_items,
     parquet_rows,
 )
-from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, image_cell, unseen_scene, write_parquet, write_png
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, image_cell, unseen_scene, write_image, write_parquet
 from lmms_steer.errors import UserError
 from lmms_steer.smol.questions import ask
 from lmms_steer.tiny_world.questions import Question as SceneQuestion
@@ -63,7 +63,7 @@ class Question:
         image_index: the image's number, -1 if the release has none.
         question: the text.
         answer: the correct answer as text; truth values are `yes` and `no`.
-        family: the question's family (its template), -1 if the release has none.
+        family: the number of the question's family (its template), -1 if the release has none.
         kind: `count`, `exist`, `query`, `compare_number` or `compare_attribute`.
         question_index: the question's number in the release.
     """
@@ -84,11 +84,12 @@ def read_questions(path: Path) -> Iterator[Question]:
         UserError: as `json_items`; for a question that lacks a field (CLEVR's test split has no answers), has one of a
             wrong type, or names an image that leads out of the release.
     """
+    families: dict[tuple[str, int], int] = {}
     for number, (where, item) in enumerate(json_items(path, "questions.item", "question")):
-        yield _question(item, where, number)
+        yield _question(item, where, number, families)
 
 
-def _question(item: Any, where: str, number: int) -> Question:
+def _question(item: Any, where: str, number: int, families: dict[tuple[str, int], int]) -> Question:
     if not isinstance(item, dict):
         raise UserError(f"{where}: expected an object with the question's fields, got {item!r}")
     for field in ("image_filename", "question", "answer"):
@@ -105,10 +106,18 @@ def _question(item: Any, where: str, number: int) -> Question:
         image_index=_integer(item, "image_index", -1, where),
         question=str(item["question"]),
         answer=text,
-        family=_integer(item, "question_family_index", -1, where),
+        family=_family(item, where, families),
         kind=_kind(item.get("program"), text),
         question_index=_integer(item, "question_index", number, where),
     )
+
+
+def _family(item: dict[str, Any], where: str, families: dict[tuple[str, int], int]) -> int:
+    """A family's number. Super-CLEVR counts within each file of templates: `families` numbers them over all files."""
+    index = _integer(item, "question_family_index", -1, where)
+    if "template_filename" not in item:
+        return index
+    return families.setdefault((str(item["template_filename"]), index), len(families))
 
 
 def _integer(item: dict[str, Any], field: str, default: int, where: str) -> int:
@@ -170,7 +179,9 @@ def _rows(
 def import_clevr_count(release: Path, root: Path, limit: int | None) -> Iterator[Path]:
     """Import the counting questions that the paper uses (see `Benchmark.import_release`)."""
     files_of = {
-        split: find_files(release, [f"{split}*.parquet", f"*/{split}*.parquet"], f"{split}*.parquet")
+        split: find_files(
+            release, [f"{split}*.parquet", f"*/{split}*.parquet"], f"{split}*.parquet", beginning=split == "train"
+        )
         for split in ("train", "test")
     }
     copy = LocalCopy(root / "clevr_count", chain(*files_of.values()))
@@ -196,9 +207,10 @@ def write_clevr(folder: Path, questions: int, rng: random.Random) -> None:
     functions = {"counting": "count", "existence": "exist", "shape": "query_shape", "more": "greater_than"}
     for number in range(questions):
         kind = list(functions)[number % 4]
+        name = f"CLEVR_val_{number // 4:06d}.png"
         if number % 4 == 0:
             scene, asked = _scene_for(rng, functions)
-        name = f"CLEVR_val_{number // 4:06d}.png"
+            write_image(folder / "images" / "val" / name, rng, scene, number)
         question, answer, function = asked[kind].text, _number_or_text(asked[kind].answer), functions[kind]
         items.append(
             {
@@ -212,7 +224,6 @@ def write_clevr(folder: Path, questions: int, rng: random.Random) -> None:
                 "program": [{"function": "scene", "inputs": []}, {"function": function, "inputs": [0]}],
             }
         )
-        write_png(folder / "images" / "val" / name, rng, scene, number)
     _write_questions(folder / "questions" / CLEVR_FILE, items)
 
 
@@ -225,6 +236,7 @@ def write_superclevr(folder: Path, questions: int, rng: random.Random) -> None:
         name = f"superCLEVR_new_{index:06d}.png"
         if number <= 4 or number % 3 == 0:
             scene, asked = _scene_for(rng, kinds)
+            write_image(folder / "images" / name, rng, scene, number)
         question, text = asked[kinds[number % 3]].text, _number_or_text(asked[kinds[number % 3]].answer)
         answer: Any = int(text) if text.isdecimal() else {"yes": True, "no": False}.get(text, text)
         items.append(
@@ -234,11 +246,11 @@ def write_superclevr(folder: Path, questions: int, rng: random.Random) -> None:
                 "image_index": index,
                 "question": question,
                 "answer": answer,
+                "template_filename": "zero_hop.json",
                 "question_family_index": number % 3,
                 "question_index": number,
             }
         )
-        write_png(folder / "images" / name, rng, scene, number)
     _write_questions(folder / SUPERCLEVR_FILE, items)
 
 

@@ -17,7 +17,7 @@ from lmms_steer.data.importing import copy_rows
 from lmms_steer.data.local_copy import LocalCopy
 from lmms_steer.data.paper_split import HELD_OUT
 from lmms_steer.data.release_files import checked_image_name, find_files, find_image
-from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, draw_image, unseen_scene
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, unseen_scene, write_image
 from lmms_steer.errors import UserError, reason
 from lmms_steer.tiny_world.scenes import Scene, Thing
 
@@ -63,7 +63,9 @@ def _find_lines(release: Path, folder: str, split: str) -> Path:
 
 def _rows(release: Path, path: Path, copy: LocalCopy) -> Iterator[dict[str, Any]]:
     """The rows of a copy; adds the images to it."""
-    folders = [release / name for name in _IMAGE_FOLDERS]
+    # the repository has its images beside `splits`: data/splits/random/test.jsonl, data/images
+    beside_splits = path.parent.parent.parent
+    folders = [place / name for place in (beside_splits, release) for name in _IMAGE_FOLDERS]
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
@@ -91,9 +93,9 @@ def _checked(line: str, where: str) -> dict[str, Any]:
 
 def write_stand_in(folder: Path, questions: int, rng: random.Random) -> None:
     """Write a release with this number of questions of each split, plus those that are held out, and `OTHERS`."""
-    (folder / "images").mkdir(exist_ok=True)
+    data = folder / "data"
     for name in HUBS:
-        lines = folder / "splits" / name.removeprefix("vsr_")
+        lines = data / "splits" / name.removeprefix("vsr_")
         lines.mkdir(parents=True, exist_ok=True)
         for split in ("test", "train"):
             rows = []
@@ -102,9 +104,8 @@ def write_stand_in(folder: Path, questions: int, rng: random.Random) -> None:
                 sizes = SIZES if number < questions else SMALL_SIZES
                 relation = rng.choice(SUBSET_RELATIONS) if number < questions + HELD_OUT else "facing"
                 scene, caption, label = _captioned_scene(rng, relation)
-                image, _ = draw_image(rng, scene, number, "jpg", sizes)
                 file = f"{name}_{split}_{number:012d}.jpg"
-                (folder / "images" / file).write_bytes(image)
+                write_image(data / "images" / file, rng, scene, number, sizes)
                 rows.append({"image": file, "caption": caption, "label": label, "relation": relation})
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (lines / f"{split}.jsonl").write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ from lmms_steer.data.importing import copy_rows
 from lmms_steer.data.local_copy import LocalCopy
 from lmms_steer.data.paper_split import HELD_OUT
 from lmms_steer.data.release_files import checked_image_name, find_files, find_image, json_items
-from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, draw_image, placed_pair
+from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, placed_pair, write_image
 from lmms_steer.errors import UserError
 from lmms_steer.smol.questions import article
 from lmms_steer.tiny_world.scenes import COLOURS, SHAPES, Scene
@@ -92,7 +92,6 @@ def write_stand_in(folder: Path, questions: int, rng: random.Random) -> None:
     names = [f"{colour} {shape}" for colour in COLOURS for shape in SHAPES]
     for letter, name in FOLDERS.items():
         records = []
-        (folder / name).mkdir(exist_ok=True)
         pairs = list(permutations(names, 2))
         rng.shuffle(pairs)
         sets = cycle(filter(None, (_placed_set(letter, pair, rng) for pair in pairs)))
@@ -101,9 +100,8 @@ def write_stand_in(folder: Path, questions: int, rng: random.Random) -> None:
             for place, relation in enumerate(_RELATIONS[letter]):
                 number = 4 * group + place
                 sizes = SIZES if number < questions else SMALL_SIZES
-                image, _ = draw_image(rng, scenes[relation], number, "jpg", sizes)
                 file = f"set-{group}_{relation}.jpeg"
-                (folder / name / file).write_bytes(image)
+                write_image(folder / name / file, rng, scenes[relation], number, sizes)
                 others = [caption for other, caption in captions.items() if other != relation]
                 records.append({"image_path": f"data/{name}/{file}", "caption_options": [captions[relation], *others]})
         (folder / f"{name}_dataset.json").write_text(json.dumps(records))

@@ -35,12 +35,12 @@ class ConceptSentences:
     Args:
         lm: the unsteered model.
         vectors: the vector.
-        concept: the concept's name or file; None: the one that the vector records.
+        concept: the concept; None: the one that the vector records.
         batch_size: sentences in one forward pass.
     """
 
-    def __init__(self, lm: Any, vectors: SteeringVectors, concept: str | None = None, batch_size: int = 16) -> None:
-        self.lm, self.vectors, self.name, self.batch_size = lm, vectors, concept, batch_size
+    def __init__(self, lm: Any, vectors: SteeringVectors, concept: Concept | None = None, batch_size: int = 16) -> None:
+        self.lm, self.vectors, self.given, self.batch_size = lm, vectors, concept, batch_size
 
     @cached_property
     def concept(self) -> Concept:
@@ -49,14 +49,14 @@ class ConceptSentences:
         Raises:
             UserError: where it does not ship and was not given, or has other sentences by now.
         """
+        if self.given is not None:
+            return self.given
         recorded = str(self.vectors.provenance.get("concept", "unknown"))
         try:
-            concept = concepts.load(self.name or recorded)
+            concept = concepts.load(recorded)
         except UserError as error:
-            if self.name is not None:
-                raise
             raise UserError(f"the sentences of {recorded!r} do not ship: name their file with --concept") from error
-        if self.name is None and concept.sentences_sha256 != self.vectors.provenance.get("sentences_sha256"):
+        if concept.sentences_sha256 != self.vectors.provenance.get("sentences_sha256"):
             raise UserError(
                 f"{self.vectors.name} was not made from the sentences of {recorded!r} as they are now: name a file with"
                 " --concept"
