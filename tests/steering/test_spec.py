@@ -132,6 +132,15 @@ def test_a_mistake_in_a_file_is_one_line_with_the_value(text: str, expected: str
             SteeringSpec.from_args({"steering": name})
 
 
+def test_the_example_of_the_error_is_what_a_steering_file_takes(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("interventions:\n  - vector=spatial,layer=3\n")
+    with pytest.raises(UserError, match="is not a steering file") as caught:
+        SteeringSpec.from_yaml(tmp_path / "s.yaml")
+    example = str(caught.value).split("such as ")[1]
+    (tmp_path / "s.yaml").write_text(f"interventions:\n  {example}\n")
+    assert str(SteeringSpec.from_yaml(tmp_path / "s.yaml")) == "vector=spatial,layer=3,alpha=0.5,tokens=image"
+
+
 def test_a_control_beside_a_file_is_at_the_file_s_place(tmp_path: Path) -> None:
     path = tmp_path / "s.yaml"
     chosen = SteeringSpec.parse("vector=v,layer=1,alpha=2,tokens=image; vector=w,layer=2,alpha=1,tokens=text")
