@@ -71,8 +71,16 @@ def search(
     memory: Annotated[
         float, typer.Option(help="GiB of unsteered activations to keep in memory; the rest is kept in --output.")
     ] = 4.0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first questions.")] = None,
-    confirm: Annotated[str | None, typer.Option(help="Task to measure the choices on, once, at the end.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Use only the first questions of --task. --confirm asks all of its own."),
+    ] = None,
+    confirm: Annotated[
+        str | None,
+        typer.Option(
+            help="Task to measure the choices on, those of controls too, once, at the end: on all of its questions."
+        ),
+    ] = None,
     include_path: IncludePath = None,
     allow_test: AllowTest = False,
     keep: Annotated[

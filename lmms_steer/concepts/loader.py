@@ -207,8 +207,9 @@ def parse_concept(text: str, source: str) -> Concept:
     for key, node in entries.items():
         if key not in _YAML_KEYS:
             raise UserError(f"{node.where}: {unknown_name('key', key, _YAML_KEYS)}")
-    if "name" not in entries or "pairs" not in entries:
-        raise UserError(f"{source!r} is not a concept: {_EXPECTED_YAML}")
+    for key in ("name", "pairs"):
+        if key not in entries:
+            raise UserError(f"{source!r} is not a concept: '{key}:' is missing; {_EXPECTED_YAML}")
     name, about_node = _word(entries["name"]), entries.get("about")
     about = about_node.value if about_node is not None and isinstance(about_node.value, str) else ""
     contrast = tuple(_yaml_pairs(entries["contrast"])) if "contrast" in entries else ()

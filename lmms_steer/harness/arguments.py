@@ -15,7 +15,9 @@ from lmms_steer.steering.row_vectors import refuse_row_vectors
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.given import given_folder, with_names
 
-STEERED_MODEL_ARGS = ("preset", "steering", *FIELDS, *MODEL_ARGS)
+SPEC_KEYS = ("steering", *FIELDS)
+"""The arguments that say how a model is steered."""
+STEERED_MODEL_ARGS = ("preset", *SPEC_KEYS, *MODEL_ARGS)
 """The arguments that the `--model_args` of our models may contain."""
 _OF_EVALUATIONS = {**dict.fromkeys(CONTRAST_ARGS, "a contrast"), "answer_bias": "an answer bias"}
 """Arguments that change an evaluation's answers, and that this package's own commands would ignore."""
@@ -24,12 +26,13 @@ SPELLING_CUTOFF = 0.78
 have 0.83, `aplha` and `alpha` 0.8; `size`, which some models take, and `site` have 0.75."""
 
 
-def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringSpec]:
+def check_model_args(model: str, model_args: str, unsteered: str = "") -> tuple[str | None, SteeringSpec]:
     """Read and check what can be read without lmms-eval.
 
     Args:
         model: of `--model`.
         model_args: of `--model_args`.
+        unsteered: the error for keys of a spec, where the model must be the unsteered one.
 
     Returns:
         the checkpoint, or None if it is not given; and the spec.
@@ -48,6 +51,9 @@ def check_model_args(model: str, model_args: str) -> tuple[str | None, SteeringS
         set_by = "" if name in given else f", which preset={shorten(given['preset'])} sets"
         remedy = "leave it out" if name in given else _without_contrast(str(given["preset"]))
         raise UserError(f"{name}={shorten(args[name])}{set_by}: {what} is for evaluations with lmms-eval; {remedy}")
+    # before it is said what such a key lacks
+    if unsteered and any(key in args for key in SPEC_KEYS):
+        raise UserError(unsteered)
     spec = SteeringSpec.from_args(args)
     refuse_row_vectors(spec)
     if "pretrained" in args:

@@ -20,8 +20,8 @@ def listing_lines(name: str | None, names_only: bool) -> Iterator[str]:
     """List the vectors of the stores; yields lines for the user to read.
 
     Args:
-        name: a part of names (`tiny-gemma2/spatial`, `spatial`, `sae`): a row per matching vector; None: all vectors,
-            with a row per concept.
+        name: a part of names (`tiny-gemma2/spatial`, `spatial`, `sae`), or if none has that part, a text in names
+            (`green`): a row per matching vector; None: all vectors, with a row per concept.
         names_only: print only names, one per line.
 
     Raises:
@@ -29,7 +29,10 @@ def listing_lines(name: str | None, names_only: bool) -> Iterator[str]:
     """
     entries = list(store.entries())
     if name is not None:
-        known, entries = entries, [entry for entry in entries if f"/{name.strip('/')}/" in f"/{entry.name}/"]
+        known, typed = entries, name.strip("/")
+        # `sae` means that method, and not `sae_denoised` too
+        whole = [entry for entry in known if f"/{typed}/" in f"/{entry.name}/"]
+        entries = whole or [entry for entry in known if typed in entry.name]
         if not entries:
             raise _no_match(name, known)
     if names_only:

@@ -40,7 +40,8 @@ def draw_media(axes: Any, norm_axes: Any, inspection: MeasuredPrompt) -> None:
         seconds = media.seconds
     _draw_norms(norm_axes, [inspection.norms[place] for place in places], steered, seconds or 1.0)
     norm_axes.set(
-        title=f"{kind} tokens: |h| at layer {inspection.layer}", xlabel="seconds, if tokens are spread evenly"
+        title=f"{kind} tokens: |h| at layer {inspection.layer}{inspection.at_site}",
+        xlabel="seconds, if tokens are spread evenly",
     )
 
 

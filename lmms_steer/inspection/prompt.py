@@ -1,7 +1,6 @@
 """What a spec does to one prompt: which tokens are steered, how strongly, and which next tokens become more likely."""
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,15 @@ from lmms_steer._util.html import html_table
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.harness.steered_text import SteeredText
 from lmms_steer.inspection.continuations import continuations
+from lmms_steer.inspection.effects import (
+    Effect,
+    Place,
+    changed_positions,
+    in_decoder,
+    place_of,
+    read_scores,
+    record_places,
+)
 from lmms_steer.inspection.measured import MeasuredPrompt
 from lmms_steer.inspection.prompt_figure import inspection_figure
 from lmms_steer.models.media import Audio, Frames
@@ -22,15 +30,12 @@ from lmms_steer.models.media_inputs import video_frames
 from lmms_steer.models.visuals import Visual
 from lmms_steer.steering.anatomy import decoder_layers, keeps_all_positions, kept_logits
 from lmms_steer.steering.decoder_inputs import decoder_ids
-from lmms_steer.steering.gates import gates
 from lmms_steer.steering.hooks import attach
-from lmms_steer.steering.intervention import Intervention
-from lmms_steer.steering.operations import Operation, ScaledVector
 from lmms_steer.steering.placeholders import MEDIA, Placeholders, placeholders
-from lmms_steer.steering.positions import ids_of, kinds_of, media_mask
-from lmms_steer.steering.recording import record_layers, record_site
-from lmms_steer.steering.scaled_vectors import active_interventions
-from lmms_steer.steering.sites import DEFAULT_SITE, sites
+from lmms_steer.steering.positions import ids_of, kinds_of, media_mask, token_mask
+from lmms_steer.steering.recording import record_layers
+from lmms_steer.steering.scaled_vectors import active_layers
+from lmms_steer.steering.sites import DEFAULT_SITE
 
 if TYPE_CHECKING:
     import pandas
@@ -96,20 +101,22 @@ def inspect_prompt(
     interventions = lm.resolved.spec.interventions
     inputs = lm.model_inputs([prompt], [list(visuals)])
     lm.attachment.remove()
-    in_decoder = [i for i in interventions if sites.get(i.site).tower == "decoder"]
-    layer = min((number for i in in_decoder for number in i.layer_numbers), default=len(decoder_layers(lm.model)) // 2)
-    places = {i.site for i in in_decoder if layer in i.layer_numbers}
-    unsteered, before, at_sites = _run(lm.model, inputs, places, layer)
+    steered = [i for i in interventions if in_decoder(i)]
+    layer = min((number for i in steered for number in i.layer_numbers), default=len(decoder_layers(lm.model)) // 2)
+    at_layer = {i.site for i in steered if layer in i.layer_numbers}
+    site = next(iter(at_layer)) if len(at_layer) == 1 else DEFAULT_SITE
+    with record_places(lm.model, [(site, layer)], before=True) as at_site:
+        unsteered, before = _run(lm.model, inputs)
     media = placeholders(lm.model.config)
     model_adds = _added_after(lm.model, inputs, layer, media)
     written = continuations(lm, inputs, alphas, new_tokens) if new_tokens else []
     lm.attachment = attach(lm.model, lm.resolved, lm.tokenizer.all_special_ids)
-    _, after, steered = _run(lm.model, inputs, places, layer)
+    every, changed, after = _run_steered(lm, inputs)
     ids = decoder_ids(inputs)[0]
-    by_layer = sorted(active_interventions(lm.resolved, media.kinds), key=lambda pair: pair[0].layer or 0)
-    every = [(i, lm.resolved.operation_of(i), v) for i, v in by_layer]
-    active = [one for one in every if one[0].layer == layer and sites.get(one[0].site).tower == "decoder"]
-    norms = unsteered[layer][0].float().norm(dim=-1).tolist()
+    masks = [_mask(one, lm, inputs, media) for one in every]
+    active = [in_decoder(one.intervention) and one.intervention.layer == layer for one in every]
+    (seen,) = at_site.values()
+    norms = seen[0].view(unsteered[layer].shape)[0].float().norm(dim=-1).tolist()
     by_kind = ids_of(inputs)[0]
     kinds = kinds_of(by_kind, media)
     names = lm.tokenizer.convert_ids_to_tokens(ids.tolist())
@@ -122,17 +129,18 @@ def inspect_prompt(
         layer=layer,
         tokens=[name.replace("\n", "\\n") for name in shown],
         kinds=kinds,
-        steered=[any(there) for there in zip(*map(_changed, at_sites, steered), strict=True)] or [False] * len(ids),
+        steered=[any(changed[name, layer][place] for name in at_layer) for place in range(len(ids))],
         norms=norms,
-        effects=[_effect(i, operation, vector) for i, operation, vector in active],
+        norms_of=site if at_layer - {DEFAULT_SITE} else "",
+        effects=[one.describe(mask) for one, mask, here in zip(every, masks, active, strict=True) if here],
         added={
             kind: [
-                abs(float(vector.strength)) * (mean if vector.per_token else 1.0)
-                for intervention, operation, vector in active
-                if operation.adds_delta
-                and _changes(str(intervention.tokens), kind)
-                # the norms of an MLP's output are not shown
-                and (intervention.site == DEFAULT_SITE or not vector.per_token)
+                abs(float(one.vector.strength)) * (mean if one.vector.per_token else 1.0)
+                for one, here in zip(every, active, strict=True)
+                if here
+                and one.operation.adds_delta
+                and _changes(str(one.intervention.tokens), kind)
+                and (one.intervention.site == site or not one.vector.per_token)
             ]
             for kind, mean in means.items()
         },
@@ -140,7 +148,11 @@ def inspect_prompt(
         after=_most_likely(lm, after),
         skipped=skipped,
         model_adds=model_adds,
-        effects_after=[f"layer {one[0].layer}, {_effect(*one)}" for one in every if one not in active],
+        effects_after=[
+            f"layer {one.intervention.layer}, {one.describe(mask)}{_count(one, mask, changed)}"
+            for one, mask, here in zip(every, masks, active, strict=True)
+            if not here
+        ],
         continuations=written,
         picture=next((one for one in visuals if isinstance(one, Image.Image)), None),
         media=_first_media(lm, visuals),
@@ -209,7 +221,7 @@ def _kind_line(inspection: PromptInspection, kind: str) -> str:
     if not norms:
         return f"{line}none"
     mean = sum(norms) / len(norms)
-    line += f"mean |h| = {mean:.4g}"
+    line += f"mean |h| = {mean:.4g}{inspection.at_site}"
     if inspection.skipped:
         line += f" (without the first token, {inspection.norms[0]:.4g})"
     shares = [f"{strength / mean:.2g}" for strength in inspection.added.get(kind, []) if mean] if steered else []
@@ -225,47 +237,53 @@ def _runs(inspection: PromptInspection) -> Iterator[str]:
         yield f"[{text}]" if steered else text
 
 
-def _run(
-    model: Any, inputs: dict[str, Tensor], sites: Collection[str] = (), layer: int = 0
-) -> tuple[list[Tensor], Tensor, list[Tensor]]:
-    """Every layer's output [1, positions, width], the logits of the next token [vocabulary], and the sites' tensors."""
+def _run(model: Any, inputs: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Every layer's output [1, positions, width], and the logits of the next token [vocabulary]."""
     # recorded after the steering hooks, so that their effect is included
-    with torch.inference_mode(), ExitStack() as stack:
-        outputs = stack.enter_context(record_layers(model))
-        seen = [stack.enter_context(record_site(model, site, layer)) for site in sorted(sites)]
+    with torch.inference_mode(), record_layers(model) as outputs:
         kept = kept_logits(model, keeps_all_positions(model))
         logits: Tensor = model(**inputs, use_cache=False, **kept).logits[0, -1]
-    return outputs, logits, [tensors[0].view(outputs[layer].shape) for tensors in seen]
+    return outputs, logits
+
+
+def _run_steered(
+    lm: SteeredVlm | SteeredText, inputs: dict[str, Tensor]
+) -> tuple[list[Effect], dict[Place, Tensor], Tensor]:
+    """What is done, in the order of the layers; which positions change at each place; the next token's logits."""
+    layers = active_layers(lm.resolved, placeholders(lm.model.config).kinds)
+    places = {place_of(at.intervention) for at in layers if in_decoder(at.intervention)}
+    with (
+        record_places(lm.model, places, before=True) as before,
+        record_places(lm.model, places, before=False) as after,
+        read_scores(lm.attachment.gates) as scores,
+    ):
+        _, logits = _run(lm.model, inputs)
+    n = decoder_ids(inputs).shape[1]
+    changed = {place: changed_positions(before[place][0], after[place][0], n) for place in places}
+    read, every = iter(scores), []
+    for at in layers:
+        seen = next(read)[0] if at.gate is not None else None
+        every += [Effect(i, lm.resolved.operation_of(i), vector, seen) for i, vector in at.parts]
+    return sorted(every, key=lambda one: place_of(one.intervention)[1]), changed, logits
+
+
+def _mask(one: Effect, lm: SteeredVlm | SteeredText, inputs: dict[str, Tensor], media: Placeholders) -> Tensor:
+    """The prompt's tokens that an intervention is for, bool [positions]."""
+    tokens = str(one.intervention.tokens)
+    return token_mask(ids_of(inputs), None, media, tokens, special_ids=lm.tokenizer.all_special_ids)[0].cpu()
+
+
+def _count(one: Effect, mask: Tensor, changed: Mapping[Place, Tensor]) -> str:
+    """How many of its tokens an intervention changes; "" in a vision tower."""
+    if not in_decoder(one.intervention):
+        return ""
+    return f": {int((changed[place_of(one.intervention)] & mask).sum())} of {int(mask.sum())} steered"
 
 
 def _mean(norms: Sequence[float], kinds: Sequence[str], kind: str, skipped: int) -> float:
     """The mean norm of the tokens of a kind; 0 without any."""
     own = [norm for norm, of in list(zip(norms, kinds, strict=True))[skipped:] if of == kind]
     return sum(own) / len(own) if own else 0.0
-
-
-def _changed(before: Tensor, after: Tensor) -> list[bool]:
-    """Which positions of [1, positions, width] differ."""
-    changed: list[bool] = (before != after).any(-1)[0].tolist()
-    return changed
-
-
-def _effect(intervention: Intervention, operation: Operation, vector: ScaledVector) -> str:
-    """What is done to which tokens: `image: 3.2 along v is added`, with the site where it is not the residual."""
-    site = "" if intervention.site == DEFAULT_SITE else f"{intervention.site}, "
-    if sites.get(intervention.site).tower == "vision":
-        return f"{intervention.site}: {operation.describe(vector)}"
-    return f"{site}{intervention.tokens}: {operation.describe(vector)}{_condition(intervention)}"
-
-
-def _condition(intervention: Intervention) -> str:
-    """The gate in words; "" without one."""
-    if intervention.gate is None:
-        return ""
-    gate = gates.get(intervention.gate)
-    threshold = gate.threshold if intervention.threshold is None else intervention.threshold
-    whose = {"token": "where the token's", "prompt": "if the prompt's mean", "last": "if the last prompt token's"}
-    return f", {whose[intervention.read or gate.read]} {gate.name} is {intervention.fires} {threshold:g}"
 
 
 def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, media: Placeholders) -> float:
@@ -281,7 +299,7 @@ def _added_after(model: Any, inputs: dict[str, Tensor], layer: int, media: Place
 
     handle = layers[layer + 1].register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        outputs, _, _ = _run(model, inputs)
+        outputs, _ = _run(model, inputs)
     finally:
         handle.remove()
     difference = seen[0].to(outputs[layer]) - outputs[layer]

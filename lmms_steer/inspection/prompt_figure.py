@@ -79,7 +79,7 @@ def _patches(axes: Any, norm_axes: Any, inspection: MeasuredPrompt, image: Image
     grid = [norms[row * side : (row + 1) * side] for row in range(side)]
     heatmap = norm_axes.imshow(grid, extent=(0, 1, 0, 1), cmap="viridis", aspect=aspect)
     norm_axes.figure.colorbar(heatmap, ax=norm_axes, shrink=0.6)
-    norm_axes.set_title(f"image tokens: |h| at layer {inspection.layer}")
+    norm_axes.set_title(f"image tokens: |h| at layer {inspection.layer}{inspection.at_site}")
     for number, (_, changed) in enumerate(patches):
         if changed:
             row, column = divmod(number, side)
@@ -131,4 +131,7 @@ def _tokens(axes: Any, inspection: MeasuredPrompt) -> None:
         # its bar would hide all others
         axes.set_ylim(0, 1.1 * max(others))
         rest = f", the first one off the scale: {shown[0][1]:.4g}"
-    axes.set(title=f"text tokens: |h| at layer {inspection.layer} (coloured: steered{dotted}{rest})", ylabel="norm")
+    axes.set(
+        title=f"text tokens: |h| at layer {inspection.layer}{inspection.at_site} (coloured: steered{dotted}{rest})",
+        ylabel="norm",
+    )

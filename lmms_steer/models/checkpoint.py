@@ -217,8 +217,13 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
             answers: answers to be scored; the inputs then contain their `labels`.
 
         Raises:
-            UserError: for a prompt format of the user's own that returns what the model cannot run on.
+            UserError: for visuals that are not in a list for each question; for a prompt format of the user's own that
+                returns what the model cannot run on.
         """
+        if flat := [one for one in visuals if not isinstance(one, Sequence) or isinstance(one, str)]:
+            raise UserError(
+                f"model_inputs takes a list of visuals for each question, as in [[image]], got {type(flat[0]).__name__}"
+            )
         questions = [self.prompt_prefix + question for question in questions]
         if self.image == BLANK:
             visuals = [blank_visuals(own) for own in visuals]

@@ -23,7 +23,8 @@ class Asked:
         task, confirmation_task: the harness's tasks; no confirmation is None.
         questions: in the study's order.
         questions_sha256: their hash.
-        confirmation_questions: those of the confirmation.
+        confirmed_on: number of questions of the confirmation.
+        confirmation_questions: some of them, one for each set of answers.
         generates: whether the model generates text in the task.
         score: how answers are scored.
     """
@@ -32,6 +33,7 @@ class Asked:
     confirmation_task: Any | None
     questions: "Sequence[Question]"
     questions_sha256: str
+    confirmed_on: int
     confirmation_questions: "Sequence[Question]"
     generates: bool
     score: str
@@ -60,8 +62,8 @@ def ask(options: SearchOptions) -> Asked:
         raise UserError(f"{options.task} has {len(questions)} questions: a search needs at least {MIN_QUESTIONS}")
     known = floors.context_of(grid(options), len(questions), image_clusters(questions))
     floors.check_questions(options.chosen_strategy, known, "the search" if options.limit else options.task)
-    confirmation_questions = (
-        check_confirmation_task(confirmation_task, questions, score) if confirmation_task is not None else []
+    confirmed_on, others = (
+        check_confirmation_task(confirmation_task, questions, score) if confirmation_task is not None else (0, [])
     )
     if options.harness == LMMS_EVAL and (score == "generate" or options.metric is not None):
         for one in filter(None, (task, confirmation_task)):
@@ -69,11 +71,11 @@ def ask(options: SearchOptions) -> Asked:
         if score == "letters":
             raise UserError(f"--metric {options.metric}: in {options.task} the likeliest letter counts: leave it out")
     sha256 = questions_sha256(questions)
-    return Asked(task, confirmation_task, questions, sha256, confirmation_questions, generates, score)
+    return Asked(task, confirmation_task, questions, sha256, confirmed_on, others, generates, score)
 
 
 def grid(options: SearchOptions) -> tuple[int, int, int]:
     """How many layers, alphas and token targets are searched; one layer where the model's are not known yet."""
-    pretrained = check_arguments(options)[0]
+    pretrained = check_arguments(options)
     layers = len(parse_layers(options.layers)) if options.layers else number_of_layers(pretrained or "") or 1
     return layers, len(parse_strengths(options.alphas)), len(options.targets)

@@ -9,7 +9,7 @@ from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness import task_files
 from lmms_steer.search import floors
 from lmms_steer.search.asked import grid
-from lmms_steer.search.harnesses import check_arguments
+from lmms_steer.search.harnesses import UNSTEERED, check_arguments
 from lmms_steer.search.options import SearchOptions, parse_alphas, parse_budgets, parse_layers
 from lmms_steer.search.plan import LMMS_EVAL, PLAN_FILE
 from lmms_steer.search.resolved_cells import layers_at, spec_of
@@ -35,8 +35,7 @@ def check_before_imports(options: SearchOptions) -> dict[str, Any]:
         floors.check_questions(options.chosen_strategy, known, "a search with --limit")
     if options.layers:
         parse_layers(options.layers)
-    pretrained, spec = check_arguments(options)
-    refuse_spec(spec)
+    pretrained = check_arguments(options)
     if pretrained is not None:
         for vector in options.vectors:
             check_vectors(spec_of(options.fixed_keys, vector), pretrained)
@@ -60,10 +59,7 @@ def refuse_spec(spec: SteeringSpec) -> None:
         UserError: for steering keys among the model's arguments.
     """
     if spec:
-        raise UserError(
-            "--model_args of a search must name the unsteered model: give vector, layer, alpha and tokens as options,"
-            " and other keys as --spec"
-        )
+        raise UserError(UNSTEERED)
 
 
 def planned_options(options: SearchOptions) -> dict[str, Any]:
@@ -88,7 +84,7 @@ def planned_options(options: SearchOptions) -> dict[str, Any]:
 
 def weights_of_folder(options: SearchOptions) -> str | None:
     """The hash of a local folder's weights; None for another checkpoint, whose files may change when it is loaded."""
-    pretrained, _ = check_arguments(options)
+    pretrained = check_arguments(options)
     if pretrained is None or not Path(pretrained).is_dir():
         return None
     return model_source(pretrained).get("weights_sha256")
@@ -97,7 +93,7 @@ def weights_of_folder(options: SearchOptions) -> str | None:
 def known_layers(options: SearchOptions) -> dict[str, Any]:
     """The layers that will be searched, where they are known before the weights are loaded, for `check_same_plan`."""
     vectors = _known_vectors(options)
-    pretrained, _ = check_arguments(options)
+    pretrained = check_arguments(options)
     if pretrained is None or len(vectors) < len(options.vectors):
         return {}
     with suppress(UserError):
@@ -109,7 +105,7 @@ def known_layers(options: SearchOptions) -> dict[str, Any]:
 
 def _known_vectors(options: SearchOptions) -> dict[str, SteeringVectors]:
     """The user's vectors that exist already, where the folder holds a study to compare them with."""
-    pretrained, _ = check_arguments(options)
+    pretrained = check_arguments(options)
     vectors = {}
     if pretrained is not None and (options.output / PLAN_FILE).is_file():
         for name in options.vectors:

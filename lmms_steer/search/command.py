@@ -1,6 +1,6 @@
 """`lmms-steer search`: check what was asked for, load the model once, and run the search."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from filelock import FileLock
 from lmms_steer._util.extras import require_extra
 from lmms_steer._util.io import check_writable
 from lmms_steer.errors import UserError, first_line
-from lmms_steer.search.asked import ask
+from lmms_steer.search.asked import Asked, ask
 from lmms_steer.search.before_loading import (
     check_before_imports,
     known_layers,
@@ -19,6 +19,7 @@ from lmms_steer.search.before_loading import (
 )
 from lmms_steer.search.dry_run import dry_run
 from lmms_steer.search.harnesses import create
+from lmms_steer.search.ignored import ignored_lines
 from lmms_steer.search.options import SearchOptions, parse_layers
 from lmms_steer.search.plan import FEW_QUESTIONS, Plan, check_same_plan
 from lmms_steer.search.resolved_cells import (
@@ -91,14 +92,7 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
     vectors = {name: cell.vectors[0] for name, cell in cells.items()}
     hashes = {name: vector.sha256 for name, vector in vectors.items()}
     plan = Plan(**planned, vectors=hashes, layers=layers, gate=gate_sha256(options, cells), **found)
-    if asked.generates and score == "letters":
-        yield (
-            "WARNING: in this task the model generates text; a cell may favour the correct letter and yet generate"
-            " something else"
-        )
-    if len(questions) < FEW_QUESTIONS:
-        width = 100 / len(questions) ** 0.5
-        yield f"WARNING: {len(questions)} questions: a 95% interval is about ±{width:.0f} points wide"
+    yield from _warnings(options, asked)
     begun = yield from _recorded(plan, options.output)
     from torch import OutOfMemoryError
 
@@ -115,6 +109,19 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
             f"out of memory with one question and one cell at a time: {first_line(error)}. Try --memory 0, or load the"
             " model smaller, for example with load_in_8bit=True; finished batches are kept"
         ) from error
+
+
+def _warnings(options: SearchOptions, asked: Asked) -> Iterator[str]:
+    """What the user should know of the options and the questions before anything is measured."""
+    if asked.generates and asked.score == "letters":
+        yield (
+            "WARNING: in this task the model generates text; a cell may favour the correct letter and yet generate"
+            " something else"
+        )
+    n = len(asked.questions)
+    if n < FEW_QUESTIONS:
+        yield f"WARNING: {n} questions: a 95% interval is about ±{100 / n**0.5:.0f} points wide"
+    yield from ignored_lines(options, n)
 
 
 def _recorded(plan: Plan, folder: Path) -> Generator[str, None, Plan]:

@@ -10,7 +10,7 @@ from lmms_steer.search.plan import MIN_QUESTIONS
 from lmms_steer.search.questions import Question, load_questions
 
 
-def check_confirmation_task(task: Any, questions: Sequence[Question], score: str) -> list[Question]:
+def check_confirmation_task(task: Any, questions: Sequence[Question], score: str) -> tuple[int, list[Question]]:
     """Check a task before anything is measured.
 
     Args:
@@ -19,8 +19,8 @@ def check_confirmation_task(task: Any, questions: Sequence[Question], score: str
         score: `letters` or `generate`.
 
     Returns:
-        one question, without its visuals, for each set of answers: enough to check whether the model can tell the
-        answers apart by their first tokens.
+        the number of its questions; and one question, without its visuals, for each set of answers: enough to check
+        whether the model can tell the answers apart by their first tokens.
 
     Raises:
         UserError: for a task that cannot be scored in this way, has too few questions, or repeats some of `questions`.
@@ -49,7 +49,7 @@ def check_confirmation_task(task: Any, questions: Sequence[Question], score: str
         )
     if count < MIN_QUESTIONS:
         raise UserError(f"--confirm {name} has {count} questions: it needs at least {MIN_QUESTIONS}")
-    return list(answer_sets.values())
+    return count, list(answer_sets.values())
 
 
 def question_ids(question: Question) -> set[str]:

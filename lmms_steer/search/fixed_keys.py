@@ -103,7 +103,10 @@ class FixedKeys:
                 f"--tokens {','.join(targets)}: site={self.intervention.site} steers every patch, so give one of them"
             )
         for tokens in targets:
-            Intervention("v", tokens=tokens, **self.keys)  # type: ignore[arg-type]
+            try:
+                Intervention("v", tokens=tokens, **self.keys)  # type: ignore[arg-type]
+            except UserError as error:
+                raise UserError(f"--tokens {','.join(targets)} with --spec {self}: {error}") from error
 
     @property
     def keys(self) -> dict[str, object]:

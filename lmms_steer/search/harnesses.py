@@ -4,33 +4,34 @@ from typing import Any
 
 from lmms_steer._util.extras import missing_extra
 from lmms_steer.errors import UserError
-from lmms_steer.extraction.first_use import check_vectors
-from lmms_steer.harness.arguments import check_model_args
+from lmms_steer.harness.arguments import SPEC_KEYS, check_model_args
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import LMMS_EVAL
-from lmms_steer.steering.intervention import FIELDS
-from lmms_steer.steering.spec import SteeringSpec
+
+UNSTEERED = (
+    "--model_args of a search must name the unsteered model: give vector, layer, alpha and tokens as options, and other"
+    " keys as --spec"
+)
 
 
-def check_arguments(options: SearchOptions) -> tuple[str | None, SteeringSpec]:
+def check_arguments(options: SearchOptions) -> str | None:
     """Check model and arguments, as far as that is possible without the harness.
 
     Returns:
-        the checkpoint and the spec in `--model_args`; None and the empty spec for arguments that are not checked.
+        the checkpoint; None if it is not given.
 
     Raises:
-        UserError: for a model or an argument that the harness does not have, or a spec that cannot be read.
+        UserError: for a model or an argument that the harness does not have, or steering keys among the arguments.
     """
     if options.harness == LMMS_EVAL:
-        return check_model_args(options.model, options.model_args)
+        return check_model_args(options.model, options.model_args, UNSTEERED)[0]
     if options.model != "steered_hf":
         raise UserError(f"--model {options.model}: with --harness lm-eval only steered_hf can be searched")
     # its other arguments are those of lm-eval and of transformers, which check them
     args = dict(part.strip().split("=", 1) for part in options.model_args.split(",") if "=" in part)
-    spec = SteeringSpec.from_args({key: args[key] for key in ("steering", *FIELDS) if key in args})
-    if "pretrained" in args:
-        check_vectors(spec, args["pretrained"])
-    return args.get("pretrained"), spec
+    if any(key in args for key in SPEC_KEYS):
+        raise UserError(UNSTEERED)
+    return args.get("pretrained")
 
 
 def load(options: SearchOptions, name: str, split: str | None = None) -> tuple[Any, str]:

@@ -69,9 +69,8 @@ def layers(
         parse_layers(wanted)
     given = None if concept is None else read_concept(concept)
     named, arguments = name_of(vector), join_model_args(model_args)
-    pretrained, spec = check_model_args(model, arguments)
-    if spec:
-        raise UserError("--model_args must name the unsteered model: give the vector as --vector")
+    unsteered = "--model_args must name the unsteered model: give the vector as --vector, and its tokens as --tokens"
+    pretrained, _ = check_model_args(model, arguments, unsteered)
     if pretrained is not None:
         check_vectors(SteeringSpec((Intervention(named),)), pretrained)
     loaded_task, questions = _questions(task, model, limit, seed, include_path, allow_test) if task else (None, [])

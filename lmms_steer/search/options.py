@@ -14,11 +14,12 @@ from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.plan import HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
 from lmms_steer.search.strategies import StrategyBuilder
 from lmms_steer.steering.budget import BUDGET
-from lmms_steer.steering.intervention import TOKENS
+from lmms_steer.steering.intervention import TOKENS, unknown_tokens
 from lmms_steer.steering.placeholders import MEDIA
 
 SCORES = ("auto", "letters", "generate")
 CHOICES = ("overall", "per_target")
+DEFAULT_TRIALS = 64
 MAX_VALUES = 10_000
 """Most layers or alphas that a range may stand for."""
 
@@ -72,7 +73,7 @@ class SearchOptions:
     strategy: str | StrategyBuilder = "grid"
     score: str = "auto"
     controls: int = 5
-    trials: int = 64
+    trials: int = DEFAULT_TRIALS
     seed: int = 0
     batch_size: int = 16
     memory: float = 4.0
@@ -267,7 +268,7 @@ def parse_targets(text: str) -> tuple[str, ...]:
     targets = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     for target in targets:
         if target not in TOKENS:
-            raise unknown_name("token target", target, TOKENS)
+            raise unknown_tokens("token target", target)
     return targets
 
 

@@ -76,11 +76,8 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     tokens = parse_targets(options.tokens)
     if len(tokens) != 1:
         raise UserError(f"--tokens {options.tokens}: a curve has one token target")
-    pretrained, spec = check_model_args(options.model, options.model_args)
-    if spec:
-        raise UserError(
-            "--model_args of a curve must name the unsteered model: give vector, layers and alphas as options"
-        )
+    unsteered = "--model_args of a curve must name the unsteered model: give vector, layers and alphas as options"
+    pretrained, _ = check_model_args(options.model, options.model_args, unsteered)
     if pretrained is not None:
         for vector in options.vectors:
             check_vectors(SteeringSpec.parse(f"vector={vector}"), pretrained)

@@ -1,5 +1,7 @@
 """What the gate of an intervention decides, from hidden states that somebody else has read."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ class GateReader:
         layer, site: the place of the hidden states that it reads.
         read: whose hidden state decides, one of `gates.READS`.
         prompt_tokens: where `read` is not `token`: the token target whose mean decides.
+        observer: called with the scores each time that they are read; None for nobody.
     """
 
     def __init__(self, intervention: Intervention, vectors: SteeringVectors) -> None:
@@ -37,6 +40,7 @@ class GateReader:
         self.site = sites.get(intervention.site if own else DEFAULT_SITE)
         direction = torch.from_numpy(vectors[self.layer].copy())
         numbers = probe_numbers(vectors, self.layer) if self.gate.needs_probe else (1.0, 0.0)
+        self.observer: Callable[[Tensor], None] | None = None
         self._probe = Probe(direction, *numbers)
         self._on_device: dict[torch.device, Probe] = {}
 
@@ -62,6 +66,8 @@ class GateReader:
             unknown = scores.isnan() & hidden.isfinite().all(-1) & hidden.any(-1)
             if bool(unknown.any()):
                 raise SteeringError(f"{what} returned nan, which is on neither side of the threshold")
+        if self.observer is not None:
+            self.observer(scores)
         return scores > self.threshold if self.above else scores < self.threshold
 
     def of_prompts(self, hidden: Tensor, mask: Tensor) -> Tensor:

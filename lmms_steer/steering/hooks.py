@@ -128,8 +128,9 @@ def steer(
         "read": read,
     }
     given = read_given(spec, vectors, fields)
-    if not hasattr(unwrap(model), "config"):
-        raise UserError(f"steer takes a loaded model of transformers, and not a {type(model).__name__}")
+    if not isinstance(model, nn.Module) or not hasattr(unwrap(model), "config"):
+        inside = ": pass its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
+        raise UserError(f"steer takes a loaded model of transformers, and not a {type(model).__name__}{inside}")
     if isinstance(given.spec, ResolvedSpec):
         resolved = with_operation(given.spec, operation)
     else:
@@ -151,10 +152,16 @@ class Attachment:
     Args:
         tracker: the tracker of the model's forward calls; None without hooks.
         removals: what undoes the attachment.
+        gates: the gates' hooks, in the order of `active_layers`.
     """
 
-    def __init__(self, tracker: CallTracker | None = None, removals: Collection[Callable[[], None]] = ()) -> None:
-        self.tracker, self._removals = tracker, tuple(removals)
+    def __init__(
+        self,
+        tracker: CallTracker | None = None,
+        removals: Collection[Callable[[], None]] = (),
+        gates: Collection[GateHook] = (),
+    ) -> None:
+        self.tracker, self._removals, self.gates = tracker, tuple(removals), tuple(gates)
 
     def __bool__(self) -> bool:
         return bool(self._removals)
@@ -246,7 +253,8 @@ def attach(
     for module in {id(m): m for m in (model, *watched)}.values():
         handles.append(module.register_forward_pre_hook(tracker.before, with_kwargs=True))
         handles.append(module.register_forward_hook(tracker.after, always_call=True))
-    return Attachment(tracker, [*(handle.remove for handle in handles), run_eagerly(model), tracker.forget_calls])
+    removals = [*(handle.remove for handle in handles), run_eagerly(model), tracker.forget_calls]
+    return Attachment(tracker, removals, [hook for hook in hooks if isinstance(hook, GateHook)])
 
 
 def _check_in_tower(intervention: Intervention, model: nn.Module, tower: nn.ModuleList | None) -> None:

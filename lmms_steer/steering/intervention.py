@@ -97,7 +97,7 @@ class Intervention:
         for name, known in (("tokens", TOKENS), ("phase", PHASES), ("scale", SCALES)):
             value = getattr(self, name)
             if value not in known and not (name == "tokens" and value is None):
-                raise unknown_name(name, value, known)
+                raise unknown_tokens(name, value) if name == "tokens" else unknown_name(name, value, known)
         object.__setattr__(self, "site", sites.get(str(self.site)).name)
         operation = operations.get(str(self.operation))
         if self.scale != "raw" and not operation.uses_length:
@@ -110,6 +110,7 @@ class Intervention:
             self._check_tower()
         if self.phase == "decode" and self.tokens in MEDIA:
             raise UserError(f"tokens={self.tokens},phase=decode steers nothing: generated tokens are text")
+        self._check_gammas()
 
     @property
     def complete(self) -> bool:
@@ -132,6 +133,25 @@ class Intervention:
     def __str__(self) -> str:
         given = {k: v for k, v in asdict(self).items() if v is not None and v != _DEFAULTS.get(k)}
         return ",".join(f"{key}={_quote(value)}" for key, value in given.items())
+
+    def _check_gammas(self) -> None:
+        """Refuse a gamma of tokens that are not steered."""
+        if self.tokens is None:
+            return
+        both = self.tokens.startswith("both")
+        of_media = (both and self.phase != "decode") or self.tokens in ("image", "video")
+        of_text = both or self.tokens not in MEDIA
+        for name, used, kinds in (
+            ("gamma_image", of_media, "image and video tokens"),
+            ("gamma_text", of_text, "text tokens"),
+        ):
+            value = getattr(self, name)
+            if value != 1 and not used:
+                decode = ",phase=decode" if both else ""
+                raise UserError(
+                    f"tokens={self.tokens}{decode},{name}={value:g}: {name} is a factor on alpha at {kinds}, which are"
+                    " not steered: leave it out"
+                )
 
     def _check_tower(self) -> None:
         """Refuse what has no meaning in a vision tower, which runs before there are tokens."""
@@ -171,14 +191,24 @@ class Intervention:
             )
         if gate.needs_probe and self.site != DEFAULT_SITE and self.gate_layer is None:
             raise UserError(f"gate={gate.name},site={self.site}: a probe reads a layer's output: add gate_layer=LAYER")
+        self._check_gate_layer(may_be_left_out=self.site == DEFAULT_SITE or not gate.needs_probe)
+
+    def _check_gate_layer(self, may_be_left_out: bool) -> None:
+        """Check that the gate reads a layer before anything that it decides on is changed."""
         first = min(self.layer_numbers, default=None)
-        if first is not None and self.gate_layer is not None:
-            last = first if self.site == DEFAULT_SITE else first - 1
-            if self.gate_layer > last:
-                raise UserError(
-                    f"gate_layer={self.gate_layer}: layer {first} is steered before it is read, so it can be"
-                    + (f" 0-{last} here" if last >= 0 else " none: leave it out")
-                )
+        if first is None or self.gate_layer is None:
+            return
+        last = first if self.site == DEFAULT_SITE else first - 1
+        if self.gate_layer <= last:
+            return
+        of = f", the first of layers={self.layers}," if self.layers is not None else ""
+        ways = [f"give gate_layer={last}" + (" or less" if last else "")] if last >= 0 else []
+        if may_be_left_out:
+            ways.append("leave it out: then what is about to be changed is read, at each layer")
+        raise UserError(
+            f"gate_layer={self.gate_layer}: layer {first}{of} is steered before that is read: "
+            + (", or ".join(ways) or "steer a layer above 0")
+        )
 
     def _parse_layers(self, value: object) -> None:
         """Write the layers in one form; one layer alone becomes `layer`."""
@@ -196,6 +226,20 @@ _DEFAULTS = {field.name: field.default for field in fields(Intervention) if fiel
 """Values that the one-line form leaves out."""
 FIELDS = tuple(field.name for field in fields(Intervention))
 """The keys of an intervention in model_args, in the one-line form and in YAML."""
+
+
+def unknown_tokens(kind: str, value: object) -> UserError:
+    """The error for a token target that does not exist, or for several in one.
+
+    Args:
+        kind: what the user calls it ("tokens").
+        value: what was given.
+    """
+    parts = [part for part in re.split(r"[\s,+&|]+", str(value)) if part]
+    if len(parts) < 2 or any(part not in TOKENS for part in parts):
+        return unknown_name(kind, value, TOKENS)
+    several = "both means text and all media" if "text" in parts else "for several, write an intervention for each"
+    return UserError(f"{kind} {shorten(value)!r}: expected one of {', '.join(TOKENS)}; {several}")
 
 
 def _quote(value: object) -> str:
@@ -228,10 +272,19 @@ def _parse_layer(key: str, value: object) -> int | None:
         return None
     number = _parse_number(value)
     if not math.isfinite(number) or number != int(number):
-        raise UserError(f"{key}={shorten(value)}: expected one whole number, the 0-based decoder layer")
+        several = f"; for several write layers={_quote(value)}" if key == "layer" and _is_range(value) else ""
+        raise UserError(f"{key}={shorten(value)}: expected one whole number, the 0-based decoder layer{several}")
     if number < 0:
         raise UserError(f"{key}={shorten(value)}: layers are counted from 0 up, negative numbers are not allowed")
     return int(number)
+
+
+def _is_range(value: object) -> bool:
+    """Whether this is a way to write several layers."""
+    try:
+        return isinstance(value, str) and bool(read_layers(value, ""))
+    except UserError:
+        return False
 
 
 def _parse_finite(name: str, value: object) -> float:

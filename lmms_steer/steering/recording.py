@@ -41,15 +41,15 @@ def record_layers(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def record_site(model: nn.Module, site: str, layer: int) -> Iterator[list[Tensor]]:
+def record_site(model: nn.Module, site: str, layer: int, before: bool = False) -> Iterator[list[Tensor]]:
     """Record the tensor of a site: each forward call in the block appends [batch, positions, width].
-
-    Hooks that were there before act first, so that a steered model's tensor is the steered one.
 
     Args:
         model: the model.
         site: a name of `lmms_steer.steering.sites`.
         layer: 0-based.
+        before: whether it is recorded before the hooks that are there act. By default they act first, so that a
+            steered model's tensor is the steered one.
 
     Raises:
         UserError: for a layer without such a module.
@@ -59,7 +59,7 @@ def record_site(model: nn.Module, site: str, layer: int) -> Iterator[list[Tensor
     def keep(value: Tensor) -> None:
         seen.append(value)
 
-    handle = register_hook(sites.get(site), decoder_layers(model), layer, keep)
+    handle = register_hook(sites.get(site), decoder_layers(model), layer, keep, prepend=before)
     try:
         yield seen
     finally:

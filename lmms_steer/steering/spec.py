@@ -20,6 +20,7 @@ from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.steering.intervention import FIELDS, Intervention
 
 _EXAMPLE = "vector=spatial,layer=3,alpha=0.5,tokens=image"
+_YAML_EXAMPLE = "{vector: spatial, layer: 3, alpha: 0.5, tokens: image}"
 
 _PAIR = re.compile(r'\s*(\w+)\s*=\s*("(?:[^"\\]|\\.)*"|[^,;"]*)\s*([,;]|$)')
 
@@ -122,7 +123,7 @@ class SteeringSpec:
             or not all(isinstance(e, dict) for e in entries)
         ):
             raise UserError(
-                f"{str(path)!r} is not a steering file: expected 'interventions:' with a list such as - {_EXAMPLE}"
+                f"{str(path)!r} is not a steering file: expected 'interventions:' with a list such as - {_YAML_EXAMPLE}"
             )
         interventions = (_read_entry(entry, path, number) for number, entry in enumerate(entries, start=1))
         return cls(tuple(interventions), provenance)

@@ -112,7 +112,12 @@ def make_control(
         return random_like(vectors, int(detail or 0))
     backbone, concept, method = (str(vectors.provenance.get(k, "unknown")) for k in ("model", "concept", "method"))
     if kind == "wrong_concept":
-        other = find(f"{backbone}/{wrong_concept_name(concept, known, detail)}/{method}")
+        wrong = wrong_concept_name(concept, known, detail)
+        try:
+            other = find(f"{backbone}/{wrong}/{method}")
+        except UserError as error:
+            unnamed = "" if detail else ", a concept of another family, because none was named"
+            raise UserError(f"control={control} takes the vector of {wrong!r}{unnamed}: {error}") from error
     else:
         other = find(f"{backbone}/{concept}/{method}-{kind}")
         _check_origin(vectors, other, control)

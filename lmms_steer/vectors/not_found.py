@@ -6,9 +6,10 @@ from pathlib import Path
 
 from lmms_steer import concepts
 from lmms_steer._util.io import exists, is_folder
+from lmms_steer.concepts.loader import SUFFIXES
 from lmms_steer.errors import UserError
 from lmms_steer.tiny_world.checkpoints import SHIPPED_MODELS
-from lmms_steer.vectors.backbones import short_name, table
+from lmms_steer.vectors.backbones import backbone_of, short_name, table
 from lmms_steer.vectors.methods import DEFAULT_METHOD, check_method
 
 MAX_LISTED = 12
@@ -61,6 +62,11 @@ def unknown_vector(name: str, backbone: str | None, known: Collection[str]) -> U
 
 def not_a_vector_file(name: str) -> UserError:
     """The error for a path that exists and is not a vector's file."""
+    if name.endswith(SUFFIXES):
+        return UserError(
+            f"{name!r} is no vector's file; if these are a concept's sentences, extract their vector first"
+            f" (lmms-steer extract --backbone MODEL --concept {name}), and give the concept's name"
+        )
     kind = "is a folder, and no safetensors file" if is_folder(Path(name)) else "is no safetensors file"
     return UserError(f"{name!r} {kind}: expected a vector's file or name (lmms-steer vectors list)")
 
@@ -89,6 +95,12 @@ def _missing(
         nearest = get_close_matches(name, sorted(own), n=1, cutoff=CLOSE) if parts else []
         return UserError(f"unknown vector {name!r}: {_suggestion(nearest)}known: {_listed(name, own or known)}")
     own_concepts = {k.split("/")[1] for k in known if k.startswith(f"{backbone}/")}
+    of_models = _of_multimodal_models(backbone, parts, known)
+    if of_models:
+        return UserError(
+            f"unknown vector {name!r}: it is not extracted from the text backbone {backbone}, only from the multimodal"
+            f" model itself: write vector={' or vector='.join(of_models)}"
+        )
     nearest, others = [], ""
     if backbone not in backbones:
         full_names = {"/".join(k.split("/")[: 1 + depth]) for k in known}
@@ -103,6 +115,14 @@ def _missing(
     elsewhere = " (or in a folder of your own, by extract --store: then name its file)" if own_concept else ""
     missing = f"it is not extracted yet{elsewhere}: {command}"
     return UserError(f"unknown vector {name!r}: {_suggestion(nearest)}{others}{otherwise}{missing}")
+
+
+def _of_multimodal_models(backbone: str, parts: list[str], known: Collection[str]) -> list[str]:
+    """The vectors of this concept and method that were extracted from multimodal models with this text backbone."""
+    rest = "/".join(parts)
+    wanted = rest if len(parts) == 2 else f"{rest}/{DEFAULT_METHOD}"
+    models = sorted(k.split("/")[0] for k in known if k.split("/", 1)[1] == wanted)
+    return [f"{model}/{rest}" for model in models if model != backbone and backbone_of(model) == backbone]
 
 
 def _is_new_backbone(parts: list[str], backbone: str | None, known_concepts: Collection[str]) -> bool:

@@ -1,6 +1,7 @@
 """`extract`, `load_vectors` and `steer` from Python: the same vectors and the same steering as by command and spec."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,10 +170,16 @@ def test_vectors_say_what_they_are_in_a_few_words() -> None:
     assert "<script>" not in hostile._repr_html_() and "&lt;script&gt;/&amp;/m" in hostile._repr_html_()
 
 
-@pytest.mark.parametrize("model", ["tiny-paligemma2", torch.nn.Linear(2, 2), None])
-def test_steer_takes_a_loaded_model(model: Any) -> None:
+WRAPPER = SimpleNamespace(model=torch.nn.Linear(2, 2), config={})
+
+
+@pytest.mark.parametrize(
+    ("model", "instead"),
+    [("tiny-paligemma2", ""), (torch.nn.Linear(2, 2), ""), (None, ""), (WRAPPER, ": pass its .model")],
+)
+def test_steer_takes_a_loaded_model(model: Any, instead: str) -> None:
     with (
-        pytest.raises(UserError, match=f"^steer takes a loaded model .* and not a {type(model).__name__}$"),
+        pytest.raises(UserError, match=f"^steer takes a loaded model .* and not a {type(model).__name__}{instead}$"),
         lmms_steer.steer(model, "vector=counting,layer=1,alpha=1,tokens=text"),
     ):
         pass

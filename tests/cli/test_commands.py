@@ -41,7 +41,13 @@ def test_vectors_are_listed_by_concept_by_part_of_a_name_and_for_scripts() -> No
     names = [entry.name for entry in store.entries()]
     assert listed("--names") == names
     assert len(listed()) == len({name.rsplit("/", 1)[0] for name in names}) + 2
-    for part, wanted in (("spatial", "/spatial/"), ("tiny-gemma2/spatial", "/tiny-gemma2/spatial/"), ("sae", "/sae/")):
+    for part, wanted in (
+        ("spatial", "/spatial/"),
+        ("tiny-gemma2/spatial", "/tiny-gemma2/spatial/"),
+        ("sae", "/sae/"),
+        ("green", "/colour-green/"),
+        ("colour-", "/colour-"),
+    ):
         assert listed(part, "--names") == [name for name in names if wanted in f"/{name}/"]
     assert re.match(
         r"tiny-gemma2/spatial/sae +shipped +2 layers \(1, 3\) x 96 +24 anchors", listed("tiny-gemma2/spatial/sae")[0]

@@ -63,7 +63,8 @@ def test_a_wrong_line_is_named(tmp_path: Path, name: str, text: str, expected: s
         ("name: x\npairs:\n - just a sentence", "line 3: expected one 'anchor: sentence'"),
         ("name: x\npairs:\n - left: a left b\n - on: a on b", "line 4: put quotes around 'on'"),
         ("name: ../x\npairs: []", "names a folder"),
-        ("pairs: []", "not a concept"),
+        ("pairs: []", "'name:' is missing"),
+        ("name: x", "'pairs:' is missing"),
         (
             "name: x\npairs:\n - a: a b\ncontrasts:\n - c: c d",
             "line 4: unknown key 'contrasts': did you mean",

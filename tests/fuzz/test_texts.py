@@ -35,7 +35,7 @@ TINY = ModelFacts("tiny-paligemma2", 5, 96)
 SPECS = [
     "vector=spatial,layer=3,alpha=0.5,tokens=image",
     'vector="tiny-gemma2/spatial, x",alpha=1e-3,tokens=both,scale=relative; vector=counting,layer=0,control=random:7',
-    "vector=spatial,layer=2,alpha=-1,tokens=last,phase=all,gamma_image=0.5,gamma_text=2",
+    "vector=spatial,layer=2,alpha=-1,tokens=both,phase=all,gamma_image=0.5,gamma_text=2",
 ]
 CONCEPT = """\
 name: mine

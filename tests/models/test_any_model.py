@@ -205,6 +205,14 @@ def test_an_empty_prompt_is_answered_and_one_beyond_the_context_refused(lm: Stee
         generated(lm, ("cup " * 80, [picture(0)]))
 
 
+def test_visuals_that_are_not_in_a_list_for_each_question_are_refused() -> None:
+    lm = SteeredVlm(pretrained="tiny-paligemma2")
+    flat: Any = [picture(0)]
+    with pytest.raises(UserError, match=r"a list of visuals for each question, as in \[\[image\]\], got Image$"):
+        lm.model_inputs([QUESTIONS[0]], flat)
+    assert lm.model_inputs([QUESTIONS[0]], [(picture(0),)])
+
+
 def test_out_of_memory_halves_the_batch_and_logs_it(capsys: pytest.CaptureFixture[str]) -> None:
     print_notes()
     sizes: list[int] = []

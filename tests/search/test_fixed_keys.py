@@ -51,7 +51,9 @@ def test_replayed_cells_equal_the_hooks_at_every_layer_and_target(vlm: Any) -> N
     for keys in KEYS:
         replay = Replay(model, batch, ReplayOptions(TARGETS, site=FixedKeys.parse(keys).intervention.site))
         for layer in (1, 3):
-            cells = [(alpha, tokens) for alpha in (0.6, -1.3) for tokens in TARGETS]
+            # a gamma of tokens that are not steered is refused
+            targets = [tokens for tokens in TARGETS if "gamma_image" not in keys or tokens != "last"]
+            cells = [(alpha, tokens) for alpha in (0.6, -1.3) for tokens in targets]
             changes = [change(model, keys, alpha) for alpha, _ in cells]
             replayed = replay.steer_all(layer, changes, [tokens for _, tokens in cells])
             for (alpha, tokens), logits in zip(cells, replayed, strict=True):
@@ -175,6 +177,7 @@ def test_cells_of_the_vision_tower_are_measured_by_full_forward_passes(tmp_path:
         ({"spec": "site=mlp", "keep": True}, "--keep saves layer, alpha and tokens alone"),
         ({"spec": "phase=decode", "score": "letters"}, "no token is generated, so nothing is steered"),
         ({"spec": "site=vision", "tokens": "image,both"}, "steers every patch, so give one of them"),
+        ({"spec": "gamma_image=2"}, "^--tokens image,text,both with --spec gamma_image=2: tokens=text,gamma_image=2: "),
         ({"spec": "site=vision", "tokens": "text"}, "every patch is steered there, leave tokens out"),
     ],
 )

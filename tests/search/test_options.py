@@ -1,11 +1,18 @@
 """What `lmms-steer search` refuses, and how its options are parsed."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets, refuse_test
+from lmms_steer.search.command import run_search
+from lmms_steer.search.ignored import ignored_lines
+from lmms_steer.search.layers import layers
+from lmms_steer.search.options import SearchOptions, parse_alphas, parse_layers, parse_targets, refuse_test
+from lmms_steer.search.strategies import Rung, Strategy, StrategyContext
+from lmms_steer.search.word_curve_command import CurveOptions, run_curve
 from tests.helpers.searches import result_of, search_into
 
 
@@ -46,8 +53,49 @@ def test_ranges_are_parsed_and_invalid_ones_refused() -> None:
             parse_alphas(text)
     with pytest.raises(UserError, match="unknown token target 'images': did you mean 'image'"):
         parse_targets("images")
+    with pytest.raises(UserError, match="token target 'image.text': .*; both means text and all media"):
+        parse_targets("image+text")
     refuse_test("cvbench_relation_select", "test", allow_test=False)
     for task in ("cvbench_relation", "cvbench_relation_test"):
         with pytest.raises(UserError, match="choose on held-out questions"):
             refuse_test(task, "test", allow_test=False)
         refuse_test(task, "test", allow_test=True)
+
+
+@pytest.mark.parametrize("harness", ["lmms-eval", "lm-eval"])
+@pytest.mark.parametrize("keys", ["tokens=image", "vector=counting", "steering=spec.yaml"])
+def test_steering_keys_of_the_unsteered_model_are_refused_before_what_they_lack(
+    harness: str, keys: str, tmp_path: Path
+) -> None:
+    arguments = f"pretrained=tiny-paligemma2,{keys}"
+    options = SearchOptions("steered_hf", arguments, ("counting",), "tiny_counting_select", tmp_path, harness=harness)
+    for dry in (False, True):
+        with pytest.raises(UserError, match="^--model_args of a search must name the unsteered model: give vector, "):
+            list(run_search(replace(options, dry_run=dry, tokens="both")))
+
+
+def test_layers_and_curves_refuse_steering_keys_in_the_same_way(tmp_path: Path) -> None:
+    arguments = "pretrained=tiny-paligemma2,tokens=image"
+    with pytest.raises(UserError, match="^--model_args must name the unsteered model: .*, and its tokens as --tokens$"):
+        layers(arguments, "counting")
+    with pytest.raises(UserError, match="^--model_args of a curve must name the unsteered model"):
+        list(run_curve(CurveOptions("steered_hf", arguments, ("colour-red",), tmp_path)))
+
+
+def test_what_has_no_effect_is_a_warning_each(tmp_path: Path) -> None:
+    def warned(**more: Any) -> list[str]:
+        options = SearchOptions("steered_hf", "pretrained=x", ("v",), "task", tmp_path, **more)
+        return [line.removeprefix("WARNING: ") for line in ignored_lines(options, 500)]
+
+    assert warned(alphas="0.5:1:0.25", tokens="image,text", limit=500) == []
+    assert warned(trials=20, strategy="tpe") == [] == warned(trials=20, strategy=halves)
+    assert warned(trials=20) == ["--trials 20 has no effect: the strategy grid proposes no cells"]
+    assert warned(alphas="0,0.5,0.50") == ["--alphas 0,0.5,0.50: values that are given twice count once"]
+    assert warned(alphas="kl:0.1, kl:0.10") == ["--alphas kl:0.1, kl:0.10: values that are given twice count once"]
+    assert warned(tokens="image,image") == ["--tokens image,image: values that are given twice count once"]
+    assert warned(limit=501) == ["--limit 501 has no effect: task has 500 questions"]
+
+
+def halves(search: StrategyContext) -> Strategy:
+    """A strategy of the user's own, which may read the number of trials."""
+    yield Rung(search.cells[: search.trials], range(search.n))

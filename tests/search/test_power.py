@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,5 +65,20 @@ def test_a_finished_search_says_what_it_could_have_found() -> None:
 def test_a_dry_run_says_what_would_be_measured_and_writes_nothing(tmp_path: Path) -> None:
     lines = search_into(tmp_path / "study", dry_run=True)
     assert lines[0] == "24 cells x 64 questions" and "at most 1536 answers of tiny_counting_select" in lines[1]
-    assert "with 64 questions and 12 cells of each vector, no gain is found" in lines[2]
+    assert "1 choice with every image grey (--no-blank-image leaves this out): 64 answers" in lines[2]
+    assert "with 64 questions and 12 cells of each vector, no gain is found" in lines[3]
     assert lines[-1] == "nothing was measured (--dry-run)" and not (tmp_path / "study").exists()
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_the_answers_of_the_chosen_cells(tmp_path: Path) -> None:
+    def after(**options: Any) -> list[str]:
+        lines = search_into(tmp_path, dry_run=True, **options)
+        return [line.removeprefix("after that, ") for line in lines if line.startswith("after that, ")]
+
+    grey, confirmed = after(confirm="tiny_counting", vectors=("counting", "spatial"), controls=2)
+    assert grey.startswith("2 choices with every image grey") and grey.endswith(": 128 answers")
+    # two vectors, each with two controls
+    counted = "on all 1000 questions of tiny_counting, --limit or not: 6000 answers"
+    assert confirmed == f"6 choices, those of controls too, {counted}"
+    assert after(blank_image=False) == [] == after(model_args="pretrained=tiny-paligemma2,image=blank")

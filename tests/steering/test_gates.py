@@ -32,7 +32,7 @@ PROBE = SteeringVectors(
 
 def line(**keys: Any) -> str:
     given = {"vector": "v", "layer": LAYER, "alpha": ALPHA, "tokens": "both", "gate": "cosine", **keys}
-    return ",".join(f"{key}={value}" for key, value in given.items())
+    return ",".join(f"{key}={value}" for key, value in given.items() if value is not None)
 
 
 def scores(gate: str, hidden: Tensor, layer: int, own: bool = False) -> Tensor:
@@ -199,8 +199,23 @@ def test_gammas_and_layers_share_what_the_gate_read_before_they_act(causal_vlm: 
         ({"threshold": "high"}, "threshold=high: expected a finite number"),
         ({"fires": "up"}, "unknown fires 'up'.*known: above, below"),
         ({"read": "tokens"}, "unknown read 'tokens': did you mean 'token'"),
-        ({"gate_layer": 2}, "gate_layer=2: layer 1 is steered before it is read, so it can be 0-1 here"),
-        ({"gate_layer": 1, "site": "input"}, "gate_layer=1: layer 1 is steered before it is read, so it can be 0-0"),
+        (
+            {"gate_layer": 2},
+            "gate_layer=2: layer 1 is steered before that is read: give gate_layer=1 or less, or",
+        ),
+        (
+            {"gate_layer": 1, "site": "input"},
+            "gate_layer=1: layer 1 is steered before that is read: give gate_layer=0, or leave it out: then what is",
+        ),
+        (
+            {"gate_layer": 1, "layer": None, "layers": "0-2"},
+            "gate_layer=1: layer 0, the first of layers=0-2, is steered before that is read: give gate_layer=0, or",
+        ),
+        ({"gate_layer": 0, "layer": 0, "site": "mlp"}, "gate_layer=0: layer 0 is steered before that is read: leave"),
+        (
+            {"gate_layer": 0, "layer": 0, "site": "mlp", "gate": "probe", "gate_vector": "c"},
+            "layer 0 is steered before that is read: steer a layer above 0$",
+        ),
         ({"gate_vector": "missing"}, "unknown vector 'missing'"),
         ({"gate_vector": "narrow"}, "vector 'narrow' has width 8"),
     ],

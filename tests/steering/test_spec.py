@@ -49,7 +49,13 @@ def test_numbers_of_numpy_are_numbers() -> None:
     ("line", "expected"),
     [
         ("vector=v,layer=-1", "layer=-1.*from 0 up"),
-        ("vector=v,layer=1.5", "layer=1.5.*whole number"),
+        ("vector=v,layer=1.5", "layer=1.5.*whole number.*decoder layer$"),
+        ("vector=v,layer=0-2", "layer=0-2: expected one whole .*; for several write layers=0-2$"),
+        ('vector=v,layer="3,7"', 'layer=3,7: expected one whole .*; for several write layers="3,7"$'),
+        ('vector=v,tokens="image,text"', "tokens 'image,text': expected one of .*; both means text and all media$"),
+        ("vector=v,tokens=image+text", "tokens 'image.text': .*; both means text and all media$"),
+        ("vector=v,tokens=image+last", "tokens 'image.last': .*; for several, write an intervention for each$"),
+        ("vector=v,tokens=image+txt", "unknown tokens 'image.txt'"),
         ("vector=v,alpha=nan", "alpha=nan.*finite"),
         ("vector=v,alpha=inf", "alpha=inf.*finite"),
         ("vector=v,alpha=strong", "alpha=strong.*finite"),
@@ -59,6 +65,14 @@ def test_numbers_of_numpy_are_numbers() -> None:
         ("vector=v,operation=ablate,scale=unit", "length plays no part"),
         ("vector=v,operation=rotate,scale=token", "length plays no part"),
         ("vector=v,gamma_text=x", "gamma_text=x: expected a finite number"),
+        (
+            "vector=v,tokens=text,gamma_image=0.5",
+            "tokens=text,gamma_image=0.5: .* video tokens, .* not steered",
+        ),
+        ("vector=v,tokens=last,gamma_image=2", "tokens=last,gamma_image=2: gamma_image is a factor"),
+        ("vector=v,tokens=audio,gamma_image=2", "tokens=audio,gamma_image=2: "),
+        ("vector=v,tokens=image,gamma_text=2", "tokens=image,gamma_text=2: .* at text tokens, which are not steered"),
+        ("vector=v,tokens=both,phase=decode,gamma_image=0", "tokens=both,phase=decode,gamma_image=0: "),
         ("vector=v,aplha=1", "unknown steering key 'aplha': did you mean 'alpha'"),
         ("layer=3,alpha=1", "names no vector"),
         ("vector=v,layer=1,layer=2", "'layer' is given twice"),
@@ -116,6 +130,15 @@ def test_a_mistake_in_a_file_is_one_line_with_the_value(text: str, expected: str
     for name in ("\0", 3):
         with pytest.raises(UserError, match="cannot read the steering file"):
             SteeringSpec.from_args({"steering": name})
+
+
+def test_the_example_of_the_error_is_what_a_steering_file_takes(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("interventions:\n  - vector=spatial,layer=3\n")
+    with pytest.raises(UserError, match="is not a steering file") as caught:
+        SteeringSpec.from_yaml(tmp_path / "s.yaml")
+    example = str(caught.value).split("such as ")[1]
+    (tmp_path / "s.yaml").write_text(f"interventions:\n  {example}\n")
+    assert str(SteeringSpec.from_yaml(tmp_path / "s.yaml")) == "vector=spatial,layer=3,alpha=0.5,tokens=image"
 
 
 def test_a_control_beside_a_file_is_at_the_file_s_place(tmp_path: Path) -> None:

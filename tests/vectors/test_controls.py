@@ -78,3 +78,17 @@ def test_a_stored_control_of_earlier_sentences_is_refused(own_cache: Path) -> No
     store.save(mine)
     other = SteeringSpec.parse("vector=mine,layer=1,alpha=1,tokens=image,control=wrong_concept:spatial")
     assert resolve(other, TINY).vectors, "another concept has other sentences"
+
+
+@pytest.mark.parametrize(
+    ("control", "chosen"),
+    [
+        ("wrong_concept", "'movement-down', a concept of another family, because none was named"),
+        ("wrong_concept:movement-up", "'movement-up'"),
+    ],
+)
+def test_a_missing_vector_of_a_control_is_traced_to_the_control(control: str, chosen: str) -> None:
+    store.save(vectors(5, 96, model="tiny-gemma2", concept="green-things"))
+    spec = SteeringSpec.parse(f"vector=green-things,layer=1,alpha=1,tokens=image,control={control}")
+    with pytest.raises(UserError, match=f"^control={control} takes the vector of {chosen}: unknown vector .* extract "):
+        resolve(spec, TINY)

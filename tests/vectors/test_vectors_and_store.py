@@ -211,16 +211,30 @@ def test_the_error_for_a_missing_vector_gives_the_command_or_the_nearest_name(
     assert str(caught.value).count(", ") <= 6, "of more than a dozen names the nearest"
 
 
+@pytest.mark.parametrize("method", ["mean_shift", "pca"])
+def test_a_vector_of_the_multimodal_model_itself_has_its_full_name_in_the_error(method: str) -> None:
+    store.save(vectors(5, 96, model="tiny-paligemma2", concept="leafy", method=method))
+    store.save(vectors(5, 96, model="smol-idefics3", concept="leafy", method=method))
+    typed = "leafy" if method == "mean_shift" else f"leafy/{method}"
+    for name in (typed, f"tiny-gemma2/{typed}"):
+        with pytest.raises(UserError, match=f"write vector=tiny-paligemma2/{typed}$"):
+            store.find(name, "tiny-gemma2")
+    with pytest.raises(UserError, match="not extracted yet"):
+        store.find("leafy/sae", "tiny-gemma2")
+
+
 @pytest.mark.parametrize("backbone", [None, "tiny-gemma2"])
 def test_a_path_that_is_not_a_vector_file_is_refused(
     backbone: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scene.png").write_bytes(b"")
+    (tmp_path / "green.yaml").write_text("name: green")
     for folder in ("vectors", "colour-red", "sub/folder"):
         (tmp_path / folder).mkdir(parents=True)
     for name, expected in (
         ("scene.png", "'scene.png' is no safetensors file"),
+        ("green.yaml", "extract their vector first .lmms-steer extract --backbone MODEL --concept green.yaml"),
         ("vectors", "'vectors' is a folder, and no safetensors file"),
         ("sub/folder", "'sub/folder' is a folder, and no safetensors file"),
         ("./vectors", "'vectors' is a folder, and no safetensors file"),
