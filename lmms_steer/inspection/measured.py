@@ -32,6 +32,7 @@ class MeasuredPrompt:
         model_adds: the mean norm of what the model itself adds to image and video tokens between the layer and the next
             (picture features of a deepstack), on which the vector has no influence; 0 for nothing.
         picture: the prompt's first image, for the figure.
+        grid: the rows and columns of its tokens; None where they are not known.
         media: the frames of its first video, or its first sound.
     """
 
@@ -51,6 +52,7 @@ class MeasuredPrompt:
     effects_after: Sequence[str] = ()
     norms_of: str = ""
     picture: Image.Image | None = field(default=None, compare=False)
+    grid: tuple[int, int] | None = None
     media: Frames | Audio | None = field(default=None, compare=False)
 
     @property

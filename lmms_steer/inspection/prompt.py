@@ -23,6 +23,7 @@ from lmms_steer.inspection.effects import (
     read_scores,
     record_places,
 )
+from lmms_steer.inspection.image_grid import image_grid
 from lmms_steer.inspection.measured import MeasuredPrompt
 from lmms_steer.inspection.prompt_figure import inspection_figure
 from lmms_steer.models.media import Audio, Frames
@@ -155,6 +156,7 @@ def inspect_prompt(
         ],
         continuations=written,
         picture=next((one for one in visuals if isinstance(one, Image.Image)), None),
+        grid=image_grid(inputs, lm.model.config, kinds.count("image")),
         media=_first_media(lm, visuals),
     )
 

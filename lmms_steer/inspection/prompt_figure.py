@@ -1,8 +1,6 @@
 """The figure of `lmms-steer inspect --picture FILE`: the image's patches or a
 video's frames, the prompt's tokens, and the next tokens."""
 
-import math
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -71,26 +69,25 @@ def _patches(axes: Any, norm_axes: Any, inspection: MeasuredPrompt, image: Image
         return
     aspect = image.height / image.width
     axes.imshow(image, extent=(0, 1, 0, 1), aspect=aspect)
-    side, runs = math.isqrt(len(patches)), [kind for kind, _ in groupby(inspection.kinds)].count("image")
-    if runs != 1 or side * side != len(patches) or image.width != image.height:
-        # of a tiled image, several images or one that is not square, the place of each token depends on the processor
+    if inspection.grid is None:
         return
+    rows, columns = inspection.grid
     norms = [norm for norm, _ in patches]
-    grid = [norms[row * side : (row + 1) * side] for row in range(side)]
+    grid = [norms[row * columns : (row + 1) * columns] for row in range(rows)]
     heatmap = norm_axes.imshow(grid, extent=(0, 1, 0, 1), cmap="viridis", aspect=aspect)
     norm_axes.figure.colorbar(heatmap, ax=norm_axes, shrink=0.6)
     norm_axes.set_title(f"image tokens: |h| at layer {inspection.layer}{inspection.at_site}")
     for number, (_, changed) in enumerate(patches):
         if changed:
-            row, column = divmod(number, side)
-            corner = (column / side, 1 - (row + 1) / side)
-            axes.add_patch(_rectangle(corner, 1 / side))
+            row, column = divmod(number, columns)
+            corner = (column / columns, 1 - (row + 1) / rows)
+            axes.add_patch(_rectangle(corner, 1 / columns, 1 / rows))
 
 
-def _rectangle(corner: tuple[float, float], side: float) -> Any:
+def _rectangle(corner: tuple[float, float], width: float, height: float) -> Any:
     from matplotlib.patches import Rectangle
 
-    return Rectangle(corner, side, side, fill=False, edgecolor=_FRAME, linewidth=1)
+    return Rectangle(corner, width, height, fill=False, edgecolor=_FRAME, linewidth=1)
 
 
 def _answers(axes: Any, inspection: MeasuredPrompt) -> None:
