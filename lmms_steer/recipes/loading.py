@@ -121,20 +121,46 @@ def shipped_overlays() -> tuple[str, ...]:
     return tuple(sorted(shipped_recipes().keys() - set(complete_recipes())))
 
 
-def lay_over(tree: YamlNode, overlay: YamlNode) -> None:
-    """Put the overlay's values into the tree, key by key. Its key `*` stands for every existing key; null removes."""
+def lay_over(tree: YamlNode, overlay: YamlNode, path: tuple[str, ...] = ()) -> None:
+    """Put the overlay's values into the tree, key by key. Its key `*` stands for every existing key; null removes.
+
+    Args:
+        tree: the recipe, or a part of it, which is changed.
+        overlay: what is laid over it.
+        path: the keys that lead to this part.
+
+    Raises:
+        UserError: for a null at a key that no recipe can have there.
+    """
     if not (isinstance(tree.value, dict) and isinstance(overlay.value, dict)):
         tree.value, tree.where, tree.tag = overlay.value, overlay.where, overlay.tag
         return
     for key, child in overlay.value.items():
         for name in list(tree.value) if key == "*" else [key]:
             if child.value is None:
+                if name not in tree.value:
+                    _check_key(path, name, child.where)
                 tree.value.pop(name, None)
             elif name in tree.value:
                 # a copy for each name, so that a later change to one does not change the others
-                lay_over(tree.value[name], copy.deepcopy(child))
+                lay_over(tree.value[name], copy.deepcopy(child), (*path, name))
             else:
                 tree.value[name] = child
+
+
+def _check_key(path: tuple[str, ...], key: str, where: str) -> None:
+    """Refuse a key that the schema does not know: in `{layers: 8,16}`, 16 is a key without a value.
+
+    Names, such as those of models, are free: an overlay may remove one that only some recipes have.
+    """
+    if not path:
+        part: type[BaseModel] = Recipe
+    elif len(path) == 1 + (path[0] in _KINDS) and path[0] in _PARTS:
+        part = _PARTS[path[0]]
+    else:
+        return
+    if key not in part.model_fields:
+        raise UserError(f"{where}: {unknown_name('key', key, part.model_fields)}")
 
 
 def set_key(tree: YamlNode, assignment: str) -> None:

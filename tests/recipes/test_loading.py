@@ -142,6 +142,25 @@ def test_null_removes_a_name_and_an_overlay_gets_its_own_folder(tmp_path: Path) 
     assert "runs/paper_cvbench-stand_in/" in lines and "runs/paper_cvbench/" not in lines
 
 
+def test_an_overlay_with_a_list_that_yaml_reads_as_keys_is_refused(recipe: Callable[..., str], tmp_path: Path) -> None:
+    over = tmp_path / "over.yaml"
+    for text, line, key in (
+        ("models:\n  tiny: {layers: 1,3}", 2, "3"),
+        ("models:\n  '*': {layers: 1,3}", 2, "3"),
+        ("search: {tokens: image, text}", 1, "text"),
+    ):
+        over.write_text(text)
+        with pytest.raises(UserError, match=f"over.yaml, line {line}: unknown key '{key}': known: "):
+            load_recipe(recipe(), [str(over)])
+    # names, and keys that other recipes have, may be missing
+    over.write_text("models: {other: null, tiny: {processes: null}}\nlimit: null")
+    assert list(load_recipe(recipe(), [str(over)])[1].models) == ["tiny"]
+
+
+def test_the_sae_overlay_searches_the_layers_whose_saes_are_trained() -> None:
+    assert load_recipe("smol", ["smol_sae"])[1].models["smol-idefics3"].layers == "8,16,24"
+
+
 def test_a_folder_is_refused_as_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
