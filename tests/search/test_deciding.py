@@ -82,15 +82,22 @@ def forced_logits(model: Any, row: dict[str, Any], layer: int, delta: torch.Tens
     return logits.double()
 
 
-def test_the_damage_is_that_of_the_token_that_decides_after_the_unsteered_words(
-    llava: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(llava: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A model, its processor, three pictures, the questions about them as a batch, the unsteered answers, and a task's
+    config; the tokens that decide are at `PLACES`."""
     model, processor = llava
     pictures = [picture(number) for number in range(3)]
     batch = inputs("llava", processor, list(TEXTS), pictures)
     monkeypatch.setattr(generation_scorer, "deciding_places", lambda *_: PLACES)
+    written = model.generate(**batch, max_new_tokens=4, do_sample=False)[:, batch["input_ids"].shape[1] :].tolist()
     config = SimpleNamespace(output_type="generate_until", generation_kwargs={"max_new_tokens": 4}, task="t")
     config.metric_list = [{"metric": "acc"}]
+    return model, processor, pictures, batch, written, config
+
+
+def test_the_damage_is_that_of_the_token_that_decides_after_the_unsteered_words(asked: Any) -> None:
+    model, processor, pictures, batch, written, config = asked
     filters = [build_filter_ensemble("none", [["take_first", None]])]
     task = SimpleNamespace(config=config, _filters=filters, process_results=lambda *_: {"acc": 1.0})
     lm = SimpleNamespace(model=model, tokenizer=processor.tokenizer, first_token=lambda word: ord(word[0]))
@@ -101,7 +108,6 @@ def test_the_damage_is_that_of_the_token_that_decides_after_the_unsteered_words(
 
     delta = 4 * torch.randn(48, generator=torch.Generator().manual_seed(1))
     deltas, targets = torch.stack((delta, -delta, 1e-9 * delta)), ["image"] * 3
-    written = model.generate(**batch, max_new_tokens=4, do_sample=False)[:, batch["input_ids"].shape[1] :].tolist()
     expected = torch.zeros(3, 3)
     for number, place in enumerate(PLACES):
         row = inputs("llava", processor, [TEXTS[number]], [pictures[number]])
@@ -115,20 +121,12 @@ def test_the_damage_is_that_of_the_token_that_decides_after_the_unsteered_words(
         assert torch.allclose(alone.scores(source, 1, deltas, targets).kl, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_answer_biases_are_fitted_on_the_logits_of_the_token_that_decides(
-    llava: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, processor = llava
-    pictures = [picture(number) for number in range(3)]
-    batch = inputs("llava", processor, list(TEXTS), pictures)
-    monkeypatch.setattr(generation_scorer, "deciding_places", lambda *_: PLACES)
-    written = model.generate(**batch, max_new_tokens=4, do_sample=False)[:, batch["input_ids"].shape[1] :].tolist()
+def test_answer_biases_are_fitted_on_the_logits_of_the_token_that_decides(asked: Any) -> None:
+    model, processor, pictures, batch, written, config = asked
     decided = [text[place] for text, place in zip(written, PLACES, strict=True)]
     # the first question is answered in brackets, the second without, the third by neither choice
     first = {"a0": 5, "b0": 6, "a1": decided[1], "b1": 7, "a2": 5, "b2": 6}
     bracketed = {**first, "a0": 8, "b0": decided[0]}
-    config = SimpleNamespace(output_type="generate_until", generation_kwargs={"max_new_tokens": 4}, task="t")
-    config.metric_list = [{"metric": "acc"}]
     lm = SimpleNamespace(
         model=model, tokenizer=processor.tokenizer, first_token=first.get, bracketed_token=bracketed.get
     )
