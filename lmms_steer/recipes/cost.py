@@ -15,7 +15,7 @@ from lmms_steer.recipes.checkpoints_here import is_on_hub
 from lmms_steer.recipes.layout import backbone_name, evaluate_cell_name, extracted_layers, search_cell_name, uses_sae
 from lmms_steer.recipes.schema import Model, Recipe
 from lmms_steer.recipes.shapes import Card, Shape, find_shape
-from lmms_steer.recipes.systems import methods_of
+from lmms_steer.recipes.systems import extracted_methods
 from lmms_steer.search.options import parse_layers
 from lmms_steer.vectors.backbones import backbone_checkpoint
 from lmms_steer.vectors.local_checkpoints import format_bytes
@@ -258,7 +258,7 @@ def _sae_bytes(recipe: Recipe, backbone: str) -> int:
     """Bytes of the SAEs of the layers that are extracted; 0 if no method of the backbone's models reads any."""
     models = [model for model in recipe.models.values() if backbone_name(model) == backbone]
     shape = find_shape(backbone)
-    if shape is None or not any(uses_sae(method) for model in models for method in methods_of(recipe, model)):
+    if shape is None or not any(uses_sae(method) for model in models for method in extracted_methods(recipe, model)):
         return 0
     layers = extracted_layers(recipe, backbone)
     return shape.sae_download * len(parse_layers(layers)) // shape.layers if layers else shape.sae_download

@@ -32,6 +32,12 @@ class Layout:
         folder = self.output / "vectors" / short_name(backbone_name(model)) / concept_label(concept)
         return folder / f"{method}.safetensors"
 
+    def given_vector(self, model: Model, concept: str, method: str) -> str:
+        """What a search's `--vector` says: the file of an extracted vector, the name of a stored one."""
+        if self.recipe.methods[method].stored:
+            return stored_vector(model, concept, method)
+        return str(self.vector(model, concept, method))
+
     def search(self, name: str, study: str, concept: str, method: str) -> Path:
         """Folder of a search with the model called `name`."""
         return self.output / "search" / name / study / f"{concept_label(concept)}-{method}"
@@ -92,6 +98,11 @@ def concept_label(concept: str) -> str:
 def backbone_name(model: Model) -> str:
     """The text model that a model's vectors are extracted from."""
     return model.backbone or backbone_of(model.pretrained) or model.pretrained
+
+
+def stored_vector(model: Model, concept: str, method: str) -> str:
+    """Name in a store of a concept's vector."""
+    return f"{short_name(backbone_name(model))}/{concept_label(concept)}/{method}"
 
 
 def extracted_concepts(recipe: Recipe) -> list[str]:

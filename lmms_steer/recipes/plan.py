@@ -31,7 +31,7 @@ from lmms_steer.recipes.layout import (
     uses_sae,
 )
 from lmms_steer.recipes.schema import Model, Recipe, Study
-from lmms_steer.recipes.systems import methods_of, planned_systems, search_files
+from lmms_steer.recipes.systems import extracted_methods, methods_of, planned_systems, search_files
 from lmms_steer.search.options import parse_targets
 from lmms_steer.vectors.backbones import backbone_checkpoint
 
@@ -103,7 +103,7 @@ class Planner:
             return
         for model in self.recipe.models.values():
             backbone = backbone_name(model)
-            for method, settings in methods_of(self.recipe, model).items():
+            for method, settings in extracted_methods(self.recipe, model).items():
                 yield Cell(
                     name=extract_cell_name(model, method),
                     kind="extract",
@@ -135,24 +135,26 @@ class Planner:
         for concept in study.concepts:
             for method, settings in methods_of(self.recipe, model).items():
                 folder = self.layout.search(name, study_name, concept, method)
+                vector = self.layout.given_vector(model, concept, method)
                 yield Cell(
                     name=search_cell_name(name, study_name, concept, method),
                     kind="search",
                     command=self._search_command(model, study.select, concept, method, folder),
-                    needs=(extract_cell_name(model, method),),
-                    uses=(str(self.layout.vector(model, concept, method)),),
+                    needs=() if settings.stored else (extract_cell_name(model, method),),
+                    uses=() if settings.stored else (vector,),
                     reads=(*self._task_files(study.select), *local_paths(model)),
                     makes=tuple(str(folder / file) for file in search_files(self.recipe, settings)),
                     folder=str(folder),
                     loads=loaded_weights(model),
                     answers=search_answers(self.recipe, model, study, settings),
+                    vectors=(vector,) if settings.stored else (),
                 )
 
     def _search_command(self, model: Model, task: str, concept: str, method: str, folder: Path) -> tuple[str, ...]:
         search, settings = self.recipe.search, self.recipe.methods[method]
         return (
             *("lmms-steer", "search", "--model", model.model, "--model_args", model_args_line(model)),
-            *("--vector", str(self.layout.vector(model, concept, method)), "--task", task),
+            *("--vector", self.layout.given_vector(model, concept, method), "--task", task),
             *self.include_path,
             *option_words("--layers", model.layers or None),
             *("--alphas", strengths(self.recipe, settings), "--tokens", search.tokens),
@@ -199,7 +201,7 @@ class Planner:
     def _cells_before(self, name: str, model: Model, after: tuple[str, ...]) -> Iterator[str]:
         """The cells that an own system waits for: all of a kind of this model, and commands."""
         if "extract" in after:
-            yield from (extract_cell_name(model, method) for method in methods_of(self.recipe, model))
+            yield from (extract_cell_name(model, method) for method in extracted_methods(self.recipe, model))
         if "search" in after:
             for study_name, study in self.recipe.studies.items():
                 yield from (cell.name for cell in self._search_cells(name, model, study_name, study))

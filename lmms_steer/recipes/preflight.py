@@ -23,7 +23,7 @@ from lmms_steer.recipes.layout import (
 )
 from lmms_steer.recipes.ledger import States
 from lmms_steer.recipes.schema import Method, Recipe
-from lmms_steer.recipes.systems import methods_of
+from lmms_steer.recipes.systems import extracted_methods
 from lmms_steer.search.options import parse_layers
 from lmms_steer.vectors.backbones import backbone_checkpoint, sae_of
 from lmms_steer.vectors.local_checkpoints import format_bytes, local_checkpoint
@@ -163,7 +163,7 @@ def _missing_for_extraction(recipe: Recipe, cells: Sequence[Cell]) -> Iterator[s
         return
     of_backbones: dict[str, list[Method]] = {}
     for model in recipe.models.values():
-        used = methods_of(recipe, model).items()
+        used = extracted_methods(recipe, model).items()
         with_sae = [settings for name, settings in used if uses_sae(name)]
         of_backbones.setdefault(backbone_name(model), []).extend(with_sae)
     for backbone, with_sae in of_backbones.items():
@@ -186,7 +186,7 @@ def _judge_lines(recipe: Recipe, remaining: set[str]) -> Iterator[str]:
     judged = [
         (backbone, name)
         for backbone, model in {backbone_name(model): model for model in recipe.models.values()}.items()
-        for name, settings in methods_of(recipe, model).items()
+        for name, settings in extracted_methods(recipe, model).items()
         if (settings.judge or "llm") == "llm"
         and methods.get(split_method(name)[0]).uses_judge
         and extract_cell_name(model, name) in remaining

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
@@ -249,9 +249,9 @@ def _steered(row: LeaderboardRow, planned: Cell | None) -> _Steered | None:
     cell = _intervention(row)
     if cell is None:
         return None
-    # the recipe's folder keeps vectors as BACKBONE/CONCEPT/METHOD.safetensors
-    vector = Path(cell.vector)
-    method, concept = vector.stem, vector.parent.name
+    # stores and the recipe's folder keep vectors as BACKBONE/CONCEPT/METHOD.safetensors
+    vector = PurePath(cell.vector.removesuffix(".safetensors"))
+    method, concept = vector.name, vector.parent.name
     label = _RANDOM.sub("", row.system)
     cautious = label.endswith("-1se")
     label = label.removesuffix("-1se")

@@ -88,6 +88,8 @@ class Method(Strict):
     """Judge of the SAE features, as for `lmms-steer extract --judge`."""
     paper_exact: bool = False
     """Select SAE features as the paper's released code does, as for `lmms-steer extract --paper-exact`."""
+    stored: bool = False
+    """Use the vectors `BACKBONE/CONCEPT/METHOD` of a store, whoever made them, instead of extracting some."""
 
 
 class Search(Strict):

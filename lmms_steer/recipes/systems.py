@@ -44,6 +44,11 @@ def methods_of(recipe: Recipe, model: Model) -> dict[str, Method]:
     return {name: settings for name, settings in recipe.methods.items() if name in (model.methods or recipe.methods)}
 
 
+def extracted_methods(recipe: Recipe, model: Model) -> dict[str, Method]:
+    """The methods whose vectors the recipe extracts for a model. The others' are in a store."""
+    return {name: settings for name, settings in methods_of(recipe, model).items() if not settings.stored}
+
+
 def planned_systems(recipe: Recipe, layout: Layout, model: str, study_name: str) -> Iterator[PlannedSystem]:
     """All systems that a study evaluates with the model called `model`."""
     seeing = [*_unsteered(recipe, layout, model, study_name), *_own(recipe, layout, study_name)]
@@ -96,7 +101,9 @@ def _steered(recipe: Recipe, layout: Layout, model: str, study_name: str) -> Ite
             label = method if len(study.concepts) == 1 else f"{concept_label(concept)}-{method}"
             for name, file, control in _choices(recipe, settings, label):
                 path = str(folder / file)
-                is_control = bool(control) or file.startswith("control_") or bool(split_method(method)[1])
+                # a stored vector may have any name
+                made_as_control = not settings.stored and bool(split_method(method)[1])
+                is_control = bool(control) or file.startswith("control_") or made_as_control
                 reads, given = ((), {}) if needs else ((path,), {"steering": path})
                 yield PlannedSystem(name, f"steering={path}{control}", study.test, needs, (), reads, given, is_control)
 

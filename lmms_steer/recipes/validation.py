@@ -21,10 +21,16 @@ from lmms_steer.models import DTYPES
 from lmms_steer.recipes.answers import search_grid
 from lmms_steer.recipes.cells import WAITABLE_KINDS
 from lmms_steer.recipes.in_process import PROGRAMS
-from lmms_steer.recipes.layout import backbone_name, command_cell_name, concept_label, models_named_in
+from lmms_steer.recipes.layout import (
+    backbone_name,
+    command_cell_name,
+    concept_label,
+    models_named_in,
+    stored_vector,
+)
 from lmms_steer.recipes.schema import REPORTS, Recipe, Study
 from lmms_steer.recipes.system_checks import system_mistakes
-from lmms_steer.recipes.systems import prompted_tasks
+from lmms_steer.recipes.systems import methods_of, prompted_tasks
 from lmms_steer.search import floors
 from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import (
@@ -36,6 +42,7 @@ from lmms_steer.search.options import (
     parse_strengths,
     parse_targets,
 )
+from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import checkpoint, short_name
 from lmms_steer.vectors.local_checkpoints import number_of_layers
 from lmms_steer.vectors.methods import check_method
@@ -132,7 +139,11 @@ def _check_model_name(model: str) -> None:
 
 def _check_methods(recipe: Recipe, tree: YamlNode) -> None:
     for name, method in recipe.methods.items():
-        _check_value(tree, ("methods", name), check_method, name)
+        if not method.stored:
+            _check_value(tree, ("methods", name), check_method, name)
+        elif method.sae or method.judge or method.paper_exact:
+            error = UserError("a stored vector is used as it is: leave out sae, judge and paper_exact, or stored")
+            raise _with_line(tree, ("methods", name, "stored"), error)
         if method.alphas is not None:
             _check_value(tree, ("methods", name, "alphas"), parse_strengths, method.alphas)
         if method.random_beside and "steered" not in recipe.known_systems:
@@ -184,7 +195,8 @@ def _check_studies(recipe: Recipe, tree: YamlNode) -> None:
 
     for name, study in recipe.studies.items():
         path = ("studies", name)
-        for concept in study.concepts:
+        # a stored vector's concept may be one that only its maker knows
+        for concept in study.concepts if not all(method.stored for method in recipe.methods.values()) else ():
             _check_concept(tree, (*path, "concepts"), concept)
         tasks = {"select": (study.select,), "test": study.test, "test_prompted": study.test_prompted or ()}
         for key, names in tasks.items():
@@ -205,6 +217,17 @@ def _check_studies(recipe: Recipe, tree: YamlNode) -> None:
     for concept in recipe.concepts:
         _check_concept(tree, ("concepts",), concept)
     _check_labels(recipe, tree)
+    _check_stored(recipe, tree)
+
+
+def _check_stored(recipe: Recipe, tree: YamlNode) -> None:
+    """Check that a store has the vectors that the recipe does not extract."""
+    studies = [study for study in recipe.studies.values() if study.select]
+    for model, study in product(recipe.models.values(), studies):
+        stored = (name for name, method in methods_of(recipe, model).items() if method.stored)
+        for method, concept in product(stored, study.concepts):
+            path = ("methods", method, "stored")
+            _check_value(tree, path, store.find, stored_vector(model, concept, method), None)
 
 
 def _check_concept(tree: YamlNode, path: KeyPath, concept: str) -> None:

@@ -13,6 +13,8 @@ from lmms_steer.recipes.command import run_recipe
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.loading import complete_recipes, load_recipe
 from lmms_steer.recipes.plan import Planner
+from lmms_steer.vectors import store
+from tests.helpers.models import vectors
 
 
 def test_an_unwritable_output_folder_is_refused(
@@ -123,6 +125,27 @@ def test_the_plan_of_the_paper_s_recipe_has_its_searches() -> None:
     lines = list(run_recipe("paper_ood", dry_run=True))
     assert "steering=runs/paper_cvbench/search/idefics3-8b/count/counting-mean_shift/choice.yaml" in "\n".join(lines)
     assert not Path("runs/paper_ood").exists()
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_stored_vectors_are_searched_by_name_and_not_extracted(recipe: Callable[..., str], tmp_path: Path) -> None:
+    # of another tool, with a concept and a method that only it knows
+    store.save(vectors(model="tiny-gemma2", concept="turning", method="reft-v1.2"))
+    name = recipe("mean_shift: {alphas: 10:50:10}", "reft-v1.2: {stored: true, alphas: 1}")
+    _, loaded = load_recipe(name, (), ["studies.left.concepts=turning"])
+    cells = {cell.name: cell for cell in Planner(loaded, tmp_path / "out").cells()}
+    assert {cell.kind for cell in cells.values()} == {"search", "evaluate", "compare"}
+    search = cells["search/tiny/left/turning-reft-v1.2"]
+    assert "--vector tiny-gemma2/turning/reft-v1.2 --task tiny_spatial_select" in str(search) and not search.needs
+    assert cells["evaluate/tiny/left/reft-v1.2"].needs == (search.name,)
+    before = Ledger(tmp_path / "out").marks.fingerprint(search)
+    store.save(vectors(seed=1, model="tiny-gemma2", concept="turning", method="reft-v1.2"))
+    assert Ledger(tmp_path / "out").marks.fingerprint(search) != before, "another vector of that name"
+    with pytest.raises(UserError, match="stored=true: unknown vector 'tiny-gemma2/spatial/reft': did you mean"):
+        load_recipe(recipe(), (), ["methods.reft.stored=true"])
+    settings = ["methods.sae.stored=true", "methods.sae.judge=none"]
+    with pytest.raises(UserError, match="a stored vector is used as it is: leave out sae, judge"):
+        load_recipe(recipe(), (), settings)
 
 
 def test_only_the_saes_of_the_searched_layers_are_read_and_settings_are_passed_on(

@@ -55,16 +55,17 @@ def test_saes_of_a_folder_that_is_not_there_are_a_missing_file_and_not_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plan = "\n".join(run_recipe("smol", None, ["smol_sae"], (), dry_run=True))
+    own = ["methods.sae.stored=false", "methods.sae.sae=retrained/smol-saes/sae", "methods.sae.judge=none"]
+    plan = "\n".join(run_recipe("smol", None, ["smol_sae"], own, dry_run=True))
     warning = (
         "# WARNING: a file that its cells read does not exist (retrained/smol-saes/sae): make what is missing first"
     )
     assert warning in plan and "fetched" not in plan
     Path("retrained/smol-saes/sae").mkdir(parents=True)
-    plan = "\n".join(run_recipe("smol", None, ["smol_sae"], (), dry_run=True))
+    plan = "\n".join(run_recipe("smol", None, ["smol_sae"], own, dry_run=True))
     assert "WARNING" not in plan
     monkeypatch.setenv("HOME", str(tmp_path))
-    at_home = ["methods.sae.sae=~/retrained/smol-saes/sae"]
+    at_home = [*own, "methods.sae.sae=~/retrained/smol-saes/sae"]
     assert "WARNING" not in "\n".join(run_recipe("smol", None, ["smol_sae"], at_home, dry_run=True))
 
 

@@ -85,6 +85,15 @@ def test_rows_are_models_methods_and_targets_with_intervals_and_random_vectors(t
     assert float(row["gain"]) == pytest.approx(11 / 150) and float(row["random"]) == pytest.approx(2 / 150)
 
 
+def test_a_stored_vector_is_called_by_its_method_s_whole_name(tmp_path: Path) -> None:
+    task, study = "cvbench_relation_test", "paligemma2-3b/relation"
+    write_system(tmp_path, f"{study}/baseline", task, scores(100))
+    own = "vector=gemma-2-2b/turning/reft-v1.2,layer=12,alpha=0.4,tokens=image"
+    write_system(tmp_path, f"{study}/reft-v1.2-image", task, scores(105), own)
+    row = table_of(list(run_report(tmp_path, "acc_paper")), "CV-Bench Relation")[-1]
+    assert row[1:3] == ["reft-v1.2", "image"]
+
+
 def test_scores_that_are_no_shares_are_shown_as_they_are(tmp_path: Path) -> None:
     task, study = "cider", "paligemma2-3b/captions"
     for name, points, own in (("baseline", 60.0, ""), ("spatial-mean_shift-image", 62.5, spec("spatial", "image"))):
