@@ -14,10 +14,10 @@ import numpy as np
 from lmms_steer._util.json import read_json
 from lmms_steer.board.case import BASELINE, Case
 from lmms_steer.board.entry import SPEC, STUDY, EntryVector
-from lmms_steer.board.rescoring import recomputed
+from lmms_steer.board.rescoring import recomputed, unknown_metric
 from lmms_steer.comparison.provenance import chosen_on_tasks, chosen_on_test
 from lmms_steer.comparison.samples import filter_names
-from lmms_steer.errors import UserError, reason
+from lmms_steer.errors import UserError, reason, shorten
 from lmms_steer.registry import Registry
 from lmms_steer.statistics.power import detectable_gain
 from lmms_steer.steering.row_vectors import is_row_vector
@@ -97,14 +97,20 @@ def check_scores(case: Case) -> Outcome:
     expected = len(samples.keys) if (content.get("config") or {}).get("offset") else counts.get("effective")
     if expected not in (None, len(samples.keys)):
         return Outcome(FAILED, f"{len(samples.keys)} answers, the results file counts {expected}")
+    if not math.isfinite(mean := float(samples.scores.mean())):
+        infinite = int(np.count_nonzero(~np.isfinite(samples.scores)))
+        found = f"{infinite} of {len(samples.keys)} scores are" if infinite else "the sum of the scores is"
+        return Outcome(FAILED, f"{found} no finite number")
+    if known := unknown_metric(samples.task, samples.metric):
+        return Outcome(FAILED, f"{samples.task} has no score {shorten(samples.metric)!r}: it has {', '.join(known)}")
     reported = _reported_mean(case)
     # NaN, too, is no other mean's equal
-    if reported is not None and not abs(reported - samples.scores.mean()) <= _TOLERANCE:
-        return Outcome(FAILED, f"the scores' mean is {samples.scores.mean():.4f}, the results file says {reported:.4f}")
-    mean = "mean is not compared" if reported is None else "mean is the harness's"
+    if reported is not None and not abs(reported - mean) <= _TOLERANCE:
+        return Outcome(FAILED, f"the scores' mean is {mean:.4f}, the results file says {reported:.4f}")
+    about_mean = "mean is not compared" if reported is None else "mean is the harness's"
     again = recomputed(samples.task, samples.metric, case.answers)
     if again is None:
-        return Outcome(UNKNOWN, f"{samples.metric} of {samples.task} cannot be recomputed; its {mean}")
+        return Outcome(UNKNOWN, f"{samples.metric} of {samples.task} cannot be recomputed; its {about_mean}")
     same = np.abs(again - samples.scores) <= _TOLERANCE
     different = np.flatnonzero(~same & ~np.isnan(again))
     if ranges := len(different):
@@ -121,8 +127,8 @@ def check_scores(case: Case) -> Outcome:
     if ranges:
         return Outcome(UNKNOWN, f"{ranges} of {len(again)} scores are of an earlier version, which read 2 from `2-3`")
     if missing := int(np.isnan(again).sum()):
-        return Outcome(UNKNOWN, f"{missing} of {len(again)} scores cannot be recomputed; their {mean}")
-    return Outcome(PASSED, f"{len(again)} scores recomputed{f'; their {mean}' if reported is None else ''}")
+        return Outcome(UNKNOWN, f"{missing} of {len(again)} scores cannot be recomputed; their {about_mean}")
+    return Outcome(PASSED, f"{len(again)} scores recomputed{f'; their {about_mean}' if reported is None else ''}")
 
 
 @register_check("pairing", "The baseline beside it has the same questions, prompts and decoding.")

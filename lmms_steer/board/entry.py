@@ -22,6 +22,7 @@ from typing import Any
 
 from lmms_steer._util.io import read_limited
 from lmms_steer._util.json import parse_json
+from lmms_steer.comparison.systems import split_prompted
 from lmms_steer.errors import UserError, reason, shorten
 
 FORMAT = 1
@@ -222,6 +223,8 @@ def _parsed(content: Any) -> Entry:
     for name in ("model", "task", "system", "harness_task"):
         if not 0 < len(texts[name]) <= MAX_NAME:
             raise ValueError(f"{name} has {len(texts[name])} characters, it may have 1 to {MAX_NAME}")
+    if texts["task"] not in (texts["harness_task"], split_prompted(texts["harness_task"])[0]):
+        raise ValueError(f"harness_task {shorten(texts['harness_task'])} is not {shorten(texts['task'])} or its prompt")
     versions, files = (_table(name, content.get(name, {})) for name in ("versions", "files"))
     return Entry(**texts, vectors=tuple(map(_vector, vectors)), versions=versions, files=files)
 

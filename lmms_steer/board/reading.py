@@ -22,6 +22,7 @@ from lmms_steer.board.checks import checks
 from lmms_steer.board.entry import ENTRIES, SPEC, Entry, entry_folders, read_entry
 from lmms_steer.board.row import BoardRow, judged, make_row, unreadable
 from lmms_steer.board.rules import Rules, read_rules
+from lmms_steer.comparison.systems import BLANK_SUFFIX
 from lmms_steer.errors import UserError
 from lmms_steer.harness.task_files import tasks_dir
 
@@ -170,6 +171,8 @@ def _baseline_of(case: Case, beside: Sequence[_Read]) -> tuple[Case | None, str]
     named = [base for base in found if base.entry.system == wanted]
     if wanted and not case.blank:
         return (named[0], "") if named else (None, f"its baseline {wanted!r} is not beside it")
+    # as in a comparison; so nobody's further entry takes the others' baseline away
+    found = [base for base in found if base.entry.system in (BASELINE, f"{BASELINE}{BLANK_SUFFIX}")] or found
     if len(found) > 1:
         return None, f"several unsteered systems {images}are beside it: add --baseline NAME says which"
     return (found[0], "") if found else (None, f"no unsteered system {images}is beside it")

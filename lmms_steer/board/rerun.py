@@ -23,6 +23,7 @@ from lmms_steer.errors import UserError, shorten
 from lmms_steer.harness.arguments import join_model_args, unquote
 from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.presets import expand_preset
+from lmms_steer.harness.task_files import kind_of
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.spec import SteeringSpec
 
@@ -93,7 +94,7 @@ def command(case: Case, work: Path, limit: int, offset: int = 0, trust: bool = F
     words = shlex.split(harness_command(case.samples.results))
     options = _options(words[1:])
     arguments = model_arguments((case.samples.results.content.get("config") or {}).get("model_args"))
-    if not trust and (reason := _runs_others_code(options, arguments)):
+    if not trust and (reason := _runs_others_code(options, arguments, case.entry.harness_task)):
         raise UserError(f"{case.entry.place} may run code of others ({shorten(reason)}): read it, then --trust")
     arguments = {key: unquote(value) if isinstance(value, str) else value for key, value in arguments.items()}
     # a preset also stands for a contrast, which is no part of the spec
@@ -127,7 +128,7 @@ def _read(folder: Path) -> Case:
     return read_case(folder.resolve(), entry, hashes)
 
 
-def _runs_others_code(options: Mapping[str, str | None], arguments: Mapping[str, Any]) -> str:
+def _runs_others_code(options: Mapping[str, str | None], arguments: Mapping[str, Any], task: str) -> str:
     """What of an entry's command may run code that does not ship with this package or the harness; "" for nothing.
 
     Several wrappers of lmms-eval trust a checkpoint's code without being asked, so only our models are known not to.
@@ -136,6 +137,9 @@ def _runs_others_code(options: Mapping[str, str | None], arguments: Mapping[str,
         return f"--model {options.get('model')}"
     if others := sorted(options.keys() - _OWN_OPTIONS):
         return f"--{others[0]}"
+    # the harness takes the name of a folder, too, and runs the tasks in it
+    if kind_of(task) is None or Path(task).exists():
+        return f"the task {task}"
     trusts = str(arguments.get("trust_remote_code", False))
     return "" if trusts.lower() == "false" else f"trust_remote_code={trusts}"
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from lmms_steer._util.json import parse_json
 from lmms_steer.board.samples_file import Answers, StoredAnswer
+from lmms_steer.data.availability import read_task_file
 from lmms_steer.harness.task_files import our_tasks, tasks_dir
 from lmms_steer.scoring.choice import LETTERS
 from lmms_steer.statistics import Floats
@@ -128,6 +129,14 @@ def recomputed(task: str, metric: str, answers: Answers, formerly: bool = False)
             except (ValueError, TypeError, LookupError, OverflowError):
                 continue
     return scores[index]
+
+
+def unknown_metric(task: str, metric: str) -> list[str]:
+    """The scores of a task that ships, where `metric` is none of them; else nothing."""
+    kind, file = our_tasks().get(task, ("", Path()))
+    listed = (read_task_file(file).get("metric_list") or ()) if kind == "task" else ()
+    known = {str(one["metric"]) for one in listed} | set(_METRICS)
+    return sorted(known) if listed and metric not in known else []
 
 
 def scorer_of(task: str) -> Scorer | None:

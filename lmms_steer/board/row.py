@@ -1,6 +1,7 @@
 """A row of the board: an entry's numbers, what its checks found, and what made it. Plain values, to be cached."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
@@ -14,6 +15,8 @@ from lmms_steer.comparison.studies import read_cells
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.statistics import TIE
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.controls import CONTROLS as VECTOR_CONTROLS
+from lmms_steer.vectors.methods import DEFAULT_METHOD
 
 _MAX_TEXT = 4000
 
@@ -95,7 +98,8 @@ def make_row(case: Case) -> BoardRow:
     spec = str(record.get("spec") or "")
     recorded = (record.get("vectors") or [{}])[0]
     concept, method, vector = _vector_of(spec, recorded)
-    bounds = sorted(samples.direction * float(end[0]) for end in (effect.low, effect.high)) if effect else [None, None]
+    ends = sorted(samples.direction * float(end[0]) for end in (effect.low, effect.high)) if effect else ()
+    low, high = map(_finite, ends or (math.nan, math.nan))
     unparsed = float(samples.unparsed.mean())
     return BoardRow(
         place=entry.place,
@@ -119,8 +123,8 @@ def make_row(case: Case) -> BoardRow:
         concept=concept,
         method=method,
         gain=_finite(samples.direction * float(effect.gain[0])) if effect else None,
-        low=bounds[0],
-        high=bounds[1],
+        low=low,
+        high=high,
         p=_finite(float(effect.p[0])) if effect else None,
         fixed=int(effect.fixed[0]) if effect else None,
         broken=int(effect.broken[0]) if effect else None,
@@ -196,7 +200,10 @@ def _kind(case: Case) -> str:
     if case.record.get("answer_bias"):
         return "prior"
     control = _intervention(str(case.record.get("spec") or "")).get("control")
-    return str(control).partition(":")[0] if control else "other"
+    if control:
+        return str(control).partition(":")[0]
+    recorded = (case.record.get("vectors") or [{}])[0]
+    return _split_extracted(_vector_of("", recorded)[1])[1] or "other"
 
 
 def _vector_of(spec: str, recorded: dict[str, Any]) -> tuple[str, str, str]:
@@ -205,7 +212,20 @@ def _vector_of(spec: str, recorded: dict[str, Any]) -> tuple[str, str, str]:
     known: dict[str, Any] = provenance if isinstance(provenance, dict) else {}
     _, concept, method = f"//{recorded.get('name') or ''}".rsplit("/", 2)
     concept, method = str(known.get("concept") or concept), str(known.get("method") or method)
-    return concept[:120], method[:120], str(_intervention(spec).get("vector") or "").partition(",control=")[0][:500]
+    vector = str(_intervention(spec).get("vector") or "").partition(",control=")[0]
+    base, control = _split_extracted(method)
+    if control:
+        # a vector that was extracted as a control, `mean_shift-shuffled`, is beside that of the method
+        vector = re.sub(rf"{re.escape(method)}(?=(\.safetensors)?$)", base, vector)
+    return concept[:120], method[:120], vector[:500]
+
+
+def _split_extracted(method: str) -> tuple[str, str]:
+    """Method and control of `METHOD-CONTROL`; a control alone belongs to the default method."""
+    if method in VECTOR_CONTROLS:
+        return DEFAULT_METHOD, method
+    base, _, control = method.partition("-")
+    return (base, control) if control in VECTOR_CONTROLS else (method, "")
 
 
 def _intervention(spec: str) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from lmms_steer.statistics import Floats, Ints
 READINGS = ("strict", "lenient", "paper")
 """Our scorers log `acc_strict`, `acc_lenient` and `acc_paper`: the accuracy by another reading of the answer than that
 of `acc`. `paper` is the scorer of the paper's released code."""
+LOG_LIKELIHOOD = "log_likelihood"
+"""The name of a score that the harnesses log as `perplexity`; more is better."""
 MAX_LINE = 1 << 28
 """Longest line of a samples file, 256 MiB."""
 
@@ -187,7 +189,7 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
         results=results,
         path=path,
         sha256=digest.hexdigest(),
-        metric=used_metric,
+        metric=LOG_LIKELIHOOD if _is_log_likelihood(task, results.content, used_metric) else used_metric,
         keys=keys,
         doc_ids=doc_ids,
         prompts=integers("prompt"),
@@ -256,9 +258,22 @@ def score_direction(task: str, results: dict[str, Any], metric: str) -> int:
     The harness records the direction of the task's metrics. A score with another name has their direction if all of
     them agree.
     """
+    if metric == LOG_LIKELIHOOD:
+        return 1
     recorded = results.get("higher_is_better", {}).get(task) or {}
     directions = {recorded[metric]} if metric in recorded else set(recorded.values())
     return -1 if directions == {False} else 1
+
+
+def _is_log_likelihood(task: str, results: dict[str, Any], metric: str) -> bool:
+    """Whether a question's score is the log-likelihood of its target.
+
+    Both harnesses log that under the name `perplexity`, which they make of all questions' values only at the end
+    (`process_results` in lm_eval/api/task.py).
+    """
+    config = results.get("configs", {}).get(task, {})
+    is_own = config.get("process_results") is not None
+    return metric == "perplexity" and config.get("output_type") == "loglikelihood" and not is_own
 
 
 def logged_prompt(sample: Mapping[str, Any]) -> Any:

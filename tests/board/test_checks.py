@@ -24,7 +24,15 @@ from lmms_steer.board.rules import read_rules
 from lmms_steer.board.templates import init_board
 from lmms_steer.cli import app
 from lmms_steer.comparison.studies import read_cells
-from tests.helpers.board_faults import REFUSED, UNREADABLE, change_json, edit_an_answer, study_bomb
+from tests.helpers.board_faults import (
+    REFUSED,
+    UNREADABLE,
+    another_metric,
+    change_json,
+    edit_an_answer,
+    huge_scores,
+    study_bomb,
+)
 from tests.helpers.boards import CHOSEN, TASK, VERSIONS, make_board, shipped_vector, write_system
 from tests.helpers.runs import BASE, STEERED, leaderboard, write_run, write_study
 
@@ -84,6 +92,45 @@ def test_a_refused_baseline_takes_what_it_is_compared_with_along(tmp_path: Path)
     edit_an_answer(board / GROUP / "baseline")
     assert refusals(board)[PLACE] == f"pairing: its baseline tiny-paligemma2/{TASK}/baseline is refused"
     assert row_of(board).gain is None
+
+
+def test_a_score_that_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    another_metric(board / GROUP / "steered")
+    assert refusals(board)[PLACE].startswith(f"scores: {TASK} has no score 'accuracy': it has acc, acc_lenient")
+
+
+def test_a_second_unsteered_entry_takes_no_baseline_away(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    list(add_runs(board, [f"another={write_system(tmp_path / 'more', BASE, steered=False)}"], Addition()))
+    assert not refusals(board) and row_of(board).baseline == f"tiny-paligemma2/{TASK}/baseline"
+    # without one of that name nothing says which
+    change_json(board / GROUP / "baseline" / "entry.json", lambda entry: entry.update(system="first"))
+    (board / GROUP / "baseline").rename(board / GROUP / "first")
+    assert refusals(board)[PLACE].startswith("pairing: several unsteered systems are beside it")
+
+
+def test_a_row_without_finite_numbers_is_json_that_a_browser_reads(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    huge_scores(board / GROUP / "steered")
+    # JSON.parse knows no Infinity
+    json.dumps(row_of(board).to_json(), allow_nan=False)
+
+
+def test_a_control_that_was_extracted_stands_beside_its_method_s_vector(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    shuffled = "tiny-gemma2/spatial/mean_shift-shuffled"
+    record = {
+        "spec": f"vector={shuffled},layer=2,alpha=0.25,tokens=image",
+        "vectors": [{"name": shuffled, "sha256": "5" * 64, "provenance": {"method": "mean_shift-shuffled"}}],
+    }
+    list(add_runs(board, [f"moved={write_system(tmp_path / 'more', STEERED, record=record)}"], Addition()))
+    row = row_of(board, "moved")
+    assert (row.role, row.kind, row.vector) == ("control", "shuffled", "tiny-gemma2/spatial/mean_shift")
+    assert row_of(board).controls.keys() == {"random"}, "it lacks its vector, so it is refused"
+    rules = replace(read_rules(board), checks={**read_rules(board).checks, "vectors": "show"})
+    rows = {one.system: one for one in judged(read_board(board).rows, rules)}
+    assert rows["steered"].controls.keys() == {"random", "shuffled"}
 
 
 def test_a_second_entry_of_the_same_name_is_refused(tmp_path: Path) -> None:

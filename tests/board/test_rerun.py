@@ -1,6 +1,7 @@
 """An entry's command is run again with the entry's own vectors, and differing answers are counted."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,20 @@ def test_code_of_others_runs_only_when_it_is_trusted(tmp_path: Path, named: dict
     with pytest.raises(UserError, match="may run code of others"):
         command(case_of(folder, board), tmp_path, 7)
     assert "lmms-eval" in command(case_of(folder, board), tmp_path, 7, trust=True)
+
+
+def test_tasks_in_a_folder_run_only_when_they_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make_board(tmp_path / "board")
+    case = case_of(board / GROUP / "steered", board)
+    # lmms-eval loads the tasks of a folder that --tasks names, and their code
+    for task in (str(board / GROUP / "steered"), "their_task"):
+        theirs = replace(case, entry=replace(case.entry, harness_task=task))
+        with pytest.raises(UserError, match=r"may run code of others \(the task .*: read it, then --trust"):
+            command(theirs, tmp_path, 7)
+    monkeypatch.chdir(tmp_path)
+    Path(TASK).mkdir()
+    with pytest.raises(UserError, match=f"may run code of others .the task {TASK}"):
+        command(case, tmp_path, 7)
 
 
 def test_a_comma_in_an_argument_adds_no_other_one(tmp_path: Path) -> None:

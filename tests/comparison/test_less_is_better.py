@@ -48,3 +48,19 @@ def test_improvements_are_good_news_on_the_page(compared: Leaderboard, tmp_path:
             " [row.cells[0].textContent, ['up', 'down'].find((name) => row.querySelector('.' + name)) ?? ''])"
         )
     assert dict(classes) == {"baseline": "", "fewer": "up", "more": "down"}
+
+
+def test_a_perplexity_is_logged_as_log_likelihoods_of_which_more_is_better(tmp_path: Path) -> None:
+    metrics = [{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}]
+    results = {
+        "configs": {"lambada": {"metric_list": metrics, "output_type": "loglikelihood"}},
+        "higher_is_better": {"lambada": {"perplexity": False}},
+    }
+    for name, loss in (("baseline", 3.9), ("ruined", 8.4)):
+        logged = {"score": None, "acc": None, "perplexity": -loss}
+        write_run(
+            tmp_path / name, {"lambada": [0.0] * 20}, sample=logged, spec="vector=v" * (loss > 4), results=results
+        )
+    (row,) = [row for row in compare(str(tmp_path)).rows if row.system == "ruined"]
+    assert (row.gain, row.fixed, row.broken) == (pytest.approx(-4.5), 0, 20)
+    assert {samples.metric for samples in row.samples} == {"log_likelihood"}

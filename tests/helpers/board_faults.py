@@ -122,6 +122,23 @@ def newer_shape(folder: Path) -> None:
     change_json(folder / "results.json", lambda results: results.update(results=[{"task": _task(folder)}]))
 
 
+def another_metric(folder: Path) -> None:
+    """Name a score that the task does not have, so that nothing could be recomputed."""
+    for entry in (folder, folder.parent / "baseline"):
+        change_json(entry / "entry.json", lambda content: content.update(metric="accuracy"))
+
+
+def huge_scores(folder: Path) -> None:
+    """Scores whose sum is infinite, and no mean to compare with."""
+    change_json(folder / "results.json", lambda results: results["results"].update({_task(folder): {}}))
+    change_samples(folder, score=lambda values: [1e308] * len(values))
+
+
+def task_of_its_own(folder: Path) -> None:
+    """Say that the harness asked another task than the entry's."""
+    change_json(folder / "entry.json", lambda entry: entry.update(harness_task=f"{entry['task']}_x"))
+
+
 def _task(folder: Path) -> str:
     return str(json.loads((folder / "entry.json").read_text())["task"])
 
@@ -136,6 +153,7 @@ REFUSED: dict[Callable[[Path], None], str] = {
     another_spec: "vectors: spec.yaml is not the spec of the run",
     another_task_version: "pairing: other prompts: version of the task 2.0, the baseline's 1.0",
     chosen_on_the_test: "choice: layer, alpha and tokens were chosen on questions that it is tested on",
+    huge_scores: "scores: the sum of the scores is no finite number",
 }
 """Faults that a check finds."""
 UNREADABLE: dict[Callable[[Path], None], str] = {
@@ -145,5 +163,6 @@ UNREADABLE: dict[Callable[[Path], None], str] = {
     deep_json: "results.json is cut off or no results file: nested too deeply",
     huge_json: "results.json is larger than 8 MiB",
     newer_shape: "results.json is cut off or no results file: it holds no results",
+    task_of_its_own: "entry.json: harness_task tiny_spatial_x is not tiny_spatial or its prompt",
 }
 """Faults of files that cannot be read."""
