@@ -81,7 +81,8 @@ def _draw_table(maker: Any, rows: list[LeaderboardRow]) -> Any:
     axes.set_yticks(range(len(systems)), [literal_text(system) for system in systems])
     axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    draw_caption(figure, "gain in points over the baseline [95%]; * Holm-corrected p < 0.05", _SMALL)
+    unit = " in points" if all(row.scale > 1 for row in rows) else ", of shares in points,"
+    draw_caption(figure, f"gain{unit} over the baseline [95%]; * Holm-corrected p < 0.05", _SMALL)
     return figure
 
 
@@ -96,7 +97,9 @@ def _draw_gains(maker: Any, rows: list[LeaderboardRow]) -> Any:
     most_lines = max(sum(1 + names[row.system].count("\n") for row in rows if row.task == task) for task in tasks)
     most_lines += max(title.count("\n") for title in titles.values())
     size = (1.2 + (2.0 + 0.075 * max(8, widest)) * columns, lines * (0.9 + 0.24 * most_lines))
-    figure, axes = maker.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharex=True)
+    # a gain in CIDEr or nats has no common axis with one in points
+    share = len({row.scale for row in rows}) == 1
+    figure, axes = maker.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharex=share)
     for ax in axes.flat[len(tasks) :]:
         ax.axis("off")
     for task, ax in zip(tasks, axes.flat, strict=False):
@@ -162,7 +165,8 @@ def _draw_maps(maker: Any, maps: list[SearchMap]) -> Any:
             if key in found:
                 image = draw_heatmap(ax, heatmaps[key], limit)
                 ax.set_ylabel("layer")
-                title = f"{target} tokens (n = {found[key].n})"
+                dots = "; dots: dropped early" if found[key].dropped else ""
+                title = f"{target} tokens (n = {found[key].n}{dots})"
             else:
                 ax.axis("off")
             name = f"{study}: {format_vector_name(vector)}" if several_studies else format_vector_name(vector)
@@ -180,6 +184,7 @@ def _heatmap(one: SearchMap, maps: list[SearchMap]) -> HeatMap:
         layers=tuple(sorted({layer for other in same_vector for layer in other.layers})),
         alphas=tuple(sorted({alpha for other in same_vector for alpha in other.alphas})),
         best=one.best,
+        dropped=one.dropped,
     )
 
 

@@ -317,7 +317,8 @@ def _with_effect(
 
 
 def _scaled(rows: list[LeaderboardRow]) -> list[LeaderboardRow]:
-    not_shares = {row.task for row in rows for run in row.samples if run.scores.min() < 0 or run.scores.max() > 1}
+    compared = [row for row in rows if not row.refused]
+    not_shares = {row.task for row in compared for run in row.samples if run.scores.min() < 0 or run.scores.max() > 1}
     return [replace(row, scale=1.0 if row.task in not_shares else 100.0) for row in rows]
 
 

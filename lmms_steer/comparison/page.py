@@ -194,6 +194,7 @@ def _map_json(one: SearchMap) -> dict[str, Any]:
         "alphas": one.alphas,
         "gains": [[one.cells.get((layer, alpha)) for alpha in one.alphas] for layer in one.layers],
         "damage": [[one.damage.get((layer, alpha)) for alpha in one.alphas] for layer in one.layers],
+        "dropped": [[(layer, alpha) in one.dropped for alpha in one.alphas] for layer in one.layers],
         "best": one.best,
         "limit": one.limit,
     }

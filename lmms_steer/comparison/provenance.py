@@ -89,7 +89,7 @@ def run_provenance(run: Samples) -> RunProvenance:
 
 
 def harness_command(results: RunResults) -> str:
-    """Rebuild the harness's command line from its log."""
+    """Rebuild the harness's command line from its log, with an output folder of the reader's."""
     config = results.content.get("config", {})
     options = {**config, **(config.get("resolved_cli_args") or {})}
     options.setdefault("tasks", ",".join(results.evaluation.samples))
@@ -102,7 +102,7 @@ def harness_command(results: RunResults) -> str:
         if value in (None, "", False, {}) or value == _DEFAULTS.get(option):
             continue
         words += [f"--{option}"] if value is True else [f"--{option}", _option_text(value)]
-    return shlex.join([*words, "--log_samples"])
+    return shlex.join([*words, "--output_path", "runs", "--log_samples"])
 
 
 def _lm_eval_options(results: RunResults) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class SearchMap:
         damage: (layer, alpha) ▸ mean KL(unsteered || steered) in nats; without the cells where it is unknown.
         best: the cell of the vector that the search chose; None if it has another token target.
         limit: of the colours, in points, common to all token targets of the vector.
+        dropped: the cells that the search dropped early, so that they were measured on fewer questions.
     """
 
     study: str
@@ -65,6 +66,7 @@ class SearchMap:
     damage: Mapping[Place, float]
     best: Place | None
     limit: float
+    dropped: frozenset[Place] = frozenset()
 
 
 def read_maps(folders: Iterable[Path]) -> list[SearchMap]:
@@ -142,6 +144,7 @@ def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
             damage={(row["layer"], row["alpha"]): row[_KL] for row in of_map if math.isfinite(row.get(_KL, math.nan))},
             best=(best["layer"], best["alpha"]) if best and best["tokens"] == tokens else None,
             limit=colour_limit(100 * row["gain"] for row in of_vector),
+            dropped=frozenset((row["layer"], row["alpha"]) for row in of_map if row["dropped"]),
         )
 
 

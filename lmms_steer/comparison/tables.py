@@ -29,7 +29,7 @@ from lmms_steer.comparison.row_texts import (
 
 BLANK_TITLE = "blank images"
 _CAPTION = (
-    "Scores in percent, gains in points over the baseline on the same questions, with 95% intervals. p: McNemar's"
+    "{unit} over the baseline on the same questions, with 95% intervals. p: McNemar's"
     " mid-p, or sign flips for graded scores, averages and questions that share an image; p (Holm): corrected over all"
     " rows. An asterisk: p (Holm) < 0.05."
 )
@@ -58,8 +58,15 @@ _UNLIMITED = 10_000
 
 def caption(rows: Sequence[LeaderboardRow]) -> str:
     """What the numbers of a table are."""
+    scales = {row.scale for row in rows}
+    unit = "Scores in percent, gains in points"
+    if scales == {1.0}:
+        unit = "Scores as the tasks count them, and gains"
+    elif 1.0 in scales:
+        unit = "Scores that are shares in percent, their gains in points, and others as the tasks count them; gains"
+    text = _CAPTION.format(unit=unit)
     measured = any(row.divergence >= 0 for row in rows)
-    return f"{_CAPTION} KL: how far answers are from the plain model's, in nats." if measured else _CAPTION
+    return f"{text} KL: how far answers are from the plain model's, in nats." if measured else text
 
 
 def _columns(rows: list[LeaderboardRow]) -> list[tuple[str, Callable[[LeaderboardRow], str]]]:

@@ -26,6 +26,7 @@ from lmms_steer.data.source import MANIFEST, data_dir
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.sae_endpoint import configured_endpoint
 from lmms_steer.extraction.sae_verdicts import UNCHECKED
+from lmms_steer.recipes.extensions import extension_files
 from lmms_steer.vectors import store
 
 WAITABLE_KINDS = ("extract", "search", "evaluate", "compare")
@@ -150,7 +151,9 @@ class Marks:
         reads = {path: content_digest([path]) for path in cell.reads}
         # a store may be in another place on another machine
         vectors = {f"vector {name}": content_digest(map(str, vector_file(name))) for name in cell.vectors}
-        return _sha256(json.dumps([cell.command, outputs, {**reads, **_data_digests(cell), **vectors}], sort_keys=True))
+        code = {name: content_digest(files) for name, files in extension_files(cell.command, cell.reads).items()}
+        inputs = {**reads, **_data_digests(cell), **vectors, **code}
+        return _sha256(json.dumps([cell.command, outputs, inputs], sort_keys=True))
 
     def done(self, cell: Cell) -> bool:
         """Whether the cell finished with this command and these inputs, its output is unchanged, and a judge that is

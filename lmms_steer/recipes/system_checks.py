@@ -10,21 +10,25 @@ from lmms_steer.harness.presets import expand_preset
 from lmms_steer.models import BLANK, CONTRAST_ARGS
 from lmms_steer.models.contrasts import read_contrast
 from lmms_steer.recipes.schema import SYSTEMS, Model, Recipe, System
+from lmms_steer.search.options import parse_layers
 from lmms_steer.steering.budget import take_budget
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.controls import parse_control
+from lmms_steer.vectors.local_checkpoints import number_of_layers
 
 CELLS_BEFORE = ("extract", "search")
 """Kinds of cells that a system may wait for."""
 _PLACE = "{output}"
+_OF_A_SYSTEM = ("preset", "steering", *FIELDS, *CONTRAST_ARGS, "answer_bias", "image")
+"""Arguments that make a system another than the baseline."""
 
 
 def system_mistakes(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], UserError]]:
-    """The mistakes in a recipe's systems.
+    """The mistakes in a recipe's systems, and in the arguments that a model gives all of them.
 
     Yields:
-        the keys of the value, from `systems` down, and the error.
+        the keys of the value, from the top of the recipe, and the error.
     """
     seen: set[str] = set()
     for number, system in enumerate(recipe.systems):
@@ -42,6 +46,16 @@ def system_mistakes(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], Use
         else:
             yield from ((path, error) for error in _own_mistakes(recipe, system, system.args))
     for name, model in recipe.models.items():
+        for key in model.args:
+            if key in _OF_A_SYSTEM:
+                error = UserError(
+                    f"{key}: every system would have it, the baseline too: put it into a system of your own"
+                )
+                yield ("models", name, "args", key), error
+        try:
+            _check_known(model, model.args)
+        except UserError as mistake:
+            yield ("models", name, "args"), mistake
         if "blank" in recipe.known_systems and model.model not in MODELS:
             ours = ", ".join(MODELS)
             yield ("systems",), UserError(f"the system blank needs one of the models {ours}; {name} is {model.model}")
@@ -76,11 +90,10 @@ def _check_args(model: Model, args: Mapping[str, str]) -> None:
     for key in args:
         if key in ("pretrained", *model.args):
             raise UserError(f"{key} is the model's: leave it out of the system's args")
-    ours = model.model in MODELS
-    check_keys(args, STEERED_MODEL_ARGS if ours else ("preset", "steering", *FIELDS), takes_others=not ours)
+    _check_known(model, args)
     expanded = expand_preset(args)
     contrast = {key: expanded[key] for key in CONTRAST_ARGS if key in expanded}
-    if contrast and not ours:
+    if contrast and model.model not in MODELS:
         raise UserError(f"contrasts work with {', '.join(MODELS)}, not with {model.model}")
     read_contrast(contrast)
     spec = {key: expanded[key] for key in FIELDS if key in expanded}
@@ -91,6 +104,18 @@ def _check_args(model: Model, args: Mapping[str, str]) -> None:
             raise UserError(f"steering={expanded['steering']} is a whole spec: leave {next(iter(spec))} out")
     if spec:
         SteeringSpec.from_args(take_budget(spec)[0])
+        if not spec.get("site", "").startswith("vision"):
+            for key in ("layer", "layers"):
+                parse_layers(spec.get(key, "0"), number_of_layers(model.pretrained))
+
+
+def _check_known(model: Model, args: Mapping[str, str]) -> None:
+    """
+    Raises:
+        UserError: for an argument that one of our models does not have, or that is nearly one of ours.
+    """
+    ours = model.model in MODELS
+    check_keys(args, STEERED_MODEL_ARGS if ours else ("preset", "steering", *FIELDS), takes_others=not ours)
 
 
 def _waiting_mistakes(recipe: Recipe, system: System) -> Iterator[UserError]:

@@ -35,7 +35,7 @@ def report_lines(
     unparsed = _unparsed(result.baseline_unparsed)
     yield f"baseline {result.baseline:.3f} on {plan.n} questions{images} of {plan.task}{unparsed}"
     for name, vector in result.vectors.items():
-        yield from _choice_lines(name, vector, adaptive, result.n_images)
+        yield from _choice_lines(name, vector, plan.n, adaptive, result.n_images)
         for tokens, target in vector.targets.items():
             yield _target_line(tokens, target)
         if result.blank is not None:
@@ -43,6 +43,8 @@ def report_lines(
         if result.confirmed is not None:
             yield _confirmation_line(plan, name, result.confirmed)
         yield f"  -> {plan.folder(output, name) / 'choice.yaml'}, for --model_args steering=…"
+    if (several := len(result.vectors)) > 1:
+        yield f"each p is for the cells of one vector: {several} vectors have {several} chances of a small one"
     yield from _unparsed_warnings(plan, result)
     if result.calibrated is not None:
         yield _bias_line(plan, result.calibrated)
@@ -71,7 +73,7 @@ def format_damage(cell: CellResult) -> str:
     return f"{kl}, {cell.broken} right answers broken, {cell.fixed} wrong ones mended"
 
 
-def _choice_lines(name: str, vector: VectorResult, adaptive: bool, n_images: int | None) -> Iterator[str]:
+def _choice_lines(name: str, vector: VectorResult, n: int, adaptive: bool, n_images: int | None) -> Iterator[str]:
     best, cautious = vector.best, vector.one_standard_error
     verdict = "best" if vector.winner else "no winner; the best"
     gain = f"{format_gain(best)}{_unparsed(best.unparsed)}"
@@ -82,6 +84,8 @@ def _choice_lines(name: str, vector: VectorResult, adaptive: bool, n_images: int
     if vector.finalists < vector.cells_tried:
         scope = f"any of the {vector.finalists} finalists"
         counted = f"; counted on the {vector.counted_on} questions that did not choose them"
+    elif vector.counted_on < n:
+        counted = f"; counted on the {vector.counted_on} questions that did not screen them"
     caveat = "; does not account for later trials following earlier ones" if adaptive else ""
     chance = f"probability of a gain this large in {scope} if none had an effect"
     yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{counted}{caveat})"

@@ -110,7 +110,7 @@ def cautious_index(grid: ScoreGrid) -> int:
     leader, gains = best_index(grid), grid.gains
     differences = grid.scores[leader] - grid.scores
     errors = standard_errors(differences, grid.image_of)
-    least = min(0.0, gains[leader])
+    least = 0.0 if gains[leader] >= 0 else -np.inf
     near = [i for i in grid.finalists if differences[i].mean() <= errors[i] + 1e-9 and gains[i] >= least]
     return min(near, key=lambda i: (abs(grid.cells[i].alpha), -gains[i], grid.cells[i].layer, i))
 

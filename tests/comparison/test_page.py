@@ -115,6 +115,7 @@ def test_scripts_of_the_page_get_these_keys(page: tuple[Path, list[str]]) -> Non
     assert searched == {
         "study": "study", "task": "", "vector": "v", "tokens": "image", "n": 50, "layers": [0, 3], "alphas": [0.5, 1.0],
         "gains": [[0.0, 0.0], [0.015, 0.03]], "damage": [[0.005, 0.01], [0.005, 0.01]], "best": [3, 1.0], "limit": 3.0,
+        "dropped": [[False, False], [False, False]],
     }  # fmt: skip
     task = json.loads(gzip.decompress(base64.b64decode(packed)))
     assert set(task) == {"task", "n", "better", "no_images", "systems", "docs"}

@@ -74,16 +74,17 @@ def test_the_command_of_a_run_of_lm_eval_repeats_its_options() -> None:
 
     ours = "lmms-steer lm-eval run --model steered_hf --model_args pretrained=org/m,alpha=1 --tasks a,b"
     assert command(**more, fewshot_as_multiturn=True) == (
-        f"{ours} --num_fewshot 5 --seed 7,7,7,7 --system_instruction 'Be brief.' --apply_chat_template --log_samples"
+        f"{ours} --num_fewshot 5 --seed 7,7,7,7 --system_instruction 'Be brief.' --apply_chat_template"
+        " --output_path runs --log_samples"
     )
     assert command(**more, fewshot_as_multiturn=False).endswith(
-        "--apply_chat_template --fewshot_as_multiturn false --log_samples"
+        "--apply_chat_template --fewshot_as_multiturn false --output_path runs --log_samples"
     )
     defaults = {"random_seed": 0, "numpy_seed": 1234, "torch_seed": 1234, "fewshot_seed": 1234}
     settings = {"until": ["\n", ","], "top_k": 3}
     assert command(config={**config, **defaults, "model": "hf", "gen_kwargs": settings}) == (
         "lm_eval --model hf --model_args pretrained=org/m,alpha=1 --tasks a,b"
-        """ --gen_kwargs '{"until": ["\\n", ","], "top_k": 3}' --log_samples"""
+        """ --gen_kwargs '{"until": ["\\n", ","], "top_k": 3}' --output_path runs --log_samples"""
     )
     assert "--num_fewshot" not in command(**{"n-shot": {"a": 5, "b": 0}}), "the tasks' own"
 

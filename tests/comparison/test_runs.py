@@ -45,7 +45,10 @@ def test_lm_eval_files_are_read(tmp_path: Path) -> None:
     assert compared["a", "s"].n == 100 and compared["a", "s"].gain == pytest.approx(0.1)
     assert compared["a", "s"].role == "steered"
     provenance = run_provenance(compared["a", "s"].samples[0])
-    assert provenance.command == "lm_eval --model hf --model_args pretrained=org/model --tasks a --log_samples"
+    assert (
+        provenance.command
+        == "lm_eval --model hf --model_args pretrained=org/model --tasks a --output_path runs --log_samples"
+    )
 
 
 def test_of_a_task_with_several_filters_the_first_one_s_scores_count(tmp_path: Path) -> None:

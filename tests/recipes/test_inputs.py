@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lmms_steer.errors import UserError
+from lmms_steer.recipes import extensions
 from lmms_steer.recipes.cells import Cell, Mark, Marks, content_digest
 from lmms_steer.recipes.inputs import command_inputs
 from lmms_steer.recipes.ledger import Ledger
@@ -73,6 +74,38 @@ def test_an_evaluation_runs_again_with_another_vector_of_the_store(
     assert Marks(root).done(planned(path, root, "evaluate/tiny/left/mine"))
     store.save(own_vector(concept, 2.0, method))
     assert not Marks(root).done(planned(path, root, "evaluate/tiny/left/mine"))
+
+
+def test_a_cell_runs_again_when_the_code_of_an_extension_that_it_uses_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    package, info = site / "their_package", site / "their-1.0.dist-info"
+    for folder in (package, info):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('a plan imports it')")
+    (package / "pushing.py").write_text("from their_package.arithmetic import half")
+    (package / "arithmetic.py").write_text("half = 0.5")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[lmms_steer.operations]\nmy_push = their_package.pushing:push\n")
+    monkeypatch.syspath_prepend(str(site))
+    extensions._extensions.cache_clear()
+    root = tmp_path / "out"
+    spec, other = tmp_path / "spec.yaml", tmp_path / "other.yaml"
+    spec.write_text("interventions:\n- {vector: counting, operation: my_push}")
+    other.write_text("interventions:\n- {vector: counting, operation: my_pushing}")
+    command = ("lmms-eval", "--model_args", "pretrained=tiny-paligemma2,vector=counting,operation=my_push")
+    cells = [
+        Cell("evaluate/named", "evaluate", command, makes=(str(root / "named"),)),
+        Cell("evaluate/spec", "evaluate", command[:1], reads=(str(spec),), makes=(str(root / "spec"),)),
+        Cell("evaluate/other", "evaluate", command[:1], reads=(str(other),), makes=(str(root / "other"),)),
+    ]
+    assert all(finished(cell, root) for cell in cells)
+    # what a module of the package imports counts, too
+    (package / "arithmetic.py").write_text("half = -0.5")
+    assert [Marks(root).done(cell) for cell in cells] == [False, False, True]
+    monkeypatch.undo()
+    extensions._extensions.cache_clear()
 
 
 def test_an_evaluation_runs_again_with_another_file_of_a_vector_that_a_spec_names(

@@ -123,6 +123,8 @@ def test_a_study_may_have_no_prompted_system(recipe: Callable[..., str], tmp_pat
         ("{name: a, args: {preset: vti}}", "a: preset=vti:code needs vector=…, layers=… beside it"),
         ("{name: a, args: {vecter: spatial}}", "a: unknown key 'vecter' in --model_args: did you mean 'vector'"),
         ("{name: a, args: {vector: spatial, tokens: imag}}", "a: unknown tokens"),
+        ("{name: a, args: {vector: spatial, layer: 5}}", "a: --layers 5: the model has the layers 0-4"),
+        ("{name: a, args: {vector: spatial, layers: 3-9}}", "a: --layers 3-9: the model has the layers 0-4"),
         ("{name: a, args: {steering: s.yaml, control: rnadom}}", "a: unknown control 'rnadom'"),
         (
             "{name: a, args: {steering: s.yaml, control: random:1, alpha: 1}}",
@@ -156,6 +158,21 @@ def test_mistakes_in_systems_are_one_line(recipe: Callable[..., str], system: st
         load_recipe(path, (), ["models.tiny.args.dtype=float32"])
     line = 8 if system.startswith("{name: vcd, args: {contrast: vcd}}\n") else 7
     assert f"r.yaml, line {line}: " in str(caught.value) and expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("{vector: spatial, layer: 1}", "vector: every system would have it, the baseline too: put it into a system"),
+        ("{contrast: vcd}", "contrast: every system would have it"),
+        ("{image: blank}", "image: every system would have it"),
+        ("{dtyp: bfloat16}", "unknown key 'dtyp' in --model_args: did you mean 'dtype'"),
+    ],
+)
+def test_a_model_s_arguments_steer_nothing(recipe: Callable[..., str], args: str, expected: str) -> None:
+    path = recipe("pretrained: tiny-paligemma2\n", f"pretrained: tiny-paligemma2\n    args: {args}\n")
+    with pytest.raises(UserError, match=rf"r.yaml, line 6: {expected}"):
+        load_recipe(path)
 
 
 def test_a_system_may_be_a_random_vector_at_the_place_of_a_file(recipe: Callable[..., str], tmp_path: Path) -> None:

@@ -36,3 +36,6 @@ def test_the_one_standard_error_rule_takes_the_smallest_alpha_near_the_best() ->
         [Cell("v", 0, 0.1, "image"), Cell("v", 0, 0.5, "image"), Cell("v", 0, 1.0, "image")], scores, base
     )
     assert best_index(compared) == 2 and cautious_index(compared) == 1
+    # the best loses, too, and the weakest one is within its error
+    base[:51], scores[0, :10], scores[0, 10:58], scores[1] = 1, 0, 1, 0
+    assert compared.gains.max() < 0 and best_index(compared) == 2 and cautious_index(compared) == 0

@@ -112,7 +112,7 @@ function showProvenance(row) {
   const differences = row.differences.length ? [make("h3", {}, `Different from ${DATA.baseline}`),
     make("dl", {}, ...row.differences.flatMap((one) => [make("dt", {}, one.key),
       make("dd", {}, one.run === one.baseline ? one.run : `${one.run} (${DATA.baseline}: ${one.baseline})`)]))] : [];
-  const test = row.test ? [make("p", {}, `p: ${row.test}. ${row.told.gain} points, p ${row.told.p}, after Holm ${row.told.p_holm}.`)] : [];
+  const test = row.test ? [make("p", {}, `p: ${row.test}. Gain ${row.told.gain}, p ${row.told.p}, after Holm ${row.told.p_holm}.`)] : [];
   BY_ID("made").querySelector("div").replaceChildren(...test, ...differences, ...parts);
   BY_ID("made").showModal();
 }

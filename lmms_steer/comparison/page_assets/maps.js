@@ -14,9 +14,9 @@ function drawMap(map) {
       const share = 100 * gain / map.limit;
       const deep = Math.abs(share) >= DATA.shades.deep;
       return make("td", { class: `${best ? "best" : ""} ${deep ? "deep" : ""}`.trim() || null, style: `background:${shade(share)}` },
-        Number(points) > 0 ? `+${points}` : Number(points) === 0 ? "0.0" : points);
+        `${Number(points) > 0 ? `+${points}` : Number(points) === 0 ? "0.0" : points}${map.dropped[i][j] ? " ·" : ""}`);
     })));
-  return make("figure", {}, make("figcaption", {}, `${map.tokens} tokens`, make("span", { class: "scope" }, `  alpha →, n = ${map.n}`)),
+  return make("figure", {}, make("figcaption", {}, `${map.tokens} tokens`, make("span", { class: "scope" }, `  alpha →, n = ${map.n}${map.dropped.flat().some((one) => one) ? "; dots: dropped early, on fewer" : ""}`)),
     make("table", { class: "map" }, make("thead", {}, head), make("tbody", {}, ...rows)));
 }
 
