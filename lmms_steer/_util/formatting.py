@@ -38,10 +38,10 @@ def format_vector_name(name: str) -> str:
     return f"{path.parent.name}/{path.stem}{comma}{control}" if path.suffix == ".safetensors" else name
 
 
-def format_number(value: float, sign: str = "") -> str:
-    """One decimal: `1.2`, or `+1.2` with `sign="+"`; never `-0.0`."""
-    text = f"{value:{sign}.1f}"
-    return "0.0" if float(text) == 0 else text
+def format_number(value: float, sign: str = "", decimals: int = 1) -> str:
+    """One decimal, or `decimals`: `1.2`, or `+1.2` with `sign="+"`; never `-0.0`."""
+    text = f"{value:{sign}.{decimals}f}"
+    return f"{0:.{decimals}f}" if float(text) == 0 else text
 
 
 def format_layers(layers: tuple[int, ...]) -> str:

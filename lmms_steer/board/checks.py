@@ -18,6 +18,7 @@ from lmms_steer.board.rescoring import recomputed, unknown_metric
 from lmms_steer.comparison.provenance import chosen_on_tasks, chosen_on_test
 from lmms_steer.comparison.samples import filter_names
 from lmms_steer.errors import UserError, reason, shorten
+from lmms_steer.harness.task_files import our_tasks
 from lmms_steer.registry import Registry
 from lmms_steer.statistics.power import detectable_gain
 from lmms_steer.steering.row_vectors import is_row_vector
@@ -101,6 +102,8 @@ def check_scores(case: Case) -> Outcome:
         infinite = int(np.count_nonzero(~np.isfinite(samples.scores)))
         found = f"{infinite} of {len(samples.keys)} scores are" if infinite else "the sum of the scores is"
         return Outcome(FAILED, f"{found} no finite number")
+    if case.entry.task in our_tasks() and samples.task not in our_tasks():
+        return Outcome(FAILED, f"{samples.task} is no task of this package, as {case.entry.task} is")
     if known := unknown_metric(samples.task, samples.metric):
         return Outcome(FAILED, f"{samples.task} has no score {shorten(samples.metric)!r}: it has {', '.join(known)}")
     reported = _reported_mean(case)
@@ -124,10 +127,10 @@ def check_scores(case: Case) -> Outcome:
             f"{len(different)} of {len(again)} scores are not those of the answers, first of question"
             f" {samples.doc_ids[first]}: {samples.scores[first]:g}, recomputed {again[first]:g}",
         )
+    if missing := int(np.isnan(again).sum()):
+        return Outcome(FAILED, f"{missing} of {len(again)} scores cannot be recomputed from what the samples hold")
     if ranges:
         return Outcome(UNKNOWN, f"{ranges} of {len(again)} scores are of an earlier version, which read 2 from `2-3`")
-    if missing := int(np.isnan(again).sum()):
-        return Outcome(UNKNOWN, f"{missing} of {len(again)} scores cannot be recomputed; their {about_mean}")
     return Outcome(PASSED, f"{len(again)} scores recomputed{f'; their {about_mean}' if reported is None else ''}")
 
 
@@ -164,6 +167,8 @@ def check_vectors(case: Case) -> Outcome:
             return Outcome(FAILED, f"{vector.file} is not {vector.name}: {hashes}")
     if lost := missing_vectors(spec, named):
         return Outcome(FAILED, f"neither there nor named by an address: {', '.join(lost)}")
+    if gates := [one.gate_vector for one in spec.interventions if one.gate_vector is not None]:
+        return Outcome(UNKNOWN, f"an entry does not hold the vector of a gate: {', '.join(gates)}")
     if elsewhere := [vector.address for vector in named if not vector.file and vector.address]:
         return Outcome(UNKNOWN, f"not read: {', '.join(elsewhere)}")
     return Outcome(PASSED)

@@ -148,7 +148,7 @@ def _options(words: list[str]) -> dict[str, str | None]:
     """Option ▸ value of the harness's command, None for a flag, without those that are given anew."""
     options: dict[str, str | None] = {}
     for number, word in enumerate(words):
-        if word.startswith("--") and word not in ("--log_samples", "--limit", "--offset"):
+        if word.startswith("--") and word not in ("--log_samples", "--limit", "--offset", "--output_path"):
             following = words[number + 1] if number + 1 < len(words) else "--"
             options[word[2:]] = None if following.startswith("--") else following
     return options
@@ -159,6 +159,8 @@ def _spec(case: Case) -> SteeringSpec:
     spec = SteeringSpec.from_yaml(case.folder / SPEC)
     if lost := missing_vectors(spec, case.entry.vectors):
         raise UserError(f"{case.entry.place} lacks its vector {lost[0]}")
+    if gates := [one.gate_vector for one in spec.interventions if one.gate_vector is not None]:
+        raise UserError(f"{case.entry.place} lacks the vector of its gate, {gates[0]}")
     interventions = [
         replace(one, vector=str(case.folder / vector.file), control=None) if vector.file else one
         for one, vector in zip(spec.interventions, case.entry.vectors, strict=True)

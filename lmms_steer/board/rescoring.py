@@ -91,6 +91,8 @@ SCORERS: Mapping[str, Scorer] = {
 _SCORED_BY_LMMS_EVAL = "tiny_"
 """Beginning of the names of the tasks in `_ll` without a score function of their own."""
 _METRICS = ("acc", "score", "acc_lenient", "acc_strict", "rouge_l")
+_ALWAYS = {"acc", "score", "acc_lenient"}
+"""Those that a task's samples may hold though it does not list them."""
 _END_OF_RANGE = re.compile(r"(?<=\d)-\w+(?:[.,]\d+)*")
 """What follows the hyphen of `2-3`, which earlier versions did not read: they took such an answer for 2."""
 _LONGEST = 20_000
@@ -135,7 +137,7 @@ def unknown_metric(task: str, metric: str) -> list[str]:
     """The scores of a task that ships, where `metric` is none of them; else nothing."""
     kind, file = our_tasks().get(task, ("", Path()))
     listed = (read_task_file(file).get("metric_list") or ()) if kind == "task" else ()
-    known = {str(one["metric"]) for one in listed} | set(_METRICS)
+    known = {str(one["metric"]) for one in listed} | _ALWAYS
     return sorted(known) if listed and metric not in known else []
 
 

@@ -66,7 +66,7 @@ def _twin(system: System, task: str, run: Samples, systems: Iterable[System]) ->
     """
     for other in sorted(systems, key=lambda other: other.name != f"{system.name}{BLANK_SUFFIX}"):
         blank = other.tasks.get(task)
-        if blank is None or not is_blank(blank) or (other.role == "prompted") != (system.role == "prompted"):
+        if blank is None or not is_blank(blank) or blank.task != run.task:
             continue
         if _identity(blank) == _identity(run) and np.array_equal(blank.keys, run.keys):
             differences = setting_differences(blank, run)

@@ -194,7 +194,7 @@ def _task_rows(
         problem, differences = "the baseline was not evaluated on it", list[Difference]()
         if base is not None:
             differences = setting_differences(run, base) if run is not base else []
-            problem = pairing_problem(run, base, differences, allowed, text_may_differ=system.role == "prompted")
+            problem = pairing_problem(run, base, differences, allowed, text_may_differ=run.task != task)
         if not problem:
             paired[system.name] = run
         row = _unpaired_row(task, "task", system, (run,), problem)

@@ -90,7 +90,8 @@ def _blind_gains(rows: list[LeaderboardRow]) -> Iterator[str]:
 def _decisive(row: LeaderboardRow) -> str:
     decisive = [one for one in row.differences if one.decisive]
     # expected, so the page and the files give the details
-    if row.role == "prompted" and decisive and all(one.questions for one in decisive):
+    has_other_prompt = any(run.task != row.task for run in row.samples)
+    if has_other_prompt and decisive and all(one.questions for one in decisive):
         return "other prompts"
     return describe(decisive)
 

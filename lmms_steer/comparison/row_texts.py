@@ -9,19 +9,26 @@ from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.samples import READINGS
 
 SIGNIFICANT = 0.05
+_SMALL = 10
+"""Scores below it that are no shares, such as log-likelihoods, have three decimals."""
 
 
 def format_score(row: LeaderboardRow) -> str:
-    """`84.0`."""
-    return format_number(row.score * row.scale)
+    """`84.0`; with three decimals where scores are small numbers that are no shares."""
+    return format_number(row.score * row.scale, decimals=_decimals(row))
 
 
 def format_gain(row: LeaderboardRow) -> str:
     """`+1.2 [-0.3, +2.7]`; "" where there is no gain."""
     if math.isnan(row.gain):
         return ""
-    gain, low, high = (format_points(value * row.scale) for value in (row.gain, row.low, row.high))
+    ends = (value * row.scale for value in (row.gain, row.low, row.high))
+    gain, low, high = (format_number(value, "+", _decimals(row)) for value in ends)
     return f"{gain} [{low}, {high}]"
+
+
+def _decimals(row: LeaderboardRow) -> int:
+    return 3 if row.scale == 1 and abs(row.score) < _SMALL else 1
 
 
 def format_blank(row: LeaderboardRow) -> str:

@@ -144,8 +144,9 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
         )
     digest, offset = hashlib.sha256(), 0
     rows: list[_Row] = []
+    found: list[dict[str, float]] = []
     candidates: list[str] = []
-    used_metric, images_source, first_filter = "", "", None
+    images_source, first_filter = "", None
     filters = len(filter_names(task, results.content))
     seen: Counter[int] = Counter()
     try:
@@ -161,17 +162,18 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
                     images_source = "images" if "images" in sample else "input_media"
                 # both harnesses write a row for each of a task's filters, in their order; only lm-eval names the filter
                 if sample.get("filter") == first_filter:
-                    name, score = score_of(sample, [used_metric] if used_metric else candidates)
-                    used_metric = used_metric or name
-                    row = _row_of(sample, images_source, used_metric, score, offset)
+                    scores = scores_of(sample, candidates)
+                    row = _row_of(sample, images_source, next(iter(found[0] if found else scores), ""), offset)
                     seen[row.key] += 1
                     if first_filter is not None or not 1 < seen[row.key] <= filters:
                         rows.append(row)
+                        found.append(scores)
                 offset += len(line)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {first_line(error)}") from error
     _check_count(results, task, path, len(rows))
-    rows.sort()
+    used_metric, values = _common_scores(candidates, found)
+    rows = sorted(row._replace(score=value) for row, value in zip(rows, values, strict=True))
 
     def integers(field: str) -> Ints:
         return np.array([getattr(row, field) for row in rows], dtype=np.int64)
@@ -238,8 +240,9 @@ def score_names(task: str, results: dict[str, Any], sample: dict[str, Any], metr
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
-def score_of(sample: dict[str, Any], names: Sequence[str]) -> tuple[str, float]:
-    """Return the first of the names under which the sample has a number, and the number; ("", NaN) if there is none."""
+def scores_of(sample: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
+    """Name ▸ number, for each of the names under which the sample has one."""
+    found: dict[str, float] = {}
     for name in names:
         value = sample.get(name)
         try:
@@ -248,8 +251,19 @@ def score_of(sample: dict[str, Any], names: Sequence[str]) -> tuple[str, float]:
         except (TypeError, ValueError):
             continue
         if not (isinstance(value, dict) and math.isnan(number)):
-            return name, number
-    return "", math.nan
+            found[name] = number
+    return found
+
+
+def _common_scores(names: Sequence[str], found: Sequence[dict[str, float]]) -> tuple[str, list[float]]:
+    """The first score that all samples have. Where there is none, each sample's own first one, as MME logs a question's
+    perception or cognition score; NaN for samples without any.
+    """
+    common = next((name for name in names if all(name in scores for scores in found)), None)
+    if common is not None:
+        return common, [scores[common] for scores in found]
+    own = [next(iter(scores.items()), ("", math.nan)) for scores in found]
+    return " or ".join(dict.fromkeys(name for name, _ in own if name)), [number for _, number in own]
 
 
 def score_direction(task: str, results: dict[str, Any], metric: str) -> int:
@@ -286,7 +300,7 @@ def logged_prompt(sample: Mapping[str, Any]) -> Any:
     return first.get("arg_0", "") if isinstance(first, dict) else first
 
 
-def _row_of(sample: dict[str, Any], images_source: str, metric: str, score: float, offset: int) -> _Row:
+def _row_of(sample: dict[str, Any], images_source: str, metric: str, offset: int) -> _Row:
     doc_id, images = int(sample["doc_id"]), sample.get(images_source)
     if not 0 <= doc_id < 1 << 31 or isinstance(sample["doc_id"], float):
         raise ValueError(f"doc_id is {shorten(sample['doc_id'])}")
@@ -301,7 +315,7 @@ def _row_of(sample: dict[str, Any], images_source: str, metric: str, score: floa
         # lm-eval hashes the prompt, lmms-eval writes it out
         prompt=stable_hash(sample.get("prompt_hash") or sample.get("input")),
         images=stable_hash(images) if images else 0,
-        score=score,
+        score=math.nan,
         unparsed=_number(unparsed),
         empty=float(is_empty(sample)),
         yes_label=yes_label,

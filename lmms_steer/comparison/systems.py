@@ -172,7 +172,9 @@ def _systems_of_run(name: str, tasks: dict[str, Samples], baseline: str, baselin
         yield System(name, role, rest)
     for variant, unprompted in prompted.items():
         alone = not rest and len(prompted) == 1
-        yield System(variant if name == baseline else name if alone else f"{name}, {variant}", "prompted", unprompted)
+        # a random vector stays one with another prompt
+        role = "control" if role_of(unprompted) == "control" else "prompted"
+        yield System(variant if name == baseline else name if alone else f"{name}, {variant}", role, unprompted)
 
 
 def split_prompted(task: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ MAX_CELLS_COUNTED = 100_000
 def searched_questions(recipe: Recipe, study: Study) -> int:
     """How many questions a study's searches have; 0 where the recipe does not say."""
     questions = study.select_questions or 0
-    return min(questions, recipe.search.limit or recipe.limit or questions)
+    return min(questions, recipe.search_limit or questions)
 
 
 def search_answers(recipe: Recipe, model: Model, study: Study, settings: Method) -> int | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lmms_steer import concepts
 from lmms_steer._util.io import check_writable, exists, is_regular_file
+from lmms_steer.concepts.loader import SUFFIXES
 from lmms_steer.errors import UserError
 from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.search.chosen_strategy import parse_strategy
@@ -90,9 +91,14 @@ def command_cell_name(name: str) -> str:
     return f"command/{name.replace(' ', '_')}"
 
 
+def is_concept_file(concept: str) -> bool:
+    """Whether a concept is a file, and not the name of one that ships."""
+    return concept.endswith(SUFFIXES)
+
+
 def concept_label(concept: str) -> str:
     """A concept's name in paths. A concept file is called by the name in it."""
-    return concepts.load(concept).name if Path(concept).suffix else concept
+    return concepts.load(concept).name if is_concept_file(concept) else concept
 
 
 def backbone_name(model: Model) -> str:

@@ -20,6 +20,7 @@ from lmms_steer.recipes.layout import (
     extracted_concepts,
     extracted_layers,
     filled_in,
+    is_concept_file,
     is_folder_of_saes,
     launcher_words,
     loaded_weights,
@@ -122,7 +123,8 @@ class Planner:
                         *option_words("--dtype", model.backbone_dtype),
                     ),
                     reads=(
-                        *(path for path in (*concepts, backbone) if Path(path).exists()),
+                        # a folder that has the name of a concept is none of its files
+                        *(path for path in (*filter(is_concept_file, concepts), backbone) if Path(path).exists()),
                         *(str(user_path(one)) for one in (settings.sae,) if one and is_folder_of_saes(one)),
                     ),
                     makes=tuple(str(self.layout.vector(model, concept, method)) for concept in concepts),
@@ -161,7 +163,7 @@ class Planner:
             *option_words("--strategy", search.strategy),
             *option_words("--score", search.score),
             *("--controls", str(settings.controls), "--batch_size", str(model.search_batch_size)),
-            *option_words("--limit", search.limit or self.recipe.limit),
+            *option_words("--limit", self.recipe.search_limit),
             *option_words("--metric", self.recipe.metric),
             *option_words("--choose", search.choose if search.choose != "overall" else None),
             *("--output", str(folder)),

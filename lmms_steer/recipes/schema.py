@@ -197,6 +197,11 @@ class Recipe(Strict):
     """Additional commands."""
 
     @property
+    def search_limit(self) -> int | None:
+        """The number of questions that a search asks at most: the smaller of the two limits that may be set."""
+        return min(filter(None, (self.search.limit, self.limit)), default=None)
+
+    @property
     def known_systems(self) -> tuple[str, ...]:
         """The names of `SYSTEMS` that every study evaluates."""
         return tuple(system.name for system in self.systems if system.args is None)

@@ -25,6 +25,7 @@ from lmms_steer.recipes.layout import (
     backbone_name,
     command_cell_name,
     concept_label,
+    is_concept_file,
     models_named_in,
     stored_vector,
 )
@@ -50,7 +51,6 @@ from lmms_steer.vectors.methods import check_method
 KeyPath = tuple[str | int, ...]
 """Keys and list indexes from the top of the recipe to a value."""
 _NAME = re.compile(r"[\w+-][\w.+-]*")
-_CONCEPT_FILES = (".yaml", ".yml", ".jsonl", ".csv")
 
 
 def check_recipe(recipe: Recipe, tree: YamlNode) -> None:
@@ -172,7 +172,7 @@ def _check_search(recipe: Recipe, tree: YamlNode) -> None:
 
 def _check_question_counts(recipe: Recipe, tree: YamlNode, strategy: str) -> None:
     """Check that a strategy has enough questions in every search, as far as the recipe says how many there are."""
-    chosen, limit = parse_strategy(strategy), recipe.search.limit or recipe.limit
+    chosen, limit = parse_strategy(strategy), recipe.search_limit
     for name, study in recipe.studies.items():
         known = [n for n in (limit, study.select_questions) if n is not None]
         searches = product(recipe.models.values(), recipe.methods.values()) if study.select and known else ()
@@ -231,7 +231,7 @@ def _check_stored(recipe: Recipe, tree: YamlNode) -> None:
 
 
 def _check_concept(tree: YamlNode, path: KeyPath, concept: str) -> None:
-    if not concept.endswith(_CONCEPT_FILES):
+    if not is_concept_file(concept):
         _check_known(tree, path, "concept", [concept], concepts.names())
     elif not Path(concept).is_file():
         raise _with_line(tree, path, UserError(f"no such concept file: {concept!r}"))
@@ -301,6 +301,9 @@ def _check_commands(recipe: Recipe, tree: YamlNode) -> None:
     cells = [command_cell_name(name) for name in names]
     for number, command in enumerate(recipe.commands):
         path = ("commands", number)
+        if command.name in WAITABLE_KINDS or not _NAME.fullmatch(command.name.replace(" ", "_")):
+            expected = f"a name is made of letters, digits and . _ + -, and is none of {', '.join(WAITABLE_KINDS)}"
+            raise _with_line(tree, (*path, "name"), UserError(f"command {command.name!r}: {expected}"))
         if cells[number] in cells[:number]:
             raise _with_line(tree, (*path, "name"), UserError(f"two commands are named {command.name!r}: rename one"))
         try:

@@ -65,10 +65,9 @@ class HookedBatch:
         with ExitStack() as stack:
             if site.tower == "decoder":
                 stack.enter_context(self._media.reusing())
-            # hooks run in the order in which they were added
-            stack.enter_context(self._looking(site, layer))
             stack.enter_context(steer(self.model, spec, None, self.special_ids))
-            stack.enter_context(self._looking(site, layer))
+            for before in (True, False):
+                stack.enter_context(self._looking(site, layer, before))
             yield
 
     def steer(self, layer: int, delta: Delta, tokens: str) -> Tensor:
@@ -103,7 +102,7 @@ class HookedBatch:
             self._seen = None
 
     @contextmanager
-    def _looking(self, site: Site, layer: int) -> Iterator[None]:
+    def _looking(self, site: Site, layer: int, before: bool) -> Iterator[None]:
         seen, shape = self._seen, tuple(decoder_ids(self.inputs).shape)
         if seen is None:
             yield
@@ -114,7 +113,7 @@ class HookedBatch:
             if len(seen) < 2:
                 seen.append(per_position(value, shape, layer, site.name))
 
-        handle = register_hook(site, decoder_layers(self.model), layer, look)
+        handle = register_hook(site, decoder_layers(self.model), layer, look, prepend=before)
         try:
             yield
         finally:

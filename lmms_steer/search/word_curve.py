@@ -19,11 +19,14 @@ from lmms_steer._util.io import write_atomically
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.models.batches import StackRunner
-from lmms_steer.models.visuals import Visual
+from lmms_steer.models.visuals import Visual, image_ids
 from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.questions import load_questions
 from lmms_steer.search.replay import try_replay
 from lmms_steer.search.replay_setup import ReplayOptions
+from lmms_steer.search.selection import standard_errors
+from lmms_steer.statistics import Ints
+from lmms_steer.statistics.clustered import cluster_ids
 from lmms_steer.tiny_world.scenes import CELLS, COLOURS, SHAPES, STYLES, Thing, random_seed, render
 from lmms_steer.vectors.controls import random_like
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -42,9 +45,11 @@ class Points:
 
     Attributes:
         each: of every alpha and question, float [alphas, questions].
+        image_of: the image of each question, numbered from 0; None where no two questions share one.
     """
 
     each: npt.NDArray[np.float32]
+    image_of: Ints | None = None
 
     @property
     def mean(self) -> list[float]:
@@ -53,8 +58,9 @@ class Points:
 
     @property
     def margin(self) -> list[float]:
-        """Half the width of the mean's 95% interval at each alpha."""
-        return [float(_Z95 * row.std(ddof=1) / len(row) ** 0.5) for row in self.each.astype(np.float64)]
+        """Half the width of the mean's 95% interval at each alpha, by image where questions share one."""
+        errors: list[float] = (_Z95 * standard_errors(self.each.astype(np.float64), self.image_of)).tolist()
+        return errors
 
 
 @dataclass(frozen=True)
@@ -208,10 +214,12 @@ def measure_curves(
                         found = source.reduce_all(layer, deltas, [tokens] * len(alphas), lambda x: _p(x, columns))
                         parts.setdefault((name, layer), []).append(found.float().cpu())
                     bar.update()
+    distinct, images = np.unique(image_ids([visual for _, visual in questions]), return_inverse=True)
+    image_of = cluster_ids(images) if len(distinct) > 1 else None
     curves: tuple[Curves, ...] = tuple({name: {} for name in vectors} for _ in columns)
     for (name, layer), found_parts in parts.items():
         for of_word, each in zip(curves, torch.cat(found_parts, 1).unbind(-1), strict=True):
-            of_word[name][layer] = Points(each.numpy())
+            of_word[name][layer] = Points(each.numpy(), image_of)
     return curves, why_not_replayed
 
 

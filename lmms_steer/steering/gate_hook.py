@@ -15,7 +15,7 @@ from lmms_steer.steering.calls import CallTracker, ForwardCall
 from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.placeholders import Placeholders
-from lmms_steer.steering.site_tensor import per_position, register_hook
+from lmms_steer.steering.site_tensor import per_position, register_steering
 from lmms_steer.steering.sites import find_module
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -49,7 +49,7 @@ class GateHook:
     def register(self, layers: nn.ModuleList) -> RemovableHandle:
         """Register the hook in the model. The intervention's own hook must be registered after it."""
         self._shares = shares_keys(layers[self.layer])
-        return register_hook(self.site, layers, self.layer, self._look)
+        return register_steering(self.site, layers, self.layer, self._look)
 
     def allowed(self, call: ForwardCall, mask: Tensor) -> Tensor:
         """The steered positions where the gate allows it.

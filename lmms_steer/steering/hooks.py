@@ -247,8 +247,7 @@ def attach(
     for module in watched:
         watch_generate(module, is_steered)
     handles = [hook.register(layers) for hook in hooks]
-    # each is put before the others
-    handles += [hook.register(tower) for hook in reversed(in_tower) if tower is not None]
+    handles += [hook.register(tower) for hook in in_tower if tower is not None]
     # a wrapper of PEFT calls the forward of the model inside, past the hooks of that
     for module in {id(m): m for m in (model, *watched)}.values():
         handles.append(module.register_forward_pre_hook(tracker.before, with_kwargs=True))

@@ -16,7 +16,7 @@ from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector, apply_operation
 from lmms_steer.steering.placeholders import Placeholders
 from lmms_steer.steering.row_vectors import is_row_vector, of_rows, runs_unsteered
-from lmms_steer.steering.site_tensor import per_position, register_hook
+from lmms_steer.steering.site_tensor import per_position, register_steering
 from lmms_steer.steering.sites import find_module, sites
 
 
@@ -70,7 +70,7 @@ class SiteHook:
             found = type(find_module(self.site, layers, self.layer)).__name__
             named = f"site={self.site.name}: the module that it finds in layer {self.layer}, a {found},"
             self.tracker.must_run.append((self, self.layer, named))
-        return register_hook(self.site, layers, self.layer, self._act)
+        return register_steering(self.site, layers, self.layer, self._act)
 
     def _act(self, value: Any) -> Tensor | None:
         with self.tracker.watch_failures():

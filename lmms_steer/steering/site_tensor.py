@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lmms_steer.errors import SteeringError
 from lmms_steer.steering.sites import Site, find_module
+
+_STEERING: "WeakValueDictionary[int, RemovableHandle]" = WeakValueDictionary()
+"""The hooks of `register_steering` that are there, by the number that torch gives each hook of a process."""
 
 
 def register_hook(
@@ -46,6 +50,27 @@ def register_hook(
     if site.changes == "output":
         return module.register_forward_hook(on_output, prepend=prepend)
     return module.register_forward_pre_hook(on_input, with_kwargs=True, prepend=prepend)
+
+
+def register_steering(
+    site: Site, layers: nn.ModuleList, layer: int, act: Callable[[Any], Tensor | None]
+) -> RemovableHandle:
+    """Register a hook as `register_hook` does, before all others but those that were registered by this function.
+
+    transformers records hidden states by hooks that stay in a model once they were asked for. They must see what the
+    later layers see: `output_hidden_states` returns it, and LLaVA feeds a recorded state of its tower to its decoder.
+
+    Raises:
+        UserError: as `register_hook`.
+    """
+    module = find_module(site, layers, layer)
+    hooks: Any = module._forward_hooks if site.changes == "output" else module._forward_pre_hooks
+    earlier = [key for key in hooks if key in _STEERING]
+    handle = register_hook(site, layers, layer, act, prepend=True)
+    _STEERING[handle.id] = handle
+    for key in reversed(earlier):
+        hooks.move_to_end(key, last=False)
+    return handle
 
 
 def per_position(value: Any, shape: tuple[int, ...], layer: int, site: str) -> Tensor:

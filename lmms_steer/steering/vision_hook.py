@@ -12,7 +12,7 @@ from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector, apply_operation
 from lmms_steer.steering.row_vectors import runs_unsteered
-from lmms_steer.steering.site_tensor import register_hook
+from lmms_steer.steering.site_tensor import register_steering
 from lmms_steer.steering.sites import find_module, sites
 
 
@@ -42,11 +42,8 @@ class VisionHook:
         find_module(self.site, layers, self.layer)
 
     def register(self, layers: nn.ModuleList) -> RemovableHandle:
-        """Register the hook in the tower, before the hooks that are there.
-
-        transformers records hidden states by hooks of its own, and LLaVA feeds a recorded one to its decoder.
-        """
-        return register_hook(self.site, layers, self.layer, self._act, prepend=True)
+        """Register the hook in the tower."""
+        return register_steering(self.site, layers, self.layer, self._act)
 
     def _act(self, value: Any) -> Tensor | None:
         if runs_unsteered():

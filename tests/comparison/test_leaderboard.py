@@ -128,7 +128,7 @@ def test_score_of_lmms_eval_s_own_tasks_is_found_and_metric_can_be_chosen(tmp_pa
 def test_all_samples_of_a_run_are_scored_by_one_metric(tmp_path: Path) -> None:
     write_run(tmp_path / "baseline", {"a": BASE})
     write_run(tmp_path / "s", {"a": STEERED}, sample=lambda i: {"score": None} if i == 70 else {})
-    with pytest.raises(UserError, match="s on a: no score on 1 of 100 questions"):
+    with pytest.raises(UserError, match="s on a: another score: acc, the baseline.s is score"):
         leaderboard(tmp_path)
 
 
@@ -240,3 +240,12 @@ def test_a_gain_of_0_is_none_of_format(tmp_path: Path) -> None:
         )
     assert leaderboard(tmp_path)["a", "s"].gain == 0
     assert not any("may be one of format" in str(line) for line in run_comparison([str(tmp_path)]))
+
+
+def test_a_random_vector_that_was_asked_with_another_prompt_stays_a_control(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"t": BASE, "t_prompted": BASE}, sample={"input": "a prompt"})
+    spec = "vector=v,layer=1,alpha=1,tokens=both,control=random:0"
+    write_run(tmp_path / "random", {"t_prompted": STEERED}, spec=spec, sample={"input": "another prompt"})
+    rows = leaderboard(tmp_path)
+    assert rows["t", "random"].role == "control" and not rows["t", "random"].refused
+    assert rows["t", "prompted"].role == "prompted"

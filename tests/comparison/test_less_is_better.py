@@ -8,7 +8,8 @@ from rich.console import Console
 
 from lmms_steer.comparison.board import Leaderboard, compare
 from lmms_steer.comparison.figures import gains_figure
-from lmms_steer.comparison.tables import TerminalTable
+from lmms_steer.comparison.row_texts import format_gain
+from lmms_steer.comparison.tables import TerminalTable, caption
 from tests.helpers.browser import BROWSER, browser
 from tests.helpers.runs import write_run
 
@@ -64,3 +65,15 @@ def test_a_perplexity_is_logged_as_log_likelihoods_of_which_more_is_better(tmp_p
     (row,) = [row for row in compare(str(tmp_path)).rows if row.system == "ruined"]
     assert row.gain == pytest.approx(-4.5) and (row.fixed, row.broken) == (0, 20)
     assert {samples.metric for samples in row.samples} == {"log_likelihood"}
+    assert caption([row]).startswith("Scores as the tasks count them, and gains over the baseline")
+    assert format_gain(row).startswith("-4.500 [-4.9")
+
+
+def test_scores_of_a_run_that_is_not_compared_do_not_change_the_unit_of_the_others(tmp_path: Path) -> None:
+    shares = [1.0] * 60 + [0.0] * 40
+    write_run(tmp_path / "baseline", {"a": shares})
+    write_run(tmp_path / "steered", {"a": shares}, spec="vector=v")
+    write_run(tmp_path / "fewer", {"a": [5.0] * 50}, spec="vector=v,layer=1")
+    rows = {row.system: row for row in compare(str(tmp_path)).rows}
+    assert rows["fewer"].refused and {row.scale for row in rows.values()} == {100.0}
+    assert caption([*rows.values()]).startswith("Scores in percent, gains in points over the baseline")

@@ -64,3 +64,36 @@ def test_captions_are_compared_with_their_length_and_recall_beside_chair(tmp_pat
     # recall 1/2, 1, 0, 1; one word and 3, 1, 0, 2 more
     assert (first["recall"], first["words"]) == ("62.5%", "2.5")
     assert (second["recall"], second["words"]) == ("0.0%", "1.0"), "a caption that says nothing is clean by CHAIR"
+
+
+def test_samples_of_different_scores_each_have_their_own(tmp_path: Path) -> None:
+    def sample(better: float) -> Any:
+        def of(number: int) -> dict[str, Any]:
+            # MME logs one of the two for each question
+            name = "mme_perception_score" if number % 3 else "mme_cognition_score"
+            logged = {"question_id": f"{number}", "category": "x", "score": float(number % 2 == 0 or number < better)}
+            return {"score": None, "acc": None, name: logged}
+
+        return of
+
+    metrics = [{"metric": "mme_perception_score"}, {"metric": "mme_cognition_score"}]
+    better = {"mme_perception_score": True, "mme_cognition_score": True}
+    results = {"configs": {"mme": {"metric_list": metrics}}, "higher_is_better": {"mme": better}}
+    for name, spec in (("baseline", ""), ("steered", "vector=v")):
+        write_run(tmp_path / name, {"mme": [0.0] * 40}, sample=sample(10 * bool(spec)), spec=spec, results=results)
+    row = leaderboard(tmp_path)["mme", "steered"]
+    assert not row.refused and (row.fixed, row.broken) == (5, 0) and row.score == pytest.approx(25 / 40)
+
+
+def test_the_first_score_that_every_sample_has_counts(tmp_path: Path) -> None:
+    def sample(number: int) -> dict[str, Any]:
+        # MMStar logs its average for every question, and each of six categories for some
+        return {"score": None, "acc": None, "average": number % 2, **({"coarse": 1.0} if number < 9 else {})}
+
+    metrics = [{"metric": "coarse"}, {"metric": "average"}]
+    results = {"configs": {"mmstar": {"metric_list": metrics}}, "higher_is_better": {"mmstar": {"average": True}}}
+    for name in ("baseline", "steered"):
+        spec = "v" * (name != "baseline")
+        write_run(tmp_path / name, {"mmstar": [0.0] * 40}, sample=sample, spec=spec, results=results)
+    row = leaderboard(tmp_path)["mmstar", "steered"]
+    assert row.score == 0.5 and {one.metric for one in row.samples} == {"average"}

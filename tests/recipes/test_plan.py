@@ -1,6 +1,7 @@
 """Planning a recipe: its cells, their names, and what a dry run says."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -112,6 +113,29 @@ def test_a_command_of_one_s_own_has_the_folder_and_the_arguments_of_the_model(re
     _, loaded = load_recipe(name, (), ["models.tiny.args.dtype=bfloat16"])
     (line,) = [str(cell) for cell in Planner(loaded, Path("out")).cells() if cell.kind == "command"]
     assert line == "lmms-steer curve --model_args pretrained=tiny-paligemma2,dtype=bfloat16 --output out/curve"
+
+
+def test_the_smaller_of_two_limits_counts(recipe: Callable[..., str]) -> None:
+    for own, whole, expected in (("200", "4", "4"), ("4", "200", "4"), ("null", "7", "7"), ("7", "null", "7")):
+        _, loaded = load_recipe(recipe(), (), [f"search.limit={own}", f"limit={whole}"])
+        (search,) = [cell for cell in Planner(loaded, Path("out")).cells() if cell.kind == "search"]
+        assert f"--limit {expected} " in str(search)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "search", ".hidden", "a/b"])
+def test_a_command_s_name_is_that_of_a_file_and_of_no_kind_of_cells(recipe: Callable[..., str], name: str) -> None:
+    path = recipe("about: a test", f"commands: [{{name: '{name}', run: 'lmms-steer curve', makes: x}}]")
+    with pytest.raises(UserError, match=rf"line 1: command '{re.escape(name)}': a name is made of letters"):
+        load_recipe(path)
+
+
+def test_a_folder_with_the_name_of_a_concept_is_no_input(
+    recipe: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("spatial").mkdir()
+    (extract,) = [one for one in Planner(load_recipe(recipe())[1], Path("out")).cells() if one.kind == "extract"]
+    assert not extract.reads
 
 
 def test_the_plan_of_the_paper_s_recipe_has_its_searches() -> None:

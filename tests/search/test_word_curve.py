@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from lmms_steer import UserError, steer
 from lmms_steer.cli import app
 from lmms_steer.harness.steered import SteeredPaliGemma, SteeredVlm
-from lmms_steer.search.word_curve import coloured_things
+from lmms_steer.search.word_curve import coloured_things, measure_curves
 from lmms_steer.search.word_curve_command import first_tokens, word_of
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.tiny_world.media_questions import rows, shown_by
@@ -31,6 +31,19 @@ def invoke(*words: str) -> str:
         return str(done.exception)
     assert done.exit_code == 0, done.output
     return done.output
+
+
+def test_questions_about_one_image_do_not_narrow_the_interval() -> None:
+    lm = SteeredPaliGemma(pretrained="tiny-paligemma2")
+    vector = store.load_vectors("tiny-gemma2/colour-red/mean_shift")
+    pictures = coloured_things(6, ["yellow", "orange"], "what colour is the {shape} ?")
+    word = first_tokens(lm, ("red",))["red"]
+    margins = []
+    for questions in (pictures, [one for one in pictures for _ in range(4)]):
+        (curves,), _ = measure_curves(lm, questions, [word], {"v": vector}, [1], [0.5], "image", 8)
+        margins.append(curves["v"][1].margin[0])
+    # the same six pictures, each asked about once and four times
+    assert margins[1] == pytest.approx(margins[0], rel=1e-3)
 
 
 def test_the_curve_is_what_the_model_with_hooks_gives(tmp_path: Path) -> None:

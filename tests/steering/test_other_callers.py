@@ -46,6 +46,29 @@ def resolved_for(model: Any) -> ResolvedSpec:
     return resolve(SteeringSpec.parse(line("text", "all")), model_facts(model), {"v": V})
 
 
+def test_hidden_states_are_the_steered_ones_and_blocks_act_from_the_outermost_on() -> None:
+    model = llama()
+
+    def states() -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            found: tuple[Tensor, ...] = model(**BATCH, output_hidden_states=True).hidden_states
+        return found
+
+    # transformers' own hooks record from now on, before any that is added later
+    plain = states()
+    given: dict[str, Any] = {"layer": LAYER, "tokens": "both"}
+    unit = torch.from_numpy(V[LAYER]).float() / float(torch.from_numpy(V[LAYER]).norm())
+    with steer(model, V, alpha=ALPHA, **given), steer(model, V, alpha=1.0, operation="ablate", **given):
+        both = states()[LAYER + 1]
+    with steer(model, V, alpha=1.0, operation="ablate", **given), steer(model, V, alpha=ALPHA, **given):
+        other = states()[LAYER + 1]
+    seen = BATCH["attention_mask"].bool()
+    assert (both @ unit)[seen].abs().max() < 1e-4, "added, then ablated"
+    expected = plain[LAYER + 1] - (plain[LAYER + 1] @ unit)[..., None] * unit + ALPHA * torch.from_numpy(V[LAYER])
+    torch.testing.assert_close(other[seen], expected[seen].float(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(states(), plain)
+
+
 def last_logits(model: Any, **more: Any) -> Tensor:
     with torch.no_grad():
         found: Tensor = model(**BATCH, **more).logits[:, -1]
