@@ -81,6 +81,8 @@ class _Record:
         self.replaced = tuple(_norms_of(vector) for vector in vectors)
         self.rest = [
             _place(record.get("spec") or ""),
+            # with another prompt it is `X_prompted`
+            tuple(run.task for run in row.samples),
             *(record.get(key) for key in ("answer_bias", "image", "contrast")),
         ]
 

@@ -220,10 +220,13 @@ def _group_rows(
 ) -> list[LeaderboardRow]:
     """Average over tasks, each counting the same, for the systems that can be compared on all of them.
 
-    There are no rows if more is better on some tasks and less on others: such a mean says nothing.
+    There are no rows if more is better on some tasks and less on others, or if they are scored in different units: such
+    a mean says nothing.
     """
-    directions = {run.direction for task in tasks for run in paired[task].values()}
-    if len(directions) > 1:
+    runs = [run for task in tasks for run in paired[task].values()]
+    directions = {run.direction for run in runs}
+    shares = [_are_shares(paired[task].values()) for task in tasks]
+    if len(directions) > 1 or len(set(shares)) > 1 or (not all(shares) and len({run.metric for run in runs}) > 1):
         return []
     of_tasks = [row for row in task_rows if row.scope == "task" and row.task in tasks]
     complete = [system for system in systems.values() if all(system.name in paired[task] for task in tasks)]
@@ -317,9 +320,21 @@ def _with_effect(
 
 
 def _scaled(rows: list[LeaderboardRow]) -> list[LeaderboardRow]:
-    compared = [row for row in rows if not row.refused]
-    not_shares = {row.task for row in compared for run in row.samples if run.scores.min() < 0 or run.scores.max() > 1}
-    return [replace(row, scale=1.0 if row.task in not_shares else 100.0) for row in rows]
+    """Fill in the scales. A row that is not compared has its own, and does not change that of the others."""
+    compared: dict[str, list[Samples]] = {}
+    for row in rows:
+        if not row.refused:
+            compared.setdefault(row.task, []).extend(row.samples)
+    shares = {task: _are_shares(runs) for task, runs in compared.items()}
+    return [
+        replace(row, scale=100.0 if (_are_shares(row.samples) if row.refused else shares[row.task]) else 1.0)
+        for row in rows
+    ]
+
+
+def _are_shares(runs: Iterable[Samples]) -> bool:
+    """Whether all scores are from 0 to 1, so that their mean can be shown in percent."""
+    return not any(run.scores.min() < 0 or run.scores.max() > 1 for run in runs)
 
 
 def _holm_corrected(rows: list[LeaderboardRow]) -> list[LeaderboardRow]:

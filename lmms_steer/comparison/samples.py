@@ -163,7 +163,7 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
                 # both harnesses write a row for each of a task's filters, in their order; only lm-eval names the filter
                 if sample.get("filter") == first_filter:
                     scores = scores_of(sample, candidates)
-                    row = _row_of(sample, images_source, next(iter(found[0] if found else scores), ""), offset)
+                    row = _row_of(sample, images_source, metric or "", offset)
                     seen[row.key] += 1
                     if first_filter is not None or not 1 < seen[row.key] <= filters:
                         rows.append(row)
@@ -172,7 +172,8 @@ def read_samples(results: RunResults, task: str, metric: str | None = None) -> S
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{str(path)!r} is cut off after {len(rows)} samples: {first_line(error)}") from error
     _check_count(results, task, path, len(rows))
-    used_metric, values = _common_scores(candidates, found)
+    better = results.content.get("higher_is_better", {}).get(task) or {}
+    used_metric, values = _common_scores(candidates, found, better)
     rows = sorted(row._replace(score=value) for row, value in zip(rows, values, strict=True))
 
     def integers(field: str) -> Ints:
@@ -241,29 +242,34 @@ def score_names(task: str, results: dict[str, Any], sample: dict[str, Any], metr
 
 
 def scores_of(sample: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """Name ▸ number, for each of the names under which the sample has one."""
+    """Name ▸ number, for each of the names that the sample has; NaN where there is no number under it."""
     found: dict[str, float] = {}
     for name in names:
-        value = sample.get(name)
-        try:
-            # lmms-eval's own tasks log what they aggregate later: {"question_id": …, "score": 1.0}
-            number = logged_score(name, value) if isinstance(value, dict) else float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            continue
-        if not (isinstance(value, dict) and math.isnan(number)):
-            found[name] = number
+        if name in sample:
+            value = sample[name]
+            try:
+                # lmms-eval's own tasks log what they aggregate later: {"question_id": …, "score": 1.0}
+                found[name] = logged_score(name, value) if isinstance(value, dict) else float(value)
+            except (TypeError, ValueError):
+                found[name] = math.nan
     return found
 
 
-def _common_scores(names: Sequence[str], found: Sequence[dict[str, float]]) -> tuple[str, list[float]]:
-    """The first score that all samples have. Where there is none, each sample's own first one, as MME logs a question's
-    perception or cognition score; NaN for samples without any.
+def _common_scores(
+    names: Sequence[str], found: Sequence[dict[str, float]], directions: Mapping[str, bool]
+) -> tuple[str, list[float]]:
+    """The first score that all samples have, though some without a number. Where there is none, each sample's own first
+    one, as MME logs a question's perception or cognition score; NaN for all if more is better by some of them only.
     """
-    common = next((name for name in names if all(name in scores for scores in found)), None)
+    numbers = {name for scores in found for name, number in scores.items() if not math.isnan(number)}
+    common = next((name for name in names if name in numbers and all(name in scores for scores in found)), None)
     if common is not None:
         return common, [scores[common] for scores in found]
-    own = [next(iter(scores.items()), ("", math.nan)) for scores in found]
-    return " or ".join(dict.fromkeys(name for name, _ in own if name)), [number for _, number in own]
+    own = [next(((n, scores[n]) for n in names if n in scores and n in numbers), ("", math.nan)) for scores in found]
+    used = dict.fromkeys(name for name, _ in own if name)
+    if len({directions.get(name) for name in used}) > 1:
+        return "", [math.nan] * len(found)
+    return " or ".join(used), [number for _, number in own]
 
 
 def score_direction(task: str, results: dict[str, Any], metric: str) -> int:

@@ -41,7 +41,7 @@ def media_inputs(processor: Any, visuals: Sequence[Sequence[Visual]]) -> MediaIn
         visuals: of each question.
 
     Raises:
-        UserError: for a video or a sound that the model does not take, or that cannot be decoded.
+        UserError: for an image, a video or a sound that the model does not take, or that cannot be decoded.
     """
     contents: list[list[dict[str, Any]]] = []
     metadata: list[list[VideoMetadata]] = []
@@ -50,6 +50,9 @@ def media_inputs(processor: Any, visuals: Sequence[Sequence[Visual]]) -> MediaIn
         metadata.append([])
         for visual in own:
             if isinstance(visual, Image.Image):
+                # the chat template of a model that only hears leaves an image out without a word
+                if getattr(processor, "image_processor", None) is None and audio_rate(processor) is not None:
+                    raise UserError(f"a {type(processor).__name__} takes no images")
                 contents[-1].append({"type": "image", "image": visual})
             elif isinstance(visual, Audio):
                 contents[-1].append({"type": "audio", "audio": _samples(processor, visual)})

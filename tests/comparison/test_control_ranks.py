@@ -68,6 +68,14 @@ def test_a_gain_is_ranked_among_random_vectors(runs: Path) -> None:
     assert table.drop("own").isna().all(axis=None)
 
 
+def test_random_vectors_with_another_prompt_do_not_count(runs: Path) -> None:
+    write_run(runs / "baseline", {"a": BASE, "a_prompted": BASE})
+    for seed in range(4):
+        write_random(runs / f"prompted-{seed}", seed, 25, tasks=["a_prompted"])
+    (rank,) = ranks(runs)
+    assert rank.gains == pytest.approx((0.08, 0.05, 0.03, 0.0))
+
+
 def test_ranks_are_drawn_with_a_marker_for_each_random_vector(runs: Path) -> None:
     write_random(runs / "equal", 20, 3)
     figure = compare(runs).plot("ranks")

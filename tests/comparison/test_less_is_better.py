@@ -75,5 +75,14 @@ def test_scores_of_a_run_that_is_not_compared_do_not_change_the_unit_of_the_othe
     write_run(tmp_path / "steered", {"a": shares}, spec="vector=v")
     write_run(tmp_path / "fewer", {"a": [5.0] * 50}, spec="vector=v,layer=1")
     rows = {row.system: row for row in compare(str(tmp_path)).rows}
-    assert rows["fewer"].refused and {row.scale for row in rows.values()} == {100.0}
-    assert caption([*rows.values()]).startswith("Scores in percent, gains in points over the baseline")
+    assert rows["fewer"].refused and {name: row.scale for name, row in rows.items()} == {
+        **{"baseline": 100.0, "steered": 100.0},
+        "fewer": 1.0,
+    }
+
+
+def test_tasks_in_different_units_have_no_mean(tmp_path: Path) -> None:
+    results = {"group_subtasks": {"both": ["a", "b"]}}
+    for name, spec in (("baseline", ""), ("steered", "vector=v")):
+        write_run(tmp_path / name, {"a": [1.0] * 20, "b": [7.0] * 20}, spec=spec, results=results)
+    assert {row.task for row in compare(str(tmp_path)).rows} == {"a", "b"}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from lmms_eval.tasks.coco_cap_chair import utils as chair
 
+from lmms_steer import UserError
 from lmms_steer.comparison.logged_scores import logged_score
 from lmms_steer.comparison.tables import text_table
 from tests.helpers.runs import leaderboard, write_run
@@ -97,3 +98,15 @@ def test_the_first_score_that_every_sample_has_counts(tmp_path: Path) -> None:
         write_run(tmp_path / name, {"mmstar": [0.0] * 40}, sample=sample, spec=spec, results=results)
     row = leaderboard(tmp_path)["mmstar", "steered"]
     assert row.score == 0.5 and {one.metric for one in row.samples} == {"average"}
+
+
+def test_scores_of_which_more_is_better_and_worse_are_not_mixed(tmp_path: Path) -> None:
+    def sample(number: int) -> dict[str, Any]:
+        return {"score": None, "acc": None, "right" if number % 2 else "errors": 1.0}
+
+    metrics = [{"metric": "right"}, {"metric": "errors"}]
+    results = {"configs": {"a": {"metric_list": metrics}}, "higher_is_better": {"a": {"right": True, "errors": False}}}
+    for name, spec in (("baseline", ""), ("steered", "vector=v")):
+        write_run(tmp_path / name, {"a": [0.0] * 20}, sample=sample, spec=spec, results=results)
+    with pytest.raises(UserError, match="no score on 20 of 20 questions"):
+        leaderboard(tmp_path)

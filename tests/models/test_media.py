@@ -18,7 +18,7 @@ from lmms_steer import UserError
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.models.loading import auto_class_of, configure_videos
 from lmms_steer.models.media import MAX_FRAMES, Audio, Video
-from lmms_steer.models.media_inputs import video_frames
+from lmms_steer.models.media_inputs import media_inputs, video_frames
 from lmms_steer.models.prompts import prompt_format_for
 from lmms_steer.models.visuals import blank_visuals, image_ids, naming_decoders, prepare_visuals
 from tests.helpers.architectures import model
@@ -207,6 +207,13 @@ def test_of_an_omni_model_the_part_that_writes_text_is_loaded(tmp_path: Path) ->
     loaded = dict(auto_class_of(config).from_pretrained(tmp_path, config=config).named_parameters())
     expected = dict(omni.thinker.named_parameters())
     assert loaded.keys() == expected.keys() and all(torch.equal(loaded[name], expected[name]) for name in expected)
+
+
+def test_an_image_for_a_model_that_only_hears_is_refused(listener: str) -> None:
+    processor = tf.AutoProcessor.from_pretrained(listener)
+    # the template has no place for it, and would leave it out
+    with pytest.raises(UserError, match="a Qwen2AudioProcessor takes no images"):
+        media_inputs(processor, [[picture(0)]])
 
 
 @pytest.mark.slow
