@@ -64,6 +64,8 @@ class Case:
         """Why the entry cannot be compared with its baseline question by question; "" if it can."""
         if self.baseline is None:
             return self.problem
+        if self.samples.direction != self.baseline.samples.direction:
+            return "its results file says that less is better where the baseline's says more, or the reverse"
         differences = setting_differences(self.samples, self.baseline.samples)
         prompted = self.role == PROMPTED
         return pairing_problem(self.samples, self.baseline.samples, differences, (), text_may_differ=prompted)

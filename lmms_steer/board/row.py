@@ -173,7 +173,8 @@ def _with_controls(row: BoardRow, beside: Sequence[BoardRow], rules: Rules) -> B
         return replace(row, outcomes={**row.outcomes, CONTROLS: [NOT_NEEDED, ""]})
     best: dict[str, BoardRow] = {}
     for control in beside:
-        if control.gain is not None and control.vector in ("", row.vector):
+        adds_nothing = control.kind in VECTOR_CONTROLS and not _intervention(control.spec).get("alpha")
+        if control.gain is not None and control.vector in ("", row.vector) and not adds_nothing:
             other = best.get(control.kind)
             if other is None or other.gain is None or row.direction * (control.gain - other.gain) > 0:
                 best[control.kind] = control

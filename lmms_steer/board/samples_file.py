@@ -20,7 +20,7 @@ from lmms_steer.board.entry import RESULTS, SAMPLES, Entry
 from lmms_steer.comparison.results_shape import checked_results
 from lmms_steer.comparison.runs import Evaluation, RunResults
 from lmms_steer.comparison.samples import READINGS, Samples
-from lmms_steer.errors import UserError, first_line, reason
+from lmms_steer.errors import UserError, first_line, reason, shorten
 from lmms_steer.statistics import Floats, Ints
 
 MAX_ROWS = 200_000
@@ -140,6 +140,8 @@ def read_stored(folder: Path, entry: Entry, sha256: str) -> tuple[StoredSamples,
     if task not in {*content["results"], *(content.get("configs") or ())}:
         raise UserError(f"{RESULTS} has no task {task!r}")
     evaluation = Evaluation(entry.harness, "", folder / RESULTS, {task: folder / SAMPLES})
+    if (model := RunResults(evaluation, content, "").model) != entry.model:
+        raise UserError(f"{RESULTS} is of the model {shorten(model)}, the entry says {shorten(entry.model)}")
     try:
         table = _read_table(folder / SAMPLES)
         return _parsed(table, RunResults(evaluation, content, ""), entry, folder / SAMPLES, sha256)

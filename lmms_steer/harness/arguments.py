@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from typing import Any
 
 from lmms_steer._util.io import write_atomically
 from lmms_steer.errors import UserError, shorten, unknown_name
@@ -115,6 +116,24 @@ def _quoted(key: str, value: str) -> str:
     if not quote or "\\" in value:
         raise UserError(f"{key}={shorten(value)}: no quotes can hold this value, with its quotes or backslash")
     return f"{quote}{value}{quote}"
+
+
+def merge_args(given: Mapping[str, Any], additional: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `--model_args` with those that the harness gives by options of its own.
+
+    Raises:
+        UserError: for an argument that an option gives another value.
+    """
+    args = dict(given)
+    for name, value in additional.items():
+        if value is None:
+            continue
+        # --batch_size is 1 unless it is given
+        default = name == "batch_size" and str(value) == "1"
+        if name in args and not default and str(args[name]) != str(value):
+            raise UserError(f"{name}={args[name]} in --model_args, but --{name} {value}: give one of them")
+        args.setdefault(name, value)
+    return args
 
 
 def check_repeated(parts: Iterable[str], option: str) -> None:

@@ -29,13 +29,13 @@ from transformers import AutoConfig
 
 from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError, first_line, unknown_name
-from lmms_steer.harness.arguments import check_repeated
+from lmms_steer.harness.arguments import check_repeated, merge_args
 from lmms_steer.harness.names import LM_EVAL_MODELS
 from lmms_steer.harness.patches import output_suffix, wrap_once
 from lmms_steer.harness.steering_mixin import FROM_HARNESS, SteeringMixin
 from lmms_steer.models import MODEL_ARGS
 from lmms_steer.models.generation import SETTINGS, SWITCHES, TRANSFORMERS
-from lmms_steer.models.loading import load_or_refuse
+from lmms_steer.models.loading import checkpoint_name, load_or_refuse
 from lmms_steer.steering.calls import continuation
 from lmms_steer.steering.support import check_config, has_encoder
 from lmms_steer.vectors.backbones import checkpoint
@@ -112,7 +112,7 @@ class _SteeredLmEval(SteeringMixin):
         # input ids of a request ▸ how many of the last of them are the answer's
         self._answer_lengths: dict[tuple[int, ...], int] = {}
         self.take_spec(model_args)
-        self.pretrained = str(pretrained)
+        self.pretrained = checkpoint_name(pretrained)
         # those that may change answers, unlike the batch size and the device
         self._other_args = {name: value for name, value in model_args.items() if name not in FROM_HARNESS}
         source = checkpoint(self.pretrained)
@@ -156,6 +156,16 @@ class _SteeredLmEval(SteeringMixin):
         parent: Any = super()
         model: Self = parent.create_from_arg_string(arg_string, additional_config)
         return model
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: Mapping[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
+        """Create the model from the arguments of lm-eval's command line, which has no `create_from_arg_string`.
+
+        Raises:
+            UserError: also for an argument that an option of the command line gives another value.
+        """
+        check_repeated([f"{name}={value}" for name, value in arg_dict.items()], "--model_args")
+        return cls(**merge_args({name.strip(): value for name, value in arg_dict.items()}, additional_config or {}))
 
     def set_cache_hook(self, cache_hook: Any) -> None:
         """Refuse a cache of answers of other weights, another spec or other arguments.

@@ -17,7 +17,7 @@ from lmms_eval.utils import handle_arg_string
 from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.harness import patches
-from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_model, is_quoted, split_args, unquote
+from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_model, is_quoted, merge_args, split_args, unquote
 from lmms_steer.harness.command_line import end_command_line, is_command_line
 from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.run_checks import chat_template_error
@@ -53,7 +53,7 @@ class LmmsEvalSteering(SteeringMixin):
         if is_command_line():
             print_notes()
         try:
-            lm = cls(**_merge_args(arg_string, additional_config or {}))
+            lm = cls(**merge_args(read_model_args(arg_string), additional_config or {}))
         except UserError as error:
             end_command_line(error)
             raise
@@ -108,7 +108,7 @@ def create_model(model: str, model_args: str, **more: Any) -> Any:
     """
     check_model(model)
     module, name = MODELS[model].rsplit(".", 1)
-    return getattr(import_module(module), name)(**_merge_args(model_args, more))
+    return getattr(import_module(module), name)(**merge_args(read_model_args(model_args), more))
 
 
 def read_model_args(arg_string: str) -> dict[str, Any]:
@@ -119,19 +119,6 @@ def read_model_args(arg_string: str) -> dict[str, Any]:
     """
     given = split_args(arg_string, "--model_args")
     return {name: unquote(text) if is_quoted(text) else handle_arg_string(text) for name, text in given.items()}
-
-
-def _merge_args(arg_string: str, additional: Mapping[str, Any]) -> dict[str, Any]:
-    args = read_model_args(arg_string)
-    for name, value in additional.items():
-        if value is None:
-            continue
-        # --batch_size is 1 unless it is given
-        default = name == "batch_size" and str(value) == "1"
-        if name in args and not default and str(args[name]) != str(value):
-            raise UserError(f"{name}={args[name]} in --model_args, but --{name} {value}: give one of them")
-        args.setdefault(name, value)
-    return args
 
 
 class SteeredVlm(LmmsEvalSteering, HfVlm):

@@ -23,7 +23,7 @@ from lmms_steer.models.own_prompts import OwnPrompts, cache_key, own_prompts, se
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.steering.alpha_search import START, nearest, next_alpha, why_not_met
-from lmms_steer.steering.anatomy import model_facts, unwrap
+from lmms_steer.steering.anatomy import model_facts, unwrap, without_parallel
 from lmms_steer.steering.budget import budget_provenance, check_budget, read_budget
 from lmms_steer.steering.damage import divergence_from
 from lmms_steer.steering.given import read_given
@@ -81,6 +81,8 @@ def find_alpha(
     unknown = next((key for key in keys if key not in FIELDS), None)
     if unknown is not None:
         raise unknown_key(unknown, keys[unknown])
+    if "alpha" in keys:
+        raise UserError(f"alpha={keys['alpha']}: find_alpha finds the alpha: leave it out")
     fields = {**keys, "tokens": tokens, "layer": layer, "layers": layers, "alpha": 1.0}
     given, facts = read_given(vector, None, fields), model_facts(unwrap(model))
     assert isinstance(given.spec, SteeringSpec)
@@ -113,6 +115,7 @@ def with_budget_alpha(
     Raises:
         UserError: for a budget that no alpha meets, or a stored alpha of another model, vector or place.
     """
+    model = without_parallel(model)
     (intervention,) = resolved.spec.interventions
     if is_row_vector(intervention.vector):
         raise UserError(

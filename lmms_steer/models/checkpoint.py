@@ -20,6 +20,7 @@ from lmms_steer.models.loading import (
     auto_class_of,
     check_bool,
     check_positive,
+    checkpoint_name,
     configure_images,
     configure_videos,
     load_model,
@@ -130,7 +131,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         self.contrast = read_contrast({"contrast": contrast, **of_contrast})
         if pretrained is None and self.default_pretrained is None:
             raise UserError("no model: add pretrained=NAME to --model_args, a Hub id or a folder")
-        self.pretrained = str(pretrained or self.default_pretrained)
+        self.pretrained = checkpoint_name(pretrained or self.default_pretrained)
         self.divergence: DivergenceMeter | None = None
         if divergence is not None:
             self.divergence = DivergenceMeter(self, check_positive("divergence", divergence))

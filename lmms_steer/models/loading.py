@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -44,6 +45,20 @@ def usable_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device={name} cannot be used here: {first_line(error)}") from error
     return device
+
+
+def checkpoint_name(pretrained: object) -> str:
+    """The name or folder of a checkpoint, as `pretrained` gives it.
+
+    Raises:
+        UserError: for anything else, such as a loaded model.
+    """
+    if not isinstance(pretrained, str | PurePath):
+        raise UserError(
+            f"pretrained is a {type(pretrained).__name__}: give a checkpoint's name or folder; in Python,"
+            " lmms_steer.steer(model, …) steers a loaded model"
+        )
+    return str(pretrained)
 
 
 def load_or_refuse(name: str, load: Callable[..., Any], source: str, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.models.own_prompts import cache_key, own_prompts, sees_images
 from lmms_steer.models.prompts import PromptFormat
-from lmms_steer.steering.anatomy import model_facts, remember_norms, unwrap
+from lmms_steer.steering.anatomy import model_facts, remember_norms, unwrap, without_parallel
 from lmms_steer.steering.facts import Norms
 from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.recording import residual_norms
@@ -76,6 +76,7 @@ def with_residual_norms(
     """
     if not resolved.relative:
         return resolved
+    model = without_parallel(model)
     if not sees_images(processor):
         text_only, processor = True, getattr(processor, "tokenizer", processor)
     return replace(resolved, norms=_cached_norms(model, processor, name, prompt_format, text_only))

@@ -294,7 +294,7 @@ def content_digest(paths: Iterable[str]) -> str:
 def _data_digests(cell: Cell) -> dict[str, str]:
     """Hashes of the manifests of the local copies that a cell's tasks read, for cells that ask questions."""
     root = data_dir()
-    if root is None or cell.kind not in ("search", "evaluate"):
+    if root is None or not {"--tasks", "--task"} & set(cell.command):
         return {}
     there = tuple(path for name in official_rows() if (path := root / name / MANIFEST).is_file())
     options = dict(pairwise(cell.command))

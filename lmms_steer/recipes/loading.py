@@ -53,6 +53,7 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
     """
     path = find_recipe(name)
     tree = _read_recipe(path)
+    studies = _names_of(tree, "studies")
     for overlay in overlays:
         above = _read_recipe(find_recipe(overlay, "overlay"))
         if _count(tree) * _count(above) > MAX_OVERLAY_STEPS:
@@ -60,6 +61,7 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
         lay_over(tree, above)
     for assignment in assignments:
         set_key(tree, assignment)
+    _forget_studies(tree, studies - _names_of(tree, "studies"))
     try:
         recipe = Recipe.model_validate(tree.untyped())
     except ValidationError as error:
@@ -68,6 +70,29 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
         raise _validation_error(tree, error.errors()) from error
     check_recipe(recipe, tree)
     return path.stem, recipe
+
+
+def _names_of(tree: YamlNode, part: str) -> set[str]:
+    """The names in a part of a recipe."""
+    node = tree.value.get(part) if isinstance(tree.value, dict) else None
+    return set(node.value) if node is not None and isinstance(node.value, dict) else set()
+
+
+def _forget_studies(tree: YamlNode, removed: set[str]) -> None:
+    """Take studies that were removed out of the lists of systems, and systems that were for no other study."""
+    systems = tree.value.get("systems") if isinstance(tree.value, dict) else None
+    if not removed or systems is None or not isinstance(systems.value, list):
+        return
+    for system in list(systems.value):
+        own = system.value.get("studies") if isinstance(system.value, dict) else None
+        if own is None or own.value is None or isinstance(own.value, dict):
+            continue
+        names = own.value
+        if isinstance(names, str):
+            names = [YamlNode(text.strip(), own.where) for text in names.split(",")]
+        own.value = [name for name in names if name.value not in removed]
+        if names and not own.value:
+            systems.value.remove(system)
 
 
 def _count(tree: YamlNode) -> int:

@@ -22,7 +22,7 @@ from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.processes import end_processes, process_trees, wait_until_gone
 from lmms_steer.recipes.slurm_queue import SlurmQueue
-from lmms_steer.recipes.worker import WorkerSpec, run_worker
+from lmms_steer.recipes.worker import WorkerSpec, begun_file, run_worker
 
 CLUSTERS = ("local", "slurm", "ray")
 MINUTES_LOCAL = 365 * 24 * 60
@@ -30,7 +30,9 @@ MINUTES_LOCAL = 365 * 24 * 60
 MINUTES_SLURM = 24 * 60
 """Time limit of a SLURM job without `--slurm timeout_min=…`."""
 MAX_IDLE_DEATHS = 2
-"""How many workers may die while they run no cell before the run is given up."""
+"""How many workers may die early, while they run no cell, before the run is given up."""
+EARLY_SECONDS = 60.0
+"""A worker that has asked for cells for longer does not die as it starts."""
 GRACE_SECONDS = 5.0
 """How long workers have to end by themselves after the last cell."""
 
@@ -86,7 +88,7 @@ class WorkerPool:
                 if self._has_ended(job) and not ledger.over():
                     lines = list(ledger.worker_died(number, cells))
                     yield from lines
-                    self.idle_deaths += not lines
+                    self.idle_deaths += not lines and self._died_early(number)
                     if self.idle_deaths > MAX_IDLE_DEATHS:
                         ledger.give_up(f"the workers die as they start: {_last_line(job)}")
                     elif not ledger.over():
@@ -108,6 +110,13 @@ class WorkerPool:
                 with suppress(OSError):
                     job.cancel(check=False)
 
+    def _died_early(self, number: int) -> bool:
+        """Whether a worker ended soon after its start. Later, one that only waits has met its job's time limit."""
+        try:
+            return time.time() - begun_file(self.root, number).stat().st_mtime < EARLY_SECONDS
+        except OSError:
+            return True
+
     def _has_ended(self, job: Any) -> bool:
         if self.cluster != "slurm":
             return bool(job.done())
@@ -127,6 +136,7 @@ class WorkerPool:
 
     def _start(self, number: int) -> None:
         local = self.cluster == "local"
+        begun_file(self.root, number).unlink(missing_ok=True)
         environment = _environment(number, self.size) if local else {}
         spec = WorkerSpec(str(self.root), number, self.run, os.getpid() if local else None, environment)
         try:

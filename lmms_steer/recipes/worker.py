@@ -61,6 +61,7 @@ def run_worker(spec: WorkerSpec) -> int:
         if not _is_current(spec):
             return 0
         ledger.reopen(spec.number)
+        begun_file(root, spec.number).touch()
         while not ledger.over():
             cell = ledger.take(spec.number, cells)
             if cell is None:
@@ -73,6 +74,11 @@ def run_worker(spec: WorkerSpec) -> int:
                 kinds.add(cell.kind)
                 exempt_imports()
     return count
+
+
+def begun_file(root: Path, number: int) -> Path:
+    """The file that says since when the worker of a number has asked for cells."""
+    return root / ".run" / f"worker-{number}.begun"
 
 
 def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], int] = run_in_process) -> Mark:

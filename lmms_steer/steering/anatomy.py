@@ -55,6 +55,13 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def without_parallel(model: nn.Module) -> nn.Module:
+    """The model inside of torch's parallel wrappers, which have neither `config` nor `generate`. PEFT's are left."""
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    return model
+
+
 def text_config(model: nn.Module) -> Any:
     """The decoder's config: the language model's part in a multimodal model, the whole config in a text model."""
     return model.config.get_text_config(decoder=True)  # type: ignore[operator, union-attr]

@@ -21,6 +21,7 @@ from lmms_steer.steering.anatomy import (
     unwrap,
     vision_layers,
 )
+from lmms_steer.steering.budget import check_budget
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
 from lmms_steer.steering.fit import check_layers, no_vision_tower
@@ -37,7 +38,7 @@ from lmms_steer.steering.placeholders import (
 )
 from lmms_steer.steering.positions import require_special_ids
 from lmms_steer.steering.resolve import resolve
-from lmms_steer.steering.resolved import ResolvedSpec, with_operation
+from lmms_steer.steering.resolved import ResolvedSpec, own_code, with_operation
 from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype, gamma_at
 from lmms_steer.steering.site_hook import SiteHook
 from lmms_steer.steering.sites import sites
@@ -48,6 +49,8 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 logger = logging.getLogger(__name__)
 
+_OUTSIDE_OF_LAYERS = ("residual", "input")
+"""Sites that gradient checkpointing, which runs a layer again as a whole, leaves exact."""
 _PLURAL = {"image": "images", "video": "videos", "audio": "audio"}
 
 
@@ -131,10 +134,16 @@ def steer(
     if not isinstance(model, nn.Module) or not hasattr(unwrap(model), "config"):
         inside = ": pass its .model" if isinstance(getattr(model, "model", None), nn.Module) else ""
         raise UserError(f"steer takes a loaded model of transformers, and not a {type(model).__name__}{inside}")
+    facts = model_facts(unwrap(model))
     if isinstance(given.spec, ResolvedSpec):
+        # it may have been resolved for another model
+        done = given.spec.spec
+        check_budget(done.provenance, done.interventions, given.spec.vectors, facts.name, own_code(*done.interventions))
+        if given.spec.relative and facts.norms not in (None, given.spec.norms):
+            raise UserError("scale=relative: the spec was resolved for another model, with other norms: give its .spec")
         resolved = with_operation(given.spec, operation)
     else:
-        resolved = resolve(given.spec, model_facts(unwrap(model)), given.vectors, operation)
+        resolved = resolve(given.spec, facts, given.vectors, operation)
         for line in resolved.notes:
             logger.info(line)
         for line in resolved.warnings:
@@ -221,6 +230,7 @@ def attach(
     active = active_layers(resolved, media.kinds)
     if not active:
         return Attachment()
+    _refuse_recomputation(resolved.spec, inner)
     part = generating_part(inner)
     tracker = CallTracker(inner, on_failure, part)
     special = None if special_ids is None else frozenset(special_ids)
@@ -254,6 +264,18 @@ def attach(
         handles.append(module.register_forward_hook(tracker.after, always_call=True))
     removals = [*(handle.remove for handle in handles), run_eagerly(model), tracker.forget_calls]
     return Attachment(tracker, removals, [hook for hook in hooks if isinstance(hook, GateHook)])
+
+
+def _refuse_recomputation(spec: SteeringSpec, model: nn.Module) -> None:
+    """Refuse a site inside of a layer while the layers run twice: the second run is no call of the model's forward."""
+    if not (model.training and getattr(model, "is_gradient_checkpointing", False)):
+        return
+    for one in spec.interventions:
+        if one.site not in _OUTSIDE_OF_LAYERS:
+            raise UserError(
+                f"site={one.site}: with gradient checkpointing the layers run again for their gradients, unsteered:"
+                " call model.gradient_checkpointing_disable(), or steer at site=residual"
+            )
 
 
 def _check_in_tower(intervention: Intervention, model: nn.Module, tower: nn.ModuleList | None) -> None:

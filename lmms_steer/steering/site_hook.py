@@ -16,7 +16,7 @@ from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector, apply_operation
 from lmms_steer.steering.placeholders import Placeholders
 from lmms_steer.steering.row_vectors import is_row_vector, of_rows, runs_unsteered
-from lmms_steer.steering.site_tensor import per_position, register_steering
+from lmms_steer.steering.site_tensor import check_overflow, per_position, register_steering
 from lmms_steer.steering.sites import find_module, sites
 
 
@@ -105,11 +105,7 @@ class SiteHook:
         if vector.per_token:
             vector = vector.at_norms_of(hidden)
         steered = apply_operation(self.operation, hidden, vector, mask)
-        if hidden.dtype == torch.float16 and not bool(torch.isfinite(steered).all() | ~torch.isfinite(hidden).all()):
-            raise SteeringError(
-                f"alpha={self.alpha:g}: the steered residual of layer {self.layer} overflows float16: use a smaller"
-                " alpha, or dtype=bfloat16"
-            )
+        check_overflow(hidden, steered, self.alpha, f"layer {self.layer}")
         return steered.view(value.shape)
 
     def _vector_on(self, device: torch.device) -> ScaledVector:

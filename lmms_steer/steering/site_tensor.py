@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -92,3 +93,15 @@ def per_position(value: Any, shape: tuple[int, ...], layer: int, site: str) -> T
             return value
     actual = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     raise SteeringError(f"layer {layer} has {actual} at site={site} for {shape[0]} rows of {shape[1]} positions")
+
+
+def check_overflow(hidden: Tensor, steered: Tensor, alpha: float | None, layer: str) -> None:
+    """
+    Raises:
+        SteeringError: for float16 hidden states that were finite and no longer are.
+    """
+    if hidden.dtype == torch.float16 and not bool(torch.isfinite(steered).all() | ~torch.isfinite(hidden).all()):
+        raise SteeringError(
+            f"alpha={alpha:g}: the steered residual of {layer} overflows float16: use a smaller alpha, or"
+            " dtype=bfloat16"
+        )

@@ -101,7 +101,13 @@ class SteeringSpec:
         control = given.pop("control", None)
         if given:
             raise UserError(f"steering={steering} and {', '.join(given)}: give the file or the single keys, not both")
-        spec = steering if isinstance(steering, cls) else cls.from_yaml(steering)
+        # a resolved spec has the spec inside of it
+        steering = getattr(steering, "spec", steering)
+        if not isinstance(steering, cls | str | Path):
+            raise UserError(f"steering is a {type(steering).__name__}: expected a SteeringSpec, or a spec's file")
+        if isinstance(steering, str) and "=" in steering and not Path(steering).exists():
+            raise UserError(f"steering={shorten(steering)} is no file: give its keys as arguments, vector=… and so on")
+        spec = cls.from_yaml(steering) if isinstance(steering, str | Path) else steering
         return spec if control is None else spec._with_control(str(control), f"steering={steering},control={control}")
 
     @classmethod

@@ -12,7 +12,7 @@ from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.operations import Operation, ScaledVector, apply_operation
 from lmms_steer.steering.row_vectors import runs_unsteered
-from lmms_steer.steering.site_tensor import register_steering
+from lmms_steer.steering.site_tensor import check_overflow, register_steering
 from lmms_steer.steering.sites import find_module, sites
 
 
@@ -30,7 +30,7 @@ class VisionHook:
         self, intervention: Intervention, vector: ScaledVector, operation: Operation, tracker: CallTracker
     ) -> None:
         assert intervention.layer is not None
-        self.layer, self.site = intervention.layer, sites.get(intervention.site)
+        self.layer, self.site, self.alpha = intervention.layer, sites.get(intervention.site), intervention.alpha
         self.vector, self.operation, self.tracker = vector, operation, tracker
 
     def check(self, layers: nn.ModuleList) -> None:
@@ -61,7 +61,9 @@ class VisionHook:
             if vector.per_token:
                 vector = vector.at_norms_of(hidden)
             everywhere = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
-            return apply_operation(self.operation, hidden, vector, everywhere).view(value.shape)
+            steered = apply_operation(self.operation, hidden, vector, everywhere)
+            check_overflow(hidden, steered, self.alpha, f"vision layer {self.layer}")
+            return steered.view(value.shape)
 
     def _check_patches(self, value: Tensor) -> None:
         """Check that a direction for each patch finds its patches."""

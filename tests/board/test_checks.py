@@ -28,6 +28,7 @@ from tests.helpers.board_faults import (
     REFUSED,
     UNREADABLE,
     another_metric,
+    another_model,
     change_json,
     edit_an_answer,
     huge_scores,
@@ -100,6 +101,13 @@ def test_a_score_that_the_task_does_not_have_is_refused(tmp_path: Path) -> None:
     assert refusals(board)[PLACE].startswith(f"scores: {TASK} has no score 'accuracy': it has acc, acc_lenient")
 
 
+def test_an_entry_is_of_the_model_that_was_run(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    another_model(board / GROUP / "steered")
+    expected = "results.json is of the model tiny-paligemma2, the entry says tiny-paligemma2-10b"
+    assert refusals(board) == {f"tiny-paligemma2-10b/{TASK}/steered": expected}
+
+
 def test_a_second_unsteered_entry_takes_no_baseline_away(tmp_path: Path) -> None:
     board = make_board(tmp_path / "board")
     list(add_runs(board, [f"another={write_system(tmp_path / 'more', BASE, steered=False)}"], Addition()))
@@ -108,6 +116,16 @@ def test_a_second_unsteered_entry_takes_no_baseline_away(tmp_path: Path) -> None
     change_json(board / GROUP / "baseline" / "entry.json", lambda entry: entry.update(system="first"))
     (board / GROUP / "baseline").rename(board / GROUP / "first")
     assert refusals(board)[PLACE].startswith("pairing: several unsteered systems are beside it")
+
+
+def test_a_random_vector_with_alpha_0_is_no_control(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    rows = [
+        replace(row, spec=row.spec.replace("alpha=0.25", "alpha=0")) if row.role == "control" else row
+        for row in read_board(board).rows
+    ]
+    steered = next(row for row in judged(rows, read_rules(board)) if row.role == "steered")
+    assert steered.outcomes["controls"] == ["failed", "no random control beside it"]
 
 
 def test_a_row_without_finite_numbers_is_json_that_a_browser_reads(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from lmms_steer import SteeringVectors, UserError, concepts, steer
 from lmms_steer.comparison.provenance import harness_command
 from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.harness.lm_eval import SteeredHFLM, SteeredHFMultimodalLM, run
+from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store
 from lmms_steer.vectors.formats import export_vector
@@ -158,7 +159,8 @@ def test_our_command_line_runs_lm_eval_with_our_models(tmp_path: Path) -> None:
     record = json.loads(results.read_text())["config"]["steering"]
     folder = f"tiny-gemma2__spatial-mean_shift_L3_a0.5_text_{record['sha256'][:8]}"
     assert results.parent == samples.parent == tmp_path / "o" / folder
-    assert shlex.split(harness_command(read_results(newest_evaluation(tmp_path / "o")))) == words
+    again = shlex.split(harness_command(read_results(newest_evaluation(tmp_path / "o"))))
+    assert again == [*words[:-1], "--output_path", "runs", words[-1]]
     assert record["spec"] == "vector=tiny-gemma2/spatial/mean_shift,layer=3,alpha=0.5,tokens=text" and record["sha256"]
 
 
@@ -332,3 +334,16 @@ def test_models_that_are_given_as_objects_are_recorded_each_with_its_own_spec(tm
         lm = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, "layer": layer})
         results = simple_evaluate(model=lm, tasks=[dict(task)], task_manager=TaskManager(include_defaults=False))
         assert results["config"]["steering"]["spec"].endswith(f"layer={layer},alpha=0.5,tokens=both")
+
+
+def test_arguments_of_the_harness_may_be_among_the_model_s() -> None:
+    given = {" pretrained": "tiny-gemma2", "batch_size": 4, "device ": "cpu"}
+    lm: Any = SteeredHFLM.create_from_arg_obj(given, {"batch_size": 1, "max_batch_size": None, "device": None})
+    assert lm.batch_size == 4
+    with pytest.raises(UserError, match="batch_size=4 in --model_args, but --batch_size 2: give one of them"):
+        SteeredHFLM.create_from_arg_obj(given, {"batch_size": 2})
+    with pytest.raises(UserError, match="pretrained is given 2 times in --model_args"):
+        SteeredHFLM.create_from_arg_obj({"pretrained": "a", " pretrained": "b"})
+    for made in (SteeredHFLM, SteeredVlm):
+        with pytest.raises(UserError, match="pretrained is a Linear: give a checkpoint's name or folder"):
+            made(pretrained=torch.nn.Linear(2, 2))

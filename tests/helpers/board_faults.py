@@ -128,6 +128,21 @@ def another_metric(folder: Path) -> None:
         change_json(entry / "entry.json", lambda content: content.update(metric="accuracy"))
 
 
+def another_direction(folder: Path) -> None:
+    """Say that less is better."""
+    better = {_task(folder): {"acc": False}}
+    change_json(folder / "results.json", lambda results: results.update(higher_is_better=better))
+    sign(folder)
+
+
+def another_model(folder: Path) -> None:
+    """File the run under a larger model."""
+    change_json(folder / "entry.json", lambda entry: entry.update(model="tiny-paligemma2-10b"))
+    target = folder.parents[2] / "tiny-paligemma2-10b" / _task(folder) / folder.name
+    target.parent.mkdir(parents=True)
+    folder.rename(target)
+
+
 def huge_scores(folder: Path) -> None:
     """Scores whose sum is infinite, and no mean to compare with."""
     change_json(folder / "results.json", lambda results: results["results"].update({_task(folder): {}}))
@@ -153,6 +168,7 @@ REFUSED: dict[Callable[[Path], None], str] = {
     another_spec: "vectors: spec.yaml is not the spec of the run",
     another_task_version: "pairing: other prompts: version of the task 2.0, the baseline's 1.0",
     chosen_on_the_test: "choice: layer, alpha and tokens were chosen on questions that it is tested on",
+    another_direction: "pairing: its results file says that less is better where the baseline's says more",
     huge_scores: "scores: the sum of the scores is no finite number",
 }
 """Faults that a check finds."""

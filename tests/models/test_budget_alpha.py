@@ -14,6 +14,7 @@ import lmms_steer
 from lmms_steer import UserError, steer
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.models import budget_alpha, own_prompts
+from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from tests.helpers.models import vectors
 
@@ -105,3 +106,40 @@ def test_in_python_the_alpha_of_a_text_model_is_found_on_sentences(own_cache: Pa
         assert resolved.spec.interventions[0].alpha == found.spec.interventions[0].alpha
     with pytest.raises(UserError, match="unknown steering key 'sight': did you mean 'site'"):
         lmms_steer.find_alpha(model, tokenizer, own, 0.1, layer=2, tokens="both", sight="mlp")
+    with pytest.raises(UserError, match="alpha=2: find_alpha finds the alpha: leave it out"):
+        lmms_steer.find_alpha(model, tokenizer, own, 0.1, layer=2, tokens="both", alpha=2)
+    wrapped = torch.nn.DataParallel(model)
+    assert lmms_steer.find_alpha(wrapped, tokenizer, own, 0.1, layer=2, tokens="both").spec == found.spec
+
+
+def test_an_alpha_or_norms_of_one_model_are_refused_by_another(own_cache: Path, tmp_path: Path) -> None:
+    folder = str(weights_dir("tiny-gemma2"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model, other = (AutoModelForCausalLM.from_pretrained(folder).eval() for _ in range(2))
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.3)
+    other.save_pretrained(tmp_path / "other")
+    other = AutoModelForCausalLM.from_pretrained(tmp_path / "other").eval()
+    own = vectors(5, 96)
+    found = lmms_steer.find_alpha(model, tokenizer, own, 0.1, layer=2, tokens="both")
+    with pytest.raises(UserError, match="the budget kl:0.1 on .*, and this is"), steer(other, found):
+        pass
+    # where a model takes a spec, it takes a resolved one
+    assert SteeringSpec.from_args({"steering": found}) == found.spec
+    for one in (model, other):
+        lmms_steer.measure_norms(one, tokenizer)
+    with steer(model, own, layer=2, alpha=0.2, tokens="both", scale="relative") as relative:
+        pass
+    with steer(model, relative):
+        pass
+    refused = "scale=relative: the spec was resolved for another model"
+    with pytest.raises(UserError, match=refused), steer(other, relative):
+        pass
+
+
+def test_what_is_no_spec_is_said_to_be_none() -> None:
+    with pytest.raises(UserError, match="steering is a SteeringVectors: expected a SteeringSpec, or a spec's file"):
+        SteeringSpec.from_args({"steering": vectors()})
+    with pytest.raises(UserError, match="steering=vector=spatial,layer=2 is no file: give its keys as arguments"):
+        SteeringSpec.from_args({"steering": "vector=spatial,layer=2"})

@@ -104,6 +104,27 @@ def test_a_system_may_be_of_some_studies_only(recipe: Callable[..., str], tmp_pa
     assert "evaluate/tiny/other/vcd" not in cells
 
 
+def test_a_study_that_is_removed_is_no_mistake_in_the_systems_that_name_it(
+    recipe: Callable[..., str], tmp_path: Path
+) -> None:
+    two = "studies:\n  right: {concepts: spatial, select: tiny_spatial_select, test: tiny_spatial}\n"
+    own = (
+        "about: a test\nsystems:\n- baseline\n"
+        "- {name: a, args: {contrast: vcd}, studies: [left, right]}\n"
+        "- {name: b, args: {contrast: icd}, studies: right}\n"
+        "- {name: c, args: {contrast: m3id}, studies: 'right, left'}\n"
+    )
+    path = recipe("about: a test\n", own)
+    Path(path).write_text(Path(path).read_text().replace("studies:\n  left", f"{two}  left"))
+    assert "evaluate/tiny/right/b" in planned(path, tmp_path)
+    cells = planned(path, tmp_path, "studies.right=null")
+    names = {name.rpartition("/")[2] for name in cells if name.startswith("evaluate/")}
+    assert names == {"baseline", "a", "c"} and not any("/right/" in name for name in cells)
+    Path(path).write_text(Path(path).read_text().replace("[left, right]", "[left, rihgt]"))
+    with pytest.raises(UserError, match="a: unknown study 'rihgt'"):
+        load_recipe(path)
+
+
 def test_a_study_may_have_no_prompted_system(recipe: Callable[..., str], tmp_path: Path) -> None:
     path = recipe("test: tiny_spatial", "test: mmbench_en_dev\n    test_prompted: []")
     assert "evaluate/tiny/left/prompted" not in planned(path, tmp_path)

@@ -46,6 +46,27 @@ def resolved_for(model: Any) -> ResolvedSpec:
     return resolve(SteeringSpec.parse(line("text", "all")), model_facts(model), {"v": V})
 
 
+def test_sites_inside_of_layers_that_run_twice_are_refused() -> None:
+    model = llama().train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+    given: dict[str, Any] = {"layer": LAYER, "alpha": ALPHA, "tokens": "both"}
+    for site in ("mlp", "attention"):
+        refused = f"site={site}: with gradient checkpointing the layers run again"
+        with pytest.raises(UserError, match=refused), steer(model, V, site=site, **given):
+            pass
+
+    def gradient() -> Tensor:
+        model.zero_grad()
+        with steer(model, V, **given):
+            model(**BATCH, labels=BATCH["input_ids"], use_cache=False).loss.backward()
+        found: Tensor = model.model.layers[0].mlp.up_proj.weight.grad.clone()
+        return found
+
+    twice = gradient()
+    model.gradient_checkpointing_disable()
+    torch.testing.assert_close(twice, gradient())
+
+
 def test_hidden_states_are_the_steered_ones_and_blocks_act_from_the_outermost_on() -> None:
     model = llama()
 
