@@ -120,7 +120,7 @@ def list_concepts() -> None:
     from lmms_steer import concepts
 
     for concept in concepts.shipped():
-        echo(f"{concept.name:14} {len(concept.pairs):3} pairs  {concept.about}")
+        echo(f"{concept.name:14} {len(concept.pairs):3} sentences  {concept.about}")
 
 
 @concepts_app.command("show")

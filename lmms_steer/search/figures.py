@@ -1,6 +1,7 @@
 """Figures of a search: gain over layer and alpha for each token target, and the chosen layer's alpha curve."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from lmms_steer.plots.style import BLUE, VERMILLION, figure_maker, figure_style,
 from lmms_steer.search.assessment import paired_gain
 from lmms_steer.search.results import CellResult, VectorResult
 from lmms_steer.search.selection import ScoreGrid
+
+_CHARACTERS = 13
+"""Characters of a title in an inch."""
 
 
 @figure_style()
@@ -64,7 +68,8 @@ def _heatmap(maker: Any, name: str, grid: ScoreGrid, result: VectorResult) -> An
     dropped = " · dot: dropped early" if any(drawn.dropped for drawn in squares) else ""
     untried = " · grey: not tried" if any(len(d.cells) < len(d.layers) * len(d.alphas) for d in squares) else ""
     best = f"best {format_points(100 * result.best.gain)} points (framed)"
-    figure.suptitle(f"{literal_text(format_vector_name(name))}: {best}{random}{dropped}{untried}", fontsize=10)
+    title = fill(f"{format_vector_name(name)}: {best}{random}{dropped}{untried}", int(_CHARACTERS * size[0]))
+    figure.suptitle(literal_text(title), fontsize=10)
     return figure
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from lmms_steer._util.formatting import format_points, format_share
+from lmms_steer._util.formatting import count_noun, format_points, format_share
 from lmms_steer.scoring.unparsed import unparsed_warning
 from lmms_steer.search.plan import LMMS_EVAL, Plan
 from lmms_steer.search.power import measured_power_line
@@ -70,14 +70,15 @@ def format_gain(gain: Gain) -> str:
 def format_damage(cell: CellResult) -> str:
     """What a cell does beyond its gain: its KL in nats, and how many answers it broke and mended."""
     kl = "KL unknown (measured by an older version)" if cell.kl is None else f"KL {cell.kl:.3g} nats"
-    return f"{kl}, {cell.broken} right answers broken, {cell.fixed} wrong ones mended"
+    broken, fixed = count_noun(cell.broken, "right answer"), count_noun(cell.fixed, "wrong one")
+    return f"{kl}, {broken} broken, {fixed} mended"
 
 
 def _choice_lines(name: str, vector: VectorResult, n: int, adaptive: bool, n_images: int | None) -> Iterator[str]:
     best, cautious = vector.best, vector.one_standard_error
     verdict = "best" if vector.winner else "no winner; the best"
     gain = f"{format_gain(best)}{_unparsed(best.unparsed)}"
-    yield f"{name}: {verdict} of {vector.cells_tried} cells: {format_cell(best)}: {gain}"
+    yield f"{name}: {verdict} of {count_noun(vector.cells_tried, 'cell')}: {format_cell(best)}: {gain}"
     if not vector.winner:
         yield "  choice.yaml still holds this cell: do not report it as one that helps"
     scope, counted = "any of the cells", ""

@@ -91,10 +91,12 @@ def register_gate(
     """Decorator that registers a function as a gate and returns it unchanged; arguments as of `Gate`.
 
     Raises:
-        ValueError: for a name that is taken or not valid, or an unknown `read`.
+        ValueError: for a name that is taken or not valid, an unknown `read`, or a threshold outside of its limits.
     """
     if read not in READS:
         raise ValueError(f"gate {name!r}: read={read!r} is none of {', '.join(READS)}")
+    if not isinstance(threshold, int | float) or not limits[0] <= threshold <= limits[1]:
+        raise ValueError(f"gate {name!r}: threshold={threshold!r} is no number from {limits[0]} to {limits[1]}")
 
     def register(function: GateFunction) -> GateFunction:
         gates.add(name, Gate(name, description, function, threshold, limits, read, needs_probe))

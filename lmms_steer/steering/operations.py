@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from inspect import getdoc
+from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING
 
 from lmms_steer._util.code import is_built_in
@@ -116,6 +118,8 @@ class _ShareOfNorm(float):
         return f"{super().__format__(spec)}·|h|"
 
 
+_PACKAGE = Path(__file__).parents[1]
+
 operations: Registry[Operation] = Registry("operation", "lmms_steer.operations")
 """Every known operation by its name."""
 
@@ -176,7 +180,17 @@ def failures_of(what: str) -> Iterator[None]:
     except (UserError, OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        raise SteeringError(f"{what} failed: {type(error).__name__}: {first_line(error)}") from error
+        raise SteeringError(f"{what} failed{_place(error)}: {type(error).__name__}: {first_line(error)}") from error
+
+
+def _place(error: Exception) -> str:
+    """Where an error was raised last outside of libraries and of this package: ` (my_steering.py, line 12)`."""
+    frames = [frame for frame in extract_tb(error.__traceback__) if not _is_library(Path(frame.filename))]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+def _is_library(file: Path) -> bool:
+    return _PACKAGE in file.parents or "torch" in file.parts or not file.is_file()
 
 
 def apply_operation(operation: Operation, hidden: "Tensor", vector: ScaledVector, mask: "Tensor") -> "Tensor":

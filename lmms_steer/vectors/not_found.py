@@ -113,6 +113,8 @@ def _missing(
     otherwise = "otherwise " if nearest else ""
     own_concept = parts[0] not in concepts.names() and not nearest
     elsewhere = " (or in a folder of your own, by extract --store: then name its file)" if own_concept else ""
+    stored = sorted(prefix + k.split("/", 1)[1] for k in known if k.startswith(f"{backbone}/{parts[0]}/"))
+    elsewhere = elsewhere or (f" (stored: {', '.join(stored)})" if stored else "")
     missing = f"it is not extracted yet{elsewhere}: {command}"
     return UserError(f"unknown vector {name!r}: {_suggestion(nearest)}{others}{otherwise}{missing}")
 

@@ -138,7 +138,9 @@ def test_files_in_the_arguments_of_a_model_are_inputs(
     Path("chat.jinja").touch()
     args = "{dtype: float32, chat_template: chat.jinja, peft: adapters/mine, attention: no/folder}"
     path = recipe("    pretrained: tiny-paligemma2", f"    pretrained: tiny-paligemma2\n    args: {args}")
-    cell = next(cell for cell in Planner(load_recipe(path)[1], Path("out")).cells() if cell.kind == kind)
+    # a wrapper of lmms-eval may take any argument
+    _, loaded = load_recipe(path, (), ["models.tiny.model=steered_qwen2_5_vl"])
+    cell = next(cell for cell in Planner(loaded, Path("out")).cells() if cell.kind == kind)
     assert cell.reads == ("adapters/mine", "chat.jinja")
 
 

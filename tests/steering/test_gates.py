@@ -292,6 +292,12 @@ def test_a_gate_that_changes_its_argument_in_place_changes_no_hidden_state(monke
         assert torch.equal(forward(model, batch), changed)
 
 
+@pytest.mark.parametrize(("threshold", "limits"), [(0.0, (1, 2)), ("a", (-1, 1)), (0.0, (1, -1))])
+def test_a_gate_whose_own_threshold_is_refused_in_a_spec_is_not_registered(threshold: Any, limits: Any) -> None:
+    with pytest.raises(ValueError, match=f"gate 'mine': threshold={threshold!r} is no number from {limits[0]} to"):
+        register_gate("mine", description="0", threshold=threshold, limits=limits)
+
+
 @pytest.mark.parametrize("gate", ["failing", "of_one_number"])
 def test_a_gate_that_fails_is_a_steering_error_that_is_kept(gate: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(hidden: Tensor, probe: Probe) -> Tensor:
@@ -307,7 +313,11 @@ def test_a_gate_that_fails_is_a_steering_error_that_is_kept(gate: str, monkeypat
     told: list[SteeringError] = []
     spec = resolve(SteeringSpec.parse(line(gate=gate)), model_facts(model), {"v": V})
     attachment = attach(model, spec, on_failure=told.append)
-    expected = "failed: KeyError: '3 0'" if gate == "failing" else r"returned shape \[\] for hidden states of shape"
+    expected = (
+        r"failed \(test_gates.py, line \d+\): KeyError: '3 0'"
+        if gate == "failing"
+        else r"returned shape \[\] for hidden states of shape"
+    )
     try:
         with pytest.raises(SteeringError, match=f"gate '{gate}' {expected}"):
             forward(model, batch)

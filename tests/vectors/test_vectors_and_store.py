@@ -183,6 +183,16 @@ def test_names_find_the_file_and_your_vector_hides_the_shipped_one(own_cache: Pa
             "name its file): lmms-steer extract --backbone gemma-2-2b --concept shade.yaml (shade.yaml:",
         ),
         ("gemma-2-2b/spatail", None, "did you mean 'gemma-2-2b/spatial'? otherwise it is not extracted yet: "),
+        (
+            "smollm2-135m/colour-red",
+            None,
+            "not extracted yet (stored: smollm2-135m/colour-red/sae, smollm2-135m/colour-red/sae_denoised): lmms",
+        ),
+        (
+            "colour-red",
+            "smollm2-135m",
+            "extracted yet (stored: colour-red/sae, colour-red/sae_denoised): lmms-",
+        ),
         ("spatail", "tiny-gemma2", "unknown vector 'spatail': did you mean 'spatial'? known: spatial, "),
         ("spatail", "tiny-gemma2", "vectors list); otherwise it is not extracted yet: lmms-steer extract "),
         ("tiny-gema2/spatial", None, "did you mean 'tiny-gemma2/spatial'? otherwise"),

@@ -43,7 +43,7 @@ class Candidate:
 
 @register_method(
     "sae",
-    description="mean decoder direction of SAE features that fire on anchors",
+    description="mean decoder direction of the features of a sparse autoencoder (SAE) that fire on anchors",
     uses_sae=True,
     uses_judge=True,
 )
