@@ -136,6 +136,9 @@ def load(name: str | Path) -> Concept:
             return concept
     if is_regular_file(Path(name)):
         raise UserError(f"{str(name)!r} is not a concept: expected a file that ends in .yaml, .jsonl or .csv")
+    for file in (Path(f"{name}{suffix}") for suffix in SUFFIXES):
+        if is_regular_file(file):
+            raise UserError(f"unknown concept {str(name)!r}: for the sentences in {file} give its whole name")
     raise unknown_name("concept", name, names())
 
 

@@ -51,10 +51,14 @@ class JudgeQuestion:
     def text(self) -> str:
         """The question as a judge reads it."""
         # of questions about images, the hash of an image stands in an anchor's place
-        anchors = ", ".join(dict.fromkeys(pair.anchor.lower() for pair in self.concept.pairs if pair.spans))
+        anchors = list(dict.fromkeys(pair.anchor.lower() for pair in self.concept.pairs if pair.spans))
+        words = f"Words of the concept: {', '.join(anchors)}"
+        if len(anchors) == 1:
+            only = "its only one, so a feature for this word stands for the concept"
+            words = f"Word of the concept: {anchors[0]} ({only})"
         lines = [
             f"Concept: {self.concept.name}: {self.concept.about}",
-            *([f"Words of the concept: {anchors}"] if anchors else []),
+            *([words] if anchors else []),
             "",
             "A feature of a language model fires most strongly on the words marked << >> below (strength in brackets):",
             *(f"- {context}" for context in self.contexts),

@@ -174,6 +174,8 @@ def inspection_lines(inspection: PromptInspection) -> Iterator[str]:
     if not shown and not inspection.skipped:
         shown = ["image"]
     yield from (_kind_line(inspection, kind) for kind in (*shown, "text"))
+    if inspection.effects and not any(inspection.steered) and "phase=decode" not in inspection.spec:
+        yield "  WARNING: no token of this prompt is steered"
     if isinstance(inspection.media, Frames):
         seconds = inspection.media.seconds
         yield f"  video: {count_noun(len(seconds), 'frame')}, from {seconds[0]:.3g} to {seconds[-1]:.3g} s"

@@ -128,3 +128,10 @@ def test_eight_concepts_ship_with_twenty_sentences_or_more_and_varied_anchors() 
         concept = concepts.load(name)
         assert len({pair.sentence for pair in concept.pairs}) == len(concept.pairs) >= 20
         assert len({pair.anchor for pair in concept.pairs}) >= 8
+
+
+def test_a_file_of_the_name_is_named_where_no_concept_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shade.csv").touch()
+    with pytest.raises(UserError, match="unknown concept 'shade': for the sentences in shade.csv give its whole name"):
+        concepts.load("shade")

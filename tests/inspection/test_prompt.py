@@ -27,3 +27,18 @@ def test_the_tower_s_layers_come_before_the_decoder_s_where_only_they_are_steere
     rows = list(inspection_lines(inspection))
     assert rows[1:4] == [*inspection.effects_after, "layer 2 of the decoder, nothing is done"]
     assert sum(row.startswith("layer ") for row in rows) == 3
+
+
+def test_a_prompt_without_the_tokens_that_a_spec_steers_is_warned_of() -> None:
+    warning = "  WARNING: no token of this prompt is steered"
+    for spec, steered, is_warned in (
+        ("vector=v,layer=1,alpha=1,tokens=audio", [False, False], True),
+        ("vector=v,layer=1,alpha=1,tokens=audio", [False, True], False),
+        # it is for the tokens that come after the prompt
+        ("vector=v,layer=1,alpha=1,tokens=text,phase=decode", [False, False], False),
+    ):
+        effects, answers = ["1 along v is added"], [("yes", 1.0)]
+        inspection = PromptInspection(
+            spec, 1, ["is", "it"], ["text"] * 2, steered, [1.0] * 2, effects, {}, answers, answers
+        )
+        assert (warning in inspection_lines(inspection)) == is_warned

@@ -1,13 +1,19 @@
 """The heat map of a search: colours, text on them, and the frame of the chosen cell."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_heatmap, gain_colormap, text_colour
+from lmms_steer.plots.style import figure_maker, figure_style
+from lmms_steer.search.figures import _heatmap
+from lmms_steer.search.plan import Cell
+from lmms_steer.search.selection import ScoreGrid
 
 
 def test_colour_limit_is_symmetric_and_ignores_ruinous_alphas() -> None:
@@ -44,3 +50,18 @@ def test_chosen_cell_is_framed_in_a_grid_and_among_points(alphas: tuple[float, .
         assert [line.get_xydata().tolist() for line in axes.lines] == [[[alphas[1], 3]]]
     else:
         assert [(frame.get_center().tolist(), frame.get_fill()) for frame in axes.patches] == [([1, 0], False)]
+
+
+def test_the_title_of_a_narrow_map_is_whole() -> None:
+    rng = np.random.default_rng(0)
+    cells = [Cell("tiny-gemma2/spatial/mean_shift", 3, alpha, "image") for alpha in (0.25, 0.5, 1.0, 2.0)]
+    grid = ScoreGrid(cells, rng.integers(0, 2, (4, 60)).astype(float), np.zeros(60))
+    best = SimpleNamespace(layer=3, alpha=0.5, tokens="image", gain=0.033)
+    controls = {f"random:{seed}": SimpleNamespace(gain=0.01 * seed) for seed in range(2)}
+    result: Any = SimpleNamespace(best=best, controls=controls)
+    with figure_style():
+        figure = _heatmap(figure_maker(), cells[0].vector, grid, result)
+        figure.canvas.draw()
+        title = figure._suptitle.get_window_extent()
+    assert figure.bbox.x0 <= title.x0 and title.x1 <= figure.bbox.x1
+    assert "best of 2 random: +1.0" in " ".join(figure._suptitle.get_text().split())

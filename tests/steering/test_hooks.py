@@ -112,15 +112,14 @@ def test_generated_tokens_are_steered_only_in_phase_all(vlm: Any, phase: str) ->
     def before_hook(m: Any, a: Any, o: Any) -> None:
         steps.append(o.clone())
 
-    # hooks run in the order of their registration: one before and one after the steering hook
-    first = layers[1].register_forward_hook(before_hook)
-    try:
-        with steer(model, spec(0.5, 1, "text", phase), {"v": v}):
-            last = layers[1].register_forward_hook(before_hook)
+    with steer(model, spec(0.5, 1, "text", phase), {"v": v}):
+        # one before and one after the steering hook
+        handles = [layers[1].register_forward_hook(before_hook, prepend=prepend) for prepend in (True, False)]
+        try:
             model.generate(**batch, max_new_tokens=3, min_new_tokens=3, do_sample=False)
-            last.remove()
-    finally:
-        first.remove()
+        finally:
+            for handle in handles:
+                handle.remove()
     deltas = [after - before for before, after in zip(steps[::2], steps[1::2], strict=True)]
     assert deltas[0].shape[1] > 1 and deltas[0].abs().max() > 0
     for delta in deltas[1:]:
