@@ -33,6 +33,8 @@ MAX_IDLE_DEATHS = 2
 """How many workers may die early, while they run no cell, before the run is given up."""
 EARLY_SECONDS = 60.0
 """A worker that has asked for cells for longer does not die as it starts."""
+_OF_SUBMITIT = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
+"""Settings that submitit has for every kind of cluster."""
 GRACE_SECONDS = 5.0
 """How long workers have to end by themselves after the last cell."""
 
@@ -163,15 +165,22 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 def _parameters(cluster: str, slurm: Sequence[str]) -> dict[str, Any]:
-    """Parameters of a submitit executor."""
+    """Parameters of a submitit executor. Options of sbatch that it does not know are passed on as they are."""
+    from submitit.slurm.slurm import SlurmExecutor
+
     minutes = MINUTES_LOCAL if cluster == "local" else MINUTES_SLURM
     parameters: dict[str, Any] = {"name": "lmms-steer", "timeout_min": minutes}
     for pair in slurm:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"--slurm {pair}: expected KEY=VALUE, as in --slurm partition=gpu")
-        common = ("timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
-        parameters[key if key in common else f"slurm_{key}"] = int(value) if value.isdecimal() else value
+        given = int(value) if value.isdecimal() else value
+        if key in _OF_SUBMITIT:
+            parameters[key] = given
+        elif key.replace("-", "_") in SlurmExecutor._valid_parameters():
+            parameters[f"slurm_{key.replace('-', '_')}"] = given
+        else:
+            parameters.setdefault("slurm_additional_parameters", {})[key] = given
     return parameters
 
 

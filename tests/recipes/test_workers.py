@@ -16,7 +16,8 @@ from lmms_steer import UserError
 from lmms_steer.recipes import scheduler
 from lmms_steer.recipes.command import run_cells
 from lmms_steer.recipes.ledger import Ledger
-from lmms_steer.recipes.worker import SILENCE_LIMIT, Heartbeat, WorkerSpec, exempt_imports
+from lmms_steer.recipes.scheduler import WorkerPool, _parameters
+from lmms_steer.recipes.worker import SILENCE_LIMIT, Heartbeat, WorkerSpec, begun_file, exempt_imports
 from tests.helpers.recipes import WarmExecutor, at_work, chain, ran, shell, started, states
 
 
@@ -177,3 +178,27 @@ def test_what_is_exempt_from_collections_between_cells_is_collected_once_it_is_g
         assert gone() is None
     finally:
         gc.unfreeze()
+
+
+def test_options_of_sbatch_reach_it_by_their_own_names() -> None:
+    given = ["partition=gpu", "gpus_per_node=1", "timeout_min=600", "reservation=course", "gpus=2", "cpus-per-gpu=4"]
+    assert _parameters("slurm", given) == {
+        **{"name": "lmms-steer", "timeout_min": 600, "gpus_per_node": 1},
+        **{"slurm_partition": "gpu", "slurm_cpus_per_gpu": 4},
+        "slurm_additional_parameters": {"reservation": "course", "gpus": 2},
+    }
+    with pytest.raises(UserError, match="--slurm gpu: expected KEY=VALUE"):
+        _parameters("slurm", ["gpu"])
+
+
+def test_a_worker_that_waits_until_its_time_limit_does_not_die_early(tmp_path: Path) -> None:
+    pool = WorkerPool.__new__(WorkerPool)
+    pool.root = tmp_path
+    begun = begun_file(tmp_path, 0)
+    assert pool._died_early(0), "it never asked for a cell"
+    begun.parent.mkdir()
+    begun.touch()
+    assert pool._died_early(0)
+    hour_ago = time.time() - 3600
+    os.utime(begun, (hour_ago, hour_ago))
+    assert not pool._died_early(0)

@@ -35,7 +35,7 @@ MASSIVE = 5
 """Times the median norm of a layer's outputs: those above are left out."""
 SEQUENCES, LENGTH = 512, 96
 """Of a part: its sequences, and the tokens of each."""
-TOKENS, EPOCHS = 196_608, 1
+TOKENS, EPOCHS = 1_500_000, 1
 _PICTURE = "Describe a picture: the things in it, how many there are, their colours, and where they stand."
 OPENERS = (*PROMPTS, f"<|im_start|>user\n{_PICTURE}<|im_end|>\n<|im_start|>assistant\n")
 """What the model continues, part after part. The last makes it write about what the concepts are about."""
