@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lmms_steer import concepts, steer
@@ -15,6 +16,7 @@ from tests.helpers.models import record
 
 CONCEPTS = ("spatial", "counting", "entity", "attribute", "colour-red", "colour-blue")
 LAYERS = (8, 16, 24)
+VERDICTS = Path(__file__).parents[2] / "training" / "smol" / "verdicts"
 
 
 def shipped(concept: str, method: str = "sae") -> SteeringVectors:
@@ -27,21 +29,34 @@ def test_a_shipped_vector_says_from_which_features_and_sentences_it_was_made(con
     assert (tuple(vectors), vectors.hidden_size) == (LAYERS, 576)
     assert vectors.norms == pytest.approx(dict.fromkeys(LAYERS, 1.0), abs=1e-5)
     assert vectors.provenance["sentences_sha256"] == concepts.load(concept).sentences_sha256
-    assert vectors.provenance["settings"]["judge"] == "none"
+    assert vectors.provenance["settings"]["judge"] == "llm"
+    verdicts = yaml.safe_load((VERDICTS / f"{concept}.yaml").read_text())
     for layer, found in vectors.provenance["settings"]["layers"].items():
-        assert found["sae"].split("@")[0].endswith(f"/layer_{layer}")
         features = found["features"]
-        assert 0 < len(features) <= 16
-        assert all(row["count"] >= 2 and row["by"] == "none" for row in features)
+        assert found["sae"].startswith(f"sae/layer_{layer}@") and len(features) == 16
+        assert all(row["count"] >= 2 and row["by"] == "claude" for row in features)
         scores = [row["score"] for row in features]
         assert scores == sorted(scores, reverse=True)
+        # the file with the reasons is of these SAEs and sentences
+        read = verdicts[found["sae"]]
+        assert {row["feature"]: row["means"] for row in features} == {f: one["means"] for f, one in read.items()}
+        assert {one["sentences_sha256"] for one in read.values()} == {vectors.provenance["sentences_sha256"]}
 
 
-def test_at_each_layer_some_features_are_listed_for_all_concepts() -> None:
-    # what docs/pretrained.md says of vectors that no judge has checked
-    for layer in map(str, LAYERS):
-        listed = [shipped(name).provenance["settings"]["layers"][layer]["features"] for name in CONCEPTS]
-        assert 6 <= len(set.intersection(*({row["feature"] for row in rows} for rows in listed))) <= 9
+def test_the_judge_kept_what_the_page_says() -> None:
+    # docs/pretrained.md
+    rows = {
+        (name, layer, row["feature"]): row["means"]
+        for name in CONCEPTS
+        for layer, found in shipped(name).provenance["settings"]["layers"].items()
+        for row in found["features"]
+    }
+    assert (len(rows), sum(rows.values())) == (288, 96)
+    shared = {
+        (layer, feature) for _, layer, feature in rows if all((name, layer, feature) in rows for name in CONCEPTS)
+    }
+    kept = [(name, *place) for name in CONCEPTS for place in shared if rows[name, *place]]
+    assert len(shared) == 14 and kept == [("entity", "16", 652)]
 
 
 def test_a_shipped_vector_steers_a_model_of_the_shape() -> None:
