@@ -236,7 +236,7 @@ def test_answers_that_are_slow_to_compare_are_left_after_a_while() -> None:
     assert found is not None and np.isnan(found).all() and time.process_time() - start < 10
 
 
-def test_an_entry_of_documents_is_scored_again_and_an_old_one_without_accepted_answers_is_read(tmp_path: Path) -> None:
+def test_an_entry_of_documents_is_scored_again_and_one_without_accepted_answers_is_refused(tmp_path: Path) -> None:
     task, board = "steer_docvqa_layout_test", tmp_path / "board"
     answers = {1.0: "march 12", 7 / 8: "march 13", 0.0: "no idea"}
     run = write_run(
@@ -253,8 +253,8 @@ def test_an_entry_of_documents_is_scored_again_and_an_old_one_without_accepted_a
     pq.write_table(pq.read_table(path).drop_columns(["accepted"]), path)
     sign(folder)
     assert row_of(board, "baseline").outcomes["scores"] == [
-        "unknown",
-        "3 of 3 scores cannot be recomputed; their mean is the harness's",
+        "failed",
+        "3 of 3 scores cannot be recomputed from what the samples hold",
     ]
 
 
