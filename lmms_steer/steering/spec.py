@@ -103,6 +103,8 @@ class SteeringSpec:
             raise UserError(f"steering={steering} and {', '.join(given)}: give the file or the single keys, not both")
         # a resolved spec has the spec inside of it
         steering = getattr(steering, "spec", steering)
+        # the harness reads a file's name that is a number as one
+        steering = str(steering) if isinstance(steering, int | float) else steering
         if not isinstance(steering, cls | str | Path):
             raise UserError(f"steering is a {type(steering).__name__}: expected a SteeringSpec, or a spec's file")
         if isinstance(steering, str) and "=" in steering and not Path(steering).exists():
