@@ -96,7 +96,7 @@ smol: smol-model
 	$(BIN)/lmms-steer run smol --output smol --workers 2 \
 		--set models.smol-idefics3.args.dtype=$$(grep -qE "avx512_bf16|amx_bf16" /proc/cpuinfo && echo bfloat16 || echo float32)
 
-# trains SAEs of smollm2-135m in retrained/smol-saes on text that it writes, in about two hours of one core and 6 GB of disk, and
+# trains SAEs of smollm2-135m in retrained/smol-saes on text that it writes, in about two hours of one core and 5 GB of disk, and
 # reports on them; a stopped training continues
 smol-saes: smol-model
 	$(BIN)/python -m training.smol.sae --out retrained/smol-saes $(SMOL_ARGS)

@@ -159,7 +159,7 @@ class _SteeredLmEval(SteeringMixin):
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: Mapping[str, Any], additional_config: dict[str, Any] | None = None) -> Self:
-        """Create the model from the arguments of lm-eval's command line, which has no `create_from_arg_string`.
+        """Create the model from `--model_args` as lm-eval's command line has parsed them.
 
         Raises:
             UserError: also for an argument that an option of the command line gives another value.

@@ -89,7 +89,7 @@ class Method(Strict):
     paper_exact: bool = False
     """Select SAE features as the paper's released code does, as for `lmms-steer extract --paper-exact`."""
     stored: bool = False
-    """Use the vectors `BACKBONE/CONCEPT/METHOD` of a store, whoever made them, instead of extracting some."""
+    """Whether the vectors are already in a store, as `BACKBONE/CONCEPT/METHOD`. If so, none are extracted."""
 
 
 class Search(Strict):

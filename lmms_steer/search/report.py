@@ -86,7 +86,7 @@ def _choice_lines(name: str, vector: VectorResult, n: int, adaptive: bool, n_ima
         scope = f"any of the {vector.finalists} finalists"
         counted = f"; counted on the {vector.counted_on} questions that did not choose them"
     elif vector.counted_on < n:
-        counted = f"; counted on the {vector.counted_on} questions that did not screen them"
+        counted = f"; counted on the {vector.counted_on} questions that the screen did not use"
     caveat = "; does not account for later trials following earlier ones" if adaptive else ""
     chance = f"probability of a gain this large in {scope} if none had an effect"
     yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{counted}{caveat})"

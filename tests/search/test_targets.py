@@ -19,9 +19,10 @@ from lmms_steer.search.options import SearchOptions, check_metric
 from lmms_steer.search.plan import Cell, Plan
 from lmms_steer.search.power import measured_power_line
 from lmms_steer.search.report import report_lines
-from lmms_steer.search.results import SearchResult
+from lmms_steer.search.results import SearchResult, VectorResult
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.study_files import write_choices
+from tests.search.test_results import minimal
 
 TARGETS = ("image", "text_paper", "both_paper")
 RANDOM = "v,control=random:0"
@@ -167,3 +168,18 @@ def test_a_metric_that_the_task_lacks_or_minimises_is_refused() -> None:
         check_metric(None, "t", [{"metric": "mae", "higher_is_better": False}])
     with pytest.raises(UserError, match="t has no metric that a search could maximise"):
         check_metric(None, "t", [])
+
+
+def test_a_report_says_what_a_p_value_is_of(tmp_path: Path) -> None:
+    result = SearchResult.from_json(minimal())
+    n = plan().n
+
+    def lines(**vectors: VectorResult) -> str:
+        return "\n".join(report_lines(plan(), replace(result, vectors=vectors), tmp_path, confirmation_requested=True))
+
+    vector = replace(result.vectors["v"], counted_on=n)
+    assert "counted on" not in lines(v=vector) and "each p is" not in lines(v=vector)
+    # after a screen all cells that are left are finalists
+    screened = lines(v=replace(vector, counted_on=n - 5))
+    assert f"(max-T; counted on the {n - 5} questions that the screen did not use)" in screened
+    assert "each p is for the cells of one vector: 2 vectors have 2 chances of a small one" in lines(v=vector, w=vector)
