@@ -255,6 +255,13 @@ def scores_of(sample: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def logged_names(sample: dict[str, Any]) -> list[str]:
+    """The names under which a sample holds a number that can be compared by."""
+    typed = [name for name, value in sample.items() if isinstance(value, int | float | dict) and name != "doc_id"]
+    numbers = scores_of(sample, [name for name in typed if not name.startswith("unparsed")])
+    return [name for name, number in numbers.items() if not math.isnan(number)]
+
+
 def _common_scores(
     names: Sequence[str], found: Sequence[dict[str, float]], directions: Mapping[str, bool]
 ) -> tuple[str, list[float]]:

@@ -1,14 +1,16 @@
 """The systems of a comparison: the role of each, and its samples by task."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from lmms_steer._util.formatting import count_noun
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.comparison.identity import split_by_system
 from lmms_steer.comparison.runs import Evaluation, RunResults, find_runs, read_results
-from lmms_steer.comparison.samples import Samples, read_samples
+from lmms_steer.comparison.samples import Samples, logged_names, read_samples
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.models import BLANK
 from lmms_steer.vectors.controls import CONTROLS
@@ -87,6 +89,8 @@ def read_comparison(runs: Iterable[str], baseline: str | None = None, metric: st
         samples = {task: read_samples(newest[task], task, metric) for task in newest if task not in unlogged}
         if samples:
             read[name] = samples
+    if metric is not None:
+        _check_metric(metric, [one for tasks in read.values() for one in tasks.values()])
     lines = (*typed.empty, *left_out.values())
     # another run must not silently take the place of the one that is called baseline
     wanted = baseline or "baseline"
@@ -103,6 +107,13 @@ def read_comparison(runs: Iterable[str], baseline: str | None = None, metric: st
     if lines and len(systems) == 1:
         raise UserError(f"nothing can be compared with {chosen}: {'; '.join(lines)}")
     return Comparison(systems, lines, typed.no_runs)
+
+
+def _check_metric(metric: str, samples: Sequence[Samples]) -> None:
+    """Refuse a score that no answer has, as a misspelt one."""
+    if samples and all(np.isnan(one.scores).all() for one in samples):
+        known = {name for one in samples for name in logged_names(one.read_one(0))}
+        raise unknown_name("--metric", metric, known)
 
 
 def newest_results(evaluations: list[Evaluation]) -> dict[str, RunResults]:
