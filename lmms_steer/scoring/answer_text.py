@@ -20,14 +20,18 @@ _CONCLUSION = re.compile(
 )
 
 
-def clean_answer(answer: str) -> str:
-    """Remove decoration: `<answer>` tags, `\\boxed{}`, asterisks, quotes, repeated spaces, a final full stop."""
+def undecorated(answer: str) -> str:
+    """Remove `<answer>` tags, `\\boxed{}`, asterisks, and the space around the answer."""
     for pattern in _WRAPPERS:
         wrapped = re.findall(pattern, answer, re.DOTALL | re.IGNORECASE)
         if wrapped:
             answer = wrapped[-1]
-    answer = re.sub(r"\*\*|__|`", "", answer).strip()
-    answer = re.sub(r"\s+", " ", answer)
+    return re.sub(r"\*\*|__|`", "", answer).strip()
+
+
+def clean_answer(answer: str) -> str:
+    """Remove decoration (`undecorated`), quotes, repeated spaces and line breaks, and a final full stop."""
+    answer = re.sub(r"\s+", " ", undecorated(answer))
     return answer.strip("\"'“”‘’ ").rstrip(".").rstrip("\"'“”‘’ ")
 
 

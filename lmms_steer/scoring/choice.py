@@ -4,16 +4,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lmms_steer.scoring.answer_text import clean_answer, read_number, stated_answer
+from lmms_steer.scoring.answer_text import clean_answer, read_number, stated_answer, undecorated
 from lmms_steer.scoring.number import parse_number
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTER_FIRST = re.compile(r"^[(\[]?([A-Za-z])[)\].:,\-]+\s*(.*)$", re.DOTALL)
-_OR = r"\s*(?:[/&]|or\b|and\b)\s*"
-_A_AS_LETTER = re.compile(rf"(?<!\w)(?:A$|A(?:,\s*|{_OR})[B-HJ-Z](?!\w)|[B-HJ-Z]{_OR}A(?!\w))")
+_VERBS = "is|was|would|has|seems|looks|appears|shows|matches|fits"
+_AFTER_A = re.compile(
+    rf"\s*(?:$|[,;:!?)\]–—/&]|-\s)|\s+(?:{_VERBS}|which|because|since|as|so|for|and|or|here|now|it)\b", re.IGNORECASE
+)
+"""What follows the letter `A`, and not the article."""
+_BEFORE_A = re.compile(r"(?<=[a-z])(?<!\bis)(?<!\bare)(?<!\bbe) $")
+"""What is written before the letter `A`, where an article would be in lower case."""
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _AROUND_A_NUMBER = "()[].,:;!? "
-_BARE = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,]?$")
+_BARE = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,!]?$")
 
 
 def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> str:
@@ -21,14 +26,15 @@ def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> s
 
     The first of these rules that applies decides:
 
-    1. The answer is a letter (`C`, `(c)`, `C.`).
+    1. The answer is a letter (`C`, `(c)`, `C.`), or its first line is, and the other lines name no other choice.
     2. The answer is the text of a choice.
     3. The answer begins with a letter (`B) 3`), and what follows is not the text of another choice. Nothing is read
        from a list of letters (`A, B`) or of choices (`A) left B) right`).
     4. Rules 1 to 3 apply to what follows `the answer is`.
     5. Exactly one letter is in parentheses.
     6. The text of exactly one choice occurs in the answer.
-    7. Exactly one capital letter stands alone; `A`, which is also a word, counts at the end and in a list (`A or C`).
+    7. Exactly one capital letter stands alone. `A`, which is also a word, counts where no article can stand: after a
+       word in lower case (`option A`), and before a verb, a conjunction or a mark (`A is right`, `A or C`, `A, as`).
 
     Where the choices are numbers, rule 2 compares numbers, and rule 6 takes the one that `parse_number` reads: `-3`,
     `3.5` and `2-3` are not the choice `3`.
@@ -42,6 +48,10 @@ def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> s
         strict: whether to read strictly.
     """
     letters = LETTERS[: len(choices)]
+    first, _, rest = undecorated(answer).partition("\n")
+    bare = _bare_letter(clean_answer(first), letters)
+    if bare and rest and parse_choice(rest, choices, strict=True) in ("", bare):
+        return bare
     text = clean_answer(answer)
     letter = _whole_answer(text, choices, letters)
     if letter is not None:
@@ -96,9 +106,9 @@ def choice_text(letter: str, choices: Sequence[str]) -> str:
 
 def _whole_answer(text: str, choices: Sequence[str], letters: str) -> str | None:
     """Apply rules 1 to 3; None if none applies, "" for a list, or a letter with another choice's text."""
-    bare = _BARE.match(text)
-    if bare and bare[1].upper() in letters:
-        return bare[1].upper()
+    bare = _bare_letter(text, letters)
+    if bare:
+        return bare
     same = _same_text(text, choices, letters)
     if same:
         return same
@@ -111,10 +121,16 @@ def _whole_answer(text: str, choices: Sequence[str], letters: str) -> str | None
     return None
 
 
+def _bare_letter(text: str, letters: str) -> str:
+    """Return the letter that a text consists of; "" if it is another text."""
+    bare = _BARE.match(text)
+    return bare[1].upper() if bare and bare[1].upper() in letters else ""
+
+
 def _before_reason(conclusion: str, letters: str) -> str:
-    """Read `B because …`; after `A`, which is also a word, the first word of the reason is required."""
-    first = re.match(r"([A-Z])(?=,|\s)(?:,|\s+(?:because|since|as|for|and)\b)?", conclusion)
-    if first is None or first[1] not in letters or (first[1] == "A" and first[0] == "A"):
+    """Read `B because …`; `A` must not be an article."""
+    first = re.match(r"([A-Z])(?=[,\s])", conclusion)
+    if first is None or first[1] not in letters or (first[1] == "A" and not _AFTER_A.match(conclusion, 1)):
         return ""
     return first[1]
 
@@ -150,11 +166,19 @@ def _part_of_answer(text: str, choices: Sequence[str], letters: str) -> str:
     if occurring:
         return occurring.pop() if len(occurring) == 1 else ""
     alone = {letter for letter in re.findall(r"(?<![\w'])([A-Z])(?![\w'])", text) if letter in letters}
-    if "A" in alone and not _A_AS_LETTER.search(text):
+    if "A" in alone and not _has_letter_a(text):
         alone.discard("A")
     if "I" in alone:
         alone.discard("I")
     return alone.pop() if len(alone) == 1 else ""
+
+
+def _has_letter_a(text: str) -> bool:
+    """Whether an `A` of a text is the letter, and not the article."""
+    return any(
+        _AFTER_A.match(text, found.end()) or _BEFORE_A.search(text[: found.start()])
+        for found in re.finditer(r"(?<![\w'])A(?![\w'])", text)
+    )
 
 
 def _same_text(text: str, choices: Sequence[str], labels: Sequence[str]) -> str:

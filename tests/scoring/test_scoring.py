@@ -428,6 +428,37 @@ def test_an_answer_that_mentions_other_letters_is_no_list(answer: str, choices: 
     assert parse_choice(answer, choices) == "B"
 
 
+@pytest.mark.parametrize(
+    ("form", "strict"),
+    [
+        ("{}\nExplanation: it fits", True),
+        ("**{}**\n\nThe cup is there.", True),
+        ("{}!", True),
+        ("The answer is {} which is there", True),
+        ("The correct option is {} since it fits", True),
+        ("**{}** is the correct answer.", False),
+        ("{} - it fits", False),
+        ("{} because it fits", False),
+        ("{}, because it fits", False),
+        ("Option {} is correct.", False),
+        ("I choose {} here", False),
+        ("Point {} is closer", False),
+        ("{} is closer to the camera.", False),
+        ("Based on the image, {} is it", False),
+    ],
+)
+def test_the_letter_a_is_read_wherever_other_letters_are(form: str, strict: bool) -> None:
+    choices = ["elm", "oak", "ash", "fir"]
+    assert [parse_choice(form.format(letter), choices) for letter in "ABCD"] == list("ABCD")
+    strictly = [parse_choice(form.format(letter), choices, strict=True) for letter in "ABCD"]
+    assert strictly == list("ABCD") if strict else set(strictly) <= {*"ABCD", ""}
+
+
+@pytest.mark.parametrize("answer", ["A\nB", "A\nThe answer is B", "A cup\nis there", "It is A cup", "A red cup"])
+def test_the_letter_a_is_not_read_from_other_answers(answer: str) -> None:
+    assert parse_choice(answer, ["elm", "oak"]) in ("", "B")
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
 def test_nothing_is_read_from_a_model_that_overflows(loss: float) -> None:
     result = score_losses([(loss, False), (loss, False)], right=0)
