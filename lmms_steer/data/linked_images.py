@@ -1,6 +1,5 @@
 """Photographs of COCO that a dataset names by a link: fetched once, and kept in the cache."""
 
-import io
 import re
 import urllib.request
 from http.client import HTTPException
@@ -9,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from lmms_steer._util.io import cache_dir, write_atomically
+from lmms_steer.data.whole_images import check_whole
 from lmms_steer.errors import UserError, reason
 
 _LINK = re.compile(r"https?://images\.cocodataset\.org/((?:train|val|test)20\d\d/\d{12}\.jpg)")
@@ -36,11 +36,10 @@ def _fetch(address: str) -> bytes:
     try:
         with urllib.request.urlopen(address, timeout=_SECONDS) as answer:  # noqa: S310
             content = bytes(answer.read(_MAX_BYTES))
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-    except (OSError, HTTPException, Image.DecompressionBombError) as error:
+        check_whole(content, "what came")
+    except (OSError, HTTPException, UserError) as error:
+        why = str(error) if isinstance(error, UserError) else reason(error)
         raise UserError(
-            f"cannot fetch {address}: {reason(error)}; a release with its images can be imported with lmms-steer data"
-            " import"
+            f"cannot fetch {address}: {why}; a release with its images can be imported with lmms-steer data import"
         ) from error
     return content

@@ -18,6 +18,7 @@ from lmms_steer._util.hashing import file_sha256
 from lmms_steer._util.io import write_atomically
 from lmms_steer.data.benchmarks import official_rows
 from lmms_steer.data.source import MANIFEST, Manifest, read_manifest
+from lmms_steer.data.whole_images import check_whole
 from lmms_steer.errors import UserError, reason
 
 ROWS_PER_PART = 2000
@@ -87,7 +88,7 @@ class LocalCopy:
             Its path in the copy.
 
         Raises:
-            UserError: if the file is missing or empty, or cannot be copied.
+            UserError: if the file is missing, empty or damaged, or cannot be copied.
         """
         target = self.work / "images" / name
         if not target.is_file():
@@ -97,6 +98,7 @@ class LocalCopy:
                     raise UserError(f"the image {str(source)!r} is missing")
                 if not source.stat().st_size:
                     raise UserError(f"the image {str(source)!r} is empty")
+                check_whole(source, f"the image {str(source)!r}")
                 try:
                     # a link to a relative link would lead nowhere
                     os.link(source.resolve(), target)
@@ -202,3 +204,4 @@ def _check_images(folder: Path, table: pq.ParquetFile) -> None:
             raise UserError(f"the image {path} is missing: import it again")
         if not (folder / path).stat().st_size:
             raise UserError(f"the image {path} is empty: import it again")
+        check_whole(folder / path, f"the image {path}")

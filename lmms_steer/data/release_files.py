@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lmms_steer._util.extras import require_extra
+from lmms_steer.data.whole_images import check_whole
 from lmms_steer.errors import UserError, first_line, reason
 from lmms_steer.scoring.choice import LETTERS
 
@@ -80,7 +81,7 @@ def parquet_rows(path: Path, columns: Sequence[str], pictured: str | None = None
         pictured: the column that holds an image, or a list of images, in every row.
 
     Raises:
-        UserError: if the file is damaged or lacks a column, or a row has no image.
+        UserError: if the file is damaged or lacks a column, or a row has no image or a damaged one.
     """
     try:
         file = pq.ParquetFile(path)
@@ -89,17 +90,29 @@ def parquet_rows(path: Path, columns: Sequence[str], pictured: str | None = None
             raise UserError(f"{str(path)!r} has no column {missing[0]!r}; it has {', '.join(file.schema_arrow.names)}")
         batches = file.iter_batches(batch_size=100, columns=list(columns))
         for number, row in enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), start=1):
-            if pictured is not None and not _has_image(row[pictured]):
-                raise UserError(f"{str(path)!r}, row {number}: there is no image in {pictured!r}")
+            if pictured is not None:
+                check_images(row, pictured, f"{str(path)!r}, row {number}")
             yield row
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{str(path)!r} is cut off or not a parquet file: {reason(error)}") from error
 
 
-def _has_image(cell: Any) -> bool:
-    """Whether a cell holds the bytes of its image or images; some files name them by a path only."""
-    images = cell if isinstance(cell, list) else [cell]
-    return bool(images) and all(isinstance(image, dict) and image.get("bytes") for image in images)
+def check_images(row: Mapping[str, Any], pictured: str, where: str) -> None:
+    """Check that a cell holds the bytes of its image or images; some files name them by a path only.
+
+    Args:
+        row: of a parquet file.
+        pictured: the column of the cell.
+        where: file and number of the row, for messages.
+
+    Raises:
+        UserError: if there is none, or one is damaged.
+    """
+    images = row[pictured] if isinstance(row[pictured], list) else [row[pictured]]
+    if not images or not all(isinstance(image, dict) and image.get("bytes") for image in images):
+        raise UserError(f"{where}: there is no image in {pictured!r}")
+    for image in images:
+        check_whole(image["bytes"], f"{where}: the image in {pictured!r}")
 
 
 def lettered_rows(files: Sequence[Path], columns: Sequence[str], pictured: str) -> Iterator[dict[str, Any]]:

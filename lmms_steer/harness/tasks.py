@@ -10,7 +10,7 @@ import yaml
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.harness.task_files import our_tasks, tasks_dir, tasks_in
 from lmms_steer.harness.task_index import cache_task_index
-from lmms_steer.scoring.rows import check_rows, reads_choices
+from lmms_steer.scoring.rows import check_rows, reads_choices, reads_prompt
 
 
 def load_task(task: str, model: str, include_path: Path | None = None) -> tuple[Any, str]:
@@ -110,7 +110,7 @@ def check_choices(loaded: Mapping[Any, Any]) -> None:
             check_choices(task)
         # the data of our own tasks is checked when it is imported
         elif name not in our_tasks() and _reads_choices(task):
-            check_rows(str(task.config.task), task.eval_docs_no_media)
+            check_rows(str(task.config.task), task.eval_docs_no_media, reads_prompt(task.config.doc_to_text))
 
 
 def _reads_choices(task: Any) -> bool:

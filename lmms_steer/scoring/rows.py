@@ -14,17 +14,23 @@ _NEEDS_ROWS = (
 """Functions of a task that read the columns `choices` and `answer`."""
 
 
+def reads_prompt(doc_to_text: Any) -> bool:
+    """Whether a task's `doc_to_text` needs the column `prompt` or `question`."""
+    return doc_to_text is task_results.doc_to_text
+
+
 def reads_choices(*functions: Any) -> bool:
     """Whether a task that names these functions needs rows that `check_rows` accepts."""
     return any(function in _NEEDS_ROWS for function in functions if callable(function))
 
 
-def check_rows(task: str, docs: Any) -> None:
+def check_rows(task: str, docs: Any, prompted: bool = False) -> None:
     """Check all rows of a benchmark.
 
     Args:
         task: its name, for the message.
         docs: a dataset with `column_names` and `select_columns`, or a list of rows.
+        prompted: whether their prompts are read, too.
 
     Raises:
         UserError: for the first row whose choices or answer are malformed, with its number as in the samples' `doc_id`.
@@ -35,11 +41,20 @@ def check_rows(task: str, docs: Any) -> None:
         if missing:
             raise UserError(f"{task} has no column {' or '.join(missing)}: its columns are {', '.join(columns)}")
         # the others may hold images, which take long to decode
-        docs = docs.select_columns(["choices", "answer"])
+        docs = docs.select_columns([name for name in ("choices", "answer", "prompt", "question") if name in columns])
     for number, doc in enumerate(docs):
-        problem = _problem(doc)
+        problem = _problem(doc) or (prompted and _prompt_problem(doc))
         if problem:
             raise UserError(f"{task}, document {number}: {problem}")
+
+
+def _prompt_problem(doc: Mapping[str, Any]) -> str:
+    prompt = doc.get("prompt") or doc.get("question")
+    return (
+        ""
+        if isinstance(prompt, str) and prompt.strip()
+        else f"the question is {shorten(repr(prompt))}: expected a text"
+    )
 
 
 def _problem(doc: Mapping[str, Any]) -> str:

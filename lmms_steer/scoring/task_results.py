@@ -35,7 +35,7 @@ def doc_to_text(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] |
         doc: the row.
         lmms_eval_specific_kwargs: the task's settings for the model; `pre_prompt` is put before the prompt.
     """
-    prompt = doc["prompt"] if "prompt" in doc else _cvbench_prompt(doc)
+    prompt = doc.get("prompt") or _cvbench_prompt(doc)
     return f"{(lmms_eval_specific_kwargs or {}).get('pre_prompt', '')}{prompt}"
 
 
@@ -128,9 +128,11 @@ def score_text(
 def first_paragraph(answer: str) -> str:
     """The answer up to the first empty line, where lmms-eval ends answers unless a task says otherwise.
 
-    The tasks that ship generate on, because `acc_paper` is of the whole text, but read choices and numbers from this.
+    An answer may begin with empty lines, and one may follow `Answer:`. The tasks that ship generate on, because
+    `acc_paper` is of the whole text, but read choices and numbers from this.
     """
-    return answer.split("\n\n", maxsplit=1)[0]
+    first, *others = answer.strip().split("\n\n")
+    return f"{first} {others[0]}" if others and first.rstrip("* ").endswith(":") else first
 
 
 def score_losses(responses: Sequence[Any], right: int, names: Sequence[str] = LETTERS) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lmms_steer.data.documents import doc_to_visual
 from lmms_steer.data.source import task_attribute
+from lmms_steer.errors import UserError
 from lmms_steer.scoring.task_results import (
     doc_to_choice,
     doc_to_index,
@@ -42,6 +43,9 @@ def documents(task: str, part: str) -> "Callable[[Dataset], Dataset]":
     Args:
         task: a value of the column `task`.
         part: as of `split`.
+
+    Raises:
+        UserError (the function): if there is no such row, as in a copy that was imported with a limit.
     """
 
     def process_docs(dataset: "Dataset") -> "Dataset":
@@ -49,6 +53,9 @@ def documents(task: str, part: str) -> "Callable[[Dataset], Dataset]":
         weights = official_weights(sources)
         rows_of_task = [row for row, name in enumerate(dataset["task"]) if name.lower() == task.lower()]
         rows = [rows_of_task[place] for place in split(len(rows_of_task), part)]
+        if not rows:
+            why = f", and the paper's split tests on {TEST_QUESTIONS} of them" if part else ""
+            raise UserError(f"CV-Bench: {len(rows_of_task)} of its {len(dataset)} questions here are of {task}{why}")
         of_rows = [weights[sources[row]] for row in rows]
         selected = dataset.select(rows).add_column("official_weight", of_rows)
         return selected.add_column("official_total", [sum(of_rows)] * len(rows))

@@ -7,7 +7,7 @@ from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lmms_steer.data.benchmarks.real_world import RELEASES
+from lmms_steer.data.benchmarks.real_world import FALSE, RELEASES, TRUE
 from lmms_steer.data.documents import doc_to_text, doc_to_visual, with_pre_prompt
 from lmms_steer.data.paper_split import PARTS, paper_part
 from lmms_steer.data.source import find_source
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 CHOICES = ("Yes", "No")
-TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """Import of official releases: damaged ones, image names that lead out of the release, large files."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image, ImageFile
 
 from lmms_steer import UserError
 from lmms_steer.data.benchmarks.clevr import read_questions
@@ -41,6 +43,12 @@ def change_row(path: Path, **values: Any) -> None:
     pq.write_table(type(table).from_pylist(rows, schema=table.schema), path)
 
 
+def cut_image(path: Path) -> None:
+    """Cut the image in the eighth row of a parquet file to two thirds."""
+    image = pq.read_table(path).to_pylist()[7]["image"]
+    change_row(path, image={**image, "bytes": image["bytes"][: len(image["bytes"]) * 2 // 3]})
+
+
 DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
     (
         "clevr",
@@ -57,6 +65,12 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
         lambda folder: (folder / "images/val/CLEVR_val_000001.png").write_bytes(b""),
         "the image '.*CLEVR_val_000001.png' is empty",
     ),
+    (
+        "clevr",
+        lambda folder: truncate(folder / "images/val/CLEVR_val_000001.png"),
+        "the image '.*CLEVR_val_000001.png' is damaged: ",
+    ),
+    ("cvbench", lambda folder: cut_image(folder / CVBENCH), "row 8: the image in 'image' is damaged: "),
     ("clevr", lambda folder: (folder / QUESTIONS).unlink(), "holds no CLEVR_val_questions.json"),
     (
         "whatsup",
@@ -107,8 +121,15 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "damage", "message"), DAMAGES)
 def test_damaged_release_is_named_by_file_and_row_and_leaves_no_copy(
-    release: dict[str, Path], tmp_path: Path, name: str, damage: Callable[[Path], Any], message: str
+    release: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    damage: Callable[[Path], Any],
+    message: str,
 ) -> None:
+    # as lmms-eval sets it when it is imported
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     root = tmp_path / "data"
     folder = copied(release[name], tmp_path / "release")
     damage(folder)
@@ -205,9 +226,9 @@ def test_vsr_is_imported_as_its_repository_lays_it_out(tmp_path: Path, given: st
             (folder / f"{part}.jsonl").write_text(json.dumps(row) + "\n")
     picture = tmp_path / "release" / images / row["image"]
     picture.parent.mkdir()
-    picture.write_bytes(b"the photograph")
+    Image.new("RGB", (4, 3)).save(picture)
     list(import_release("vsr", tmp_path / "release" / given, tmp_path / "copies"))
-    assert (tmp_path / "copies/vsr_random/images/000000050403.jpg").read_bytes() == b"the photograph"
+    assert (tmp_path / "copies/vsr_random/images/000000050403.jpg").read_bytes() == picture.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -292,6 +313,8 @@ def test_a_family_of_superclevr_is_a_template_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ten_thousand_questions_are_imported(tmp_path: Path) -> None:
     (tmp_path / "images/val").mkdir(parents=True)
+    picture = io.BytesIO()
+    Image.new("RGB", (4, 3)).save(picture, "PNG")
     program = [{"function": "scene", "inputs": []}] * 12 + [{"function": "count", "inputs": [11]}]
     questions = []
     for number in range(10_000):
@@ -306,7 +329,7 @@ def test_ten_thousand_questions_are_imported(tmp_path: Path) -> None:
             }
         )
         if number % 10 == 0:
-            (tmp_path / "images/val" / image).write_bytes(b"x")
+            (tmp_path / "images/val" / image).write_bytes(picture.getvalue())
     (tmp_path / "CLEVR_val_questions.json").write_text(json.dumps({"info": {}, "questions": questions}))
     list(import_release("clevr", tmp_path, tmp_path / "data"))
     assert any("clevr: val 10000 of" in line for _, line in check_copies(tmp_path / "data"))

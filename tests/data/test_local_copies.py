@@ -109,12 +109,19 @@ def test_damaged_copies_are_reported(copies: Path, tmp_path: Path) -> None:
     next((tmp_path / "copy/clevr/images").iterdir()).unlink()
     next((tmp_path / "copy/superclevr/images").iterdir()).write_bytes(b"")
     (tmp_path / "copy/whatsup_a/manifest.json").write_text("{")
+    photo = next((tmp_path / "copy/whatsup_b/images").rglob("*.*"))
+    cut = photo.read_bytes()[:-200]
+    photo.unlink()
+    photo.write_bytes(cut)
     (path,) = (tmp_path / "copy/vqav2").glob("*.parquet")
     content = path.read_bytes()
     # the footer is at the end, and stays whole
     path.write_bytes(content[:500] + bytes(len(content) // 2 - 500) + content[len(content) // 2 :])
-    clevr, superclevr, vqav2, whatsup = [line for intact, line in check_copies(tmp_path / "copy") if not intact]
+    clevr, superclevr, vqav2, whatsup, whatsup_b = [
+        line for intact, line in check_copies(tmp_path / "copy") if not intact
+    ]
     assert clevr.startswith("clevr: the image ") and clevr.endswith(" is missing: import it again")
+    assert whatsup_b.startswith("whatsup_b: the image ") and " is damaged: " in whatsup_b
     assert superclevr.startswith("superclevr: the image ") and superclevr.endswith(" is empty: import it again")
     assert vqav2 == "vqav2: validation-00000.parquet has changed since it was imported: import it again"
     assert whatsup.startswith("whatsup_a: ") and whatsup.endswith(" is damaged: import it again")

@@ -2,14 +2,16 @@
 
 import io
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from lmms_steer import UserError
 from lmms_steer.data.benchmarks.real_world import RELEASES, drawn, is_counting
@@ -152,8 +154,9 @@ def test_a_linked_photograph_is_fetched_once_and_from_coco_only(
 ) -> None:
     asked: list[str] = []
     picture = io.BytesIO()
-    Image.new("RGB", (4, 3)).save(picture, "JPEG")
-    answers = [picture.getvalue(), b"<html>not found</html>"]
+    Image.effect_noise((40, 30), 50).save(picture, "JPEG")
+    content = picture.getvalue()
+    answers = [content, b"<html>not found</html>", content[:-300]]
 
     def urlopen(address: str, timeout: float) -> io.BytesIO:
         asked.append(address)
@@ -161,14 +164,18 @@ def test_a_linked_photograph_is_fetched_once_and_from_coco_only(
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     link = "http://images.cocodataset.org/train2017/000000119360.jpg"
-    assert linked_image(link).size == linked_image(link).size == (4, 3) and asked == [link]
+    assert linked_image(link).size == linked_image(link).size == (40, 30) and asked == [link]
     with pytest.raises(UserError, match="cannot fetch .*000000000001.jpg: .*; a release with its images"):
+        linked_image("http://images.cocodataset.org/val2017/000000000001.jpg")
+    # as lmms-eval sets it when it is imported
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(UserError, match="what came is damaged: "):
         linked_image("http://images.cocodataset.org/val2017/000000000001.jpg")
     assert not list(own_cache.rglob("*000000000001*"))
     for other in ("http://example.org/train2017/000000119360.jpg", "file:///etc/passwd", f"{link}/../x"):
         with pytest.raises(UserError, match="is not to a photograph on images.cocodataset.org"):
             linked_image(other)
-    assert len(asked) == 2
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize(
@@ -187,6 +194,44 @@ def test_a_bad_row_of_vsr_is_one_line(line: str, message: str, tmp_path: Path) -
             (tmp_path / "splits" / name / f"{split}.jsonl").write_text(line)
     with pytest.raises(UserError, match=message):
         list(import_release("vsr", tmp_path, tmp_path / "data"))
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("chartqa", {"label": []}, r"'label' is \[\]: expected a list of answers"),
+        ("chartqa", {"label": [""]}, "'label' holds '': expected a text"),
+        ("chartqa", {"query": None}, "'query' holds None: expected a text"),
+        ("vqav2", {"answers": None}, "'answers' is None: expected a list of answers"),
+        ("coco_captions", {"answer": ["A cat.", None]}, "'answer' holds None: expected a text"),
+        ("vtabfact", {"gt": "entailed"}, "'gt' is 'entailed': expected one of true, yes, 1, false, no, 0"),
+        (
+            "vtabfact",
+            {"image": {"bytes": b"no image", "path": None}},
+            ".* is not in a known image format",
+        ),
+    ],
+)
+def test_a_row_that_could_not_be_scored_ends_the_import(
+    name: str, values: dict[str, Any], message: str, tmp_path: Path, release: dict[str, Path]
+) -> None:
+    shutil.copytree(release[name], tmp_path / "release")
+    (path,) = (tmp_path / "release").rglob(f"{RELEASES[name].split}-*.parquet")
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows[2].update(values)
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    with pytest.raises(UserError, match=f"00001.parquet', row 3: {message}"):
+        list(import_release(name, tmp_path / "release", tmp_path / "copies"))
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_a_text_is_not_taken_for_a_list_of_letters(tmp_path: Path, release: dict[str, Path]) -> None:
+    (path,) = release["chartqa"].rglob("test-*.parquet")
+    rows = [{**row, "label": row["label"][0]} for row in pq.read_table(path).to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / path.name)
+    with pytest.raises(UserError, match=r"row 1: 'label' is '\d+': expected a list of answers"):
+        list(import_release("chartqa", tmp_path, tmp_path / "copies"))
 
 
 def test_another_configuration_of_docvqa_is_not_imported(tmp_path: Path, release: dict[str, Path]) -> None:

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from datasets import Dataset
 from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 
+from lmms_steer import UserError
 from lmms_steer.harness.task_files import tasks_dir
 from tests.helpers import warm
 
@@ -230,6 +232,18 @@ def test_cvbench_split_is_the_papers(count: int) -> None:
     assert len(test) == 150 and not set(select) & set(test) and len(select) + 150 == count
     assert test == np.random.RandomState(42).permutation(count)[-150:].tolist()
     assert test[-3:] == [270, 435, 102]
+
+
+def test_a_part_of_a_copy_of_cvbench_without_questions_is_one_line() -> None:
+    utils = import_module("lmms_steer.tasks.cvbench.utils")
+    copy = Dataset.from_list([{"task": "Relation", "source": "COCO"}] * 150)
+    assert len(utils.documents("Relation", "test")(copy)) == 150
+    for task, part, message in (
+        ("Relation", "select", "150 of its 150 questions here are of Relation, and the paper's split tests on 150"),
+        ("Depth", "", "0 of its 150 questions here are of Depth$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            utils.documents(task, part)(copy)
 
 
 @pytest.mark.slow

@@ -48,8 +48,15 @@ def test_tasks_score_all_that_was_generated_and_read_its_first_paragraph() -> No
     row = {"choices": ["left", "right"], "answer": "(B)", "official_weight": 1.0, "official_total": 1.0}
     scores = cvbench.process_results(row, ["B\n\nIt is on the right of the bag."])
     assert (scores["acc"], scores["acc_paper"]) == (1.0, 0.0)
-    scores = cvbench.process_results(row, ["\n\nB"])
-    assert (scores["unparsed"], scores["acc_paper"]) == (1.0, 1.0)
+    for answer in (
+        "\n\nB",
+        " \n\n(B)",
+        "Answer:\n\nB",
+        "**Answer:**\n\n**B**",
+        "The correct answer is:\n\n(B)\n\nA is wrong.",
+    ):
+        scores = cvbench.process_results(row, [answer])
+        assert (scores["acc"], scores["acc_strict"]) == (1.0, 1.0)
     scores = clevr.count_results({"answer": "4"}, ["four\n\n3 cubes and a sphere"])
     assert (scores["acc"], scores["acc_paper"]) == (1.0, 0.0)
 

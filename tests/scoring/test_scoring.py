@@ -8,7 +8,7 @@ import pytest
 from lmms_steer import UserError
 from lmms_steer.scoring.choice import choice_text, parse_choice, parse_text
 from lmms_steer.scoring.number import parse_number
-from lmms_steer.scoring.rows import check_rows, reads_choices
+from lmms_steer.scoring.rows import check_rows, reads_choices, reads_prompt
 from lmms_steer.scoring.task_results import (
     doc_to_text,
     process_results,
@@ -369,17 +369,21 @@ GOOD = {"question": "what is left?", "choices": ["cup", "fork", "plate", "spoon"
         ({"choices": ["cup", " "]}, "choice B is empty"),
         ({"choices": ["cup", 3]}, "choice B is 3: expected a text"),
         ({"choices": ["cup", "fork", "Cup "]}, "choices A and C are both 'Cup '"),
+        ({"question": None}, "the question is None: expected a text"),
+        ({"question": " ", "prompt": ""}, "the question is ' ': expected a text"),
     ],
 )
 def test_malformed_rows_are_named_by_their_number(change: dict[str, Any], problem: str) -> None:
-    check_rows("kitchen", [GOOD, {**GOOD, "answer": "A"}])
+    check_rows("kitchen", [GOOD, {**GOOD, "answer": "A"}, {**GOOD, "question": None, "prompt": "Left?"}], True)
     with pytest.raises(UserError, match=f"^kitchen, document 2: {problem}"):
-        check_rows("kitchen", [GOOD, GOOD, {**GOOD, **change}])
+        check_rows("kitchen", [GOOD, GOOD, {**GOOD, **change}], True)
 
 
 def test_only_tasks_that_read_choices_are_checked() -> None:
     assert reads_choices(process_results) and reads_choices("{{answer}}", process_results_strict)
     assert not reads_choices(None, "text", doc_to_text)
+    assert reads_prompt(doc_to_text) and not reads_prompt("{{question}}")
+    assert doc_to_text({**GOOD, "prompt": None}) == doc_to_text(GOOD) and "what is left?" in doc_to_text(GOOD)
 
 
 def test_the_warning_says_from_when_on_scores_are_not_to_be_trusted() -> None:

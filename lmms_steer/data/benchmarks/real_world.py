@@ -5,8 +5,8 @@ validation split alone has 214,354. Facts about the released code (TextSteersVis
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from lmms_steer.data.benchmarks import Benchmark, register_benchmark
 from lmms_steer.data.importing import copy_rows
 from lmms_steer.data.local_copy import LocalCopy
 from lmms_steer.data.paper_split import HELD_OUT, SPLIT_SEED
-from lmms_steer.data.release_files import find_files, image_schema, parquet_rows
+from lmms_steer.data.release_files import check_images, find_files, image_schema, parquet_rows
 from lmms_steer.data.stand_ins import SIZES, SMALL_SIZES, image_cell, write_parquet
+from lmms_steer.errors import UserError, shorten
 from lmms_steer.tiny_world.scenes import Scene, sample_scene
 
 FIRST = 550
@@ -48,16 +49,19 @@ def is_human(value: Any) -> bool:
     return bool(value == 0)
 
 
-def is_counting(types: Sequence[str]) -> bool:
+def is_counting(types: Sequence[str] | None) -> bool:
     """DocVQA: the released code's kind `counting`. It also names `table/list`, misspelled, so that no row has it."""
-    return any(name in ("figure/diagram", "form") for name in types)
+    return any(name in ("figure/diagram", "form") for name in types or ())
 
 
-def is_layout(types: Sequence[str]) -> bool:
+def is_layout(types: Sequence[str] | None) -> bool:
     """DocVQA: the released code's kind `spatial_relationship`."""
-    return "layout" in types
+    return "layout" in (types or ())
 
 
+TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
+"""How VTabFact's rows say whether a statement is true."""
+_NOUNS = {str: "a text", int: "a whole number", dict: "an answer with its confidence"}
 _ANSWERS = pa.list_(pa.struct([("answer", pa.string()), ("answer_confidence", pa.string()), ("answer_id", pa.int64())]))
 
 
@@ -74,6 +78,7 @@ class Release:
         kinds: for each kind that the released code takes the first rows of: column, and whether a value is of it.
         draws: whether it draws rows from a shuffled split.
         rows: that a copy has; None if it is not known.
+        values: column ▸ the values that its texts may have, whatever their case.
     """
 
     description: str
@@ -84,6 +89,7 @@ class Release:
     kinds: dict[str, tuple[str, Callable[[Any], bool]]]
     draws: bool
     rows: int | None
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def places(self, rows: Any, kind: str = "") -> list[int]:
         """The places of the rows that the released code takes.
@@ -98,6 +104,21 @@ class Release:
             return list(range(len(rows)))
         wanted = [self.kinds[kind]] if kind else self.kinds.values()
         return sorted({place for column, is_kind in wanted for place in first_of_kind(rows[column], is_kind)})
+
+    def problem(self, row: Mapping[str, Any]) -> str:
+        """Say what is wrong with the values of a row; "" if nothing is."""
+        for name, kind in self.columns.items():
+            value, listed = row[name], pa.types.is_list(kind)
+            if isinstance(value, list) != listed or (listed and not value):
+                return f"{name!r} is {shorten(repr(value))}: expected {'a list of answers' if listed else 'one value'}"
+            inner = kind.value_type if listed else kind
+            expected = str if pa.types.is_string(inner) else dict if pa.types.is_struct(inner) else int
+            wrong = [one for one in (value if listed else [value]) if not isinstance(one, expected) or one == ""]
+            if wrong:
+                return f"{name!r} holds {shorten(repr(wrong[0]))}: expected {_NOUNS[expected]}"
+            if name in self.values and value.lower() not in self.values[name]:
+                return f"{name!r} is {shorten(repr(value))}: expected one of {', '.join(self.values[name])}"
+        return ""
 
 
 RELEASES = {
@@ -120,6 +141,7 @@ RELEASES = {
         "VTabFact: statements about pictures of tables, true or false, from TableVQA-Bench",
         "terryoo/TableVQA-Bench", None, "vtabfact",
         {"qa_id": pa.string(), "question": pa.string(), "gt": pa.string()}, {}, draws=False, rows=250,
+        values={"gt": (*TRUE, *FALSE)},
     ),
     "vqav2": Release(
         "VQAv2: 650 questions about photographs, drawn from the validation split",
@@ -161,10 +183,19 @@ def _import(name: str, release: Release, folder: Path, root: Path, limit: int | 
     order = {place: number for number, place in enumerate(places)}
     copy = LocalCopy(root / name, files)
     schema = _schema(release)
-    every = (row for path in files for row in parquet_rows(path, schema.names, "image"))
     # only the rows that are taken, of which there are few, are held in memory
-    taken = sorted(((order[place], row) for place, row in enumerate(every) if place in order), key=lambda pair: pair[0])
-    copy_rows(copy, release.split, (row for _, row in taken), schema, limit)
+    taken: dict[int, dict[str, Any]] = {}
+    place = 0
+    for path in files:
+        for number, row in enumerate(parquet_rows(path, schema.names), start=1):
+            if place in order:
+                where = f"{str(path)!r}, row {number}"
+                if problem := release.problem(row):
+                    raise UserError(f"{where}: {problem}")
+                check_images(row, "image", where)
+                taken[order[place]] = row
+            place += 1
+    copy_rows(copy, release.split, (taken[number] for number in sorted(taken)), schema, limit)
     yield copy.finish()
 
 
