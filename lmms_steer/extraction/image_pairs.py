@@ -205,8 +205,8 @@ def read_image_pair_activations(
 
     Raises:
         UserError: when an image cannot be opened, or a single question does not fit into memory; for tokens that the
-            model's prompts do not have; for a prompt format of the user's own that pads on the right; for the image
-            contrast `other` at image tokens that do not depend on the question.
+            model's prompts do not have; for a prompt format of the user's own that pads on the right; for contrasting
+            prompts or the image contrast `other` at image tokens that do not depend on the question.
     """
     at = settings.at
     if at not in ("last", PATCHES) and hides_media(model.config):
@@ -231,11 +231,13 @@ def read_image_pair_activations(
         return Activations(rows[0], rows[1], anchors, controls, texts, at=at, tower=shape)
 
     shuffled = pairs.shuffled
-    if at == "image" and shuffled and _ignore_questions(model, processor, pairs, runner):
-        if settings.image_contrast == "other":
+    prompts_differ = settings.image_contrast is None
+    if at == "image" and (prompts_differ or shuffled) and _ignore_questions(model, processor, pairs, runner):
+        if prompts_differ or settings.image_contrast == "other":
+            contrast = "'contrast'" if prompts_differ else "--image_contrast other"
             raise UserError(
                 f"--at image: in this {type(model).__name__} the image tokens do not depend on the question, so that"
-                " --image_contrast other contrasts nothing: use another contrast, or --at last"
+                f" {contrast} contrasts nothing: use another contrast, or --at last"
             )
         shuffled = ()
     found = read(pairs.pairs)
@@ -245,7 +247,8 @@ def read_image_pair_activations(
 def _ignore_questions(model: Any, processor: Any, pairs: ImagePairs, runner: ShrinkingRunner) -> bool:
     """Whether image tokens hold the same whatever is asked: they come first in the prompt of a causal model."""
     first = pairs.pairs[0].anchor
-    other = next((pair.anchor.text for pair in pairs.pairs if pair.anchor.text != first.text), None)
+    texts = (question.text for pair in pairs.pairs for question in (pair.control, pair.anchor))
+    other = next((text for text in texts if text != first.text), None)
     if other is None:
         return False
     rows = _read(model, processor, [first, replace(first, text=other)], "image", 1, runner)

@@ -15,6 +15,7 @@ from lmms_steer.errors import UserError, first_line, reason, shorten
 MAX_BYTES = 1 << 30
 """Largest file, and largest content of one, 1 GiB: 10,000 layers of width 26,000."""
 _LAYER = re.compile(r"(?:^|\.)([0-9]{1,9})(?=\.|$)", re.ASCII)
+_ENCODER = re.compile(r"vision|visual|image|audio|speech|encoder", re.IGNORECASE)
 
 Found = tuple[object, "re.Match[str] | None", npt.NDArray[np.float32]]
 """A tensor's name, the match of its layer's number, and the tensor."""
@@ -113,7 +114,16 @@ def _layer_in(key: str, where: str) -> "re.Match[str] | None":
     found = list(_LAYER.finditer(key))
     if len(found) > 1:
         raise UserError(f"{where}: {shorten(repr(key))} has two numbers, of which either may be the layer's")
-    return found[0] if found else None
+    if not found:
+        return None
+    if key[found[0].end() :]:
+        raise UserError(
+            f"{where}: {shorten(repr(key))} is a module inside of a layer: only what is added to the output of a layer"
+            " can be imported, as of 'model.layers.3'"
+        )
+    if _ENCODER.search(key):
+        raise UserError(f"{where}: {shorten(repr(key))} is a layer of an encoder, not of the language model")
+    return found[0]
 
 
 def _scaled_vector(entry: dict[str, Any], name: str) -> npt.NDArray[np.float32]:

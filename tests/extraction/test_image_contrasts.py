@@ -1,6 +1,7 @@
 """Vectors from questions with and without their images, and their control with images of other questions."""
 
 import json
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,23 @@ def test_image_tokens_of_a_causal_model_have_no_control_with_other_images(
                 str(tmp_path / "m"), "other", questions=folder / "questions.jsonl", image_contrast="other", at="image",
                 store=tmp_path / "v",
             )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["llava", "paligemma2"])
+def test_contrasting_prompts_are_refused_where_image_tokens_do_not_depend_on_them(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    model, processor = build(name)
+    rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
+    file = folder / "contrasting.jsonl"
+    file.write_text("\n".join(json.dumps({**row, "contrast": f"not {row['prompt']}"}) for row in rows))
+    settings = ExtractionSettings(at="image")
+    runner = ShrinkingRunner("questions")
+    expected: Any = nullcontext()
+    if name == "llava":
+        expected = pytest.raises(UserError, match="so that 'contrast' contrasts nothing: use another contrast, or --at")
+    with expected:
+        read_image_pair_activations(model, processor, read_image_pairs(file, settings), settings, 4, runner)
 
 
 def test_a_question_without_its_image_has_no_placeholder_of_one(folder: Path, tmp_path: Path) -> None:
