@@ -165,14 +165,15 @@ def _draw_maps(maker: Any, maps: list[SearchMap]) -> Any:
             if key in found:
                 image = draw_heatmap(ax, heatmaps[key], limit)
                 ax.set_ylabel("layer")
-                dots = "; dots: dropped early" if found[key].dropped else ""
-                title = f"{target} tokens (n = {found[key].n}{dots})"
+                title = f"{target} tokens (n = {found[key].n})"
             else:
                 ax.axis("off")
             name = f"{study}: {format_vector_name(vector)}" if several_studies else format_vector_name(vector)
             # the name of a row begins above its first map and may extend over the whole row
             ax.set_title(f"{literal_text(name)}\n{title}" if ax is line[0] else title, fontsize=_SMALL, loc="left")
     draw_colour_bar(figure, image, axes, heatmaps.values())
+    if any(one.dropped for one in maps):
+        draw_caption(figure, "dots: dropped before all questions were asked", _SMALL)
     return figure
 
 

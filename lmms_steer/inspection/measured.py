@@ -24,6 +24,7 @@ class MeasuredPrompt:
         effects: the effect of each intervention at the layer, one line each.
         added: kind of tokens ▸ the norms of the vectors that are added to them at the layer.
         before, after: the most likely next tokens with their probabilities, unsteered and steered.
+        compared: the first few of either, each with its probability unsteered and steered.
         skipped: tokens at the beginning that do not count in means: the first one of a text model, as for
             `scale=relative` (`lmms_steer.models.residual_norms.measure_norms`).
         continuations: what the model writes at several strengths; empty if that was not asked for.
@@ -46,6 +47,7 @@ class MeasuredPrompt:
     added: Mapping[str, Sequence[float]]
     before: list[tuple[str, float]]
     after: list[tuple[str, float]]
+    compared: list[tuple[str, float, float]]
     skipped: int = 0
     continuations: Sequence[Continuation] = ()
     model_adds: float = 0.0

@@ -45,6 +45,8 @@ MARKED = "<image>"
 """How a position is shown that a mask marks as an image's."""
 ANSWERS = 8
 """How many of the most likely next tokens are shown."""
+COMPARED = 5
+"""How many of the most likely next tokens of each run are compared with the other run."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -147,6 +149,7 @@ def inspect_prompt(
         },
         before=_most_likely(lm, before),
         after=_most_likely(lm, after),
+        compared=_compared(lm, before, after),
         skipped=skipped,
         model_adds=model_adds,
         effects_after=[
@@ -318,3 +321,9 @@ def _changes(tokens: str, kind: str) -> bool:
 def _most_likely(lm: SteeredVlm | SteeredText, logits: Tensor) -> list[tuple[str, float]]:
     top = logits.float().softmax(-1).topk(ANSWERS)
     return [(lm.tokenizer.decode([i]), p) for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+
+
+def _compared(lm: SteeredVlm | SteeredText, before: Tensor, after: Tensor) -> list[tuple[str, float, float]]:
+    runs = [logits.float().softmax(-1) for logits in (before, after)]
+    ids = dict.fromkeys(i for run in runs for i in run.topk(COMPARED).indices.tolist())
+    return [(lm.tokenizer.decode([i]), *(float(run[i]) for run in runs)) for i in ids]

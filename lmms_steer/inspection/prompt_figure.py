@@ -14,7 +14,6 @@ _STEERED, _UNSTEERED = ROLE_COLOURS["steered"], GREY
 # the colour of steered tokens is hard to see as a frame on an image
 _FRAME = VERMILLION
 _MAX_TOKENS = 60
-_SHOWN_ANSWERS = 5
 _OFF_SCALE = 3
 """A text model's first token is cut off if its norm exceeds all others by this factor."""
 
@@ -91,13 +90,10 @@ def _rectangle(corner: tuple[float, float], width: float, height: float) -> Any:
 
 
 def _answers(axes: Any, inspection: MeasuredPrompt) -> None:
-    words = list(
-        dict.fromkeys(word for word, _ in [*inspection.before[:_SHOWN_ANSWERS], *inspection.after[:_SHOWN_ANSWERS]])
-    )
-    before, after = dict(inspection.before), dict(inspection.after)
+    words, before, after = zip(*inspection.compared, strict=True)
     places = range(len(words))
-    axes.barh([p - 0.2 for p in places], [before.get(w, 0.0) for w in words], 0.38, color=_UNSTEERED, label="unsteered")
-    axes.barh([p + 0.2 for p in places], [after.get(w, 0.0) for w in words], 0.38, color=_STEERED, label="steered")
+    axes.barh([p - 0.2 for p in places], before, 0.38, color=_UNSTEERED, label="unsteered")
+    axes.barh([p + 0.2 for p in places], after, 0.38, color=_STEERED, label="steered")
     axes.set_yticks(places, [literal_text(repr(word)) for word in words])
     axes.invert_yaxis()
     axes.set(title="next token", xlabel="probability", xlim=(0, 1))

@@ -1,4 +1,4 @@
-"""Tick labels and captions that fit into the figure."""
+"""Tick labels, captions and legends that fit into the figure."""
 
 import math
 import textwrap
@@ -7,6 +7,8 @@ from typing import Any
 
 _LINE, _CHARACTER = 1.2, 0.62
 """Height of a line and width of a character, as parts of the font size."""
+_HANDLE = 4.8
+"""Width of a legend's handle with the space around it, in font sizes."""
 _POINTS = 72
 """Points in an inch."""
 
@@ -34,3 +36,17 @@ def draw_caption(figure: Any, text: str, fontsize: float) -> None:
     """Write a line below a figure, on several lines where it is wider than the figure."""
     characters = int(_POINTS * figure.get_size_inches()[0] / (_CHARACTER * fontsize))
     figure.supxlabel("\n".join(textwrap.wrap(text, max(20, characters))), fontsize=fontsize)
+
+
+def legend_columns(figure: Any, labels: Sequence[str], fontsize: float) -> int:
+    """The number of columns in which a legend is not wider than its figure, at least 1.
+
+    Args:
+        figure: matplotlib's figure.
+        labels: of the legend, which may have several lines.
+        fontsize: in points.
+    """
+    widths = [max(map(len, label.split("\n"))) * _CHARACTER + _HANDLE for label in labels]
+    room = _POINTS * figure.get_size_inches()[0] / fontsize
+    fitting = [n for n in range(1, len(labels) + 1) if n * max(widths) <= room]
+    return max(fitting, default=1)

@@ -4,12 +4,14 @@ import math
 from pathlib import Path
 
 import pytest
+from matplotlib.text import Text
 
 from lmms_steer import UserError
+from lmms_steer.comparison import figures
 from lmms_steer.comparison.board import compare
 from lmms_steer.comparison.command import draw_comparison, run_comparison
 from lmms_steer.comparison.figures import gains_figure
-from lmms_steer.comparison.studies import read_maps
+from lmms_steer.comparison.studies import SearchMap, read_maps
 from tests.helpers.runs import BASE, STEERED, write_chosen_runs, write_run, write_study
 
 
@@ -81,7 +83,7 @@ def test_best_cell_is_the_search_s_choice_and_never_a_dropped_cell(tmp_path: Pat
     (searched,) = read_maps([write_study(tmp_path, gains, dropped=[(0, 0.5)])])
     assert searched.best == (3, 1.0) and searched.dropped == {(0, 0.5)}
     text = Path(draw_comparison([], tmp_path / "maps.svg", studies=[tmp_path])[-1]).read_text()
-    assert "image tokens (n = 50; dots: dropped early)" in text
+    assert "image tokens (n = 50)" in text
 
 
 def test_a_cell_s_damage_is_read_where_the_study_has_it(tmp_path: Path) -> None:
@@ -115,3 +117,21 @@ def test_folders_that_are_no_study_are_refused_in_one_line(tmp_path: Path) -> No
         list(run_comparison([str(tmp_path / "runs")], studies=[tmp_path / "study"], html=tmp_path / "x.html"))
     with pytest.raises(UserError, match="unknown --pictures 'our'"):
         list(run_comparison([str(tmp_path / "runs")], pictures="our"))
+
+
+def test_titles_of_maps_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = {(layer, alpha): 0.01 for layer in (1, 2) for alpha in (30.0, 60.0, 120.0)}
+    maps = [
+        SearchMap(
+            study="s", task="a", vector="counting/sae", tokens=tokens, n=600, layers=(1, 2), alphas=(30.0, 60.0, 120.0),
+            cells=places, damage={}, best=None, limit=1.0, dropped=frozenset({(1, 30.0)}),
+        )
+        for tokens in ("image", "text")
+    ]  # fmt: skip
+    monkeypatch.setattr(figures, "read_maps", lambda _: maps)
+    figure = figures.maps_figure([])
+    figure.draw_without_rendering()
+    shown = [one for one in figure.findobj(Text) if "n = 600" in one.get_text()]
+    left, right = sorted((one.get_window_extent() for one in shown), key=lambda box: box.x0)
+    assert left.x1 < right.x0 and right.x1 < figure.axes[-1].get_window_extent().x0
+    assert figure.get_supxlabel() == "dots: dropped before all questions were asked"

@@ -9,7 +9,7 @@ from lmms_steer.inspection.prompt import PromptInspection, inspection_lines
 def test_the_most_likely_tokens_are_shown_once_without_a_spec(spec: str) -> None:
     answers = [("yes", 0.75), ("no", 0.25)]
     inspection = PromptInspection(
-        spec, 1, ["is", "it"], ["text"] * 2, [bool(spec)] * 2, [1.0] * 2, [], {}, answers, answers
+        spec, 1, ["is", "it"], ["text"] * 2, [bool(spec)] * 2, [1.0] * 2, [], {}, answers, answers, []
     )
     rows = list(inspection_lines(inspection))[-3:]
     if spec:
@@ -21,7 +21,7 @@ def test_the_most_likely_tokens_are_shown_once_without_a_spec(spec: str) -> None
 def test_the_tower_s_layers_come_before_the_decoder_s_where_only_they_are_steered() -> None:
     answers = [("yes", 1.0)]
     inspection = PromptInspection(
-        "vector=v,layers=0-1,site=vision", 2, ["<image>"], ["image"], [False], [1.0], [], {}, answers, answers,
+        "vector=v,layers=0-1,site=vision", 2, ["<image>"], ["image"], [False], [1.0], [], {}, answers, answers, [],
         effects_after=["layer 0, vision: 1 along v is added", "layer 1, vision: 2 along v is added"],
     )  # fmt: skip
     rows = list(inspection_lines(inspection))
@@ -39,6 +39,6 @@ def test_a_prompt_without_the_tokens_that_a_spec_steers_is_warned_of() -> None:
     ):
         effects, answers = ["1 along v is added"], [("yes", 1.0)]
         inspection = PromptInspection(
-            spec, 1, ["is", "it"], ["text"] * 2, steered, [1.0] * 2, effects, {}, answers, answers
+            spec, 1, ["is", "it"], ["text"] * 2, steered, [1.0] * 2, effects, {}, answers, answers, []
         )
         assert (warning in inspection_lines(inspection)) == is_warned

@@ -19,7 +19,8 @@ def measured(grid: tuple[int, int] | None, size: tuple[int, int]) -> MeasuredPro
     return MeasuredPrompt(
         spec="vector=v,layer=1,alpha=1,tokens=image", layer=1, tokens=["t"] * count, kinds=["image"] * 16 + ["text"],
         steered=[number == 5 for number in range(count)], norms=[float(number) for number in range(count)],
-        effects=[], added={}, before=[("a", 1.0)], after=[("b", 1.0)], picture=Image.new("RGB", size), grid=grid,
+        effects=[], added={}, before=[("a", 1.0)], after=[("b", 1.0)],
+        compared=[("a", 1.0, 0.0), ("b", 0.0, 1.0)], picture=Image.new("RGB", size), grid=grid,
     )  # fmt: skip
 
 

@@ -47,8 +47,14 @@ def test_the_added_vector_is_compared_with_the_mean_norm_without_the_first_token
     seen = inspect_prompt(lm, [], PROMPT)
     inputs = lm.tokenizer(PROMPT, return_tensors="pt")
     with torch.no_grad():
+        steered = lm.model(**inputs).logits[0, -1].softmax(-1)
         lm.attachment.remove()
+        unsteered = lm.model(**inputs).logits[0, -1].softmax(-1)
         hidden = lm.model(**inputs, output_hidden_states=True).hidden_states[3][0]
+    for word, *shares in seen.compared:
+        (number,) = lm.tokenizer(word, add_special_tokens=False).input_ids
+        assert shares == pytest.approx([float(unsteered[number]), float(steered[number])], rel=1e-5)
+    assert {seen.before[0][0], seen.after[0][0]} <= {word for word, *_ in seen.compared}
     mean = float(hidden[1:].norm(dim=-1).mean())
     (added,) = seen.added["text"]
     lines = list(run_inspect("steered_hf", ARGS, PROMPT, [], None))

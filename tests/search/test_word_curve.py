@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from lmms_steer import UserError, steer
 from lmms_steer.cli import app
 from lmms_steer.harness.steered import SteeredPaliGemma, SteeredVlm
-from lmms_steer.search.word_curve import coloured_things, measure_curves
+from lmms_steer.search.word_curve import Points, WordCurve, coloured_things, measure_curves
 from lmms_steer.search.word_curve_command import first_tokens, word_of
+from lmms_steer.search.word_curve_figure import word_curve_figure
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.tiny_world.media_questions import rows, shown_by
 from lmms_steer.tiny_world.moving import Moving
@@ -178,3 +179,22 @@ def test_words_that_begin_with_the_same_token_are_not_told_apart() -> None:
     assert first_tokens(lm, ("red", "blue")) == {"red": 3, "blue": 4}
     with pytest.raises(UserError, match="'red' and 'reddish' begin with the same token: measure them one by one"):
         first_tokens(lm, ("red", "blue", "reddish"))
+
+
+@pytest.mark.parametrize(
+    ("vectors", "layers"),
+    [
+        ([f"/a/long/folder/of/vectors/colour-{name}/{name}.safetensors" for name in ("red", "blue", "green")], [8]),
+        ([f"tiny-gemma2/colour-{number}/mean_shift" for number in range(12)], [0, 8]),
+    ],
+)
+def test_the_legend_is_inside_the_figure_and_tells_the_vectors_apart(vectors: list[str], layers: list[int]) -> None:
+    points = Points(np.full((2, 3), 0.5, np.float32))
+    curve = WordCurve("red", tuple(vectors), (0.0, 1.0), "image", {v: dict.fromkeys(layers, points) for v in vectors})
+    figure = word_curve_figure(curve)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in legend.get_lines()}
+    assert len(looks) == len(vectors)
