@@ -32,6 +32,11 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
+def json_lines(text: str) -> list[str]:
+    """The lines of a JSONL file. `str.splitlines` also splits at characters that JSON texts may hold, as U+2028."""
+    return text.replace("\r\n", "\n").split("\n")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lmms_steer._util.io import is_regular_file, read_limited
-from lmms_steer._util.json import parse_json
+from lmms_steer._util.json import json_lines, parse_json
 from lmms_steer._util.yaml import MAX_BYTES, STR, YamlNode, parse_yaml
 from lmms_steer.errors import UserError, first_line, reason, shorten, unknown_name
 
@@ -263,7 +263,7 @@ def _checked_word(text: str, tag: str, where: str) -> str:
 
 def _jsonl(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
     """For each row whether it belongs to the contrast, and its pair."""
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(json_lines(text), start=1):
         if not line.strip():
             continue
         try:

@@ -115,19 +115,26 @@ def check_images(row: Mapping[str, Any], pictured: str, where: str) -> None:
         check_whole(image["bytes"], f"{where}: the image in {pictured!r}")
 
 
-def lettered_rows(files: Sequence[Path], columns: Sequence[str], pictured: str) -> Iterator[dict[str, Any]]:
+def lettered_rows(
+    files: Sequence[Path], columns: Sequence[str], pictured: str, others: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
     """The rows of parquet files with the columns `choices` and `answer` (a letter, as `(B)`), checked.
 
     Args:
         files: the files.
         columns, pictured: as for `parquet_rows`.
+        others: columns that hold an image in some rows.
 
     Raises:
         UserError: as `parquet_rows`; if an answer is not the letter of a choice, or the correct choice appears twice.
     """
     for path in files:
         for number, row in enumerate(parquet_rows(path, columns, pictured), start=1):
-            _check_lettered(row, f"{str(path)!r}, row {number}")
+            where = f"{str(path)!r}, row {number}"
+            _check_lettered(row, where)
+            for name in others:
+                if row[name] is not None:
+                    check_images(row, name, where)
             yield row
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lmms_steer._util.code import is_built_in
-from lmms_steer._util.json import parse_json
+from lmms_steer._util.json import json_lines, parse_json
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.errors import UserError, first_line, reason
@@ -102,7 +102,7 @@ def read_image_pairs(path: Path, settings: ExtractionSettings) -> ImagePairs:
             changes nothing.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = json_lines(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the questions {str(path)!r}: {reason(error)}") from error
     anchors, contrasts = [], []

@@ -48,10 +48,12 @@ def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> s
         strict: whether to read strictly.
     """
     letters = LETTERS[: len(choices)]
-    first, _, rest = undecorated(answer).partition("\n")
+    first, *lines = undecorated(answer).split("\n")
     bare = _bare_letter(clean_answer(first), letters)
-    if bare and rest and parse_choice(rest, choices, strict=True) in ("", bare):
-        return bare
+    if bare and lines:
+        rest = "\n".join(line for line in lines if _bare_letter(clean_answer(line), letters) != bare)
+        if parse_choice(rest, choices, strict=True) in ("", bare):
+            return bare
     text = clean_answer(answer)
     letter = _whole_answer(text, choices, letters)
     if letter is not None:

@@ -24,13 +24,16 @@ _FRACTION = re.compile(
 _TOTAL = re.compile(
     r"(?:\bin total\b|\btotal(?: number)?(?: of [\w ]+)?\s+(?:is|of|:)|\baltogether\b|=)", re.IGNORECASE
 )
+_FIRST_MARK = re.compile(r"(?:^|:)[\s\-*•]*(1[.)]\s+(?=[^\W\d]))")
+_MARK = re.compile(r"(?<!\S)(\d{1,3})[.)](?=\s|$)")
 
 
 def parse_number(answer: str, strict: bool = False) -> int | None:
     """Return the one number of an answer, in digits or words up to 99; None for none, several, or a fraction.
 
     A number after `the answer is`, after the last `=` or next to `in total` takes precedence over the others.
-    `There are no …` is the number 0; with another number in the answer it is one of several. The strict reading takes
+    `There are no …` is the number 0; with another number in the answer it is one of several. The marks of a list that
+    begins the answer or follows a colon (`1. a cube`) are no numbers. The strict reading takes
     an answer that is a number, or where a number and nothing else follows `the answer is`.
 
     Args:
@@ -48,6 +51,7 @@ def parse_number(answer: str, strict: bool = False) -> int | None:
         numbers = _numbers(conclusion)
         if len(numbers) == 1:
             return numbers.pop()
+    text = _without_marks(text)
     none = _NONE.match(text)
     numbers = _numbers(text[none.end() :] if none else text)
     if none and not _FRACTION.search(text):
@@ -55,6 +59,21 @@ def parse_number(answer: str, strict: bool = False) -> int | None:
     if len(numbers) == 1:
         return numbers.pop()
     return _total(text) if numbers else None
+
+
+def _without_marks(text: str) -> str:
+    """Remove the marks `1.`, `2.`, … of a list, as far as they count on."""
+    first, expected = _FIRST_MARK.search(text), 1
+    if first is None:
+        return text
+
+    def removed(mark: re.Match[str]) -> str:
+        nonlocal expected
+        is_next = int(mark[1]) == expected
+        expected += is_next
+        return "" if is_next else mark[0]
+
+    return text[: first.start(1)] + _MARK.sub(removed, text[first.start(1) :])
 
 
 def _total(text: str) -> int | None:

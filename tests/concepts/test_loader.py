@@ -1,5 +1,6 @@
 """Concept files: the three formats say the same, and a wrong line is named."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,14 @@ def test_yaml_jsonl_and_csv_give_the_same_concept(tmp_path: Path) -> None:
     for suffix, text in (("yaml", yaml), ("jsonl", jsonl), ("csv", csv)):
         read = concepts.load(concept_file(tmp_path / f"mine.{suffix}", text))
         assert (read.name, read.pairs, read.contrast) == ("mine", pairs, other)
+
+
+def test_a_sentence_of_a_jsonl_file_may_hold_line_separators(tmp_path: Path) -> None:
+    sentence = "The lamp is left of\u2028the sofa\x85."
+    row = json.dumps({"anchor": "left", "sentence": sentence}, ensure_ascii=False)
+    (tmp_path / "c.jsonl").write_bytes(f"{row}\r\n\r\n{row.replace('lamp', 'cup')}\n".encode())
+    pairs = concepts.load(str(tmp_path / "c.jsonl")).pairs
+    assert [pair.sentence for pair in pairs] == [sentence, sentence.replace("lamp", "cup")]
 
 
 @pytest.mark.parametrize(

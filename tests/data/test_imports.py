@@ -94,6 +94,16 @@ DAMAGES: list[tuple[str, Callable[[Path], Any], str]] = [
         "row 8: there is no image in 'image_1'",
     ),
     (
+        "blink",
+        lambda folder: change_row(folder / "Jigsaw/val-00000-of-00001.parquet", image_2={"bytes": None, "path": "x"}),
+        "row 8: there is no image in 'image_2'",
+    ),
+    (
+        "blink",
+        lambda folder: change_row(folder / "Jigsaw/val-00000-of-00001.parquet", image_3={"bytes": b"x", "path": None}),
+        "row 8: the image in 'image_3' is not in a known image format",
+    ),
+    (
         "clevr_count",
         lambda folder: change_row(folder / "data/train-00000-of-00001.parquet", images=[]),
         "row 8: there is no image in 'images'",

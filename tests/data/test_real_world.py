@@ -200,10 +200,11 @@ def test_a_bad_row_of_vsr_is_one_line(line: str, message: str, tmp_path: Path) -
     ("name", "values", "message"),
     [
         ("chartqa", {"label": []}, r"'label' is \[\]: expected a list of answers"),
-        ("chartqa", {"label": [""]}, "'label' holds '': expected a text"),
+        ("chartqa", {"label": [""]}, r"'label' is \[''\]: expected a list of answers"),
         ("chartqa", {"query": None}, "'query' holds None: expected a text"),
         ("vqav2", {"answers": None}, "'answers' is None: expected a list of answers"),
         ("coco_captions", {"answer": ["A cat.", None]}, "'answer' holds None: expected a text"),
+        ("coco_captions", {"answer": ["", ""]}, r"'answer' is \['', ''\]: expected a list of answers"),
         ("vtabfact", {"gt": "entailed"}, "'gt' is 'entailed': expected one of true, yes, 1, false, no, 0"),
         (
             "vtabfact",
@@ -224,6 +225,11 @@ def test_a_row_that_could_not_be_scored_ends_the_import(
     with pytest.raises(UserError, match=f"00001.parquet', row 3: {message}"):
         list(import_release(name, tmp_path / "release", tmp_path / "copies"))
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_one_empty_caption_of_five_is_no_reason_to_refuse_a_release() -> None:
+    row = {"question_id": "1.jpg", "answer": ["A cat.", "", "A dog."]}
+    assert RELEASES["coco_captions"].problem(row) == ""
 
 
 def test_a_text_is_not_taken_for_a_list_of_letters(tmp_path: Path, release: dict[str, Path]) -> None:

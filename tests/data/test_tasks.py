@@ -300,7 +300,7 @@ def test_steered_model_runs_the_benchmarks_from_the_command_line(data: Path, tmp
     assert done.returncode == 0, done.stderr[-2000:]
     (results,) = tmp_path.rglob("*results.json")
     tasks = set(json.loads(results.read_text())["results"])
-    assert {"cvbench_count_test", "whatsup_b", "steer_blink_counting", "clevr", "superclevr_ll"} <= tasks
+    assert {"cvbench_count_test", "whatsup_b_test", "steer_blink_counting", "clevr", "superclevr_ll"} <= tasks
     (samples,) = tmp_path.rglob("*samples_cvbench_relation_test.jsonl")
     sample = json.loads(samples.read_text().splitlines()[0])
     assert sample["score"] in (0.0, 1.0) and "parsed" in sample

@@ -335,6 +335,30 @@ def test_choices_that_are_numbers_are_read_as_numbers(answer: str, lenient: str,
     assert (parse_choice(answer, choices), parse_choice(answer, choices, strict=True)) == (lenient, strict)
 
 
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("Here are the items:\n1. Red cube", None),
+        ("1. Red cube", None),
+        ("1. Red cube\n2. Blue", None),
+        ("Here are the items: 1) a red cube 2) a blue", None),
+        ("1. A cup\n2. A fork\nThere are 2 things.", 2),
+        ("1. A cup\n2. A fork\nSo there are 2.", 2),
+        ("1.", 1),
+        ("3. There are three cups", 3),
+        ("1. There is one cup", 1),
+    ],
+)
+def test_the_marks_of_a_list_are_no_numbers(answer: str, number: int | None) -> None:
+    assert parse_number(answer) == number
+    assert parse_choice(answer, ["3", "2", "1"]) == ({3: "A", 2: "B", 1: "C"}[number] if number else "")
+
+
+def test_a_letter_that_is_repeated_to_the_end_is_read() -> None:
+    assert parse_choice("B\n" * 5000, ["1", "2"]) == parse_choice("B\n" * 5000, ["1", "2"], strict=True) == "B"
+    assert parse_choice("B\n" * 5000 + "A", ["1", "2"]) == ""
+
+
 def test_strict_reading_of_numbers() -> None:
     read = {"3": 3, "Three.": 3, "The answer is 5.": 5, "There are 3 apples.": None, "5 + 3 = 8": None}
     assert {answer: parse_number(answer, strict=True) for answer in read} == read

@@ -59,7 +59,7 @@ def import_release(release: Path, root: Path, limit: int | None) -> Iterator[Pat
     for config, files in files_of.items():
         if files:
             copy = LocalCopy(root / "blink" / config, files)
-            copy_rows(copy, "val", lettered_rows(files, SCHEMA.names, IMAGES[0]), SCHEMA, limit)
+            copy_rows(copy, "val", lettered_rows(files, SCHEMA.names, IMAGES[0], IMAGES[1:]), SCHEMA, limit)
             yield copy.finish()
 
 

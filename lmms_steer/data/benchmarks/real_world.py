@@ -109,11 +109,13 @@ class Release:
         """Say what is wrong with the values of a row; "" if nothing is."""
         for name, kind in self.columns.items():
             value, listed = row[name], pa.types.is_list(kind)
-            if isinstance(value, list) != listed or (listed and not value):
+            # empty texts beside others are left out when an answer is scored
+            said = [one for one in value if one != ""] if isinstance(value, list) else value
+            if isinstance(value, list) != listed or said in ("", []):
                 return f"{name!r} is {shorten(repr(value))}: expected {'a list of answers' if listed else 'one value'}"
             inner = kind.value_type if listed else kind
             expected = str if pa.types.is_string(inner) else dict if pa.types.is_struct(inner) else int
-            wrong = [one for one in (value if listed else [value]) if not isinstance(one, expected) or one == ""]
+            wrong = [one for one in (said if listed else [said]) if not isinstance(one, expected)]
             if wrong:
                 return f"{name!r} holds {shorten(repr(wrong[0]))}: expected {_NOUNS[expected]}"
             if name in self.values and value.lower() not in self.values[name]:
