@@ -10,7 +10,7 @@ from PIL import Image
 
 from lmms_steer._util.io import check_writable, write_atomically
 from lmms_steer.errors import UserError
-from lmms_steer.harness.task_files import is_test_task, our_tasks
+from lmms_steer.harness.task_files import held_out_task, is_test_task
 from lmms_steer.harness.tasks import load_task
 from lmms_steer.models.visuals import image_ids, prepare_visuals
 
@@ -38,8 +38,8 @@ def write_questions(
     """
     check_writable(folder, "the folder", "name another")
     loaded, _ = load_task(task, "steered_hf", include_path)
-    held_out = f"{task.removesuffix('_test')}_select"
-    if held_out in our_tasks():
+    held_out = held_out_task(task)
+    if held_out:
         logger.warning("%s asks test questions: for vectors to be tested on it, take %s", task, held_out)
     elif is_test_task(task, str(loaded.config.test_split or loaded.config.validation_split)):
         logger.warning("%s asks test questions: vectors made of them cannot be tested on it", task)

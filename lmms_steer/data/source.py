@@ -71,7 +71,10 @@ def find_source(
         files = read_manifest(folder).files
         if split not in files:
             raise UserError(f"{str(folder)!r} has no split {split!r}: import {benchmark} again")
-        return Source("parquet", None, {"data_files": {split: [str(folder / file) for file in files[split]]}})
+        paths = [folder / file for file in files[split]]
+        for path in paths:
+            _check_parquet(path, benchmark)
+        return Source("parquet", None, {"data_files": {split: list(map(str, paths))}})
     if hub is not None and (folder is None or not folder.exists()):
         # without checks, as datasets before 5.2 wants the card's other splits too
         only = {"data_files": {split: hub_files}, "verification_mode": "no_checks"}
@@ -83,6 +86,16 @@ def find_source(
     raise UserError(
         f"{str(folder)!r} holds no finished copy of {benchmark}: run lmms-steer data import {benchmark} --from RELEASE"
     )
+
+
+def _check_parquet(path: Path, benchmark: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{str(path)!r} is missing or damaged: import {benchmark} again") from error
 
 
 def task_attribute(benchmark: str, split: str, hub: str | None, attribute: str) -> Any:
@@ -112,6 +125,9 @@ def with_images(dataset: "Dataset", copy: str) -> "Dataset":
     Args:
         dataset: the rows.
         copy: the local copy's folder under `$LMMS_STEER_DATA`.
+
+    Raises:
+        UserError: if an image is missing.
     """
     root = data_dir()
     if root is None or "image_path" not in dataset.column_names:
@@ -119,6 +135,9 @@ def with_images(dataset: "Dataset", copy: str) -> "Dataset":
     from datasets import Image
 
     paths = [str(root / copy / path) for path in dataset["image_path"]]
+    missing = next((path for path in dict.fromkeys(paths) if not Path(path).is_file()), None)
+    if missing is not None:
+        raise UserError(f"{missing!r} is missing: import {copy.split('/', maxsplit=1)[0]} again")
     return dataset.add_column("image", paths).cast_column("image", Image())
 
 

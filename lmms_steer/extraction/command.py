@@ -156,8 +156,23 @@ def _checked(
         if settings.image_contrast is not None or settings.at != "last":
             raise UserError("--image_contrast and --at are for questions about images: --questions FILE")
         every = list(wanted) == ["all"]
-        return list(concepts.shipped()) if every else [read_concept(one) for one in wanted], methods
+        chosen = list(concepts.shipped()) if every else [read_concept(one) for one in wanted]
+        removed = _removed_of(chosen, methods, settings.orthogonal_to, model)
+        if removed and not every:
+            raise UserError(
+                f"--orthogonal_to {settings.orthogonal_to}: nothing is left of that vector itself: leave {removed} out"
+            )
+        return [concept for concept in chosen if concept.name != removed], methods
     return [], _checked_for_questions(wanted, methods, settings)
+
+
+def _removed_of(chosen: Sequence[Concept], methods: Sequence[str], removed: str | None, model: str) -> str:
+    """The concept, of those that are wanted, whose vector by one of the methods is the removed one; "" for none."""
+    if removed is None:
+        return ""
+    about = store.load_vectors(removed, model).provenance
+    same = (one.name for one in chosen if one.sentences_sha256 == about.get("sentences_sha256"))
+    return next(same, "") if about.get("method") in methods and about.get("model") == model else ""
 
 
 def _checked_for_questions(

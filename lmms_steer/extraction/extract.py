@@ -28,7 +28,7 @@ from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
 from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
-from lmms_steer.vectors.weights import commit_of, model_source
+from lmms_steer.vectors.weights import commit_of, describe_source, model_source, same_weights
 
 logger = logging.getLogger(__name__)
 
@@ -265,9 +265,13 @@ class Backbone:
         directions = {layer: v for layer, v in result.directions.items() if layers is None or layer in layers}
         if activations.tower is not None:
             directions = {layer: np.reshape(v, activations.tower[1:]) for layer, v in directions.items()}
+        notes: list[str] = []
         if job.settings.orthogonal_to is not None:
             removed = SteeringVectors.load(store.find(job.settings.orthogonal_to, self.name).path)
             directions = without_component(directions, removed)
+            if not _may_be_of(removed, self.source):
+                whose = describe_source(removed.provenance)
+                notes.append(f"WARNING: {removed.name}, whose component is removed, is of another model: {whose}")
             kept = {k: v for k, v in provenance["settings"].items() if k not in _OF_A_PROBE}
             settings = {**kept, "orthogonal_to": removed.name, "orthogonal_to_sha256": removed.sha256}
             provenance = {**provenance, "settings": settings}
@@ -286,8 +290,15 @@ class Backbone:
             if job.settings.orthogonal_to is not None:
                 asked = f"is it parallel to {job.settings.orthogonal_to}, whose component is removed?"
             raise UserError(f"{job.concept.name}, {method}: the direction has norm 0 at every layer: {asked}")
-        notes = [f"{vectors.name}: norm 0 at layer {format_layers(zero)}: it cannot steer there"] if zero else []
+        if zero:
+            notes.append(f"{vectors.name}: norm 0 at layer {format_layers(zero)}: it cannot steer there")
         return Extracted(vectors, (*result.notes, *notes))
+
+
+def _may_be_of(vectors: SteeringVectors, source: Mapping[str, Any]) -> bool:
+    """Whether vectors can be of a backbone: of the same weights, or of the same name if those are not known."""
+    same = same_weights(source, vectors.provenance)
+    return same if same is not None else vectors.provenance.get("model") == source["model"]
 
 
 def _check_result(result: object, what: str, activations: Activations) -> None:

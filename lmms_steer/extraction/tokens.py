@@ -37,7 +37,8 @@ class SentenceTokens:
 
     Attributes:
         anchors: the span of each anchor, and the positions of its tokens.
-        others: the span and position of every other token except BOS, special tokens and padding.
+        others: the span and position of every other token except BOS, special tokens and padding; none where no anchor
+            is left.
         spans: the range of characters of the token at each position.
         unknown: positions of the tokens for words that the tokenizer does not know.
         skipped: for each anchor that is left out, the reason.
@@ -110,15 +111,17 @@ def classify_tokens(
         # without a BOS the first token takes over its role, and its activations would distort a mean
         real[0] = False
     unknown = [i for i, token in enumerate(ids) if unk_token_id is not None and token == unk_token_id and real[i]]
-    anchors, skipped = [], []
+    anchors, skipped, taken = [], [], set[int]()
     for start, end in pair.spans:
-        tokens = tuple(i for i, (a, b) in enumerate(spans) if real[i] and a < end and b > start and b > a)
-        if tokens:
+        tokens = tuple(i for i, (a, b) in enumerate(spans) if a < end and b > start and b > a)
+        taken.update(tokens)
+        # one whose first piece only is left out would be read as another word
+        if tokens and all(real[i] for i in tokens):
             anchors.append((TokenSpan(number, start, end), tokens))
         else:
             skipped.append(f"sentence {number + 1}: {pair.anchor!r} comes first, and the tokenizer has no BOS")
-    taken = {i for _, tokens in anchors for i in tokens}
-    others = tuple((TokenSpan(number, *spans[i]), i) for i in range(len(ids)) if real[i] and i not in taken)
+    free = [i for i in range(len(ids)) if anchors and real[i] and i not in taken]
+    others = tuple((TokenSpan(number, *spans[i]), i) for i in free)
     return SentenceTokens(tuple(anchors), others, tuple((a, b) for a, b in spans), tuple(unknown), tuple(skipped))
 
 

@@ -103,9 +103,20 @@ def check_task(name: str, include_path: str | None = None) -> None:
 
 
 def is_test_task(task: str, split: str) -> bool:
-    """Whether results are reported on a task's questions, judging by the names of the task and its split."""
-    held_out = re.search(r"(?:^|_)select(?:_|$)", task) is not None
-    return not held_out and ("test" in split.lower() or re.search(r"(?:^|_)test(?:_|$)", task) is not None)
+    """Whether results are reported on a task's questions.
+
+    So they are if `held_out_task` has another task for choosing, or by the names of the task and its split.
+    """
+    if re.search(r"(?:^|_)select(?:_|$)", task):
+        return False
+    named = "test" in split.lower() or re.search(r"(?:^|_)test(?:_|$)", task) is not None
+    return named or held_out_task(task) is not None
+
+
+def held_out_task(task: str) -> str | None:
+    """The task of ours that asks the questions which this one, of ours too, should not be chosen on; None without."""
+    name = f"{task.removesuffix('_test')}_select"
+    return name if name in our_tasks() and not task.endswith("_select") else None
 
 
 def _folders(include_path: str | None) -> Iterator[Names]:

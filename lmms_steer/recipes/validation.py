@@ -247,7 +247,8 @@ def _check_select(task: str, include_path: str | None) -> None:
     config = read_task_file(file)
     split = str(config.get("test_split") or config.get("validation_split"))
     if task_files.is_test_task(task, split):
-        raise UserError(f"select: {task} asks the split {split!r}: choose on held-out questions (…_select)")
+        held_out = task_files.held_out_task(task) or "(…_select)"
+        raise UserError(f"select: {task} asks the split {split!r}: choose on held-out questions {held_out}")
 
 
 def _check_chosen(recipe: Recipe, tree: YamlNode, name: str, study: Study) -> None:

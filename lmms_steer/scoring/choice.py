@@ -18,6 +18,9 @@ _BEFORE_A = re.compile(r"(?<=[a-z])(?<!\bis)(?<!\bare)(?<!\bbe) $")
 """What is written before the letter `A`, where an article would be in lower case."""
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _AROUND_A_NUMBER = "()[].,:;!? "
+_OF_A_NUMBER = re.compile(r"((?<!\w)-(?=[$€£]?\d)|(?<=\d)[.,](?=\d)|[$€£](?=\d)|(?<=\d)[%°])|[^\w\s]")
+_ARTICLES = ("a", "i")
+"""Choices that are also words: as a part of an answer they are read as letters only."""
 _BARE = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,!]?$")
 
 
@@ -206,13 +209,14 @@ def _occurring(text: str, choices: Sequence[str], labels: Sequence[str]) -> set[
         return {label for label, choice in zip(labels, choices, strict=False) if read_number(choice) == number}
     rest, found = _plain(text), set()
     for label, choice in sorted(zip(labels, choices, strict=False), key=lambda pair: -len(pair[1])):
-        pattern = rf"(?<!\w){re.escape(_plain(choice))}(?!\w)"
-        if _plain(choice) and re.search(pattern, rest):
+        pattern = rf"(?<![\w.,$€£-]){re.escape(_plain(choice))}(?![\w%°]|[.,]\d)"
+        if _plain(choice) not in ("", *_ARTICLES) and re.search(pattern, rest):
             found.add(label)
             rest = re.sub(pattern, " ", rest)
     return found
 
 
 def _plain(text: str) -> str:
-    """Fold case and drop punctuation."""
-    return re.sub(r"[^\w\s]", " ", text.casefold()).strip().replace("  ", " ")
+    """Fold case and drop punctuation, but for the signs, points and units of numbers."""
+    kept = _OF_A_NUMBER.sub(lambda mark: mark[1] or " ", text.casefold().replace("\u2212", "-"))
+    return " ".join(kept.split())

@@ -10,9 +10,12 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 # "no one" means 0, but "no more than 4" refers to 4, and "no idea" is not a number
+_NOT_ONE = r"(?:any|(?:even )?(?:a single )?one|a single)\b(?: one\b)?"
 _NONE = re.compile(
     r"^(?:none$|no (?!idea$|clue$|answer$|way$)\w+$"
-    r"|there (?:are|is) (?:no(?: one)?|none|not (?:any|a single|one))\b(?! (?:more|fewer|less|greater) than\b))",
+    rf"|not {_NOT_ONE}$|i (?:do not|don't|cannot|can't|can not) see {_NOT_ONE}"
+    rf"|there (?:are|is) (?:no\b(?: one)?|none|not {_NOT_ONE})|there (?:are|is)n't {_NOT_ONE})"
+    r"(?! (?:more|fewer|less|greater) than\b)",
     re.IGNORECASE,
 )
 # fractions, and numbers of which only a part would be read
@@ -21,6 +24,7 @@ _FRACTION = re.compile(
     rf"|(?:\d|\b{NUMBER_WORD})\s+(?:hundred|thousand|million|dozen)\b",
     re.IGNORECASE,
 )
+_SUM = re.compile(r"\d\s*[+×*^]\s*\d")
 _TOTAL = re.compile(
     r"(?:\bin total\b|\btotal(?: number)?(?: of [\w ]+)?\s+(?:is|of|:)|\baltogether\b|=)", re.IGNORECASE
 )
@@ -56,7 +60,7 @@ def parse_number(answer: str, strict: bool = False) -> int | None:
     numbers = _numbers(text[none.end() :] if none else text)
     if none and not _FRACTION.search(text):
         numbers.add(0)
-    if len(numbers) == 1:
+    if len(numbers) == 1 and not _SUM.search(text):
         return numbers.pop()
     return _total(text) if numbers else None
 
@@ -82,7 +86,7 @@ def _total(text: str) -> int | None:
     if not marks:
         return None
     after = re.split(r"[.!?;](?:\s|$)", text[marks[-1].end() :], maxsplit=1)[0]
-    sides = [_numbers(after), set(_ordered(text[: marks[-1].start()])[-1:])]
+    sides = [set() if _SUM.search(after) else _numbers(after), set(_ordered(text[: marks[-1].start()])[-1:])]
     for numbers in sides:
         if len(numbers) == 1:
             return numbers.pop()

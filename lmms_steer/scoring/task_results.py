@@ -18,7 +18,6 @@ The `doc_to_…` and `process_…` functions are for rows like CV-Bench's and BL
 `(B)`.
 """
 
-import ast
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -175,9 +174,8 @@ def _text(number: int | None) -> str:
 
 
 def _loss(response: Any) -> float:
-    # lmms-eval 0.7.3 turns the pair that its own models return into text
-    pair = ast.literal_eval(response) if isinstance(response, str) else response
-    return float(pair[0])
+    # lmms-eval 0.7.3 turns the pair that its own models return into text: "(0.5, True)", "(nan, False)"
+    return float(response.strip("()").split(",")[0] if isinstance(response, str) else response[0])
 
 
 def _cvbench_prompt(doc: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from lmms_steer._util.layers import read_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
-from lmms_steer.harness.task_files import is_test_task
+from lmms_steer.harness.task_files import held_out_task, is_test_task
 from lmms_steer.search.chosen_strategy import ChosenStrategy, parse_strategy
 from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.plan import HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
@@ -279,12 +279,13 @@ def refuse_test(task: str, split: str, allow_test: bool, others: str = "(…_sel
         task: the task's name.
         split: the split that its questions come from.
         allow_test: whether the user allows choosing on test questions.
-        others: where the held-out questions are, for the message.
+        others: where the held-out questions are, for the message, if the task is not ours.
 
     Raises:
         UserError: for a task of a test split, unless `allow_test`.
     """
     if not allow_test and is_test_task(task, split):
+        others = held_out_task(task) or others
         raise UserError(
             f"{task} uses the split {split!r}: choose on held-out questions {others}, or add --i-know-this-is-test"
         )

@@ -14,6 +14,7 @@ from lmms_steer.data import local_copy
 from lmms_steer.data.importing import import_release
 from lmms_steer.data.local_copy import check_copies
 from lmms_steer.data.source import Manifest, find_source, read_manifest
+from lmms_steer.harness.tasks import load_task
 
 
 def test_without_a_copy_tasks_read_the_hub_or_name_the_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +102,20 @@ def test_unwritable_folder_is_an_error(release: dict[str, Path], tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*file"):
         list(import_release("clevr", release["clevr"], tmp_path / "file"))
+
+
+def test_a_damaged_copy_ends_an_evaluation_before_the_first_question(
+    copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(copies, tmp_path / "copy")
+    monkeypatch.setenv("LMMS_STEER_DATA", str(tmp_path / "copy"))
+    next((tmp_path / "copy/whatsup_a/images").rglob("*.*")).unlink()
+    (clevr,) = (tmp_path / "copy/clevr").glob("*.parquet")
+    clevr.write_bytes(clevr.read_bytes()[:-40])
+    with pytest.raises(UserError, match=r"whatsup_a/images/.*' is missing: import whatsup_a again"):
+        load_task("whatsup_a", "steered_hf")
+    with pytest.raises(UserError, match=r"clevr/.*parquet' is missing or damaged: import clevr again"):
+        load_task("clevr", "steered_hf")
 
 
 def test_damaged_copies_are_reported(copies: Path, tmp_path: Path) -> None:

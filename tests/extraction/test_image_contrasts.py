@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from lmms_steer import SteeringVectors, UserError, extract
+from lmms_steer import SteeringVectors, UserError, concepts, extract
 from lmms_steer.data import question_files
 from lmms_steer.data.question_files import write_questions
 from lmms_steer.extraction.image_contrasts import contrast_image, other_places
@@ -168,12 +168,37 @@ def test_the_component_along_another_vector_is_removed(tmp_path: Path) -> None:
     assert made.provenance["settings"]["orthogonal_to_sha256"] == other.sha256
 
 
-def test_of_a_parallel_direction_nothing_is_left_to_steer_with(tmp_path: Path) -> None:
+def test_removing_the_component_of_another_models_vector_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    counting = extract("tiny-gemma2", "counting", store=tmp_path)
+    foreign = {**counting.provenance, "model_id": "other", "weights_sha256": "0" * 64}
+    for provenance, warned in ((counting.provenance, False), (foreign, True)):
+        file = SteeringVectors(counting.directions, provenance).save(tmp_path / f"{warned}.safetensors")
+        caplog.clear()
+        extract("tiny-gemma2", "spatial", store=tmp_path / str(warned), orthogonal_to=str(file))
+        assert ("whose component is removed, is of another model: " in caplog.text) is warned
+
+
+def test_of_a_parallel_direction_nothing_is_left_to_steer_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = extract("tiny-gemma2", "spatial", store=tmp_path)
     other = extract("tiny-gemma2", "counting", store=tmp_path)
-    with pytest.raises(UserError, match="norm 0 at every layer: is it parallel to .*spatial/mean_shift.safetensors"):
-        extract("tiny-gemma2", "spatial", store=tmp_path / "a", orthogonal_to=str(next(tmp_path.glob("*/spatial/*"))))
-    mixed = SteeringVectors({**other.directions, 2: -3 * plain[2]}, plain.provenance)
+    itself = str(next(tmp_path.glob("*/spatial/*")))
+    with pytest.raises(
+        UserError, match="spatial/mean_shift.safetensors: nothing is left of .* itself: leave spatial out"
+    ):
+        extract("tiny-gemma2", ["spatial", "counting"], store=tmp_path / "a", orthogonal_to=itself)
+    assert not (tmp_path / "a").exists()
+    two = tuple(concepts.load(name) for name in ("spatial", "counting"))
+    monkeypatch.setattr(concepts, "shipped", lambda: two)
+    every = extract("tiny-gemma2", "all", store=tmp_path / "every", orthogonal_to=itself)
+    assert list(every) == ["tiny-gemma2/counting/mean_shift"]
+    parallel = SteeringVectors({layer: -3 * plain[layer] for layer in plain}, other.provenance).save(
+        tmp_path / "p.safetensors"
+    )
+    with pytest.raises(UserError, match="norm 0 at every layer: is it parallel to .*p.safetensors, whose component"):
+        extract("tiny-gemma2", "spatial", store=tmp_path / "a", orthogonal_to=str(parallel))
+    mixed = SteeringVectors({**other.directions, 2: -3 * plain[2]}, other.provenance)
     made = extract(
         "tiny-gemma2", "spatial", store=tmp_path / "b", orthogonal_to=str(mixed.save(tmp_path / "m.safetensors"))
     )

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.saes.sae import SAEMetadata
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import Lowercase
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from lmms_steer import UserError, concepts, load_vectors
 from lmms_steer.concepts import Concept, Pair
@@ -21,7 +25,7 @@ from lmms_steer.extraction.sae_contexts import neutral_concept
 from lmms_steer.extraction.sae_judge import JudgeQuestion
 from lmms_steer.extraction.sae_source import Sae, SaeSource
 from lmms_steer.extraction.sae_verdicts import Verdict
-from lmms_steer.extraction.tokens import TokenSpan
+from lmms_steer.extraction.tokens import TokenSpan, classify_tokens, tokenize
 from lmms_steer.steering.gates import probe_numbers
 from lmms_steer.tiny_world.checkpoints import TINY_SAE, weights_dir
 from lmms_steer.vectors import store
@@ -222,6 +226,26 @@ def test_neutral_sentences_are_read_by_a_tokenizer_without_bos(backbone: Backbon
     assert [pair.sentence for pair in neutral.pairs] == ["the cup is red", "some ball is blue ."]
     read = read_activations(backbone.model, tokenizer, neutral)
     assert len(read.anchors) + len(read.controls) == 3 + 4, "all tokens but the first"
+
+
+def test_an_anchor_that_comes_first_is_left_out_whole_with_its_sentence() -> None:
+    # WordPiece without a BOS, as in Qwen's tokenizers; "leftmost" is left + ##most
+    words = "[UNK] left ##most of the cup is door a there .".split()
+    model = Tokenizer(WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    model.normalizer, model.pre_tokenizer = Lowercase(), BertPreTokenizer()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, pad_token="[UNK]")
+    found = [
+        classify_tokens(Pair(anchor, sentence), 0, tokenize(tokenizer, [sentence]), 0, None)
+        for anchor, sentence in (
+            ("leftmost", "Leftmost of the cup is the door."),
+            ("left", "Left is the cup."),
+            ("left", "Left is left of the cup."),
+            ("leftmost", "The cup is leftmost."),
+        )
+    ]
+    assert [[positions for _, positions in one.anchors] for one in found] == [[], [], [(2,)], [(3, 4)]]
+    assert [[place for _, place in one.others] for one in found] == [[], [], [1, 3, 4, 5, 6], [1, 2, 5]]
+    assert [len(one.skipped) for one in found] == [1, 1, 1, 0]
 
 
 @pytest.mark.slow

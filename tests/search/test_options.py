@@ -60,6 +60,11 @@ def test_ranges_are_parsed_and_invalid_ones_refused() -> None:
         with pytest.raises(UserError, match="choose on held-out questions"):
             refuse_test(task, "test", allow_test=False)
         refuse_test(task, "test", allow_test=True)
+    for task, split in (("whatsup_a", "Controlled_Images_A"), ("clevr_count", "train"), ("superclevr_count", "test")):
+        with pytest.raises(UserError, match=f"{task} uses .*: choose on held-out questions {task}_select, or add"):
+            refuse_test(task, split, allow_test=False)
+    refuse_test("my_select", "test", allow_test=False)
+    refuse_test("mine", "validation", allow_test=False)
 
 
 @pytest.mark.parametrize("harness", ["lmms-eval", "lm-eval"])
