@@ -7,6 +7,7 @@ replace one made from other sentences or weights, or with other options.
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmms_steer import concepts
 from lmms_steer._util.formatting import count_noun, format_layers, format_shape
@@ -15,7 +16,7 @@ from lmms_steer.concepts import Concept
 from lmms_steer.concepts.given import read_concept
 from lmms_steer.errors import UserError, shorten, unknown_name
 from lmms_steer.extraction.image_contrasts import check_image_contrast, no_shuffled_images
-from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings
+from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings, NoDirection
 from lmms_steer.extraction.patches import PATCHES
 from lmms_steer.extraction.sae_endpoint import configured_endpoint
 from lmms_steer.extraction.sae_judge import get_judge
@@ -27,6 +28,10 @@ from lmms_steer.vectors.methods import methods as method_registry
 from lmms_steer.vectors.ownership import check_name_is_free, have_same_directions, save_own, warn_of_mixed_names
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.weights import model_source
+
+if TYPE_CHECKING:
+    from lmms_steer.extraction.activations import Activations
+    from lmms_steer.extraction.extract import Backbone, Extracted
 
 QUESTION_TOKENS = ("last", "image", "text", "both", PATCHES)
 """The tokens at which questions about images can be read, or the patches of the vision tower."""
@@ -73,20 +78,16 @@ def extract_to_store(
         UserError: before the backbone is loaded: for a concept, method, judge or tiny model that does not exist, a
             judge's endpoint that does not answer, a store that cannot be written, or, without `replace`, a stored
             vector of that name from other sentences or a store in which the backbone's name belongs to other weights.
+            At the end, for wanted concepts without a direction, unless all are wanted.
     """
     name = store_name or short_name(backbone)
     asked = methods
     wanted, methods = _checked(wanted_concepts, methods, settings, questions, name)
     # of questions about images the name alone is used
     names = [concept.name for concept in wanted] or [str(one) for one in wanted_concepts]
-    _check_judge(settings, name, names, methods)
-    if not store.is_name_part(name):
-        raise UserError(f"{name!r} cannot be a model's name in a store: name the model with --name")
     root = root if root is not None else store.user_store()
-    check_writable(root, "the store", "name another with --store")
-    check_store_conflicts(name, wanted, methods, root, settings, replace)
-    if not replace:
-        check_name_is_free(model_source(backbone, store_name=store_name), root)
+    _check_judge(settings, name, names, methods)
+    _check_store(backbone, store_name, wanted, methods, root, settings, replace)
     # these import torch and transformers, which takes seconds
     from lmms_steer.extraction.extract import Backbone
     from lmms_steer.extraction.progress import Progress
@@ -106,29 +107,63 @@ def extract_to_store(
     else:
         unfinished = [c for c in wanted if any(f"{source.name}/{c.name}/{method}" not in kept for method in methods)]
         readings = ((concept, source.read(concept, batch_size)) for concept in unfinished)
-    stored = dict(kept)
+    stored, failed = dict(kept), list[str]()
     with progress:
         for concept, activations in readings:
             yield from activations.warnings(concept, source.name)
             if activations.shuffled_images is None:
                 methods = _without_shuffled(methods, asked, settings.image_contrast)
-            anchors, controls = activations.counts
-            found = count_noun(anchors, "anchor"), count_noun(controls, "control")
+            found = ", ".join(map(count_noun, activations.counts, ("anchor", "control")))
             for method in methods:
                 if f"{source.name}/{concept.name}/{method}" in kept:
                     continue
-                extracted = source.extract(concept, method, activations, settings, log_warnings=False)
+                extracted = _extracted(source, concept, method, activations, settings)
+                if isinstance(extracted, NoDirection):
+                    failed.append(str(extracted))
+                    yield f"WARNING: left out: {extracted}"
+                    continue
                 vectors = extracted.vectors
                 path = save_own(vectors, root, replace)
                 progress.record(vectors, path)
                 stored[vectors.name] = path
                 yield from extracted.notes
                 shape = format_shape(vectors.layers, vectors.hidden_size, vectors.patches)
-                yield f"{vectors.name}: {', '.join(found)}, {shape} -> {path}"
+                yield f"{vectors.name}: {found}, {shape} -> {path}"
+    if failed and list(wanted_concepts) != ["all"]:
+        raise UserError(f"not made: {'; '.join(failed)}")
     warn_of_mixed_names(source.source, root, stored.values())
     if note := shadowing_note(list(stored), root):
         logging.getLogger(__name__).info(note)
     return stored
+
+
+def _check_store(
+    backbone: str,
+    store_name: str | None,
+    wanted: list[Concept],
+    methods: Sequence[str],
+    root: Path,
+    settings: ExtractionSettings,
+    replace: bool,
+) -> None:
+    """Check, before the backbone is loaded, that its vectors can be stored."""
+    name = store_name or short_name(backbone)
+    if not store.is_name_part(name):
+        raise UserError(f"{name!r} cannot be a model's name in a store: name the model with --name")
+    check_writable(root, "the store", "name another with --store")
+    check_store_conflicts(name, wanted, methods, root, settings, replace)
+    if not replace:
+        check_name_is_free(model_source(backbone, store_name=store_name), root)
+
+
+def _extracted(
+    source: "Backbone", concept: Concept, method: str, activations: "Activations", settings: ExtractionSettings
+) -> "Extracted | NoDirection":
+    """The vectors, or why there are none, so that the other concepts are made all the same."""
+    try:
+        return source.extract(concept, method, activations, settings, log_warnings=False)
+    except NoDirection as error:
+        return error
 
 
 def _checked(

@@ -18,7 +18,14 @@ from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.extraction.activations import Activations, out_of_memory, read_activations
 from lmms_steer.extraction.image_contrasts import SEEDED, no_shuffled_images
-from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionJob, ExtractionSettings, MethodFunction, MethodResult
+from lmms_steer.extraction.job import (
+    DEFAULT_SETTINGS,
+    ExtractionJob,
+    ExtractionSettings,
+    MethodFunction,
+    MethodResult,
+    NoDirection,
+)
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.loading import UNLOADABLE, load_or_refuse, loading_problem, resolve_dtype, usable_device
 from lmms_steer.steering.anatomy import text_config
@@ -289,7 +296,7 @@ class Backbone:
             asked = "do the anchors differ from the controls?"
             if job.settings.orthogonal_to is not None:
                 asked = f"is it parallel to {job.settings.orthogonal_to}, whose component is removed?"
-            raise UserError(f"{job.concept.name}, {method}: the direction has norm 0 at every layer: {asked}")
+            raise NoDirection(f"{job.concept.name}, {method}: the direction has norm 0 at every layer: {asked}")
         if zero:
             notes.append(f"{vectors.name}: norm 0 at layer {format_layers(zero)}: it cannot steer there")
         return Extracted(vectors, (*result.notes, *notes))

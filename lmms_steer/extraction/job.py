@@ -9,7 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_steer.concepts import Concept
+from lmms_steer.errors import UserError
 from lmms_steer.extraction.activations import Activations
+
+
+class NoDirection(UserError):
+    """A concept whose anchors do not differ from its controls, or of which nothing is left."""
 
 
 @dataclass(frozen=True, slots=True)

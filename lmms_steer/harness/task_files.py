@@ -115,8 +115,9 @@ def is_test_task(task: str, split: str) -> bool:
 
 def held_out_task(task: str) -> str | None:
     """The task of ours that asks the questions which this one, of ours too, should not be chosen on; None without."""
-    name = f"{task.removesuffix('_test')}_select"
-    return name if name in our_tasks() and not task.endswith("_select") else None
+    parts = re.fullmatch(r"(.*?)(?:_test)?((?:_ll|_prompted|_prompted_paper)?)", task)
+    name = f"{parts[1]}_select{parts[2]}" if parts else ""
+    return name if name in our_tasks() and "_select" not in task else None
 
 
 def _folders(include_path: str | None) -> Iterator[Names]:

@@ -12,7 +12,9 @@ NUMBER_WORD = (
     rf"(?:(?:{'|'.join(TENS)})(?:[- ](?:{'|'.join(UNITS[1:10])}))?|{'|'.join(sorted(UNITS, key=len, reverse=True))})"
 )
 
-_WRAPPERS = (r"<answer>(.*?)</answer>", r"\\boxed\{([^{}]*)\}")
+_OPENING, _CLOSING = (re.compile(tag, re.IGNORECASE) for tag in ("<answer>", "</answer>"))
+_FONT = re.compile(r"\\(?:text(?:bf)?|math(?:rm|bf))\s*\{([^{}]*)\}")
+_BOXED = re.compile(r"\\boxed\s*\{([^{}]*)\}")
 _CONCLUSION = re.compile(
     r"\b(?:final answer|correct answer|right answer|best answer|answer|correct option|correct choice|option|choice)\b"
     r"(?:\s+(?:is|would be|should be|must be))?\s*[:=]?\s*",
@@ -21,12 +23,13 @@ _CONCLUSION = re.compile(
 
 
 def undecorated(answer: str) -> str:
-    """Remove `<answer>` tags, `\\boxed{}`, asterisks, and the space around the answer."""
-    for pattern in _WRAPPERS:
-        wrapped = re.findall(pattern, answer, re.DOTALL | re.IGNORECASE)
-        if wrapped:
-            answer = wrapped[-1]
-    return re.sub(r"\*\*|__|`", "", answer).strip()
+    """Remove `<answer>` tags, `\\boxed{}`, asterisks, and the space around the answer; the last of several is taken."""
+    ends = [tag.start() for tag in _CLOSING.finditer(answer)]
+    starts = [tag.end() for tag in _OPENING.finditer(answer) if ends and tag.end() <= ends[-1]]
+    if starts:
+        answer = answer[starts[-1] : ends[-1]]
+    boxed = _BOXED.findall(_FONT.sub(r"\1", answer))
+    return re.sub(r"\*\*|__|`", "", boxed[-1] if boxed else answer).strip()
 
 
 def clean_answer(answer: str) -> str:

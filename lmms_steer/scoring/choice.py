@@ -15,10 +15,13 @@ _AFTER_A = re.compile(
 )
 """What follows the letter `A`, and not the article."""
 _BEFORE_A = re.compile(r"(?<=[a-z])(?<!\bis)(?<!\bare)(?<!\bbe) $")
-"""What is written before the letter `A`, where an article would be in lower case."""
+"""What is written before the letter `A`, where an article would be in lower case; at most six characters are read."""
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _AROUND_A_NUMBER = "()[].,:;!? "
-_OF_A_NUMBER = re.compile(r"((?<!\w)-(?=[$€£]?\d)|(?<=\d)[.,](?=\d)|[$€£](?=\d)|(?<=\d)[%°])|[^\w\s]")
+_WITH_UNITS = re.compile(r"((?<!\w)-(?=[$€£]?\d)|(?<=\d)[.,](?=\d)|[$€£](?=\d)|(?<=\d)[%°])|[^\w\s]")
+_WITHOUT_UNITS = re.compile(r"((?<!\w)-(?=[$€£]?\d)|(?<=\d)[.,](?=\d))|[^\w\s]")
+_COMPARED_WITH = (_WITH_UNITS, _WITHOUT_UNITS)
+"""The marks of numbers that are kept in turn, until a choice is found: `5%` is not `$5`, but `20` may be `20%`."""
 _ARTICLES = ("a", "i")
 """Choices that are also words: as a part of an answer they are read as letters only."""
 _BARE = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,!]?$")
@@ -181,21 +184,25 @@ def _part_of_answer(text: str, choices: Sequence[str], letters: str) -> str:
 def _has_letter_a(text: str) -> bool:
     """Whether an `A` of a text is the letter, and not the article."""
     return any(
-        _AFTER_A.match(text, found.end()) or _BEFORE_A.search(text[: found.start()])
+        _AFTER_A.match(text, found.end()) or _BEFORE_A.search(text[max(0, found.start() - 6) : found.start()])
         for found in re.finditer(r"(?<![\w'])A(?![\w'])", text)
     )
 
 
 def _same_text(text: str, choices: Sequence[str], labels: Sequence[str]) -> str:
     """Return the label of the only choice that is equal to a text, in words or as a number; "" if there is none."""
-    wanted, number = _plain(text), read_number(text.strip(_AROUND_A_NUMBER))
-    same = [
-        label
-        for label, choice in zip(labels, choices, strict=False)
-        if (number is not None and read_number(choice) == number)
-        or (_plain(choice) == wanted and not _are_numbers(choices))
-    ]
-    return same[0] if len(same) == 1 and wanted else ""
+    number, numbers = read_number(text.strip(_AROUND_A_NUMBER)), _are_numbers(choices)
+    for marks in _COMPARED_WITH:
+        wanted = _plain(text, marks)
+        same = [
+            label
+            for label, choice in zip(labels, choices, strict=False)
+            if (number is not None and read_number(choice) == number)
+            or (_plain(choice, marks) == wanted and not numbers)
+        ]
+        if same and wanted:
+            return same[0] if len(same) == 1 else ""
+    return ""
 
 
 def _are_numbers(choices: Sequence[str]) -> bool:
@@ -207,16 +214,22 @@ def _occurring(text: str, choices: Sequence[str], labels: Sequence[str]) -> set[
     if _are_numbers(choices):
         number = parse_number(text)
         return {label for label, choice in zip(labels, choices, strict=False) if read_number(choice) == number}
-    rest, found = _plain(text), set()
-    for label, choice in sorted(zip(labels, choices, strict=False), key=lambda pair: -len(pair[1])):
-        pattern = rf"(?<![\w.,$€£-]){re.escape(_plain(choice))}(?![\w%°]|[.,]\d)"
-        if _plain(choice) not in ("", *_ARTICLES) and re.search(pattern, rest):
-            found.add(label)
+    pairs = list(zip(labels, choices, strict=False))
+    return next(filter(None, (_as_words(text, pairs, marks) for marks in _COMPARED_WITH)), set())
+
+
+def _as_words(text: str, pairs: Sequence[tuple[str, str]], marks: re.Pattern[str]) -> set[str]:
+    rest, found = _plain(text, marks), set[str]()
+    plains = {label: _plain(choice, marks) for label, choice in pairs}
+    for plain in sorted({*plains.values()} - {"", *_ARTICLES}, key=len, reverse=True):
+        pattern = rf"(?<![\w.,$€£-]){re.escape(plain)}(?![\w%°]|[.,]\d)"
+        if re.search(pattern, rest):
+            found |= {label for label, one in plains.items() if one == plain}
             rest = re.sub(pattern, " ", rest)
     return found
 
 
-def _plain(text: str) -> str:
-    """Fold case and drop punctuation, but for the signs, points and units of numbers."""
-    kept = _OF_A_NUMBER.sub(lambda mark: mark[1] or " ", text.casefold().replace("\u2212", "-"))
+def _plain(text: str, marks: re.Pattern[str] = _WITH_UNITS) -> str:
+    """Fold case and drop punctuation, but for the marks of numbers that group 1 matches."""
+    kept = marks.sub(lambda mark: mark[1] or " ", text.casefold().replace("\u2212", "-"))
     return " ".join(kept.split())

@@ -2,7 +2,7 @@
 
 import re
 
-from lmms_steer.scoring.answer_text import NUMBER_WORD, clean_answer, read_number, stated_answer
+from lmms_steer.scoring.answer_text import NUMBER_WORD, clean_answer, read_number, stated_answer, undecorated
 
 # a hyphen after a digit is that of a range (`2-3`), another one is a sign or belongs to a word (`one-third`)
 _NUMBER = re.compile(
@@ -28,7 +28,12 @@ _SUM = re.compile(r"\d\s*[+×*^]\s*\d")
 _TOTAL = re.compile(
     r"(?:\bin total\b|\btotal(?: number)?(?: of [\w ]+)?\s+(?:is|of|:)|\baltogether\b|=)", re.IGNORECASE
 )
-_FIRST_MARK = re.compile(r"(?:^|:)[\s\-*•]*(1[.)]\s+(?=[^\W\d]))")
+# not after `Total:`, nor before a sentence, where 1 is the answer
+_FIRST_MARK = re.compile(
+    r"(?:^|\n|(?<!(?i:total))(?<!(?i:count))(?<!(?i:number))(?<!(?i:answer)):)[\s\-*•]*"
+    r"(1[.)][ \t]+(?!(?:The|There|That|This|These|It|Its|Nothing|Only|So|I)\b)(?=[^\W\d]))"
+)
+_MARK = re.compile(r"(?:^|:)[\s\-*•]*(1[.)]\s+(?=[^\W\d]))")
 _MARK = re.compile(r"(?<!\S)(\d{1,3})[.)](?=\s|$)")
 
 
@@ -55,7 +60,7 @@ def parse_number(answer: str, strict: bool = False) -> int | None:
         numbers = _numbers(conclusion)
         if len(numbers) == 1:
             return numbers.pop()
-    text = _without_marks(text)
+    text = clean_answer(_without_marks(undecorated(answer)))
     none = _NONE.match(text)
     numbers = _numbers(text[none.end() :] if none else text)
     if none and not _FRACTION.search(text):

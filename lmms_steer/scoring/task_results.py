@@ -1,6 +1,7 @@
 """The functions that a task's YAML names: prompts and targets of multiple-choice questions, and scores of answers.
 
-Every score function returns the same keys for every benchmark, which lmms-eval logs for each document:
+The score functions return these keys, which lmms-eval logs for each document; for captions and other answers in words
+only those that make sense:
 
 | key | |
 |---|---|

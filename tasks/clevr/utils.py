@@ -171,4 +171,4 @@ def _parse(answer: str, doc: dict[str, Any], strict: bool) -> str:
     if doc["answer"].isdecimal():
         number = parse_number(answer, strict)
         return "" if number is None else str(number)
-    return parse_text(answer, _word_choices(doc), strict)
+    return parse_text(re.sub(r"\b([Gg])rey\b", r"\1ray", answer), _word_choices(doc), strict)

@@ -234,6 +234,13 @@ def test_cvbench_split_is_the_papers(count: int) -> None:
     assert test[-3:] == [270, 435, 102]
 
 
+@pytest.mark.parametrize(("answer", "right"), [("Grey.", 1.0), ("It is grey", 1.0), ("green", 0.0)])
+def test_both_spellings_of_gray_are_read(answer: str, right: float) -> None:
+    utils = import_module("lmms_steer.tasks.clevr.utils")
+    row = {"answer": "gray", "kind": "query_color", "family": "one_hop", "names": []}
+    assert utils.process_results(row, [answer])["acc"] == right
+
+
 def test_a_part_of_a_copy_of_cvbench_without_questions_is_one_line() -> None:
     utils = import_module("lmms_steer.tasks.cvbench.utils")
     copy = Dataset.from_list([{"task": "Relation", "source": "COCO"}] * 150)

@@ -192,7 +192,7 @@ def test_of_a_parallel_direction_nothing_is_left_to_steer_with(tmp_path: Path, m
     two = tuple(concepts.load(name) for name in ("spatial", "counting"))
     monkeypatch.setattr(concepts, "shipped", lambda: two)
     every = extract("tiny-gemma2", "all", store=tmp_path / "every", orthogonal_to=itself)
-    assert list(every) == ["tiny-gemma2/counting/mean_shift"]
+    assert not isinstance(every, SteeringVectors) and list(every) == ["tiny-gemma2/counting/mean_shift"]
     parallel = SteeringVectors({layer: -3 * plain[layer] for layer in plain}, other.provenance).save(
         tmp_path / "p.safetensors"
     )

@@ -20,8 +20,13 @@ def test_identical_sentences_are_refused_and_a_layer_of_norm_0_is_noted(own_cach
     line = ["extract", "--backbone", "tiny-gemma2", "--concept", str(tmp_path / "same.yaml")]
     failed = CliRunner().invoke(app, line)
     assert isinstance(failed.exception, UserError)
-    assert str(failed.exception).startswith("same, mean_shift: the direction has norm 0 at every layer")
+    assert str(failed.exception).startswith("not made: same, mean_shift: the direction has norm 0 at every layer")
     assert not list(store.user_store().rglob("*.safetensors"))
+    line[4] += ",spatial"
+    failed = CliRunner().invoke(app, line)
+    assert str(failed.exception).startswith("not made: same, mean_shift: the direction has norm 0 at every layer")
+    assert "WARNING: left out: same, mean_shift" in failed.output
+    assert [path.parent.name for path in store.user_store().rglob("*.safetensors")] == ["spatial"]
 
     def half(activations: object, job: object) -> MethodResult:
         return MethodResult({layer: np.full(96, float(layer % 2)) for layer in range(5)})

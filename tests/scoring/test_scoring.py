@@ -347,6 +347,10 @@ def test_choices_that_are_numbers_are_read_as_numbers(answer: str, lenient: str,
         ("1.", 1),
         ("3. There are three cups", 3),
         ("1. There is one cup", 1),
+        ("1.\nThe dog is there", 1),
+        ("Total: 1. Nothing else is shown", 1),
+        ("Count: 1. That is all", 1),
+        ("1. The image shows a dog", 1),
     ],
 )
 def test_the_marks_of_a_list_are_no_numbers(answer: str, number: int | None) -> None:
@@ -369,6 +373,14 @@ def test_the_marks_of_a_list_are_no_numbers(answer: str, number: int | None) -> 
         ("It is 12.5 m", ["5 m", "1.5 m"], "", ""),
         ("It is 5 m.", ["5 m", "1.5 m"], "A", ""),
         ("the top-left corner", ["top left", "top right"], "A", ""),
+        ("20", ["10%", "20%", "30%"], "B", "B"),
+        ("20 percent", ["10%", "20%", "30%"], "B", ""),
+        ("The answer is 20", ["10%", "20%", "30%"], "B", "B"),
+        ("$ 10", ["$5", "$10", "$15"], "B", "B"),
+        ("10 dollars", ["$5", "$10", "$15"], "B", ""),
+        ("It is 90 degrees", ["45°", "90°", "180°"], "B", ""),
+        ("90 °", ["45°", "90°", "180°"], "B", "B"),
+        ("20", ["20%", "$20", "30"], "", ""),
         ("It is a square", ["A", "B", "C", "D"], "", ""),
         ("The pattern follows a rotation, so C", ["A", "B", "C", "D"], "C", ""),
     ],
@@ -401,6 +413,26 @@ def test_a_choice_is_not_found_in_another_number_or_an_article(
 )
 def test_negations_and_sums_are_read_as_they_are_meant(answer: str, number: int | None) -> None:
     assert parse_number(answer) == number
+
+
+@pytest.mark.parametrize("part", ["<answer>", "A ", "(A", "\\boxed{", "1. a ", "B\n", "the answer is "])
+def test_reading_an_answer_does_not_take_the_square_of_its_length(part: str) -> None:
+    # each would take hours if it did
+    answer = part * 50_000
+    parse_number(answer)
+    assert parse_choice(answer, ["left", "right"]) in ("", "A", "B")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(r"\boxed{\text{B}}", r"\boxed{\mathrm{B}}", r"\boxed{\textbf{(B)}}"),
+        r"Is it (A)? No. $\boxed{\text{B. right}}$",
+    ],
+)
+def test_letters_in_a_formula_s_font_are_read(answer: str) -> None:
+    assert parse_choice(answer, ["left", "right"]) == parse_choice(answer, ["left", "right"], strict=True) == "B"
+    assert parse_number(r"2 cubes and 1 sphere: \boxed{\text{3}}") == 3
 
 
 def test_a_letter_that_is_repeated_to_the_end_is_read() -> None:

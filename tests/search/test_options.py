@@ -63,6 +63,11 @@ def test_ranges_are_parsed_and_invalid_ones_refused() -> None:
     for task, split in (("whatsup_a", "Controlled_Images_A"), ("clevr_count", "train"), ("superclevr_count", "test")):
         with pytest.raises(UserError, match=f"{task} uses .*: choose on held-out questions {task}_select, or add"):
             refuse_test(task, split, allow_test=False)
+    for task in ("whatsup_a_ll", "whatsup_a_prompted", "clevr_count_ll", "whatsup_a_test_ll"):
+        held_out = task.replace("_test", "").replace("whatsup_a", "whatsup_a_select").replace("_count", "_count_select")
+        with pytest.raises(UserError, match=f"choose on held-out questions {held_out}, or add"):
+            refuse_test(task, "train", allow_test=False)
+    refuse_test("whatsup_a_select_ll", "test", allow_test=False)
     refuse_test("my_select", "test", allow_test=False)
     refuse_test("mine", "validation", allow_test=False)
 
