@@ -284,6 +284,8 @@ def _csv(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
         columns = ",".join(reader.fieldnames or [])
         if not {"anchor", "sentence"} <= set(reader.fieldnames or []):
             raise UserError(f"{source!r}, line 1: expected the columns anchor,sentence, got {shorten(repr(columns))}")
+        if len(set(reader.fieldnames or [])) < len(reader.fieldnames or []):
+            raise UserError(f"{source!r}, line 1: a column appears twice in {shorten(repr(columns))}")
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(

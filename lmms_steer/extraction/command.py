@@ -150,6 +150,9 @@ def _check_store(
     name = store_name or short_name(backbone)
     if not store.is_name_part(name):
         raise UserError(f"{name!r} cannot be a model's name in a store: name the model with --name")
+    for concept in wanted:
+        for method in methods:
+            store.check_name(f"{name}/{concept.name}/{method}")
     check_writable(root, "the store", "name another with --store")
     check_store_conflicts(name, wanted, methods, root, settings, replace)
     if not replace:

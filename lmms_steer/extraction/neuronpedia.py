@@ -137,6 +137,7 @@ def _retry_after(error: urllib.error.HTTPError) -> float:
 
 def _description(page: Any) -> str | None:
     try:
-        return str(page["explanations"][0]["description"])[:500]
+        text = page["explanations"][0]["description"]
     except (KeyError, TypeError, IndexError):
         return None
+    return text[:500] if isinstance(text, str) and text.strip() else None

@@ -161,7 +161,10 @@ class LlmJudge:
         return Verdict(None, f"no usable answer in {_TRIES} tries", self.model)
 
     def _read(self, content: str) -> Verdict | None:
-        """The first JSON object with a verdict in a reply, or None."""
+        """The verdict of a reply, the last JSON object with one; None without, or if there are two that differ."""
+        # a reasoning model may draft one before it answers
+        content = content.rpartition("</think>")[2]
+        verdicts: list[Verdict] = []
         for match in re.finditer(r"\{", content):
             try:
                 answer, _ = json.JSONDecoder().raw_decode(content, match.start())
@@ -170,5 +173,5 @@ class LlmJudge:
             except RecursionError:
                 return None
             if isinstance(answer.get("means"), bool):
-                return Verdict(answer["means"], str(answer.get("reason") or "")[:300], self.model)
-        return None
+                verdicts.append(Verdict(answer["means"], str(answer.get("reason") or "")[:300], self.model))
+        return verdicts[-1] if len({verdict.means_concept for verdict in verdicts}) == 1 else None

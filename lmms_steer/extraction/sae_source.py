@@ -18,7 +18,8 @@ from lmms_steer.extraction.job import ExtractionJob
 from lmms_steer.vectors.backbones import sae_of
 
 _LAYER_OF_HOOK = re.compile(r"(?:blocks|layers)\.(\d+)(?:\.(hook_resid_post|hook_resid_pre|output))?$")
-_LAYER_OF_ID = re.compile(r"(?:^|/|_)(?:layer|blocks|l)[_.]?(\d+)(?=\D|$)")
+# not the l0 of `average_l0_44`, the mean number of active features
+_LAYER_OF_ID = re.compile(r"(?:(?:^|/|_)(?:layer|blocks)[_.]?|(?:^|/)l[_.]?)(\d+)(?=\D|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +140,8 @@ class SaeSource:
 def _layer_of(hook: str) -> int | None:
     """The block whose output a hook name reads. The input of a block is the output of the block before it."""
     match = _LAYER_OF_HOOK.search(hook)
-    if match is None:
-        return None
-    return int(match[1]) - (match[2] == "hook_resid_pre")
+    layer = int(match[1]) - (match[2] == "hook_resid_pre") if match else -1
+    return layer if layer >= 0 else None
 
 
 def _folders(folder: Path) -> dict[int, Path]:
@@ -174,18 +174,21 @@ def _ids(release: str, template: str) -> dict[int, str]:
     releases = get_pretrained_saes_directory()
     if release not in releases:
         raise UserError(f"--sae {release!r} is neither a folder nor a release of sae-lens")
-    ids: dict[int, str] = {}
+    names: dict[int, list[str]] = {}
     for name in releases[release].saes_map:
         layer = _layer_of_id(name)
-        if layer is None or (template and name != template.replace("{layer}", str(layer))):
-            continue
-        if layer in ids:
-            raise UserError(
-                f"{release} has several SAEs for layer {layer} ({ids[layer]}, {name}, …): name one, as in"
-                f" --sae '{release}:{name.replace(str(layer), '{layer}', 1)}'"
-            )
-        ids[layer] = name
-    return ids
+        if layer is not None and (not template or name == template.replace("{layer}", str(layer))):
+            names.setdefault(layer, []).append(name)
+    several = next((layer for layer, some in names.items() if len(some) > 1), None)
+    if several is not None:
+        some = names[several]
+        templates = (name.replace(str(several), "{layer}", 1) for name in some)
+        fits = (one for one in templates if all(one.replace("{layer}", str(layer)) in names[layer] for layer in names))
+        raise UserError(
+            f"{release} has several SAEs for layer {several} ({some[0]}, {some[1]}, …): name one, as in"
+            f" --sae '{release}:{next(fits, some[0])}'"
+        )
+    return {layer: some[0] for layer, some in names.items()}
 
 
 def _layer_of_id(name: str) -> int | None:

@@ -71,7 +71,7 @@ def _vector_rows(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def _shape(provenance: Mapping[str, Any]) -> str:
-    return format_shape(tuple(provenance["layers"]), provenance["hidden_size"])
+    return format_shape(tuple(provenance["layers"]), provenance["hidden_size"], provenance.get("patches"))
 
 
 def _provenance(entry: Entry) -> Mapping[str, Any] | UserError:

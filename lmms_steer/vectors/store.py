@@ -156,15 +156,23 @@ def path_in_store(vectors: SteeringVectors, root: Path) -> Path:
     Raises:
         UserError: for a vector whose name is not `backbone/concept/method`; its path might be outside the store.
     """
-    if not _NAME.fullmatch(vectors.name):
-        raise UserError(f"{vectors.name!r} cannot be the name of a vector: expected backbone/concept/method")
-    longest = max(vectors.name.split("/"), key=lambda part: len(part.encode()))
+    check_name(vectors.name)
+    return root / f"{vectors.name}.safetensors"
+
+
+def check_name(name: str) -> None:
+    """Check that a vector can be stored under a name.
+
+    Raises:
+        UserError: for a name that is not `backbone/concept/method`, or of which a part is too long.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name!r} cannot be the name of a vector: expected backbone/concept/method")
+    longest = max(name.split("/"), key=lambda part: len(part.encode()))
     if len(longest.encode()) > MAX_PART:
         raise UserError(
-            f"{shorten(vectors.name)!r} cannot be the name of a vector: {shorten(longest)!r} has more than {MAX_PART}"
-            " bytes"
+            f"{shorten(name)!r} cannot be the name of a vector: {shorten(longest)!r} has more than {MAX_PART} bytes"
         )
-    return root / f"{vectors.name}.safetensors"
 
 
 def is_name_part(text: str) -> bool:

@@ -46,6 +46,11 @@ def test_a_sentence_of_a_jsonl_file_may_hold_line_separators(tmp_path: Path) -> 
         ("a.jsonl", '{"anchor": "a"}', "line 1: expected an anchor and a sentence, got 'a' and None"),
         ("a.jsonl", '["a", "b"]', "line 1: expected {"),
         ("a.csv", "word,text\na,b\n", "line 1: expected the columns anchor,sentence"),
+        (
+            "a.csv",
+            "anchor,sentence,sentence\na,a b,c\n",
+            "line 1: a column appears twice in 'anchor,sent",
+        ),
         ("a.csv", "anchor,sentence\non,it is on\nleft,left, right\n", "line 3: the number of columns differs"),
         ("a.csv", "anchor,sentence,contrast\non,it is on,maybe\n", "line 2: contrast='maybe'"),
         (

@@ -256,6 +256,20 @@ def test_same_inputs_same_bytes_for_every_method(backbone: Backbone) -> None:
         assert one.sha256 == other.sha256, method
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shuffled_control_that_is_far_from_orthogonal_is_noted(
+    backbone: Backbone, spatial: Activations, seed: int
+) -> None:
+    concept, settings = concepts.load("spatial"), ExtractionSettings(seed=seed)
+    true = backbone.vectors(concept, "mean_shift", spatial, settings)
+    made = backbone.extract(concept, "shuffled", spatial, settings, log_warnings=False)
+    control = made.vectors
+    cosines = [float(control[k] @ true[k]) / float(np.linalg.norm(control[k]) * np.linalg.norm(true[k])) for k in true]
+    largest = max(cosines, key=abs)
+    noted = [note for note in made.notes if f"its cosine with {true.name} is {largest:+.2f} at layer" in note]
+    assert len(noted) == (abs(largest) > 0.3)
+
+
 def test_controls_keep_the_norms_and_lose_the_meaning(backbone: Backbone, spatial: Activations) -> None:
     concept = concepts.load("spatial")
     true = backbone.vectors(concept, "mean_shift", spatial)
@@ -332,6 +346,7 @@ def saved(folder: Path, layer: int, width: int = 96, hook: str | None = None, fe
         ({"layer": 7}, "go up to layer 7, tiny-gemma2 has the layers 0-4: they were made for another model"),
         ({"layer": 2, "width": 64}, "has width 64, but tiny-gemma2's hidden size is 96"),
         ({"layer": 2, "hook": "blocks.2.attn.hook_z"}, "reads blocks.2.attn.hook_z, not a layer's output"),
+        ({"layer": 0, "hook": "blocks.0.hook_resid_pre"}, "reads blocks.0.hook_resid_pre, not a layer's output"),
         ({"layer": 2, "hook": "blocks.2.hook_mlp_out"}, "reads blocks.2.hook_mlp_out, not a layer's output"),
     ],
 )
@@ -348,8 +363,11 @@ def test_an_unknown_sae_and_a_backbone_without_one_are_refused(backbone: Backbon
     concept = concepts.load("spatial")
     with pytest.raises(UserError, match="neither a folder nor a release of sae-lens"):
         backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="no-such-release"))
-    with pytest.raises(UserError, match=r"several SAEs for layer 5 .*name one, as in"):
+    with pytest.raises(UserError, match=r"several SAEs for layer 0 .*name one, as in"):
         backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="gemma-scope-2b-pt-res-canonical"))
+    # the template that is suggested has an SAE for each layer; embeddings, and the l0 of an id, are no layers
+    with pytest.raises(UserError, match=r"--sae 'gemma-scope-2b-pt-res:layer_\{layer\}/width_16k/average_l0_\d+'"):
+        backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="gemma-scope-2b-pt-res"))
     for template in ("layer_{l}/width_16k/canonical", "layer_{"):
         with pytest.raises(UserError, match="has no SAE"):
             sae = f"gemma-scope-2b-pt-res-canonical:{template}"

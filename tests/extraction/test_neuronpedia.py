@@ -63,15 +63,16 @@ def test_a_missing_page_is_one_features_and_a_passing_failure_is_tried_again(
         4: None,
         5: (200, b'{"explanations": []}', {}),
         6: (429, b"", {"Retry-After": "4000"}),
+        7: (200, b'{"explanations": [{"description": null}]}', {}),
     }
     asked = site(lambda feature, before: first[feature] if before == 0 else (200, PAGE, {}))
     explanations = Explanations()
     found = [explanations.of(SAE, feature) for feature in first]
-    assert [one.text for one in found] == [None, *["words of place"] * 3, None, "words of place"]
+    assert [one.text for one in found] == [None, *["words of place"] * 3, None, "words of place", None]
     assert not any(one.problem for one in found) and not explanations.failed
-    assert asked == [1, 2, 2, 3, 3, 4, 4, 5, 6, 6]
+    assert asked == [1, 2, 2, 3, 3, 4, 4, 5, 6, 6, 7]
     assert pauses == [7.0, 1.0, 1.0, 30.0], "what the site asks for, else a second"
-    assert explanations.summary() == "Neuronpedia: 4 explanations, 2 without one"
+    assert explanations.summary() == "Neuronpedia: 4 explanations, 3 without one"
 
 
 def test_a_site_that_is_down_is_given_up_after_three_features(site: Site, pauses: list[float]) -> None:

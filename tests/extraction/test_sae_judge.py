@@ -100,6 +100,9 @@ def test_after_three_unusable_answers_a_feature_is_unchecked(endpoint: Any) -> N
         ('{"means": true, "reason": null}', True),
         ('{"means": true, "reason": "fires on {left}"}', True),
         ('{"answer": {"means": false}}', False),
+        ('<think>Draft: {"means": true}. But no.\n</think>\n{"means": false, "reason": "punctuation"}', False),
+        ('{"means": true}, no: {"means": false}', None),
+        ('{"means": true}, so {"means": true, "reason": "r"}', True),
     ],
 )
 def test_an_incomplete_answer_is_unusable_and_the_reason_is_optional(endpoint: Any, content: Any, means: Any) -> None:

@@ -55,6 +55,8 @@ def test_replacing_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None
     kept = store.save(vectors(5, 96, model="tiny-gemma2", concept="spatial", sentences_sha256="other"))
     assert str(kept) in str(extract().exception)
     assert "the model is loaded" in str(extract("--replace").exception)
+    (tmp_path / f"{'x' * 220}.csv").write_text("anchor,sentence\nleft,It is left.\n")
+    assert "has more than 200 bytes" in str(extract(concept=str(tmp_path / f"{'x' * 220}.csv")).exception)
     both = extract("--replace", concept=f"spatial,{own(tmp_path)}")
     assert "two of the concepts are named 'spatial'" in str(both.exception)
     (tmp_path / "q.jsonl").write_text('{"image": "q.jsonl", "prompt": "a", "contrast": "b"}')
