@@ -365,8 +365,8 @@ def test_an_unknown_sae_and_a_backbone_without_one_are_refused(backbone: Backbon
         backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="no-such-release"))
     with pytest.raises(UserError, match=r"several SAEs for layer 0 .*name one, as in"):
         backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="gemma-scope-2b-pt-res-canonical"))
-    # the template that is suggested has an SAE for each layer; embeddings, and the l0 of an id, are no layers
-    with pytest.raises(UserError, match=r"--sae 'gemma-scope-2b-pt-res:layer_\{layer\}/width_16k/average_l0_\d+'"):
+    # the l0 of an id is no layer, and no template has an SAE for each layer here
+    with pytest.raises(UserError, match=r"--sae 'gemma-scope-2b-pt-res:layer_0/width_16k/average_l0_\d+'"):
         backbone.vectors(concept, "sae", spatial, replace(UNCHECKED, sae="gemma-scope-2b-pt-res"))
     for template in ("layer_{l}/width_16k/canonical", "layer_{"):
         with pytest.raises(UserError, match="has no SAE"):
