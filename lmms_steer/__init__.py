@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # the names of _MODULE_OF, for type checkers
-    from lmms_steer.comparison.board import Leaderboard as Leaderboard
-    from lmms_steer.comparison.board import compare as compare
+    from lmms_steer.comparison.api import Leaderboard as Leaderboard
+    from lmms_steer.comparison.api import compare as compare
     from lmms_steer.errors import SteeringError as SteeringError
     from lmms_steer.errors import UserError as UserError
     from lmms_steer.extraction.api import extract as extract
@@ -51,7 +51,7 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "Backbone": "lmms_steer.extraction.extract",
     "Intervention": "lmms_steer.steering.intervention",
-    "Leaderboard": "lmms_steer.comparison.board",
+    "Leaderboard": "lmms_steer.comparison.api",
     "PromptInspection": "lmms_steer.inspection.prompt",
     "ScoredLayers": "lmms_steer.search.scored_layers",
     "SteeringError": "lmms_steer.errors",
@@ -59,7 +59,7 @@ _MODULE_OF = {
     "SteeringVectors": "lmms_steer.vectors.steering_vectors",
     "Study": "lmms_steer.search.study",
     "UserError": "lmms_steer.errors",
-    "compare": "lmms_steer.comparison.board",
+    "compare": "lmms_steer.comparison.api",
     "continuation": "lmms_steer.steering.calls",
     "extract": "lmms_steer.extraction.api",
     "find_alpha": "lmms_steer.models.budget_alpha",

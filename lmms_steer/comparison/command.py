@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from lmms_steer.comparison import tables
-from lmms_steer.comparison.board import check_page_options, compare
+from lmms_steer.comparison.api import check_page_options, compare
 from lmms_steer.comparison.figures import GAINS, KINDS, gains_figure, maps_figure
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.plots.style import check_figure_suffix, figure_style, save_figure

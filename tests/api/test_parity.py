@@ -8,7 +8,7 @@ import pytest
 import typer.main
 
 from lmms_steer.cli import app
-from lmms_steer.comparison.board import Leaderboard, compare
+from lmms_steer.comparison.api import Leaderboard, compare
 from lmms_steer.extraction.api import extract
 from lmms_steer.inspection.command import inspect as inspect_prompt
 from lmms_steer.search.api import search

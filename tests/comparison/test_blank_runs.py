@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lmms_steer.comparison.board import compare
+from lmms_steer.comparison.api import compare
 from lmms_steer.comparison.leaderboard import LeaderboardRow, build_leaderboard
 from lmms_steer.comparison.provenance import run_provenance
 from lmms_steer.comparison.records import leaderboard_records

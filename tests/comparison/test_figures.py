@@ -8,7 +8,7 @@ from matplotlib.text import Text
 
 from lmms_steer import UserError
 from lmms_steer.comparison import figures
-from lmms_steer.comparison.board import compare
+from lmms_steer.comparison.api import compare
 from lmms_steer.comparison.command import draw_comparison, run_comparison
 from lmms_steer.comparison.figures import gains_figure
 from lmms_steer.comparison.studies import SearchMap, read_maps

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lmms_steer.comparison.board import Leaderboard, compare
+from lmms_steer.comparison.api import Leaderboard, compare
 from lmms_steer.comparison.figures import gains_figure
 from lmms_steer.comparison.row_texts import format_gain
 from lmms_steer.comparison.tables import TerminalTable, caption
