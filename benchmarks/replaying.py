@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 
 from lmms_steer.plots.style import BLUE, VERMILLION, figure_maker, figure_style, save_figure
-from lmms_steer.search.hooked import HookedBatch
-from lmms_steer.search.replay import Replay
-from lmms_steer.search.replay_setup import ReplayOptions
+from lmms_steer.replay.engine import Replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.setup import ReplayOptions
 
 VISION_LAYERS, TEXT_LAYERS, PATCHES, TEXT_TOKENS, IMAGE_ID, PATCH = 27, 26, 256, 30, 7, 14
 LAYERS, ALPHAS, TARGETS = tuple(range(5, 21)), (0.1, 0.2, 0.4, 0.6, 0.8, 1.0), ("image", "text", "both")

@@ -25,8 +25,8 @@ from transformers import CONFIG_MAPPING
 from lmms_steer import UserError, continuation, steer
 from lmms_steer.errors import first_line
 from lmms_steer.inspection.prompt import inspect_prompt
-from lmms_steer.search.replay import try_replay
-from lmms_steer.search.replay_setup import ReplayOptions
+from lmms_steer.replay.engine import try_replay
+from lmms_steer.replay.setup import ReplayOptions
 from lmms_steer.steering.anatomy import remember_norms
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.support import check_config

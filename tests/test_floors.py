@@ -15,7 +15,7 @@ FLOORS = (
     ("vectors",),
     ("steering",),
     ("models",),
-    ("extraction",),
+    ("extraction", "replay"),
     ("harness",),
     ("data", "inspection"),
     ("search", "comparison"),

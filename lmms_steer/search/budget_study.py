@@ -13,10 +13,10 @@ from lmms_steer._util.io import write_atomically
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
 from lmms_steer.models.answer_bias import LOOKED_AT
-from lmms_steer.search.agreement import Source
+from lmms_steer.replay.agreement import Source
+from lmms_steer.replay.changes import Deltas
 from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.budgets import Resolution, resolve_budgets
-from lmms_steer.search.changes import Deltas
 from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.measure import Measurement, Measurer
 from lmms_steer.search.plan import BUDGET_PROMPTS, Cell, Plan, split_control

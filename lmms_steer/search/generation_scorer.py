@@ -15,17 +15,17 @@ from torch import Tensor
 
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.models.generation import cut_at, generation_settings, stop_strings
-from lmms_steer.search.agreement import Source, agrees
-from lmms_steer.search.changes import Delta, Deltas, alone, some_of
+from lmms_steer.replay.agreement import Source, agrees
+from lmms_steer.replay.changes import Delta, Deltas, alone, some_of
+from lmms_steer.replay.engine import Replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.kv_cache import KeysAndValues
+from lmms_steer.replay.writer import Writer
 from lmms_steer.search.deciding import deciding_places
 from lmms_steer.search.first_token import FirstToken
-from lmms_steer.search.hooked import HookedBatch
-from lmms_steer.search.kv_cache import KeysAndValues
 from lmms_steer.search.lmms_eval_task import results_of
 from lmms_steer.search.questions import Question
-from lmms_steer.search.replay import Replay
 from lmms_steer.search.scorers import LetterScorer, Scored, has_distinct_first_tokens
-from lmms_steer.search.writer import Writer
 from lmms_steer.steering.damage import divergence_from, first_call_logits
 
 
@@ -256,7 +256,7 @@ class GenerationScorer:
     def _written_logits(
         self, source: Source, layer: int, delta: Delta, tokens: str, written: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The logits that precede each token of a text; see `lmms_steer.search.agreement.LogitsOf`.
+        """The logits that precede each token of a text; see `lmms_steer.replay.agreement.LogitsOf`.
 
         Returns:
             [tokens of all questions, vocabulary], and the text's ids [questions, new tokens].

@@ -14,12 +14,12 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from torch import Tensor
 
 from lmms_steer.errors import UserError
-from lmms_steer.search.agreement import Source, agrees, next_logits
-from lmms_steer.search.changes import Delta, Deltas
+from lmms_steer.replay.agreement import Source, agrees, next_logits
+from lmms_steer.replay.changes import Delta, Deltas
+from lmms_steer.replay.engine import Replay
+from lmms_steer.replay.hooked import HookedBatch
 from lmms_steer.search.generation_scorer import GenerationScorer
-from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.questions import OtherTask, Question
-from lmms_steer.search.replay import Replay
 from lmms_steer.search.scorers import Scored
 from lmms_steer.steering.damage import divergence_from
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lmms_steer.models.batches import ShrinkingRunner
-from lmms_steer.search.base_pass import last_logits
+from lmms_steer.replay.base_pass import last_logits
+from lmms_steer.replay.setup import kept_positions, prompt_mask
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import OtherTask, PreparedBatch, Question
-from lmms_steer.search.replay_setup import kept_positions, prompt_mask
 from lmms_steer.search.scorers import LetterScorer
 from lmms_steer.statistics import Floats
 from lmms_steer.steering.anatomy import decoder_layers

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from lmms_steer._util.io import write_atomically
 from lmms_steer.models.batches import StackRunner
-from lmms_steer.search.changes import Change, Delta, Deltas
+from lmms_steer.replay.changes import Change, Delta, Deltas
+from lmms_steer.replay.engine import Replay, try_replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.setup import ReplayOptions
 from lmms_steer.search.generation_scorer import GenerationScorer
-from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import OtherTask, PreparedBatch, Question
-from lmms_steer.search.replay import Replay, try_replay
-from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.search.scorers import LetterScorer
 from lmms_steer.steering.sites import DEFAULT_SITE
 from lmms_steer.vectors.steering_vectors import SteeringVectors

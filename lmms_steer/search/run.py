@@ -14,12 +14,12 @@ from tqdm import tqdm
 from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError
 from lmms_steer.models.visuals import blank_visuals
+from lmms_steer.replay.changes import Change
 from lmms_steer.search import study_files
 from lmms_steer.search.assessment import assess_confirmation, assess_search
 from lmms_steer.search.batch_store import BatchStore
 from lmms_steer.search.budget_study import BUDGETS_FOLDER, DamageMeasurer, StudyBudgets, resolve_for_study
 from lmms_steer.search.calibration import Calibration, calibrate
-from lmms_steer.search.changes import Change
 from lmms_steer.search.checked_rungs import check_kept, checked
 from lmms_steer.search.damage_figure import draw_damage
 from lmms_steer.search.figures import draw_study

@@ -20,10 +20,10 @@ from lmms_steer._util.progress import progress_bar
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.models.batches import StackRunner
 from lmms_steer.models.visuals import Visual, image_ids
-from lmms_steer.search.hooked import HookedBatch
+from lmms_steer.replay.engine import try_replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.setup import ReplayOptions
 from lmms_steer.search.questions import load_questions
-from lmms_steer.search.replay import try_replay
-from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.search.selection import standard_errors
 from lmms_steer.statistics import Ints
 from lmms_steer.statistics.clustered import cluster_ids

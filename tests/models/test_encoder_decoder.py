@@ -16,7 +16,7 @@ from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.inspection.prompt import inspect_prompt
 from lmms_steer.models.decoder_batches import with_decoder_part
 from lmms_steer.models.residual_norms import measure_norms
-from lmms_steer.search.hooked import HookedBatch
+from lmms_steer.replay.hooked import HookedBatch
 from lmms_steer.search.margins import margin_slopes
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question

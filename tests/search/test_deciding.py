@@ -8,15 +8,15 @@ import torch
 from lmms_eval.filters import build_filter_ensemble
 from scipy.stats import entropy
 
+from lmms_steer.replay.engine import Replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.setup import ReplayOptions
 from lmms_steer.search import deciding, generation_scorer
 from lmms_steer.search.budget_study import _DamageScorer
 from lmms_steer.search.deciding import deciding_places
 from lmms_steer.search.generation_scorer import GenerationScorer
-from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.layer_scores.patching import patched_answers
 from lmms_steer.search.questions import Question
-from lmms_steer.search.replay import Replay
-from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.steering.anatomy import decoder_layers
 from tests.helpers.checkpoints import build, inputs
 from tests.helpers.models import picture

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from lmms_steer.replay.engine import Replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.setup import ReplayOptions
 from lmms_steer.search.first_token import FirstToken
 from lmms_steer.search.generation_scorer import GenerationScorer
-from lmms_steer.search.hooked import HookedBatch
-from lmms_steer.search.replay import Replay
-from lmms_steer.search.replay_setup import ReplayOptions
 from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, vectors
 

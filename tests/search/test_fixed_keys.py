@@ -11,14 +11,14 @@ import torch
 
 from lmms_steer import SteeringSpec, SteeringVectors, UserError, steer
 from lmms_steer.harness.steered import SteeredPaliGemma
-from lmms_steer.search.agreement import agrees, next_logits
-from lmms_steer.search.changes import Change
+from lmms_steer.replay.agreement import agrees, next_logits
+from lmms_steer.replay.changes import Change
+from lmms_steer.replay.engine import Replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.setup import ReplayOptions
 from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.generation_scorer import GenerationScorer
-from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.options import SearchOptions
-from lmms_steer.search.replay import Replay
-from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.steering.anatomy import model_facts
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.tiny_world.question_sets import load_question_set

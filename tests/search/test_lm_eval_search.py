@@ -14,17 +14,17 @@ from scipy.stats import entropy
 
 from lmms_steer import UserError, steer
 from lmms_steer._util.hashing import question_id, stable_hash
+from lmms_steer.replay.engine import Replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.setup import ReplayOptions
 from lmms_steer.search import assessment
 from lmms_steer.search.command import run_search
 from lmms_steer.search.harnesses import create, load
-from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.lm_eval_scorers import LikelihoodScorer
 from lmms_steer.search.margins import gradients_of_margin
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.questions import PreparedBatch, Question
-from lmms_steer.search.replay import Replay
-from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.steering.calls import continuation
 from tests.helpers.lm_eval_tasks import CHOICE, ROWS, WRITING, lm_eval_samples, save_llama, write_task
 from tests.helpers.models import vectors

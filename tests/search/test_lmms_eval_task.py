@@ -10,8 +10,8 @@ from datasets import Dataset, Features, Image, Value
 from lmms_steer import UserError
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.harness.tasks import load_task
+from lmms_steer.replay.hooked import HookedBatch
 from lmms_steer.search.generation_scorer import GenerationScorer
-from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.lmms_eval_task import REASONING_TAGS, prompt_of, results_of
 from lmms_steer.search.questions import load_questions
 from lmms_steer.search.writing import own_scores_sha256, writing_of

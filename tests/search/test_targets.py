@@ -12,9 +12,9 @@ from lmms_eval.filters import build_filter_ensemble
 from torch import nn
 
 from lmms_steer import SteeringSpec, UserError
+from lmms_steer.replay.hooked import HookedBatch
 from lmms_steer.search.assessment import assess_search
 from lmms_steer.search.generation_scorer import GenerationScorer
-from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.options import SearchOptions, check_metric
 from lmms_steer.search.plan import Cell, Plan
 from lmms_steer.search.power import measured_power_line

@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, BartConfig, DonutSwinConfig, GPT2Config, T5Config, TrOCRConfig
 
 from lmms_steer import SteeringError, UserError, continuation, steer
-from lmms_steer.search.replay import try_replay
-from lmms_steer.search.replay_setup import ReplayOptions
+from lmms_steer.replay.engine import try_replay
+from lmms_steer.replay.setup import ReplayOptions
 from lmms_steer.steering.anatomy import decoder_layers, kept_logits, model_facts
 from lmms_steer.steering.recording import record_layers
 from lmms_steer.steering.sites import find_module, sites

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lmms_steer.models.forced import writing
-from lmms_steer.search.kv_cache import KeysAndValues
+from lmms_steer.replay.kv_cache import KeysAndValues
 from lmms_steer.steering.anatomy import generating_part
 from lmms_steer.steering.cache_argument import cache_name
 from lmms_steer.steering.decoder_inputs import decoder_ids

@@ -2,7 +2,7 @@
 
 What is compared are logits, not texts or scores: where two answers are nearly tied, rounding alone decides between
 them. A replay agrees if its logits lie no further from the hooked ones than rounding moves those
-(`lmms_steer.search.rounding`). The effect of a weak cell may be smaller than that, so that a replay that does not steer
+(`lmms_steer.replay.rounding`). The effect of a weak cell may be smaller than that, so that a replay that does not steer
 would pass. Each cell is therefore compared a second time with its vector as long as the activations that it is added
 to, and the positions where it is added are compared too.
 """
@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lmms_steer.search.changes import Change, Delta, alone
-from lmms_steer.search.hooked import HookedBatch
-from lmms_steer.search.replay import Replay
-from lmms_steer.search.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
+from lmms_steer.replay.changes import Change, Delta, alone
+from lmms_steer.replay.engine import Replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.rounding import MAX_NOISE_RATIO, noise_ratio, random_rounding
 
 Source = Replay | HookedBatch
 

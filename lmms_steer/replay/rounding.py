@@ -22,7 +22,7 @@ from lmms_steer.steering.eager import run_eagerly
 MAX_NOISE_RATIO = 3.0
 """How many times as far as one random rounding a replay's logits may lie from the hooked ones, per row.
 
-Measured on the models of `tests/search/test_agreement.py` with ten seeds, and with matrix products summed in another
+Measured on the models of `tests/replay/test_agreement.py` with ten seeds, and with matrix products summed in another
 order for every number of rows: correct replays at 0 to 1.7; planted faults at 3.4 and more in bfloat16, 70,000 and more
 in float32."""
 

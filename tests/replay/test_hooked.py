@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lmms_steer import SteeringSpec, SteeringVectors, steer
-from lmms_steer.search.changes import Change
-from lmms_steer.search.hooked import HookedBatch
+from lmms_steer.replay.changes import Change
+from lmms_steer.replay.hooked import HookedBatch
 from lmms_steer.steering.anatomy import model_facts
 from lmms_steer.steering.resolve import resolve
 from tests.helpers.models import batch_of, vectors

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.checkpoints import GENERATING_PARTS, build
-from tests.search.test_replay import (
+from tests.replay.test_replay import (
     test_a_slope_equals_the_effect_of_a_small_alpha_on_the_margin,
     test_stacked_cells_equal_the_hooks_at_every_layer_and_target,
     test_text_generated_after_a_replayed_prompt_is_that_of_the_model_with_hooks,

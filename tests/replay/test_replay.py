@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from lmms_steer import steer
+from lmms_steer.replay.engine import Replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.setup import ReplayOptions
 from lmms_steer.search.generation_scorer import GenerationScorer
-from lmms_steer.search.hooked import HookedBatch
 from lmms_steer.search.margins import gradients_of_margin
-from lmms_steer.search.replay import Replay
-from lmms_steer.search.replay_setup import ReplayOptions
 from lmms_steer.search.scorers import LetterScorer
 from lmms_steer.steering.anatomy import decoder_layers
 from tests.helpers.checkpoints import build

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmms_steer.harness.steered import SteeredPaliGemma
-from lmms_steer.search.agreement import agrees, next_logits
+from lmms_steer.replay.agreement import agrees, next_logits
+from lmms_steer.replay.engine import Replay
+from lmms_steer.replay.hooked import HookedBatch
+from lmms_steer.replay.rounding import noise_ratio, random_rounding
+from lmms_steer.replay.setup import ReplayOptions
 from lmms_steer.search.generation_scorer import GenerationScorer
-from lmms_steer.search.hooked import HookedBatch
-from lmms_steer.search.replay import Replay
-from lmms_steer.search.replay_setup import ReplayOptions
-from lmms_steer.search.rounding import noise_ratio, random_rounding
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors

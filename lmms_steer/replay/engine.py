@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from lmms_steer.errors import first_line
 from lmms_steer.models.batches import StackRunner
-from lmms_steer.search.base_pass import next_token_logits
-from lmms_steer.search.changes import Change, Delta, Deltas, alone, changed, some_of
-from lmms_steer.search.kv_cache import KeysAndValues
-from lmms_steer.search.recorded_layers import RecordedLayers
-from lmms_steer.search.replay_setup import ReplayOptions, first_position, kept_positions, prompt_mask
-from lmms_steer.search.rounding import MAX_NOISE_RATIO, random_rounding
-from lmms_steer.search.tensor_store import TensorStore
+from lmms_steer.replay.base_pass import next_token_logits
+from lmms_steer.replay.changes import Change, Delta, Deltas, alone, changed, some_of
+from lmms_steer.replay.kv_cache import KeysAndValues
+from lmms_steer.replay.recorded_layers import RecordedLayers
+from lmms_steer.replay.rounding import MAX_NOISE_RATIO, random_rounding
+from lmms_steer.replay.setup import ReplayOptions, first_position, kept_positions, prompt_mask
+from lmms_steer.replay.tensor_store import TensorStore
 from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.operations import add_masked
 from lmms_steer.steering.placeholders import placeholders

@@ -8,8 +8,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from lmms_steer.search.kv_cache import RecordingCache
-from lmms_steer.search.tensor_store import TensorStore
+from lmms_steer.replay.kv_cache import RecordingCache
+from lmms_steer.replay.tensor_store import TensorStore
 from lmms_steer.steering.anatomy import kept_logits
 from lmms_steer.steering.cache_argument import CACHE_NAMES, cache_name
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmms_steer.search.tensor_store import TensorStore
+from lmms_steer.replay.tensor_store import TensorStore
 
 BLOCKED = -1e4
 """An additive attention mask hides a position where it is below this."""

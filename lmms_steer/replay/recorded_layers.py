@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmms_steer.search.base_pass import BasePass
-from lmms_steer.search.kv_cache import KeysAndValues, PrefixCache, layer_call, sees_ahead
-from lmms_steer.search.rounding import noise_ratio
-from lmms_steer.search.tensor_store import TensorStore
+from lmms_steer.replay.base_pass import BasePass
+from lmms_steer.replay.kv_cache import KeysAndValues, PrefixCache, layer_call, sees_ahead
+from lmms_steer.replay.rounding import noise_ratio
+from lmms_steer.replay.tensor_store import TensorStore
 from lmms_steer.steering.anatomy import decoder_layers, final_norm, shares_keys, text_config
 from lmms_steer.steering.cache_argument import cache_name
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lmms_steer.models.encoded_media import EncodedMedia
-from lmms_steer.search.base_pass import next_token_logits
-from lmms_steer.search.changes import Change, Delta, Deltas
-from lmms_steer.search.replay_setup import kept_positions
+from lmms_steer.replay.base_pass import next_token_logits
+from lmms_steer.replay.changes import Change, Delta, Deltas
+from lmms_steer.replay.setup import kept_positions
 from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.steering.calls import continuation
 from lmms_steer.steering.decoder_inputs import decoder_ids
