@@ -22,10 +22,10 @@ from lmms_steer.harness.steered import create_model
 from lmms_steer.plots.style import BLUE, DARK_GREY, GREY, VERMILLION, figure_maker, figure_style, save_figure
 from lmms_steer.search.layer_scores import layer_scores
 from lmms_steer.search.scored_layers import best_layer
-from lmms_steer.search.word_curve import coloured_things, measure_curves
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.word_curves.measure import coloured_things, measure_curves
 
 MODEL, MODEL_ARGS, LAYERS = "steered_idefics3", "pretrained=smol-idefics3,dtype=bfloat16", 30
 ALPHAS = (1.0, 2.0, 4.0)

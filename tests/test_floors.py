@@ -19,7 +19,7 @@ FLOORS = (
     ("harness",),
     ("data", "inspection"),
     ("search", "comparison"),
-    ("board",),
+    ("board", "word_curves"),
     ("recipes",),
     ("demo",),
     ("cli",),

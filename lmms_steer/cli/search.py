@@ -285,7 +285,7 @@ def curve(
 
     The toy experiment of the paper's Section 3, on any model: pictures of yellow and orange things, the vector of red.
     """
-    from lmms_steer.search.word_curve_command import CurveOptions, run_curve
+    from lmms_steer.word_curves.command import CurveOptions, run_curve
 
     names = tuple(dict.fromkeys(name.strip() for name in vector.split(",")))
     pictured = (prompt, pictures or 0, shown, tuple(image or ()), task, batch_size)

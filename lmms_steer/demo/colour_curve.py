@@ -9,8 +9,8 @@ from pathlib import Path
 from lmms_steer.demo.layout import MODEL, SEEDS, Folders
 from lmms_steer.demo.results import ColourCurve, write_curve
 from lmms_steer.harness.steered import SteeredPaliGemma
-from lmms_steer.search.word_curve import coloured_things, measure_curves, with_random
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+from lmms_steer.word_curves.measure import coloured_things, measure_curves, with_random
 
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 LAYERS = (0, 1, 2, 3)

@@ -17,7 +17,7 @@ from lmms_steer.inspection.command import inspect
 from lmms_steer.search.command import run_search
 from lmms_steer.search.layers import layers
 from lmms_steer.search.options import SearchOptions
-from lmms_steer.search.word_curve_command import CurveOptions, run_curve
+from lmms_steer.word_curves.command import CurveOptions, run_curve
 
 TINY = "pretrained=tiny-paligemma2"
 SPEC = "vector=spatial,layer=3,tokens=image"

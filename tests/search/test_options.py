@@ -12,7 +12,7 @@ from lmms_steer.search.ignored import ignored_lines
 from lmms_steer.search.layers import layers
 from lmms_steer.search.options import SearchOptions, parse_alphas, parse_layers, parse_targets, refuse_test
 from lmms_steer.search.strategies import Rung, Strategy, StrategyContext
-from lmms_steer.search.word_curve_command import CurveOptions, run_curve
+from lmms_steer.word_curves.command import CurveOptions, run_curve
 from tests.helpers.searches import result_of, search_into
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_steer.plots.style import figure_maker, figure_style, literal_text, save_figure
-from lmms_steer.search.word_curve import WordCurve
+from lmms_steer.word_curves.measure import WordCurve
 
 COLUMNS = 4
 _UNSTEERED = "unsteered"

@@ -12,14 +12,14 @@ from typer.testing import CliRunner
 from lmms_steer import UserError, steer
 from lmms_steer.cli import app
 from lmms_steer.harness.steered import SteeredPaliGemma, SteeredVlm
-from lmms_steer.search.word_curve import Points, WordCurve, coloured_things, measure_curves
-from lmms_steer.search.word_curve_command import first_tokens, word_of
-from lmms_steer.search.word_curve_figure import word_curve_figure
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.tiny_world.media_questions import rows, shown_by
 from lmms_steer.tiny_world.moving import Moving
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
+from lmms_steer.word_curves.command import first_tokens, word_of
+from lmms_steer.word_curves.figure import word_curve_figure
+from lmms_steer.word_curves.measure import Points, WordCurve, coloured_things, measure_curves
 
 COMMAND = ("curve", "--model", "steered_paligemma", "--model_args", "pretrained=tiny-paligemma2")
 SMALL = ("--vector", "colour-red,colour-blue", "--prompt", "what colour is the {shape} ?", "--pictures", "10")

@@ -88,8 +88,8 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     from torch import OutOfMemoryError
 
     from lmms_steer.harness.steered import create_model
-    from lmms_steer.search.word_curve import WordCurve, measure_curves, with_random, write_curves
     from lmms_steer.steering.anatomy import decoder_layers
+    from lmms_steer.word_curves.measure import WordCurve, measure_curves, with_random, write_curves
 
     questions = _questions(options)
     lm = create_model(options.model, options.model_args)
@@ -125,9 +125,9 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
 
 
 def _lines_and_figure(curves: Any, options: CurveOptions, table: Path) -> Iterator[str]:
-    from lmms_steer.search.word_curve import curve_lines
-    from lmms_steer.search.word_curve_figure import draw_word_curve
-    from lmms_steer.search.word_matrix import WordMatrix, draw_word_matrix, matrix_lines
+    from lmms_steer.word_curves.figure import draw_word_curve
+    from lmms_steer.word_curves.matrix import WordMatrix, draw_word_matrix, matrix_lines
+    from lmms_steer.word_curves.measure import curve_lines
 
     if options.every_word:
         matrix = WordMatrix(curves)
@@ -184,7 +184,7 @@ def _check_asked(options: CurveOptions) -> None:
 
 def _questions(options: CurveOptions) -> Any:
     """The questions that are asked: of a task, about the user's own pictures, or about drawn ones."""
-    from lmms_steer.search.word_curve import coloured_things, task_questions
+    from lmms_steer.word_curves.measure import coloured_things, task_questions
 
     if options.task:
         return task_questions(options.task, options.model, options.pictures or PICTURES)

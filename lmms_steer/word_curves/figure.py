@@ -22,7 +22,7 @@ from lmms_steer.plots.style import (
     wrapped_name,
 )
 from lmms_steer.plots.ticks import legend_columns
-from lmms_steer.search.word_curve import WordCurve
+from lmms_steer.word_curves.measure import WordCurve
 
 COLUMNS = 4
 _OTHERS = (VERMILLION, GREEN, PURPLE)

@@ -1,0 +1,1 @@
+"""`lmms-steer curve`: how the probability of a word as the next token moves with alpha."""
