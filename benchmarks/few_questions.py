@@ -3,8 +3,8 @@
 python benchmarks/few_questions.py [--studies 200] [--gains 8,12] [--questions 300,500,1000]
 
 Printed are the share of studies in which a strategy finds the gain, the share in which it also calls its choice a
-winner (p < .05), and what `lmms_steer.search.floors` promises of the latter; and for each grid how many questions are
-needed.
+winner (p < .05), and what `lmms_steer.search.required_questions` promises of the latter; and for each grid how many
+questions are needed.
 
 Every study is drawn: a grid of layers, alphas and token targets, an unsteered model that is right on 60% of the
 questions, cells that change up to 15% of the answers at random, and one planted cell whose gain fades towards its
@@ -20,8 +20,8 @@ from itertools import product
 import numpy as np
 
 from lmms_steer.search.chosen_strategy import parse_strategy
-from lmms_steer.search.floors import context_of, finding_probability, questions_needed
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.required_questions import context_of, finding_probability, questions_needed
 from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import LEVEL, ScoreGrid, best_index, corrected_p
 from lmms_steer.search.strategies import Rung, StrategyContext

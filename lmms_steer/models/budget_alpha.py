@@ -18,7 +18,7 @@ from torch import Tensor
 from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
-from lmms_steer.models.forced import writing
+from lmms_steer.models.forced import forced_ids
 from lmms_steer.models.own_prompts import OwnPrompts, cache_key, own_prompts, sees_images
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
@@ -184,7 +184,7 @@ def _answer(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Callable[[Ten
 
 def _largest_kl(model: Any, batch: Mapping[str, Any], answer: tuple[Tensor, Callable[[Tensor], Tensor]]) -> float:
     ids, divergence = answer
-    settings = {**_GREEDY, **writing(ids, batch["input_ids"].shape[1])}
+    settings = {**_GREEDY, **forced_ids(ids, batch["input_ids"].shape[1])}
     return float(divergence(torch.cat(model.generate(**batch, **settings).logits)[None]).max())
 
 

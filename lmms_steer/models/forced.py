@@ -24,7 +24,7 @@ class _Write:
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 
-def writing(ids: Tensor | None, start: int) -> dict[str, Any]:
+def forced_ids(ids: Tensor | None, start: int) -> dict[str, Any]:
     """Options that make `generate` write given ids.
 
     Args:

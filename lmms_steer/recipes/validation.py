@@ -32,7 +32,7 @@ from lmms_steer.recipes.layout import (
 from lmms_steer.recipes.schema import REPORTS, Recipe, Study
 from lmms_steer.recipes.system_checks import system_mistakes
 from lmms_steer.recipes.systems import methods_of, prompted_tasks
-from lmms_steer.search import floors
+from lmms_steer.search import required_questions
 from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import (
     CHOICES,
@@ -177,8 +177,8 @@ def _check_question_counts(recipe: Recipe, tree: YamlNode, strategy: str) -> Non
         known = [n for n in (limit, study.select_questions) if n is not None]
         searches = product(recipe.models.values(), recipe.methods.values()) if study.select and known else ()
         for model, method in searches:
-            context = floors.context_of(search_grid(recipe, model, method), min(known))
-            check = partial(floors.check_questions, chosen, context)
+            context = required_questions.context_of(search_grid(recipe, model, method), min(known))
+            check = partial(required_questions.check_questions, chosen, context)
             _check_value(tree, ("search", "strategy"), check, f"the study {name}")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lmms_steer.models.forced import writing
+from lmms_steer.models.forced import forced_ids
 from lmms_steer.replay.kv_cache import KeysAndValues
 from lmms_steer.steering.anatomy import generating_part
 from lmms_steer.steering.cache_argument import cache_name
@@ -64,7 +64,9 @@ class Writer:
         Returns:
             one tensor [questions, vocabulary] for each token, and the ids.
         """
-        output = self.model.generate(**self.inputs, **{**self.settings, **writing(text, self._length), **_WITH_LOGITS})
+        output = self.model.generate(
+            **self.inputs, **{**self.settings, **forced_ids(text, self._length), **_WITH_LOGITS}
+        )
         return output.logits, output.sequences[:, self._length :]
 
     def logits_after(
@@ -82,7 +84,7 @@ class Writer:
         """
         if text.shape[1] == 1:
             return (first_logits,)
-        settings = {**self.settings, **writing(text, self._length), **_WITH_LOGITS}
+        settings = {**self.settings, **forced_ids(text, self._length), **_WITH_LOGITS}
         return first_logits, *self._after(text[:, :1], keys_and_values, copies, settings).logits
 
     @torch.inference_mode()

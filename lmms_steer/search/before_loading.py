@@ -7,12 +7,12 @@ from typing import Any
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.first_use import check_vectors
 from lmms_steer.harness import task_files
-from lmms_steer.search import floors
-from lmms_steer.search.asked import grid
+from lmms_steer.search import required_questions
 from lmms_steer.search.harnesses import UNSTEERED, check_arguments
 from lmms_steer.search.options import SearchOptions, parse_alphas, parse_budgets, parse_layers
 from lmms_steer.search.plan import LMMS_EVAL, PLAN_FILE
 from lmms_steer.search.resolved_cells import layers_at, spec_of
+from lmms_steer.search.study_questions import grid
 from lmms_steer.steering.facts import ModelFacts, facts_of_config
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
@@ -31,8 +31,8 @@ def check_before_imports(options: SearchOptions) -> dict[str, Any]:
         UserError: for what cannot be searched.
     """
     if options.limit is not None:
-        known = floors.context_of(grid(options), options.limit)
-        floors.check_questions(options.chosen_strategy, known, "a search with --limit")
+        known = required_questions.context_of(grid(options), options.limit)
+        required_questions.check_questions(options.chosen_strategy, known, "a search with --limit")
     if options.layers:
         parse_layers(options.layers)
     pretrained = check_arguments(options)

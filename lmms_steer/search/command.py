@@ -9,7 +9,6 @@ from filelock import FileLock
 from lmms_steer._util.extras import require_extra
 from lmms_steer._util.io import check_writable
 from lmms_steer.errors import UserError, first_line
-from lmms_steer.search.asked import Asked, ask
 from lmms_steer.search.before_loading import (
     check_before_imports,
     known_layers,
@@ -30,7 +29,8 @@ from lmms_steer.search.resolved_cells import (
     steerable_layers,
     with_norms,
 )
-from lmms_steer.search.writing import own_scores_sha256, writing_of
+from lmms_steer.search.scoring_settings import own_scores_sha256, scoring_settings
+from lmms_steer.search.study_questions import StudyQuestions, load_study_questions
 from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.vectors.weights import model_source
 
@@ -56,17 +56,17 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
     check_writable(options.output, "the output folder", "choose another with --output")
     options.output.mkdir(parents=True, exist_ok=True)
     try:
-        asked = ask(options)
+        loaded = load_study_questions(options)
     except UserError:
         # the folder of another search is the better reason, as this one may come from what differs
         check_same_plan(options.output, known)
         raise
-    task, questions, score = asked.task, asked.questions, asked.score
+    task, questions, score = loaded.task, loaded.questions, loaded.score
     found: dict[str, Any] = {
         "n": len(questions),
-        "questions": asked.questions_sha256,
+        "questions": loaded.questions_sha256,
         "score": score,
-        "writing": writing_of(task.config, score, options.metric),
+        "writing": scoring_settings(task.config, score, options.metric),
     }
     check_same_plan(options.output, {**known, **found, **known_layers(options), "weights": weights_of_folder(options)})
     lm = create(options)
@@ -92,18 +92,18 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
     vectors = {name: cell.vectors[0] for name, cell in cells.items()}
     hashes = {name: vector.sha256 for name, vector in vectors.items()}
     plan = Plan(**planned, vectors=hashes, layers=layers, gate=gate_sha256(options, cells), **found)
-    yield from _warnings(options, asked)
+    yield from _warnings(options, loaded)
     begun = yield from _recorded(plan, options.output)
     from torch import OutOfMemoryError
 
     from lmms_steer.search.run import SearchRun
     from lmms_steer.search.scorers import LetterScorer
 
-    if score == "letters" and asked.confirmation_questions:
+    if score == "letters" and loaded.confirmation_questions:
         # refuses answers that the model cannot tell apart before the search, not after it
-        LetterScorer(lm, asked.confirmation_questions)
+        LetterScorer(lm, loaded.confirmation_questions)
     try:
-        yield from SearchRun(options, begun, lm, task, cells, questions).run(asked.confirmation_task)
+        yield from SearchRun(options, begun, lm, task, cells, questions).run(loaded.confirmation_task)
     except OutOfMemoryError as error:
         raise UserError(
             f"out of memory with one question and one cell at a time: {first_line(error)}. Try --memory 0, or load the"
@@ -111,14 +111,14 @@ def run_search(options: SearchOptions) -> Generator[str, None, None]:
         ) from error
 
 
-def _warnings(options: SearchOptions, asked: Asked) -> Iterator[str]:
+def _warnings(options: SearchOptions, loaded: StudyQuestions) -> Iterator[str]:
     """What the user should know of the options and the questions before anything is measured."""
-    if asked.generates and asked.score == "letters":
+    if loaded.generates and loaded.score == "letters":
         yield (
             "WARNING: in this task the model generates text; a cell may favour the correct letter and yet generate"
             " something else"
         )
-    n = len(asked.questions)
+    n = len(loaded.questions)
     if n < FEW_QUESTIONS:
         yield f"WARNING: {n} questions: a 95% interval is about ±{100 / n**0.5:.0f} points wide"
     yield from ignored_lines(options, n)

@@ -5,7 +5,13 @@ from collections.abc import Iterator
 
 from lmms_steer._util.formatting import count_noun, format_points, format_share
 from lmms_steer.search.chosen_strategy import ChosenStrategy
-from lmms_steer.search.floors import ASSUMED_DISCORDANT, floor_line, questions_needed, smallest_gain, tested
+from lmms_steer.search.required_questions import (
+    ASSUMED_DISCORDANT,
+    questions_needed,
+    required_questions_line,
+    smallest_gain,
+    tested,
+)
 from lmms_steer.search.results import VectorResult
 from lmms_steer.search.strategies import StrategyContext
 from lmms_steer.statistics.power import detectable_gain
@@ -21,7 +27,7 @@ def planned_power_lines(chosen: ChosenStrategy, context: StrategyContext) -> Ite
         chosen: the strategy.
         context: what it is built from.
     """
-    if line := floor_line(chosen, context):
+    if line := required_questions_line(chosen, context):
         yield line
     cells, n = tested(chosen, context)
     if not n:

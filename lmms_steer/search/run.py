@@ -39,10 +39,10 @@ from lmms_steer.search.report import report_lines
 from lmms_steer.search.resolved_cells import layers_at
 from lmms_steer.search.results import ConfirmationResult, SearchResult
 from lmms_steer.search.rungs import run_strategy
+from lmms_steer.search.scoring_settings import own_scores_sha256, scoring_settings
 from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.search.strategies import FilterContext, StrategyContext
 from lmms_steer.search.strategies.grid import grid as full_grid
-from lmms_steer.search.writing import own_scores_sha256, writing_of
 from lmms_steer.statistics import Ints
 from lmms_steer.steering.budget import budget_provenance
 from lmms_steer.steering.facts import facts_of_config
@@ -288,7 +288,7 @@ class SearchRun:
     def _measure_elsewhere(self, others: "_OtherQuestions", cells: Sequence[Cell]) -> Measured:
         task, questions = others.task, others.questions
         # a folder of its own for these questions (a task's data may be imported anew), these cells and these settings
-        writing = writing_of(task.config, self.plan.score, self.plan.metric)
+        writing = scoring_settings(task.config, self.plan.score, self.plan.metric)
         measured = [(*astuple(cell), self.plan.vectors[cell.vector]) for cell in cells]
         scores = own_scores_sha256(task.config, self.plan.score)
         identity = [questions_sha256(questions), measured, *filter(None, (writing, scores))]

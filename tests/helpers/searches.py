@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from lmms_steer.search import floors
+from lmms_steer.search import required_questions
 from lmms_steer.search.command import run_search
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.scorers import LetterScorer
@@ -35,7 +35,7 @@ def search_into(folder: Path, **options: Any) -> list[str]:
 
 def ask_few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let strategies run on fewer questions than they need to be useful, for tests of how they run."""
-    monkeypatch.setattr(floors, "check_questions", lambda *_: None)
+    monkeypatch.setattr(required_questions, "check_questions", lambda *_: None)
     monkeypatch.setattr("lmms_steer.search.strategies.race.MIN_FIRST_RUNG", 20)
 
 

@@ -11,10 +11,10 @@ from lmms_steer import UserError
 from lmms_steer.recipes.answers import budget_answers, search_answers
 from lmms_steer.recipes.loading import load_recipe
 from lmms_steer.search.chosen_strategy import parse_strategy
-from lmms_steer.search.floors import questions_needed
 from lmms_steer.search.layer_scores import layer_scores, register_layer_score
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.required_questions import questions_needed
 from lmms_steer.search.strategies import Rung, StrategyContext
 from lmms_steer.search.strategies.budget import best_layers, kept_cells
 from tests.helpers.searches import result_of, search_into

@@ -14,7 +14,7 @@ from lmms_steer.replay.hooked import HookedBatch
 from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.lmms_eval_task import REASONING_TAGS, prompt_of, results_of
 from lmms_steer.search.questions import load_questions
-from lmms_steer.search.writing import own_scores_sha256, writing_of
+from lmms_steer.search.scoring_settings import own_scores_sha256, scoring_settings
 from lmms_steer.tiny_world.question_sets import load_question_set
 from tests.helpers.task_manager import task_manager
 
@@ -197,13 +197,13 @@ def test_a_question_with_several_prompts_is_refused(task: dict[str, Any]) -> Non
 def test_a_changed_filter_is_another_way_to_score_texts() -> None:
     def written(**settings: Any) -> str:
         config = SimpleNamespace(metric_list=[{"metric": "acc"}], generation_kwargs={"max_new_tokens": 1}, **settings)
-        return writing_of(config, "generate", None)
+        return scoring_settings(config, "generate", None)
 
     assert written() == written(filter_list=None) == '{"max_new_tokens": 1, "metric": "acc"}'
     first, second = ([{"name": "f", "filter": [{"function": name}]}] for name in ("regex", "lowercase"))
     assert len({written(), written(filter_list=first), written(filter_list=second)}) == 3
     assert "0x" not in written(filter_list=[{"function": fake_task}])
-    assert writing_of(SimpleNamespace(), "letters", None) == ""
+    assert scoring_settings(SimpleNamespace(), "letters", None) == ""
 
 
 def test_a_search_knows_the_file_in_which_a_task_of_the_user_s_own_scores(folder: Path) -> None:

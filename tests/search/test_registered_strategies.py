@@ -21,9 +21,9 @@ from lmms_steer.harness import steered
 from lmms_steer.harness import tasks as lmms_eval_tasks
 from lmms_steer.search.checked_rungs import check_kept, checked
 from lmms_steer.search.chosen_strategy import parse_strategy
-from lmms_steer.search.floors import check_questions, context_of
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.required_questions import check_questions, context_of
 from lmms_steer.search.strategies import FilterContext, Rung, Strategy, StrategyContext, register_strategy, strategies
 from tests.helpers.searches import kill_after, result_of, search_into, start_search
 

@@ -83,7 +83,7 @@ def patched_answers(
     import torch
 
     from lmms_steer.models.answer_bias import LOOKED_AT
-    from lmms_steer.models.forced import writing
+    from lmms_steer.models.forced import forced_ids
     from lmms_steer.search.deciding import deciding_places
     from lmms_steer.steering.anatomy import decoder_layers
     from lmms_steer.steering.placeholders import placeholders
@@ -107,7 +107,7 @@ def patched_answers(
     written = lm.model.generate(**own, max_new_tokens=new_tokens, do_sample=False)[:, prompt:]
     places = deciding_places(lm.tokenizer, questions, written)
     settings = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-    settings |= writing(written[:, : max(places) + 1], prompt)
+    settings |= forced_ids(written[:, : max(places) + 1], prompt)
 
     def answers(inputs: dict[str, Any]) -> list[int]:
         steps = lm.model.generate(**inputs, **settings).logits

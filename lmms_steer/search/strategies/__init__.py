@@ -164,7 +164,7 @@ class SearchStrategy:
         min_questions: the fewest questions to use it on. A search or a recipe with fewer is refused before the model
             is loaded.
         keeps, filter_keeps: the probability that a cell with some gain is dropped neither on the way nor by the filter,
-            for `lmms_steer.search.floors`.
+            for `lmms_steer.search.required_questions`.
         needs_power: whether it is also refused on fewer questions than it takes to find a gain of 8 points.
         drops_targets: whether a token target of a vector may be left without a cell that is measured on all questions.
             Such a strategy cannot choose a cell for each target.

@@ -10,9 +10,9 @@ from functools import partial
 
 from lmms_steer.errors import UserError
 from lmms_steer.search.chosen_strategy import parse_strategy
-from lmms_steer.search.floors import SOUGHT_GAIN, finding_probability, questions_needed
 from lmms_steer.search.layer_scores import ConceptSentences, LayerContext, LayerScore, layer_scores
 from lmms_steer.search.plan import BUDGET_PROMPTS, Cell, split_control
+from lmms_steer.search.required_questions import SOUGHT_GAIN, finding_probability, questions_needed
 from lmms_steer.search.stored_numbers import stored_numbers
 from lmms_steer.search.strategies import FilterContext, SearchStrategy, Strategy, StrategyContext, register_strategy
 from lmms_steer.search.strategies.grid import grid
@@ -127,7 +127,7 @@ def ranked_by(entry: SearchStrategy, score: str) -> SearchStrategy:
 
 
 def is_raced(search: StrategyContext) -> bool:
-    """Whether there are as many questions as a race of the kept cells needs (`lmms_steer.search.floors`)."""
+    """Whether there are enough questions for a race of the kept cells (`lmms_steer.search.required_questions`)."""
     return finding_probability(parse_strategy("race"), search, SOUGHT_GAIN) >= POWER
 
 

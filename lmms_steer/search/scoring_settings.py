@@ -13,7 +13,7 @@ _READING = ("filter_list", "reasoning_tags", "auto_strip_thinking")
 """What decides how a task reads a written answer; recorded only where the task sets it."""
 
 
-def writing_of(config: Any, score: str, metric: str | None) -> str:
+def scoring_settings(config: Any, score: str, metric: str | None) -> str:
     """A task's settings for written texts and their score.
 
     Args:

@@ -6,8 +6,8 @@ import pytest
 from lmms_steer.errors import UserError
 from lmms_steer.search import selection
 from lmms_steer.search.chosen_strategy import parse_strategy
-from lmms_steer.search.floors import check_questions, context_of, finding_probability, questions_needed
 from lmms_steer.search.plan import Cell
+from lmms_steer.search.required_questions import check_questions, context_of, finding_probability, questions_needed
 from lmms_steer.search.rungs import Rung, run_strategy
 from lmms_steer.search.selection import LEVEL, best_index, corrected_p
 from lmms_steer.search.strategies import StrategyContext

@@ -1,11 +1,11 @@
-"""What a search asks: the tasks of its harness, their questions, and how the answers are scored."""
+"""What a study asks: the tasks of its harness, their questions, and how the answers are scored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lmms_steer.errors import UserError
-from lmms_steer.search import floors
+from lmms_steer.search import required_questions
 from lmms_steer.search.harnesses import check_arguments, load
 from lmms_steer.search.options import SearchOptions, check_metric, parse_layers, parse_strengths, refuse_test
 from lmms_steer.search.plan import LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What a search asks.
+class StudyQuestions:
+    """The tasks of a study and their questions.
 
     Attributes:
         task, confirmation_task: the harness's tasks; no confirmation is None.
@@ -39,7 +39,7 @@ class Asked:
     score: str
 
 
-def ask(options: SearchOptions) -> Asked:
+def load_study_questions(options: SearchOptions) -> StudyQuestions:
     """Load the tasks and their questions.
 
     Raises:
@@ -60,8 +60,8 @@ def ask(options: SearchOptions) -> Asked:
     questions = shuffle_by_image(list(load_questions(task, options.limit, require_answer_set)), options.seed)
     if len(questions) < MIN_QUESTIONS:
         raise UserError(f"{options.task} has {len(questions)} questions: a search needs at least {MIN_QUESTIONS}")
-    known = floors.context_of(grid(options), len(questions), image_clusters(questions))
-    floors.check_questions(options.chosen_strategy, known, "the search" if options.limit else options.task)
+    known = required_questions.context_of(grid(options), len(questions), image_clusters(questions))
+    required_questions.check_questions(options.chosen_strategy, known, "the search" if options.limit else options.task)
     confirmed_on, others = (
         check_confirmation_task(confirmation_task, questions, score) if confirmation_task is not None else (0, [])
     )
@@ -71,7 +71,7 @@ def ask(options: SearchOptions) -> Asked:
         if score == "letters":
             raise UserError(f"--metric {options.metric}: in {options.task} the likeliest letter counts: leave it out")
     sha256 = questions_sha256(questions)
-    return Asked(task, confirmation_task, questions, sha256, confirmed_on, others, generates, score)
+    return StudyQuestions(task, confirmation_task, questions, sha256, confirmed_on, others, generates, score)
 
 
 def grid(options: SearchOptions) -> tuple[int, int, int]:

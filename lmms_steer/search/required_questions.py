@@ -130,7 +130,7 @@ def check_questions(chosen: ChosenStrategy, context: StrategyContext, where: str
         )
 
 
-def floor_line(chosen: ChosenStrategy, context: StrategyContext) -> str:
+def required_questions_line(chosen: ChosenStrategy, context: StrategyContext) -> str:
     """How many questions a strategy needs that drops cells by their answers, for the user; "" for another one."""
     if not chosen.needs_power:
         return ""
