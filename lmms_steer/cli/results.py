@@ -51,8 +51,22 @@ def compare(
     """Compare runs with a baseline, question by question: gains with intervals, p-values, fixed and broken answers."""
     from lmms_steer.comparison.command import print_line, run_comparison
 
-    page = (samples, pictures, include_path, _kinds(allow_different))
-    for line in run_comparison(runs, baseline, studies or [], html, markdown, latex, csv, parquet, metric, *page):
+    lines = run_comparison(
+        runs,
+        baseline,
+        studies or [],
+        html=html,
+        markdown=markdown,
+        latex=latex,
+        csv=csv,
+        parquet=parquet,
+        metric=metric,
+        samples=samples,
+        pictures=pictures,
+        include_path=include_path,
+        allow_different=_kinds(allow_different),
+    )
+    for line in lines:
         print_line(line)
 
 

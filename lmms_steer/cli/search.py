@@ -288,9 +288,23 @@ def curve(
     from lmms_steer.word_curves.command import CurveOptions, run_curve
 
     names = tuple(dict.fromkeys(name.strip() for name in vector.split(",")))
-    pictured = (prompt, pictures or 0, shown, tuple(image or ()), task, batch_size)
     options = CurveOptions(
-        model, model_args, names, output, word, every_word, layers, alphas, tokens, controls, *pictured
+        model,
+        model_args,
+        names,
+        output,
+        word=word,
+        every_word=every_word,
+        layers=layers,
+        alphas=alphas,
+        tokens=tokens,
+        controls=controls,
+        prompt=prompt,
+        pictures=pictures or 0,
+        shown=shown,
+        images=tuple(image or ()),
+        task=task,
+        batch_size=batch_size,
     )
     for line in run_curve(options):
         echo(line)

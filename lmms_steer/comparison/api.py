@@ -127,9 +127,18 @@ class Leaderboard:
         # with jinja2, PIL and scoring behind it, which the tables do not need
         from lmms_steer.comparison.page import write_page
 
-        own = Path(include_path) if include_path else None
-        page = (samples, pictures, self.warnings, own, self.ranks)
-        return list(write_page(Path(html), self.systems, self.rows, self.studies, *page))
+        notes = write_page(
+            Path(html),
+            self.systems,
+            self.rows,
+            self.studies,
+            most=samples,
+            pictures=pictures,
+            warnings=self.warnings,
+            include_path=Path(include_path) if include_path else None,
+            ranks=self.ranks,
+        )
+        return list(notes)
 
     def __repr__(self) -> str:
         tasks = {row.task for row in self.rows if row.scope == "task"}

@@ -99,8 +99,16 @@ def layers(
         raise UserError(f"out of memory: {first_line(error)}: use a smaller --batch_size") from error
     if not found:
         raise UserError("; ".join(f"{name}: {why}" for name, why in missing.items()))
-    of_model = (vectors.name, str(lm.pretrained), targets[0])
-    return ScoredLayers(*of_model, task, len(questions), tuple(sorted(numbers)), found, missing)
+    return ScoredLayers(
+        vector=vectors.name,
+        model=str(lm.pretrained),
+        tokens=targets[0],
+        task=task,
+        questions=len(questions),
+        layers=tuple(sorted(numbers)),
+        scores=found,
+        missing=missing,
+    )
 
 
 def _questions(

@@ -75,8 +75,13 @@ def with_norms(cells: Mapping[str, ResolvedSpec], lm: Any) -> dict[str, Resolved
     from lmms_steer.models.residual_norms import with_residual_norms
 
     processor = getattr(lm, "processor", None) or lm.tokenizer
-    about = (lm.model, processor, lm.pretrained, getattr(lm, "prompt_format", None), lm.text_only)
-    return {name: with_residual_norms(cell, *about) for name, cell in cells.items()}
+    prompt_format = getattr(lm, "prompt_format", None)
+    return {
+        name: with_residual_norms(
+            cell, lm.model, processor, lm.pretrained, prompt_format=prompt_format, text_only=lm.text_only
+        )
+        for name, cell in cells.items()
+    }
 
 
 def gate_sha256(options: SearchOptions, cells: Mapping[str, ResolvedSpec]) -> str | None:

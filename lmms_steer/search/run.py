@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -55,6 +55,7 @@ GIB = 1 << 30
 
 Measured = tuple[ScoreGrid, BatchStore]
 """All scores, and the store of the batches that they were read from."""
+AnyMeasurer = TypeVar("AnyMeasurer", bound=Measurer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class SearchRun:
 
     def _resolve_budgets(self, planned: Sequence[Cell]) -> StudyBudgets:
         places = list(dict.fromkeys(replace(cell, alpha=0.0) for cell in planned))
-        measurer = DamageMeasurer(*self._measurer_arguments(self.task, self.options.output))
+        measurer = self._measurer(DamageMeasurer, self.task, self.options.output)
         return resolve_for_study(self.plan, places, self.questions, measurer, self.options.output)
 
     def _context(self, cells: list[Cell]) -> StrategyContext:
@@ -235,16 +236,25 @@ class SearchRun:
         return replace(grid, spent=spent, unparsed=store.unparsed, kl=store.kl), store
 
     def _store(self, folder: Path, task: Any, questions: Sequence[Question], bar: "tqdm[Any]") -> BatchStore:
-        measurer = Measurer(*self._measurer_arguments(task, folder))
+        measurer = self._measurer(Measurer, task, folder)
         return BatchStore(folder, measurer, questions, self.plan.batch_size, bar, self.plan.sha256)
 
-    def _measurer_arguments(self, task: Any, folder: Path) -> tuple[Any, ...]:
-        generates, budget = self.plan.score == "generate", int(self.options.memory * GIB)
-        refuted_file = self.options.output / REFUTED_FILE
-        targets, metric = self.plan.tokens, self.plan.metric
-        site = self.keys.intervention.site
-        where = folder, refuted_file, metric, self.changes, site, self._why_hooks
-        return self.lm, task, self.vectors, generates, targets, budget, *where
+    def _measurer(self, kind: type[AnyMeasurer], task: Any, folder: Path) -> AnyMeasurer:
+        """A measurer of this search's cells on the questions of a task, which keeps what it stores in a folder."""
+        return kind(
+            self.lm,
+            task,
+            self.vectors,
+            generates=self.plan.score == "generate",
+            targets=self.plan.tokens,
+            budget=int(self.options.memory * GIB),
+            folder=folder,
+            refuted_file=self.options.output / REFUTED_FILE,
+            metric=self.plan.metric,
+            changes=self.changes,
+            site=self.keys.intervention.site,
+            why_hooks=self._why_hooks,
+        )
 
     @property
     def _why_hooks(self) -> str:
