@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,16 @@ from lmms_steer.search.chosen_strategy import parse_strategy
 from lmms_steer.search.options import SearchOptions
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.required_questions import check_questions, context_of
-from lmms_steer.search.strategies import FilterContext, Rung, Strategy, StrategyContext, register_strategy, strategies
+from lmms_steer.search.strategies import (
+    FilterContext,
+    Rung,
+    SearchStrategy,
+    Strategy,
+    StrategyAttributes,
+    StrategyContext,
+    register_strategy,
+    strategies,
+)
 from tests.helpers.searches import kill_after, result_of, search_into, start_search
 
 SMALL = {"limit": 16, "layers": "1", "controls": 1}
@@ -266,6 +275,11 @@ def test_a_task_of_too_few_questions_is_refused_before_the_model_is_loaded(
 def test_the_function_of_a_registered_strategy_stands_for_its_name() -> None:
     assert parse_strategy(strategies.get("tpe").build) == parse_strategy("tpe")
     assert parse_strategy(strategies.get("screen").build).filtered_by is strategies.get("screen")
+
+
+def test_every_attribute_that_has_a_default_can_be_registered() -> None:
+    optional = [field.name for field in fields(SearchStrategy) if field.default is not MISSING]
+    assert list(StrategyAttributes.__annotations__) == optional
 
 
 def test_a_taken_name_is_refused() -> None:

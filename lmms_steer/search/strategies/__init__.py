@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from lmms_steer.registry import Registry
 from lmms_steer.search.plan import Cell, Plan
@@ -209,34 +209,37 @@ strategies: Registry[SearchStrategy] = Registry(
 )
 
 
+class StrategyAttributes(TypedDict, total=False):
+    """What may be given to `register_strategy`: the attributes of `SearchStrategy` that have defaults."""
+
+    planned_answers: Callable[[StrategyContext], int]
+    summary: Callable[[StrategyContext], str]
+    filter: CellFilter | None
+    questions_spent: Callable[[int], int]
+    needs_answer_set: bool
+    adaptive: bool
+    min_questions: int
+    keeps: KeepingProbability
+    filter_keeps: KeepingProbability
+    needs_power: bool
+    drops_targets: bool
+    kept_cells: Callable[[Sequence[Cell]], Sequence[Cell]]
+    filter_passes: Callable[[Sequence[Cell], int], int]
+    default_alphas: str
+    filters_places: bool
+    configure: Callable[[SearchStrategy, str], SearchStrategy] | None
+
+
 def register_strategy(
-    name: str,
-    *,
-    description: str,
-    planned_answers: Callable[[StrategyContext], int] = _count_grid,
-    summary: Callable[[StrategyContext], str] = _describe_grid,
-    filter: CellFilter | None = None,  # noqa: A002  the name of the entry's attribute
-    questions_spent: Callable[[int], int] = _none_spent,
-    needs_answer_set: bool = False,
-    adaptive: bool = False,
-    min_questions: int = 0,
-    keeps: KeepingProbability = _all_kept,
-    filter_keeps: KeepingProbability = _all_kept,
-    needs_power: bool = False,
-    drops_targets: bool = False,
-    kept_cells: Callable[[Sequence[Cell]], Sequence[Cell]] = _all_cells,
-    filter_passes: Callable[[Sequence[Cell], int], int] = _no_passes,
-    default_alphas: str = DEFAULT_ALPHAS,
-    filters_places: bool = False,
-    configure: Callable[[SearchStrategy, str], SearchStrategy] | None = None,
+    name: str, *, description: str, **attributes: Unpack[StrategyAttributes]
 ) -> Callable[[StrategyBuilder], StrategyBuilder]:
     """Register the decorated generator function as a strategy.
 
     Args:
         name: what users type: lower-case letters, digits and underscores.
         description: one plain line for help and documentation.
-        planned_answers: this and all that follow are attributes of `SearchStrategy`. By default the strategy counts as
-            one that measures every cell on every question.
+        attributes: others of `SearchStrategy`. By default the strategy counts as one that measures every cell on every
+            question.
 
     Returns:
         a decorator that returns the function unchanged.
@@ -246,12 +249,7 @@ def register_strategy(
     """
 
     def register(build: StrategyBuilder) -> StrategyBuilder:
-        entry = SearchStrategy(
-            name, description, build, planned_answers, summary, filter, questions_spent, needs_answer_set, adaptive,
-            min_questions, keeps, filter_keeps, needs_power, drops_targets, kept_cells, filter_passes, default_alphas,
-            filters_places, configure,
-        )  # fmt: skip
-        strategies.add(name, entry)
+        strategies.add(name, SearchStrategy(name, description, build, **attributes))
         return build
 
     return register
