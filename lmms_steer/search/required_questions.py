@@ -6,6 +6,7 @@ with simulated studies by `benchmarks/few_questions.py`.
 """
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import replace
 from itertools import product
@@ -54,6 +55,12 @@ def finding_probability(
         discordant: the share of questions whose answer changes between right and wrong.
     """
     cells, n = tested(chosen, context)
+    return _finds(chosen, context, gain, discordant, cells, n)
+
+
+def _finds(
+    chosen: ChosenStrategy, context: StrategyContext, gain: float, discordant: float, cells: int, n: int
+) -> float:
     return chosen.keeps(context, gain, discordant) * power(gain, n, discordant, cells) if n else 0.0
 
 
@@ -62,16 +69,11 @@ def smallest_gain(chosen: ChosenStrategy, context: StrategyContext) -> float:
     cells, n = tested(chosen, context)
 
     def found(step: int) -> bool:
-        gain = step / STEPS
-        return chosen.keeps(context, gain, ASSUMED_DISCORDANT) * power(gain, n, ASSUMED_DISCORDANT, cells) >= POWER
+        return _finds(chosen, context, step / STEPS, ASSUMED_DISCORDANT, cells, n) >= POWER
 
-    low, high = 0, round(ASSUMED_DISCORDANT * STEPS)
-    if not n or not found(high):
-        return math.nan
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if found(middle) else (middle, high)
-    return high / STEPS
+    largest = round(ASSUMED_DISCORDANT * STEPS)
+    step = bisect_left(range(largest + 1), True, lo=1, key=found)
+    return step / STEPS if step <= largest else math.nan
 
 
 def questions_needed(chosen: ChosenStrategy, context: StrategyContext, gain: float = SOUGHT_GAIN) -> float:
@@ -90,11 +92,7 @@ def questions_needed(chosen: ChosenStrategy, context: StrategyContext, gain: flo
     while not enough(high):
         if (high := 2 * high) > MOST_QUESTIONS:
             return math.inf
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return bisect_left(range(high), True, lo=high // 2 + 1, key=enough)
 
 
 def check_questions(chosen: ChosenStrategy, context: StrategyContext, where: str) -> None:

@@ -9,6 +9,7 @@ place of psi.
 """
 
 import math
+from bisect import bisect_left
 from statistics import NormalDist
 
 POWER = 0.8
@@ -87,10 +88,6 @@ def detectable_gain(
     def suffices(step: int) -> bool:
         return questions_needed(step / STEPS, discordant, cells, level, most) <= n
 
-    low, high = 0, math.floor((discordant if most is None else most) * STEPS + 1e-9)
-    if not high or not suffices(high):
-        return math.nan
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if suffices(middle) else (middle, high)
-    return high / STEPS
+    largest = math.floor((discordant if most is None else most) * STEPS + 1e-9)
+    step = bisect_left(range(largest + 1), True, lo=1, key=suffices)
+    return step / STEPS if step <= largest else math.nan
