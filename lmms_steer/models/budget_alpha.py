@@ -24,7 +24,8 @@ from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.steering.alpha_search import START, nearest, next_alpha, why_not_met
 from lmms_steer.steering.anatomy import model_facts, unwrap, without_parallel
-from lmms_steer.steering.budget import budget_provenance, check_budget, read_budget
+from lmms_steer.steering.budget import budget_provenance, check_budget
+from lmms_steer.steering.budget_text import read_budget
 from lmms_steer.steering.damage import divergence_from
 from lmms_steer.steering.given import read_given
 from lmms_steer.steering.hooks import attach

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from lmms_steer._util.code import is_built_in
 from lmms_steer.errors import shorten
 from lmms_steer.search.options import DEFAULT_TRIALS, SearchOptions
-from lmms_steer.steering.budget import BUDGET
+from lmms_steer.steering.budget_text import BUDGET
 
 
 def ignored_lines(options: SearchOptions, n: int) -> Iterator[str]:

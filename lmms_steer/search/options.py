@@ -13,7 +13,7 @@ from lmms_steer.search.chosen_strategy import ChosenStrategy, parse_strategy
 from lmms_steer.search.fixed_keys import FixedKeys
 from lmms_steer.search.plan import HARNESSES, LM_EVAL, LMMS_EVAL, MIN_QUESTIONS
 from lmms_steer.search.strategies import StrategyBuilder
-from lmms_steer.steering.budget import BUDGET
+from lmms_steer.steering.budget_text import BUDGET, is_budget, read_budget
 from lmms_steer.steering.intervention import TOKENS, unknown_tokens
 from lmms_steer.steering.placeholders import MEDIA
 
@@ -211,20 +211,11 @@ def parse_budgets(text: str) -> tuple[str, ...]:
         UserError: for budgets mixed with alphas, or one that is not a number of nats above 0.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not any(part.startswith(BUDGET) for part in parts):
+    if not any(map(is_budget, parts)):
         return ()
-    if not all(part.startswith(BUDGET) for part in parts):
+    if not all(map(is_budget, parts)):
         raise UserError(f"--alphas {shorten(text)}: give either numbers or KL budgets such as kl:0.1, not both")
-    budgets = []
-    for part in parts:
-        try:
-            nats = float(part.removeprefix(BUDGET))
-        except ValueError:
-            nats = math.nan
-        if not 0 < nats < math.inf:
-            raise UserError(f"--alphas {shorten(part)}: expected a number of nats above 0, as in kl:0.1")
-        budgets.append(f"{BUDGET}{nats:g}")
-    return tuple(dict.fromkeys(budgets))
+    return tuple(dict.fromkeys(f"{BUDGET}{read_budget(part, '--alphas '):g}" for part in parts))
 
 
 def parse_strengths(text: str) -> tuple[float, ...]:
@@ -233,8 +224,7 @@ def parse_strengths(text: str) -> tuple[float, ...]:
     Raises:
         UserError: as `parse_alphas` and `parse_budgets`.
     """
-    budgets = parse_budgets(text)
-    return tuple(float(budget.removeprefix(BUDGET)) for budget in budgets) or parse_alphas(text)
+    return tuple(map(read_budget, parse_budgets(text))) or parse_alphas(text)
 
 
 def check_strengths(text: str, strategy: ChosenStrategy) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from lmms_steer._util.io import put_aside, write_atomically
 from lmms_steer._util.json import read_json
 from lmms_steer.errors import UserError, reason
-from lmms_steer.steering.budget import BUDGET
+from lmms_steer.steering.budget_text import is_budget, read_budget
 from lmms_steer.steering.placeholders import MEDIA
 
 MIN_QUESTIONS = 2
@@ -105,7 +105,7 @@ class Plan:
     @property
     def budgets(self) -> tuple[float, ...]:
         """The KL budgets in nats; empty where alphas are numbers."""
-        return tuple(float(alpha.removeprefix(BUDGET)) for alpha in self.alphas if isinstance(alpha, str))
+        return tuple(read_budget(alpha) for alpha in self.alphas if is_budget(alpha))
 
     def cells(self, useless_for_images: int | None) -> list[Cell]:
         """The whole grid, without the last layer for images, videos and audio where it cannot reach the answer.

@@ -1,39 +1,15 @@
 """Alphas that were resolved for a KL budget: they hold for one model, vector and place, and for nothing else."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from lmms_steer.errors import UserError, shorten
+from lmms_steer.steering.budget_text import is_budget, read_budget
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.vectors.backbones import short_name
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.vectors.weights import describe_source, model_source, same_weights
-
-BUDGET = "kl:"
-"""A strength that begins with this is a budget: the mean KL, in nats, that its alpha is to reach."""
-
-
-def read_budget(value: object) -> float:
-    """A budget in nats, from `kl:0.1` or a number.
-
-    Raises:
-        UserError: for anything but a number above 0.
-    """
-    text = str(value).strip().removeprefix(BUDGET)
-    try:
-        budget = float(text)
-    except ValueError:
-        budget = math.nan
-    if not 0 < budget < math.inf:
-        raise UserError(f"alpha={shorten(str(value))}: expected a number of nats above 0, as in alpha=kl:0.1")
-    return budget
-
-
-def is_budget(alpha: object) -> bool:
-    """Whether a strength is a damage, to which its alpha has to be found."""
-    return isinstance(alpha, str) and alpha.strip().startswith(BUDGET)
 
 
 def take_budget(keys: Mapping[str, Any]) -> tuple[dict[str, Any], float | None]:

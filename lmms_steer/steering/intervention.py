@@ -8,6 +8,7 @@ from numbers import Real
 
 from lmms_steer._util.layers import read_layers, write_layers
 from lmms_steer.errors import UserError, shorten, unknown_name
+from lmms_steer.steering.budget_text import is_budget
 from lmms_steer.steering.gates import FIRES, READS, gates
 from lmms_steer.steering.operations import operations
 from lmms_steer.steering.placeholders import MEDIA
@@ -259,7 +260,7 @@ def _parse_vector(value: object, key: str = "vector") -> str:
 
 
 def _refuse_budget(alpha: object) -> None:
-    if isinstance(alpha, str) and alpha.strip().startswith("kl:"):
+    if is_budget(alpha):
         raise UserError(
             f"alpha={shorten(alpha)}: a KL budget has to be resolved for the model first: lmms-steer search --alphas"
             f" {shorten(alpha.strip())} … writes choice.yaml with the number, for steering=choice.yaml; in Python,"

@@ -101,7 +101,11 @@ def test_a_budget_without_an_alpha_is_named_with_its_layer_for_every_vector() ->
 
 def test_budgets_are_read_and_refused_in_one_line(tmp_path: Path) -> None:
     assert parse_budgets("kl:0.10, kl:1,kl:0.1") == ("kl:0.1", "kl:1") and parse_budgets("0.1:1:0.1") == ()
-    for text, message in (("kl:0.1,0.5", "not both"), ("kl:0", "above 0"), ("kl:x", "kl:x: expected a number of nats")):
+    for text, message in (
+        ("kl:0.1,0.5", "not both"),
+        ("kl:0", "above 0"),
+        ("kl:x", "--alphas kl:x: expected a number of nats"),
+    ):
         with pytest.raises(UserError, match=message):
             parse_budgets(text)
     with pytest.raises(UserError, match="the strategy tpe proposes alphas itself"):

@@ -31,7 +31,7 @@ from lmms_steer.search.questions import Question
 from lmms_steer.search.rungs import Rung as Rung  # noqa: PLC0414  strategies import it from here
 from lmms_steer.search.rungs import Strategy as Strategy  # noqa: PLC0414  likewise
 from lmms_steer.statistics import Ints
-from lmms_steer.steering.budget import BUDGET
+from lmms_steer.steering.budget_text import BUDGET
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 DEFAULT_ALPHAS = "0.1:1.0:0.1"
