@@ -47,16 +47,17 @@ AttentionMaskInterface.register("lmms_steer_uncapped", eager_mask)
 
 
 @contextmanager
-def fast(model: Any, compiled: bool = True) -> Iterator[None]:
-    """Use faster decoder layers inside the block; they need fixed shapes and no KV cache.
+def fast(model: Any) -> Iterator[None]:
+    """Use faster decoder layers inside the block, compiled if there is a C++ compiler.
+
+    They need fixed shapes and no KV cache.
 
     Args:
         model: a Gemma 2, or a model with one inside.
-        compiled: whether to compile the layers, if there is a C++ compiler.
     """
     layers, text_config = model.get_decoder().layers, model.config.get_text_config(decoder=True)
     before = text_config._attn_implementation
-    forward = torch.compile(_original_layer, dynamic=False) if compiled and _has_compiler() else _original_layer
+    forward = torch.compile(_original_layer, dynamic=False) if _has_compiler() else _original_layer
     text_config._attn_implementation = "lmms_steer_uncapped"
     gemma2.Gemma2RMSNorm.forward = _norm
     try:

@@ -28,15 +28,10 @@ class EncodedMedia:
 
     Args:
         model: a model of transformers; None if nothing is to be reused.
-
-    Attributes:
-        encoded: how many calls of its encoders were run.
-        reused: how many were not.
     """
 
     def __init__(self, model: nn.Module | None) -> None:
         self.owner = None if model is None else getattr(unwrap(model), "base_model", model)
-        self.encoded = self.reused = 0
         self._calls: list[tuple[Any, Any]] = []
 
     def run(self, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
@@ -71,10 +66,8 @@ class EncodedMedia:
         call = (name, args, kwargs)
         for place, (earlier, output) in enumerate(self._calls):
             if _same(call, earlier):
-                self.reused += 1
                 self._calls.append(self._calls.pop(place))
                 return _copied(output)
-        self.encoded += 1
         output = _without_layers(encode(*args, **kwargs))
         self._calls = [*self._calls[1 - CALLS_KEPT :], (call, output)]
         return _copied(output)

@@ -136,12 +136,11 @@ def audio_of(samples: Any, rate: Any, where: str) -> Audio:
     return Audio(array.astype(np.float32), int(rate))
 
 
-def read_file(source: str | bytes, start: float = 0.0, end: float | None = None) -> "Video | Audio":
+def read_file(source: str | bytes) -> "Video | Audio":
     """A file by what it contains: a video if it has frames that move, or else a sound.
 
     Args:
         source: the path, or the content of a sound file.
-        start, end: the part of a video in seconds.
 
     Raises:
         UserError: for a file with neither.
@@ -149,7 +148,7 @@ def read_file(source: str | bytes, start: float = 0.0, end: float | None = None)
     name = source if isinstance(source, str) else "the audio"
     with _opened(source) as container:
         if isinstance(source, str) and any(_moves(one) for one in container.streams.video):
-            return Video(source, start, end)
+            return Video(source)
         stream = _stream(container, "audio", name)
         return audio_of(np.concatenate(list(_mono(container, stream, name))), int(stream.rate), name)
 

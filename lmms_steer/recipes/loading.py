@@ -53,7 +53,7 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
     """
     path = find_recipe(name)
     tree = _read_recipe(path)
-    studies = _names_of(tree, "studies")
+    studies = _study_names(tree)
     for overlay in overlays:
         above = _read_recipe(find_recipe(overlay, "overlay"))
         if _count(tree) * _count(above) > MAX_OVERLAY_STEPS:
@@ -61,7 +61,7 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
         lay_over(tree, above)
     for assignment in assignments:
         set_key(tree, assignment)
-    _forget_studies(tree, studies - _names_of(tree, "studies"))
+    _forget_studies(tree, studies - _study_names(tree))
     try:
         recipe = Recipe.model_validate(tree.untyped())
     except ValidationError as error:
@@ -72,9 +72,9 @@ def load_recipe(name: str, overlays: Sequence[str] = (), assignments: Iterable[s
     return path.stem, recipe
 
 
-def _names_of(tree: YamlNode, part: str) -> set[str]:
-    """The names in a part of a recipe."""
-    node = tree.value.get(part) if isinstance(tree.value, dict) else None
+def _study_names(tree: YamlNode) -> set[str]:
+    """The names of a recipe's studies."""
+    node = tree.value.get("studies") if isinstance(tree.value, dict) else None
     return set(node.value) if node is not None and isinstance(node.value, dict) else set()
 
 

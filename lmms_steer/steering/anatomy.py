@@ -184,15 +184,10 @@ def shares_keys(layer: nn.Module) -> bool:
     return bool(getattr(getattr(layer, "self_attn", None), "is_kv_shared_layer", False))
 
 
-def model_facts(model: nn.Module, name: str | None = None) -> ModelFacts:
-    """The facts that `resolve` needs about a loaded model.
-
-    Args:
-        model: a transformers model.
-        name: the name it was loaded by; by default the one in its config.
-    """
-    model_name = name if name is not None else str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
-    return facts_of_config(model.config, model_name, _known_norms.get(model))
+def model_facts(model: nn.Module) -> ModelFacts:
+    """The facts that `resolve` needs about a loaded model of transformers, with the name that its config has."""
+    name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+    return facts_of_config(model.config, name, _known_norms.get(model))
 
 
 def remember_norms(model: nn.Module, norms: Norms) -> None:

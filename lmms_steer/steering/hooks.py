@@ -196,7 +196,6 @@ def attach(
     model: nn.Module,
     resolved: ResolvedSpec,
     special_ids: Collection[int] | None = None,
-    operation: str | Operation | OperationFunction | None = None,
     on_failure: Callable[[SteeringError], None] | None = None,
 ) -> Attachment:
     """Register the hooks of a resolved spec until the attachment is removed. `steer` is the safer way.
@@ -208,7 +207,6 @@ def attach(
         model: as in `steer`.
         resolved: the result of `resolve`.
         special_ids: as in `steer`.
-        operation: as in `steer`.
         on_failure: called with the error of a call that cannot be steered, before it is raised.
 
     Raises:
@@ -216,7 +214,6 @@ def attach(
             audio in a model without such tokens, a mask of the paper's without `special_ids`, a relative strength whose
             residual norms were not measured, or a strength that the model's dtype cannot hold.
     """
-    resolved = with_operation(resolved, operation)
     inner = unwrap(model)
     layers = decoder_layers(inner)
     media = placeholders(inner.config)

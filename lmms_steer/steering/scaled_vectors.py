@@ -51,17 +51,6 @@ def active_layers(resolved: ResolvedSpec, media: Collection[str] = ("image",)) -
     return found
 
 
-def active_interventions(
-    resolved: ResolvedSpec, media: Collection[str] = ("image",)
-) -> list[tuple[Intervention, ScaledVector]]:
-    """The parts of `active_layers`, with its arguments: each has one layer and one strength.
-
-    Raises:
-        UserError: as `active_layers`.
-    """
-    return [part for layer in active_layers(resolved, media) for part in layer.parts]
-
-
 def check_in_dtype(intervention: Intervention, vector: ScaledVector, operation: Operation, dtype: torch.dtype) -> None:
     """Check that the model's dtype can hold what an operation adds.
 

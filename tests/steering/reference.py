@@ -5,6 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmms_steer import Intervention
+from lmms_steer.steering.operations import ScaledVector
+from lmms_steer.steering.resolved import ResolvedSpec
+from lmms_steer.steering.scaled_vectors import active_layers
 from tests.helpers.models import vectors
 
 LAYER, ALPHA = 1, 2.0
@@ -14,6 +18,11 @@ IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "image
 
 def line(tokens: str, phase: str, alpha: float = ALPHA) -> str:
     return f"vector=v,layer={LAYER},alpha={alpha},tokens={tokens},phase={phase}"
+
+
+def active_parts(resolved: ResolvedSpec) -> list[tuple[Intervention, ScaledVector]]:
+    """What a model with images steers, each with one layer and one strength."""
+    return [part for layer in active_layers(resolved, ("image",)) for part in layer.parts]
 
 
 def positions(ids: Tensor, real: Tensor, length: int, tokens: str, phase: str, image_id: int, special: Any) -> Tensor:

@@ -12,6 +12,7 @@ from lmms_steer import Intervention, SteeringSpec, SteeringVectors, UserError, s
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.resolve import resolve
 from tests.helpers.models import batch_of, vectors
+from tests.steering.reference import active_parts
 from tests.steering.test_hooks import TEXTS, forward, hook_counts
 
 V = vectors(scale=0.5)
@@ -98,10 +99,8 @@ def test_wrong_layers_are_one_line(line: str, expected: str) -> None:
 
 
 def test_a_strength_relative_to_the_residual_has_each_layer_s_norm() -> None:
-    from lmms_steer.steering.scaled_vectors import active_interventions
-
     norms = {layer: {"both": 10.0 * (layer + 1)} for layer in range(4)}
     resolved = resolve(SteeringSpec.parse(f"{LINE},scale=relative,layers=1-2"), replace(FACTS, norms=norms), {"v": V})
-    found = {part.layer: vector for part, vector in active_interventions(resolved)}
+    found = {part.layer: vector for part, vector in active_parts(resolved)}
     assert {layer: vector.strength for layer, vector in found.items()} == {1: 10.0, 2: 15.0}
     assert all(np.allclose(v.unit, V[int(l or 0)] / np.linalg.norm(V[int(l or 0)])) for l, v in found.items())  # noqa: E741

@@ -12,8 +12,8 @@ from lmms_steer import SteeringSpec, UserError, steer
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.recording import residual_norms
 from lmms_steer.steering.resolve import resolve
-from lmms_steer.steering.scaled_vectors import active_interventions
 from tests.helpers.models import batch_of, record, vectors
+from tests.steering.reference import active_parts
 from tests.steering.test_hooks import TEXTS, forward, image_positions
 
 V = vectors()
@@ -141,7 +141,7 @@ def test_alpha_can_be_in_units_of_each_token_s_norm(vlm: Any) -> None:
 def test_in_half_precision_a_token_s_norm_is_taken_in_float32() -> None:
     hidden = torch.full((1, 2, 48), 60000.0, dtype=torch.float16)
     resolved = resolve(SteeringSpec.parse(line(scale="token", alpha=1e-3)), ModelFacts("m", 4, 48), {"v": V})
-    ((_, vector),) = active_interventions(resolved)
+    ((_, vector),) = active_parts(resolved)
     delta = vector.at_norms_of(hidden).delta
     assert torch.allclose(delta[0, 1], 1e-3 * 60000 * 48**0.5 * U, rtol=1e-3)
 
@@ -151,18 +151,18 @@ def test_a_relative_strength_uses_the_norm_of_the_given_tokens_whatever_the_gamm
     for gamma, alpha, expected in ((1, 0.1, [9.0]), (1.001, 0.1, [9.009, 9.0]), (0, 0.1, [9.0]), (1.001, 0, [])):
         spec = SteeringSpec.parse(line(scale="relative", alpha=alpha, gamma_image=gamma))
         resolved = replace(resolve(spec, ModelFacts("m", 4, 48), {"v": V}), norms=norms)
-        found = active_interventions(resolved)
+        found = active_parts(resolved)
         assert [push.strength for _, push in found] == pytest.approx(expected)
         assert all(torch.allclose(push.delta, push.strength * U, atol=1e-5) for _, push in found)
     paper = replace(resolve(SteeringSpec.parse(line(scale="relative", tokens="text_paper")), ModelFacts("m", 4, 48),
                             {"v": V}), norms=norms)  # fmt: skip
-    assert active_interventions(paper)[0][1].strength == pytest.approx(5.0)
+    assert active_parts(paper)[0][1].strength == pytest.approx(5.0)
 
 
 def test_a_scaled_vector_that_overflows_is_refused() -> None:
     resolved = resolve(SteeringSpec.parse(line(alpha="1e39")), ModelFacts("m", 4, 48), {"v": V})
     with pytest.raises(UserError, match=r"alpha=1e\+39: the scaled vector 'v' overflows float32"):
-        active_interventions(resolved)
+        active_parts(resolved)
 
 
 def test_phase_decode_steers_generated_tokens_only(vlm: Any) -> None:
