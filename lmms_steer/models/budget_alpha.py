@@ -6,6 +6,7 @@ is kept in the user's cache. A search (`lmms-steer search --alphas kl:0.1`) find
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ _GREEDY = {
 def find_alpha(
     model: Any,
     processor: Any,
-    vector: SteeringVectors | str,
+    vector: SteeringVectors | str | os.PathLike[str],
     budget: str | float,
     *,
     tokens: str,

@@ -6,6 +6,7 @@ There are two kinds of hook. One runs before the whole model's forward and works
 """
 
 import logging
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Never
@@ -57,7 +58,7 @@ _PLURAL = {"image": "images", "video": "videos", "audio": "audio"}
 @contextmanager
 def steer(
     model: nn.Module,
-    spec: SteeringSpec | ResolvedSpec | SteeringVectors | str,
+    spec: SteeringSpec | ResolvedSpec | SteeringVectors | str | os.PathLike[str],
     vectors: Mapping[str, SteeringVectors] | None = None,
     special_ids: Collection[int] | None = None,
     operation: str | Operation | OperationFunction | None = None,
@@ -91,7 +92,8 @@ def steer(
         model: any model whose `get_decoder().layers` are its decoder blocks, called with `input_ids`; or one of the
             encoder-decoders in `lmms_steer.steering.support`, called with `decoder_input_ids`. It may be compiled, or
             wrapped by PEFT, DistributedDataParallel or accelerate.
-        spec: vectors, or a spec: a `SteeringSpec` or one line.
+        spec: vectors, or the name or file of a vector; or a spec: a `SteeringSpec`, one line, its YAML file (such as
+            the `choice.yaml` of a search), or the `ResolvedSpec` that `find_alpha` returned.
         vectors: vectors by the name that the spec uses for them; all others come from the store. A name that the spec
             does not use is refused, unless all that it uses is given.
         special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.
@@ -106,7 +108,8 @@ def steer(
         the resolved spec: layer, alpha and tokens filled in, vectors loaded.
 
     Raises:
-        UserError: before anything is attached, if the spec or one of its vectors is wrong, or the model is none.
+        UserError: before anything is attached, if the spec or one of its vectors is wrong, or `model` is not a
+            loaded model of transformers.
         SteeringError: from a forward call that cannot be steered exactly, with what to do instead.
     """
     if unknown:
