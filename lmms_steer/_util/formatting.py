@@ -68,7 +68,10 @@ def join_values(values: object) -> str:
     return ",".join(map(str, values))
 
 
-def count_noun(number: int, noun: str) -> str:
-    """A number and a noun: `1 anchor`, `2 anchors`. Of several words the first gets the plural: `2 pairs of words`."""
-    first, _, rest = noun.partition(" ")
-    return f"{number} {first}{'' if number == 1 else 's'}{f' {rest}' if rest else ''}"
+def count_noun(number: int, noun: str, plural: str = "") -> str:
+    """A number and a noun: `1 anchor`, `2 anchors`.
+
+    Without a plural, the first of several words gets the s: `2 pairs of words`.
+    """
+    first, space, rest = noun.partition(" ")
+    return f"{number} {noun if number == 1 else plural or f'{first}s{space}{rest}'}"

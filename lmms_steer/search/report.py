@@ -70,7 +70,8 @@ def format_gain(gain: Gain) -> str:
 def format_damage(cell: CellResult) -> str:
     """What a cell does beyond its gain: its KL in nats, and how many answers it broke and mended."""
     kl = "KL unknown (measured by an older version)" if cell.kl is None else f"KL {cell.kl:.3g} nats"
-    broken, fixed = count_noun(cell.broken, "right answer"), count_noun(cell.fixed, "wrong one")
+    broken = count_noun(cell.broken, "right answer", "right answers")
+    fixed = count_noun(cell.fixed, "wrong one", "wrong ones")
     return f"{kl}, {broken} broken, {fixed} mended"
 
 

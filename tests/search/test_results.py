@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from lmms_steer import UserError
-from lmms_steer.search.report import format_gain
-from lmms_steer.search.results import Gain, SearchResult
+from lmms_steer.search.report import format_damage, format_gain
+from lmms_steer.search.results import CellResult, Gain, SearchResult
 
 CELL = {"layer": 3, "alpha": 0.5, "tokens": "image", "accuracy": 0.75, "gain": 0.125, "low": 0.01, "high": 0.24,
         "p": 0.03, "fixed": 10, "broken": 2}  # fmt: skip
@@ -96,3 +96,10 @@ def test_a_result_says_in_one_line_what_was_found() -> None:
     )
     assert "(no winner of 2 cells, corrected p 0.200)" in repr(SearchResult.from_json(minimal()))
     assert result == SearchResult.from_json(result.to_json())
+
+
+def test_damage_counts_answers_in_the_plural_only_where_there_are_several() -> None:
+    cell: dict[str, Any] = {**CELL, "kl": 0.0297, "broken": 19, "fixed": 36}
+    assert format_damage(CellResult(**cell)) == "KL 0.0297 nats, 19 right answers broken, 36 wrong ones mended"
+    cell |= {"broken": 1, "fixed": 1}
+    assert format_damage(CellResult(**cell)) == "KL 0.0297 nats, 1 right answer broken, 1 wrong one mended"
