@@ -58,6 +58,7 @@ def write_page(
     tasks = list(page_tasks(systems, most, pictures, include_path))
     left_out = [line for task in tasks for line in _left_out(task)]
     baseline = next(iter(systems))
+    axes = {_axis(row) for row in rows if not math.isnan(row.gain)}
     text = render_page(
         f"{_ASSETS}/page.html",
         _title(systems),
@@ -76,6 +77,8 @@ def write_page(
         notes=difference_lines(rows),
         ranks=list(map(str, ranks)),
         has_maps=bool(maps),
+        has_gains=bool(axes),
+        one_axis=len(axes) == 1,
     )
     write_text(text, path)
     yield from left_out
@@ -144,6 +147,7 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "differences": [vars(one) for one in row.differences],
         "test": row.test,
         "direction": row.direction,
+        "axis": _axis(row),
         "score": _finite(row.score * row.scale),
         "gain": _finite(row.gain * row.scale),
         "low": _finite(row.low * row.scale),
@@ -205,6 +209,7 @@ def _task_json(task: PageTask) -> dict[str, Any]:
         "task": task.task,
         "n": task.n,
         "better": task.direction,
+        "graded": task.graded,
         "no_images": task.no_images,
         "systems": task.systems,
         "docs": [
@@ -220,6 +225,11 @@ def _task_json(task: PageTask) -> dict[str, Any]:
             for question in task.questions
         ],
     }
+
+
+def _axis(row: LeaderboardRow) -> str:
+    """What the row's gain can be drawn beside: all others in points, else only others of its task."""
+    return "points" if row.scale > 1 else f"scores of {row.task}"
 
 
 def _finite(value: float) -> float | None:

@@ -74,6 +74,7 @@ class PageTask:
         task: its name.
         n: the number of its questions, on the page or not.
         direction: 1 if a higher score is better, else -1.
+        graded: whether an answer's score says more than right (1) or wrong (0).
         no_images: why some questions have no image; "" if all have one.
         systems: names of the systems.
         questions: those on the page.
@@ -82,6 +83,7 @@ class PageTask:
     task: str
     n: int
     direction: int
+    graded: bool
     no_images: str
     systems: tuple[str, ...]
     questions: tuple[PageQuestion, ...]
@@ -124,10 +126,16 @@ def page_tasks(
             task=task,
             n=len(base.keys),
             direction=base.direction,
+            graded=base.direction < 0 or any(map(_has_grades, runs.values())),
             no_images=no_images,
             systems=tuple(runs),
             questions=tuple(_with_answers(questions, runs.values(), base.keys[chosen], images)),
         )
+
+
+def _has_grades(run: Samples) -> bool:
+    """Whether some question has another score than 0, 1 and none."""
+    return not bool(np.isin(run.scores[~np.isnan(run.scores)], (0, 1)).all())
 
 
 def _choose_questions(base: Samples, runs: list[Samples], count: int) -> Ints:

@@ -45,6 +45,14 @@ def test_title_names_tasks_and_model(tmp_path: Path, tasks: list[str], models: l
     assert "1 system compared with <strong>baseline</strong>. Every gain is paired:" in text
 
 
+def test_a_page_of_one_run_has_no_section_of_gains(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": [1.0, 0.0]})
+    list(run_comparison([str(tmp_path)], html=tmp_path / "x.html", pictures="none"))
+    text = (tmp_path / "x.html").read_text()
+    assert "</strong> alone: there is no other system to compare with it." in text
+    assert "Gains over" not in text and "#gains" not in re.sub("<style>.*?</style>", "", text, flags=re.DOTALL)
+
+
 @pytest.mark.slow
 def test_page_is_small_and_lists_what_is_left_out(page: tuple[Path, list[str]]) -> None:
     out, lines = page
@@ -105,7 +113,7 @@ def test_scripts_of_the_page_get_these_keys(page: tuple[Path, list[str]]) -> Non
     texts = {"score", "gain", "p", "p_holm", "n", "fixed", "unparsed", "empty", "yes", "words", "recall", "divergence",
              "seconds", "blank"}  # fmt: skip
     assert set(content["rows"][0]) == numbers | {
-        *("task", "scope", "system", "role", "refused", "different", "differences", "test", "made", "told"),
+        *("task", "scope", "system", "role", "axis", "refused", "different", "differences", "test", "made", "told"),
     }
     assert set(content["rows"][0]["told"]) == texts
     hashes = {"spec_sha256", "samples_sha256", "results_sha256", "vectors"}
@@ -118,6 +126,6 @@ def test_scripts_of_the_page_get_these_keys(page: tuple[Path, list[str]]) -> Non
         "dropped": [[False, False], [False, False]],
     }  # fmt: skip
     task = json.loads(gzip.decompress(base64.b64decode(packed)))
-    assert set(task) == {"task", "n", "better", "no_images", "systems", "docs"}
+    assert set(task) == {"task", "n", "better", "graded", "no_images", "systems", "docs"}
     assert set(task["docs"][0]) == {"id", "answers", "by", "target", "meant", "question", "image"}
     assert len(task["docs"]) == 30 and len(task["docs"][0]["answers"][0]) == 4

@@ -13,7 +13,7 @@ from lmms_steer.comparison.command import run_comparison
 from lmms_steer.plots.heatmap import colour_limit, gain_colormap, text_colour
 from tests.comparison.page import EVIL, EVIL_NAME, write_hostile_page
 from tests.helpers.browser import BROWSER, Page, browser
-from tests.helpers.runs import write_run, write_study
+from tests.helpers.runs import BASE, STEERED, write_run, write_study
 
 pytestmark = pytest.mark.skipif(not BROWSER, reason="no Chromium: apt-get install chromium")
 
@@ -116,6 +116,53 @@ def test_long_names_differ_controls_have_no_colour_and_row_buttons_are_visible(t
             shown.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
             edge = shown.run("document.querySelector('.wide').getBoundingClientRect().right")
             assert max(shown.run(places)) <= edge, width
+
+
+def test_gains_in_points_and_in_other_units_have_axes_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"kitchen": BASE, "captions": [2 * score + 0.01 for score in BASE]})
+    better = [2 * score + 0.01 + 0.004 * (number % 4) for number, score in enumerate(BASE)]
+    write_run(tmp_path / "steered", {"kitchen": STEERED, "captions": better}, spec="vector=v")
+    list(run_comparison([str(tmp_path)], html=tmp_path / "x.html"))
+    with browser(tmp_path / "profile") as shown:
+        shown.open(tmp_path / "x.html")
+        shown.run(HELP)
+        panels = "[...document.querySelectorAll('#gains-panels svg')]"
+        ticks = f"{panels}.map((svg) => [...svg.querySelectorAll('.axis')].map((one) => Number(one.textContent)))"
+        ends = {max(values) for values in shown.run(ticks)}
+        assert len(ends) == 2 and min(ends) < 0.01 and max(ends) >= 10
+        assert "those in points on one scale" in shown.run("BY_ID('gains').textContent")
+        # each system has the largest gain of its axis, and so a long bar in the table
+        places = shown.run("[...document.querySelectorAll('.bar rect')].map((one) => Number(one.getAttribute('x')))")
+        assert len(places) == 2 and min(places) > 75
+
+
+def test_answers_of_a_graded_task_are_not_called_correct(tmp_path: Path) -> None:
+    for name in ("baseline", "steered"):
+        write_run(tmp_path / name, {"kitchen": [0.5, 1.0, 2.0, 0.0]}, spec="vector=v" if name == "steered" else "")
+    list(run_comparison([str(tmp_path)], html=tmp_path / "x.html"))
+    with browser(tmp_path / "profile") as shown:
+        shown.open(tmp_path / "x.html")
+        shown.run(HELP)
+        shown.run("BY_ID('samples').scrollIntoView()")
+        text = shown.run("counted('of 4').then(listed)")
+    assert all(f"scores {score}" in text for score in ("0.5", "1", "2", "0"))
+    assert "correct" not in text and "wrong" not in text
+
+
+def test_long_names_stay_inside_their_sections_on_a_phone(tmp_path: Path) -> None:
+    task = "very_long_task_name_of_somebody_with_many_parts_and_options_test_2026"
+    for name in ("baseline", "W" * 37, "system_with_a_long_name_number_0"):
+        write_run(tmp_path / name, {task: BASE if name == "baseline" else STEERED}, spec=f"vector={name[:3]}")
+    list(run_comparison([str(tmp_path)], baseline="baseline", html=tmp_path / "x.html"))
+    with browser(tmp_path / "profile") as shown:
+        shown.call("Emulation.setDeviceMetricsOverride", width=390, height=740, deviceScaleFactor=1, mobile=True)
+        shown.open(tmp_path / "x.html")
+        shown.run(HELP)
+        assert shown.run("document.documentElement.scrollWidth") == 390
+        section = shown.run("BY_ID('gains-panels').getBoundingClientRect().left")
+        labels = "[...document.querySelectorAll('#gains-panels g text')]"
+        places = shown.run(f"{labels}.map((one) => one.getBoundingClientRect().left)")
+    assert len(places) == 2 and min(places) >= section
 
 
 def test_answers_can_be_browsed_by_keyboard_and_filtered(opened: Page) -> None:

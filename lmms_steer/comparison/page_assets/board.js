@@ -14,7 +14,14 @@ const COLUMNS = [
 ];
 const FIRST = 200;
 const view = { by: null, down: false, all: false };
-const widest = Math.max(1, ...DATA.rows.filter((row) => row.gain !== null).flatMap((row) => [Math.abs(row.low), Math.abs(row.high)]));
+const gained = DATA.rows.filter((row) => row.gain !== null);
+/** Axis ▸ its ends, which include 0 and all intervals; in points also 1 on both sides, lest tiny gains look large. */
+const gainEnds = new Map([...new Set(gained.map((row) => row.axis))].map((axis) => {
+  const least = axis === "points" ? 1 : 0;
+  const rows = gained.filter((row) => row.axis === axis);
+  const ends = [Math.min(-least, ...rows.map((row) => row.low)), Math.max(least, ...rows.map((row) => row.high))];
+  return [axis, ends[0] === ends[1] ? [-1, 1] : ends];
+}));
 
 function sorted(rows) {
   if (!view.by) return rows;
@@ -35,6 +42,7 @@ function shownRows() {
 
 /** The gain with its interval, as a small bar in the row. */
 function bar(row) {
+  const widest = Math.max(...gainEnds.get(row.axis).map(Math.abs));
   const x = (value) => 55 + 54 * Math.max(-1, Math.min(1, value / widest));
   const colour = `var(--${row.role})`;
   return make("svg", { class: "bar", viewBox: "0 0 110 18", "aria-hidden": "true" },

@@ -39,8 +39,7 @@ function card(doc, task, base) {
       const sign = kind === "fixed" ? "▲ " : kind === "broken" ? "▼ " : "";
       return make("span", { class: `chip ${kind}` }, sign, name, kind ? make("span", { class: "scope" }, ` ${kind}`) : null);
     });
-    const graded = task.better < 0 || (score !== 0 && score !== 1);
-    const worth = unparsed ? "– unparsed" : score === null ? "" : graded ? `scores ${score}` : score ? "✓ correct" : "✗ wrong";
+    const worth = unparsed ? "– unparsed" : score === null ? "" : task.graded ? `scores ${score}` : score ? "✓ correct" : "✗ wrong";
     const byPaper = paper === null ? "" : ` (paper's scorer: ${paper === 1 ? "correct" : paper === 0 ? "wrong" : paper})`;
     return make("li", {}, make("span", { class: "said" }, said === "" ? "(empty)" : said), ` ${worth}${byPaper}`, make("div", { class: "who" }, ...chips));
   });
