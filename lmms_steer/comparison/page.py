@@ -55,7 +55,8 @@ def write_page(
         UserError: for a study that cannot be read, or a file that cannot be written.
     """
     maps = read_maps(studies)
-    tasks = list(page_tasks(systems, most, pictures, include_path))
+    refused = {(row.system, row.task) for row in rows if row.refused}
+    tasks = list(page_tasks(systems, most, pictures, include_path, refused))
     left_out = [line for task in tasks for line in _left_out(task)]
     baseline = next(iter(systems))
     axes = {_axis(row) for row in rows if not math.isnan(row.gain)}
@@ -102,6 +103,8 @@ def _left_out(task: PageTask) -> Iterator[str]:
             f"{task.task}: the page has {shown} of {task.n} questions with their answers, those on which systems"
             " differ first; the others are in the samples files"
         )
+    if task.refused:
+        yield f"{task.task}: no answers of {', '.join(task.refused)}, not compared with the baseline"
     images = sum(bool(question.image) for question in task.questions)
     if images < shown and task.no_images:
         yield f"{task.task}: {f'images of {images} of these' if images else 'no images'}, {task.no_images}"

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +77,7 @@ class PageTask:
         graded: whether an answer's score says more than right (1) or wrong (0).
         no_images: why some questions have no image; "" if all have one.
         systems: names of the systems.
+        refused: names of those that are not compared with the baseline here, and whose answers are left out.
         questions: those on the page.
     """
 
@@ -86,6 +87,7 @@ class PageTask:
     graded: bool
     no_images: str
     systems: tuple[str, ...]
+    refused: tuple[str, ...]
     questions: tuple[PageQuestion, ...]
 
 
@@ -99,7 +101,11 @@ class _BaseQuestion:
 
 
 def page_tasks(
-    systems: dict[str, System], most: int, pictures: str, include_path: Path | None = None
+    systems: dict[str, System],
+    most: int,
+    pictures: str,
+    include_path: Path | None = None,
+    refused: Collection[tuple[str, str]] = (),
 ) -> Iterator[PageTask]:
     """Collect the tasks that the baseline has.
 
@@ -108,12 +114,16 @@ def page_tasks(
         most: the largest number of questions of a task.
         pictures: which tasks' images to look up: ours, all or none.
         include_path: a folder of the user's own tasks, for their images.
+        refused: system and task of runs that are not compared: they may have been asked other questions.
     """
     baseline = next(iter(systems.values()))
     runs_in_all = sum(len(system.tasks) for system in systems.values())
     count = max(MIN_QUESTIONS, min(most, MAX_ANSWERS // max(runs_in_all, 1)))
     for task, base in baseline.tasks.items():
         runs = {system.name: system.tasks[task] for system in systems.values() if task in system.tasks}
+        not_compared = [name for name in runs if (name, task) in refused]
+        for name in not_compared:
+            del runs[name]
         chosen = _choose_questions(base, list(runs.values()), count)
         questions = list(_base_questions(base, chosen))
         images: dict[int, str] = {}
@@ -129,6 +139,7 @@ def page_tasks(
             graded=base.direction < 0 or any(map(_has_grades, runs.values())),
             no_images=no_images,
             systems=tuple(runs),
+            refused=tuple(not_compared),
             questions=tuple(_with_answers(questions, runs.values(), base.keys[chosen], images)),
         )
 

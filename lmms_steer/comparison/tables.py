@@ -122,7 +122,7 @@ def _rich_table(rows: list[LeaderboardRow], columns: Sequence[tuple[str, Callabl
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in ("task", *(title for title, _ in columns)):
         text = title in ("task", "system")
-        table.add_column(title, justify="left" if text else "right", no_wrap=not text)
+        table.add_column(title, justify="left" if text else "right", no_wrap=not text, overflow="fold")
     for place, (task, task_rows) in enumerate(_by_task(rows)):
         if place:
             table.add_row()

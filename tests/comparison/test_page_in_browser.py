@@ -149,6 +149,22 @@ def test_answers_of_a_graded_task_are_not_called_correct(tmp_path: Path) -> None
     assert "correct" not in text and "wrong" not in text
 
 
+def test_answers_of_a_run_that_is_not_compared_are_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"kitchen": BASE})
+    write_run(tmp_path / "steered", {"kitchen": STEERED}, spec="vector=v")
+    hint = {"input": "Hint: the answer is A."}
+    write_run(tmp_path / "hinted", {"kitchen": [1.0] * 100}, spec="vector=w", sample=hint)
+    _, *lines = map(str, run_comparison([str(tmp_path)], html=tmp_path / "x.html"))
+    assert "kitchen: no answers of hinted, not compared with the baseline" in lines
+    with browser(tmp_path / "profile") as shown:
+        shown.open(tmp_path / "x.html")
+        shown.run(HELP)
+        shown.run("BY_ID('samples').scrollIntoView()")
+        text = shown.run("counted('of 100').then(listed)")
+        assert "▲ steered fixed" in text and "hinted" not in text
+        assert "kitchen: no answers of hinted" in shown.run("BY_ID('notes').textContent")
+
+
 def test_long_names_stay_inside_their_sections_on_a_phone(tmp_path: Path) -> None:
     task = "very_long_task_name_of_somebody_with_many_parts_and_options_test_2026"
     for name in ("baseline", "W" * 37, "system_with_a_long_name_number_0"):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,18 @@ def test_search_of_the_vector_on_the_tested_task_is_a_warning(tmp_path: Path) ->
     (tmp_path / "study/plan.json").write_text("{")
     with pytest.raises(UserError, match=r"plan.json' cannot be read as a study's plan"):
         list(run_comparison([str(runs)], studies=[tmp_path / "study"]))
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_names_that_begin_alike_differ_in_a_narrow_terminal(tmp_path: Path, width: int) -> None:
+    names = [f"smol-idefics3__counting-sae-L8-a60-image-control-random-{seed}" for seed in range(3)]
+    write_run(tmp_path / "baseline", {"smol_counting": BASE})
+    for name in names:
+        write_run(tmp_path / name, {"smol_counting": STEERED}, spec="vector=v,control=random:0")
+    text = io.StringIO()
+    Console(file=text, width=width).print(next(iter(run_comparison([str(tmp_path)]))))
+    shown = "".join(text.getvalue().split())
+    assert "…" not in shown
+    # a name may go on in the next lines of its cell
+    ends = re.findall(r"random-\d", shown)
+    assert sorted(ends) == ["random-0", "random-1", "random-2"]
