@@ -230,7 +230,7 @@ def _kind_line(inspection: PromptInspection, kind: str) -> str:
     mean = sum(norms) / len(norms)
     line += f"mean |h| = {mean:.4g}{inspection.at_site}"
     if inspection.skipped:
-        line += f" (without the first token, {inspection.norms[0]:.4g})"
+        line += f", the first token ({inspection.norms[0]:.4g}) left out"
     shares = [f"{strength / mean:.2g}" for strength in inspection.added.get(kind, []) if mean] if steered else []
     return f"{line}; {' and '.join(shares)} of that is added" if shares else line
 

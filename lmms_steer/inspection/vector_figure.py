@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lmms_steer.inspection.vectors import Description
 from lmms_steer.plots.style import BLUE, GREY, VERMILLION, figure_maker, figure_style, literal_text, save_figure
 from lmms_steer.plots.ticks import label_numbers
@@ -57,7 +59,8 @@ def _probe(axes: Any, shown: Description, layers: list[int]) -> None:
 
 
 def _cosines(axes: Any, shown: Description, layers: list[int], names: list[str], figure: Any) -> None:
-    axes.set_title("cosine with the other vectors of this model")
+    some = f": the {len(names)} largest of {len(shown.cosines)}" if len(names) < len(shown.cosines) else ""
+    axes.set_title(f"cosine with the other vectors of this model{some}")
     if not names:
         axes.axis("off")
         axes.text(0.5, 0.5, "the store has no others", ha="center", transform=axes.transAxes)
@@ -66,7 +69,9 @@ def _cosines(axes: Any, shown: Description, layers: list[int], names: list[str],
     image = axes.imshow(grid, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     _label_layers(axes, layers)
     axes.set_yticks(range(len(names)), list(map(literal_text, names)), fontsize=8)
-    axes.set_xlabel("layer")
+    # the colour of a cosine of 0 is nearly white
+    axes.set_facecolor(GREY)
+    axes.set_xlabel("layer (grey: no direction)" if np.isnan(grid).any() else "layer")
     figure.colorbar(image, ax=axes, shrink=0.8)
 
 

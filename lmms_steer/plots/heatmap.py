@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmms_steer._util.formatting import format_points
-from lmms_steer.plots.style import DARK_GREY, GREY
+from lmms_steer.plots.style import GREY
 from lmms_steer.plots.ticks import label_numbers
 
 LOSS, GAIN = "#a84300", "#0b5c9e"
@@ -125,7 +125,8 @@ def _draw_grid(ax: Any, heatmap: HeatMap, style: dict[str, Any]) -> Any:
         values[layers.index(layer), alphas.index(alpha)] = gain
     image = ax.imshow(values, aspect="auto", origin="lower", **style)
     for layer, alpha in heatmap.dropped:
-        ax.plot(alphas.index(alpha), layers.index(layer), marker=".", markersize=4, color=DARK_GREY)
+        colour = text_colour(heatmap.cells.get((layer, alpha), 0.0), style["vmax"])
+        ax.plot(alphas.index(alpha), layers.index(layer), marker=".", markersize=5, color=colour)
     if heatmap.best:
         x, y = alphas.index(heatmap.best[1]), layers.index(heatmap.best[0])
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2, zorder=3))

@@ -57,6 +57,15 @@ def test_long_names_of_runs_and_tasks_are_inside_the_figure(tmp_path: Path) -> N
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 and box.y1 <= figure.bbox.height
 
 
+def test_a_panel_of_many_systems_has_no_empty_rows(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE})
+    for number in range(20):
+        write_run(tmp_path / f"s{number}", {"a": STEERED}, spec=f"vector=v,layer={number}")
+    (axes,) = gains_figure(compare(str(tmp_path)).rows).axes
+    bottom, top = axes.get_ylim()
+    assert -1 <= top < 0 and 19 < bottom <= 20
+
+
 def test_plot_prints_the_warnings_of_a_comparison(tmp_path: Path) -> None:
     runs = write_chosen_runs(tmp_path / "runs", "a", {"chosen_on": "a"})
     write_run(tmp_path / "runs/other", {"b": STEERED})

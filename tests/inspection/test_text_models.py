@@ -60,7 +60,7 @@ def test_the_added_vector_is_compared_with_the_mean_norm_without_the_first_token
     lines = list(run_inspect("steered_hf", ARGS, PROMPT, [], None))
     first = float(hidden[0].norm())
     assert (
-        f"  text tokens: 6 of 6 steered, mean |h| = {mean:.4g} (without the first token, {first:.4g});"
+        f"  text tokens: 6 of 6 steered, mean |h| = {mean:.4g}, the first token ({first:.4g}) left out;"
         f" {added / mean:.2g} of that is added"
     ) in lines
     shown = [line.split("  ")[1] for line in lines if line.startswith("  alpha")]

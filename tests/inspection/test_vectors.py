@@ -50,6 +50,9 @@ def test_a_vector_is_described_as_computed_by_hand(tmp_path: Path) -> None:
     assert draw_vector(shown, tmp_path / "v.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(UserError, match="ends in .png"):
         draw_vector(shown, tmp_path / "v.gif")
+    figure = draw_vector(shown, tmp_path / "v.svg").read_text()
+    assert f"cosine with the other vectors of this model: the 24 largest of {len(shown.cosines)}" in figure
+    assert "layer (grey: no direction)" in figure and any(len(known) < 5 for known in shown.cosines.values())
 
 
 def test_a_vector_without_its_model_is_shown_without_words() -> None:

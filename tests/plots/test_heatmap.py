@@ -26,14 +26,29 @@ def test_colour_limit_is_symmetric_and_ignores_ruinous_alphas() -> None:
     assert image.cmap(0.5)[:3] == pytest.approx((1, 1, 1), abs=0.01)
 
 
-def test_text_is_readable_on_every_colour() -> None:
+def _contrast(*colours: Sequence[float]) -> float:
     def brightness(colour: Sequence[float]) -> float:
         linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in colour]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] + 0.05
 
+    shades = [brightness(colour) for colour in colours]
+    return max(shades) / min(shades)
+
+
+def test_text_is_readable_on_every_colour() -> None:
     for share in (number / 100 for number in range(-100, 101)):
-        shades = brightness(gain_colormap()(0.5 + share / 2)), brightness(to_rgb(text_colour(share, 1.0)))
-        assert max(shades) / min(shades) > 4, share
+        assert _contrast(gain_colormap()(0.5 + share / 2), to_rgb(text_colour(share, 1.0))) > 4, share
+
+
+def test_dots_of_dropped_cells_can_be_seen_on_every_colour() -> None:
+    cells = {(0, float(number)): number - 4.0 for number in range(9)}
+    axes: Any = Figure().subplots()
+    alphas = tuple(alpha for _, alpha in cells)
+    image = draw_heatmap(axes, HeatMap(cells, (0,), alphas, dropped=frozenset(cells)), 2.0)
+    dots = {int(line.get_xdata()[0]): to_rgb(line.get_color()) for line in axes.lines}
+    assert len(dots) == 9
+    for (_, alpha), gain in cells.items():
+        assert _contrast(image.cmap(image.norm(gain)), dots[int(alpha)]) > 3, gain
 
 
 @pytest.mark.parametrize("alphas", [(0.5, 1.0), tuple(number / 20 for number in range(1, 17))])
