@@ -172,7 +172,7 @@ def _draw_maps(maker: Any, maps: list[SearchMap]) -> Any:
             ax.set_title(f"{literal_text(name)}\n{title}" if ax is line[0] else title, fontsize=_SMALL, loc="left")
     draw_colour_bar(figure, image, axes, heatmaps.values())
     if any(one.dropped for one in maps):
-        draw_caption(figure, "dots: dropped before all questions were asked", _SMALL)
+        draw_caption(figure, "dotted: dropped before all questions were asked", _SMALL)
     return figure
 
 

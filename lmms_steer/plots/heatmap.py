@@ -125,8 +125,7 @@ def _draw_grid(ax: Any, heatmap: HeatMap, style: dict[str, Any]) -> Any:
         values[layers.index(layer), alphas.index(alpha)] = gain
     image = ax.imshow(values, aspect="auto", origin="lower", **style)
     for layer, alpha in heatmap.dropped:
-        colour = text_colour(heatmap.cells.get((layer, alpha), 0.0), style["vmax"])
-        ax.plot(alphas.index(alpha), layers.index(layer), marker=".", markersize=5, color=colour)
+        _draw_dot(ax, alphas.index(alpha), layers.index(layer), heatmap.cells.get((layer, alpha), 0.0), style)
     if heatmap.best:
         x, y = alphas.index(heatmap.best[1]), layers.index(heatmap.best[0])
         ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=2, zorder=3))
@@ -139,10 +138,19 @@ def _draw_grid(ax: Any, heatmap: HeatMap, style: dict[str, Any]) -> Any:
 def _draw_points(ax: Any, heatmap: HeatMap, style: dict[str, Any]) -> Any:
     layers, alphas = heatmap.layers, heatmap.alphas
     x, y = [alpha for _, alpha in heatmap.cells], [layer for layer, _ in heatmap.cells]
-    image = ax.scatter(x, y, c=list(heatmap.cells.values()), s=36, edgecolors=GREY, linewidths=0.5, **style)
+    image = ax.scatter(x, y, c=list(heatmap.cells.values()), s=64, edgecolors=GREY, linewidths=0.5, **style)
+    for layer, alpha in heatmap.dropped & heatmap.cells.keys():
+        _draw_dot(ax, alpha, layer, heatmap.cells[layer, alpha], style)
     if heatmap.best:
-        frame = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
+        frame = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
         ax.plot(heatmap.best[1], heatmap.best[0], marker="s", **frame)
-    ax.set(xlim=(alphas[0] - 0.05, alphas[-1] + 0.05), ylim=(layers[0] - 0.5, layers[-1] + 0.5))
+    # room for the marks at the ends, whatever the sizes of alphas and the steps between layers
+    right, up = 0.06 * (alphas[-1] - alphas[0]), 0.6 * (layers[-1] - layers[0]) / max(1, len(layers) - 1) or 0.6
+    ax.set(xlim=(alphas[0] - right, alphas[-1] + right), ylim=(layers[0] - up, layers[-1] + up))
     ax.set_yticks(layers, [str(layer) for layer in layers], fontsize=_TICK_SIZE)
     return image
+
+
+def _draw_dot(ax: Any, x: float, y: float, gain: float, style: dict[str, Any]) -> None:
+    """Mark a cell that was dropped early."""
+    ax.plot(x, y, marker=".", markersize=5, color=text_colour(gain, style["vmax"]))

@@ -143,4 +143,4 @@ def test_titles_of_maps_do_not_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [one for one in figure.findobj(Text) if "n = 600" in one.get_text()]
     left, right = sorted((one.get_window_extent() for one in shown), key=lambda box: box.x0)
     assert left.x1 < right.x0 and right.x1 < figure.axes[-1].get_window_extent().x0
-    assert figure.get_supxlabel() == "dots: dropped before all questions were asked"
+    assert figure.get_supxlabel() == "dotted: dropped before all questions were asked"

@@ -67,6 +67,25 @@ def test_chosen_cell_is_framed_in_a_grid_and_among_points(alphas: tuple[float, .
         assert [(frame.get_center().tolist(), frame.get_fill()) for frame in axes.patches] == [([1, 0], False)]
 
 
+@pytest.mark.parametrize("scale", [0.001, 1.0, 100.0])
+def test_cells_of_a_continuous_alpha_are_whole_and_dotted_where_dropped(scale: float) -> None:
+    layers = (8, 16, 24)
+    cells = {(layers[number % 3], scale * (1 + number / 18)): 0.0 for number in range(18)}
+    alphas = tuple(alpha for _, alpha in cells)
+    heatmap = HeatMap(cells, layers, alphas, best=(8, scale), dropped=frozenset(list(cells)[9:]))
+    figure = Figure(figsize=(5, 2), layout="constrained")
+    axes: Any = figure.subplots()
+    marks = draw_heatmap(axes, heatmap, 1)
+    figure.draw_without_rendering()
+    dots = {(line.get_ydata()[0], line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "."}
+    assert dots == heatmap.dropped
+    (frame,) = (line for line in axes.lines if line.get_marker() == "s")
+    places, inside = axes.transData.transform(marks.get_offsets()), axes.get_window_extent()
+    half = figure.dpi / 72 * (frame.get_markersize() + frame.get_markeredgewidth()) / 2
+    assert (places.min(0) - half >= inside.min).all() and (places.max(0) + half <= inside.max).all()
+    assert np.ptp(places[:, 0]) > inside.width / 2
+
+
 def test_the_title_of_a_narrow_map_is_whole() -> None:
     rng = np.random.default_rng(0)
     cells = [Cell("tiny-gemma2/spatial/mean_shift", 3, alpha, "image") for alpha in (0.25, 0.5, 1.0, 2.0)]
