@@ -1,6 +1,7 @@
 """Import floors: a room imports only from its own floor or those above it, and there is no import circle."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py")}
 
 
+@cache
 def imports_of(module: str) -> set[str]:
     """The package's modules that a module imports, wherever in its code; imports for type checkers count too."""
     found = set()

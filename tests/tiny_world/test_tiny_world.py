@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +63,8 @@ def test_no_scene_is_in_two_splits_and_no_answer_dominates(task: str) -> None:
 
 @pytest.mark.slow
 def test_the_script_writes_the_stored_questions_again(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "lmms_steer.tiny_world.question_sets", str(tmp_path)], check=True)
+    written = warm.run("python", "-m", "lmms_steer.tiny_world.question_sets", str(tmp_path))
+    assert written.returncode == 0, written.stderr
     for path in DATA.iterdir():
         assert Dataset.from_parquet(str(path)).to_list() == Dataset.from_parquet(str(tmp_path / path.name)).to_list()
 

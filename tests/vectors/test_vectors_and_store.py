@@ -2,8 +2,6 @@
 
 import hashlib
 import re
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from lmms_steer.steering.operations import DEFAULT_ALPHA
 from lmms_steer.steering.resolve import DEFAULT_TOKENS, resolve
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import read_provenance
+from tests.helpers import warm
 from tests.helpers.models import vectors
 
 TINY = ModelFacts("tiny-paligemma2", 5, 96)
@@ -62,9 +61,7 @@ def test_directions_that_are_views_of_other_arrays_are_saved_as_they_are(tmp_pat
 @pytest.mark.slow
 def test_same_inputs_give_the_same_bytes_in_another_process() -> None:
     code = "from tests.helpers.models import vectors; print(vectors().sha256)"
-    other = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
+    other = warm.run("python", "-c", code)
     assert other.stdout.strip() == vectors().sha256
     assert vectors(concept="counting").sha256 != vectors().sha256
 
