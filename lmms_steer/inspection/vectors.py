@@ -15,7 +15,7 @@ from lmms_steer._util.formatting import format_layers
 from lmms_steer.errors import UserError
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
-from lmms_steer.vectors.weights import recorded_sha256
+from lmms_steer.vectors.weights import describe_source, recorded_sha256, same_weights
 
 if TYPE_CHECKING:
     # it imports torch
@@ -128,7 +128,13 @@ def description_lines(shown: Description) -> Iterator[str]:
 
 
 def comparison_lines(a: SteeringVectors, b: SteeringVectors) -> Iterator[str]:
-    """The comparison of two vectors as text: a row per common layer, then the layers that only one has."""
+    """The comparison of two vectors as text: a row per common layer, then the layers that only one has.
+
+    A line before them says so where they are of different weights.
+    """
+    if same_weights(a.provenance, b.provenance) is False:
+        sources = " and ".join(describe_source(vectors.provenance) for vectors in (a, b))
+        yield f"NOTE: these are of different models, {sources}: their cosines mean nothing"
     yield f"{'layer':>5}  {'cosine':>7}  {'norm of the first':>17}  {'of the second':>13}"
     for layer, cosine in cosine_by_layer(a, b).items():
         yield f"{layer:>5}  {cosine:>+7.3f}  {np.linalg.norm(a[layer]):>17.4g}  {np.linalg.norm(b[layer]):>13.4g}"

@@ -90,6 +90,14 @@ def test_vectors_of_different_width_are_not_compared() -> None:
         cosine_by_layer(vectors(1, 8), SteeringVectors({3: np.ones(8, np.float32)}, {}))
 
 
+@pytest.mark.parametrize(("other", "noted"), [("a", False), ("b", True), (None, False)])
+def test_cosines_of_two_models_vectors_are_said_to_mean_nothing(other: str | None, noted: bool) -> None:
+    one, two = (vectors(2, 8, model_path=f"m{sha}", weights_sha256=sha) for sha in ("a", other))
+    lines = list(comparison_lines(one, two))
+    assert lines[0].startswith("NOTE: these are of different models, 'ma' (weights a) and 'mb'") is noted
+    assert len(lines) == 3 + noted
+
+
 def test_layers_of_only_one_of_two_vectors_are_listed() -> None:
     some = SteeringVectors(
         {1: np.ones(8, np.float32), 3: np.ones(8, np.float32)}, {"model": "b", "concept": "c", "method": "sae"}
