@@ -18,10 +18,10 @@ _BEFORE_A = re.compile(r"(?<=[a-z])(?<!\bis)(?<!\bare)(?<!\bbe) $")
 """What is written before the letter `A`, where an article would be in lower case; at most six characters are read."""
 _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 _AROUND_A_NUMBER = "()[].,:;!? "
-_WITH_UNITS = re.compile(r"((?<!\w)-(?=[$€£]?\d)|(?<=\d)[.,](?=\d)|[$€£](?=\d)|(?<=\d)[%°])|[^\w\s]")
-_WITHOUT_UNITS = re.compile(r"((?<!\w)-(?=[$€£]?\d)|(?<=\d)[.,](?=\d))|[^\w\s]")
-_COMPARED_WITH = (_WITH_UNITS, _WITHOUT_UNITS)
-"""The marks of numbers that are kept in turn, until a choice is found: `5%` is not `$5`, but `20` may be `20%`."""
+_SIGNS = r"(?<!\w)-(?=[$€£]?\d)|(?<=\d)[.,](?=\d)"
+_UNITS = r"[$€£](?=\d)|(?<=\d)[%°]"
+_COMPARED_WITH = tuple(re.compile(rf"({marks})|[^\w\s]") for marks in (f"{_SIGNS}|{_UNITS}", _SIGNS))
+"""Punctuation; group 1 holds marks of numbers. Units count first, and not if no choice is found: `20` may be `20%`."""
 _ARTICLES = ("a", "i")
 """Choices that are also words: as a part of an answer they are read as letters only."""
 _BARE = re.compile(r"^[(\[]?([A-Za-z])[)\]]?[.:,!]?$")
@@ -43,7 +43,8 @@ def parse_choice(answer: str, choices: Sequence[str], strict: bool = False) -> s
        word in lower case (`option A`), and before a verb, a conjunction or a mark (`A is right`, `A or C`, `A, as`).
 
     Where the choices are numbers, rule 2 compares numbers, and rule 6 takes the one that `parse_number` reads: `-3`,
-    `3.5` and `2-3` are not the choice `3`.
+    `3.5` and `2-3` are not the choice `3`. In other choices, too, a number's sign, point and unit are compared; its
+    unit (`$5`, `5%`) only where a choice has the answer's.
 
     The strict reading stops after rule 4: of an answer like `I would not say left` it reads nothing, where the lenient
     reading finds the choice `left`.
@@ -229,7 +230,7 @@ def _as_words(text: str, pairs: Sequence[tuple[str, str]], marks: re.Pattern[str
     return found
 
 
-def _plain(text: str, marks: re.Pattern[str] = _WITH_UNITS) -> str:
+def _plain(text: str, marks: re.Pattern[str]) -> str:
     """Fold case and drop punctuation, but for the marks of numbers that group 1 matches."""
     kept = marks.sub(lambda mark: mark[1] or " ", text.casefold().replace("\u2212", "-"))
     return " ".join(kept.split())
