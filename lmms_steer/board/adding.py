@@ -85,12 +85,12 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
         A line for each entry, and for what it lacks.
 
     Raises:
-        UserError: for runs that cannot be read, or an entry that is there already.
+        UserError: for runs that cannot be read, or an entry that is there already. Then no run is added.
     """
     read_rules(board)
     present = {place.casefold(): place for place in _places(board)}
     plans = {folder: _read_plan(folder) for given in addition.studies for folder in _studies_below(given)}
-    used: set[Path | None] = set()
+    planned: list[tuple[Entry, Samples, Path | None]] = []
     places: dict[str, str] = {}
     # each by itself, so that runs of different tasks may have the same name
     for run in runs:
@@ -106,10 +106,12 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
                 same = present.setdefault(entry.place.casefold(), entry.place)
                 if same != entry.place:
                     raise UserError(f"{entry.place} is {same} but for capital letters: NAME=FOLDER gives another name")
-                study = _study_of(samples, plans)
-                used.add(study)
-                yield from _add_one(board, entry, samples, study, addition)
-    if plans and used <= {None}:
+                if (board / ENTRIES / entry.place).exists() and not addition.replace:
+                    raise _is_there(entry)
+                planned.append((entry, samples, _study_of(samples, plans)))
+    for entry, samples, study in planned:
+        yield from _add_one(board, entry, samples, study, addition)
+    if plans and all(study is None for _, _, study in planned):
         yield f"not used: the studies in {', '.join(map(str, addition.studies))} chose none of these runs"
 
 
@@ -169,9 +171,6 @@ def _entry_of(board: Path, name: str, samples: Samples, addition: Addition) -> E
 
 def _add_one(board: Path, entry: Entry, samples: Samples, study: Path | None, addition: Addition) -> Iterator[str]:
     target = board / ENTRIES / entry.place
-    there = f"the entry {entry.place} is there already: --replace replaces it, NAME=FOLDER gives another name"
-    if target.exists() and not addition.replace:
-        raise UserError(there)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=board, prefix=".adding-") as temporary:
         folder = Path(temporary) / "entry"
@@ -183,9 +182,13 @@ def _add_one(board: Path, entry: Entry, samples: Samples, study: Path | None, ad
             folder.rename(target)
         except OSError as error:
             # somebody else has added it meanwhile
-            raise UserError(there if target.exists() else f"{str(target)!r}: {reason(error)}") from error
+            raise (_is_there(entry) if target.exists() else UserError(f"{str(target)!r}: {reason(error)}")) from error
     yield f"added {entry.place}: {samples.metric} {samples.scores.mean():.3f} on {len(samples.keys)} questions"
     yield from (f"  {line}" for line in missing)
+
+
+def _is_there(entry: Entry) -> UserError:
+    return UserError(f"the entry {entry.place} is there already: --replace replaces it, NAME=FOLDER gives another name")
 
 
 def _fill(folder: Path, entry: Entry, samples: Samples, study: Path | None, addition: Addition) -> list[str]:

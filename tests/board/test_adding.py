@@ -110,7 +110,8 @@ def test_an_entry_is_not_replaced_unless_that_is_said(tmp_path: Path) -> None:
     board = make_board(tmp_path / "board")
     again = write_system(tmp_path / "again", [1.0] * 100)
     with pytest.raises(UserError, match="is there already: --replace"):
-        list(add_runs(board, [f"steered={again}"], Addition()))
+        list(add_runs(board, [f"another={again}", f"steered={again}"], Addition()))
+    assert not (board / STEERED_ENTRY.replace("steered", "another")).exists(), "all or none"
     lines = list(add_runs(board, [f"steered={again}"], Addition(replace=True)))
     assert lines[0] == f"added tiny-paligemma2/{TASK}/steered: score 1.000 on 100 questions"
     assert len(list(entry_folders(board))) == 3
