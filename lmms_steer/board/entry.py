@@ -186,11 +186,11 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
             if path.is_symlink():
                 raise UserError(f"{shorten(inside)} is a symbolic link")
             if name in folders and inside not in ("vectors", STUDY):
-                raise UserError(f"{shorten(inside)} is a folder that no entry has")
+                raise UserError(f"unexpected folder {shorten(inside)}")
             if name in files:
                 limit, size = limit_of(inside), path.stat().st_size
                 if limit is None:
-                    raise UserError(f"{shorten(inside)} is a file that no entry has")
+                    raise UserError(f"unexpected file {shorten(inside)}")
                 if size > limit:
                     raise UserError(f"{inside} is larger than {limit / _MIB:g} MiB")
                 yield inside, size

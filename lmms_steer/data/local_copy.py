@@ -40,7 +40,7 @@ class LocalCopy:
     def __init__(self, folder: Path, origin: Iterable[Path]) -> None:
         # `finish` replaces the folder
         if folder.is_dir() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
-            raise UserError(f"{str(folder)!r} is no copy that was imported: move it away, the copy goes there")
+            raise UserError(f"{str(folder)!r} is not an imported copy: move it away, because the copy is written there")
         self.folder = folder
         self.work = _unfinished(folder)
         stats = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in origin)

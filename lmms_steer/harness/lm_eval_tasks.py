@@ -99,11 +99,11 @@ def _refuse(task: Any, name: str) -> None:
             f"{name} is {kind}, whose questions have no score each: a search needs {', '.join(OUTPUT_TYPES)}"
         )
     if getattr(task, "UNSAFE_CODE", False):
-        raise UserError(f"{name} runs code that the model writes: a search does not")
+        raise UserError(f"{name} runs code that the model writes: lmms-steer search does not run such tasks")
     if getattr(task, "MULTIMODAL", False):
         raise UserError(f"{name} shows images: search on it in lmms-eval, or on a text task")
     if kind == "generate_until" and (task.config.repeats or 1) > 1:
-        raise UserError(f"{name} asks each question {task.config.repeats} times: a search asks once")
+        raise UserError(f"{name} asks each question {task.config.repeats} times: lmms-steer search needs repeats: 1")
 
 
 def _cause(error: BaseException) -> str:

@@ -43,7 +43,7 @@ def joined_inputs(first: Mapping[str, Any], second: Mapping[str, Any], pad_id: i
             joined[key] = torch.cat([first[key], second[key]])
         else:
             shapes = f"{list(first[key].shape)} and {list(second[key].shape)}"
-            raise UserError(f"the two branches of a contrast have {key} of the shapes {shapes}, which make no batch")
+            raise UserError(f"the two branches of a contrast have {key} of the shapes {shapes}, which cannot be joined")
     return joined
 
 

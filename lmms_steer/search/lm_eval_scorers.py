@@ -182,7 +182,9 @@ class TextScorer(GenerationScorer):
         given = dict(requests[0].args[1])
         for name, value in given.items():
             if name not in GREEDY_SETTINGS:
-                raise UserError(f"{task.config.task} sets {name}={value} for generation: a search cannot")
+                raise UserError(
+                    f"{task.config.task} sets {name}={value} for generation, which lmms-steer search does not support"
+                )
         settings = dict(normalize_gen_kwargs(given, lm.max_gen_toks))
         if settings.get("do_sample"):
             raise UserError(f"{task.config.task} samples its answers: a search needs greedy ones")

@@ -244,8 +244,8 @@ def check_strengths(text: str, strategy: ChosenStrategy) -> None:
         )
     if strategy.needs_budgets and not parse_budgets(text):
         raise UserError(
-            f"--alphas {shorten(text)}: the strategy {strategy.name} takes KL budgets, such as"
-            f" {strategy.default_alphas}, which it takes without --alphas too"
+            f"--alphas {shorten(text)}: the strategy {strategy.name} takes KL budgets; its"
+            f" default is {strategy.default_alphas}"
         )
 
 

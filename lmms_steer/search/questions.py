@@ -130,7 +130,7 @@ def load_questions(task: Any, limit: int | None, require_answer_set: bool = True
             answers, right = _fixed_answers(doc, text, target)
         if right is None and require_answer_set:
             raise UserError(
-                f"{name}, document {number}: the answer {target!r} is no letter, number or choice:"
+                f"{name}, document {number}: the answer {target!r} is not a letter, a number or one of the choices:"
                 " use --score generate, so that the model generates text and the task scores it"
             )
         if right is None:

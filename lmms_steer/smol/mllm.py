@@ -47,7 +47,7 @@ def checkpoint_of(adapter: Path, folder: Path) -> Path:
         UserError: as `checkpoint`, or if the folder has other files.
     """
     if folder.exists() and not (folder / MANIFEST).exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{str(folder)!r} exists, and is no checkpoint that was made here: name another folder")
+        raise UserError(f"{str(folder)!r} exists and was not made by this command: name another folder")
     return _merged(adapter, folder)
 
 

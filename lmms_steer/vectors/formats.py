@@ -55,7 +55,7 @@ def export_vector(
         vectors = SteeringVectors({layer: vectors[layer]}, vectors.provenance)
     with np.errstate(over="ignore", invalid="ignore"):
         if alpha is not None and not all(np.isfinite(vectors[k] * np.float32(alpha)).all() for k in vectors):
-            raise UserError(f"--alpha {alpha:g}: {vectors.name} times it has values that are not finite")
+            raise UserError(f"--alpha {alpha:g}: {vectors.name} scaled by it overflows float32")
     if form == "gguf":
         yield from _to_gguf(vectors, out, 1.0 if alpha is None else alpha)
     else:
@@ -95,7 +95,7 @@ def import_vector(path: Path, layer: int | None, provenance: dict[str, Any]) -> 
     else:
         directions = _by_layer(path, read_pt(path, layer))
     if max(directions) > MAX_LAYER:
-        raise UserError(f"{str(path)!r} has a direction for layer {max(directions)}: no model has so many")
+        raise UserError(f"{str(path)!r} has a direction for layer {max(directions)}: expected at most {MAX_LAYER}")
     whole_provenance = {
         **provenance,
         "hidden_size": len(next(iter(directions.values()))),

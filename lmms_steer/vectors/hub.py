@@ -212,7 +212,7 @@ def _download(repo: str, name: str, revision: str | None, size: int) -> Path:
             download the model; for a path that leads out of the repository.
     """
     if size > MAX_FILE:
-        raise UserError(f"{name!r} has {size} bytes, and no vector has so many")
+        raise UserError(f"{name!r} has {size} bytes, more than the {MAX_FILE} of the largest vector file")
     if ".." in Path(name).parts or Path(name).is_absolute():
         raise UserError(f"{name!r} is not a path inside a repository")
     return Path(_request(lambda hub: hub.hf_hub_download(repo, name, revision=revision), repo))

@@ -64,7 +64,7 @@ def not_a_vector_file(name: str) -> UserError:
     """The error for a path that exists and is not a vector's file."""
     if name.endswith(SUFFIXES):
         return UserError(
-            f"{name!r} is no vector's file; if these are a concept's sentences, extract their vector first"
+            f"{name!r} is not a vector file; if these are a concept's sentences, extract their vector first"
             f" (lmms-steer extract --backbone MODEL --concept {name}), and give the concept's name"
         )
     kind = "is a folder, and no safetensors file" if is_folder(Path(name)) else "is no safetensors file"

@@ -202,7 +202,7 @@ def test_a_release_in_the_place_of_its_copy_is_left_alone(release: dict[str, Pat
         place.mkdir(exist_ok=True)
         with pytest.raises(UserError, match="is where the copy goes: move the release to another folder"):
             list(import_release("cvbench", place, tmp_path))
-    with pytest.raises(UserError, match="is no copy that was imported: move it away"):
+    with pytest.raises(UserError, match="is not an imported copy: move it away"):
         list(import_release("cvbench", release["cvbench"], tmp_path))
     assert set(files) <= set(folder.rglob("*"))
 

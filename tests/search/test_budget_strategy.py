@@ -45,7 +45,7 @@ def test_a_score_is_chosen_after_a_colon_and_counts_the_questions_whose_answers_
 
 
 def test_numbers_are_refused_where_budgets_are_needed(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--alphas 0.5,1: the strategy grid.budget takes KL budgets, such as kl:0.03,"):
+    with pytest.raises(UserError, match="--alphas 0.5,1: the strategy grid.budget takes KL budgets; its default is kl"):
         SearchOptions("m", "pretrained=x", ("v",), "t", tmp_path, alphas="0.5,1", strategy="grid+budget")
     assert SearchOptions("m", "pretrained=x", ("v",), "t", tmp_path, strategy="budget").alphas.startswith("kl:")
     assert SearchOptions("m", "pretrained=x", ("v",), "t", tmp_path).alphas == "0.1:1.0:0.1"

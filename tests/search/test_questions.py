@@ -27,7 +27,7 @@ def test_a_task_without_fixed_answers_needs_generated_text() -> None:
     task = SimpleNamespace(config=config, has_test_docs=lambda: True, test_docs=lambda: docs)
     task.fewshot_context, task.doc_to_target = (lambda doc, _: doc["question"]), (lambda doc: doc["answer"])
     task.doc_to_visual = lambda _: [Image.new("RGB", (8, 8))]
-    with pytest.raises(UserError, match=r"captions, document 0: .* 'a red cat' is no letter.*--score generate"):
+    with pytest.raises(UserError, match=r"captions, document 0: .* 'a red cat' is not a letter.*--score generate"):
         list(load_questions(task, None))
     assert [question.answers for question in load_questions(task, None, require_answer_set=False)] == [()]
 

@@ -172,7 +172,7 @@ def test_an_adapter_of_ones_own_gets_a_checkpoint_of_its_own(
     (thesis / "chapter.tex").touch()
     with pytest.raises(SystemExit):
         run("--adapter", small_adapter, "--out", thesis)
-    assert "exists, and is no checkpoint that was made here" in capsys.readouterr().err
+    assert "exists and was not made by this command" in capsys.readouterr().err
     assert (thesis / "chapter.tex").exists()
 
 

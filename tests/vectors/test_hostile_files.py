@@ -213,7 +213,7 @@ def test_a_saved_parameter_is_its_tensor(tmp_path: Path) -> None:
         ({"layers.3.mlp": ENTRY}, "'layers.3.mlp' is a module inside of a layer"),
         ({"model.layers.3.self_attn.o_proj": ONES}, "is a module inside of a layer"),
         ({"vision_tower.layers.3": ONES}, "is a layer of an encoder, not of the language model"),
-        ({"layers.99999": ONES}, "no model has so many"),
+        ({"layers.99999": ONES}, "layer 99999: expected at most "),
         ([ONES], "contains a list"),
         ({}, "contains a dict"),
     ],
