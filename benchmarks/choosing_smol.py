@@ -22,7 +22,7 @@ from lmms_steer.harness.steered import create_model
 from lmms_steer.plots.style import BLUE, DARK_GREY, GREY, VERMILLION, figure_maker, figure_style, save_figure
 from lmms_steer.search.layer_scores import layer_scores
 from lmms_steer.search.scored_layers import best_layer
-from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.word_curves.measure import coloured_things, measure_curves
@@ -48,7 +48,7 @@ def scores_of(vector: str, questions: int) -> dict[str, dict[int, float]]:
 def effect_of(vector: str, pictures: int) -> dict[int, float]:
     """The largest mean probability of a colour's word at each layer."""
     lm, word = create_model(MODEL, MODEL_ARGS), vector.split("-")[1]
-    facts = ModelFacts(lm.pretrained, LAYERS, lm.config.get_text_config(decoder=True).hidden_size)
+    facts = facts_of_config(lm.config, lm.pretrained)
     spec = SteeringSpec.parse(f"vector={vector},layer=0,alpha=1,tokens=image")
     vectors = {vector: resolve(spec, facts).vectors[0]}
     questions, word_id = coloured_things(pictures, ("yellow", "orange"), PROMPT), lm.first_token(word)

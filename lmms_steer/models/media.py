@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import gcd
 from typing import Any
 
@@ -19,6 +20,8 @@ MAX_FRAMES = 32
 """Frames of a video for processors that choose none themselves."""
 MAX_SECONDS = 24 * 3600
 """Longest sound or video that is read."""
+_GREY = (128, 128, 128)
+"""The colour of a blank image: the middle of the range, so that no processor's normalisation makes it extreme."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class Video:
         numbers = [number for number in chosen if number in images]
         if not numbers:
             raise UserError(f"{self.path!r} has no frames that can be decoded")
-        shown = [_grey(images[number]) if self.blank else images[number] for number in numbers]
+        shown = [grey_image(images[number].size) if self.blank else images[number] for number in numbers]
         return Frames(shown, [(number - first) / rate for number in numbers], last - first, rate)
 
 
@@ -208,5 +211,7 @@ def _mono(container: Any, stream: Any, name: str) -> Iterator[np.ndarray]:
     yield np.zeros(0, np.float32)
 
 
-def _grey(image: Image.Image) -> Image.Image:
-    return Image.new("RGB", image.size, (128, 128, 128))
+@lru_cache(maxsize=64)
+def grey_image(size: tuple[int, int]) -> Image.Image:
+    """A blank image."""
+    return Image.new("RGB", size, _GREY)

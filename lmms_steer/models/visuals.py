@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from lmms_steer.errors import UserError, first_line, reason, shorten
-from lmms_steer.models.media import Audio, Video, audio_of, read_file
+from lmms_steer.models.media import Audio, Video, audio_of, grey_image, read_file
 
-GREY = (128, 128, 128)
-"""The colour of a blank image: the middle of the range, so that no processor's normalisation makes it extreme."""
 Visual = Image.Image | list[Image.Image] | Video | Audio
 """An image, the frames of a video, a video file, or a sound."""
 _MEDIA_SUFFIXES = frozenset(".avi .flac .m4a .mkv .mov .mp3 .mp4 .mpeg .mpg .oga .ogg .opus .wav .webm".split())
@@ -140,14 +137,9 @@ def blank_visuals(visuals: Sequence[Visual]) -> list[Visual]:
             blank.append(replace(visual, blank=True))
             continue
         frames = visual if isinstance(visual, list) else [visual]
-        grey = [_grey(frame.size) for frame in frames]
+        grey = [grey_image(frame.size) for frame in frames]
         blank.append(grey if isinstance(visual, list) else grey[0])
     return blank
-
-
-@lru_cache(maxsize=64)
-def _grey(size: tuple[int, int]) -> Image.Image:
-    return Image.new("RGB", size, GREY)
 
 
 def open_image(path: Path) -> Image.Image:

@@ -14,7 +14,7 @@ from lmms_steer.search.layer_scores import ConceptSentences, LayerContext, layer
 from lmms_steer.search.options import parse_layers, parse_targets, refuse_test
 from lmms_steer.search.resolved_cells import resolved_vector, steerable_layers
 from lmms_steer.search.scored_layers import ScoredLayers
-from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.given import name_of
@@ -78,12 +78,10 @@ def layers(
     from torch import OutOfMemoryError
 
     from lmms_steer.harness.steered import create_model
-    from lmms_steer.steering.anatomy import decoder_layers
 
     lm = create_model(model, arguments)
-    n_layers = len(decoder_layers(lm.model))
-    facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
-    numbers = steerable_layers([named], parse_layers(wanted or f"0-{n_layers - 1}", n_layers), facts)
+    facts = facts_of_config(lm.config, lm.pretrained)
+    numbers = steerable_layers([named], parse_layers(wanted or f"0-{facts.n_layers - 1}", facts.n_layers), facts)
     vectors = resolved_vector(named, numbers[0], facts)
     sentences = ConceptSentences(lm, vectors, given, batch_size)
     context = LayerContext(lm, vectors, numbers, targets[0], sentences, questions, batch_size, seed, loaded_task)

@@ -14,7 +14,7 @@ from lmms_steer.harness.arguments import check_model_args
 from lmms_steer.models.visuals import open_image
 from lmms_steer.search.options import parse_alphas, parse_layers, parse_targets
 from lmms_steer.search.resolved_cells import resolved_vector, steerable_layers
-from lmms_steer.steering.facts import ModelFacts
+from lmms_steer.steering.facts import facts_of_config
 from lmms_steer.steering.spec import SteeringSpec
 
 PANELS = 4
@@ -88,14 +88,12 @@ def run_curve(options: CurveOptions) -> Iterator[str]:
     from torch import OutOfMemoryError
 
     from lmms_steer.harness.steered import create_model
-    from lmms_steer.steering.anatomy import decoder_layers
     from lmms_steer.word_curves.measure import WordCurve, measure_curves, with_random, write_curves
 
     questions = _questions(options)
     lm = create_model(options.model, options.model_args)
-    n_layers = len(decoder_layers(lm.model))
-    layers = parse_layers(options.layers, n_layers) if options.layers else _spread(n_layers)
-    facts = ModelFacts(lm.pretrained, n_layers, lm.config.get_text_config(decoder=True).hidden_size)
+    facts = facts_of_config(lm.config, lm.pretrained)
+    layers = parse_layers(options.layers, facts.n_layers) if options.layers else _spread(facts.n_layers)
     steerable = steerable_layers(options.vectors, layers, facts)
     if missing := sorted(set(layers) - set(steerable)):
         yield f"layers where a vector has no direction are left out: {', '.join(map(str, missing))}"
