@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -161,14 +161,7 @@ def _row(
         split=split,
         system=system.removeprefix(f"{METHOD}-") if system in RANDOM else system,
         args=run.content["config"]["model_args"],
-        n=result.n,
-        accuracy=result.accuracy,
-        gain=result.gain,
-        low=result.low,
-        high=result.high,
-        fixed=result.fixed,
-        broken=result.broken,
-        p=result.p,
+        **asdict(result),
         unparsed=run.content["results"][name].get("unparsed,none"),
         spec_sha256=run.steering.get("sha256"),
     )

@@ -9,6 +9,7 @@ about.
 import io
 import random
 import sys
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from lmms_steer.tiny_world.sounds import NUMBER, NUMBERS, PITCH, PITCHES, Tones,
 SIZES = {"select": 200, "test": 400}
 SEED = 2605
 KINDS = {
-    "motion": (WAY, tuple(DIRECTIONS)),
-    "pitch": (PITCH, tuple(PITCHES)),
-    "tones": (NUMBER, NUMBERS),
+    "motion": (WAY, tuple(DIRECTIONS), "direction"),
+    "pitch": (PITCH, tuple(PITCHES), "pitch"),
+    "tones": (NUMBER, NUMBERS, "count"),
 }
-"""Task ▸ its question and the answers."""
+"""Task ▸ its question, the answers, and the field of `Moving` or `Tones` that they are about."""
 STYLE = "hard"
 """Faint, slow and noisy, so that some answers are wrong."""
 
@@ -30,33 +31,23 @@ STYLE = "hard"
 def rows(kind: str, split: str) -> list[dict[str, Any]]:
     """The questions of one task and split; no two splits share a video or a sound."""
     rng = random.Random(f"{SEED} {kind} {split}")
-    question, choices = KINDS[kind]
+    question, choices, field = KINDS[kind]
     made = []
     for number in range(SIZES[split]):
         shown = sample_moving(rng, STYLE) if kind == "motion" else sample_tones(rng, STYLE)
         # the answers are equally frequent
         word = choices[number % len(choices)]
-        if isinstance(shown, Moving):
-            shown = Moving(shown.colour, word, STYLE, shown.seed)
-        elif kind == "pitch":
-            shown = Tones(word, shown.count, STYLE, shown.seed)
-        else:
-            shown = Tones(shown.pitch, choices.index(word) + 1, STYLE, shown.seed)
+        asked: dict[str, Any] = {field: choices.index(word) + 1 if field == "count" else word}
+        shown = replace(shown, **asked)
         letter = "ABCD"[choices.index(word)]
-        made.append({"question": question, "choices": list(choices), "answer": f"({letter})", **_content(shown)})
+        made.append({"question": question, "choices": list(choices), "answer": f"({letter})", **asdict(shown)})
     return made
 
 
 def shown_by(row: dict[str, Any]) -> Moving | Tones:
     """The video or the sound of a question."""
-    if "colour" in row:
-        return Moving(row["colour"], row["direction"], row["style"], row["seed"])
-    return Tones(row["pitch"], row["count"], row["style"], row["seed"])
-
-
-def _content(shown: Moving | Tones) -> dict[str, Any]:
-    names = ("colour", "direction") if isinstance(shown, Moving) else ("pitch", "count")
-    return {name: getattr(shown, name) for name in (*names, "style", "seed")}
+    kind = Moving if "colour" in row else Tones
+    return kind(**{one.name: row[one.name] for one in fields(kind)})
 
 
 def parquet(kind: str, split: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lmms_steer.data import documents
 from lmms_steer.data.documents import doc_to_visual
 from lmms_steer.scoring.task_results import (
     doc_to_choice,
@@ -17,9 +18,8 @@ from lmms_steer.tiny_world.cv_bench_rows import with_images
 process_docs = with_images
 
 
-def doc_to_question(doc: dict[str, Any], lmms_eval_specific_kwargs: dict[str, Any] | None = None) -> str:
-    """The question alone, which is answered by a word."""
-    return f"{(lmms_eval_specific_kwargs or {}).get('pre_prompt', '')}{doc['question']}"
+# the question alone, which is answered by a word
+doc_to_question = documents.doc_to_text
 
 
 def __getattr__(name: str) -> Any:

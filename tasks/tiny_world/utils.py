@@ -4,17 +4,10 @@ from typing import Any
 
 from lmms_steer.data.documents import doc_to_text, doc_to_visual
 from lmms_steer.scoring.choice import LETTERS
+from lmms_steer.scoring.task_results import doc_to_index, doc_to_target
 from lmms_steer.tiny_world.cv_bench_rows import with_images
 
 process_docs = with_images
-
-
-def doc_to_target(doc: dict[str, Any]) -> str:
-    return str(doc["answer"]).strip("()")
-
-
-def doc_to_index(doc: dict[str, Any]) -> int:
-    return LETTERS.index(doc_to_target(doc))
 
 
 def doc_to_choice(doc: dict[str, Any]) -> list[str]:
