@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Never
+from typing import Never
 
 import torch
 from torch import nn
@@ -25,26 +25,18 @@ from lmms_steer.steering.anatomy import (
 from lmms_steer.steering.budget import check_budget
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
-from lmms_steer.steering.fit import check_layers, no_vision_tower
 from lmms_steer.steering.gate_hook import GateHook
 from lmms_steer.steering.generation import watch_generate
 from lmms_steer.steering.given import read_given
-from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.loaded_fit import check_in_decoder, check_in_tower
 from lmms_steer.steering.operations import Operation, OperationFunction
-from lmms_steer.steering.placeholders import (
-    MEDIA,
-    VIDEO_ON_IMAGES,
-    hides,
-    placeholders,
-)
-from lmms_steer.steering.positions import require_special_ids
+from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.resolved import ResolvedSpec, own_code, with_operation
-from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype, gamma_at
+from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
 from lmms_steer.steering.site_hook import SiteHook
 from lmms_steer.steering.sites import sites
 from lmms_steer.steering.spec import SteeringSpec, unknown_key
-from lmms_steer.steering.support import has_encoder
 from lmms_steer.steering.vision_hook import VisionHook
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
@@ -52,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 _OUTSIDE_OF_LAYERS = ("residual", "input")
 """Sites that gradient checkpointing, which runs a layer again as a whole, leaves exact."""
-_PLURAL = {"image": "images", "video": "videos", "audio": "audio"}
 
 
 @contextmanager
@@ -224,9 +215,9 @@ def attach(
     tower = vision_layers(inner) if sees else None
     for one in resolved.spec.interventions:
         if sites.get(one.site).tower == "vision":
-            _check_in_tower(one, inner, tower)
+            check_in_tower(one, inner, tower)
         else:
-            _check_in_decoder(one, inner, len(layers), special_ids)
+            check_in_decoder(one, inner, len(layers), special_ids)
     active = active_layers(resolved, media.kinds)
     if not active:
         return Attachment()
@@ -276,66 +267,6 @@ def _refuse_recomputation(spec: SteeringSpec, model: nn.Module) -> None:
                 f"site={one.site}: with gradient checkpointing the layers run again for their gradients, unsteered:"
                 " call model.gradient_checkpointing_disable(), or steer at site=residual"
             )
-
-
-def _check_in_tower(intervention: Intervention, model: nn.Module, tower: nn.ModuleList | None) -> None:
-    config: Any = model.config
-    name = type(model).__name__
-    if tower is None:
-        raise no_vision_tower(intervention.site, name)
-    check_layers(intervention, len(tower), f"{name}'s vision tower")
-    deepest = _deepest_read(config, len(tower))
-    if min(intervention.layer_numbers) > deepest:
-        raise UserError(
-            f"site={intervention.site},layer={min(intervention.layer_numbers)}: {name} reads its vision tower"
-            f" {f'up to layer {deepest}' if deepest >= 0 else 'before its first layer'}"
-            f" (vision_feature_layer={config.vision_feature_layer}), so this would change nothing"
-        )
-
-
-def _deepest_read(config: Any, n_layers: int) -> int:
-    """The last layer of the vision tower on which what the decoder sees depends; -1 for the embeddings alone."""
-    given = getattr(config, "vision_feature_layer", None)
-    indices: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
-    # Granite 4 Vision has the key, but reads the layers that another one names
-    if hasattr(config, "deepstack_layer_map") or not all(isinstance(index, int) for index in indices):
-        return n_layers - 1
-    # of the hidden states, the first one is the embeddings
-    read: int = max(index if index >= 0 else index + n_layers + 1 for index in indices)
-    return read - 1
-
-
-def _check_in_decoder(
-    intervention: Intervention, model: nn.Module, n_layers: int, special_ids: Collection[int] | None
-) -> None:
-    config, name = model.config, type(model).__name__
-    check_layers(intervention, n_layers, name)
-    tokens = str(intervention.tokens)
-    if tokens in MEDIA and tokens not in placeholders(config).kinds:
-        raise UserError(f"tokens={tokens}: {_without_tokens(config, tokens, name)}")
-    hidden = [kind for kind in MEDIA if hides(config, kind)]
-    unknown = f"the config of this {name} does not say which tokens are {' and '.join(_PLURAL[k] for k in hidden)}"
-    if hidden and tokens not in (*MEDIA, "both", "last"):
-        raise UserError(f"tokens={tokens}: {unknown}, choose tokens=both")
-    # generated tokens are text, so gammas split nothing there
-    if tokens == "both" and intervention.phase != "decode":
-        gamma = gamma_at(intervention, "text")
-        if any(gamma_at(intervention, kind) != gamma for kind in hidden):
-            gammas = f"gamma_image={intervention.gamma_image:g},gamma_text={gamma:g}"
-            raise UserError(f"{gammas}: {unknown}, leave the gammas out")
-    require_special_ids(tokens, special_ids)
-
-
-def _without_tokens(config: Any, kind: str, name: str) -> str:
-    """Why a model has no tokens of a kind, and what to choose instead."""
-    if has_encoder(config):
-        return f"the {_PLURAL[kind]} of a {name} are in its encoder, and its decoder is steered, choose tokens=text"
-    if kind == "video" and config.model_type in VIDEO_ON_IMAGES:
-        return f"{name} shows a video on its image tokens, choose tokens=image"
-    if hides(config, kind):
-        return f"{name} has no {kind} tokens, choose tokens=both"
-    known = ", ".join(placeholders(config).kinds)
-    return f"{name} has no {kind} tokens, choose tokens={f'{known} or ' if known else ''}text"
 
 
 def is_steered(model: nn.Module, besides: Attachment | None = None) -> bool:

@@ -10,8 +10,8 @@ from transformers import CONFIG_MAPPING
 from lmms_steer import SteeringError, UserError, continuation, steer
 from lmms_steer.models.prompts import prompt_format_for
 from lmms_steer.steering.anatomy import remember_norms
-from lmms_steer.steering.hooks import _check_in_decoder
 from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.loaded_fit import check_in_decoder
 from lmms_steer.steering.placeholders import placeholders
 from tests.helpers.architectures import AUDIO, END, IMAGE, START, VIDEO, model
 from tests.helpers.checkpoints import build
@@ -81,7 +81,7 @@ def test_a_target_without_a_placeholder_is_refused_in_one_line(architecture: str
     named.config = CONFIG_MAPPING[architecture]()
     one = Intervention("v", layer=0, alpha=1, tokens=tokens)
     with pytest.raises(UserError) as refused:
-        _check_in_decoder(one, named, 4, None)
+        check_in_decoder(one, named, 4, None)
     assert str(refused.value).startswith(message)
 
 
@@ -100,7 +100,7 @@ def test_gammas_that_hidden_audio_would_not_get_are_refused(gammas: dict[str, An
     one = Intervention("v", layer=0, alpha=1, tokens="both", **gammas)
     message = "the config of this it does not say which tokens are audio, leave the gammas out"
     with pytest.raises(UserError, match=message) if refused else nullcontext():
-        _check_in_decoder(one, named, 4, None)
+        check_in_decoder(one, named, 4, None)
 
 
 def test_generated_tokens_are_neither_video_nor_audio() -> None:

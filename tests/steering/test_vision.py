@@ -12,7 +12,7 @@ from torch import Tensor
 from lmms_steer import SteeringSpec, SteeringVectors, UserError, steer
 from lmms_steer.steering.anatomy import vision_layers
 from lmms_steer.steering.facts import ModelFacts, vision_shape
-from lmms_steer.steering.hooks import _deepest_read
+from lmms_steer.steering.loaded_fit import deepest_read
 from lmms_steer.steering.resolve import resolve
 from tests.helpers.architectures import model as tiny
 from tests.helpers.checkpoints import build
@@ -146,7 +146,7 @@ def test_what_a_vision_tower_lacks_is_one_line(keys: str, expected: str) -> None
     [(-2, 24, 22), (-1, 24, 23), (0, 24, -1), (1, 24, 0), ([-2, 3], 24, 22), ([0, 3], 24, 2), (None, 24, 23)],
 )
 def test_the_deepest_layer_that_is_read(read: Any, n_layers: int, deepest: int) -> None:
-    assert _deepest_read(SimpleNamespace(vision_feature_layer=read), n_layers) == deepest
+    assert deepest_read(SimpleNamespace(vision_feature_layer=read), n_layers) == deepest
 
 
 @pytest.mark.parametrize("site", ["vision", "vision_mlp"])
