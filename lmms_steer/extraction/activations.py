@@ -148,7 +148,7 @@ def read_activations(
         # numbered after the concept's own sentences, so that a number means one sentence
         controls = contrast.anchors
         places = [replace(place, sentence=len(concept.pairs) + place.sentence) for place in contrast.anchor_places]
-        own.skipped += contrast.skipped
+        own.skipped += (f"contrast {line}" for line in contrast.skipped)
         own.unknown += contrast.unknown
     check_token_counts(concept, len(own.anchors), len(controls), own.skipped)
     return Activations(

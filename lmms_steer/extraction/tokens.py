@@ -166,9 +166,11 @@ def token_warnings(
     if repeated:
         number, first = repeated[0]
         sentence = (*concept.pairs, *concept.contrast)[number].sentence
+        of, before = ("contrast ", len(concept.pairs)) if number >= len(concept.pairs) else ("", 0)
+        number, first = number - before, first - before
         yield (
             f"WARNING: {concept.name}: {count_noun(len(repeated), 'sentence')} given before, which count more than"
-            f" the others; the first: sentence {number + 1} is sentence {first + 1}, {shorten(sentence)!r}"
+            f" the others; the first: {of}sentence {number + 1} is {of}sentence {first + 1}, {shorten(sentence)!r}"
         )
     words = list(dict.fromkeys(unknown))
     if words:

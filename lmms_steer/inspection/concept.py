@@ -102,7 +102,8 @@ def _summary(
     concept: Concept, backbone: str, tokenizer: Any, pairs: list[SentenceTokens], contrast: list[SentenceTokens]
 ) -> Iterator[str]:
     both = [*zip(concept.pairs, pairs, strict=True), *zip(concept.contrast, contrast, strict=True)]
-    skipped = [line for _, tokens in both for line in tokens.skipped]
+    skipped = [line for tokens in pairs for line in tokens.skipped]
+    skipped += [f"contrast {line}" for tokens in contrast for line in tokens.skipped]
     unknown = [pair.sentence[slice(*tokens.spans[i])] for pair, tokens in both for i in tokens.unknown]
     split = {
         pair.anchor: "|".join(_pieces(pair, i, tokens, tokenizer.unk_token))

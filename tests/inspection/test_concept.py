@@ -95,6 +95,13 @@ def test_sentences_that_are_left_out_are_not_counted_without_a_tokenizer_either(
     assert heading == "\n1 of 3 sentences (left out: sentence 2: 'up' is not in it; and 1 more, marked below), 1 anchor"
 
 
+def test_the_sentences_of_a_contrast_are_numbered_as_its_own(tmp_path: Path) -> None:
+    rows = "pairs:\n - left: It is left.\ncontrast:\n - up: It is over.\n - over: It is over.\n - over: It is over.\n"
+    for done in shown_and_extracted(tmp_path, f"name: mine\n{rows}"):
+        assert "skipped, mine contrast sentence 1: 'up' is not in 'It is over.'" in done.output
+        assert "the first: contrast sentence 3 is contrast sentence 2, 'It is over.'" in done.output
+
+
 def test_sentences_given_twice_are_one_warning(tmp_path: Path) -> None:
     rows = " - left: It is left of the lamp.\n - left: It is  LEFT of the lamp.\n - lamp: It is left of the lamp.\n"
     shown, extracted = shown_and_extracted(tmp_path, f"name: mine\npairs:\n{rows} - left: It is left of the lamp.\n")
