@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lmms_steer.cli.command_list import CommandList
-from lmms_steer.cli.output import echo
+from lmms_steer.cli.output import echo, echo_lines
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 from lmms_steer.errors import UserError
 
@@ -25,8 +25,7 @@ def import_data(
     """Make a local copy of an official release, for the tasks to read. A killed import continues when run again."""
     from lmms_steer.data.importing import import_release
 
-    for line in import_release(benchmark, release, _data_dir(to), limit):
-        echo(line)
+    echo_lines(import_release(benchmark, release, _data_dir(to), limit))
 
 
 @commands.command("check")
@@ -68,8 +67,7 @@ def write_questions(
     """Write a task's questions and images to a folder, for `extract --questions`."""
     from lmms_steer.data import question_files
 
-    for line in question_files.write_questions(task, out, limit, include_path):
-        echo(line)
+    echo_lines(question_files.write_questions(task, out, limit, include_path))
 
 
 def _data_dir(to: Path | None) -> Path:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lmms_steer.cli.command_list import CommandList
-from lmms_steer.cli.output import echo
+from lmms_steer.cli.output import echo, echo_lines
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -131,5 +131,4 @@ def show_concept(
     """Show a concept's sentences with the anchors marked."""
     from lmms_steer.inspection.concept import show_concept
 
-    for line in show_concept(name, backbone):
-        echo(line)
+    echo_lines(show_concept(name, backbone))

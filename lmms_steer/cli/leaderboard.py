@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lmms_steer.cli.command_list import CommandList
-from lmms_steer.cli.output import echo
+from lmms_steer.cli.output import echo, echo_lines
 
 commands = typer.Typer(
     cls=CommandList,
@@ -26,8 +26,7 @@ def init_board(
     """Make an empty leaderboard. Files that are there already stay as they are."""
     from lmms_steer.board.templates import init_board as init
 
-    for line in init(folder, title, repository):
-        echo(line)
+    echo_lines(init(folder, title, repository))
 
 
 @commands.command("add")
@@ -52,8 +51,7 @@ def add_runs(
     from lmms_steer.board.adding import Addition
     from lmms_steer.board.adding import add_runs as add
 
-    for line in add(folder, runs, Addition(by, about, baseline, hub, tuple(studies or ()), metric, replace)):
-        echo(line)
+    echo_lines(add(folder, runs, Addition(by, about, baseline, hub, tuple(studies or ()), metric, replace)))
 
 
 @commands.command("check")
@@ -69,8 +67,7 @@ def check_board(
     from lmms_steer.board.report import report_lines, write_report
 
     board = read_board(folder, workers, use_cache=not again)
-    for line in report_lines(board, every):
-        echo(line)
+    echo_lines(report_lines(board, every))
     if markdown is not None:
         write_report(board, markdown)
     if any(board.refusals()):
@@ -89,10 +86,8 @@ def build_board(
     from lmms_steer.board.report import report_lines
 
     board = read_board(folder, workers)
-    for line in report_lines(board):
-        echo(line)
-    for line in build_page(folder, board, output):
-        echo(line)
+    echo_lines(report_lines(board))
+    echo_lines(build_page(folder, board, output))
 
 
 @commands.command("serve")
@@ -105,8 +100,7 @@ def serve_board(
     from lmms_steer.board.reading import read_board
     from lmms_steer.board.serving import serve
 
-    for line in build_page(folder, read_board(folder)):
-        echo(line)
+    echo_lines(build_page(folder, read_board(folder)))
     serve(folder, port, echo)
 
 
@@ -123,7 +117,6 @@ def rerun_entry(
     from lmms_steer.board.rerun import rerun
 
     done = rerun(entry, limit, offset, trust)
-    for line in done.lines:
-        echo(line)
+    echo_lines(done.lines)
     if done.same < done.asked or not done.asked:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ import typer
 
 from lmms_steer._util.extras import require_extra
 from lmms_steer.cli.command_list import CommandList
-from lmms_steer.cli.output import echo
+from lmms_steer.cli.output import echo_lines
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -58,8 +58,7 @@ def run_recipe(
     # an interrupt between two lines must close the generator too: that ends the processes that it started
     given = (recipe, output, overlays or (), assignments or (), dry_run, workers, cluster, slurm or (), gpu, calibrate)
     with closing(run(*given, ray or ())) as lines:
-        for line in lines:
-            echo(line)
+        echo_lines(lines)
 
 
 @commands.command()
@@ -71,8 +70,7 @@ def report(
     require_extra("recipes", "a recipe's report")
     from lmms_steer.recipes.report import run_report as run
 
-    for line in run(folder, metric):
-        echo(line)
+    echo_lines(run(folder, metric))
 
 
 demo_app = typer.Typer(
@@ -106,8 +104,7 @@ def demo_curve(
     """Measure P(red) of yellow and orange things against alpha: the vector of a word changes what the model sees."""
     from lmms_steer.demo.colour_curve import run_curve as run
 
-    for line in run(folder or context.obj):
-        echo(line)
+    echo_lines(run(folder or context.obj))
 
 
 @demo_app.command("page")
@@ -120,5 +117,4 @@ def demo_page(
     """Write the table and the page of the recipe `tiny` from the output of its cells."""
     from lmms_steer.demo.page import run_page as run
 
-    for line in run(folder or context.obj):
-        echo(line)
+    echo_lines(run(folder or context.obj))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lmms_steer.cli.output import echo
+from lmms_steer.cli.output import echo_lines
 
 commands = typer.Typer(rich_markup_mode=None)
 
@@ -95,5 +95,4 @@ def plot(
     """Draw gains and searches as figures for papers."""
     from lmms_steer.comparison.command import draw_comparison as draw
 
-    for line in draw(runs or [], output, kind, baseline, studies or [], metric, _kinds(allow_different)):
-        echo(line)
+    echo_lines(draw(runs or [], output, kind, baseline, studies or [], metric, _kinds(allow_different)))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lmms_steer.cli.output import echo
+from lmms_steer.cli.output import echo, echo_lines
 from lmms_steer.cli.registry_help import RegistryHelpCommand
 
 commands = typer.Typer(rich_markup_mode=None)
@@ -153,8 +153,7 @@ def search(
         blank_image=blank_image,
         dry_run=dry_run,
     )
-    for line in run(options):
-        echo(line)
+    echo_lines(run(options))
 
 
 @commands.command(cls=RegistryHelpCommand)
@@ -191,8 +190,7 @@ def layers(
         model_args, vector, model=model, task=task, scores=scores, layers=layers, tokens=tokens, concept=concept,
         limit=limit, seed=seed, batch_size=batch_size, include_path=include_path, allow_test=allow_test,
     )  # fmt: skip
-    for line in scored.lines():
-        echo(line)
+    echo_lines(scored.lines())
     if plot is not None:
         echo(f"-> {scored.draw(plot)}")
 
@@ -234,8 +232,7 @@ def inspect_prompt(
     from lmms_steer.search.options import parse_alphas
 
     strengths = parse_alphas(alphas) if alphas is not None else None
-    for line in run(model, model_args, prompt, image or [], picture, strengths, new_tokens):
-        echo(line)
+    echo_lines(run(model, model_args, prompt, image or [], picture, strengths, new_tokens))
 
 
 @commands.command(cls=RegistryHelpCommand)
@@ -306,5 +303,4 @@ def curve(
         task=task,
         batch_size=batch_size,
     )
-    for line in run_curve(options):
-        echo(line)
+    echo_lines(run_curve(options))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lmms_steer.cli.command_list import CommandList
-from lmms_steer.cli.output import echo
+from lmms_steer.cli.output import echo, echo_lines
 
 commands = typer.Typer(
     cls=CommandList,
@@ -30,8 +30,7 @@ def list_vectors(
     """List all vectors, one row per concept. A vector of yours hides a shipped one of the same name."""
     from lmms_steer.inspection.listing import listing_lines
 
-    for line in listing_lines(name, names):
-        echo(line)
+    echo_lines(listing_lines(name, names))
 
 
 @commands.command("show")
@@ -51,8 +50,7 @@ def show_vector(
     if picture is not None:
         check_figure_suffix(picture)
     description = describe_vector(find(name, None).path, words, backbone)
-    for line in description_lines(description):
-        echo(line)
+    echo_lines(description_lines(description))
     if picture is not None:
         from lmms_steer.inspection.vector_figure import draw_vector
 
@@ -66,8 +64,7 @@ def compare_vectors(first: Vector, second: Vector) -> None:
     from lmms_steer.vectors.steering_vectors import SteeringVectors
     from lmms_steer.vectors.store import find
 
-    for line in comparison_lines(*(SteeringVectors.load(find(name, None).path) for name in (first, second))):
-        echo(line)
+    echo_lines(comparison_lines(*(SteeringVectors.load(find(name, None).path) for name in (first, second))))
 
 
 @commands.command("export")
@@ -83,8 +80,7 @@ def export_vector(
     from lmms_steer.vectors.steering_vectors import SteeringVectors
     from lmms_steer.vectors.store import find
 
-    for line in export_vector(SteeringVectors.load(find(name, None).path), to, output, layer, alpha):
-        echo(line)
+    echo_lines(export_vector(SteeringVectors.load(find(name, None).path), to, output, layer, alpha))
 
 
 @commands.command("import")
@@ -125,8 +121,7 @@ def push_vectors(
     """Upload vectors to the Hugging Face Hub, with a card written from their provenance."""
     from lmms_steer.vectors.hub import push_vectors
 
-    for line in push_vectors(names, repo, private):
-        echo(line)
+    echo_lines(push_vectors(names, repo, private))
 
 
 @commands.command("pull")
@@ -141,5 +136,4 @@ def pull_vectors(
     """Download all vectors of a repository on the Hugging Face Hub."""
     from lmms_steer.vectors.hub import pull_vectors
 
-    for line in pull_vectors(repo, revision, store, replace):
-        echo(line)
+    echo_lines(pull_vectors(repo, revision, store, replace))
