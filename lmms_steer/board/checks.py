@@ -107,7 +107,7 @@ def check_scores(case: Case) -> Outcome:
     if known := unknown_metric(samples.task, samples.metric):
         return Outcome(FAILED, f"{samples.task} has no score {shorten(samples.metric)!r}: it has {', '.join(known)}")
     reported = _reported_mean(case)
-    # NaN, too, is no other mean's equal
+    # NaN is never close to the recorded mean
     if reported is not None and not abs(reported - mean) <= _TOLERANCE:
         return Outcome(FAILED, f"the scores' mean is {mean:.4f}, the results file says {reported:.4f}")
     about_mean = "mean is not compared" if reported is None else "mean is the harness's"
@@ -241,7 +241,7 @@ def _smallest_seen(case: Case) -> float:
     changes, images = case.changes, case.images
     if images is None and np.isin(changes, (-1, 0, 1)).all():
         return detectable_gain(len(changes), float(np.mean(changes != 0)), level=_ONE_SIDED)
-    # of an image all its questions' changes, so that the mean is the gain
+    # the changes of all questions about an image, scaled so that the mean over images is the gain
     units = changes if images is None else np.bincount(images, changes) * (images.max() + 1) / len(images)
     largest = float(np.abs(units).max()) or 1.0
     square = float(np.mean((units / largest) ** 2))

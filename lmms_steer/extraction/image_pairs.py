@@ -292,7 +292,7 @@ def _inputs(model: Any, processor: Any, questions: Sequence[ImageQuestion], numb
     prompt_format, device = prompt_format_for(processor), next(model.parameters()).device
     processor.tokenizer.padding_side = "left"
     images = [list(questions[number].load()) for number in numbers]
-    # prompt formats leave them in questions without an image
+    # prompt formats leave image placeholders in a text that is shown without an image
     texts = [without_placeholders(processor, questions[number].text) for number in numbers]
     try:
         batch = prompt_format(processor, texts, images)

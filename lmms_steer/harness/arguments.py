@@ -52,7 +52,7 @@ def check_model_args(model: str, model_args: str, unsteered: str = "") -> tuple[
         set_by = "" if name in given else f", which preset={shorten(given['preset'])} sets"
         remedy = "leave it out" if name in given else _without_contrast(str(given["preset"]))
         raise UserError(f"{name}={shorten(args[name])}{set_by}: {what} is for evaluations with lmms-eval; {remedy}")
-    # before it is said what such a key lacks
+    # checked first: otherwise the error would be about what such a key lacks
     if unsteered and any(key in args for key in SPEC_KEYS):
         raise UserError(unsteered)
     spec = SteeringSpec.from_args(args)

@@ -123,7 +123,7 @@ def inspect_prompt(
     by_kind = ids_of(inputs)[0]
     kinds = kinds_of(by_kind, media)
     names = lm.tokenizer.convert_ids_to_tokens(ids.tolist())
-    # ids under a mask of images are any
+    # where a mask says which tokens are an image's, their ids mean nothing
     shown = [MARKED if by_mask else str(name) for name, by_mask in zip(names, (by_kind != ids).tolist(), strict=True)]
     skipped = int(lm.text_only and len(ids) > 1)
     means = {kind: _mean(norms, kinds, kind, skipped) for kind in (*MEDIA, "text")}

@@ -74,7 +74,7 @@ class _Biased(LogitsProcessor):  # type: ignore[misc]
         self.bias, self.prompt = bias, prompt
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        # the token that is chosen now is none of the words yet
+        # a place for the token that is chosen now
         answers = torch.nn.functional.pad(input_ids[:, self.prompt :], (0, 1), value=-1)
         is_next = self.bias.places(answers, torch.ones_like(answers, dtype=torch.bool))[:, -1:]
         return self.bias.on(scores).where(is_next, scores)
@@ -114,7 +114,7 @@ def read_answer_bias(path: str, first_token: Callable[[str], int], bracketed_tok
                 " have one bias only: leave one of them out"
             )
         owners[token] = word
-    # of two words that begin alike there, neither can be told
+    # a first token that two words share behind the bracket does not say which one is meant
     known = Counter(bracketed.values())
     behind = (bracketed[word] if known[bracketed[word]] == 1 else ids[word] for word in words)
     return AnswerBias(words, tuple(ids.values()), tuple(behind))

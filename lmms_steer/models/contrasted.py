@@ -67,7 +67,7 @@ class ContrastedDecoding:
             other = with_noise(plain, self.settings.seed)
         else:
             shown = [blank_visuals(own) if self.settings.image == "blank" else [] for own in visuals]
-            # without an image, a format leaves them in the text
+            # prompt formats leave image placeholders in a text that is shown without an image
             texts = [without_placeholders(self.lm.processor, question) for question in questions]
             other = self.lm.model_inputs(texts, shown, answers)
         joined = joined_inputs(plain, other, self.lm.tokenizer.pad_token_id or 0)

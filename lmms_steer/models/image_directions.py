@@ -41,7 +41,7 @@ def image_directions(
             "vector=@image_contrast: PaliGemma needs an image with every question; choose vector=@image_contrast_blank"
         )
 
-    # without an image, a format leaves them in the text
+    # prompt formats leave image placeholders in a text that is shown without an image
     questions = [without_placeholders(lm.processor, question) for question in questions]
 
     def last_tokens(shown: Sequence[Sequence[Visual]]) -> list[torch.Tensor]:

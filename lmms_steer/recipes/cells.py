@@ -188,7 +188,7 @@ class Marks:
         if mark.state == "running":
             return f"it was interrupted{self._replaced_note(cell)}"
         if mark.state == "done" and mark.output_sha256 != content_digest(cell.makes):
-            # a kill right after the output was put aside
+            # killed after the old output was put aside, before the new mark was written
             gone = cell.folder is not None and not Path(cell.folder).exists()
             return f"its output is damaged or was changed{self._replaced_note(cell) if gone else ''}"
         if mark.state == "done" and self._can_be_checked(cell):

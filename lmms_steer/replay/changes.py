@@ -59,12 +59,12 @@ Deltas = Tensor | Sequence[Change]
 
 
 def some_of(deltas: Deltas, cells: Sequence[int]) -> Deltas:
-    """Those at some places."""
+    """Some of the changes, by their places."""
     return deltas[list(cells)] if isinstance(deltas, Tensor) else [deltas[cell] for cell in cells]
 
 
 def alone(delta: Delta) -> Deltas:
-    """One, as several of which it is the only one."""
+    """One change as a list of changes."""
     return delta[None] if isinstance(delta, Tensor) else [delta]
 
 

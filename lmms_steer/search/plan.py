@@ -253,7 +253,7 @@ def plan_differences(folder: Path, mine: Mapping[str, Any]) -> list[str] | None:
     theirs = {**_ADDED, **theirs}
     changed = {key for key, value in as_stored.items() if value != theirs.get(key)}
     explained = {"questions"} if changed & set(_DECIDE_QUESTIONS) else set()
-    # with another score, texts are not written at all, or only now
+    # the score decides whether texts are written, so that a difference in score explains one in these settings
     explained |= {"writing"} if "score" in changed else set()
     keys = [key for key in as_stored if key not in explained | unknown]
     return [line for key in keys for line in _differences(key, theirs.get(key), as_stored[key])]

@@ -68,7 +68,7 @@ def stays(gain: float, n: int, discordant: float, share: float) -> float:
 
 
 def _exceeds(critical: float, gain: float, n: int, discordant: float) -> float:
-    """The probability that a mean difference is beyond so many of the standard errors that it has without an effect."""
+    """The probability that a mean difference exceeds the critical value, in its standard errors without an effect."""
     if gain > discordant:
         return 0.0
     spread = math.sqrt(discordant - gain**2)

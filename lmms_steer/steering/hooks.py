@@ -249,7 +249,7 @@ def attach(
         watch_generate(module, is_steered)
     handles = [hook.register(layers) for hook in hooks]
     handles += [hook.register(tower) for hook in in_tower if tower is not None]
-    # a wrapper of PEFT calls the forward of the model inside, past the hooks of that
+    # a wrapper of PEFT calls the forward of the model inside without that model's hooks, so it needs them too
     for module in {id(m): m for m in (model, *watched)}.values():
         handles.append(module.register_forward_pre_hook(tracker.before, with_kwargs=True))
         handles.append(module.register_forward_hook(tracker.after, always_call=True))

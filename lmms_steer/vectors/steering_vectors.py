@@ -173,7 +173,7 @@ class SteeringVectors:
 
         metadata = {"format": FORMAT, **self.provenance}
         try:
-            # as it is read again: a number as a key becomes a text, which is sorted as one
+            # through JSON first: there numeric keys become strings, which are sorted differently
             text = json.dumps(json.loads(json.dumps(metadata)), sort_keys=True, ensure_ascii=False)
             text.encode()
         except (TypeError, ValueError) as error:
