@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from lmms_steer._util.io import is_regular_file
-from lmms_steer._util.json import read_json
 from lmms_steer.board.entry import (
     ENTRIES,
     ENTRY,
@@ -33,10 +32,12 @@ from lmms_steer.comparison.identity import split_by_system
 from lmms_steer.comparison.provenance import chosen_on_tasks
 from lmms_steer.comparison.runs import files_below, find_runs
 from lmms_steer.comparison.samples import Samples, read_samples
+from lmms_steer.comparison.studies import Searched, read_searched
 from lmms_steer.comparison.systems import BLANK_SUFFIX, newest_results, split_prompted
 from lmms_steer.concepts import loader as concepts
 from lmms_steer.errors import UserError, reason, shorten
 from lmms_steer.models import BLANK
+from lmms_steer.search.plan import PLAN_FILE
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.row_vectors import is_row_vector
 from lmms_steer.steering.spec import SteeringSpec
@@ -89,7 +90,8 @@ def add_runs(board: Path, runs: Sequence[str], addition: Addition) -> Iterator[s
     """
     read_rules(board)
     present = {place.casefold(): place for place in _places(board)}
-    plans = {folder: _read_plan(folder) for given in addition.studies for folder in _studies_below(given)}
+    studies = [study for folder in addition.studies for study in _studies_below(folder)]
+    plans = {study: read_searched(study / PLAN_FILE) for study in studies}
     planned: list[tuple[Entry, Samples, Path | None]] = []
     places: dict[str, str] = {}
     # each by itself, so that runs of different tasks may have the same name
@@ -121,28 +123,19 @@ def _places(board: Path) -> Iterator[str]:
 
 
 def _studies_below(folder: Path) -> list[Path]:
-    if not (found := [path.parent for path in files_below(folder, "plan.json")]):
+    if not (found := [path.parent for path in files_below(folder, PLAN_FILE)]):
         raise UserError(f"{str(folder)!r} holds no study: there is no plan.json")
     return found
 
 
-def _read_plan(study: Path) -> dict[str, Any]:
-    path = study / "plan.json"
-    try:
-        plan = read_json(path)
-        return {"task": str(plan["task"]), "vectors": list(plan["vectors"].values())}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{str(path)!r} cannot be read as a study's plan: {reason(error)}") from error
-
-
-def _study_of(samples: Samples, plans: dict[Path, dict[str, Any]]) -> Path | None:
+def _study_of(samples: Samples, plans: dict[Path, Searched]) -> Path | None:
     """The study that searched a run's vectors on the task that its settings were chosen on; the last one of several."""
     record = _provenance(samples)
     # a choice that was kept for a vector does not say the vector's hash
     vectors = samples.results.steering.get("vectors") or ()
     hashes = {record["vector_sha256"]} if record.get("vector_sha256") else {one["sha256"] for one in vectors}
     tasks = chosen_on_tasks(record) if hashes else []
-    found = [folder for folder, plan in plans.items() if plan["task"] in tasks and hashes <= set(plan["vectors"])]
+    found = [folder for folder, plan in plans.items() if plan.task in tasks and hashes <= plan.vectors]
     return found[-1] if found else None
 
 

@@ -12,6 +12,7 @@ from lmms_steer._util.parquet import check_unpacked
 from lmms_steer.comparison.runs import files_below
 from lmms_steer.errors import UserError, reason
 from lmms_steer.plots.heatmap import Place, colour_limit
+from lmms_steer.search.plan import PLAN_FILE
 
 MAX_CELLS = 200_000
 """Most rows of `cells.parquet`."""
@@ -69,6 +70,14 @@ class SearchMap:
     dropped: frozenset[Place] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a study searched: a task, and the sha256 of its vectors."""
+
+    task: str
+    vectors: frozenset[str]
+
+
 def read_maps(folders: Iterable[Path]) -> list[SearchMap]:
     """Read the heat maps of studies, one for each study, vector and token target.
 
@@ -94,17 +103,27 @@ def read_searched_vectors(folders: Iterable[Path]) -> dict[str, set[str]]:
         UserError: if a folder has no cells.parquet, or a plan cannot be read.
     """
     searched: dict[str, set[str]] = {}
-    plans = (path.with_name("plan.json") for folder in folders for path in _cell_files(folder))
+    plans = (path.with_name(PLAN_FILE) for folder in folders for path in _cell_files(folder))
     for path in filter(Path.is_file, plans):
-        try:
-            plan = read_json(path)
-            task, hashes = plan["task"], list(plan["vectors"].values())
-            if not all(isinstance(value, str) for value in (task, *hashes)):
-                raise TypeError("its task or a vector's hash is not a text")
-            searched.setdefault(task, set()).update(hashes)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{str(path)!r} cannot be read as a study's plan: {reason(error)}") from error
+        plan = read_searched(path)
+        searched.setdefault(plan.task, set()).update(plan.vectors)
     return searched
+
+
+def read_searched(path: Path) -> Searched:
+    """Read from a study's `plan.json` what was searched.
+
+    Raises:
+        UserError: for a plan that cannot be read.
+    """
+    try:
+        plan = read_json(path)
+        task, hashes = plan["task"], frozenset(plan["vectors"].values())
+        if not all(isinstance(value, str) for value in (task, *hashes)):
+            raise TypeError("its task or a vector's hash is not a text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read as a study's plan: {reason(error)}") from error
+    return Searched(task, hashes)
 
 
 def _study_names(studies: list[Path]) -> list[str]:
@@ -122,12 +141,8 @@ def _cell_files(folder: Path) -> list[Path]:
 
 
 def _maps_of(path: Path, study: str) -> Iterator[SearchMap]:
-    rows = read_cells(path)
-    try:
-        plan = path.with_name("plan.json")
-        task = str(read_json(plan).get("task", "")) if plan.is_file() else ""
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{str(path)!r} cannot be read as a study's cells: {reason(error)}") from error
+    rows, plan = read_cells(path), path.with_name(PLAN_FILE)
+    task = read_searched(plan).task if plan.is_file() else ""
     for vector, tokens in dict.fromkeys((row["vector"], row["tokens"]) for row in rows):
         of_vector = [row for row in rows if row["vector"] == vector]
         of_map = [row for row in of_vector if row["tokens"] == tokens]

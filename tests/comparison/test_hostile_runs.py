@@ -112,3 +112,5 @@ def test_a_plan_of_other_types_is_one_line(tmp_path: Path, plan: str) -> None:
     (tmp_path / "plan.json").write_text(plan)
     with pytest.raises(UserError, match=r"plan.json.* cannot be read as a study's plan"):
         read_searched_vectors([tmp_path])
+    with pytest.raises(UserError, match=r"plan.json.* cannot be read as a study's plan"):
+        read_maps([tmp_path])
