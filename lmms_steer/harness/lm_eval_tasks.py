@@ -10,6 +10,7 @@ from lm_eval.utils import simple_parse_args_string
 
 from lmms_steer.errors import UserError, first_line, unknown_name
 from lmms_steer.harness.lm_eval import SteeredHFLM
+from lmms_steer.models.loading import no_model
 
 FEWSHOT_SEED = 1234
 """lm-eval's default."""
@@ -63,7 +64,7 @@ def create_lm(model_args: str, batch_size: int) -> SteeredHFLM:
             f"cannot read --model_args {model_args!r}: expected key=value pairs separated by commas"
         ) from error
     if "pretrained" not in args:
-        raise UserError("no model: add pretrained=NAME to --model_args, a Hub id or a folder")
+        raise no_model()
     for key in ("mixed_precision_dtype", "think_end_token", "enable_thinking"):
         if args.get(key):
             raise UserError(f"{key}={args[key]}: a search cannot score answers as lm-eval does with this setting")

@@ -14,7 +14,7 @@ from lmms_steer.errors import UserError, first_line
 from lmms_steer.harness.command_line import end_command_line
 from lmms_steer.harness.names import engine_error, runs_in_engine
 from lmms_steer.harness.steered import LmmsEvalSteering
-from lmms_steer.models.loading import load_or_refuse
+from lmms_steer.models.loading import load_or_refuse, no_model
 from lmms_steer.steering.anatomy import unwrap
 from lmms_steer.vectors.backbones import checkpoint
 
@@ -66,7 +66,7 @@ def steered_class(model: str, simple: bool = False) -> type[LmmsEvalSteering]:
         self.take_spec(model_args)
         named = model_args.get(argument.name, argument.default)
         if named in (None, inspect.Parameter.empty):
-            raise UserError(f"no model: add {argument.name}=NAME to --model_args, a Hub id or a folder")
+            raise no_model(argument.name)
         self.pretrained = str(named)
         source = checkpoint(self.pretrained)
         if argument.name in model_args:

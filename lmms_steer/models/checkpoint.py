@@ -25,6 +25,7 @@ from lmms_steer.models.loading import (
     configure_videos,
     load_model,
     load_or_refuse,
+    no_model,
     quantization_options,
     resolve_dtype,
     usable_device,
@@ -130,7 +131,7 @@ class HfCheckpoint(lmms):  # type: ignore[misc]
         self.image = image
         self.contrast = read_contrast({"contrast": contrast, **of_contrast})
         if pretrained is None and self.default_pretrained is None:
-            raise UserError("no model: add pretrained=NAME to --model_args, a Hub id or a folder")
+            raise no_model()
         self.pretrained = checkpoint_name(pretrained or self.default_pretrained)
         self.divergence: DivergenceMeter | None = None
         if divergence is not None:

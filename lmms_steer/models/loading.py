@@ -30,6 +30,11 @@ _PIXEL_LIMITS = {"min_pixels": "shortest_edge", "max_pixels": "longest_edge"}
 """Settings ▸ their keys in the `size` of image processors that count pixels there (transformers 5.24)."""
 
 
+def no_model(key: str = "pretrained") -> UserError:
+    """The error for model arguments that name no checkpoint."""
+    return UserError(f"no model: add {key}=NAME to --model_args, a Hub id or a folder")
+
+
 def usable_device(name: str) -> torch.device:
     """The torch device of a name, if this machine can allocate memory on it.
 

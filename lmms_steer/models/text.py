@@ -11,6 +11,7 @@ from lmms_steer.models.loading import (
     check_bool,
     load_model,
     load_or_refuse,
+    no_model,
     quantization_options,
     resolve_dtype,
     usable_device,
@@ -59,7 +60,7 @@ class HfText:
         **others: Any,
     ) -> None:
         if pretrained is None:
-            raise UserError("no model: add pretrained=NAME to --model_args, a Hub id or a folder")
+            raise no_model()
         for name, value in others.items():
             if name not in ("batch_size", "max_batch_size"):
                 raise UserError(f"{name}={value}: {pretrained} is a text model, which has no such setting here")
