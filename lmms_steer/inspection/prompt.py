@@ -117,7 +117,10 @@ def inspect_prompt(
     every, changed, after = _run_steered(lm, inputs)
     ids = decoder_ids(inputs)[0]
     masks = [_mask(one, lm, inputs, media) for one in every]
-    active = [in_decoder(one.intervention) and one.intervention.layer == layer for one in every]
+    here, elsewhere = list[tuple[Effect, Tensor]](), list[tuple[Effect, Tensor]]()
+    for one, mask in zip(every, masks, strict=True):
+        is_here = in_decoder(one.intervention) and one.intervention.layer == layer
+        (here if is_here else elsewhere).append((one, mask))
     (seen,) = at_site.values()
     norms = seen[0].view(unsteered[layer].shape)[0].float().norm(dim=-1).tolist()
     by_kind = ids_of(inputs)[0]
@@ -135,18 +138,8 @@ def inspect_prompt(
         steered=[any(changed[name, layer][place] for name in at_layer) for place in range(len(ids))],
         norms=norms,
         norms_of=site if at_layer - {DEFAULT_SITE} else "",
-        effects=[one.describe(mask) for one, mask, here in zip(every, masks, active, strict=True) if here],
-        added={
-            kind: [
-                abs(float(one.vector.strength)) * (mean if one.vector.per_token else 1.0)
-                for one, here in zip(every, active, strict=True)
-                if here
-                and one.operation.adds_delta
-                and _changes(str(one.intervention.tokens), kind)
-                and (one.intervention.site == site or not one.vector.per_token)
-            ]
-            for kind, mean in means.items()
-        },
+        effects=[one.describe(mask) for one, mask in here],
+        added={kind: _added([one for one, _ in here], kind, mean, site) for kind, mean in means.items()},
         before=_most_likely(lm, before),
         after=_most_likely(lm, after),
         compared=_compared(lm, before, after),
@@ -154,8 +147,7 @@ def inspect_prompt(
         model_adds=model_adds,
         effects_after=[
             f"layer {one.intervention.layer}, {one.describe(mask)}{_count(one, mask, changed)}"
-            for one, mask, here in zip(every, masks, active, strict=True)
-            if not here
+            for one, mask in elsewhere
         ],
         continuations=written,
         picture=next((one for one in visuals if isinstance(one, Image.Image)), None),
@@ -285,6 +277,17 @@ def _count(one: Effect, mask: Tensor, changed: Mapping[Place, Tensor]) -> str:
     if not in_decoder(one.intervention):
         return ""
     return f": {int((changed[place_of(one.intervention)] & mask).sum())} of {int(mask.sum())} steered"
+
+
+def _added(here: Sequence[Effect], kind: str, mean: float, site: str) -> list[float]:
+    """The lengths of what is added to tokens of a kind, whose mean norm at the site is known."""
+    return [
+        abs(float(one.vector.strength)) * (mean if one.vector.per_token else 1.0)
+        for one in here
+        if one.operation.adds_delta
+        and _changes(str(one.intervention.tokens), kind)
+        and (one.intervention.site == site or not one.vector.per_token)
+    ]
 
 
 def _mean(norms: Sequence[float], kinds: Sequence[str], kind: str, skipped: int) -> float:
