@@ -193,6 +193,34 @@ def test_in_a_browser_an_improvement_has_its_colour_where_less_is_better(opened:
 
 
 @needs_browser
+@pytest.mark.parametrize("width", [390, 1400])
+def test_gain_and_damage_can_be_read_and_tapped(opened: Page, tmp_path: Path, width: int) -> None:
+    read = read_board(make_board(tmp_path / "board"), processes=1)
+    row = next(row for row in read.rows if row.system == "steered")
+    rows = [replace(row, place=f"m/t/s{n}", system=f"s{n}", gain=n / 10, kl=10.0**-n) for n in range(6)]
+    (tmp_path / "page.html").write_text(page_html(replace(read, rows=tuple(rows))))
+    opened.call("Emulation.setDeviceMetricsOverride", width=1000, height=740, deviceScaleFactor=1, mobile=False)
+    opened.open(tmp_path / "page.html")
+    opened.run(READY)
+    # the plot follows the window
+    opened.call("Emulation.setDeviceMetricsOverride", width=width, height=740, deviceScaleFactor=1, mobile=width < 600)
+    opened.run("BY_ID('damage').scrollIntoView(); new Promise((done) => setTimeout(done, 300))")
+    boxes = opened.run(
+        "[...document.querySelectorAll('#damage-plot text')].map((one) => one.getBoundingClientRect().toJSON())"
+    )
+    assert min(box["height"] for box in boxes) >= 10 and max(box["right"] for box in boxes) <= width
+    ticks = sorted((box for box in boxes if len({box["bottom"], boxes[0]["bottom"]}) == 1), key=lambda box: box["left"])
+    assert len(ticks) >= 3 and all(one["right"] < two["left"] for one, two in zip(ticks, ticks[1:], strict=False))
+    assert opened.run("document.documentElement.scrollWidth") == width
+    point = opened.run("document.querySelectorAll('#damage-plot g.point')[3].getBoundingClientRect().toJSON()")
+    where = {"x": point["right"] + 5, "y": point["bottom"] + 5}
+    for kind in ("mousePressed", "mouseReleased"):
+        opened.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **where)
+    assert opened.run("location.hash") == "#m/t/s3"
+    opened.run(OPENED)
+
+
+@needs_browser
 def test_in_a_browser_ten_thousand_rows_are_usable(opened: Page, pages: Path) -> None:
     opened.open(pages / "many.html")
     opened.run(READY)

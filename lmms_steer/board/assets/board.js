@@ -98,14 +98,23 @@ function drawDamage(found) {
   const points = found.filter((row) => row.kl !== null && row.gain !== null && row.percent).slice(0, MOST_POINTS);
   const place = BY_ID("damage-plot");
   if (!points.length) { place.replaceChildren(make("p", { class: "soft" }, "None of these rows.")); return; }
-  const [width, height, left, bottom] = [760, 360, 46, 40];
+  const [width, height, left, bottom] = [Math.max(260, Math.min(960, place.clientWidth)), 360, 46, 40];
   const logs = points.map((row) => Math.log10(Math.max(row.kl, 1e-5)));
   const [first, last] = [Math.floor(Math.min(...logs)), Math.ceil(Math.max(...logs) + 1e-9)];
   const most = Math.max(1, ...points.map((row) => Math.abs(100 * row.gain))) * 1.1;
   const x = (log) => left + (width - left - 12) * (log - first) / Math.max(1, last - first);
   const y = (gain) => 10 + (height - bottom - 10) * (most - gain) / (2 * most);
-  const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Gain against damage of ${points.length} rows; the table has the same numbers` });
-  for (let power = first; power <= last; power += 1) {
+  const at = points.map((row) => [x(Math.log10(Math.max(row.kl, 1e-5))), y(100 * row.gain)]);
+  // a tap opens the nearest point: a point itself is too small for a finger
+  const open = (event) => {
+    const box = event.currentTarget.getBoundingClientRect();
+    const far = at.map(([across, down]) => Math.hypot(across - event.clientX + box.left, down - event.clientY + box.top));
+    const nearest = far.indexOf(Math.min(...far));
+    if (far[nearest] < 16) location.hash = points[nearest].place;
+  };
+  const svg = make("svg", { width, height, click: open, role: "img", "aria-label": `Gain against damage of ${points.length} rows; the table has the same numbers` });
+  const every = Math.ceil(56 * (last - first) / (width - left));
+  for (let power = first; power <= last; power += every) {
     svg.append(make("line", { x1: x(power), x2: x(power), y1: 10, y2: height - bottom, stroke: "var(--line)" }),
       make("text", { x: x(power), y: height - bottom + 16, "text-anchor": "middle" }, `${Number((10 ** power).toPrecision(1))}`));
   }
@@ -114,11 +123,11 @@ function drawDamage(found) {
       make("text", { x: left - 6, y: y(gain) + 4, "text-anchor": "end" }, `${gain > 0 ? "+" : ""}${gain.toFixed(1)}`));
   }
   svg.append(make("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, "damage: KL in nats"), make("text", { x: 2, y: 4 }, "gain in points"));
-  for (const row of points) {
+  points.forEach((row, i) => {
     const mark = markOf(row.role, sure(row));
-    mark.setAttribute("transform", `translate(${x(Math.log10(Math.max(row.kl, 1e-5))) - 5} ${y(100 * row.gain) - 5}) scale(.72)`);
-    svg.append(make("g", { class: "point", click: () => { location.hash = row.place; } }, make("title", {}, `${row.system} on ${row.task}, ${row.model}: ${gainText(row)}, KL ${row.kl.toPrecision(2)}`), mark));
-  }
+    mark.setAttribute("transform", `translate(${at[i][0] - 5} ${at[i][1] - 5}) scale(.72)`);
+    svg.append(make("g", { class: "point" }, make("title", {}, `${row.system} on ${row.task}, ${row.model}: ${gainText(row)}, KL ${row.kl.toPrecision(2)}`), mark));
+  });
   place.replaceChildren(svg);
 }
 
@@ -174,6 +183,7 @@ async function start() {
   BY_ID("key").append(...[...new Set(rows.map((row) => row.role))].map((role) => named(ROLE_LABELS[role] ?? role, role)));
   BY_ID("made").addEventListener("close", () => history.replaceState(null, "", location.pathname + location.search));
   addEventListener("hashchange", show);
+  addEventListener("resize", () => { if (BY_ID("damage-plot")) drawDamage(matching()); });
   draw();
   show();
 }
