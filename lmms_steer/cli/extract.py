@@ -12,7 +12,7 @@ from lmms_steer.cli.registry_help import RegistryHelpCommand
 commands = typer.Typer(rich_markup_mode=None)
 concepts_app = typer.Typer(
     cls=CommandList,
-    help="The concepts that ship, as pairs of sentences and anchors.",
+    help="The concepts that ship: sentences with a marked word.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

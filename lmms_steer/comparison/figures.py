@@ -20,6 +20,8 @@ from lmms_steer.plots.ticks import draw_caption
 GAINS = ("gains", "table", "ranks")
 KINDS = (*GAINS, "maps")
 _MAX_COLUMNS = 3
+_SHAPES = {"steered": "circle", "control": "diamond", "prompted": "square", "other": "triangle", "baseline": "line"}
+"""Names of `ROLE_MARKERS`."""
 _SMALL = 8
 _SMALLEST = 6.5
 
@@ -81,8 +83,7 @@ def _draw_table(maker: Any, rows: list[LeaderboardRow]) -> Any:
     axes.set_yticks(range(len(systems)), [literal_text(system) for system in systems])
     axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
-    unit = " in points" if all(row.scale > 1 for row in rows) else ", of shares in points,"
-    draw_caption(figure, f"gain{unit} over the baseline [95%]; * Holm-corrected p < 0.05", _SMALL)
+    draw_caption(figure, f"gain{_unit(rows)} over the baseline [95%]; * Holm-corrected p < 0.05", _SMALL)
     return figure
 
 
@@ -97,8 +98,8 @@ def _draw_gains(maker: Any, rows: list[LeaderboardRow]) -> Any:
     most_lines = max(sum(1 + names[row.system].count("\n") for row in rows if row.task == task) for task in tasks)
     most_lines += max(title.count("\n") for title in titles.values())
     size = (1.2 + (2.0 + 0.075 * max(8, widest)) * columns, lines * (0.9 + 0.24 * most_lines))
-    # a gain in CIDEr or nats has no common axis with one in points
-    share = len({row.scale for row in rows}) == 1
+    # a gain in CIDEr or nats has no common axis with one in points, nor with each other
+    share = all(row.scale > 1 for row in rows)
     figure, axes = maker.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharex=share)
     for ax in axes.flat[len(tasks) :]:
         ax.axis("off")
@@ -112,7 +113,9 @@ def _draw_gains(maker: Any, rows: list[LeaderboardRow]) -> Any:
         ax.set_ylim(len(task_rows) - 0.4, -0.6)
         ax.set_title(literal_text(titles[task]))
         ax.xaxis.set_tick_params(labelbottom=True)
-    draw_caption(figure, "gain over the baseline [95%]; filled: Holm-corrected p < 0.05", _SMALL)
+    roles = dict.fromkeys(row.role for row in rows)
+    key = "".join(f"; {_SHAPES[role]}: {role}" for role in roles if len(roles) > 1)
+    draw_caption(figure, f"gain{_unit(rows)} over the baseline [95%]; filled: Holm-corrected p < 0.05{key}", _SMALL)
     return figure
 
 
@@ -134,7 +137,8 @@ def _draw_ranks(maker: Any, ranks: list[ControlRank]) -> Any:
         title = wrapped_name(f"{row.task} (n = {row.n}): p = {1 + rank.as_good}/{1 + len(gains)}", 48)
         ax.set_title(literal_text(title))
         ax.xaxis.set_tick_params(labelbottom=True)
-    draw_caption(figure, "gain over the baseline; the system's with its 95% interval", _SMALL)
+    unit = _unit([rank.row for rank in ranks])
+    draw_caption(figure, f"gain{unit} over the baseline; the system's with its 95% interval", _SMALL)
     return figure
 
 
@@ -191,6 +195,11 @@ def _heatmap(one: SearchMap, maps: list[SearchMap]) -> HeatMap:
 def _colour_value(row: LeaderboardRow | None) -> float:
     """The improvement in points; NaN, which has no colour, for tasks that are not scored in shares."""
     return float("nan") if row is None or row.scale == 1 else row.direction * row.gain * row.scale
+
+
+def _unit(rows: Iterable[LeaderboardRow]) -> str:
+    shares = {row.scale > 1 for row in rows}
+    return " in points" if shares == {True} else ", of shares in points," if True in shares else ""
 
 
 def _question_count(rows: list[LeaderboardRow], task: str) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 
-from lmms_steer._util.formatting import format_points
+from lmms_steer._util.formatting import format_p, format_points
 from lmms_steer._util.io import write_atomically
 from lmms_steer.comparison.page_images import data_uri
 from lmms_steer.comparison.runs import newest_evaluation, read_results
@@ -121,6 +121,7 @@ def write_page(folders: Folders, rows: list[DemoRow]) -> None:
         concepts={task: CONCEPTS[task] for task in folders.tasks},
         rows=rows,
         gain=format_row_gain,
+        format_p=format_p,
         verdicts={(task, split): verdict(rows, task, split) for task in folders.tasks for split in SPLITS},
         curve=curve,
         alpha_1=alpha_1,
@@ -136,7 +137,7 @@ def write_page(folders: Folders, rows: list[DemoRow]) -> None:
 
 def _cells(row: DemoRow) -> tuple[str, str, str]:
     compared = row.system != "baseline"
-    return f"{row.accuracy:.3f}", format_row_gain(row) if compared else "", f"{row.p:.3f}" if compared else ""
+    return f"{row.accuracy:.3f}", format_row_gain(row) if compared else "", format_p(row.p) if compared else ""
 
 
 def _scenes(folders: Folders, task: str) -> list[Scene]:

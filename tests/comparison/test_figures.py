@@ -36,7 +36,7 @@ def test_runs_are_drawn_as_gains_by_default(tmp_path: Path) -> None:
         kind: Path(draw_comparison(runs, tmp_path / f"{kind}.svg", kind)[-1]).read_text()
         for kind in (None, "gains", "table")
     }
-    interval = "gain over the baseline [95%]; filled"
+    interval = "gain in points over the baseline [95%]; filled"
     assert [interval in text for text in texts.values()] == [True, True, False]
     with pytest.raises(UserError, match="give --kind gains, table or ranks for the runs, or maps"):
         draw_comparison(runs, tmp_path / "p.svg", studies=[tmp_path])
@@ -55,6 +55,15 @@ def test_long_names_of_runs_and_tasks_are_inside_the_figure(tmp_path: Path) -> N
     assert [label.get_text().replace("\n", "") for label in shown] == [f"{task} (n = {len(BASE)})", run]
     for box in (label.get_window_extent() for label in shown):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 and box.y1 <= figure.bbox.height
+
+
+def test_gains_name_their_unit_and_the_roles_of_their_markers(tmp_path: Path) -> None:
+    write_run(tmp_path / "baseline", {"a": BASE, "b": [3 * score for score in BASE]})
+    write_run(tmp_path / "s", {"a": STEERED}, spec="vector=v")
+    write_run(tmp_path / "r", {"a": STEERED, "b": [3 * score for score in STEERED]}, spec="vector=v,control=random:0")
+    caption = gains_figure(compare(str(tmp_path)).rows).get_supxlabel().replace("\n", " ")
+    assert caption.startswith("gain, of shares in points, over the baseline [95%]; filled")
+    assert "circle: steered" in caption and "diamond: control" in caption and "square" not in caption
 
 
 def test_a_panel_of_many_systems_has_no_empty_rows(tmp_path: Path) -> None:

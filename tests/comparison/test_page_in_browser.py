@@ -299,7 +299,7 @@ def test_page_is_readable_on_a_phone_in_light_and_dark(opened: Page) -> None:
 
 
 def test_cells_have_the_same_colour_on_the_page_and_in_a_figure(tmp_path: Path) -> None:
-    gains = {(0, 0.5): 0.03, (0, 1.0): -0.01, (1, 0.5): 0.004, (1, 1.0): -0.4}
+    gains = {(0, 0.5): 0.03, (0, 1.0): -0.01, (1, 0.5): 0.004, (1, 1.0): -0.4, (2, 0.5): 0.0}
     write_study(tmp_path / "study", gains)
     write_run(tmp_path / "runs/baseline", {"a": [1.0, 0.0]})
     list(run_comparison([str(tmp_path / "runs")], studies=[tmp_path / "study"], html=tmp_path / "x.html"))
@@ -308,8 +308,8 @@ def test_cells_have_the_same_colour_on_the_page_and_in_a_figure(tmp_path: Path) 
     with browser(tmp_path / "profile") as shown:
         shown.open(tmp_path / "x.html")
         cells = shown.run(f"[...document.querySelectorAll('#maps td')].map((cell) => [cell.textContent, ...{colours}])")
-    assert [text for text, _, _ in cells] == ["+0.4", "-40.0", "+3.0", "-1.0"]
-    for text, ground, ink in cells:
+    assert [text for text, _, _ in cells] == ["0.0", "–", "+0.4", "-40.0", "+3.0", "-1.0"]
+    for text, ground, ink in (cell for cell in cells if cell[0] != "–"):
         expected = gain_colormap()(0.5 + float(text) / limit / 2)[:3]
         assert _rgb(ground) == pytest.approx(expected, abs=0.02), text
         assert _rgb(ink) == to_rgb(text_colour(float(text), limit)), text

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lmms_steer.demo.layout import Folders
+from lmms_steer.demo.page import print_table
 from lmms_steer.demo.results import ColourCurve, collect_rows, read_curve, write_curve, write_rows
 from lmms_steer.statistics.paired import compare_by_document
 from tests.helpers.runs import BASE, STEERED, by_document, write_run
@@ -47,3 +48,12 @@ def test_colour_curve_is_read_as_it_was_written(tmp_path: Path) -> None:
     content = json.loads((tmp_path / "curve.json").read_text())
     assert content == {"n": 2, "alphas": [0.0, 1.0], "p_red": {"red": {"0": [0.1, 0.9]}, "random-0": {"0": [0.1, 0.2]}}}
     assert read_curve(tmp_path / "curve.json") == curve and curve.random_vectors == ["random-0"]
+
+
+def test_a_small_p_is_not_printed_as_zero(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = Folders(tmp_path)
+    for name, scores in (("baseline", BASE), ("mean_shift", [1.0] * 100)):
+        write_run(folders.run("spatial", name), {"tiny_spatial": scores, "tiny_spatial_ood": scores})
+    print_table(collect_rows(folders))
+    printed = capsys.readouterr().out
+    assert printed.count("<0.001") == 2 and "0.000" not in printed

@@ -8,7 +8,7 @@ function drawMap(map) {
   const head = make("tr", {}, make("th", { scope: "col" }, "layer"), ...map.alphas.map((alpha) => make("th", { scope: "col" }, `${Number(alpha.toPrecision(4))}`)));
   const rows = [...map.layers.keys()].reverse().map((i) => make("tr", {}, make("th", { scope: "row" }, `${map.layers[i]}`),
     ...map.gains[i].map((gain, j) => {
-      if (gain === null) return make("td", {}, "·");
+      if (gain === null) return make("td", {}, "–");
       const best = map.best && map.best[0] === map.layers[i] && map.best[1] === map.alphas[j];
       const points = (100 * gain).toFixed(1);
       const share = 100 * gain / map.limit;
