@@ -12,6 +12,7 @@ from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.row_texts import SIGNIFICANT, format_gain
 from lmms_steer.comparison.studies import SearchMap, read_maps
 from lmms_steer.errors import UserError, unknown_name
+from lmms_steer.plots.glyphs import drawn_length
 from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_colour_bar, draw_heatmap, gain_colormap, text_colour
 from lmms_steer.plots.lines import draw_interval, draw_zero_line
 from lmms_steer.plots.style import ROLE_COLOURS, ROLE_MARKERS, figure_maker, figure_style, literal_text, wrapped_name
@@ -65,8 +66,10 @@ def _draw_table(maker: Any, rows: list[LeaderboardRow]) -> Any:
     cells = {(row.system, row.task): row for row in rows}
     values = [[_colour_value(cells.get((system, task))) for task in tasks] for system in systems]
     limit = max(1.0, float(np.nanmax(np.abs(values))) if not np.isnan(values).all() else 1.0)
-    column = max(1.25, 0.095 * max(map(len, tasks)))
-    size = (1.3 + 0.09 * max(map(len, systems)) + column * len(tasks), 1.0 + 0.42 * len(systems))
+    names, titles = list(map(wrapped_name, systems)), [wrapped_name(task) for task in tasks]
+    height = max(0.42, 0.16 * max(1 + name.count("\n") for name in names))
+    column = max(1.25, 0.095 * _widest(titles))
+    size = (1.3 + 0.09 * _widest(names) + column * len(tasks), 1.0 + height * len(systems))
     figure, axes = maker.subplots(figsize=size, layout="constrained")
     axes.imshow(values, cmap=gain_colormap(), vmin=-limit, vmax=limit, aspect="auto")
     for y, system in enumerate(systems):
@@ -78,9 +81,9 @@ def _draw_table(maker: Any, rows: list[LeaderboardRow]) -> Any:
                 style = {"ha": "center", "va": "center", "color": text_colour(values[y][x], limit)}
                 axes.text(x, y - 0.14, gain + star, **style)
                 axes.text(x, y + 0.24, interval, fontsize=_SMALLEST, **style)
-    labels = [f"{literal_text(task)}\n{_question_count(rows, task)}" for task in tasks]
-    axes.set_xticks(range(len(tasks)), labels)
-    axes.set_yticks(range(len(systems)), [literal_text(system) for system in systems])
+    counts = (_question_count(rows, task) for task in tasks)
+    axes.set_xticks(range(len(tasks)), [f"{literal_text(t)}\n{n}" for t, n in zip(titles, counts, strict=True)])
+    axes.set_yticks(range(len(systems)), list(map(literal_text, names)))
     axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     draw_caption(figure, f"gain{_unit(rows)} over the baseline [95%]; * Holm-corrected p < 0.05", _SMALL)
@@ -94,10 +97,9 @@ def _draw_gains(maker: Any, rows: list[LeaderboardRow]) -> Any:
     lines = -(-len(tasks) // columns)
     names = {row.system: wrapped_name(row.system) for row in rows}
     titles = {task: wrapped_name(f"{task} ({_question_count(rows, task)})", 36) for task in tasks}
-    widest = max(len(line) for name in names.values() for line in name.split("\n"))
     most_lines = max(sum(1 + names[row.system].count("\n") for row in rows if row.task == task) for task in tasks)
     most_lines += max(title.count("\n") for title in titles.values())
-    size = (1.2 + (2.0 + 0.075 * max(8, widest)) * columns, lines * (0.9 + 0.24 * most_lines))
+    size = (1.2 + (2.0 + 0.075 * max(8, _widest(names.values()))) * columns, lines * (0.9 + 0.24 * most_lines))
     # a gain in CIDEr or nats has no common axis with one in points, nor with each other
     share = all(row.scale > 1 for row in rows)
     figure, axes = maker.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False, sharex=share)
@@ -195,6 +197,11 @@ def _heatmap(one: SearchMap, maps: list[SearchMap]) -> HeatMap:
 def _colour_value(row: LeaderboardRow | None) -> float:
     """The improvement in points; NaN, which has no colour, for tasks that are not scored in shares."""
     return float("nan") if row is None or row.scale == 1 else row.direction * row.gain * row.scale
+
+
+def _widest(texts: Iterable[str]) -> int:
+    """The length of the longest line, in letters."""
+    return max(drawn_length(line) for text in texts for line in text.split("\n"))
 
 
 def _unit(rows: Iterable[LeaderboardRow]) -> str:

@@ -4,6 +4,7 @@ Without this, matplotlib prints a warning for each character and draws a box, th
 """
 
 import logging
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +74,14 @@ def missing_characters(text: str, families: list[str]) -> str:
 def font_with(character: str) -> str | None:
     """The family of an installed font that has a character; None if there is none."""
     return next((family for family, path in _installed() if ord(character) in _characters(path)), None)
+
+
+def drawn_length(text: str) -> int:
+    """The length of a text as a figure shows it, in letters: with escapes, and two for each wide character."""
+    if text.isascii():
+        return len(text)
+    written = _written(text, {})
+    return len(written) + sum(unicodedata.east_asian_width(character) in "WF" for character in written)
 
 
 def _written(text: str, missing_anywhere: dict[str, None]) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmms_steer._util.extras import require_extra
 from lmms_steer.errors import UserError, reason
-from lmms_steer.plots.glyphs import choose_fonts, no_glyph_warnings
+from lmms_steer.plots.glyphs import choose_fonts, drawn_length, no_glyph_warnings
 
 if TYPE_CHECKING:
     from lmms_steer.plots.figure import FigureMaker
@@ -120,10 +120,14 @@ def literal_text(text: str) -> str:
 
 
 def wrapped_name(name: str, width: int = 28) -> str:
-    """Break a long name into lines after its underscores, hyphens and slashes, so that an axis has room for it."""
+    """Break a long name into lines, so that an axis has room for it.
+
+    Lines end after underscores, hyphens, slashes and spaces, within a word only where it is longer than a line.
+    """
     lines = [""]
-    for part in re.findall(r"[^_\-/ ]*[_\-/ ]*", name):
-        if lines[-1] and len(lines[-1]) + len(part) > width:
-            lines.append("")
-        lines[-1] += part
+    for word in re.findall(r"[^_\-/ ]*[_\-/ ]*", name):
+        for part in [word] if drawn_length(word) <= width else word:
+            if lines[-1] and drawn_length(lines[-1]) + drawn_length(part) > width:
+                lines.append("")
+            lines[-1] += part
     return "\n".join(lines)

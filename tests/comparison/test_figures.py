@@ -1,6 +1,7 @@
 """`lmms-steer plot`: figures of runs and of searches."""
 
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from lmms_steer.comparison.api import compare
 from lmms_steer.comparison.command import draw_comparison, run_comparison
 from lmms_steer.comparison.figures import gains_figure
 from lmms_steer.comparison.studies import SearchMap, read_maps
+from lmms_steer.plots import glyphs
+from lmms_steer.plots.style import save_figure
 from tests.helpers.runs import BASE, STEERED, write_chosen_runs, write_run, write_study
 
 
@@ -55,6 +58,23 @@ def test_long_names_of_runs_and_tasks_are_inside_the_figure(tmp_path: Path) -> N
     assert [label.get_text().replace("\n", "") for label in shown] == [f"{task} (n = {len(BASE)})", run]
     for box in (label.get_window_extent() for label in shown):
         assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0 and box.y1 <= figure.bbox.height
+
+
+def test_names_that_no_font_has_are_inside_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glyphs, "font_with", lambda _: None)
+    write_run(tmp_path / "baseline", {"a": BASE, "b": BASE, "c": BASE})
+    for name in ("基线模型图像计数向量层十六强度一百二十图像标记测试", "W" * 37):
+        write_run(tmp_path / name, {"a": STEERED, "b": STEERED, "c": STEERED}, spec="vector=v")
+    figure = gains_figure(compare(str(tmp_path)).rows)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figure(figure, tmp_path / "x.png")
+        figure.draw_without_rendering()
+    panels = sorted((axes.get_window_extent() for axes in figure.axes), key=lambda box: box.x0)
+    labels = [[label.get_window_extent() for label in axes.get_yticklabels()] for axes in figure.axes]
+    assert all(box.x0 >= 0 for box in labels[0]) and panels[-1].x1 <= figure.bbox.width
+    assert all(box.x0 > panel.x1 for panel, after in zip(panels, labels[1:], strict=False) for box in after)
+    assert all(box.y0 >= 0 and box.y1 <= figure.bbox.height for boxes in labels for box in boxes)
 
 
 def test_gains_name_their_unit_and_the_roles_of_their_markers(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from lmms_steer.plots import glyphs
-from lmms_steer.plots.glyphs import choose_fonts, font_with, missing_characters
-from lmms_steer.plots.style import embedded_svg, figure_maker, figure_style, save_figure
+from lmms_steer.plots.glyphs import choose_fonts, drawn_length, font_with, missing_characters
+from lmms_steer.plots.style import embedded_svg, figure_maker, figure_style, save_figure, wrapped_name
 
 UNKNOWN = "空間 स्थान 🚀"
 
@@ -43,6 +43,15 @@ def test_characters_that_no_font_has_are_escaped_with_one_note(
     figure.draw_without_rendering()
     escaped = r"\u7a7a\u9593 \u0938\u094d\u0925\u093e\u0928 \U0001f680"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["naïve", escaped]
+
+
+def test_the_length_of_a_text_is_that_of_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drawn_length("naïve_name") == 10
+    monkeypatch.setattr(glyphs, "font_with", lambda _: "some font")
+    assert drawn_length("a空間") == 5
+    monkeypatch.setattr(glyphs, "font_with", lambda _: None)
+    assert drawn_length("a空間") == len(r"a\u7a7a\u9593")
+    assert wrapped_name("空間空間空_a", 12) == "空間\n空間\n空_a"
 
 
 def test_another_installed_font_draws_what_the_own_one_lacks() -> None:
