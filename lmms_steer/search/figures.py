@@ -65,7 +65,7 @@ def _heatmap(maker: Any, name: str, grid: ScoreGrid, result: VectorResult) -> An
     if control_gains:
         random = f"; best of {len(control_gains)} random: {format_points(100 * max(control_gains))}"
     squares = [drawn for drawn in maps.values() if not drawn.continuous]
-    dropped = " · dot: dropped early" if any(drawn.dropped for drawn in squares) else ""
+    dropped = " · dot: dropped early" if any(drawn.dropped for drawn in maps.values()) else ""
     untried = " · grey: not tried" if any(len(d.cells) < len(d.layers) * len(d.alphas) for d in squares) else ""
     best = f"best {format_points(100 * result.best.gain)} points (framed)"
     title = fill(f"{format_vector_name(name)}: {best}{random}{dropped}{untried}", int(_CHARACTERS * size[0]))
@@ -98,8 +98,12 @@ def _curve(maker: Any, name: str, grid: ScoreGrid, result: VectorResult) -> Any:
     alphas = [grid.cells[i].alpha for i in rows]
     mean, low, high = np.array([_gain_points(grid, i) for i in rows]).T
     figure, ax = maker.subplots(figsize=(6, 3.6), layout="constrained")
-    draw_band(ax, alphas, low, high, BLUE, label="95% of the paired gain")
+    draw_band(ax, alphas, low, high, BLUE, label="95% interval of the gain")
     draw_curve(ax, alphas, mean, BLUE)
+    early = [place for place, i in enumerate(rows) if i not in set(grid.finalists)]
+    if early:
+        points = np.array(alphas)[early], mean[early]
+        ax.plot(*points, "o", color="white", markeredgecolor=BLUE, markersize=4.5, label="dropped early")
     for control in result.controls.values():
         ax.axhline(100 * control.gain, color=VERMILLION, linewidth=0.8, linestyle=":")
     if result.controls:

@@ -123,6 +123,10 @@ def test_every_strategy_writes_the_same_files_and_reports_when_nothing_won(tmp_p
                          "control_random_0.yaml", "answer_bias.yaml", "heatmap.png", "alpha.svg"}  # fmt: skip
         cells = pq.read_table(folder / "cells.parquet").to_pylist()
         assert any(cell["dropped"] for cell in cells) == strategy.startswith("race")
+        best = result_of(folder)["vectors"]["counting"]["best"]
+        curve = ("counting", best["layer"], best["tokens"])
+        own = [cell for cell in cells if (cell["vector"], cell["layer"], cell["tokens"]) == curve]
+        assert ("dropped early" in (folder / "alpha.svg").read_text()) == any(cell["dropped"] for cell in own)
 
 
 @pytest.mark.slow
