@@ -4,7 +4,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from lmms_steer import UserError
 from lmms_steer.recipes.cells import Cell, Marks, missing_output
@@ -282,6 +284,7 @@ def test_a_cell_depends_on_the_local_copies_that_its_tasks_read(
         content = {"rows": {split: 1}, "files": {split: ["a.parquet"]}, "sha256": {"a.parquet": sha256}}
         (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / name / "manifest.json").write_text(json.dumps(content))
+        parquet.write_table(pyarrow.table({"a": [1]}), tmp_path / "data" / name / "a.parquet")
 
     marks = Marks(tmp_path)
     monkeypatch.setenv("LMMS_STEER_DATA", str(tmp_path / "data"))
