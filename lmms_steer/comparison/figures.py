@@ -15,14 +15,20 @@ from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.plots.glyphs import drawn_length
 from lmms_steer.plots.heatmap import HeatMap, colour_limit, draw_colour_bar, draw_heatmap, gain_colormap, text_colour
 from lmms_steer.plots.lines import draw_interval, draw_zero_line
-from lmms_steer.plots.style import ROLE_COLOURS, ROLE_MARKERS, figure_maker, figure_style, literal_text, wrapped_name
+from lmms_steer.plots.style import (
+    MARKER_NAMES,
+    ROLE_COLOURS,
+    ROLE_MARKERS,
+    figure_maker,
+    figure_style,
+    literal_text,
+    wrapped_name,
+)
 from lmms_steer.plots.ticks import draw_caption
 
 GAINS = ("gains", "table", "ranks")
 KINDS = (*GAINS, "maps")
 _MAX_COLUMNS = 3
-_SHAPES = {"steered": "circle", "control": "diamond", "prompted": "square", "other": "triangle", "baseline": "line"}
-"""Names of `ROLE_MARKERS`."""
 _SMALL = 8
 _SMALLEST = 6.5
 
@@ -116,7 +122,7 @@ def _draw_gains(maker: Any, rows: list[LeaderboardRow]) -> Any:
         ax.set_title(literal_text(titles[task]))
         ax.xaxis.set_tick_params(labelbottom=True)
     roles = dict.fromkeys(row.role for row in rows)
-    key = "".join(f"; {_SHAPES[role]}: {role}" for role in roles if len(roles) > 1)
+    key = "".join(f"; {MARKER_NAMES[ROLE_MARKERS[role]]}: {role}" for role in roles if len(roles) > 1)
     draw_caption(figure, f"gain{_unit(rows)} over the baseline [95%]; filled: Holm-corrected p < 0.05{key}", _SMALL)
     return figure
 

@@ -22,6 +22,8 @@ ROLE_COLOURS = {"baseline": GREY, "steered": BLUE, "control": VERMILLION, "promp
 """The colour of each role of a system; where a figure has no roles, blue comes first and vermillion second."""
 ROLE_MARKERS = {"baseline": "_", "steered": "o", "control": "D", "prompted": "s", "other": "^"}
 """Each role has a marker of its own, so that colour is never the only difference."""
+MARKER_NAMES = {"_": "line", "o": "circle", "D": "diamond", "s": "square", "^": "triangle"}
+"""What a caption calls these markers."""
 
 SUFFIXES = (".png", ".svg", ".pdf")
 _STYLE: dict[Any, Any] = {

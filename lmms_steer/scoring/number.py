@@ -9,8 +9,8 @@ _NUMBER = re.compile(
     rf"(?<![\w.,])(?<!(?<!\d)-)(?:\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?|{NUMBER_WORD})(?![\w]|[.,]\d|-[a-z])",
     re.IGNORECASE,
 )
-# "no one" means 0, but "no more than 4" refers to 4, and "no idea" is not a number
 _NOT_ONE = r"(?:any|(?:even )?(?:a single )?one|a single)\b(?: one\b)?"
+# "no one" means 0, but "no more than 4" refers to 4, and "no idea" is not a number
 _NONE = re.compile(
     r"^(?:none$|no (?!idea$|clue$|answer$|way$)\w+$"
     rf"|not {_NOT_ONE}$|i (?:do not|don't|cannot|can't|can not) see {_NOT_ONE}"
@@ -33,7 +33,6 @@ _FIRST_MARK = re.compile(
     r"(?:^|\n|(?<!(?i:total))(?<!(?i:count))(?<!(?i:number))(?<!(?i:answer)):)[\s\-*•]*"
     r"(1[.)][ \t]+(?!(?:The|There|That|This|These|It|Its|Nothing|Only|So|I)\b)(?=[^\W\d]))"
 )
-_MARK = re.compile(r"(?:^|:)[\s\-*•]*(1[.)]\s+(?=[^\W\d]))")
 _MARK = re.compile(r"(?<!\S)(\d{1,3})[.)](?=\s|$)")
 
 
@@ -42,8 +41,8 @@ def parse_number(answer: str, strict: bool = False) -> int | None:
 
     A number after `the answer is`, after the last `=` or next to `in total` takes precedence over the others.
     `There are no …` is the number 0; with another number in the answer it is one of several. The marks of a list that
-    begins the answer or follows a colon (`1. a cube`) are no numbers. The strict reading takes
-    an answer that is a number, or where a number and nothing else follows `the answer is`.
+    begins the answer or follows a colon (`1. a cube`) are no numbers. The strict reading takes an answer that is a
+    number, or where a number and nothing else follows `the answer is`.
 
     Args:
         answer: the model's answer.

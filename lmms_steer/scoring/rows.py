@@ -49,12 +49,11 @@ def check_rows(task: str, docs: Any, prompted: bool = False) -> None:
 
 
 def _prompt_problem(doc: Mapping[str, Any]) -> str:
+    """Say what is wrong with what a row asks; "" if nothing is."""
     prompt = doc.get("prompt") or doc.get("question")
-    return (
-        ""
-        if isinstance(prompt, str) and prompt.strip()
-        else f"the question is {shorten(repr(prompt))}: expected a text"
-    )
+    if isinstance(prompt, str) and prompt.strip():
+        return ""
+    return f"the question is {shorten(repr(prompt))}: expected a text"
 
 
 def _problem(doc: Mapping[str, Any]) -> str:

@@ -199,12 +199,12 @@ def test_a_bad_row_of_vsr_is_one_line(line: str, message: str, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("chartqa", {"label": []}, r"'label' is \[\]: expected a list of answers"),
-        ("chartqa", {"label": [""]}, r"'label' is \[''\]: expected a list of answers"),
+        ("chartqa", {"label": []}, r"'label' is \[\]: expected a list that is not empty"),
+        ("chartqa", {"label": [""]}, r"'label' is \[''\]: expected a list that is not empty"),
         ("chartqa", {"query": None}, "'query' holds None: expected a text"),
-        ("vqav2", {"answers": None}, "'answers' is None: expected a list of answers"),
+        ("vqav2", {"answers": None}, "'answers' is None: expected a list that is not empty"),
         ("coco_captions", {"answer": ["A cat.", None]}, "'answer' holds None: expected a text"),
-        ("coco_captions", {"answer": ["", ""]}, r"'answer' is \['', ''\]: expected a list of answers"),
+        ("coco_captions", {"answer": ["", ""]}, r"'answer' is \['', ''\]: expected a list that is not empty"),
         ("vtabfact", {"gt": "entailed"}, "'gt' is 'entailed': expected one of true, yes, 1, false, no, 0"),
         (
             "vtabfact",
@@ -236,7 +236,7 @@ def test_a_text_is_not_taken_for_a_list_of_letters(tmp_path: Path, release: dict
     (path,) = release["chartqa"].rglob("test-*.parquet")
     rows = [{**row, "label": row["label"][0]} for row in pq.read_table(path).to_pylist()]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / path.name)
-    with pytest.raises(UserError, match=r"row 1: 'label' is '\d+': expected a list of answers"):
+    with pytest.raises(UserError, match=r"row 1: 'label' is '\d+': expected a list that is not empty"):
         list(import_release("chartqa", tmp_path, tmp_path / "copies"))
 
 

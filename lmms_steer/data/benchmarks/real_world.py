@@ -112,7 +112,8 @@ class Release:
             # empty texts beside others are left out when an answer is scored
             said = [one for one in value if one != ""] if isinstance(value, list) else value
             if isinstance(value, list) != listed or said in ("", []):
-                return f"{name!r} is {shorten(repr(value))}: expected {'a list of answers' if listed else 'one value'}"
+                wanted = "a list that is not empty" if listed else "one value"
+                return f"{name!r} is {shorten(repr(value))}: expected {wanted}"
             inner = kind.value_type if listed else kind
             expected = str if pa.types.is_string(inner) else dict if pa.types.is_struct(inner) else int
             wrong = [one for one in (said if listed else [said]) if not isinstance(one, expected)]
