@@ -313,7 +313,8 @@ def test_contrasting_prompts_are_refused_where_image_tokens_do_not_depend_on_the
     model, processor = build(name)
     rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
     file = folder / "contrasting.jsonl"
-    file.write_text("\n".join(json.dumps({**row, "contrast": f"not {row['prompt']}"}) for row in rows))
+    # one prompt about all images: the contrast alone differs
+    file.write_text("\n".join(json.dumps({**row, "prompt": "is it red ?", "contrast": "is it blue ?"}) for row in rows))
     settings = ExtractionSettings(at="image")
     runner = ShrinkingRunner("questions")
     expected: Any = nullcontext()
