@@ -57,7 +57,7 @@ def generate_data(
 
 @commands.command("questions")
 def write_questions(
-    task: Annotated[str, typer.Argument(help="A task with one image a question, for vectors a _select task.")],
+    task: Annotated[str, typer.Argument(help="A task with one image per question; to make vectors, a _select task.")],
     out: Annotated[Path, typer.Argument(help="Folder for questions.jsonl and the images.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first questions.")] = None,
     include_path: Annotated[

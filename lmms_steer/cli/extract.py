@@ -37,14 +37,18 @@ def extract(
             " mean shift, METHOD-CONTROL is the control of another method."
         ),
     ] = "mean_shift",
-    store: Annotated[Path | None, typer.Option(help="Store to write to. Default: yours.")] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Folder to write to. Default: your store, ~/.cache/lmms-steer/vectors.")
+    ] = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Replace vectors of the same names made from other sentences or weights."),
     ] = False,
     name: Annotated[
         str | None,
-        typer.Option(help="Name of the model in the store, if another has its own. Default: the end of --backbone."),
+        typer.Option(
+            help="The model's name in the store, if another model has it already. Default: the last part of --backbone."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     layers: Annotated[
@@ -56,14 +60,19 @@ def extract(
         typer.Option(help="A sae-lens release, RELEASE:ID with {layer} in it, or a folder. Default: known SAEs."),
     ] = None,
     judge: Annotated[
-        str, typer.Option(help="Check of the SAE features: llm (OPENAI_API_KEY, OPENAI_BASE_URL), ask (you) or none.")
+        str,
+        typer.Option(
+            help="Who checks SAE features: llm (OPENAI_API_KEY, OPENAI_BASE_URL), ask (you) or none (keep all)."
+        ),
     ] = "llm",
     neutral: Annotated[
         Path | None, typer.Option(help="Text file, one sentence per line, for the contexts that the judge sees.")
     ] = None,
     questions: Annotated[
         Path | None,
-        typer.Option(help="JSONL of image, prompt, contrast: extract from a multimodal model's images."),
+        typer.Option(
+            help="JSONL file, one image, prompt and contrast per line: read a multimodal model at these questions."
+        ),
     ] = None,
     image_contrast: Annotated[
         str | None,
@@ -83,7 +92,9 @@ def extract(
     ] = "last",
     orthogonal_to: Annotated[
         str | None,
-        typer.Option("--orthogonal_to", "--orthogonal-to", help="Vectors whose component is removed at each layer."),
+        typer.Option(
+            "--orthogonal_to", "--orthogonal-to", help="Remove the component along this vector at each layer."
+        ),
     ] = None,
     paper_exact: Annotated[
         bool,

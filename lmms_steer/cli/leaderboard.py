@@ -60,7 +60,9 @@ def check_board(
     every: Annotated[bool, typer.Option("--all", help="Also print what passed and what could not be checked.")] = False,
     markdown: Annotated[Path | None, typer.Option(help="Write a Markdown table of all entries and checks.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes. Default: one for each core.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Check entries again that did not change.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Check all entries, including those that did not change.")
+    ] = False,
 ) -> None:
     """Check the entries that changed, by the rules in leaderboard.yaml; exit status 1 if one is refused."""
     from lmms_steer.board.reading import read_board

@@ -49,9 +49,7 @@ def search(
     ] = "",
     spec: Annotated[
         str,
-        typer.Option(
-            help="Keys of a spec that every cell has, beside vector, layer, alpha and tokens: site=mlp,scale=token."
-        ),
+        typer.Option(help="More keys of the spec, the same for every cell: site=mlp,scale=token."),
     ] = "",
     strategy: Annotated[
         str,
@@ -78,7 +76,7 @@ def search(
     confirm: Annotated[
         str | None,
         typer.Option(
-            help="Task to measure the choices on, those of controls too, once, at the end: on all of its questions."
+            help="At the end, measure the choices (controls included) once on all questions of this other task."
         ),
     ] = None,
     include_path: IncludePath = None,
@@ -180,7 +178,7 @@ def layers(
     allow_test: AllowTest = False,
     plot: Annotated[Path | None, typer.Option(help="Also draw the scores into this file (.png, .svg, .pdf).")] = None,
 ) -> None:
-    """Score a vector's layers without searching them: one row a layer, one column a score, the best marked."""
+    """Score a vector's layers without searching them: one row per layer, one column per score, the best marked."""
     from lmms_steer.plots.style import check_figure_suffix
     from lmms_steer.search.layers import layers as score_layers
 

@@ -166,7 +166,10 @@ def _check_search(recipe: Recipe, tree: YamlNode) -> None:
     if search.choose == "per_target":
         _check_value(tree, ("search", "choose"), parse_strategy(search.strategy or "grid").check_targets)
     if recipe.metric is not None and search.score == "letters":
-        error = UserError(f"metric: {recipe.metric}: with score: letters the likeliest letter counts: leave one out")
+        error = UserError(
+            f"metric: {recipe.metric} cannot be combined with score: letters, which counts the likeliest letter: remove"
+            " one of them"
+        )
         raise _with_line(tree, ("metric",), error)
 
 
