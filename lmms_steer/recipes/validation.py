@@ -167,8 +167,7 @@ def _check_search(recipe: Recipe, tree: YamlNode) -> None:
         _check_value(tree, ("search", "choose"), parse_strategy(search.strategy or "grid").check_targets)
     if recipe.metric is not None and search.score == "letters":
         error = UserError(
-            f"metric: {recipe.metric} cannot be combined with score: letters, which counts the likeliest letter: remove"
-            " one of them"
+            f"metric: {recipe.metric}: with score: letters the likeliest letter counts: remove one of the two"
         )
         raise _with_line(tree, ("metric",), error)
 

@@ -133,7 +133,9 @@ class SearchOptions:
         if self.harness == LM_EVAL and shown:
             raise UserError(f"--tokens {shown[0]}: a text model has no {shown[0]} tokens")
         if self.harness == LMMS_EVAL and self.score == "letters" and self.metric is not None:
-            raise UserError(f"--metric {self.metric}: with --score letters the likeliest letter counts: leave one out")
+            raise UserError(
+                f"--metric {self.metric}: with --score letters the likeliest letter counts: remove one of the two"
+            )
         check_strengths(self.alphas, self.chosen_strategy)
         self._check_choose()
         chosen = self.chosen_strategy
