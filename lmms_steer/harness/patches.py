@@ -4,6 +4,7 @@ Each patch wraps one function and is applied once. The last two concern every mo
 
 | Patched | Effect | Why |
 |---|---|---|
+| `TaskManager._get_task_and_group` | reads installed task files by libyaml | 2,200 files took two seconds |
 | `TaskManager.initialize_tasks` | indexes our task folder | otherwise every command needs `--include_path` |
 | `TaskManager.initialize_tasks` | a failed run ends the command | `cli_evaluate` catches exceptions and exits with 0 |
 | `TaskManager.load_task_or_group` | a `UserError` ends the command | missing data is a user's mistake |
@@ -35,6 +36,7 @@ from lmms_steer.harness.command_line import end_command_line, end_failed_runs, i
 from lmms_steer.harness.names import wrapper_of
 from lmms_steer.harness.saving import check_output, saved_with_results, saved_with_samples
 from lmms_steer.harness.task_files import tasks_dir
+from lmms_steer.harness.task_index import with_libyaml
 from lmms_steer.harness.tasks import cannot_be_loaded, check_choices, loading_mistake, out_of_reach
 from lmms_steer.steering.hooks import Attachment
 from lmms_steer.steering.resolved import ResolvedSpec
@@ -89,6 +91,7 @@ def index_our_tasks() -> None:
     """Patch `TaskManager`, so that every instance has our tasks. Called when lmms-eval loads its plugins."""
     from lmms_eval.tasks import TaskManager
 
+    wrap_once(TaskManager, "_get_task_and_group", with_libyaml)
     wrap_once(TaskManager, "initialize_tasks", _with_our_tasks)
     wrap_once(TaskManager, "load_task_or_group", _with_errors_ending)
     wrap_once(TaskManager, "_load_individual_task_or_group", _with_prompts_of_wrapper)
