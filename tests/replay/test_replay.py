@@ -16,6 +16,7 @@ from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.margins import gradients_of_margin
 from lmms_steer.search.scorers import LetterScorer
 from lmms_steer.steering.anatomy import decoder_layers
+from tests.helpers import architectures
 from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, vectors
 
@@ -45,6 +46,13 @@ def test_stacked_cells_equal_the_hooks_at_every_layer_and_target(vlm: Any, texts
             moved = max(moved, float((logits - replay.base).abs().max()))
     assert moved > 0.01, "steering must have an effect"
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in decoder_layers(model))
+
+
+def test_layers_between_which_something_depends_on_their_outputs_are_not_replayed() -> None:
+    crossed = architectures.model("idefics")
+    ids = torch.tensor([[architectures.IMAGE, 20, 21, 22]])
+    with pytest.raises(RuntimeError, match="what it adds between its layers depends on them"):
+        Replay(crossed, architectures.inputs(crossed, ids), ReplayOptions())
 
 
 def test_positions_before_the_first_steered_token_are_reused_in_causal_models_only(vlm: Any) -> None:

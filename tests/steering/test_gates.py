@@ -132,6 +132,24 @@ def test_the_prompt_decides_for_its_sequence_through_generation(causal_vlm: Any,
         assert torch.equal(single[0, -3:], beams[place, -3:])
 
 
+def test_without_a_mask_pad_tokens_are_no_part_of_the_prompt_that_decides(causal_vlm: Any) -> None:
+    name, model, processor = causal_vlm
+    batch = batch_of(name, processor, *TEXTS)
+    real = batch["attention_mask"].bool()
+    row = int((~real).any(1).nonzero()[0, 0])
+    hidden = record(model, lambda: forward(model, batch))[0][row]
+    with_pads, without = scores("cosine", torch.stack([hidden.mean(0), hidden[real[row]].mean(0)]), 0).tolist()
+    keys = {"gate": "cosine", "gate_layer": 0, "gate_vector": "c", "read": "prompt", "tokens": "text"}
+    spec = line(**keys, threshold=(with_pads + without) / 2)
+    options = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False}
+    options |= {"return_dict_in_generate": True, "output_logits": True}
+    options |= {"suppress_tokens": [model.config.image_token_id]}
+    with steer(model, spec, {"v": V, "c": PROBE}):
+        expected = torch.stack(model.generate(**batch, **options).logits)
+        found = torch.stack(model.generate(**(batch | {"attention_mask": None}), **options).logits)
+    assert (found - expected).abs().max() < 1e-4
+
+
 def repeated(value: Tensor, copies: int) -> Tensor:
     """The images of each prompt, which may be several rows, as often as the prompt."""
     by_prompt: Tensor = value.reshape(len(TEXTS), -1, *value.shape[1:])
