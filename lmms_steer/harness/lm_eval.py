@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from lmms_steer._util.logging import print_notes
-from lmms_steer.errors import UserError, first_line, unknown_name
+from lmms_steer.errors import SteeringError, UserError, first_line, unknown_name
 from lmms_steer.harness.arguments import check_repeated, merge_args
 from lmms_steer.harness.names import LM_EVAL_MODELS
 from lmms_steer.harness.patches import output_suffix, wrap_once
@@ -213,15 +213,26 @@ class _SteeredLmEval(SteeringMixin):
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         wrapper: Any = self
-        longest = wrapper.max_length + 1
-        for _, context, answer in requests:
-            # the last token is predicted but never part of the input
-            self._answer_lengths[tuple((context + answer)[-longest:][:-1])] = len(answer) - 1
         parent: Any = super()
-        try:
+        if not self.attachment:
             return parent._loglikelihood_tokens(requests, *args, **kwargs)
-        finally:
-            self._answer_lengths.clear()
+        longest = wrapper.max_length + 1
+        found: dict[int, Any] = {}
+        while len(found) < len(requests):
+            together = []
+            for number in range(len(requests)):
+                _, context, answer = requests[number]
+                # the last token is predicted but never part of the input
+                row, length = tuple((context + answer)[-longest:][:-1]), len(answer) - 1
+                # of two requests with the same ids, another may begin its answer elsewhere: that is for another call
+                if number not in found and self._answer_lengths.setdefault(row, length) == length:
+                    together.append(number)
+            try:
+                returned = parent._loglikelihood_tokens([requests[number] for number in together], *args, **kwargs)
+            finally:
+                self._answer_lengths.clear()
+            found |= dict(zip(together, returned, strict=True))
+        return [found[number] for number in range(len(requests))]
 
     def _model_call(self, inps: Tensor, *args: Any, **kwargs: Any) -> Any:
         parent: Any = super()
@@ -236,7 +247,7 @@ class _SteeredLmEval(SteeringMixin):
             answer = self._answer_lengths.get(tuple(row[:end]))
             if answer is not None:
                 return len(row) - end + answer
-        return 0
+        raise SteeringError("lm-eval scored a text that it was not asked for: where its answer begins is not known")
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """The checkpoint's chat template, as lm-eval asks for it with `--apply_chat_template`.

@@ -164,12 +164,14 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
 
     @contextmanager
     def unsteered(self) -> Iterator[None]:
-        """The block in which the model has no hooks."""
+        """The block in which the model has no hooks; inside of another such block, nothing changes."""
+        was_steered = bool(self.attachment)
         self.attachment.remove()
         try:
             yield
         finally:
-            self.attachment = self._attach()
+            if was_steered:
+                self.attachment = self._attach()
 
     def prepare(self) -> None:
         """Resolve the spec before the weights are read, so that mistakes are found early."""

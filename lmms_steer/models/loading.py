@@ -173,7 +173,12 @@ def configure_images(processor: Any, settings: dict[str, Any]) -> None:
         elif not hasattr(images, name):
             raise UserError(f"{name}={value}: a {type(images).__name__} has no such setting")
         else:
-            setattr(images, name, value if name == "do_image_splitting" else check_positive(name, value))
+            check = check_bool if name == "do_image_splitting" else check_positive
+            setattr(images, name, check(name, value))
+    if in_pixels and settings.keys() & _PIXEL_LIMITS.keys():
+        least, most = (dict(images.size)[edge] for edge in _PIXEL_LIMITS.values())
+        if least > most:
+            raise UserError(f"min_pixels={least} is larger than max_pixels={most}: no image has such a size")
 
 
 def _limits_pixels(images: Any) -> bool:

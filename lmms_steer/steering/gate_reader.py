@@ -1,6 +1,7 @@
 """What the gate of an intervention decides, from hidden states that somebody else has read."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -57,9 +58,13 @@ class GateReader:
         given = hidden.float()
         # a function that changes its argument in place must not reach the model's own tensor
         given = given.clone() if given is hidden else given
+        probe = self._probe_on(hidden.device)
+        if not is_built_in(self.gate.function):
+            # nor the direction, which every call is given
+            probe = replace(probe, direction=probe.direction.clone())
         what = f"gate {self.gate.name!r}"
         with failures_of(what):
-            returned = self.gate.function(given, self._probe_on(hidden.device))
+            returned = self.gate.function(given, probe)
             scores = checked_tensor(what, returned, hidden.shape[:-1], hidden).to(hidden.device)
         if not is_built_in(self.gate.function):
             # positions of padding may hold zeros, which have no direction

@@ -57,6 +57,11 @@ def _read(
     vectors: Mapping[str, SteeringVectors] | None,
     fields: Mapping[str, Any],
 ) -> Given:
+    if not isinstance(vectors, Mapping | None):
+        raise UserError(
+            f"vectors={shorten(repr(vectors))}: the third argument is vectors by name; write the others with their"
+            " names, as in layer=3, alpha=0.5"
+        )
     is_path = isinstance(what, os.PathLike)
     if isinstance(what, os.PathLike):
         what = os.fspath(what)

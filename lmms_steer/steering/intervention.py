@@ -273,15 +273,17 @@ def _parse_layer(key: str, value: object) -> int | None:
         return None
     number = _parse_number(value)
     if not math.isfinite(number) or number != int(number):
-        several = f"; for several write layers={_quote(value)}" if key == "layer" and _is_range(value) else ""
+        several = f"; for several write layers={_quote(value)}" if key == "layer" and _is_several(value) else ""
         raise UserError(f"{key}={shorten(value)}: expected one whole number, the 0-based decoder layer{several}")
     if number < 0:
         raise UserError(f"{key}={shorten(value)}: layers are counted from 0 up, negative numbers are not allowed")
     return int(number)
 
 
-def _is_range(value: object) -> bool:
+def _is_several(value: object) -> bool:
     """Whether this is a way to write several layers."""
+    if isinstance(value, list | tuple | range):
+        return True
     try:
         return isinstance(value, str) and bool(read_layers(value, ""))
     except UserError:

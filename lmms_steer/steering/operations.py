@@ -213,6 +213,9 @@ def apply_operation(operation: Operation, hidden: "Tensor", vector: ScaledVector
     if operation.in_float32 and given is hidden:
         # a function that changes its argument in place must not reach the other positions
         given = hidden.clone()
+    if not is_built_in(operation.function):
+        # nor the vector, which every call is given
+        vector = replace(vector, delta=vector.delta.clone(), unit=vector.unit.clone())
     what = f"operation {operation.name!r}"
     with failures_of(what):
         changed = checked_tensor(what, operation.function(given, vector), hidden.shape, hidden)

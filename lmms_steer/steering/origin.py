@@ -16,6 +16,8 @@ def other_model_warnings(name: str, provenance: Mapping[str, Any], model: str) -
         model: the name or path of the model to be steered.
     """
     source = provenance.get("model")
+    if isinstance(source, str):
+        source = short_name(source)
     # where the model has another name in the store (`extract --name`), its id is still its own
     sources = {source, short_name(str(provenance.get("model_id") or ""))}
     own = backbone_of(model)

@@ -119,7 +119,8 @@ class SteeringSpec:
         Raises:
             UserError: for a file that cannot be read as a spec.
         """
-        data = read_yaml(Path(str(path)), "the steering file").typed()
+        node = read_yaml(Path(str(path)), "the steering file")
+        data = node.typed()
         provenance = data.pop("provenance", {}) if isinstance(data, dict) else {}
         entries = data.get("interventions") if isinstance(data, dict) else None
         if not isinstance(provenance, dict):
@@ -133,6 +134,9 @@ class SteeringSpec:
             raise UserError(
                 f"{str(path)!r} is not a steering file: expected 'interventions:' with a list such as - {_YAML_EXAMPLE}"
             )
+        # of YAML 1.1, 3:7 is a number to the base of 60, and 010 is 8
+        for entry, written in zip(entries, node.untyped()["interventions"], strict=True):
+            entry |= {key: written[key] for key in ("layer", "layers") if isinstance(written.get(key), str)}
         interventions = (_read_entry(entry, path, number) for number, entry in enumerate(entries, start=1))
         return cls(tuple(interventions), provenance)
 

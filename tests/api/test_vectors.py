@@ -161,6 +161,12 @@ def test_what_is_no_vector_and_no_spec_is_refused(gemma: Any, given: Any, messag
             logits(gemma, given, **fields)
 
 
+@pytest.mark.parametrize("third", [2, [RED]])
+def test_a_third_argument_that_holds_no_vectors_by_name_is_refused(gemma: Any, third: Any) -> None:
+    with pytest.raises(UserError, match="the third argument is vectors by name"):
+        logits(gemma, RED, third)
+
+
 def test_vectors_say_what_they_are_in_a_few_words() -> None:
     vectors = lmms_steer.load_vectors(RED)
     assert len(repr(vectors)) < 120 and "colour-red" in repr(vectors)

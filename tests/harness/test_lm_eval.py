@@ -49,6 +49,16 @@ def test_phase_all_agrees_with_lm_eval_s_own_steered_model(tmp_path: Path) -> No
     assert ours(phase="all") == theirs.loglikelihood(requests())
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_a_text_is_scored_by_where_its_answer_begins_and_not_by_another_request(order: tuple[int, ...]) -> None:
+    lm: Any = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **{**SPEC, "alpha": 4})
+    split = [("the cat is", " on the table"), ("the cat is on the", " table"), ("the cat", " is on the table")]
+    asked = [Instance("loglikelihood", {}, pair, number) for number, pair in enumerate(split)]
+    alone = [lm.loglikelihood([one])[0] for one in asked]
+    together = lm.loglikelihood([asked[number] for number in order])
+    assert [score for score, _ in together] == pytest.approx([alone[number][0] for number in order], abs=1e-4)
+
+
 @pytest.mark.slow
 def test_in_prefill_the_scored_continuation_is_not_steered() -> None:
     lm = SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, **SPEC)

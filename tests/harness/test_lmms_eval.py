@@ -21,6 +21,7 @@ from lmms_steer.comparison.runs import newest_evaluation, read_results
 from lmms_steer.comparison.samples import read_samples
 from lmms_steer.harness.steered import SteeredPaliGemma, read_model_args
 from lmms_steer.harness.task_files import check_task, harness_tasks, our_tasks
+from lmms_steer.steering.anatomy import decoder_layers
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
@@ -318,3 +319,17 @@ def test_lmms_eval_lists_our_model_without_loading_its_tasks() -> None:
     )
     listed = command(sys.executable, "-c", code).stdout
     assert "steered_paligemma" in listed and "tasks loaded: False" in listed
+
+
+def test_an_unsteered_block_inside_of_another_changes_nothing() -> None:
+    lm = SteeredPaliGemma(pretrained="tiny-paligemma2", vector="spatial", layer=2, alpha=1, tokens="image")
+
+    def hooks() -> int:
+        return sum(len(layer._forward_hooks) for layer in decoder_layers(lm.model))
+
+    steered = hooks()
+    with lm.unsteered():
+        with lm.unsteered():
+            assert hooks() == 0
+        assert hooks() == 0
+    assert hooks() == steered == 1

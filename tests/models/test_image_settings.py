@@ -1,5 +1,6 @@
 """Image settings, with image processors of transformers: what they say of a picture afterwards."""
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,9 @@ def test_limits_on_pixels_are_set_where_the_size_holds_them(name: str) -> None:
     configure_images(SimpleNamespace(image_processor=images), {"min_pixels": 60_000})
     assert 25_000 < pixels(images, 60, 50) < 100_000
     assert dict(images.size) == {"shortest_edge": 60_000, "longest_edge": 160_000}
+    for settings in ({"min_pixels": 170_000}, {"min_pixels": 90_000, "max_pixels": 70_000}):
+        with pytest.raises(UserError, match=r"min_pixels=\d+ is larger than max_pixels=\d+: no image has such a size"):
+            configure_images(SimpleNamespace(image_processor=copy.deepcopy(images)), settings)
 
 
 @pytest.mark.parametrize("name", IN_PIXELS)
@@ -49,6 +53,14 @@ def test_other_processors_have_a_longest_edge_and_no_limit_on_pixels(name: str) 
     assert processor.image_processor.size["longest_edge"] == 448
     with pytest.raises(UserError, match=f"max_pixels=9: a {name} has no such setting"):
         configure_images(processor, {"max_pixels": 9})
+
+
+def test_image_splitting_is_on_or_off() -> None:
+    processor = SimpleNamespace(image_processor=tf.Idefics2ImageProcessor())
+    configure_images(processor, {"do_image_splitting": True})
+    assert processor.image_processor.do_image_splitting is True
+    with pytest.raises(UserError, match="do_image_splitting=no: expected True or False"):
+        configure_images(processor, {"do_image_splitting": "no"})
 
 
 @pytest.mark.parametrize(("size", "kept"), [(500, (500, 378)), (300, (300, 300))])

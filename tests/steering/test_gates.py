@@ -14,6 +14,7 @@ from lmms_steer.steering.gate_reader import GateReader
 from lmms_steer.steering.gates import Probe, gates
 from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.operations import ScaledVector, operations, register_operation
 from lmms_steer.steering.resolve import resolve
 from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, record, vectors
@@ -308,6 +309,27 @@ def test_a_gate_that_changes_its_argument_in_place_changes_no_hidden_state(monke
         changed = forward(model, batch)
     with steer(model, f"vector=v,layer={LAYER},alpha={ALPHA},tokens=both", {"v": V}):
         assert torch.equal(forward(model, batch), changed)
+
+
+def test_functions_that_change_the_vector_or_the_probe_in_place_steer_every_call_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def louder(hidden: Tensor, vector: ScaledVector) -> Tensor:
+        vector.unit.mul_(2)
+        return hidden + vector.delta.mul_(1.5)
+
+    def shifted(hidden: Tensor, probe: Probe) -> Tensor:
+        return hidden @ probe.direction.sub_(0.5)
+
+    monkeypatch.setattr(gates, "_entries", dict(gates._entries))
+    monkeypatch.setattr(operations, "_entries", dict(operations._entries))
+    register_operation("louder", description="0", effect="0")(louder)
+    register_gate("shifted", description="0", threshold=0.0)(shifted)
+    model, processor = build("llava")
+    batch = batch_of("llava", processor, *TEXTS)
+    with steer(model, line(operation="louder", gate="shifted"), {"v": V}):
+        first, second = (forward(model, batch) for _ in range(2))
+    assert torch.equal(first, second) and not torch.equal(first, forward(model, batch))
 
 
 @pytest.mark.parametrize(("threshold", "limits"), [(0.0, (1, 2)), ("a", (-1, 1)), (0.0, (1, -1))])

@@ -194,3 +194,18 @@ def test_specs_and_vectors_say_in_one_line_what_they_are() -> None:
     assert str(resolved) == f"ResolvedSpec vector=v,layer=1,alpha=2,tokens=image (sha256 {resolved.sha256[:8]})"
     assert repr(ResolvedSpec()) == "ResolvedSpec (empty: the unsteered model)"
     assert ResolvedSpec() == ResolvedSpec() and ResolvedSpec() != resolved
+
+
+@pytest.mark.parametrize(("text", "line"), [("layer: 010", "layer=10"), ("layers: 1-3", "layers=1-3")])
+def test_layers_in_a_file_are_read_as_written(text: str, line: str, tmp_path: Path) -> None:
+    path = tmp_path / "steering.yaml"
+    path.write_text(f"interventions:\n  - {{vector: v, {text}, alpha: 1, tokens: text}}\n")
+    assert SteeringSpec.from_yaml(path) == SteeringSpec.parse(f"vector=v,{line},alpha=1,tokens=text")
+    path.write_text(path.read_text().replace(text, "layers: 3:7"))
+    with pytest.raises(UserError, match="3:7"):
+        SteeringSpec.from_yaml(path)
+
+
+def test_several_layers_under_layer_are_told_their_key() -> None:
+    with pytest.raises(UserError, match="for several write layers="):
+        Intervention("v", layer=[1, 2], alpha=1.0, tokens="text")  # type: ignore[arg-type]

@@ -219,6 +219,8 @@ def test_a_vector_of_other_weights_than_the_steered_model_s_is_a_warning(tmp_pat
             assert len(resolve(spec, facts, {"a": one}).warnings) == expected
     (warning,) = resolve(spec, facts, {"a": vectors(model="mine", model_id="another")}).warnings
     assert "was made from mine, not for checkpoint-500" in warning
+    for full in ("org/checkpoint-500", str(folder)):
+        assert not resolve(spec, facts, {"a": vectors(model=full)}).warnings
     nameless = SteeringVectors(vectors().directions, {"concept": "spatial"})
     assert not resolve(spec, facts, {"a": nameless}).warnings
     mine = vectors(5, 96, model="tiny-gemma2", model_id="tiny-gemma2", model_path="/r/t", weights_sha256="c" * 64)
