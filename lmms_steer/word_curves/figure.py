@@ -73,7 +73,8 @@ def _draw_layer(axis: Any, curve: WordCurve, layer: int) -> None:
         if layer in curve.curves[name]:
             points = curve.curves[name][layer]
             mean, margin = np.array(points.mean), np.array(points.margin)
-            draw_band(axis, curve.alphas, mean - margin, mean + margin, colour)
+            if np.isfinite(margin).all():
+                draw_band(axis, curve.alphas, mean - margin, mean + margin, colour)
             draw_curve(
                 axis, curve.alphas, mean, colour, marker, label=literal_text(wrapped_name(format_vector_name(name), 40))
             )

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from scipy.stats import t
 
 from lmms_steer._util.io import write_atomically
 from lmms_steer._util.progress import progress_bar
@@ -32,7 +33,6 @@ from lmms_steer.vectors.controls import random_like
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 PICTURES_SEED = 77
-_Z95 = 1.96
 
 Questions = Sequence[tuple[str, Visual]]
 Curves = dict[str, dict[int, "Points"]]
@@ -58,9 +58,14 @@ class Points:
 
     @property
     def margin(self) -> list[float]:
-        """Half the width of the mean's 95% interval at each alpha, by image where questions share one."""
-        errors: list[float] = (_Z95 * standard_errors(self.each.astype(np.float64), self.image_of)).tolist()
-        return errors
+        """Half the width of the mean's 95% t interval at each alpha, by image where questions share one.
+
+        Infinite where all questions are about one image.
+        """
+        units = self.each.shape[1] if self.image_of is None else int(self.image_of.max()) + 1
+        errors = standard_errors(self.each.astype(np.float64), self.image_of)
+        margins: list[float] = (t.ppf(0.975, max(1, units - 1)) * errors).tolist()
+        return margins
 
 
 @dataclass(frozen=True)
@@ -214,8 +219,7 @@ def measure_curves(
                         found = source.reduce_all(layer, deltas, [tokens] * len(alphas), lambda x: _p(x, columns))
                         parts.setdefault((name, layer), []).append(found.float().cpu())
                     bar.update()
-    distinct, images = np.unique(image_ids([visual for _, visual in questions]), return_inverse=True)
-    image_of = cluster_ids(images) if len(distinct) > 1 else None
+    image_of = cluster_ids(np.unique(image_ids([visual for _, visual in questions]), return_inverse=True)[1])
     curves: tuple[Curves, ...] = tuple({name: {} for name in vectors} for _ in columns)
     for (name, layer), found_parts in parts.items():
         for of_word, each in zip(curves, torch.cat(found_parts, 1).unbind(-1), strict=True):
@@ -231,15 +235,18 @@ def curve_lines(curve: WordCurve) -> Iterator[str]:
     """The curve as a table in text: a block for each layer, a column for each alpha."""
     first, *others = curve.vectors
     width = max(len(name) for name in (*curve.vectors, f"{len(curve.random_names)} random, largest"))
-    yield f"P({curve.word}) on {curve.questions} {curve.asked}, {curve.tokens} tokens steered; ± is half a 95% interval"
+    known = all(np.isfinite(points.margin).all() for points in curve.curves[first].values())
+    about = "± is half a 95% interval" if known else "no interval, as all show one image"
+    yield f"P({curve.word}) on {curve.questions} {curve.asked}, {curve.tokens} tokens steered; {about}"
     for layer in curve.layers:
         yield ""
         yield f"{f'layer {layer}, alpha':{width}}  " + "  ".join(f"{alpha:>10g}" for alpha in curve.alphas)
         for name in (first, *others):
             if layer in curve.curves[name]:
                 points = curve.curves[name][layer]
-                cells = zip(points.mean, points.margin, strict=True)
-                yield f"{name:{width}}  " + "  ".join(f"{mean:.3f}±{margin:.3f}".rjust(10) for mean, margin in cells)
+                margins = (f"±{margin:.3f}" if known else "" for margin in points.margin)
+                cells = (f"{mean:.3f}{margin}".rjust(10) for mean, margin in zip(points.mean, margins, strict=True))
+                yield f"{name:{width}}  " + "  ".join(cells)
         largest = curve.random_range(layer)[1]
         if largest:
             label = f"{len(curve.random_names)} random, largest"

@@ -19,7 +19,7 @@ from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 from lmms_steer.word_curves.command import first_tokens, word_of
 from lmms_steer.word_curves.figure import word_curve_figure
-from lmms_steer.word_curves.measure import Points, WordCurve, coloured_things, measure_curves
+from lmms_steer.word_curves.measure import Points, WordCurve, coloured_things, curve_lines, measure_curves
 
 COMMAND = ("curve", "--model", "steered_paligemma", "--model_args", "pretrained=tiny-paligemma2")
 SMALL = ("--vector", "colour-red,colour-blue", "--prompt", "what colour is the {shape} ?", "--pictures", "10")
@@ -40,11 +40,28 @@ def test_questions_about_one_image_do_not_narrow_the_interval() -> None:
     pictures = coloured_things(6, ["yellow", "orange"], "what colour is the {shape} ?")
     word = first_tokens(lm, ("red",))["red"]
     margins = []
-    for questions in (pictures, [one for one in pictures for _ in range(4)]):
-        (curves,), _ = measure_curves(lm, questions, [word], {"v": vector}, [1], [0.5], "image", 8)
-        margins.append(curves["v"][1].margin[0])
+    for questions in (pictures, [one for one in pictures for _ in range(4)], [pictures[0]] * 4):
+        (curves,), _ = measure_curves(lm, questions, [word], {"v": vector}, [1], [0.0, 0.5], "image", 8)
+        margins.append(curves["v"][1].margin[1])
     # the same six pictures, each asked about once and four times
     assert margins[1] == pytest.approx(margins[0], rel=1e-3)
+    assert np.isinf(margins[2])
+    curve = WordCurve("red", ("v",), (0.0, 0.5), "image", curves)
+    assert all("±" not in line for line in curve_lines(curve))
+    assert next(curve_lines(curve)).endswith("; no interval, as all show one image")
+    word_curve_figure(curve).draw_without_rendering()
+
+
+@pytest.mark.parametrize("units", [2, 4, 10])
+def test_the_interval_covers_the_mean_of_few_pictures(units: int) -> None:
+    rng = np.random.default_rng(0)
+    each = rng.normal(0.5, 0.1, (4000, units)).astype(np.float32)
+    apart = Points(each)
+    covered = np.abs(np.array(apart.mean) - 0.5) < apart.margin
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.012)
+    # three equal questions about each picture
+    again = Points(np.repeat(each, 3, axis=1), np.repeat(np.arange(units), 3))
+    assert again.margin == pytest.approx(apart.margin, rel=1e-4)
 
 
 def test_the_curve_is_what_the_model_with_hooks_gives(tmp_path: Path) -> None:
@@ -64,7 +81,7 @@ def test_the_curve_is_what_the_model_with_hooks_gives(tmp_path: Path) -> None:
     (row,) = [row for row in rows if row["vector"] == "colour-red" and row["alpha"] == "0.5"]
     values = torch.tensor(expected)
     assert float(row["p"]) == pytest.approx(float(values.mean()), abs=2e-5)
-    margin = 1.96 * float(values.std()) / 10**0.5
+    margin = 2.262157 * float(values.std()) / 10**0.5  # Student's t with 9 degrees of freedom
     assert float(row["high"]) == pytest.approx(min(1.0, float(values.mean()) + margin), abs=2e-5)
     # at alpha 0 every vector is the unsteered model, and random ones have no curve of their own in the text
     assert len({row["p"] for row in rows if row["alpha"] == "0"}) == 1
