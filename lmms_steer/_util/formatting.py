@@ -39,8 +39,10 @@ def format_vector_name(name: str) -> str:
 
 
 def format_number(value: float, sign: str = "", decimals: int = 1) -> str:
-    """One decimal, or `decimals`: `1.2`, or `+1.2` with `sign="+"`; never `-0.0`."""
+    """One decimal, or `decimals`: `1.2`, or `+1.2` with `sign="+"`; never `-0.0`, and `+∞` for infinity."""
     text = f"{value:{sign}.{decimals}f}"
+    if math.isinf(value):
+        return text.replace("inf", "∞")
     return f"{0:.{decimals}f}" if float(text) == 0 else text
 
 

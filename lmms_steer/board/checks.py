@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+from lmms_steer._util.formatting import count_noun
 from lmms_steer._util.json import read_json
 from lmms_steer.board.case import BASELINE, Case
 from lmms_steer.board.entry import SPEC, STUDY, EntryVector
@@ -224,7 +225,7 @@ def check_power(case: Case) -> Outcome:
         return Outcome(UNKNOWN, "a score is not finite")
     n, gain = len(case.changes), abs(float(effect.gain[0]))
     smallest, seen = _smallest_seen(case), effect.low[0] > 0 or effect.high[0] < 0
-    about = "" if case.images is None else f" about {int(case.images.max()) + 1} images"
+    about = "" if case.images is None else f" about {count_noun(int(case.images.max()) + 1, 'image')}"
     questions = f"in 4 of 5 runs on {n} questions{about}, of which {100 * np.mean(case.changes != 0):.1f}% changed"
     if math.isnan(smallest):
         return Outcome(PASSED if seen else FAILED, f"no gain would be seen {questions}")

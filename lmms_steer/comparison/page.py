@@ -13,7 +13,7 @@ from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.page_frame import packed, render_page
 from lmms_steer.comparison.page_questions import PageTask, page_tasks
 from lmms_steer.comparison.provenance import run_provenance
-from lmms_steer.comparison.row_notes import difference_lines
+from lmms_steer.comparison.row_notes import difference_lines, single_image_lines
 from lmms_steer.comparison.studies import SearchMap, read_maps
 from lmms_steer.comparison.systems import BLANK_SUFFIX, System
 from lmms_steer.plots.heatmap import DEEP, GAIN, LOSS
@@ -75,7 +75,7 @@ def write_page(
         caption=tables.caption(rows),
         blank=any(row.blank for row in rows),
         different=any(row.different for row in rows),
-        notes=difference_lines(rows),
+        notes=[*difference_lines(rows), *single_image_lines(rows)],
         ranks=list(map(str, ranks)),
         has_maps=bool(maps),
         has_gains=bool(axes),

@@ -9,6 +9,9 @@ from lmms_steer.comparison.settings import Difference, describe
 from lmms_steer.statistics import Ints
 from lmms_steer.statistics.clustered import cluster_ids
 
+_BY_CONTENT = "images"
+"""The `images_source` of samples whose images are hashes of the pixels."""
+
 
 def pairing_problem(
     run: Samples,
@@ -59,14 +62,16 @@ def shared_images(tasks: Sequence[Mapping[str, Samples]]) -> Ints | None:
 
     Returns:
         The image of each question, as 0, 1, …, for the tasks' questions in turn; None if no two questions share an
-        image, or no log names images. A question without an image stands alone.
+        image, or no log names images. A question without an image stands alone. A single image groups all questions
+        where it is known by its content; file names that are all the same group none.
     """
     columns = []
     for number, runs in enumerate(tasks):
-        by_content_first = sorted(runs.values(), key=lambda run: run.images_source != "images")
-        images = max((run.images for run in by_content_first), key=np.count_nonzero)
+        by_content_first = sorted(runs.values(), key=lambda run: run.images_source != _BY_CONTENT)
+        found = max(by_content_first, key=lambda run: np.count_nonzero(run.images))
+        images = found.images
         alone = np.arange(len(images)) - (number + 2) * 10_000_000
         # where all images have the same name, it does not tell them apart
-        usable = len(np.unique(images[images != 0])) > 1
+        usable = found.images_source == _BY_CONTENT or len(np.unique(images[images != 0])) > 1
         columns.append(np.where(images != 0, images, alone) if usable else alone)
     return cluster_ids(np.concatenate(columns))

@@ -1,4 +1,4 @@
-"""The lines below a leaderboard: what differs from the baseline, and how many answers are unparsed."""
+"""The lines below a leaderboard: what differs from the baseline, what has no interval, and unparsed answers."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +32,12 @@ def difference_lines(rows: Iterable[LeaderboardRow]) -> list[str]:
             "not recorded by either run, so not compared: {what}: {where}",
         ),
     ]
+
+
+def single_image_lines(rows: Iterable[LeaderboardRow]) -> list[str]:
+    """Name the tasks whose questions all show one image, which says nothing of other images."""
+    tasks = dict.fromkeys(row.task for row in rows if row.images == 1)
+    return [f"no interval and no test on {_listed(tasks)}: all of a task's questions show one image"] if tasks else []
 
 
 def comparison_warnings(comparison: Comparison, rows: list[LeaderboardRow], studies: Sequence[Path]) -> list[str]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lmms_steer._util.formatting import format_number, format_p, format_points, format_share
+from lmms_steer._util.formatting import count_noun, format_number, format_p, format_points, format_share
 from lmms_steer.comparison.leaderboard import LeaderboardRow
 from lmms_steer.comparison.samples import READINGS
 
@@ -19,7 +19,7 @@ def format_score(row: LeaderboardRow) -> str:
 
 
 def format_gain(row: LeaderboardRow) -> str:
-    """`+1.2 [-0.3, +2.7]`; "" where there is no gain."""
+    """`+1.2 [-0.3, +2.7]`; `[-∞, +∞]` where all questions show one image; "" where there is no gain."""
     if math.isnan(row.gain):
         return ""
     ends = (value * row.scale for value in (row.gain, row.low, row.high))
@@ -83,4 +83,4 @@ def format_divergence(row: LeaderboardRow) -> str:
 
 def format_questions(row: LeaderboardRow) -> str:
     """`200`, and the number of images if questions share them: `200 (50 images)`."""
-    return f"{row.n}" if row.images is None else f"{row.n} ({row.images} images)"
+    return f"{row.n}" if row.images is None else f"{row.n} ({count_noun(row.images, 'image')})"

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lmms_steer._util.formatting import format_p, format_seconds, format_share
 from lmms_steer.comparison.leaderboard import LeaderboardRow
-from lmms_steer.comparison.row_notes import difference_lines
+from lmms_steer.comparison.row_notes import difference_lines, single_image_lines
 from lmms_steer.comparison.row_texts import (
     SIGNIFICANT,
     format_blank,
@@ -35,6 +35,7 @@ _CAPTION = (
 )
 _LATEX_ESCAPES = str.maketrans({character: rf"\{character}" for character in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
+    "∞": r"$\infty$",
 })  # fmt: skip
 
 
@@ -176,9 +177,9 @@ def latex(rows: list[LeaderboardRow], notes: Sequence[str] = ()) -> str:
 
 
 def note_lines(rows: list[LeaderboardRow]) -> list[str]:
-    """Return lines below a table: systems that are not compared, and what differs."""
+    """Return lines below a table: systems that are not compared, what differs, and tasks without intervals."""
     refused = [f"not compared: {row.system} on {row.task}: {row.refused}" for row in rows if row.refused]
-    return [*refused, *difference_lines(rows)]
+    return [*refused, *difference_lines(rows), *single_image_lines(rows)]
 
 
 def _by_task(rows: list[LeaderboardRow]) -> Iterator[tuple[str, list[LeaderboardRow]]]:

@@ -162,11 +162,8 @@ def sample_ids(questions: Sequence[Question]) -> str:
 def image_clusters(questions: Sequence[Question]) -> Ints | None:
     """The image of each question, numbered from 0; None where no two questions share one.
 
-    A question without an image stands alone. If all questions show the same image, it does not group them, as on a
-    leaderboard.
+    A question without an image stands alone.
     """
-    if len({question.image for question in questions}) < 2:
-        return None
     names = [str(question.image or f"question {place}") for place, question in enumerate(questions)]
     return cluster_ids(np.unique(names, return_inverse=True)[1])
 
@@ -181,6 +178,8 @@ def shuffle_by_image(questions: Sequence[Question], seed: int) -> list[Question]
         seed: seed of the order.
     """
     image_of = image_clusters(questions)
+    if image_of is not None and not image_of.any():
+        image_of = None  # all are about one image: nothing is to be kept together
     groups: dict[int, list[Question]] = {}
     for place, question in enumerate(questions):
         groups.setdefault(place if image_of is None else int(image_of[place]), []).append(question)

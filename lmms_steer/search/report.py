@@ -31,9 +31,11 @@ def report_lines(
         confirmation_requested: whether the user asked for a confirmation.
         adaptive: whether the strategy proposed later cells from earlier scores.
     """
-    images = f", {result.n_images} images," if result.n_images is not None else ""
+    images = f", {count_noun(result.n_images, 'image')}," if result.n_images is not None else ""
     unparsed = _unparsed(result.baseline_unparsed)
     yield f"baseline {result.baseline:.3f} on {plan.n} questions{images} of {plan.task}{unparsed}"
+    if result.n_images == 1:
+        yield "all questions show one image: there is no interval and no test of a gain"
     for name, vector in result.vectors.items():
         yield from _choice_lines(name, vector, plan.n, adaptive, result.n_images)
         for tokens, target in vector.targets.items():

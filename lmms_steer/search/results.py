@@ -5,6 +5,7 @@ the keys of version 1, whose files carry no `version`, so that readers of either
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -28,7 +29,7 @@ class Gain:
     Attributes:
         accuracy: mean score.
         gain: difference from the baseline's mean score.
-        low, high: 95% interval of the gain.
+        low, high: 95% interval of the gain; infinite where all questions show one image, which the file has as null.
         p: two-sided p-value of this difference taken alone.
         fixed, broken: number of questions whose score rose and fell.
     """
@@ -223,7 +224,8 @@ class SearchResult:
 
 def _ordered(value: "CellResult | CalibrationResult | ConfirmationResult", *first: str) -> dict[str, Any]:
     """A value as a mapping without unknown entries; some keys before the others, for readers of the file."""
-    data = asdict(value)
+    # JSON has no infinity
+    data = {key: None if key in _INFINITE and math.isinf(one) else one for key, one in asdict(value).items()}
     return _without_unknown({key: data[key] for key in first} | data)
 
 
@@ -236,6 +238,8 @@ def _without_unknown(data: dict[str, Any]) -> dict[str, Any]:
 
 
 G = TypeVar("G", bound=Gain)
+_INFINITE = {"low": -math.inf, "high": math.inf}
+"""Ends of an interval, and what null means."""
 _BEST_KEYS = ("p_corrected", "winner", "cells_tried", "finalists", "counted_on")
 """Attributes of a vector that the file keeps with its best cell."""
 
@@ -268,7 +272,7 @@ def _gain(kind: type[G], data: Mapping[str, Any]) -> G:
     Raises:
         TypeError: for other keys or values.
     """
-    made = kind(**data)
+    made = kind(**{**data, **{key: end for key, end in _INFINITE.items() if data.get(key, end) is None}})
     for one in fields(made):
         value = getattr(made, one.name)
         if one.name in ("tokens", "scored_by"):

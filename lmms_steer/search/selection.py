@@ -116,7 +116,7 @@ def cautious_index(grid: ScoreGrid) -> int:
 
 
 def standard_errors(differences: Floats, image_of: Ints | None = None) -> Floats:
-    """Standard error of each row's mean, float [rows].
+    """Standard error of each row's mean, float [rows]; infinite where all questions are one, or of one image.
 
     Args:
         differences: float [rows, questions].
@@ -126,10 +126,10 @@ def standard_errors(differences: Floats, image_of: Ints | None = None) -> Floats
     own = cluster_ids(image_of) if image_of is not None else None
     if own is None:
         errors: Floats = differences.std(1, ddof=1) / np.sqrt(n)
-        return errors
-    count = int(own.max()) + 1
+    count = n if own is None else int(own.max()) + 1
     if count == 1:
         return np.full(len(differences), np.inf)
+        return errors
     rows = cluster_sums(differences - differences.mean(1, keepdims=True), np.full(n, 1 / n), own)
     clustered: Floats = np.sqrt((rows**2).sum(1) * count / (count - 1))
     return clustered
@@ -157,6 +157,8 @@ def corrected_p(grid: ScoreGrid, index: int, seed: int = 0) -> float:
         differences = cluster_sums(differences, np.ones(len(unspent)), own)
     squares = (differences**2).mean(1)
     observed = _t(differences.mean(1), squares, differences.shape[1])[finalists.index(index)]
+    if differences.shape[1] < 2:
+        return 1.0  # a single question or image says nothing of another
     generator = np.random.default_rng(seed)
     signs = generator.choice((-1.0, 1.0), size=(PERMUTATIONS, differences.shape[1]))
     largest = _t(signs @ differences.T / differences.shape[1], squares, differences.shape[1]).max(1)

@@ -59,8 +59,10 @@ def sign_flip_p(rows: Floats, seed: int = 0, flips: int = FLIPS) -> Floats:
         flips: how many to draw.
 
     Returns:
-        One p a row.
+        One p a row; 1 where all rows have a single unit, which says nothing of what another would.
     """
+    if rows.shape[1] < 2:
+        return np.ones(len(rows))
     observed = np.abs(rows.sum(1))
     spread = np.sqrt((rows**2).sum(1))
     rows = rows[:, np.any(rows != 0, axis=0)]
@@ -99,8 +101,10 @@ def cluster_interval(rows: Floats, expected: Floats, floor: Floats | float, squa
             were independent.
 
     Returns:
-        The lower and upper ends, one a row.
+        The lower and upper ends, one a row; infinite for a single unit, whose variance is unknown.
     """
+    if rows.shape[1] < 2:
+        return np.full(len(rows), -np.inf), np.full(len(rows), np.inf)
     degrees = max(float(squares.sum() ** 2 / (squares**2).sum()) - 1, 1.0)
     variance = ((rows - expected) ** 2).sum(1) * (degrees + 1) / degrees + floor
     from scipy.stats import t

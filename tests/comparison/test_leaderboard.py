@@ -1,5 +1,6 @@
 """The leaderboard: pairing with the baseline, scores, gains, groups and tags."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from scipy.stats import binom
 from statsmodels.stats.multitest import multipletests
 
 from lmms_steer import UserError
+from lmms_steer.comparison.api import compare
 from lmms_steer.comparison.command import run_comparison
+from lmms_steer.comparison.figures import gains_figure
 from tests.helpers.runs import BASE, STEERED, TASK_CONFIG, leaderboard, write_run
 
 
@@ -97,6 +100,22 @@ def test_one_name_for_all_images_does_not_identify_an_image(tmp_path: Path) -> N
     for name, scores in (("baseline", BASE), ("s", STEERED)):
         write_run(tmp_path / name, {"a": scores}, sample={"input_media": ["image.png"]})
     assert leaderboard(tmp_path)["a", "s"].images is None
+
+
+def test_one_image_for_all_questions_has_no_interval_and_no_test(tmp_path: Path) -> None:
+    for name, scores in (("baseline", BASE), ("s", STEERED)):
+        write_run(tmp_path / name, {"a": scores}, sample={"images": ["0123"]})
+    row = leaderboard(tmp_path)["a", "s"]
+    assert (row.images, row.p, row.low, row.high) == (1, 1.0, -math.inf, math.inf)
+    page, latex, table = (tmp_path / name for name in ("page.html", "t.tex", "t.csv"))
+    board = compare([str(tmp_path / "baseline"), str(tmp_path / "s")])
+    assert "no interval and no test on a: all of a task's questions show one image" in board.lines()
+    board.write(html=page, latex=latex, csv=table)
+    assert "Infinity" not in page.read_text("utf-8")
+    assert r"+10.0 {[}$-$$\infty$, +$\infty$] & 1.000 & 1.000 & 100 (1 image)" in latex.read_text("utf-8")
+    assert ",-inf,inf," in table.read_text("utf-8")
+    for kind in ("gains", "table"):
+        gains_figure(board.rows, kind).draw_without_rendering()
 
 
 @pytest.mark.parametrize(("logged", "key"), [("wer", "score"), ("score", "score"), ("wer", "wer")])

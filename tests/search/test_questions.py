@@ -65,7 +65,12 @@ def test_questions_about_one_image_follow_one_another() -> None:
     plain = list(own)
     random.Random(3).shuffle(plain)
     assert image_clusters(own) is None and shuffle_by_image(own, 3) == plain, "as without shared images"
-    assert image_clusters([Question(i, "?", [Video("5")], (), 0, None) for i in range(4)]) is None
+    one = [Question(i, "?", [Video("5")], (), 0, None) for i in range(50)]
+    images, plain = image_clusters(one), list(one)
+    random.Random(3).shuffle(plain)
+    assert images is not None and not images.any(), "one image for all"
+    assert shuffle_by_image(one, 3) == plain, "in the order of questions with images of their own"
+    assert image_clusters([Question(i, "?", [], (), 0, None) for i in range(4)]) is None, "text shows no image"
 
 
 def test_a_text_that_is_right_belongs_to_the_questions() -> None:

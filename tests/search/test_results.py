@@ -1,6 +1,7 @@
 """The result of a search: its file, old and new, and how it is printed."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,20 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: str | No
         (tmp_path / "result.json").write_text(content)
     with pytest.raises(UserError, match=message):
         SearchResult.read(tmp_path)
+
+
+def test_an_infinite_interval_is_null_in_the_file(tmp_path: Path) -> None:
+    content = minimal(version=2, images=1)
+    endless = {**CELL, "low": None, "high": None}
+    content["vectors"]["v"]["best"] |= {"low": None, "high": None}
+    content["vectors"]["v"] |= {"one_standard_error": endless, "controls": {"random:0": endless}}
+    result = SearchResult.from_json(content)
+    best = result.vectors["v"].best
+    assert (best.low, best.high) == (-math.inf, math.inf)
+    assert format_gain(best) == "+12.5 points [-∞, +∞]"
+    result.write(tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text()) == content
+    assert SearchResult.read(tmp_path) == result
 
 
 def test_a_gain_that_rounds_to_zero_has_no_sign() -> None:

@@ -130,6 +130,18 @@ def test_error_rates_are_nominal(kind: str) -> None:
             assert float((effects.p < 0.05).mean()) > 0.08
 
 
+@pytest.mark.parametrize("step", [1.0, 0.5])
+def test_one_image_for_all_questions_gives_no_interval_and_no_test(step: float) -> None:
+    differences = step * np.array([[1.0] * 20 + [0.0] * 20, [0.0] * 40])
+    effects = task_effects(differences, np.zeros(40, dtype=np.int64))
+    assert effects.gain == pytest.approx([step / 2, 0.0])
+    assert np.isneginf(effects.low).all() and np.isposinf(effects.high).all()
+    assert effects.p.tolist() == [1.0, 1.0]
+    # beside a task with many images it is one of their number
+    group = average_effects([differences, differences], np.arange(80) - np.minimum(np.arange(80), 39))
+    assert np.isfinite(group.low).all() and group.p[0] < 1
+
+
 def test_ignoring_shared_images_raises_the_error_rate() -> None:
     differences, _, _ = simulated("shared images", 0.0, np.random.default_rng(7))
     assert (task_effects(differences).p < 0.05).mean() > 0.12
