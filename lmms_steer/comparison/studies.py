@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lmms_steer._util.json import read_json
 from lmms_steer._util.parquet import check_unpacked
 from lmms_steer.comparison.runs import files_below
 from lmms_steer.errors import UserError, reason
 from lmms_steer.plots.heatmap import Place, colour_limit
 from lmms_steer.search.plan import PLAN_FILE
+from lmms_steer.statistics import tied_ranks
 
 MAX_CELLS = 200_000
 """Most rows of `cells.parquet`."""
@@ -200,5 +203,7 @@ def _types() -> tuple[Any, ...]:
 
 def _best_cell(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Choose as the search does: the largest gain on all questions, then the smallest |alpha|, the lowest layer."""
-    complete = (row for row in rows if not row["dropped"])
-    return min(complete, key=lambda row: (-row["gain"], abs(row["alpha"]), row["layer"]), default=None)
+    complete = [row for row in rows if not row["dropped"]]
+    ranks = tied_ranks(np.array([row["gain"] for row in complete]))
+    ranked = zip(ranks, complete, strict=True)
+    return min(ranked, key=lambda one: (one[0], abs(one[1]["alpha"]), one[1]["layer"]), default=(0, None))[1]

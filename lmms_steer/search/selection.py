@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmms_steer.search.plan import Cell
-from lmms_steer.statistics import Floats, Ints
+from lmms_steer.statistics import TIE, Floats, Ints, tied_ranks
 from lmms_steer.statistics.clustered import cluster_ids, cluster_sums
 
 PERMUTATIONS = 2000
@@ -98,7 +98,8 @@ def best_index(grid: ScoreGrid) -> int:
 
     Among equals it is the one with the smallest |alpha|, as in the paper, then the one of the lowest layer.
     """
-    return min(grid.finalists, key=lambda i: (-grid.gains[i], abs(grid.cells[i].alpha), grid.cells[i].layer, i))
+    ranks = tied_ranks(grid.gains)
+    return min(grid.finalists, key=lambda i: (ranks[i], abs(grid.cells[i].alpha), grid.cells[i].layer, i))
 
 
 def cautious_index(grid: ScoreGrid) -> int:
@@ -108,11 +109,12 @@ def cautious_index(grid: ScoreGrid) -> int:
     chosen, unless the best does too.
     """
     leader, gains = best_index(grid), grid.gains
+    ranks = tied_ranks(gains)
     differences = grid.scores[leader] - grid.scores
     errors = standard_errors(differences, grid.image_of)
-    least = 0.0 if gains[leader] >= 0 else -np.inf
-    near = [i for i in grid.finalists if differences[i].mean() <= errors[i] + 1e-9 and gains[i] >= least]
-    return min(near, key=lambda i: (abs(grid.cells[i].alpha), -gains[i], grid.cells[i].layer, i))
+    least = -TIE if gains[leader] >= -TIE else -np.inf
+    near = [i for i in grid.finalists if differences[i].mean() <= errors[i] + TIE and gains[i] >= least]
+    return min(near, key=lambda i: (abs(grid.cells[i].alpha), ranks[i], grid.cells[i].layer, i))
 
 
 def standard_errors(differences: Floats, image_of: Ints | None = None) -> Floats:
@@ -124,11 +126,11 @@ def standard_errors(differences: Floats, image_of: Ints | None = None) -> Floats
     """
     n = differences.shape[1]
     own = cluster_ids(image_of) if image_of is not None else None
-    if own is None:
-        errors: Floats = differences.std(1, ddof=1) / np.sqrt(n)
     count = n if own is None else int(own.max()) + 1
     if count == 1:
         return np.full(len(differences), np.inf)
+    if own is None:
+        errors: Floats = differences.std(1, ddof=1) / np.sqrt(n)
         return errors
     rows = cluster_sums(differences - differences.mean(1, keepdims=True), np.full(n, 1 / n), own)
     clustered: Floats = np.sqrt((rows**2).sum(1) * count / (count - 1))
@@ -155,10 +157,10 @@ def corrected_p(grid: ScoreGrid, index: int, seed: int = 0) -> float:
     if grid.image_of is not None:
         own = np.unique(grid.image_of[unspent], return_inverse=True)[1]
         differences = cluster_sums(differences, np.ones(len(unspent)), own)
-    squares = (differences**2).mean(1)
-    observed = _t(differences.mean(1), squares, differences.shape[1])[finalists.index(index)]
     if differences.shape[1] < 2:
         return 1.0  # a single question or image says nothing of another
+    squares = (differences**2).mean(1)
+    observed = _t(differences.mean(1), squares, differences.shape[1])[finalists.index(index)]
     generator = np.random.default_rng(seed)
     signs = generator.choice((-1.0, 1.0), size=(PERMUTATIONS, differences.shape[1]))
     largest = _t(signs @ differences.T / differences.shape[1], squares, differences.shape[1]).max(1)

@@ -1,5 +1,7 @@
 """The choice of a cell and its corrected p-value, on simulated scores."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,32 @@ def test_the_corrected_p_holds_its_rate_with_no_effect_and_finds_a_planted_one()
     assert low <= 0.085, "5% of 200, and three standard errors"
     planted = [simulated(rng, 40, 300, effect=0.3) for _ in range(20)]
     assert all(best_index(g) == 0 and corrected_p(g, 0) < 0.05 for g in planted)
+
+
+def test_one_image_for_all_questions_shows_no_effect() -> None:
+    base, scores = np.zeros(40), np.ones((2, 40))
+    scores[1, :30] = 0
+    cells = [Cell("v", 0, 0.5, "image"), Cell("v", 0, 0.1, "image")]
+    grid = ScoreGrid(cells, scores, base, image_of=np.zeros(40, dtype=np.int64))
+    assert corrected_p(grid, best_index(grid)) == 1.0
+    assert cautious_index(grid) == 1, "any cell may be as good"
+    assert corrected_p(ScoreGrid(cells, scores, base), 0) < 0.001, "as if each question had its own"
+
+
+@pytest.mark.parametrize("choose", [best_index, cautious_index])
+def test_equal_gains_are_equal_whatever_their_rounding(choose: Any) -> None:
+    rng = np.random.default_rng(0)
+    graded = rng.integers(0, 11, 30) / 10
+    weak, strong = 0, 0
+    for _ in range(20):
+        # the same graded scores on other questions: their mean differs by rounding
+        scores = np.array([rng.permutation(graded), rng.permutation(graded)])
+        weak += scores[0].mean() > scores[1].mean()
+        strong += scores[1].mean() > scores[0].mean()
+        cells = [Cell("v", 2, 0.1, "image"), Cell("v", 1, 0.9, "image")]
+        assert choose(ScoreGrid(cells, scores, np.zeros(30))) == 0
+        assert choose(ScoreGrid([Cell("v", 2, 0.1, "image"), Cell("v", 1, 0.1, "image")], scores, np.zeros(30))) == 1
+    assert weak and strong
 
 
 def test_the_one_standard_error_rule_takes_the_smallest_alpha_near_the_best() -> None:

@@ -85,6 +85,11 @@ def after_first_rung(alphas: Sequence[float], scores: Floats, image_of: Ints | N
 def test_of_equally_good_cells_a_race_keeps_the_weakest() -> None:
     alphas = (-4.0, -3.0, -2.0, -1.0, 1.0, 2.0, 3.0, 4.0)
     assert after_first_rung(alphas, np.ones((8, 100))) == [-1.0, 1.0, -2.0, 2.0]
+    rng = np.random.default_rng(0)
+    graded = rng.random(100)
+    scores = np.array([rng.permutation(graded) for _ in alphas])
+    assert len(set(scores.mean(1))) > 1, "they differ by rounding"
+    assert after_first_rung(alphas, scores) == [-1.0, 1.0, -2.0, 2.0]
 
 
 def test_a_race_drops_a_cell_that_is_clearly_below_the_best() -> None:

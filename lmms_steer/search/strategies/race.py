@@ -10,7 +10,7 @@ import numpy as np
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.selection import standard_errors
 from lmms_steer.search.strategies import Rung, Strategy, StrategyContext, register_strategy
-from lmms_steer.statistics import Floats, Ints
+from lmms_steer.statistics import Floats, Ints, tied_ranks
 from lmms_steer.statistics.power import stays
 
 RUNG_ENDS = (1 / 12, 1 / 6, 1 / 3, 1.0)
@@ -94,8 +94,8 @@ def _survivors(alive: int) -> int:
 def _best_of(vector: str, scores_of: dict[Cell, Floats], image_of: Ints | None) -> list[Cell]:
     own = [cell for cell in scores_of if cell.vector == vector]
     scores = np.array([scores_of[cell] for cell in own])
-    means = scores.mean(1)
-    order = sorted(range(len(own)), key=lambda place: (-means[place], abs(own[place].alpha), own[place]))
+    ranks = tied_ranks(scores.mean(1))
+    order = sorted(range(len(own)), key=lambda place: (ranks[place], abs(own[place].alpha), own[place]))
     best = order[: _survivors(len(order))]
     below = _below(scores[best] - scores[order[0]], image_of)
     return [own[place] for place, is_below in zip(best, below, strict=True) if not is_below]
