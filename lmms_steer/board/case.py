@@ -53,9 +53,10 @@ class Case:
     @cached_property
     def role(self) -> str:
         """baseline, prompted, steered, control or other; an unsteered run with blank images is a baseline too."""
-        if self.entry.harness_task != self.entry.task:
+        changed = any(self.record.get(key) for key in ("spec", "answer_bias", "contrast"))
+        if self.entry.harness_task != self.entry.task and not changed:
             return PROMPTED
-        if self.record and not any(self.record.get(key) for key in ("spec", "answer_bias", "contrast")):
+        if self.record and not changed:
             return BASELINE
         return role_of({self.entry.task: self.samples})
 
@@ -67,8 +68,10 @@ class Case:
         if self.samples.direction != self.baseline.samples.direction:
             return "its results file says that less is better where the baseline's says more, or the reverse"
         differences = setting_differences(self.samples, self.baseline.samples)
-        prompted = self.role == PROMPTED
-        return pairing_problem(self.samples, self.baseline.samples, differences, (), text_may_differ=prompted)
+        prompted = self.entry.harness_task != self.entry.task
+        return pairing_problem(
+            self.samples, self.baseline.samples, differences, (), text_may_differ=prompted, hint=False
+        )
 
     @cached_property
     def effect(self) -> Effects | None:

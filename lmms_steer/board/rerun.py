@@ -48,13 +48,13 @@ class Rerun:
     lines: tuple[str, ...]
 
 
-def rerun(folder: Path, limit: int, offset: int = 0, trust: bool = False) -> Rerun:
+def rerun(folder: Path, limit: int, offset: int | None = None, trust: bool = False) -> Rerun:
     """Run an entry's command again.
 
     Args:
         folder: the entry's.
         limit: the number of questions.
-        offset: questions of the task to skip.
+        offset: questions of the task to skip; None for as many as the entry's run did.
         trust: whether a command may run code that the entry names: tasks of its own, or a model's remote code.
 
     Raises:
@@ -78,7 +78,7 @@ def rerun(folder: Path, limit: int, offset: int = 0, trust: bool = False) -> Rer
     return _compared(case, again)
 
 
-def command(case: Case, work: Path, limit: int, offset: int = 0, trust: bool = False) -> list[str]:
+def command(case: Case, work: Path, limit: int, offset: int | None = None, trust: bool = False) -> list[str]:
     """The command line that runs an entry again, with its vectors from the entry's folder.
 
     Args:
@@ -93,7 +93,8 @@ def command(case: Case, work: Path, limit: int, offset: int = 0, trust: bool = F
         raise UserError(f"{case.entry.place} was run by {case.entry.harness}: only runs of lmms-eval can be repeated")
     words = shlex.split(harness_command(case.samples.results))
     options = _options(words[1:])
-    arguments = model_arguments((case.samples.results.content.get("config") or {}).get("model_args"))
+    config = case.samples.results.content.get("config") or {}
+    arguments = model_arguments(config.get("model_args"))
     if not trust and (reason := _runs_others_code(options, arguments, case.entry.harness_task)):
         raise UserError(f"{case.entry.place} may run code of others ({shorten(reason)}): read it, then --trust")
     arguments = {key: unquote(value) if isinstance(value, str) else value for key, value in arguments.items()}
@@ -111,8 +112,8 @@ def command(case: Case, work: Path, limit: int, offset: int = 0, trust: bool = F
         "limit": str(limit),
         "output_path": str(work / "run"),
     }
-    if offset:
-        options["offset"] = str(offset)
+    if skipped := config.get("offset") or 0 if offset is None else offset:
+        options["offset"] = str(skipped)
     given: list[str] = []
     for option, value in options.items():
         given += [f"--{option}"] if value is None else [f"--{option}", value]

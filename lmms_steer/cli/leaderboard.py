@@ -110,7 +110,9 @@ def serve_board(
 def rerun_entry(
     entry: Annotated[Path, typer.Argument(help="An entry's folder: LEADERBOARD/entries/MODEL/TASK/SYSTEM.")],
     limit: Annotated[int, typer.Option(min=1, help="Number of questions.")] = 50,
-    offset: Annotated[int, typer.Option(min=0, help="Questions of the task to skip.")] = 0,
+    offset: Annotated[
+        int | None, typer.Option(min=0, help="Questions of the task to skip. Default: as many as the entry's run did.")
+    ] = None,
     trust: Annotated[
         bool, typer.Option("--trust", help="Run code that the entry names: its --include_path, or trust_remote_code.")
     ] = False,

@@ -19,6 +19,7 @@ def pairing_problem(
     differences: Sequence[Difference],
     allowed: Collection[str],
     text_may_differ: bool = False,
+    hint: bool = True,
 ) -> str:
     """Explain why a run's task cannot be compared with the baseline's, question by question; "" if it can.
 
@@ -28,6 +29,7 @@ def pairing_problem(
         differences: between the two.
         allowed: kinds of differences that do not prevent a comparison.
         text_may_differ: whether the system is another prompt.
+        hint: whether the user can allow a difference, and is told how.
     """
     n = len(run.keys)
     if not np.array_equal(run.keys, baseline.keys):
@@ -42,7 +44,7 @@ def pairing_problem(
     ]
     if refused:
         kinds = ",".join(dict.fromkeys([*allowed, *(one.kind for one in refused)]))
-        return f"{describe(refused)} (--allow-different {kinds} compares them anyway)"
+        return describe(refused) + (f" (--allow-different {kinds} compares them anyway)" if hint else "")
     images = int(((run.images != baseline.images) & (run.images != 0) & (baseline.images != 0)).sum())
     if images and run.images_source == baseline.images_source:
         return f"other images: on {images} of {n} questions"

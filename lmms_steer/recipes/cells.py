@@ -54,6 +54,7 @@ class Cell:
         vectors: names of vectors in a store that the command depends on. Those that are in none yet are extracted on
             first use.
         uses: of the files that the needed cells make, those that the command reads; empty for all of them.
+        may_make: files that the command may write. One that was written and is then changed or gone makes it run again.
     """
 
     name: str
@@ -68,6 +69,12 @@ class Cell:
     show: bool = False
     vectors: tuple[str, ...] = ()
     uses: tuple[str, ...] = ()
+    may_make: tuple[str, ...] = ()
+
+    @property
+    def output_sha256(self) -> str:
+        """Hash of what the command has written."""
+        return content_digest([*self.makes, *self.may_make])
 
     def __str__(self) -> str:
         return shlex.join(self.command)
@@ -163,7 +170,7 @@ class Marks:
         return (
             mark.state == "done"
             and mark.fingerprint == self.fingerprint(cell)
-            and mark.output_sha256 == content_digest(cell.makes)
+            and mark.output_sha256 == cell.output_sha256
             and not self._can_be_checked(cell)
         )
 
@@ -187,7 +194,7 @@ class Marks:
         mark = self.read(cell.name)
         if mark.state == "running":
             return f"it was interrupted{self._replaced_note(cell)}"
-        if mark.state == "done" and mark.output_sha256 != content_digest(cell.makes):
+        if mark.state == "done" and mark.output_sha256 != cell.output_sha256:
             # killed after the old output was put aside, before the new mark was written
             gone = cell.folder is not None and not Path(cell.folder).exists()
             return f"its output is damaged or was changed{self._replaced_note(cell) if gone else ''}"
@@ -215,7 +222,7 @@ class Marks:
         moved = None
         if cell.folder and folder.exists():
             same, finished = mark.fingerprint == fingerprint, mark.state not in ("running", "failed")
-            files = [Path(path) for path in cell.makes]
+            files = [Path(path) for path in (*cell.makes, *cell.may_make)]
             if cell.kind == "search" and mark.state == "done" and same and all(f.parent == folder for f in files):
                 there = [file for file in files if file.exists()]
                 moved = _move_aside(folder, self.root.parent / "replaced", cell, there) if there else None

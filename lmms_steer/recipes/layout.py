@@ -61,8 +61,9 @@ def check_output(recipe: Recipe, output: Path) -> None:
         UserError: for a folder whose name a command line cannot hold, that lies inside the folder of the user's tasks,
             or that cannot be created or written to.
     """
-    if re.search(r"[,=\s]", str(output)):
-        raise UserError(f"--output {output}: the folder's name cannot contain ',', '=' or a space")
+    # submitit writes %j in a folder's name as the job's number
+    if re.search(r"[,=%\s]", str(output)):
+        raise UserError(f"--output {output}: the folder's name cannot contain ',', '=', '%' or a space")
     if recipe.include_path and output.resolve().is_relative_to(Path(recipe.include_path).resolve()):
         raise UserError(
             f"include_path {recipe.include_path} also contains the output folder {output}: move your tasks to a folder"
@@ -143,9 +144,9 @@ def models_named_in(run: str) -> list[str]:
     return _MODEL_ARGS.findall(run)
 
 
-def filled_in(run: str, models: Mapping[str, Model], output: Path) -> str:
-    """A command line with the folder and the models' arguments in place of `{output}` and `{model_args:NAME}`."""
-    return _MODEL_ARGS.sub(lambda found: model_args_line(models[found[1]]), run).replace("{output}", str(output))
+def filled_in(word: str, models: Mapping[str, Model], output: Path) -> str:
+    """A word of a command with the folder and the models' arguments in place of `{output}` and `{model_args:NAME}`."""
+    return _MODEL_ARGS.sub(lambda found: model_args_line(models[found[1]]), word).replace("{output}", str(output))
 
 
 def launcher_words(processes: int) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Every mistake is reported with its file and line, and with the nearest name that
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -272,7 +273,9 @@ def _validation_error(tree: YamlNode, mistakes: Sequence[ErrorDetails]) -> UserE
     place = ".".join(map(str, path))
     if details["type"] == "missing":
         return UserError(f"{where}: {place} is missing")
-    message = details["msg"]
+    # a YAML file has no tuples and dictionaries
+    message = re.sub(r"\btuple\b", "list", details["msg"], flags=re.IGNORECASE)
+    message = re.sub(r"\bdictionary\b", "mapping", message, flags=re.IGNORECASE)
     return UserError(f"{where}: {place}: {message[0].lower()}{message[1:]}, not {shorten(repr(details['input']))}")
 
 

@@ -32,7 +32,7 @@ from lmms_steer.recipes.layout import (
     uses_sae,
 )
 from lmms_steer.recipes.schema import Model, Recipe, Study
-from lmms_steer.recipes.systems import extracted_methods, methods_of, planned_systems, search_files
+from lmms_steer.recipes.systems import BIAS_FILE, extracted_methods, methods_of, planned_systems, search_files
 from lmms_steer.search.options import parse_targets
 from lmms_steer.vectors.backbones import backbone_checkpoint
 
@@ -146,6 +146,7 @@ class Planner:
                     uses=() if settings.stored else (vector,),
                     reads=(*self._task_files(study.select), *local_paths(model)),
                     makes=tuple(str(folder / file) for file in search_files(self.recipe, settings)),
+                    may_make=(str(folder / BIAS_FILE),) if "calibrated" in self.recipe.known_systems else (),
                     folder=str(folder),
                     loads=loaded_weights(model),
                     answers=search_answers(self.recipe, model, study, settings),
@@ -255,7 +256,8 @@ class Planner:
         ]
         made = [self.output, *(Path(path) for paths in makes for path in paths)]
         for command, paths in zip(self.recipe.commands, makes, strict=True):
-            words = tuple(shlex.split(filled_in(command.run, self.recipe.models, self.output)))
+            # split first: the folder's name may hold quotes and backslashes
+            words = tuple(filled_in(word, self.recipe.models, self.output) for word in shlex.split(command.run))
             files, vectors = command_inputs(words, made)
             yield Cell(
                 name=command_cell_name(command.name),

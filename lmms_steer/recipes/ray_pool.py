@@ -159,7 +159,7 @@ class RayPool:
 
         Absolute paths are not sent: what a recipe names by them must be on every machine.
         """
-        names, pending = {*cell.reads, *cell.makes, *filter(None, [cell.folder])}, list(cell.needs)
+        names, pending = {*cell.reads, *cell.makes, *cell.may_make, *filter(None, [cell.folder])}, list(cell.needs)
         while pending:
             needed = self._by_name[pending.pop()]
             # a search's folder has more than what it must make

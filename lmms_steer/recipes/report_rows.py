@@ -15,7 +15,7 @@ from lmms_steer.recipes.layout import evaluate_cell_name
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.published import paper_task
 from lmms_steer.recipes.systems import BESIDE
-from lmms_steer.search.results import RESULT_FILE, SearchResult
+from lmms_steer.search.results import RESULT_FILE, SearchResult, VectorResult
 from lmms_steer.steering.intervention import Intervention
 from lmms_steer.steering.spec import SteeringSpec
 
@@ -118,7 +118,10 @@ def read_report(root: Path, metric: str | None) -> tuple[list[ReportRow], list[s
             continue
         lines += [f"not compared: {model}, {study}: {line}" for line in left_out]
         lines += [f"not compared: {model}, {row.system} on {row.task}: {row.refused}" for row in board if row.refused]
-        rows += _rows_of(root, model, study, [row for row in board if not row.refused])
+        compared = [row for row in board if not row.refused]
+        stale = {id(row): line for row in compared if (line := _stale(root, model, study, row))}
+        lines += [f"not compared: {model}, {line}" for line in stale.values()]
+        rows += _rows_of(root, model, study, [row for row in compared if id(row) not in stale])
     return rows, lines
 
 
@@ -189,7 +192,8 @@ def _rows_of(root: Path, model: str, study: str, board: list[LeaderboardRow]) ->
         elif not _RANDOM.search(row.system):
             controls = [other for other in board if other.role == "control" and other.task == row.task]
             random = tuple(other.gain for other in controls if steered[id(other)] == own)
-            train = _train_result(root / "search" / model / study, own)
+            chosen = _chosen(root / "search" / model / study, own)
+            train = (chosen.best.gain, chosen.p_corrected) if chosen is not None else (math.nan, math.nan)
             yield _report_row(row, model, study, own, random, train)
 
 
@@ -263,11 +267,25 @@ def _steered(row: LeaderboardRow, planned: Cell | None) -> _Steered | None:
     return _Steered(f"{method} (1 SE)" if cautious else method, concept, BEST if overall == label else str(cell.tokens))
 
 
-def _train_result(searches: Path, own: _Steered) -> tuple[float, float]:
-    """Gain and corrected p-value of a choice on the questions that it was made on; NaN without such a search."""
+def _stale(root: Path, model: str, study: str, row: LeaderboardRow) -> str:
+    """Why a row is of another place than the one that its search has chosen since; "" if it is not."""
+    own, cell = _steered(row, _evaluations(root, model, study).get(row.system)), _intervention(row)
+    if own is None or cell is None or not own.target or row.role == "control":
+        return ""
+    chosen = _chosen(root / "search" / model / study, own)
+    if chosen is None:
+        return ""
+    best = chosen.best
+    if (best.layer, best.tokens) == (cell.layer, cell.tokens) and math.isclose(best.alpha, float(cell.alpha or 0)):
+        return ""
+    place = f"layer {best.layer}, alpha {best.alpha:g}, tokens {best.tokens}"
+    return f"{row.system} on {row.task}: it was measured before its search chose {place}"
+
+
+def _chosen(searches: Path, own: _Steered) -> VectorResult | None:
+    """What a search has found for a target; None without such a search."""
     folder = searches / f"{own.concept}-{own.method}"
     if not (folder / RESULT_FILE).is_file():
-        return math.nan, math.nan
+        return None
     (found,) = SearchResult.read(folder).vectors.values()
-    chosen = found if own.target == BEST else found.targets.get(own.target)
-    return (chosen.best.gain, chosen.p_corrected) if chosen is not None else (math.nan, math.nan)
+    return found if own.target == BEST else found.targets.get(own.target)

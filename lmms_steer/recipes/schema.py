@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from lmms_steer._util.io import user_path
 
@@ -22,6 +23,12 @@ def _split_names(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
+def _different(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("twice", "each name can be there once")
+    return names
+
+
 def _read_systems(value: object) -> object:
     systems = _split_names(value)
     return [{"name": one} if isinstance(one, str) else one for one in systems] if isinstance(systems, list) else systems
@@ -31,7 +38,7 @@ def _join_values(value: object) -> object:
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_split_names)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_names), AfterValidator(_different)]
 """A YAML list, or one string with commas between the names."""
 Range = Annotated[str, BeforeValidator(_join_values)]
 """A range as on the command line (`5-20`, `0.1:1.0:0.1`), or a YAML list of values."""
@@ -50,11 +57,11 @@ class Model(Strict):
 
     model: str = "steered_hf"
     """Value of lmms-eval's `--model`."""
-    pretrained: str
+    pretrained: str = Field(min_length=1)
     """A Hub id, a folder, or the name of a checkpoint that ships with this package."""
     args: dict[str, str] = {}
     """Further `--model_args`: `dtype`, `attn_implementation`, …"""
-    backbone: str | None = None
+    backbone: str | None = Field(default=None, min_length=1)
     """Text model that the vectors are extracted from. Default: the one that `backbones.yaml` lists for this model, else
     the model's own language model."""
     methods: Names | None = Field(default=None, min_length=1)

@@ -47,7 +47,9 @@ def system_mistakes(recipe: Recipe) -> Iterator[tuple[tuple[str | int, ...], Use
             yield from ((path, error) for error in _own_mistakes(recipe, system, system.args))
     for name, model in recipe.models.items():
         for key in model.args:
-            if key in _OF_A_SYSTEM:
+            if key == "pretrained":
+                yield ("models", name, "args", key), UserError("pretrained: give the model's own key, not one in args")
+            elif key in _OF_A_SYSTEM:
                 error = UserError(
                     f"{key}: every system would have it, the baseline too: put it into a system of your own"
                 )

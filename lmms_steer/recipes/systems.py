@@ -10,6 +10,8 @@ from lmms_steer.recipes.schema import Method, Model, Recipe, Study
 from lmms_steer.search.options import parse_targets
 from lmms_steer.vectors.methods import split_method
 
+BIAS_FILE = "answer_bias.yaml"
+"""What a search writes for the system `calibrated`, if all answers come from one small set of words."""
 BESIDE = "-beside-"
 """In a system's name, between the name of a choice and the seed of a random vector at the same place."""
 
@@ -76,7 +78,7 @@ def _unsteered(recipe: Recipe, layout: Layout, model: str, study_name: str) -> I
     if "calibrated" in wanted and study.select:
         # every search of a study asks the same questions, so the biases of the first one serve for all
         concept, method = study.concepts[0], next(iter(methods))
-        bias = layout.search(model, study_name, concept, method) / "answer_bias.yaml"
+        bias = layout.search(model, study_name, concept, method) / BIAS_FILE
         search = search_cell_name(model, study_name, concept, method)
         yield PlannedSystem("calibrated", f"answer_bias={bias}", tests, (search,))
 

@@ -94,6 +94,8 @@ def _check_models(recipe: Recipe, tree: YamlNode) -> None:
         _check_known(tree, (*path, "methods"), "method of this recipe", model.methods or (), recipe.methods)
         if model.layers:
             _check_value(tree, (*path, "layers"), parse_layers, model.layers, number_of_layers(model.pretrained))
+        if model.model in MODELS and "dtype" in model.args:
+            _check_known(tree, (*path, "args", "dtype"), "dtype", [model.args["dtype"]], DTYPES)
         if model.backbone_dtype is not None:
             _check_known(tree, (*path, "backbone_dtype"), "dtype", [model.backbone_dtype], DTYPES)
     _check_backbone_names(recipe, tree)

@@ -16,7 +16,7 @@ import psutil
 from filelock import FileLock
 
 from lmms_steer import __version__
-from lmms_steer.recipes.cells import Cell, Mark, content_digest, missing_output, vector_file
+from lmms_steer.recipes.cells import Cell, Mark, missing_output, vector_file
 from lmms_steer.recipes.in_process import failure_reason, run_in_process
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.preflight import memory_problem, missing_read
@@ -122,7 +122,7 @@ def run_cell(cell: Cell, ledger: Ledger, run: Callable[[tuple[str, ...], Path], 
     else:
         # with the vectors that it extracted on first use
         fingerprint = marks.fingerprint(cell) if extracts else fingerprint
-        output_sha256 = content_digest(cell.makes)
+        output_sha256 = cell.output_sha256
         mark = Mark(str(cell), "done", fingerprint, output_sha256, seconds=seconds, version=__version__)
     failed = problem is not None
     is_back = failed and moved is not None and before.state == "done" and marks.put_back(cell, before, moved)

@@ -279,6 +279,23 @@ def test_a_contrast_is_no_baseline(tmp_path: Path) -> None:
     assert row_of(board).gain == pytest.approx(0.1) and row_of(board, "vcd").role == "other"
 
 
+def test_a_steered_run_with_a_sentence_before_the_question_is_no_prompted_baseline(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    for name, steered in (("asked", False), ("both", True)):
+        run = write_system(tmp_path / name, STEERED, steered=steered, task=f"{TASK}_prompted")
+        list(add_runs(board, [f"{name}={run}"], Addition()))
+    asked, both = (row_of(board, f"{name}, prompted") for name in ("asked", "both"))
+    assert (asked.role, both.role) == ("prompted", "steered")
+    assert (asked.outcomes["controls"][0], both.outcomes["controls"][0]) == ("not needed", "passed")
+
+
+def test_a_refusal_names_no_option_that_a_leaderboard_does_not_have(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    list(add_runs(board, [f"copy={write_system(tmp_path / 'more', STEERED, pretrained='copy/tiny')}"], Addition()))
+    (reason,) = refusals(board).values()
+    assert "other model: pretrained copy/tiny" in reason and "--allow-different" not in reason
+
+
 def test_where_less_is_better_a_control_that_loses_more_is_said(tmp_path: Path) -> None:
     def row(gain: float, role: str, direction: int) -> BoardRow:
         made = row_of(board, "random" if role == "control" else "steered")

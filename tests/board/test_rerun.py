@@ -43,6 +43,14 @@ def test_the_command_is_the_run_s_with_the_entry_s_own_vectors(tmp_path: Path) -
     assert SteeringVectors.load(intervention.vector).sha256 == shipped_vector("random:0").sha256
 
 
+def test_the_questions_are_the_entry_s_first_unless_others_are_asked_for(tmp_path: Path) -> None:
+    board = make_board(tmp_path / "board")
+    run = write_system(tmp_path / "later", STEERED, config={"offset": 100})
+    list(add_runs(board, [f"later={run}"], Addition()))
+    assert "--offset 100" in shlex.join(command(case_of(board / GROUP / "later", board), tmp_path, 7))
+    assert "--offset" not in command(case_of(board / GROUP / "later", board), tmp_path, 7, offset=0)
+
+
 @pytest.mark.parametrize(
     "named",
     [

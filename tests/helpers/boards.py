@@ -27,7 +27,14 @@ def shipped_vector(control: str = "") -> SteeringVectors:
 
 
 def write_system(
-    folder: Path, scores: Sequence[float], control: str = "", steered: bool = True, record: Any = None, **more: Any
+    folder: Path,
+    scores: Sequence[float],
+    control: str = "",
+    steered: bool = True,
+    record: Any = None,
+    task: str = TASK,
+    pretrained: str = "tiny-paligemma2",
+    **more: Any,
 ) -> Path:
     """Write a run of `TASK`, whose correct answer is `above` and whose wrong one is `below`.
 
@@ -37,6 +44,8 @@ def write_system(
         control: of the spec.
         steered: whether there is a spec at all.
         record: entries of the steering record to add or replace.
+        task: another task than `TASK`.
+        pretrained: in the model's arguments.
         more: arguments of `write_run`.
     """
     steering: dict[str, Any] = {"model": "tiny-paligemma2", "spec": "", "vectors": [], "versions": VERSIONS}
@@ -48,16 +57,17 @@ def write_system(
             "vectors": [{"name": vector.name, "sha256": vector.sha256}],
             "provenance": CHOSEN,
         }
-    model_args = "pretrained=tiny-paligemma2"
+    model_args = f"pretrained={pretrained}"
     return write_run(
         folder,
-        {TASK: scores},
+        {task: scores},
         answer=lambda number, score: "above" if score else "below",
         spec=None,
         results={"steering": {**steering, **(record or {})}, "model_name": "tiny", **more.pop("results", {})},
         config={
             "model_args": model_args,
             "resolved_cli_args": {"model": "steered_paligemma", "model_args": model_args},
+            **more.pop("config", {}),
         },
         sample=more.pop("sample", {"choices": ["above", "below"]}),
         **more,

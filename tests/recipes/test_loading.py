@@ -31,8 +31,8 @@ from lmms_steer.recipes.loading import find_recipe, load_recipe, shipped_overlay
             "  ..:",
             "line 3: '..': a name is made of letters, digits and . _ + -, and starts with no dot",
         ),
-        ("\n  mean_shift: {alphas: 10:50:10}", " {}", "line 6: methods: dictionary should have at least 1 item"),
-        ("concepts: spatial", "concepts: []", "line 10: studies.left.concepts: tuple should have at least 1 item"),
+        ("\n  mean_shift: {alphas: 10:50:10}", " {}", "line 6: methods: mapping should have at least 1 item"),
+        ("concepts: spatial", "concepts: []", "line 10: studies.left.concepts: list should have at least 1 item"),
         ("about: a test", "commands: [{name: a, run: '', makes: x}]", "line 1: unknown program ''"),
         ("about: a test", "commands: [{name: a, run: 'a \"', makes: x}]", "line 1: run: No closing quotation"),
         (
@@ -41,6 +41,14 @@ from lmms_steer.recipes.loading import find_recipe, load_recipe, shipped_overlay
             "line 12: the system `prompted` needs the task 'mmbench_en_dev_prompted'",
         ),
         ("about: a test", "models: {}", "line 2: 'models' is given twice"),
+        ("concepts: spatial", "concepts: [spatial, spatial]", "studies.left.concepts: each name can be there once"),
+        ("tiny-paligemma2\n", "''\n", "line 5: models.tiny.pretrained: string should have at least 1 character"),
+        (
+            "tiny-paligemma2\n",
+            "tiny-paligemma2\n    args: {pretrained: smol-idefics3}\n",
+            "line 6: pretrained: give the model's own key, not one in args",
+        ),
+        ("tiny-paligemma2\n", "tiny-paligemma2\n    args: {dtype: float99}\n", "line 6: unknown dtype 'float99'"),
         (
             "methods:",
             "  a: {model: steered_hf, pretrained: x, backbone: a/m}\n"

@@ -115,6 +115,13 @@ def test_a_command_of_one_s_own_has_the_folder_and_the_arguments_of_the_model(re
     assert line == "lmms-steer curve --model_args pretrained=tiny-paligemma2,dtype=bfloat16 --output out/curve"
 
 
+def test_a_folder_s_name_may_hold_quotes_and_backslashes(recipe: Callable[..., str]) -> None:
+    name = recipe("about: a test", "commands: [{name: a, run: 'lmms-steer curve --output {output}', makes: x}]")
+    for folder in ("o'p", 'o"p', "o\\p"):
+        cells = Planner(load_recipe(name)[1], Path(folder)).cells()
+        assert [cell.command[-1] for cell in cells if cell.kind == "command"] == [folder]
+
+
 def test_the_smaller_of_two_limits_counts(recipe: Callable[..., str]) -> None:
     for own, whole, expected in (("200", "4", "4"), ("4", "200", "4"), ("null", "7", "7"), ("7", "null", "7")):
         _, loaded = load_recipe(recipe(), (), [f"search.limit={own}", f"limit={whole}"])

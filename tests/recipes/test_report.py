@@ -198,6 +198,18 @@ def test_the_gain_on_the_training_questions_and_its_p_are_those_of_the_target(tm
     rows = list(csv.DictReader((tmp_path / "report.csv").open()))
     (image,) = [row for row in rows if (row["method"], row["target"]) == ("mean_shift", "image")]
     assert (image["train_gain"], image["train_p"]) == ("0.02", "0.25")
+    # the search was run again, and the evaluation not yet
+    target["best"] |= {"layer": 3, "alpha": -3.0}
+    (folder / "result.json").write_text(json.dumps({"n": 9, "baseline": 0.5, "cells": 3, "vectors": {"v": whole}}))
+    lines = list(run_report(tmp_path, "acc_paper"))
+    stale = (
+        "spatial-mean_shift-image on cvbench_relation_test: it was measured before its search chose layer 3, alpha -3"
+    )
+    assert any(line.startswith(f"* not compared: paligemma2-3b, {stale}") for line in lines)
+    rows = list(csv.DictReader((tmp_path / "report.csv").open()))
+    assert not [
+        row for row in rows if (row["method"], row["concept"], row["target"]) == ("mean_shift", "spatial", "image")
+    ]
 
 
 @pytest.mark.parametrize("name", ["late", "spatial-mean_shift", "a-random-7", "mean_shift-random-walk"])

@@ -108,6 +108,29 @@ def test_a_search_whose_choice_is_damaged_resumes_from_its_batches(tmp_path: Pat
     assert (tmp_path / "replaced/a-2/batch").exists()
 
 
+def test_a_file_that_a_command_may_write_counts_once_it_was_written(tmp_path: Path) -> None:
+    biases = tmp_path / "study/answer_bias.yaml"
+    cell = Cell("a", "search", ("search",), folder=str(biases.parent), may_make=(str(biases),))
+    ledger = Ledger(tmp_path)
+    ledger.folder.mkdir()
+
+    def run(command: tuple[str, ...], log: Path) -> int:
+        biases.parent.mkdir(exist_ok=True)
+        return 0
+
+    assert run_cell(cell, ledger, run).state == "done" and ledger.marks.done(cell), "it was not written"
+    biases.write_text("biases: {}")
+    assert not ledger.marks.done(cell)
+
+    def write(command: tuple[str, ...], log: Path) -> int:
+        biases.write_text("biases: {left: 1}")
+        return 0
+
+    assert run_cell(cell, ledger, write).state == "done" and ledger.marks.done(cell)
+    biases.unlink()
+    assert not ledger.marks.done(cell)
+
+
 @pytest.mark.slow
 def test_a_resumed_run_says_what_it_found(tmp_path: Path) -> None:
     cells = [shell(name, "echo > $OUT", tmp_path) for name in "abcde"]
