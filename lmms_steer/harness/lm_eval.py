@@ -125,7 +125,14 @@ class _SteeredLmEval(SteeringMixin):
         if has_encoder(config):
             raise UserError(f"{self.pretrained} is an encoder-decoder: evaluate it with lmms-eval --model steered_hf")
         self.resolve_for(config, revision=revision.get("revision"))
-        super().__init__(pretrained=source, **model_args)  # type: ignore[call-arg]
+        try:
+            super().__init__(pretrained=source, **model_args)  # type: ignore[call-arg]
+        except TypeError as error:
+            # lm-eval gives what it does not know to transformers
+            unknown = next((name for name in model_args if f"argument '{name}'" in str(error)), None)
+            if unknown is None:
+                raise
+            raise unknown_name("key", unknown, self.known_args(), "in --model_args") from error
         wrapper: Any = self
         self.attach_to(wrapper.model, getattr(self, "processor", None) or wrapper.tokenizer)
         _SteeredLmEval.newest = weakref.ref(self)
@@ -283,6 +290,7 @@ class _SteeredLmEval(SteeringMixin):
             UserError: as `check_record`.
         """
         self.check_record()
+        self.end_evaluation()
         parent: Any = super()
         return {**parent.get_model_info(), "steering": self.steering_record}
 

@@ -74,6 +74,9 @@ class SteeredModel(Protocol):
     def start_evaluation(self) -> None:
         """Forget what belongs to an earlier evaluation of the same object."""
 
+    def end_evaluation(self) -> None:
+        """Warn of an evaluation that the spec had no effect on."""
+
     @property
     def steering_record(self) -> dict[str, Any]:
         """The `steering` entry of the results."""
@@ -241,6 +244,7 @@ def _with_record(original: Callable[..., Any]) -> Callable[..., Any]:
         # some of lmms-eval's wrappers catch every exception and go on with an empty answer
         if lm.attachment.failure is not None:
             raise lm.attachment.failure
+        lm.end_evaluation()
         if results is not None:
             results["steering"] = lm.steering_record
         return results

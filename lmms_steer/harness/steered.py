@@ -165,13 +165,14 @@ class SteeredVlm(LmmsEvalSteering, HfVlm):
     @contextmanager
     def unsteered(self) -> Iterator[None]:
         """The block in which the model has no hooks; inside of another such block, nothing changes."""
-        was_steered = bool(self.attachment)
-        self.attachment.remove()
+        before, was_steered = self.attachment, bool(self.attachment)
+        before.remove()
         try:
             yield
         finally:
             if was_steered:
                 self.attachment = self._attach()
+                self.attachment.follow(before)
 
     def prepare(self) -> None:
         """Resolve the spec before the weights are read, so that mistakes are found early."""

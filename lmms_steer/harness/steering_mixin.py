@@ -180,9 +180,22 @@ class SteeringMixin:
             UserError: as `check_record`.
         """
         self.check_record()
-        self.attachment.forget_failure()
+        self.attachment.forget()
         if self.divergence is not None:
             self.divergence.reset()
+
+    def end_evaluation(self) -> None:
+        """Warn of an evaluation that the spec had no effect on."""
+        if self._steered_nothing:
+            logger.warning(
+                "not one token was steered, so these are the answers of the unsteered model: no prompt has tokens that"
+                " the spec steers, or its gate never let it act"
+            )
+
+    @property
+    def _steered_nothing(self) -> bool:
+        # another process may have had the prompts with such tokens
+        return self.attachment.acted is False and getattr(self, "world_size", 1) == 1
 
     def check_record(self) -> None:
         """Check that the record of the steering says all that is done to the model.
@@ -205,6 +218,7 @@ class SteeringMixin:
         contrast = {"contrast": self.contrast.record()} if self.contrast is not None else {}
         measured = self.divergence.record() if self.divergence is not None else {}
         divergence = {"divergence": measured} if measured else {}
+        nothing = {"steered_nothing": True} if self._steered_nothing else {}
         return {
             "model": self.pretrained,
             **revision,
@@ -213,6 +227,7 @@ class SteeringMixin:
             **image,
             **contrast,
             **divergence,
+            **nothing,
             "versions": _versions(),
         }
 

@@ -35,11 +35,16 @@ def no_model(key: str = "pretrained") -> UserError:
     return UserError(f"no model: add {key}=NAME to --model_args, a Hub id or a folder")
 
 
-def usable_device(name: str) -> torch.device:
+_SPREADING = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Values of `device_map` that name no device."""
+
+
+def usable_device(name: str, key: str = "device") -> torch.device:
     """The torch device of a name, if this machine can allocate memory on it.
 
     Args:
         name: cpu, cuda, cuda:1, mps, …
+        key: the argument that names it, for the message.
 
     Raises:
         UserError: for a name that is not a device, or a device that this machine does not have.
@@ -48,7 +53,7 @@ def usable_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"device={name} cannot be used here: {first_line(error)}") from error
+        raise UserError(f"{key}={name} cannot be used here: {first_line(error)}") from error
     return device
 
 
@@ -111,6 +116,8 @@ def load_model(
         UserError: when it cannot be loaded.
     """
     if device_map is not None:
+        if device_map not in _SPREADING:
+            usable_device(device_map, "device_map")
         options["device_map"] = device_map
     with quiet_in_logs():
         model = load_or_refuse(name, auto_class.from_pretrained, source, **options)

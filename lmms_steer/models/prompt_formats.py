@@ -63,14 +63,22 @@ def chat_template(
         [{"role": "user", "content": [*own, {"type": "text", "text": question}]}]
         for question, own in zip(questions, media.contents, strict=True)
     ]
-    batch = processor.apply_chat_template(
-        turns,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        processor_kwargs={"padding": True, "padding_side": "left", **media.options},
-    )
+    try:
+        batch = processor.apply_chat_template(
+            turns,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"padding": True, "padding_side": "left", **media.options},
+        )
+    except ValueError as error:
+        texts = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        token = getattr(processor, "image_token", None)
+        has_images = any(part["type"] == "image" for own in media.contents for part in own)
+        if has_images and token and not any(token in text for text in texts):
+            raise UserError("the chat template of this checkpoint shows no images: it takes other media") from error
+        raise
     if "input_ids" not in batch:
         raise UserError(f"a {type(processor).__name__} returns no input_ids: its model cannot be steered")
     if answers is None:

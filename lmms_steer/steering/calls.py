@@ -157,6 +157,7 @@ class CallTracker:
     Attributes:
         failure: the first error that a hook of this attachment raised. Some callers swallow exceptions.
         must_run: hooks at modules that might not run, each with its layer and a name for messages.
+        acted: device ▸ whether any position was steered there, bool []; empty before the first call.
     """
 
     def __init__(
@@ -168,6 +169,7 @@ class CallTracker:
         self.model, self.on_failure, self.part = model, on_failure, part
         self.failure: SteeringError | None = None
         self.must_run: list[tuple[Any, int, str]] = []
+        self.acted: dict[torch.device, Tensor] = {}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # a copy of the model would keep hooks that nothing removes
@@ -178,6 +180,11 @@ class CallTracker:
         """The forward call in progress in this thread: the whole model's, or else its generating part's."""
         calls = _calls.get()
         return calls.get((id(self), False)) or calls.get((id(self), True))
+
+    def note(self, mask: Tensor) -> None:
+        """Note the positions that a hook steers, bool of any shape. What is noted stays on the device, unread."""
+        before = self.acted.get(mask.device)
+        self.acted[mask.device] = mask.any() if before is None else before | mask.any()
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The forward pre-hook of the model, its wrapper and its generating part.

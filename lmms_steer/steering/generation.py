@@ -7,7 +7,7 @@ call and in the calling thread only, and does nothing for a model without steeri
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -115,12 +115,12 @@ def is_unwatched(model: nn.Module) -> bool:
     return False
 
 
-def watch_generate(model: nn.Module, is_steered: Callable[[nn.Module], bool]) -> None:
+def watch_generate(model: nn.Module, steered_by: Callable[[nn.Module], Collection[object]]) -> None:
     """Wrap `generate` in each class of the model that defines it, once.
 
     Args:
         model: its class and the classes that it inherits from are searched.
-        is_steered: whether a model has steering hooks at the time of a call.
+        steered_by: what steers a model at the time of a call.
 
     Raises:
         UserError: for a model whose own `generate` was replaced, as a repository's `custom_generate` does.
@@ -133,13 +133,14 @@ def watch_generate(model: nn.Module, is_steered: Callable[[nn.Module], bool]) ->
     for owner in type(model).__mro__:
         original = vars(owner).get("generate")
         if original is not None and not hasattr(original, _MARK):
-            owner.generate = _watched(original, is_steered)  # type: ignore[attr-defined]
+            owner.generate = _watched(original, steered_by)  # type: ignore[attr-defined]
 
 
-def _watched(original: Callable[..., Any], is_steered: Callable[[nn.Module], bool]) -> Callable[..., Any]:
+def _watched(original: Callable[..., Any], steered_by: Callable[[nn.Module], Collection[object]]) -> Callable[..., Any]:
     @functools.wraps(original)
     def generate(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if not is_steered(self):
+        before = steered_by(self)
+        if not before:
             return original(self, *args, **kwargs)
         if _is_assistant(args, kwargs):
             if current_generation(self) is None:
@@ -150,7 +151,15 @@ def _watched(original: Callable[..., Any], is_steered: Callable[[nn.Module], boo
             return original(self, *args, **kwargs)
         # a class that calls `super().generate` may have changed the prompt: the innermost call counts
         with _generating(self, _read_prompt(self, args, kwargs)):
-            return original(self, *args, **kwargs)
+            returned = original(self, *args, **kwargs)
+        # another thread may leave the block meanwhile, as the reader of a streamer does
+        now = steered_by(self)
+        if any(one not in now for one in before):
+            raise SteeringError(
+                "the steer block ended while generate ran in another thread, so its last tokens are not steered: leave"
+                " the block when generate has returned"
+            )
+        return returned
 
     setattr(generate, _MARK, True)
     _wrapped.add(inspect.unwrap(original).__code__)

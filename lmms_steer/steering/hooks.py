@@ -174,10 +174,22 @@ class Attachment:
         """The first call that could not be steered, for callers that may have swallowed its error."""
         return self.tracker.failure if self.tracker is not None else None
 
-    def forget_failure(self) -> None:
-        """Forget a call that could not be steered: what comes next is another run."""
+    @property
+    def acted(self) -> bool | None:
+        """Whether any position was steered; None before the first call, and without hooks."""
+        noted = self.tracker.acted if self.tracker is not None else {}
+        return any(map(bool, noted.values())) if noted else None
+
+    def forget(self) -> None:
+        """Forget the calls so far, and one that could not be steered: what comes next is another run."""
         if self.tracker is not None:
             self.tracker.failure = None
+            self.tracker.acted.clear()
+
+    def follow(self, before: "Attachment") -> None:
+        """Remember the calls of the attachment that this one replaces."""
+        if self.tracker is not None and before.tracker is not None:
+            self.tracker.acted |= before.tracker.acted
 
     def remove(self) -> None:
         """Remove the hooks; a second call does nothing."""
@@ -246,7 +258,7 @@ def attach(
     # some models generate with the language model inside of them
     watched = [inner, *([] if part is None else [part])]
     for module in watched:
-        watch_generate(module, is_steered)
+        watch_generate(module, _trackers)
     handles = [hook.register(layers) for hook in hooks]
     handles += [hook.register(tower) for hook in in_tower if tower is not None]
     # a wrapper of PEFT calls the forward of the model inside without that model's hooks, so it needs them too
@@ -277,5 +289,10 @@ def is_steered(model: nn.Module, besides: Attachment | None = None) -> bool:
         besides: hooks that do not count.
     """
     own = besides.tracker if besides is not None else None
-    trackers = (getattr(hook, "__self__", None) for hook in model._forward_pre_hooks.values())
-    return any(isinstance(one, CallTracker) and one is not own for one in trackers)
+    return any(one is not own for one in _trackers(model))
+
+
+def _trackers(model: nn.Module) -> list[CallTracker]:
+    """The trackers of the attachments that steer a model at the moment."""
+    owners = [getattr(hook, "__self__", None) for hook in model._forward_pre_hooks.values()]
+    return [one for one in owners if isinstance(one, CallTracker)]

@@ -86,6 +86,7 @@ class SiteHook:
             raise SteeringError("a steered layer ran outside the model's own forward: call the model, not a part of it")
         mask = call.steered(self.tokens, self.phase, self.media, self.special_ids)
         if mask is None:
+            self.tracker.note(torch.zeros(1, dtype=torch.bool))
             return None
         if self._shares and isinstance(value, Tensor) and value.dim() == 3:
             # it may run on the last positions only: no later layer reads the others
@@ -99,6 +100,7 @@ class SiteHook:
         mask = mask.to(hidden.device)
         if self.gate is not None:
             mask = self.gate.allowed(call, mask)
+        self.tracker.note(mask)
         vector = self._vector_on(hidden.device)
         if is_row_vector(self.intervention.vector):
             vector = of_rows(self.intervention, vector, hidden)

@@ -61,6 +61,7 @@ class VisionHook:
             if vector.per_token:
                 vector = vector.at_norms_of(hidden)
             everywhere = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+            self.tracker.note(everywhere)
             steered = apply_operation(self.operation, hidden, vector, everywhere)
             check_overflow(hidden, steered, self.alpha, f"vision layer {self.layer}")
             return steered.view(value.shape)

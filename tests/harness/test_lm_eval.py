@@ -357,3 +357,8 @@ def test_arguments_of_the_harness_may_be_among_the_model_s() -> None:
     for made in (SteeredHFLM, SteeredVlm):
         with pytest.raises(UserError, match="pretrained is a Linear: give a checkpoint's name or folder"):
             made(pretrained=torch.nn.Linear(2, 2))
+
+
+def test_a_key_that_neither_lm_eval_nor_transformers_knows_is_refused_by_its_name() -> None:
+    with pytest.raises(UserError, match="unknown key 'foo' in --model_args"):
+        SteeredHFLM(pretrained="tiny-gemma2", **OPTIONS, foo=1)

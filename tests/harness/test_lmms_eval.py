@@ -333,3 +333,22 @@ def test_an_unsteered_block_inside_of_another_changes_nothing() -> None:
             assert hooks() == 0
         assert hooks() == 0
     assert hooks() == steered == 1
+
+
+@pytest.mark.parametrize("acts", [True, False])
+def test_an_evaluation_in_which_nothing_was_steered_says_so(acts: bool, caplog: pytest.LogCaptureFixture) -> None:
+    keys = {"vector": "spatial", "layer": 2, "alpha": 1, "tokens": "image", "gate": "cosine"}
+    lm = SteeredPaliGemma(pretrained="tiny-paligemma2", **keys, threshold=-1 if acts else 1)
+    row = load_question_set("spatial", "select")[0]
+    lm.start_evaluation()
+    assert lm.attachment.acted is None, "no call yet: all answers may come from a cache"
+    lm.end_evaluation()
+    with torch.no_grad():
+        lm.model(**lm.model_inputs([row["question"]], [[row["image"]]]))
+    with lm.unsteered():
+        pass
+    assert lm.attachment.acted is acts and lm.steering_record.get("steered_nothing", False) is not acts
+    lm.end_evaluation()
+    assert ("not one token was steered" in caplog.text) is not acts
+    lm.start_evaluation()
+    assert lm.attachment.acted is None

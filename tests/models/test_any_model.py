@@ -263,3 +263,15 @@ def test_a_model_that_cannot_be_steered_is_refused_in_one_line(tmp_path: Path) -
         SteeredVlm(pretrained="tiny-paligemma2", load_in_4bit=True, load_in_8bit=True)
     with pytest.raises(UserError, match="needs the package bitsandbytes"):
         SteeredVlm(pretrained="tiny-paligemma2", load_in_4bit=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_map_that_names_a_missing_device_is_refused_like_a_device() -> None:
+    with pytest.raises(UserError, match="device_map=cuda cannot be used here"):
+        SteeredVlm(pretrained="tiny-paligemma2", device_map="cuda")
+
+
+def test_an_image_for_a_model_whose_template_shows_none_is_refused() -> None:
+    lm = SteeredVlm(pretrained="tiny-qwen2-vl")
+    with pytest.raises(UserError, match="the chat template of this checkpoint shows no images"):
+        lm.model_inputs(["where is it?"], [[picture(0)]])

@@ -6,7 +6,7 @@ from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
 from typing import Any
 
 import pytest
@@ -454,3 +454,32 @@ def test_a_spec_that_was_resolved_for_a_model_of_another_width_is_refused(model:
     expected = f"layer {LAYER} has the width 48 at site=residual, and the vector 8"
     with pytest.raises(SteeringError, match=expected), steer(model, other):
         last_logits(model)
+
+
+def test_a_generate_that_outlives_the_block_is_an_error(model: Any) -> None:
+    first, left = Event(), Event()
+
+    class Streamer:
+        def put(self, value: Tensor) -> None:
+            first.set()
+            assert left.wait(60)
+
+        def end(self) -> None:
+            pass
+
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            model.generate(**text_prompts(1, 5, 0), max_new_tokens=4, streamer=Streamer())
+        except SteeringError as error:
+            caught.append(error)
+
+    thread = Thread(target=run)
+    with steer(model, line("last", "all"), {"v": V}):
+        thread.start()
+        assert first.wait(60)
+    left.set()
+    thread.join()
+    (error,) = caught
+    assert "the steer block ended while generate ran in another thread" in str(error)
