@@ -208,7 +208,9 @@ class BatchStore:
         # batches of older versions do not name their plan
         same_plan = metadata.get(b"plan", self.plan.encode()) == self.plan.encode()
         if not same_plan or cells != _cells_json(rung.cells) or table["doc_id"].to_pylist() != documents:
-            raise UserError(f"{str(path)!r} is of other cells or questions: take another folder")
+            raise UserError(
+                f"{str(path)!r} is of other cells or questions, perhaps of another version: take another folder"
+            )
         return table
 
     def _put_aside(self, path: Path, error: OSError | pa.ArrowInvalid) -> None:

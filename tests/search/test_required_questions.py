@@ -65,7 +65,7 @@ def test_a_race_on_as_many_questions_as_it_needs_finds_a_gain_as_often_as_promis
 
 def test_more_cells_and_smaller_gains_need_more_questions() -> None:
     race_needs = [questions_needed(parse_strategy("race"), context_of((layers, 6, 3), 0)) for layers in (2, 5, 16)]
-    assert race_needs == sorted(race_needs) and race_needs[1:] == [340, 381]
+    assert race_needs == sorted(race_needs) and race_needs[1:] == [319, 362]
     assert questions_needed(parse_strategy("race"), context_of((5, 6, 3), 0), 0.07) > race_needs[1]
     # a grid drops nothing: Connor's number
     assert questions_needed(parse_strategy("grid"), context_of((1, 12, 1), 0), 0.03) == 1343
@@ -75,7 +75,7 @@ def test_questions_that_share_few_images_are_too_few_for_a_race() -> None:
     race_on = parse_strategy("race")
     one_each, four_each = np.arange(400), np.repeat(np.arange(100), 4)
     check_questions(race_on, context_of((5, 6, 3), 400, one_each), "it")
-    assert finding_probability(race_on, context_of((5, 6, 3), 400, four_each), 0.08) < 0.1
+    assert finding_probability(race_on, context_of((5, 6, 3), 400, four_each), 0.08) < 0.2
     with pytest.raises(
         UserError, match=r"race finds a gain of \+8.0 points with 1?\d% probability among 90 cells on the 100 im"
     ):

@@ -13,7 +13,7 @@ from lmms_steer.search.rungs import run_strategy
 from lmms_steer.search.selection import ScoreGrid, best_index, cautious_index, corrected_p
 from lmms_steer.search.strategies import Rung, Strategy, StrategyContext
 from lmms_steer.search.strategies.grid import grid as full_grid
-from lmms_steer.search.strategies.race import MIN_FINALISTS, planned_answers, race
+from lmms_steer.search.strategies.race import MIN_FINALISTS, planned_answers, race, rung_ends
 from lmms_steer.search.strategies.screen import promising
 from lmms_steer.search.strategies.tpe import tpe
 from lmms_steer.statistics import Floats, Ints
@@ -90,6 +90,21 @@ def test_of_equally_good_cells_a_race_keeps_the_weakest() -> None:
     scores = np.array([rng.permutation(graded) for _ in alphas])
     assert len(set(scores.mean(1))) > 1, "they differ by rounding"
     assert after_first_rung(alphas, scores) == [-1.0, 1.0, -2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("n", "ends"),
+    [
+        (50, [50]),
+        (100, [100]),
+        (381, [100, 381]),
+        (600, [100, 200, 600]),
+        (612, [100, 204, 612]),
+        (1200, [100, 200, 400, 1200]),
+    ],
+)
+def test_a_race_drops_cells_only_after_many_more_questions(n: int, ends: list[int]) -> None:
+    assert rung_ends(n) == ends
 
 
 def test_a_race_drops_a_cell_that_is_clearly_below_the_best() -> None:
@@ -223,7 +238,7 @@ def test_a_race_over_shared_images_holds_its_level() -> None:
     for _ in range(150):
         grid = sharing(rng)
         raced = run_strategy(race(StrategyContext(CELLS, 320, IMAGES)), 320, reader(grid), image_of=IMAGES)
-        assert raced.spent == 107 and len(raced.unspent) == 208, "an image on both sides of the boundary is left out"
+        assert raced.spent == 100 and len(raced.unspent) == 216, "an image on both sides of the boundary is left out"
         claims += corrected_p(raced, best_index(raced)) < 0.05
     assert claims / 150 <= 0.104, "5%, and three standard errors"
 
