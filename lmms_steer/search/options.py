@@ -144,8 +144,8 @@ class SearchOptions:
         for name in ("split", "num_fewshot"):
             if self.harness == LMMS_EVAL and getattr(self, name) is not None:
                 raise UserError(f"--{name} {getattr(self, name)}: only for tasks of lm-eval, --harness lm-eval")
-        if self.memory < 0:
-            raise UserError(f"--memory {self.memory:g}: expected GiB, 0 or more")
+        if not 0 <= self.memory < math.inf:
+            raise UserError(f"--memory {self.memory:g}: expected GiB, a finite number from 0 on")
 
     def _check_choose(self) -> None:
         if self.choose not in CHOICES:

@@ -109,3 +109,9 @@ def test_what_has_no_effect_is_a_warning_each(tmp_path: Path) -> None:
 def halves(search: StrategyContext) -> Strategy:
     """A strategy of the user's own, which may read the number of trials."""
     yield Rung(search.cells[: search.trials], range(search.n))
+
+
+@pytest.mark.parametrize("memory", ["-1", "nan", "inf"])
+def test_memory_is_a_number_of_gib(memory: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^--memory {memory}: expected GiB, a finite number from 0 on$"):
+        SearchOptions("steered_hf", "pretrained=x", ("v",), "task", tmp_path, memory=float(memory))
