@@ -74,7 +74,7 @@ class Cell:
     @property
     def output_sha256(self) -> str:
         """Hash of what the command has written."""
-        return content_digest([*self.makes, *self.may_make])
+        return content_digest([*self.makes, *(path for path in self.may_make if Path(path).exists())])
 
     def __str__(self) -> str:
         return shlex.join(self.command)

@@ -146,7 +146,7 @@ class Planner:
                     uses=() if settings.stored else (vector,),
                     reads=(*self._task_files(study.select), *local_paths(model)),
                     makes=tuple(str(folder / file) for file in search_files(self.recipe, settings)),
-                    may_make=(str(folder / BIAS_FILE),) if "calibrated" in self.recipe.known_systems else (),
+                    may_make=(str(folder / BIAS_FILE),),
                     folder=str(folder),
                     loads=loaded_weights(model),
                     answers=search_answers(self.recipe, model, study, settings),
