@@ -79,7 +79,7 @@ def test_mistakes_are_reported_with_their_line(recipe: Callable[..., str], old: 
         (
             "{strategy: race}",
             200,
-            "r.yaml, line 1: the strategy race needs at least 333 questions for 75 cells, and the study left",
+            "r.yaml, line 1: the strategy race needs at least 313 questions for 75 cells, and the study left",
         ),
         ("{strategy: race+screen, limit: 64}", 2000, "questions for 75 cells, and the study left has 64"),
         ("{strategy: race}", 450, ""),
