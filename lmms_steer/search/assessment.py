@@ -97,8 +97,17 @@ def _assess_vector(plan: Plan, grid: ScoreGrid, name: str) -> VectorResult:
         counted_on=len(own.unspent),
         one_standard_error=cell_result(own, cautious_index(own)),
         discordant=_discordant(own),
+        counted_gain=_counted_gain(own, best),
         controls={control: _best_of(grid.of(full)) for control, full in plan.controls_of(name).items()},
     )
+
+
+def _counted_gain(grid: ScoreGrid, index: int) -> float | None:
+    """A cell's gain on the questions that a corrected p is computed on; None where these are all questions or none."""
+    unspent = grid.unspent
+    if len(unspent) in (0, len(grid.base)):
+        return None
+    return float((grid.scores[index] - grid.base)[unspent].mean())
 
 
 def _discordant(grid: ScoreGrid) -> float | None:

@@ -98,7 +98,7 @@ def _curve(maker: Any, name: str, grid: ScoreGrid, result: VectorResult) -> Any:
     alphas = [grid.cells[i].alpha for i in rows]
     mean, low, high = np.array([_gain_points(grid, i) for i in rows]).T
     figure, ax = maker.subplots(figsize=(6, 3.6), layout="constrained")
-    draw_band(ax, alphas, low, high, BLUE, label="95% interval of the gain")
+    draw_band(ax, alphas, low, high, BLUE, label="95% interval of each cell alone,\nnot corrected for the choice")
     draw_curve(ax, alphas, mean, BLUE)
     early = [place for place, i in enumerate(rows) if i not in set(grid.finalists)]
     if early:

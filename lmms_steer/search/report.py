@@ -20,15 +20,12 @@ SIMILAR_SHARE = 0.5
 """The share of a winner's gain from which on a random vector's gain is warned of."""
 
 
-def report_lines(
-    plan: Plan, result: SearchResult, output: Path, confirmation_requested: bool, adaptive: bool = False
-) -> Iterator[str]:
+def report_lines(plan: Plan, result: SearchResult, output: Path, adaptive: bool = False) -> Iterator[str]:
     """The choice for each vector, the controls for comparison, and where the files are.
 
     Args:
         plan, result: the search.
         output: the study's folder.
-        confirmation_requested: whether the user asked for a confirmation.
         adaptive: whether the strategy proposed later cells from earlier scores.
     """
     images = f", {count_noun(result.n_images, 'image')}," if result.n_images is not None else ""
@@ -52,7 +49,7 @@ def report_lines(
         yield _bias_line(plan, result.calibrated)
     elif plan.harness == LMMS_EVAL:
         yield "no answer biases: the answers are not of one small set of words"
-    if not confirmation_requested:
+    if result.confirmed is None:
         per_target = any(vector.targets for vector in result.vectors.values())
         how = "evaluate each choice_TARGET.yaml there" if per_target else "--confirm TASK"
         yield f"the choice was made on these questions: measure it on others before you report it ({how})"
@@ -84,12 +81,15 @@ def _choice_lines(name: str, vector: VectorResult, n: int, adaptive: bool, n_ima
     yield f"{name}: {verdict} of {count_noun(vector.cells_tried, 'cell')}: {format_cell(best)}: {gain}"
     if not vector.winner:
         yield "  choice.yaml still holds this cell: do not report it as one that helps"
+    if vector.cells_tried > 1 and n_images != 1:
+        yield "  95% intervals are of each cell alone, not corrected for the choice; p is"
     scope, counted = "any of the cells", ""
     if vector.finalists < vector.cells_tried:
-        scope = f"any of the {vector.finalists} finalists"
-        counted = f"; counted on the {vector.counted_on} questions that did not choose them"
-    elif vector.counted_on < n:
-        counted = f"; counted on the {vector.counted_on} questions that the screen did not use"
+        scope = "the only finalist" if vector.finalists == 1 else f"any of the {vector.finalists} finalists"
+    if vector.counted_on < n:
+        counted = f"; counted on the {vector.counted_on} questions that had no part in dropping cells"
+    if vector.counted_gain is not None:
+        counted += f": {format_points(100 * vector.counted_gain)} points there"
     caveat = "; does not account for later trials following earlier ones" if adaptive else ""
     chance = f"probability of a gain this large in {scope} if none had an effect"
     yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{counted}{caveat})"

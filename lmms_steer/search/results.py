@@ -75,6 +75,8 @@ class VectorResult:
         controls: control ▸ its best cell, found in the same way.
         discordant: the median, over the finalists, of the share of questions whose answer changes between right and
             wrong; None where that is unknown, and for graded scores.
+        counted_gain: the best cell's gain on the questions that `p_corrected` is computed on; None where these are all
+            questions or none, and in files of older versions.
         targets: token target ▸ the same for the cells of this target alone; empty where one cell was chosen of all.
     """
 
@@ -88,6 +90,7 @@ class VectorResult:
     controls: Mapping[str, CellResult]
     targets: Mapping[str, "VectorResult"] = field(default_factory=dict)
     discordant: float | None = None
+    counted_gain: float | None = None
 
     def __repr__(self) -> str:
         best = self.best
@@ -251,7 +254,7 @@ def _vector_to_json(vector: VectorResult) -> dict[str, Any]:
         "best": _cell_to_json(vector.best) | about_best,
         "one_standard_error": _cell_to_json(vector.one_standard_error),
         "controls": {name: _cell_to_json(cell) for name, cell in vector.controls.items()},
-        **({} if vector.discordant is None else {"discordant": vector.discordant}),
+        **{key: value for key in _OPTIONAL_NUMBERS if (value := getattr(vector, key)) is not None},
         **({"targets": targets} if targets else {}),
     }
 
@@ -265,6 +268,8 @@ def _number(value: Any) -> Any:
         raise TypeError(f"{shorten(repr(value))} is not a number")
     return value
 
+_OPTIONAL_NUMBERS = ("discordant", "counted_gain")
+"""Attributes of a vector that the file leaves out where they are None."""
 
 def _gain(kind: type[G], data: Mapping[str, Any]) -> G:
     """A gain from JSON, whose numbers are numbers.
@@ -294,7 +299,7 @@ def _vector_from_json(data: Mapping[str, Any], of_target: bool = False) -> Vecto
         one_standard_error=_gain(CellResult, data["one_standard_error"]),
         controls={name: _gain(CellResult, cell) for name, cell in data["controls"].items()},
         targets=targets,
-        discordant=None if data.get("discordant") is None else _number(data["discordant"]),
+        **{key: _number(data[key]) for key in _OPTIONAL_NUMBERS if data.get(key) is not None},
         **about_best,
     )
 

@@ -148,7 +148,7 @@ class SearchRun:
             )
         yield from self._lines_about_hooks(why_not_replayed)
         adaptive = self.chosen.strategy.adaptive
-        yield from report_lines(self.plan, result, self.options.output, self.options.confirm is not None, adaptive)
+        yield from report_lines(self.plan, result, self.options.output, adaptive)
         if self.options.keep:
             model, more = self.lm.pretrained, self._budget_provenance
             yield from study_files.save_winners(self.plan, result, model, more, self.lm.commit)

@@ -103,4 +103,5 @@ class Study:
             rows.append((name, format_cell(best), gain, p, "yes" if vector.winner else "no", random))
         titles = ("vector", "best cell", "gain [95%]", "p (max-T)", "winner", "random vectors")
         size = f"{count_noun(self.result.cells, 'cell')} on {count_noun(self.result.n, 'question')}"
-        return html_table(titles, rows, f"search of {size}, baseline {self.result.baseline:.3f}")
+        about = f"search of {size}, baseline {self.result.baseline:.3f}; intervals are not corrected for the choice"
+        return html_table(titles, rows, about)

@@ -74,11 +74,11 @@ def test_each_target_has_the_best_of_its_own_cells_and_so_have_the_controls(tmp_
         assert (random.tokens, random.alpha, random.control) == (tokens, CHOSEN_FOR_RANDOM[tokens], "random:0")
         assert (tmp_path / f"choice_1se_{tokens}.yaml").is_file()
     assert SearchResult.from_json(result.to_json()) == result
-    lines = list(report_lines(plan(), result, tmp_path, confirmation_requested=False))
+    lines = list(report_lines(plan(), result, tmp_path))
     assert any(line.startswith("  tokens=image: layer=1,alpha=0.2: +15.0 points [") for line in lines)
     assert not any("WARNING" in line for line in lines), "a random vector is compared with a winner only"
     vector = replace(found, winner=True, controls={"random:0": replace(found.best, gain=0.6 * found.best.gain)})
-    strong = list(report_lines(plan(), replace(result, vectors={"v": vector}), tmp_path, confirmation_requested=False))
+    strong = list(report_lines(plan(), replace(result, vectors={"v": vector}), tmp_path))
     assert any(line.startswith("  WARNING: a random vector gains 60% of that") for line in strong)
     assert lines[-1].endswith("(evaluate each choice_TARGET.yaml there)"), "not --confirm, which is refused"
 
@@ -87,11 +87,34 @@ def test_unparsed_answers_are_warned_of_with_the_way_to_read_them(tmp_path: Path
     result = assess_search(plan(), grid(), None, per_target=False)
     vector = result.vectors["v"]
     shown = replace(result, vectors={"v": replace(vector, best=replace(vector.best, unparsed=0.3))})
-    lines = list(report_lines(plan(), shown, tmp_path, confirmation_requested=False))
+    lines = list(report_lines(plan(), shown, tmp_path))
     assert (
         "WARNING: t: 30.0% (v) of the answers name no choice or number, or several, and count as wrong: read some of"
         " them before you trust scores and gains (a search keeps no texts: evaluate choice.yaml with --log_samples)"
     ) in lines
+
+
+def test_intervals_are_said_to_ignore_the_choice(tmp_path: Path) -> None:
+    result = assess_search(plan(), grid(), None)
+    note = "  95% intervals are of each cell alone, not corrected for the choice; p is"
+    assert note in report_lines(plan(), result, tmp_path)
+    single = replace(result.vectors["v"], cells_tried=1, finalists=1)
+    for other in (replace(result, vectors={"v": single}), replace(result, n_images=1)):
+        assert note not in report_lines(plan(), other, tmp_path), "nothing was chosen, or there is no interval"
+    assert "all questions show one image: there is no interval and no test of a gain" in list(
+        report_lines(plan(), replace(result, n_images=1), tmp_path)
+    )
+
+
+def test_a_p_value_on_a_part_of_the_questions_has_the_gain_there() -> None:
+    whole, n = grid(), plan().n
+    assert assess_search(plan(), whole, None).vectors["v"].counted_gain is None
+    result = assess_search(plan(), replace(whole, spent=n - 5), None)
+    found = result.vectors["v"]
+    # 15 right answers of 20, the first ones
+    assert found.best.gain == 0.25 and (found.counted_on, found.counted_gain) == (5, 0.0)
+    assert SearchResult.from_json(result.to_json()) == result
+    assert assess_search(plan(), replace(whole, spent=n), None).vectors["v"].counted_gain is None
 
 
 def test_of_graded_scores_no_share_that_changes_between_right_and_wrong_is_claimed() -> None:
@@ -175,11 +198,14 @@ def test_a_report_says_what_a_p_value_is_of(tmp_path: Path) -> None:
     n = plan().n
 
     def lines(**vectors: VectorResult) -> str:
-        return "\n".join(report_lines(plan(), replace(result, vectors=vectors), tmp_path, confirmation_requested=True))
+        return "\n".join(report_lines(plan(), replace(result, vectors=vectors), tmp_path))
 
     vector = replace(result.vectors["v"], counted_on=n)
     assert "counted on" not in lines(v=vector) and "each p is" not in lines(v=vector)
     # after a screen all cells that are left are finalists
     screened = lines(v=replace(vector, counted_on=n - 5))
-    assert f"(max-T; counted on the {n - 5} questions that the screen did not use)" in screened
+    assert f"(max-T; counted on the {n - 5} questions that had no part in dropping cells)" in screened
+    raced = lines(v=replace(vector, counted_on=n - 5, finalists=1, counted_gain=0.025))
+    assert "in the only finalist" in raced
+    assert f"counted on the {n - 5} questions that had no part in dropping cells: +2.5 points there)" in raced
     assert "each p is for the cells of one vector: 2 vectors have 2 chances of a small one" in lines(v=vector, w=vector)
