@@ -7,7 +7,7 @@ the keys of version 1, whose files carry no `version`, so that readers of either
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -165,6 +165,20 @@ class SearchResult:
         size = f"{count_noun(self.cells, 'cell')} on {count_noun(self.n, 'question')}"
         return f"SearchResult of {size}, baseline {self.baseline:.3f}; {found or 'no vectors'}"
 
+    def with_earlier(self, earlier: "SearchResult") -> "SearchResult":
+        """The same with the confirmation and the blank images of an earlier result, if they are of the same cells."""
+        chosen = {name: vector.best for name, vector in self.vectors.items()}
+        controls = {
+            f"{name},control={control}": cell
+            for name, vector in self.vectors.items()
+            for control, cell in vector.controls.items()
+        }
+        return replace(
+            self,
+            confirmed=earlier.confirmed if _are_of(earlier.confirmed, {**chosen, **controls}) else None,
+            blank=earlier.blank if _are_of(earlier.blank, chosen) else None,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The content of `result.json`."""
         data = {"version": VERSION} | {
@@ -225,6 +239,15 @@ class SearchResult:
         return cls.from_json(data)
 
 
+def _are_of(again: ConfirmationResult | None, chosen: Mapping[str, CellResult]) -> bool:
+    """Whether cells were measured again that are the chosen ones."""
+    places = [
+        {name: (cell.layer, cell.alpha, cell.tokens) for name, cell in cells.items()}
+        for cells in (again.vectors if again is not None else {}, chosen)
+    ]
+    return places[0] == places[1]
+
+
 def _ordered(value: "CellResult | CalibrationResult | ConfirmationResult", *first: str) -> dict[str, Any]:
     """A value as a mapping without unknown entries; some keys before the others, for readers of the file."""
     # JSON has no infinity
@@ -245,6 +268,8 @@ _INFINITE = {"low": -math.inf, "high": math.inf}
 """Ends of an interval, and what null means."""
 _BEST_KEYS = ("p_corrected", "winner", "cells_tried", "finalists", "counted_on")
 """Attributes of a vector that the file keeps with its best cell."""
+_OPTIONAL_NUMBERS = ("discordant", "counted_gain")
+"""Attributes of a vector that the file leaves out where they are None."""
 
 
 def _vector_to_json(vector: VectorResult) -> dict[str, Any]:
@@ -268,8 +293,6 @@ def _number(value: Any) -> Any:
         raise TypeError(f"{shorten(repr(value))} is not a number")
     return value
 
-_OPTIONAL_NUMBERS = ("discordant", "counted_gain")
-"""Attributes of a vector that the file leaves out where they are None."""
 
 def _gain(kind: type[G], data: Mapping[str, Any]) -> G:
     """A gain from JSON, whose numbers are numbers.

@@ -192,6 +192,8 @@ class SearchRun:
         Returns:
             the result; for each batch that was measured with hooks, why.
         """
+        refuted = self.options.output / REFUTED_FILE
+        known = refuted.is_file()
         while True:
             grid, store = _measure_again_if_refuted(partial(self._measure_cells, context))
             why_not_replayed = list(store.why_not_replayed)
@@ -200,6 +202,9 @@ class SearchRun:
             calibrated = calibrate(self.questions, store.answers, self.lm.first_token) if biases_apply else None
             with FileLock(self.options.output / ".result.lock"):
                 result = assess_search(self.plan, grid, calibrated, self.options.per_target)
+                # what a replay measured that was found wrong since is not kept
+                if refuted.is_file() == known:
+                    result = self._with_earlier(result)
                 self._write(grid, result, calibrated)
                 if self._blank_questions:
                     blank, why_not_replayed_there = self._measure_blank(result)
@@ -215,6 +220,13 @@ class SearchRun:
                 return result, why_not_replayed
             # the confirmation found a replay wrong: the replays that the choice was based on are not trusted either
             store.forget_replayed()
+
+    def _with_earlier(self, result: SearchResult) -> SearchResult:
+        """The result with what an earlier run of this search measured and this one may not be asked for."""
+        try:
+            return result.with_earlier(SearchResult.read(self.options.output))
+        except UserError:
+            return result  # there is none, or it is damaged and will be written anew
 
     def _measure_cells(self, context: StrategyContext) -> Measured:
         output, strategy = self.options.output, self.chosen.strategy

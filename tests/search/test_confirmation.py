@@ -22,7 +22,12 @@ def test_a_choice_and_its_controls_are_confirmed_on_another_task(tmp_path: Path)
         "counting,control=random:0",
         "counting,control=random:1",
     }
-    assert any("on 1000 other questions (tiny_counting_ood)" in line and "random:" in line for line in lines)
+    (line,) = (line for line in lines if "on 1000 other questions (tiny_counting_ood)" in line and "random:" in line)
+    # the same study again, without asking for what has been measured
+    whole = result_of(tmp_path)
+    again = search_into(tmp_path, limit=32, controls=2, batch_size=250, blank_image=False)
+    assert result_of(tmp_path) == whole and "blank" in whole
+    assert line in again and not any("--confirm TASK" in one for one in again)
 
 
 @pytest.mark.slow

@@ -80,6 +80,20 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: str | No
         SearchResult.read(tmp_path)
 
 
+def test_earlier_measurements_are_kept_where_they_are_of_the_same_cells() -> None:
+    again = {"task": "t", "n": 9, "baseline": 0.5, "vectors": {"v": CELL}}
+    both = {**again, "vectors": {"v": CELL, "v,control=random:0": CONTROL}}
+    earlier, plain = SearchResult.from_json(minimal(confirmed=both, blank=again)), SearchResult.from_json(minimal())
+    assert plain.with_earlier(earlier) == earlier
+    other = minimal()
+    other["vectors"]["v"]["controls"]["random:0"] = {**CONTROL, "alpha": 0.5}
+    found = SearchResult.from_json(other).with_earlier(earlier)
+    assert found.confirmed is None and found.blank == earlier.blank
+    other["vectors"]["v"]["best"]["layer"] = 4
+    assert SearchResult.from_json(other).with_earlier(earlier) == SearchResult.from_json(other)
+    assert plain.with_earlier(plain) == plain
+
+
 def test_an_infinite_interval_is_null_in_the_file(tmp_path: Path) -> None:
     content = minimal(version=2, images=1)
     endless = {**CELL, "low": None, "high": None}
