@@ -82,7 +82,7 @@ def _choice_lines(name: str, vector: VectorResult, n: int, adaptive: bool, n_ima
     if not vector.winner:
         yield "  choice.yaml still holds this cell: do not report it as one that helps"
     if vector.cells_tried > 1 and n_images != 1:
-        yield "  95% intervals are of each cell alone, not corrected for the choice; p is"
+        yield "  each 95% interval is of its cell alone; p is corrected for the choice"
     scope, counted = "any of the cells", ""
     if vector.finalists < vector.cells_tried:
         scope = "the only finalist" if vector.finalists == 1 else f"any of the {vector.finalists} finalists"

@@ -96,7 +96,7 @@ def test_unparsed_answers_are_warned_of_with_the_way_to_read_them(tmp_path: Path
 
 def test_intervals_are_said_to_ignore_the_choice(tmp_path: Path) -> None:
     result = assess_search(plan(), grid(), None)
-    note = "  95% intervals are of each cell alone, not corrected for the choice; p is"
+    note = "  each 95% interval is of its cell alone; p is corrected for the choice"
     assert note in report_lines(plan(), result, tmp_path)
     single = replace(result.vectors["v"], cells_tried=1, finalists=1)
     for other in (replace(result, vectors={"v": single}), replace(result, n_images=1)):
