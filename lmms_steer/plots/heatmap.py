@@ -1,5 +1,6 @@
 """The heat map of a search: gain over layer and alpha, drawn the same in studies, comparisons and pages."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,18 @@ from numpy.typing import NDArray
 
 from lmms_steer._util.formatting import format_points
 from lmms_steer.plots.style import GREY
-from lmms_steer.plots.ticks import label_numbers
+from lmms_steer.plots.ticks import label_decades, label_numbers
 
 LOSS, GAIN = "#a84300", "#0b5c9e"
 """Orange and blue, with the background's own colour at 0; colour-blind readers can distinguish them."""
 DEEP = 0.82
 """The share of the colour limit from which white text is more readable than black (contrast 4.2 at least)."""
 FEW_ALPHAS = 12
-"""More alphas than this, with few cells for each, come from a continuous alpha: cells are drawn as points."""
+"""More alphas than this, with few cells for each, are drawn as points."""
+_WIDTH_OF_POINTS = 8
+"""The width of a map of points, in cells of a grid."""
+_WIDE_RANGE = 10
+"""From this ratio of the largest to the smallest alpha on, points are drawn on a logarithmic axis."""
 _NOT_MEASURED = "#e8e8e8"
 _TICK_SIZE = 7
 
@@ -44,13 +49,18 @@ class HeatMap:
 
     @property
     def continuous(self) -> bool:
-        """Whether alpha was drawn from a range instead of a grid."""
-        return len(self.alphas) > FEW_ALPHAS and len(self.cells) < 2 * len(self.alphas)
+        """Whether cells are drawn as points on a true axis of alpha, instead of as squares of a grid.
+
+        So are those of a strategy that proposes alphas, and of KL budgets: layers have alphas of their own.
+        """
+        at_layer = Counter(layer for layer, _ in self.cells)
+        is_grid = all(count == len(self.alphas) for count in at_layer.values())
+        return not is_grid or (len(self.alphas) > FEW_ALPHAS and len(self.cells) < 2 * len(self.alphas))
 
     @property
     def columns(self) -> int:
         """The width of the map, in cells."""
-        return FEW_ALPHAS if self.continuous else len(self.alphas)
+        return _WIDTH_OF_POINTS if self.continuous else len(self.alphas)
 
 
 def colour_limit(gains: Iterable[float]) -> float:
@@ -145,8 +155,15 @@ def _draw_points(ax: Any, heatmap: HeatMap, style: dict[str, Any]) -> Any:
         frame = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black", "markeredgewidth": 2}
         ax.plot(heatmap.best[1], heatmap.best[0], marker="s", **frame)
     # room for the marks at the ends, whatever the sizes of alphas and the steps between layers
-    right, up = 0.06 * (alphas[-1] - alphas[0]), 0.6 * (layers[-1] - layers[0]) / max(1, len(layers) - 1) or 0.6
-    ax.set(xlim=(alphas[0] - right, alphas[-1] + right), ylim=(layers[0] - up, layers[-1] + up))
+    if alphas[0] > 0 and alphas[-1] >= _WIDE_RANGE * alphas[0]:
+        right = (alphas[-1] / alphas[0]) ** 0.06
+        ax.set(xscale="log", xlim=(alphas[0] / right, alphas[-1] * right))
+        label_decades(ax, alphas[-1] / alphas[0])
+    else:
+        right = 0.06 * (alphas[-1] - alphas[0])
+        ax.set(xlim=(alphas[0] - right, alphas[-1] + right))
+    up = 0.6 * (layers[-1] - layers[0]) / max(1, len(layers) - 1) or 0.6
+    ax.set(ylim=(layers[0] - up, layers[-1] + up))
     ax.set_yticks(layers, [str(layer) for layer in layers], fontsize=_TICK_SIZE)
     return image
 

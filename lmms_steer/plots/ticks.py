@@ -9,6 +9,8 @@ _LINE, _CHARACTER = 1.2, 0.62
 """Height of a line and width of a character, as parts of the font size."""
 _HANDLE = 4.8
 """Width of a legend's handle with the space around it, in font sizes."""
+_FEW_DECADES = 1000
+"""The largest ratio of an axis's ends with room for three labels a decade."""
 _POINTS = 72
 """Points in an inch."""
 
@@ -30,6 +32,20 @@ def label_numbers(ax: Any, axis: str, labels: Sequence[str], fontsize: float, ro
     step = max(1, math.ceil(fontsize * side / room))
     set_ticks = ax.set_xticks if axis == "x" else ax.set_yticks
     set_ticks(range(0, len(labels), step), labels[::step], fontsize=fontsize, **({"rotation": 90} if rotated else {}))
+
+
+def label_decades(ax: Any, ratio: float) -> None:
+    """Label 1, 2, 5, 10, … of a logarithmic horizontal axis; of many decades the powers of ten alone.
+
+    Args:
+        ax: matplotlib's axes.
+        ratio: of the axis's ends.
+    """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio <= _FEW_DECADES else (1,)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_caption(figure: Any, text: str, fontsize: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lmms_steer._util.formatting import format_points, format_vector_name
+from lmms_steer._util.formatting import format_p, format_points, format_vector_name
 from lmms_steer.plots import heatmap as heat
 from lmms_steer.plots.lines import draw_band, draw_curve, draw_zero_line
 from lmms_steer.plots.style import BLUE, VERMILLION, figure_maker, figure_style, literal_text, save_figure
@@ -51,9 +51,10 @@ def _gain_points(grid: ScoreGrid, i: int) -> tuple[float, float, float]:
 
 def _heatmap(maker: Any, name: str, grid: ScoreGrid, result: VectorResult) -> Any:
     maps = _maps(grid, result.best)
-    columns, rows = next(iter(maps.values())).columns, len({cell.layer for cell in grid.cells})
+    columns, rows = max(drawn.columns for drawn in maps.values()), len({cell.layer for cell in grid.cells})
+    one_kind = len({drawn.continuous for drawn in maps.values()}) == 1
     size = (1.6 + max(1.9, 0.45 * columns + 0.8) * len(maps), 2.4 + 0.3 * rows)
-    figure, axes = maker.subplots(1, len(maps), figsize=size, squeeze=False, layout="constrained", sharey=True)
+    figure, axes = maker.subplots(1, len(maps), figsize=size, squeeze=False, layout="constrained", sharey=one_kind)
     limit = heat.colour_limit(100 * grid.gains)
     for (target, drawn), ax in zip(maps.items(), axes[0], strict=True):
         image = heat.draw_heatmap(ax, drawn, limit)
@@ -68,7 +69,8 @@ def _heatmap(maker: Any, name: str, grid: ScoreGrid, result: VectorResult) -> An
     dropped = " · dot: dropped early" if any(drawn.dropped for drawn in maps.values()) else ""
     untried = " · grey: not tried" if any(len(d.cells) < len(d.layers) * len(d.alphas) for d in squares) else ""
     best = f"best {format_points(100 * result.best.gain)} points (framed)"
-    title = fill(f"{format_vector_name(name)}: {best}{random}{dropped}{untried}", int(_CHARACTERS * size[0]))
+    verdict = "" if result.winner else f", no winner, p = {format_p(result.p_corrected)}"
+    title = fill(f"{format_vector_name(name)}: {best}{verdict}{random}{dropped}{untried}", int(_CHARACTERS * size[0]))
     figure.suptitle(literal_text(title), fontsize=10)
     return figure
 

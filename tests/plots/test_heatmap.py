@@ -92,10 +92,43 @@ def test_the_title_of_a_narrow_map_is_whole() -> None:
     grid = ScoreGrid(cells, rng.integers(0, 2, (4, 60)).astype(float), np.zeros(60))
     best = SimpleNamespace(layer=3, alpha=0.5, tokens="image", gain=0.033)
     controls = {f"random:{seed}": SimpleNamespace(gain=0.01 * seed) for seed in range(2)}
-    result: Any = SimpleNamespace(best=best, controls=controls)
-    with figure_style():
-        figure = _heatmap(figure_maker(), cells[0].vector, grid, result)
-        figure.canvas.draw()
-        title = figure._suptitle.get_window_extent()
-    assert figure.bbox.x0 <= title.x0 and title.x1 <= figure.bbox.x1
-    assert "best of 2 random: +1.0" in " ".join(figure._suptitle.get_text().split())
+    for winner in (True, False):
+        result: Any = SimpleNamespace(best=best, controls=controls, winner=winner, p_corrected=0.5264)
+        with figure_style():
+            figure = _heatmap(figure_maker(), cells[0].vector, grid, result)
+            figure.canvas.draw()
+            title = figure._suptitle.get_window_extent()
+        assert figure.bbox.x0 <= title.x0 and title.x1 <= figure.bbox.x1
+        text = " ".join(figure._suptitle.get_text().split())
+        verdict = "" if winner else ", no winner, p = 0.526"
+        assert text.endswith(f"best +3.3 points (framed){verdict}; best of 2 random: +1.0")
+
+
+def test_alphas_that_a_strategy_proposes_are_drawn_on_a_true_axis() -> None:
+    # eight trials of tpe, two of them at nearly the same alpha
+    alphas = (0.1, 0.2, 0.3, 0.55, 0.5501, 0.7, 0.8, 0.9)
+    cells = [Cell("v", number % 3, alpha, "image") for number, alpha in enumerate(alphas)]
+    grid = ScoreGrid(cells, np.ones((8, 40)), np.zeros(40))
+    best = SimpleNamespace(layer=0, alpha=0.1, tokens="image", gain=1.0)
+    result: Any = SimpleNamespace(best=best, controls={}, winner=True)
+    figure = _heatmap(figure_maker(), "v", grid, result)
+    figure.canvas.draw()
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert len(set(labels)) == len(labels)
+    (points,) = figure.axes[0].collections
+    assert sorted(points.get_offsets().tolist()) == sorted([cell.alpha, cell.layer] for cell in cells)
+
+
+def test_a_wide_range_of_alphas_is_drawn_on_a_logarithmic_axis() -> None:
+    # KL budgets at two layers
+    cells = {(1, 0.19): 0.0, (1, 0.35): 0.0, (3, 0.31): 0.0, (3, 14.1): 0.0}
+    heatmap = HeatMap(cells, (1, 3), tuple(sorted(alpha for _, alpha in cells)))
+    figure = Figure(layout="constrained")
+    axes: Any = figure.subplots()
+    draw_heatmap(axes, heatmap, 1)
+    figure.draw_without_rendering()
+    assert axes.get_xscale() == "log"
+    low, high = axes.get_xlim()
+    shown = [tick.get_text() for tick in axes.get_xticklabels() if low <= tick.get_position()[0] <= high]
+    assert shown == ["0.2", "0.5", "1", "2", "5", "10"]
+    assert not any(label.get_text() for label in axes.get_xticklabels(minor=True))
