@@ -2,13 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmms_steer._util.formatting import format_vector_name
 from lmms_steer.plots.lines import draw_zero_line
-from lmms_steer.plots.style import BLUE, ROLE_MARKERS, VERMILLION, figure_maker, figure_style, literal_text, save_figure
+from lmms_steer.plots.style import (
+    BLUE,
+    DARK_GREY,
+    ROLE_MARKERS,
+    VERMILLION,
+    figure_maker,
+    figure_style,
+    literal_text,
+    save_figure,
+)
 from lmms_steer.search.results import VectorResult
 from lmms_steer.search.selection import ScoreGrid, best_index
 from lmms_steer.statistics import Floats
@@ -33,15 +43,18 @@ def draw_damage(
     Returns:
         the files; none where no cell's damage is known.
     """
-    kl, gains = _points(grid)
-    if not len(kl):
+    points, of_controls = _points(grid), list(map(_points, controls))
+    if not len(points.kl):
         return []
     figure, ax = figure_maker().subplots(figsize=(6, 3.8), layout="constrained")
     ax.set_xscale("log")
-    for number, (control_kl, control_gains) in enumerate(map(_points, controls)):
+    for number, of_control in enumerate(of_controls):
         label = "cells of random vectors of the same norms" if not number else None
-        _draw_points(ax, control_kl, control_gains, VERMILLION, "control", label)
-    _draw_points(ax, kl, gains, BLUE, "steered", "cells of this vector")
+        _draw_points(ax, of_control, VERMILLION, "control", label)
+    _draw_points(ax, points, BLUE, "steered", "cells of this vector")
+    if any(one.dropped.any() for one in (points, *of_controls)):
+        hollow = {"linestyle": "none", "marker": "o", "markersize": 4.5, "markerfacecolor": "none"}
+        ax.plot([], [], markeredgecolor=DARK_GREY, label="hollow: dropped early, on fewer questions", **hollow)
     if result.best.kl is not None:
         chosen: dict[str, Any] = {
             "markersize": 10,
@@ -68,16 +81,32 @@ def draw_damage(
     return paths
 
 
-def _points(grid: ScoreGrid) -> tuple[Floats, Floats]:
-    """Damage and gain, in points, of the cells whose damage is known."""
+class _Points(NamedTuple):
+    """Cells whose damage is known.
+
+    Attributes:
+        kl: their damage in nats.
+        gains: in points.
+        dropped: whether each was dropped early, so that its gain and damage are of fewer questions.
+    """
+
+    kl: Floats
+    gains: Floats
+    dropped: NDArray[np.bool_]
+
+
+def _points(grid: ScoreGrid) -> _Points:
     kl = np.array([grid.mean_kl(i) for i in range(len(grid.cells))])
-    known = ~np.isnan(kl)
-    return kl[known], 100 * grid.gains[known]
+    known, dropped = ~np.isnan(kl), np.full(len(kl), True)
+    dropped[grid.finalists] = False
+    return _Points(kl[known], 100 * grid.gains[known], dropped[known])
 
 
-def _draw_points(ax: Any, kl: Floats, gains: Floats, colour: str, role: str, label: str | None) -> None:
+def _draw_points(ax: Any, points: _Points, colour: str, role: str, label: str | None) -> None:
     style = {"linestyle": "none", "marker": ROLE_MARKERS[role], "markersize": 4.5, "alpha": 0.7}
-    ax.plot(_on_axis(kl), gains, color=colour, markeredgewidth=0, label=label, **style)
+    whole, kl = ~points.dropped, _on_axis(points.kl)
+    ax.plot(kl[~whole], points.gains[~whole], markerfacecolor="none", markeredgecolor=colour, **style)
+    ax.plot(kl[whole], points.gains[whole], color=colour, markeredgewidth=0, label=label, **style)
 
 
 def _on_axis(kl: Any) -> Any:

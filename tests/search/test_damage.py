@@ -13,9 +13,13 @@ from scipy.stats import entropy
 from lmms_steer import steer
 from lmms_steer.harness import tasks as lmms_eval_tasks
 from lmms_steer.harness.steered import SteeredPaliGemma
+from lmms_steer.search import damage_figure
+from lmms_steer.search.assessment import cell_result
 from lmms_steer.search.measure import Measurer
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import Question, load_questions
+from lmms_steer.search.results import VectorResult
+from lmms_steer.search.selection import ScoreGrid
 from lmms_steer.steering.damage import divergence_from
 from lmms_steer.vectors import store
 from lmms_steer.vectors.steering_vectors import SteeringVectors
@@ -113,3 +117,28 @@ def test_a_study_of_an_older_version_goes_on_and_says_that_its_damage_is_unknown
     known = [{key: value for key, value in cell.items() if key not in ("kl", "unparsed")} for cell in cells]
     assert known == [{key: cell[key] for key in known[0]} for cell in before]
     assert "kl" not in result_of(folder)["vectors"]["counting"]["best"] and "blank" not in result_of(folder)
+
+
+def test_cells_that_were_dropped_early_are_hollow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(damage_figure, "save_figure", lambda figure, *_: drawn.append(figure))
+
+    def grid(vector: str, dropped: int) -> ScoreGrid:
+        cells = [Cell(vector, layer, 1.0, "image") for layer in range(4)]
+        scores = np.ones((4, 20))
+        scores[:dropped, 10:] = np.nan
+        kl = {cell: np.full(20, 0.1 * (1 + cell.layer)) for cell in cells}
+        return ScoreGrid(cells, scores, np.zeros(20), kl=kl)
+
+    for dropped in (0, 1):
+        own = grid("v", dropped)
+        best = cell_result(own, 3)
+        result = VectorResult(best, 0.01, True, 4, 4 - dropped, 20, best, {})
+        damage_figure.draw_damage(tmp_path, "v", own, [grid("v,control=random:0", 2 * dropped)], result)
+        (axes,) = drawn.pop().axes
+        lines = [line for line in axes.lines if line.get_marker() in "oD" and len(line.get_xdata())]
+        hollow = sum(len(line.get_xdata()) for line in lines if line.get_markerfacecolor() == "none")
+        assert hollow == 3 * dropped
+        assert sum(len(line.get_xdata()) for line in lines) == 8
+        texts = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert ("hollow: dropped early, on fewer questions" in texts) == bool(dropped)
