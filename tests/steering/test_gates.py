@@ -142,7 +142,7 @@ def test_without_a_mask_pad_tokens_are_no_part_of_the_prompt_that_decides(causal
     with_pads, without = scores("cosine", torch.stack([hidden.mean(0), hidden[real[row]].mean(0)]), 0).tolist()
     keys = {"gate": "cosine", "gate_layer": 0, "gate_vector": "c", "read": "prompt", "tokens": "text"}
     spec = line(**keys, threshold=(with_pads + without) / 2)
-    options = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False}
+    options: dict[str, Any] = {"max_new_tokens": 2, "min_new_tokens": 2, "do_sample": False}
     options |= {"return_dict_in_generate": True, "output_logits": True}
     options |= {"suppress_tokens": [model.config.image_token_id]}
     with steer(model, spec, {"v": V, "c": PROBE}):
