@@ -40,7 +40,9 @@ def compare(
     samples: Annotated[int, typer.Option(min=1, help="Maximum number of questions per task on the page.")] = 120,
     pictures: Annotated[
         str,
-        typer.Option(help="Images on the page: ours (of our tasks and --include_path), all (may download) or none."),
+        typer.Option(
+            help="Images on the page: ours (of our tasks and --include_path), all (may download) or none (quickest)."
+        ),
     ] = "ours",
     include_path: Annotated[
         Path | None,
