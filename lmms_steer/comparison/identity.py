@@ -13,7 +13,7 @@ from lmms_steer.models import BLANK
 def split_by_system(found: Mapping[str, list[Evaluation]]) -> dict[str, list[Evaluation]]:
     """Give the systems of a folder names of their own, where its evaluations are of several.
 
-    Runs of lm-eval's own models, and lm-eval runs of earlier releases, are in a folder that only the checkpoint names.
+    Runs of lm-eval's own models, and lm-eval runs from before 0.1.0, are in a folder that only the checkpoint names.
 
     Args:
         found: name ▸ evaluations of a folder, oldest first.

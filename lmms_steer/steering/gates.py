@@ -134,7 +134,7 @@ def probe_numbers(vectors: SteeringVectors, layer: int) -> tuple[float, float]:
     if len(numbers) != 2:
         raise UserError(
             f"gate=probe: {vectors.name} has no probe's weight norm and bias at layer {layer}: extract it with"
-            " lmms-steer extract --method linear_probe (files of earlier releases, and those made with --orthogonal_to,"
+            " lmms-steer extract --method linear_probe (files from before 0.1.0, and those made with --orthogonal_to,"
             " lack them)"
         )
     return numbers[0], numbers[1]
