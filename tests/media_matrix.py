@@ -22,6 +22,7 @@ from lmms_steer.errors import first_line
 from lmms_steer.steering.placeholders import hides, placeholders
 from lmms_steer.steering.support import check_config
 from tests.helpers.architectures import ARCHITECTURES, AUDIO, END, IMAGE, MULTIMODAL, START, VIDEO, inputs, model
+from tests.helpers.outcomes import Rows, sections
 from tests.support_matrix import ALPHA, NEW, TOLERANCE, Differs, V, compare, logits, outcome, reference, spec
 
 IN_SPANS = ("glm46v", "glm4v", "glm4v_moe", "glm5_next", "glm_ocr", "glmga")
@@ -140,20 +141,9 @@ def row(architecture: str) -> dict[str, str]:
     return {column: outcome(checks[column]) if column in checks else "" for column in COLUMNS}
 
 
-def page(rows: dict[str, dict[str, str]]) -> str:
-    """The table of the documentation."""
-    notes: dict[str, int] = {}
-
-    def cell(text: str) -> str:
-        word, _, why = text.partition(": ")
-        return f"{word} ({notes.setdefault(why, len(notes) + 1)})" if why else word
-
-    lines = [f"| architecture | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
-    for name, cells in rows.items():
-        if "all" in cells:
-            cells = {column: cells["all"] if column == COLUMNS[0] else "" for column in COLUMNS}
-        lines.append(f"| {name} | {' | '.join(cell(cells[column]) for column in COLUMNS)} |")
-    return "\n".join([*lines, "", *(f"{number}. {why}" for why, number in notes.items())])
+def table(rows: Rows) -> str:
+    """What the documentation's page has between its marks."""
+    return "\n".join([START_OF_PAGE, "", *sections(rows, COLUMNS, level="###"), "", END_OF_PAGE])
 
 
 def main() -> None:
@@ -164,15 +154,14 @@ def main() -> None:
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()
     names = args.architectures or [name for name in ARCHITECTURES + MULTIMODAL if takes(name)]
-    rows = {}
+    rows: Rows = {}
     for name in names:
         rows[name] = row(name)
         print(name, rows[name], flush=True)  # noqa: T201
     if args.output:
         before, rest = args.output.read_text(encoding="utf-8").split(START_OF_PAGE)
         after = rest.split(END_OF_PAGE)[1]
-        text = f"{before}{START_OF_PAGE}\n\n{page(rows)}\n\n{END_OF_PAGE}{after}"
-        args.output.write_text(text, encoding="utf-8")
+        args.output.write_text(f"{before}{table(rows)}{after}", encoding="utf-8")
     sys.exit(any(cell.startswith("WRONG") for cells in rows.values() for cell in cells.values()))
 
 

@@ -32,6 +32,7 @@ from lmms_steer.steering.hooks import attach
 from lmms_steer.steering.support import check_config
 from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, START, WIDTH, inputs, model
 from tests.helpers.models import vectors
+from tests.helpers.outcomes import Rows, sections
 
 LAYER, ALPHA, NEW, ANSWER = LAYERS // 2, 2.0, 3, 2
 PATHS = (
@@ -54,6 +55,31 @@ WRITTEN = torch.tensor([[START, 51, IMAGE, 60, 61, 62, 63, 64, 65], [START, 70, 
 """What the decoder of an encoder-decoder runs on; the question and a picture are in the encoder."""
 IDS = torch.tensor([[50, 51, IMAGE, IMAGE, IMAGE, 60, 61, 62, 63], [0, 0, 70, IMAGE, IMAGE, IMAGE, 71, 72, 73]])
 TOLERANCE = 2e-4
+
+HEAD = """# Which architectures are steered
+
+A tiny random model of each of the {count} architectures of `AutoModelForImageTextToText` in transformers {version} was
+made and steered. Its logits were compared with a reference without a cache, which adds alpha·v by a hook of its own.
+*exact* means equal up to rounding. Image positions are ids without a picture, except in the architectures that do not
+run without one. An encoder-decoder has a picture in its encoder, and is steered in its
+[decoder](models.md#encoder-decoders).
+
+The columns *image*, *text*, *both* and *last* are values of `tokens`; *generate*, *batch* and *log-likelihood* are
+ways of running. *replay* is what a search does: *hooks* means that it runs the whole model instead, which is slower and
+gives the same numbers. Under *inspect* the steered tokens, the norms and the next tokens that `lmms-steer inspect`
+shows are compared. Under *relative* the norms are given by hand: an encoder-decoder itself refuses `scale=relative`,
+because nothing can be measured on its decoder's start token. *not comparable* means that the unsteered model gives
+other numbers in both ways too.
+"""
+FOOT = """
+## How this page is made
+
+This takes some minutes on a CPU:
+
+```
+python -m tests.support_matrix --output docs/support.md
+```
+"""
 
 
 class Differs(Exception):  # noqa: N818
@@ -280,67 +306,15 @@ def outcome(check: Callable[[], str]) -> str:
         return f"WRONG: {type(error).__name__}: {first_line(error)[:90]}"
 
 
-def page(rows: dict[str, dict[str, str]]) -> str:
-    """The page of the documentation."""
-    count = {
-        kind: [name for name, cells in rows.items() if cells.get("all", "").startswith(kind)]
-        for kind in ("refused", "not made")
-    }
-    wrong = [name for name, cells in rows.items() if any(cell.startswith("WRONG") for cell in cells.values())]
-    version = importlib.metadata.version("transformers")
-    steered = {name: cells for name, cells in rows.items() if "all" not in cells}
-    notes: dict[str, int] = {}
+def page(rows: Rows, version: str) -> str:
+    """The page of the documentation.
 
-    def cell(text: str) -> str:
-        word, _, why = text.partition(": ")
-        return f"{word} ({notes.setdefault(why, len(notes) + 1)})" if why else word
-
-    table = [f"| {name} | {' | '.join(cell(cells[column]) for column in COLUMNS)} |" for name, cells in steered.items()]
-    lines = [
-        "# Which architectures are steered",
-        "",
-        "This page is written by a command, which takes some minutes on a CPU:",
-        "",
-        "```",
-        "python -m tests.support_matrix --output docs/support.md",
-        "```",
-        "",
-        f"It makes a tiny random model of each of the {len(rows)} architectures of `AutoModelForImageTextToText` in",
-        f"transformers {version}, steers it, and compares the logits with a reference without a cache, which adds",
-        "alpha·v by a hook of its own. *exact* means equal up to rounding. Image positions are ids without a picture,",
-        "except in the architectures that do not run without one.",
-        "An encoder-decoder has a picture in its encoder, and is steered in its [decoder](models.md#encoder-decoders).",
-        "",
-        "| outcome | architectures |",
-        "|---|---|",
-        f"| steered, and compared with the reference below | {len(steered)} |",
-        f"| refused by the config, before weights are fetched | {len(count['refused'])} |",
-        f"| no tiny model ran unsteered, so not tried | {len(count['not made'])} |",
-        f"| wrong | {len(wrong)} |",
-        "",
-        "*hooks* in the column replay means that a search runs the model with hooks instead, which is slower and gives",
-        "the same numbers. *not comparable* means that the unsteered model gives other numbers in both ways too. Under",
-        "*inspect* the steered tokens, the norms and the next tokens that `lmms-steer inspect` shows are compared.",
-        "Under *relative* the norms are given by hand: an encoder-decoder itself refuses `scale=relative`, because",
-        "nothing can be measured on its decoder's start token.",
-        "",
-        f"| architecture | {' | '.join(COLUMNS)} |",
-        f"|---|{'---|' * len(COLUMNS)}",
-        *table,
-        "",
-        *(f"{number}. {why}" for why, number in notes.items()),
-        "",
-        "## Refused",
-        "",
-        "| architecture | why |",
-        "|---|---|",
-        *(f"| {name} | {rows[name]['all'].partition(': ')[2]} |" for name in count["refused"]),
-    ]
-    if count["not made"]:
-        lines += ["", "## Not tried", "", "| architecture | what kept a tiny model from running |", "|---|---|"]
-        why = {name: rows[name]["all"].partition(": ")[2].replace("|", "/") for name in count["not made"]}
-        lines += [f"| {name} | {reason} |" for name, reason in why.items()]
-    return "\n".join(lines) + "\n"
+    Args:
+        rows: the outcomes.
+        version: of transformers, with which they were found.
+    """
+    head = HEAD.format(count=len(rows), version=version)
+    return "\n".join([head, *sections(rows, COLUMNS), FOOT])
 
 
 def main() -> None:
@@ -350,12 +324,12 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     transformers.logging.set_verbosity_error()
-    rows = {}
+    rows: Rows = {}
     for name in args.architectures or ARCHITECTURES:
         rows[name] = row(name)
         print(name, rows[name], flush=True)  # noqa: T201
     if args.output:
-        args.output.write_text(page(rows), encoding="utf-8")
+        args.output.write_text(page(rows, importlib.metadata.version("transformers")), encoding="utf-8")
     sys.exit(any(cell.startswith("WRONG") for cells in rows.values() for cell in cells.values()))
 
 
