@@ -51,9 +51,11 @@ def write_report(board: Board, path: Path) -> None:
 
 
 def _gain(row: BoardRow) -> str:
-    if row.gain is None or row.low is None or row.high is None:
+    if row.gain is None:
         return ""
     scale = 100 if row.percent else 1
+    if row.low is None or row.high is None:
+        return f"{scale * row.gain:+.1f} [-∞, +∞]"
     return f"{scale * row.gain:+.1f} [{scale * row.low:+.1f}, {scale * row.high:+.1f}]"
 
 

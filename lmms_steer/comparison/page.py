@@ -153,8 +153,9 @@ def _row_json(row: LeaderboardRow, provenance: list[int]) -> dict[str, Any]:
         "axis": _axis(row),
         "score": _finite(row.score * row.scale),
         "gain": _finite(row.gain * row.scale),
-        "low": _finite(row.low * row.scale),
-        "high": _finite(row.high * row.scale),
+        # an infinite interval is not drawn
+        "low": _finite((row.gain if math.isinf(row.low) else row.low) * row.scale),
+        "high": _finite((row.gain if math.isinf(row.high) else row.high) * row.scale),
         "p": _finite(row.p),
         "p_holm": _finite(row.p_holm),
         "unparsed": _finite(row.unparsed),

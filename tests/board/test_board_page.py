@@ -151,6 +151,8 @@ def test_in_a_browser_rows_are_found_sorted_linked_and_shown_as_text(opened: Pag
     opened.run(OPENED)
     shown = opened.run("BY_ID('made').textContent")
     assert "Gain +10.0 [+1.3, +19.2]" in shown and "100 scores recomputed" in shown
+    # all questions show one image
+    assert opened.run("gainText({ gain: 0.1, low: null, high: null, percent: true })") == "+10.0 [-∞, +∞]"
 
 
 @needs_browser

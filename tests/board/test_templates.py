@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from lmms_steer import UserError
+from lmms_steer.board.reading import read_board
+from lmms_steer.board.report import write_report
 from lmms_steer.board.rules import read_rules
 from lmms_steer.board.templates import init_board
 from lmms_steer.cli import app
@@ -41,6 +44,15 @@ def test_the_check_workflow_s_command_writes_the_table_that_the_comment_shows(tm
     words = shlex.split(command.replace(" . ", f" {board} ").replace("table/", f"{tmp_path}/table/"))
     assert CliRunner().invoke(app, words[1:]).exit_code == 0
     assert (tmp_path / "table" / "table.md").read_text().startswith("| entry | gain [95%] |")
+
+
+def test_the_table_shows_an_infinite_interval(tmp_path: Path) -> None:
+    read = read_board(make_board(tmp_path / "board"), processes=1)
+    rows = tuple(replace(row, low=None, high=None) if row.gain is not None else row for row in read.rows)
+    write_report(replace(read, rows=rows), tmp_path / "table.md")
+    shown = re.findall(r"^\| .* \| (.*\]) \|", (tmp_path / "table.md").read_text("utf-8"), re.MULTILINE)
+    gains = [row.gain for row in rows if row.gain is not None]
+    assert shown[1:] == [f"{100 * gain:+.1f} [-∞, +∞]" for gain in gains] and gains
 
 
 def test_a_pull_request_gets_no_token_that_can_write(tmp_path: Path) -> None:

@@ -20,7 +20,12 @@ async function unpack(element) {
 const scaled = (row, value) => (row.percent ? 100 * value : value);
 const number = (row, value) => (value === null ? "" : scaled(row, value).toFixed(row.percent ? 1 : 3));
 const signed = (row, value) => (value === null ? "" : `${scaled(row, value) > 0 ? "+" : ""}${number(row, value)}`);
-const gainText = (row) => (row.gain === null ? "" : `${signed(row, row.gain)} [${signed(row, row.low)}, ${signed(row, row.high)}]`);
+const gainText = (row) => {
+  if (row.gain === null) return "";
+  // null: all questions show one image
+  const ends = row.low === null ? "-∞, +∞" : `${signed(row, row.low)}, ${signed(row, row.high)}`;
+  return `${signed(row, row.gain)} [${ends}]`;
+};
 const sure = (row) => row.gain !== null && (row.low > 0 || row.high < 0);
 
 function matching() {
