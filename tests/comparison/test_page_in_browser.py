@@ -90,6 +90,24 @@ def test_rows_can_be_sorted_and_filtered_and_show_their_provenance(opened: Page)
     assert "v, layer 3, alpha 1, image tokens: 3.0 points, KL 0.01 nats" in points and len(points) == 4
 
 
+def test_dropped_cells_are_hollow_and_an_infinite_interval_is_not_drawn(tmp_path: Path) -> None:
+    for name, right in (("baseline", 60), ("steered", 90)):
+        scores = [1.0] * right + [0.0] * (100 - right)
+        write_run(tmp_path / "runs" / name, {"kitchen": scores}, sample={"images": ["0123"]})
+    places = [(1, 0.5), (1, 1.0), (2, 0.5), (2, 1.0)]
+    write_study(tmp_path / "study", dict.fromkeys(places, 0.1), places[:3], dict.fromkeys(places, 0.01))
+    list(run_comparison([str(tmp_path / "runs")], studies=[tmp_path / "study"], html=tmp_path / "x.html"))
+    with browser(tmp_path / "profile") as shown:
+        shown.open(tmp_path / "x.html")
+        shown.run(HELP)
+        fills = shown.run("[...document.querySelectorAll('#maps .damage path')].map((one) => one.getAttribute('fill'))")
+        assert sorted(fills) == [*["var(--card)"] * 3, "var(--steered)"]
+        assert "hollow: dropped early" in shown.run("document.querySelector('#maps .damage').textContent")
+        lines = "[...document.querySelectorAll('#gains-panels g line')]"
+        assert shown.run(f"{lines}.map((one) => one.x2.baseVal.value - one.x1.baseVal.value)") == [0]
+        assert "+30.0 [-∞, +∞]" in shown.run("BY_ID('board-table').textContent")
+
+
 def test_long_names_differ_controls_have_no_colour_and_row_buttons_are_visible(tmp_path: Path) -> None:
     base, better = [1.0] * 60 + [0.0] * 40, [1.0] * 100
     names = [

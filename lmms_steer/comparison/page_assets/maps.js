@@ -25,7 +25,7 @@ const [LEAST_DAMAGE, MOST_DAMAGE] = [1e-5, 100];
 /** Draw gain against damage, one point a cell; `controls` are the maps of random vectors from the same study. */
 function drawDamage(maps, controls) {
   const pointsOf = (role) => (map) => map.gains.flatMap((row, i) => row.map((gain, j) => (
-    { role, gain: 100 * gain, damage: map.damage[i][j], known: gain !== null && map.damage[i][j] !== null,
+    { role, gain: 100 * gain, damage: map.damage[i][j], known: gain !== null && map.damage[i][j] !== null, dropped: map.dropped[i][j],
       best: map.best && map.best[0] === map.layers[i] && map.best[1] === map.alphas[j],
       name: `${map.vector}, layer ${map.layers[i]}, alpha ${Number(map.alphas[j].toPrecision(4))}, ${map.tokens} tokens` })));
   const points = [...controls.flatMap(pointsOf("control")), ...maps.flatMap(pointsOf("steered"))].filter((point) => point.known);
@@ -49,13 +49,14 @@ function drawDamage(maps, controls) {
       make("text", { x: left - 6, y: y(gain) + 4, "text-anchor": "end", class: "axis" }, `${gain > 0 ? "+" : ""}${gain.toFixed(1)}`));
   }
   for (const point of points) {
-    const mark = markOf(point.role, point.role === "steered");
+    const mark = markOf(point.role, !point.dropped);
     mark.setAttribute("transform", `translate(${x(point.damage) - 4} ${y(point.gain) - 4}) scale(.57)`);
     const frame = point.best ? make("rect", { x: x(point.damage) - 7, y: y(point.gain) - 7, width: 14, height: 14, fill: "none", stroke: point.role === "steered" ? "var(--ink)" : "var(--control)", "stroke-width": 2 }) : null;
-    svg.append(make("g", {}, make("title", {}, `${point.name}: ${point.gain.toFixed(1)} points, KL ${Number(point.damage.toPrecision(3))} nats`), mark, frame));
+    svg.append(make("g", {}, make("title", {}, `${point.name}: ${point.gain.toFixed(1)} points, KL ${Number(point.damage.toPrecision(3))} nats${point.dropped ? ", dropped early" : ""}`), mark, frame));
   }
+  const notes = [...(controls.length ? ["diamonds: cells of random vectors"] : []), ...(points.some((point) => point.dropped) ? ["hollow: dropped early, on fewer questions"] : [])];
   svg.append(make("text", { x: (left + width) / 2, y: height - 8, "text-anchor": "middle", class: "axis" }, "damage: mean KL(unsteered || steered) in nats"));
-  return make("figure", { class: "damage" }, make("figcaption", {}, "gain in points against damage", make("span", { class: "scope" }, controls.length ? "  diamonds: cells of random vectors" : "")), svg);
+  return make("figure", { class: "damage" }, make("figcaption", {}, "gain in points against damage", make("span", { class: "scope" }, `  ${notes.join("; ")}`)), svg);
 }
 
 if (DATA.maps.length) {
