@@ -66,10 +66,11 @@ def _as_long_as_activations(replay: Replay, layer: int, delta: Delta, tokens: st
     steered = replay.site_tensor(layer, replay.site)[replay.masks[tokens]].float()
     if isinstance(delta, Change):
         return delta.as_strong_as(float(steered.norm(dim=-1).median()), layer, tokens) if len(steered) else delta
-    norm = float(delta.norm())
+    # in float32 the squares of a strong vector overflow
+    norm = float(delta.double().norm())
     if not norm or not len(steered):
         return delta
-    return delta * (float(steered.norm(dim=-1).median()) / norm)
+    return (delta.double() * (float(steered.norm(dim=-1).median()) / norm)).to(delta)
 
 
 def _same_positions(replay: Replay, layer: int, delta: Delta, tokens: str, before: Tensor, after: Tensor) -> bool:

@@ -75,6 +75,9 @@ class DamageMeasurer(Measurer):
         checks, self._checked = check and not self._checked, self._checked or check
         return super().__call__(batch, cells, checks)
 
+    def _check_strengths(self, cells: Sequence[Cell]) -> None:
+        """Any alpha may be tried: the damage of one that overflows is beyond every budget."""
+
     def _prepare(self, batch: Sequence[Question]) -> PreparedBatch:
         prepared = super()._prepare(batch)
         if isinstance(prepared.scorer, GenerationScorer):

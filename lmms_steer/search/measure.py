@@ -19,7 +19,11 @@ from lmms_steer.search.generation_scorer import GenerationScorer
 from lmms_steer.search.plan import Cell
 from lmms_steer.search.questions import OtherTask, PreparedBatch, Question
 from lmms_steer.search.scorers import LetterScorer
+from lmms_steer.steering.intervention import Intervention
+from lmms_steer.steering.resolved import ResolvedSpec
+from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
 from lmms_steer.steering.sites import DEFAULT_SITE
+from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 CHECKED_CELLS = 3
@@ -85,6 +89,7 @@ class Measurer:
         self.options = ReplayOptions(tuple(targets), special, budget, folder, generates, runner, site)
         self.why_not_replayed, self.refuted_file, self.metric = why_hooks, refuted_file, metric
         self.changes = changes or {}
+        self._possible: set[Cell] = set()
 
     def __call__(self, batch: Sequence[Question], cells: Sequence[Cell], check: bool = False) -> Measurement:
         """Measure all cells on all questions.
@@ -93,10 +98,14 @@ class Measurer:
             batch: the questions.
             cells: the cells.
             check: run some cells again with hooks; if they differ, this batch and all later ones use hooks.
+
+        Raises:
+            UserError: for an alpha at which a vector overflows or is zero in the model's dtype, as in evaluations.
         """
         if self.refuted_file.is_file():
             # empty where the disk was full, or the file was cut
             self.why_not_replayed = self.refuted_file.read_text(encoding="utf-8") or "a replay was found wrong before"
+        self._check_strengths(cells)
         prepared = self._prepare(batch)
         inputs, scorer = prepared.inputs, prepared.scorer
         hooked = HookedBatch(self.lm.model, inputs, self.options.special_ids, prepared.scored, self.options.generates)
@@ -131,6 +140,17 @@ class Measurer:
 
     def _added(self, cell: Cell) -> Tensor:
         return torch.from_numpy(self.vectors[cell.vector][cell.layer].copy()) * cell.alpha
+
+    def _check_strengths(self, cells: Sequence[Cell]) -> None:
+        dtype = getattr(self.lm.model, "dtype", torch.float32)
+        for cell in (cell for cell in cells if cell not in self._possible):
+            named = Intervention(cell.vector, cell.layer, cell.alpha, cell.tokens)
+            plain = ResolvedSpec(SteeringSpec((named,)), (self.vectors[cell.vector],))
+            spec = self._change(cell).at(cell.layer, cell.tokens) if self.changes else plain
+            for active in active_layers(spec):
+                for intervention, vector in active.parts:
+                    check_in_dtype(intervention, vector, spec.operation_of(intervention), dtype)
+            self._possible.add(cell)
 
     def _prepare(self, batch: Sequence[Question]) -> PreparedBatch:
         if isinstance(self.task, OtherTask):

@@ -1,6 +1,7 @@
 """`lmms-steer search` from end to end: its cells, its files, and how answers are scored."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -17,7 +18,7 @@ from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.tiny_world.question_sets import load_question_set
 from lmms_steer.vectors import store
-from tests.helpers.searches import result_of, search_into
+from tests.helpers.searches import batch_files, result_of, search_into
 
 
 @pytest.mark.slow
@@ -171,3 +172,27 @@ def test_a_choice_for_another_vector_causes_a_warning(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("vector: counting", "vector: spatial"))
     lm = SteeredPaliGemma(pretrained="tiny-paligemma2", steering=str(path))
     assert any("is not the one that layer, alpha and tokens were chosen for" in w for w in lm.resolved.warnings)
+
+
+@pytest.mark.parametrize("spec", ["", "scale=unit"])
+def test_an_alpha_is_refused_where_its_vector_is_not_finite_or_zero_and_runs_where_it_is_absurd(
+    tmp_path: Path, spec: str
+) -> None:
+    small: dict[str, Any] = {
+        "layers": "1",
+        "tokens": "image",
+        "limit": 8,
+        "controls": 0,
+        "spec": spec,
+        "blank_image": False,
+    }
+    lines = search_into(tmp_path / "absurd", alphas="1e38", **small)
+    assert any("best of 1 cell: layer=1,alpha=1e+38,tokens=image" in line for line in lines)
+    assert not any("hooks" in line for line in lines), "its replay is checked, and right"
+    for alpha, what in (("1e39", "overflows float32"), ("1e-47", "is zero in float32: it would change nothing")):
+        with pytest.raises(UserError) as refused:
+            search_into(tmp_path / alpha, alphas=f"0.5,{alpha}", **small)
+        line = str(refused.value)
+        assert line.startswith(f"alpha={float(alpha):g}: the scaled vector '") and line.endswith(what)
+        assert "counting" in line
+        assert not batch_files(tmp_path / alpha)
