@@ -204,7 +204,9 @@ def inspect_prompt(
     ],
     model: Model = "steered_hf",
     image: Annotated[list[Path] | None, typer.Option(help="An image, a video or a sound. Repeatable.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", "--picture", help="Also draw a figure into this file (.png, .svg, .pdf).")
+    ] = None,
     alphas: Annotated[
         str | None,
         typer.Option(
@@ -230,7 +232,7 @@ def inspect_prompt(
     from lmms_steer.search.options import parse_alphas
 
     strengths = parse_alphas(alphas) if alphas is not None else None
-    echo_lines(run(model, model_args, prompt, image or [], picture, strengths, new_tokens))
+    echo_lines(run(model, model_args, prompt, image or [], plot, strengths, new_tokens))
 
 
 @commands.command(cls=RegistryHelpCommand)

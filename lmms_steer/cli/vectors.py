@@ -36,7 +36,9 @@ def list_vectors(
 @commands.command("show")
 def show_vector(
     name: Vector,
-    picture: Annotated[Path | None, typer.Option(help="Also draw a figure into this file (.png, .svg, .pdf).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", "--picture", help="Also draw a figure into this file (.png, .svg, .pdf).")
+    ] = None,
     words: Annotated[bool, typer.Option(help="Show the words it is like and promotes. Loads the model.")] = True,
     backbone: Annotated[
         str | None, typer.Option(help="Model to read the words in. Default: the one that the vector was made from.")
@@ -47,14 +49,14 @@ def show_vector(
     from lmms_steer.plots.style import check_figure_suffix
     from lmms_steer.vectors.store import find
 
-    if picture is not None:
-        check_figure_suffix(picture)
+    if plot is not None:
+        check_figure_suffix(plot)
     description = describe_vector(find(name, None).path, words, backbone)
     echo_lines(description_lines(description))
-    if picture is not None:
+    if plot is not None:
         from lmms_steer.inspection.vector_figure import draw_vector
 
-        echo(f"\n{draw_vector(description, picture)}")
+        echo(f"\n{draw_vector(description, plot)}")
 
 
 @commands.command("compare")

@@ -1,4 +1,4 @@
-"""The figure of `lmms-steer inspect --picture FILE`: the image's patches or a
+"""The figure of `lmms-steer inspect --plot FILE`: the image's patches or a
 video's frames, the prompt's tokens, and the next tokens."""
 
 from pathlib import Path

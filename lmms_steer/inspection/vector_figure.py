@@ -1,4 +1,4 @@
-"""The figure of `lmms-steer vectors show --picture FILE`: norms, probe accuracy, cosines and words."""
+"""The figure of `lmms-steer vectors show --plot FILE`: norms, probe accuracy, cosines and words."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -79,6 +79,8 @@ def test_the_demo_s_folder_may_come_before_its_subcommand(tmp_path: Path) -> Non
         ("compare no_such_run", "--study no_such_study", "--studies no_such_study"),
         ("plot --output x.pdf", "--study no_such_study", "--studies no_such_study"),
         ("plot no_such_run", "--output x.pdf", "--out x.pdf"),
+        ("vectors show tiny-gemma2/spatial", "--plot x.gif", "--picture x.gif"),
+        ("inspect --model_args pretrained=tiny-paligemma2 --prompt q", "--plot x.gif", "--picture x.gif"),
     ],
 )
 def test_an_option_has_the_spelling_of_the_other_commands_beside_its_former_one(

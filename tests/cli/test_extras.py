@@ -16,7 +16,7 @@ COMMANDS = [
     ("optuna", "search", f"{SEARCH} --task tiny_spatial_select"),
     ("matplotlib", "search", f"{SEARCH} --task tiny_spatial_select"),
     ("matplotlib", "plots", "plot OUT/runs --out OUT/x.png"),
-    ("matplotlib", "plots", "vectors show tiny-gemma2/spatial --picture OUT/x.png"),
+    ("matplotlib", "plots", "vectors show tiny-gemma2/spatial --plot OUT/x.png"),
     ("submitit", "recipes", "run tiny --dry-run --output OUT"),
     ("ray", "ray", "run tiny --cluster ray --output OUT"),
     ("gguf", "gguf", "vectors export tiny-gemma2/spatial --to gguf --out OUT/x.gguf"),

@@ -81,7 +81,7 @@ AT_ONCE = [
     (f"{INSPECT},vector=spatail", "unknown vector 'spatail'"),
     (f"{INSPECT},steering=missing.yaml", "cannot read the steering file 'missing.yaml'"),
     (f"{INSPECT},vector=spatial --image missing.png", "the image 'missing.png': No such file or directory"),
-    (f"{INSPECT},vector=spatial --picture x.gif", "ends in .png"),
+    (f"{INSPECT},vector=spatial --plot x.gif", "ends in .png"),
     ("extract --backbone tiny-gemma2 --concept spatail", "unknown concept 'spatail'"),
     ("extract --backbone tiny-gemma2 --concept spatial --method mean", "unknown method 'mean'"),
     ("extract --backbone tiny-gemma2 --concept spatial --judge lm", "unknown judge 'lm'"),
@@ -89,7 +89,7 @@ AT_ONCE = [
         (f"extract --backbone tiny-gemma2 --concept spatial --method pca {option}", "is for methods with an SAE")
         for option in ("--sae x", "--neutral x.txt", "--paper-exact")
     ),
-    ("vectors show tiny-gemma2/spatial --picture x.gif", "ends in .png"),
+    ("vectors show tiny-gemma2/spatial --plot x.gif", "ends in .png"),
     ("concepts show spatail --backbone tiny-gemma2", "unknown concept 'spatail'"),
     ("extract --backbone tiny-gema2 --concept spatial", "unknown checkpoint 'tiny-gema2': did you mean 'tiny-gemma2'"),
     ("run tiny --dry-run --set models.tiny-paligemma2.layers=2-9", "--layers 2-9: the model has the layers 0-4"),

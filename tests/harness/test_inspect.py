@@ -23,7 +23,7 @@ def inspected(*args: str) -> Any:
 def test_inspect_shows_which_tokens_are_steered(tmp_path: Path) -> None:
     Image.effect_noise((64, 64), 80).save(tmp_path / "x.png")
     spec = "pretrained=tiny-paligemma2,vector=colour-red,layer=0,alpha=1,tokens=image"
-    done = inspected("--model_args", spec, "--image", str(tmp_path / "x.png"), "--picture", str(tmp_path / "p.png"))
+    done = inspected("--model_args", spec, "--image", str(tmp_path / "x.png"), "--plot", str(tmp_path / "p.png"))
     assert done.returncode == 0, done.stderr
     assert "image tokens: 16 of 16 steered" in done.stdout and "text tokens: 0 of" in done.stdout
     assert "[<image>×16] <bos> what colour" in done.stdout
