@@ -24,7 +24,7 @@ NONE = (None, "", (), False)
         ("extract", (extract,), set()),
         ("search", (search,), {"dry_run"}),
         ("layers", (layers,), {"plot"}),
-        ("inspect", (inspect_prompt,), {"picture"}),
+        ("inspect", (inspect_prompt,), {"plot"}),
         ("compare", (compare, Leaderboard.write), set()),
     ],
 )
