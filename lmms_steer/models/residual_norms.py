@@ -10,7 +10,7 @@ from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.models.own_prompts import cache_key, own_prompts, sees_images
 from lmms_steer.models.prompts import PromptFormat
-from lmms_steer.steering.anatomy import model_facts, remember_norms, unwrap, without_parallel
+from lmms_steer.steering.anatomy import model_facts, note_norms, remember_norms, unwrap, without_parallel
 from lmms_steer.steering.facts import Norms
 from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.recording import residual_norms
@@ -79,7 +79,9 @@ def with_residual_norms(
     model = without_parallel(model)
     if not sees_images(processor):
         text_only, processor = True, getattr(processor, "tokenizer", processor)
-    return replace(resolved, norms=_cached_norms(model, processor, name, prompt_format, text_only))
+    norms = _cached_norms(model, processor, name, prompt_format, text_only)
+    note_norms(model, norms)
+    return replace(resolved, norms=norms)
 
 
 def _cached_norms(model: Any, processor: Any, name: str, prompt_format: PromptFormat | None, text_only: bool) -> Norms:

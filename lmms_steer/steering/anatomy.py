@@ -14,6 +14,8 @@ from lmms_steer.steering.support import check_config, has_encoder
 
 _known_norms: WeakKeyDictionary[nn.Module, Norms] = WeakKeyDictionary()
 """Loaded model ▸ its residual norms, for `scale=relative`."""
+_used_norms: WeakKeyDictionary[nn.Module, list[Norms]] = WeakKeyDictionary()
+"""Loaded model ▸ all norms that specs were resolved with for it, of images and of text alone."""
 
 _TOWERS = ("vision_tower", "vision_model", "visual", "vision_encoder")
 _TOWER_LAYERS = (
@@ -193,3 +195,16 @@ def model_facts(model: nn.Module) -> ModelFacts:
 def remember_norms(model: nn.Module, norms: Norms) -> None:
     """Keep a loaded model's residual norms, so that `model_facts` knows them as long as the model exists."""
     _known_norms[model] = norms
+    note_norms(model, norms)
+
+
+def note_norms(model: nn.Module, norms: Norms) -> None:
+    """Note that residual norms are this loaded model's, so that specs with them are accepted for it."""
+    used = _used_norms.setdefault(unwrap(model), [])
+    if norms not in used:
+        used.append(norms)
+
+
+def has_norms(model: nn.Module, norms: Norms | None) -> bool:
+    """Whether residual norms were measured on this loaded model, or read from the cache for it."""
+    return norms in _used_norms.get(unwrap(model), [])

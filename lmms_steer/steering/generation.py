@@ -149,16 +149,26 @@ def _watched(original: Callable[..., Any], steered_by: Callable[[nn.Module], Col
                 )
             # the same model drafts and checks: both have one prompt
             return original(self, *args, **kwargs)
+        generation = _read_prompt(self, args, kwargs)
+
+        def check_block(*_: Any) -> None:
+            # another thread may leave the block meanwhile, as the reader of a streamer does
+            now = steered_by(self)
+            if current_generation(self) is generation and any(one not in now for one in before):
+                raise SteeringError(
+                    "the steer block ended while generate ran in another thread: leave the block when generate has"
+                    " returned"
+                )
+
         # a class that calls `super().generate` may have changed the prompt: the innermost call counts
-        with _generating(self, _read_prompt(self, args, kwargs)):
-            returned = original(self, *args, **kwargs)
-        # another thread may leave the block meanwhile, as the reader of a streamer does
-        now = steered_by(self)
-        if any(one not in now for one in before):
-            raise SteeringError(
-                "the steer block ended while generate ran in another thread, so its last tokens are not steered: leave"
-                " the block when generate has returned"
-            )
+        with _generating(self, generation):
+            watched = self.register_forward_pre_hook(check_block)
+            try:
+                returned = original(self, *args, **kwargs)
+            finally:
+                watched.remove()
+            # the block may have ended within the last forward call
+            check_block()
         return returned
 
     setattr(generate, _MARK, True)

@@ -18,6 +18,7 @@ from lmms_steer.errors import SteeringError, UserError
 from lmms_steer.steering.anatomy import (
     decoder_layers,
     generating_part,
+    has_norms,
     model_facts,
     unwrap,
     vision_layers,
@@ -133,8 +134,11 @@ def steer(
         # it may have been resolved for another model
         done = given.spec.spec
         check_budget(done.provenance, done.interventions, given.spec.vectors, facts.name, own_code(*done.interventions))
-        if given.spec.relative and facts.norms not in (None, given.spec.norms):
-            raise UserError("scale=relative: the spec was resolved for another model, with other norms: give its .spec")
+        if given.spec.relative and not has_norms(model, given.spec.norms):
+            raise UserError(
+                "scale=relative: the spec was resolved with norms that were not measured on this model: call"
+                " lmms_steer.measure_norms(model, processor) for it, and give the spec's .spec"
+            )
         resolved = with_operation(given.spec, operation)
     else:
         resolved = resolve(given.spec, facts, given.vectors, operation)

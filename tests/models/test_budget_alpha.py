@@ -127,14 +127,21 @@ def test_an_alpha_or_norms_of_one_model_are_refused_by_another(own_cache: Path, 
         pass
     # where a model takes a spec, it takes a resolved one
     assert SteeringSpec.from_args({"steering": found}) == found.spec
-    for one in (model, other):
-        lmms_steer.measure_norms(one, tokenizer)
+    lmms_steer.measure_norms(model, tokenizer)
     with steer(model, own, layer=2, alpha=0.2, tokens="both", scale="relative") as relative:
         pass
     with steer(model, relative):
         pass
-    refused = "scale=relative: the spec was resolved for another model"
+    refused = "scale=relative: the spec was resolved with norms that were not measured on this model"
     with pytest.raises(UserError, match=refused), steer(other, relative):
+        pass
+    lmms_steer.measure_norms(other, tokenizer)
+    with pytest.raises(UserError, match=refused), steer(other, relative):
+        pass
+    with steer(other, relative.spec, {relative.vectors[0].name: own}) as again:
+        assert again.norms != relative.norms
+    found = lmms_steer.find_alpha(other, tokenizer, own, 0.1, layer=2, tokens="both", scale="relative")
+    with steer(other, found):
         pass
 
 

@@ -458,9 +458,11 @@ def test_a_spec_that_was_resolved_for_a_model_of_another_width_is_refused(model:
 
 def test_a_generate_that_outlives_the_block_is_an_error(model: Any) -> None:
     first, left = Event(), Event()
+    shown: list[Tensor] = []
 
     class Streamer:
         def put(self, value: Tensor) -> None:
+            shown.append(value)
             first.set()
             assert left.wait(60)
 
@@ -483,3 +485,5 @@ def test_a_generate_that_outlives_the_block_is_an_error(model: Any) -> None:
     thread.join()
     (error,) = caught
     assert "the steer block ended while generate ran in another thread" in str(error)
+    # the prompt alone: no token that was made without steering is shown
+    assert len(shown) == 1
