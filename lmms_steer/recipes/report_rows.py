@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -268,18 +269,30 @@ def _steered(row: LeaderboardRow, planned: Cell | None) -> _Steered | None:
 
 
 def _stale(root: Path, model: str, study: str, row: LeaderboardRow) -> str:
-    """Why a row is of another place than the one that its search has chosen since; "" if it is not."""
+    """Why a row is not of what its search has chosen since, or of a search that was made anew; "" if it is."""
     own, cell = _steered(row, _evaluations(root, model, study).get(row.system)), _intervention(row)
-    if own is None or cell is None or not own.target or row.role == "control":
+    if own is None or cell is None or not own.target:
         return ""
-    chosen = _chosen(root / "search" / model / study, own)
-    if chosen is None:
+    searches = root / "search" / model / study
+    before, now = row.samples[0].results.steering.get("provenance", {}).get("study"), _search_hash(searches, own)
+    if before and now and before != now:
+        return f"{row.system} on {row.task}: it was measured before its search was made anew"
+    chosen = _chosen(searches, own)
+    if chosen is None or row.role == "control":
         return ""
     best = chosen.best
     if (best.layer, best.tokens) == (cell.layer, cell.tokens) and math.isclose(best.alpha, float(cell.alpha or 0)):
         return ""
     place = f"layer {best.layer}, alpha {best.alpha:g}, tokens {best.tokens}"
     return f"{row.system} on {row.task}: it was measured before its search chose {place}"
+
+
+def _search_hash(searches: Path, own: _Steered) -> str | None:
+    """The hash of a search and its scores, which its choices carry; None without one."""
+    for path in sorted((searches / f"{own.concept}-{own.method}").glob("choice*.yaml")):
+        with suppress(UserError):
+            return SteeringSpec.from_yaml(path).provenance.get("study")
+    return None
 
 
 def _chosen(searches: Path, own: _Steered) -> VectorResult | None:

@@ -13,6 +13,7 @@ from lmms_steer.cli import app
 from lmms_steer.recipes.cells import Cell
 from lmms_steer.recipes.ledger import Ledger
 from lmms_steer.recipes.report import run_report
+from lmms_steer.steering.spec import SteeringSpec
 from tests.helpers.runs import write_run
 
 PALIGEMMA = "google/paligemma2-3b-mix-448"
@@ -210,6 +211,26 @@ def test_the_gain_on_the_training_questions_and_its_p_are_those_of_the_target(tm
     assert not [
         row for row in rows if (row["method"], row["concept"], row["target"]) == ("mean_shift", "spatial", "image")
     ]
+
+
+def test_evaluations_of_an_earlier_search_are_not_set_beside_a_new_one_of_the_same_place(tmp_path: Path) -> None:
+    write_recipe_folder(tmp_path)
+    place, task = "paligemma2-3b/relation", "cvbench_relation_test"
+    first: dict[str, Any] = {"provenance": {"study": "a" * 64}}
+    chosen = spec("spatial", "image")
+    write_system(tmp_path, f"{place}/spatial-mean_shift-image", task, scores(111), chosen, **first)
+    random = chosen + ",control=random:0"
+    write_system(tmp_path, f"{place}/spatial-mean_shift-image-random-0", task, scores(102), random, **first)
+    folder = tmp_path / "search" / place / "spatial-mean_shift"
+    folder.mkdir(parents=True)
+    lines = []
+    for study in ("a" * 64, "b" * 64):
+        now = SteeringSpec(SteeringSpec.parse(chosen).interventions, {"study": study})
+        (folder / "choice_image.yaml").write_text(now.to_yaml())
+        lines.append([line for line in run_report(tmp_path, "acc_paper") if "made anew" in line])
+    system = "not compared: paligemma2-3b, spatial-mean_shift-image"
+    why = f"on {task}: it was measured before its search was made anew"
+    assert lines == [[], [f"* {system} {why}", f"* {system}-random-0 {why}"]]
 
 
 @pytest.mark.parametrize("name", ["late", "spatial-mean_shift", "a-random-7", "mean_shift-random-walk"])
