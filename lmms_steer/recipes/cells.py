@@ -197,7 +197,8 @@ class Marks:
         if mark.state == "done" and mark.output_sha256 != cell.output_sha256:
             # killed after the old output was put aside, before the new mark was written
             gone = cell.folder is not None and not Path(cell.folder).exists()
-            return f"its output is damaged or was changed{self._replaced_note(cell) if gone else ''}"
+            if gone or mark.command == str(cell):
+                return f"its output is damaged or was changed{self._replaced_note(cell) if gone else ''}"
         if mark.state == "done" and self._can_be_checked(cell):
             return "its SAE features are unchecked, and there is a judge now"
         return "its mark is damaged" if not mark.state and self._path(cell.name).exists() else None

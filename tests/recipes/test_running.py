@@ -236,6 +236,8 @@ def test_a_finished_search_survives_a_run_that_fails_before_it_writes_anything(t
         return run(command, log) + fail(command, log)
 
     assert run_cell(cell, ledger, run).state == "done"
+    # another file is expected of another command: nothing was damaged
+    assert ledger.marks.why_again(replace(changed, makes=(str(folder / "batch"),))) is None
     mark = run_cell(changed, ledger, fail)
     assert (mark.state, mark.why) == ("failed", "the questions cannot be loaded")
     assert ledger.marks.done(cell) and not ledger.marks.done(changed)
