@@ -37,7 +37,7 @@ def presets(
 def lm_eval(context: typer.Context) -> None:
     """Run the command line of lm-evaluation-harness with the models steered_hf and steered_hf_multimodal added."""
     try:
-        from lmms_steer.harness.lm_eval import run
+        from lmms_steer.harness.lm_eval_command import run
     except ImportError as error:
         raise missing_extra("lm-eval", "this command", ["lm_eval"]) from error
 

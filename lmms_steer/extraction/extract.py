@@ -1,14 +1,13 @@
 """Extract steering vectors: load a backbone, read a concept's sentences, apply a method, record the provenance."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lmms_steer import __version__, concepts
@@ -17,6 +16,7 @@ from lmms_steer._util.logging import quiet_in_logs
 from lmms_steer.concepts import Concept
 from lmms_steer.errors import UserError, shorten
 from lmms_steer.extraction.activations import Activations, out_of_memory, read_activations
+from lmms_steer.extraction.directions import check_result, without_component
 from lmms_steer.extraction.image_contrasts import SEEDED, no_shuffled_images
 from lmms_steer.extraction.job import (
     DEFAULT_SETTINGS,
@@ -26,6 +26,7 @@ from lmms_steer.extraction.job import (
     MethodResult,
     NoDirection,
 )
+from lmms_steer.extraction.shuffled_labels import notes_of_shuffled, shuffle_labels
 from lmms_steer.models.batches import ShrinkingRunner
 from lmms_steer.models.loading import UNLOADABLE, load_or_refuse, loading_problem, resolve_dtype, usable_device
 from lmms_steer.steering.anatomy import text_config
@@ -42,10 +43,6 @@ logger = logging.getLogger(__name__)
 
 _OF_A_PROBE = ("weight_norm", "bias", "held_out_accuracy", "held_out_balanced_accuracy")
 """Settings that describe the direction of a linear probe, and no other one."""
-FAR_FROM_ORTHOGONAL = 0.3
-"""A control whose cosine with its vector is larger is noted. Over seeds, those of `spatial` have a spread of 0.3."""
-PARALLEL = 1e-5
-"""Of a direction's norm, the share that counts as rounding once the component along another one is removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,13 +243,13 @@ class Backbone:
         settings = {**extracted.vectors.provenance["settings"], **description}
         provenance = {**extracted.vectors.provenance, "settings": settings}
         vectors = SteeringVectors(same_norms.directions, provenance)
-        notes = tuple(_notes_of_shuffled(vectors, true)) if control == "shuffled" else ()
+        notes = tuple(notes_of_shuffled(vectors, true)) if control == "shuffled" else ()
         return Extracted(vectors, (*extracted.notes, *notes))
 
     def _with_provenance(
         self, job: ExtractionJob, method: str, result: MethodResult, activations: Activations
     ) -> Extracted:
-        _check_result(result, f"{job.concept.name}, {method}", activations)
+        check_result(result, f"{job.concept.name}, {method}", activations)
         counts: dict[str, Any] = dict(zip(("anchors", "controls"), activations.counts, strict=True))
         if activations.at is not None:
             counts["at"] = activations.at
@@ -306,64 +303,10 @@ class Backbone:
         return Extracted(vectors, (*result.notes, *notes))
 
 
-def _notes_of_shuffled(control: SteeringVectors, true: SteeringVectors) -> Iterator[str]:
-    """A note where a control keeps or reverses a part of its vector by chance: it would gain or lose with it."""
-    pairs = {layer: [v[layer].astype(np.float64).ravel() for v in (control, true)] for layer in control}
-    cosines = {
-        layer: float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-        for layer, (a, b) in pairs.items()
-        if a.any() and b.any()
-    }
-    layer = max(cosines, key=lambda one: abs(cosines[one]), default=0)
-    if abs(cosines.get(layer, 0.0)) > FAR_FROM_ORTHOGONAL:
-        yield (
-            f"{control.name}: its cosine with {true.name} is {cosines[layer]:+.2f} at layer {layer}: use another --seed"
-            " for a control that has less of the vector"
-        )
-
-
 def _may_be_of(vectors: SteeringVectors, source: Mapping[str, Any]) -> bool:
     """Whether vectors can be of a backbone: of the same weights, or of the same name if those are not known."""
     same = same_weights(source, vectors.provenance)
     return same if same is not None else vectors.provenance.get("model") == source["model"]
-
-
-def _check_result(result: object, what: str, activations: Activations) -> None:
-    """Check what a method returned, before it is stored.
-
-    Args:
-        result: what it returned.
-        what: concept and method, for the message.
-        activations: that it was given.
-
-    Raises:
-        UserError: for anything but directions of the model's layers and width; for settings that are no mapping, notes
-            or libraries that are no texts, and a library that is not installed.
-    """
-    if not isinstance(result, MethodResult):
-        raise UserError(f"{what}: the method returned a {type(result).__name__}, and not a MethodResult")
-    if not isinstance(result.directions, Mapping):
-        raise UserError(f"{what}: MethodResult takes layer ▸ direction, and not a {type(result.directions).__name__}")
-    n_layers, width = activations.anchors.shape[1:]
-    # a random control of patches is drawn in their shape
-    shapes = [(width,)] if activations.tower is None else [(width,), activations.tower[1:]]
-    if not isinstance(result.settings, Mapping):
-        raise UserError(f"{what}: MethodResult takes settings as a mapping, and not a {type(result.settings).__name__}")
-    for name in ("notes", "libraries"):
-        texts = getattr(result, name)
-        if not isinstance(texts, tuple | list) or not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{what}: MethodResult takes {name} as a tuple of texts, got {shorten(repr(texts))}")
-    for library in result.libraries:
-        try:
-            version(library)
-        except PackageNotFoundError as error:
-            raise UserError(f"{what}: MethodResult names the library {library!r}, which is not installed") from error
-    for layer, direction in result.directions.items():
-        if layer not in range(n_layers) or np.shape(direction) not in shapes:
-            raise UserError(
-                f"{what}: the method returned the shape {list(np.shape(direction))} for layer {layer!r}, expected"
-                f" [{width}] for some of the layers 0-{n_layers - 1}"
-            )
 
 
 def _about_tower(activations: Activations) -> dict[str, Any]:
@@ -383,52 +326,3 @@ def _function_name(function: MethodFunction) -> str:
     if name in methods and methods.get(name).function is not function:
         raise UserError(f"the function {name!r} has the name of a registered method: rename it")
     return name
-
-
-def without_component(
-    directions: Mapping[int, npt.NDArray[Any]], removed: SteeringVectors
-) -> dict[int, npt.NDArray[Any]]:
-    """`v' = v - (v·u) u` at each layer, where u is the unit direction of other vectors (arXiv 2602.11824, section 3).
-
-    Of a direction that is parallel to u nothing is left, exactly.
-
-    Raises:
-        UserError: for vectors of another width, or without one of the layers.
-    """
-    found = {}
-    for layer, direction in directions.items():
-        if layer not in removed.directions:
-            raise UserError(f"orthogonal to {removed.name}: it has no direction at layer {layer}")
-        other = removed[layer].astype(np.float64)
-        if other.shape != direction.shape:
-            raise UserError(f"orthogonal to {removed.name}: its width is {len(other)}, not {len(direction)}")
-        unit = other / max(float(np.linalg.norm(other)), 1e-12)
-        rest = direction - (direction @ unit) * unit
-        # what is left of a parallel direction is rounding, which a unit scale would steer with
-        is_parallel = np.linalg.norm(rest) <= PARALLEL * np.linalg.norm(direction)
-        found[layer] = np.zeros_like(rest) if is_parallel else rest
-    return found
-
-
-def shuffle_labels(activations: Activations, seed: int) -> Activations:
-    """Permute the labels of the rows: within each sentence, or over all rows for a concept with a contrast."""
-    rows = np.concatenate([activations.anchors, activations.controls])
-    places = (*activations.anchor_places, *activations.control_places)
-    labels = np.repeat([True, False], [len(activations.anchors), len(activations.controls)])
-    sentence = np.array([place.sentence for place in places])
-    has_contrast = not set(activations.anchor_sentence.tolist()) & set(activations.control_sentence.tolist())
-    groups = [np.arange(len(rows))] if has_contrast else [np.flatnonzero(sentence == s) for s in np.unique(sentence)]
-    generator = np.random.default_rng(seed)
-    for group in groups:
-        labels[group] = generator.permutation(labels[group])
-    anchor_places, control_places = (
-        tuple(place for place, label in zip(places, labels.tolist(), strict=True) if label is wanted)
-        for wanted in (True, False)
-    )
-    return replace(
-        activations,
-        anchors=rows[labels],
-        controls=rows[~labels],
-        anchor_places=anchor_places,
-        control_places=control_places,
-    )

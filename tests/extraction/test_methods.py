@@ -18,13 +18,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from lmms_steer import UserError, concepts, load_vectors
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.extraction.activations import Activations, read_activations
-from lmms_steer.extraction.extract import Backbone, shuffle_labels
+from lmms_steer.extraction.extract import Backbone
 from lmms_steer.extraction.methods import ExtractionJob, ExtractionSettings
 from lmms_steer.extraction.methods.linear_probe import BATCH, EPOCHS, LEARNING_RATE, linear_probe
 from lmms_steer.extraction.sae_contexts import neutral_concept
 from lmms_steer.extraction.sae_judge import JudgeQuestion
 from lmms_steer.extraction.sae_source import Sae, SaeSource
 from lmms_steer.extraction.sae_verdicts import Verdict
+from lmms_steer.extraction.shuffled_labels import shuffle_labels
 from lmms_steer.extraction.tokens import TokenSpan, classify_tokens, tokenize
 from lmms_steer.steering.gates import probe_numbers
 from lmms_steer.tiny_world.checkpoints import TINY_SAE, weights_dir

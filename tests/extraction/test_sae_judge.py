@@ -13,11 +13,12 @@ import yaml
 from PIL import Image
 
 from lmms_steer import UserError, concepts
-from lmms_steer.extraction.extract import Backbone, shuffle_labels
+from lmms_steer.extraction.extract import Backbone
 from lmms_steer.extraction.methods import ExtractionSettings
 from lmms_steer.extraction.sae_contexts import Contexts
 from lmms_steer.extraction.sae_judge import JudgeQuestion, get_judge
 from lmms_steer.extraction.sae_verdicts import Verdict, Verdicts
+from lmms_steer.extraction.shuffled_labels import shuffle_labels
 from lmms_steer.tiny_world.checkpoints import TINY_SAE, weights_dir
 from tests.helpers.servers import Answer, http_server
 

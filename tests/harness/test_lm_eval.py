@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 from lmms_steer import SteeringVectors, UserError, concepts, steer
 from lmms_steer.comparison.provenance import harness_command
 from lmms_steer.comparison.runs import newest_evaluation, read_results
-from lmms_steer.harness.lm_eval import SteeredHFLM, SteeredHFMultimodalLM, run
+from lmms_steer.harness.lm_eval import SteeredHFLM, SteeredHFMultimodalLM
+from lmms_steer.harness.lm_eval_command import run
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.tiny_world.checkpoints import weights_dir
 from lmms_steer.vectors import store

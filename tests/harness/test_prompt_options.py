@@ -13,6 +13,7 @@ from lmms_eval.models.registry_v2 import ModelRegistryV2
 from lmms_steer import UserError
 from lmms_steer.harness import lm_eval as ours
 from lmms_steer.harness.command_line import own_option_error
+from lmms_steer.harness.lm_eval_command import run as run_lm_eval
 from lmms_steer.harness.plugin import manifests
 from lmms_steer.harness.run_checks import check_run
 from lmms_steer.harness.steered import SteeredVlm
@@ -170,7 +171,7 @@ def test_lm_evals_options_are_done_or_refused_in_one_line(
 
         monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", cli_evaluate)
         monkeypatch.setattr(sys, "argv", [])
-        ours.run([])
+        run_lm_eval([])
         return results[0]
 
     for options, expected in (
@@ -192,7 +193,7 @@ def test_a_model_that_lm_eval_does_not_have_is_refused_in_one_line(monkeypatch: 
     monkeypatch.setattr(lm_eval.__main__, "cli_evaluate", lambda: get_model("steered_paligemma"))
     monkeypatch.setattr(sys, "argv", [])
     with pytest.raises(UserError, match="^lm-eval: .*'steered_paligemma', but no model .*: .*, steered_hf,"):
-        ours.run([])
+        run_lm_eval([])
 
 
 def test_the_number_of_generated_tokens_has_one_name_and_is_at_least_one() -> None:
