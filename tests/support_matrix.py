@@ -220,7 +220,7 @@ def loglikelihood(model: Any) -> str:
     chosen = [positions(ids[row : row + 1], "text", end, shows(model)) for row, end in enumerate(ends)]
     with reference(model, torch.cat(chosen), ALPHA):
         expected = logits(model, ids)
-    with steer(model, spec("text"), {"v": V}), continuation(ids.shape[1] - torch.tensor(ends)):
+    with steer(model, spec("text"), {"v": V}), continuation(ANSWER):
         return compare(logits(model, ids), expected, ids)
 
 

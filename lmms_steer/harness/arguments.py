@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
+from os import PathLike
 from typing import Any
 
 from lmms_steer._util.io import write_atomically
@@ -101,12 +102,28 @@ def join_model_args(args: str | Mapping[str, object]) -> str:
     """
     if isinstance(args, str):
         return args
-    named = with_names(args)
+    named = with_stored(args)
     if isinstance(spec := named.get("steering"), SteeringSpec):
         content = spec.to_yaml().encode()
         name = f"spec-{hashlib.sha256(content).hexdigest()[:12]}.yaml"
         named["steering"] = write_atomically(given_folder() / name, content)
     return ",".join(f"{key}={_quoted(key, str(value))}" for key, value in named.items() if value is not None)
+
+
+def with_stored(args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a model with the names or files of vectors that were given as objects, also in a resolved spec.
+
+    Raises:
+        UserError: for vectors that cannot be saved, or an operation without a name.
+    """
+    named, steering = with_names(args), args.get("steering")
+    if steering is None or isinstance(steering, str | int | float | PathLike | SteeringSpec):
+        return named
+    # these import torch
+    from lmms_steer.steering.resolved import ResolvedSpec
+    from lmms_steer.steering.reuse import stored_spec
+
+    return named | {"steering": stored_spec(steering)} if isinstance(steering, ResolvedSpec) else named
 
 
 def _quoted(key: str, value: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from lmms_steer._util.hashing import file_sha256
 from lmms_steer.errors import UserError
 from lmms_steer.extraction.first_use import extract_missing
-from lmms_steer.harness.arguments import check_keys
+from lmms_steer.harness.arguments import check_keys, with_stored
 from lmms_steer.harness.command_line import end_command_line
 from lmms_steer.harness.presets import expand_preset
 from lmms_steer.models.answer_bias import AnswerBias
@@ -34,7 +34,6 @@ from lmms_steer.steering.row_vectors import refuse_row_vectors
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.steering.support import check_config
 from lmms_steer.vectors.backbones import checkpoint
-from lmms_steer.vectors.given import with_names
 from lmms_steer.vectors.weights import commit_of, model_source, recorded_sha256
 
 logger = logging.getLogger(__name__)
@@ -106,7 +105,7 @@ class SteeringMixin:
         model_args.update(expanded)
         given = {k: model_args.pop(k) for k in ("steering", *FIELDS) if k in model_args}
         # until the model is loaded and its alpha is found, a number stands in the place of a budget
-        keys, self.budget = take_budget(with_names(given))
+        keys, self.budget = take_budget(with_stored(given))
         self.spec = SteeringSpec.from_args(keys)
         refuse_row_vectors(self.spec, self.per_question)
 

@@ -20,7 +20,7 @@ from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
 from lmms_steer.models.forced import forced_ids
-from lmms_steer.models.own_prompts import OwnPrompts, cache_key, own_prompts, sees_images
+from lmms_steer.models.own_prompts import OwnPrompts, cache_key, evaluating, own_prompts, sees_images
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.models.residual_norms import with_residual_norms
 from lmms_steer.steering.alpha_search import START, nearest, next_alpha, why_not_met
@@ -156,7 +156,7 @@ def _search(
     resolved: ResolvedSpec, budget: float, model: Any, prompts: OwnPrompts, special_ids: Any
 ) -> tuple[float, float, int]:
     """The alpha, its mean KL, and the number of prompts."""
-    with torch.inference_mode():
+    with torch.inference_mode(), evaluating(model):
         batches = list(prompts.batches)
         answers = [_answer(model, batch) for batch in batches]
 

@@ -7,11 +7,13 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from lmms_steer._util.code import is_built_in
 from lmms_steer.errors import UserError
@@ -45,6 +47,18 @@ SENTENCES = (
     "A triangle with sides of length three, four and five has a right angle.",
 )
 """The prompts of a text model."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run a model without dropout, as in its evaluations, and leave its modules as they were."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @dataclass(frozen=True, slots=True)

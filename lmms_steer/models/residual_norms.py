@@ -8,7 +8,7 @@ import yaml
 from lmms_steer._util.io import cache_dir, write_atomically
 from lmms_steer._util.yaml import read_yaml
 from lmms_steer.errors import UserError, first_line
-from lmms_steer.models.own_prompts import cache_key, own_prompts, sees_images
+from lmms_steer.models.own_prompts import cache_key, evaluating, own_prompts, sees_images
 from lmms_steer.models.prompts import PromptFormat
 from lmms_steer.steering.anatomy import model_facts, note_norms, remember_norms, unwrap, without_parallel
 from lmms_steer.steering.facts import Norms
@@ -90,7 +90,8 @@ def _cached_norms(model: Any, processor: Any, name: str, prompt_format: PromptFo
     path = cache_dir() / "norms" / f"{short_name(name)}-{cache_key(model, prompts.facts)}.yaml"
     if path.is_file():
         return _read_norms(path)
-    norms = residual_norms(model, prompts.batches, 1 if text_only else 0)
+    with evaluating(model):
+        norms = residual_norms(model, prompts.batches, 1 if text_only else 0)
     header = f"# mean norm of the residual of {name}, layer by layer, on {measured_on}\n"
     write_atomically(path, (header + yaml.safe_dump({k: dict(v) for k, v in norms.items()})).encode())
     return norms

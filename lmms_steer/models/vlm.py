@@ -23,7 +23,7 @@ from lmms_steer.models.prompt_formats import without_placeholders
 from lmms_steer.models.visuals import Visual, image_ids, naming_decoders, prepare_visuals, shown_images
 from lmms_steer.steering.anatomy import kept_logits
 from lmms_steer.steering.calls import continuation
-from lmms_steer.steering.decoder_inputs import decoder_ids
+from lmms_steer.steering.decoder_inputs import decoder_ids, decoder_mask
 
 COUNTS_PADDING = ("kosmos-2", "kosmos-2.5")
 """`model_type` of models that count padding as positions when they generate with a cache (transformers 5.23, 5.24)."""
@@ -221,6 +221,10 @@ class HfVlm(HfCheckpoint):
         # the answer, and what the format puts after it
         lengths = positions - (labels != -100).int().argmax(1)
         width = int(lengths.max())
+        mask = decoder_mask(inputs)
+        if isinstance(mask, Tensor):
+            # padding behind the answer
+            lengths -= (mask.flip(1).cumsum(1) == 0).sum(1).to(lengths.device)
         steering = self.steering_questions(
             questions, [visuals for _, visuals, _ in batch], len(decoder_ids(inputs)) > len(batch)
         )

@@ -43,10 +43,11 @@ def continuation(lengths: Tensor | Sequence[int] | int) -> Iterator[None]:
     tokens to a cache marks them with 1, and the pieces of a long prompt with 0. Calls of `generate` are not affected.
 
     Args:
-        lengths: how many positions, counted from the right end: int [batch], or one number for all rows.
+        lengths: how many positions at the end of each row: int [batch], or one number for all rows. Padding after
+            them counts too where no 2D attention mask shows it.
 
     Raises:
-        SteeringError: for anything but whole numbers from 0 up.
+        SteeringError: for anything but whole numbers from 0 up; from a forward call with fewer positions.
     """
     token = _continuation.set(_whole_numbers(lengths))
     try:
@@ -250,7 +251,7 @@ class CallTracker:
     def _read(self, model: nn.Module, kwargs: Mapping[str, Any]) -> ForwardCall:
         kwargs = decoder_arguments(model, kwargs)
         cache = given_cache(kwargs)
-        offset = 0 if cache is None else int(cache.get_seq_length())
+        offset = 0 if cache is None else _length(model, cache)
         generation = current_generation(model)
         given, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         if not isinstance(given, Tensor) and model is self.part and generation is not None and embeds is not None:
@@ -271,7 +272,7 @@ class CallTracker:
             # such a generate passes what it has written as if it were prompt, unless a cache holds the prompt
             known = not offset and not (cache is None and is_unwatched(model))
             return ForwardCall(ids, attention_mask if mask_known else None, offset, known=known, mask_known=mask_known)
-        generated = _last_positions(ids, lengths)
+        generated = _last_positions(ids, attention_mask if mask_known else None, lengths)
         return ForwardCall(
             ids,
             attention_mask if mask_known else None,
@@ -280,6 +281,21 @@ class CallTracker:
             all_generated=generated is not None and bool(generated.all()),
             mask_known=mask_known,
         )
+
+
+def _length(model: nn.Module, cache: Any) -> int:
+    """The number of positions that a cache holds.
+
+    Raises:
+        SteeringError: for a cache that does not know it: the state of a recurrent model.
+    """
+    try:
+        return int(cache.get_seq_length())
+    except (AttributeError, ValueError) as error:
+        raise SteeringError(
+            f"the cache of a {type(model).__name__} does not say how many tokens it has seen, so what is prompt is not"
+            " known: pass use_cache=False"
+        ) from error
 
 
 def _ids_of_embeds(embeds: Tensor, offset: int, generation: Generation) -> Tensor:
@@ -348,8 +364,11 @@ def _whole_numbers(lengths: object) -> Tensor:
     return numbers
 
 
-def _last_positions(ids: Tensor, lengths: Tensor) -> Tensor | None:
-    """bool [batch, positions]: the last `lengths[row]` positions of each row; None for 0, which is for all rows."""
+def _last_positions(ids: Tensor, attention_mask: Tensor | None, lengths: Tensor) -> Tensor | None:
+    """bool [batch, positions]: the last `lengths[row]` positions of each row; None for 0, which is for all rows.
+
+    Padding at the right end, which the mask shows, is not counted.
+    """
     batch, positions = ids.shape
     if not lengths.dim():
         if not lengths:
@@ -357,5 +376,14 @@ def _last_positions(ids: Tensor, lengths: Tensor) -> Tensor | None:
         lengths = lengths.expand(batch)
     if lengths.shape != (batch,):
         raise SteeringError(f"continuation has lengths for {lengths.numel()} rows, but the batch has {batch}")
-    place = torch.arange(positions, device=ids.device).expand(batch, -1)
-    return place >= positions - lengths.to(ids.device).unsqueeze(1)
+    lengths, place = lengths.to(ids.device), torch.arange(positions, device=ids.device).expand(batch, -1)
+    ends = torch.full_like(lengths, positions)
+    if attention_mask is not None:
+        real = attention_mask.to(ids.device) != 0
+        ends = torch.where(real.any(dim=1), (place * real).amax(dim=1) + 1, ends)
+    if bool((lengths > ends).any()):
+        raise SteeringError(
+            f"continuation: {int(lengths.max())} positions at the end of a row are generated, but its forward call has"
+            f" {int(ends.min())}"
+        )
+    return place >= (ends - lengths).unsqueeze(1)

@@ -23,7 +23,6 @@ from lmms_steer.steering.anatomy import (
     unwrap,
     vision_layers,
 )
-from lmms_steer.steering.budget import check_budget
 from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
 from lmms_steer.steering.gate_hook import GateHook
@@ -33,7 +32,8 @@ from lmms_steer.steering.loaded_fit import check_in_decoder, check_in_tower
 from lmms_steer.steering.operations import Operation, OperationFunction
 from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.resolve import resolve
-from lmms_steer.steering.resolved import ResolvedSpec, own_code, with_operation
+from lmms_steer.steering.resolved import ResolvedSpec, with_operation
+from lmms_steer.steering.reuse import adopt
 from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
 from lmms_steer.steering.site_hook import SiteHook
 from lmms_steer.steering.sites import sites
@@ -75,7 +75,8 @@ def steer(
 ) -> Iterator[ResolvedSpec]:
     """Steer a transformers model inside the block.
 
-    What was filled in, and warnings of a vector that is another model's, are logged under `lmms_steer`.
+    What was filled in, and warnings of a vector that is another model's and of a block in which no token was steered,
+    are logged under `lmms_steer`. Vectors must exist: unlike an evaluation, the block extracts none.
 
     `steer(model, vectors, layer=3, alpha=0.5, tokens="image")` takes vectors, the name of a vector or its file;
     `steer(model, "vector=spatial,layer=3,alpha=0.5,tokens=image")` a spec.
@@ -131,9 +132,7 @@ def steer(
         raise UserError(f"steer takes a loaded model of transformers, and not a {type(model).__name__}{inside}")
     facts = model_facts(unwrap(model))
     if isinstance(given.spec, ResolvedSpec):
-        # it may have been resolved for another model
-        done = given.spec.spec
-        check_budget(done.provenance, done.interventions, given.spec.vectors, facts.name, own_code(*done.interventions))
+        adopt(given.spec, facts)
         if given.spec.relative and not has_norms(model, given.spec.norms):
             raise UserError(
                 "scale=relative: the spec was resolved with norms that were not measured on this model: call"
@@ -149,6 +148,11 @@ def steer(
     attachment = attach(model, resolved, special_ids)
     try:
         yield resolved
+        if attachment.acted is False:
+            logger.warning(
+                "not one token was steered in this block: no prompt has tokens that the spec steers, or its gate never"
+                " let it act"
+            )
     finally:
         attachment.remove()
 

@@ -22,7 +22,7 @@ from lmms_steer.steering.row_vectors import is_row_vector, placeholder
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors import store
 from lmms_steer.vectors.backbones import backbone_of, short_name
-from lmms_steer.vectors.controls import make_control
+from lmms_steer.vectors.controls import make_control, parse_control
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 DEFAULT_TOKENS = "both"
@@ -49,7 +49,7 @@ def resolve(
 
     Raises:
         UserError: for a vector that does not exist or cannot be read, a layer that the model or the vector does not
-            have, or a width that is not the model's.
+            have, a width that is not the model's, or a wrong concept that is another vector's too.
     """
     custom = None
     if operation is not None:
@@ -60,6 +60,8 @@ def resolve(
     notes: list[str] = []
     warnings: list[str] = []
     provenance = dict(spec.provenance)
+    controlled: list[str] = []
+    wrong: dict[tuple[str, int], Intervention] = {}
     for typed in spec.interventions:
         entry = None
         if given is not None and typed.vector in given:
@@ -79,7 +81,11 @@ def resolve(
             warnings += other_model_warnings(intervention.gate_vector, gate.provenance, model.name)
         before_control = vector
         if intervention.control is not None:
-            vector = make_control(vector, intervention.control, _load_from_store, concepts.names())
+            if vector.sha256 not in controlled:
+                controlled.append(vector.sha256)
+            draw = controlled.index(vector.sha256)
+            vector = make_control(vector, intervention.control, _load_from_store, concepts.names(), draw)
+            _check_wrong_concept(intervention, vector, wrong)
         check_fit(intervention, vector, model)
         warnings += other_model_warnings(intervention.vector, vector.provenance, model.name)
         warnings += _warn_of_changed_vector(typed, {before_control.sha256, vector.sha256}, spec)
@@ -132,6 +138,27 @@ def _gate_vector(
         if registry_of_gates.get(intervention.gate).needs_probe:
             probe_numbers(vector, layer)
     return vector
+
+
+def _check_wrong_concept(
+    intervention: Intervention, control: SteeringVectors, before: dict[tuple[str, int], Intervention]
+) -> None:
+    """Check that no other vector of a spec has the same wrong concept at a layer: one minus the other would be none.
+
+    Args:
+        intervention: with a control.
+        control: its control.
+        before: the name and a layer of a wrong concept ▸ the intervention that has it; this one is added.
+    """
+    if parse_control(str(intervention.control))[0] != "wrong_concept":
+        return
+    for layer in intervention.layer_numbers:
+        other = before.setdefault((control.name, layer), intervention)
+        if other.vector != intervention.vector:
+            raise UserError(
+                f"control={intervention.control}: {other.vector} and {intervention.vector} would both become"
+                f" {control.name} at layer {layer}: name another concept for each, control=wrong_concept:NAME"
+            )
 
 
 def _load_from_store(name: str) -> SteeringVectors:

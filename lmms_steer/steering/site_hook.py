@@ -83,7 +83,10 @@ class SiteHook:
         if runs_unsteered():
             return None
         if call is None:
-            raise SteeringError("a steered layer ran outside the model's own forward: call the model, not a part of it")
+            raise SteeringError(
+                "a steered layer ran outside the model's own forward: call the model, not a part of it; with gradient"
+                " checkpointing the layers run again for their gradients, so switch it on or off before the block"
+            )
         mask = call.steered(self.tokens, self.phase, self.media, self.special_ids)
         if mask is None:
             self.tracker.note(torch.zeros(1, dtype=torch.bool))

@@ -42,6 +42,15 @@ _AFTER_ATTENTION = ("post_self_attn_layernorm", "post_operator_norm", "post_norm
                     "post_attention_convolution")  # fmt: skip
 
 
+_SCALES = {
+    "mlp": ("residual_multiplier", "residual_scale", "mlp_beta_factor"),
+    "attention": ("residual_multiplier", "residual_scale", "attn_beta_factor"),
+}
+"""Site ▸ what layers call the factor of what they add there (Granite, MiniCPM3, MiniMax)."""
+_OTHER_SUMS = ("attn_residual_add_idx", "lambda_1")
+"""What the layers have that add it otherwise: scaled by their depth (Beam), or as a learned mean (Dory)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """A tensor of a layer.
@@ -105,7 +114,8 @@ def layer_input(layer: "nn.Module") -> "nn.Module | None":
 @register_site("mlp", description="what the layer's MLP adds to the residual stream")
 def mlp(layer: "nn.Module") -> "nn.Module | None":
     """m' for m = MLP(h), normalised if the layer normalises it, in h + m (VTI, 2410.15778)."""
-    found = _last(layer, _MLP, _AFTER_MLP)
+    after = ("post_attention_layernorm",) if _normalises_after(layer) else _AFTER_MLP
+    found = _last(layer, _MLP, after)
     # Pix2Struct's `mlp` also adds, and holds what is added
     return getattr(found, "DenseReluDense", found)
 
@@ -113,9 +123,11 @@ def mlp(layer: "nn.Module") -> "nn.Module | None":
 @register_site("attention", description="what the layer's self-attention adds to the residual stream")
 def attention(layer: "nn.Module") -> "nn.Module | None":
     """a' for a = SelfAttention(h), normalised if the layer normalises it, in h + a."""
+    if _normalises_after(layer):
+        return _last(layer, _ATTENTION, ("input_layernorm",))
     # elsewhere the norm of this name stands before the MLP
-    own = ("post_attention_layernorm",) if hasattr(layer, "post_feedforward_layernorm") else ()
-    return _last(layer, _ATTENTION, (*_AFTER_ATTENTION, *own))
+    before_mlp = any(hasattr(layer, name) for name in ("post_feedforward_layernorm", "pre_mlp_layernorm"))
+    return _last(layer, _ATTENTION, (*_AFTER_ATTENTION, *(("post_attention_layernorm",) if before_mlp else ())))
 
 
 @register_site("vision", description="the output of a layer of the vision tower, at every patch", tower="vision")
@@ -136,7 +148,7 @@ def find_module(site: Site, layers: "nn.ModuleList", layer: int) -> "nn.Module":
     """The module of a site in one of a model's layers.
 
     Raises:
-        UserError: for a layer that has no such module, or scales what the module returns before it is added (Granite);
+        UserError: for a layer that has no such module, or does not add what the module returns as it is;
             for a function of a site that fails, or returns something else.
     """
     from torch.nn import Module
@@ -152,18 +164,28 @@ def find_module(site: Site, layers: "nn.ModuleList", layer: int) -> "nn.Module":
             f"site={site.name}: its function returned a {type(module).__name__} for layer {layer}: expected a module of"
             " the layer, or None"
         )
-    scale = getattr(layers[layer], "residual_multiplier", 1.0)
-    if scale != 1.0 and site.name in ("mlp", "attention"):
+    kind, names = type(layers[layer]).__name__, _SCALES.get(site.name, ())
+    scale = next((found for name in names if (found := getattr(layers[layer], name, 1.0)) != 1.0), 1.0)
+    if scale != 1.0:
         raise UserError(
-            f"site={site.name}: the layers of this model, {type(layers[layer]).__name__}, add only {scale:g} of what"
-            f" their {site.name} returns, so the vector would not be in the residual's units: use site=residual"
+            f"site={site.name}: the layers of this model, {kind}, add {scale:g} times what their {site.name} returns,"
+            " so the vector would not be in the residual's units: use site=residual"
+        )
+    if names and any(hasattr(layers[layer], name) for name in _OTHER_SUMS):
+        raise UserError(
+            f"site={site.name}: the layers of this model, {kind}, do not simply add what their {site.name} returns, so"
+            " the vector would not be in the residual's units: use site=residual"
         )
     if module is None:
         raise UserError(
-            f"site={site.name}: layer {layer} of this model, a {type(layers[layer]).__name__}, has no module that is"
-            f" known as its {site.name}"
+            f"site={site.name}: layer {layer} of this model, a {kind}, has no module that is known as its {site.name}"
         )
     return module
+
+
+def _normalises_after(layer: "nn.Module") -> bool:
+    """Whether a layer's two norms stand after its attention and its MLP, as in some checkpoints of Molmo2."""
+    return bool(getattr(layer, "norm_after", False))
 
 
 def _last(layer: "nn.Module", names: tuple[str, ...], after: tuple[str, ...]) -> "nn.Module | None":

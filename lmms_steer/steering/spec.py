@@ -101,8 +101,6 @@ class SteeringSpec:
         control = given.pop("control", None)
         if given:
             raise UserError(f"steering={steering} and {', '.join(given)}: give the file or the single keys, not both")
-        # a resolved spec has the spec inside of it
-        steering = getattr(steering, "spec", steering)
         # the harness reads a file's name that is a number as one
         steering = str(steering) if isinstance(steering, int | float) else steering
         if not isinstance(steering, cls | str | Path):

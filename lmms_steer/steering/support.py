@@ -15,6 +15,8 @@ _ENCODER = f"it is an encoder-decoder, and of those only {', '.join(ENCODER_DECO
 REFUSED = {
     "blip": "its generate changes the first token of the prompt and leaves out the last, which a forward call does not",
     "git": "images are put in front of the prompt inside the model, so that its positions are not those of input_ids",
+    "deepseek_v4": _WIDE,
+    "hy_v4": _WIDE,
     "gemma3n": _WIDE,
     "gemma3n_text": _WIDE,
     "glm5_next": _WIDE,

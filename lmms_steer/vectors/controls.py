@@ -40,11 +40,17 @@ def parse_control(control: str) -> tuple[str, str]:
     return kind, detail
 
 
-def random_like(vectors: SteeringVectors, seed: int) -> SteeringVectors:
-    """Random directions with the norms of the vector's, at the same layers."""
-    generator = np.random.default_rng(seed)
+def random_like(vectors: SteeringVectors, seed: int, draw: int = 0) -> SteeringVectors:
+    """Random directions with the norms of the vector's, at the same layers.
+
+    Args:
+        vectors: what they are like.
+        seed: of the directions.
+        draw: tells the directions of several vectors apart that share a seed: one of them minus another would be none.
+    """
+    generator = np.random.default_rng([seed, draw] if draw else seed)
     directions = {layer: generator.standard_normal(vectors[layer].shape).astype(np.float32) for layer in vectors}
-    settings = {"seed": seed, "norms_of": vectors.sha256}
+    settings = {"seed": seed, **({"draw": draw} if draw else {}), "norms_of": vectors.sha256}
     provenance = {**vectors.provenance, "method": f"random-{seed}", "settings": settings}
     return with_norms_of(vectors, SteeringVectors(directions, provenance))
 
@@ -93,7 +99,7 @@ def wrong_concept_name(concept: str, known: list[str], named: str = "") -> str:
 
 
 def make_control(
-    vectors: SteeringVectors, control: str, find: Callable[[str], SteeringVectors], known: list[str]
+    vectors: SteeringVectors, control: str, find: Callable[[str], SteeringVectors], known: list[str], draw: int = 0
 ) -> SteeringVectors:
     """The control that is attached in place of `vectors`.
 
@@ -102,6 +108,7 @@ def make_control(
         control: in one of the forms of this module's docstring.
         find: loads a vector of the store by its name.
         known: all concepts, for `wrong_concept` without a name.
+        draw: as in `random_like`.
 
     Raises:
         UserError: for a control that does not exist, is the vector itself, has no vector of its own in the store, or
@@ -109,7 +116,7 @@ def make_control(
     """
     kind, detail = parse_control(control)
     if kind == "random":
-        return random_like(vectors, int(detail or 0))
+        return random_like(vectors, int(detail or 0), draw)
     backbone, concept, method = (str(vectors.provenance.get(k, "unknown")) for k in ("model", "concept", "method"))
     if kind == "wrong_concept":
         wrong = wrong_concept_name(concept, known, detail)

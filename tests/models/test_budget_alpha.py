@@ -125,8 +125,6 @@ def test_an_alpha_or_norms_of_one_model_are_refused_by_another(own_cache: Path, 
     found = lmms_steer.find_alpha(model, tokenizer, own, 0.1, layer=2, tokens="both")
     with pytest.raises(UserError, match="the budget kl:0.1 on .*, and this is"), steer(other, found):
         pass
-    # where a model takes a spec, it takes a resolved one
-    assert SteeringSpec.from_args({"steering": found}) == found.spec
     lmms_steer.measure_norms(model, tokenizer)
     with steer(model, own, layer=2, alpha=0.2, tokens="both", scale="relative") as relative:
         pass

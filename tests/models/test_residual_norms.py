@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
 
 from lmms_steer import SteeringVectors, UserError, find_alpha, measure_norms, steer
 from lmms_steer.models.own_prompts import SENTENCES
@@ -68,6 +68,25 @@ def test_steer_adds_a_relative_strength_once_the_norms_were_measured() -> None:
     added = (steered[2] - plain[2]).norm(dim=-1)
     assert torch.allclose(added, torch.full_like(added, 0.5 * norms[2]["both"]), rtol=1e-4)
     assert resolved.norms == norms and resolved.spec.interventions[0].alpha == 0.5
+
+
+def test_what_is_measured_while_a_model_trains_is_what_it_is_without_dropout(own_cache: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(weights_dir("tiny-gemma2"))
+    config = GPTNeoXConfig(vocab_size=len(tokenizer), hidden_size=48, num_hidden_layers=4, num_attention_heads=4,
+                           intermediate_size=64, hidden_dropout=0.5)  # fmt: skip
+    model = GPTNeoXForCausalLM(config).train()
+    model.gpt_neox.layers[1].eval()
+    training = [module.training for module in model.modules()]
+    place: dict[str, Any] = {"layer": 2, "tokens": "both", "scale": "relative"}
+    norms, found = measure_norms(model, tokenizer), find_alpha(model, tokenizer, vectors(), 0.01, **place)
+    assert [module.training for module in model.modules()] == training
+    model.eval()
+    for folder in ("norms", "budgets"):
+        for path in (own_cache / folder).iterdir():
+            path.unlink()
+    assert measure_norms(model, tokenizer) == norms
+    again = find_alpha(model, tokenizer, vectors(), 0.01, **place)
+    assert again.spec.interventions == found.spec.interventions
 
 
 def test_a_multimodal_model_is_not_measured_with_its_tokenizer() -> None:

@@ -179,6 +179,29 @@ def test_lengths_of_a_continuation_may_be_any_whole_numbers(vlm: Any) -> None:
         steered([1, 1, 1])
 
 
+def test_a_continuation_ends_where_padding_begins(vlm: Any) -> None:
+    name, model, processor = vlm
+    batch, v = batch_of(name, processor, *TEXTS), vectors()
+    ids, mask = batch["input_ids"].clone(), torch.ones_like(batch["input_ids"])
+    positions = ids.shape[1]
+    mask[0, positions - 2 :] = 0
+    padded = {**batch, "input_ids": ids, "attention_mask": mask}
+    plain = record(model, lambda: forward(model, padded))[1]
+    with steer(model, "vector=v,layer=1,alpha=1,tokens=last,phase=all", {"v": v}), continuation([1, 2]):
+        steered = record(model, lambda: forward(model, padded))[1]
+    changed = ((steered - plain).norm(dim=-1) > 1e-3) & (mask == 1)
+    # the last token of each prompt, and the one and the two of its answer
+    expected = [list(range(positions - 4, positions - 2)), list(range(positions - 3, positions))]
+    assert [row.nonzero().flatten().tolist() for row in changed] == expected
+    refused = f"{positions - 1} positions at the end of a row are generated, but its forward call has {positions - 2}"
+    with (
+        pytest.raises(SteeringError, match=refused),
+        steer(model, spec(1.0, 1, "text"), {"v": v}),
+        continuation(positions - 1),
+    ):
+        forward(model, padded)
+
+
 def test_several_interventions_add_up(vlm: Any) -> None:
     name, model, processor = vlm
     batch = batch_of(name, processor, *TEXTS)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lmms_steer import SteeringSpec, UserError, steer
+from lmms_steer.steering.anatomy import note_norms
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.recording import residual_norms
 from lmms_steer.steering.resolve import resolve
@@ -108,6 +109,7 @@ def test_alpha_can_be_in_units_of_the_unit_vector_or_of_the_residual_norm(vlm: A
     with pytest.raises(UserError, match="were not measured"), steer(model, resolved):
         pass
     norms = residual_norms(model, [batch])
+    note_norms(model, norms)
     mean = float(before[image].norm(dim=-1).mean())
     assert norms[1]["image"] == pytest.approx(mean, rel=1e-4)
     with steer(model, replace(resolved, norms=norms)):

@@ -451,9 +451,18 @@ def test_a_steered_model_is_not_copied_with_its_hooks(model: Any, duplicate: Any
 def test_a_spec_that_was_resolved_for_a_model_of_another_width_is_refused(model: Any) -> None:
     narrow = vectors(4, 8)
     other = resolve(SteeringSpec.parse(line("text", "all")), ModelFacts("other", 4, 8), {"v": narrow})
-    expected = f"layer {LAYER} has the width 48 at site=residual, and the vector 8"
-    with pytest.raises(SteeringError, match=expected), steer(model, other):
-        last_logits(model)
+    with (
+        pytest.raises(UserError, match="vector 'v' has width 8, but LlamaForCausalLM's hidden size is 48"),
+        steer(model, other),
+    ):
+        pass
+    # where a layer has another width than the config says
+    attached = attach(model, other)
+    try:
+        with pytest.raises(SteeringError, match=f"layer {LAYER} has the width 48 at site=residual, and the vector 8"):
+            last_logits(model)
+    finally:
+        attached.remove()
 
 
 def test_a_generate_that_outlives_the_block_is_an_error(model: Any) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import GraniteConfig, GraniteForCausalLM
+from transformers import AfmoeConfig, AfmoeForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from lmms_steer import SteeringError, SteeringSpec, UserError, register_site, steer
-from lmms_steer.steering.sites import sites
+from lmms_steer.steering.sites import find_module, sites
 from tests.helpers.architectures import model as tiny
 from tests.helpers.checkpoints import build
 from tests.helpers.models import batch_of, vectors
@@ -136,9 +136,56 @@ def test_layers_that_scale_what_they_add_have_no_such_site(site: str) -> None:
     for scale, refused in ((0.22, True), (1.0, False)):
         config = GraniteConfig(vocab_size=50, num_key_value_heads=4, residual_multiplier=scale, **sizes)
         granite = GraniteForCausalLM(config)
-        expected = pytest.raises(UserError, match=f"site={site}: .* GraniteDecoderLayer, add only 0.22 of what their")
+        expected = pytest.raises(UserError, match=f"site={site}: .* GraniteDecoderLayer, add 0.22 times what their")
         with expected if refused else nullcontext(), steer(granite, line(site), {"v": vectors(4, 48)}):
             pass
+
+
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        ({"residual_scale": 0.5}, "add 0.5 times what their mlp returns"),
+        ({"mlp_beta_factor": 2.0}, "add 2 times what their mlp returns"),
+        ({"attn_beta_factor": 2.0}, None),
+        ({"attn_residual_add_idx": 1}, "do not simply add what their mlp returns"),
+        ({"lambda_1": nn.Parameter(torch.ones(1))}, "do not simply add what their mlp returns"),
+    ],
+)
+def test_layers_that_add_otherwise_are_known_by_what_they_have(found: dict[str, Any], why: str | None) -> None:
+    layer = nn.Module()
+    layer.mlp = nn.Linear(4, 4)
+    for name, value in found.items():
+        setattr(layer, name, value)
+    with nullcontext() if why is None else pytest.raises(UserError, match=why):
+        assert find_module(sites.get("mlp"), nn.ModuleList([layer]), 0) is layer.mlp
+
+
+def afmoe() -> Any:
+    sizes = {"hidden_size": 48, "intermediate_size": 64, "moe_intermediate_size": 16, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 12}
+    config = AfmoeConfig(vocab_size=50, num_dense_layers=4, num_experts=4, num_experts_per_tok=2, **sizes, **heads)
+    return AfmoeForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("site", ["mlp", "attention"])
+@pytest.mark.parametrize("make", [afmoe, lambda: tiny("molmo2", norm_after=True)], ids=["afmoe", "molmo2"])
+def test_what_is_added_behind_a_norm_is_in_the_residual_s_units(make: Callable[[], Any], site: str) -> None:
+    torch.manual_seed(0)
+    model = make()
+    (layer, width), ids = (model.get_decoder().layers[LAYER], model.get_input_embeddings().weight.shape[1]), [[9, 8]]
+    push = vectors(4, width)
+    # the MLP would also answer to what the attention adds
+    if site == "attention":
+        layer.mlp.register_forward_hook(lambda *_: torch.zeros(1, 2, width))
+    outputs: list[Tensor] = []
+    layer.register_forward_hook(
+        lambda _, __, output: outputs.append(output[0] if isinstance(output, tuple) else output)
+    )
+    for steered in (nullcontext(), steer(model, line(site), {"v": push})):
+        with steered, torch.inference_mode():
+            model(input_ids=torch.tensor(ids))
+    expected = ALPHA * torch.from_numpy(push[LAYER])
+    assert torch.allclose(outputs[1] - outputs[0], expected.expand(1, 2, width), atol=1e-4)
 
 
 def norm_before_mlp(layer: nn.Module) -> nn.Module:
