@@ -6,6 +6,7 @@ import marshal
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from lmms_steer._util.code import bound_values
 from lmms_steer.errors import UserError
 from lmms_steer.registry import Registry
 from lmms_steer.steering.facts import Norms
@@ -131,10 +132,12 @@ def _place(intervention: Intervention) -> str:
 
 
 def _code_hash(function: Any) -> str:
-    """Tells functions of one name apart, for hashes of specs; what a function closes over does not count."""
+    """Tells functions of one name apart, for hashes of specs."""
     code = getattr(function, "__code__", None)
     where = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    return hashlib.sha256(where.encode() + (marshal.dumps(code) if code is not None else b"")).hexdigest()
+    compiled = marshal.dumps(code) if code is not None else b""
+    bound = bound_values(function)
+    return hashlib.sha256(where.encode() + compiled + (repr(bound).encode() if bound else b"")).hexdigest()
 
 
 def explicit_fields(intervention: Intervention) -> dict[str, Any]:

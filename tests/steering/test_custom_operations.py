@@ -1,5 +1,6 @@
 """Operations that this package does not know: registered, declared by another package, or given as functions."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -186,11 +187,17 @@ def test_operations_and_specs_are_read_without_torch() -> None:
 def test_two_functions_of_one_name_have_two_hashes() -> None:
     spec = SteeringSpec.parse("vector=v,layer=1,alpha=1,tokens=both")
     facts = ModelFacts("some-backbone", 4, 48)
-    hashes = {
-        resolve(spec, facts, {"v": V}, operation=function).sha256
-        for function in (lambda hidden, vector: hidden + vector.delta, lambda hidden, vector: hidden - vector.delta)
-    }
-    assert len(hashes) == 2
+
+    def push(hidden: torch.Tensor, vector: ScaledVector, by: int = 1) -> torch.Tensor:
+        return hidden + by * vector.delta
+
+    functions: tuple[Any, ...] = (
+        lambda hidden, vector: hidden + vector.delta,
+        lambda hidden, vector: hidden - vector.delta,
+    )
+    factory = (functools.partial(push, by=by) for by in (2, 3))
+    hashes = {resolve(spec, facts, {"v": V}, operation=function).sha256 for function in (*functions, push, *factory)}
+    assert len(hashes) == 5
 
 
 def test_two_versions_of_a_registered_operation_have_two_hashes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from lmms_steer._util.code import code_sha256, is_built_in
+from lmms_steer._util.code import bound_values, code_sha256, is_built_in
 from lmms_steer.registry import Registry
 
 DOUBLE = "def change(hidden, factor=2):\n    return hidden * factor\n"
@@ -58,12 +60,61 @@ def test_code_without_a_file_is_known_by_what_it_does() -> None:
 
 def test_a_lambda_a_partial_function_and_an_object_have_a_hash(written: Callable[[str], Any]) -> None:
     change = written(DOUBLE)
-    assert code_sha256(partial(change, factor=3)) == code_sha256(change)
+    assert code_sha256(partial(change, factor=3)) != code_sha256(partial(change, factor=4)) != code_sha256(change)
     assert len(code_sha256(lambda h: h + 1)) == 64
     callable_object = written("class C:\n    def __call__(self, h):\n        return h\n\n\nchange = C()\n")
     other_object = written("class C:\n    def __call__(self, h):\n        return -h\n\n\nchange = C()\n")
     assert code_sha256(callable_object) != code_sha256(other_object)
     assert code_sha256(len) != code_sha256(abs)
+
+
+class Pushing:
+    def __init__(self, by: Any) -> None:
+        self.by = by
+
+    def __call__(self, h: Any) -> Any:
+        return h + self.by
+
+    def push(self, h: Any) -> Any:
+        return self(h)
+
+
+def closing_over(by: Any) -> Any:
+    def push(h: Any) -> Any:
+        return h + by
+
+    return push
+
+
+def with_default(by: Any) -> Any:
+    def push(h: Any, by: Any = by) -> Any:
+        return h + by
+
+    return push
+
+
+@pytest.mark.parametrize("make", [Pushing, closing_over, with_default, lambda by: Pushing(by).push])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(2, 3), (np.arange(3), np.arange(1, 4)), (torch.ones(2), torch.zeros(2)), ({"a": [1]}, {"a": [2]}),
+     (abs, closing_over)],
+    ids=["numbers", "arrays", "tensors", "mappings", "functions"],
+)  # fmt: skip
+def test_functions_of_one_code_are_told_apart_by_what_they_are_bound_to(make: Any, one: Any, other: Any) -> None:
+    assert code_sha256(make(one)) == code_sha256(make(one))
+    assert code_sha256(make(one)) != code_sha256(make(other))
+    assert bound_values(make(one)) != bound_values(make(other))
+
+
+def test_a_plain_function_is_bound_to_nothing() -> None:
+    assert bound_values(closing_over) == bound_values(len) == []
+
+
+def test_a_function_may_close_over_itself() -> None:
+    def countdown(n: int) -> int:
+        return countdown(n - 1) if n else 0
+
+    assert len(code_sha256(countdown)) == 64
 
 
 def test_a_registry_keeps_the_code_of_what_is_not_this_package_s(written: Callable[[str], Any]) -> None:
