@@ -31,9 +31,9 @@ _TOWER_LAYERS = (
     "model.layers",
 )
 """Where the layers of a vision tower are, in the architectures of transformers."""
-_LAYER_LISTS = ("layers", "layer", "block", "h")
-"""What the decoders of encoder-decoders call their layers."""
-_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "layer_norm", "embedding_norm", "norm_f")
+_LAYER_LISTS = ("layers", "layer", "block", "blocks", "h")
+"""What decoders call their layers, most of them `layers`."""
+_FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "layer_norm", "embedding_norm", "norm_f", "ln_f")
 """What decoders call the norm after their last layer."""
 
 
@@ -83,7 +83,9 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
         check_config(model.config, f"a {type(model).__name__}")
     expected = decoder_shape(model.config)[0] if hasattr(model, "config") else None
     decoder = inner_decoder(model)
-    layers = _outermost_layers(decoder) if _has_encoder(model) else getattr(decoder, "layers", None)
+    layers = None if _has_encoder(model) else getattr(decoder, "layers", None)
+    if layers is None and isinstance(decoder, nn.Module):
+        layers = _outermost_layers(decoder)
     if not isinstance(layers, nn.ModuleList) or len(layers) != expected:
         actual = len(layers) if isinstance(layers, nn.ModuleList) else "no"
         raise UserError(

@@ -82,9 +82,9 @@ def steer(
     `steer(model, "vector=spatial,layer=3,alpha=0.5,tokens=image")` a spec.
 
     Args:
-        model: any model whose `get_decoder().layers` are its decoder blocks, called with `input_ids`; or one of the
-            encoder-decoders in `lmms_steer.steering.support`, called with `decoder_input_ids`. It may be compiled, or
-            wrapped by PEFT, DistributedDataParallel or accelerate.
+        model: any model whose `get_decoder()` holds its decoder blocks in one list (`layers`, `h` or `blocks`), called
+            with `input_ids`; or one of the encoder-decoders in `lmms_steer.steering.support`, called with
+            `decoder_input_ids`. It may be compiled, or wrapped by PEFT, DistributedDataParallel or accelerate.
         spec: vectors, or the name or file of a vector; or a spec: a `SteeringSpec`, one line, its YAML file (such as
             the `choice.yaml` of a search), or the `ResolvedSpec` that `find_alpha` returned.
         vectors: vectors by the name that the spec uses for them; all others come from the store. A name that the spec

@@ -7,19 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING
+from torch import Tensor
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from lmms_steer import UserError, steer
 from lmms_steer.extraction.extract import Backbone
 from lmms_steer.harness.steered import SteeredVlm
 from lmms_steer.inspection.prompt import _added_after
 from lmms_steer.models.prompt_formats import _with_answers
+from lmms_steer.steering.anatomy import decoder_layers, final_norm
 from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.recording import record_layers, residual_norms
 from lmms_steer.steering.support import REFUSED, check_config
 from tests.helpers.architectures import ARCHITECTURES, IMAGE, LAYERS, model, small_config
 from tests.helpers.checkpoints import build
-from tests.helpers.models import batch_of
+from tests.helpers.models import batch_of, vectors
 from tests.support_matrix import IDS, V, row, spec
 
 
@@ -36,6 +38,57 @@ def test_an_architecture_is_steered_as_a_reference_steers_it(architecture: str) 
         assert re.fullmatch(r"hooks: \d of its layers do not run without an image, .*", cells["replay"])
     if architecture == "idefics":
         assert cells["replay"].startswith("hooks: what it adds between its layers depends on them")
+
+
+def pushed(layers: Any, chosen: Tensor, push: Tensor) -> Any:
+    """A hook that adds `push` at the chosen positions of a prompt, bool [batch, positions]."""
+
+    def hook(_: Any, __: Any, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        at = chosen if hidden.shape[1] >= chosen.shape[1] else torch.zeros_like(hidden[..., 0], dtype=torch.bool)
+        at = torch.nn.functional.pad(at, (0, hidden.shape[1] - at.shape[1]))
+        changed = hidden + at.unsqueeze(-1) * push
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    return layers[LAYERS // 2].register_forward_hook(hook)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes", "path"),
+    [
+        ("gpt2", {"n_embd": 48, "n_layer": LAYERS}, "transformer.h"),
+        ("gpt_neo", {"hidden_size": 48, "num_layers": LAYERS, "attention_types": [[["global"], LAYERS]]}, "transformer.h"),
+        ("gptj", {"n_embd": 48, "n_layer": LAYERS, "rotary_dim": 4}, "transformer.h"),
+        ("gpt_bigcode", {"n_embd": 48, "n_layer": LAYERS}, "transformer.h"),
+        ("bloom", {"hidden_size": 48, "n_layer": LAYERS, "n_head": 4}, "transformer.h"),
+        ("falcon", {"hidden_size": 48, "num_hidden_layers": LAYERS, "num_attention_heads": 4}, "transformer.h"),
+        ("mpt", {"d_model": 48, "n_layers": LAYERS, "n_heads": 4}, "transformer.blocks"),
+    ],
+)  # fmt: skip
+def test_layers_under_other_names_are_found_and_steered_exactly(kind: str, sizes: dict[str, Any], path: str) -> None:
+    torch.manual_seed(0)
+    heads = {"n_head": 4} if "n_embd" in sizes else {"num_heads": 4} if kind == "gpt_neo" else {}
+    made: Any = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](vocab_size=60, **sizes, **heads)).eval()
+    layers, v = made.get_submodule(path), vectors(LAYERS, 48)
+    assert decoder_layers(made) is layers and final_norm(made) is not None
+    ids = torch.tensor([[0, 0, 7, 8, 9], [5, 6, 7, 8, 9]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    settings = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+
+    def run() -> list[Tensor]:
+        written = made.generate(**batch, **settings, return_dict_in_generate=True, output_logits=True)
+        return [made(**batch).logits[ids != 0], *written.logits]
+
+    with torch.no_grad():
+        plain = run()
+        hook = pushed(layers, ids != 0, 2 * torch.from_numpy(v[LAYERS // 2]))
+        expected = run()
+        hook.remove()
+        with steer(made, f"vector=v,layer={LAYERS // 2},alpha=2,tokens=both", {"v": v}):
+            steered = run()
+    assert (expected[0] - plain[0]).abs().max() > 0.01
+    for one, other in zip(steered, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.slow
