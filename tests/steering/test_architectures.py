@@ -57,7 +57,7 @@ def pushed(layers: Any, chosen: Tensor, push: Tensor) -> Any:
     ("kind", "sizes", "path"),
     [
         ("gpt2", {"n_embd": 48, "n_layer": LAYERS}, "transformer.h"),
-        ("gpt_neo", {"hidden_size": 48, "num_layers": LAYERS, "attention_types": [[["global"], LAYERS]]}, "transformer.h"),
+        ("gpt_neo", {"hidden_size": 48, "num_layers": 4, "attention_types": [[["global"], 4]]}, "transformer.h"),
         ("gptj", {"n_embd": 48, "n_layer": LAYERS, "rotary_dim": 4}, "transformer.h"),
         ("gpt_bigcode", {"n_embd": 48, "n_layer": LAYERS}, "transformer.h"),
         ("bloom", {"hidden_size": 48, "n_layer": LAYERS, "n_head": 4}, "transformer.h"),
