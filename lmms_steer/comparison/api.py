@@ -140,6 +140,9 @@ class Leaderboard:
         )
         return list(notes)
 
+    def __str__(self) -> str:
+        return "\n".join((tables.plain_text(self.rows), *self.lines()))
+
     def __repr__(self) -> str:
         tasks = {row.task for row in self.rows if row.scope == "task"}
         warned = f"; {count_noun(len(self.warnings), 'warning')}" if self.warnings else ""

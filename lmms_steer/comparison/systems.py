@@ -139,7 +139,7 @@ def _choose_baseline(read: dict[str, dict[str, Samples]], baseline: str | None) 
         if len(names) > _NAMED:
             listed += f" and {count_noun(len(names) - _NAMED, 'other')}"
         found = "several runs are of an unsteered model" if unsteered else "no run is known to be of an unsteered model"
-        raise UserError(f"{found}: give --baseline NAME, one of {listed}")
+        raise UserError(f"{found}: give --baseline NAME (in Python, baseline=NAME), one of {listed}")
     return unsteered[0]
 
 

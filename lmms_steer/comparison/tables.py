@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from io import StringIO
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
@@ -116,6 +117,14 @@ class TerminalTable:
         yield table
         if left_out:
             yield Text(f"too narrow for {', '.join(left_out)}: --html, --csv and a pipe have all columns", "dim")
+
+
+def plain_text(rows: list[LeaderboardRow]) -> str:
+    """The table with all columns, without colours."""
+    console = Console(file=StringIO(), width=_UNLIMITED, color_system=None)
+    with console.capture() as captured:
+        console.print(TerminalTable(rows))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def _rich_table(rows: list[LeaderboardRow], columns: Sequence[tuple[str, Callable[[LeaderboardRow], str]]]) -> Table:

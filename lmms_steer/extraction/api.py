@@ -17,7 +17,7 @@ from lmms_steer.vectors.steering_vectors import SteeringVectors
 # a text is a sequence of texts, too: the first signature is the one that counts for it
 @overload
 def extract(  # type: ignore[overload-overlap]
-    backbone: str,
+    backbone: str | Path,
     concept: str | Path | Concept,
     method: str = "mean_shift",
     *,
@@ -42,7 +42,7 @@ def extract(  # type: ignore[overload-overlap]
 
 @overload
 def extract(
-    backbone: str,
+    backbone: str | Path,
     concept: str | Path | Concept | Sequence[str | Path | Concept],
     method: str | Sequence[str] = "mean_shift",
     *,
@@ -66,7 +66,7 @@ def extract(
 
 
 def extract(
-    backbone: str,
+    backbone: str | Path,
     concept: str | Path | Concept | Sequence[str | Path | Concept],
     method: str | Sequence[str] = "mean_shift",
     *,

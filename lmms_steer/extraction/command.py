@@ -5,6 +5,7 @@ replace one made from other sentences or weights, or with other options.
 """
 
 import logging
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from lmms_steer.extraction.job import DEFAULT_SETTINGS, ExtractionSettings, NoDi
 from lmms_steer.extraction.store_conflicts import check_store_conflicts, shadowing_note
 from lmms_steer.extraction.wanted import check_judge, check_wanted, without_shuffled
 from lmms_steer.vectors import store
-from lmms_steer.vectors.backbones import short_name
+from lmms_steer.vectors.backbones import model_name, short_name
 from lmms_steer.vectors.ownership import check_name_is_free, save_own, warn_of_mixed_names
 from lmms_steer.vectors.weights import model_source
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def extract_to_store(
-    backbone: str,
+    backbone: str | os.PathLike[str],
     wanted_concepts: Sequence[str | Path | Concept],
     methods: Sequence[str],
     root: Path | None,
@@ -66,6 +67,7 @@ def extract_to_store(
             vector of that name from other sentences or a store in which the backbone's name belongs to other weights.
             At the end, for wanted concepts without a direction, unless all are wanted.
     """
+    backbone = model_name(backbone)
     name = store_name or short_name(backbone)
     asked = methods
     wanted, methods = check_wanted(wanted_concepts, methods, settings, questions, name)

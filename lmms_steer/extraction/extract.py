@@ -1,6 +1,7 @@
 """Extract steering vectors: load a backbone, read a concept's sentences, apply a method, record the provenance."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -32,7 +33,7 @@ from lmms_steer.models.loading import UNLOADABLE, load_or_refuse, loading_proble
 from lmms_steer.steering.anatomy import text_config
 from lmms_steer.steering.support import check_backbone
 from lmms_steer.vectors import store
-from lmms_steer.vectors.backbones import backbone_checkpoint, short_name
+from lmms_steer.vectors.backbones import backbone_checkpoint, model_name, short_name
 from lmms_steer.vectors.controls import random_like, with_norms_of, wrong_concept_name
 from lmms_steer.vectors.methods import methods, split_method
 from lmms_steer.vectors.steering_vectors import LAYER_CONVENTION, SteeringVectors
@@ -72,7 +73,7 @@ class Backbone:
 
     def __init__(
         self,
-        name: str,
+        name: str | os.PathLike[str],
         revision: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
@@ -81,6 +82,7 @@ class Backbone:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
         self._warned_of: set[str] = set()
+        name = model_name(name)
         self.name = store_name or short_name(name)
         self.checkpoint = backbone_checkpoint(name)
         self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -15,6 +15,7 @@ from lmms_steer.models import CONTRAST_ARGS, MODEL_ARGS
 from lmms_steer.steering.intervention import FIELDS
 from lmms_steer.steering.row_vectors import refuse_row_vectors
 from lmms_steer.steering.spec import SteeringSpec
+from lmms_steer.vectors.backbones import model_name
 from lmms_steer.vectors.given import given_folder, with_names
 
 SPEC_KEYS = ("steering", *FIELDS)
@@ -103,6 +104,8 @@ def join_model_args(args: str | Mapping[str, object]) -> str:
     if isinstance(args, str):
         return args
     named = with_stored(args)
+    if "pretrained" in named:
+        named["pretrained"] = model_name(named["pretrained"])
     if isinstance(spec := named.get("steering"), SteeringSpec):
         content = spec.to_yaml().encode()
         name = f"spec-{hashlib.sha256(content).hexdigest()[:12]}.yaml"

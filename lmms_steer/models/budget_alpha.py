@@ -86,6 +86,8 @@ def find_alpha(
     if "alpha" in keys:
         raise UserError(f"alpha={keys['alpha']}: find_alpha finds the alpha: leave it out")
     fields = {**keys, "tokens": tokens, "layer": layer, "layers": layers, "alpha": 1.0}
+    if processor is None:
+        raise UserError("find_alpha needs the model's processor, for a text model its tokenizer")
     given, facts = read_given(vector, None, fields), model_facts(unwrap(model))
     assert isinstance(given.spec, SteeringSpec)
     resolved = with_residual_norms(

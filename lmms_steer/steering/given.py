@@ -1,7 +1,7 @@
 """The ways to say what `steer` does: a spec, or a vector with its layer, strength and tokens as arguments."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,10 @@ from lmms_steer.steering.row_vectors import is_row_vector
 from lmms_steer.steering.spec import SteeringSpec
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
+Steerable = (
+    SteeringSpec | ResolvedSpec | SteeringVectors | Intervention | Sequence[Intervention] | str | os.PathLike[str]
+)
+"""What `steer` takes."""
 _UNSAVED = "vectors"
 """The name of vectors whose own name no spec can hold."""
 _UNSAVED_GATE = "gate"
@@ -32,14 +36,14 @@ class Given:
 
 
 def read_given(
-    what: "SteeringSpec | ResolvedSpec | SteeringVectors | str | os.PathLike[str]",
+    what: Steerable,
     vectors: Mapping[str, SteeringVectors] | None,
     fields: Mapping[str, Any],
 ) -> Given:
     """Bring what was given into the form of a spec.
 
     Args:
-        what: vectors, the name or file of a vector, or a spec: also in one line, or the YAML file of one.
+        what: vectors, the name or file of a vector, or a spec: also in one line, its YAML file, or its interventions.
         vectors: vectors by the names that a spec uses for them.
         fields: fields of the intervention that were given as arguments; None: not given.
 
@@ -53,7 +57,7 @@ def read_given(
 
 
 def _read(
-    what: "SteeringSpec | ResolvedSpec | SteeringVectors | str | os.PathLike[str]",
+    what: Steerable,
     vectors: Mapping[str, SteeringVectors] | None,
     fields: Mapping[str, Any],
 ) -> Given:
@@ -65,6 +69,15 @@ def _read(
     is_path = isinstance(what, os.PathLike)
     if isinstance(what, os.PathLike):
         what = os.fspath(what)
+    if isinstance(what, Intervention):
+        what = SteeringSpec((what,))
+    elif (
+        isinstance(what, Sequence)
+        and not isinstance(what, str)
+        and what
+        and all(isinstance(one, Intervention) for one in what)
+    ):
+        what = SteeringSpec(tuple(what))
     if not isinstance(what, SteeringSpec | ResolvedSpec | SteeringVectors | str):
         raise UserError(_not_steerable(what))
     given = {name: value for name, value in fields.items() if value is not None}

@@ -6,7 +6,6 @@ There are two kinds of hook. One runs before the whole model's forward and works
 """
 
 import logging
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Never
@@ -27,7 +26,7 @@ from lmms_steer.steering.calls import CallTracker
 from lmms_steer.steering.eager import run_eagerly
 from lmms_steer.steering.gate_hook import GateHook
 from lmms_steer.steering.generation import watch_generate
-from lmms_steer.steering.given import read_given
+from lmms_steer.steering.given import Steerable, read_given
 from lmms_steer.steering.loaded_fit import check_in_decoder, check_in_tower
 from lmms_steer.steering.operations import Operation, OperationFunction
 from lmms_steer.steering.placeholders import placeholders
@@ -50,7 +49,7 @@ _OUTSIDE_OF_LAYERS = ("residual", "input")
 @contextmanager
 def steer(
     model: nn.Module,
-    spec: SteeringSpec | ResolvedSpec | SteeringVectors | str | os.PathLike[str],
+    spec: Steerable,
     vectors: Mapping[str, SteeringVectors] | None = None,
     special_ids: Collection[int] | None = None,
     operation: str | Operation | OperationFunction | None = None,
@@ -86,7 +85,8 @@ def steer(
             with `input_ids`; or one of the encoder-decoders in `lmms_steer.steering.support`, called with
             `decoder_input_ids`. It may be compiled, or wrapped by PEFT, DistributedDataParallel or accelerate.
         spec: vectors, or the name or file of a vector; or a spec: a `SteeringSpec`, one line, its YAML file (such as
-            the `choice.yaml` of a search), or the `ResolvedSpec` that `find_alpha` returned.
+            the `choice.yaml` of a search), one `Intervention` or several, or the `ResolvedSpec` that `find_alpha`
+            returned.
         vectors: vectors by the name that the spec uses for them; all others come from the store. A name that the spec
             does not use is refused, unless all that it uses is given.
         special_ids: the tokenizer's `all_special_ids`, which `tokens=text_paper` and `both_paper` leave out.

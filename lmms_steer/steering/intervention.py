@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from numbers import Real
 
@@ -215,8 +216,7 @@ class Intervention:
         """Write the layers in one form; one layer alone becomes `layer`."""
         if self.layer is not None:
             raise UserError(f"layer={self.layer},layers={shorten(value)}: give one of them")
-        text = ",".join(map(str, value)) if isinstance(value, list | tuple | range) else str(value)
-        numbers = sorted(read_layers(text, "layers="))
+        numbers = sorted(read_layers(_layers_text(value), "layers="))
         single = len(numbers) == 1
         object.__setattr__(self, "layers", None if single else write_layers(numbers))
         object.__setattr__(self, "layer", numbers[0] if single else None)
@@ -273,19 +273,23 @@ def _parse_layer(key: str, value: object) -> int | None:
         return None
     number = _parse_number(value)
     if not math.isfinite(number) or number != int(number):
-        several = f"; for several write layers={_quote(value)}" if key == "layer" and _is_several(value) else ""
+        several = f"; for several write layers={_quote(_layers_text(value))}" if _is_several(key, value) else ""
         raise UserError(f"{key}={shorten(value)}: expected one whole number, the 0-based decoder layer{several}")
     if number < 0:
         raise UserError(f"{key}={shorten(value)}: layers are counted from 0 up, negative numbers are not allowed")
     return int(number)
 
 
-def _is_several(value: object) -> bool:
-    """Whether this is a way to write several layers."""
-    if isinstance(value, list | tuple | range):
-        return True
+def _layers_text(value: object) -> str:
+    """Several layers as text, also of the numbers that Python code has, such as a list or an array."""
+    is_numbers = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+    return ",".join(map(str, value)) if is_numbers else str(value)  # type: ignore[call-overload]
+
+
+def _is_several(key: str, value: object) -> bool:
+    """Whether what was given as one layer is a way to write several."""
     try:
-        return isinstance(value, str) and bool(read_layers(value, ""))
+        return key == "layer" and bool(read_layers(_layers_text(value), ""))
     except UserError:
         return False
 

@@ -1,5 +1,6 @@
 """The table of multimodal models, their text backbones and SAEs (`backbones.yaml`), and names of checkpoints."""
 
+import os
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from lmms_steer.errors import unknown_name
+from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.smol.checkpoints import SMOL_MODELS, made_checkpoint, planned_checkpoint
 from lmms_steer.tiny_world.checkpoints import SHIPPED_MODELS, TINY_SAE, weights_dir
 
@@ -29,6 +30,18 @@ def table() -> dict[str, str]:
 def short_name(model: str) -> str:
     """A model's name in stores and choices: the last part of its id or path (`gemma-2-2b`)."""
     return model.rstrip("/").rsplit("/", 1)[-1]
+
+
+def model_name(model: object) -> str:
+    """What Python code gave as a model's name: a text, or a path.
+
+    Raises:
+        UserError: for something else, such as a loaded model.
+    """
+    if isinstance(model, str | os.PathLike):
+        return os.fspath(model)
+    loaded = ": save it with save_pretrained and give the folder" if hasattr(model, "save_pretrained") else ""
+    raise UserError(f"expected a model's Hub id or folder, got a {type(model).__name__}{loaded}")
 
 
 def backbone_of(model: str) -> str | None:

@@ -37,9 +37,9 @@ LAYER_CONVENTION = "output of the 0-based decoder block, before the final norm"
 _METADATA_KEY = "lmms_steer"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class SteeringVectors:
-    """One direction per layer, and its provenance.
+    """One direction per layer, and its provenance. Two are equal if their `sha256` is.
 
     Attributes:
         directions: layer ▸ float32 array [hidden_size], in the residual stream's own units; of a vision tower also
@@ -79,6 +79,12 @@ class SteeringVectors:
         if bad:
             raise UserError(f"the vector has values that are not finite at layer {bad[0]}")
         object.__setattr__(self, "directions", arrays)
+
+    def __eq__(self, other: object) -> bool:
+        return self.sha256 == other.sha256 if isinstance(other, SteeringVectors) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
 
     def __getitem__(self, layer: int) -> Direction:
         if layer not in self.directions:
@@ -185,8 +191,10 @@ class SteeringVectors:
 
         Raises:
             UserError: when it cannot be written (a full disk, a folder that is not writable), or could not be read
-                again.
+                again, as under a name that does not end in `.safetensors`.
         """
+        if Path(path).suffix != ".safetensors":
+            raise UserError(f"{str(path)!r}: the name of a vector's file ends in .safetensors")
         content = self.to_bytes()
         try:
             check_width(read_metadata(json.dumps({**self.provenance})), self.hidden_size)
@@ -227,8 +235,9 @@ def _whole(layer: Any) -> int:
 def _real(direction: Any) -> Direction:
     if np.iscomplexobj(direction):
         raise ValueError("it has complex numbers")
-    # safetensors writes the memory as it lies, and so the wrong numbers of a column or of a transposed array
-    return np.asarray(direction, dtype=np.float32, order="C")
+    # a copy, because the caller's array may change; safetensors writes the memory as it lies, and so the wrong numbers
+    # of a column or of a transposed array
+    return np.array(direction, dtype=np.float32, order="C")
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:

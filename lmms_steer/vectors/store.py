@@ -5,6 +5,7 @@ ship with the package. Next to a vector there may be a `<method>.choices.yaml`: 
 alpha and tokens that a search on held-out questions chose.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def find(name: str, backbone: str | None) -> Entry:
     raise unknown_vector(name, backbone, known)
 
 
-def load_vectors(name: str, backbone: str | None = None) -> SteeringVectors:
+def load_vectors(name: str | os.PathLike[str], backbone: str | None = None) -> SteeringVectors:
     """Load a vector by its name in a store, or from a file.
 
     Args:
@@ -113,6 +114,10 @@ def load_vectors(name: str, backbone: str | None = None) -> SteeringVectors:
     Raises:
         UserError: for a name of no vector, with the nearest name, or a file that cannot be read.
     """
+    if isinstance(name, os.PathLike):
+        return SteeringVectors.load(Path(name))
+    if not isinstance(name, str):
+        raise UserError(f"load_vectors takes the name or the file of a vector, and not a {type(name).__name__}")
     return SteeringVectors.load(find(name, backbone).path)
 
 

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from typer.testing import CliRunner
 
 import lmms_steer
 from lmms_steer import Study, UserError
+from lmms_steer.cli import app
 from tests.helpers.runs import BASE, STEERED, write_run
 
 PNG = b"\x89PNG"
@@ -23,6 +25,9 @@ def test_a_comparison_is_a_table_a_figure_and_files(tmp_path: Path) -> None:
     steered = write_run(tmp_path / "s", {"a": STEERED, "<b>": BASE}, spec="vector=v,layer=1")
     board = lmms_steer.compare({"plain": base, "<script>x": steered}, baseline="plain")
     assert repr(board) == "Leaderboard of 2 systems on 2 tasks, baseline 'plain'"
+    # what the command prints into a pipe
+    printed = CliRunner().invoke(app, ["compare", f"plain={base}", f"<script>x={steered}", "--baseline", "plain"])
+    assert [line.rstrip() for line in printed.output.splitlines()] == str(board).splitlines()
     board.write(csv=tmp_path / "board.csv")
     table = board.to_pandas()
     written = pandas.read_csv(tmp_path / "board.csv")

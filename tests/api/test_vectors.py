@@ -2,14 +2,15 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lmms_steer
-from lmms_steer import SteeringVectors, UserError
+from lmms_steer import Intervention, SteeringVectors, UserError
 from lmms_steer.concepts import Concept, Pair
 from lmms_steer.extraction.command import extract_to_store
 from lmms_steer.vectors.backbones import checkpoint
@@ -202,3 +203,55 @@ def test_steer_logs_what_it_filled_in_and_what_to_be_warned_of(gemma: Any, caplo
     logits(gemma, SteeringVectors(vectors.directions, {"model": "llama"}), layer=2, alpha=1, tokens="both")
     (warning,) = [record for record in caplog.records if record.name.startswith("lmms_steer")]
     assert warning.levelname == "WARNING" and "was made from llama, not for tiny-gemma2" in warning.getMessage()
+
+
+def test_several_interventions_are_objects_or_one_line(gemma: Any) -> None:
+    red, blue = (lmms_steer.load_vectors(RED.replace("red", colour)) for colour in ("red", "blue"))
+    both = [Intervention("a", 1, 0.5, "both"), Intervention("b", 2, -0.5, "both")]
+    given = {"a": red, "b": blue}
+    together = logits(gemma, both, given)
+    line = "vector=a,layer=1,alpha=0.5,tokens=both; vector=b,layer=2,alpha=-0.5,tokens=both"
+    assert torch.equal(together, logits(gemma, line, given))
+    assert torch.equal(logits(gemma, both[0], {"a": red}), logits(gemma, red, layer=1, alpha=0.5, tokens="both"))
+    assert not torch.equal(together, logits(gemma, both[0], {"a": red}))
+
+
+def test_layers_are_numbers_of_any_kind(gemma: Any) -> None:
+    one = logits(gemma, RED, layers="1,3", alpha=0.5, tokens="both")
+    for layers in ([1, 3], (3, 1), {1, 3}, np.array([1, 3])):
+        assert torch.equal(logits(gemma, RED, layers=layers, alpha=0.5, tokens="both"), one)
+    with pytest.raises(UserError, match='for several write layers="1,3"'):
+        logits(gemma, RED, layer=[1, 3], alpha=0.5, tokens="both")
+
+
+def test_vectors_are_equal_by_content_and_keep_their_own_numbers() -> None:
+    rows = {layer: np.full(4, layer + 1, dtype=np.float32) for layer in range(2)}
+    vectors = SteeringVectors(rows, {"model": "m"})
+    assert (
+        vectors == SteeringVectors(rows, {"model": "m"}) and len({vectors, SteeringVectors(rows, {"model": "m"})}) == 1
+    )
+    assert vectors != SteeringVectors(rows, {"model": "n"}) and vectors != 1
+    before = vectors.sha256
+    rows[0][:] = 9
+    assert vectors.sha256 == before
+
+
+def test_what_is_no_name_is_said_to_be_none(gemma: Any, tmp_path: Path) -> None:
+    model, tokenizer = gemma
+    vectors = lmms_steer.load_vectors(RED)
+    path = vectors.save(tmp_path / "mine.safetensors")
+    assert lmms_steer.load_vectors(path) == vectors
+    folder = Path(checkpoint("tiny-gemma2"))
+    assert lmms_steer.Backbone(folder).source["n_layers"] == 5
+    assert "SteeringVectors colour-red" in repr(lmms_steer.extract(folder, "colour-red", store=tmp_path))
+    saved = "got a Gemma2ForCausalLM: save it with save_pretrained and give the folder"
+    for call, expected in (
+        (lambda: lmms_steer.load_vectors(cast(Any, vectors)), "load_vectors takes the name or the file of a vector"),
+        (lambda: lmms_steer.extract(model, "colour-red"), saved),
+        (lambda: lmms_steer.Backbone(model), saved),
+        (lambda: lmms_steer.inspect("a", {"pretrained": model}), saved),
+        (lambda: lmms_steer.find_alpha(model, None, RED, 0.1, layer=1, tokens="both"), "its tokenizer"),
+        (lambda: vectors.save(tmp_path / "v.pt"), "the name of a vector's file ends in .safetensors"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            call()
