@@ -70,13 +70,8 @@ def _read(
     if isinstance(what, os.PathLike):
         what = os.fspath(what)
     if isinstance(what, Intervention):
-        what = SteeringSpec((what,))
-    elif (
-        isinstance(what, Sequence)
-        and not isinstance(what, str)
-        and what
-        and all(isinstance(one, Intervention) for one in what)
-    ):
+        what = (what,)
+    if isinstance(what, list | tuple) and what and all(isinstance(one, Intervention) for one in what):
         what = SteeringSpec(tuple(what))
     if not isinstance(what, SteeringSpec | ResolvedSpec | SteeringVectors | str):
         raise UserError(_not_steerable(what))

@@ -32,7 +32,7 @@ from lmms_steer.steering.operations import Operation, OperationFunction
 from lmms_steer.steering.placeholders import placeholders
 from lmms_steer.steering.resolve import resolve
 from lmms_steer.steering.resolved import ResolvedSpec, with_operation
-from lmms_steer.steering.reuse import adopt
+from lmms_steer.steering.reuse import check_resolved
 from lmms_steer.steering.scaled_vectors import active_layers, check_in_dtype
 from lmms_steer.steering.site_hook import SiteHook
 from lmms_steer.steering.sites import sites
@@ -132,7 +132,7 @@ def steer(
         raise UserError(f"steer takes a loaded model of transformers, and not a {type(model).__name__}{inside}")
     facts = model_facts(unwrap(model))
     if isinstance(given.spec, ResolvedSpec):
-        adopt(given.spec, facts)
+        check_resolved(given.spec, facts)
         if given.spec.relative and not has_norms(model, given.spec.norms):
             raise UserError(
                 "scale=relative: the spec was resolved with norms that were not measured on this model: call"

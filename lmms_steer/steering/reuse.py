@@ -18,8 +18,8 @@ from lmms_steer.vectors.given import name_of
 from lmms_steer.vectors.steering_vectors import SteeringVectors
 
 
-def adopt(resolved: ResolvedSpec, model: ModelFacts) -> ResolvedSpec:
-    """A spec that was resolved before, checked against the model that it is given to now.
+def check_resolved(resolved: ResolvedSpec, model: ModelFacts) -> None:
+    """Check a spec that was resolved before against the model that it is given to now.
 
     Raises:
         UserError: for a model with other layers or another width, or for which an alpha of a KL budget was not found.
@@ -28,7 +28,6 @@ def adopt(resolved: ResolvedSpec, model: ModelFacts) -> ResolvedSpec:
     check_budget(done.provenance, done.interventions, resolved.vectors, model.name, own_code(*done.interventions))
     for intervention, vector in zip(done.interventions, resolved.vectors, strict=True):
         check_fit(intervention, vector, model)
-    return resolved
 
 
 def stored_spec(resolved: ResolvedSpec) -> SteeringSpec:

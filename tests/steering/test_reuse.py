@@ -13,7 +13,7 @@ from lmms_steer import SteeringSpec, SteeringVectors, UserError, steer
 from lmms_steer.harness.steered import SteeredPaliGemma
 from lmms_steer.steering.facts import ModelFacts
 from lmms_steer.steering.resolve import resolve
-from lmms_steer.steering.reuse import adopt, stored_spec
+from lmms_steer.steering.reuse import check_resolved, stored_spec
 from lmms_steer.vectors import store
 
 RED = "tiny-gemma2/colour-red/mean_shift"
@@ -55,9 +55,9 @@ def test_an_operation_without_a_name_is_refused() -> None:
 def test_a_resolved_spec_is_checked_against_the_model_that_it_is_given_to() -> None:
     done = resolved(f"vector={RED},layer=4,alpha=1,tokens=image")
     with pytest.raises(UserError, match="layer=4: other has the layers 0-2"):
-        adopt(done, ModelFacts("other", 3, 96))
+        check_resolved(done, ModelFacts("other", 3, 96))
     with pytest.raises(UserError, match="width"):
-        adopt(done, ModelFacts("other", 5, 48))
+        check_resolved(done, ModelFacts("other", 5, 48))
 
 
 @pytest.mark.usefixtures("own_cache")
