@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lmms_steer.concepts.loader import SUFFIXES, Concept, Pair, checked_concept, load
+from lmms_steer.concepts.loader import SUFFIXES, Concept, Pair, checked_concept, load, names
 from lmms_steer.errors import UserError, shorten
 
 _EXPECTED = (
@@ -44,6 +44,9 @@ def read_concept(given: Any) -> Concept:
     name = os.fspath(given)
     if len(name.split()) > 1 and not name.endswith(SUFFIXES):
         raise UserError(f"{_EXPECTED}; got {shorten(repr(name))}")
+    parts = [part.strip() for part in name.split(",")]
+    if len(parts) > 1 and not set(parts) - set(names()):
+        raise UserError(f"{shorten(name)!r}: of several concepts give a list, {parts}")
     return load(name)
 
 

@@ -135,7 +135,10 @@ def load(name: str | Path) -> Concept:
         if concept.name == name:
             return concept
     if is_regular_file(Path(name)):
-        raise UserError(f"{str(name)!r} is not a concept: expected a file that ends in .yaml, .jsonl or .csv")
+        raise UserError(
+            f"{str(name)!r} is not a concept: expected a file that ends in .yaml, .jsonl or .csv, with an anchor for"
+            " each sentence"
+        )
     for file in (Path(f"{name}{suffix}") for suffix in SUFFIXES):
         if is_regular_file(file):
             raise UserError(f"unknown concept {str(name)!r}: for the sentences in {file} give its whole name")
@@ -283,7 +286,10 @@ def _csv(text: str, source: str) -> Iterator[tuple[bool, Pair]]:
     try:
         columns = ",".join(reader.fieldnames or [])
         if not {"anchor", "sentence"} <= set(reader.fieldnames or []):
-            raise UserError(f"{source!r}, line 1: expected the columns anchor,sentence, got {shorten(repr(columns))}")
+            how = ": separate them by commas" if ";" in columns or "\t" in columns else ""
+            raise UserError(
+                f"{source!r}, line 1: expected the columns anchor,sentence, got {shorten(repr(columns))}{how}"
+            )
         if len(set(reader.fieldnames or [])) < len(reader.fieldnames or []):
             raise UserError(f"{source!r}, line 1: a column appears twice in {shorten(repr(columns))}")
         for row in reader:

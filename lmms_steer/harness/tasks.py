@@ -25,7 +25,10 @@ def load_task(task: str, model: str, include_path: Path | None = None) -> tuple[
         UserError: for a task that does not exist, or a group.
     """
     from lmms_eval.tasks import TaskManager
+    from loguru import logger
 
+    # a line about the file system for each task
+    logger.disable("lmms_eval.caching")
     known = our_tasks() | (tasks_in(include_path) if include_path else {})
     folders = [tasks_dir(), *([str(include_path)] if include_path else [])]
     cache_task_index()

@@ -249,6 +249,10 @@ def test_what_is_no_name_is_said_to_be_none(gemma: Any, tmp_path: Path) -> None:
         (lambda: lmms_steer.load_vectors(cast(Any, vectors)), "load_vectors takes the name or the file of a vector"),
         (lambda: lmms_steer.extract(model, "colour-red"), saved),
         (lambda: lmms_steer.Backbone(model), saved),
+        (
+            lambda: lmms_steer.extract("tiny-gemma2", "colour-red, spatial"),
+            "give a list, \\['colour-red', 'spatial'\\]",
+        ),
         (lambda: lmms_steer.inspect("a", {"pretrained": model}), saved),
         (lambda: lmms_steer.find_alpha(model, None, RED, 0.1, layer=1, tokens="both"), "its tokenizer"),
         (lambda: vectors.save(tmp_path / "v.pt"), "the name of a vector's file ends in .safetensors"),

@@ -45,7 +45,8 @@ def test_a_sentence_of_a_jsonl_file_may_hold_line_separators(tmp_path: Path) -> 
         ("a.jsonl", '{"anchor": "a", "sentence": "a b"}\n{"anchor": "a"', "line 2: not JSON"),
         ("a.jsonl", '{"anchor": "a"}', "line 1: expected an anchor and a sentence, got 'a' and None"),
         ("a.jsonl", '["a", "b"]', "line 1: expected {"),
-        ("a.csv", "word,text\na,b\n", "line 1: expected the columns anchor,sentence"),
+        ("a.csv", "word,text\na,b\n", "line 1: expected the columns anchor,sentence, got 'word,text'$"),
+        ("a.csv", "anchor;sentence\na;b\n", "got 'anchor;sentence': separate them by commas"),
         (
             "a.csv",
             "anchor,sentence,sentence\na,a b,c\n",
@@ -61,7 +62,7 @@ def test_a_sentence_of_a_jsonl_file_may_hold_line_separators(tmp_path: Path) -> 
         ("a.jsonl", '{"anchor": "a", "sentence": "a b", "contarst": true}', "line 1: unknown key 'contarst'"),
         ("a.csv", "anchor,sentence\n", "has no pair"),
         ("a b.csv", "anchor,sentence\non,it is on\n", "the concept's name 'a b' also names a folder"),
-        ("a.txt", "It is on.\n", "is not a concept: expected a file that ends in .yaml, .jsonl or .csv"),
+        ("a.txt", "It is on.\n", "expected a file that ends in .yaml, .jsonl or .csv, with an anchor for each"),
         ("a.yaml", "name: a\npairs:\n  - on: it is on\n - x", "line 4"),
     ],
 )
