@@ -45,7 +45,7 @@ def test_a_sentence_of_a_jsonl_file_may_hold_line_separators(tmp_path: Path) -> 
         ("a.jsonl", '{"anchor": "a", "sentence": "a b"}\n{"anchor": "a"', "line 2: not JSON"),
         ("a.jsonl", '{"anchor": "a"}', "line 1: expected an anchor and a sentence, got 'a' and None"),
         ("a.jsonl", '["a", "b"]', "line 1: expected {"),
-        ("a.csv", "word,text\na,b\n", "line 1: expected the columns anchor,sentence, got 'word,text'$"),
+        ("a.csv", "word,text\na,b\n", "line 1: expected the columns anchor,sentence, got 'word,text'"),
         ("a.csv", "anchor;sentence\na;b\n", "got 'anchor;sentence': separate them by commas"),
         (
             "a.csv",
