@@ -42,11 +42,11 @@ def read_concept(given: Any) -> Concept:
     if not is_one(given):
         raise UserError(f"{_EXPECTED}; got {shorten(repr(given))}")
     name = os.fspath(given)
-    if len(name.split()) > 1 and not name.endswith(SUFFIXES):
-        raise UserError(f"{_EXPECTED}; got {shorten(repr(name))}")
     parts = [part.strip() for part in name.split(",")]
     if len(parts) > 1 and not set(parts) - set(names()):
         raise UserError(f"{shorten(name)!r}: of several concepts give a list, {parts}")
+    if len(name.split()) > 1 and not name.endswith(SUFFIXES):
+        raise UserError(f"{_EXPECTED}; got {shorten(repr(name))}")
     return load(name)
 
 
