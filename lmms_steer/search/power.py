@@ -39,8 +39,10 @@ def planned_power_lines(chosen: ChosenStrategy, context: StrategyContext) -> Ite
     asked = count_noun(n, "question" if context.image_of is None else "image")
     on = f"{asked} and {count_noun(cells, 'cell')} of each vector"
     gain = smallest_gain(chosen, context)
-    found = "no gain is found" if math.isnan(gain) else f"gains from {_points(gain)} points on are found"
-    yield f"with {on}, {found} with 80% probability (p < 0.05 corrected for the cells, {assumed})"
+    found = f"gains from {_points(gain)} points on are found in 80% of searches"
+    if math.isnan(gain):
+        found = "even a large gain is missed in more than 20% of searches"
+    yield f"with {on}, {found} (p < 0.05 corrected for the cells, {assumed})"
     missed = [one for one in EXPECTED_GAINS if not gain <= one]
     if missed:
         sizes = " and ".join(_points(one) for one in missed)
@@ -60,9 +62,11 @@ def measured_power_line(vector: VectorResult, n_images: int | None) -> str:
     if not vector.discordant or not n:
         return ""
     gain = detectable_gain(n, vector.discordant, vector.finalists)
-    found = "no gain" if math.isnan(gain) else f"gains from {_points(gain)} points on"
+    found = f"gains from {_points(gain)} points on are found in 80% of such searches"
+    if math.isnan(gain):
+        found = "even a large gain is missed in more than 20% of such searches"
     changed = f"its cells change {format_share(vector.discordant)} of the answers between right and wrong (median)"
-    return f"{changed}: {found} would have been found with 80% probability"
+    return f"{changed}: {found}"
 
 
 def _points(gain: float) -> str:

@@ -76,13 +76,36 @@ def format_damage(cell: CellResult) -> str:
 
 def _choice_lines(name: str, vector: VectorResult, n: int, adaptive: bool, n_images: int | None) -> Iterator[str]:
     best, cautious = vector.best, vector.one_standard_error
-    verdict = "best" if vector.winner else "no winner; the best"
-    gain = f"{format_gain(best)}{_unparsed(best.unparsed)}"
-    yield f"{name}: {verdict} of {count_noun(vector.cells_tried, 'cell')}: {format_cell(best)}: {gain}"
+    cells, harms = count_noun(vector.cells_tried, "cell"), best.gain < 0
+    verdict = f"best of {cells}" if vector.winner else f"no winner; the best of {cells}"
+    if harms:
+        verdict = "no winner: it lowers the score"
+        if vector.cells_tried > 1:
+            verdict = f"no winner: all {cells} lower the score, the least harmful"
+    yield f"{name}: {verdict}: {format_cell(best)}: {format_gain(best)}{_unparsed(best.unparsed)}"
     if not vector.winner:
         yield "  choice.yaml still holds this cell: do not report it as one that helps"
     if vector.cells_tried > 1 and n_images != 1:
-        yield "  each 95% interval is of its cell alone; p is corrected for the choice"
+        corrected = "" if harms else "; p is corrected for the choice"
+        yield f"  each 95% interval is of its cell alone{corrected}"
+    if not harms:
+        yield from _p_lines(vector, n, adaptive, n_images)
+    yield f"  damage: {format_damage(best)}"
+    rule = "the cell with the smallest |alpha| within one standard error of the best"
+    if format_cell(cautious) == format_cell(best):
+        yield f"  it is also {rule}"
+    else:
+        yield f"  {rule}: {format_cell(cautious)}: {format_gain(cautious)}"
+    if vector.controls:
+        yield f"  random vectors of the same norms, searched in the same way: {_gains(vector.controls.values())}"
+        yield f"  their damage: {'; '.join(map(_short_damage, vector.controls.values()))}"
+        largest = max(control.gain for control in vector.controls.values())
+        if vector.winner and largest >= SIMILAR_SHARE * best.gain:
+            share = f"{largest / best.gain:.0%}"
+            yield f"  WARNING: a random vector gains {share} of that: compare with it, not with the baseline"
+
+
+def _p_lines(vector: VectorResult, n: int, adaptive: bool, n_images: int | None) -> Iterator[str]:
     scope, counted = "any of the cells", ""
     if vector.finalists < vector.cells_tried:
         scope = "the only finalist" if vector.finalists == 1 else f"any of the {vector.finalists} finalists"
@@ -95,16 +118,6 @@ def _choice_lines(name: str, vector: VectorResult, n: int, adaptive: bool, n_ima
     yield f"  p = {vector.p_corrected:.3g}: {chance} (max-T{counted}{caveat})"
     if not vector.winner and (power := measured_power_line(vector, n_images)):
         yield f"  {power}"
-    yield f"  damage: {format_damage(best)}"
-    rule = "the cell with the smallest |alpha| within one standard error of the best"
-    yield f"  {rule}: {format_cell(cautious)}: {format_gain(cautious)}"
-    if vector.controls:
-        yield f"  random vectors of the same norms, searched in the same way: {_gains(vector.controls.values())}"
-        yield f"  their damage: {'; '.join(map(_short_damage, vector.controls.values()))}"
-        largest = max(control.gain for control in vector.controls.values())
-        if vector.winner and largest >= SIMILAR_SHARE * best.gain:
-            share = f"{largest / best.gain:.0%}"
-            yield f"  WARNING: a random vector gains {share} of that: compare with it, not with the baseline"
 
 
 def _target_line(tokens: str, target: VectorResult) -> str:

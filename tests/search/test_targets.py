@@ -94,6 +94,19 @@ def test_unparsed_answers_are_warned_of_with_the_way_to_read_them(tmp_path: Path
     ) in lines
 
 
+def test_a_search_in_which_every_cell_harms_says_so_and_gives_no_p(tmp_path: Path) -> None:
+    result = assess_search(plan(), grid(), None)
+    found = result.vectors["v"]
+    harmful = replace(found.best, gain=-0.1)
+    for cells, verdict in ((found.cells_tried, f"all {found.cells_tried} cells lower the score"), (1, "it lowers the")):
+        vector = replace(found, best=harmful, winner=False, cells_tried=cells, one_standard_error=harmful)
+        lines = list(report_lines(plan(), replace(result, vectors={"v": vector}), tmp_path))
+        assert any(line.startswith(f"v: no winner: {verdict}") for line in lines)
+        assert not any("p = " in line or "p is corrected" in line for line in lines)
+        # the best cell is not written twice
+        assert "  it is also the cell with the smallest |alpha| within one standard error of the best" in lines
+
+
 def test_intervals_are_said_to_ignore_the_choice(tmp_path: Path) -> None:
     result = assess_search(plan(), grid(), None)
     note = "  each 95% interval is of its cell alone; p is corrected for the choice"
