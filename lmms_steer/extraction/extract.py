@@ -104,7 +104,8 @@ class Backbone:
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error, f"while loading {name!r} with dtype {dtype}") from error
         except UNLOADABLE as error:
-            raise UserError(f"cannot load the backbone {name!r}: {loading_problem(error)}") from error
+            whole = f" ({self.checkpoint})" if self.checkpoint.endswith(f"/{name}") else ""
+            raise UserError(f"cannot load the backbone {name!r}{whole}: {loading_problem(error)}") from error
         revision = commit_of(name, revision) or revision
         source = model_source(name, revision, store_name)
         if "model_path" in source and source != before:

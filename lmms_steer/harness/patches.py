@@ -26,6 +26,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -153,9 +154,13 @@ def _with_our_tasks(original: Callable[..., Any]) -> Callable[..., Any]:
         paths = [include_path] if isinstance(include_path, str) else list(include_path or [])
         ours = [] if tasks_dir() in paths else [tasks_dir()]
         end_failed_runs(getattr(self, "model_name", None))
+        for path in paths if is_ours(getattr(self, "model_name", None)) else []:
+            # lmms-eval would say that it does not know the task
+            if not Path(path).is_dir():
+                raise UserError(f"--include_path {path}: no such folder")
         return original(self, include_path=[*paths, *ours], include_defaults=include_defaults)
 
-    return initialize_tasks
+    return _ending(initialize_tasks)
 
 
 def _with_errors_ending(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -61,10 +61,15 @@ def loading_mistake(error: BaseException) -> UserError | None:
     while cause is not None:
         if isinstance(cause, UserError):
             return cause
-        missing = re.match(r"Unable to find '(?:hf://datasets/)?([^']+)'", str(cause))
+        missing = re.match(r"Unable to find '(hf://datasets/)?([^']+)'", str(cause))
+        if isinstance(cause, FileNotFoundError) and missing and not missing[1]:
+            return UserError(
+                f"the task reads {missing[2]!r}, which does not exist: a relative path is looked for beside the task's"
+                " YAML file, and then from this folder on"
+            )
         if isinstance(cause, FileNotFoundError) and missing:
             return UserError(
-                f"the task reads {missing[1]!r}, which does not exist: the dataset's files have changed, or the name in"
+                f"the task reads {missing[2]!r}, which does not exist: the dataset's files have changed, or the name in"
                 " the task is wrong; a local copy (lmms-steer data import) does not depend on them"
             )
         cause = cause.__cause__ or cause.__context__
@@ -106,7 +111,7 @@ def check_choices(loaded: Mapping[Any, Any]) -> None:
         loaded: name ▸ task, as lmms-eval loads tasks; groups are nested.
 
     Raises:
-        UserError: for a row whose choices or answer are malformed.
+        UserError: for a row whose choices or answer are malformed, or a first row whose image cannot be read.
     """
     for name, task in loaded.items():
         if isinstance(task, Mapping):
@@ -114,6 +119,20 @@ def check_choices(loaded: Mapping[Any, Any]) -> None:
         # the data of our own tasks is checked when it is imported
         elif name not in our_tasks() and _reads_choices(task):
             check_rows(str(task.config.task), task.eval_docs_no_media, reads_prompt(task.config.doc_to_text))
+            _check_first_image(task)
+
+
+def _check_first_image(task: Any) -> None:
+    """Check that a task finds the image of its first row; that of every row would take as long as an evaluation."""
+    if task.config.doc_to_visual is None or not len(task.eval_docs):
+        return
+    try:
+        task.doc_to_visual(task.eval_docs[0])
+    except Exception as error:
+        raise UserError(
+            f"{task.config.task}, document 0: doc_to_visual failed: {type(error).__name__}: {first_line(error)}; an"
+            " image is a column of images in the dataset, not of their paths"
+        ) from error
 
 
 def _reads_choices(task: Any) -> bool:

@@ -59,7 +59,9 @@ def _prompt_problem(doc: Mapping[str, Any]) -> str:
 def _problem(doc: Mapping[str, Any]) -> str:
     """Say what is wrong with a row; "" if nothing is."""
     choices = doc.get("choices")
-    if not isinstance(choices, Sequence) or isinstance(choices, str) or not choices or len(choices) > len(LETTERS):
+    if isinstance(choices, str):
+        return f"choices are the text {shorten(repr(choices))}: expected a list of 1 to {len(LETTERS)} texts"
+    if not isinstance(choices, Sequence) or not choices or len(choices) > len(LETTERS):
         return f"choices are {shorten(choices)}: expected a list of 1 to {len(LETTERS)} texts"
     seen: dict[str, str] = {}
     for letter, choice in zip(LETTERS, choices, strict=False):

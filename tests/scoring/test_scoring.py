@@ -470,7 +470,7 @@ GOOD = {"question": "what is left?", "choices": ["cup", "fork", "plate", "spoon"
         ({"answer": "AB"}, "the answer is 'AB', but"),
         ({"choices": []}, r"choices are \[\]: expected a list of 1 to 26 texts"),
         ({"choices": None}, "choices are None: expected a list"),
-        ({"choices": "cup"}, "choices are cup: expected a list"),
+        ({"choices": "cup"}, "choices are the text 'cup': expected a list"),
         ({"choices": ["cup", " "]}, "choice B is empty"),
         ({"choices": ["cup", 3]}, "choice B is 3: expected a text"),
         ({"choices": ["cup", "fork", "Cup "]}, "choices A and C are both 'Cup '"),
