@@ -282,7 +282,8 @@ def _parse_layer(key: str, value: object) -> int | None:
 
 def _layers_text(value: object) -> str:
     """Several layers as text, also of the numbers that Python code has, such as a list or an array."""
-    is_numbers = isinstance(value, Iterable) and not isinstance(value, str | Mapping)
+    # an array of no dimension, which is one number, has an iterator that raises
+    is_numbers = isinstance(value, Iterable) and not isinstance(value, str | Mapping) and getattr(value, "ndim", 1) != 0
     return ",".join(map(str, value)) if is_numbers else str(value)  # type: ignore[call-overload]
 
 

@@ -55,7 +55,9 @@ def test_layers_have_one_written_form(given: Any, written: str, tmp_path: Path) 
 
 
 def test_one_layer_alone_is_the_spec_of_that_layer() -> None:
-    assert Intervention("v", layers="3") == Intervention("v", 3)
+    given: Any
+    for given in ("3", [3], np.array([3]), np.array(3), torch.tensor(3).numpy()):
+        assert Intervention("v", layers=given) == Intervention("v", 3)
 
 
 def test_the_hash_names_the_layers_and_is_what_it_was_for_other_specs() -> None:
