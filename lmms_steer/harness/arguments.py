@@ -104,7 +104,7 @@ def join_model_args(args: str | Mapping[str, object]) -> str:
     if isinstance(args, str):
         return args
     named = with_stored(args)
-    if "pretrained" in named:
+    if named.get("pretrained") is not None:
         named["pretrained"] = model_name(named["pretrained"])
     if isinstance(spec := named.get("steering"), SteeringSpec):
         content = spec.to_yaml().encode()

@@ -86,9 +86,11 @@ def own_prompts(model: Any, processor: Any, prompt_format: PromptFormat | None, 
         text_only: whether the model is evaluated on text without images.
 
     Raises:
-        UserError: for an encoder-decoder, whose decoder sees nothing of a prompt; for a model that is steered at the
-            moment, because what is measured is kept for the weights.
+        UserError: for a missing processor; for an encoder-decoder, whose decoder sees nothing of a prompt; for a model
+            that is steered at the moment, because what is measured is kept for the weights.
     """
+    if processor is None:
+        raise UserError(f"a {type(model).__name__} is measured with its processor, a text model with its tokenizer")
     if is_steered(unwrap(model)):
         raise UserError("what is measured here is that of the unsteered model: measure it outside of the steer block")
     if has_encoder(model.config):

@@ -255,6 +255,8 @@ def test_what_is_no_name_is_said_to_be_none(gemma: Any, tmp_path: Path) -> None:
         ),
         (lambda: lmms_steer.inspect("a", {"pretrained": model}), saved),
         (lambda: lmms_steer.find_alpha(model, None, RED, 0.1, layer=1, tokens="both"), "its tokenizer"),
+        (lambda: lmms_steer.measure_norms(model, cast(Any, None)), "a text model with its tokenizer"),
+        (lambda: lmms_steer.inspect("a", {"pretrained": None}), "no model: add pretrained=NAME"),
         (lambda: vectors.save(tmp_path / "v.pt"), "the name of a vector's file ends in .safetensors"),
     ):
         with pytest.raises(UserError, match=expected):
