@@ -16,7 +16,7 @@ commands = typer.Typer(rich_markup_mode=None)
 
 @commands.command("run", cls=RegistryHelpCommand)
 def run_recipe(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or a recipe that ships: {recipes}.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or a recipe that ships. {recipes}.")],
     output: Annotated[
         Path | None, typer.Option(help="Folder for the results. Default: the recipe's own, else runs/NAME.")
     ] = None,

@@ -6,7 +6,7 @@ are imported only when a help text that lists them is shown.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ SOURCES = {
     "sites": ("lmms_steer.steering.sites", "sites"),
     "operations": ("lmms_steer.steering.operations", "operations"),
     "models": ("lmms_steer.harness.names", "MODELS"),
-    "recipes": ("lmms_steer.recipes.loading", "complete_recipes"),
+    "recipes": ("lmms_steer.recipes.loading", "described_recipes"),
     "overlays": ("lmms_steer.recipes.loading", "shipped_overlays"),
     "benchmarks": ("lmms_steer.data.benchmarks", "benchmarks"),
 }
@@ -64,8 +64,10 @@ def expand_help(command: Any) -> None:
             parameter.help = PLACEHOLDER.sub(lambda match: listing(_source(match[1])), parameter.help)
 
 
-def listing(source: "Registry[Any] | Iterable[str]") -> str:
-    """`NAME: description. NAME: description` of a registry's entries; `NAME, NAME` of plain names."""
+def listing(source: "Registry[Any] | Mapping[str, str] | Iterable[str]") -> str:
+    """`NAME: description. NAME: description` of a registry's or a mapping's entries; `NAME, NAME` of plain names."""
+    if isinstance(source, Mapping):
+        return ". ".join(f"{name}: {about}" for name, about in source.items())
     if not isinstance(source, Registry):
         return ", ".join(source)
     return ". ".join(f"{name}: {_description(source, name)}" for name in source.names())
@@ -80,7 +82,7 @@ def _description(registry: "Registry[Any]", name: str) -> str:
     return entry.description.rstrip(".")
 
 
-def _source(placeholder: str) -> "Registry[Any] | Iterable[str]":
+def _source(placeholder: str) -> "Registry[Any] | Mapping[str, str] | Iterable[str]":
     """The registry or the names that a placeholder stands for."""
     module, name = SOURCES[placeholder]
     source: Registry[Any] | Iterable[str] | Callable[[], Iterable[str]] = getattr(import_module(module), name)

@@ -131,15 +131,21 @@ def shipped_recipes() -> dict[str, Path]:
 
 def complete_recipes() -> tuple[str, ...]:
     """Names of the recipes that ship and can be run by themselves; the other files are overlays."""
-    return tuple(name for name, path in shipped_recipes().items() if _is_complete(path))
+    return tuple(described_recipes())
 
 
-def _is_complete(path: Path) -> bool:
+def described_recipes() -> dict[str, str]:
+    """The recipes of `complete_recipes` ▸ what each is about."""
+    return {
+        name: recipe.about for name, path in shipped_recipes().items() if (recipe := _read_complete(path)) is not None
+    }
+
+
+def _read_complete(path: Path) -> Recipe | None:
     try:
-        Recipe.model_validate(_read_recipe(path).untyped())
+        return Recipe.model_validate(_read_recipe(path).untyped())
     except ValidationError:
-        return False
-    return True
+        return None
 
 
 def shipped_overlays() -> tuple[str, ...]:

@@ -39,7 +39,7 @@ _METADATA_KEY = "lmms_steer"
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
 class SteeringVectors:
-    """One direction per layer, and its provenance. Two are equal if their `sha256` is.
+    """One direction per layer, and its provenance. Two are equal if their directions are.
 
     Attributes:
         directions: layer ▸ float32 array [hidden_size], in the residual stream's own units; of a vision tower also
@@ -81,10 +81,12 @@ class SteeringVectors:
         object.__setattr__(self, "directions", arrays)
 
     def __eq__(self, other: object) -> bool:
-        return self.sha256 == other.sha256 if isinstance(other, SteeringVectors) else NotImplemented
+        if not isinstance(other, SteeringVectors):
+            return NotImplemented
+        return self.layers == other.layers and all(np.array_equal(self[layer], other[layer]) for layer in self)
 
     def __hash__(self) -> int:
-        return hash(self.sha256)
+        return hash((self.layers, *(direction.tobytes() for direction in self.directions.values())))
 
     def __getitem__(self, layer: int) -> Direction:
         if layer not in self.directions:

@@ -230,7 +230,8 @@ def test_vectors_are_equal_by_content_and_keep_their_own_numbers() -> None:
     assert (
         vectors == SteeringVectors(rows, {"model": "m"}) and len({vectors, SteeringVectors(rows, {"model": "m"})}) == 1
     )
-    assert vectors != SteeringVectors(rows, {"model": "n"}) and vectors != 1
+    assert vectors == SteeringVectors(rows, {"model": object()}) and vectors != 1
+    assert vectors != SteeringVectors({0: rows[0]}, {}) and vectors != SteeringVectors({0: rows[1], 1: rows[0]}, {})
     before = vectors.sha256
     rows[0][:] = 9
     assert vectors.sha256 == before

@@ -73,8 +73,10 @@ def test_lists_of_commands_have_whole_descriptions(group: list[str]) -> None:
 
 def test_the_help_of_run_names_recipes_and_overlays_that_ship() -> None:
     words = " ".join(typer.testing.CliRunner().invoke(cli.app, ["run", "--help"]).output.split())
-    ours = "hallucination, hallucination_smol, paper, paper_cvbench, paper_exact, paper_ood, smol, smol_ood, tiny"
-    assert f"a recipe that ships: {ours}. " in words
+    assert (
+        "a recipe that ships. hallucination: methods against hallucination on LLaVA-1.5. hallucination_smol:" in words
+    )
+    assert "smol_ood: the specs of smol on other pictures and other questions. tiny: three concepts" in words
     assert "one that ships: smol_more, smol_sae, stand_in, stand_in_smol. " in words
 
 
