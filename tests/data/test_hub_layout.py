@@ -11,7 +11,7 @@ from lmms_steer.data import source
 from lmms_steer.data.benchmarks.clevr import COUNT_SCHEMA
 from lmms_steer.data.stand_ins import image_cell, write_parquet
 from lmms_steer.harness.patches import index_our_tasks
-from lmms_steer.harness.tasks import load_task
+from lmms_steer.harness.tasks import load_task, loading_mistake
 from lmms_steer.tiny_world.scenes import sample_scene
 
 CARD = """\
@@ -71,10 +71,18 @@ def test_a_dataset_whose_files_have_changed_is_one_line(hub: Path, manager: Any)
         lambda: load_task("clevr_count", "steered_paligemma"),
         lambda: manager.load_task_or_group("clevr_count"),
     ):
-        with pytest.raises(
-            UserError, match=r"reads '.*/data/train-00000-of-00021.parquet', which does not exist: the da"
-        ):
+        with pytest.raises(UserError, match=r"reads '.*/data/train-00000-of-00021.parquet', which does not exist: "):
             load()
+
+
+def test_a_file_that_the_hub_no_longer_has_is_a_change_of_the_dataset() -> None:
+    """With datasets' own message, under the error of lmms-eval's retries."""
+    path = "hf://datasets/BUAADreamer/clevr_count_70k@d1b05b5/data/train-00000-of-00021.parquet"
+    error = RuntimeError("RetryError")
+    error.__cause__ = FileNotFoundError(f"Unable to find '{path}'")
+    assert "data/train-00000-of-00021.parquet', which does not exist: the dataset's files have changed" in str(
+        loading_mistake(error)
+    )
 
 
 def test_a_first_file_with_fewer_questions_than_the_paper_s_is_refused(hub: Path) -> None:
