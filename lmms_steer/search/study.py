@@ -1,5 +1,6 @@
 """A finished search: its result, its table of cells, its maps, and its choices as specs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     import pandas
 
 
+_TITLES = ("vector", "best cell", "gain [95%]", "p (max-T)", "winner", "random vectors")
+
+
 @dataclass(frozen=True, repr=False)
 class Study:
-    """What a search left in its folder. In a notebook it is shown as a table of its choices.
+    """What a search left in its folder. It is shown and printed as a table of its choices.
 
     Attributes:
         folder: the study's folder.
@@ -93,15 +97,24 @@ class Study:
         found = repr(self.result).partition(" ")[2]
         return f"Study {found}; in {str(self.folder)!r}"
 
+    def __str__(self) -> str:
+        rows = [_TITLES, *self._rows()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("   ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+        return "\n".join((self._heading, *(line.rstrip() for line in lines), f"in {str(self.folder)!r}"))
+
     def _repr_html_(self) -> str:
-        rows = []
+        return html_table(_TITLES, self._rows(), self._heading)
+
+    @property
+    def _heading(self) -> str:
+        size = f"{count_noun(self.result.cells, 'cell')} on {count_noun(self.result.n, 'question')}"
+        return f"search of {size}, baseline {self.result.baseline:.3f}; intervals are not corrected for the choice"
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
         for name, vector in self.result.vectors.items():
             best, controls = vector.best, [control.gain for control in vector.controls.values()]
             points, low, high = (format_points(100 * value) for value in (best.gain, best.low, best.high))
             random = f"{format_points(100 * float(np.max(controls)))} (best of {len(controls)})" if controls else ""
             gain, p = f"{points} [{low}, {high}]", format_p(vector.p_corrected)
-            rows.append((name, format_cell(best), gain, p, "yes" if vector.winner else "no", random))
-        titles = ("vector", "best cell", "gain [95%]", "p (max-T)", "winner", "random vectors")
-        size = f"{count_noun(self.result.cells, 'cell')} on {count_noun(self.result.n, 'question')}"
-        about = f"search of {size}, baseline {self.result.baseline:.3f}; intervals are not corrected for the choice"
-        return html_table(titles, rows, about)
+            yield name, format_cell(best), gain, p, "yes" if vector.winner else "no", random

@@ -66,6 +66,9 @@ def test_a_search_returns_its_study(tmp_path: Path) -> None:
     best = study.result.vectors[vectors.name].best
     assert str(study.choice()) == f"vector={vectors.name},layer={best.layer},alpha={best.alpha:g},tokens=image"
     assert repr(Study.read(tmp_path / "s")) == repr(study) and "8 cells on 8 questions" in repr(study)
+    heading, titles, row, _ = str(study).splitlines()
+    assert "baseline" in heading and titles.split()[:3] == ["vector", "best", "cell"]
+    assert row.split("   ")[:2] == [vectors.name, f"layer={best.layer},alpha={best.alpha:g},tokens=image"]
     assert vectors.name in study._repr_html_() and study.plot()._repr_png_()[:4] == PNG
     with pytest.raises(UserError, match="unknown vector of this search 'red': known: tiny-gemma2"):
         study.choice("red")
