@@ -25,7 +25,7 @@ import atexit
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -33,6 +33,7 @@ from weakref import WeakValueDictionary
 from lmms_steer._util.hashing import stable_hash
 from lmms_steer.errors import UserError
 from lmms_steer.harness import sample_patches
+from lmms_steer.harness.arguments import join_model_args
 from lmms_steer.harness.command_line import end_command_line, end_failed_runs, is_ours
 from lmms_steer.harness.names import wrapper_of
 from lmms_steer.harness.saving import check_output, saved_with_results, saved_with_samples
@@ -88,7 +89,7 @@ class SteeredModel(Protocol):
 
 
 _by_args: WeakValueDictionary[str, SteeredModel] = WeakValueDictionary()
-"""`--model_args` as typed ▸ the last model that was made from it. lmms-eval passes only the string to what we patch."""
+"""`--model_args` as one line ▸ the last model that was made from it. lmms-eval passes only these to what we patch."""
 
 
 def index_our_tasks() -> None:
@@ -111,7 +112,9 @@ def remember(lm: SteeredModel, arg_string: str) -> None:
 
 def _made_from(model: object, model_args: object) -> SteeredModel | None:
     """The model of ours that was made for this run, if it is one of ours."""
-    return _by_args.get(model_args) if isinstance(model_args, str) and is_ours(model) else None
+    if not isinstance(model_args, str | Mapping) or not is_ours(model):
+        return None
+    return _by_args.get(join_model_args(model_args))
 
 
 def install() -> None:
@@ -295,6 +298,9 @@ def _with_spec_in_name(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def log_experiment_args(self: Any, model_source: Any, model_args: Any, *args: Any, **kwargs: Any) -> None:
         lm = model_source if is_steered(model_source) else _made_from(model_source, model_args)
+        if lm is not None and isinstance(model_args, Mapping):
+            # lmms-eval takes the name of a folder from the line
+            model_args = join_model_args(model_args)
         # a model that was given as an object would be copied into the results
         source = model_source if isinstance(model_source, str) else type(model_source).__name__
         original(self, source, model_args, *args, **kwargs)
@@ -315,7 +321,7 @@ def _with_spec_in_key(original: Callable[..., Any]) -> Callable[..., Any]:
         lm = _made_from(model, model_args)
         if lm is not None:
             lm.response_cache_in_use = True
-            model_args = f"{model_args},steering_sha256={lm.cache_key}"
+            model_args = f"{join_model_args(model_args)},steering_sha256={lm.cache_key}"
         return original(cls, cache_root, model=model, model_args=model_args, **kwargs)
 
     return create

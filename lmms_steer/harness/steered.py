@@ -17,7 +17,15 @@ from lmms_eval.utils import handle_arg_string
 from lmms_steer._util.logging import print_notes
 from lmms_steer.errors import UserError, unknown_name
 from lmms_steer.harness import patches
-from lmms_steer.harness.arguments import STEERED_MODEL_ARGS, check_model, is_quoted, merge_args, split_args, unquote
+from lmms_steer.harness.arguments import (
+    STEERED_MODEL_ARGS,
+    check_model,
+    is_quoted,
+    join_model_args,
+    merge_args,
+    split_args,
+    unquote,
+)
 from lmms_steer.harness.command_line import end_command_line, is_command_line
 from lmms_steer.harness.names import MODELS
 from lmms_steer.harness.run_checks import chat_template_error
@@ -45,19 +53,22 @@ class LmmsEvalSteering(SteeringMixin):
     chat_template = apply_chat_template = _NoChatTemplate()
 
     @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: Mapping[str, Any] | None = None) -> Self:
-        """Create the model, as lmms-eval does.
+    def create_from_arg_string(
+        cls, arg_string: str | Mapping[str, object], additional_config: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Create the model, as lmms-eval does. Its `simple_evaluate` also passes on a mapping.
 
         A `UserError` ends lmms-eval's command line with status 2 and one line that says what is wrong.
         """
         if is_command_line():
             print_notes()
         try:
-            lm = cls(**merge_args(read_model_args(arg_string), additional_config or {}))
+            line = join_model_args(arg_string)
+            lm = cls(**merge_args(read_model_args(line), additional_config or {}))
         except UserError as error:
             end_command_line(error)
             raise
-        patches.remember(lm, arg_string)
+        patches.remember(lm, line)
         return lm
 
     def clean(self) -> None:

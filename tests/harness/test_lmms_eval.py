@@ -44,7 +44,7 @@ def lmms_eval() -> Any:
 
     manager = task_manager()
 
-    def run(args: str, *tasks: str, **more: Any) -> Any:
+    def run(args: str | dict[str, Any], *tasks: str, **more: Any) -> Any:
         settings = {"batch_size": 16, "limit": 32, "log_samples": True, "bootstrap_iters": 0, **more}
         return simple_evaluate(
             model="steered_paligemma", model_args=args, tasks=list(tasks), task_manager=manager, **settings
@@ -185,6 +185,27 @@ def test_a_changed_vector_gives_no_stale_answers_from_the_response_cache(lmms_ev
     assert seen[0] == seen[2] != seen[1]
     with pytest.raises(UserError, match="--use_cache cannot hold log-likelihoods"):
         lmms_eval(TINY, "tiny_spatial_ll", use_cache=str(tmp_path / "cache2"))
+
+
+@pytest.mark.slow
+def test_arguments_as_a_mapping_are_those_of_the_line(lmms_eval: Any, tmp_path: Path) -> None:
+    from lmms_eval.loggers import EvaluationTracker
+
+    options: dict[str, Any] = {"limit": 8, "use_cache": str(tmp_path / "cache")}
+    for colour in ("red", "blue"):
+        given = {"vector": f"tiny-gemma2/colour-{colour}", "layer": 0, "alpha": 1, "tokens": "image"}
+        by_line = lmms_eval(
+            ",".join([TINY, *(f"{key}={value}" for key, value in given.items())]), "tiny_colour", limit=8
+        )
+        tracker = EvaluationTracker(output_path=str(tmp_path))
+        by_mapping = lmms_eval(
+            {"pretrained": "tiny-paligemma2", **given}, "tiny_colour", evaluation_tracker=tracker, **options
+        )
+        assert answers(by_mapping, "tiny_colour") == answers(by_line, "tiny_colour")
+        assert by_mapping["steering"] == by_line["steering"]
+        assert tracker.general_config_tracker.model_name.startswith(f"tiny-paligemma2__colour-{colour}")
+    with pytest.raises(UserError, match="unknown key 'layr'"):
+        lmms_eval({"pretrained": "tiny-paligemma2", "layr": 3}, "tiny_colour")
 
 
 @pytest.mark.slow
